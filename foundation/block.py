@@ -1,0 +1,174 @@
+"""The block: matter that stores and computes. It knows its ports and nothing of nodes, edges or graphs."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument
+from yggdrasill.foundation.ports import Port
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["AbstractBaseBlock"]
+
+
+class AbstractBaseBlock(ABC):
+    """Base of every block: declare ports, compute in `forward`; everything else has a default.
+
+    ``deterministic`` says that equal inputs and config give equal outputs, so a result may be reused by content.
+    ``stateful`` says that the block keeps something between calls: it is serialised, has one replica and is not retried.
+    A block must not change its inputs, and inference must not change its weights. What is no port (seeded generators,
+    cancellation, progress, a logger) comes from ``yggdrasill.current_run()``.
+    """
+
+    deterministic: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False
+
+    block_type: str = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "block_type" not in cls.__dict__:
+            cls.block_type = cls.__name__
+
+    def __init__(self, block_id: str | None = None, *, config: Mapping[str, Any] | None = None) -> None:
+        if block_id is not None and (not isinstance(block_id, str) or not block_id.strip()):
+            raise InvalidArgument(f"block_id must be a non-empty string, got {block_id!r}")
+        self.block_id = block_id or f"{self.block_type.replace('/', '_')}-{uuid.uuid4().hex[:8]}"
+        self.config: dict[str, Any] = copy.deepcopy(dict(config or {}))
+        self.training = True
+        self._frozen = False
+        #: Held during `forward`, so that a block shared by several nodes computes one call at a time.
+        self.lock = threading.RLock()
+
+    def __repr__(self) -> str:
+        return f"<{self.block_type} {self.block_id!r}>"
+
+    # -- the contract -------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def declare_ports(self) -> Iterable[Port]:
+        """The block's ports, inputs and outputs, names unique."""
+
+    @abstractmethod
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Compute outputs by port name from inputs by port name; an absent input is simply not a key."""
+
+    def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Alias of `forward`."""
+        return self.forward(inputs)
+
+    # -- ports --------------------------------------------------------------------------------------------------
+
+    @property
+    def ports(self) -> dict[str, Port]:
+        """All ports by name, declared once per block."""
+        known: dict[str, Port] | None = self.__dict__.get("_ports")
+        if known is None:
+            known = {}
+            for port in self.declare_ports():
+                if port.name in known:
+                    raise DuplicateName(f"block {self.block_type!r} declares port {port.name!r} twice; port names are unique in a block")
+                known[port.name] = port
+            self.__dict__["_ports"] = known
+        return known
+
+    def get_input_ports(self) -> list[Port]:
+        """The IN ports in declaration order."""
+        return [port for port in self.ports.values() if port.is_input]
+
+    def get_output_ports(self) -> list[Port]:
+        """The OUT ports in declaration order."""
+        return [port for port in self.ports.values() if port.is_output]
+
+    def get_port(self, name: str) -> Port | None:
+        """The port of that name, or None."""
+        return self.ports.get(name)
+
+    # -- modes --------------------------------------------------------------------------------------------------
+
+    @property
+    def frozen(self) -> bool:
+        """True while the block gives no trainable parameters."""
+        return self._frozen
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training mode here and in sub-blocks."""
+        self.training = mode
+        for block in self.get_sub_blocks().values():
+            block.train(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Set inference mode here and in sub-blocks."""
+        return self.train(False)
+
+    def freeze(self) -> Self:
+        """Give no trainable parameters any more, sub-blocks included."""
+        return self._set_frozen(True)
+
+    def unfreeze(self) -> Self:
+        """Undo `freeze`."""
+        return self._set_frozen(False)
+
+    def _set_frozen(self, frozen: bool) -> Self:
+        self._frozen = frozen
+        for block in self.get_sub_blocks().values():
+            block._set_frozen(frozen)
+        return self
+
+    # -- state --------------------------------------------------------------------------------------------------
+
+    def get_sub_blocks(self) -> Mapping[str, AbstractBaseBlock]:
+        """Blocks this one is composed of, by name; the outer contract stays an ordinary one."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything needed to reproduce the block besides its config: tensors and plain values.
+
+        The default merges the sub-blocks' states under the prefix ``name.``; a block with a state of its own adds to it.
+        """
+        return {f"{name}.{key}": value for name, block in self.get_sub_blocks().items() for key, value in block.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Take back what `state_dict` gave; a block with a state of its own takes its keys and passes the rest on.
+
+        Raises:
+            CheckpointMismatch: (a KeyError) if ``strict`` and a key is unexpected or missing.
+        """
+        rest = dict(state)
+        for name, block in self.get_sub_blocks().items():
+            prefix = name + "."
+            own = {key[len(prefix) :]: rest.pop(key) for key in list(rest) if key.startswith(prefix)}
+            if own or strict:
+                block.load_state_dict(own, strict)
+        if strict and rest:
+            expected = sorted(self.state_dict())
+            raise CheckpointMismatch(
+                f"block {self.block_id!r} ({self.block_type}) got state keys {sorted(rest)} it does not have; it has {expected or 'no state'}",
+                unexpected=sorted(rest),
+            )
+
+    def load_from_checkpoint(self, path: str | Path) -> Self:
+        """Load the block's state from a json or safetensors file.
+
+        Raises:
+            MissingFile, InvalidCheckpoint, CheckpointMismatch, UnsupportedFormat
+        """
+        from yggdrasill.foundation.checkpoint import read_state
+
+        self.load_state_dict(read_state(path), strict=True)
+        return self
+
+    def trainable_parameters(self) -> Iterator[Any]:
+        """Parameters an optimiser may change (torch tensors with gradients); none while frozen."""
+        if not self._frozen:
+            for block in self.get_sub_blocks().values():
+                yield from block.trainable_parameters()

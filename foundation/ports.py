@@ -1,0 +1,100 @@
+"""Ports: the named, typed places where a block takes and gives values. Data only; who may connect is decided here too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from yggdrasill.errors import InvalidArgument, choices
+
+__all__ = ["Port", "PortAggregation", "PortDirection", "PortType", "dtypes_fit"]
+
+
+class PortDirection(str, Enum):
+    """Which way values go through a port."""
+
+    IN = "in"
+    OUT = "out"
+
+
+class PortType(str, Enum):
+    """The dtypes with a meaning of their own; a port's dtype is an open string and hosts add theirs (``comfy/LATENT``).
+
+    An ``image`` is a float32 tensor [batch, height, width, channels] with values in 0..1.
+    """
+
+    TENSOR = "tensor"
+    DICT = "dict"
+    ANY = "any"
+    IMAGE = "image"
+    TEXT = "text"
+    AUDIO = "audio"
+    VIDEO = "video"
+
+
+class PortAggregation(str, Enum):
+    """What an input port does with the values of several edges, taken in the order in which the edges were added.
+
+    ``concat`` joins lists, tuples, strings or tensors (dimension 0); ``sum`` adds; ``first`` takes the first present
+    value; ``dict`` maps ``node:port`` of the source to the value.
+    """
+
+    SINGLE = "single"
+    CONCAT = "concat"
+    SUM = "sum"
+    FIRST = "first"
+    DICT = "dict"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One input or output of a block.
+
+    Raises:
+        InvalidArgument: blank name, unknown direction or aggregation, or an OUT port with an aggregation.
+    """
+
+    name: str
+    direction: PortDirection
+    dtype: str = PortType.ANY.value
+    optional: bool = False
+    aggregation: PortAggregation = PortAggregation.SINGLE
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name.strip():
+            raise InvalidArgument(f"port name must be a non-empty string, got {self.name!r}")
+        for field, kind in (("direction", PortDirection), ("aggregation", PortAggregation)):
+            value = getattr(self, field)
+            try:
+                object.__setattr__(self, field, kind(value))
+            except ValueError:
+                options = choices(member.value for member in kind)
+                raise InvalidArgument(f"port {self.name!r}: {field} is {value!r}; it can be {options}") from None
+        dtype = self.dtype.value if isinstance(self.dtype, PortType) else self.dtype
+        if not isinstance(dtype, str) or not dtype.strip():
+            raise InvalidArgument(f"port {self.name!r}: dtype must be a non-empty string, got {self.dtype!r}")
+        object.__setattr__(self, "dtype", dtype)
+        if self.is_output and self.aggregation is not PortAggregation.SINGLE:
+            raise InvalidArgument(
+                f"port {self.name!r} is an output, so its aggregation must be SINGLE, not {self.aggregation.name}; "
+                "set the policy on the input port that takes several edges"
+            )
+
+    @property
+    def is_input(self) -> bool:
+        """True for an IN port."""
+        return self.direction is PortDirection.IN
+
+    @property
+    def is_output(self) -> bool:
+        """True for an OUT port."""
+        return self.direction is PortDirection.OUT
+
+    def compatible_with(self, target: Port) -> bool:
+        """Whether a value may go from this OUT port to the IN port ``target``: equal dtypes, or either is ``any``."""
+        return self.is_output and target.is_input and dtypes_fit(self.dtype, target.dtype)
+
+
+def dtypes_fit(source: str, target: str) -> bool:
+    """The one type rule: equal, or either is ``any``; no coercion and no subtyping."""
+    return source == target or PortType.ANY.value in (source, target)
