@@ -5,12 +5,13 @@ bind it to its one canonical name; everything else imports ``yggdrasill.*`` abso
 neither torch, aiohttp nor ComfyUI: the public names are resolved on first use.
 """
 
+import os.path
 import sys
 
 _module = sys.modules[__name__]
 if hasattr(_module, "__path__"):
     _owner = sys.modules.setdefault("yggdrasill", _module)
-    if _owner.__file__ != _module.__file__:
+    if os.path.realpath(_owner.__file__ or "") != os.path.realpath(_module.__file__ or ""):
         raise ImportError(
             f"two copies of yggdrasill: {_owner.__file__} is loaded and {_module.__file__} wants the same name; remove one of them"
         )

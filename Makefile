@@ -1,0 +1,52 @@
+# `make test` and `make demo` each work as the only command on a machine with Python 3.10+ and a package registry.
+
+PYTHON ?= python3
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+BIN := $(VENV)/Scripts
+else
+BIN := $(VENV)/bin
+endif
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test check bench clean
+
+demo: $(VENV)/base.stamp
+	$(BIN)/yggdrasill demo --out out
+
+test: check
+	$(BIN)/python -m pytest
+
+check: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --package yggdrasill --exclude '(^|/)tests/'
+	$(BIN)/mypy tests
+
+bench: $(VENV)/bench.stamp
+	$(BIN)/python -m benchmarks
+
+$(VENV)/python.stamp:
+	$(PYTHON) -c "import sys; sys.version_info >= (3, 10) or sys.exit('Python 3.10 or later is needed, this is ' + sys.version.split()[0] + '; name another one: make PYTHON=python3.11')"
+	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -c "open('$@', 'w').close()"
+
+$(VENV)/base.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e .
+	$(PYTHON) -c "open('$@', 'w').close()"
+
+$(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
+	$(PIP) -c constraints.txt -e ".[dev]"
+	$(PYTHON) -c "open('$@', 'w').close()"
+
+$(VENV)/bench.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt constraints-bench.txt
+	$(PIP) -c constraints.txt -c constraints-bench.txt -e ".[bench]"
+	$(PYTHON) -c "open('$@', 'w').close()"
+
+# The checkout under the name of the package, whatever its folder is called: mypy reads it there.
+.link/yggdrasill:
+	$(PYTHON) -c "import os; os.makedirs('.link', exist_ok=True); os.symlink('..', '.link/yggdrasill', target_is_directory=True)"
+
+clean:
+	$(PYTHON) -c "import shutil; [shutil.rmtree(folder, ignore_errors=True) for folder in ('$(VENV)', 'out', 'build', 'dist', 'yggdrasill.egg-info', '.mypy_cache', '.ruff_cache', '.pytest_cache', '.hypothesis')]"
+	$(PYTHON) -c "import os; os.path.lexists('.link/yggdrasill') and os.remove('.link/yggdrasill')"
