@@ -15,7 +15,7 @@ demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
 
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 check: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/ruff check .
