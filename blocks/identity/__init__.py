@@ -1,0 +1,1 @@
+"""Role stubs: blocks that pass values on, so that a skeleton of any task runs before its models exist."""

@@ -1,0 +1,1 @@
+"""Operations on images: float32 tensors [batch, height, width, channels] in 0..1."""
