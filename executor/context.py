@@ -48,7 +48,7 @@ class RunContext:
     was called before in this run (its loop iteration).
     """
 
-    __slots__ = ("_progress", "call", "node", "pass_index", "path", "seed", "token")
+    __slots__ = ("_progress", "call", "node", "outermost", "pass_index", "path", "seed", "token")
 
     def __init__(
         self,
@@ -66,6 +66,8 @@ class RunContext:
         self._progress = progress
         self.node = ""
         self.call = 0
+        #: True for the run everything else here is part of; it loads the handles in its outputs.
+        self.outermost = True
 
     @property
     def place(self) -> str:
@@ -110,13 +112,15 @@ class RunContext:
 
     def child(self, name: str, *, seed: int | None = None, pass_index: int | None = None) -> RunContext:
         """The context of a run nested under ``name``: same seed, token and progress, longer path."""
-        return RunContext(
+        context = RunContext(
             self.seed if seed is None else seed,
             (*self.path, name) if name else self.path,
             pass_index=self.pass_index if pass_index is None else pass_index,
             token=self.token,
             progress=self._progress,
         )
+        context.outermost = False
+        return context
 
     def to_dict(self) -> dict[str, Any]:
         """What a remote run needs to draw the same random numbers: seed, path, pass."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.block import AbstractBaseBlock
@@ -13,17 +15,31 @@ __all__ = ["Node"]
 
 @dataclass(slots=True)
 class Node:
-    """Exactly one block under a ``node_id``; the edges live in the graph."""
+    """Exactly one block under a ``node_id``; the edges live in the graph.
+
+    ``defaults`` (values for unfed ports) and ``trainable`` belong to the node, since nodes may share one block.
+    """
 
     node_id: str
     block: AbstractBaseBlock
     trainable: bool = True
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.node_id, str) or not self.node_id.strip():
             raise InvalidArgument(f"node_id must be a non-empty string, got {self.node_id!r}")
         if not isinstance(self.block, AbstractBaseBlock):
             raise InvalidArgument(f"node {self.node_id!r} needs a block, got {type(self.block).__name__}")
+        if not self.defaults:
+            self.defaults = self.block.config.get("defaults") or {}
+        if not isinstance(self.defaults, Mapping):
+            raise InvalidArgument(f"node {self.node_id!r}: 'defaults' must map port names to values, got {self.defaults!r}")
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The block's config with this node's defaults."""
+        config = {key: value for key, value in self.block.config.items() if key != "defaults"}
+        return {**config, "defaults": dict(self.defaults)} if self.defaults else config
 
     @property
     def block_type(self) -> str:

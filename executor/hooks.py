@@ -1,0 +1,42 @@
+"""Callbacks: ``hook(id, phase, **facts)``, one callable or several, called at every level in the same form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Union
+
+from yggdrasill.errors import HookFailed, InvalidArgument, YggdrasillError
+
+__all__ = ["Callbacks", "Emit", "as_emit"]
+
+Hook = Callable[..., Any]
+Callbacks = Union[Hook, Iterable[Hook], None]
+Emit = Callable[..., None]
+
+
+def as_emit(callbacks: Callbacks) -> Emit | None:
+    """One function ``emit(id, phase, **facts)`` that calls every hook in order, or None without hooks.
+
+    Raises:
+        InvalidArgument: something that is neither callable nor a list of callables.
+        HookFailed: (from the returned function) a hook raised.
+    """
+    if callbacks is None:
+        return None
+    hooks = [callbacks] if callable(callbacks) else list(callbacks)
+    for hook in hooks:
+        if not callable(hook):
+            raise InvalidArgument(f"callbacks must be a callable or a list of callables, got {hook!r}")
+    if not hooks:
+        return None
+
+    def emit(node_id: str, phase: str, **facts: Any) -> None:
+        for hook in hooks:
+            try:
+                hook(node_id, phase, **facts)
+            except YggdrasillError:
+                raise
+            except Exception as error:
+                raise HookFailed(f"callback {hook!r} raised at {node_id!r}, phase {phase!r}: {type(error).__name__}: {error}") from error
+
+    return emit

@@ -1,0 +1,165 @@
+"""Weights files: json and safetensors. A checkpoint maps ids to states, nested as deep as the level is high.
+
+json holds any state in the codec's readable form (`yggdrasill.values.to_json`). safetensors holds the tensors under their
+dotted path (``node.key``) and the rest, with the memory order of the tensors, in the metadata entry ``yggdrasill``; a
+plain safetensors file from elsewhere is read as a flat state dict. Pickle formats are refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from yggdrasill.errors import CheckpointMismatch, CodecError, InvalidCheckpoint, MissingFile, StorageFailed, UnsupportedFormat
+
+if TYPE_CHECKING:
+    from yggdrasill.foundation.block import AbstractBaseBlock
+
+__all__ = ["BACKENDS", "check_backend", "check_block_keys", "pack_state", "read_state", "unpack_state"]
+
+BACKENDS = ("json", "safetensors")
+
+_METADATA_KEY = "yggdrasill"
+
+
+def check_backend(backend: str) -> str:
+    """``backend`` if it is one of `BACKENDS`.
+
+    Raises:
+        UnsupportedFormat: (a NotImplementedError) torch and other pickle formats, and anything unknown.
+    """
+    if backend not in BACKENDS:
+        raise UnsupportedFormat(f"checkpoint backend {backend!r} is not supported (pickle can run code); use one of {', '.join(BACKENDS)}")
+    return backend
+
+
+def pack_state(state: Mapping[str, Any], backend: str = "json") -> bytes:
+    """A nested state dict as the bytes of a checkpoint file."""
+    if check_backend(backend) == "json":
+        from yggdrasill.values import to_json
+
+        return (json.dumps(to_json(dict(state)), indent=1, ensure_ascii=False) + "\n").encode("utf-8")
+    return _pack_safetensors(state)
+
+
+def unpack_state(data: bytes, backend: str, where: str) -> dict[str, Any]:
+    """What `pack_state` packed; ``where`` names the file in errors.
+
+    Raises:
+        InvalidCheckpoint: the bytes are truncated, altered, or no state.
+    """
+    try:
+        state = _unpack_json(data) if check_backend(backend) == "json" else _unpack_safetensors(data)
+    except (CodecError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UnsupportedFormat):
+            raise
+        raise InvalidCheckpoint(f"{where}: not a {backend} checkpoint: {error}; save it again or choose another file") from error
+    if not isinstance(state, dict):
+        raise InvalidCheckpoint(f"{where}: a checkpoint maps ids to states, this file holds {type(state).__name__}")
+    return state
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """The state in a ``.json`` or ``.safetensors`` file.
+
+    Raises:
+        MissingFile, InvalidCheckpoint, UnsupportedFormat, StorageFailed
+    """
+    file = Path(path)
+    backend = check_backend(file.suffix.lstrip(".").lower())
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise MissingFile(f"there is no checkpoint {str(path)!r}; check the path", path=str(path)) from None
+    except OSError as error:
+        raise StorageFailed(f"cannot read checkpoint {str(path)!r}: {error.strerror or error}", path=str(path)) from error
+    return unpack_state(data, backend, repr(str(path)))
+
+
+def check_block_keys(block: AbstractBaseBlock, state: Any, where: str) -> None:
+    """Raise `CheckpointMismatch` unless ``state`` has exactly the keys of the block's own state."""
+    if not isinstance(state, Mapping):
+        raise CheckpointMismatch(f"node {where!r}: a block state maps names to values, got {type(state).__name__}")
+    expected = set(block.state_dict())
+    missing, stray = sorted(expected - set(state)), sorted(str(key) for key in set(state) - expected)
+    if missing or stray:
+        raise CheckpointMismatch(
+            f"node {where!r} ({block.block_type}): state keys do not match; missing {missing or 'none'}, unexpected {stray or 'none'}",
+            missing=missing,
+            unexpected=stray,
+        )
+
+
+def _unpack_json(data: bytes) -> Any:
+    from yggdrasill.values import from_json
+
+    return from_json(json.loads(data.decode("utf-8")))
+
+
+def _pack_safetensors(state: Mapping[str, Any]) -> bytes:
+    import torch
+    from safetensors.torch import save
+
+    from yggdrasill.values import to_json
+
+    tensors: dict[str, torch.Tensor] = {}
+    strides: dict[str, list[int]] = {}
+
+    def split(value: Any, path: tuple[str, ...]) -> Any:
+        if isinstance(value, torch.Tensor):
+            name = ".".join(path)
+            if name in tensors:
+                raise InvalidCheckpoint(f"two tensors would be named {name!r}; rename a node or a key, or use the json backend")
+            tensors[name] = value.detach().cpu().contiguous().clone()
+            strides[name] = list(value.stride())
+            return {"$weight": name}
+        if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+            return {"$state": {key: split(item, (*path, key)) for key, item in value.items()}}
+        return {"$value": to_json(value)}
+
+    skeleton = split(dict(state), ())
+    return save(tensors, metadata={_METADATA_KEY: json.dumps({"state": skeleton, "strides": strides})})
+
+
+def _unpack_safetensors(data: bytes) -> Any:
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from yggdrasill.values import from_json
+
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")].decode("utf-8"))
+    except SafetensorError as error:
+        raise InvalidCheckpoint(str(error)) from error
+    ours = header.get("__metadata__", {}).get(_METADATA_KEY)
+    if ours is None:
+        return dict(tensors)
+    described = json.loads(ours)
+    strides = described["strides"]
+
+    def join(node: Any) -> Any:
+        if "$weight" in node:
+            tensor = tensors[node["$weight"]]
+            return _with_strides(torch, tensor, strides[node["$weight"]])
+        if "$state" in node:
+            return {key: join(item) for key, item in node["$state"].items()}
+        return from_json(node["$value"])
+
+    return join(described["state"])
+
+
+def _with_strides(torch: Any, tensor: Any, strides: list[int]) -> Any:
+    """``tensor`` in the memory order it was saved from, if that was dense; else contiguous."""
+    if len(strides) != tensor.dim() or list(tensor.stride()) == strides:
+        return tensor
+    order = sorted(range(tensor.dim()), key=lambda i: -strides[i])
+    dense = 1
+    for i in reversed(order):
+        if tensor.shape[i] > 1 and strides[i] != dense:
+            return tensor
+        dense *= tensor.shape[i]
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype).copy_(tensor)

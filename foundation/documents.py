@@ -1,0 +1,156 @@
+"""Config documents: JSON or YAML files, ``{"ref": path}`` in them, and models that name the place of every mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion
+
+__all__ = ["MAX_DOCUMENT_BYTES", "check_version", "is_ref", "parse_document", "read_document", "read_model", "resolve_ref"]
+
+#: A config is structure; one larger than this is a mistake.
+MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+
+Model = TypeVar("Model")
+
+
+def read_document(path: str | Path) -> dict[str, Any]:
+    """The mapping in a ``.json``, ``.yaml`` or ``.yml`` file (UTF-8).
+
+    Raises:
+        MissingFile, InvalidConfig (with line and column), StorageFailed
+    """
+    file = Path(path)
+    try:
+        if file.stat().st_size > MAX_DOCUMENT_BYTES:
+            raise InvalidConfig(f"{str(path)!r} is larger than {MAX_DOCUMENT_BYTES} bytes, which is no config")
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingFile(f"there is no config {str(path)!r}; check the path", path=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise InvalidConfig(f"{str(path)!r} is not UTF-8 text: {error}") from error
+    except OSError as error:
+        raise StorageFailed(f"cannot read {str(path)!r}: {error.strerror or error}", path=str(path)) from error
+    return parse_document(text, str(path), yaml=file.suffix.lower() in (".yaml", ".yml"))
+
+
+def parse_document(text: str, where: str, *, yaml: bool) -> dict[str, Any]:
+    """The mapping in a JSON or YAML text; ``where`` names it in errors."""
+    try:
+        document = _load_yaml(text) if yaml else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise InvalidConfig(f"{where}, line {error.lineno}, column {error.colno}: {error.msg}; the file must hold JSON") from error
+    except RecursionError:
+        raise InvalidConfig(f"{where}: nested too deeply to be a config") from None
+    if not isinstance(document, dict):
+        raise InvalidConfig(f"{where}: a config is a mapping, this is {type(document).__name__}")
+    return document
+
+
+def _load_yaml(text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.load(text, Loader=_yaml_loader())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise InvalidConfig(f"{place}{error.problem or error}; the text must be YAML") from error
+    except yaml.YAMLError as error:
+        raise InvalidConfig(f"{error}; the text must be YAML") from error
+
+
+@lru_cache(maxsize=1)
+def _yaml_loader() -> Any:
+    """The safe loader, with duplicate keys refused: YAML would silently keep the last."""
+    import yaml
+
+    class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # its C base has no stub
+        pass
+
+    def mapping(loader: Any, node: Any) -> dict[Any, Any]:
+        loader.flatten_mapping(node)
+        found: dict[Any, Any] = {}
+        for key_node, value_node in node.value:
+            key = loader.construct_object(key_node, deep=True)
+            if key in found:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            found[key] = loader.construct_object(value_node, deep=True)
+        return found
+
+    Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    return Loader
+
+
+def is_ref(value: Any) -> bool:
+    """Whether ``value`` is exactly ``{"ref": path}``."""
+    return isinstance(value, Mapping) and set(value) == {"ref"}
+
+
+def resolve_ref(value: Any, base_dir: str | Path | None, where: str, allow: bool = True) -> tuple[Any, Path | None]:
+    """``value`` and its base folder; an exact ``{"ref": path}`` is read from that file, relative to ``base_dir``.
+
+    Raises:
+        InvalidConfig: a ref that is no string, leads back to itself, or is not allowed here (configs from a network).
+        MissingFile: the file does not exist.
+    """
+    base = None if base_dir is None else Path(base_dir)
+    seen: list[Path] = []
+    while is_ref(value):
+        path = value["ref"]
+        if not allow:
+            raise InvalidConfig(f"{where}: 'ref' is not allowed in a config that comes over a network; send the config inline")
+        if not isinstance(path, str) or not path:
+            raise InvalidConfig(f"{where}: 'ref' must be a path, got {path!r}")
+        file = (base or Path()) / path
+        if file.resolve() in seen:
+            raise InvalidConfig(f"{where}: 'ref' {path!r} leads back to itself through {' -> '.join(map(str, seen))}")
+        seen.append(file.resolve())
+        try:
+            value = read_document(file)
+        except MissingFile:
+            raise MissingFile(f"{where}: 'ref' names {str(file)!r}, which does not exist; refs are relative to the file they stand in", path=str(file)) from None
+        base = file.parent
+    return value, base
+
+
+def check_version(config: Mapping[str, Any], supported: str, where: str) -> None:
+    """Raise `UnsupportedVersion` if the config's ``schema_version`` has a newer major number than ``supported``."""
+    version = config.get("schema_version", supported)
+    try:
+        major = int(str(version).split(".")[0])
+    except ValueError:
+        raise InvalidConfig(f"{where}: schema_version is {version!r}; this version writes {supported!r}") from None
+    if major > int(supported.split(".")[0]):
+        raise UnsupportedVersion(f"{where}: schema_version {version!r} is newer than {supported!r}, the newest this version reads; update yggdrasill")
+
+
+def read_model(model: type[Model], config: Any, where: str) -> Model:
+    """``config`` checked by a pydantic model; every mistake is named by its place (``nodes[2].block_type``).
+
+    Raises:
+        InvalidConfig
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    try:
+        return TypeAdapter(model).validate_python(config)
+    except ValidationError as error:
+        mistakes = [f"{_place(item['loc'])}: {item['msg']} (got {_short(item['input'])})" for item in error.errors(include_url=False)[:8]]
+        raise InvalidConfig(f"{where}: " + "; ".join(mistakes), places=[_place(item["loc"]) for item in error.errors()]) from None
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text or "the config"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."

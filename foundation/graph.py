@@ -1,0 +1,352 @@
+"""The graph: blocks in nodes, linked port to port, cycles allowed. The first level that runs.
+
+Structure and queries only: the plan and the loop are the executor's, files are `persistence`, rules `validation` and `roles`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.executor.loop import run as run_executor
+from yggdrasill.executor.program import Call, Loop, Program
+from yggdrasill.foundation import roles
+from yggdrasill.foundation.block import AbstractBaseBlock
+from yggdrasill.foundation.checkpoint import check_block_keys, read_state
+from yggdrasill.foundation.container import LoadedStates, check_name
+from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.node import Node
+from yggdrasill.foundation.persistence import Persistent
+from yggdrasill.foundation.pool import ReusePool, reuse_identity
+from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
+from yggdrasill.foundation.wired import Wired
+from yggdrasill.foundation.wiring import Boundary
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from yggdrasill.foundation.contract import Resolver
+
+__all__ = ["GRAPH_KINDS", "Graph"]
+
+GRAPH_KINDS = ("diffusion", "llm", "vlm", "data", "generic")
+
+
+class Graph(Wired, Persistent):
+    """One whole task: nodes, edges, exposed ports, metadata.
+
+    ``registry`` builds blocks by type (default: the global one); ``pool`` shares blocks of one model (default: the
+    process's; ``ReusePool.off()`` for copies). ``metadata["num_loop_steps"]`` is how often cycles run and
+    ``metadata["cycle_order"]`` a list of node ids that replaces the sorted order inside cycles.
+    """
+
+    level: ClassVar[str] = "graph"
+    child_word: ClassVar[str] = "node"
+    child_id_field: ClassVar[str] = "node_id"
+    schema_version: ClassVar[str] = "1.0"
+
+    def __init__(
+        self,
+        graph_id: str = "graph",
+        *,
+        graph_kind: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        registry: BlockRegistry | None = None,
+        pool: ReusePool | None = None,
+    ) -> None:
+        super().__init__()
+        self.graph_id = check_name("graph_id", graph_id)
+        if graph_kind is not None and graph_kind not in GRAPH_KINDS:
+            raise InvalidArgument(f"graph_kind is {graph_kind!r}; it can be one of {', '.join(GRAPH_KINDS)}")
+        self.graph_kind = graph_kind
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.registry = registry or BlockRegistry.global_registry()
+        self.pool = pool or ReusePool.shared()
+        self.auto_wired: set[Edge] = set()
+        self._boundaries: dict[str, Boundary] = {}
+        self._program: tuple[int, Program] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Graph {self.graph_id!r}: {len(self.nodes)} nodes, {len(self._wiring.edges)} edges>"
+
+    @property
+    def id(self) -> str:
+        """The graph id."""
+        return self.graph_id
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    @property
+    def nodes(self) -> dict[str, Node]:
+        """The nodes by id."""
+        return self._children
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The node ids in insertion order."""
+        return list(self._children)
+
+    def get_node(self, node_id: str) -> Node:
+        """The node of that id.
+
+        Raises:
+            UnknownName: (a KeyError) there is none.
+        """
+        node: Node = self._child(node_id)
+        return node
+
+    def boundary(self, child_id: str) -> Boundary:
+        """The ports of a node's block."""
+        known = self._boundaries.get(child_id)
+        if known is None:
+            known = self._boundaries[child_id] = Boundary.of_block(self.get_node(child_id).block)
+        return known
+
+    def add_node(
+        self,
+        node: str | Node | AbstractBaseBlock,
+        block_type: str | None = None,
+        *,
+        node_id: str | None = None,
+        config: Mapping[str, Any] | None = None,
+        block_id: str | None = None,
+        pretrained: Mapping[str, Any] | str | Path | None = None,
+        registry: BlockRegistry | None = None,
+        auto_connect: bool = True,
+        trainable: bool = True,
+    ) -> str:
+        """Add a node and return its id.
+
+        ``add_node(node_id, block_type, config=...)`` builds the block; ``add_node(block_type, node_id=...)`` does so with
+        a generated id; ``add_node(block)`` takes a block as it is; ``add_node(Node(...))`` takes no other argument and is
+        not wired automatically. ``pretrained`` is a state dict or a file, loaded non-strictly.
+
+        Raises:
+            DuplicateName, InvalidArgument, UnknownBlockType, MissingFile, InvalidCheckpoint
+        """
+        if isinstance(node, Node):
+            if any((block_type, node_id, config, block_id, pretrained, registry)) or not trainable:
+                raise InvalidArgument(f"add_node(Node({node.node_id!r}, ...)) takes no other argument; set them on the Node or pass a block type")
+            return self._place(node, auto_connect=False)
+        if isinstance(node, AbstractBaseBlock):
+            if any((block_type, config, block_id, registry)):
+                raise InvalidArgument(f"add_node(block) takes no block type or config; {node!r} has its own")
+            block, new_id = node, node_id or self._free_id(node.block_type.replace("/", "_"))
+        else:
+            if block_type is None:
+                block_type, new_id = node, node_id or self._free_id(node.replace("/", "_"))
+            elif node_id is not None:
+                raise InvalidArgument(f"add_node got two node ids, {node!r} and {node_id!r}")
+            else:
+                new_id = node
+            check_name("node_id", new_id, self._children)
+            block = self._build(new_id, block_type, config or {}, block_id, registry or self.registry)
+        check_name("node_id", new_id, self._children)
+        if pretrained is not None:
+            block.load_state_dict(pretrained if isinstance(pretrained, Mapping) else read_state(pretrained), strict=False)
+        defaults = (config or {}).get("defaults") or {}
+        return self._place(Node(new_id, block, trainable, defaults), auto_connect)
+
+    def _build(self, node_id: str, block_type: str, config: Mapping[str, Any], block_id: str | None, registry: BlockRegistry) -> AbstractBaseBlock:
+        def build() -> AbstractBaseBlock:
+            block = registry.build({**config, "block_type": block_type, "block_id": block_id or node_id})
+            checkpoint = config.get("checkpoint_ref") or config.get("checkpoint_path")
+            if isinstance(checkpoint, str) and "://" not in checkpoint and config.get("backend") != "api":
+                block.load_from_checkpoint(checkpoint)
+            return block
+
+        return self.pool.acquire(block_type, config, build)
+
+    def _place(self, node: Node, auto_connect: bool) -> str:
+        check_name("node_id", node.node_id, self._children)
+        self._boundaries[node.node_id] = Boundary.of_block(node.block)
+        self._add_child(node.node_id, node)
+        self._trainable[node.node_id] = node.trainable
+        if auto_connect:
+            roles.apply_auto_connect(self, node.node_id)
+        return node.node_id
+
+    def remove_node(self, node_id: str) -> None:
+        """Take a node out with its edges and exposures."""
+        self._remove_child(node_id)
+        self._boundaries.pop(node_id, None)
+        self.auto_wired &= set(self._wiring.edges)
+
+    def set_trainable(self, child_id: str, trainable: bool) -> None:
+        """Whether `trainable_parameters` covers a node."""
+        super().set_trainable(child_id, trainable)
+        self.get_node(child_id).trainable = bool(trainable)
+
+    # -- edges --------------------------------------------------------------------------------------------------
+
+    def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> Edge:
+        """An edge of a graph."""
+        return Edge(source, source_port, target, target_port)
+
+    def add_edge(self, edge: Edge) -> None:
+        """Link two nodes; the same edge again changes nothing.
+
+        Raises:
+            InvalidEdge: (a ValueError) a missing node or port, a wrong direction, or types that do not fit.
+        """
+        if not isinstance(edge, Edge):
+            raise InvalidArgument(f"add_edge takes an Edge(source_node, source_port, target_node, target_port), got {edge!r}")
+        self._add_edge(edge)
+
+    def remove_edge(self, edge: Edge) -> None:
+        """Take an edge out."""
+        super().remove_edge(edge)
+        self.auto_wired.discard(edge)
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def validate(self, strict: bool = True) -> ValidationResult:
+        """Check the structure; see `ValidationResult`.
+
+        Raises:
+            InvalidStructure: (a ValueError) ``strict`` and there are errors.
+        """
+        result = ValidationResult()
+        result.errors += check_exposures(self)
+        order = {node_id: (ring, self._ring_order(ring).index(node_id)) for node_id, ring in self._rings().items()}
+        result.errors += check_inputs(self, {node_id: node.defaults for node_id, node in self.nodes.items()}, order)
+        result.warnings += check_reachability(self)
+        if strict:
+            result.raise_if_invalid(f"graph {self.graph_id!r}")
+        return result
+
+    def run(self, inputs: Mapping[Any, Any] | None = None, **options: Any) -> dict[str, Any]:
+        """Run the graph; options and errors as `yggdrasill.executor.run`."""
+        return run_executor(self, inputs, **options)
+
+    def program(self) -> Program:
+        """What the executor runs, kept until the structure changes."""
+        if self._program is None or self._program[0] != self.execution_version:
+            self._program = (self.execution_version, self._compile())
+        return self._program[1]
+
+    def _compile(self) -> Program:
+        rings = self._rings()
+        calls = {node_id: self._call(node, rings.get(node_id, ())) for node_id, node in self.nodes.items()}
+        steps: list[Call | Loop] = []
+        for step in self.plan().steps:
+            if step[0] == "node":
+                steps.append(calls[step[1]])
+            else:
+                steps.append(Loop(step[1][0], tuple(calls[node_id] for node_id in step[1][1])))
+        inputs = {key: tuple((e.node_id, e.port_name) for e in entries) for key, entries in self._wiring.keys(output=False).items()}
+        outputs = tuple((entry.key, (entry.node_id, entry.port_name)) for entry in self._wiring.outputs)
+        ports = frozenset((node_id, port) for node_id, node in self.nodes.items() for port in node.block.ports)
+        return Program(tuple(steps), inputs, outputs, ports, _mode_setter([node.block for node in self.nodes.values()]))
+
+    def _call(self, node: Node, ring: Any) -> Call:
+        picks, gathers = self._input_rules(node.node_id, ring, node.defaults)
+        boundary = self.boundary(node.node_id)
+        return Call(
+            node_id=node.node_id,
+            block_type=node.block_type,
+            forward=node.block.forward,
+            lock=node.block.lock,
+            picks=picks,
+            gathers=gathers,
+            outputs=tuple((name, (node.node_id, name)) for name in boundary.outputs),
+            required=frozenset(name for name, port in boundary.inputs.items() if not port.optional),
+        )
+
+    @staticmethod
+    def _input_key(child_id: str, port: str) -> tuple[str, ...]:
+        return (child_id, port)
+
+    def _order_cycle(self, ids: list[str]) -> list[str]:
+        wanted = self.metadata.get("cycle_order") or []
+        place = {node_id: i for i, node_id in enumerate(wanted)}
+        return sorted(ids, key=lambda node_id: (place.get(node_id, len(place)), node_id))
+
+    def _ring_order(self, ring: frozenset[str]) -> list[str]:
+        return self._order_cycle(list(ring))
+
+    # -- state and parameters -----------------------------------------------------------------------------------
+
+    def _blocks(self, *, trainable_only: bool) -> Iterator[AbstractBaseBlock]:
+        for node in self.nodes.values():
+            if not trainable_only or node.trainable:
+                yield node.block
+
+    def _collect_state(self, written: set[int]) -> dict[str, Any]:
+        states = {}
+        for node_id, node in self.nodes.items():
+            if id(node.block) not in written:
+                written.add(id(node.block))
+                if state := node.block.state_dict():
+                    states[node_id] = state
+        return states
+
+    def _check_state(self, state: Mapping[str, Any], path: tuple[str, ...]) -> None:
+        self._check_state_ids(state, path)
+        for node_id, block_state in state.items():
+            check_block_keys(self.nodes[node_id].block, block_state, "/".join((*path, node_id)))
+
+    def _apply_state(self, state: Mapping[str, Any], strict: bool, loaded: LoadedStates) -> None:
+        for node_id, node in self.nodes.items():
+            block, identity = node.block, reuse_identity(node.block_type, node.block.config)
+            own = state.get(node_id)
+            if own is None and identity is not None:
+                own = loaded.by_identity.get(identity)
+            if own is None or id(block) in loaded.blocks:
+                continue
+            block.load_state_dict(own, strict)
+            loaded.blocks.add(id(block))
+            if identity is not None:
+                loaded.by_identity[identity] = own
+
+    # -- config -------------------------------------------------------------------------------------------------
+
+    def to_config(self) -> dict[str, Any]:
+        """The structure as JSON values, `from_config`'s inverse; weights are in `state_dict`."""
+        from yggdrasill.foundation.graph_config import graph_to_config
+
+        return graph_to_config(self)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        registry: BlockRegistry | None = None,
+        validate: bool = False,
+        *,
+        pool: ReusePool | None = None,
+        base_dir: str | Path | None = None,
+        endpoints: Resolver | None = None,
+        allow_ref: bool = True,
+    ) -> Self:
+        """Build a graph from a config; ``ref`` files are relative to ``base_dir``. A graph is placed whole, so ``endpoints``
+        changes nothing inside it.
+
+        Raises:
+            InvalidConfig, UnsupportedVersion, MissingFile, UnknownBlockType; InvalidStructure if ``validate``.
+        """
+        from yggdrasill.foundation.graph_config import graph_from_config
+
+        return graph_from_config(cls, config, registry, pool, base_dir, allow_ref, validate)
+
+
+def _mode_setter(blocks: list[AbstractBaseBlock]) -> Any:
+    """One call that puts every block into training or inference mode, skipping those that certainly are in it."""
+    plain = [b for b in blocks if type(b).train is AbstractBaseBlock.train and type(b).eval is AbstractBaseBlock.eval and not b.get_sub_blocks()]
+    known = {id(block) for block in plain}
+    others = [block for block in blocks if id(block) not in known]
+
+    def set_mode(training: bool) -> None:
+        for block in plain:
+            if block.training is not training:
+                block.training = training
+        for block in others:
+            if training:
+                block.train(True)
+            else:
+                block.eval()
+
+    return set_mode

@@ -1,0 +1,152 @@
+"""A graph's config: its models, and graph <-> config. Ports are not stored: blocks declare them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from yggdrasill.errors import InvalidConfig
+from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
+from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.wiring import Exposure
+
+if TYPE_CHECKING:
+    from yggdrasill.foundation.graph import Graph
+    from yggdrasill.foundation.pool import ReusePool
+    from yggdrasill.foundation.registry import BlockRegistry
+
+__all__ = ["EdgeModel", "GraphModel", "StrictModel", "edge_to_config", "graph_from_config", "graph_to_config"]
+
+AnyGraph = TypeVar("AnyGraph", bound="Graph")
+
+
+class StrictModel(BaseModel):
+    """A config model: unknown keys and wrong types are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class EdgeModel(StrictModel):
+    """An edge in a config."""
+
+    source_node: str
+    source_port: str
+    target_node: str
+    target_port: str
+
+
+class NodeModel(StrictModel):
+    """A node in a config."""
+
+    node_id: str
+    block_type: str
+    block_id: Optional[str] = None
+    config: dict[str, Any] = Field(default_factory=dict)
+    trainable: bool = True
+
+
+class ExposedModel(StrictModel):
+    """An exposed port in a config."""
+
+    node_id: str
+    port_name: str
+    name: Optional[str] = None
+
+
+class GraphModel(StrictModel):
+    """A graph's config, ``schema_version`` 1.0."""
+
+    schema_version: str = "1.0"
+    graph_id: str = "graph"
+    graph_kind: Optional[Literal["diffusion", "llm", "vlm", "data", "generic"]] = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    nodes: list[NodeModel] = Field(default_factory=list)
+    edges: list[EdgeModel] = Field(default_factory=list)
+    exposed_inputs: list[ExposedModel] = Field(default_factory=list)
+    exposed_outputs: list[ExposedModel] = Field(default_factory=list)
+
+
+def edge_to_config(edge: Edge) -> dict[str, str]:
+    """The four fields of an edge."""
+    return {"source_node": edge.source_node, "source_port": edge.source_port, "target_node": edge.target_node, "target_port": edge.target_port}
+
+
+def graph_to_config(graph: Graph) -> dict[str, Any]:
+    """The config of a graph."""
+    config: dict[str, Any] = {"schema_version": graph.schema_version, "graph_id": graph.graph_id}
+    if graph.graph_kind is not None:
+        config["graph_kind"] = graph.graph_kind
+    if graph.metadata:
+        config["metadata"] = copy.deepcopy(graph.metadata)
+    config["nodes"] = [
+        {
+            "node_id": node_id,
+            "block_type": node.block_type,
+            "block_id": node.block.block_id,
+            "config": copy.deepcopy(node.config),
+            "trainable": node.trainable,
+        }
+        for node_id, node in graph.nodes.items()
+    ]
+    config["edges"] = [edge_to_config(edge) for edge in graph.get_edges()]
+    config["exposed_inputs"] = [entry.to_config("node_id") for entry in graph._wiring.inputs]
+    config["exposed_outputs"] = [entry.to_config("node_id") for entry in graph._wiring.outputs]
+    return config
+
+
+def graph_from_config(
+    cls: type[AnyGraph],
+    config: Mapping[str, Any],
+    registry: BlockRegistry | None,
+    pool: ReusePool | None,
+    base_dir: str | Path | None,
+    allow_ref: bool,
+    validate: bool,
+) -> AnyGraph:
+    """Build a graph from its config; arguments as `Graph.from_config`."""
+    document, base = resolve_ref(config, base_dir, "graph config", allow_ref)
+    if not isinstance(document, Mapping):
+        raise InvalidConfig(f"a graph config is a mapping, got {type(document).__name__}")
+    where = f"graph {document.get('graph_id', 'config')!r}"
+    check_version(document, cls.schema_version, where)
+    model = read_model(GraphModel, _with_node_refs(document, base, where, allow_ref), where)
+    graph = cls(model.graph_id, graph_kind=model.graph_kind, metadata=copy.deepcopy(model.metadata), registry=registry, pool=pool)
+    for node in model.nodes:
+        node_config = _with_absolute_checkpoint(node.config, base)
+        graph.add_node(
+            node.node_id, node.block_type, config=node_config, block_id=node.block_id, auto_connect=False, trainable=node.trainable
+        )
+    for edge in model.edges:
+        graph.add_edge(Edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port))
+    for entries, output in ((model.exposed_inputs, False), (model.exposed_outputs, True)):
+        for entry in entries:
+            graph._wiring.expose(Exposure(entry.node_id, entry.port_name, entry.name), output=output)
+    graph.execution_version += 1
+    if validate:
+        graph.validate(strict=True)
+    return graph
+
+
+def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, allow_ref: bool) -> dict[str, Any]:
+    nodes = document.get("nodes", [])
+    if not isinstance(nodes, list):
+        return dict(document)
+    resolved = []
+    for number, node in enumerate(nodes):
+        if isinstance(node, Mapping) and "config" in node:
+            node = {**node, "config": resolve_ref(node["config"], base, f"{where}, nodes[{number}].config", allow_ref)[0]}
+        resolved.append(node)
+    return {**document, "nodes": resolved}
+
+
+def _with_absolute_checkpoint(config: dict[str, Any], base: Path | None) -> dict[str, Any]:
+    """A checkpoint path in a config file is relative to that file, and absolute from here on."""
+    for key in ("checkpoint_ref", "checkpoint_path"):
+        path = config.get(key)
+        if base is not None and isinstance(path, str) and "://" not in path and not Path(path).is_absolute():
+            config = {**config, key: str((base / path).resolve())}
+    return config

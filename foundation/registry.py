@@ -1,0 +1,133 @@
+"""Block types by name. Built-ins come from a table and installed packages from an entry point group, both on first use.
+
+Nothing in a config names code: a config names a type, and the type must be registered here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import threading
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, ClassVar, TypeVar, cast
+
+from yggdrasill.errors import InvalidArgument, UnknownBlockType, UnknownName, unknown
+from yggdrasill.foundation.block import AbstractBaseBlock
+
+__all__ = ["ENTRY_POINT_GROUP", "BlockRegistry", "register_block"]
+
+ENTRY_POINT_GROUP = "yggdrasill.blocks"
+_BUILT_IN_TABLE = "yggdrasill.blocks"
+
+BlockFactory = Callable[..., AbstractBaseBlock]
+BlockClass = TypeVar("BlockClass", bound=BlockFactory)
+
+
+class BlockRegistry:
+    """Maps type names to block classes or factories called as ``factory(block_id=..., config=...)``.
+
+    A name that is not registered is looked up among the built-in blocks and the entry points of the group
+    ``yggdrasill.blocks``; ``BlockRegistry(built_ins=False)`` knows only what was registered.
+    """
+
+    _global: ClassVar[BlockRegistry | None] = None
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, *, built_ins: bool = True) -> None:
+        self._factories: dict[str, BlockFactory] = {}
+        self._built_ins = built_ins
+
+    @classmethod
+    def global_registry(cls) -> BlockRegistry:
+        """The registry used where none is given."""
+        with cls._lock:
+            if cls._global is None:
+                cls._global = cls()
+            return cls._global
+
+    def register(self, block_type: str, factory: BlockFactory) -> None:
+        """Register a class or factory; the same name again replaces it.
+
+        Raises:
+            InvalidArgument: blank name or something that cannot be called.
+        """
+        if not isinstance(block_type, str) or not block_type.strip():
+            raise InvalidArgument(f"block type must be a non-empty string, got {block_type!r}")
+        if not callable(factory):
+            raise InvalidArgument(f"block type {block_type!r} needs a class or factory, got {factory!r}")
+        self._factories[block_type] = factory
+
+    def get(self, block_type: str) -> BlockFactory:
+        """The factory of a type.
+
+        Raises:
+            UnknownBlockType: (a KeyError) names what is registered, nearest first.
+        """
+        known = self._factories.get(block_type)
+        if known is not None:
+            return known
+        found = self._find_installed(block_type) if self._built_ins else None
+        if found is None:
+            raise unknown("block type", block_type, self.types(), "Register it with register_block(type).", UnknownBlockType)
+        self._factories[block_type] = found
+        return found
+
+    def __contains__(self, block_type: object) -> bool:
+        return block_type in self._factories or (self._built_ins and (block_type in _built_in_table() or block_type in _installed()))
+
+    def types(self) -> list[str]:
+        """Every type that can be built, sorted."""
+        names = set(self._factories)
+        if self._built_ins:
+            names |= {*_built_in_table(), *_installed()}
+        return sorted(names)
+
+    def build(self, config: Mapping[str, Any]) -> AbstractBaseBlock:
+        """Build a block from ``{"block_type" or "type", "block_id"?, ...its config}``.
+
+        Raises:
+            UnknownName: neither ``block_type`` nor ``type`` is given.
+            UnknownBlockType: the type is not registered.
+        """
+        rest = dict(config)
+        aliases = [rest.pop(key, None) for key in ("block_type", "type")]
+        block_type = next((name for name in aliases if name is not None), None)
+        if block_type is None:
+            raise UnknownName(f"a block config needs 'block_type' (or 'type'); this one has {sorted(config)}", name="block_type")
+        block_id = rest.pop("block_id", None)
+        block = self.get(block_type)(block_id=block_id, config=rest)
+        if not isinstance(block, AbstractBaseBlock):
+            raise InvalidArgument(f"the factory of block type {block_type!r} gave {type(block).__name__}, not a block")
+        if block.block_type != block_type:
+            block.block_type = block_type
+        return block
+
+    @staticmethod
+    def _find_installed(block_type: str) -> BlockFactory | None:
+        target = _built_in_table().get(block_type)
+        if target is not None:
+            module, _, name = target.partition(":")
+            return cast("BlockFactory", getattr(importlib.import_module(module), name))
+        point = _installed().get(block_type)
+        return None if point is None else cast("BlockFactory", point.load())
+
+
+@lru_cache(maxsize=1)
+def _built_in_table() -> Mapping[str, str]:
+    return cast("Mapping[str, str]", importlib.import_module(_BUILT_IN_TABLE).BUILT_IN)
+
+
+@lru_cache(maxsize=1)
+def _installed() -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+
+
+def register_block(block_type: str, registry: BlockRegistry | None = None) -> Callable[[BlockClass], BlockClass]:
+    """Class decorator: register a block under ``block_type``, by default in the global registry."""
+
+    def decorate(factory: BlockClass) -> BlockClass:
+        (registry or BlockRegistry.global_registry()).register(block_type, factory)
+        return factory
+
+    return decorate

@@ -1,0 +1,116 @@
+"""Templates of every level: a name, parameters, and a builder that gives a config.
+
+A template file (YAML in ``workflows/templates/<level>/<name>.yaml``) holds ``parameters`` (each with a ``default``, a
+``description`` and perhaps ``choices`` from a name to any value) and a ``config`` with ``{{placeholders}}``: a text that is
+one placeholder becomes the value, a placeholder inside a text becomes its words. A function registered with
+`register_template` is a template too.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument, InvalidConfig, choices, unknown
+from yggdrasill.foundation.documents import check_version, read_document, read_model
+
+__all__ = ["TEMPLATE_FOLDER", "FileTemplate", "register_template", "render_template", "template_names"]
+
+Builder = Callable[..., Mapping[str, Any]]
+
+TEMPLATE_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "templates"
+
+_LEVELS = ("graph", "pipeline", "stage", "world")
+_PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_registered: dict[tuple[str, str], Builder] = {}
+
+
+def register_template(level: str, name: str, builder: Builder) -> None:
+    """Make ``builder(**parameters) -> config`` available as ``from_template(name)`` of a level; it replaces one of that name."""
+    if level not in _LEVELS:
+        raise InvalidArgument(f"level is {level!r}; it can be {choices(_LEVELS)}")
+    if not isinstance(name, str) or not name.strip():
+        raise InvalidArgument(f"template name must be a non-empty string, got {name!r}")
+    _registered[level, name] = builder
+
+
+def template_names(level: str) -> list[str]:
+    """The templates of a level, sorted."""
+    shipped = (file.stem for file in (TEMPLATE_FOLDER / level).glob("*.yaml"))
+    return sorted({*shipped, *(name for kind, name in _registered if kind == level)})
+
+
+def render_template(level: str, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The config a template gives for these parameters.
+
+    Raises:
+        UnknownName: (a KeyError) no such template or parameter.
+        InvalidArgument: a value that is none of a parameter's choices.
+        InvalidConfig: a template file that cannot be read.
+    """
+    builder = _registered.get((level, name))
+    if builder is None:
+        if name not in template_names(level):
+            raise unknown(f"{level} template", name, template_names(level))
+        builder = FileTemplate(TEMPLATE_FOLDER / level / f"{name}.yaml")
+    return dict(builder(**parameters))
+
+
+class FileTemplate:
+    """A template in a YAML or JSON file; call it with its parameters."""
+
+    def __init__(self, path: str | Path) -> None:
+        from yggdrasill.foundation.template_config import TemplateModel
+
+        self.path = Path(path)
+        document = read_document(self.path)
+        where = f"template {str(self.path.name)!r}"
+        check_version(document, "1.0", where)
+        model = read_model(TemplateModel, document, where)
+        self.name = self.path.stem
+        self.description = model.description
+        self.parameters = model.parameters
+        self._config = model.config
+
+    def __call__(self, **given: Any) -> dict[str, Any]:
+        """The config with every placeholder filled."""
+        for name in given:
+            if name not in self.parameters:
+                raise unknown(f"parameter of template {self.name!r}", name, self.parameters)
+        values = {name: self._value(name, given) for name in self.parameters}
+        config: dict[str, Any] = self._fill(self._config, values, ())
+        return config
+
+    def _value(self, name: str, given: Mapping[str, Any]) -> Any:
+        parameter = self.parameters[name]
+        value = given.get(name, parameter.default)
+        if parameter.choices is None:
+            return copy.deepcopy(value)
+        if value not in parameter.choices:
+            raise InvalidArgument(f"template {self.name!r}: parameter {name!r} is {value!r}; it can be {choices(parameter.choices)}")
+        return copy.deepcopy(parameter.choices[value])
+
+    def _fill(self, part: Any, values: Mapping[str, Any], open_names: tuple[str, ...]) -> Any:
+        if isinstance(part, dict):
+            return {key: self._fill(value, values, open_names) for key, value in part.items()}
+        if isinstance(part, list):
+            return [self._fill(value, values, open_names) for value in part]
+        if not isinstance(part, str):
+            return part
+        whole = _PLACEHOLDER.fullmatch(part)
+        if whole:
+            name = self._known(whole.group(1), open_names)
+            # A choice may hold placeholders of its own; a value that a caller passes is never looked into.
+            return self._fill(values[name], values, (*open_names, name)) if self.parameters[name].choices else values[name]
+        return _PLACEHOLDER.sub(lambda match: str(values[self._known(match.group(1), open_names)]), part)
+
+    def _known(self, name: str, open_names: tuple[str, ...]) -> str:
+        if name not in self.parameters:
+            raise InvalidConfig(f"template {self.name!r} uses {{{{{name}}}}}, which is none of its parameters {choices(self.parameters)}")
+        if name in open_names:
+            raise InvalidConfig(f"template {self.name!r}: parameter {name!r} contains itself")
+        return name
+

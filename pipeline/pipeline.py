@@ -1,0 +1,190 @@
+"""The pipeline: graphs linked into a DAG by their external ports. It is a graph to whatever is above it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from yggdrasill.errors import unknown
+from yggdrasill.executor.context import enter_run
+from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.foundation.container import check_name
+from yggdrasill.foundation.contract import Resolver, Runnable
+from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.pool import ReusePool
+from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.validation import ValidationResult
+from yggdrasill.pipeline.flow import Flow
+from yggdrasill.values.handles import load_handles
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline(Flow):
+    """A DAG of graphs; a child may be any runnable, a remote one included."""
+
+    level: ClassVar[str] = "pipeline"
+    child_word: ClassVar[str] = "graph"
+    child_id_field: ClassVar[str] = "pipeline_node_id"
+    schema_version: ClassVar[str] = "1.0"
+
+    #: Inputs may be handles: each child that wants values gets them loaded.
+    accepts_handles: ClassVar[bool] = True
+
+    def __init__(self, pipeline_id: str = "pipeline", *, metadata: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.pipeline_id = check_name("pipeline_id", pipeline_id)
+        self.metadata: dict[str, Any] = dict(metadata or {})
+
+    def __repr__(self) -> str:
+        return f"<Pipeline {self.pipeline_id!r}: {len(self.graphs)} graphs>"
+
+    @property
+    def id(self) -> str:
+        """The pipeline id."""
+        return self.pipeline_id
+
+    @property
+    def graphs(self) -> dict[str, Any]:
+        """The graphs by pipeline_node_id."""
+        return self._children
+
+    @property
+    def node_ids(self) -> list[str]:
+        """The pipeline_node_ids in insertion order."""
+        return list(self._children)
+
+    def get_graph(self, pipeline_node_id: str) -> Any:
+        """The graph of that id.
+
+        Raises:
+            UnknownName: (a KeyError) there is none.
+        """
+        return self._child(pipeline_node_id)
+
+    def add_graph(
+        self,
+        graph: Runnable | Mapping[str, Any] | str | Path,
+        pipeline_node_id: str | None = None,
+        *,
+        registry: BlockRegistry | None = None,
+        pool: ReusePool | None = None,
+        trainable: bool = True,
+    ) -> str:
+        """Add a graph (an object, a config, or a config file) and return its id: the given one, else its graph_id, else
+        ``graph_<n>``.
+
+        Raises:
+            DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
+        """
+        child: Any = graph
+        if isinstance(graph, (str, Path)):
+            child = _build(read_document(graph), registry, pool, Path(graph).parent)
+        elif isinstance(graph, Mapping):
+            child = _build(graph, registry, pool, None)
+        own = child.id if isinstance(child, (Graph, Pipeline)) else getattr(child, "graph_id", None)
+        return self._adopt(child, pipeline_node_id, own, trainable)
+
+    def remove_graph(self, pipeline_node_id: str) -> None:
+        """Take a graph out with its edges and exposures."""
+        self._remove_child(pipeline_node_id)
+
+    def validate(self, strict: bool = True, validate_graphs: bool = False) -> ValidationResult:
+        """Check for cycles, unfed inputs and unreachable graphs; with ``validate_graphs`` also each graph, prefixed by its id.
+
+        Raises:
+            InvalidStructure: (a ValueError) ``strict`` and there are errors.
+        """
+        result = self._structure()
+        self._inputs_and_reach(result)
+        if validate_graphs:
+            self._nested(result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {})))
+        if strict:
+            result.raise_if_invalid(f"pipeline {self.pipeline_id!r}")
+        return result
+
+    def run(
+        self,
+        inputs: Mapping[str, Any] | None = None,
+        *,
+        training: bool = False,
+        device: Any = None,
+        callbacks: Callbacks = None,
+        dry_run: bool = False,
+        seed: int | None = None,
+        max_workers: int | None = None,
+        **graph_kwargs: Any,
+    ) -> dict[str, Any]:
+        """Run the graphs in order and return the exposed outputs by external key.
+
+        Hooks get phases ``before`` (inputs) and ``after`` (outputs) per graph. ``graph_kwargs`` such as ``num_loop_steps``
+        go to every graph. With ``max_workers`` above 1, graphs that do not depend on each other run at the same time,
+        with the same results.
+
+        Raises:
+            CycleFound, UnknownName (an input nothing takes), BlockFailed, HookFailed, Cancelled
+        """
+        emit = as_emit(callbacks)
+        options = {"training": training, "device": device, "dry_run": dry_run, **graph_kwargs}
+        with enter_run(seed=seed) as context:
+            buffer = self._run_children(self._given(inputs or {}), context, emit, options, max_workers)
+        outputs = {e.key: buffer[e.node_id, e.port_name] for e in self._wiring.outputs if (e.node_id, e.port_name) in buffer}
+        return {key: load_handles(value) for key, value in outputs.items()} if context.outermost else outputs
+
+    def _given(self, inputs: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
+        keys = self._wiring.keys(output=False)
+        given = {}
+        for name, value in inputs.items():
+            if name not in keys:
+                raise unknown("input", name, keys, f"These are the inputs of pipeline {self.pipeline_id!r}.")
+            for entry in keys[name]:
+                given[self._input_key(entry.node_id, entry.port_name)] = value
+        return given
+
+    def to_config(self) -> dict[str, Any]:
+        """The structure as JSON values, `from_config`'s inverse."""
+        from yggdrasill.pipeline.pipeline_config import pipeline_to_config
+
+        return pipeline_to_config(self)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        registry: BlockRegistry | None = None,
+        validate: bool = False,
+        *,
+        pool: ReusePool | None = None,
+        base_dir: str | Path | None = None,
+        endpoints: Resolver | None = None,
+        path: tuple[str, ...] = (),
+        allow_ref: bool = True,
+    ) -> Self:
+        """Build a pipeline. ``endpoints`` says which graphs run elsewhere; ``path`` is where this pipeline stands in a
+        larger project, from the outermost level down.
+
+        Raises:
+            InvalidConfig, UnsupportedVersion, MissingFile, UnknownBlockType, InvalidEdge; InvalidStructure if ``validate``.
+        """
+        from yggdrasill.pipeline.pipeline_config import BuildOptions, pipeline_from_config
+
+        return pipeline_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)
+
+    def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """Every runnable below with its path, pipelines used as graphs entered."""
+        for node_id, child in self.graphs.items():
+            yield (node_id,), child
+            if isinstance(child, Pipeline):
+                for path, below in child.walk():
+                    yield (node_id, *path), below
+
+
+def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:
+    from yggdrasill.pipeline.pipeline_config import BuildOptions, build_graph
+
+    return build_graph(config, BuildOptions(registry, pool, base_dir))

@@ -1,0 +1,159 @@
+"""A pipeline's config: its models, and pipeline <-> config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Optional, TypeVar
+
+from pydantic import Field
+
+from yggdrasill.errors import InvalidConfig
+from yggdrasill.foundation.contract import Resolver, default_resolver
+from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
+from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
+from yggdrasill.foundation.wiring import Exposure
+
+if TYPE_CHECKING:
+    from yggdrasill.pipeline.pipeline import Pipeline
+
+__all__ = ["BuildOptions", "entry_config", "pipeline_from_config", "pipeline_to_config", "place_child"]
+
+AnyPipeline = TypeVar("AnyPipeline", bound="Pipeline")
+
+
+class EntryModel(StrictModel):
+    """A graph in a pipeline's config: exactly one of ``graph_config``, ``ref`` and ``endpoint_url``."""
+
+    pipeline_node_id: str
+    graph_config: Optional[dict[str, Any]] = None
+    ref: Optional[str] = None
+    endpoint_url: Optional[str] = None
+    graph_id: Optional[str] = None
+    trainable: bool = True
+
+
+class ExposedModel(StrictModel):
+    """An exposed port in a pipeline's config."""
+
+    pipeline_node_id: str
+    port_name: str
+    name: Optional[str] = None
+
+
+class PipelineModel(StrictModel):
+    """A pipeline's config, ``schema_version`` 1.0."""
+
+    schema_version: str = "1.0"
+    pipeline_id: str = "pipeline"
+    graphs: list[EntryModel] = Field(default_factory=list)
+    edges: list[EdgeModel] = Field(default_factory=list)
+    exposed_inputs: list[ExposedModel] = Field(default_factory=list)
+    exposed_outputs: list[ExposedModel] = Field(default_factory=list)
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+class BuildOptions:
+    """What building passes down through the levels: registry, pool, resolver, where the config is and who sent it."""
+
+    def __init__(
+        self,
+        registry: Any = None,
+        pool: Any = None,
+        base_dir: str | Path | None = None,
+        endpoints: Resolver | None = None,
+        path: tuple[str, ...] = (),
+        allow_ref: bool = True,
+    ) -> None:
+        self.registry, self.pool, self.endpoints, self.path, self.allow_ref = registry, pool, endpoints, path, allow_ref
+        self.base_dir = base_dir
+
+    def below(self, child_id: str, base_dir: str | Path | None) -> BuildOptions:
+        """The options for a child."""
+        return BuildOptions(self.registry, self.pool, base_dir, self.endpoints, (*self.path, child_id), self.allow_ref)
+
+    def keywords(self) -> dict[str, Any]:
+        """As keyword arguments of a level's ``from_config``."""
+        return {"pool": self.pool, "base_dir": self.base_dir, "endpoints": self.endpoints, "path": self.path, "allow_ref": self.allow_ref}
+
+
+def place_child(child_id: str, entry: Mapping[str, Any], options: BuildOptions) -> Any | None:
+    """What the resolver runs at this place, or None to build it here; a url in the config always needs a resolver."""
+    resolver = options.endpoints
+    if resolver is None and entry.get("endpoint_url") is not None:
+        resolver = default_resolver()
+    placed = None if resolver is None else resolver.resolve((*options.path, child_id), entry)
+    if placed is None and entry.get("endpoint_url") is not None:
+        placed = default_resolver().resolve((*options.path, child_id), entry)
+    return placed
+
+
+def entry_config(entry: Any, key: str, where: str, options: BuildOptions) -> tuple[dict[str, Any], Any]:
+    """The inline config of an entry that names exactly one of ``key``, ``ref`` and ``endpoint_url``, and its base folder."""
+    given = [name for name in (key, "ref", "endpoint_url") if getattr(entry, name) is not None]
+    if len(given) != 1:
+        raise InvalidConfig(f"{where} needs exactly one of {key!r}, 'ref' and 'endpoint_url'; it has {given or 'none'}")
+    if given[0] == "endpoint_url":
+        return {}, options.base_dir
+    value = {"ref": entry.ref} if entry.ref is not None else getattr(entry, key)
+    config, base = resolve_ref(value, options.base_dir, f"{where}.{given[0]}", options.allow_ref)
+    return config, base
+
+
+def pipeline_to_config(pipeline: Pipeline) -> dict[str, Any]:
+    """The config of a pipeline."""
+    graphs = []
+    for node_id, graph in pipeline.graphs.items():
+        config = graph.to_config()
+        body = config if "endpoint_url" in config else {"graph_config": config}
+        graphs.append({"pipeline_node_id": node_id, **body, "trainable": pipeline.is_trainable(node_id)})
+    config = {
+        "schema_version": pipeline.schema_version,
+        "pipeline_id": pipeline.pipeline_id,
+        "graphs": graphs,
+        "edges": [edge_to_config(edge) for edge in pipeline.get_edges()],
+        "exposed_inputs": [entry.to_config("pipeline_node_id") for entry in pipeline._wiring.inputs],
+        "exposed_outputs": [entry.to_config("pipeline_node_id") for entry in pipeline._wiring.outputs],
+    }
+    return {**config, "metadata": copy.deepcopy(pipeline.metadata)} if pipeline.metadata else config
+
+
+def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyPipeline:
+    """Build a pipeline; arguments as `Pipeline.from_config`."""
+    document, base = resolve_ref(config, options.base_dir, "pipeline config", options.allow_ref)
+    where = f"pipeline {document.get('pipeline_id', 'config') if isinstance(document, Mapping) else 'config'!r}"
+    if not isinstance(document, Mapping):
+        raise InvalidConfig(f"a pipeline config is a mapping, got {type(document).__name__}")
+    check_version(document, cls.schema_version, where)
+    model = read_model(PipelineModel, dict(document), where)
+    here = BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref)
+    pipeline = cls(model.pipeline_id, metadata=copy.deepcopy(model.metadata))
+    for number, entry in enumerate(model.graphs):
+        graph_config, child_base = entry_config(entry, "graph_config", f"{where}, graphs[{number}]", here)
+        facts = {"graph_config": graph_config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or entry.pipeline_node_id}
+        graph = place_child(entry.pipeline_node_id, {key: value for key, value in facts.items() if value}, here)
+        if graph is None:
+            graph = build_graph(graph_config, here.below(entry.pipeline_node_id, child_base))
+        pipeline.add_graph(graph, entry.pipeline_node_id, trainable=entry.trainable)
+    for edge in model.edges:
+        pipeline.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)
+    for entries, output in ((model.exposed_inputs, False), (model.exposed_outputs, True)):
+        for exposed in entries:
+            pipeline._wiring.expose(Exposure(exposed.pipeline_node_id, exposed.port_name, exposed.name), output=output)
+    pipeline.execution_version += 1
+    if validate:
+        pipeline.validate(strict=True, validate_graphs=True)
+    return pipeline
+
+
+def build_graph(config: Mapping[str, Any], options: BuildOptions) -> Any:
+    """A graph, or a pipeline used as one, from its config."""
+    from yggdrasill.pipeline.pipeline import Pipeline
+
+    if "graphs" in config:
+        return Pipeline.from_config(config, options.registry, **options.keywords())
+    keywords = options.keywords()
+    del keywords["path"]
+    return Graph.from_config(config, options.registry, **keywords)

@@ -1,0 +1,8 @@
+"""Stages: pipelines with a state outside, and the state itself."""
+
+from yggdrasill.stage.conditions import Condition
+from yggdrasill.stage.contract import Mapped, StateContract
+from yggdrasill.stage.stage import Stage
+from yggdrasill.stage.state import State, is_filled
+
+__all__ = ["Condition", "Mapped", "Stage", "State", "StateContract", "is_filled"]

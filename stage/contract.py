@@ -1,0 +1,121 @@
+"""The state contract of a stage: which blocks it reads and writes, and which pipeline ports they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.stage.state import State, block_number
+
+__all__ = ["CONTEXT_SOURCES", "Mapped", "StateContract", "StateKey", "read_source", "state_key"]
+
+StateKey = Union[int, str]
+
+#: What a port may be fed from besides blocks and extra fields.
+CONTEXT_SOURCES = ("action", "content")
+
+
+def state_key(key: Any) -> StateKey:
+    """A block as its number (from 1, "1" or "block_1"), anything else as a field's name."""
+    if isinstance(key, str) and key.startswith("block_"):
+        key = key[len("block_") :]
+    if isinstance(key, str) and not key.isdigit():
+        if not key.strip():
+            raise InvalidArgument("a state block is 1 to 5, a field has a non-empty name")
+        return key
+    return block_number(key)
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """A block or field (or ``action``, ``content``) and the pipeline port it goes to or comes from."""
+
+    block: StateKey
+    stage_node_id: str
+    port: str
+
+    @classmethod
+    def of(cls, entry: Any) -> Mapped:
+        """From ``(block, stage_node_id, port)`` or a dict of the three.
+
+        Raises:
+            InvalidArgument
+        """
+        if isinstance(entry, Mapped):
+            return entry
+        if isinstance(entry, Mapping):
+            if set(entry) != {"block", "stage_node_id", "port"}:
+                raise InvalidArgument(f"a mapping entry has block, stage_node_id and port; this one has {choices(map(str, entry))}")
+            entry = (entry["block"], entry["stage_node_id"], entry["port"])
+        if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 3:
+            raise InvalidArgument(f"a mapping entry is (block, stage_node_id, port), got {entry!r}")
+        return cls(state_key(entry[0]), str(entry[1]), str(entry[2]))
+
+    def to_config(self) -> dict[str, Any]:
+        """``{block, stage_node_id, port}``."""
+        return {"block": self.block, "stage_node_id": self.stage_node_id, "port": self.port}
+
+
+@dataclass(frozen=True, slots=True)
+class StateContract:
+    """Blocks read and written. Without mappings, ports are found by name (``2``, ``block_2``, a field's name), else by
+    order. ``carry=False`` gives a state of the written blocks only."""
+
+    input_blocks: tuple[StateKey, ...] = ()
+    output_blocks: tuple[StateKey, ...] = ()
+    mapping_input: tuple[Mapped, ...] | None = None
+    mapping_output: tuple[Mapped, ...] | None = None
+    carry: bool = True
+
+    @classmethod
+    def of(
+        cls,
+        input_blocks: Iterable[Any] = (),
+        output_blocks: Iterable[Any] = (),
+        mapping_input: Iterable[Any] | None = None,
+        mapping_output: Iterable[Any] | None = None,
+        carry: bool = True,
+    ) -> StateContract:
+        """From the forms that configs and callers use."""
+        return cls(
+            tuple(state_key(key) for key in input_blocks),
+            tuple(state_key(key) for key in output_blocks),
+            None if mapping_input is None else tuple(Mapped.of(entry) for entry in mapping_input),
+            None if mapping_output is None else tuple(Mapped.of(entry) for entry in mapping_output),
+            bool(carry),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """JSON form."""
+        config: dict[str, Any] = {"input_blocks": list(self.input_blocks), "output_blocks": list(self.output_blocks)}
+        for name, mapping in (("mapping_input", self.mapping_input), ("mapping_output", self.mapping_output)):
+            if mapping is not None:
+                config[name] = [entry.to_config() for entry in mapping]
+        return config if self.carry else {**config, "carry": False}
+
+
+def read_source(state: State, action: Any, block: StateKey) -> Any:
+    """The value a port is fed from, None if it is absent."""
+    if block == "action":
+        return action
+    if block == "content":
+        return state.content
+    return state[block]
+
+
+def match_ports(blocks: Sequence[StateKey], ports: Sequence[tuple[str, str]]) -> list[Mapped]:
+    """Pair blocks with boundary ports: by name where a name fits, the rest in order."""
+    left = list(ports)
+    found: dict[StateKey, tuple[str, str]] = {}
+    for block in blocks:
+        names = (f"block_{block}", str(block)) if isinstance(block, int) else (block,)
+        match = next((port for port in left if port[1] in names), None)
+        if match is not None:
+            found[block] = match
+            left.remove(match)
+    for block in blocks:
+        if block not in found and left:
+            found[block] = left.pop(0)
+    return [Mapped(block, *found[block]) for block in blocks if block in found]

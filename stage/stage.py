@@ -1,0 +1,251 @@
+"""The stage: pipelines linked into a DAG, with a state outside. It maps state to ports, runs, and maps back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.executor.context import enter_run
+from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.foundation.container import check_name
+from yggdrasill.foundation.contract import Resolver, Runnable
+from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.pool import ReusePool
+from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.validation import ValidationResult
+from yggdrasill.pipeline.flow import Flow
+from yggdrasill.pipeline.pipeline import Pipeline
+from yggdrasill.stage.conditions import Condition, ConditionLike
+from yggdrasill.stage.contract import Mapped, StateContract, match_ports, read_source
+from yggdrasill.stage.state import State, is_filled
+from yggdrasill.values.handles import load_handles
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["ROLES", "Stage"]
+
+ROLES = ("philosopher", "author", "environment", "architect", "creator")
+
+
+class Stage(Flow):
+    """Pipelines and a state contract. ``role`` says which of the world's five stages this is, if any."""
+
+    level: ClassVar[str] = "stage"
+    child_word: ClassVar[str] = "pipeline"
+    child_id_field: ClassVar[str] = "stage_node_id"
+    schema_version: ClassVar[str] = "1.0"
+
+    def __init__(self, stage_id: str = "stage", *, role: str | None = None, metadata: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.stage_id = check_name("stage_id", stage_id)
+        if role is not None and role not in ROLES:
+            raise InvalidArgument(f"stage {stage_id!r}: role is {role!r}; it can be {choices(ROLES, near=role)}")
+        self.role = role
+        self.metadata: dict[str, Any] = dict(metadata or {})
+        self.contract = StateContract()
+        self.execution_condition: Condition | None = None
+        self.pipeline_conditions: dict[str, Condition] = {}
+
+    def __repr__(self) -> str:
+        return f"<Stage {self.stage_id!r}: {len(self.pipelines)} pipelines>"
+
+    @property
+    def id(self) -> str:
+        """The stage id."""
+        return self.stage_id
+
+    @property
+    def pipelines(self) -> dict[str, Any]:
+        """The pipelines by stage_node_id."""
+        return self._children
+
+    def get_pipeline(self, stage_node_id: str) -> Any:
+        """The pipeline of that id.
+
+        Raises:
+            UnknownName: (a KeyError) there is none.
+        """
+        return self._child(stage_node_id)
+
+    def add_pipeline(
+        self,
+        pipeline: Runnable | Mapping[str, Any] | str | Path,
+        stage_node_id: str | None = None,
+        *,
+        condition: ConditionLike = None,
+        registry: BlockRegistry | None = None,
+        pool: ReusePool | None = None,
+        trainable: bool = True,
+    ) -> str:
+        """Add a pipeline (an object, a config, or a file) and return its id; with a ``condition`` it runs only when that holds.
+
+        Raises:
+            DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
+        """
+        guard = None if condition is None else Condition(condition)
+        child: Any = pipeline
+        if isinstance(pipeline, (str, Path)):
+            child = Pipeline.from_config(read_document(pipeline), registry, pool=pool, base_dir=Path(pipeline).parent)
+        elif isinstance(pipeline, Mapping):
+            child = Pipeline.from_config(pipeline, registry, pool=pool)
+        name = self._adopt(child, stage_node_id, child.id if isinstance(child, Pipeline) else None, trainable)
+        if guard is not None:
+            self.pipeline_conditions[name] = guard
+        return name
+
+    def remove_pipeline(self, stage_node_id: str) -> None:
+        """Take a pipeline out with its edges."""
+        self._remove_child(stage_node_id)
+        self.pipeline_conditions.pop(stage_node_id, None)
+
+    # -- contract -----------------------------------------------------------------------------------------------
+
+    def set_state_contract(
+        self,
+        input_blocks: Iterable[Any] = (),
+        output_blocks: Iterable[Any] = (),
+        mapping_input: Iterable[Any] | None = None,
+        mapping_output: Iterable[Any] | None = None,
+        *,
+        carry: bool = True,
+    ) -> None:
+        """Say which blocks (1 to 5) and extra fields the stage reads and writes, and which ports they are; see `StateContract`."""
+        self.contract = StateContract.of(input_blocks, output_blocks, mapping_input, mapping_output, carry)
+
+    def set_execution_condition(self, condition: ConditionLike) -> None:
+        """When a world calls this stage: a preset, a list of required blocks, a callable, or None for always."""
+        self.execution_condition = None if condition is None else Condition(condition)
+
+    def should_run(self, state: State) -> bool:
+        """Whether the execution condition holds; the caller asks, `run` does not."""
+        return self.execution_condition is None or self.execution_condition.holds(state, self.contract.output_blocks)
+
+    def input_mapping(self) -> list[Mapped]:
+        """Which block goes to which port, found by name or order where the contract does not say."""
+        if self.contract.mapping_input is not None:
+            return list(self.contract.mapping_input)
+        fed = {(edge.target_node, edge.target_port) for edge in self._wiring.edges}
+        ports = [(child, name) for child in self.pipelines for name in self.boundary(child).inputs if (child, name) not in fed]
+        return match_ports(self.contract.input_blocks, ports)
+
+    def output_mapping(self) -> list[Mapped]:
+        """Which port a block comes from."""
+        if self.contract.mapping_output is not None:
+            return list(self.contract.mapping_output)
+        used = {(edge.source_node, edge.source_port) for edge in self._wiring.edges}
+        ports = [(child, name) for child in self.pipelines for name in self.boundary(child).outputs if (child, name) not in used]
+        return match_ports(self.contract.output_blocks, ports)
+
+    def get_state_input_spec(self) -> list[dict[str, Any]]:
+        """What the stage reads: ``{block, stage_node_id, port, dtype}``."""
+        return [self._spec(entry, "inputs") for entry in self.input_mapping()]
+
+    def get_state_output_spec(self) -> list[dict[str, Any]]:
+        """What the stage writes: ``{block, stage_node_id, port, dtype}``."""
+        return [self._spec(entry, "outputs") for entry in self.output_mapping()]
+
+    def _spec(self, entry: Mapped, side: Any) -> dict[str, Any]:
+        port = self._side(entry.stage_node_id, side).get(entry.port)
+        return {**entry.to_config(), "dtype": port.dtype if port else "any"}
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def validate(self, strict: bool = True, validate_pipelines: bool = False) -> ValidationResult:
+        """Check for cycles, the contract against the pipelines' ports, unfed inputs and unreachable pipelines.
+
+        Raises:
+            InvalidStructure: (a ValueError) ``strict`` and there are errors.
+        """
+        from yggdrasill.stage.stage_validation import check_contract, check_reach
+
+        result = self._structure()
+        result.errors += check_contract(self)
+        result.warnings += check_reach(self)
+        if validate_pipelines:
+            self._nested(result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {})))
+        if strict:
+            result.raise_if_invalid(f"stage {self.stage_id!r}")
+        return result
+
+    def run(
+        self,
+        state: State | Mapping[Any, Any] | None = None,
+        *,
+        action: Any = None,
+        training: bool = False,
+        device: Any = None,
+        callbacks: Callbacks = None,
+        dry_run: bool = False,
+        seed: int | None = None,
+        max_workers: int | None = None,
+        **kwargs: Any,
+    ) -> State:
+        """Map the state to ports, run the pipelines in order, and return a new state with what they wrote.
+
+        Blocks nothing writes carry over, unless the contract says otherwise. Hooks get phases ``before`` (inputs),
+        ``after`` (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it.
+
+        Raises:
+            InvalidState, CycleFound, BlockFailed, HookFailed, Cancelled
+        """
+        before = State.of(state)
+        emit = as_emit(callbacks)
+        options = {"training": training, "device": device, "dry_run": dry_run, **kwargs}
+        given: dict[tuple[str, ...], Any] = {}
+        for entry in self.input_mapping():
+            value = read_source(before, action, entry.block)
+            if is_filled(value):
+                given[self._input_key(entry.stage_node_id, entry.port)] = value
+        with enter_run(seed=before.seed if seed is None else seed) as context:
+            buffer = self._run_children(given, context, emit, options, max_workers, lambda child: self._guard_holds(child, before))
+        written = {e.block: buffer[e.stage_node_id, e.port] for e in self.output_mapping() if (e.stage_node_id, e.port) in buffer}
+        if context.outermost:
+            written = {key: load_handles(value) for key, value in written.items()}
+        return self._written(before, written)
+
+    def preview(self, state: State, *, marker: str = "(written by {stage})") -> State:
+        """The state as a run would leave it, with a text in place of every block that would be written."""
+        text = marker.format(stage=self.stage_id)
+        written = {e.block: text for e in self.output_mapping() if self._guard_holds(e.stage_node_id, state)}
+        return self._written(state, written)
+
+    def _written(self, before: State, written: Mapping[Any, Any]) -> State:
+        changes = {"content": written["content"]} if "content" in written else {}
+        values = {key: value for key, value in written.items() if key != "content"}
+        kept = before if self.contract.carry else before.only(())
+        return kept.replace(values, **changes)
+
+    def _guard_holds(self, child_id: str, state: State) -> bool:
+        guard = self.pipeline_conditions.get(child_id)
+        own = [entry.block for entry in self.output_mapping() if entry.stage_node_id == child_id]
+        return guard is None or guard.holds(state, own)
+
+    # -- config -------------------------------------------------------------------------------------------------
+
+    def to_config(self) -> dict[str, Any]:
+        """The structure as JSON values, `from_config`'s inverse."""
+        from yggdrasill.stage.stage_config import stage_to_config
+
+        return stage_to_config(self)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        registry: BlockRegistry | None = None,
+        validate: bool = False,
+        *,
+        pool: ReusePool | None = None,
+        base_dir: str | Path | None = None,
+        endpoints: Resolver | None = None,
+        path: tuple[str, ...] = (),
+        allow_ref: bool = True,
+    ) -> Self:
+        """Build a stage; arguments and errors as `Pipeline.from_config`."""
+        from yggdrasill.pipeline.pipeline_config import BuildOptions
+        from yggdrasill.stage.stage_config import stage_from_config
+
+        return stage_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)

@@ -1,0 +1,120 @@
+"""A stage's config: its models, and stage <-> config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union
+
+from pydantic import Field
+
+from yggdrasill.errors import InvalidConfig
+from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
+from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
+from yggdrasill.pipeline.pipeline import Pipeline
+from yggdrasill.pipeline.pipeline_config import BuildOptions, entry_config, place_child
+
+if TYPE_CHECKING:
+    from yggdrasill.stage.stage import Stage
+
+__all__ = ["stage_from_config", "stage_to_config"]
+
+AnyStage = TypeVar("AnyStage", bound="Stage")
+Key = Union[int, str]
+
+
+class MappedModel(StrictModel):
+    """A mapping entry: block or field, and the port."""
+
+    block: Key
+    stage_node_id: str
+    port: str
+
+
+class ContractModel(StrictModel):
+    """A stage's state contract."""
+
+    input_blocks: list[Key] = Field(default_factory=list)
+    output_blocks: list[Key] = Field(default_factory=list)
+    mapping_input: Optional[list[MappedModel]] = None
+    mapping_output: Optional[list[MappedModel]] = None
+    carry: bool = True
+
+
+class EntryModel(StrictModel):
+    """A pipeline in a stage's config: exactly one of ``pipeline_config``, ``ref`` and ``endpoint_url``."""
+
+    stage_node_id: str
+    pipeline_config: Optional[dict[str, Any]] = None
+    ref: Optional[str] = None
+    endpoint_url: Optional[str] = None
+    graph_id: Optional[str] = None
+    condition: Optional[Union[str, list[Key]]] = None
+    trainable: bool = True
+
+
+class StageModel(StrictModel):
+    """A stage's config, ``schema_version`` 1.0."""
+
+    schema_version: str = "1.0"
+    stage_id: str = "stage"
+    role: Optional[Literal["philosopher", "author", "environment", "architect", "creator"]] = None
+    pipelines: list[EntryModel] = Field(default_factory=list)
+    edges: list[EdgeModel] = Field(default_factory=list)
+    state_contract: ContractModel = Field(default_factory=ContractModel)
+    execution_condition: Optional[Union[str, list[Key]]] = None
+    metadata: dict[str, Any] = Field(default_factory=dict)
+
+
+def stage_to_config(stage: Stage) -> dict[str, Any]:
+    """The config of a stage."""
+    pipelines = []
+    for node_id, pipeline in stage.pipelines.items():
+        config = pipeline.to_config()
+        entry = {"stage_node_id": node_id, **(config if "endpoint_url" in config else {"pipeline_config": config})}
+        if node_id in stage.pipeline_conditions:
+            entry["condition"] = stage.pipeline_conditions[node_id].to_config()
+        pipelines.append({**entry, "trainable": stage.is_trainable(node_id)})
+    config = {"schema_version": stage.schema_version, "stage_id": stage.stage_id}
+    if stage.role is not None:
+        config["role"] = stage.role
+    config["pipelines"] = pipelines
+    config["edges"] = [edge_to_config(edge) for edge in stage.get_edges()]
+    config["state_contract"] = stage.contract.to_config()
+    if stage.execution_condition is not None:
+        config["execution_condition"] = stage.execution_condition.to_config()
+    return {**config, "metadata": copy.deepcopy(stage.metadata)} if stage.metadata else config
+
+
+def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyStage:
+    """Build a stage; arguments as `Stage.from_config`."""
+    document, base = resolve_ref(config, options.base_dir, "stage config", options.allow_ref)
+    if not isinstance(document, Mapping):
+        raise InvalidConfig(f"a stage config is a mapping, got {type(document).__name__}")
+    where = f"stage {document.get('stage_id', 'config')!r}"
+    check_version(document, cls.schema_version, where)
+    model = read_model(StageModel, dict(document), where)
+    here = BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref)
+    stage = cls(model.stage_id, role=model.role, metadata=copy.deepcopy(model.metadata))
+    for number, entry in enumerate(model.pipelines):
+        pipeline_config, child_base = entry_config(entry, "pipeline_config", f"{where}, pipelines[{number}]", here)
+        facts = {"pipeline_config": pipeline_config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or entry.stage_node_id}
+        pipeline = place_child(entry.stage_node_id, {key: value for key, value in facts.items() if value}, here)
+        if pipeline is None:
+            below = here.below(entry.stage_node_id, child_base)
+            pipeline = Pipeline.from_config(pipeline_config, below.registry, **below.keywords())
+        stage.add_pipeline(pipeline, entry.stage_node_id, condition=entry.condition, trainable=entry.trainable)
+    for edge in model.edges:
+        stage.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)
+    contract = model.state_contract
+    stage.set_state_contract(
+        contract.input_blocks,
+        contract.output_blocks,
+        None if contract.mapping_input is None else [entry.model_dump() for entry in contract.mapping_input],
+        None if contract.mapping_output is None else [entry.model_dump() for entry in contract.mapping_output],
+        carry=contract.carry,
+    )
+    stage.set_execution_condition(model.execution_condition)
+    if validate:
+        stage.validate(strict=True, validate_pipelines=True)
+    return stage

@@ -1,0 +1,164 @@
+"""The state of a world: five blocks, extra fields, and what travels with them.
+
+1 what should happen; 2 the configuration for generating artifacts; 3 the artifacts; 4 their description; 5 what really
+happened. ``content`` is the world's content: it travels with the state, is no block, and the world owns it. ``passes``
+counts the full passes behind this state and ``seed`` is the run's, so that a state passed back in goes on exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from yggdrasill.errors import InvalidState, choices
+
+__all__ = ["BLOCKS", "State", "is_filled"]
+
+BLOCKS = (1, 2, 3, 4, 5)
+
+
+def is_filled(value: Any) -> bool:
+    """Present and neither None nor an empty string, list, tuple or dict; a tensor or a number is always filled."""
+    return value is not None and not (isinstance(value, (str, bytes, list, tuple, dict)) and len(value) == 0)
+
+
+class State:
+    """Immutable: `replace` gives a new one. Build it from blocks by number (``State({1: "a storm"})``) and extra fields.
+
+    Raises:
+        InvalidState: a block other than 1 to 5, or a field that is no text.
+    """
+
+    __slots__ = ("blocks", "content", "fields", "passes", "seed")
+
+    blocks: Mapping[int, Any]
+    fields: Mapping[str, Any]
+    content: Any
+    passes: int
+    seed: int | None
+
+    def __init__(
+        self,
+        blocks: Mapping[Any, Any] | None = None,
+        fields: Mapping[str, Any] | None = None,
+        *,
+        content: Any = None,
+        passes: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        numbered = {block_number(key): value for key, value in (blocks or {}).items() if value is not None}
+        for name in fields or {}:
+            if not isinstance(name, str) or not name.strip() or name.isdigit():
+                raise InvalidState(f"a state's extra field must have a name, got {name!r}")
+        if not isinstance(passes, int) or passes < 0:
+            raise InvalidState(f"a state's passes must be an integer of at least 0, got {passes!r}")
+        for slot, value in (
+            ("blocks", dict(sorted(numbered.items()))),
+            ("fields", dict(fields or {})),
+            ("content", content),
+            ("passes", passes),
+            ("seed", seed),
+        ):
+            object.__setattr__(self, slot, value)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise InvalidState(f"a state does not change; use state.replace(...) instead of setting {name!r}")
+
+    @classmethod
+    def of(cls, value: State | Mapping[Any, Any] | None) -> State:
+        """A state as it is, an empty one for None, or one from a dict: `to_dict`'s form, or blocks by number (1 or "1")
+        with any other names as extra fields."""
+        if isinstance(value, State):
+            return value
+        if value is None:
+            return cls()
+        if not isinstance(value, Mapping):
+            raise InvalidState(f"a state is a State or a dict of blocks 1 to 5, got {type(value).__name__}")
+        if "blocks" in value:
+            return cls.from_dict(value)
+        blocks = {key: item for key, item in value.items() if _is_number(key)}
+        return cls(blocks, {key: item for key, item in value.items() if key not in blocks})
+
+    def __getitem__(self, key: int | str) -> Any:
+        """A block by number, or an extra field by name; None if it is absent."""
+        return self.blocks.get(block_number(key)) if _is_number(key) else self.fields.get(str(key))
+
+    def filled(self, *blocks: int | str) -> bool:
+        """Whether all of these blocks (or fields) are filled."""
+        return all(is_filled(self[block]) for block in blocks)
+
+    @property
+    def filled_blocks(self) -> list[int]:
+        """The numbers of the filled blocks."""
+        return [number for number in BLOCKS if is_filled(self.blocks.get(number))]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all five blocks are filled."""
+        return self.filled(*BLOCKS)
+
+    def replace(self, values: Mapping[Any, Any] | None = None, **changes: Any) -> State:
+        """A new state with these blocks (by number) and fields (by name) set, and ``content``, ``passes`` or ``seed``."""
+        blocks, fields = dict(self.blocks), dict(self.fields)
+        for key, value in (values or {}).items():
+            if _is_number(key):
+                blocks[block_number(key)] = value
+            else:
+                fields[key] = value
+        kept: dict[str, Any] = {"content": self.content, "passes": self.passes, "seed": self.seed}
+        return State(blocks, fields, **{**kept, **changes})
+
+    def only(self, keys: Iterable[int | str]) -> State:
+        """A new state with only these blocks and fields; content, passes and seed stay."""
+        wanted = list(keys)
+        return State(
+            {number: value for number, value in self.blocks.items() if number in wanted},
+            {name: value for name, value in self.fields.items() if name in wanted},
+            content=self.content,
+            passes=self.passes,
+            seed=self.seed,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """One serialisable object: ``{"blocks": {"1": ...}, "fields", "content", "passes", "seed"}``."""
+        return {
+            "blocks": {str(number): value for number, value in self.blocks.items()},
+            "fields": dict(self.fields),
+            "content": self.content,
+            "passes": self.passes,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> State:
+        """The inverse of `to_dict`.
+
+        Raises:
+            InvalidState: not that form.
+        """
+        stray = sorted(set(value) - {"blocks", "fields", "content", "passes", "seed"})
+        if stray or not isinstance(value.get("blocks"), Mapping) or not isinstance(value.get("fields", {}), Mapping):
+            raise InvalidState(f"a serialised state has blocks, fields, content, passes and seed; this one has {choices(map(str, value))}")
+        return cls(
+            value["blocks"], value.get("fields"), content=value.get("content"), passes=value.get("passes", 0), seed=value.get("seed")
+        )
+
+    def __repr__(self) -> str:
+        extra = f", fields {sorted(self.fields)}" if self.fields else ""
+        return f"<State blocks {self.filled_blocks}{extra}, {self.passes} passes>"
+
+
+def _is_number(key: object) -> bool:
+    return (isinstance(key, int) and not isinstance(key, bool)) or (isinstance(key, str) and key.isdigit())
+
+
+def block_number(key: object) -> int:
+    """``1`` for 1 or "1".
+
+    Raises:
+        InvalidState: no block 1 to 5.
+    """
+    number = int(key) if _is_number(key) else None  # type: ignore[call-overload]  # _is_number says it is an int or digits
+    if number not in BLOCKS:
+        raise InvalidState(f"a state has blocks 1, 2, 3, 4 and 5, not {key!r}; give other values as extra fields")
+    return number

@@ -1,0 +1,373 @@
+"""The world: a ring of stages that evolves a state of five blocks, pass after pass, and owns the world's content."""
+
+from __future__ import annotations
+
+import copy
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from yggdrasill.errors import InvalidArgument, InvalidState, choices
+from yggdrasill.executor.context import RunContext, enter_child, enter_run
+from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
+from yggdrasill.foundation.archive import Source
+from yggdrasill.foundation.container import Container, check_name
+from yggdrasill.foundation.contract import Resolver
+from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.persistence import Persistent
+from yggdrasill.foundation.pool import ReusePool
+from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.validation import ValidationResult
+from yggdrasill.stage.stage import ROLES, Stage
+from yggdrasill.stage.state import BLOCKS, State
+from yggdrasill.world.storage import WorldStorage
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["CANONICAL_CYCLE", "World"]
+
+#: The one order there is: Philosopher -> Author -> Environment -> Architect -> Creator -> (again).
+CANONICAL_CYCLE = ROLES
+
+_LAST_STATE_FILE = "last_state.ygg"
+
+
+class World(Persistent):
+    """Stages in a ring. Edges are implied by ``cycle``; a stage runs when its execution condition holds.
+
+    ``content`` is the world's content, shared by all passes: it starts from ``initial_world``, travels with the state,
+    and World update inside Environment gives the next one.
+    """
+
+    level: ClassVar[str] = "world"
+    child_word: ClassVar[str] = "stage"
+    child_id_field: ClassVar[str] = "stage_id"
+    schema_version: ClassVar[str] = "2.0"
+
+    def __init__(
+        self,
+        world_id: str = "world",
+        *,
+        description: str = "",
+        seed: int | None = None,
+        tags: Sequence[str] = (),
+        checkpoint_ref: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.world_id = check_name("world_id", world_id)
+        self.description = description
+        self.seed = seed
+        self.tags = list(tags)
+        self.checkpoint_ref = checkpoint_ref
+        self.cycle: list[str] = []
+        self.state_fields: dict[str, str] = {}
+        self.initial_world: dict[str, Any] = {}
+        self.storage: WorldStorage | None = None
+        self.content: Any = None
+        self.last_state: State | None = None
+        self._running = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<World {self.world_id!r}: {' -> '.join(self.cycle)}>"
+
+    @property
+    def id(self) -> str:
+        """The world id."""
+        return self.world_id
+
+    @property
+    def stages(self) -> dict[str, Any]:
+        """The stages by stage_id."""
+        return self._children
+
+    def get_stage(self, stage_id: str) -> Any:
+        """The stage of that id.
+
+        Raises:
+            UnknownName: (a KeyError) there is none.
+        """
+        return self._child(stage_id)
+
+    # -- building -----------------------------------------------------------------------------------------------
+
+    def add_stage(
+        self,
+        stage: Stage | Mapping[str, Any] | str | Path,
+        stage_id: str | None = None,
+        *,
+        registry: BlockRegistry | None = None,
+        pool: ReusePool | None = None,
+        trainable: bool = True,
+    ) -> str:
+        """Add a stage (an object, a config, or a file) and return its id; its place in the ring comes from `set_cycle`.
+
+        Raises:
+            DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
+        """
+        child: Any = stage
+        if isinstance(stage, (str, Path)):
+            child = Stage.from_config(read_document(stage), registry, pool=pool, base_dir=Path(stage).parent)
+        elif isinstance(stage, Mapping):
+            child = Stage.from_config(stage, registry, pool=pool)
+        if not callable(getattr(child, "run", None)) or not callable(getattr(child, "should_run", None)):
+            raise InvalidArgument(f"world {self.world_id!r} takes stages, configs or paths, got {type(child).__name__}")
+        name = check_name("stage_id", stage_id if stage_id is not None else child.stage_id, self._children)
+        self._children[name] = child
+        self._trainable[name] = trainable
+        return name
+
+    def set_cycle(self, stage_ids: Sequence[str]) -> None:
+        """The order of the ring: every stage exactly once.
+
+        Raises:
+            InvalidArgument
+        """
+        ids = list(stage_ids)
+        problem = self._cycle_problem(ids)
+        if problem:
+            raise InvalidArgument(problem)
+        self.cycle = ids
+
+    def set_canonical_cycle(self) -> None:
+        """Philosopher -> Author -> Environment -> Architect -> Creator, each found by its role, else by its id.
+
+        Raises:
+            InvalidArgument: one is missing, or a role is there twice.
+        """
+        by_role: dict[str, str] = {}
+        for stage_id, stage in self.stages.items():
+            role = stage.role or stage_id
+            if role in by_role:
+                raise InvalidArgument(f"world {self.world_id!r}: stages {by_role[role]!r} and {stage_id!r} are both {role}; a ring has one of each")
+            by_role[role] = stage_id
+        missing = [role for role in CANONICAL_CYCLE if role not in by_role]
+        if missing:
+            raise InvalidArgument(f"world {self.world_id!r} has no {', '.join(missing)}; the canonical ring needs {', '.join(CANONICAL_CYCLE)}")
+        self.set_cycle([by_role[role] for role in CANONICAL_CYCLE])
+
+    def set_state_schema(self, fields: Mapping[str, str] | Sequence[str] = ()) -> None:
+        """The extra fields a state may have besides blocks 1 to 5, with dtypes if given as a mapping."""
+        self.state_fields = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, "any")
+
+    def set_storage(self, storage: WorldStorage | str | Path | None, **options: Any) -> None:
+        """Where snapshots go: a storage, or a folder and the options of `WorldStorage`; None keeps nothing."""
+        self.storage = WorldStorage(storage, **options) if isinstance(storage, (str, Path)) else storage
+
+    def set_initial_world(self, initial_world: Mapping[str, Any] | None = None, **parts: Any) -> None:
+        """What the content starts from: initial_story, glossary, style, rules, or anything the blocks understand."""
+        self.initial_world = copy.deepcopy({**(initial_world or {}), **parts})
+
+    # -- validation ---------------------------------------------------------------------------------------------
+
+    def _cycle_problem(self, ids: Sequence[str]) -> str | None:
+        double = sorted({name for name in ids if list(ids).count(name) > 1})
+        unknown_ids = [name for name in ids if name not in self.stages]
+        left_out = [name for name in self.stages if name not in ids]
+        parts = [f"{names} {text}" for names, text in ((double, "stand twice"), (unknown_ids, "are no stages"), (left_out, "are left out")) if names]
+        if not parts:
+            return None
+        return f"world {self.world_id!r}: the cycle must name each stage exactly once ({choices(self.stages)}); {'; '.join(parts)}"
+
+    def validate(self, strict: bool = True, validate_stages: bool = False) -> ValidationResult:
+        """Check the ring, the contracts against the state schema, and the storage; with ``validate_stages`` each stage too.
+
+        Raises:
+            InvalidStructure: (a ValueError) ``strict`` and there are errors.
+        """
+        result = ValidationResult()
+        problem = self._cycle_problem(self.cycle)
+        result.errors += [problem] if problem else []
+        known = {*BLOCKS, *self.state_fields, "action", "content"}
+        for stage_id, stage in self.stages.items():
+            if isinstance(stage, Stage):
+                required = stage.execution_condition.required if stage.execution_condition else ()
+                for block in (*stage.contract.input_blocks, *stage.contract.output_blocks, *required):
+                    if block not in known:
+                        result.errors.append(f"stage {stage_id!r} uses {block!r}, which is not in the state schema; it has {choices(map(str, known))}")
+                if validate_stages:
+                    result.add(stage.validate(strict=False, validate_pipelines=True), stage_id)
+        if self.storage is not None and (trouble := self.storage.problem()):
+            result.errors.append(trouble)
+        if strict:
+            result.raise_if_invalid(f"world {self.world_id!r}")
+        return result
+
+    # -- running ------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        state: State | Mapping[Any, Any] | None = None,
+        *,
+        action: Any = None,
+        training: bool = False,
+        device: Any = None,
+        callbacks: Callbacks = None,
+        num_steps: int = 1,
+        dry_run: bool = False,
+        seed: int | None = None,
+        iterate: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Run ``num_steps`` full passes and return the last state, or with ``iterate`` an iterator over the passes' states.
+
+        Without a state the first pass starts at Development (or, if the storage says so, goes on from the newest
+        snapshot). ``action`` is one for the first pass or a list with one per pass; it reaches Environment only. Hooks get
+        phases ``before`` (state_before), ``after`` (state_before, state_after), ``skipped`` (state_before) per stage, and
+        ``snapshot`` (path, state_before) when one is saved. ``dry_run`` walks order and conditions and calls nothing.
+
+        Raises:
+            InvalidArgument, InvalidState, InvalidStructure (no ring), StorageFailed, BlockFailed, HookFailed, Cancelled
+        """
+        if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 0:
+            raise InvalidArgument(f"num_steps must be an integer of at least 0, got {num_steps!r}")
+        actions = list(action) if isinstance(action, (list, tuple)) else [action]
+        if len(actions) > max(num_steps, 1):
+            raise InvalidArgument(f"{len(actions)} actions for {num_steps} passes; give one action, or one per pass")
+        problem = self._cycle_problem(self.cycle)
+        if problem:
+            raise InvalidArgument(problem)
+        start = self._first_state(state, seed)
+        options = {"training": training, "device": device, **kwargs}
+        passes = self._passes(start, actions, num_steps, as_emit(callbacks), options, dry_run)
+        if iterate:
+            return passes
+        last = start
+        for last in passes:
+            pass
+        return last
+
+    def _first_state(self, state: State | Mapping[Any, Any] | None, seed: int | None) -> State:
+        if state is None and self.storage is not None and self.storage.load_last_state:
+            progress = self.storage.newest(self.world_id)
+            state = progress.resume_state() if progress else None
+        start = State.of(state)
+        stray = sorted(name for name in start.fields if name not in self.state_fields)
+        if stray:
+            raise InvalidState(f"world {self.world_id!r} knows no state field {', '.join(map(repr, stray))}; it has {choices(self.state_fields)}")
+        if start.content is None:
+            start = start.replace(content=self.content if self.content is not None else copy.deepcopy(self.initial_world))
+        for candidate in (seed, start.seed, self.seed):
+            if candidate is not None:
+                return start.replace(seed=candidate)
+        return start.replace(seed=secrets.randbits(63))
+
+    def _passes(
+        self, state: State, actions: list[Any], num_steps: int, emit: Emit | None, options: Mapping[str, Any], dry_run: bool
+    ) -> Iterator[State]:
+        if not self._running.acquire(blocking=False):
+            raise InvalidArgument(f"world {self.world_id!r} is running already; wait for that run, or build another world for a second one")
+        try:
+            for number in range(num_steps):
+                action = actions[number] if number < len(actions) else None
+                with enter_run(seed=state.seed, pass_index=state.passes) as context:
+                    for stage_id in self.cycle:
+                        state = self._step(stage_id, state, action, context, emit, options, dry_run)
+                state = state.replace(passes=state.passes + 1)
+                if not dry_run:
+                    self.content, self.last_state = state.content, state
+                    if self.storage is not None:
+                        self.storage.save_last(self.world_id, state)
+                yield state
+        finally:
+            self._running.release()
+
+    def _step(
+        self, stage_id: str, before: State, action: Any, context: RunContext, emit: Emit | None, options: Mapping[str, Any], dry_run: bool
+    ) -> State:
+        context.check_cancelled()
+        stage = self.stages[stage_id]
+        tell: Callable[..., None] = emit or _silent
+        if not stage.should_run(before):
+            tell(stage_id, "skipped", state_before=before)
+            return before
+        tell(stage_id, "before", state_before=before)
+        is_environment = (stage.role or stage_id) == "environment"
+        if dry_run:
+            after: State = stage.preview(before)
+        else:
+            with enter_child(context, stage_id):
+                after = stage.run(before, action=action if is_environment else None, **options)
+            after = after.replace(passes=before.passes, seed=before.seed)
+            if is_environment and before.is_complete:
+                self._keep(stage_id, before.replace(content=after.content), tell)
+        tell(stage_id, "after", state_before=before, state_after=after)
+        return after
+
+    def _keep(self, stage_id: str, full: State, tell: Callable[..., None]) -> None:
+        """After World update: the content is the world's, and the full state is saved."""
+        self.content = full.content
+        if self.storage is not None:
+            path = self.storage.save_update(self.world_id, full, full.passes)
+            tell(stage_id, "snapshot", path=path, state_before=full)
+
+    # -- saving -------------------------------------------------------------------------------------------------
+
+    def _meta(self) -> dict[str, Any]:
+        return {"world_id": self.world_id, "cycle": list(self.cycle), "node_ids": list(self.stages), "schema_version": self.schema_version}
+
+    def _files(self, backend: str, written: set[int]) -> Iterator[tuple[str, bytes]]:
+        yield from super()._files(backend, written)
+        if self.last_state is not None:
+            from yggdrasill.values import dumps
+
+            yield _LAST_STATE_FILE, dumps(self.last_state.to_dict())
+
+    def _read_extras(self, source: Source) -> None:
+        data = source.read(_LAST_STATE_FILE)
+        if data is not None:
+            from yggdrasill.values import loads
+
+            self.last_state = State.from_dict(loads(data))
+            self.content = self.last_state.content
+
+    # -- config -------------------------------------------------------------------------------------------------
+
+    def to_config(self) -> dict[str, Any]:
+        """The structure as JSON values, `from_config`'s inverse."""
+        from yggdrasill.world.world_config import world_to_config
+
+        return world_to_config(self)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        registry: BlockRegistry | None = None,
+        validate: bool = False,
+        *,
+        pool: ReusePool | None = None,
+        base_dir: str | Path | None = None,
+        endpoints: Resolver | None = None,
+        path: tuple[str, ...] = (),
+        allow_ref: bool = True,
+    ) -> Self:
+        """Build a world; arguments and errors as `Pipeline.from_config`."""
+        from yggdrasill.pipeline.pipeline_config import BuildOptions
+        from yggdrasill.world.world_config import world_from_config
+
+        return world_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)
+
+    def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """Every runnable below with its path, outermost first."""
+        for stage_id, stage in self.stages.items():
+            yield (stage_id,), stage
+            if isinstance(stage, Container):
+                for path, below in _walk(stage):
+                    yield (stage_id, *path), below
+
+
+def _walk(container: Container) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if container.level == "graph":
+        return
+    for child_id, child in container._children.items():
+        yield (child_id,), child
+        if isinstance(child, Container):
+            for path, below in _walk(child):
+                yield (child_id, *path), below
+
+
+def _silent(*args: Any, **facts: Any) -> None:
+    """No hooks."""

@@ -1,0 +1,137 @@
+"""A world's config: its models, and world <-> config."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union
+
+from pydantic import Field
+
+from yggdrasill.errors import InvalidConfig
+from yggdrasill.foundation.documents import check_version, is_ref, read_model, resolve_ref
+from yggdrasill.foundation.graph_config import StrictModel
+from yggdrasill.pipeline.pipeline_config import BuildOptions, place_child
+from yggdrasill.stage.stage import Stage
+from yggdrasill.world.storage import WorldStorage
+
+if TYPE_CHECKING:
+    from yggdrasill.world.world import World
+
+__all__ = ["world_from_config", "world_to_config"]
+
+AnyWorld = TypeVar("AnyWorld", bound="World")
+
+
+class SchemaModel(StrictModel):
+    """The state schema: five blocks, and extra fields by name (with dtypes, if a mapping)."""
+
+    blocks: Literal[5] = 5
+    fields: Optional[Union[list[str], dict[str, str]]] = None
+
+
+class StorageModel(StrictModel):
+    """Where snapshots go; ``rotation`` is another name of ``max_snapshots``."""
+
+    state_dir: str
+    naming_template: Optional[str] = None
+    max_snapshots: Optional[int] = None
+    rotation: Optional[int] = None
+    load_last_state: bool = False
+
+
+class WorldModel(StrictModel):
+    """A world's config, ``schema_version`` 2.0."""
+
+    schema_version: str = "2.0"
+    world_id: str = "world"
+    description: str = ""
+    seed: Optional[int] = None
+    cycle: list[str]
+    stages: dict[str, dict[str, Any]]
+    state_schema: SchemaModel = Field(default_factory=SchemaModel)
+    initial_world: dict[str, Any] = Field(default_factory=dict)
+    storage: Optional[StorageModel] = None
+    checkpoint_ref: Optional[str] = None
+    tags: list[str] = Field(default_factory=list)
+
+
+def world_to_config(world: World) -> dict[str, Any]:
+    """The config of a world."""
+    config: dict[str, Any] = {"schema_version": world.schema_version, "world_id": world.world_id, "description": world.description}
+    if world.seed is not None:
+        config["seed"] = world.seed
+    config["cycle"] = list(world.cycle)
+    config["stages"] = {stage_id: stage.to_config() for stage_id, stage in world.stages.items()}
+    config["state_schema"] = {"blocks": 5, **({"fields": dict(world.state_fields)} if world.state_fields else {})}
+    config["initial_world"] = copy.deepcopy(world.initial_world)
+    if world.storage is not None:
+        config["storage"] = world.storage.to_config()
+    if world.checkpoint_ref is not None:
+        config["checkpoint_ref"] = world.checkpoint_ref
+    return {**config, "tags": list(world.tags)} if world.tags else config
+
+
+def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyWorld:
+    """Build a world; arguments as `World.from_config`."""
+    document, base = resolve_ref(config, options.base_dir, "world config", options.allow_ref)
+    if not isinstance(document, Mapping):
+        raise InvalidConfig(f"a world config is a mapping, got {type(document).__name__}")
+    where = f"world {document.get('world_id', 'config')!r}"
+    check_version(document, cls.schema_version, where)
+    model = read_model(WorldModel, dict(document), where)
+    here = BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref)
+    world = cls(model.world_id, description=model.description, seed=model.seed, tags=model.tags, checkpoint_ref=model.checkpoint_ref)
+    for stage_id, entry in model.stages.items():
+        world.add_stage(_stage(stage_id, entry, f"{where}, stages.{stage_id}", here), stage_id)
+    world.set_state_schema(model.state_schema.fields or {})
+    world.set_initial_world(_initial_world(model.initial_world, where, here))
+    if model.storage is not None:
+        folder = model.storage.state_dir
+        relative = base is not None and "://" not in folder
+        storage = {**model.storage.model_dump(exclude_none=True), "state_dir": str(base / folder) if relative and base else folder}
+        world.set_storage(WorldStorage.from_config(storage))
+    world.set_cycle(model.cycle)
+    if model.checkpoint_ref is not None:
+        path = model.checkpoint_ref if base is None else str(base / model.checkpoint_ref)
+        world.load_from_checkpoint(checkpoint_path=path)
+    if validate:
+        world.validate(strict=True, validate_stages=True)
+    return world
+
+
+def _stage(stage_id: str, entry: Mapping[str, Any], where: str, options: BuildOptions) -> Any:
+    if "endpoint_url" in entry:
+        facts = {"endpoint_url": entry["endpoint_url"], "graph_id": entry.get("graph_id", stage_id), "stage": True}
+        return place_child(stage_id, facts, options)
+    config, base = resolve_ref(entry, options.base_dir, where, options.allow_ref)
+    placed = place_child(stage_id, {"stage_config": config, "graph_id": stage_id}, options)
+    if placed is not None:
+        return placed
+    below = options.below(stage_id, base)
+    return Stage.from_config(config, below.registry, **below.keywords())
+
+
+def _initial_world(parts: Mapping[str, Any], where: str, options: BuildOptions) -> dict[str, Any]:
+    """Each part is text or a value, or a ``ref`` to a file that holds it: a text file, or a config document."""
+    resolved = {}
+    for name, part in parts.items():
+        if is_ref(part) and str(part["ref"]).lower().endswith((".txt", ".md")):
+            resolved[name] = _read_text(part["ref"], f"{where}, initial_world.{name}", options)
+        else:
+            resolved[name] = resolve_ref(part, options.base_dir, f"{where}, initial_world.{name}", options.allow_ref)[0]
+    return resolved
+
+
+def _read_text(path: Any, where: str, options: BuildOptions) -> str:
+    from pathlib import Path
+
+    from yggdrasill.errors import MissingFile
+
+    if not options.allow_ref:
+        raise InvalidConfig(f"{where}: 'ref' is not allowed in a config that comes over a network; send the text inline")
+    file = (Path() if options.base_dir is None else Path(options.base_dir)) / str(path)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingFile(f"{where}: 'ref' names {str(file)!r}, which cannot be read: {error}", path=str(file)) from None
