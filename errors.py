@@ -12,7 +12,9 @@ A message says what is wrong, what exists, and what to do; ``details`` holds the
     ├── UnknownName (KeyError)              nothing has that name
     │   ├── UnknownBlockType
     │   ├── UnknownGraph
-    │   └── UnknownEndpoint
+    │   ├── UnknownEndpoint
+    │   ├── UnknownJob
+    │   └── UnknownArtifact
     ├── InvalidConfig (ValueError)          a config's text, shape or values
     │   ├── UnsupportedVersion
     │   └── MissingFile (FileNotFoundError)
@@ -27,14 +29,18 @@ A message says what is wrong, what exists, and what to do; ``details`` holds the
     │   ├── BlockFailed                     user code raised; ``node`` says where
     │   │   └── MissingInput                ... over a required input nothing fed
     │   ├── HookFailed
-    │   └── Cancelled
+    │   ├── Cancelled
+    │   └── TimedOut (TimeoutError)
     ├── InvalidState (ValueError)           a state outside its schema
     ├── StorageFailed (OSError)             a snapshot or a save that could not be written or read
     └── RemoteError (RuntimeError)
         ├── EndpointUnreachable (ConnectionError)
         ├── AccessDenied (PermissionError)
         ├── ProtocolMismatch
+        ├── BuildMismatch                   another torch build, whose results may differ in the last bits
         ├── PayloadTooLarge
+        ├── JobConflict                     the job key was used for another call
+        ├── QueueFull
         └── EndpointFailed                  the endpoint broke in a way it has no name for
 """
 
@@ -47,6 +53,7 @@ from typing import Any
 __all__ = [
     "AccessDenied",
     "BlockFailed",
+    "BuildMismatch",
     "Cancelled",
     "CannotTravel",
     "CheckpointMismatch",
@@ -63,17 +70,22 @@ __all__ = [
     "InvalidEdge",
     "InvalidState",
     "InvalidStructure",
+    "JobConflict",
     "LimitExceeded",
     "MissingFile",
     "MissingInput",
     "PayloadTooLarge",
     "ProtocolMismatch",
+    "QueueFull",
     "RemoteError",
     "RunError",
     "StorageFailed",
+    "TimedOut",
+    "UnknownArtifact",
     "UnknownBlockType",
     "UnknownEndpoint",
     "UnknownGraph",
+    "UnknownJob",
     "UnknownName",
     "UnsupportedFormat",
     "UnsupportedVersion",
@@ -143,6 +155,14 @@ class UnknownEndpoint(UnknownName):
     """The registry of endpoints has no such name."""
 
 
+class UnknownJob(UnknownName):
+    """The endpoint has no job of that id."""
+
+
+class UnknownArtifact(UnknownName):
+    """The endpoint holds no artifact of that hash."""
+
+
 class InvalidConfig(YggdrasillError, ValueError):
     """A config that cannot be read: the message names the file and the place in it."""
 
@@ -203,6 +223,10 @@ class Cancelled(RunError):
     """The run was cancelled."""
 
 
+class TimedOut(RunError, TimeoutError):
+    """The run took longer than it was allowed to."""
+
+
 class InvalidState(YggdrasillError, ValueError):
     """A state with a hole, an unknown block, or a value outside its schema."""
 
@@ -225,6 +249,18 @@ class AccessDenied(RemoteError, PermissionError):
 
 class ProtocolMismatch(RemoteError):
     """The other side speaks another protocol version, or no Yggdrasill at all."""
+
+
+class BuildMismatch(RemoteError):
+    """The endpoint runs another torch build, so its results may differ in the last bits."""
+
+
+class JobConflict(RemoteError):
+    """The job key was used for a call with another body."""
+
+
+class QueueFull(RemoteError):
+    """The endpoint takes no more jobs for now."""
 
 
 class PayloadTooLarge(RemoteError):
@@ -252,7 +288,9 @@ def unknown(what: str, name: object, existing: Iterable[str], hint: str = "", ki
     names = list(existing)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     did_you_mean = f" Did you mean {close[0]!r}?" if close else ""
-    return kind(f"unknown {what} {name!r}; there is {choices(names, near=str(name))}.{did_you_mean}{' ' + hint if hint else ''}", name=str(name))
+    return kind(
+        f"unknown {what} {name!r}; there is {choices(names, near=str(name))}.{did_you_mean}{' ' + hint if hint else ''}", name=str(name)
+    )
 
 
 def error_from_dict(payload: Mapping[str, Any]) -> YggdrasillError:

@@ -10,7 +10,7 @@ import hashlib
 import logging
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CancelToken", "RunContext", "current_run", "derive_seed", "enter_child", "enter_run"]
 
 ProgressSink = Callable[[str, float, float, "str | None"], None]
+Outside = Callable[[], AbstractContextManager[None]]
 
 
 class CancelToken:
@@ -48,7 +49,7 @@ class RunContext:
     was called before in this run (its loop iteration).
     """
 
-    __slots__ = ("_progress", "call", "node", "outermost", "pass_index", "path", "seed", "token")
+    __slots__ = ("_outside", "_progress", "call", "node", "outermost", "pass_index", "path", "seed", "token")
 
     def __init__(
         self,
@@ -58,7 +59,9 @@ class RunContext:
         pass_index: int = 0,
         token: CancelToken | None = None,
         progress: ProgressSink | None = None,
+        outside: Outside | None = None,
     ) -> None:
+        self._outside = outside
         self.seed = seed
         self.path = path
         self.pass_index = pass_index
@@ -89,6 +92,10 @@ class RunContext:
         if self._progress is not None:
             self._progress(self.place, done, total, text)
 
+    def outside(self) -> AbstractContextManager[None]:
+        """To be held while waiting for something that computes elsewhere: a host gives this run's slot to another job."""
+        return nullcontext() if self._outside is None else self._outside()
+
     @property
     def logger(self) -> logging.Logger:
         """A logger named after the node's path."""
@@ -118,6 +125,7 @@ class RunContext:
             pass_index=self.pass_index if pass_index is None else pass_index,
             token=self.token,
             progress=self._progress,
+            outside=self._outside,
         )
         context.outermost = False
         return context
@@ -150,12 +158,13 @@ def enter_run(
     pass_index: int | None = None,
     token: CancelToken | None = None,
     progress: ProgressSink | None = None,
+    outside: Outside | None = None,
 ) -> Iterator[RunContext]:
     """Make a run current: the outermost one draws a seed if none is given, a nested one inherits what is not given."""
     outer = _current.get()
     if outer is None:
         context = RunContext(
-            secrets.randbits(63) if seed is None else seed, path or (), pass_index=pass_index or 0, token=token, progress=progress
+            secrets.randbits(63) if seed is None else seed, path or (), pass_index=pass_index or 0, token=token, progress=progress, outside=outside
         )
     else:
         context = outer.child(outer.node, seed=seed, pass_index=pass_index)
@@ -165,6 +174,8 @@ def enter_run(
             context.token = token
         if progress is not None:
             context._progress = progress
+        if outside is not None:
+            context._outside = outside
     previous = _current.set(context)
     try:
         yield context
