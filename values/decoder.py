@@ -1,0 +1,169 @@
+"""From a skeleton and payloads back to the value; every skeleton is taken for hostile."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from yggdrasill.values.arrays import decode_array, decode_number
+from yggdrasill.values.extensions import unpack
+from yggdrasill.values.limits import Limits
+from yggdrasill.values.payload import Description, Payload, corrupt
+from yggdrasill.values.scalars import SCALAR_TAGS, from_base64
+from yggdrasill.values.tensors import decode_tensor
+from yggdrasill.values.walk import Visit, Walk
+
+__all__ = ["Decoder"]
+
+
+_PLAIN = frozenset({str, int, bool, type(None)})
+
+
+class Decoder:
+    """Decodes one skeleton; the same payload under the same tag gives the same object. Use once."""
+
+    def __init__(self, payloads: Sequence[Payload], limits: Limits) -> None:
+        limits.check("max_payloads", len(payloads))
+        limits.check("max_bytes", sum(payload.data.nbytes for payload in payloads))
+        self._payloads = payloads
+        self._walk = Walk(limits)
+        self._in_key = False
+        self._made: dict[tuple[str, int], Any] = {}
+        self._containers: dict[str, Callable[[Any], Visit]] = {
+            "$tuple": self._tuple,
+            "$dict": self._pairs,
+            "$set": lambda body: self._set(body, set),
+            "$frozenset": lambda body: self._set(body, frozenset),
+            "$ext": self._tagged,
+        }
+        self._makers: dict[str, Callable[[Payload], Any]] = {
+            "$tensor": decode_tensor,
+            "$array": decode_array,
+            "$bytes": lambda payload: bytes(_byte_string(payload)),
+            "$bytearray": lambda payload: bytearray(_byte_string(payload)),
+        }
+
+    def decode(self, skeleton: Any) -> Any:
+        """The value of ``skeleton``."""
+        return self._walk.run(self._visit, skeleton)
+
+    def _visit(self, node: Any) -> Any:
+        kind = type(node)
+        if kind in _PLAIN:
+            return node
+        if kind is float:
+            if not math.isfinite(node):
+                raise corrupt(f"the skeleton holds a bare {node}")
+            return node
+        if kind is list:
+            return self._list(node)
+        if kind is not dict:
+            raise corrupt(f"the skeleton holds a {kind.__name__}, which is not JSON")
+        tag = next(iter(node)) if len(node) == 1 else ""
+        if type(tag) is str and tag[:1] == "$" and tag[1:2] != "$":
+            return self._decode_tag(tag, node[tag])
+        return self._dict(node)
+
+    def _decode_tag(self, tag: str, body: Any) -> Any:
+        scalar = SCALAR_TAGS.get(tag)
+        if scalar is not None:
+            return scalar(body)
+        container = self._containers.get(tag)
+        if container is not None:
+            return container(body)
+        maker = self._makers.get(tag)
+        if maker is not None:
+            if self._in_key and tag in {"$tensor", "$array"}:
+                raise corrupt("a tensor stands as a key or in a set")
+            return self._make(tag, maker, body)
+        if tag == "$scalar":
+            return self._number(body)
+        raise corrupt(f"unknown tag {tag[:40]!r} in the skeleton")
+
+    def _list(self, body: Any) -> Visit:
+        if type(body) is not list:
+            raise corrupt("the items of a container are no list")
+        self._walk.count(len(body))
+        items: list[Any] = []
+        for index, node in enumerate(body):
+            items.append(node if type(node) in _PLAIN else (yield index, node))
+        return items
+
+    def _tuple(self, body: Any) -> Visit:
+        return tuple((yield from self._list(body)))
+
+    def _dict(self, body: dict[Any, Any]) -> Visit:
+        self._walk.count(len(body))
+        decoded: dict[str, Any] = {}
+        for key, node in body.items():
+            if type(key) is not str or (key[:1] == "$" and key[1:2] != "$"):
+                raise corrupt(f"the skeleton has a stray key {str(key)[:40]!r}")
+            decoded[key[1:] if key[:1] == "$" else key] = node if type(node) in _PLAIN else (yield key, node)
+        return decoded
+
+    def _pairs(self, body: Any) -> Visit:
+        if type(body) is not list or len(body) % 2:
+            raise corrupt("a dict is no list of keys and values")
+        self._walk.count(len(body) // 2)
+        decoded: dict[Any, Any] = {}
+        for index in range(0, len(body), 2):
+            outer, self._in_key = self._in_key, True
+            key = yield index, body[index]
+            self._in_key = outer
+            item = yield index + 1, body[index + 1]
+            try:
+                decoded[key] = item
+            except TypeError as error:
+                raise corrupt(f"a key of a dict cannot be a key ({error})") from error
+        if len(decoded) * 2 != len(body):
+            raise corrupt("a dict has a key twice")
+        return decoded
+
+    def _set(self, body: Any, kind: Callable[[list[Any]], Any]) -> Visit:
+        outer, self._in_key = self._in_key, True
+        items = yield from self._list(body)
+        self._in_key = outer
+        try:
+            decoded = kind(items)
+        except TypeError as error:
+            raise corrupt(f"an item of a set cannot be one ({error})") from error
+        if len(decoded) != len(items):
+            raise corrupt("a set has an item twice")
+        return decoded
+
+    def _tagged(self, body: Any) -> Visit:
+        if type(body) is not list or len(body) != 3 or type(body[0]) is not str or type(body[1]) is not int:
+            raise corrupt("a tagged value is not made of tag, version and state")
+        self._walk.count(1)
+        return unpack(body[0], body[1], (yield 2, body[2]))
+
+    def _number(self, body: Any) -> Any:
+        if type(body) is not list or len(body) != 2:
+            raise corrupt("a numpy scalar is not made of dtype and data")
+        return decode_number(body[0], body[1])
+
+    def _make(self, tag: str, maker: Callable[[Payload], Any], body: Any) -> Any:
+        if type(body) is str and tag in {"$bytes", "$bytearray"}:
+            data = from_base64(body)
+            return data if tag == "$bytes" else bytearray(data)
+        if type(body) is dict:
+            return maker(_inline(body))
+        if type(body) is not int or not 0 <= body < len(self._payloads):
+            raise corrupt(f"the skeleton names a payload {str(body)[:40]}, and there are {len(self._payloads)}")
+        if (tag, body) not in self._made:
+            self._made[tag, body] = maker(self._payloads[body])
+        return self._made[tag, body]
+
+
+def _inline(body: dict[Any, Any]) -> Payload:
+    described = dict(body)
+    data = from_base64(described.pop("data", None))
+    return Payload(Description.from_json(described), memoryview(data))
+
+
+def _byte_string(payload: Payload) -> memoryview:
+    if payload.description.dtype != "bytes":
+        raise corrupt(f"a payload of {payload.description.dtype[:40]} stands for a byte string")
+    payload.description.require(1)
+    return payload.data
