@@ -192,8 +192,9 @@ def test_a_node_with_a_thousand_ports_stays_a_box() -> None:
 def test_a_dense_graph_draws_a_bounded_number_of_edges() -> None:
     names = [f"n{index}" for index in range(60)]
     edges = [_edge(source, target) for place, target in enumerate(names) for source in names[:place]]
-    words = texts(draw_config({"graph_id": "dense", "nodes": [_node(name) for name in names], "edges": edges}))
-    assert "Not drawn of dense: 1,170 edges (60 of 60 nodes are drawn)." in words
+    picture = draw_config({"graph_id": "dense", "nodes": [_node(name) for name in names], "edges": edges})
+    assert "Not drawn of dense: 1,170 edges (60 of 60 nodes are drawn)." in texts(picture)
+    assert picture.count('class="y-wire ') == 600
 
 
 def test_a_pipeline_of_pipelines_draws_one_level_and_closes_the_rest(pipeline: Config) -> None:
