@@ -97,4 +97,4 @@ def _arc(spots: Sequence[Spot], index: int, radius: float) -> tuple[Point, ...]:
     points = [_on_ellipse((index + step / _SAMPLES) / count, rx, ry) for step in range(_SAMPLES + 1)]
     ends = (spots[index], spots[(index + 1) % count])
     free = [point for point in points if not any(spot.holds(point, _ARC_CLEARANCE) for spot in ends)]
-    return tuple(free[:: max(1, len(free) // 24)]) + tuple(free[-1:])
+    return tuple(free[:: max(1, len(free) * count // 180)]) + tuple(free[-1:])

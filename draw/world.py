@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,7 @@ _MAX_BLOCKS = 9
 _SEAT = 104.0
 _INNER = 196.0
 _DISC = 17.0
+_RING_HEAD = 16.0
 
 Point = tuple[float, float]
 
@@ -94,16 +96,18 @@ def _block_seats(blocks: Sequence[str], contracts: Sequence[Contract], ring: Rin
 
 
 def _ring_arc(points: Sequence[Point]) -> Markup:
-    if len(points) < 3:
+    """A thick arc whose head ends at the last point; nothing where two cards leave no room for one."""
+    if not points:
         return Markup("")
-    way = "L".join(f"{number(x)} {number(y)}" for x, y in points[:-1])
-    (from_x, from_y), (x, y) = points[-3], points[-1]
-    dx, dy = x - from_x, y - from_y
-    length = max(1e-6, (dx * dx + dy * dy) ** 0.5)
-    ux, uy = dx / length, dy / length
-    corners = [(x, y), (x - 15 * ux - 8 * uy, y - 15 * uy + 8 * ux), (x - 15 * ux + 8 * uy, y - 15 * uy - 8 * ux)]
-    head = "L".join(f"{number(px)} {number(py)}" for px, py in corners)
-    return join([tag("path", class_="y-ring", d=f"M{way}"), tag("path", class_="y-ring-head", d=f"M{head}z")])
+    tip = points[-1]
+    shaft = [point for point in points if math.dist(point, tip) > _RING_HEAD]
+    if not shaft:
+        return Markup("")
+    length = math.dist(shaft[-1], tip)
+    way = ((tip[0] - shaft[-1][0]) / length, (tip[1] - shaft[-1][1]) / length)
+    base = (tip[0] - _RING_HEAD * way[0], tip[1] - _RING_HEAD * way[1])
+    line = tag("path", class_="y-ring", d="M" + "L".join(_at(point) for point in [*shaft, base]))
+    return join([line, _head(base, way, "ring-head", _RING_HEAD)])
 
 
 def _lines(stages: Sequence[Child], contracts: Sequence[Contract], ring: Ring, at: Mapping[str, Point]) -> list[Markup]:
