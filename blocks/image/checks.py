@@ -1,16 +1,15 @@
-"""What every image block asks of its inputs and config."""
+"""What every image block asks of its inputs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["as_image", "choice", "number"]
+__all__ = ["as_image"]
 
 
 def as_image(value: Any, port: str, block: str) -> torch.Tensor:
@@ -32,28 +31,3 @@ def as_image(value: Any, port: str, block: str) -> torch.Tensor:
             "an image is a float32 tensor [batch, height, width, channels] with 1, 3 or 4 channels"
         )
     return image.to(torch.float32)
-
-
-def number(config: Mapping[str, Any], name: str, default: float, low: float, high: float, block: str) -> float:
-    """A number from the config within ``low..high``.
-
-    Raises:
-        InvalidArgument: it is something else.
-    """
-    value = config.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise InvalidArgument(f"{block}: config {name!r} is {value!r}; it must be a number from {low:g} to {high:g}", key=name)
-    return float(value)
-
-
-def choice(config: Mapping[str, Any], name: str, default: str, options: Iterable[str], block: str) -> str:
-    """One of ``options`` from the config.
-
-    Raises:
-        InvalidArgument: it is something else.
-    """
-    value = config.get(name, default)
-    known = list(options)
-    if value not in known:
-        raise InvalidArgument(f"{block}: config {name!r} is {value!r}; it can be {choices(known)}", key=name)
-    return str(value)

@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
-from yggdrasill.blocks.image.checks import as_image, number
+from yggdrasill.blocks.image.checks import as_image
+from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortAggregation, PortDirection, PortType
 

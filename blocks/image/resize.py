@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from yggdrasill.blocks.image.checks import as_image, choice, number
+from yggdrasill.blocks.image.checks import as_image
+from yggdrasill.blocks.settings import choice, number
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
 

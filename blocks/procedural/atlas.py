@@ -11,7 +11,7 @@ from yggdrasill.blocks.procedural.configuration import read_terrain
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
 
-__all__ = ["Atlas"]
+__all__ = ["FIELDS", "Atlas"]
 
 #: Fields of the container and the dtype they are kept in.
 FIELDS = {

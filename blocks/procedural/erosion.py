@@ -13,7 +13,7 @@ from yggdrasill.blocks.procedural.fields import as_field, as_tensor, resample
 from yggdrasill.blocks.procedural.noise import Field
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, current_run
 
-__all__ = ["Erosion"]
+__all__ = ["Erosion", "erode"]
 
 
 class Erosion(AbstractBaseBlock):

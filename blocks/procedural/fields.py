@@ -66,19 +66,21 @@ def _box(field: Field, radius: int, axis: int) -> Field:
     running = np.cumsum(np.pad(field, pad, mode="edge"), axis=axis)
     window = 2 * radius + 1
     difference: Field = running[window:] - running[:-window] if axis == 0 else running[:, window:] - running[:, :-window]
-    return difference / window
+    means: Field = difference / window
+    return means
 
 
 def resample(field: Field, size: int) -> Field:
     """The square field at another size: means of whole blocks where it shrinks by a whole factor, else cubic (Catmull-Rom)."""
     old = field.shape[0]
     if old == size:
-        return field.copy()
+        return np.array(field)
     if old % size == 0:
         step = old // size
         means: Field = field.reshape(size, step, size, step).mean(axis=(1, 3))
         return means
-    return _cubic(_cubic(field, size).T, size).T.copy()
+    across: Field = _cubic(_cubic(field, size).T, size).T
+    return np.ascontiguousarray(across)
 
 
 def _cubic(field: Field, size: int) -> Field:

@@ -20,8 +20,9 @@ class Heightfield(AbstractBaseBlock):
 
     In: ``configuration`` dict (`procedural.configuration.KEYS`). Out: ``elevation`` float64 tensor [size, size], metres
     above the present sea. Continents are ellipses scattered by the seed, bent by domain warping and broken by fractal
-    noise; ranges are ridged noise along belts; ``features`` (volcanoes, ranges, basins, craters) are laid on top. The
-    sea stands where ``land`` of the first world was dry, then rises by ``sea_level``: the same seed stays the same world.
+    noise; ranges are ridged noise along belts; ``features`` (volcanoes, ranges, basins, craters) are laid on top, lower on
+    high ground and higher out of the deep. The sea stands where ``land`` of the first world was dry, then rises by
+    ``sea_level``: the same seed stays the same world.
     """
 
     block_type = "procedural/heightfield"
@@ -37,7 +38,8 @@ class Heightfield(AbstractBaseBlock):
         coast = _coast(terrain, x, y)
         height = _relief(terrain, x, y, coast)
         for feature in terrain.features:
-            height += _feature(terrain, feature, x, y)
+            change = _feature(terrain, feature, x, y)
+            height += np.where(change > 0.0, change * np.clip(1.0 - height / 4500.0, 0.2, 1.7), change)
         return {"elevation": as_tensor(height - terrain.sea_level)}
 
 

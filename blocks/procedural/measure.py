@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from yggdrasill.blocks.procedural.climate import BIOMES
 from yggdrasill.blocks.procedural.fields import as_field
 from yggdrasill.blocks.procedural.noise import Field
+from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
 
@@ -60,7 +61,7 @@ class Measure(AbstractBaseBlock):
             "deepest_m": round(-float(min(elevation.min(), 0.0))),
             "mean_temperature": round(float(fields["temperature"][land].mean()), 1) if count else 0.0,
             "mean_rainfall": round(float(fields["rainfall"][land].mean())) if count else 0,
-            "peaks": _peaks(elevation, int(self.config.get("peaks", 5))),
+            "peaks": _peaks(elevation, int(number(self.config, "peaks", 5, 0, 50, self.block_type))),
             "rivers": _rivers(fields, pixel),
             "lakes": _lakes(fields["lakes"] > 0.0, pixel),
             "biomes": _biomes(fields["biomes"].astype(np.int64)[land]),

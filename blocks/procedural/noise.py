@@ -79,11 +79,15 @@ def _gradients(left: int, top: int, width: int, height: int, seed: int) -> tuple
 
 
 def fractal(x: Field, y: Field, seed: int, *, frequency: float, octaves: int, gain: float = 0.5) -> Field:
-    """Sum of ``octaves`` of noise, each twice as fine and ``gain`` times as strong as the last; about -1..1."""
+    """Sum of ``octaves`` of noise, each twice as fine and ``gain`` times as strong as the last; about -1..1.
+
+    Octaves finer than a pixel would be nothing but grain and are left out; the others keep their strength.
+    """
     total = np.zeros_like(x)
     strength, reach = 1.0, 0.0
     for octave in range(octaves):
-        total += strength * gradient_noise(x * frequency + 17.17 * octave, y * frequency - 9.31 * octave, seed + octave)
+        if frequency <= x.shape[1]:
+            total += strength * gradient_noise(x * frequency + 17.17 * octave, y * frequency - 9.31 * octave, seed + octave)
         reach += strength
         strength *= gain
         frequency *= 2.03
@@ -91,15 +95,19 @@ def fractal(x: Field, y: Field, seed: int, *, frequency: float, octaves: int, ga
 
 
 def ridged(x: Field, y: Field, seed: int, *, frequency: float, octaves: int, gain: float = 0.5) -> Field:
-    """Ridged multifractal (Musgrave 1993): crests where the noise crosses zero, rougher the higher; 0..1."""
+    """Ridged multifractal (Musgrave 1993): crests where the noise crosses zero, rougher the higher; 0..1.
+
+    Octaves finer than a pixel are left out, as in `fractal`.
+    """
     total = np.zeros_like(x)
     weight = np.ones_like(x)
     strength, reach = 1.0, 0.0
     for octave in range(octaves):
-        crest = 1.0 - np.abs(gradient_noise(x * frequency - 5.7 * octave, y * frequency + 3.9 * octave, seed + 101 * octave)) * 1.8
-        crest = np.clip(crest, 0.0, 1.0) ** 2
-        total += strength * weight * crest
-        weight = np.clip(crest * 1.6, 0.0, 1.0)
+        if frequency <= x.shape[1]:
+            crest = 1.0 - np.abs(gradient_noise(x * frequency - 5.7 * octave, y * frequency + 3.9 * octave, seed + 101 * octave)) * 1.8
+            crest = np.clip(crest, 0.0, 1.0) ** 2
+            total += strength * weight * crest
+            weight = np.clip(crest * 1.6, 0.0, 1.0)
         reach += strength
         strength *= gain
         frequency *= 2.1

@@ -6,11 +6,13 @@ import numpy as np
 
 from yggdrasill.blocks.procedural.noise import Field
 
-__all__ = ["ICE", "INK", "PAPER", "RIVER", "ROCK", "SNOW", "ground_colour", "sea_colour"]
+__all__ = ["BASALT", "ICE", "INK", "LAVA", "PAPER", "RIVER", "ROCK", "SNOW", "ground_colour", "sea_colour"]
 
 SNOW = (246.0, 248.0, 250.0)
 ICE = (226.0, 236.0, 240.0)
 ROCK = (146.0, 132.0, 120.0)
+BASALT = (88.0, 74.0, 72.0)
+LAVA = (238.0, 118.0, 52.0)
 RIVER = (54.0, 108.0, 152.0)
 INK = (52.0, 58.0, 66.0)
 PAPER = (250.0, 244.0, 230.0)

@@ -6,10 +6,12 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from yggdrasill.blocks.procedural.configuration import read_terrain
 from yggdrasill.blocks.procedural.drainage import accumulate, fill_depressions, receivers
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor
+from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
 
@@ -49,14 +51,15 @@ class Rivers(AbstractBaseBlock):
             raise InvalidArgument(
                 f"{self.block_type}: rainfall is {list(rainfall.shape)}, elevation {list(elevation.shape)}; both must be fields of one map"
             )
-        source = float(self.config.get("source", 6.0)) * (terrain.width_km / 1200.0) ** 2
+        source = number(self.config, "source", 6.0, 0.01, 10000.0, self.block_type) * (terrain.width_km / 1200.0) ** 2
         pixel = terrain.width_km / elevation.shape[1]
         filled = fill_depressions(elevation)
         receiver = receivers(filled)
         runoff = _RUNOFF * np.maximum(rainfall - _EVAPORATION, 0.0) * 1e-3 * (pixel * 1e3) ** 2 / _SECONDS
         discharge = accumulate(filled, receiver, np.where(elevation > 0.0, runoff, 0.0))
         land = elevation > 0.0
-        lakes = land & (filled - elevation > 4.0)
+        deep = land & (filled - elevation > 4.0)
+        lakes = deep & (_box_count(deep) >= 4)
         rivers = land & ~lakes & (discharge >= source)
         return {
             "filled": as_tensor(filled),
@@ -65,3 +68,14 @@ class Rivers(AbstractBaseBlock):
             "rivers": as_tensor(rivers),
             "lakes": as_tensor(lakes),
         }
+
+
+def _box_count(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """How many of the nine cells around each cell are set: what is less than a puddle of four is no lake."""
+    padded = np.pad(mask.astype(np.int64), 1)
+    rows, columns = mask.shape
+    total = np.zeros(mask.shape, dtype=np.int64)
+    for dy in range(3):
+        for dx in range(3):
+            total += padded[dy : dy + rows, dx : dx + columns]
+    return total

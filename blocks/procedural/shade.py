@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from yggdrasill.blocks.procedural import palette
-from yggdrasill.blocks.procedural.configuration import read_terrain
+from yggdrasill.blocks.procedural.configuration import Terrain, read_terrain
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor, blur, smoothstep
 from yggdrasill.blocks.procedural.noise import Field, unit_grid
+from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
 
@@ -22,7 +23,8 @@ _LIGHTS = ((315.0, 42.0, 0.62), (260.0, 50.0, 0.2), (10.0, 55.0, 0.18))
 
 
 class Shade(AbstractBaseBlock):
-    """Draws shaded relief: ground by climate, rock and snow by height, sea by depth, coasts, rivers and lakes.
+    """Draws shaded relief: ground by climate, rock and snow by height, sea by depth, coasts, rivers and lakes;
+    volcanoes are basalt, and the newest glows.
 
     In: ``elevation``, ``temperature``, ``rainfall``, ``discharge``, ``receiver``, ``rivers``, ``lakes`` (fields [H, W] as
     the other terrain blocks give them) and ``configuration``. Out: ``image`` float32 [1, H, W, 3] in 0..1.
@@ -45,11 +47,13 @@ class Shade(AbstractBaseBlock):
         shapes = {name: list(field.shape) for name, field in fields.items()}
         if len({field.shape for field in fields.values()}) > 1:
             raise InvalidArgument(f"{self.block_type}: the fields have shapes {shapes}; all must be fields of one map")
+        relief = number(self.config, "relief", 1.0, 0.0, 10.0, self.block_type)
         elevation, size = fields["elevation"], fields["elevation"].shape[0]
         land = elevation > 0.0
-        slopes = _shading(elevation, terrain.pixel_km * terrain.size / size, float(self.config.get("relief", 1.0)))
+        slopes = _shading(elevation, terrain.pixel_km * terrain.size / size, relief)
         cover = smoothstep(0.2, 0.8, blur(land.astype(np.float64), 0.6 * size / 512, passes=1)) if size >= 256 else land.astype(np.float64)
         colour = _over(_sea(elevation, fields["temperature"], land, slopes), _ground(fields, slopes), cover)
+        colour = _fire(colour, terrain, land)
         colour = _over(colour, palette.INK, 0.34 * 4.0 * cover * (1.0 - cover) + 0.16 * _rim(land))
         colour = _over(colour, palette.RIVER, _river_cover(fields))
         image = _finish(colour, self.config)
@@ -91,6 +95,20 @@ def _ground(fields: dict[str, Field], light: Field) -> Field:
     return lit
 
 
+def _fire(colour: Field, terrain: Terrain, land: NDArray[np.bool_]) -> Field:
+    """Dark basalt on the cones of volcanoes; the newest feature, if it is one, glows at its summit."""
+    x, y = unit_grid(colour.shape[0])
+    for feature in terrain.features:
+        if feature.kind == "volcano":
+            far = np.sqrt((x - feature.x) ** 2 + (y - feature.y) ** 2) / feature.radius
+            colour = _over(colour, palette.BASALT, 0.55 * smoothstep(0.6, 0.12, far) * land)
+            if feature is terrain.features[-1]:
+                colour = _over(
+                    colour, palette.LAVA, (smoothstep(0.16, 0.05, far) + 0.35 * smoothstep(0.42, 0.05, far)).clip(0.0, 0.95) * land
+                )
+    return colour
+
+
 def _sea(elevation: Field, temperature: Field, land: NDArray[np.bool_], light: Field) -> Field:
     size = elevation.shape[0]
     near = blur(land.astype(np.float64), size / 90.0)
@@ -120,7 +138,7 @@ def _river_cover(fields: dict[str, Field]) -> Field:
     discharge, rivers = fields["discharge"], fields["rivers"] > 0.0
     rows, columns = discharge.shape
     cells = np.flatnonzero(rivers)
-    cover: Field = 0.85 * (fields["lakes"] > 0.0)
+    cover: Field = np.where(fields["lakes"] > 0.0, 0.85, 0.0)
     if cells.size == 0:
         return cover
     receiver = fields["receiver"].astype(np.int64).ravel()

@@ -14,7 +14,7 @@ from yggdrasill.blocks.text.episodes import last_episode, text_of
 from yggdrasill.blocks.text.themes import THEMES, Mention, find_themes
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, current_run
 
-__all__ = ["Architect"]
+__all__ = ["Architect", "begin", "change"]
 
 _MOST_FEATURES = 48
 

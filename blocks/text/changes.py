@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.blocks.text.chance import pick
 from yggdrasill.blocks.text.describe import number, percent
 
-__all__ = ["Change", "find_changes", "tell"]
+__all__ = ["Change", "find_changes", "flatten", "tell"]
 
 
 @dataclass(frozen=True, slots=True)

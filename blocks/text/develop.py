@@ -13,7 +13,7 @@ from yggdrasill.blocks.text.happenings import ACTION_OPENINGS, BEGINNINGS, FALLB
 from yggdrasill.blocks.text.themes import find_themes
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, current_run
 
-__all__ = ["Develop"]
+__all__ = ["Develop", "choose_theme"]
 
 _PARTS = (
     "the north",

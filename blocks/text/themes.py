@@ -51,7 +51,7 @@ THEMES: dict[str, Theme] = {
         r"volcan\w*|erupt\w*|lava|magma|fire mountains?",
         {},
         {},
-        ("volcano", 4200.0, 0.06),
+        ("volcano", 4200.0, 0.07),
         (("peak", 1), ("mean_height_m", 1), ("land_share", 1)),
     ),
     "comet": Theme(r"comets?|meteor\w*|asteroids?|falling stars?|craters?", {}, {}, ("crater", 1300.0, 0.075)),
@@ -78,7 +78,7 @@ THEMES: dict[str, Theme] = {
     "continent": Theme(r"continents?|mainland|supercontinent|pangaea", {"continents": 2.0, "land": 0.46}, {"sea_level": -40.0}),
     "mountains": Theme(
         r"mountain\w*|alpine|alps|peaks?|summits?|highlands?|ranges?",
-        {"relief": 4600.0, "mountains": 0.8},
+        {"relief": 4000.0, "mountains": 0.72},
         {},
         ("range", 1900.0, 0.12),
         (("mean_height_m", 1), ("peak", 1), ("land_share", 1)),
