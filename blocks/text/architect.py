@@ -10,7 +10,7 @@ import numpy as np
 
 from yggdrasill.blocks.procedural.configuration import KEYS, read_terrain
 from yggdrasill.blocks.text.chance import seed_of
-from yggdrasill.blocks.text.episodes import last_episode, text_of
+from yggdrasill.blocks.text.episodes import last_episode, require_mapping, text_of
 from yggdrasill.blocks.text.themes import THEMES, Mention, find_themes
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, current_run
 
@@ -37,7 +37,7 @@ class Architect(AbstractBaseBlock):
         yield Port("configuration", PortDirection.OUT, PortType.DICT)
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        world: Mapping[str, Any] = inputs.get("world") or {}
+        world = require_mapping(inputs.get("world"), "world", self.block_type)
         fixed = {name: value for name, value in self.config.items() if name in KEYS or name == "features"}
         text = text_of(inputs["happening"])
         last = last_episode(world)
