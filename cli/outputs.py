@@ -1,0 +1,66 @@
+"""Results as files: images as PNG, text and plain values as text and JSON, everything else in the lossless codec."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.values import dumps
+from yggdrasill.values.files import FileSet
+
+__all__ = ["describe", "image_bytes", "is_image", "save_values"]
+
+
+def is_image(value: Any) -> bool:
+    """Whether a value is a float tensor [batch, height, width, 1, 3 or 4 channels]."""
+    shape = getattr(value, "shape", None)
+    return shape is not None and len(shape) == 4 and shape[-1] in (1, 3, 4) and "float" in str(getattr(value, "dtype", ""))
+
+
+def image_bytes(image: Any) -> bytes:
+    """One image [height, width, channels] with values in 0..1 as an 8-bit PNG."""
+    from PIL import Image
+
+    pixels = (image.detach().cpu().float().clamp(0, 1) * 255).round().byte().numpy()
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_values(values: Mapping[str, Any], folder: str | Path) -> list[Path]:
+    """Write every value under its name and return the files; all of them appear, or none."""
+    written: list[Path] = []
+    with FileSet() as files:
+        for name, value in values.items():
+            stem = re.sub(r"[^A-Za-z0-9._-]+", "_", name) or "output"
+            for suffix, data in _forms(value):
+                path = Path(folder) / f"{stem}{suffix}"
+                files.write(path, data)
+                written.append(path)
+    return written
+
+
+def _forms(value: Any) -> Iterator[tuple[str, bytes]]:
+    if is_image(value):
+        for number, image in enumerate(value):
+            yield (f"-{number}.png" if len(value) > 1 else ".png"), image_bytes(image)
+    elif isinstance(value, str):
+        yield ".txt", value.encode("utf-8")
+    else:
+        try:
+            yield ".json", (json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n").encode("utf-8")
+        except (TypeError, ValueError):
+            yield ".ygg", dumps(value)
+
+
+def describe(value: Any) -> str:
+    """A value in one short line."""
+    shape = getattr(value, "shape", None)
+    if shape is not None:
+        return f"{str(getattr(value, 'dtype', '')).replace('torch.', '')} {list(shape)}"
+    text = " ".join(value.split()) if isinstance(value, str) else repr(value)
+    return text if len(text) <= 100 else f"{type(value).__name__}: {text[:90]}..."
