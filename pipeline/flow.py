@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from yggdrasill.errors import BlockFailed, CycleFound, InvalidArgument
 from yggdrasill.executor.branches import run_branches
-from yggdrasill.executor.context import RunContext, enter_child
+from yggdrasill.executor.context import RunContext, current_run, enter_child
 from yggdrasill.executor.hooks import Emit
 from yggdrasill.executor.loop import Buffer, collect_inputs
 from yggdrasill.foundation.container import Container, check_name
@@ -45,13 +45,23 @@ class Flow(Wired, Persistent):
     def _adopt(self, child: Any, child_id: str | None, own_id: str | None, trainable: bool) -> str:
         if not isinstance(child, Runnable):
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, configs or paths, got {type(child).__name__}")
-        if child is self:
+        if isinstance(child, Container) and child.level in {"stage", "world"}:
+            raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}: it runs a state, not ports")
+        if child is self or (isinstance(child, Flow) and any(below is self for _, below in child.walk())):
             raise InvalidArgument(f"{self.level} {self.id!r} cannot contain itself")
         name = child_id if child_id is not None else own_id if own_id is not None else self._free_id(self.child_word)
         check_name(f"{self.child_id_field}", name, self._children)
         self._add_child(name, child)
         self._trainable[name] = trainable
         return name
+
+    def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
+        """Every runnable below with its path, outermost first; pipelines are entered, graphs are not."""
+        for child_id, child in self._children.items():
+            yield (child_id,), child
+            if isinstance(child, Flow):
+                for path, below in child.walk():
+                    yield (child_id, *path), below
 
     # -- validation ---------------------------------------------------------------------------------------------
 
@@ -119,7 +129,10 @@ class Flow(Wired, Persistent):
                 tell(child_id, "before", inputs=inputs)
                 outputs = child.run(inputs, **options, **self._child_options(child, max_workers))
                 if not isinstance(outputs, Mapping):
-                    raise BlockFailed(f"{self.child_word} {child_id!r} returned {type(outputs).__name__}, not a dict by output name", node=child_id)
+                    place = current_run().place
+                    raise BlockFailed(
+                        f"{self.child_word} {place!r} returned {type(outputs).__name__}, not a dict by output name", node=place
+                    )
                 for key, value in outputs.items():
                     buffer[(child_id, key)] = value
                 tell(child_id, "after", outputs=outputs)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -103,7 +103,9 @@ class Pipeline(Flow):
         result = self._structure()
         self._inputs_and_reach(result)
         if validate_graphs:
-            self._nested(result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {})))
+            self._nested(
+                result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {}))
+            )
         if strict:
             result.raise_if_invalid(f"pipeline {self.pipeline_id!r}")
         return result
@@ -174,14 +176,6 @@ class Pipeline(Flow):
         from yggdrasill.pipeline.pipeline_config import BuildOptions, pipeline_from_config
 
         return pipeline_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)
-
-    def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """Every runnable below with its path, pipelines used as graphs entered."""
-        for node_id, child in self.graphs.items():
-            yield (node_id,), child
-            if isinstance(child, Pipeline):
-                for path, below in child.walk():
-                    yield (node_id, *path), below
 
 
 def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
@@ -28,10 +28,10 @@ class EntryModel(StrictModel):
     """A graph in a pipeline's config: exactly one of ``graph_config``, ``ref`` and ``endpoint_url``."""
 
     pipeline_node_id: str
-    graph_config: Optional[dict[str, Any]] = None
-    ref: Optional[str] = None
-    endpoint_url: Optional[str] = None
-    graph_id: Optional[str] = None
+    graph_config: dict[str, Any] | None = None
+    ref: str | None = None
+    endpoint_url: str | None = None
+    graph_id: str | None = None
     trainable: bool = True
 
 
@@ -40,7 +40,7 @@ class ExposedModel(StrictModel):
 
     pipeline_node_id: str
     port_name: str
-    name: Optional[str] = None
+    name: str | None = None
 
 
 class PipelineModel(StrictModel):
@@ -152,8 +152,9 @@ def build_graph(config: Mapping[str, Any], options: BuildOptions) -> Any:
     """A graph, or a pipeline used as one, from its config."""
     from yggdrasill.pipeline.pipeline import Pipeline
 
-    if "graphs" in config:
-        return Pipeline.from_config(config, options.registry, **options.keywords())
-    keywords = options.keywords()
+    document, base = resolve_ref(config, options.base_dir, "graph config", options.allow_ref)
+    if isinstance(document, Mapping) and not {"graphs", "pipeline_id"}.isdisjoint(document):
+        return Pipeline.from_config(document, options.registry, **{**options.keywords(), "base_dir": base})
+    keywords = {**options.keywords(), "base_dir": base}
     del keywords["path"]
-    return Graph.from_config(config, options.registry, **keywords)
+    return Graph.from_config(document, options.registry, **keywords)

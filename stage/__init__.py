@@ -2,7 +2,8 @@
 
 from yggdrasill.stage.conditions import Condition
 from yggdrasill.stage.contract import Mapped, StateContract
+from yggdrasill.stage.protocol import StageLike
 from yggdrasill.stage.stage import Stage
 from yggdrasill.stage.state import State, is_filled
 
-__all__ = ["Condition", "Mapped", "Stage", "State", "StateContract", "is_filled"]
+__all__ = ["Condition", "Mapped", "Stage", "StageLike", "State", "StateContract", "is_filled"]

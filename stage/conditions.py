@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Union
+from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, choices
+from yggdrasill.errors import InvalidArgument, InvalidConfig, RunError, YggdrasillError, choices
 from yggdrasill.stage.contract import StateKey, state_key
 from yggdrasill.stage.state import BLOCKS, State
 
 __all__ = ["PRESETS", "Condition", "ConditionLike"]
 
-ConditionLike = Union[str, Iterable[Any], Callable[[State], bool], None]
+ConditionLike = str | Iterable[Any] | Callable[[State], bool] | None
 
 #: name -> (blocks that must be filled, blocks that must not be).
 PRESETS: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
@@ -38,17 +38,30 @@ class Condition:
         self._empty: tuple[StateKey, ...] | None = None
         if isinstance(given, str):
             if given not in PRESETS:
-                raise InvalidArgument(f"execution condition {given!r} is no preset; there is {choices(PRESETS, near=given)}, a list of blocks, or a callable")
+                raise InvalidArgument(
+                    f"execution condition {given!r} is no preset; there is {choices(PRESETS, near=given)}, a list of blocks, or a callable"
+                )
             self.required, self._empty = PRESETS[given]
         elif self._call is None:
             if not isinstance(given, Iterable):
-                raise InvalidArgument(f"an execution condition is a preset ({choices(PRESETS)}), a list of blocks, or a callable, got {given!r}")
+                raise InvalidArgument(
+                    f"an execution condition is a preset ({choices(PRESETS)}), a list of blocks, or a callable, got {given!r}"
+                )
             self.required = tuple(state_key(key) for key in given)
 
     def holds(self, state: State, output_blocks: Iterable[StateKey]) -> bool:
-        """Whether it holds for ``state``."""
+        """Whether it holds for ``state``.
+
+        Raises:
+            RunError: a callable raised.
+        """
         if self._call is not None:
-            return bool(self._call(state))
+            try:
+                return bool(self._call(state))
+            except YggdrasillError:
+                raise
+            except Exception as error:
+                raise RunError(f"the condition {self.given!r} raised {type(error).__name__}: {error}") from error
         empty = self._empty if self._empty is not None else tuple(key for key in output_blocks if key not in self.required)
         return state.filled(*self.required) and not any(state.filled(key) for key in empty)
 
@@ -59,5 +72,7 @@ class Condition:
             InvalidConfig: a callable has no JSON form.
         """
         if self._call is not None:
-            raise InvalidConfig(f"the condition {self.given!r} is a function, which a config cannot hold; use a preset ({choices(PRESETS)}) or a list of blocks")
+            raise InvalidConfig(
+                f"the condition {self.given!r} is a function, which a config cannot hold; use a preset ({choices(PRESETS)}) or a list of blocks"
+            )
         return self.given if isinstance(self.given, str) else list(self.required)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 from yggdrasill.errors import InvalidArgument, choices
-from yggdrasill.stage.state import State, block_number
+from yggdrasill.stage.state import State, block_number, is_filled
 
 __all__ = ["CONTEXT_SOURCES", "Mapped", "StateContract", "StateKey", "read_source", "state_key"]
 
-StateKey = Union[int, str]
+StateKey = int | str
 
 #: What a port may be fed from besides blocks and extra fields.
 CONTEXT_SOURCES = ("action", "content")
@@ -21,7 +21,7 @@ def state_key(key: Any) -> StateKey:
     """A block as its number (from 1, "1" or "block_1"), anything else as a field's name."""
     if isinstance(key, str) and key.startswith("block_"):
         key = key[len("block_") :]
-    if isinstance(key, str) and not key.isdigit():
+    if isinstance(key, str) and not key.isdecimal():
         if not key.strip():
             raise InvalidArgument("a state block is 1 to 5, a field has a non-empty name")
         return key
@@ -97,12 +97,11 @@ class StateContract:
 
 
 def read_source(state: State, action: Any, block: StateKey) -> Any:
-    """The value a port is fed from, None if it is absent."""
-    if block == "action":
-        return action
+    """The value a port is fed from, None if it is absent; an empty content is a value, an empty block or action is none."""
     if block == "content":
         return state.content
-    return state[block]
+    value = action if block == "action" else state[block]
+    return value if is_filled(value) else None
 
 
 def match_ports(blocks: Sequence[StateKey], ports: Sequence[tuple[str, str]]) -> list[Mapped]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.container import check_name
+from yggdrasill.foundation.container import Container, check_name
 from yggdrasill.foundation.contract import Resolver, Runnable
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.pool import ReusePool
@@ -19,7 +19,7 @@ from yggdrasill.pipeline.flow import Flow
 from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.stage.conditions import Condition, ConditionLike
 from yggdrasill.stage.contract import Mapped, StateContract, match_ports, read_source
-from yggdrasill.stage.state import State, is_filled
+from yggdrasill.stage.state import State
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:
@@ -88,10 +88,11 @@ class Stage(Flow):
         guard = None if condition is None else Condition(condition)
         child: Any = pipeline
         if isinstance(pipeline, (str, Path)):
-            child = Pipeline.from_config(read_document(pipeline), registry, pool=pool, base_dir=Path(pipeline).parent)
+            child = _build(read_document(pipeline), registry, pool, Path(pipeline).parent)
         elif isinstance(pipeline, Mapping):
-            child = Pipeline.from_config(pipeline, registry, pool=pool)
-        name = self._adopt(child, stage_node_id, child.id if isinstance(child, Pipeline) else None, trainable)
+            child = _build(pipeline, registry, pool, None)
+        own = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
+        name = self._adopt(child, stage_node_id, own, trainable)
         if guard is not None:
             self.pipeline_conditions[name] = guard
         return name
@@ -165,7 +166,9 @@ class Stage(Flow):
         result.errors += check_contract(self)
         result.warnings += check_reach(self)
         if validate_pipelines:
-            self._nested(result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {})))
+            self._nested(
+                result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {}))
+            )
         if strict:
             result.raise_if_invalid(f"stage {self.stage_id!r}")
         return result
@@ -186,7 +189,8 @@ class Stage(Flow):
         """Map the state to ports, run the pipelines in order, and return a new state with what they wrote.
 
         Blocks nothing writes carry over, unless the contract says otherwise. Hooks get phases ``before`` (inputs),
-        ``after`` (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it.
+        ``after`` (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it. Random numbers are those
+        of the state's ``seed`` (unless one is given) and ``passes``.
 
         Raises:
             InvalidState, CycleFound, BlockFailed, HookFailed, Cancelled
@@ -197,9 +201,9 @@ class Stage(Flow):
         given: dict[tuple[str, ...], Any] = {}
         for entry in self.input_mapping():
             value = read_source(before, action, entry.block)
-            if is_filled(value):
+            if value is not None:
                 given[self._input_key(entry.stage_node_id, entry.port)] = value
-        with enter_run(seed=before.seed if seed is None else seed) as context:
+        with enter_run(seed=before.seed if seed is None else seed, pass_index=before.passes) as context:
             buffer = self._run_children(given, context, emit, options, max_workers, lambda child: self._guard_holds(child, before))
         written = {e.block: buffer[e.stage_node_id, e.port] for e in self.output_mapping() if (e.stage_node_id, e.port) in buffer}
         if context.outermost:
@@ -249,3 +253,10 @@ class Stage(Flow):
         from yggdrasill.stage.stage_config import stage_from_config
 
         return stage_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)
+
+
+def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:
+    from yggdrasill.pipeline.pipeline_config import BuildOptions
+    from yggdrasill.stage.stage_config import build_pipeline
+
+    return build_pipeline(config, BuildOptions(registry, pool, base_dir))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
@@ -12,15 +12,15 @@ from yggdrasill.errors import InvalidConfig
 from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
 from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.pipeline.pipeline_config import BuildOptions, entry_config, place_child
+from yggdrasill.pipeline.pipeline_config import BuildOptions, build_graph, entry_config, place_child
 
 if TYPE_CHECKING:
     from yggdrasill.stage.stage import Stage
 
-__all__ = ["stage_from_config", "stage_to_config"]
+__all__ = ["build_pipeline", "stage_from_config", "stage_to_config"]
 
 AnyStage = TypeVar("AnyStage", bound="Stage")
-Key = Union[int, str]
+Key = int | str
 
 
 class MappedModel(StrictModel):
@@ -36,8 +36,8 @@ class ContractModel(StrictModel):
 
     input_blocks: list[Key] = Field(default_factory=list)
     output_blocks: list[Key] = Field(default_factory=list)
-    mapping_input: Optional[list[MappedModel]] = None
-    mapping_output: Optional[list[MappedModel]] = None
+    mapping_input: list[MappedModel] | None = None
+    mapping_output: list[MappedModel] | None = None
     carry: bool = True
 
 
@@ -45,11 +45,11 @@ class EntryModel(StrictModel):
     """A pipeline in a stage's config: exactly one of ``pipeline_config``, ``ref`` and ``endpoint_url``."""
 
     stage_node_id: str
-    pipeline_config: Optional[dict[str, Any]] = None
-    ref: Optional[str] = None
-    endpoint_url: Optional[str] = None
-    graph_id: Optional[str] = None
-    condition: Optional[Union[str, list[Key]]] = None
+    pipeline_config: dict[str, Any] | None = None
+    ref: str | None = None
+    endpoint_url: str | None = None
+    graph_id: str | None = None
+    condition: str | list[Key] | None = None
     trainable: bool = True
 
 
@@ -58,11 +58,11 @@ class StageModel(StrictModel):
 
     schema_version: str = "1.0"
     stage_id: str = "stage"
-    role: Optional[Literal["philosopher", "author", "environment", "architect", "creator"]] = None
+    role: Literal["philosopher", "author", "environment", "architect", "creator"] | None = None
     pipelines: list[EntryModel] = Field(default_factory=list)
     edges: list[EdgeModel] = Field(default_factory=list)
     state_contract: ContractModel = Field(default_factory=ContractModel)
-    execution_condition: Optional[Union[str, list[Key]]] = None
+    execution_condition: str | list[Key] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -101,8 +101,7 @@ def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: B
         facts = {"pipeline_config": pipeline_config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or entry.stage_node_id}
         pipeline = place_child(entry.stage_node_id, {key: value for key, value in facts.items() if value}, here)
         if pipeline is None:
-            below = here.below(entry.stage_node_id, child_base)
-            pipeline = Pipeline.from_config(pipeline_config, below.registry, **below.keywords())
+            pipeline = build_pipeline(pipeline_config, here.below(entry.stage_node_id, child_base))
         stage.add_pipeline(pipeline, entry.stage_node_id, condition=entry.condition, trainable=entry.trainable)
     for edge in model.edges:
         stage.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)
@@ -118,3 +117,11 @@ def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: B
     if validate:
         stage.validate(strict=True, validate_pipelines=True)
     return stage
+
+
+def build_pipeline(config: Mapping[str, Any], options: BuildOptions) -> Any:
+    """A pipeline, or a single graph in its place, from its config."""
+    document, base = resolve_ref(config, options.base_dir, "pipeline config", options.allow_ref)
+    if isinstance(document, Mapping) and not {"nodes", "graph_id"}.isdisjoint(document):
+        return build_graph(document, BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref))
+    return Pipeline.from_config(document, options.registry, **{**options.keywords(), "base_dir": base})

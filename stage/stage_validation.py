@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from yggdrasill.errors import choices
+from yggdrasill.foundation.ports import dtypes_fit
 from yggdrasill.stage.contract import CONTEXT_SOURCES
+from yggdrasill.stage.state import BLOCKS
 
 if TYPE_CHECKING:
     from yggdrasill.stage.stage import Stage
 
-__all__ = ["check_contract", "check_reach"]
+__all__ = ["check_contract", "check_reach", "check_schema"]
 
 
 def check_contract(stage: Stage) -> Iterator[str]:
@@ -49,3 +51,18 @@ def check_reach(stage: Stage) -> Iterator[str]:
     for child in stage.pipelines:
         if child not in used:
             yield f"pipeline {child!r} leads to no state block"
+
+
+def check_schema(stage_id: str, stage: Stage, fields: Mapping[str, str]) -> Iterator[str]:
+    """Errors of a stage against a world's state schema: blocks and fields it lacks, and fields of another dtype."""
+    known = {*BLOCKS, *fields, *CONTEXT_SOURCES}
+    conditions = [stage.execution_condition, *stage.pipeline_conditions.values()]
+    required = [key for condition in conditions if condition is not None for key in condition.required]
+    for block in dict.fromkeys((*stage.contract.input_blocks, *stage.contract.output_blocks, *required)):
+        if block not in known:
+            yield f"stage {stage_id!r} uses {block!r}, which is not in the state schema; it has {choices(map(str, known))}"
+    for entry in (*stage.get_state_input_spec(), *stage.get_state_output_spec()):
+        declared = fields.get(entry["block"], "any")
+        if not dtypes_fit(declared, entry["dtype"]):
+            place = f"{entry['stage_node_id']}.{entry['port']}"
+            yield f"stage {stage_id!r}: state field {entry['block']!r} is {declared!r}, port {place} is {entry['dtype']!r}"

@@ -16,6 +16,9 @@ __all__ = ["BLOCKS", "State", "is_filled"]
 
 BLOCKS = (1, 2, 3, 4, 5)
 
+#: What a contract reads from elsewhere, so that no field may have these names.
+_RESERVED = ("action", "content")
+
 
 def is_filled(value: Any) -> bool:
     """Present and neither None nor an empty string, list, tuple or dict; a tensor or a number is always filled."""
@@ -26,7 +29,7 @@ class State:
     """Immutable: `replace` gives a new one. Build it from blocks by number (``State({1: "a storm"})``) and extra fields.
 
     Raises:
-        InvalidState: a block other than 1 to 5, or a field that is no text.
+        InvalidState: a block other than 1 to 5, or a field without a name of its own.
     """
 
     __slots__ = ("blocks", "content", "fields", "passes", "seed")
@@ -48,10 +51,14 @@ class State:
     ) -> None:
         numbered = {block_number(key): value for key, value in (blocks or {}).items() if value is not None}
         for name in fields or {}:
-            if not isinstance(name, str) or not name.strip() or name.isdigit():
+            if not isinstance(name, str) or not name.strip() or name.isdecimal():
                 raise InvalidState(f"a state's extra field must have a name, got {name!r}")
-        if not isinstance(passes, int) or passes < 0:
+            if name in _RESERVED:
+                raise InvalidState(f"{name!r} is no field of a state; give it as {name}=..., or choose another name")
+        if not isinstance(passes, int) or isinstance(passes, bool) or passes < 0:
             raise InvalidState(f"a state's passes must be an integer of at least 0, got {passes!r}")
+        if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
+            raise InvalidState(f"a state's seed must be an integer or None, got {seed!r}")
         for slot, value in (
             ("blocks", dict(sorted(numbered.items()))),
             ("fields", dict(fields or {})),
@@ -78,6 +85,10 @@ class State:
             return cls.from_dict(value)
         blocks = {key: item for key, item in value.items() if _is_number(key)}
         return cls(blocks, {key: item for key, item in value.items() if key not in blocks})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How copies are made, since slots of an immutable object cannot be set one by one."""
+        return State.from_dict, (self.to_dict(),)
 
     def __getitem__(self, key: int | str) -> Any:
         """A block by number, or an extra field by name; None if it is absent."""
@@ -149,7 +160,7 @@ class State:
 
 
 def _is_number(key: object) -> bool:
-    return (isinstance(key, int) and not isinstance(key, bool)) or (isinstance(key, str) and key.isdigit())
+    return (isinstance(key, int) and not isinstance(key, bool)) or (isinstance(key, str) and key.isdecimal())
 
 
 def block_number(key: object) -> int:
@@ -158,7 +169,7 @@ def block_number(key: object) -> int:
     Raises:
         InvalidState: no block 1 to 5.
     """
-    number = int(key) if _is_number(key) else None  # type: ignore[call-overload]  # _is_number says it is an int or digits
+    number = int(str(key)) if _is_number(key) else None
     if number not in BLOCKS:
         raise InvalidState(f"a state has blocks 1, 2, 3, 4 and 5, not {key!r}; give other values as extra fields")
     return number

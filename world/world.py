@@ -5,23 +5,27 @@ from __future__ import annotations
 import copy
 import secrets
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, InvalidState, choices
-from yggdrasill.executor.context import RunContext, enter_child, enter_run
-from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
+from yggdrasill.errors import CodecError, CorruptData, InvalidArgument, InvalidState, choices
+from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
-from yggdrasill.foundation.container import Container, check_name
+from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Resolver
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
+from yggdrasill.pipeline.flow import Flow
+from yggdrasill.stage.contract import CONTEXT_SOURCES, state_key
+from yggdrasill.stage.protocol import StageLike
 from yggdrasill.stage.stage import ROLES, Stage
+from yggdrasill.stage.stage_validation import check_schema
 from yggdrasill.stage.state import BLOCKS, State
+from yggdrasill.world.passes import Passes, Start, all_or_nothing
 from yggdrasill.world.storage import WorldStorage
 
 if TYPE_CHECKING:
@@ -39,7 +43,8 @@ class World(Persistent):
     """Stages in a ring. Edges are implied by ``cycle``; a stage runs when its execution condition holds.
 
     ``content`` is the world's content, shared by all passes: it starts from ``initial_world``, travels with the state,
-    and World update inside Environment gives the next one.
+    and World update inside Environment gives the next one. ``content`` and ``last_state`` change when a run returns, or
+    with each pass an iterator gives; a run that fails changes neither, nor what stateful blocks remember.
     """
 
     level: ClassVar[str] = "world"
@@ -112,7 +117,7 @@ class World(Persistent):
             child = Stage.from_config(read_document(stage), registry, pool=pool, base_dir=Path(stage).parent)
         elif isinstance(stage, Mapping):
             child = Stage.from_config(stage, registry, pool=pool)
-        if not callable(getattr(child, "run", None)) or not callable(getattr(child, "should_run", None)):
+        if not isinstance(child, StageLike):
             raise InvalidArgument(f"world {self.world_id!r} takes stages, configs or paths, got {type(child).__name__}")
         name = check_name("stage_id", stage_id if stage_id is not None else child.stage_id, self._children)
         self._children[name] = child
@@ -138,19 +143,31 @@ class World(Persistent):
             InvalidArgument: one is missing, or a role is there twice.
         """
         by_role: dict[str, str] = {}
-        for stage_id, stage in self.stages.items():
-            role = stage.role or stage_id
+        for stage_id in self.stages:
+            role = self.role_of(stage_id)
             if role in by_role:
-                raise InvalidArgument(f"world {self.world_id!r}: stages {by_role[role]!r} and {stage_id!r} are both {role}; a ring has one of each")
+                raise InvalidArgument(
+                    f"world {self.world_id!r}: stages {by_role[role]!r} and {stage_id!r} are both {role}; a ring has one of each"
+                )
             by_role[role] = stage_id
         missing = [role for role in CANONICAL_CYCLE if role not in by_role]
         if missing:
-            raise InvalidArgument(f"world {self.world_id!r} has no {', '.join(missing)}; the canonical ring needs {', '.join(CANONICAL_CYCLE)}")
+            raise InvalidArgument(
+                f"world {self.world_id!r} has no {', '.join(missing)}; the canonical ring needs {', '.join(CANONICAL_CYCLE)}"
+            )
         self.set_cycle([by_role[role] for role in CANONICAL_CYCLE])
 
     def set_state_schema(self, fields: Mapping[str, str] | Sequence[str] = ()) -> None:
-        """The extra fields a state may have besides blocks 1 to 5, with dtypes if given as a mapping."""
-        self.state_fields = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, "any")
+        """The extra fields a state may have besides blocks 1 to 5, with dtypes if given as a mapping.
+
+        Raises:
+            InvalidArgument: a name that a block or a context source has.
+        """
+        given = dict(fields) if isinstance(fields, Mapping) else dict.fromkeys(fields, "any")
+        for name in given:
+            if state_key(name) in {*BLOCKS, *CONTEXT_SOURCES}:
+                raise InvalidArgument(f"state field {name!r} has the name of a block or a context source; choose another one")
+        self.state_fields = given
 
     def set_storage(self, storage: WorldStorage | str | Path | None, **options: Any) -> None:
         """Where snapshots go: a storage, or a folder and the options of `WorldStorage`; None keeps nothing."""
@@ -166,7 +183,11 @@ class World(Persistent):
         double = sorted({name for name in ids if list(ids).count(name) > 1})
         unknown_ids = [name for name in ids if name not in self.stages]
         left_out = [name for name in self.stages if name not in ids]
-        parts = [f"{names} {text}" for names, text in ((double, "stand twice"), (unknown_ids, "are no stages"), (left_out, "are left out")) if names]
+        parts = [
+            f"{names} {text}"
+            for names, text in ((double, "stand twice"), (unknown_ids, "are no stages"), (left_out, "are left out"))
+            if names
+        ]
         if not parts:
             return None
         return f"world {self.world_id!r}: the cycle must name each stage exactly once ({choices(self.stages)}); {'; '.join(parts)}"
@@ -178,18 +199,14 @@ class World(Persistent):
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
         result = ValidationResult()
-        problem = self._cycle_problem(self.cycle)
+        problem = self._cycle_problem(self.cycle) if self.stages else "there are no stages; add some and set the cycle"
         result.errors += [problem] if problem else []
-        known = {*BLOCKS, *self.state_fields, "action", "content"}
         for stage_id, stage in self.stages.items():
             if isinstance(stage, Stage):
-                required = stage.execution_condition.required if stage.execution_condition else ()
-                for block in (*stage.contract.input_blocks, *stage.contract.output_blocks, *required):
-                    if block not in known:
-                        result.errors.append(f"stage {stage_id!r} uses {block!r}, which is not in the state schema; it has {choices(map(str, known))}")
+                result.errors += check_schema(stage_id, stage, self.state_fields)
                 if validate_stages:
                     result.add(stage.validate(strict=False, validate_pipelines=True), stage_id)
-        if self.storage is not None and (trouble := self.storage.problem()):
+        if self.storage is not None and (trouble := self.storage.problem(self.world_id)):
             result.errors.append(trouble)
         if strict:
             result.raise_if_invalid(f"world {self.world_id!r}")
@@ -213,8 +230,8 @@ class World(Persistent):
     ) -> Any:
         """Run ``num_steps`` full passes and return the last state, or with ``iterate`` an iterator over the passes' states.
 
-        Without a state the first pass starts at Development (or, if the storage says so, goes on from the newest
-        snapshot). ``action`` is one for the first pass or a list with one per pass; it reaches Environment only. Hooks get
+        Without a state the first pass starts at Development (or, if the storage says so, goes on behind the newest
+        snapshot or full pass). A state without content gets the world's. ``action`` is one for the first pass or a list with one per pass; it reaches Environment only. Hooks get
         phases ``before`` (state_before), ``after`` (state_before, state_after), ``skipped`` (state_before) per stage, and
         ``snapshot`` (path, state_before) when one is saved. ``dry_run`` walks order and conditions and calls nothing.
 
@@ -226,82 +243,46 @@ class World(Persistent):
         actions = list(action) if isinstance(action, (list, tuple)) else [action]
         if len(actions) > max(num_steps, 1):
             raise InvalidArgument(f"{len(actions)} actions for {num_steps} passes; give one action, or one per pass")
-        problem = self._cycle_problem(self.cycle)
+        problem = self._cycle_problem(self.cycle) if self.stages else f"world {self.world_id!r} has no stages; add some and set the cycle"
         if problem:
             raise InvalidArgument(problem)
-        start = self._first_state(state, seed)
+        start = self._start(state, seed)
         options = {"training": training, "device": device, **kwargs}
-        passes = self._passes(start, actions, num_steps, as_emit(callbacks), options, dry_run)
-        if iterate:
-            return passes
-        last = start
-        for last in passes:
-            pass
-        return last
+        passes = Passes(self, as_emit(callbacks), options, dry_run).run(start, actions, num_steps)
+        return passes if iterate else self._last_of(passes, start.state)
 
-    def _first_state(self, state: State | Mapping[Any, Any] | None, seed: int | None) -> State:
+    def _last_of(self, passes: Iterator[State], state: State) -> State:
+        with all_or_nothing(self):
+            for after in passes:
+                state = after
+        return state
+
+    def _start(self, state: State | Mapping[Any, Any] | None, seed: int | None) -> Start:
+        progress = None
         if state is None and self.storage is not None and self.storage.load_last_state:
             progress = self.storage.newest(self.world_id)
-            state = progress.resume_state() if progress else None
-        start = State.of(state)
+        if progress is None:
+            return Start(self._first_state(State.of(state), seed))
+        environment = next((place for place, stage_id in enumerate(self.cycle) if self.role_of(stage_id) == "environment"), None)
+        if progress.following is None or environment is None:
+            return Start(self._first_state(progress.resume_state(), seed), 0, progress.memory)
+        return Start(self._first_state(progress.following, seed), environment + 1, progress.memory)
+
+    def _first_state(self, start: State, seed: int | None) -> State:
         stray = sorted(name for name in start.fields if name not in self.state_fields)
         if stray:
-            raise InvalidState(f"world {self.world_id!r} knows no state field {', '.join(map(repr, stray))}; it has {choices(self.state_fields)}")
+            raise InvalidState(
+                f"world {self.world_id!r} knows no state field {', '.join(map(repr, stray))}; it has {choices(self.state_fields)}"
+            )
         if start.content is None:
-            start = start.replace(content=self.content if self.content is not None else copy.deepcopy(self.initial_world))
-        for candidate in (seed, start.seed, self.seed):
-            if candidate is not None:
-                return start.replace(seed=candidate)
-        return start.replace(seed=secrets.randbits(63))
+            start = start.replace(content=copy.deepcopy(self.initial_world) if self.content is None else self.content)
+        chosen = next((candidate for candidate in (seed, start.seed, self.seed) if candidate is not None), None)
+        return start.replace(seed=secrets.randbits(63) if chosen is None else chosen)
 
-    def _passes(
-        self, state: State, actions: list[Any], num_steps: int, emit: Emit | None, options: Mapping[str, Any], dry_run: bool
-    ) -> Iterator[State]:
-        if not self._running.acquire(blocking=False):
-            raise InvalidArgument(f"world {self.world_id!r} is running already; wait for that run, or build another world for a second one")
-        try:
-            for number in range(num_steps):
-                action = actions[number] if number < len(actions) else None
-                with enter_run(seed=state.seed, pass_index=state.passes) as context:
-                    for stage_id in self.cycle:
-                        state = self._step(stage_id, state, action, context, emit, options, dry_run)
-                state = state.replace(passes=state.passes + 1)
-                if not dry_run:
-                    self.content, self.last_state = state.content, state
-                    if self.storage is not None:
-                        self.storage.save_last(self.world_id, state)
-                yield state
-        finally:
-            self._running.release()
-
-    def _step(
-        self, stage_id: str, before: State, action: Any, context: RunContext, emit: Emit | None, options: Mapping[str, Any], dry_run: bool
-    ) -> State:
-        context.check_cancelled()
-        stage = self.stages[stage_id]
-        tell: Callable[..., None] = emit or _silent
-        if not stage.should_run(before):
-            tell(stage_id, "skipped", state_before=before)
-            return before
-        tell(stage_id, "before", state_before=before)
-        is_environment = (stage.role or stage_id) == "environment"
-        if dry_run:
-            after: State = stage.preview(before)
-        else:
-            with enter_child(context, stage_id):
-                after = stage.run(before, action=action if is_environment else None, **options)
-            after = after.replace(passes=before.passes, seed=before.seed)
-            if is_environment and before.is_complete:
-                self._keep(stage_id, before.replace(content=after.content), tell)
-        tell(stage_id, "after", state_before=before, state_after=after)
-        return after
-
-    def _keep(self, stage_id: str, full: State, tell: Callable[..., None]) -> None:
-        """After World update: the content is the world's, and the full state is saved."""
-        self.content = full.content
-        if self.storage is not None:
-            path = self.storage.save_update(self.world_id, full, full.passes)
-            tell(stage_id, "snapshot", path=path, state_before=full)
+    def role_of(self, stage_id: str) -> str:
+        """A stage's role; a stage without one has its id's."""
+        role: str | None = self.get_stage(stage_id).role
+        return role or stage_id
 
     # -- saving -------------------------------------------------------------------------------------------------
 
@@ -310,18 +291,30 @@ class World(Persistent):
 
     def _files(self, backend: str, written: set[int]) -> Iterator[tuple[str, bytes]]:
         yield from super()._files(backend, written)
-        if self.last_state is not None:
+        if self.last_state is not None or self.content is not None:
             from yggdrasill.values import dumps
 
-            yield _LAST_STATE_FILE, dumps(self.last_state.to_dict())
+            last = None if self.last_state is None else self.last_state.to_dict()
+            record = {"last_state": last}
+            if last is None or last["content"] is not self.content:
+                record["content"] = self.content
+            yield _LAST_STATE_FILE, dumps(record)
 
     def _read_extras(self, source: Source) -> None:
         data = source.read(_LAST_STATE_FILE)
-        if data is not None:
-            from yggdrasill.values import loads
+        if data is None:
+            return
+        from yggdrasill.values import loads
 
-            self.last_state = State.from_dict(loads(data))
-            self.content = self.last_state.content
+        try:
+            record = loads(data)
+            last = record["last_state"]
+            self.last_state = None if last is None else State.from_dict(last)
+            self.content = record["content"] if "content" in record else record["last_state"]["content"]
+        except (CodecError, InvalidState, KeyError, TypeError) as error:
+            raise CorruptData(
+                f"{source.describe(_LAST_STATE_FILE)} is damaged: {error}; delete it to start from the initial world"
+            ) from error
 
     # -- config -------------------------------------------------------------------------------------------------
 
@@ -351,23 +344,9 @@ class World(Persistent):
         return world_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """Every runnable below with its path, outermost first."""
+        """Every runnable below with its path, outermost first; graphs are not entered."""
         for stage_id, stage in self.stages.items():
             yield (stage_id,), stage
-            if isinstance(stage, Container):
-                for path, below in _walk(stage):
+            if isinstance(stage, Flow):
+                for path, below in stage.walk():
                     yield (stage_id, *path), below
-
-
-def _walk(container: Container) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if container.level == "graph":
-        return
-    for child_id, child in container._children.items():
-        yield (child_id,), child
-        if isinstance(child, Container):
-            for path, below in _walk(child):
-                yield (child_id, *path), below
-
-
-def _silent(*args: Any, **facts: Any) -> None:
-    """No hooks."""

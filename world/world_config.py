@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from yggdrasill.errors import InvalidConfig
+from yggdrasill.errors import InvalidConfig, MissingFile, choices
 from yggdrasill.foundation.documents import check_version, is_ref, read_model, resolve_ref
 from yggdrasill.foundation.graph_config import StrictModel
 from yggdrasill.pipeline.pipeline_config import BuildOptions, place_child
@@ -27,17 +28,24 @@ class SchemaModel(StrictModel):
     """The state schema: five blocks, and extra fields by name (with dtypes, if a mapping)."""
 
     blocks: Literal[5] = 5
-    fields: Optional[Union[list[str], dict[str, str]]] = None
+    fields: list[str] | dict[str, str] | None = None
 
 
 class StorageModel(StrictModel):
     """Where snapshots go; ``rotation`` is another name of ``max_snapshots``."""
 
     state_dir: str
-    naming_template: Optional[str] = None
-    max_snapshots: Optional[int] = None
-    rotation: Optional[int] = None
+    naming_template: str | None = None
+    max_snapshots: int | None = None
+    rotation: int | None = None
     load_last_state: bool = False
+
+
+class RemoteStageModel(StrictModel):
+    """A stage that another endpoint serves."""
+
+    endpoint_url: str
+    graph_id: str | None = None
 
 
 class WorldModel(StrictModel):
@@ -46,14 +54,15 @@ class WorldModel(StrictModel):
     schema_version: str = "2.0"
     world_id: str = "world"
     description: str = ""
-    seed: Optional[int] = None
+    seed: int | None = None
     cycle: list[str]
     stages: dict[str, dict[str, Any]]
     state_schema: SchemaModel = Field(default_factory=SchemaModel)
     initial_world: dict[str, Any] = Field(default_factory=dict)
-    storage: Optional[StorageModel] = None
-    checkpoint_ref: Optional[str] = None
+    storage: StorageModel | None = None
+    checkpoint_ref: str | None = None
     tags: list[str] = Field(default_factory=list)
+    frozen_stages: list[str] = Field(default_factory=list)
 
 
 def world_to_config(world: World) -> dict[str, Any]:
@@ -69,7 +78,8 @@ def world_to_config(world: World) -> dict[str, Any]:
         config["storage"] = world.storage.to_config()
     if world.checkpoint_ref is not None:
         config["checkpoint_ref"] = world.checkpoint_ref
-    return {**config, "tags": list(world.tags)} if world.tags else config
+    frozen = [stage_id for stage_id in world.stages if not world.is_trainable(stage_id)]
+    return {**config, **({"tags": list(world.tags)} if world.tags else {}), **({"frozen_stages": frozen} if frozen else {})}
 
 
 def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyWorld:
@@ -81,20 +91,22 @@ def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: B
     check_version(document, cls.schema_version, where)
     model = read_model(WorldModel, dict(document), where)
     here = BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref)
-    world = cls(model.world_id, description=model.description, seed=model.seed, tags=model.tags, checkpoint_ref=model.checkpoint_ref)
+    checkpoint = None if model.checkpoint_ref is None else _absolute(model.checkpoint_ref, base)
+    world = cls(model.world_id, description=model.description, seed=model.seed, tags=model.tags, checkpoint_ref=checkpoint)
+    if stray := sorted(set(model.frozen_stages) - set(model.stages)):
+        raise InvalidConfig(f"{where}, frozen_stages: {', '.join(map(repr, stray))} are no stages; there is {choices(model.stages)}")
     for stage_id, entry in model.stages.items():
-        world.add_stage(_stage(stage_id, entry, f"{where}, stages.{stage_id}", here), stage_id)
+        world.add_stage(
+            _stage(stage_id, entry, f"{where}, stages.{stage_id}", here), stage_id, trainable=stage_id not in model.frozen_stages
+        )
     world.set_state_schema(model.state_schema.fields or {})
     world.set_initial_world(_initial_world(model.initial_world, where, here))
     if model.storage is not None:
-        folder = model.storage.state_dir
-        relative = base is not None and "://" not in folder
-        storage = {**model.storage.model_dump(exclude_none=True), "state_dir": str(base / folder) if relative and base else folder}
+        storage = {**model.storage.model_dump(exclude_none=True), "state_dir": _absolute(model.storage.state_dir, base)}
         world.set_storage(WorldStorage.from_config(storage))
     world.set_cycle(model.cycle)
-    if model.checkpoint_ref is not None:
-        path = model.checkpoint_ref if base is None else str(base / model.checkpoint_ref)
-        world.load_from_checkpoint(checkpoint_path=path)
+    if checkpoint is not None:
+        world.load_from_checkpoint(checkpoint_path=checkpoint)
     if validate:
         world.validate(strict=True, validate_stages=True)
     return world
@@ -102,7 +114,8 @@ def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: B
 
 def _stage(stage_id: str, entry: Mapping[str, Any], where: str, options: BuildOptions) -> Any:
     if "endpoint_url" in entry:
-        facts = {"endpoint_url": entry["endpoint_url"], "graph_id": entry.get("graph_id", stage_id), "stage": True}
+        remote = read_model(RemoteStageModel, dict(entry), where)
+        facts = {"endpoint_url": remote.endpoint_url, "graph_id": remote.graph_id or stage_id, "stage": True}
         return place_child(stage_id, facts, options)
     config, base = resolve_ref(entry, options.base_dir, where, options.allow_ref)
     placed = place_child(stage_id, {"stage_config": config, "graph_id": stage_id}, options)
@@ -110,6 +123,11 @@ def _stage(stage_id: str, entry: Mapping[str, Any], where: str, options: BuildOp
         return placed
     below = options.below(stage_id, base)
     return Stage.from_config(config, below.registry, **below.keywords())
+
+
+def _absolute(path: str, base: Path | None) -> str:
+    """A path in a config file is relative to that file; absolute, it survives being saved elsewhere."""
+    return path if base is None or "://" in path else str((base / path).resolve())
 
 
 def _initial_world(parts: Mapping[str, Any], where: str, options: BuildOptions) -> dict[str, Any]:
@@ -124,10 +142,6 @@ def _initial_world(parts: Mapping[str, Any], where: str, options: BuildOptions) 
 
 
 def _read_text(path: Any, where: str, options: BuildOptions) -> str:
-    from pathlib import Path
-
-    from yggdrasill.errors import MissingFile
-
     if not options.allow_ref:
         raise InvalidConfig(f"{where}: 'ref' is not allowed in a config that comes over a network; send the text inline")
     file = (Path() if options.base_dir is None else Path(options.base_dir)) / str(path)
