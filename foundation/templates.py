@@ -2,8 +2,9 @@
 
 A template file (YAML in ``workflows/templates/<level>/<name>.yaml``) holds ``parameters`` (each with a ``default``, a
 ``description`` and perhaps ``choices`` from a name to any value) and a ``config`` with ``{{placeholders}}``: a text that is
-one placeholder becomes the value, a placeholder inside a text becomes its words. A function registered with
-`register_template` is a template too.
+one placeholder becomes the value, a placeholder inside a text becomes its words. A mapping of ``from_template: level/name``
+and perhaps ``parameters`` becomes the config of that template, so a world is put together from stages and those from
+graphs. A function registered with `register_template` is a template too.
 """
 
 from __future__ import annotations
@@ -51,11 +52,19 @@ def render_template(level: str, name: str, parameters: Mapping[str, Any]) -> dic
         InvalidArgument: a value that is none of a parameter's choices.
         InvalidConfig: a template file that cannot be read.
     """
+    return _render(level, name, parameters, ())
+
+
+def _render(level: str, name: str, parameters: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
+    """`render_template` within the templates ``inside``, outermost first."""
+    place = f"{level}/{name}"
+    if place in inside:
+        raise InvalidConfig(f"template {place!r} contains itself: {' -> '.join((*inside, place))}; break the ring of from_template")
     builder = _registered.get((level, name))
     if builder is None:
         if name not in template_names(level):
             raise unknown(f"{level} template", name, template_names(level))
-        builder = FileTemplate(TEMPLATE_FOLDER / level / f"{name}.yaml")
+        return FileTemplate(TEMPLATE_FOLDER / level / f"{name}.yaml").fill(parameters, (*inside, place))
     return dict(builder(**parameters))
 
 
@@ -77,11 +86,15 @@ class FileTemplate:
 
     def __call__(self, **given: Any) -> dict[str, Any]:
         """The config with every placeholder filled."""
+        return self.fill(given)
+
+    def fill(self, given: Mapping[str, Any], inside: tuple[str, ...] = ()) -> dict[str, Any]:
+        """The config for these parameters; ``inside`` names the templates this one is a part of, so that a ring is found."""
         for name in given:
             if name not in self.parameters:
                 raise unknown(f"parameter of template {self.name!r}", name, self.parameters)
         values = {name: self._value(name, given) for name in self.parameters}
-        config: dict[str, Any] = self._fill(self._config, values, ())
+        config: dict[str, Any] = self._fill(self._config, values, (), inside)
         return config
 
     def _value(self, name: str, given: Mapping[str, Any]) -> Any:
@@ -93,19 +106,30 @@ class FileTemplate:
             raise InvalidArgument(f"template {self.name!r}: parameter {name!r} is {value!r}; it can be {choices(parameter.choices)}")
         return copy.deepcopy(parameter.choices[value])
 
-    def _fill(self, part: Any, values: Mapping[str, Any], open_names: tuple[str, ...]) -> Any:
+    def _fill(self, part: Any, values: Mapping[str, Any], open_names: tuple[str, ...], inside: tuple[str, ...]) -> Any:
         if isinstance(part, dict):
-            return {key: self._fill(value, values, open_names) for key, value in part.items()}
+            filled = {key: self._fill(value, values, open_names, inside) for key, value in part.items()}
+            return self._part(filled, inside) if "from_template" in part and set(part) <= {"from_template", "parameters"} else filled
         if isinstance(part, list):
-            return [self._fill(value, values, open_names) for value in part]
+            return [self._fill(value, values, open_names, inside) for value in part]
         if not isinstance(part, str):
             return part
         whole = _PLACEHOLDER.fullmatch(part)
         if whole:
             name = self._known(whole.group(1), open_names)
             # A choice may hold placeholders of its own; a value that a caller passes is never looked into.
-            return self._fill(values[name], values, (*open_names, name)) if self.parameters[name].choices else values[name]
+            return self._fill(values[name], values, (*open_names, name), inside) if self.parameters[name].choices else values[name]
         return _PLACEHOLDER.sub(lambda match: str(values[self._known(match.group(1), open_names)]), part)
+
+    def _part(self, part: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
+        """The config that ``{from_template, parameters?}`` stands for."""
+        place, parameters = part["from_template"], part.get("parameters", {})
+        level, _, name = place.partition("/") if isinstance(place, str) else ("", "", "")
+        if level not in _LEVELS or not name:
+            raise InvalidConfig(f"template {self.name!r}: from_template is {place!r}; it is written level/name with a level of {choices(_LEVELS)}")
+        if not isinstance(parameters, Mapping):
+            raise InvalidConfig(f"template {self.name!r}: the parameters of {place!r} are {parameters!r}; they must be a mapping by name")
+        return _render(level, name, parameters, inside)
 
     def _known(self, name: str, open_names: tuple[str, ...]) -> str:
         if name not in self.parameters:
@@ -113,4 +137,3 @@ class FileTemplate:
         if name in open_names:
             raise InvalidConfig(f"template {self.name!r}: parameter {name!r} contains itself")
         return name
-
