@@ -4,22 +4,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
+    from yggdrasill.values.artifacts import ArtifactStore, ArtifactWriter
     from yggdrasill.values.codec import decode, dump, dumps, encode, from_json, iter_envelope, load, loads, to_json
     from yggdrasill.values.envelope import Envelope, read_envelope
     from yggdrasill.values.extensions import Opaque, register_type
     from yggdrasill.values.files import write_file
     from yggdrasill.values.handles import Handle, load_handles
+    from yggdrasill.values.hashing import HashCache
     from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
+    from yggdrasill.values.memory_store import MemoryStore
     from yggdrasill.values.payload import Description, Encoded, Payload
+    from yggdrasill.values.wire import Packed, pack, references, unpack, with_urls
 
 _HOME = {
+    "ArtifactHandle": "artifact_refs",
+    "ArtifactRef": "artifact_refs",
+    "ArtifactStore": "artifacts",
+    "ArtifactWriter": "artifacts",
     "DEFAULT_LIMITS": "limits",
     "Description": "payload",
     "Encoded": "payload",
     "Envelope": "envelope",
     "Handle": "handles",
+    "HashCache": "hashing",
     "Limits": "limits",
+    "MemoryStore": "memory_store",
     "Opaque": "extensions",
+    "Packed": "wire",
     "Payload": "payload",
     "decode": "codec",
     "dump": "codec",
@@ -30,20 +42,31 @@ _HOME = {
     "load": "codec",
     "load_handles": "handles",
     "loads": "codec",
+    "pack": "wire",
     "read_envelope": "envelope",
+    "references": "wire",
     "register_type": "extensions",
     "to_json": "codec",
+    "unpack": "wire",
+    "with_urls": "wire",
     "write_file": "files",
 }
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "ArtifactHandle",
+    "ArtifactRef",
+    "ArtifactStore",
+    "ArtifactWriter",
     "Description",
     "Encoded",
     "Envelope",
     "Handle",
+    "HashCache",
     "Limits",
+    "MemoryStore",
     "Opaque",
+    "Packed",
     "Payload",
     "decode",
     "dump",
@@ -54,9 +77,13 @@ __all__ = [
     "load",
     "load_handles",
     "loads",
+    "pack",
     "read_envelope",
+    "references",
     "register_type",
     "to_json",
+    "unpack",
+    "with_urls",
     "write_file",
 ]
 

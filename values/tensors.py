@@ -12,7 +12,7 @@ from yggdrasill.values.payload import Description, Payload, corrupt
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DTYPES", "decode_tensor", "encode_tensor", "is_tensor"]
+__all__ = ["DTYPES", "decode_tensor", "encode_tensor", "is_tensor", "tensor_dtype"]
 
 DTYPES = frozenset(
     "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex32 complex64 complex128 "
@@ -55,17 +55,9 @@ def encode_tensor(tensor: torch.Tensor, place: str) -> Payload:
 
 def decode_tensor(payload: Payload) -> torch.Tensor:
     """The tensor of ``payload``: a view of its memory if that is writable and aligned, a copy otherwise."""
-    import torch
 
     described = payload.description
-    if described.dtype not in DTYPES:
-        raise corrupt(f"{described.dtype[:60]!r} is no dtype of torch")
-    dtype = getattr(torch, described.dtype, None)
-    if dtype is None:
-        raise UnsupportedVersion(
-            f"dtype {described.dtype} is unknown to torch {torch.__version__}, which runs here; install the torch of the side that wrote it"
-        )
-    described.require(dtype.itemsize)
+    dtype = tensor_dtype(described)
     try:
         flat = _storage(payload.data).view(dtype)
         if described.strides is None:
@@ -73,6 +65,21 @@ def decode_tensor(payload: Payload) -> torch.Tensor:
         return flat.as_strided(described.shape, described.strides)
     except (RuntimeError, OverflowError, TypeError) as error:
         raise corrupt(f"no tensor of shape {list(described.shape)} can be made ({error})") from error
+
+
+def tensor_dtype(described: Description) -> torch.dtype:
+    """The dtype of a tensor so described; raises `CorruptData` if none can be, `UnsupportedVersion` for one torch lacks here."""
+    import torch
+
+    if described.dtype not in DTYPES:
+        raise corrupt(f"{described.dtype[:60]!r} is no dtype of torch")
+    dtype: torch.dtype | None = getattr(torch, described.dtype, None)
+    if dtype is None:
+        raise UnsupportedVersion(
+            f"dtype {described.dtype} is unknown to torch {torch.__version__}, which runs here; install the torch of the side that wrote it"
+        )
+    described.require(dtype.itemsize)
+    return dtype
 
 
 def _storage(data: memoryview) -> torch.Tensor:

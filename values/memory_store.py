@@ -1,0 +1,202 @@
+"""Artifacts in this process's memory: for calls, tests, and endpoints that keep nothing."""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from yggdrasill.errors import StorageFailed
+from yggdrasill.values.artifacts import (
+    CHUNK_BYTES,
+    MAX_ARTIFACT_BYTES,
+    ArtifactStore,
+    ArtifactWriter,
+    check_hash,
+    check_put,
+    check_size,
+    over_quota,
+    unknown_artifact,
+)
+from yggdrasill.values.layout import ALIGNMENT
+from yggdrasill.values.payload import blake3_hex
+
+__all__ = ["MemoryStore", "aligned_memory"]
+
+_FIRST_BYTES = 1 << 16
+
+
+class MemoryStore(ArtifactStore):
+    """An `ArtifactStore` in memory; besides copies it can `hold` a tensor's own memory while a call lasts."""
+
+    def __init__(self, *, quota_bytes: int | None = None, max_artifact_bytes: int = MAX_ARTIFACT_BYTES) -> None:
+        self.store_id = uuid.uuid4().hex
+        self.quota_bytes = quota_bytes
+        self.max_artifact_bytes = max_artifact_bytes
+        self._lock = threading.RLock()
+        self._used = 0
+        # least recently used first
+        self._kept: OrderedDict[str, memoryview] = OrderedDict()
+        self._held: dict[str, dict[str, memoryview]] = {}
+        self._pins: dict[str, set[str]] = {}
+
+    def has(self, hash: str) -> bool:  # noqa: A002
+        check_hash(hash)
+        with self._lock:
+            return hash in self._kept or hash in self._held
+
+    def missing(self, hashes: Iterable[str]) -> list[str]:
+        with self._lock:
+            return [hash for hash in dict.fromkeys(hashes) if self._find(hash) is None]  # noqa: A001
+
+    def nbytes(self, hash: str) -> int:  # noqa: A002
+        return self.read(hash).nbytes
+
+    def put(self, data: bytes | bytearray | memoryview, *, hash: str | None = None, verify: bool = True) -> str:  # noqa: A002
+        view = memoryview(data).cast("B")
+        check_size(view.nbytes, self.max_artifact_bytes)
+        promised = None if hash is None else check_hash(hash)
+        digest = blake3_hex(view) if verify or promised is None else promised
+        check_put(view, digest, promised)
+        with self._lock:
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+                return digest
+            self._make_room(view.nbytes)
+        memory = aligned_memory(view.nbytes)
+        memory[:] = view
+        self._keep(digest, memory)
+        return digest
+
+    def hold(self, data: memoryview, *, owner: str, hash: str | None = None) -> str:  # noqa: A002
+        """Offer ``data`` itself, uncopied, until ``unpin(owner)``, and give its hash; a given ``hash`` is believed.
+
+        The memory must not change meanwhile. What somebody else pins by then is kept as a copy. Held bytes fill no quota.
+        """
+        view = data.cast("B").toreadonly()
+        check_size(view.nbytes, self.max_artifact_bytes)
+        digest = blake3_hex(view) if hash is None else check_hash(hash)
+        with self._lock:
+            self._pins.setdefault(owner, set()).add(digest)
+            self._held.setdefault(digest, {})[owner] = view
+        return digest
+
+    def take(self, hash: str) -> memoryview:  # noqa: A002
+        """The bytes to own, and no longer the store's: writable, uncopied. Held or pinned ones stay and come as `read` gives them.
+
+        Raises `UnknownArtifact`.
+        """
+        with self._lock:
+            view = self.read(hash)
+            if hash in self._held or any(hash in pins for pins in self._pins.values()):
+                return view
+            self._used -= view.nbytes
+            return self._kept.pop(hash)
+
+    def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
+        writer = _MemoryWriter(self, expected=expected, nbytes=nbytes)
+        if nbytes is not None:
+            with self._lock:
+                self._make_room(nbytes)
+        return writer
+
+    def read(self, hash: str) -> memoryview:  # noqa: A002
+        with self._lock:
+            view = self._find(hash)
+        if view is None:
+            raise unknown_artifact(hash)
+        return view.toreadonly()
+
+    def chunks(self, hash: str, start: int = 0, stop: int | None = None, size: int = CHUNK_BYTES) -> Iterator[memoryview]:  # noqa: A002
+        view = self.read(hash)[start:stop]
+        return (view[place : place + size] for place in range(0, view.nbytes, size))
+
+    def path(self, hash: str) -> Path | None:  # noqa: A002
+        self.read(hash)
+        return None
+
+    def pin(self, owner: str, hashes: Iterable[str]) -> None:
+        with self._lock:
+            self._pins.setdefault(owner, set()).update(map(check_hash, hashes))
+
+    def unpin(self, owner: str) -> None:
+        with self._lock:
+            for digest in self._pins.pop(owner, ()):
+                views = self._held.get(digest)
+                if views is None:
+                    continue
+                view = views.pop(owner, None)
+                if not views:
+                    del self._held[digest]
+                    if view is not None and digest not in self._kept and any(digest in pins for pins in self._pins.values()):
+                        self._kept[digest] = memory = aligned_memory(view.nbytes)
+                        memory[:] = view
+                        self._used += view.nbytes
+
+    def _find(self, hash: str) -> memoryview | None:  # noqa: A002
+        view = self._kept.get(check_hash(hash))
+        if view is not None:
+            self._kept.move_to_end(hash)
+            return view
+        return next(iter(self._held.get(hash, {}).values()), None)
+
+    def _keep(self, digest: str, memory: memoryview) -> None:
+        with self._lock:
+            if digest in self._kept:
+                self._kept.move_to_end(digest)
+                return
+            self._make_room(memory.nbytes)
+            self._kept[digest] = memory
+            self._used += memory.nbytes
+
+    def _make_room(self, nbytes: int) -> None:
+        if self.quota_bytes is None or self._used + nbytes <= self.quota_bytes:
+            return
+        pinned = set().union(*self._pins.values())
+        free = [digest for digest in self._kept if digest not in pinned]
+        kept_anyway = self._used - sum(self._kept[digest].nbytes for digest in free)
+        if kept_anyway + nbytes > self.quota_bytes:
+            raise over_quota(nbytes, self.quota_bytes, kept_anyway, len(self._pins))
+        for digest in free:
+            if self._used + nbytes <= self.quota_bytes:
+                break
+            self._used -= self._kept.pop(digest).nbytes
+
+
+class _MemoryWriter(ArtifactWriter):
+    def __init__(self, store: MemoryStore, *, expected: str | None, nbytes: int | None) -> None:
+        super().__init__(expected=expected, nbytes=nbytes, limit=store.max_artifact_bytes)
+        self._store = store
+        self._memory = memoryview(bytearray())
+
+    def _append(self, chunk: memoryview) -> None:
+        end = self._taken + chunk.nbytes
+        if end > self._memory.nbytes:
+            # memory that nobody has written to costs an address and no page, so a promised size is taken at once
+            grown = aligned_memory(self._promised if self._promised is not None else max(2 * self._memory.nbytes, end, _FIRST_BYTES))
+            grown[: self._taken] = self._memory[: self._taken]
+            self._memory = grown
+        self._memory[self._taken : end] = chunk
+
+    def _keep(self, digest: str) -> None:
+        self._store._keep(digest, self._memory[: self._taken])
+        self._memory = memoryview(b"")
+
+    def _discard(self) -> None:
+        self._memory = memoryview(b"")
+
+
+def aligned_memory(nbytes: int) -> memoryview:
+    """Fresh writable memory that a decoded tensor may live in; raises `StorageFailed` if there is none."""
+    import numpy as np
+
+    try:
+        memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    except MemoryError as error:
+        raise StorageFailed(
+            f"there is no memory for {nbytes} bytes; send less at once, or keep artifacts on disk", nbytes=nbytes
+        ) from error
+    offset = -int(memory.ctypes.data) % ALIGNMENT
+    return memory.data[offset : offset + nbytes]
