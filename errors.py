@@ -106,7 +106,7 @@ class YggdrasillError(Exception):
         if cls.__module__ == __name__:
             _BY_NAME[cls.__name__] = cls
 
-    def __init__(self, message: str, **details: Any) -> None:
+    def __init__(self, message: str, /, **details: Any) -> None:
         super().__init__(message)
         self.message = message
         self.details: dict[str, Any] = details

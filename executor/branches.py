@@ -14,7 +14,9 @@ from yggdrasill.errors import InvalidArgument
 __all__ = ["run_branches"]
 
 
-def run_branches(order: Sequence[str], sources: Mapping[str, set[str]], call: Callable[[str], None], max_workers: int | None = None) -> None:
+def run_branches(
+    order: Sequence[str], sources: Mapping[str, set[str]], call: Callable[[str], None], max_workers: int | None = None
+) -> None:
     """Call every id of ``order`` after the ids in its ``sources``.
 
     With more than one worker, ids that are ready run at the same time, each in a copy of the caller's context and grad

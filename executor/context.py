@@ -164,7 +164,12 @@ def enter_run(
     outer = _current.get()
     if outer is None:
         context = RunContext(
-            secrets.randbits(63) if seed is None else seed, path or (), pass_index=pass_index or 0, token=token, progress=progress, outside=outside
+            secrets.randbits(63) if seed is None else seed,
+            path or (),
+            pass_index=pass_index or 0,
+            token=token,
+            progress=progress,
+            outside=outside,
         )
     else:
         context = outer.child(outer.node, seed=seed, pass_index=pass_index)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Union
+from typing import Any, TypeAlias
 
 from yggdrasill.errors import HookFailed, InvalidArgument, YggdrasillError
 
 __all__ = ["Callbacks", "Emit", "as_emit"]
 
 Hook = Callable[..., Any]
-Callbacks = Union[Hook, Iterable[Hook], None]
+Callbacks: TypeAlias = Hook | Iterable[Hook] | None
 Emit = Callable[..., None]
 
 
@@ -23,7 +23,7 @@ def as_emit(callbacks: Callbacks) -> Emit | None:
     """
     if callbacks is None:
         return None
-    hooks = [callbacks] if callable(callbacks) else list(callbacks)
+    hooks = [callbacks] if callable(callbacks) else list(callbacks) if isinstance(callbacks, Iterable) else [callbacks]
     for hook in hooks:
         if not callable(hook):
             raise InvalidArgument(f"callbacks must be a callable or a list of callables, got {hook!r}")

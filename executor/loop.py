@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, MissingInput, RemoteError, RunError, unknown
 from yggdrasill.executor.context import RunContext, enter_run
@@ -38,19 +38,14 @@ def run(
         BlockFailed, MissingInput, HookFailed, Cancelled: see `yggdrasill.errors`.
     """
     program = graph.program()
-    steps = loop_count(num_loop_steps, graph.metadata)
+    times = loop_count(num_loop_steps, graph.metadata)
     emit = as_emit(callbacks)
     buffer = _fill(program, inputs or {})
     if device is not None:
         graph.to(device)
     program.set_mode(training)
     with enter_run(seed=seed) as context:
-        for step in program.steps:
-            if type(step) is Call:
-                _call(step, buffer, context, emit, dry_run)
-            else:
-                assert isinstance(step, Loop)
-                _loop(step, steps, buffer, context, emit, dry_run)
+        _run_steps(program.steps, times, buffer, context, emit, dry_run)
     return {name: buffer[key] for name, key in program.outputs if key in buffer}
 
 
@@ -76,78 +71,110 @@ def _fill(program: Program, inputs: Mapping[Any, Any]) -> Buffer:
     return buffer
 
 
-def _loop(loop: Loop, steps: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
-    if emit:
-        emit(loop.representative, "loop_start", num_steps=steps, node_ids=[call.node_id for call in loop.calls])
-    for iteration in range(steps):
-        context.call = iteration
-        for call in loop.calls:
-            _call(call, buffer, context, emit, dry_run)
+def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
+    steps: Sequence[Call | Loop], times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool
+) -> None:
+    """Run steps in order. Every node of every graph passes here, so nothing is called that could be written out."""
+    token = context.token
+    for step in steps:
+        if type(step) is not Call:
+            _run_cycle(cast(Loop, step), times, buffer, context, emit, dry_run)
+            continue
+        context.node = step.node_id
+        if token.cancelled:
+            context.check_cancelled()
         if emit:
-            emit(loop.representative, "loop_end", iteration=iteration + 1, num_steps=steps)
-    context.call = 0
-
-
-def _call(call: Call, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
-    context.node = call.node_id
-    if context.token.cancelled:
-        context.check_cancelled()
-    if emit:
-        emit(call.node_id, "before", buffer=buffer)
-    inputs = collect_inputs(call.picks, call.gathers, buffer, context) if call.gathers else _pick(call.picks, buffer)
-    if dry_run:
-        outputs: Mapping[str, Any] = {port: None for port, _ in call.outputs}
-    else:
-        try:
-            with call.lock:
-                outputs = call.forward(inputs)
-        except Exception as error:
-            raise _failure(call, inputs, context, error) from error
-    written = 0
-    try:
-        for port, key in call.outputs:
+            emit(step.node_id, "before", buffer=buffer)
+        if dry_run:
+            inputs = _known_inputs(step, buffer)
+            outputs: Mapping[str, Any] = dict.fromkeys(port for port, _ in step.outputs)
+        else:
+            inputs = {}
+            for pick in step.picks:
+                for key in pick.keys:
+                    if key in buffer:
+                        inputs[pick.port] = buffer[key]
+                        break
+                else:
+                    if pick.default is not MISSING:
+                        inputs[pick.port] = pick.default
+            if step.gathers:
+                _gather(step.gathers, buffer, inputs, context)
+            step.lock.acquire()
+            try:
+                outputs = step.forward(inputs)
+            except Exception as error:
+                failure = _failure(step, inputs, context, error)
+                if failure is error:
+                    raise
+                raise failure from error
+            finally:
+                step.lock.release()
+            if type(outputs) is not dict and not isinstance(outputs, Mapping):
+                raise _stray_output(step, outputs, context)
+        written = 0
+        for port, key in step.outputs:
             if port in outputs:
                 buffer[key] = outputs[port]
                 written += 1
         if written != len(outputs):
-            raise _stray_output(call, outputs, context)
-    except TypeError as error:
-        raise _stray_output(call, outputs, context) from error
+            raise _stray_output(step, outputs, context)
+        if emit:
+            emit(step.node_id, "after", buffer=buffer, inputs=inputs, outputs=outputs)
+
+
+def _run_cycle(loop: Loop, times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
     if emit:
-        emit(call.node_id, "after", buffer=buffer, inputs=inputs, outputs=outputs)
+        emit(loop.representative, "loop_start", num_steps=times, node_ids=[call.node_id for call in loop.calls])
+    for iteration in range(times):
+        context.call = iteration
+        _run_steps(loop.calls, times, buffer, context, emit, dry_run)
+        if emit:
+            emit(loop.representative, "loop_end", iteration=iteration + 1, num_steps=times)
+    context.call = 0
 
 
-def _pick(picks: tuple[Pick, ...], buffer: Buffer) -> dict[str, Any]:
-    inputs = {}
-    for pick in picks:
-        for key in pick.keys:
-            if key in buffer:
-                inputs[pick.port] = buffer[key]
-                break
-        else:
-            if pick.default is not MISSING:
-                inputs[pick.port] = pick.default
-    return inputs
-
-
-def collect_inputs(picks: tuple[Pick, ...], gathers: tuple[Gather, ...], buffer: Buffer, context: RunContext) -> dict[str, Any]:
+def collect_inputs(picks: Iterable[Pick], gathers: Iterable[Gather], buffer: Buffer, context: RunContext) -> dict[str, Any]:
     """A child's inputs by port: what its edges carry, else what was given from outside, else defaults; absent ones left out.
 
     Raises:
         BlockFailed: the values of one port cannot be joined.
     """
     inputs = _pick(picks, buffer)
+    _gather(gathers, buffer, inputs, context)
+    return inputs
+
+
+def _pick(picks: Iterable[Pick], buffer: Buffer) -> dict[str, Any]:
+    inputs = {}
+    for pick in picks:
+        value = next((buffer[key] for key in pick.keys if key in buffer), pick.default)
+        if value is not MISSING:
+            inputs[pick.port] = value
+    return inputs
+
+
+def _gather(gathers: Iterable[Gather], buffer: Buffer, inputs: dict[str, Any], context: RunContext) -> None:
     for gather in gathers:
         present = [key for key in gather.keys if key in buffer]
         if present:
             try:
                 inputs[gather.port] = gather.join(present, [buffer[key] for key in present])
             except Exception as error:
-                raise BlockFailed(f"node {context.place!r}, port {gather.port!r}: {error}", node=context.place, port=gather.port) from error
-        else:
-            value = buffer.get(gather.own, gather.default)
-            if value is not MISSING:
-                inputs[gather.port] = value
+                message = f"node {context.place!r}, input {gather.port!r}: {error}"
+                raise BlockFailed(message, node=context.place, port=gather.port) from error
+        elif (value := buffer.get(gather.own, gather.default)) is not MISSING:
+            inputs[gather.port] = value
+
+
+def _known_inputs(call: Call, buffer: Buffer) -> dict[str, Any]:
+    """The inputs of a call in a dry run: nothing is joined, since nothing was computed."""
+    inputs = _pick(call.picks, buffer)
+    for gather in call.gathers:
+        if any(key in buffer for key in gather.keys):
+            inputs[gather.port] = None
+        elif (value := buffer.get(gather.own, gather.default)) is not MISSING:
+            inputs[gather.port] = value
     return inputs
 
 
@@ -173,4 +200,8 @@ def _stray_output(call: Call, outputs: Any, context: RunContext) -> BlockFailed:
         what = f"returned {', '.join(map(repr, stray))}, which it does not declare"
     else:
         what = f"returned {type(outputs).__name__}, not a dict by port name"
-    return BlockFailed(f"node {context.place!r} ({call.block_type}) {what}; its output ports are {declared}", node=context.place, block_type=call.block_type)
+    return BlockFailed(
+        f"node {context.place!r} ({call.block_type}) {what}; its output ports are {declared}",
+        node=context.place,
+        block_type=call.block_type,
+    )

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal, TypeAlias
 
 __all__ = ["CycleStep", "NodeStep", "Plan", "make_plan", "strong_components"]
 
 NodeStep = tuple[Literal["node"], str]
 CycleStep = tuple[Literal["cycle"], tuple[str, tuple[str, ...]]]
-Step = Union[NodeStep, CycleStep]
+Step: TypeAlias = NodeStep | CycleStep
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,7 @@ class Plan:
         return [step[1][1] for step in self.steps if step[0] == "cycle"]
 
 
-def make_plan(
-    nodes: Sequence[str], edges: Iterable[tuple[str, str]], order_cycle: Callable[[list[str]], Sequence[str]] = sorted
-) -> Plan:
+def make_plan(nodes: Sequence[str], edges: Iterable[tuple[str, str]], order_cycle: Callable[[list[str]], Sequence[str]] = sorted) -> Plan:
     """Order ``nodes`` so that sources come first; nodes ready at the same time keep the order in which they were given.
 
     Strongly connected components (Tarjan 1972) run as one step, their nodes in the order ``order_cycle`` gives them. The

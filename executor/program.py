@@ -6,11 +6,10 @@ The executor knows nothing of graphs: whatever offers `Executable` can be run.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Union
+from typing import Any, Protocol
 
-__all__ = ["MISSING", "Call", "Executable", "Gather", "Key", "Loop", "Pick", "Program"]
+__all__ = ["MISSING", "Call", "Executable", "Gather", "Key", "Lock", "Loop", "Pick", "Program"]
 
 #: ``(node_id, port)``; a level whose children have an input and an output of one name marks the input with a third part.
 Key = tuple[str, ...]
@@ -39,6 +38,18 @@ class Gather:
     default: Any = MISSING
 
 
+class Lock(Protocol):
+    """Held while a block computes, so that a block shared by several nodes computes one call at a time."""
+
+    def acquire(self) -> bool:
+        """Wait until the lock is free, and take it."""
+        ...
+
+    def release(self) -> None:
+        """Give it back."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One node ready to be called."""
@@ -46,7 +57,7 @@ class Call:
     node_id: str
     block_type: str
     forward: Callable[[dict[str, Any]], Mapping[str, Any]]
-    lock: AbstractContextManager[Any]
+    lock: Lock
     picks: tuple[Pick, ...]
     gathers: tuple[Gather, ...]
     outputs: tuple[tuple[str, Key], ...]
@@ -65,7 +76,7 @@ class Loop:
 class Program:
     """Steps, where external inputs go, where external outputs are read, and how to set the mode of all blocks."""
 
-    steps: tuple[Union[Call, Loop], ...]
+    steps: tuple[Call | Loop, ...]
     inputs: Mapping[str, tuple[Key, ...]]
     outputs: tuple[tuple[str, Key], ...]
     ports: frozenset[Key]

@@ -5,14 +5,16 @@ Archives are read by name and never unpacked, so a name in one cannot leave it.
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import zipfile
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from yggdrasill.errors import InvalidArgument, InvalidCheckpoint, MissingFile, StorageFailed
 from yggdrasill.values.files import write_file
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["ArchiveSource", "FolderSource", "Source", "open_source", "write_archive"]
 
 _TAR = (".tar", ".tar.gz", ".tgz")
+#: What the standard library raises over archives that are cut, altered or of an unknown kind.
+_DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
 
 
 class Source(ABC):
@@ -41,7 +45,7 @@ class Source(ABC):
     def read(self, name: str) -> bytes | None:
         """The bytes of a file, or None if there is none of that name."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - a folder has nothing to close
         """Release what is open."""
 
     def describe(self, name: str) -> str:
@@ -67,21 +71,29 @@ class ArchiveSource(Source):
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        self._zip: zipfile.ZipFile | None = None
+        self._tar: tarfile.TarFile | None = None
         try:
-            self._zip = zipfile.ZipFile(path) if zipfile.is_zipfile(path) else None
-            self._tar = None if self._zip else tarfile.open(path)  # noqa: SIM115 - closed by close()
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+            if zipfile.is_zipfile(path):
+                self._zip = zipfile.ZipFile(path)
+                self._names = set(self._zip.namelist())
+            else:
+                self._tar = tarfile.open(path)  # noqa: SIM115 - closed by close()
+                self._names = set(self._tar.getnames())
+        except _DAMAGE as error:
+            self.close()
             raise InvalidCheckpoint(f"{str(path)!r} is no readable archive: {error}; it must be a zip or tar that save() wrote") from error
 
     def read(self, name: str) -> bytes | None:
         """The bytes of a file, or None."""
+        if name not in self._names:
+            return None
         try:
             if self._zip is not None:
-                return self._zip.read(name) if name in self._zip.namelist() else None
-            assert self._tar is not None
-            member = self._tar.extractfile(name) if name in self._tar.getnames() else None
+                return self._zip.read(name)
+            member = self._tar.extractfile(name) if self._tar is not None else None
             return None if member is None else member.read()
-        except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+        except _DAMAGE as error:
             raise InvalidCheckpoint(f"{self.describe(name)} cannot be read: {error}; the archive is damaged") from error
 
     def close(self) -> None:
@@ -115,11 +127,19 @@ def write_archive(path: str | Path, files: Iterable[tuple[str, bytes]]) -> None:
             for member, data in files:
                 archive.writestr(zipfile.ZipInfo(member), data)
     elif name.endswith(_TAR):
-        with tarfile.open(fileobj=buffer, mode="w" if name.endswith(".tar") else "w:gz") as tar:
-            for member, data in files:
-                info = tarfile.TarInfo(member)
-                info.size = len(data)
-                tar.addfile(info, io.BytesIO(data))
+        if name.endswith(".tar"):
+            _write_tar(buffer, files)
+        else:
+            with gzip.GzipFile(fileobj=buffer, mode="wb", filename="", mtime=0) as packed:
+                _write_tar(packed, files)
     else:
         raise InvalidArgument(f"an archive's name ends in .zip, .tar or .tar.gz, got {str(path)!r}")
     write_file(path, buffer.getbuffer())
+
+
+def _write_tar(target: IO[bytes] | gzip.GzipFile, files: Iterable[tuple[str, bytes]]) -> None:
+    with tarfile.open(fileobj=target, mode="w") as tar:
+        for member, data in files:
+            info = tarfile.TarInfo(member)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))

@@ -144,17 +144,19 @@ class AbstractBaseBlock(ABC):
             CheckpointMismatch: (a KeyError) if ``strict`` and a key is unexpected or missing.
         """
         rest = dict(state)
-        for name, block in self.get_sub_blocks().items():
+        parts = {}
+        for name in self.get_sub_blocks():
             prefix = name + "."
-            own = {key[len(prefix) :]: rest.pop(key) for key in list(rest) if key.startswith(prefix)}
-            if own or strict:
-                block.load_state_dict(own, strict)
+            parts[name] = {key[len(prefix) :]: rest.pop(key) for key in list(rest) if key.startswith(prefix)}
         if strict and rest:
             expected = sorted(self.state_dict())
             raise CheckpointMismatch(
                 f"block {self.block_id!r} ({self.block_type}) got state keys {sorted(rest)} it does not have; it has {expected or 'no state'}",
                 unexpected=sorted(rest),
             )
+        for name, block in self.get_sub_blocks().items():
+            if parts[name] or strict:
+                block.load_state_dict(parts[name], strict)
 
     def load_from_checkpoint(self, path: str | Path) -> Self:
         """Load the block's state from a json or safetensors file.
@@ -162,13 +164,16 @@ class AbstractBaseBlock(ABC):
         Raises:
             MissingFile, InvalidCheckpoint, CheckpointMismatch, UnsupportedFormat
         """
-        from yggdrasill.foundation.checkpoint import read_state
+        from yggdrasill.foundation.checkpoint import check_block_state, read_state
 
-        self.load_state_dict(read_state(path), strict=True)
+        state = read_state(path)
+        check_block_state(self, state, f"block {self.block_id!r}", strict=True)
+        self.load_state_dict(state, strict=True)
         return self
 
     def trainable_parameters(self) -> Iterator[Any]:
         """Parameters an optimiser may change (torch tensors with gradients); none while frozen."""
         if not self._frozen:
             for block in self.get_sub_blocks().values():
-                yield from block.trainable_parameters()
+                if not block.frozen:
+                    yield from block.trainable_parameters()

@@ -17,7 +17,7 @@ from yggdrasill.errors import CheckpointMismatch, CodecError, InvalidCheckpoint,
 if TYPE_CHECKING:
     from yggdrasill.foundation.block import AbstractBaseBlock
 
-__all__ = ["BACKENDS", "check_backend", "check_block_keys", "pack_state", "read_state", "unpack_state"]
+__all__ = ["BACKENDS", "check_backend", "check_block_state", "pack_state", "read_state", "unpack_state"]
 
 BACKENDS = ("json", "safetensors")
 
@@ -52,23 +52,23 @@ def unpack_state(data: bytes, backend: str, where: str) -> dict[str, Any]:
     """
     try:
         state = _unpack_json(data) if check_backend(backend) == "json" else _unpack_safetensors(data)
-    except (CodecError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, UnsupportedFormat):
-            raise
+    except UnsupportedFormat:
+        raise
+    except (CodecError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise InvalidCheckpoint(f"{where}: not a {backend} checkpoint: {error}; save it again or choose another file") from error
     if not isinstance(state, dict):
         raise InvalidCheckpoint(f"{where}: a checkpoint maps ids to states, this file holds {type(state).__name__}")
     return state
 
 
-def read_state(path: str | Path) -> dict[str, Any]:
-    """The state in a ``.json`` or ``.safetensors`` file.
+def read_state(path: str | Path, backend: str | None = None) -> dict[str, Any]:
+    """The state in a ``.json`` or ``.safetensors`` file; ``backend`` says which it is whatever its name.
 
     Raises:
         MissingFile, InvalidCheckpoint, UnsupportedFormat, StorageFailed
     """
     file = Path(path)
-    backend = check_backend(file.suffix.lstrip(".").lower())
+    backend = check_backend(file.suffix.lstrip(".").lower() if backend is None else backend)
     try:
         data = file.read_bytes()
     except FileNotFoundError:
@@ -78,18 +78,29 @@ def read_state(path: str | Path) -> dict[str, Any]:
     return unpack_state(data, backend, repr(str(path)))
 
 
-def check_block_keys(block: AbstractBaseBlock, state: Any, where: str) -> None:
-    """Raise `CheckpointMismatch` unless ``state`` has exactly the keys of the block's own state."""
+def check_block_state(block: AbstractBaseBlock, state: Any, where: str, *, strict: bool) -> None:
+    """Raise `CheckpointMismatch` unless ``state`` fits the block: tensors of the block's shapes and, if ``strict``, its very keys.
+
+    What a stateful block keeps between calls may have any shape.
+    """
     if not isinstance(state, Mapping):
-        raise CheckpointMismatch(f"node {where!r}: a block state maps names to values, got {type(state).__name__}")
-    expected = set(block.state_dict())
-    missing, stray = sorted(expected - set(state)), sorted(str(key) for key in set(state) - expected)
-    if missing or stray:
+        raise CheckpointMismatch(f"{where}: a block state maps names to values, got {type(state).__name__}")
+    expected = block.state_dict()
+    missing, stray = sorted(set(expected) - set(state)), sorted(str(key) for key in set(state) - set(expected))
+    if strict and (missing or stray):
         raise CheckpointMismatch(
-            f"node {where!r} ({block.block_type}): state keys do not match; missing {missing or 'none'}, unexpected {stray or 'none'}",
+            f"{where} ({block.block_type}): state keys do not match; missing {missing or 'none'}, unexpected {stray or 'none'}",
             missing=missing,
             unexpected=stray,
         )
+    if block.stateful:
+        return
+    for key, own in expected.items():
+        have, given = getattr(own, "shape", None), getattr(state.get(key), "shape", None)
+        if have is not None and given is not None and tuple(have) != tuple(given):
+            raise CheckpointMismatch(
+                f"{where} ({block.block_type}): {key!r} has shape {list(have)}, the state's has {list(given)}; it belongs to another model"
+            )
 
 
 def _unpack_json(data: bytes) -> Any:
@@ -100,6 +111,7 @@ def _unpack_json(data: bytes) -> Any:
 
 def _pack_safetensors(state: Mapping[str, Any]) -> bytes:
     import torch
+    from safetensors import SafetensorError
     from safetensors.torch import save
 
     from yggdrasill.values import to_json
@@ -110,9 +122,9 @@ def _pack_safetensors(state: Mapping[str, Any]) -> bytes:
     def split(value: Any, path: tuple[str, ...]) -> Any:
         if isinstance(value, torch.Tensor):
             name = ".".join(path)
-            if name in tensors:
-                raise InvalidCheckpoint(f"two tensors would be named {name!r}; rename a node or a key, or use the json backend")
-            tensors[name] = value.detach().cpu().contiguous().clone()
+            while name in tensors:
+                name += "'"
+            tensors[name] = value.detach().cpu().resolve_conj().resolve_neg().contiguous().clone()
             strides[name] = list(value.stride())
             return {"$weight": name}
         if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -120,7 +132,10 @@ def _pack_safetensors(state: Mapping[str, Any]) -> bytes:
         return {"$value": to_json(value)}
 
     skeleton = split(dict(state), ())
-    return save(tensors, metadata={_METADATA_KEY: json.dumps({"state": skeleton, "strides": strides})})
+    try:
+        return save(tensors, metadata={_METADATA_KEY: json.dumps({"state": skeleton, "strides": strides})})
+    except (SafetensorError, KeyError, RuntimeError, ValueError) as error:
+        raise InvalidCheckpoint(f"safetensors cannot hold this state: {type(error).__name__}: {error}; use the json backend") from error
 
 
 def _unpack_safetensors(data: bytes) -> Any:

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, choices, unknown
 from yggdrasill.foundation.block import AbstractBaseBlock
+from yggdrasill.foundation.loading import StateLoad
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Container", "LoadedStates", "check_name"]
+__all__ = ["Container", "check_name"]
 
 
 def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) -> str:
@@ -31,14 +31,6 @@ def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) 
     if taken is not None and name in taken:
         raise DuplicateName(f"{kind} {name!r} is taken; there is {choices(taken, near=name)}. Choose another id.")
     return name
-
-
-@dataclass
-class LoadedStates:
-    """What one load has done so far: blocks that have their state, and states by reuse identity."""
-
-    blocks: set[int] = field(default_factory=set)
-    by_identity: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Container(ABC):
@@ -104,9 +96,7 @@ class Container(ABC):
         """Move every block that can be moved; None changes nothing."""
         if device is not None:
             for block in self.blocks():
-                move = getattr(block, "to", None)
-                if callable(move):
-                    move(device)
+                _move(block, device)
         return self
 
     # -- state --------------------------------------------------------------------------------------------------
@@ -121,11 +111,9 @@ class Container(ABC):
         Raises:
             CheckpointMismatch: (a KeyError) ``strict`` and the state names unknown children or other keys than a block's.
         """
-        if not isinstance(state, Mapping):
-            raise CheckpointMismatch(f"{self.level} {self.id!r}: a state maps {self.child_word} ids to states, got {type(state).__name__}")
-        if strict:
-            self._check_state(state, ())
-        self._apply_state(state, strict, LoadedStates())
+        load = StateLoad(strict=strict)
+        self._assign_state(state, (), load, strict)
+        load.apply()
 
     def _collect_state(self, written: set[int]) -> dict[str, Any]:
         states = {}
@@ -134,24 +122,30 @@ class Container(ABC):
                 states[child_id] = state
         return states
 
-    def _check_state(self, state: Mapping[str, Any], path: tuple[str, ...]) -> None:
-        self._check_state_ids(state, path)
-        for child_id, child_state in state.items():
-            child = self._children[child_id]
+    def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoad, strict: bool) -> None:
+        self._check_state_ids(state, path, strict)
+        for child_id, child in self._children.items():
             if isinstance(child, Container):
-                child._check_state(child_state, (*path, child_id))
+                child._assign_state(state.get(child_id, {}), (*path, child_id), load, strict)
 
-    def _check_state_ids(self, state: Mapping[str, Any], path: tuple[str, ...]) -> None:
+    def _check_state_ids(self, state: Any, path: tuple[str, ...], strict: bool) -> None:
+        where = "/".join(path) or self.id
+        if not isinstance(state, Mapping):
+            raise CheckpointMismatch(f"{self.level} {where!r}: a state maps {self.child_word} ids to states, got {type(state).__name__}")
         stray = sorted(str(key) for key in state if key not in self._children)
-        if stray:
-            where = "/".join((*path, self.id)) if path else self.id
+        if stray and strict:
             raise CheckpointMismatch(
                 f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}; it has {choices(self._children)}. "
                 f"This state belongs to another {self.level}.",
                 unexpected=stray,
             )
 
-    def _apply_state(self, state: Mapping[str, Any], strict: bool, loaded: LoadedStates) -> None:
-        for child_id, child in self._children.items():
-            if isinstance(child, Container):
-                child._apply_state(state.get(child_id, {}), strict, loaded)
+
+def _move(block: AbstractBaseBlock, device: Any) -> None:
+    """``to`` is a block's to offer: the parts of one that has none are asked instead."""
+    move = getattr(block, "to", None)
+    if callable(move):
+        move(device)
+    else:
+        for part in block.get_sub_blocks().values():
+            _move(part, device)

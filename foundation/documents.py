@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion
+from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion, YggdrasillError
 
-__all__ = ["MAX_DOCUMENT_BYTES", "check_version", "is_ref", "parse_document", "read_document", "read_model", "resolve_ref"]
+__all__ = [
+    "MAX_DOCUMENT_BYTES",
+    "MAX_DOCUMENT_DEPTH",
+    "at",
+    "check_version",
+    "is_ref",
+    "parse_document",
+    "read_document",
+    "read_model",
+    "resolve_ref",
+]
 
 #: A config is structure; one larger than this is a mistake.
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
+
+#: Nested deeper than this is one too.
+MAX_DOCUMENT_DEPTH = 200
 
 Model = TypeVar("Model")
 
@@ -33,6 +47,8 @@ def read_document(path: str | Path) -> dict[str, Any]:
         raise MissingFile(f"there is no config {str(path)!r}; check the path", path=str(path)) from None
     except UnicodeDecodeError as error:
         raise InvalidConfig(f"{str(path)!r} is not UTF-8 text: {error}") from error
+    except ValueError as error:
+        raise InvalidConfig(f"{str(path)!r} is no file name: {error}") from error
     except OSError as error:
         raise StorageFailed(f"cannot read {str(path)!r}: {error.strerror or error}", path=str(path)) from error
     return parse_document(text, str(path), yaml=file.suffix.lower() in (".yaml", ".yml"))
@@ -41,32 +57,60 @@ def read_document(path: str | Path) -> dict[str, Any]:
 def parse_document(text: str, where: str, *, yaml: bool) -> dict[str, Any]:
     """The mapping in a JSON or YAML text; ``where`` names it in errors."""
     try:
-        document = _load_yaml(text) if yaml else json.loads(text)
+        document = _load_yaml(text) if yaml else json.loads(text, object_pairs_hook=_unique_keys)
+    except InvalidConfig as error:
+        raise InvalidConfig(f"{where}{error.message}") from error.__cause__
     except json.JSONDecodeError as error:
         raise InvalidConfig(f"{where}, line {error.lineno}, column {error.colno}: {error.msg}; the file must hold JSON") from error
     except RecursionError:
         raise InvalidConfig(f"{where}: nested too deeply to be a config") from None
+    except ValueError as error:
+        raise InvalidConfig(f"{where}: {error}") from error
     if not isinstance(document, dict):
         raise InvalidConfig(f"{where}: a config is a mapping, this is {type(document).__name__}")
     return document
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise InvalidConfig(f": key {key!r} stands twice; JSON would keep the last one silently")
+        found[key] = value
+    return found
 
 
 def _load_yaml(text: str) -> Any:
     import yaml
 
     try:
-        return yaml.load(text, Loader=_yaml_loader())
+        _check_depth(text)
+        return yaml.load(text, Loader=_yaml_loader())  # noqa: S506 - a safe loader, made stricter
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise InvalidConfig(f"{place}{error.problem or error}; the text must be YAML") from error
+        mark: Any = error.problem_mark
+        place = "" if mark is None else f", line {mark.line + 1}, column {mark.column + 1}"
+        raise InvalidConfig(f"{place}: {error.problem or error}; the file must hold YAML") from error
     except yaml.YAMLError as error:
-        raise InvalidConfig(f"{error}; the text must be YAML") from error
+        raise InvalidConfig(f": {error}; the file must hold YAML") from error
+
+
+def _check_depth(text: str) -> None:
+    """The C composer recurses without a limit of its own, so depth is counted in the flat stream of events first."""
+    import yaml
+
+    depth = 0
+    for event in yaml.parse(text, Loader=_yaml_loader()):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DOCUMENT_DEPTH:
+                raise InvalidConfig(f": nested deeper than {MAX_DOCUMENT_DEPTH} levels, which is no config")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
 
 
 @lru_cache(maxsize=1)
 def _yaml_loader() -> Any:
-    """The safe loader, with duplicate keys refused: YAML would silently keep the last."""
+    """The safe loader, with duplicate keys refused (YAML would silently keep the last) and dates left as text (JSON has none)."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # its C base has no stub
@@ -77,13 +121,28 @@ def _yaml_loader() -> Any:
         found: dict[Any, Any] = {}
         for key_node, value_node in node.value:
             key = loader.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"a key must be a scalar, not {type(key).__name__}", key_node.start_mark
+                )
             if key in found:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
             found[key] = loader.construct_object(value_node, deep=True)
         return found
 
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
+    Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
     return Loader
+
+
+@contextmanager
+def at(place: str) -> Iterator[None]:
+    """Name the place in a config in any error of ours that comes from inside."""
+    try:
+        yield
+    except YggdrasillError as error:
+        error.message = f"{place}: {error.message}"
+        raise
 
 
 def is_ref(value: Any) -> bool:
@@ -113,7 +172,9 @@ def resolve_ref(value: Any, base_dir: str | Path | None, where: str, allow: bool
         try:
             value = read_document(file)
         except MissingFile:
-            raise MissingFile(f"{where}: 'ref' names {str(file)!r}, which does not exist; refs are relative to the file they stand in", path=str(file)) from None
+            raise MissingFile(
+                f"{where}: 'ref' names {str(file)!r}, which does not exist; refs are relative to the file they stand in", path=str(file)
+            ) from None
         base = file.parent
     return value, base
 
@@ -122,11 +183,13 @@ def check_version(config: Mapping[str, Any], supported: str, where: str) -> None
     """Raise `UnsupportedVersion` if the config's ``schema_version`` has a newer major number than ``supported``."""
     version = config.get("schema_version", supported)
     try:
-        major = int(str(version).split(".")[0])
+        major = int(str(version).split(".", maxsplit=1)[0])
     except ValueError:
         raise InvalidConfig(f"{where}: schema_version is {version!r}; this version writes {supported!r}") from None
-    if major > int(supported.split(".")[0]):
-        raise UnsupportedVersion(f"{where}: schema_version {version!r} is newer than {supported!r}, the newest this version reads; update yggdrasill")
+    if major > int(supported.split(".", maxsplit=1)[0]):
+        raise UnsupportedVersion(
+            f"{where}: schema_version {version!r} is newer than {supported!r}, the newest this version reads; update yggdrasill"
+        )
 
 
 def read_model(model: type[Model], config: Any, where: str) -> Model:

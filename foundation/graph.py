@@ -5,18 +5,20 @@ Structure and queries only: the plan and the loop are the executor's, files are 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument
+from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.executor.program import Call, Loop, Program
 from yggdrasill.foundation import roles
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.checkpoint import check_block_keys, read_state
-from yggdrasill.foundation.container import LoadedStates, check_name
+from yggdrasill.foundation.checkpoint import read_state
+from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.loading import StateLoad
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool, reuse_identity
@@ -63,11 +65,11 @@ class Graph(Wired, Persistent):
             raise InvalidArgument(f"graph_kind is {graph_kind!r}; it can be one of {', '.join(GRAPH_KINDS)}")
         self.graph_kind = graph_kind
         self.metadata: dict[str, Any] = dict(metadata or {})
-        self.registry = registry or BlockRegistry.global_registry()
-        self.pool = pool or ReusePool.shared()
+        self.registry = registry if registry is not None else BlockRegistry.global_registry()
+        self.pool = pool if pool is not None else ReusePool.shared()
         self.auto_wired: set[Edge] = set()
         self._boundaries: dict[str, Boundary] = {}
-        self._program: tuple[int, Program] | None = None
+        self._program: tuple[Any, Program] | None = None
 
     def __repr__(self) -> str:
         return f"<Graph {self.graph_id!r}: {len(self.nodes)} nodes, {len(self._wiring.edges)} edges>"
@@ -128,43 +130,51 @@ class Graph(Wired, Persistent):
             DuplicateName, InvalidArgument, UnknownBlockType, MissingFile, InvalidCheckpoint
         """
         if isinstance(node, Node):
-            if any((block_type, node_id, config, block_id, pretrained, registry)) or not trainable:
-                raise InvalidArgument(f"add_node(Node({node.node_id!r}, ...)) takes no other argument; set them on the Node or pass a block type")
+            if any(extra is not None for extra in (block_type, node_id, config, block_id, pretrained, registry)) or not trainable:
+                raise InvalidArgument(
+                    f"add_node(Node({node.node_id!r}, ...)) takes no other argument; set them on the Node or pass a block type"
+                )
             return self._place(node, auto_connect=False)
         if isinstance(node, AbstractBaseBlock):
-            if any((block_type, config, block_id, registry)):
+            if any(extra is not None for extra in (block_type, config, block_id, registry)):
                 raise InvalidArgument(f"add_node(block) takes no block type or config; {node!r} has its own")
-            block, new_id = node, node_id or self._free_id(node.block_type.replace("/", "_"))
+            block, new_id = node, self._new_id(node_id, node.block_type)
         else:
-            if block_type is None:
-                block_type, new_id = node, node_id or self._free_id(node.replace("/", "_"))
-            elif node_id is not None:
+            if block_type is not None and node_id is not None:
                 raise InvalidArgument(f"add_node got two node ids, {node!r} and {node_id!r}")
-            else:
-                new_id = node
-            check_name("node_id", new_id, self._children)
-            block = self._build(new_id, block_type, config or {}, block_id, registry or self.registry)
-        check_name("node_id", new_id, self._children)
+            new_id = self._new_id(node_id, node) if block_type is None else check_name("node_id", node, self._children)
+            build = self._builder(new_id, block_type or node, config or {}, block_id, registry if registry is not None else self.registry)
+            # Weights of its own make a block of its own, whatever model its config names.
+            block = build() if pretrained is not None else self.pool.acquire(block_type or node, config or {}, build)
         if pretrained is not None:
             block.load_state_dict(pretrained if isinstance(pretrained, Mapping) else read_state(pretrained), strict=False)
         defaults = (config or {}).get("defaults") or {}
         return self._place(Node(new_id, block, trainable, defaults), auto_connect)
 
-    def _build(self, node_id: str, block_type: str, config: Mapping[str, Any], block_id: str | None, registry: BlockRegistry) -> AbstractBaseBlock:
+    def _new_id(self, node_id: str | None, block_type: str) -> str:
+        if node_id is not None:
+            return check_name("node_id", node_id, self._children)
+        return self._free_id(check_name("block type", block_type).replace("/", "_"))
+
+    @staticmethod
+    def _builder(
+        node_id: str, block_type: str, config: Mapping[str, Any], block_id: str | None, registry: BlockRegistry
+    ) -> Callable[[], AbstractBaseBlock]:
         def build() -> AbstractBaseBlock:
-            block = registry.build({**config, "block_type": block_type, "block_id": block_id or node_id})
+            # Defaults belong to the node: a block that other nodes may share does not carry those of the first.
+            own = config if reuse_identity(block_type, config) is None else {key: config[key] for key in config if key != "defaults"}
+            block = registry.build({**own, "block_type": block_type, "block_id": block_id or node_id})
             checkpoint = config.get("checkpoint_ref") or config.get("checkpoint_path")
             if isinstance(checkpoint, str) and "://" not in checkpoint and config.get("backend") != "api":
                 block.load_from_checkpoint(checkpoint)
             return block
 
-        return self.pool.acquire(block_type, config, build)
+        return build
 
     def _place(self, node: Node, auto_connect: bool) -> str:
         check_name("node_id", node.node_id, self._children)
         self._boundaries[node.node_id] = Boundary.of_block(node.block)
         self._add_child(node.node_id, node)
-        self._trainable[node.node_id] = node.trainable
         if auto_connect:
             roles.apply_auto_connect(self, node.node_id)
         return node.node_id
@@ -177,8 +187,11 @@ class Graph(Wired, Persistent):
 
     def set_trainable(self, child_id: str, trainable: bool) -> None:
         """Whether `trainable_parameters` covers a node."""
-        super().set_trainable(child_id, trainable)
         self.get_node(child_id).trainable = bool(trainable)
+
+    def is_trainable(self, child_id: str) -> bool:
+        """The node's trainable flag."""
+        return self.get_node(child_id).trainable
 
     # -- edges --------------------------------------------------------------------------------------------------
 
@@ -211,7 +224,8 @@ class Graph(Wired, Persistent):
         """
         result = ValidationResult()
         result.errors += check_exposures(self)
-        order = {node_id: (ring, self._ring_order(ring).index(node_id)) for node_id, ring in self._rings().items()}
+        result.errors += self._check_metadata()
+        order = {node_id: (frozenset(ids), place) for ids in self.plan().cycles for place, node_id in enumerate(ids)}
         result.errors += check_inputs(self, {node_id: node.defaults for node_id, node in self.nodes.items()}, order)
         result.warnings += check_reachability(self)
         if strict:
@@ -224,8 +238,9 @@ class Graph(Wired, Persistent):
 
     def program(self) -> Program:
         """What the executor runs, kept until the structure changes."""
-        if self._program is None or self._program[0] != self.execution_version:
-            self._program = (self.execution_version, self._compile())
+        key = self._structure_key()
+        if self._program is None or self._program[0] != key:
+            self._program = (key, self._compile())
         return self._program[1]
 
     def _compile(self) -> Program:
@@ -261,12 +276,23 @@ class Graph(Wired, Persistent):
         return (child_id, port)
 
     def _order_cycle(self, ids: list[str]) -> list[str]:
-        wanted = self.metadata.get("cycle_order") or []
-        place = {node_id: i for i, node_id in enumerate(wanted)}
+        place = {node_id: i for i, node_id in enumerate(self._structure_key()[1])}
         return sorted(ids, key=lambda node_id: (place.get(node_id, len(place)), node_id))
 
-    def _ring_order(self, ring: frozenset[str]) -> list[str]:
-        return self._order_cycle(list(ring))
+    def _structure_key(self) -> tuple[int, tuple[str, ...]]:
+        order = self.metadata.get("cycle_order") or ()
+        if not isinstance(order, (list, tuple)) or not all(isinstance(node_id, str) for node_id in order):
+            raise InvalidArgument(f"graph {self.graph_id!r}: metadata 'cycle_order' must be a list of node ids, got {order!r}")
+        return self.execution_version, tuple(order)
+
+    def _check_metadata(self) -> Iterator[str]:
+        for node_id in self._structure_key()[1]:
+            if node_id not in self._children:
+                yield f"metadata 'cycle_order' names {node_id!r}; nodes are {choices(self._children, near=node_id)}"
+        try:
+            loop_count(None, self.metadata)
+        except InvalidArgument as error:
+            yield f"metadata: {error.message}"
 
     # -- state and parameters -----------------------------------------------------------------------------------
 
@@ -276,31 +302,21 @@ class Graph(Wired, Persistent):
                 yield node.block
 
     def _collect_state(self, written: set[int]) -> dict[str, Any]:
+        # A block without a reuse identity comes back once per graph, so that each graph has to bring its state.
+        here: set[int] = set()
         states = {}
         for node_id, node in self.nodes.items():
-            if id(node.block) not in written:
-                written.add(id(node.block))
+            seen = here if reuse_identity(node.block_type, node.block.config) is None else written
+            if id(node.block) not in seen:
+                seen.add(id(node.block))
                 if state := node.block.state_dict():
                     states[node_id] = state
         return states
 
-    def _check_state(self, state: Mapping[str, Any], path: tuple[str, ...]) -> None:
-        self._check_state_ids(state, path)
-        for node_id, block_state in state.items():
-            check_block_keys(self.nodes[node_id].block, block_state, "/".join((*path, node_id)))
-
-    def _apply_state(self, state: Mapping[str, Any], strict: bool, loaded: LoadedStates) -> None:
+    def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoad, strict: bool) -> None:
+        self._check_state_ids(state, path, strict)
         for node_id, node in self.nodes.items():
-            block, identity = node.block, reuse_identity(node.block_type, node.block.config)
-            own = state.get(node_id)
-            if own is None and identity is not None:
-                own = loaded.by_identity.get(identity)
-            if own is None or id(block) in loaded.blocks:
-                continue
-            block.load_state_dict(own, strict)
-            loaded.blocks.add(id(block))
-            if identity is not None:
-                loaded.by_identity[identity] = own
+            load.add(node.block, state.get(node_id), f"node {'/'.join((*path, node_id))!r}")
 
     # -- config -------------------------------------------------------------------------------------------------
 
@@ -335,7 +351,9 @@ class Graph(Wired, Persistent):
 
 def _mode_setter(blocks: list[AbstractBaseBlock]) -> Any:
     """One call that puts every block into training or inference mode, skipping those that certainly are in it."""
-    plain = [b for b in blocks if type(b).train is AbstractBaseBlock.train and type(b).eval is AbstractBaseBlock.eval and not b.get_sub_blocks()]
+    plain = [
+        b for b in blocks if type(b).train is AbstractBaseBlock.train and type(b).eval is AbstractBaseBlock.eval and not b.get_sub_blocks()
+    ]
     known = {id(block) for block in plain}
     others = [block for block in blocks if id(block) not in known]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
+from yggdrasill.foundation.documents import at, check_version, is_ref, read_model, resolve_ref
 from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.wiring import Exposure
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["EdgeModel", "GraphModel", "StrictModel", "edge_to_config", "graph_from_config", "graph_to_config"]
+__all__ = ["EdgeModel", "ExposedModel", "GraphModel", "NodeModel", "StrictModel", "edge_to_config", "graph_from_config", "graph_to_config"]
 
 AnyGraph = TypeVar("AnyGraph", bound="Graph")
 
@@ -40,11 +41,11 @@ class EdgeModel(StrictModel):
 
 
 class NodeModel(StrictModel):
-    """A node in a config."""
+    """A node in a config. Nodes of one graph with the same ``block_id``, type and config have one block."""
 
     node_id: str
     block_type: str
-    block_id: Optional[str] = None
+    block_id: str | None = None
     config: dict[str, Any] = Field(default_factory=dict)
     trainable: bool = True
 
@@ -54,7 +55,7 @@ class ExposedModel(StrictModel):
 
     node_id: str
     port_name: str
-    name: Optional[str] = None
+    name: str | None = None
 
 
 class GraphModel(StrictModel):
@@ -62,7 +63,7 @@ class GraphModel(StrictModel):
 
     schema_version: str = "1.0"
     graph_id: str = "graph"
-    graph_kind: Optional[Literal["diffusion", "llm", "vlm", "data", "generic"]] = None
+    graph_kind: Literal["diffusion", "llm", "vlm", "data", "generic"] | None = None
     metadata: dict[str, Any] = Field(default_factory=dict)
     nodes: list[NodeModel] = Field(default_factory=list)
     edges: list[EdgeModel] = Field(default_factory=list)
@@ -72,7 +73,12 @@ class GraphModel(StrictModel):
 
 def edge_to_config(edge: Edge) -> dict[str, str]:
     """The four fields of an edge."""
-    return {"source_node": edge.source_node, "source_port": edge.source_port, "target_node": edge.target_node, "target_port": edge.target_port}
+    return {
+        "source_node": edge.source_node,
+        "source_port": edge.source_port,
+        "target_node": edge.target_node,
+        "target_port": edge.target_port,
+    }
 
 
 def graph_to_config(graph: Graph) -> dict[str, Any]:
@@ -82,11 +88,12 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
         config["graph_kind"] = graph.graph_kind
     if graph.metadata:
         config["metadata"] = copy.deepcopy(graph.metadata)
+    block_ids = _block_ids(graph)
     config["nodes"] = [
         {
             "node_id": node_id,
             "block_type": node.block_type,
-            "block_id": node.block.block_id,
+            "block_id": block_ids[node_id],
             "config": copy.deepcopy(node.config),
             "trainable": node.trainable,
         }
@@ -115,20 +122,51 @@ def graph_from_config(
     check_version(document, cls.schema_version, where)
     model = read_model(GraphModel, _with_node_refs(document, base, where, allow_ref), where)
     graph = cls(model.graph_id, graph_kind=model.graph_kind, metadata=copy.deepcopy(model.metadata), registry=registry, pool=pool)
-    for node in model.nodes:
-        node_config = _with_absolute_checkpoint(node.config, base)
-        graph.add_node(
-            node.node_id, node.block_type, config=node_config, block_id=node.block_id, auto_connect=False, trainable=node.trainable
-        )
-    for edge in model.edges:
-        graph.add_edge(Edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port))
-    for entries, output in ((model.exposed_inputs, False), (model.exposed_outputs, True)):
-        for entry in entries:
-            graph._wiring.expose(Exposure(entry.node_id, entry.port_name, entry.name), output=output)
+    _add_nodes(graph, model.nodes, base, where)
+    for number, edge in enumerate(model.edges):
+        with at(f"{where}, edges[{number}]"):
+            graph.add_edge(Edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port))
+    for kind, entries in (("exposed_inputs", model.exposed_inputs), ("exposed_outputs", model.exposed_outputs)):
+        for number, entry in enumerate(entries):
+            with at(f"{where}, {kind}[{number}]"):
+                graph._wiring.expose(Exposure(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
     graph.execution_version += 1
     if validate:
         graph.validate(strict=True)
     return graph
+
+
+def _block_ids(graph: Graph) -> dict[str, str]:
+    """A block id per node: the same for nodes that share a block, and for no others."""
+    owners: dict[str, int] = {}
+    block_ids = {}
+    for node_id, node in graph.nodes.items():
+        name, number = node.block.block_id, 1
+        while owners.setdefault(name, id(node.block)) != id(node.block):
+            number += 1
+            name = f"{node.block.block_id}_{number}"
+        block_ids[node_id] = name
+    return block_ids
+
+
+def _add_nodes(graph: Graph, nodes: list[NodeModel], base: Path | None, where: str) -> None:
+    shared: dict[tuple[str, str], Node] = {}
+    for number, node in enumerate(nodes):
+        with at(f"{where}, nodes[{number}] ({node.node_id!r})"):
+            config = _with_absolute_checkpoint(node.config, base)
+            twin = shared.get((node.block_type, node.block_id or "")) if graph.pool.shares else None
+            if twin is not None and _without_defaults(twin.config) == _without_defaults(config):
+                graph.add_node(Node(node.node_id, twin.block, node.trainable, config.get("defaults") or {}))
+                continue
+            graph.add_node(
+                node.node_id, node.block_type, config=config, block_id=node.block_id, auto_connect=False, trainable=node.trainable
+            )
+            if node.block_id:
+                shared[node.block_type, node.block_id] = graph.get_node(node.node_id)
+
+
+def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key != "defaults"}
 
 
 def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, allow_ref: bool) -> dict[str, Any]:
@@ -137,9 +175,11 @@ def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, 
         return dict(document)
     resolved = []
     for number, node in enumerate(nodes):
-        if isinstance(node, Mapping) and "config" in node:
-            node = {**node, "config": resolve_ref(node["config"], base, f"{where}, nodes[{number}].config", allow_ref)[0]}
-        resolved.append(node)
+        if isinstance(node, Mapping) and is_ref(node.get("config")):
+            config, folder = resolve_ref(node["config"], base, f"{where}, nodes[{number}].config", allow_ref)
+            resolved.append({**node, "config": _with_absolute_checkpoint(config, folder)})
+        else:
+            resolved.append(node)
     return {**document, "nodes": resolved}
 
 

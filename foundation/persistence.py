@@ -10,23 +10,28 @@ from __future__ import annotations
 import json
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidConfig, MissingFile
+from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile
 from yggdrasill.foundation.archive import FolderSource, Source, open_source, write_archive
 from yggdrasill.foundation.checkpoint import BACKENDS, check_backend, pack_state, read_state, unpack_state
 from yggdrasill.foundation.container import Container
-from yggdrasill.foundation.documents import parse_document, read_document
+from yggdrasill.foundation.documents import at, parse_document, read_document
 from yggdrasill.values.files import FileSet, write_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Persistent"]
+    from yggdrasill.foundation.contract import Resolver
+    from yggdrasill.foundation.pool import ReusePool
+    from yggdrasill.foundation.registry import BlockRegistry
 
-_UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.+$|[. ]$')
+__all__ = ["Persistent", "file_name", "file_names"]
+
+_CONFIGS = ("config.yaml", "config.yml", "config.json")
+_UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.+$|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 
 
 class Persistent(Container):
@@ -40,15 +45,27 @@ class Persistent(Container):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, config: Mapping[str, Any], registry: Any = None, validate: bool = False, **options: Any) -> Self:
+    def from_config(
+        cls,
+        config: Mapping[str, Any],
+        registry: BlockRegistry | None = None,
+        validate: bool = False,
+        *,
+        pool: ReusePool | None = None,
+        base_dir: str | Path | None = None,
+        endpoints: Resolver | None = None,
+        allow_ref: bool = True,
+    ) -> Self:
         """Build from a config."""
 
     # -- config -------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_yaml(cls, path: str | Path, registry: Any = None, validate: bool = False, **options: Any) -> Self:
+    def from_yaml(cls, path: str | Path, registry: BlockRegistry | None = None, validate: bool = False, **options: Any) -> Self:
         """Build from a YAML or JSON file; ``ref`` paths in it are relative to it."""
-        return cls.from_config(read_document(path), registry, validate, base_dir=Path(path).parent, **options)
+        document = read_document(path)
+        with at(repr(str(path))):
+            return cls.from_config(document, registry, validate, base_dir=Path(path).parent, **options)
 
     def save_config(self, path: str | Path) -> None:
         """Write the config, as YAML if the name ends in .yaml or .yml, else as JSON."""
@@ -59,7 +76,9 @@ class Persistent(Container):
         try:
             text = json.dumps(config, indent=2, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise InvalidConfig(f"{self.level} {self.id!r}: a config holds JSON values only: {error}; keep tensors and objects in states") from error
+            raise InvalidConfig(
+                f"{self.level} {self.id!r}: a config holds JSON values only: {error}; keep tensors and objects in states"
+            ) from error
         if yaml:
             from yaml import safe_dump
 
@@ -68,8 +87,9 @@ class Persistent(Container):
 
     # -- checkpoint ---------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, path: str | Path, format: str = "single", backend: str = "json") -> None:
-        """Write the states: one file (``single``), or a folder with a file per child (``dir``).
+    def save_checkpoint(self, path: str | Path, format: str = "single", backend: str = "json") -> None:  # noqa: A002 - the name callers know
+        """Write the states: one file (``single``), or a folder with a file per child (``dir``). Files of the same name with
+        the other backend's ending, which would be read as well, are removed.
 
         Raises:
             UnsupportedFormat: (a NotImplementedError) a pickle backend.
@@ -79,15 +99,15 @@ class Persistent(Container):
         if format == "single":
             write_file(path, pack_state(self.state_dict(), backend))
         elif format == "dir":
-            with FileSet() as files:
-                for name, data in self._checkpoint_files(backend):
-                    files.write(Path(path) / name, data)
+            _write_folder(Path(path), self._checkpoint_files(backend))
         else:
             raise InvalidArgument(f"checkpoint format is {format!r}; it can be 'single' or 'dir'")
 
     def _checkpoint_files(self, backend: str) -> Iterator[tuple[str, bytes]]:
-        for child_id, state in self.state_dict().items():
-            yield f"{file_name(self.child_word, child_id)}.{backend}", pack_state(state, backend)
+        states = self.state_dict()
+        names = file_names(self.child_word, states)
+        for child_id, state in states.items():
+            yield f"{names[child_id]}.{backend}", pack_state(state, backend)
 
     def load_from_checkpoint(
         self,
@@ -97,25 +117,28 @@ class Persistent(Container):
         checkpoint: Mapping[str, Any] | None = None,
         checkpoint_path: str | Path | None = None,
         checkpoint_dir: str | Path | None = None,
-        registry: Any = None,
+        registry: BlockRegistry | None = None,
         backend: str | None = None,
     ) -> Self:
         """Load states (a dict, a file, or a folder of files), after rebuilding from a config if one is given.
 
         Loading is not strict: children without a state keep theirs. A checkpoint none of whose children exist here is
-        refused.
+        refused, and nothing is changed.
 
         Raises:
             CheckpointMismatch, InvalidCheckpoint, MissingFile, InvalidConfig
         """
         state = self._given_state(checkpoint, checkpoint_path, checkpoint_dir, backend)
-        if config_path is not None or config is not None:
-            built = self.from_yaml(config_path, registry) if config_path is not None else self.from_config(config or {}, registry)
+        target = self
+        if config_path is not None:
+            target = self.from_yaml(config_path, registry)
+        elif config is not None:
+            target = self.from_config(config, registry)
+        target._check_state_ids(state, (), strict=not set(state) & set(target._children))
+        target.load_state_dict({key: value for key, value in state.items() if key in target._children}, strict=False)
+        if target is not self:
             self.__dict__.clear()
-            self.__dict__.update(built.__dict__)
-        if state and not set(state) & set(self._children):
-            self._check_state_ids(state, ())
-        self.load_state_dict({key: value for key, value in state.items() if key in self._children}, strict=False)
+            self.__dict__.update(target.__dict__)
         return self
 
     @staticmethod
@@ -127,7 +150,7 @@ class Persistent(Container):
         if checkpoint is not None:
             return checkpoint
         if path is not None:
-            return read_state(path) if backend is None else unpack_state(Path(path).read_bytes(), backend, repr(str(path)))
+            return read_state(path, backend)
         if folder is None:
             return {}
         if not Path(folder).is_dir():
@@ -138,20 +161,29 @@ class Persistent(Container):
 
     # -- folder and archive -------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, format: str = "dir", backend: str = "json") -> None:
-        """Write config and states: a folder (``dir``), or a zip or tar of the same tree (``archive``)."""
+    def save(self, path: str | Path, format: str = "dir", backend: str = "json") -> None:  # noqa: A002 - the name callers know
+        """Write config and states: a folder (``dir``), or a zip or tar of the same tree (``archive``).
+
+        Raises:
+            UnsupportedFormat: a pickle backend.
+            InvalidArgument: another format, an id that cannot be a file name, or a folder whose config.yaml `load` would prefer.
+            StorageFailed: nothing was written.
+        """
         check_backend(backend)
         if format == "dir":
-            with FileSet() as files:
-                for name, data in self._files(backend, set()):
-                    files.write(Path(path) / name, data)
+            for name in _CONFIGS[:-1]:
+                if (Path(path) / name).exists():
+                    raise InvalidArgument(
+                        f"{str(Path(path) / name)!r} would be loaded before config.json; remove it or choose another folder"
+                    )
+            _write_folder(Path(path), self._files(backend, set()))
         elif format == "archive":
             write_archive(path, self._files(backend, set()))
         else:
             raise InvalidArgument(f"save format is {format!r}; it can be 'dir' or 'archive'")
 
     @classmethod
-    def load(cls, path: str | Path, *, registry: Any = None, **options: Any) -> Self:
+    def load(cls, path: str | Path, *, registry: BlockRegistry | None = None, **options: Any) -> Self:
         """Build from what `save` wrote, a folder or an archive, and load its states (strictly).
 
         Raises:
@@ -160,8 +192,8 @@ class Persistent(Container):
         """
         with open_source(path) as source:
             config = _read_config(source)
-            base = Path(path) if isinstance(source, FolderSource) else None
-            built = cls.from_config(config, registry, **({"base_dir": base} if base else {}), **options)
+            with at(source.describe("")):
+                built = cls.from_config(config, registry, base_dir=Path(path) if isinstance(source, FolderSource) else None, **options)
             built.load_state_dict(built._read_states(source, ""), strict=True)
             built._read_extras(source)
         return built
@@ -172,9 +204,10 @@ class Persistent(Container):
         if self.level == "graph":
             yield f"checkpoint.{backend}", pack_state(self._collect_state(written), backend)
             return
+        names = file_names(self.child_word, self._children)
         for child_id, child in self._children.items():
             if isinstance(child, Persistent):
-                folder = f"checkpoints/{file_name(self.child_word, child_id)}"
+                folder = f"checkpoints/{names[child_id]}"
                 for name, data in child._files(backend, written):
                     yield f"{folder}/{name}", data
         yield f"checkpoints/{self.level}_meta.json", (json.dumps(self._meta(), indent=2) + "\n").encode("utf-8")
@@ -202,7 +235,10 @@ class Persistent(Container):
         if data is None:
             return
         meta = parse_document(data.decode("utf-8", "replace"), source.describe(name), yaml=False)
-        stray = sorted(set(map(str, meta.get("node_ids", []))) ^ set(self._children))
+        node_ids = meta.get("node_ids", [])
+        if not isinstance(node_ids, list):
+            raise InvalidCheckpoint(f"{source.describe(name)}: node_ids must be a list, got {type(node_ids).__name__}")
+        stray = sorted(set(map(str, node_ids)) ^ set(self._children))
         if stray:
             raise CheckpointMismatch(
                 f"{source.describe(name)} is a checkpoint of {self.level} {meta.get(f'{self.level}_id')!r}; it and {self.id!r} differ in {stray}"
@@ -214,7 +250,7 @@ class Persistent(Container):
     # -- templates ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_template(cls, name: str, *, registry: Any = None, validate: bool = False, **parameters: Any) -> Self:
+    def from_template(cls, name: str, *, registry: BlockRegistry | None = None, validate: bool = False, **parameters: Any) -> Self:
         """Build from a template of this level; ``parameters`` are the template's own.
 
         Raises:
@@ -225,6 +261,18 @@ class Persistent(Container):
         return cls.from_config(render_template(cls.level, name, parameters), registry, validate)
 
 
+def file_names(word: str, child_ids: Iterable[str]) -> dict[str, str]:
+    """File names by id, each its own also where upper and lower case are one."""
+    names: dict[str, str] = {}
+    for child_id in child_ids:
+        other = names.setdefault(file_name(word, child_id).casefold(), child_id)
+        if other != child_id:
+            raise InvalidArgument(
+                f"{word} ids {other!r} and {child_id!r} would be one file on some systems; rename one or use format='single'"
+            )
+    return {child_id: child_id for child_id in names.values()}
+
+
 def file_name(word: str, child_id: str) -> str:
     """``child_id`` if it can be a file name on every system.
 
@@ -232,13 +280,33 @@ def file_name(word: str, child_id: str) -> str:
         InvalidArgument: it has a path separator or another character some system refuses.
     """
     if _UNSAFE.search(child_id):
-        raise InvalidArgument(f"{word} id {child_id!r} cannot be a file name (path separators and <>:\"|?* are refused); rename it or use format='single'")
+        raise InvalidArgument(
+            f"{word} id {child_id!r} cannot be a file name (path separators and <>:\"|?* are refused); rename it or use format='single'"
+        )
     return child_id
 
 
+def _write_folder(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
+    """Write the files; then remove the other backends' versions of them, which a later load would find."""
+    names = []
+    with FileSet() as files:
+        for name, data in contents:
+            files.write(folder / name, data)
+            names.append(folder / name)
+    for path in names:
+        for backend in BACKENDS:
+            other = path.with_name(f"{path.name.removesuffix(path.suffix)}.{backend}")
+            if path.name != "config.json" and path.suffix.lstrip(".") in BACKENDS and other not in names:
+                other.unlink(missing_ok=True)
+
+
 def _read_config(source: Source) -> dict[str, Any]:
-    for name in ("config.yaml", "config.yml", "config.json"):
+    for name in _CONFIGS:
         data = source.read(name)
         if data is not None:
-            return parse_document(data.decode("utf-8"), source.describe(name), yaml=not name.endswith(".json"))
+            try:
+                text = data.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidConfig(f"{source.describe(name)} is not UTF-8 text: {error}") from error
+            return parse_document(text, source.describe(name), yaml=not name.endswith(".json"))
     raise MissingFile(f"{source.describe('')} holds no config.json or config.yaml; choose a folder or archive that save() wrote")

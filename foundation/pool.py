@@ -53,6 +53,11 @@ class ReusePool:
         """A pool that never shares, for deliberate copies."""
         return cls(share=False)
 
+    @property
+    def shares(self) -> bool:
+        """False for ``ReusePool.off()``."""
+        return self._share
+
     def __len__(self) -> int:
         return len(self._live)
 

@@ -12,7 +12,7 @@ from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, ClassVar, TypeVar, cast
 
-from yggdrasill.errors import InvalidArgument, UnknownBlockType, UnknownName, unknown
+from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownBlockType, UnknownName, YggdrasillError, unknown
 from yggdrasill.foundation.block import AbstractBaseBlock
 
 __all__ = ["ENTRY_POINT_GROUP", "BlockRegistry", "register_block"]
@@ -89,14 +89,23 @@ class BlockRegistry:
         Raises:
             UnknownName: neither ``block_type`` nor ``type`` is given.
             UnknownBlockType: the type is not registered.
+            InvalidConfig: the block's own class raised over its config.
         """
         rest = dict(config)
-        aliases = [rest.pop(key, None) for key in ("block_type", "type")]
-        block_type = next((name for name in aliases if name is not None), None)
+        block_type = rest.pop("block_type" if rest.get("block_type") is not None else "type", None)
         if block_type is None:
             raise UnknownName(f"a block config needs 'block_type' (or 'type'); this one has {sorted(config)}", name="block_type")
         block_id = rest.pop("block_id", None)
-        block = self.get(block_type)(block_id=block_id, config=rest)
+        factory = self.get(block_type)
+        try:
+            block = factory(block_id=block_id, config=rest)
+        except YggdrasillError:
+            raise
+        except Exception as error:
+            raise InvalidConfig(
+                f"block type {block_type!r} cannot be built from config {sorted(rest)}: {type(error).__name__}: {error}",
+                block_type=block_type,
+            ) from error
         if not isinstance(block, AbstractBaseBlock):
             raise InvalidArgument(f"the factory of block type {block_type!r} gave {type(block).__name__}, not a block")
         if block.block_type != block_type:
@@ -110,7 +119,16 @@ class BlockRegistry:
             module, _, name = target.partition(":")
             return cast("BlockFactory", getattr(importlib.import_module(module), name))
         point = _installed().get(block_type)
-        return None if point is None else cast("BlockFactory", point.load())
+        if point is None:
+            return None
+        try:
+            return cast("BlockFactory", point.load())
+        except (ImportError, AttributeError) as error:
+            raise UnknownBlockType(
+                f"block type {block_type!r} comes from the entry point {point.value!r}, which cannot be loaded: {error}; "
+                "repair or remove the package that declares it",
+                name=block_type,
+            ) from error
 
 
 @lru_cache(maxsize=1)

@@ -24,6 +24,7 @@ from yggdrasill.foundation.wiring import Boundary
 
 __all__ = [
     "ROLES",
+    "RoleGraph",
     "apply_auto_connect",
     "auto_edges",
     "get_rule_edges",
@@ -114,7 +115,11 @@ def suggest_edges_for_new_node(graph: RoleGraph, node_id: str) -> list[Edge]:
         raise unknown("node", node_id, graph.nodes)
     if role_from_block_type(graph.nodes[node_id].block_type) is None:
         return []
-    return [edge for edge in _wanted(graph) if node_id in (edge.source_node, edge.target_node) and edge not in graph.get_edges_in(edge.target_node)]
+    return [
+        edge
+        for edge in _wanted(graph)
+        if node_id in (edge.source_node, edge.target_node) and edge not in graph.get_edges_in(edge.target_node)
+    ]
 
 
 def apply_auto_connect(graph: RoleGraph, node_id: str) -> list[Edge]:
@@ -123,7 +128,12 @@ def apply_auto_connect(graph: RoleGraph, node_id: str) -> list[Edge]:
     if suggested:
         for edge in graph.auto_wired - set(_wanted(graph)):
             graph.remove_edge(edge)
-    for edge in suggested:
+    # Values of a port with an aggregation policy come in the order of its edges, so that order is the sorted one too.
+    ports = {(edge.target_node, edge.target_port) for edge in suggested}
+    again = [edge for edge in graph.auto_wired if (edge.target_node, edge.target_port) in ports]
+    for edge in again:
+        graph.remove_edge(edge)
+    for edge in sorted({*again, *suggested}, key=str):
         graph.add_edge(edge)
         graph.auto_wired.add(edge)
     return suggested

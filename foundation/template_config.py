@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any
 
 from pydantic import Field
 
@@ -16,7 +16,7 @@ class ParameterModel(StrictModel):
 
     default: Any = None
     description: str = ""
-    choices: Optional[dict[str, Any]] = None
+    choices: dict[str, Any] | None = None
 
 
 class TemplateModel(StrictModel):

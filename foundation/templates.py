@@ -126,7 +126,9 @@ class FileTemplate:
         place, parameters = part["from_template"], part.get("parameters", {})
         level, _, name = place.partition("/") if isinstance(place, str) else ("", "", "")
         if level not in _LEVELS or not name:
-            raise InvalidConfig(f"template {self.name!r}: from_template is {place!r}; it is written level/name with a level of {choices(_LEVELS)}")
+            raise InvalidConfig(
+                f"template {self.name!r}: from_template is {place!r}; it is written level/name with a level of {choices(_LEVELS)}"
+            )
         if not isinstance(parameters, Mapping):
             raise InvalidConfig(f"template {self.name!r}: the parameters of {place!r} are {parameters!r}; they must be a mapping by name")
         return _render(level, name, parameters, inside)

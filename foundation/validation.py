@@ -46,7 +46,11 @@ def check_exposures(wired: Wired) -> Iterator[str]:
         for entry in entries:
             side = wired._side(entry.node_id, "inputs" if kind == "input" else "outputs")
             if entry.port_name not in side:
-                there = f"its {kind}s are {choices(side, near=entry.port_name)}" if side else f"{wired.child_word}s are {choices(wired._children)}"
+                there = (
+                    f"its {kind}s are {choices(side, near=entry.port_name)}"
+                    if side
+                    else f"{wired.child_word}s are {choices(wired._children)}"
+                )
                 yield f"exposed {kind} {entry.key!r} names {entry.node_id}.{entry.port_name}, which does not exist; {there}"
     for key, exposures in wired._wiring.keys(output=False).items():
         ports = [wired._side(e.node_id, "inputs").get(e.port_name) for e in exposures]

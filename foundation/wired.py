@@ -24,7 +24,7 @@ class Wired(Container):
     def __init__(self) -> None:
         super().__init__()
         self._wiring = Wiring()
-        self._plan: tuple[int, Plan] | None = None
+        self._plan: tuple[Any, Plan] | None = None
         self.execution_version = 0
 
     @abstractmethod
@@ -134,10 +134,15 @@ class Wired(Container):
 
     def plan(self) -> Plan:
         """The order of the children, kept until the structure changes."""
-        if self._plan is None or self._plan[0] != self.execution_version:
+        key = self._structure_key()
+        if self._plan is None or self._plan[0] != key:
             edges = ((edge.source_node, edge.target_node) for edge in self._wiring.edges)
-            self._plan = (self.execution_version, make_plan(list(self._children), edges, self._order_cycle))
+            self._plan = (key, make_plan(list(self._children), edges, self._order_cycle))
         return self._plan[1]
+
+    def _structure_key(self) -> Any:
+        """Changes whenever a plan made before no longer holds."""
+        return self.execution_version
 
     def _order_cycle(self, ids: list[str]) -> list[str]:
         return sorted(ids)
@@ -146,7 +151,9 @@ class Wired(Container):
         """For each child in a cycle, the cycle's children."""
         return {child_id: frozenset(ids) for ids in self.plan().cycles for child_id in ids}
 
-    def _input_rules(self, child_id: str, ring: Collection[str], defaults: Mapping[str, Any]) -> tuple[tuple[Pick, ...], tuple[Gather, ...]]:
+    def _input_rules(
+        self, child_id: str, ring: Collection[str], defaults: Mapping[str, Any]
+    ) -> tuple[tuple[Pick, ...], tuple[Gather, ...]]:
         """How each input of a child gets its value; a carried value (an edge within a cycle) goes before an initialiser."""
         rules: list[Pick | Gather] = []
         for port in self.boundary(child_id).inputs.values():

@@ -91,7 +91,9 @@ class Wiring:
         if output:
             for other in entries:
                 if other.key == entry.key:
-                    raise DuplicateName(f"output {entry.key!r} already comes from {other.node_id}.{other.port_name}; give this one another name")
+                    raise DuplicateName(
+                        f"output {entry.key!r} already comes from {other.node_id}.{other.port_name}; give this one another name"
+                    )
         entries.append(entry)
 
     def keys(self, *, output: bool) -> dict[str, list[Exposure]]:
@@ -149,7 +151,9 @@ def check_edge(edge: Edge, word: str, children: Mapping[str, Boundary]) -> None:
     source = _end(edge, edge.source_node, edge.source_port, PortDirection.OUT, word, children)
     target = _end(edge, edge.target_node, edge.target_port, PortDirection.IN, word, children)
     if not source.compatible_with(target):
-        raise InvalidEdge(f"edge {edge}: {source.dtype!r} does not fit {target.dtype!r}; types must be equal, or one of them 'any'", edge=str(edge))
+        raise InvalidEdge(
+            f"edge {edge}: {source.dtype!r} does not fit {target.dtype!r}; types must be equal, or one of them 'any'", edge=str(edge)
+        )
 
 
 def _end(edge: Edge, child: str, name: str, direction: PortDirection, word: str, children: Mapping[str, Boundary]) -> Port:
@@ -165,7 +169,9 @@ def _end(edge: Edge, child: str, name: str, direction: PortDirection, word: str,
     raise InvalidEdge(f"edge {edge}: {wrong}; its {kind}s are {choices(side, near=name)}", edge=str(edge))
 
 
-def spec_entries(exposures: Iterable[Exposure], side: Callable[[str], Mapping[str, Port]], id_field: str, with_dtype: bool) -> list[dict[str, Any]]:
+def spec_entries(
+    exposures: Iterable[Exposure], side: Callable[[str], Mapping[str, Port]], id_field: str, with_dtype: bool
+) -> list[dict[str, Any]]:
     """Spec entries ``{id_field, port_name, name, dtype?, optional?, aggregation?}`` with ``name`` the external key."""
     entries = []
     for exposure in exposures:
