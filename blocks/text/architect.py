@@ -48,16 +48,16 @@ class Architect(AbstractBaseBlock):
         else:
             story = str(world.get("initial_story") or world.get("story") or "")
             words = text if story in text else f"{story}. {text}"
-            configuration = begin(find_themes(words), self._seed(world, words))
+            configuration = begin(find_themes(words), self._seed(world, story or text))
         configuration.update(copy.deepcopy(fixed))
         read_terrain(configuration, self.block_type)
         return {"configuration": configuration}
 
-    def _seed(self, world: Mapping[str, Any], words: str) -> int:
+    def _seed(self, world: Mapping[str, Any], story: str) -> int:
         for source in (self.config, world):
             if source.get("seed") is not None:
                 return int(source["seed"])
-        return seed_of(current_run().derived_seed("world"), words) % 2**31
+        return seed_of(current_run().derived_seed("world"), story) % 2**31
 
 
 def begin(mentions: list[Mention], seed: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def begin(mentions: list[Mention], seed: int) -> dict[str, Any]:
             share = 0.5 if name in asked else min(mention.strength, 1.2)
             _set(configuration, name, configuration[name] + (value - configuration[name]) * share)
             asked.add(name)
-        if THEMES[mention.theme].feature and not THEMES[mention.theme].first:
+        if THEMES[mention.theme].feature and (mention.place or not THEMES[mention.theme].first):
             configuration["features"].append(_feature(mention, seed))
     return configuration
 

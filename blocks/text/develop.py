@@ -101,5 +101,6 @@ def _sentence(text: str) -> str:
 
 
 def _headline(action: str) -> str:
-    words = action.split("\n", maxsplit=1)[0].rstrip(".!?").split()
-    return " ".join(words[:7])[:60].strip().capitalize() + (" …" if len(words) > 7 else "")
+    line = " ".join(action.split("\n", maxsplit=1)[0].rstrip(".!?").split())
+    short = line if len(line) <= 60 else f"{line[:60].rsplit(' ', 1)[0]} …"
+    return short[:1].upper() + short[1:]

@@ -220,3 +220,37 @@ def test_a_second_run_writes_the_same_words(turn: Any) -> None:
     one, two = turn({"initial_story": "Isles"}, 0), turn({"initial_story": "Isles"}, 0)
     for name in ("happening", "configuration", "description", "account"):
         assert one[name] == two[name]
+
+
+def test_an_action_at_the_beginning_leaves_the_world_its_seed() -> None:
+    world = {"initial_story": "Two lands and a sea"}
+    with enter_run(seed=4):
+        plain = run("text/architect", {"happening": {"text": "Two lands and a sea."}, "world": world})["configuration"]
+        acted = run("text/architect", {"happening": {"text": "Two lands and a sea. A volcano in the east."}, "world": world})[
+            "configuration"
+        ]
+    assert {**acted, "features": []} == plain
+    assert [feature["kind"] for feature in acted["features"]] == ["volcano"]
+
+
+def test_mountains_of_a_beginning_stand_where_the_words_put_them() -> None:
+    def ranges(text: str) -> list[dict[str, Any]]:
+        with enter_run(seed=4):
+            made = run("text/architect", {"happening": {"text": text}})["configuration"]["features"]
+        return [feature for feature in made if feature["kind"] == "range"]
+
+    (north,) = ranges("There are mountains in the north.")
+    assert north["y"] < 0.4
+    assert ranges("There are mountains.") == []
+
+
+def test_a_long_action_is_cut_between_words_to_name_its_episode() -> None:
+    def title(action: str) -> str:
+        world = {"chronicle": [{"episode": 1, "happening": {"text": "The sea rises."}}]}
+        named: str = run("text/develop", {"world": world, "action": action})["happening"]["title"]
+        return named
+
+    assert title("let there be a lake in the South.") == "Let there be a lake in the South"
+    assert title("let the rivers of the north find the rivers of the south and go on together") == (
+        "Let the rivers of the north find the rivers of the south …"
+    )
