@@ -28,7 +28,8 @@ def chronicle_html(world: World, passes: Sequence[State], pictures: Mapping[int,
     told = {entry.get("episode"): entry for entry in content.get("chronicle", []) if isinstance(entry, Mapping)}
     sections = [_section(state, pictures.get(state.passes, ()), told.get(_episode(state))) for state in passes]
     story = content.get("story") or content.get("initial_story") or world.description
-    opening = f"<p>{html.escape(str(story))}</p>" if story else ""
+    begins = bool(passes) and str(story) in _words(passes[0][1])
+    opening = f"<p>{html.escape(str(story))}</p>" if story and not begins else ""
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n'
         f"<body><h1>{html.escape(title)}</h1>{opening}\n{''.join(sections)}</body></html>\n"
@@ -55,5 +56,11 @@ def _section(state: State, pictures: Sequence[str], told: Mapping[str, Any] | No
 
 
 def _told(label: str, value: Any) -> str:
+    text = _words(value)
+    return f'<p class="label">{label}</p><p>{html.escape(text)}</p>' if text else ""
+
+
+def _words(value: Any) -> str:
+    """The words of a block: a text, or what a dict holds under ``text`` or ``words``."""
     text = value.get("text") or value.get("words") if isinstance(value, Mapping) else value
-    return f'<p class="label">{label}</p><p>{html.escape(str(text))}</p>' if text else ""
+    return str(text) if text else ""
