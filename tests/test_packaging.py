@@ -104,6 +104,8 @@ def test_a_built_wheel_holds_the_package_with_its_version(tmp_path: Path) -> Non
     assert wheel.name.startswith(f"yggdrasill-{yggdrasill.__version__}-")
     assert {name for name in names if name.endswith(".py")} == {f"yggdrasill/{module}" for module in modules}
     assert "yggdrasill/py.typed" in names
+    workflows = {path.relative_to(ROOT).as_posix() for path in ROOT.joinpath("workflows").rglob("*") if path.suffix in {".yaml", ".json"}}
+    assert {f"yggdrasill/{file}" for file in workflows} <= names
 
 
 @pytest.mark.parametrize("name", ["ComfyUI-Yggdrasill", "yggdrasill", "my.nodes"])
