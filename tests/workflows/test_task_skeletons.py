@@ -142,7 +142,7 @@ def test_the_skeleton_is_exposed_once_and_decodes_outside_the_loop() -> None:
 
 
 def test_without_models_one_step_yields_the_latent_as_an_image() -> None:
-    inputs: ClassVar = {"text": "a hill", "latent": LATENT, "timestep": START}
+    inputs = {"text": "a hill", "latent": LATENT, "timestep": START}
     assert torch.equal(Graph.from_template("text_to_image").run(inputs)["image"], LATENT)
     larger = Pipeline.from_template("generate_and_upscale", upscale={"scale": 3}).run(inputs)["image"]
     assert tuple(larger.shape) == (1, 6, 9, 3)
