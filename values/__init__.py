@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
     from yggdrasill.values.artifacts import ArtifactStore, ArtifactWriter
     from yggdrasill.values.codec import decode, dump, dumps, encode, from_json, iter_envelope, load, loads, to_json
+    from yggdrasill.values.disk_store import DiskStore
     from yggdrasill.values.envelope import Envelope, read_envelope
     from yggdrasill.values.extensions import Opaque, register_type
     from yggdrasill.values.files import write_file
@@ -24,6 +25,7 @@ _HOME = {
     "ArtifactWriter": "artifacts",
     "DEFAULT_LIMITS": "limits",
     "Description": "payload",
+    "DiskStore": "disk_store",
     "Encoded": "payload",
     "Envelope": "envelope",
     "Handle": "handles",
@@ -59,6 +61,7 @@ __all__ = [
     "ArtifactStore",
     "ArtifactWriter",
     "Description",
+    "DiskStore",
     "Encoded",
     "Envelope",
     "Handle",

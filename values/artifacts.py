@@ -23,6 +23,7 @@ __all__ = [
     "check_put",
     "check_size",
     "over_quota",
+    "span_of",
     "unknown_artifact",
 ]
 
@@ -205,17 +206,26 @@ def check_put(view: memoryview, digest: str, promised: str | None) -> None:
         raise CorruptData(f"the {view.nbytes} bytes given as artifact {promised} have blake3 {digest}; send them again", hash=promised)
 
 
+def span_of(nbytes: int, start: int, stop: int | None, size: int) -> tuple[int, int]:
+    """First byte and end of ``data[start:stop]`` for ``nbytes`` of data; raises `InvalidArgument` for a ``size`` of chunks below 1."""
+    if size < 1:
+        raise InvalidArgument(f"chunks of {size} bytes cannot be; give a size from 1 on")
+    first, end, _ = slice(start, stop).indices(nbytes)
+    return first, end
+
+
 def unknown_artifact(hash: str) -> UnknownArtifact:  # noqa: A002
     """The error for bytes that are not here (any more)."""
     return UnknownArtifact(f"artifact {hash} is not in this store; it never came or was evicted, send it again", hash=hash, missing=[hash])
 
 
-def over_quota(nbytes: int, quota: int, pinned: int, owners: int) -> StorageFailed:
-    """The error for bytes that find no room, because ``pinned`` bytes are kept for ``owners``."""
+def over_quota(nbytes: int, quota: int, pinned_bytes: int, pins: int) -> StorageFailed:
+    """The error for bytes that find no room beside those that must stay."""
     return StorageFailed(
-        f"no room for an artifact of {nbytes} bytes: the quota is {quota} bytes, and {pinned} of them are pinned by {owners} running jobs "
-        "or calls; let them end, raise the quota, or send less at once",
+        f"no room for an artifact of {nbytes} bytes: the quota is {quota} bytes, and {pins} artifacts of {pinned_bytes} bytes are pinned by "
+        "running jobs or calls; let them end, raise the quota, or send less at once",
         quota=quota,
-        pinned=pinned,
+        pins=pins,
+        pinned_bytes=pinned_bytes,
         nbytes=nbytes,
     )

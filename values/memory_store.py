@@ -18,6 +18,7 @@ from yggdrasill.values.artifacts import (
     check_put,
     check_size,
     over_quota,
+    span_of,
     unknown_artifact,
 )
 from yggdrasill.values.layout import ALIGNMENT
@@ -97,8 +98,8 @@ class MemoryStore(ArtifactStore):
 
     def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
         writer = _MemoryWriter(self, expected=expected, nbytes=nbytes)
-        if nbytes is not None:
-            with self._lock:
+        with self._lock:
+            if nbytes is not None and expected not in self._kept:
                 self._make_room(nbytes)
         return writer
 
@@ -110,8 +111,9 @@ class MemoryStore(ArtifactStore):
         return view.toreadonly()
 
     def chunks(self, hash: str, start: int = 0, stop: int | None = None, size: int = CHUNK_BYTES) -> Iterator[memoryview]:  # noqa: A002
-        view = self.read(hash)[start:stop]
-        return (view[place : place + size] for place in range(0, view.nbytes, size))
+        view = self.read(hash)
+        first, end = span_of(view.nbytes, start, stop, size)
+        return (view[place : min(place + size, end)] for place in range(first, end, size))
 
     def path(self, hash: str) -> Path | None:  # noqa: A002
         self.read(hash)
@@ -158,7 +160,7 @@ class MemoryStore(ArtifactStore):
         free = [digest for digest in self._kept if digest not in pinned]
         kept_anyway = self._used - sum(self._kept[digest].nbytes for digest in free)
         if kept_anyway + nbytes > self.quota_bytes:
-            raise over_quota(nbytes, self.quota_bytes, kept_anyway, len(self._pins))
+            raise over_quota(nbytes, self.quota_bytes, kept_anyway, len(self._kept) - len(free))
         for digest in free:
             if self._used + nbytes <= self.quota_bytes:
                 break

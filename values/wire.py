@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import uuid
-import weakref
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -37,8 +37,7 @@ MAX_INLINE_TOTAL = 256 << 10
 class Packed:
     """A value ready to be sent: ``wire`` is JSON, ``artifacts`` are the hashes the receiver needs beside it.
 
-    The store keeps the artifacts at least until `release`, which leaving it as a context manager or losing it calls, unless an
-    ``owner`` was named to `pack`.
+    Unless an ``owner`` was named to `pack`, the store keeps the artifacts until `release`: leave it as a context manager, or call it.
     """
 
     wire: dict[str, Any]
@@ -53,8 +52,14 @@ class Packed:
 
     def release(self) -> None:
         """Let the store forget what it held for this; may be called twice."""
+        free, self._free = self._free, None
+        if free is not None:
+            free()
+
+    def __del__(self) -> None:
+        # not released here: a collector may run this while the store's own lock is held
         if self._free is not None:
-            self._free()
+            warnings.warn(f"a Packed with {len(self.artifacts)} artifacts was never released", ResourceWarning, source=self, stacklevel=2)
 
 
 def pack(
@@ -97,10 +102,8 @@ def pack(
         if owner is None:
             store.unpin(keeper)
         raise
-    packed = Packed({"skeleton": skeleton, "payloads": entries}, list(dict.fromkeys(artifacts)))
-    if owner is None:
-        packed._free = weakref.finalize(packed, store.unpin, keeper)
-    return packed
+    free = None if owner is not None else lambda: store.unpin(keeper)
+    return Packed({"skeleton": skeleton, "payloads": entries}, list(dict.fromkeys(artifacts)), free)
 
 
 def unpack(wire: Any, load: Loader, *, handles: Callable[[ArtifactRef], Any] | None = None, limits: Limits = DEFAULT_LIMITS) -> Any:
