@@ -92,6 +92,11 @@ class RunContext:
         if self._progress is not None:
             self._progress(self.place, done, total, text)
 
+    @property
+    def progress_sink(self) -> ProgressSink | None:
+        """Who gets reports of work as ``(place, done, total, text)``; a run that computes elsewhere passes its reports on."""
+        return self._progress
+
     def outside(self) -> AbstractContextManager[None]:
         """To be held while waiting for something that computes elsewhere: a host gives this run's slot to another job."""
         return nullcontext() if self._outside is None else self._outside()
