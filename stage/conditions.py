@@ -57,7 +57,7 @@ class Condition:
         """
         if self._call is not None:
             try:
-                return bool(self._call(state))
+                return bool(self._call(state.loaded()))
             except YggdrasillError:
                 raise
             except Exception as error:

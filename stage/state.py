@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidState, choices
+from yggdrasill.values.handles import load_handles
 
 __all__ = ["BLOCKS", "State", "is_filled"]
 
@@ -118,6 +119,12 @@ class State:
                 fields[key] = value
         kept: dict[str, Any] = {"content": self.content, "passes": self.passes, "seed": self.seed}
         return State(blocks, fields, **{**kept, **changes})
+
+    def loaded(self) -> State:
+        """This state with every handle in it replaced by what it stands for; itself if there is none."""
+        values = self.to_dict()
+        whole = load_handles(values)
+        return self if whole is values else State.from_dict(whole)
 
     def only(self, keys: Iterable[int | str]) -> State:
         """A new state with only these blocks and fields; content, passes and seed stay."""
