@@ -135,3 +135,17 @@ def test_a_value_that_is_no_choice_and_an_unknown_parameter_are_named() -> None:
         LEVELS["world"].from_template("canon_2.0", artifacts="opera")
     with pytest.raises(UnknownName, match="backbone_type"):
         LEVELS["graph"].from_template("text_to_image", bakbone_type="backbone/identity")
+
+
+def test_the_template_that_the_page_shows_works(tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "templates.md").read_text(encoding="utf-8")
+    file = tmp_path / "map.yaml"
+    file.write_text(page.split("```yaml\n")[1].split("```")[0], encoding="utf-8")
+    pipeline = Pipeline.from_config(FileTemplate(file)(size=64, artifacts="painting"), validate=True)
+    assert pipeline.id == "map_64"
+    assert pipeline.run({"text": "An island with one mountain."}, seed=1)["artifacts"]["images"][0].shape[1] == 2 * 64 + 30
+
+
+def test_the_page_names_every_shipped_template() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "templates.md").read_text(encoding="utf-8")
+    assert [name for _, name in SHIPPED if f"| `{name}` |" not in page] == []
