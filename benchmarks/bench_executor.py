@@ -1,0 +1,166 @@
+"""What the executor adds to each node, beside a bare loop over the same blocks and beside three other engines; and the plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.blocks import Add, Step, Total
+from benchmarks.figures import Figure
+from benchmarks.peers import PEERS, peer_version
+from benchmarks.shapes import START, Part, chain, evaluate, layered, wide
+from benchmarks.timing import Act, interleave, median, ratios, seconds
+from yggdrasill.foundation import AbstractBaseBlock, Edge, Graph
+
+__all__ = ["run"]
+
+ROUNDS = 15
+ALONE = {
+    "chain": ("a chain of 1,000 nodes", chain(1000)),
+    "wide": ("1 -> 1,000 -> 1", wide(1000)),
+    "layered": ("32 layers of 32", layered(32, 32)),
+}
+BESIDE_PEERS = {
+    "chain": ("a chain of 300", chain(300)),
+    "wide": ("1 -> 300 -> 1", wide(300)),
+    "layered": ("10 layers of 30", layered(10, 30)),
+}
+KINDS: dict[str, type[AbstractBaseBlock]] = {"step": Step, "add": Add, "total": Total}
+TIMES_THE_LOOP = 8.0
+BELOW_PEERS = 10.0
+PLAN_SECONDS = 0.1
+PLAN_EXPONENT = 1.15
+PLAN_SIZES = (1_000, 10_000, 100_000)
+
+
+def run() -> list[Figure]:
+    """Figures per node: our loop over the bare one, every peer over our loop; then planning."""
+    figures = []
+    for shape, (title, parts) in ALONE.items():
+        graph = build(parts)
+        taken = interleave(title, {"ours": _ours(graph, parts), "bare": _bare(shape, graph, parts)}, ROUNDS, {"ours": 20, "bare": 100})
+        figures.append(
+            Figure.of(
+                f"{title}: a node",
+                "a bare Python loop over the same blocks",
+                ratios(taken["ours"], taken["bare"]),
+                at_most=TIMES_THE_LOOP,
+                parts={name: seconds(median(times) / len(parts)) for name, times in taken.items()},
+            )
+        )
+    for shape, (title, parts) in BESIDE_PEERS.items():
+        figures += _beside_peers(shape, title, parts)
+    return [*figures, *_planning()]
+
+
+def build(parts: list[Part]) -> Graph:
+    """Our graph of a shape: input ``start``, output ``answer``."""
+    graph = Graph("shape")
+    for part in parts:
+        graph.add_node(KINDS[part.kind](part.name), node_id=part.name, auto_connect=False)
+        for i, source in enumerate(part.sources):
+            port = ("a", "b")[i] if part.kind == "add" else "x"
+            if source == START:
+                graph.expose_input(part.name, port, START)
+            else:
+                graph.add_edge(Edge(source, "y", part.name, port))
+    graph.expose_output(parts[-1].name, "y", "answer")
+    return graph
+
+
+def _ours(graph: Graph, parts: list[Part]) -> Act:
+    return _checked(lambda: graph.run({START: 1})["answer"], parts, "yggdrasill")
+
+
+def _checked(act: Callable[[], Any], parts: list[Part], name: str) -> Act:
+    """The act, once it has given the right answer."""
+    answer = act()
+    if answer != evaluate(parts, 1):
+        raise AssertionError(f"{name} gave {answer} instead of {evaluate(parts, 1)}")
+    return act
+
+
+def _bare(shape: str, graph: Graph, parts: list[Part]) -> Act:
+    """The loop somebody would write by hand for this one shape: no names, no buffer, only calls of ``forward``."""
+    forwards = [graph.nodes[part.name].block.forward for part in parts]
+    return _checked({"chain": _bare_chain, "wide": _bare_wide, "layered": _bare_layered}[shape](forwards, parts), parts, "the bare loop")
+
+
+def _bare_chain(forwards: list[Any], parts: list[Part]) -> Act:
+    def act() -> Any:
+        value = 1
+        for forward in forwards:
+            value = forward({"x": value})["y"]
+        return value
+
+    return act
+
+
+def _bare_wide(forwards: list[Any], parts: list[Part]) -> Act:
+    first, *rays, last = forwards
+
+    def act() -> Any:
+        value = first({"x": 1})["y"]
+        return last({"x": sum([ray({"x": value})["y"] for ray in rays])})["y"]
+
+    return act
+
+
+def _bare_layered(forwards: list[Any], parts: list[Part]) -> Act:
+    width = len(parts[-1].sources)
+    layers = [forwards[i : i + width] for i in range(0, len(forwards) - 1, width)]
+
+    def act() -> Any:
+        values = [forward({"x": 1})["y"] for forward in layers[0]]
+        for layer in layers[1:]:
+            values = [forward({"a": a, "b": b})["y"] for forward, a, b in zip(layer, values, [*values[1:], values[0]])]  # noqa: B905
+        return forwards[-1]({"x": sum(values)})["y"]
+
+    return act
+
+
+def _beside_peers(shape: str, title: str, parts: list[Part]) -> list[Figure]:
+    acts: dict[str, Act] = {"ours": _ours(build(parts), parts)}
+    figures = []
+    for name, prepare in PEERS.items():
+        try:
+            acts[name] = _checked(prepare(shape, parts, 1), parts, name)
+        except ImportError as error:
+            why = f"{name} is NOT INSTALLED ({error}): run `make bench`, or install the extra [bench]"
+            figures.append(Figure.missing(f"{title}: a node of {name}", "our executor", why, at_least=BELOW_PEERS))
+    taken = interleave(f"{title}, all engines", acts, ROUNDS, {"ours": 20, "Hamilton": 5})
+    per_node = {name: seconds(median(times) / len(parts)) for name, times in taken.items()}
+    return figures + [
+        Figure.of(
+            f"{title}: a node of {name} {peer_version(name)}",
+            "our executor",
+            ratios(taken[name], taken["ours"]),
+            at_least=BELOW_PEERS,
+            parts={"ours": per_node["ours"], name: per_node[name]},
+        )
+        for name in acts
+        if name != "ours"
+    ]
+
+
+def _planning() -> list[Figure]:
+    graphs = {size: build(layered(size // 100, 100)) for size in PLAN_SIZES}
+    acts = {str(size): _planner(graph) for size, graph in graphs.items()}
+    by_size = interleave("plan", acts, ROUNDS, {"1000": 20, "10000": 2})
+    small, middle, large = (by_size[str(size)] for size in PLAN_SIZES)
+    exponents = [math.log(ratio) / math.log(PLAN_SIZES[-1] / PLAN_SIZES[0]) for ratio in ratios(large, small)]
+    parts = {f"{size:,} nodes": seconds(median(by_size[str(size)])) for size in PLAN_SIZES}
+    title = "plan of 10,000 nodes and 20,000 edges"
+    return [
+        Figure.of(title, f"the limit of {seconds(PLAN_SECONDS)}", [value / PLAN_SECONDS for value in middle], at_most=1.0, parts=parts),
+        Figure.of("plan of 1,000 to 100,000 nodes: exponent of growth", "1 = linear", exponents, at_most=PLAN_EXPONENT, parts=parts),
+    ]
+
+
+def _planner(graph: Graph) -> Act:
+    def act() -> Any:
+        graph.execution_version += 1  # as if the structure had changed: the kept plan is not used
+        return graph.plan()
+
+    return act

@@ -1,0 +1,201 @@
+"""A graph behind an endpoint of its own, beside the same graph here and the same bytes through plainer ways."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+
+from benchmarks.baselines import HttpPeer, SocketPeer
+from benchmarks.blocks import Double, First, Identity, Sleep
+from benchmarks.figures import Figure
+from benchmarks.memory import measurable
+from benchmarks.payload import ELEMENTS, NBYTES, bytes_of
+from benchmarks.processes import Served, endpoint, python
+from benchmarks.proxy import CountingProxy
+from benchmarks.timing import in_rounds, interleave, median, ratios, seconds
+from yggdrasill.foundation import AbstractBaseBlock, Graph
+from yggdrasill.pipeline import Pipeline
+from yggdrasill.remote import RemoteGraph
+from yggdrasill.remote.depot import Depot
+from yggdrasill.values.disk_store import DiskStore
+
+__all__ = ["run"]
+
+SMALL_ROUNDS = 300
+LARGE_ROUNDS = 15
+MEMORY_ROUNDS = 5
+COUNT_ROUNDS = 5
+PARALLEL_ROUNDS = 5
+SMALL_SECONDS = 0.005
+LONGEST_SECONDS = 1.0
+ENDPOINTS = (2, 4, 8)
+SIZE = f"{NBYTES >> 20} MiB"
+#: Messages, headers and hashes may cross; a thousandth of the payload is far below any part of a tensor that could.
+NO_TENSOR_BYTES = 0.001
+
+
+def run() -> list[Figure]:
+    """All figures of remote calls."""
+    with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        graphs = {block.__name__.lower(): _graph(block) for block in (Identity, Double, First, Sleep)}
+        configs = {graph_id: graph.to_config() for graph_id, graph in graphs.items()}
+        served = stack.enter_context(endpoint(folder / "plain", configs))
+        http = stack.enter_context(HttpPeer.start())
+        wire = stack.enter_context(SocketPeer.start())
+        figures = [*_small(served, graphs["identity"], http), *_large(served, graphs["double"], wire, http), _memory(served)]
+    with tempfile.TemporaryDirectory() as name:
+        figures += [_unchanged(Path(name), configs)]
+    with tempfile.TemporaryDirectory() as name:
+        figures += [_shared(Path(name), configs)]
+    with tempfile.TemporaryDirectory() as name:
+        figures += _parallel(Path(name), configs)
+    return figures
+
+
+def _graph(block: type[AbstractBaseBlock]) -> Graph:
+    graph = Graph(block.__name__.lower())
+    graph.add_node("only", block.block_type)
+    graph.expose_input("only", "x", "x")
+    graph.expose_output("only", "y", "y")
+    return graph
+
+
+def _remote(served: Served, graph_id: str, *, url: str | None = None, depot: Depot | None = None) -> RemoteGraph:
+    return RemoteGraph(url or served.url, graph_id, token=served.token, depot=depot)
+
+
+def _small(served: Served, graph: Graph, http: HttpPeer) -> list[Figure]:
+    remote, inputs = _remote(served, "identity"), {"x": 3}
+    if remote.run(inputs) != graph.run(inputs):
+        raise AssertionError("the endpoint gave another value")
+    acts = {"remote": lambda: remote.run(inputs), "local": lambda: graph.run(inputs), "aiohttp": lambda: http.echo({"x": 3})}
+    taken = interleave("small calls", acts, SMALL_ROUNDS)
+    over = _less(taken["remote"], taken["local"])
+    parts = {name: seconds(median(times)) for name, times in taken.items()}
+    limit = f"the limit of {seconds(SMALL_SECONDS)}"
+    return [
+        Figure.of("small call, less the block's own time", limit, [value / SMALL_SECONDS for value in over], at_most=1.0, parts=parts),
+        Figure.of(
+            "small call, less the block's own time", "a plain aiohttp POST of the value", ratios(over, taken["aiohttp"]), parts=parts
+        ),
+    ]
+
+
+def _less(whole: list[float], part: list[float]) -> list[float]:
+    return [a - b for a, b in zip(whole, part, strict=True)]
+
+
+def _large(served: Served, graph: Graph, wire: SocketPeer, http: HttpPeer) -> list[Figure]:
+    remote, tensor = _remote(served, "double"), torch.rand(ELEMENTS)
+    data = bytes_of(tensor)
+
+    def call() -> None:
+        tensor[0] += 1.0  # other bytes every time, or nothing would be sent
+        result = remote.run({"x": tensor})["y"]
+        if result.shape != tensor.shape or result[0] != tensor[0] * 2 or result[-1] != tensor[-1] * 2:
+            raise AssertionError("the endpoint gave other numbers")
+
+    acts = {
+        "remote": call,
+        "block": lambda: graph.run({"x": tensor}),
+        "socket": lambda: wire.out_and_back(data),
+        "aiohttp": lambda: http.out_and_back(data),
+    }
+    taken = interleave(f"{SIZE} out and back", acts, LARGE_ROUNDS)
+    moved = _less(taken["remote"], taken["block"])
+    parts = {name: seconds(median(times)) for name, times in taken.items()}
+    what = f"{SIZE} out and back, less the block's own time"
+    return [
+        Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=5.0, parts=parts),
+        Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.5, parts=parts),
+    ]
+
+
+def _memory(served: Served) -> Figure:
+    what, beside = f"{SIZE} out and back: the caller's extra anonymous memory, result included", "the payload"
+    if not measurable():
+        return Figure.missing(what, beside, "this system does not tell RssAnon; it is measured on Linux", at_most=1.5)
+    shares = []
+    for _ in in_rounds(MEMORY_ROUNDS, "memory"):
+        told = json.loads(python(["-m", "benchmarks.caller", served.url], YGGDRASILL_TOKEN=served.token))
+        shares.append(told["extra"] / told["nbytes"])
+    return Figure.of(what, beside, shares, at_most=1.5, parts={"extra": f"{median(shares) * NBYTES / (1 << 20):.0f} MiB"})
+
+
+def _unchanged(folder: Path, configs: dict[str, Any]) -> Figure:
+    with CountingProxy.start() as proxy, endpoint(folder, configs, "--peer-url", proxy.url) as served:
+        proxy.connect(_port(served))
+        remote = _remote(served, "first", url=proxy.url)
+        counts: list[int] = []
+        firsts: list[int] = []
+        for _ in in_rounds(COUNT_ROUNDS, "unchanged inputs"):
+            tensor = torch.rand(ELEMENTS)
+            for kept in (firsts, counts):
+                if remote.run({"x": tensor})["y"] != float(tensor[0]):
+                    raise AssertionError("the endpoint gave another number")
+                kept.append(proxy.passed())
+    parts = {"first call": _amount(median(firsts)), "again": _amount(median(counts))}
+    shares = [count / NBYTES for count in counts]
+    return Figure.of(f"bytes that cross when the same {SIZE} are sent again", "the payload", shares, at_most=NO_TENSOR_BYTES, parts=parts)
+
+
+def _shared(folder: Path, configs: dict[str, Any]) -> Figure:
+    artifacts = folder / "artifacts"
+    options = ("--artifacts", str(artifacts))
+    with CountingProxy.start() as proxy, endpoint(folder, configs, *options, "--peer-url", proxy.url) as served:
+        proxy.connect(_port(served))
+        remote = _remote(served, "double", url=proxy.url, depot=Depot(DiskStore(artifacts)))
+        counts: list[int] = []
+        for _ in in_rounds(COUNT_ROUNDS, "shared folder"):
+            tensor = torch.rand(ELEMENTS)
+            if not torch.equal(remote.run({"x": tensor})["y"], tensor * 2):
+                raise AssertionError("the endpoint gave other numbers")
+            counts.append(proxy.passed())
+    shares, parts = [count / NBYTES for count in counts], {"a call": _amount(median(counts))}
+    what = f"bytes that cross with a shared artifact folder, {SIZE} out and back"
+    return Figure.of(what, "the payload", shares, at_most=NO_TENSOR_BYTES, parts=parts)
+
+
+def _port(served: Served) -> int:
+    port = urlsplit(served.url).port
+    assert port is not None
+    return port
+
+
+def _amount(count: float) -> str:
+    return f"{count / (1 << 20):.1f} MiB" if count >= 1 << 20 else f"{count / 1024:.1f} KiB"
+
+
+def _parallel(folder: Path, configs: dict[str, Any]) -> list[Figure]:
+    with contextlib.ExitStack() as stack:
+        served = [stack.enter_context(endpoint(folder / str(i), configs)) for i in range(max(ENDPOINTS))]
+        return [_branches([_remote(each, "sleep") for each in served[:count]]) for count in ENDPOINTS]
+
+
+def _branches(remotes: list[RemoteGraph]) -> Figure:
+    """A pipeline with one branch per endpoint; the branches sleep 0.6 to 1 times the longest."""
+    pipeline, inputs, count = Pipeline("branches"), {}, len(remotes)
+    for i, remote in enumerate(remotes):
+        pipeline.add_graph(remote, f"branch{i}")
+        pipeline.expose_input(f"branch{i}", "x", f"x{i}")
+        pipeline.expose_output(f"branch{i}", "y", f"y{i}")
+        inputs[f"x{i}"] = LONGEST_SECONDS * (0.6 + 0.4 * i / (count - 1))
+    pipeline.run(dict.fromkeys(inputs, 0.0), max_workers=count)
+    walls = []
+    for _ in in_rounds(PARALLEL_ROUNDS, f"{count} endpoints"):
+        begin = time.perf_counter()
+        outputs = pipeline.run(inputs, max_workers=count)
+        walls.append(time.perf_counter() - begin)
+        if sorted(outputs.values()) != sorted(inputs.values()):
+            raise AssertionError("the endpoints gave other values")
+    shares = [wall / LONGEST_SECONDS for wall in walls]
+    what, parts = f"{count} sleeping graphs on {count} endpoints, in parallel branches", {"wall": seconds(median(walls))}
+    return Figure.of(what, f"the longest of them, {seconds(LONGEST_SECONDS)}", shares, at_most=1.1, parts=parts)

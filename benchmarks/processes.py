@@ -1,0 +1,85 @@
+"""Endpoints and plain servers as processes of their own, ended when the block around them ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Served", "endpoint", "python", "spawn"]
+
+ROOT = Path(__file__).resolve().parent.parent
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+SERVING = "serving at "
+
+
+@dataclass(frozen=True)
+class Served:
+    """Where an endpoint listens, and its token."""
+
+    url: str
+    token: str
+
+
+def _environment(**more: str) -> dict[str, str]:
+    """This process's, with the checkout on the path: the endpoint imports `benchmarks.blocks`."""
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path, **more}
+
+
+def python(arguments: Sequence[str], **environment: str) -> str:
+    """What a Python process prints; raises CalledProcessError if it fails."""
+    done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, env=_environment(**environment), cwd=ROOT)
+    return done.stdout.decode("utf-8")
+
+
+@contextlib.contextmanager
+def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[str]:
+    """Start a Python process, wait for the line that begins with ``first`` and give the rest of it."""
+    process = subprocess.Popen(
+        [sys.executable, "-u", *arguments], stdout=subprocess.PIPE, env=_environment(**environment), cwd=ROOT, encoding="utf-8"
+    )
+    assert process.stdout is not None
+    watchdog = threading.Timer(START_SECONDS, process.kill)
+    watchdog.start()
+    try:
+        line = next((line for line in process.stdout if line.startswith(first)), None)
+        watchdog.cancel()
+        if line is None:
+            raise RuntimeError(
+                f"{' '.join(arguments[:3])} ended (exit code {process.wait()}) or did not say {first!r} in {START_SECONDS:g} s"
+            )
+        threading.Thread(target=process.stdout.read, daemon=True).start()
+        yield line.removeprefix(first).strip()
+    finally:
+        watchdog.cancel()
+        process.terminate()
+        try:
+            process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], *options: str) -> Iterator[Served]:
+    """A headless endpoint with `benchmarks.blocks` that serves graph configs by id; ``options`` go to `yggdrasill serve`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for graph_id, config in graphs.items():
+        path = folder / f"{graph_id}.json"
+        path.write_text(json.dumps(config), encoding="utf-8")
+        files += ["--graph", str(path)]
+    token = secrets.token_hex(16)
+    command = ["-m", "yggdrasill", "serve", "--port", "0", "--data-dir", str(folder / "data"), "--plugin", "benchmarks.blocks"]
+    with spawn([*command, *files, *options], SERVING, YGGDRASILL_TOKEN=token) as url:
+        yield Served(url, token)

@@ -1,0 +1,74 @@
+"""Timing acts in turn, so that a slow moment of the machine meets all of them alike."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm import tqdm
+
+__all__ = ["PACE", "Act", "in_rounds", "interleave", "median", "ratios", "seconds"]
+
+Act = Callable[[], Any]
+
+
+@dataclass
+class _Pace:
+    """How thorough the whole run is."""
+
+    quick: bool = False
+
+
+#: Set once by the command line, before anything is measured.
+PACE = _Pace()
+
+
+def in_rounds(count: int, what: str) -> Iterator[int]:
+    """The numbers of the rounds with a progress bar; a fifth of them, at least three, in a quick run."""
+    rounds = max(3, count // 5) if PACE.quick else count
+    return iter(tqdm(range(rounds), desc=what, leave=False, delay=1, file=sys.stderr))
+
+
+def interleave(what: str, acts: Mapping[str, Act], rounds: int, repeats: Mapping[str, int] | None = None) -> dict[str, list[float]]:
+    """Seconds per call of every act, one number per round.
+
+    Every round calls each act in order, ``repeats[name]`` times (default 1), after one untimed round. The collector rests
+    while an act is timed, as with `timeit`.
+    """
+    taken: dict[str, list[float]] = {name: [] for name in acts}
+    for act in acts.values():
+        act()
+    for _ in in_rounds(rounds, what):
+        for name, act in acts.items():
+            times = (repeats or {}).get(name, 1)
+            gc.collect()
+            gc.disable()
+            begin = time.perf_counter()
+            for _ in range(times):
+                act()
+            taken[name].append((time.perf_counter() - begin) / times)
+            gc.enable()
+    return taken
+
+
+def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """One ratio per round."""
+    return [a / b for a, b in zip(above, below, strict=True)]
+
+
+def median(values: Sequence[float]) -> float:
+    """The middle value."""
+    return statistics.median(values)
+
+
+def seconds(value: float) -> str:
+    """A duration with three digits and a unit: ns, µs, ms or s."""
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
+        if abs(value) >= size or unit == "ns":
+            return f"{value / size:.3g} {unit}" if abs(value / size) < 1000 else f"{value / size:.0f} {unit}"
+    raise AssertionError
