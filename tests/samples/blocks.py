@@ -31,6 +31,7 @@ __all__ = [
     "Fail",
     "Identity",
     "Linear",
+    "Mix",
     "Noise",
     "Scale",
     "Slow",
@@ -150,7 +151,20 @@ class Collect(AbstractBaseBlock):
         return [*(_in(policy.value, optional=True, aggregation=policy.value) for policy in PortAggregation), _out("out")]
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        return {"out": dict(inputs)}
+        return {"out": {policy.value: inputs[policy.value] for policy in PortAggregation if policy.value in inputs}}
+
+
+class Mix(AbstractBaseBlock):
+    """``out = terms + chosen``: ``terms`` adds its edges, ``chosen`` (optional) takes the first present one."""
+
+    block_type = "sample/mix"
+    deterministic = True
+
+    def declare_ports(self) -> list[Port]:
+        return [_in("terms", aggregation="sum"), _in("chosen", optional=True, aggregation="first"), _out("out")]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"out": inputs["terms"] + inputs["chosen"] if "chosen" in inputs else inputs["terms"]}
 
 
 class Fail(AbstractBaseBlock):
@@ -320,6 +334,7 @@ SAMPLES: tuple[type[AbstractBaseBlock], ...] = (
     Fail,
     Identity,
     Linear,
+    Mix,
     Noise,
     Scale,
     Slow,
