@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, choices, unknown
 from yggdrasill.foundation.block import AbstractBaseBlock
@@ -17,7 +17,15 @@ from yggdrasill.foundation.loading import StateLoad
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Container", "check_name"]
+__all__ = ["Container", "Placer", "check_name"]
+
+
+class Placer(Protocol):
+    """What `Container.place` needs of a registry of endpoints."""
+
+    def place(self, project: Any) -> Any:
+        """``project`` with its placed parts remote."""
+        ...
 
 
 def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) -> str:
@@ -98,6 +106,12 @@ class Container(ABC):
             for block in self.blocks():
                 _move(block, device)
         return self
+
+    # -- placing ------------------------------------------------------------------------------------------------
+
+    def place(self, endpoints: Placer) -> Any:
+        """A copy in which the parts that ``endpoints`` (an `EndpointRegistry`) places elsewhere are remote; the rest is shared."""
+        return endpoints.place(self)
 
     # -- state --------------------------------------------------------------------------------------------------
 

@@ -6,10 +6,11 @@ Nothing here knows of endpoints or urls: a level asks the resolver for a runnabl
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Resolver", "Runnable", "default_resolver"]
+__all__ = ["ProjectResolver", "Resolver", "Runnable", "default_resolver", "whole_project"]
 
 #: Resolves configs that carry ``endpoint_url`` when the caller passes no resolver; imported only then.
 DEFAULT_RESOLVER = "yggdrasill.remote:UrlResolver"
@@ -46,9 +47,29 @@ class Resolver(Protocol):
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
         """The runnable for the child at ``path`` (ids from the outermost level down), or None to build it locally.
 
-        ``config`` is the child's entry: ``{"graph_config": ...}`` or ``{"endpoint_url": ...}`` and its id.
+        ``config`` is the child's entry: ``{"graph_config": ...}`` or ``{"endpoint_url": ...}`` and its id; ``base_dir``
+        is the folder that ``ref`` paths in it are relative to, if it has one.
         """
         ...
+
+
+@runtime_checkable
+class ProjectResolver(Resolver, Protocol):
+    """A resolver that checks its names against all of a project's parts, so it has to know when a project begins and ends."""
+
+    def project(self) -> AbstractContextManager[Resolver]:
+        """The resolver for one project; leaving the context normally says that the project is complete."""
+        ...
+
+
+@contextmanager
+def whole_project(resolver: Resolver | None, path: tuple[str, ...]) -> Iterator[Resolver | None]:
+    """The resolver to build a level with: one for the whole project if this is its outermost level (``path`` is empty)."""
+    if path or not isinstance(resolver, ProjectResolver):
+        yield resolver
+        return
+    with resolver.project() as project:
+        yield project
 
 
 def default_resolver() -> Resolver:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import BlockFailed, CycleFound, InvalidArgument
 from yggdrasill.executor.branches import run_branches
@@ -16,9 +17,12 @@ from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
 from yggdrasill.foundation.wired import Wired
-from yggdrasill.foundation.wiring import Boundary
+from yggdrasill.foundation.wiring import Boundary, Wiring
 from yggdrasill.pipeline.edge import PipelineEdge
 from yggdrasill.values.handles import load_handles
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Flow"]
 
@@ -54,6 +58,23 @@ class Flow(Wired, Persistent):
         self._add_child(name, child)
         self._trainable[name] = trainable
         return name
+
+    def with_children(self, children: Mapping[str, Any]) -> Self:
+        """A copy in which ``children`` stand in place of the own ones of their ids; every edge must fit their ports.
+
+        Raises:
+            InvalidEdge
+        """
+        changed = copy.copy(self)
+        changed._children, changed._trainable, changed._wiring, changed._plan = {}, dict(self._trainable), Wiring(), None
+        for child_id, child in self._children.items():
+            changed._add_child(child_id, children.get(child_id, child))
+        for edge in self.get_edges():
+            changed._add_edge(edge)
+        for entries, output in ((self._wiring.inputs, False), (self._wiring.outputs, True)):
+            for exposed in entries:
+                changed._wiring.expose(exposed, output=output)
+        return changed
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         """Every runnable below with its path, outermost first; pipelines are entered, graphs are not."""

@@ -10,7 +10,7 @@ from yggdrasill.errors import unknown
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.container import check_name
-from yggdrasill.foundation.contract import Resolver, Runnable
+from yggdrasill.foundation.contract import Resolver, Runnable, whole_project
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
@@ -175,7 +175,8 @@ class Pipeline(Flow):
         """
         from yggdrasill.pipeline.pipeline_config import BuildOptions, pipeline_from_config
 
-        return pipeline_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)
+        with whole_project(endpoints, path) as resolver:
+            return pipeline_from_config(cls, config, BuildOptions(registry, pool, base_dir, resolver, path, allow_ref), validate)
 
 
 def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:

@@ -79,8 +79,10 @@ class BuildOptions:
         return {"pool": self.pool, "base_dir": self.base_dir, "endpoints": self.endpoints, "path": self.path, "allow_ref": self.allow_ref}
 
 
-def place_child(child_id: str, entry: Mapping[str, Any], options: BuildOptions) -> Any | None:
+def place_child(child_id: str, entry: Mapping[str, Any], options: BuildOptions, base_dir: Any = None) -> Any | None:
     """What the resolver runs at this place, or None to build it here; a url in the config always needs a resolver."""
+    if base_dir is not None:
+        entry = {**entry, "base_dir": base_dir}
     resolver = options.endpoints
     if resolver is None and entry.get("endpoint_url") is not None:
         resolver = default_resolver()
@@ -133,7 +135,7 @@ def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], opti
     for number, entry in enumerate(model.graphs):
         graph_config, child_base = entry_config(entry, "graph_config", f"{where}, graphs[{number}]", here)
         facts = {"graph_config": graph_config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or entry.pipeline_node_id}
-        graph = place_child(entry.pipeline_node_id, {key: value for key, value in facts.items() if value}, here)
+        graph = place_child(entry.pipeline_node_id, {key: value for key, value in facts.items() if value}, here, child_base)
         if graph is None:
             graph = build_graph(graph_config, here.below(entry.pipeline_node_id, child_base))
         pipeline.add_graph(graph, entry.pipeline_node_id, trainable=entry.trainable)

@@ -99,7 +99,7 @@ def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: B
     for number, entry in enumerate(model.pipelines):
         pipeline_config, child_base = entry_config(entry, "pipeline_config", f"{where}, pipelines[{number}]", here)
         facts = {"pipeline_config": pipeline_config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or entry.stage_node_id}
-        pipeline = place_child(entry.stage_node_id, {key: value for key, value in facts.items() if value}, here)
+        pipeline = place_child(entry.stage_node_id, {key: value for key, value in facts.items() if value}, here, child_base)
         if pipeline is None:
             pipeline = build_pipeline(pipeline_config, here.below(entry.stage_node_id, child_base))
         stage.add_pipeline(pipeline, entry.stage_node_id, condition=entry.condition, trainable=entry.trainable)

@@ -13,7 +13,7 @@ from yggdrasill.errors import CodecError, CorruptData, InvalidArgument, InvalidS
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
 from yggdrasill.foundation.container import check_name
-from yggdrasill.foundation.contract import Resolver
+from yggdrasill.foundation.contract import Resolver, whole_project
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool
@@ -95,6 +95,14 @@ class World(Persistent):
             UnknownName: (a KeyError) there is none.
         """
         return self._child(stage_id)
+
+    def with_children(self, children: Mapping[str, Any]) -> Self:
+        """A copy in which ``children`` stand in place of the own stages of their ids; the two may run at the same time."""
+        changed = copy.copy(self)
+        changed._children = {stage_id: children.get(stage_id, stage) for stage_id, stage in self._children.items()}
+        changed._trainable = dict(self._trainable)
+        changed._running = threading.Lock()
+        return changed
 
     # -- building -----------------------------------------------------------------------------------------------
 
@@ -341,7 +349,8 @@ class World(Persistent):
         from yggdrasill.pipeline.pipeline_config import BuildOptions
         from yggdrasill.world.world_config import world_from_config
 
-        return world_from_config(cls, config, BuildOptions(registry, pool, base_dir, endpoints, path, allow_ref), validate)
+        with whole_project(endpoints, path) as resolver:
+            return world_from_config(cls, config, BuildOptions(registry, pool, base_dir, resolver, path, allow_ref), validate)
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         """Every runnable below with its path, outermost first; graphs are not entered."""

@@ -118,7 +118,7 @@ def _stage(stage_id: str, entry: Mapping[str, Any], where: str, options: BuildOp
         facts = {"endpoint_url": remote.endpoint_url, "graph_id": remote.graph_id or stage_id, "stage": True}
         return place_child(stage_id, facts, options)
     config, base = resolve_ref(entry, options.base_dir, where, options.allow_ref)
-    placed = place_child(stage_id, {"stage_config": config, "graph_id": stage_id}, options)
+    placed = place_child(stage_id, {"stage_config": config, "graph_id": stage_id}, options, base)
     if placed is not None:
         return placed
     below = options.below(stage_id, base)
