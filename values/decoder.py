@@ -30,19 +30,6 @@ class Decoder:
         self._walk = Walk(limits)
         self._in_key = False
         self._made: dict[tuple[str, int], Any] = {}
-        self._containers: dict[str, Callable[[Any], Visit]] = {
-            "$tuple": self._tuple,
-            "$dict": self._pairs,
-            "$set": lambda body: self._set(body, set),
-            "$frozenset": lambda body: self._set(body, frozenset),
-            "$ext": self._tagged,
-        }
-        self._makers: dict[str, Callable[[Payload], Any]] = {
-            "$tensor": decode_tensor,
-            "$array": decode_array,
-            "$bytes": lambda payload: bytes(_byte_string(payload)),
-            "$bytearray": lambda payload: bytearray(_byte_string(payload)),
-        }
 
     def decode(self, skeleton: Any) -> Any:
         """The value of ``skeleton``."""
@@ -69,10 +56,10 @@ class Decoder:
         scalar = SCALAR_TAGS.get(tag)
         if scalar is not None:
             return scalar(body)
-        container = self._containers.get(tag)
+        container = _CONTAINERS.get(tag)
         if container is not None:
-            return container(body)
-        maker = self._makers.get(tag)
+            return container(self, body)
+        maker = _MAKERS.get(tag)
         if maker is not None:
             if self._in_key and tag in {"$tensor", "$array"}:
                 raise corrupt("a tensor stands as a key or in a set")
@@ -167,3 +154,19 @@ def _byte_string(payload: Payload) -> memoryview:
         raise corrupt(f"a payload of {payload.description.dtype[:40]} stands for a byte string")
     payload.description.require(1)
     return payload.data
+
+
+# outside the instance, which would hold itself and with it every decoded tensor until a collector comes by
+_CONTAINERS: dict[str, Callable[[Decoder, Any], Visit]] = {
+    "$tuple": Decoder._tuple,
+    "$dict": Decoder._pairs,
+    "$set": lambda decoder, body: decoder._set(body, set),
+    "$frozenset": lambda decoder, body: decoder._set(body, frozenset),
+    "$ext": Decoder._tagged,
+}
+_MAKERS: dict[str, Callable[[Payload], Any]] = {
+    "$tensor": decode_tensor,
+    "$array": decode_array,
+    "$bytes": lambda payload: bytes(_byte_string(payload)),
+    "$bytearray": lambda payload: bytearray(_byte_string(payload)),
+}

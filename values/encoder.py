@@ -40,14 +40,6 @@ class Encoder:
         # id -> (index, object): holding the object keeps its id from being given to another
         self._placed: dict[int, tuple[int, Any]] = {}
         self._in_key = False
-        self._containers: dict[type, Callable[[Any], Visit]] = {
-            list: self._list,
-            tuple: self._tuple,
-            dict: self._dict,
-            set: self._set,
-            frozenset: self._set,
-            Opaque: lambda value: self._tagged(value.tag, value.version, value.state),
-        }
 
     def encode(self, value: Any) -> Any:
         """The skeleton of ``value``; its payloads are in ``payloads`` afterwards."""
@@ -63,10 +55,10 @@ class Encoder:
         leaf = LEAVES.get(kind)
         if leaf is not None:
             return leaf(value)
-        container = self._containers.get(kind)
+        container = _CONTAINERS.get(kind)
         if container is not None:
             self._enter(value)
-            return container(value)
+            return container(self, value)
         if kind is bytes or kind is bytearray:
             return self._bytes_of(value, f"${kind.__name__}")
         extension = extension_for(kind)
@@ -167,6 +159,17 @@ class Encoder:
         self.payloads.append(payload)
         self._placed[id(value)] = (index, value)
         return index
+
+
+# outside the instance, which would hold itself and with it every encoded tensor until a collector comes by
+_CONTAINERS: dict[type, Callable[[Encoder, Any], Visit]] = {
+    list: Encoder._list,
+    tuple: Encoder._tuple,
+    dict: Encoder._dict,
+    set: Encoder._set,
+    frozenset: Encoder._set,
+    Opaque: lambda encoder, value: encoder._tagged(value.tag, value.version, value.state),
+}
 
 
 def _show(key: Any) -> str:
