@@ -64,7 +64,7 @@ def test_a_naming_template_gives_names_that_are_found_again(tmp_path: Path, temp
     ],
 )
 def test_a_template_that_gives_no_readable_names_is_refused(tmp_path: Path, template: str) -> None:
-    with pytest.raises(InvalidArgument, match="must be a file name with {number}"):
+    with pytest.raises(InvalidArgument, match=r"must be a file name with \{number\}"):
         WorldStorage(tmp_path, naming_template=template)
 
 

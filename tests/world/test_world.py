@@ -167,9 +167,9 @@ def test_a_world_without_stages_is_not_valid_and_does_not_run() -> None:
 def test_a_stage_outside_the_cycle_is_an_error_in_validate_and_run(world: World) -> None:
     world.add_stage(Stage("sixth"))
 
-    with pytest.raises(InvalidStructure, match="'sixth'.* are left out"):
+    with pytest.raises(InvalidStructure, match=r"'sixth'.* are left out"):
         world.validate()
-    with pytest.raises(InvalidArgument, match="'sixth'.* are left out"):
+    with pytest.raises(InvalidArgument, match=r"'sixth'.* are left out"):
         world.run()
 
 
