@@ -9,7 +9,17 @@ from typing import Any
 import pytest
 
 from samples.blocks import register_samples
-from yggdrasill.errors import BlockFailed, CycleFound, DuplicateName, InvalidArgument, InvalidConfig, InvalidEdge, InvalidState, RunError, UnknownName
+from yggdrasill.errors import (
+    BlockFailed,
+    CycleFound,
+    DuplicateName,
+    InvalidArgument,
+    InvalidConfig,
+    InvalidEdge,
+    InvalidState,
+    RunError,
+    UnknownName,
+)
 from yggdrasill.foundation import Graph
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline import Pipeline
@@ -19,7 +29,9 @@ REGISTRY = BlockRegistry(built_ins=False)
 register_samples(REGISTRY)
 
 
-def one_block(name: str, block_type: str, inputs: dict[str, str], outputs: dict[str, str], config: dict[str, Any] | None = None) -> Pipeline:
+def one_block(
+    name: str, block_type: str, inputs: dict[str, str], outputs: dict[str, str], config: dict[str, Any] | None = None
+) -> Pipeline:
     """A pipeline of one graph of one block; ``inputs`` and ``outputs`` give the block's ports their external names."""
     graph = Graph(name, registry=REGISTRY)
     graph.add_node("n", block_type, config=config, auto_connect=False)
@@ -81,7 +93,10 @@ def test_ports_inside_edges_are_no_boundary() -> None:
     stage.set_state_contract([1], [2])
 
     assert stage.run({1: 3}).blocks == {1: 3, 2: 12}
-    assert [(e["stage_node_id"], e["port"]) for e in (*stage.get_state_input_spec(), *stage.get_state_output_spec())] == [("first", "x"), ("second", "y")]
+    assert [(e["stage_node_id"], e["port"]) for e in (*stage.get_state_input_spec(), *stage.get_state_output_spec())] == [
+        ("first", "x"),
+        ("second", "y"),
+    ]
 
 
 @pytest.mark.parametrize("form", ["tuples", "dicts"])
@@ -91,16 +106,16 @@ def test_an_explicit_mapping_decides(form: str) -> None:
     into: list[Any] = [(1, "p", "b"), (2, "p", "a")]
     out_of: list[Any] = [("4", "p", "out")]
     if form == "dicts":
-        into, out_of = ([dict(zip(("block", "stage_node_id", "port"), entry, strict=True)) for entry in entries] for entries in (into, out_of))
+        into, out_of = (
+            [dict(zip(("block", "stage_node_id", "port"), entry, strict=True)) for entry in entries] for entries in (into, out_of)
+        )
 
     stage.set_state_contract([1, 2], [4], into, out_of)
 
     assert stage.run({1: "b", 2: "a", 4: "old"}).blocks == {1: "b", 2: "a", 4: "ab."}
 
 
-@pytest.mark.parametrize(
-    "entry", [(1, "p"), "1pa", {"block": 1, "port": "a"}, 5], ids=["too short", "text", "missing key", "number"]
-)
+@pytest.mark.parametrize("entry", [(1, "p"), "1pa", {"block": 1, "port": "a"}, 5], ids=["too short", "text", "missing key", "number"])
 def test_a_mapping_entry_of_another_form_is_refused(entry: Any) -> None:
     with pytest.raises(InvalidArgument, match="a mapping entry"):
         Stage().set_state_contract([1], [], [entry])
@@ -196,9 +211,7 @@ def test_an_own_block_that_is_also_asked_for_may_be_filled() -> None:
     assert stage.should_run(State({1: "a"}))
 
 
-@pytest.mark.parametrize(
-    "preset, runs", [("philosopher", {(1, 2, 3)}), ("author", {(1, 2, 3, 4)}), ("world_update", {(1, 2, 3, 4, 5)})]
-)
+@pytest.mark.parametrize("preset, runs", [("philosopher", {(1, 2, 3)}), ("author", {(1, 2, 3, 4)}), ("world_update", {(1, 2, 3, 4, 5)})])
 def test_a_preset_holds_exactly_for_its_row_of_the_table(preset: str, runs: set[tuple[int, ...]]) -> None:
     from itertools import combinations
 

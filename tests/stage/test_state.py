@@ -53,7 +53,9 @@ def test_another_form_is_refused(form: dict[str, Any]) -> None:
         State.from_dict(form)
 
 
-@pytest.mark.parametrize("clone", [copy.copy, copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))], ids=["copy", "deepcopy", "pickle"])
+@pytest.mark.parametrize(
+    "clone", [copy.copy, copy.deepcopy, lambda state: pickle.loads(pickle.dumps(state))], ids=["copy", "deepcopy", "pickle"]
+)
 def test_a_state_can_be_copied(clone: Any) -> None:
     state = State({1: [1]}, {"mood": [2]}, content=[3], passes=4, seed=5)
     assert clone(state).to_dict() == state.to_dict()
