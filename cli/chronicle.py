@@ -45,7 +45,7 @@ def _section(state: State, pictures: Sequence[str], told: Mapping[str, Any] | No
     opening = state[1]
     heading = opening.get("title") if isinstance(opening, Mapping) else None
     parts = [f"<h2>{html.escape(str(_episode(state)))}. {html.escape(str(heading or 'Episode'))}</h2>"]
-    if isinstance(opening, Mapping) and opening.get("action"):
+    if isinstance(opening, Mapping) and opening.get("action") and opening["action"] != heading:
         parts.append(f'<p class="action">{html.escape(str(opening["action"]))}</p>')
     parts.append(_told("What should happen", opening))
     parts += [f'<figure><img src="{html.escape(name)}" alt="The map of pass {state.passes}"></figure>' for name in pictures]

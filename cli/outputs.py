@@ -62,5 +62,5 @@ def describe(value: Any) -> str:
     shape = getattr(value, "shape", None)
     if shape is not None:
         return f"{str(getattr(value, 'dtype', '')).replace('torch.', '')} {list(shape)}"
-    text = " ".join(value.split()) if isinstance(value, str) else repr(value)
+    text = " ".join((value if isinstance(value, str) else repr(value)).split())
     return text if len(text) <= 100 else f"{type(value).__name__}: {text[:90]}..."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from yggdrasill.cli.console import Console
@@ -33,9 +34,13 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
 
     def ready(url: str, token_file: Path | None) -> None:
         console.say(f"serving at {url}")
-        if token_file is not None:
-            console.say(f"token in {token_file}")
-        console.say("on another machine: yggdrasill endpoints add NAME " + url + " --token-env NAME_TOKEN")
+        if token_file is None:
+            console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token-env VARIABLE")
+        elif sys.stdout.isatty():
+            # The owner's own terminal; a log or a pipe only learns where the token is.
+            console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token {token_file.read_text(encoding='utf-8').strip()}")
+        else:
+            console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token -   (the token is in {token_file})")
         console.result({"url": url, "token_file": None if token_file is None else str(token_file)})
 
     serve(

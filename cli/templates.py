@@ -15,12 +15,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """List the shipped templates with their parameters."""
+    """List the templates; the shipped ones with their parameters and what they are."""
     found = []
     for level in ("graph", "pipeline", "stage", "world"):
         for name in template_names(level):
-            template = FileTemplate(TEMPLATE_FOLDER / level / f"{name}.yaml")
-            found.append({"level": level, "name": name, "parameters": list(template.parameters), "description": template.description})
-    console.say(table(["level", "name", "parameters", "description"], [[t["level"], t["name"], ", ".join(t["parameters"]), t["description"]] for t in found]))
+            file = TEMPLATE_FOLDER / level / f"{name}.yaml"
+            template = FileTemplate(file) if file.exists() else None
+            parameters = list(template.parameters) if template else []
+            found.append({"level": level, "name": name, "parameters": parameters, "description": template.description if template else ""})
+    console.say(table(["level", "name", "description"], [[entry["level"], entry["name"], entry["description"]] for entry in found]))
     console.result({"templates": found})
     return 0

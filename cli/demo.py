@@ -1,0 +1,128 @@
+"""``yggdrasill demo``: the canonical world over three endpoint processes and once in this one, compared bit for bit."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.cli.comparison import StageRun, compare
+from yggdrasill.cli.console import Console, table
+from yggdrasill.cli.processes import EndpointProcess, endpoint_processes
+from yggdrasill.cli.worlds import save_passes
+from yggdrasill.draw import Span, draw_config, draw_timeline
+from yggdrasill.foundation.templates import render_template
+from yggdrasill.stage import State
+from yggdrasill.values.files import FileSet
+from yggdrasill.world import World
+
+__all__ = ["add", "main"]
+
+#: Which endpoint runs which graph of the world: words, terrain, and the keeping of the chronicle.
+PLACES = {
+    "philosopher": "letters",
+    "author": "letters",
+    "architect": "letters",
+    "creator": "forge",
+    "world_update": "archive",
+    "development": "archive",
+}
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--out", default="out", metavar="DIR", help="where to leave pictures, chronicle and timeline (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=3, metavar="N", help="passes of the world (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=512, metavar="PIXELS", help="the width of the maps (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, metavar="N", help="the seed (default: %(default)s)")
+    parser.add_argument("--action", metavar="TEXT", help="what a person does at the start of the first pass")
+
+
+def main(arguments: argparse.Namespace, console: Console) -> int:
+    """Exit code 0 if both runs are equal in every bit, 1 if not."""
+    from yggdrasill.remote import EndpointRegistry
+
+    out = Path(arguments.out)
+    config = render_template("world", "canon_2.0", {"size": arguments.size, "seed": arguments.seed})
+    names = sorted(set(PLACES.values()))
+    with console.progress(2 * arguments.steps * len(config["cycle"]), "demo") as bar:
+        with endpoint_processes(names, out / "endpoints") as endpoints:
+            registry = EndpointRegistry.from_dict(_registry(endpoints))
+            registry.to_yaml(out / "endpoints.yaml")
+            calls: list[Any] = []
+            registry.observe(calls.append)
+            placed = World.from_config(config, endpoints=registry)
+            there, remote_passes = _run(placed, arguments, bar)
+        here, local_passes = _run(World.from_config(config), arguments, bar)
+    rows = compare(there, here, calls)
+    equal = all(row["equal"] for row in rows)
+    _report(rows, equal, console)
+    files = [*save_passes(placed, remote_passes, out), *_pictures(config, there, calls, out)]
+    console.say("\n".join(f"wrote {file}" for file in files))
+    console.result({"equal": equal, "stages": rows, "files": [str(file) for file in files]})
+    return 0 if equal else 1
+
+
+def _registry(endpoints: list[EndpointProcess]) -> dict[str, Any]:
+    return {"endpoints": {e.name: {"url": e.url, "token_env": e.token_env} for e in endpoints}, "graphs": PLACES, "default": "local"}
+
+
+def _run(world: World, arguments: argparse.Namespace, bar: Any) -> tuple[list[StageRun], list[State]]:
+    """Run the world and note when each stage ran, and what it left."""
+    runs: list[StageRun] = []
+    began: dict[str, float] = {}
+
+    def note(stage_id: str, phase: str, **facts: Any) -> None:
+        now = time.perf_counter()
+        before: State = facts["state_before"]
+        if phase == "before":
+            began[stage_id] = now
+        elif phase in ("after", "skipped"):
+            after = facts.get("state_after", before)
+            runs.append(StageRun(stage_id, before.passes, phase == "after", began.get(stage_id, now) if phase == "after" else now, now, after))
+            bar.update()
+
+    passes = list(world.run(num_steps=arguments.steps, action=arguments.action, seed=arguments.seed, callbacks=note, iterate=True))
+    return runs, passes
+
+
+def _report(rows: list[dict[str, Any]], equal: bool, console: Console) -> None:
+    headings = ["pass", "stage", "place", "", "local", "remote", "moved", "equal"]
+    console.say(
+        table(
+            headings,
+            [
+                [
+                    row["pass"],
+                    row["stage"],
+                    row["place"],
+                    "run" if row["ran"] else "skipped",
+                    f"{row['local_s'] * 1000:.0f} ms" if row["ran"] else "-",
+                    f"{row['remote_s'] * 1000:.0f} ms" if row["ran"] else "-",
+                    _bytes(row["bytes_moved"]) if row["ran"] else "-",
+                    "yes" if row["equal"] else "NO",
+                ]
+                for row in rows
+            ],
+        )
+    )
+    console.say("every state block is equal, bit for bit" if equal else "the two runs DIFFER")
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count >= 2**20 else f"{count / 2**10:.1f} KiB"
+
+
+def _pictures(config: dict[str, Any], runs: list[StageRun], calls: list[Any], out: Path) -> list[Path]:
+    """The world with its places, and the timeline of the placed run."""
+    spans = [span for call in calls for span in call.spans()]
+    spans += [Span("skipped", run.stage_id, "skipped", run.start, run.end, run.pass_index) for run in runs if not run.ran]
+    drawings = {
+        "world.svg": draw_config(config, places=dict(PLACES), title="The world of the demo and where its graphs run"),
+        "timeline.svg": draw_timeline((Span(*span) if isinstance(span, tuple) else span for span in spans), title="The placed run"),
+    }
+    with FileSet() as files:
+        for name, svg in drawings.items():
+            files.write(out / name, svg.encode("utf-8"))
+    return [out / name for name in drawings]

@@ -1,0 +1,90 @@
+"""``yggdrasill endpoints``: the endpoints.yaml of this user, or another one."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.cli.console import Console, table
+from yggdrasill.errors import RemoteError
+
+__all__ = ["DEFAULT_FILE", "add", "main", "open_registry"]
+
+DEFAULT_FILE = Path("~/.yggdrasill/endpoints.yaml")
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("--file", default=str(DEFAULT_FILE), metavar="FILE", help="the endpoints.yaml (default: %(default)s)")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    actions.add_parser("list", help="the endpoints and what is placed on them (what no action means)")
+    adding = actions.add_parser("add", help="add an endpoint")
+    adding.add_argument("name", metavar="NAME")
+    adding.add_argument("url", metavar="URL")
+    adding.add_argument("--token", metavar="TOKEN", help="the endpoint's token, kept in secrets.yaml; '-' reads it from standard input")
+    adding.add_argument("--token-env", metavar="VARIABLE", help="the environment variable that holds the token")
+    adding.add_argument("--ca", metavar="FILE", help="the certificate authority of an https endpoint")
+    ping = actions.add_parser("ping", help="ask endpoints how they are")
+    ping.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    removing = actions.add_parser("remove", help="remove an endpoint")
+    removing.add_argument("name", metavar="NAME")
+
+
+def open_registry(path: str, *, must_exist: bool = True) -> Any:
+    """The registry in a file, or an empty one for a file yet to be written."""
+    from yggdrasill.remote import EndpointRegistry
+
+    file = Path(path).expanduser()
+    if not must_exist and not file.exists():
+        return EndpointRegistry(path=file)
+    return EndpointRegistry.from_yaml(file)
+
+
+def main(arguments: argparse.Namespace, console: Console) -> int:
+    """Do what is asked for."""
+    action = arguments.action or "list"
+    registry = open_registry(arguments.file, must_exist=action in ("ping", "remove"))
+    if action == "add":
+        token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token
+        registry.add(arguments.name, arguments.url, token=token, token_env=arguments.token_env, ca=arguments.ca)
+        registry.to_yaml()
+        console.say(f"added {arguments.name} at {arguments.url}")
+    elif action == "remove":
+        registry.remove(arguments.name)
+        registry.to_yaml()
+        console.say(f"removed {arguments.name}")
+    elif action == "ping":
+        return _ping(registry, arguments.names or list(registry.endpoints), console)
+    else:
+        document = registry.to_dict()
+        console.say(table(["endpoint", "url"], [[name, entry["url"]] for name, entry in document["endpoints"].items()]))
+        console.say()
+        console.say(table(["part", "runs on"], [*document["graphs"].items(), ["everything else", document["default"]]]))
+    console.result(registry.to_dict())
+    return 0
+
+
+def _ping(registry: Any, names: list[str], console: Console) -> int:
+    from yggdrasill.remote.bridge import bridge
+
+    found: list[dict[str, Any]] = []
+    for name in names:
+        client = registry.client(name)
+        start = time.perf_counter()
+        try:
+            health = bridge().run(client.health())
+            found.append({"endpoint": name, "ok": True, "ms": round(1000 * (time.perf_counter() - start), 1), **health})
+        except RemoteError as error:
+            found.append({"endpoint": name, "ok": False, "error": error.to_dict()})
+    rows = [
+        [entry["endpoint"], f"{entry['ms']} ms", entry["version"], "{running} running, {queued} queued, {slots} slots".format(**entry["queue"])]
+        if entry["ok"]
+        else [entry["endpoint"], "-", "-", entry["error"]["message"]]
+        for entry in found
+    ]
+    console.say(table(["endpoint", "answer", "version", "queue"], rows))
+    console.result({"endpoints": found})
+    return 0 if all(entry["ok"] for entry in found) else 3

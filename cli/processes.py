@@ -1,0 +1,88 @@
+"""Endpoint processes of this machine: started, waited for, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from yggdrasill.errors import EndpointUnreachable
+
+__all__ = ["EndpointProcess", "endpoint_processes"]
+
+_PATIENCE = 60.0
+
+
+@dataclass(frozen=True)
+class EndpointProcess:
+    """A running endpoint and how to reach it."""
+
+    name: str
+    url: str
+    token_env: str
+    process: subprocess.Popen[str]
+
+
+@contextlib.contextmanager
+def endpoint_processes(names: Sequence[str], data_dir: Path, *, arguments: Sequence[str] = ()) -> Iterator[list[EndpointProcess]]:
+    """One endpoint process per name, each with a data folder of its own, a free port and a fresh token in the environment.
+
+    They may fetch from one another directly. All of them are ended on leaving.
+
+    Raises:
+        EndpointUnreachable: one did not come up; the message ends with what it wrote.
+    """
+    started: list[tuple[str, str, subprocess.Popen[str], Path]] = []
+    try:
+        for name in names:
+            variable = f"YGGDRASILL_{name.upper()}_TOKEN"
+            os.environ[variable] = secrets.token_urlsafe(32)
+            folder = data_dir / name
+            folder.mkdir(parents=True, exist_ok=True)
+            log = folder / "endpoint.log"
+            command = [sys.executable, "-m", "yggdrasill", "serve", "--json", "--port", "0", "--data-dir", str(folder), *arguments]
+            with log.open("w", encoding="utf-8") as errors:
+                process = subprocess.Popen(
+                    command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "YGGDRASILL_TOKEN": os.environ[variable]}
+                )
+            started.append((name, variable, process, log))
+        yield [EndpointProcess(name, _url(process, name, log), variable, process) for name, variable, process, log in started]
+    finally:
+        for _, variable, process, _ in started:
+            os.environ.pop(variable, None)
+            process.terminate()
+        for _, _, process, _ in started:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=10)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def _url(process: subprocess.Popen[str], name: str, log: Path) -> str:
+    """The url in the JSON document that a starting endpoint prints."""
+    found: list[str] = []
+
+    def read() -> None:
+        text = ""
+        for line in process.stdout or ():
+            text += line
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(text)["url"])
+                return
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(_PATIENCE)
+    if not found:
+        raise EndpointUnreachable(f"the endpoint process {name!r} did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:] or 'no answer'}")
+    return found[0]
