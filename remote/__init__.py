@@ -1,0 +1,63 @@
+"""Parts of a project behind endpoints: the registry that places them, and proxies that run like the parts themselves."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from yggdrasill.remote.client import EndpointClient
+    from yggdrasill.remote.depot import Depot
+    from yggdrasill.remote.endpoint import Endpoint
+    from yggdrasill.remote.endpoints import EndpointRegistry
+    from yggdrasill.remote.placement import Placement
+    from yggdrasill.remote.placing import place
+    from yggdrasill.remote.remote_graph import RemoteGraph
+    from yggdrasill.remote.remote_stage import RemoteStage
+    from yggdrasill.remote.remote_world import RemoteWorld
+    from yggdrasill.remote.resolvers import UrlResolver
+    from yggdrasill.remote.retry import Patience
+    from yggdrasill.remote.transports import HttpTransport, MemoryTransport
+
+_HOME = {
+    "Depot": "depot",
+    "Endpoint": "endpoint",
+    "EndpointClient": "client",
+    "EndpointRegistry": "endpoints",
+    "HttpTransport": "transports",
+    "MemoryTransport": "transports",
+    "Patience": "retry",
+    "Placement": "placement",
+    "RemoteGraph": "remote_graph",
+    "RemoteStage": "remote_stage",
+    "RemoteWorld": "remote_world",
+    "UrlResolver": "resolvers",
+    "place": "placing",
+}
+
+__all__ = [
+    "Depot",
+    "Endpoint",
+    "EndpointClient",
+    "EndpointRegistry",
+    "HttpTransport",
+    "MemoryTransport",
+    "Patience",
+    "Placement",
+    "RemoteGraph",
+    "RemoteStage",
+    "RemoteWorld",
+    "UrlResolver",
+    "place",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOME.get(name)
+    if home is None:
+        raise AttributeError(f"module 'yggdrasill.remote' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"yggdrasill.remote.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

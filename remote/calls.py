@@ -1,0 +1,140 @@
+"""One call of a served graph: submit, bring what is missing, follow, take the output; the same job whatever breaks in between."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from yggdrasill.errors import EndpointFailed, EndpointUnreachable, TimedOut, UnknownArtifact, YggdrasillError, error_from_dict
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.events import FINAL, follow
+from yggdrasill.remote.retry import Patience, Retry
+from yggdrasill.remote.uploads import upload
+
+__all__ = ["Call", "perform"]
+
+#: How long the submitting request stays open; short when somebody wants to see progress.
+WAIT_SECONDS = 20.0
+WAIT_SECONDS_WITH_PROGRESS = 0.2
+_CANCEL_SECONDS = 3.0
+#: Uploads in one call: artifacts can vanish between the upload and the next try, but not for ever.
+MAX_UPLOADS = 5
+
+Progress = Callable[[str, float, float, "str | None"], None]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What is asked of an endpoint. ``value`` is what ``wire`` packs; ``run`` is `RunContext.to_dict`; ``key`` is one per call."""
+
+    graph_id: str
+    wire: Mapping[str, Any]
+    value: Any
+    depot: Depot
+    run: Mapping[str, Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    timeout: float | None = None
+    orphan_after: float = 30.0
+    patience: Patience = field(default_factory=Patience)
+    progress: Progress | None = None
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def body(self, wait: float) -> dict[str, Any]:
+        """The JSON body of the submitting request."""
+        return {
+            "key": self.key,
+            "inputs": self.wire,
+            "options": dict(self.options),
+            "run": dict(self.run),
+            "detached": False,
+            "orphan_after": self.orphan_after,
+            "timeout": self.timeout,
+            "wait": wait,
+        }
+
+
+async def perform(client: EndpointClient, call: Call) -> dict[str, Any]:
+    """The finished job's row with its ``output``; a cancelled coroutine cancels the job before it ends.
+
+    Raises:
+        YggdrasillError: what the remote run raised, as it would have been raised here; EndpointUnreachable with
+            ``details["reached"]`` telling whether the endpoint ever answered this call; TimedOut
+    """
+    deadline = None if call.timeout is None else time.monotonic() + call.timeout
+    retry = Retry(call.patience, deadline)
+    job: list[str] = []
+    try:
+        row = await _to_the_end(client, call, retry, job)
+    except (asyncio.CancelledError, TimedOut):
+        await _cancel(client, call, job)
+        raise
+    error = row.get("error")
+    if isinstance(error, Mapping):
+        failure = error_from_dict(error)
+        failure.details.setdefault("endpoint", client.name)
+        raise failure
+    if row.get("status") != "COMPLETED" or not isinstance(row.get("output"), Mapping):
+        raise EndpointFailed(
+            f"endpoint {client.name!r} ended job {row.get('job_id')!r} as {row.get('status')!r} without output or error",
+            endpoint=client.name,
+        )
+    return row
+
+
+async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: list[str]) -> dict[str, Any]:
+    status, row = await _submit(client, call, retry)
+    if status == 200:
+        return row
+    job.append(str(row["job_id"]))
+    async for event in follow(client, job[0], retry):
+        if event.kind == "progress" and call.progress is not None:
+            data = event.data
+            call.progress(str(data.get("place", "")), float(data.get("done", 0)), float(data.get("total", 0)), data.get("text"))
+    while True:
+        status, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
+        if status == 200:
+            return row
+        retry.check_deadline()
+
+
+async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int, dict[str, Any]]:
+    most = WAIT_SECONDS if call.progress is None else WAIT_SECONDS_WITH_PROGRESS
+    sent: dict[str, int] = {}
+    while True:
+        try:
+            return await retry.persist(lambda: client.submit(call.graph_id, call.body(retry.left(most))))
+        except UnknownArtifact as error:
+            retry.answered()
+            missing = error.details.get("missing")
+            if not isinstance(missing, list) or not missing or any(sent.get(name, 0) >= MAX_UPLOADS for name in missing):
+                raise
+            for name in missing:
+                sent[name] = sent.get(name, 0) + 1
+            await upload(client, missing, call.value, call.depot, retry)
+
+
+async def _cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
+    """Tell the endpoint, as far as it answers; one that does not gives the job up when its caller stays away."""
+    with contextlib.suppress(YggdrasillError, asyncio.TimeoutError):
+        await asyncio.wait_for(_find_and_cancel(client, call, job), _CANCEL_SECONDS)
+
+
+async def _find_and_cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
+    while True:
+        try:
+            if not job:
+                _, row = await client.submit(call.graph_id, call.body(0.0))
+                job.append(str(row["job_id"]))
+                if row.get("status") in FINAL:
+                    return
+            await client.cancel(job[0])
+        except EndpointUnreachable:
+            await asyncio.sleep(0.05)
+        else:
+            return

@@ -1,0 +1,262 @@
+"""The client of one endpoint: its routes as coroutines. Requests carry the token, answers are checked and become values or our errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from yggdrasill.errors import (
+    EndpointFailed,
+    EndpointUnreachable,
+    InvalidArgument,
+    LimitExceeded,
+    ProtocolMismatch,
+    YggdrasillError,
+    error_from_dict,
+)
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.prefix import is_below
+from yggdrasill.remote.transports.http import HttpTransport
+from yggdrasill.remote.transports.transport import Body, Chunk, Request, Response, Transport
+
+__all__ = ["PROTOCOL", "EndpointClient"]
+
+PROTOCOL = 1
+BASE_PATH = "/yggdrasill/v1"
+MAX_ANSWER_BYTES = 64 << 20
+
+
+class EndpointClient:
+    """Talks to the endpoint at ``url`` (scheme, host, port and perhaps a path prefix).
+
+    ``name`` is what messages call it. The token is sent to addresses below ``url`` only and is in no repr or error.
+
+    Raises:
+        InvalidArgument: ``url`` is no http or https url, or holds a password.
+    """
+
+    def __init__(
+        self, url: str, *, token: str | None = None, name: str | None = None, ca: str | None = None, transport: Transport | None = None
+    ) -> None:
+        parts = urlsplit(url) if isinstance(url, str) else None
+        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidArgument(f"an endpoint's url starts with http:// or https:// and names a host, got {url!r}")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            raise InvalidArgument(f"the url of endpoint {parts.hostname!r} holds credentials or a query; give the token apart from the url")
+        self.url = url.rstrip("/")
+        self.name = name or self.url
+        self._token = token
+        self._ca = ca
+        self._own = transport
+        #: What `capabilities` said the first time somebody compared it.
+        self.facts: dict[str, Any] | None = None
+        #: Finds the client of another endpoint that is known here by a url below its own.
+        self.peers: Callable[[str], EndpointClient | None] = _no_peer
+
+    def __repr__(self) -> str:
+        return f"<EndpointClient {self.name!r} at {self.url}>" if self.name != self.url else f"<EndpointClient {self.url}>"
+
+    @property
+    def transport(self) -> Transport:
+        """The way to the endpoint: the one given, else HTTP connections shared by this process."""
+        return self._own if self._own is not None else _shared_http(self._ca)
+
+    def is_own(self, url: str) -> bool:
+        """Whether ``url`` lies at this endpoint."""
+        return is_below(url, self.url)
+
+    def peer(self, url: str) -> EndpointClient | None:
+        """The client of the known endpoint that ``url`` lies at, if there is one."""
+        return self.peers(url)
+
+    # -- about the endpoint -------------------------------------------------------------------------------------
+
+    async def health(self) -> dict[str, Any]:
+        """Status, versions and queue depth."""
+        return await self.get("/health", patience=5.0)
+
+    async def capabilities(self) -> dict[str, Any]:
+        """Versions, torch build, devices, block types, limits, store id."""
+        return await self.get("/capabilities")
+
+    # -- graphs -------------------------------------------------------------------------------------------------
+
+    async def graphs(self) -> list[dict[str, Any]]:
+        """What is served: ``{"graph_id", "kind", "hash"}`` each."""
+        found: list[dict[str, Any]] = (await self.get("/graphs"))["graphs"]
+        return found
+
+    async def contract(self, graph_id: str) -> dict[str, Any]:
+        """The contract of a served graph. Raises `UnknownGraph`."""
+        return await self.get(f"/graphs/{quote(graph_id, safe='')}/contract")
+
+    async def deploy(self, graph_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Serve ``{"kind", "config", "state"}`` under an id; the same again changes nothing."""
+        return (await self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body))[1]
+
+    async def remove(self, graph_id: str) -> None:
+        """Serve it no longer. Raises `UnknownGraph`."""
+        await self.call("DELETE", f"/graphs/{quote(graph_id, safe='')}")
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
+
+    async def submit(self, graph_id: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Start a job, or find the one of the same key: the status (200 finished, 202 not yet) and its row."""
+        return await self.call("POST", f"/graphs/{quote(graph_id, safe='')}/jobs", body, patience=float(body.get("wait") or 0) + 15.0)
+
+    async def jobs(self, **filters: Any) -> list[dict[str, Any]]:
+        """Rows of jobs, newest first, limited by ``graph_id``, ``status`` and ``limit``."""
+        query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in filters.items() if value is not None)
+        rows: list[dict[str, Any]] = (await self.get(f"/jobs?{query}" if query else "/jobs"))["jobs"]
+        return rows
+
+    async def job(self, job_id: str) -> dict[str, Any]:
+        """A job's row. Raises `UnknownJob`."""
+        return await self.get(f"/jobs/{quote(job_id, safe='')}")
+
+    async def output(self, job_id: str, wait: float = 20.0) -> tuple[int, dict[str, Any]]:
+        """A job's result, waiting up to ``wait`` seconds for it: the status (200 finished, 202 not yet) and its row."""
+        return await self.call("GET", f"/jobs/{quote(job_id, safe='')}/output?wait={wait:g}", patience=wait + 15.0)
+
+    async def cancel(self, job_id: str) -> dict[str, Any]:
+        """Ask a job to stop at its next node."""
+        return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/cancel", {}, patience=5.0))[1]
+
+    @asynccontextmanager
+    async def events(self, job_id: str | None, after: str | None = None) -> AsyncIterator[Response]:
+        """The open event stream of a job, or of all jobs, behind the event ``after``."""
+        path = "/events" if job_id is None else f"/jobs/{quote(job_id, safe='')}/events"
+        headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after is not None else {})}
+        async with self.open("GET", path, headers=headers, patience=20.0) as response:
+            yield response
+
+    # -- artifacts ----------------------------------------------------------------------------------------------
+
+    async def missing(self, hashes: list[str]) -> list[str]:
+        """Those of ``hashes`` that the endpoint does not hold."""
+        found: list[str] = (await self.call("POST", "/artifacts/missing", {"hashes": hashes}))[1]["missing"]
+        return found
+
+    async def put_artifact(self, name: str, start: Callable[[], AsyncIterator[Chunk]], length: int) -> None:
+        """Store bytes under their hash; ``start`` gives the stream from its beginning.
+
+        Raises:
+            CorruptData: the bytes are not those of the hash. PayloadTooLarge, StorageFailed
+        """
+        async with self.open(
+            "PUT", f"/artifacts/{name}", body=start, length=length, headers={"Content-Type": "application/octet-stream"}
+        ) as response:
+            await _drain(response)
+
+    def get_artifact(self, name: str, offset: int = 0) -> AbstractAsyncContextManager[Response]:
+        """The open stream of an artifact's bytes from ``offset`` on (status 206 where that is not 0). Raises `UnknownArtifact`."""
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        return self.open("GET", f"/artifacts/{name}", headers=headers)
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    async def get(self, path: str, *, patience: float = 30.0) -> dict[str, Any]:
+        """The JSON answer to a GET."""
+        return (await self.call("GET", path, patience=patience))[1]
+
+    async def call(
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, patience: float = 30.0
+    ) -> tuple[int, dict[str, Any]]:
+        """Send JSON, and give the status and the JSON answer.
+
+        Raises:
+            YggdrasillError: what the endpoint said went wrong, or why it could not be asked.
+        """
+        data = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
+        headers = {} if data is None else {"Content-Type": "application/json"}
+        async with self.open(method, path, body=data, headers=headers, patience=patience) as response:
+            text = await read_all(response)
+            return response.status, self._document(text, response.status) if text else {}
+
+    @asynccontextmanager
+    async def open(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: Body = None,
+        length: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        patience: float = 30.0,
+    ) -> AsyncIterator[Response]:
+        """An open answer with a good status; any other is raised as the error it carries."""
+        own = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
+        request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, patience)
+        async with self.transport.request(request) as response:
+            if response.status >= 300:
+                raise self._failure(response, await read_all(response))
+            self._check_protocol(response)
+            yield response
+
+    def _check_protocol(self, response: Response) -> None:
+        spoken = response.headers.get("X-Yggdrasill-Protocol")
+        if spoken != str(PROTOCOL):
+            said = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
+            raise ProtocolMismatch(
+                f"endpoint {self.name!r} at {self.url} speaks {said}, this client version {PROTOCOL}; "
+                + ("check the url and the port" if spoken is None else "install the same version of yggdrasill on both sides"),
+                endpoint=self.name,
+            )
+
+    def _failure(self, response: Response, text: bytes) -> YggdrasillError:
+        try:
+            document = json.loads(text)
+        except ValueError:
+            document = None
+        if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
+            if response.status in (502, 503, 504):
+                return EndpointUnreachable(f"endpoint {self.name!r} at {self.url} is not up (HTTP {response.status})", endpoint=self.name)
+            self._check_protocol(response)
+            return EndpointFailed(
+                f"endpoint {self.name!r} at {self.url} answered HTTP {response.status} without saying why", endpoint=self.name
+            )
+        error = error_from_dict(document["error"])
+        error.details.setdefault("endpoint", self.name)
+        return error
+
+    def _document(self, text: bytes, status: int) -> dict[str, Any]:
+        try:
+            document = json.loads(text)
+        except (ValueError, RecursionError):
+            document = None
+        if not isinstance(document, dict):
+            raise ProtocolMismatch(
+                f"endpoint {self.name!r} at {self.url} answered HTTP {status} with something that is no JSON object; check the url and the port",
+                endpoint=self.name,
+            )
+        return document
+
+
+async def read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:
+    """The whole body, unless it is larger than an answer may be."""
+    data = bytearray()
+    async for chunk in response.chunks():
+        data += chunk
+        if len(data) > limit:
+            raise LimitExceeded(
+                f"an endpoint's answer is larger than {limit} bytes; tensors travel as artifacts, not in answers", bound=limit
+            )
+    return bytes(data)
+
+
+def _no_peer(url: str) -> EndpointClient | None:
+    """A client that was made alone knows no other endpoint."""
+    return None
+
+
+async def _drain(response: Response) -> None:
+    async for _ in response.chunks():
+        pass
+
+
+def _shared_http(ca: str | None) -> HttpTransport:
+    """The connections of this process, which its bridge closes."""
+    return bridge().keep(f"http:{ca}", lambda: HttpTransport(ca=ca))

@@ -1,0 +1,138 @@
+"""Bringing a part of a project to an endpoint: its structure, and the state of blocks whose weights are in no checkpoint."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown
+from yggdrasill.foundation.container import Container
+from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.pool import reuse_identity
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
+from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.retry import Retry
+from yggdrasill.remote.uploads import upload
+from yggdrasill.values.payload import blake3_hex
+
+__all__ = ["MAX_STATE_BYTES", "Deployment", "travelling_state"]
+
+#: States above this are weights, and weights are brought to an endpoint as checkpoints.
+MAX_STATE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """A part that can be served anywhere. The id it gets is made of ``name`` and its content, so equal parts meet.
+
+    A part that keeps state between calls gets an id of its own, because what it remembers belongs to one project.
+    """
+
+    name: str
+    kind: str
+    config: Mapping[str, Any]
+    state: Mapping[str, Any] = field(default_factory=dict)
+    depot: Depot = field(default_factory=Depot.shared)
+    salt: str = field(default_factory=lambda: secrets.token_hex(4))
+
+    async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
+        """Serve the part at an endpoint, unless it is there, and give its contract.
+
+        Raises:
+            UnknownBlockType: the endpoint lacks block types. PayloadTooLarge: too much state. InvalidConfig, CannotTravel, RemoteError
+        """
+        await check_build(client, retry, strict=strict_build)
+        self._check_blocks(client)
+        graph_id = f"{self.name}-{self._digest()[:12]}"
+        created = await self._put(client, graph_id, retry)
+        contract = await fetch_contract(client, graph_id, retry)
+        if not contract.stateful:
+            return contract
+        if created:
+            await retry.persist(lambda: client.remove(graph_id))
+        await self._put(client, f"{graph_id}-{self.salt}", retry)
+        return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
+
+    def _check_blocks(self, client: EndpointClient) -> None:
+        there = (client.facts or {}).get("block_types")
+        if not isinstance(there, list):
+            return
+        missing = sorted({name for name in _block_types(self.config) if name not in there})
+        if missing:
+            hint = f"{self.kind} {self.name!r} needs {', '.join(map(repr, missing))} at endpoint {client.name!r}; serve it with the plugin that has it."
+            error = unknown("block type", missing[0], there, hint, UnknownBlockType)
+            error.details.update(endpoint=client.name, missing=missing)
+            raise error
+
+    def _digest(self) -> str:
+        packed = self.depot.pack(dict(self.state))
+        with packed:
+            text = json.dumps(
+                [self.kind, self.config, packed.wire["skeleton"], [_named(entry) for entry in packed.wire["payloads"]]], sort_keys=True
+            )
+        return blake3_hex(memoryview(text.encode("utf-8")))
+
+    async def _put(self, client: EndpointClient, graph_id: str, retry: Retry) -> bool:
+        with self.depot.pack(dict(self.state)) as packed:
+            size = sum(entry["nbytes"] for entry in packed.wire["payloads"])
+            if size > MAX_STATE_BYTES:
+                raise PayloadTooLarge(
+                    f"{self.kind} {self.name!r} holds {size >> 20} MiB of state in no checkpoint, and {MAX_STATE_BYTES >> 20} MiB may travel; save it "
+                    "with save_checkpoint(), bring the file to the endpoint, and name it as the block's checkpoint_ref",
+                    nbytes=size,
+                    bound=MAX_STATE_BYTES,
+                )
+            body = {"kind": self.kind, "config": self.config, "state": packed.wire if self.state else None}
+            while True:
+                if packed.artifacts:
+                    missing = await retry.persist(lambda: client.missing(packed.artifacts))
+                    await upload(client, missing, self.state, self.depot, retry)
+                try:
+                    answer = await retry.persist(lambda: client.deploy(graph_id, body))
+                except UnknownArtifact:
+                    retry.check_deadline()
+                    continue
+                return bool(answer.get("created"))
+
+
+def _named(entry: Mapping[str, Any]) -> Any:
+    return [entry["dtype"], entry["shape"], entry.get("strides"), entry.get("artifact") or entry.get("inline")]
+
+
+def _block_types(config: Any) -> Iterator[str]:
+    """The types of all nodes in a config of any level."""
+    if isinstance(config, Mapping):
+        for key, value in config.items():
+            if key == "nodes" and isinstance(value, list):
+                yield from (node["block_type"] for node in value if isinstance(node, Mapping) and isinstance(node.get("block_type"), str))
+            elif key in ("graphs", "pipelines", "stages", "graph_config", "pipeline_config", "stage_config") or (
+                isinstance(value, Mapping) and any(name in value for name in ("pipelines", "graphs", "nodes"))
+            ):
+                yield from _block_types(value)
+    elif isinstance(config, list):
+        for entry in config:
+            yield from _block_types(entry)
+
+
+def travelling_state(part: Container) -> dict[str, Any]:
+    """The state of every block below ``part`` that names no checkpoint, by child ids, a shared block once."""
+    return _collect(part, part.state_dict())
+
+
+def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {}
+    for child_id, child_state in state.items():
+        child = part._children[child_id]
+        if isinstance(child, Container):
+            below = _collect(child, child_state)
+            if below:
+                kept[child_id] = below
+        elif isinstance(part, Graph):
+            node = part.get_node(child_id)
+            if reuse_identity(node.block_type, node.config) is None:
+                kept[child_id] = child_state
+    return kept

@@ -1,0 +1,39 @@
+"""The caller's side of the data plane: values packed for the road, and where their bytes lie meanwhile."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.hashing import HashCache
+from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.wire import Packed, pack
+
+__all__ = ["Depot"]
+
+
+class Depot:
+    """A store and the hashes of tensors seen before.
+
+    In the default store of a process's own memory tensors lie uncopied for as long as a call lasts. With a disk store whose
+    folder an endpoint shares, nothing but references crosses.
+    """
+
+    def __init__(self, store: ArtifactStore | None = None) -> None:
+        self.store: ArtifactStore = MemoryStore() if store is None else store
+        self.hashes = HashCache()
+
+    def pack(self, value: Any) -> Packed:
+        """``value`` as JSON and artifacts; raises `CannotTravel` naming type and place."""
+        return pack(value, self.store, cache=self.hashes)
+
+    @staticmethod
+    def shared() -> Depot:
+        """The depot of this process, for callers that name no store."""
+        return _shared()
+
+
+@lru_cache(maxsize=1)
+def _shared() -> Depot:
+    return Depot()

@@ -1,0 +1,132 @@
+"""Where a part of a project runs, as data: the values of ``graphs`` in endpoints.yaml and the rules by which its keys name parts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from yggdrasill.errors import InvalidConfig, UnknownEndpoint, choices, unknown
+
+__all__ = ["LOCAL", "POLICIES", "Part", "Placement", "match_keys"]
+
+LOCAL = "local"
+POLICIES = ("least_busy", "first", "round_robin")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Endpoints by name, none for this process. ``policy`` chooses among several; ``fallback`` says what happens if none answers."""
+
+    endpoints: tuple[str, ...] = ()
+    policy: str = "least_busy"
+    fallback: str = "fail"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the part runs here."""
+        return not self.endpoints
+
+    @classmethod
+    def of(cls, value: Any, known: Collection[str], where: str) -> Placement:
+        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?}``.
+
+        Raises:
+            InvalidConfig: another shape. UnknownEndpoint: a name that is not in ``known``.
+        """
+        if isinstance(value, Placement):
+            return value
+        if value == LOCAL:
+            return cls()
+        names = [value] if isinstance(value, str) else value.get("replicas") if isinstance(value, Mapping) else None
+        if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
+            raise InvalidConfig(f"{where}: runs at 'local', an endpoint's name, or {{replicas: [names], policy, fallback}}, got {value!r}")
+        for name in names:
+            if name not in known:
+                error = unknown("endpoint", name, known, f"It stands at {where}; add it under 'endpoints'.", UnknownEndpoint)
+                raise error
+        rest = {key: item for key, item in value.items() if key != "replicas"} if isinstance(value, Mapping) else {}
+        for key, item in rest.items():
+            options = {"policy": POLICIES, "fallback": (LOCAL, "fail")}.get(key)
+            if options is None or item not in options:
+                raise InvalidConfig(
+                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}) and fallback ('local', 'fail')"
+                )
+        return cls(tuple(names), **rest)
+
+    def to_config(self) -> Any:
+        """JSON form."""
+        if self.is_local:
+            return LOCAL
+        if len(self.endpoints) == 1 and (self.policy, self.fallback) == ("least_busy", "fail"):
+            return self.endpoints[0]
+        return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback}
+
+
+@dataclass(frozen=True)
+class Part:
+    """A place in a project: ids from the outermost level down, the part's own id where that differs, and what is inside."""
+
+    path: tuple[str, ...]
+    own_id: str | None = None
+    children: tuple[Part, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The path as keys and messages write it."""
+        return "/".join(self.path)
+
+    def walk(self) -> Iterator[Part]:
+        """This part and everything below."""
+        yield self
+        for child in self.children:
+            yield from child.walk()
+
+    def is_named_by(self, key: str) -> bool:
+        """Whether a key is this part's path, the end of it, or its own id."""
+        words = tuple(key.split("/"))
+        alias = (*self.path[:-1], self.own_id) if self.own_id else self.path
+        return any(words == path[len(path) - len(words) :] for path in (self.path, alias) if len(words) <= len(path))
+
+    @classmethod
+    def of_config(cls, path: tuple[str, ...], config: Any) -> Part:
+        """The part at ``path`` from its entry or config, of any level; what stands in other files is not looked into."""
+        if not isinstance(config, Mapping):
+            return cls(path)
+        inner = next((config[key] for key in ("graph_config", "pipeline_config", "stage_config") if key in config), config)
+        if not isinstance(inner, Mapping):
+            return cls(path)
+        own = next((inner[key] for key in ("graph_id", "pipeline_id", "stage_id") if isinstance(inner.get(key), str)), None)
+        return cls(path, own if path and own != path[-1] else None, tuple(_children(path, inner)))
+
+
+def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Part]:
+    for field, id_field in (("graphs", "pipeline_node_id"), ("pipelines", "stage_node_id")):
+        entries = config.get(field)
+        for entry in entries if isinstance(entries, list) else ():
+            if isinstance(entry, Mapping) and isinstance(entry.get(id_field), str):
+                yield Part.of_config((*path, entry[id_field]), entry)
+    stages = config.get("stages")
+    for stage_id, entry in stages.items() if isinstance(stages, Mapping) else ():
+        yield Part.of_config((*path, str(stage_id)), entry)
+
+
+def match_keys(keys: Iterable[str], parts: Iterable[Part]) -> tuple[dict[tuple[str, ...], str], list[str]]:
+    """The key that places each part, by path, the most specific of several; and the keys that name nothing.
+
+    Raises:
+        InvalidConfig: a key that is no whole path names several parts.
+    """
+    found: dict[tuple[str, ...], str] = {}
+    everything = list(parts)
+    idle = []
+    for key in sorted(keys, key=lambda key: key.count("/")):
+        exact = [part for part in everything if part.name == key]
+        named = exact or [part for part in everything if part.is_named_by(key)]
+        if len(named) > 1:
+            raise InvalidConfig(f"graphs: {key!r} is ambiguous; it can be {choices(part.name for part in named)}. Write the path.", key=key)
+        for part in named:
+            found[part.path] = key
+        if not named:
+            idle.append(key)
+    return found, idle

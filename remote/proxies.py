@@ -1,0 +1,87 @@
+"""Making the proxy of a part: the class of its level, the route to where it was placed, and what stands in if nobody answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.foundation.graph import Graph
+from yggdrasill.pipeline.pipeline import Pipeline
+from yggdrasill.remote.deployment import Deployment
+from yggdrasill.remote.placement import Placement
+from yggdrasill.remote.proxy import Proxy
+from yggdrasill.remote.remote_graph import RemoteGraph
+from yggdrasill.remote.remote_stage import RemoteStage
+from yggdrasill.remote.remote_world import RemoteWorld
+from yggdrasill.remote.route import Route
+from yggdrasill.stage.stage import Stage
+
+if TYPE_CHECKING:
+    from yggdrasill.remote.endpoints import EndpointRegistry
+
+__all__ = ["build_here", "kind_of", "make_proxy", "served_proxy"]
+
+_MARKS = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph"}
+
+
+def kind_of(config: Mapping[str, Any]) -> str:
+    """``graph``, ``pipeline``, ``stage`` or ``world``, by the children a config lists."""
+    return next((kind for mark, kind in _MARKS.items() if mark in config), "graph")
+
+
+def build_here(kind: str, config: Mapping[str, Any], base_dir: Any = None) -> Any:
+    """A graph, pipeline or stage in this process."""
+    if kind == "graph":
+        return Graph.from_config(config, base_dir=base_dir)
+    return (Pipeline if kind == "pipeline" else Stage).from_config(config, base_dir=base_dir)
+
+
+def make_proxy(
+    registry: EndpointRegistry,
+    placement: Placement,
+    name: str,
+    config: Mapping[str, Any],
+    *,
+    state: Mapping[str, Any] | None = None,
+    saved: Mapping[str, Any] | None = None,
+    fallback: Callable[[], Any] | None = None,
+) -> Proxy:
+    """The proxy of a part that is deployed where ``placement`` says, at once where that answers.
+
+    ``saved`` is what its `to_config` gives, if that is not ``config``.
+
+    Raises:
+        EndpointUnreachable: no endpoint answers and nothing else is allowed. UnknownBlockType, PayloadTooLarge, RemoteError
+    """
+    kind = kind_of(config)
+    deployment = Deployment(name, kind, config, state or {}, depot=registry.depot)
+    route = Route(
+        [registry.client(endpoint) for endpoint in placement.endpoints],
+        name,
+        deployment=deployment,
+        policy=placement.policy,
+        patience=registry.patience,
+        strict_build=registry.strict_build,
+    )
+    stand_in = fallback if placement.fallback == "local" else None
+    kept = saved if saved is not None else config
+    if kind == "world":
+        if stand_in is not None:
+            raise InvalidArgument(f"world {name!r} keeps its content where it runs, so it has no local fallback; place its stages instead")
+        proxy: Proxy = RemoteWorld(route=route, config=kept, depot=registry.depot)
+    else:
+        cls = RemoteStage if kind == "stage" else RemoteGraph
+        proxy = cls(route=route, config=kept, fallback=stand_in, depot=registry.depot)
+    proxy.prepare()
+    return proxy
+
+
+def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mapping[str, Any], placement: Placement | None) -> Proxy:
+    """The proxy of what is served under a known id already: at the entry's ``endpoint_url``, or where the registry places it."""
+    url, graph_id = str(entry["endpoint_url"]), str(entry.get("graph_id") or path[-1])
+    clients = [registry.client_for(url)] if placement is None else [registry.client(name) for name in placement.endpoints]
+    policy = "first" if placement is None else placement.policy
+    route = Route(clients, graph_id, policy=policy, patience=registry.patience, strict_build=registry.strict_build)
+    cls = RemoteStage if entry.get("stage") else RemoteGraph
+    return cls(route=route, config={"endpoint_url": url, "graph_id": graph_id}, depot=registry.depot)

@@ -1,0 +1,192 @@
+"""What every proxy of a remote part does: send a call with this run's context, wait, and unpack what comes back."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+from collections.abc import Callable, Mapping
+from concurrent.futures import CancelledError
+from typing import TYPE_CHECKING, Any
+
+from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, QueueFull
+from yggdrasill.executor.context import RunContext
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.calls import Call
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.contract import RemoteContract
+from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.downloads import RemoteHandle, fetch_all, load
+from yggdrasill.remote.retry import Retry
+from yggdrasill.remote.route import Route
+from yggdrasill.values.wire import references, unpack
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["Proxy", "refuse_training"]
+
+Inbox = queue.SimpleQueue["Callable[[], None] | None"]
+
+
+class Proxy:
+    """A part of a project that runs at an endpoint. It has no weights here: no state and no parameters.
+
+    ``config`` is what `to_config` gives: the part's own config if a registry placed it, so that moving it changes no saved
+    file. ``fallback`` builds the part here, for when no endpoint takes the call.
+    """
+
+    #: Inputs may be handles; they travel as references.
+    accepts_handles = True
+
+    def __init__(
+        self,
+        route: Route,
+        *,
+        config: Mapping[str, Any] | None = None,
+        fallback: Callable[[], Any] | None = None,
+        timeout: float | None = None,
+        depot: Depot | None = None,
+    ) -> None:
+        self.route = route
+        self.timeout = timeout
+        self._config = config
+        self._fallback = fallback
+        self._local: Any = None
+        self._depot = depot or Depot.shared()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.graph_id!r} at {', '.join(self.route.names)}>"
+
+    @property
+    def graph_id(self) -> str:
+        """The id of what it stands for."""
+        return self.route.graph_id
+
+    @property
+    def contract(self) -> RemoteContract:
+        """The contract, fetched once.
+
+        Raises:
+            UnknownGraph, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
+        """
+        known = self.route.known_contract()
+        return known if known is not None else bridge().run(self.route.contract())
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it keeps state between calls."""
+        return self.contract.stateful
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal inputs give equal outputs."""
+        return self.contract.deterministic
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the weights are at the endpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Take the empty state.
+
+        Raises:
+            InvalidArgument: ``strict`` and there is more.
+        """
+        if strict and state:
+            raise InvalidArgument(
+                f"{self!r} has its weights at the endpoint and takes no state {sorted(state)}; load it where it is served"
+            )
+
+    def to(self, device: Any) -> Self:
+        """Nothing: devices are the endpoint's."""
+        return self
+
+    def to_config(self) -> dict[str, Any]:
+        """The part's own config if a registry placed it, else ``{"endpoint_url", "graph_id"}``."""
+        if self._config is not None:
+            return dict(self._config)
+        return {"endpoint_url": self.route.clients[0].url, "graph_id": self.graph_id}
+
+    def prepare(self) -> None:
+        """Fetch the contract, deploying what has to be; an endpoint that does not answer is no error if the part can run here.
+
+        Raises:
+            UnknownGraph, UnknownBlockType, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
+        """
+        try:
+            _ = self.contract
+        except EndpointUnreachable as error:
+            self._here(error)
+
+    # -- calling ------------------------------------------------------------------------------------------------
+
+    def _call(self, value: Any, context: RunContext, options: Mapping[str, Any]) -> Any:
+        """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
+        context.check_cancelled()
+        inbox: Inbox = queue.SimpleQueue()
+        with self._depot.pack(value) as packed, context.outside():
+            call = self._prepare(value, packed.wire, context, options, inbox)
+            try:
+                client, wire, fetched = bridge().run(self._send(call, context.outermost), token=context.token, inbox=inbox)
+            except CancelledError:
+                raise self._cancelled(context) from None
+        return self._unpack(client, wire, fetched, context.outermost)
+
+    async def _call_async(self, value: Any, context: RunContext, options: Mapping[str, Any]) -> Any:
+        """The same for a caller with an event loop; packing and unpacking stay off it."""
+        context.check_cancelled()
+        inbox: Inbox = queue.SimpleQueue()
+        with await asyncio.to_thread(self._depot.pack, value) as packed, context.outside():
+            call = self._prepare(value, packed.wire, context, options, inbox)
+            try:
+                client, wire, fetched = await bridge().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
+            except CancelledError:
+                raise self._cancelled(context) from None
+        return await asyncio.to_thread(self._unpack, client, wire, fetched, context.outermost)
+
+    def _prepare(self, value: Any, wire: Mapping[str, Any], context: RunContext, options: Mapping[str, Any], inbox: Inbox) -> Call:
+        sink = context.progress_sink
+        return Call(
+            graph_id=self.graph_id,
+            wire=wire,
+            value=value,
+            depot=self._depot,
+            run=context.to_dict(),
+            options={name: item for name, item in options.items() if item is not None},
+            timeout=self.timeout,
+            patience=self.route.patience,
+            progress=None if sink is None else lambda *facts: inbox.put(lambda: sink(*facts)),
+        )
+
+    async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Any, dict[str, memoryview]]:
+        client, row = await self.route.call(call)
+        wire = row["output"]
+        refs = references(wire) if whole else []
+        return client, wire, await fetch_all(client, refs, self._depot, Retry(self.route.patience))
+
+    def _unpack(self, client: EndpointClient, wire: Any, fetched: Mapping[str, memoryview], whole: bool) -> Any:
+        def bytes_of(ref: Any) -> memoryview:
+            known = fetched.get(ref.hash)
+            return known if known is not None else load(client, ref, self._depot)
+
+        return unpack(wire, bytes_of, handles=None if whole else lambda ref: RemoteHandle(ref, client, self._depot))
+
+    def _cancelled(self, context: RunContext) -> Cancelled:
+        reason = context.token.reason if context.token.cancelled else "the connections of this process were closed"
+        return Cancelled(f"{context.place or self.graph_id}: {reason}", node=context.place)
+
+    def _here(self, error: EndpointUnreachable | QueueFull) -> Any:
+        """The part built in this process, if the placement says so, else ``error``."""
+        if self._fallback is None:
+            raise error
+        if self._local is None:
+            self._local = self._fallback()
+        return self._local
+
+
+def refuse_training(training: bool, what: object) -> None:
+    """Raise `InvalidArgument` for a training run: gradients do not cross a wire."""
+    if training:
+        raise InvalidArgument(
+            f"{what!r} runs at an endpoint and cannot train, because gradients do not cross a wire; train it where it is local"
+        )

@@ -1,0 +1,117 @@
+"""endpoints.yaml and the secrets.yaml beside it: reading, and writing whole or not at all, comments and order kept where they can be."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.errors import InvalidConfig, StorageFailed
+from yggdrasill.foundation.documents import read_document
+from yggdrasill.values.files import write_file
+
+__all__ = ["HEADER", "read_secrets", "secrets_path", "write_registry", "write_secrets"]
+
+HEADER = "# Which graph runs where. A key under graphs is a graph id or a path stage/pipeline/graph.\n"
+_PLAIN = re.compile(r"[A-Za-z_][\w.\-]*")
+
+
+def secrets_path(path: str | Path) -> Path:
+    """The secrets.yaml that belongs to an endpoints.yaml."""
+    return Path(path).parent / "secrets.yaml"
+
+
+def read_secrets(path: Path) -> dict[str, str]:
+    """Tokens by endpoint name; none if there is no such file.
+
+    Raises:
+        InvalidConfig: no mapping of texts, or a file that others may read.
+    """
+    if not path.exists():
+        return {}
+    if os.name == "posix" and path.stat().st_mode & 0o077:
+        raise InvalidConfig(f"{str(path)!r} can be read by others; allow it to yourself alone: chmod 600 {path}", path=str(path))
+    try:
+        document = read_document(path)
+    except InvalidConfig:
+        # the error's own text would show the line, and with it a token
+        raise InvalidConfig(
+            f"{str(path)!r} is no YAML mapping of endpoint names to tokens; its text is not shown here", path=str(path)
+        ) from None
+    if not all(isinstance(key, str) and isinstance(value, str) for key, value in document.items()):
+        raise InvalidConfig(f"{str(path)!r} must map endpoint names to tokens, each a text", path=str(path))
+    return document
+
+
+def write_secrets(path: Path, secrets: Mapping[str, str]) -> None:
+    """Write tokens to a file only its owner can read (mode 0600), or remove it if there are none.
+
+    Raises:
+        StorageFailed
+    """
+    import yaml
+
+    if not secrets:
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.unlink(missing_ok=True)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(yaml.safe_dump(dict(secrets), allow_unicode=True))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise StorageFailed(
+            f"cannot write {str(path)!r}: {error.strerror or error}; what was there before is unchanged", path=str(path)
+        ) from error
+
+
+def write_registry(path: str | Path, document: Mapping[str, Any]) -> None:
+    """Write an endpoints.yaml; comment lines at the top of an older one stay.
+
+    Raises:
+        StorageFailed
+    """
+    import yaml
+
+    file = Path(path)
+    head = _comments(file) or HEADER
+    lines = []
+    for section in ("endpoints", "graphs"):
+        entries = document.get(section) or {}
+        lines.append(f"{section}:" if entries else f"{section}: {{}}")
+        lines += [f"  {_key(name)}: {_flow(entry, yaml)}" for name, entry in entries.items()]
+    lines.append(f"default: {_flow(document.get('default', 'local'), yaml)}")
+    write_file(file, (head + "\n".join(lines) + "\n").encode("utf-8"), durable=True)
+
+
+def _comments(path: Path) -> str:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return ""
+    kept = []
+    for line in text.splitlines():
+        if line.strip() and not line.lstrip().startswith("#"):
+            break
+        kept.append(line + "\n")
+    return "".join(kept)
+
+
+def _key(name: str) -> str:
+    return name if _PLAIN.fullmatch(name) else '"' + name.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _flow(value: Any, yaml: Any) -> str:
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=10_000, allow_unicode=True, sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...").strip()

@@ -1,0 +1,135 @@
+"""Where the calls of one part go: one endpoint, or several with a policy, what is served there, and what happens if none answers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from yggdrasill.errors import EndpointUnreachable, QueueFull, UnknownGraph, YggdrasillError
+from yggdrasill.remote.calls import Call, perform
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.contract import RemoteContract, fetch_contract
+from yggdrasill.remote.deployment import Deployment
+from yggdrasill.remote.retry import Patience, Retry
+
+__all__ = ["Route"]
+
+_HEALTH_SECONDS = 2.0
+
+
+class Route:
+    """The clients of a part, in the order in which they were named.
+
+    ``deployment`` is brought to an endpoint when it is first called there; without one, ``graph_id`` must be served already.
+    A part that keeps state between calls stays with the first endpoint: another one would remember something else.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[EndpointClient],
+        graph_id: str,
+        *,
+        deployment: Deployment | None = None,
+        policy: str = "first",
+        patience: Patience | None = None,
+        strict_build: bool = False,
+    ) -> None:
+        self.clients = tuple(clients)
+        self.graph_id = graph_id
+        self.deployment = deployment
+        self.policy = policy
+        self.patience = patience or Patience()
+        self.strict_build = strict_build
+        self._contracts: dict[EndpointClient, RemoteContract] = {}
+        self._turn = itertools.count()
+
+    @property
+    def names(self) -> list[str]:
+        """The endpoints' names."""
+        return [client.name for client in self.clients]
+
+    def known_contract(self) -> RemoteContract | None:
+        """A contract that was fetched before, if any was."""
+        return next(iter(self._contracts.values()), None)
+
+    async def contract(self) -> RemoteContract:
+        """The part's contract, from the first endpoint that answers.
+
+        Raises:
+            EndpointUnreachable: none does. Otherwise as `Deployment.ensure`.
+        """
+        known = self.known_contract()
+        if known is not None:
+            return known
+        for number, client in enumerate(self.clients):
+            try:
+                return await self._contract_at(client)
+            except EndpointUnreachable:
+                if number == len(self.clients) - 1:
+                    raise
+        raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
+
+    async def call(self, call: Call) -> tuple[EndpointClient, dict[str, Any]]:
+        """The row of the finished job, and who ran it.
+
+        A call that an endpoint never answered, or that may be repeated, goes to the next one.
+
+        Raises:
+            EndpointUnreachable, QueueFull: of the last endpoint, if none takes the call. Otherwise as `perform`.
+        """
+        order = await self._order()
+        for number, client in enumerate(order):
+            try:
+                return client, await self._call_at(client, call)
+            except (EndpointUnreachable, QueueFull) as error:
+                stateful = client in self._contracts and self._contracts[client].stateful
+                if number == len(order) - 1 or (stateful and error.details.get("reached", False)):
+                    raise
+        raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
+
+    async def _call_at(self, client: EndpointClient, call: Call) -> dict[str, Any]:
+        contract = await self._contract_at(client)
+        try:
+            return await perform(client, replace(call, graph_id=contract.graph_id))
+        except UnknownGraph:
+            if self.deployment is None:
+                raise
+        self._contracts.pop(client, None)
+        contract = await self._contract_at(client)
+        return await perform(client, replace(call, graph_id=contract.graph_id))
+
+    async def _contract_at(self, client: EndpointClient) -> RemoteContract:
+        known = self._contracts.get(client)
+        if known is None:
+            retry = Retry(self.patience)
+            if self.deployment is None:
+                known = await fetch_contract(client, self.graph_id, retry, strict_build=self.strict_build)
+            else:
+                known = await self.deployment.ensure(client, retry, strict_build=self.strict_build)
+            self._contracts[client] = known
+        return known
+
+    async def _order(self) -> list[EndpointClient]:
+        clients = list(self.clients)
+        if len(clients) == 1 or self.policy == "first":
+            return clients
+        known = self.known_contract()
+        if known is not None and known.stateful:
+            return [client for client in clients if client in self._contracts][:1]
+        if self.policy == "round_robin":
+            start = next(self._turn) % len(clients)
+            return clients[start:] + clients[:start]
+        load = dict(zip(clients, await asyncio.gather(*map(_load, clients)), strict=True))
+        return sorted(clients, key=lambda client: load[client])
+
+
+async def _load(client: EndpointClient) -> float:
+    """Jobs per slot at an endpoint; infinite if it does not say."""
+    try:
+        queue = (await asyncio.wait_for(client.health(), _HEALTH_SECONDS))["queue"]
+        return (float(queue["queued"]) + float(queue["running"])) / max(float(queue["slots"]), 1.0)
+    except (YggdrasillError, asyncio.TimeoutError, KeyError, TypeError, ValueError):
+        return float("inf")
