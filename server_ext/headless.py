@@ -1,0 +1,98 @@
+"""The host without ComfyUI: tasks run in worker threads of this process, as many at a time as there are slots."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections import deque
+from typing import Any
+
+from yggdrasill.server_ext.slots import Lease, Slots
+from yggdrasill.server_ext.tasks import Task
+
+__all__ = ["HeadlessHost"]
+
+_IDLE = 30.0
+"""Seconds an idle thread waits for another task."""
+
+
+class HeadlessHost:
+    """Runs tasks in the order in which they came; see `yggdrasill.server_ext.service.Host`.
+
+    A thread is kept for every task that has begun, also while it lends its slot, so there may be more threads than slots.
+    """
+
+    name = "headless"
+
+    def __init__(self, slots: int = 1) -> None:
+        self.slots = slots
+        self._slots = Slots(slots, self._dispatch)
+        self._lock = threading.Lock()
+        self._waiting: deque[Task] = deque()
+        self._running: set[Task] = set()
+        self._busy_keys: set[str] = set()
+        self._work: queue.SimpleQueue[tuple[Task, Lease]] = queue.SimpleQueue()
+        self._idle = 0
+
+    def enqueue(self, task: Task) -> None:
+        """Run ``task`` when a slot is free."""
+        with self._lock:
+            self._waiting.append(task)
+        self._dispatch()
+
+    def withdraw(self, task: Task) -> bool:
+        """Take back a task that has not begun; False if it has."""
+        with self._lock:
+            try:
+                self._waiting.remove(task)
+            except ValueError:
+                return False
+            return True
+
+    def queue_depth(self) -> dict[str, Any]:
+        """``{"queued", "running", "slots"}``."""
+        with self._lock:
+            return {"queued": len(self._waiting), "running": len(self._running), "slots": self.slots}
+
+    # -- threads ------------------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        with self._lock:
+            while (task := next((t for t in self._waiting if t.exclusive_key not in self._busy_keys), None)) is not None:
+                lease = self._slots.try_lease(task.job.token)
+                if lease is None:
+                    return
+                self._waiting.remove(task)
+                self._running.add(task)
+                if task.exclusive_key is not None:
+                    self._busy_keys.add(task.exclusive_key)
+                self._work.put((task, lease))
+                if self._idle:
+                    self._idle -= 1
+                else:
+                    threading.Thread(target=self._thread, name="yggdrasill-slot", daemon=True).start()
+
+    def _thread(self) -> None:
+        while True:
+            try:
+                task, lease = self._work.get(timeout=_IDLE)
+            except queue.Empty:
+                with self._lock:
+                    if self._idle == 0:
+                        # a task was put for this thread in the very moment it gave up waiting
+                        continue
+                    self._idle -= 1
+                return
+            try:
+                task.execute(lease.outside)
+            finally:
+                self._end(task)
+                del task
+                lease.end()
+
+    def _end(self, task: Task) -> None:
+        with self._lock:
+            self._running.discard(task)
+            if task.exclusive_key is not None:
+                self._busy_keys.discard(task.exclusive_key)
+            self._idle += 1

@@ -1,0 +1,208 @@
+"""The JSON bodies of requests and answers, as pydantic models: the checks of the former and the document of both."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "ArtifactHashes",
+    "BatchStored",
+    "Capabilities",
+    "Contract",
+    "DeployedModel",
+    "ErrorBody",
+    "ErrorModel",
+    "GraphList",
+    "GraphModel",
+    "GraphSummary",
+    "HealthModel",
+    "JobList",
+    "JobModel",
+    "JobRow",
+    "JobStarted",
+    "MissingArtifacts",
+    "QueueModel",
+    "RunModel",
+    "WireModel",
+]
+
+Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Status = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]
+
+
+class _Body(BaseModel):
+    """A request's body: unknown keys and wrong types are mistakes."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Answer(BaseModel):
+    """An answer's body, for the document."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class WireModel(_Body):
+    """A value: its skeleton, and its payloads inline or by reference to artifacts."""
+
+    skeleton: Any
+    payloads: list[dict[str, Any]]
+
+
+class GraphModel(_Body):
+    """What to serve: a config, and the state of blocks that name no checkpoint."""
+
+    kind: Literal["graph", "pipeline", "stage", "world"]
+    config: dict[str, Any]
+    state: WireModel | None = None
+
+
+class RunModel(_Body):
+    """The caller's run context: what random numbers are drawn from."""
+
+    seed: int | None = None
+    path: list[Annotated[str, Field(max_length=500)]] = Field(default_factory=list, max_length=64)
+    pass_index: int = Field(default=0, ge=0)
+
+
+class JobModel(_Body):
+    """A call of a served graph. The same ``key`` again finds the same job; ``wait`` seconds the answer may take."""
+
+    key: str = Field(min_length=1, max_length=200)
+    inputs: WireModel
+    options: dict[str, Any] = Field(default_factory=dict)
+    run: RunModel = Field(default_factory=RunModel)
+    detached: bool = False
+    orphan_after: float = Field(default=30.0, gt=0, le=86400, allow_inf_nan=False)
+    timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    wait: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class ArtifactHashes(_Body):
+    """Names of artifacts."""
+
+    hashes: list[Hash] = Field(max_length=100_000)
+
+
+class ErrorBody(_Answer):
+    """What went wrong: the class, a message for people, facts for programs."""
+
+    type: str
+    message: str
+    details: dict[str, Any]
+
+
+class ErrorModel(_Answer):
+    """Every answer that is no success."""
+
+    error: ErrorBody
+
+
+class QueueModel(_Answer):
+    """How busy the endpoint is."""
+
+    queued: int
+    running: int
+    slots: int
+
+
+class HealthModel(_Answer):
+    """The endpoint is alive."""
+
+    status: Literal["ok"]
+    protocol: int
+    version: str
+    queue: QueueModel
+
+
+class Capabilities(_Answer):
+    """What the endpoint is and has."""
+
+    protocol: int
+    version: str
+    host: str
+    python: str
+    platform: str
+    torch: dict[str, Any] | None
+    devices: list[dict[str, Any]]
+    block_types: list[str]
+    limits: dict[str, int]
+    store_id: str
+    peer_url: str | None
+    graphs: int
+
+
+class GraphSummary(_Answer):
+    """Something that is served."""
+
+    graph_id: str
+    kind: str
+    hash: str
+
+
+class GraphList(_Answer):
+    """Everything that is served."""
+
+    graphs: list[GraphSummary]
+
+
+class DeployedModel(GraphSummary):
+    """The answer to a deployment."""
+
+    created: bool
+
+
+class Contract(GraphSummary):
+    """What a served graph takes and gives."""
+
+    inputs: list[dict[str, Any]]
+    outputs: list[dict[str, Any]]
+    deterministic: bool
+    stateful: bool
+    stage: dict[str, Any] | None
+    world: dict[str, Any] | None
+
+
+class JobStarted(_Answer):
+    """A job; finished ones with output or error."""
+
+    job_id: str
+    status: Status
+    output: WireModel | None = None
+    error: ErrorBody | None = None
+    timing: dict[str, float] = Field(default_factory=dict)
+
+
+class JobRow(_Answer):
+    """What is known of a job, besides its output."""
+
+    job_id: str
+    key: str
+    graph_id: str
+    status: Status
+    created: float
+    started: float | None
+    finished: float | None
+    error: ErrorBody | None
+    detached: bool
+    progress: dict[str, Any] | None
+
+
+class JobList(_Answer):
+    """Jobs, newest first."""
+
+    jobs: list[JobRow]
+
+
+class MissingArtifacts(_Answer):
+    """Those the endpoint lacks."""
+
+    missing: list[Hash]
+
+
+class BatchStored(_Answer):
+    """How many artifacts of a batch were stored."""
+
+    stored: int

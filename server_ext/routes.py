@@ -1,0 +1,292 @@
+"""The HTTP routes: each parses a request, asks the service, and encodes the answer. One table for any aiohttp router.
+
+`add_routes` may be called on an application of our own and on one that belongs to somebody else: guarding, limits and error
+answers are in the handlers themselves, not in middlewares.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel
+
+import yggdrasill
+from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
+from yggdrasill.server_ext import models, streams
+from yggdrasill.server_ext.auth import Guard
+from yggdrasill.server_ext.bodies import read_model_body
+from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
+from yggdrasill.server_ext.service import Service, Submission
+from yggdrasill.server_ext.statuses import status_of
+from yggdrasill.server_ext.tasks import error_dict
+
+__all__ = ["BASE_PATH", "ROUTES", "Endpoint", "Route", "add_routes"]
+
+BASE_PATH = "/yggdrasill/v1"
+_LOG = logging.getLogger("yggdrasill.server")
+_LONGEST_WAIT = 60.0
+_PAUSE = 5.0
+_PROTOCOL_HEADER = "X-Yggdrasill-Protocol"
+_CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """One line of the table: what is asked how, which method of `Endpoint` answers, and what goes in and out."""
+
+    method: str
+    path: str
+    handler: str
+    summary: str
+    body: type[BaseModel] | None = None
+    answer: type[BaseModel] | None = None
+    statuses: tuple[int, ...] = (200,)
+    signed: bool = False
+
+
+ROUTES = (
+    Route("GET", "/health", "health", "Alive, and how busy", answer=models.HealthModel),
+    Route("GET", "/capabilities", "capabilities", "Versions, torch build, devices, block types, limits", answer=models.Capabilities),
+    Route("GET", "/openapi.json", "openapi", "This document"),
+    Route("GET", "/graphs", "graphs", "What is served", answer=models.GraphList),
+    Route("PUT", "/graphs/{graph_id}", "deploy", "Serve a config", models.GraphModel, models.DeployedModel, (200, 201)),
+    Route("GET", "/graphs/{graph_id}", "graph", "A served config", answer=models.GraphSummary),
+    Route("DELETE", "/graphs/{graph_id}", "remove", "Serve it no longer", statuses=(204,)),
+    Route("GET", "/graphs/{graph_id}/contract", "contract", "Typed inputs and outputs", answer=models.Contract),
+    Route(
+        "POST",
+        "/graphs/{graph_id}/jobs",
+        "submit",
+        "Start a job, or find the one of the same key",
+        models.JobModel,
+        models.JobStarted,
+        (200, 202),
+    ),
+    Route("GET", "/jobs", "jobs", "Jobs, newest first", answer=models.JobList),
+    Route("GET", "/jobs/{job_id}", "job", "A job's state", answer=models.JobRow),
+    Route(
+        "GET",
+        "/jobs/{job_id}/output",
+        "output",
+        "A job's result, waiting for it if asked to",
+        answer=models.JobStarted,
+        statuses=(200, 202),
+    ),
+    Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
+    Route("GET", "/jobs/{job_id}/events", "job_events", "A job's events as they happen, from after Last-Event-ID"),
+    Route("GET", "/events", "events", "All events as they happen"),
+    Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
+    Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored),
+    Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201)),
+    Route("GET", "/artifacts/{hash}", "get_artifact", "An artifact's bytes, or a range of them", signed=True),
+)
+
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def add_routes(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
+    """Add every route, guarded, to a router."""
+    for route in ROUTES:
+        handler = endpoint.guarded(getattr(endpoint, route.handler), signed=route.signed)
+        if route.method == "GET":
+            router.add_get(BASE_PATH + route.path, handler)
+        else:
+            router.add_route(route.method, BASE_PATH + route.path, handler)
+    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(endpoint.nothing))
+
+
+class Endpoint:
+    """The handlers, over one service and its guard."""
+
+    def __init__(self, service: Service, guard: Guard) -> None:
+        self._service = service
+        self._guard = guard
+        self._document: dict[str, Any] | None = None
+
+    # -- around every handler -----------------------------------------------------------------------------------
+
+    def guarded(self, handler: _Handler, *, signed: bool = False) -> _Handler:
+        """``handler`` behind the checks of Host, Origin, token and protocol, its errors turned into answers."""
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            try:
+                self._check(request, signed)
+                return await handler(request)
+            except YggdrasillError as error:
+                return self._failure(error, status_of(error))
+            except (ConnectionError, asyncio.CancelledError, web.HTTPException):
+                raise
+            except Exception as error:  # noqa: BLE001 - an answer goes out, and the log says what broke
+                _LOG.exception("%s %s failed", request.method, request.path)
+                return self._failure(error, 500)
+
+        return answer
+
+    def _check(self, request: web.Request, signed: bool) -> None:
+        headers = request.headers
+        self._guard.check_source(headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site"))
+        if _CREDENTIALS & request.query.keys():
+            raise AccessDenied("a token in a url ends up in logs; send it as 'Authorization: Bearer TOKEN'", reason="token")
+        if signed and "sig" in request.query:
+            self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
+        else:
+            self._guard.check_token(headers.get("Authorization"))
+        spoken = headers.get(_PROTOCOL_HEADER, str(PROTOCOL))
+        if spoken != str(PROTOCOL):
+            raise ProtocolMismatch(
+                f"the request speaks protocol version {spoken[:20]!r}, this endpoint version {PROTOCOL}; install the same version on both sides",
+                protocol=PROTOCOL,
+            )
+
+    def _failure(self, error: Exception, status: int) -> web.Response:
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 429 else {}
+        return _json({"error": error_dict(error, self._service.redactor)}, status, headers)
+
+    async def nothing(self, request: web.Request) -> web.Response:
+        """Any other path."""
+        raise UnknownName(
+            f"there is no route {request.method} {request.path[:200]}; GET {BASE_PATH}/openapi.json lists them", name=request.path[:200]
+        )
+
+    # -- about --------------------------------------------------------------------------------------------------
+
+    async def health(self, request: web.Request) -> web.Response:
+        """GET /health"""
+        return _json({"status": "ok", "protocol": PROTOCOL, "version": yggdrasill.__version__, "queue": self._service.queue_depth()})
+
+    async def capabilities(self, request: web.Request) -> web.Response:
+        """GET /capabilities"""
+        return _json(await asyncio.to_thread(describe_endpoint, self._service))
+
+    async def openapi(self, request: web.Request) -> web.Response:
+        """GET /openapi.json"""
+        from yggdrasill.server_ext.openapi import openapi_document
+
+        if self._document is None:
+            self._document = openapi_document()
+        return _json(self._document)
+
+    # -- graphs -------------------------------------------------------------------------------------------------
+
+    async def graphs(self, request: web.Request) -> web.Response:
+        """GET /graphs"""
+        return _json({"graphs": await asyncio.to_thread(self._service.deployments.summaries)})
+
+    async def deploy(self, request: web.Request) -> web.Response:
+        """PUT /graphs/{graph_id}"""
+        body = await read_model_body(request, models.GraphModel, self._service.limits.max_body_bytes)
+        state = None if body.state is None else body.state.model_dump()
+        deployment, created = await self._service.deploy(request.match_info["graph_id"], body.kind, body.config, state)
+        return _json({**deployment.summary(), "created": created}, 201 if created else 200)
+
+    async def graph(self, request: web.Request) -> web.Response:
+        """GET /graphs/{graph_id}"""
+        deployment = await self._service.deployment(request.match_info["graph_id"])
+        return _json({**deployment.summary(), "config": deployment.config})
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """DELETE /graphs/{graph_id}"""
+        await asyncio.to_thread(self._service.deployments.remove, request.match_info["graph_id"])
+        return web.Response(status=204, headers={_PROTOCOL_HEADER: str(PROTOCOL)})
+
+    async def contract(self, request: web.Request) -> web.Response:
+        """GET /graphs/{graph_id}/contract"""
+        return _json((await self._service.deployment(request.match_info["graph_id"])).contract)
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """POST /graphs/{graph_id}/jobs"""
+        body = await read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
+        facts = body.model_dump()
+        wait = min(facts.pop("wait"), _LONGEST_WAIT)
+        job = await self._service.submit(request.match_info["graph_id"], Submission(**facts))
+        await self._service.board.wait(job, wait, lambda: _is_there(request))
+        return _json(await self._service.result(job), 200 if job.is_final else 202)
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        """GET /jobs"""
+        query = request.query
+        limit = _number(query.get("limit", "100"), "limit")
+        return _json({"jobs": await self._service.jobs(query.get("graph_id"), query.get("status"), int(limit))})
+
+    async def job(self, request: web.Request) -> web.Response:
+        """GET /jobs/{job_id}"""
+        return _json((await self._service.board.find(request.match_info["job_id"])).row())
+
+    async def output(self, request: web.Request) -> web.Response:
+        """GET /jobs/{job_id}/output"""
+        wait = min(_number(request.query.get("wait", "0"), "wait"), _LONGEST_WAIT)
+        job = await self._service.board.find(request.match_info["job_id"])
+        await self._service.board.wait(job, wait, lambda: _is_there(request))
+        return _json(await self._service.result(job), 200 if job.is_final else 202)
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /jobs/{job_id}/cancel"""
+        return _json((await self._service.cancel(request.match_info["job_id"])).row())
+
+    async def job_events(self, request: web.Request) -> web.StreamResponse:
+        """GET /jobs/{job_id}/events"""
+        job = await self._service.board.find(request.match_info["job_id"])
+        return await streams.send_events(request, self._service.events(job.job_id, _last_event(request), _PAUSE))
+
+    async def events(self, request: web.Request) -> web.StreamResponse:
+        """GET /events"""
+        return await streams.send_events(request, self._service.events(None, _last_event(request), _PAUSE))
+
+    # -- artifacts ----------------------------------------------------------------------------------------------
+
+    async def missing(self, request: web.Request) -> web.Response:
+        """POST /artifacts/missing"""
+        body = await read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
+        return _json({"missing": await asyncio.to_thread(self._service.store.missing, body.hashes)})
+
+    async def batch(self, request: web.Request) -> web.Response:
+        """POST /artifacts/batch"""
+        return _json({"stored": await streams.receive_batch(request, self._service.store)})
+
+    async def put_artifact(self, request: web.Request) -> web.Response:
+        """PUT /artifacts/{hash}"""
+        limit = self._service.limits.max_artifact_bytes
+        made = await streams.receive_artifact(request, self._service.store, request.match_info["hash"], limit)
+        return _json({}, 201 if made else 200)
+
+    async def get_artifact(self, request: web.Request) -> web.StreamResponse:
+        """GET and HEAD /artifacts/{hash}"""
+        return await streams.send_artifact(request, self._service.store, request.match_info["hash"])
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
+    body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
+    return web.Response(
+        body=body, status=status, content_type="application/json", headers={_PROTOCOL_HEADER: str(PROTOCOL), **(headers or {})}
+    )
+
+
+def _is_there(request: web.Request) -> bool:
+    return request.transport is not None and not request.transport.is_closing()
+
+
+def _last_event(request: web.Request) -> int | None:
+    given = request.headers.get("Last-Event-ID")
+    if given is None:
+        return None
+    if not given.isascii() or not given.isdigit() or len(given) > 18:
+        raise InvalidArgument(f"Last-Event-ID is {given[:40]!r}, which no event of this endpoint has")
+    return int(given)
+
+
+def _number(text: str, name: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise InvalidArgument(f"{name} is {text[:40]!r}; it must be a number of at least 0")
+    return number

@@ -1,0 +1,219 @@
+"""The headless endpoint as a process: its folders, its socket, its beginning and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from yggdrasill.errors import InvalidArgument, StorageFailed
+from yggdrasill.remote.endpoint import is_below
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, keep_secret, resolve_token
+from yggdrasill.server_ext.board import Retention
+from yggdrasill.server_ext.configs import HostRules
+from yggdrasill.server_ext.deployments import Deployments
+from yggdrasill.server_ext.fetch import PeerFetcher
+from yggdrasill.server_ext.headless import HeadlessHost
+from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
+from yggdrasill.server_ext.routes import Endpoint, add_routes
+from yggdrasill.server_ext.service import Limits, Service
+from yggdrasill.server_ext.signing import Signer
+from yggdrasill.values.disk_store import DiskStore
+
+__all__ = ["Settings", "build_service", "serve"]
+
+_LINGER = 3.0
+_READ_BUFFER = 1 << 20
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a headless endpoint is set up; the command line's options have the same names.
+
+    ``peers`` are urls artifacts may be fetched from, besides those in the data folder's endpoints.yaml; ``peer_url`` is how
+    others reach this endpoint; ``roots`` are folders that checkpoint paths of deployed configs may name.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 8400
+    data_dir: Path = Path("~/.yggdrasill")
+    artifacts: Path | None = None
+    graphs: Sequence[Path] = ()
+    plugins: Sequence[str] = ()
+    slots: int = 1
+    token: str | None = None
+    peers: Sequence[str] = ()
+    allow_hosts: Sequence[str] = ()
+    roots: Sequence[Path] = ()
+    max_body_bytes: int = Limits.max_body_bytes
+    max_artifact_bytes: int = Limits.max_artifact_bytes
+    artifact_quota: int | None = None
+    max_queue: int = Limits.max_queue
+    peer_url: str | None = None
+    keep_jobs: int = Retention.jobs
+    keep_seconds: float = Retention.seconds
+    grace: float = 10.0
+
+    def __post_init__(self) -> None:
+        for name in ("data_dir", "artifacts"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, Path(getattr(self, name)).expanduser().resolve())
+        if self.slots < 1 or self.max_queue < 1:
+            raise InvalidArgument(f"slots and max_queue must be at least 1, got {self.slots} and {self.max_queue}")
+
+
+#: Told the endpoint's url, and the file that holds its token, None if the token came from elsewhere.
+Ready = Callable[[str, "Path | None"], None]
+
+
+def serve(*, ready: Ready | None = None, **options: Any) -> None:
+    """Serve with the options of `Settings` until SIGINT or SIGTERM, then end gracefully.
+
+    ``ready(url, token_file)`` is called once requests are answered; ``token_file`` is None if the token was given or is in the environment.
+
+    Raises:
+        InvalidArgument, InvalidConfig, StorageFailed: it cannot start.
+    """
+    asyncio.run(_serve(Settings(**options), ready))
+
+
+async def _serve(settings: Settings, ready: Ready | None) -> None:
+    data_dir = _make_data_dir(settings.data_dir)
+    token = resolve_token(data_dir, settings.token)
+    kept = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
+    registry = _registry(data_dir)
+    redactor = Redactor([token, *secrets_of_environment(), *(e.token for e in registry.endpoints.values() if e.token)])
+    _set_up_logging(redactor)
+    for plugin in settings.plugins:
+        importlib.import_module(plugin)
+    socket_runner = web.AppRunner(
+        app := web.Application(),
+        access_log=None,
+        auto_decompress=False,
+        read_bufsize=_READ_BUFFER,
+        lingering_time=_LINGER,
+        shutdown_timeout=_LINGER,
+    )
+    stop = _stop_event()
+    service, guard, late = await asyncio.to_thread(build_service, settings, data_dir, token, registry, redactor)
+    add_routes(app.router, Endpoint(service, guard))
+    await service.start()
+    await socket_runner.setup()
+    try:
+        port = await _listen(socket_runner, settings)
+        url = f"http://{_in_url(_reachable(settings.host))}:{port}"
+        late(url)
+        if ready is not None:
+            ready(url, data_dir / "token" if kept else None)
+        await stop.wait()
+    finally:
+        await service.close(settings.grace)
+        await socket_runner.cleanup()
+
+
+def build_service(
+    settings: Settings, data_dir: Path, token: str, registry: EndpointRegistry, redactor: Redactor
+) -> tuple[Service, Guard, Callable[[str], None]]:
+    """The service and the guard of a headless endpoint, and what tells the service its own url once it is known."""
+    import torch  # noqa: F401 - loaded now, so that the first job does not wait for it
+
+    known = [endpoint.url for endpoint in registry.endpoints.values()]
+    store = DiskStore(
+        settings.artifacts or data_dir / "artifacts", quota_bytes=settings.artifact_quota, max_artifact_bytes=settings.max_artifact_bytes
+    )
+    roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
+    rules = HostRules(roots, data_dir / "worlds", lambda url: any(is_below(url, prefix) for prefix in known))
+    deployments = Deployments(data_dir / "graphs", rules, endpoints=registry)
+    for path in settings.graphs:
+        deployments.add_file(Path(path))
+    signer = Signer(keep_secret(data_dir / "signing_key"), settings.peer_url)
+    service = Service(
+        host=HeadlessHost(settings.slots),
+        deployments=deployments,
+        jobs=JobStore(data_dir / "jobs.sqlite"),
+        store=store,
+        signer=signer,
+        fetcher=PeerFetcher(store, [*settings.peers, *known], settings.max_artifact_bytes),
+        redactor=redactor,
+        limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue),
+        retention=Retention(settings.keep_seconds, settings.keep_jobs),
+    )
+    own_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
+    guard = Guard(token, [settings.host, *settings.allow_hosts, *own_names])
+
+    def tell_url(url: str) -> None:
+        signer.peer_url = signer.peer_url or url
+
+    return service, guard, tell_url
+
+
+def _make_data_dir(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailed(
+            f"the data folder {str(folder)!r} cannot be made: {error.strerror or error}; choose another one", path=str(folder)
+        ) from error
+    return folder
+
+
+def _registry(data_dir: Path) -> EndpointRegistry:
+    file = data_dir / "endpoints.yaml"
+    return EndpointRegistry.from_yaml(file) if file.exists() else EndpointRegistry()
+
+
+async def _listen(runner: web.AppRunner, settings: Settings) -> int:
+    site = web.TCPSite(runner, settings.host, settings.port)
+    try:
+        await site.start()
+    except OSError as error:
+        raise InvalidArgument(
+            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another --host or --port"
+        ) from error
+    return int(runner.addresses[0][1])
+
+
+def _reachable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared with
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _stop_event() -> asyncio.Event:
+    """Set when the process is asked to end."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(name, stop.set)
+        except NotImplementedError:
+            # Windows: the handler runs in the main thread between two bytecodes of the loop
+            with contextlib.suppress(ValueError):
+                signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
+        except (RuntimeError, ValueError):
+            # not the main thread: whoever started it ends it
+            break
+    return stop
+
+
+def _set_up_logging(redactor: Redactor) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(redactor, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("yggdrasill.server").setLevel(logging.INFO)
+    logging.getLogger("yggdrasill.run").setLevel(logging.INFO)

@@ -1,0 +1,352 @@
+"""The endpoint's service: deploy, describe, start jobs, wait for them, give their outputs. It knows neither HTTP nor any host's insides."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from yggdrasill.errors import EndpointFailed, JobConflict, LimitExceeded, QueueFull, UnknownArtifact, unknown
+from yggdrasill.server_ext.board import Board, Host, Retention
+from yggdrasill.server_ext.calls import check_options
+from yggdrasill.server_ext.deployments import Deployment, Deployments, canonical_json, deployment_hash
+from yggdrasill.server_ext.events import EventHub
+from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job, new_job_id
+from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.signing import Signer
+from yggdrasill.server_ext.tasks import RunLog, Task, Workshop
+from yggdrasill.values.artifact_refs import ArtifactRef
+from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.hashing import HashCache
+from yggdrasill.values.wire import references, unpack, with_urls
+
+__all__ = ["Fetcher", "Host", "Limits", "Service", "Submission"]
+
+_LOG = logging.getLogger("yggdrasill.server")
+_MOST_ATTEMPTS = 3
+_PATIENCE_FOR_UPLOADS = 600.0
+_STATE_BYTES = 16 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an endpoint takes: bytes of one control message and of one artifact, and jobs that wait or run."""
+
+    max_body_bytes: int = 32 << 20
+    max_artifact_bytes: int = 64 << 30
+    max_queue: int = 1000
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A call of a served graph, as its caller sent it."""
+
+    key: str
+    inputs: dict[str, Any]
+    options: dict[str, Any]
+    run: dict[str, Any]
+    detached: bool = False
+    orphan_after: float = 30.0
+    timeout: float | None = None
+
+
+class Fetcher(Protocol):
+    """Gets artifacts from other endpoints, as far as this one's owner allows it."""
+
+    def allows(self, url: str, artifact: str) -> bool:
+        """Whether ``artifact`` may be fetched from ``url``."""
+        ...
+
+    async def fetch(self, ref: ArtifactRef) -> bool:
+        """Bring the bytes into the store; False if that did not work, for whatever reason."""
+        ...
+
+    async def close(self) -> None:
+        """Give up connections."""
+        ...
+
+
+class Service:
+    """One endpoint, whatever host runs its jobs."""
+
+    def __init__(
+        self,
+        *,
+        host: Host,
+        deployments: Deployments,
+        jobs: JobStore,
+        store: ArtifactStore,
+        signer: Signer,
+        fetcher: Fetcher,
+        redactor: Redactor | None = None,
+        limits: Limits | None = None,
+        retention: Retention | None = None,
+    ) -> None:
+        self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
+        self.signer, self._jobs, self._fetcher = signer, jobs, fetcher
+        self.redactor = redactor or Redactor()
+        self.hub = EventHub(jobs)
+        self.board = Board(jobs, self.hub, host, store, self.redactor, retention or Retention())
+        self._shop = Workshop(jobs, store, HashCache(), self.redactor, self.board.tell, self.board.finished)
+        self._run_log = RunLog()
+        self._resuming: asyncio.Task[None] | None = None
+        self._taking = False
+
+    # -- life ---------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Take up what an earlier process left, and take jobs."""
+        await self.hub.start()
+        unfinished = await self.board.start()
+        logging.getLogger("yggdrasill.run").addHandler(self._run_log)
+        self._resuming = asyncio.create_task(self._resume(unfinished))
+        self._taking = True
+
+    async def close(self, grace: float = 10.0) -> None:
+        """Take no more jobs, let running ones finish for ``grace`` seconds, then cancel them; those that wait keep their rows."""
+        self._taking = False
+        if self._resuming is not None:
+            self._resuming.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._resuming
+        for job in self.board.live:
+            self.board.shelve(job)
+        await self._until_idle(grace)
+        for job in self.board.live:
+            if job.status == IN_PROGRESS:
+                self.board.stop_job(job, "the endpoint is shutting down")
+        await self._until_idle(5.0)
+        await self.board.stop()
+        await self._fetcher.close()
+        logging.getLogger("yggdrasill.run").removeHandler(self._run_log)
+        await asyncio.to_thread(self._jobs.close)
+
+    async def _until_idle(self, seconds: float) -> None:
+        for _ in range(int(seconds / 0.05)):
+            if not any(job.status == IN_PROGRESS for job in self.board.live):
+                return
+            await asyncio.sleep(0.05)
+
+    async def _resume(self, unfinished: list[Job]) -> None:
+        for job in unfinished:
+            try:
+                deployment = await asyncio.to_thread(self.deployments.get, job.graph_id)
+                _check_resumable(job, deployment)
+            except Exception as error:  # noqa: BLE001 - whatever keeps the job from running is how it ends
+                self.board.fail(job, error)
+            else:
+                self.board.run(Task(job, deployment, self._shop))
+
+    # -- graphs -------------------------------------------------------------------------------------------------
+
+    async def deploy(self, graph_id: str, kind: str, config: Mapping[str, Any], state: dict[str, Any] | None) -> tuple[Deployment, bool]:
+        """Serve a config; see `Deployments.put`. ``state`` is a wire value of at most 16 MiB, its artifacts sent before.
+
+        Raises:
+            UnknownArtifact: ``details["missing"]`` of the state. LimitExceeded, and as `Deployments.put`.
+        """
+        value = None
+        if state is not None:
+            refs = references(state)
+            nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
+            if nbytes > _STATE_BYTES:
+                raise LimitExceeded(
+                    f"the state of {graph_id!r} has {nbytes} bytes, and at most {_STATE_BYTES} are sent; let its blocks name a checkpoint_ref "
+                    "that exists on the endpoint",
+                    bound=_STATE_BYTES,
+                    found=nbytes,
+                )
+            await self._gather(refs, f"deploy:{graph_id}")
+            value = unpack(state, lambda ref: self.store.read(ref.hash))
+        graph_hash = deployment_hash(kind, config, None if state is None else _state_facts(state))
+        try:
+            return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value)
+        finally:
+            self.store.unpin(f"deploy:{graph_id}")
+
+    async def deployment(self, graph_id: str) -> Deployment:
+        """What is served under that name.
+
+        Raises:
+            UnknownGraph, or whatever keeps it from being built.
+        """
+        live = self.deployments.live(graph_id)
+        return await asyncio.to_thread(self.deployments.get, graph_id) if live is None else live
+
+    # -- jobs ---------------------------------------------------------------------------------------------------
+
+    async def submit(self, graph_id: str, call: Submission) -> Job:
+        """A new job, or the one that was made with the same key.
+
+        Raises:
+            UnknownGraph. InvalidArgument: options. CorruptData, LimitExceeded: inputs.
+            JobConflict: the key was used for another call. QueueFull. StorageFailed.
+            UnknownArtifact: ``details["missing"]``, the inputs to send first; no job was made.
+        """
+        deployment = await self.deployment(graph_id)
+        options = check_options(deployment.kind, call.options)
+        body_hash = _body_hash(deployment, call, options)
+        known = await self._known(call, body_hash)
+        if known is not None:
+            return known
+        self._check_room()
+        refs = references(call.inputs)
+        timing = {"fetch_s": 0.0, "bytes_in": 0.0}
+        if refs:
+            timing["fetch_s"], timing["bytes_in"] = await self._inputs(refs, call.key)
+            known = await self._known(call, body_hash)
+            if known is not None:
+                return known
+        request = {"inputs": call.inputs, "options": options, "run": call.run}
+        job = Job(
+            new_job_id(), call.key, graph_id, deployment.hash, body_hash, request, detached=call.detached, orphan_after=call.orphan_after,
+            timeout=call.timeout, timing=timing, artifacts=tuple(ref.hash for ref in refs),
+        )  # fmt: skip
+        await self.board.add(job)
+        self.board.run(Task(job, deployment, self._shop))
+        return job
+
+    async def _known(self, call: Submission, body_hash: str) -> Job | None:
+        job = await self.board.find_key(call.key)
+        if job is not None and job.body_hash != body_hash:
+            raise JobConflict(
+                f"job key {call.key[:80]!r} belongs to job {job.job_id}, another call; make a new key for every call", job_id=job.job_id
+            )
+        return job
+
+    def _check_room(self) -> None:
+        if not self._taking:
+            raise QueueFull("the endpoint is shutting down and takes no more jobs; try another one, or later")
+        if len(self.board.live) >= self.limits.max_queue:
+            raise QueueFull(f"the endpoint has {self.limits.max_queue} jobs in hand and takes no more for now; try again later")
+
+    async def _inputs(self, refs: list[ArtifactRef], key: str) -> tuple[float, float]:
+        """Seconds and bytes that fetching took; what is here stays pinned for the call until it comes again."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        try:
+            fetched = await self._gather(refs, f"call:{key}")
+        except UnknownArtifact:
+            self.board.expect(key, _PATIENCE_FOR_UPLOADS)
+            raise
+        return loop.time() - started, float(fetched)
+
+    async def _gather(self, refs: list[ArtifactRef], owner: str) -> int:
+        """Have every artifact in the store and pinned; gives the bytes that were fetched.
+
+        Raises:
+            UnknownArtifact: ``details["missing"]``.
+        """
+        hashes = [ref.hash for ref in refs]
+        self.store.pin(owner, hashes)
+        missing = set(await asyncio.to_thread(self.store.missing, hashes))
+        if not missing:
+            return 0
+        wanted = [ref for ref in refs if ref.hash in missing and ref.url is not None and self._fetcher.allows(ref.url, ref.hash)]
+        came = await asyncio.gather(*(self._fetcher.fetch(ref) for ref in wanted))
+        fetched = {ref.hash: ref.nbytes for ref, ok in zip(wanted, came, strict=True) if ok}
+        lacking = [name for name in hashes if name in missing and name not in fetched]
+        if lacking:
+            raise UnknownArtifact(
+                f"this endpoint lacks {len(lacking)} of the {len(hashes)} artifacts of the inputs; send them, then send the same call again",
+                missing=lacking,
+            )
+        return sum(fetched.values())
+
+    async def result(self, job: Job) -> dict[str, Any]:
+        """How a job ended, its output with urls for others to fetch from; just its status while it has not."""
+        if not job.is_final:
+            return {"job_id": job.job_id, "status": job.status}
+        output = job.output
+        if output is not None and job.artifacts:
+            output = await asyncio.to_thread(with_urls, output, self._url)
+        return {"job_id": job.job_id, "status": job.status, "output": output, "error": job.error, "timing": job.timing}
+
+    def _url(self, ref: ArtifactRef) -> str | None:
+        return self.signer.url(ref.hash) if self.store.has(ref.hash) else None
+
+    async def jobs(self, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
+        """Rows of jobs, newest first.
+
+        Raises:
+            UnknownName: no such status.
+        """
+        if status is not None and status not in STATES:
+            raise unknown("job status", status, STATES)
+        return [job.row() for job in await self.board.newest(graph_id, status, max(1, min(limit, 1000)))]
+
+    async def cancel(self, job_id: str) -> Job:
+        """Ask a job to stop. One that has not begun stops at once, a running one at its next node.
+
+        Raises:
+            UnknownJob
+        """
+        job = await self.board.find(job_id)
+        self.board.stop_job(job, "cancelled by request")
+        return job
+
+    async def events(self, job_id: str | None, after: int | None, pause: float) -> AsyncIterator[Event | None]:
+        """Events of one job, up to its last, or of all jobs; None whenever nothing happened for ``pause`` seconds."""
+        if job_id is None:
+            async for event in self.hub.listen(None, after, pause):
+                yield event
+            return
+        job = await self.board.find(job_id)
+        seen = after or 0
+        with self.board.attended(job):
+            if job.is_final:
+                for event in await asyncio.wrap_future(self._jobs.events(job_id, seen)):
+                    yield event
+                return
+            async for event in self.hub.listen(job_id, seen, pause):
+                yield event
+                if job.is_final if event is None else event.data.get("status") in FINAL:
+                    return
+
+    # -- about --------------------------------------------------------------------------------------------------
+
+    def queue_depth(self) -> dict[str, Any]:
+        """``{"queued", "running", "slots"}``."""
+        return self.host.queue_depth()
+
+
+def _check_resumable(job: Job, deployment: Deployment) -> None:
+    """Raise `EndpointFailed` if a job that an earlier process left must not run (again)."""
+    if deployment.hash != job.graph_hash:
+        raise EndpointFailed(f"graph {job.graph_id!r} was replaced before the job could run after a restart; call it again")
+    if job.status == IN_PROGRESS and deployment.exclusive:
+        raise EndpointFailed(
+            f"the endpoint was stopped while this job ran, and graph {job.graph_id!r} keeps state between calls, so it is not run twice; "
+            "call it again if its state allows",
+            graph_id=job.graph_id,
+        )
+    if job.attempts >= _MOST_ATTEMPTS:
+        raise EndpointFailed(f"the endpoint stopped {job.attempts} times while this job ran; it is not tried again", attempts=job.attempts)
+
+
+def _payload_name(entry: Mapping[str, Any]) -> str:
+    """The hash of a payload, wherever its bytes are."""
+    from blake3 import blake3
+
+    return str(entry["artifact"]) if "artifact" in entry else blake3(base64.b64decode(entry["inline"])).hexdigest()
+
+
+def _state_facts(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {"skeleton": state["skeleton"], "payloads": [_payload_name(entry) for entry in state["payloads"]]}
+
+
+def _body_hash(deployment: Deployment, call: Submission, options: Mapping[str, Any]) -> str:
+    """What makes two calls the same: graph, inputs by content, options, run; not where the inputs may be fetched."""
+    from blake3 import blake3
+
+    entries = call.inputs.get("payloads")
+    inputs = dict(call.inputs)
+    if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
+        inputs["payloads"] = [{key: item for key, item in entry.items() if key not in ("url", "store")} for entry in entries]
+    facts = {"graph_id": deployment.graph_id, "hash": deployment.hash, "inputs": inputs, "options": options, "run": call.run}
+    return blake3(canonical_json(facts)).hexdigest()

@@ -1,0 +1,64 @@
+"""Which HTTP status stands for which error: one total map, walked along the class tree."""
+
+from __future__ import annotations
+
+from yggdrasill.errors import (
+    AccessDenied,
+    BuildMismatch,
+    CodecError,
+    EndpointFailed,
+    InvalidArgument,
+    InvalidCheckpoint,
+    InvalidConfig,
+    InvalidState,
+    InvalidStructure,
+    JobConflict,
+    PayloadTooLarge,
+    ProtocolMismatch,
+    QueueFull,
+    RemoteError,
+    RunError,
+    StorageFailed,
+    UnknownArtifact,
+    UnknownName,
+    UnsupportedFormat,
+    YggdrasillError,
+)
+
+__all__ = ["STATUS", "status_of"]
+
+#: The nearest class above an error decides.
+STATUS: dict[type[YggdrasillError], int] = {
+    YggdrasillError: 500,
+    InvalidArgument: 400,
+    InvalidStructure: 400,
+    InvalidConfig: 400,
+    InvalidCheckpoint: 400,
+    UnsupportedFormat: 400,
+    CodecError: 400,
+    InvalidState: 400,
+    UnknownName: 404,
+    RunError: 422,
+    StorageFailed: 507,
+    RemoteError: 502,
+    AccessDenied: 401,
+    ProtocolMismatch: 426,
+    BuildMismatch: 409,
+    JobConflict: 409,
+    PayloadTooLarge: 413,
+    QueueFull: 429,
+    EndpointFailed: 500,
+}
+
+
+def status_of(error: YggdrasillError) -> int:
+    """The status an endpoint answers with for ``error``.
+
+    Two errors say more than their class: access denied over Host or Origin (``details["reason"]``) is 403, since no token
+    would help, and artifacts a job lacks (``details["missing"]``) are a 409, since the call itself was right.
+    """
+    if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin"):
+        return 403
+    if isinstance(error, UnknownArtifact) and "missing" in error.details:
+        return 409
+    return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)

@@ -1,0 +1,188 @@
+"""One job on its way through a worker thread: inputs out of the wire, the run, the output into the store and the row."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from yggdrasill.errors import Cancelled, EndpointFailed, StorageFailed, TimedOut, YggdrasillError
+from yggdrasill.executor.context import enter_run
+from yggdrasill.server_ext.calls import call
+from yggdrasill.server_ext.deployments import Deployment
+from yggdrasill.server_ext.job import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT, Job
+from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
+from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.hashing import HashCache
+
+__all__ = ["RunLog", "Task", "Workshop", "error_dict", "stop_error"]
+
+_LOG = logging.getLogger("yggdrasill.server")
+_PROGRESS_PAUSE = 0.05
+_MOST_LOG_LINES = 500
+_LONGEST_LOG_LINE = 2000
+
+Outside = Callable[[], AbstractContextManager[None]]
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every task of an endpoint works with. ``tell(job, kind, data)`` may be called from any thread."""
+
+    jobs: JobStore
+    store: ArtifactStore
+    cache: HashCache
+    redactor: Redactor
+    tell: Callable[[Job, str, dict[str, Any]], None]
+    #: Called from any thread with the job's final form, which is stored by then.
+    finished: Callable[[Job, Job], None]
+
+
+def error_dict(error: BaseException, redactor: Redactor) -> dict[str, Any]:
+    """The JSON form of an error without secrets; a foreign exception becomes `EndpointFailed` with its type and message."""
+    if not isinstance(error, YggdrasillError):
+        error = EndpointFailed(f"the endpoint failed: {type(error).__name__}: {error}", cause=type(error).__name__)
+    cleaned: dict[str, Any] = redactor.value(error.to_dict())
+    return cleaned
+
+
+@dataclass(eq=False)
+class Task:
+    """A job with the deployment it was made for; a host calls `execute` once, in a thread of its own choice."""
+
+    job: Job
+    deployment: Deployment
+    shop: Workshop
+    _shown: dict[str, float] = field(default_factory=dict)
+    _lines: int = 0
+
+    @property
+    def exclusive_key(self) -> str | None:
+        """Tasks with the same key must not run at the same time; None for those that may."""
+        return self.deployment.graph_id if self.deployment.exclusive else None
+
+    def execute(self, outside: Outside | None = None) -> None:
+        """Run the job, store how it ended and report it. Raises nothing."""
+        job = self.job
+        try:
+            self._begin()
+            started = time.perf_counter()
+            with _current_task(self):
+                output, artifacts = self._run(outside)
+            run_s = time.perf_counter() - started
+            timing = {**job.timing, "queued_s": (job.started or job.created) - job.created, "run_s": run_s}
+            final = self._ended(timing, output, artifacts)
+        except BaseException as error:  # noqa: BLE001 - whatever a block raises ends its job and not the endpoint
+            final = self._failed(error)
+        self._store(final)
+
+    def _begin(self) -> None:
+        job = self.job
+        if job.token.cancelled:
+            raise Cancelled(job.token.reason)
+        job.status, job.started, job.attempts = IN_PROGRESS, time.time(), job.attempts + 1
+        stored = self.shop.jobs.update(job)
+        if self.deployment.exclusive:
+            # a restart must know that a run which changes something had begun
+            stored.result()
+        self.shop.tell(job, "status", {"status": IN_PROGRESS})
+
+    def _run(self, outside: Outside | None) -> tuple[dict[str, Any], list[str]]:
+        from yggdrasill.values.wire import pack, unpack
+
+        job, request, kind = self.job, self.job.request, self.deployment.kind
+        handles = self._handle if self.deployment.accepts_handles else None
+        value = unpack(request["inputs"], self._load, handles=handles)
+        run = request["run"]
+        with enter_run(
+            seed=run["seed"],
+            path=tuple(run["path"]),
+            pass_index=run["pass_index"],
+            token=job.token,
+            progress=self._progress,
+            outside=outside,
+        ):
+            result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
+        packed = pack(result, self.shop.store, cache=self.shop.cache, owner=f"job:{job.job_id}")
+        return packed.wire, packed.artifacts
+
+    def _load(self, ref: ArtifactRef) -> memoryview:
+        return self.shop.store.read(ref.hash)
+
+    def _handle(self, ref: ArtifactRef) -> ArtifactHandle:
+        return ArtifactHandle(replace(ref, url=None, store=self.shop.store.store_id), self._load)
+
+    def _progress(self, place: str, done: float, total: float, text: str | None) -> None:
+        now = time.monotonic()
+        if done < total and now - self._shown.get(place, 0.0) < _PROGRESS_PAUSE:
+            return
+        self._shown[place] = now
+        progress = self.shop.redactor.value({"place": place, "done": done, "total": total, "text": text})
+        self.job.progress = progress
+        self.shop.tell(self.job, "progress", progress)
+
+    def log(self, level: str, text: str) -> None:
+        """Pass a line that a block logged on to whoever follows the job."""
+        self._lines += 1
+        if self._lines <= _MOST_LOG_LINES:
+            self.shop.tell(self.job, "log", {"level": level, "text": self.shop.redactor.text(text[:_LONGEST_LOG_LINE])})
+
+    # -- endings ------------------------------------------------------------------------------------------------
+
+    def _ended(self, timing: dict[str, float], output: dict[str, Any], artifacts: list[str]) -> Job:
+        job = self.job
+        if job.token.cancelled:
+            return self._failed(Cancelled(job.token.reason))
+        return replace(job, status=COMPLETED, finished=time.time(), output=output, timing=timing, artifacts=tuple(artifacts), request={})
+
+    def _failed(self, error: BaseException) -> Job:
+        job = self.job
+        stopped = job.token.cancelled or isinstance(error, Cancelled)
+        status = job.stopped_as if job.token.cancelled else CANCELLED if stopped else FAILED
+        if not stopped:
+            _LOG.error("job %s of graph %r failed", job.job_id, job.graph_id, exc_info=error)
+        return replace(job, status=status, finished=time.time(), error=stop_error(job, error, self.shop.redactor), artifacts=(), request={})
+
+    def _store(self, final: Job) -> None:
+        try:
+            self.shop.jobs.update(final).result()
+        except StorageFailed as error:
+            _LOG.error("job %s could not be stored: %s", final.job_id, error)
+            final = replace(final, status=FAILED, output=None, artifacts=(), error=error_dict(error, self.shop.redactor))
+        self.shop.finished(self.job, final)
+
+
+def stop_error(job: Job, error: BaseException, redactor: Redactor) -> dict[str, Any]:
+    """The error of a job that ended badly; a stopped one says why it was stopped, whatever came of it."""
+    if not job.token.cancelled:
+        return error_dict(error, redactor)
+    node = error.details.get("node") if isinstance(error, YggdrasillError) else None
+    kind = TimedOut if job.stopped_as == TIMED_OUT else Cancelled
+    return error_dict(kind(job.token.reason, **({"node": node} if node else {})), redactor)
+
+
+_task: ContextVar[Task | None] = ContextVar("yggdrasill_task", default=None)
+
+
+@contextmanager
+def _current_task(task: Task) -> Iterator[None]:
+    previous = _task.set(task)
+    try:
+        yield
+    finally:
+        _task.reset(previous)
+
+
+class RunLog(logging.Handler):
+    """Sends what blocks log to the events of the job they run for."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        task = _task.get()
+        if task is not None:
+            task.log(record.levelname.lower(), record.getMessage())
