@@ -1,0 +1,41 @@
+"""Fixtures that find a real ComfyUI and start servers of it, each with its own base directory and port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from samples.comfy import Installation, Server, Servers, find_installation
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "installation" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.comfy)
+
+
+@pytest.fixture(scope="session")
+def installation() -> Installation:
+    """The ComfyUI to test with; without one the test is skipped and says how to name one."""
+    found = find_installation()
+    if found is None:
+        pytest.skip(
+            "NO COMFYUI FOUND, SO THIS IS NOT TESTED: set COMFYUI_PATH to its checkout and COMFYUI_PYTHON to the Python that runs it"
+        )
+    return found
+
+
+@pytest.fixture(scope="session")
+def servers(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    """Starts servers: ``servers.shared(2)`` are reused by all tests, ``servers.start("--flag")`` is one of your own."""
+    started = Servers(installation, tmp_path_factory.mktemp("comfy"))
+    yield started
+    started.stop()
+
+
+@pytest.fixture
+def server(servers: Servers) -> Server:
+    """The first of the shared servers."""
+    return servers.shared()[0]

@@ -1,0 +1,212 @@
+"""A real ComfyUI for tests: where it is, a program run with its Python, and servers of their own base directory and port."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROOT", "Installation", "Server", "Servers", "find_installation", "make_base_directory"]
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+_BASE = ("custom_nodes", "input", "models", "output", "temp", "user/default")
+_NOT_THE_PACK = (".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules", "out", "tests")
+
+
+@dataclass(frozen=True)
+class Installation:
+    """A checkout of ComfyUI and the Python that runs it."""
+
+    folder: Path
+    python: Path
+
+    def run(self, script: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """``script`` run by ComfyUI's Python inside its checkout; the caller looks at the return code."""
+        command = [str(self.python), str(script), *arguments]
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=_environment(),
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+
+
+def find_installation() -> Installation | None:
+    """The ComfyUI that COMFYUI_PATH and COMFYUI_PYTHON name, else the one in ``~/comfy``; None if either part is missing."""
+    home = Path.home() / "comfy"
+    folder = Path(os.environ.get("COMFYUI_PATH") or home / "ComfyUI")
+    binary = "Scripts/python.exe" if os.name == "nt" else "bin/python"
+    python = Path(os.environ.get("COMFYUI_PYTHON") or home / "venv" / binary)
+    return Installation(folder, python) if (folder / "main.py").is_file() and python.is_file() else None
+
+
+def make_base_directory(base: Path, *, pack: bool = True) -> Path:
+    """``base`` with every folder that ComfyUI wants to find, and the checkout as a custom node unless ``pack`` is false."""
+    for name in _BASE:
+        (base / name).mkdir(parents=True, exist_ok=True)
+    settings = base / "user" / "default" / "comfy.settings.json"
+    settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")
+    place = base / "custom_nodes" / "yggdrasill"
+    if pack and not place.exists():
+        try:
+            place.symlink_to(ROOT, target_is_directory=True)
+        except OSError:  # Windows lets only some users make links
+            shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(*_NOT_THE_PACK))
+    return base
+
+
+@dataclass(eq=False)
+class Server:
+    """One running ComfyUI; its files lie in ``base``, what it printed in ``log``."""
+
+    base: Path
+    port: int
+    process: subprocess.Popen[bytes] = field(repr=False)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> Path:
+        return self.base / "server.log"
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def printed(self) -> str:
+        """All that the server has printed so far."""
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def get(self, path: str, *, timeout: float = 30) -> Any:
+        """The JSON that ``path`` answers; raises ``urllib.error.HTTPError`` with the answer's own text."""
+        with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
+            return json.loads(answer.read())
+
+    def post(self, path: str, body: Any, *, timeout: float = 30) -> Any:
+        """The JSON that ``path`` answers to ``body``; None for an empty answer. Raises as `get`."""
+        data = json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def run(self, prompt: Mapping[str, Any], *, timeout: float = 100, **body: Any) -> dict[str, Any]:
+        """Queue ``prompt`` as a client would and wait for its entry in the history, whether it succeeded or failed."""
+        prompt_id = self.post("/prompt", {"prompt": prompt, **body})["prompt_id"]
+        end = time.monotonic() + timeout
+        while time.monotonic() < end:
+            entry = self.get(f"/history/{prompt_id}").get(prompt_id)
+            if entry is not None:
+                return dict(entry)
+            time.sleep(0.02)
+        raise TimeoutError(f"prompt {prompt_id} is not done after {timeout} s\n{self.printed()[-2000:]}")
+
+    def wait_until_ready(self, *, timeout: float = 110) -> None:
+        """Return when the server answers; raise RuntimeError with its last words if it ends first."""
+        end = time.monotonic() + timeout
+        while self.alive and time.monotonic() < end:
+            with contextlib.suppress(OSError, urllib.error.URLError):
+                self.get("/system_stats", timeout=5)
+                return
+            time.sleep(0.1)
+        self.stop()
+        raise RuntimeError(f"ComfyUI did not start (return code {self.process.returncode}):\n{self.printed()[-4000:]}")
+
+    def stop(self) -> None:
+        """End the process, gently first."""
+        if self.alive:
+            self.process.terminate()
+            try:
+                self.process.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+    def kill(self) -> None:
+        """End the process at once, as a crash would."""
+        self.process.kill()
+        self.process.wait(10)
+
+
+@dataclass(eq=False)
+class Servers:
+    """Servers started on demand below ``folder``; those without a wish of their own are shared and reused."""
+
+    installation: Installation
+    folder: Path
+    _shared: list[Server] = field(default_factory=list)
+    _started: list[Server] = field(default_factory=list)
+
+    def shared(self, count: int = 1) -> list[Server]:
+        """``count`` running servers with the pack and the usual flags, the same ones each time; a dead one is replaced."""
+        self._shared = [server for server in self._shared if server.alive]
+        fresh = [self.launch() for _ in range(count - len(self._shared))]
+        for server in fresh:
+            server.wait_until_ready()
+        self._shared += fresh
+        return self._shared[:count]
+
+    def start(self, *flags: str, pack: bool = True, environment: Mapping[str, str] | None = None, base: Path | None = None) -> Server:
+        """One more server for a test that gives it ``flags``, kills it or fills it; ``base`` is a folder that a server had before."""
+        server = self.launch(flags, pack=pack, environment=environment, base=base)
+        server.wait_until_ready()
+        return server
+
+    def launch(
+        self, flags: Sequence[str] = (), *, pack: bool = True, environment: Mapping[str, str] | None = None, base: Path | None = None
+    ) -> Server:
+        """As `start`, but not waited for."""
+        base = make_base_directory(base or self.folder / f"server-{len(self._started)}", pack=pack)
+        port = _free_port()
+        database = (base / "user" / "comfyui.db").as_posix()
+        command = [str(self.installation.python), "main.py", "--cpu", "--disable-api-nodes", "--disable-auto-launch", "--port", str(port)]
+        command += ["--base-directory", str(base), "--database-url", f"sqlite:///{database}", *flags]
+        with (base / "server.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                cwd=self.installation.folder,
+                env={**_environment(), **(environment or {})},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        server = Server(base, port, process)
+        self._started.append(server)
+        return server
+
+    def __iter__(self) -> Iterator[Server]:
+        return iter([server for server in self._started if server.alive])
+
+    def stop(self) -> None:
+        """End every server that still runs."""
+        for server in self:
+            server.process.terminate()
+        for server in self._started:
+            server.stop()
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment without what belongs to its own Python."""
+    own = {"PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "VIRTUAL_ENV"}
+    return {**{key: value for key, value in os.environ.items() if key not in own}, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
