@@ -105,8 +105,7 @@ def _mapped(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
     import torch
 
     try:
-        with torch.inference_mode(mode=False):
-            return torch.from_file(str(path), shared=False, size=nbytes, dtype=torch.uint8).numpy().data
+        return torch.from_file(str(path), shared=False, size=nbytes, dtype=torch.uint8).numpy().data
     except RuntimeError as error:
         if not path.exists():
             raise unknown_artifact(hash) from error

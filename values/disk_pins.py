@@ -22,8 +22,8 @@ _LEFT = "left"
 class PinFolder:
     """The pins of one open store, and a view of those of all others on the same ``folder``.
 
-    An open store holds a lock while it lives, so a dead one is known without clocks or process ids. Everything here but `remove`
-    is called under the lock of the store's folder. Raises OSError as the file system does.
+    An open store holds a lock while it lives, so a dead one is known without clocks or process ids. Everything here but `remove` and
+    `close` is called under the lock of the store's folder. Raises OSError as the file system does.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -58,7 +58,10 @@ class PinFolder:
         if not path.exists():
             return False
         probe = FileLock(path)
-        free = probe.acquire(wait=False)
+        try:
+            free = probe.acquire(wait=False)
+        except FileNotFoundError:
+            return False
         probe.release()
         return not free
 
@@ -66,7 +69,10 @@ class PinFolder:
         """Every pinned hash; forgets processes that died longer than `GRACE_S` ago."""
         hashes: set[str] = set()
         for place in self._folder.iterdir():
-            names = {path.name for path in place.iterdir()}
+            try:
+                names = {path.name for path in place.iterdir()}
+            except FileNotFoundError:
+                continue
             pins = names - {_LOCK, _LEFT}
             if not self.is_alive(place.name) and (not pins or self._is_over(place, known=_LEFT in names)):
                 shutil.rmtree(place, ignore_errors=True)

@@ -95,7 +95,7 @@ def pack(
                 inline += part.data.nbytes
                 entries.append({**part.description.to_json(), "inline": to_base64(part.data)})
                 continue
-            ref = sink.keep(source, part) if isinstance(part, Payload) else part
+            ref = sink.keep(source, part)
             entries.append(ref.to_json())
             artifacts.append(ref.hash)
     except BaseException:
@@ -172,7 +172,8 @@ class _WireEncoder(Encoder):
         return index
 
     def _stored(self, value: Any) -> ArtifactRef | None:
-        known = None if self._cache is None else self._cache.known(value)
+        # a store in memory holds the tensor's own memory, which costs nothing to offer again
+        known = None if self._cache is None or isinstance(self._store, MemoryStore) else self._cache.known(value)
         if known is None:
             return None
         # pinned first, so that what is there then stays
@@ -189,8 +190,14 @@ class _Sink:
         self._keeper = keeper
         self._lasting = lasting
 
-    def keep(self, source: Any, payload: Payload) -> ArtifactRef:
-        """The reference of ``payload``, whose bytes are in the store now."""
+    def keep(self, source: Any, part: Payload | ArtifactRef) -> ArtifactRef:
+        """The reference of ``part``; bytes that are given are in the store now, others are pinned if they are."""
+        if isinstance(part, Payload):
+            return self._store_bytes(source, part)
+        self._store.pin(self._keeper, [part.hash])
+        return part
+
+    def _store_bytes(self, source: Any, payload: Payload) -> ArtifactRef:
         digest = payload.digest() if self._cache is None else self._cache.digest(source, payload)
         if isinstance(self._store, MemoryStore) and not self._lasting:
             self._store.hold(payload.data, owner=self._keeper, hash=digest)
