@@ -1,0 +1,71 @@
+"""Endpoints that the tests of this folder share: real processes, started once, kept between tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from samples.endpoints import Cutter, EndpointProcess, cutter
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """``forge`` and ``attic`` may fetch from each other, ``cave`` fetches from nobody, ``annex`` shares the folder ``shared``."""
+
+    forge: EndpointProcess
+    attic: EndpointProcess
+    cave: EndpointProcess
+    annex: EndpointProcess
+    shared: Path
+
+
+@pytest.fixture(scope="session")
+def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = tmp_path_factory.mktemp("endpoints")
+    shared = folder / "shared"
+    forge = EndpointProcess("forge", folder / "forge", slots=2)
+    cave = EndpointProcess("cave", folder / "cave")
+    annex = EndpointProcess("annex", folder / "annex", artifacts=str(shared))
+    started = [forge, cave, annex]
+    try:
+        for endpoint in started:
+            endpoint.begin()
+        for endpoint in started:
+            endpoint.ready()
+        attic = EndpointProcess("attic", folder / "attic", peers=[forge.url])
+        started.append(attic)
+        attic.start()
+        yield Fleet(forge, attic, cave, annex, shared)
+    finally:
+        for endpoint in started:
+            endpoint.stop()
+
+
+@pytest.fixture
+def forge(fleet: Fleet) -> EndpointProcess:
+    return fleet.forge
+
+
+@pytest.fixture
+def attic(fleet: Fleet) -> EndpointProcess:
+    return fleet.attic
+
+
+@pytest.fixture
+def cave(fleet: Fleet) -> EndpointProcess:
+    return fleet.cave
+
+
+@pytest.fixture
+def forge_proxy(forge: EndpointProcess) -> Iterator[Cutter]:
+    with cutter(forge) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def cave_proxy(cave: EndpointProcess) -> Iterator[Cutter]:
+    with cutter(cave) as proxy:
+        yield proxy

@@ -1,0 +1,261 @@
+"""The registry of endpoints: its file, its secrets, and what its keys name."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yggdrasill.errors import (
+    DuplicateName,
+    InvalidArgument,
+    InvalidConfig,
+    MissingFile,
+    StorageFailed,
+    UnknownEndpoint,
+)
+from yggdrasill.remote import EndpointRegistry, UrlResolver
+from yggdrasill.remote.placement import Part, Placement, match_keys
+
+TEXT = """\
+# my machines
+# and what runs on them
+
+endpoints:
+  forge: {url: "http://127.0.0.1:8401", token_env: FORGE_TOKEN}
+  attic: {url: "https://attic.example:8400/base", ca: ca.pem}
+graphs:
+  creator: forge
+  author/write/llm: {replicas: [attic, forge], policy: first, fallback: local}
+default: local
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "endpoints.yaml"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def registry(**graphs: Any) -> EndpointRegistry:
+    return EndpointRegistry({"forge": "http://127.0.0.1:1", "attic": "http://127.0.0.1:2"}, graphs)
+
+
+def test_a_file_gives_endpoints_placements_and_a_default(file: Path) -> None:
+    read = EndpointRegistry.from_yaml(file)
+    assert read.to_dict() == {
+        "endpoints": {
+            "forge": {"url": "http://127.0.0.1:8401", "token_env": "FORGE_TOKEN"},
+            "attic": {"url": "https://attic.example:8400/base", "ca": "ca.pem"},
+        },
+        "graphs": {"creator": "forge", "author/write/llm": {"replicas": ["attic", "forge"], "policy": "first", "fallback": "local"}},
+        "default": "local",
+    }
+
+
+def test_what_is_written_is_read_back_and_the_comments_at_the_top_stay(file: Path) -> None:
+    read = EndpointRegistry.from_yaml(file)
+    read.add("cellar", "http://127.0.0.1:8402", token="hidden", token_env=None)
+    read.remove("cellar")
+    read.add("loft", "http://[::1]:8403")
+    read.place_key("odd: key", "loft")
+    read.to_yaml()
+    assert file.read_text(encoding="utf-8").startswith("# my machines\n# and what runs on them\n")
+    assert EndpointRegistry.from_yaml(file).to_dict() == read.to_dict()
+
+
+def test_a_token_is_written_to_the_secrets_alone_and_only_its_owner_reads_them(file: Path) -> None:
+    read = EndpointRegistry.from_yaml(file)
+    read.add("cellar", "http://127.0.0.1:8402", token="very-hidden")
+    read.to_yaml()
+    secrets = file.parent / "secrets.yaml"
+    assert "very-hidden" not in file.read_text(encoding="utf-8")
+    assert EndpointRegistry.from_yaml(file).endpoint("cellar").token == "very-hidden"
+    if os.name == "posix":
+        assert secrets.stat().st_mode & 0o777 == 0o600
+        secrets.chmod(0o644)
+        with pytest.raises(InvalidConfig, match="chmod 600"):
+            EndpointRegistry.from_yaml(file)
+    assert sorted(path.name for path in file.parent.iterdir()) == ["endpoints.yaml", "secrets.yaml"]
+
+
+def test_no_repr_and_no_error_shows_a_token(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORGE_TOKEN", "very-hidden")
+    read = EndpointRegistry.from_yaml(file)
+    shown = [repr(read), repr(read.endpoint("forge")), repr(read.client("forge")), repr(read.to_dict()), str(vars(read.endpoint("forge")))]
+    assert read.endpoint("forge").token == "very-hidden"
+    assert not [text for text in shown if "very-hidden" in text]
+    (file.parent / "secrets.yaml").write_text("forge: [very-hidden", encoding="utf-8")
+    (file.parent / "secrets.yaml").chmod(0o600)
+    with pytest.raises(InvalidConfig) as caught:
+        EndpointRegistry.from_yaml(file)
+    assert "very-hidden" not in str(caught.value)
+
+
+def test_the_environment_goes_before_the_secrets(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (file.parent / "secrets.yaml").write_text("forge: from-the-file\n", encoding="utf-8")
+    (file.parent / "secrets.yaml").chmod(0o600)
+    assert EndpointRegistry.from_yaml(file).endpoint("forge").token == "from-the-file"
+    monkeypatch.setenv("FORGE_TOKEN", "from-outside")
+    assert EndpointRegistry.from_yaml(file).endpoint("forge").token == "from-outside"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("endpoints:\n  forge: {url: 'http://x'\n", "line 3"),
+        ("endpoints:\n  a: {url: 'http://x'}\n  a: {url: 'http://y'}\n", "stands twice"),
+        ("endpoints: [1]\n", "'endpoints' is a mapping"),
+        ("hosts: {}\n", "'hosts'"),
+        ("endpoints: {forge: {address: x}}\n", "needs a url"),
+        ("endpoints: {forge: {url: 'http://x', port: 3}}\n", "'port'"),
+        ("endpoints: {forge: {url: 'http://x', token: abc}}\n", "secrets.yaml"),
+        ("endpoints: {local: {url: 'http://x'}}\n", "not 'local'"),
+        ("endpoints: {forge: {url: 'ftp://x'}}\n", "http://"),
+        ("endpoints: {forge: {url: 'http://me:pw@x'}}\n", "credentials"),
+        ("endpoints: {forge: {url: 'http://x'}}\ngraphs: {a: {replicas: []}}\n", "replicas"),
+        ("endpoints: {forge: {url: 'http://x'}}\ngraphs: {a: {replicas: [forge], policy: best}}\n", "'best'"),
+        ("endpoints: {forge: {url: 'http://x'}}\ngraphs: {a: {replicas: [forge], retries: 3}}\n", "'retries'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named(file: Path, text: str, said: str) -> None:
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises((InvalidConfig, InvalidArgument)) as caught:
+        EndpointRegistry.from_yaml(file)
+    assert said in str(caught.value)
+    assert "pw" not in str(caught.value)
+
+
+def test_an_unknown_endpoint_is_named_with_its_near_matches(file: Path) -> None:
+    file.write_text(TEXT.replace("creator: forge", "creator: frge"), encoding="utf-8")
+    with pytest.raises(UnknownEndpoint, match=r"unknown endpoint 'frge'.*Did you mean 'forge'.*graphs\.creator"):
+        EndpointRegistry.from_yaml(file)
+    with pytest.raises(KeyError):
+        registry().endpoint("frge")
+
+
+def test_no_file_is_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(MissingFile):
+        EndpointRegistry.from_yaml(tmp_path / "endpoints.yaml")
+
+
+def test_names_are_taken_once_and_used_endpoints_stay() -> None:
+    known = registry(paint="forge")
+    with pytest.raises(DuplicateName):
+        known.add("forge", "http://127.0.0.1:3")
+    with pytest.raises(InvalidArgument, match="'paint'"):
+        known.remove("forge")
+    known.remove("attic")
+    assert list(known.endpoints) == ["forge"]
+
+
+def test_a_disk_that_refuses_leaves_the_file_as_it_was(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = EndpointRegistry.from_yaml(file)
+    known.add("cellar", "http://127.0.0.1:8402")
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(StorageFailed):
+            known.to_yaml()
+    assert file.read_text(encoding="utf-8") == TEXT
+    assert [path.name for path in file.parent.iterdir()] == ["endpoints.yaml"]
+
+
+# -- keys -----------------------------------------------------------------------------------------------------------
+
+
+def parts(*names: str) -> list[Part]:
+    return [Part(tuple(name.split("/"))) for name in names]
+
+
+def test_of_several_keys_the_longest_holds() -> None:
+    project = parts("creator", "creator/paint", "creator/paint/gen", "author", "author/write", "author/write/llm")
+    found, idle = match_keys(["gen", "paint/gen", "creator/paint/gen", "author", "nobody"], project)
+    assert found == {("creator", "paint", "gen"): "creator/paint/gen", ("author",): "author"}
+    assert idle == ["nobody"]
+
+
+def test_a_key_that_is_a_whole_path_is_never_ambiguous() -> None:
+    found, _ = match_keys(["paint"], parts("paint", "paint/paint"))
+    assert found == {("paint",): "paint"}
+
+
+def test_an_ambiguous_key_is_named_with_the_paths_it_can_be() -> None:
+    with pytest.raises(InvalidConfig, match="'a/gen', 'b/gen'"):
+        match_keys(["gen"], parts("a", "a/gen", "b", "b/gen"))
+
+
+def test_a_part_is_also_named_by_its_own_id() -> None:
+    part = Part.of_config(("node_1",), {"graph_config": {"graph_id": "terrain", "nodes": []}})
+    assert part.is_named_by("terrain")
+    assert part.is_named_by("node_1")
+    assert not part.is_named_by("other")
+
+
+def test_a_key_that_names_nothing_is_told_when_a_project_is_placed() -> None:
+    with pytest.warns(RuntimeWarning, match=r"'creatr'.*names no part.*'creator'"):
+        registry(creatr="forge").placements_of(parts("creator"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        registry(creator="forge").placements_of(parts("creator"))
+
+
+def test_placements_have_one_json_form() -> None:
+    known = ["a", "b"]
+    for form in ("local", "a", {"replicas": ["a", "b"], "policy": "round_robin", "fallback": "local"}):
+        assert Placement.of(form, known, "here").to_config() == form
+
+
+# -- credentials ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("url", "gets"),
+    [
+        ("https://attic.example:8400/base", True),
+        ("https://attic.example:8400/base/deeper", True),
+        ("https://attic.example:8400/based", False),
+        ("https://attic.example:8400/base/../other", False),
+        ("https://attic.example:8400/base/%2e%2e/other", False),
+        ("https://attic.example:8400", False),
+        ("https://attic.example/base", False),
+        ("http://attic.example:8400/base", False),
+        ("https://attic.example.evil:8400/base", False),
+        ("https://user@attic.example:8400/base", False),
+    ],
+)
+def test_a_credential_goes_below_its_url_and_nowhere_else(url: str, gets: bool) -> None:
+    known = EndpointRegistry({"attic": {"url": "https://attic.example:8400/base"}}, secrets={"attic": "hidden"})
+    if "@" in url:
+        with pytest.raises(InvalidArgument):
+            known.client_for(url)
+    else:
+        assert (known.client_for(url)._token == "hidden") is gets
+
+
+def test_the_token_of_the_environment_is_bound_to_its_url_or_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YGGDRASILL_TOKEN", "hidden")
+    monkeypatch.delenv("YGGDRASILL_URL", raising=False)
+    known = EndpointRegistry()
+    assert known.client_for("http://127.0.0.1:8400")._token == "hidden"
+    assert known.client_for("http://localhost:8400")._token == "hidden"
+    assert known.client_for("http://10.0.0.1:8400")._token is None
+    monkeypatch.setenv("YGGDRASILL_URL", "http://10.0.0.1:8400")
+    assert known.client_for("http://10.0.0.1:8400")._token == "hidden"
+    assert known.client_for("http://127.0.0.1:8400")._token is None
+
+
+def test_a_config_with_a_url_takes_its_credential_from_the_file_the_environment_names(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("YGGDRASILL_ENDPOINTS", str(file))
+    monkeypatch.setenv("FORGE_TOKEN", "hidden")
+    proxy = UrlResolver().resolve(("paint",), {"endpoint_url": "http://127.0.0.1:8401", "graph_id": "terrain"})
+    assert proxy is not None
+    assert proxy.route.clients[0]._token == "hidden"
+    assert proxy.to_config() == {"endpoint_url": "http://127.0.0.1:8401", "graph_id": "terrain"}
