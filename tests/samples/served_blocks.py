@@ -1,0 +1,108 @@
+"""Blocks whose runs a test can hold, release, count and overhear from outside the process; a plugin for endpoints.
+
+Values they need are inputs, because a config that comes over a network may name no paths.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from samples.blocks import register_samples
+from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection, current_run
+
+__all__ = ["ENV_SECRET", "Gate", "Keeper", "Leak", "Outside", "Say"]
+
+ENV_SECRET = "YGGDRASILL_TEST_API_KEY"
+
+
+class Gate(AbstractBaseBlock):
+    """Notes that it began in ``<path>.runs``, and passes ``x`` on when the file ``path`` exists."""
+
+    block_type = "sample/gate"
+    deterministic = True
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("path", PortDirection.IN), Port("x", PortDirection.IN, optional=True), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        begin(inputs["path"])
+        wait_for(inputs["path"])
+        return {"y": inputs.get("x")}
+
+
+class Keeper(Gate):
+    """A gate that counts its calls, and so keeps state."""
+
+    block_type = "sample/keeper"
+    deterministic = False
+    stateful = True
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.calls = 0
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        super().forward(inputs)
+        self.calls += 1
+        return {"y": self.calls}
+
+
+class Outside(Gate):
+    """A gate that lends its slot to other jobs while it waits."""
+
+    block_type = "sample/outside"
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        begin(inputs["path"])
+        with current_run().outside():
+            wait_for(inputs["path"])
+        return {"y": inputs.get("x")}
+
+
+class Leak(AbstractBaseBlock):
+    """Fails, and names a secret of the process and its token in doing so."""
+
+    block_type = "sample/leak"
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("x", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        secret = os.environ[ENV_SECRET]
+        current_run().logger.warning("calling with key %s", secret)
+        current_run().progress(1, 1, f"key {secret}")
+        raise RuntimeError(f"the service refused key {secret} and token {os.environ['YGGDRASILL_TOKEN']}")
+
+
+class Say(AbstractBaseBlock):
+    """Logs ``x``."""
+
+    block_type = "sample/say"
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("x", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        current_run().logger.info("I was given %s", inputs["x"])
+        return {"y": inputs["x"]}
+
+
+def begin(path: str) -> None:
+    """Add a line to ``<path>.runs``."""
+    with Path(f"{path}.runs").open("a", encoding="utf-8") as file:
+        file.write("run\n")
+
+
+def wait_for(path: str) -> None:
+    """Until the file is there or the run was cancelled."""
+    while not Path(path).exists():
+        current_run().check_cancelled()
+        time.sleep(0.005)
+
+
+register_samples(BlockRegistry.global_registry())
+for _block in (Gate, Keeper, Outside, Leak, Say):
+    BlockRegistry.global_registry().register(_block.block_type, _block)

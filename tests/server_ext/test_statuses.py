@@ -1,0 +1,57 @@
+"""Every error has a status, and the client gets the class back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from yggdrasill import errors
+from yggdrasill.errors import AccessDenied, UnknownArtifact, YggdrasillError, error_from_dict
+from yggdrasill.server_ext.statuses import STATUS, status_of
+
+EXPECTED = {
+    "InvalidArgument": 400, "InvalidConfig": 400, "CorruptData": 400, "LimitExceeded": 400, "CannotTravel": 400, "InvalidState": 400,
+    "CheckpointMismatch": 400, "UnsupportedFormat": 400, "AccessDenied": 401, "UnknownGraph": 404, "UnknownJob": 404, "UnknownBlockType": 404,
+    "UnknownArtifact": 404, "JobConflict": 409, "PayloadTooLarge": 413, "BlockFailed": 422, "Cancelled": 422, "TimedOut": 422,
+    "ProtocolMismatch": 426, "QueueFull": 429, "EndpointFailed": 500, "EndpointUnreachable": 502, "StorageFailed": 507,
+}  # fmt: skip
+
+
+def tree(cls: type[YggdrasillError]) -> Iterator[type[YggdrasillError]]:
+    yield cls
+    for sub in cls.__subclasses__():
+        yield from tree(sub)
+
+
+ERRORS = sorted({cls for cls in tree(YggdrasillError) if cls.__module__ == errors.__name__} - {YggdrasillError}, key=lambda cls: cls.__name__)
+
+
+@pytest.mark.parametrize("cls", ERRORS)
+def test_every_error_has_a_status_and_comes_back_as_its_own_class(cls: type[YggdrasillError]) -> None:
+    error = cls("what, what exists, what to do", node="a/b")
+    assert 400 <= status_of(error) <= 599
+    back = error_from_dict(error.to_dict())
+    assert (type(back), back.message, back.details) == (cls, error.message, error.details)
+
+
+@pytest.mark.parametrize("name,status", EXPECTED.items())
+def test_an_error_has_the_status_its_meaning_asks_for(name: str, status: int) -> None:
+    assert status_of(getattr(errors, name)("...")) == status
+
+
+@pytest.mark.parametrize(
+    "error,status",
+    [
+        (AccessDenied("...", reason="token"), 401),
+        (AccessDenied("...", reason="host"), 403),
+        (AccessDenied("...", reason="origin"), 403),
+        (UnknownArtifact("...", missing=["00"]), 409),
+    ],
+)
+def test_some_errors_say_more_than_their_class(error: YggdrasillError, status: int) -> None:
+    assert status_of(error) == status
+
+
+def test_the_map_names_only_classes_of_the_tree() -> None:
+    assert set(STATUS) <= set(tree(YggdrasillError))
