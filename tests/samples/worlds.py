@@ -246,6 +246,8 @@ def canonical_config(*, seed: int | None = 7, world_id: str = "tiny") -> dict[st
             ],
             "mapping_output": [{"block": target, "stage_node_id": name, "port": block.gives} for name, _, block, _, target in pipelines],
         }
+        if not carry:
+            contract["carry"] = False
         edge = dict(zip(("source_node", "source_port", "target_node", "target_port"), _UPDATED, strict=True))
         stages[stage_id] = {
             "schema_version": "1.0",
@@ -253,7 +255,7 @@ def canonical_config(*, seed: int | None = 7, world_id: str = "tiny") -> dict[st
             "role": stage_id,
             "pipelines": [_pipeline_entry(name, guard, block) for name, guard, block, _, _ in pipelines],
             "edges": [edge] if stage_id == "environment" else [],
-            "state_contract": contract if carry else {**contract, "carry": False},
+            "state_contract": contract,
             **({"execution_condition": condition} if condition else {}),
         }
     return {
@@ -288,7 +290,7 @@ def _pipeline_entry(name: str, guard: str | None, block: type[Step]) -> dict[str
         "exposed_inputs": exposed("pipeline_node_id", block.takes),
         "exposed_outputs": exposed("pipeline_node_id", [block.gives]),
     }
-    entry = {"stage_node_id": name, "pipeline_config": pipeline, **({"condition": guard} if guard else {})}
+    entry: dict[str, Any] = {"stage_node_id": name, "pipeline_config": pipeline, **({"condition": guard} if guard else {})}
     return {**entry, "trainable": True}
 
 

@@ -190,7 +190,7 @@ def test_a_callable_decides_alone_and_cannot_be_saved() -> None:
 def test_a_callable_that_raises_is_named() -> None:
     stage = Stage()
     stage.set_execution_condition(lambda state: state["x"]["y"])
-    with pytest.raises(RunError, match="condition .* raised TypeError"):
+    with pytest.raises(RunError, match=r"condition .* raised TypeError"):
         stage.should_run(State())
 
 
@@ -225,7 +225,7 @@ def test_a_preset_holds_exactly_for_its_row_of_the_table(preset: str, runs: set[
 
 @pytest.mark.parametrize("condition", ["philosofer", 5])
 def test_an_unknown_condition_is_refused(condition: Any) -> None:
-    with pytest.raises(InvalidArgument, match="'author', 'philosopher', 'world_update'|'philosopher', 'author', 'world_update'"):
+    with pytest.raises(InvalidArgument, match=r"'author', 'philosopher', 'world_update'|'philosopher', 'author', 'world_update'"):
         Stage().set_execution_condition(condition)
 
 
@@ -303,7 +303,7 @@ def test_a_taken_id_an_unknown_pipeline_and_a_stage_as_pipeline_are_refused() ->
     with pytest.raises(UnknownName, match="unknown pipeline 'x'; there is 'p'"):
         stage.get_pipeline("x")
     with pytest.raises(InvalidArgument, match="not a stage"):
-        stage.add_pipeline(Stage("other"))
+        stage.add_pipeline(Stage("other"))  # type: ignore[arg-type]  # that is what is tested
     with pytest.raises(InvalidArgument, match="takes pipelines"):
         stage.add_pipeline(object())  # type: ignore[arg-type]  # that is what is tested
 

@@ -1,33 +1,14 @@
-"""What the tests of worlds share: a record of what the hooks said."""
+"""What the tests of worlds share."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from samples.events import Events
 from samples.worlds import canonical_world
 from yggdrasill.world import World
-
-
-class Events:
-    """A callback that keeps (id, phase) and the facts of every call."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, str]] = []
-        self.facts: list[dict[str, Any]] = []
-
-    def __call__(self, name: str, phase: str, **facts: Any) -> None:
-        self.seen.append((name, phase))
-        self.facts.append(facts)
-
-    def of(self, phase: str) -> list[str]:
-        return [name for name, seen in self.seen if seen == phase]
-
-    def clear(self) -> None:
-        self.seen.clear()
-        self.facts.clear()
 
 
 @pytest.fixture

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from samples.events import Events
 from samples.worlds import bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.errors import InvalidArgument, InvalidConfig
 from yggdrasill.stage import Stage, State
 from yggdrasill.world import World
-
-if TYPE_CHECKING:
-    from conftest import Events
 
 
 @pytest.mark.parametrize(

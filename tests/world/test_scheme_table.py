@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from samples.events import Events
 from samples.worlds import bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.stage import State
 from yggdrasill.world import CANONICAL_CYCLE, World
-
-if TYPE_CHECKING:
-    from conftest import Events
 
 ALL = list(CANONICAL_CYCLE)
 #: what is passed, stages that run, stages that are skipped, whether World update runs

@@ -6,10 +6,11 @@ import gc
 import json
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
+from samples.events import Events
 from samples.worlds import INITIAL_WORLD, bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.errors import (
     Cancelled,
@@ -25,10 +26,6 @@ from yggdrasill.executor.context import CancelToken, enter_run
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.stage import Stage, StageLike, State
 from yggdrasill.world import CANONICAL_CYCLE, World
-
-if TYPE_CHECKING:
-    from conftest import Events
-
 
 # -- building ---------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,23 @@
+"""A callback that remembers what hooks were told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Events"]
+
+
+class Events:
+    """Keeps (id, phase) and the facts of every call."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str]] = []
+        self.facts: list[dict[str, Any]] = []
+
+    def __call__(self, name: str, phase: str, **facts: Any) -> None:
+        self.seen.append((name, phase))
+        self.facts.append(facts)
+
+    def of(self, phase: str) -> list[str]:
+        """The ids of the calls of one phase, in order."""
+        return [name for name, seen in self.seen if seen == phase]
