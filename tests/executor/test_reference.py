@@ -70,7 +70,9 @@ def interpret(case: GraphCase, graph: Graph, seed: int) -> dict[str, Any]:
     for link in graph.get_edges():
         links[link.target_node].append((link.source_node, link.source_port, link.target_port))
     given_buffer = {
-        (entry["node_id"], entry["port_name"]): case.inputs[entry["name"]] for entry in graph.get_input_spec() if entry["name"] in case.inputs
+        (entry["node_id"], entry["port_name"]): case.inputs[entry["name"]]
+        for entry in graph.get_input_spec()
+        if entry["name"] in case.inputs
     }
     buffer: Buffer = {}
     after = {node: reachable(links, node) for node in graph.node_ids}

@@ -32,7 +32,7 @@ def gather(policy: str, *values: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("policy", "values", "expected"),
+    "policy, values, expected",
     [
         ("concat", ([1], [2], [3]), [3, 2, 1]),
         ("concat", ("a", "b"), "ba"),
@@ -64,7 +64,7 @@ def test_tensors_and_arrays_are_joined_along_their_first_dimension() -> None:
 
 
 @pytest.mark.parametrize(
-    ("policy", "values", "message"),
+    "policy, values, message",
     [
         ("concat", ([1], "a"), r"cannot concatenate str from s1.y, list from s0.y"),
         ("concat", (1, 2), r"cannot concatenate int from s1.y, int from s0.y"),

@@ -103,18 +103,19 @@ def test_a_block_given_whole_takes_no_type_or_config() -> None:
 
 def test_an_id_is_taken_once() -> None:
     graph = graph_of({"a": "add"})
-    for call in (
-        lambda: graph.add_node("a", "sample/add"),
-        lambda: graph.add_node(Node("a", Add())),
-        lambda: graph.add_node(Add(), node_id="a"),
-        lambda: graph.add_node("sample/add", node_id="a"),
-    ):
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
+        (("a", "sample/add"), {}),
+        ((Node("a", Add()),), {}),
+        ((Add(),), {"node_id": "a"}),
+        (("sample/add",), {"node_id": "a"}),
+    ]
+    for arguments, options in calls:
         with pytest.raises(DuplicateName, match="node_id 'a' is taken; there is 'a'"):
-            call()
+            graph.add_node(*arguments, **options)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "options"),
+    "arguments, options",
     [(("", "sample/add"), {}), ((" ",), {}), (("sample/add",), {"node_id": ""}), ((3,), {}), ((None, "sample/add"), {})],
     ids=repr,
 )
@@ -163,7 +164,7 @@ def test_a_graph_needs_an_id_and_a_known_kind(graph_id: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    "text, message",
     [
         ("x.out -> b.a", "edge x.out -> b.a: there is no node 'x'; there is 'a', 'b', 'n'"),
         ("a.out -> x.a", "there is no node 'x'"),
@@ -213,7 +214,7 @@ def test_edges_are_found_by_end() -> None:
 
 def test_removing_an_edge_or_a_node_takes_what_hangs_on_it() -> None:
     graph = graph_of({"a": "double", "b": "double", "c": "double"}, ["a.y -> b.x", "b.y -> c.x", "b.y -> b.x"], ["b.x = x"], ["b.y = y"])
-    with pytest.raises(UnknownName, match="unknown edge 'c.y -> a.x'"):
+    with pytest.raises(UnknownName, match=r"unknown edge 'c\.y -> a\.x'"):
         graph.remove_edge(edge("c.y -> a.x"))
     graph.remove_edge(edge("a.y -> b.x"))
     assert list(map(str, graph.get_edges())) == ["b.y -> c.x", "b.y -> b.x"]
@@ -271,7 +272,7 @@ def test_exposing_what_is_not_there_is_refused() -> None:
 def test_exposing_twice_changes_nothing_and_an_output_name_is_one_port() -> None:
     graph = graph_of({"a": "add", "b": "double"}, [], ["a.a = x", "a.a = x"], ["a.out = y", "a.out = y"])
     assert (len(graph.get_input_spec()), len(graph.get_output_spec())) == (1, 1)
-    with pytest.raises(DuplicateName, match="output 'y' already comes from a.out"):
+    with pytest.raises(DuplicateName, match=r"output 'y' already comes from a\.out"):
         graph.expose_output("b", "y", "y")
 
 
@@ -334,7 +335,7 @@ def test_run_moves_blocks_to_the_device() -> None:
     assert block.moves == ["cuda:7"]
 
 
-def test_a_graph_of_ten_thousand_edges_into_one_port_is_built_and_run_quickly() -> None:
+def test_a_graph_of_two_thousand_edges_into_one_port_is_built_and_run_quickly() -> None:
     graph = empty(pool=ReusePool())
     graph.add_node("sum", "sample/mix", auto_connect=False)
     for number in range(2000):

@@ -58,19 +58,19 @@ def test_an_output_cannot_aggregate(policy: PortAggregation) -> None:
         Port("x", PortDirection.OUT, aggregation=policy)
 
 
-@pytest.mark.parametrize(("field", "value", "options"), [("direction", "up", "'in', 'out'"), ("aggregation", "mean", "'concat', 'dict'")])
+@pytest.mark.parametrize("field, value, options", [("direction", "up", "'in', 'out'"), ("aggregation", "mean", "'concat', 'dict'")])
 def test_an_unknown_direction_or_policy_names_the_known_ones(field: str, value: str, options: str) -> None:
     facts: dict[str, Any] = {"direction": "in", field: value}
     with pytest.raises(ValueError, match=f"{field} is '{value}'; it can be {options}"):
         Port("x", **facts)
 
 
-@pytest.mark.parametrize(("source", "target"), [pytest.param(a, b, id=f"{a} to {b}") for a, b in itertools.product(DTYPES, DTYPES)])
+@pytest.mark.parametrize("source, target", [pytest.param(a, b, id=f"{a} to {b}") for a, b in itertools.product(DTYPES, DTYPES)])
 def test_dtypes_fit_if_they_are_equal_or_one_is_any(source: str, target: str) -> None:
     fits = source == target or "any" in {source, target}
     assert Port("x", PortDirection.OUT, source).compatible_with(Port("y", PortDirection.IN, target)) is fits
 
 
-@pytest.mark.parametrize(("source", "target"), [("in", "in"), ("in", "out"), ("out", "out")])
+@pytest.mark.parametrize("source, target", [("in", "in"), ("in", "out"), ("out", "out")])
 def test_values_go_from_an_output_to_an_input_only(source: str, target: str) -> None:
     assert not Port("x", PortDirection(source)).compatible_with(Port("y", PortDirection(target)))

@@ -115,7 +115,8 @@ def test_the_decorator_registers_a_class_and_gives_it_back() -> None:
 def test_a_factory_may_be_a_function_but_must_give_a_block() -> None:
     registry = BlockRegistry(built_ins=False)
     registry.register("made", lambda block_id, config: Add(block_id, config={**config, "offset": 9}))
-    registry.register("wrong", lambda block_id, config: "a block")
+    not_a_block: Any = str
+    registry.register("wrong", lambda block_id, config: not_a_block("a block"))
     assert registry.build({"type": "made"}).config == {"offset": 9}
     with pytest.raises(ValueError, match="gave str, not a block"):
         registry.build({"type": "wrong"})

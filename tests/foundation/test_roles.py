@@ -85,7 +85,7 @@ def test_the_rule_table_has_these_rows_and_no_others(source: str, target: str) -
     assert get_rule_edges(source.upper(), target.title()) == get_rule_edges(source, target)
 
 
-@pytest.mark.parametrize(("source", "target"), [pair for pair in RULES if pair[0] != pair[1]], ids=" to ".join)
+@pytest.mark.parametrize("source, target", [pair for pair in RULES if pair[0] != pair[1]], ids=" to ".join)
 def test_every_rule_wires_two_stubs(source: str, target: str) -> None:
     graph = Graph()
     graph.add_node("s", f"{source}/identity")
@@ -102,7 +102,7 @@ def test_an_encode_only_codec_starts_the_solver() -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "target", "expected"),
+    "source, target, expected",
     [
         (("solver/a", "pred", "x_next t_next"), ("backbone/a", "x t", "out"), "solver.x_next -> backbone.x, solver.t_next -> backbone.t"),
         (("backbone/a", "q", "noise"), ("solver/a", "model_output", "z"), "backbone.noise -> solver.model_output"),

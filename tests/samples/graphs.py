@@ -28,7 +28,8 @@ def sample_registry() -> BlockRegistry:
 def edge(text: str) -> Edge:
     """The edge written ``a.x -> b.y``."""
     source, _, target = text.partition(" -> ")
-    return Edge(*source.rsplit(".", 1), *target.rsplit(".", 1))
+    (from_node, from_port), (to_node, to_port) = source.rsplit(".", 1), target.rsplit(".", 1)
+    return Edge(from_node, from_port, to_node, to_port)
 
 
 def graph_of(
@@ -52,7 +53,8 @@ def graph_of(
     for entries, expose in ((inputs, graph.expose_input), (outputs, graph.expose_output)):
         for entry in entries:
             place, _, name = entry.partition(" = ")
-            expose(*place.rsplit(".", 1), name or None)
+            node_id, port = place.rsplit(".", 1)
+            expose(node_id, port, name or None)
     return graph
 
 
