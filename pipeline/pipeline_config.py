@@ -19,7 +19,17 @@ from yggdrasill.foundation.wiring import Exposure
 if TYPE_CHECKING:
     from yggdrasill.pipeline.pipeline import Pipeline
 
-__all__ = ["BuildOptions", "entry_config", "pipeline_from_config", "pipeline_to_config", "place_child"]
+__all__ = [
+    "BuildOptions",
+    "EntryModel",
+    "ExposedModel",
+    "PipelineModel",
+    "build_graph",
+    "entry_config",
+    "pipeline_from_config",
+    "pipeline_to_config",
+    "place_child",
+]
 
 AnyPipeline = TypeVar("AnyPipeline", bound="Pipeline")
 

@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.stage.state import State, block_number, is_filled
 
-__all__ = ["CONTEXT_SOURCES", "Mapped", "StateContract", "StateKey", "read_source", "state_key"]
+__all__ = ["CONTEXT_SOURCES", "Mapped", "StateContract", "StateKey", "match_ports", "read_source", "state_key"]
 
 StateKey = int | str
 

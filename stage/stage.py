@@ -102,6 +102,12 @@ class Stage(Flow):
         self._remove_child(stage_node_id)
         self.pipeline_conditions.pop(stage_node_id, None)
 
+    def with_children(self, children: Mapping[str, Any]) -> Self:
+        """A copy in which ``children`` stand in place of the own pipelines of their ids; guards and contract are its own."""
+        changed = super().with_children(children)
+        changed.pipeline_conditions = dict(self.pipeline_conditions)
+        return changed
+
     # -- contract -----------------------------------------------------------------------------------------------
 
     def set_state_contract(

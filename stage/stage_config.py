@@ -17,7 +17,7 @@ from yggdrasill.pipeline.pipeline_config import BuildOptions, build_graph, entry
 if TYPE_CHECKING:
     from yggdrasill.stage.stage import Stage
 
-__all__ = ["build_pipeline", "stage_from_config", "stage_to_config"]
+__all__ = ["ContractModel", "EntryModel", "MappedModel", "StageModel", "build_pipeline", "stage_from_config", "stage_to_config"]
 
 AnyStage = TypeVar("AnyStage", bound="Stage")
 Key = int | str

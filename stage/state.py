@@ -13,7 +13,7 @@ from typing import Any
 from yggdrasill.errors import InvalidState, choices
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["BLOCKS", "State", "is_filled"]
+__all__ = ["BLOCKS", "State", "block_number", "is_filled"]
 
 BLOCKS = (1, 2, 3, 4, 5)
 

@@ -19,7 +19,7 @@ from yggdrasill.world.storage import WorldStorage
 if TYPE_CHECKING:
     from yggdrasill.world.world import World
 
-__all__ = ["world_from_config", "world_to_config"]
+__all__ = ["RemoteStageModel", "SchemaModel", "StorageModel", "WorldModel", "world_from_config", "world_to_config"]
 
 AnyWorld = TypeVar("AnyWorld", bound="World")
 
