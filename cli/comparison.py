@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.stage import State
-from yggdrasill.values import dumps
+from yggdrasill.values import dumps, load_handles
 
 __all__ = ["StageRun", "compare"]
 
@@ -55,5 +55,5 @@ def compare(placed: Sequence[StageRun], local: Sequence[StageRun], calls: Iterab
 
 
 def same_state(one: State, other: State) -> bool:
-    """Whether two states are equal in every bit."""
-    return dumps(one.to_dict()) == dumps(other.to_dict())
+    """Whether two states are equal in every bit; what still lies at an endpoint is fetched for it."""
+    return dumps(load_handles(one.to_dict())) == dumps(load_handles(other.to_dict()))

@@ -46,9 +46,13 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
     """Left-aligned columns, numbers right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [list(headings), *cells]) for column in range(len(headings))]
-    right = [bool(cells) and all(line[column][:1].isdigit() or line[column] in ("", "-") for line in cells) for column in range(len(headings))]
+    right = [
+        bool(cells) and all(line[column][:1].isdigit() or line[column] in ("", "-") for line in cells) for column in range(len(headings))
+    ]
 
     def line(parts: Sequence[str]) -> str:
-        return "  ".join(part.rjust(width) if end else part.ljust(width) for part, width, end in zip(parts, widths, right, strict=True)).rstrip()
+        return "  ".join(
+            part.rjust(width) if end else part.ljust(width) for part, width, end in zip(parts, widths, right, strict=True)
+        ).rstrip()
 
     return "\n".join([line(list(headings)), line(["-" * width for width in widths]), *map(line, cells)])

@@ -21,18 +21,20 @@ __all__ = ["add", "main"]
 
 #: Which endpoint runs which graph of the world: words, terrain, and the keeping of the chronicle.
 PLACES = {
-    "philosopher": "letters",
-    "author": "letters",
-    "architect": "letters",
-    "creator": "forge",
-    "world_update": "archive",
-    "development": "archive",
+    "philosopher/philosopher/philosopher": "letters",
+    "author/author/author": "letters",
+    "architect/architect/architect": "letters",
+    "creator/creator/creator": "forge",
+    "environment/world_update/world_update": "archive",
+    "environment/development_of_the_world/development": "archive",
 }
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--out", default="out", metavar="DIR", help="where to leave pictures, chronicle and timeline (default: %(default)s)")
+    parser.add_argument(
+        "--out", default="out", metavar="DIR", help="where to leave pictures, chronicle and timeline (default: %(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="passes of the world (default: %(default)s)")
     parser.add_argument("--size", type=int, default=512, metavar="PIXELS", help="the width of the maps (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, metavar="N", help="the seed (default: %(default)s)")
@@ -41,7 +43,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Exit code 0 if both runs are equal in every bit, 1 if not."""
-    from yggdrasill.remote import EndpointRegistry
+    from yggdrasill.remote import EndpointRegistry, observe_calls
 
     out = Path(arguments.out)
     config = render_template("world", "canon_2.0", {"size": arguments.size, "seed": arguments.seed})
@@ -51,14 +53,14 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
             registry = EndpointRegistry.from_dict(_registry(endpoints))
             registry.to_yaml(out / "endpoints.yaml")
             calls: list[Any] = []
-            registry.observe(calls.append)
             placed = World.from_config(config, endpoints=registry)
-            there, remote_passes = _run(placed, arguments, bar)
-        here, local_passes = _run(World.from_config(config), arguments, bar)
-    rows = compare(there, here, calls)
+            with observe_calls(calls.append):
+                there, passes = _run(placed, arguments, bar)
+            here, _ = _run(World.from_config(config), arguments, bar)
+            rows = compare(there, here, calls)
     equal = all(row["equal"] for row in rows)
     _report(rows, equal, console)
-    files = [*save_passes(placed, remote_passes, out), *_pictures(config, there, calls, out)]
+    files = [*save_passes(placed, passes, out), *_pictures(config, there, calls, out)]
     console.say("\n".join(f"wrote {file}" for file in files))
     console.result({"equal": equal, "stages": rows, "files": [str(file) for file in files]})
     return 0 if equal else 1
@@ -80,7 +82,9 @@ def _run(world: World, arguments: argparse.Namespace, bar: Any) -> tuple[list[St
             began[stage_id] = now
         elif phase in ("after", "skipped"):
             after = facts.get("state_after", before)
-            runs.append(StageRun(stage_id, before.passes, phase == "after", began.get(stage_id, now) if phase == "after" else now, now, after))
+            runs.append(
+                StageRun(stage_id, before.passes, phase == "after", began.get(stage_id, now) if phase == "after" else now, now, after)
+            )
             bar.update()
 
     passes = list(world.run(num_steps=arguments.steps, action=arguments.action, seed=arguments.seed, callbacks=note, iterate=True))
@@ -116,11 +120,11 @@ def _bytes(count: int) -> str:
 
 def _pictures(config: dict[str, Any], runs: list[StageRun], calls: list[Any], out: Path) -> list[Path]:
     """The world with its places, and the timeline of the placed run."""
-    spans = [span for call in calls for span in call.spans()]
+    spans = [Span(*span) for call in calls for span in call.spans()]
     spans += [Span("skipped", run.stage_id, "skipped", run.start, run.end, run.pass_index) for run in runs if not run.ran]
     drawings = {
         "world.svg": draw_config(config, places=dict(PLACES), title="The world of the demo and where its graphs run"),
-        "timeline.svg": draw_timeline((Span(*span) if isinstance(span, tuple) else span for span in spans), title="The placed run"),
+        "timeline.svg": draw_timeline(spans, title="The placed run"),
     }
     with FileSet() as files:
         for name, svg in drawings.items():

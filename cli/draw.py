@@ -7,7 +7,7 @@ import sys
 
 from yggdrasill.cli.console import Console
 from yggdrasill.cli.inputs import parse_assignments
-from yggdrasill.cli.projects import add_project_arguments, load_plugins, open_project, read_project
+from yggdrasill.cli.projects import add_project_arguments, load_plugins, read_project
 from yggdrasill.draw import draw_config
 from yggdrasill.values.files import write_file
 
@@ -23,7 +23,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Draw the config; blocks are built only if the places of parts are asked for."""
+    """Draw the config as it is: no block is built and no weights are loaded."""
     load_plugins(arguments.plugin)
     parameters = parse_assignments(arguments.param)
     config, _ = read_project(arguments.config, parameters)
@@ -31,8 +31,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.endpoints:
         from yggdrasill.remote import EndpointRegistry
 
-        registry = EndpointRegistry.from_yaml(arguments.endpoints)
-        places = registry.places(open_project(arguments.config, parameters))
+        places = EndpointRegistry.from_yaml(arguments.endpoints).places(config)
     svg = draw_config(config, places=places, title=arguments.title)
     if arguments.out:
         write_file(arguments.out, svg.encode("utf-8"))

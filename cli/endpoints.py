@@ -80,7 +80,12 @@ def _ping(registry: Any, names: list[str], console: Console) -> int:
         except RemoteError as error:
             found.append({"endpoint": name, "ok": False, "error": error.to_dict()})
     rows = [
-        [entry["endpoint"], f"{entry['ms']} ms", entry["version"], "{running} running, {queued} queued, {slots} slots".format(**entry["queue"])]
+        [
+            entry["endpoint"],
+            f"{entry['ms']} ms",
+            entry["version"],
+            "{running} running, {queued} queued, {slots} slots".format(**entry["queue"]),
+        ]
         if entry["ok"]
         else [entry["endpoint"], "-", "-", entry["error"]["message"]]
         for entry in found

@@ -33,7 +33,9 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     client = open_registry(arguments.file).client(arguments.endpoint)
     if arguments.action == "list":
         rows: list[dict[str, Any]] = bridge().run(client.jobs(status=arguments.status, limit=arguments.limit))
-        console.say(table(["job", "graph", "status", "created"], [[r["job_id"], r["graph_id"], r["status"], _time(r["created"])] for r in rows]))
+        console.say(
+            table(["job", "graph", "status", "created"], [[r["job_id"], r["graph_id"], r["status"], _time(r["created"])] for r in rows])
+        )
         console.result({"jobs": rows})
         return 0
     row = bridge().run(client.cancel(arguments.job_id) if arguments.action == "cancel" else client.job(arguments.job_id))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -40,14 +41,28 @@ def endpoint_processes(names: Sequence[str], data_dir: Path, *, arguments: Seque
         EndpointUnreachable: one did not come up; the message ends with what it wrote.
     """
     started: list[tuple[str, str, subprocess.Popen[str], Path]] = []
+    ports = _free_ports(len(names))
+    peers = [argument for port in ports for argument in ("--peer", f"http://127.0.0.1:{port}")]
     try:
-        for name in names:
+        for name, port in zip(names, ports, strict=True):
             variable = f"YGGDRASILL_{name.upper()}_TOKEN"
             os.environ[variable] = secrets.token_urlsafe(32)
             folder = data_dir / name
             folder.mkdir(parents=True, exist_ok=True)
             log = folder / "endpoint.log"
-            command = [sys.executable, "-m", "yggdrasill", "serve", "--json", "--port", "0", "--data-dir", str(folder), *arguments]
+            command = [
+                sys.executable,
+                "-m",
+                "yggdrasill",
+                "serve",
+                "--json",
+                "--port",
+                str(port),
+                "--data-dir",
+                str(folder),
+                *peers,
+                *arguments,
+            ]
             with log.open("w", encoding="utf-8") as errors:
                 process = subprocess.Popen(
                     command, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, "YGGDRASILL_TOKEN": os.environ[variable]}
@@ -68,6 +83,15 @@ def endpoint_processes(names: Sequence[str], data_dir: Path, *, arguments: Seque
                 process.stdout.close()
 
 
+def _free_ports(count: int) -> list[int]:
+    """Ports nobody uses now; held together while they are looked for, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for held in sockets:
+            held.bind(("127.0.0.1", 0))
+        return [held.getsockname()[1] for held in sockets]
+
+
 def _url(process: subprocess.Popen[str], name: str, log: Path) -> str:
     """The url in the JSON document that a starting endpoint prints."""
     found: list[str] = []
@@ -84,5 +108,7 @@ def _url(process: subprocess.Popen[str], name: str, log: Path) -> str:
     reader.start()
     reader.join(_PATIENCE)
     if not found:
-        raise EndpointUnreachable(f"the endpoint process {name!r} did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:] or 'no answer'}")
+        raise EndpointUnreachable(
+            f"the endpoint process {name!r} did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:] or 'no answer'}"
+        )
     return found[0]

@@ -52,7 +52,9 @@ def level_of(config: Mapping[str, Any]) -> str:
     for level, marks in _MARKS.items():
         if any(mark in config for mark in marks):
             return level
-    raise InvalidConfig(f"this is no project: it has {choices(map(str, config))}, but a graph has nodes, a pipeline graphs, a stage pipelines, a world stages and a cycle")
+    raise InvalidConfig(
+        f"this is no project: it has {choices(map(str, config))}, but a graph has nodes, a pipeline graphs, a stage pipelines, a world stages and a cycle"
+    )
 
 
 def read_project(source: str, parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Path | None]:

@@ -22,7 +22,9 @@ __all__ = ["add", "main"]
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_project_arguments(parser)
-    parser.add_argument("--input", action="append", default=[], metavar="NAME=VALUE", help="an input (or a state block, 1 to 5); @file reads a file")
+    parser.add_argument(
+        "--input", action="append", default=[], metavar="NAME=VALUE", help="an input (or a state block, 1 to 5); @file reads a file"
+    )
     parser.add_argument("--steps", type=int, metavar="N", help="a world's passes, or how often a graph's cycles run")
     parser.add_argument("--action", metavar="TEXT", help="what a person does at the start of a world's first pass")
     parser.add_argument("--seed", type=int, metavar="N", help="the seed of everything random; equal seeds give equal results")

@@ -17,14 +17,28 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s, this machine only)")
     parser.add_argument("--port", type=int, default=8400, help="the port, 0 for a free one (default: %(default)s)")
-    parser.add_argument("--data-dir", default=str(DEFAULT_DATA_DIR), metavar="DIR", help="graphs, jobs, token and artifacts (default: %(default)s)")
+    parser.add_argument(
+        "--data-dir", default=str(DEFAULT_DATA_DIR), metavar="DIR", help="graphs, jobs, token and artifacts (default: %(default)s)"
+    )
     parser.add_argument("--artifacts", metavar="DIR", help="a folder for artifacts that several endpoints may share")
-    parser.add_argument("--graph", action="append", default=[], metavar="FILE", help="serve the graph, pipeline, stage or world in this config; may be repeated")
-    parser.add_argument("--plugin", action="append", default=[], metavar="MODULE", help="import a module that registers blocks; may be repeated")
+    parser.add_argument(
+        "--graph",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="serve the graph, pipeline, stage or world in this config; may be repeated",
+    )
+    parser.add_argument(
+        "--plugin", action="append", default=[], metavar="MODULE", help="import a module that registers blocks; may be repeated"
+    )
     parser.add_argument("--slots", type=int, default=1, metavar="N", help="jobs that run at the same time (default: %(default)s)")
-    parser.add_argument("--peer", action="append", default=[], metavar="URL", help="an endpoint that tensors may be fetched from directly; may be repeated")
+    parser.add_argument(
+        "--peer", action="append", default=[], metavar="URL", help="an endpoint that tensors may be fetched from directly; may be repeated"
+    )
     parser.add_argument("--peer-url", metavar="URL", help="how other endpoints reach this one (default: the address it listens on)")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a host name this endpoint is reached by; may be repeated")
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="a host name this endpoint is reached by; may be repeated"
+    )
     parser.add_argument("--max-queue", type=int, default=1000, metavar="N", help="jobs that may wait (default: %(default)s)")
 
 

@@ -31,5 +31,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     for message in found.warnings:
         console.say(f"warning: {message}")
     console.say(f"{project.level} {project.id!r}: {len(found.errors)} errors, {len(found.warnings)} warnings")
-    console.result({"level": project.level, "id": project.id, "errors": found.errors, "warnings": found.warnings, "is_valid": found.is_valid})
+    console.result(
+        {"level": project.level, "id": project.id, "errors": found.errors, "warnings": found.warnings, "is_valid": found.is_valid}
+    )
     return 0 if found.is_valid else 2

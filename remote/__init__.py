@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from yggdrasill.remote.remote_graph import RemoteGraph
     from yggdrasill.remote.remote_stage import RemoteStage
     from yggdrasill.remote.remote_world import RemoteWorld
+    from yggdrasill.remote.reports import CallReport, observe_calls
     from yggdrasill.remote.resolvers import UrlResolver
     from yggdrasill.remote.retry import Patience
     from yggdrasill.remote.transports import HttpTransport, MemoryTransport
 
 _HOME = {
+    "CallReport": "reports",
     "Depot": "depot",
     "Endpoint": "endpoint",
     "EndpointClient": "client",
@@ -30,10 +32,12 @@ _HOME = {
     "RemoteStage": "remote_stage",
     "RemoteWorld": "remote_world",
     "UrlResolver": "resolvers",
+    "observe_calls": "reports",
     "place": "placing",
 }
 
 __all__ = [
+    "CallReport",
     "Depot",
     "Endpoint",
     "EndpointClient",
@@ -46,6 +50,7 @@ __all__ = [
     "RemoteStage",
     "RemoteWorld",
     "UrlResolver",
+    "observe_calls",
     "place",
 ]
 

@@ -14,6 +14,7 @@ from yggdrasill.errors import EndpointFailed, EndpointUnreachable, TimedOut, Unk
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.events import FINAL, follow
+from yggdrasill.remote.reports import Meter
 from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.remote.uploads import upload
 
@@ -43,6 +44,7 @@ class Call:
     orphan_after: float = 30.0
     patience: Patience = field(default_factory=Patience)
     progress: Progress | None = None
+    meter: Meter = field(default_factory=Meter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def body(self, wait: float) -> dict[str, Any]:
@@ -116,7 +118,8 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
                 raise
             for name in missing:
                 sent[name] = sent.get(name, 0) + 1
-            await upload(client, missing, call.value, call.depot, retry)
+            with call.meter.sending():
+                call.meter.bytes_sent += await upload(client, missing, call.value, call.depot, retry)
 
 
 async def _cancel(client: EndpointClient, call: Call, job: list[str]) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator, Iterable
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, UnknownArtifact
+from yggdrasill.executor.context import current_run
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.reports import LoadReport, Meter, report
 from yggdrasill.remote.retry import Retry
 from yggdrasill.values.memory_store import aligned_memory
 from yggdrasill.values.payload import blake3_hex
@@ -29,7 +33,11 @@ class RemoteHandle(ArtifactHandle):
 
 def load(client: EndpointClient, ref: ArtifactRef, depot: Depot) -> memoryview:
     """The bytes of an artifact, from the depot if they are there, else fetched while this thread waits."""
-    return bridge().run(fetch(client, ref, depot, Retry()))
+    meter, started = Meter(), time.perf_counter()
+    data = bridge().run(fetch(client, ref, depot, Retry(), meter))
+    if meter.bytes_received:
+        report(LoadReport(client.name, started, time.perf_counter(), meter.bytes_received, current_run().pass_index))
+    return data
 
 
 async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncIterator[bytes]:
@@ -59,9 +67,9 @@ async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> Asyn
         return
 
 
-async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: Retry) -> memoryview:
+async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: Retry, meter: Meter) -> memoryview:
     """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the depot already."""
-    if depot.store.has(ref.hash):
+    with contextlib.suppress(UnknownArtifact):
         return depot.store.read(ref.hash)
     memory = aligned_memory(ref.nbytes)
     offset = 0
@@ -70,16 +78,17 @@ async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: R
         offset += len(chunk)
     if await asyncio.to_thread(blake3_hex, memory) != ref.hash:
         raise _corrupt(client, ref, "other")
+    meter.bytes_received += ref.nbytes
     return memory
 
 
-async def fetch_all(client: EndpointClient, refs: Iterable[ArtifactRef], depot: Depot, retry: Retry) -> dict[str, memoryview]:
+async def fetch_all(client: EndpointClient, refs: Iterable[ArtifactRef], depot: Depot, retry: Retry, meter: Meter) -> dict[str, memoryview]:
     """The bytes of several artifacts by hash, a few at a time."""
     gate = asyncio.Semaphore(PARALLEL)
 
     async def one(ref: ArtifactRef) -> tuple[str, memoryview]:
         async with gate:
-            return ref.hash, await fetch(client, ref, depot, retry)
+            return ref.hash, await fetch(client, ref, depot, retry, meter)
 
     return dict(await asyncio.gather(*(one(ref) for ref in refs)))
 

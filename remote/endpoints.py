@@ -193,6 +193,17 @@ class EndpointRegistry:
             )
         return {path: self.placements[key] for path, key in found.items()}
 
+    def places(self, config: Mapping[str, Any]) -> dict[str, str]:
+        """Where the parts of a project's config run, by path: an endpoint's name, or several joined by ``|``; the root is ``""``.
+
+        Raises:
+            InvalidConfig: an ambiguous key.
+        """
+        parts = list(Part.of_config((), config).walk())
+        found = {part.name: self.placements_of(parts).get(part.path) for part in parts}
+        named = {name: "|".join(placement.endpoints) or LOCAL for name, placement in found.items() if placement is not None}
+        return {"": "|".join(self.default.endpoints) or LOCAL, **named}
+
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
         """The runnable for one part (see `Resolver`); ambiguous keys are found by `project` and `place`, which see all parts."""
         from yggdrasill.remote.resolvers import RegistryProject

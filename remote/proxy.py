@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.downloads import RemoteHandle, fetch_all, load
+from yggdrasill.remote.reports import CallReport, report
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.route import Route
 from yggdrasill.values.wire import references, unpack
@@ -126,11 +128,13 @@ class Proxy:
         inbox: Inbox = queue.SimpleQueue()
         with self._depot.pack(value) as packed, context.outside():
             call = self._prepare(value, packed.wire, context, options, inbox)
+            started = time.perf_counter()
             try:
-                client, wire, fetched = bridge().run(self._send(call, context.outermost), token=context.token, inbox=inbox)
+                client, row, fetched = bridge().run(self._send(call, context.outermost), token=context.token, inbox=inbox)
             except CancelledError:
                 raise self._cancelled(context) from None
-        return self._unpack(client, wire, fetched, context.outermost)
+        report(self._report(client, row, call, context, started))
+        return self._unpack(client, row["output"], fetched, context.outermost)
 
     async def _call_async(self, value: Any, context: RunContext, options: Mapping[str, Any]) -> Any:
         """The same for a caller with an event loop; packing and unpacking stay off it."""
@@ -138,11 +142,13 @@ class Proxy:
         inbox: Inbox = queue.SimpleQueue()
         with await asyncio.to_thread(self._depot.pack, value) as packed, context.outside():
             call = self._prepare(value, packed.wire, context, options, inbox)
+            started = time.perf_counter()
             try:
-                client, wire, fetched = await bridge().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
+                client, row, fetched = await bridge().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
             except CancelledError:
                 raise self._cancelled(context) from None
-        return await asyncio.to_thread(self._unpack, client, wire, fetched, context.outermost)
+        report(self._report(client, row, call, context, started))
+        return await asyncio.to_thread(self._unpack, client, row["output"], fetched, context.outermost)
 
     def _prepare(self, value: Any, wire: Mapping[str, Any], context: RunContext, options: Mapping[str, Any], inbox: Inbox) -> Call:
         sink = context.progress_sink
@@ -158,11 +164,27 @@ class Proxy:
             progress=None if sink is None else lambda *facts: inbox.put(lambda: sink(*facts)),
         )
 
-    async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Any, dict[str, memoryview]]:
+    async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
         client, row = await self.route.call(call)
-        wire = row["output"]
-        refs = references(wire) if whole else []
-        return client, wire, await fetch_all(client, refs, self._depot, Retry(self.route.patience))
+        refs = references(row["output"]) if whole else []
+        with call.meter.receiving():
+            return client, row, await fetch_all(client, refs, self._depot, Retry(self.route.patience), call.meter)
+
+    def _report(self, client: EndpointClient, row: Mapping[str, Any], call: Call, context: RunContext, started: float) -> CallReport:
+        timing = row.get("timing") or {}
+        return CallReport(
+            endpoint=client.name,
+            graph_id=self.graph_id,
+            path=context.path,
+            pass_index=context.pass_index,
+            started=started,
+            finished=time.perf_counter(),
+            queued_s=float(timing.get("queued_s", 0.0)),
+            run_s=float(timing.get("run_s", 0.0)),
+            fetch_s=float(timing.get("fetch_s", 0.0)),
+            bytes_direct=int(timing.get("bytes_in", 0)),
+            meter=call.meter,
+        )
 
     def _unpack(self, client: EndpointClient, wire: Any, fetched: Mapping[str, memoryview], whole: bool) -> Any:
         def bytes_of(ref: Any) -> memoryview:
