@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import CodecError, CorruptData, InvalidArgument, InvalidState, choices
+from yggdrasill.errors import InvalidArgument, InvalidState, choices
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
 from yggdrasill.foundation.container import check_name
@@ -23,10 +23,11 @@ from yggdrasill.pipeline.flow import Flow
 from yggdrasill.stage.contract import CONTEXT_SOURCES, state_key
 from yggdrasill.stage.protocol import StageLike
 from yggdrasill.stage.stage import ROLES, Stage
-from yggdrasill.stage.stage_validation import check_schema
 from yggdrasill.stage.state import BLOCKS, State
+from yggdrasill.world.last_state import LAST_STATE_FILE, pack_last, unpack_last
 from yggdrasill.world.passes import Passes, Start, all_or_nothing
 from yggdrasill.world.storage import WorldStorage
+from yggdrasill.world.world_validation import check_world, cycle_problem
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,8 +36,6 @@ __all__ = ["CANONICAL_CYCLE", "World"]
 
 #: The one order there is: Philosopher -> Author -> Environment -> Architect -> Creator -> (again).
 CANONICAL_CYCLE = ROLES
-
-_LAST_STATE_FILE = "last_state.ygg"
 
 
 class World(Persistent):
@@ -139,7 +138,7 @@ class World(Persistent):
             InvalidArgument
         """
         ids = list(stage_ids)
-        problem = self._cycle_problem(ids)
+        problem = cycle_problem(self, ids) if ids or self.stages else None
         if problem:
             raise InvalidArgument(problem)
         self.cycle = ids
@@ -187,35 +186,13 @@ class World(Persistent):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def _cycle_problem(self, ids: Sequence[str]) -> str | None:
-        double = sorted({name for name in ids if list(ids).count(name) > 1})
-        unknown_ids = [name for name in ids if name not in self.stages]
-        left_out = [name for name in self.stages if name not in ids]
-        parts = [
-            f"{names} {text}"
-            for names, text in ((double, "stand twice"), (unknown_ids, "are no stages"), (left_out, "are left out"))
-            if names
-        ]
-        if not parts:
-            return None
-        return f"world {self.world_id!r}: the cycle must name each stage exactly once ({choices(self.stages)}); {'; '.join(parts)}"
-
     def validate(self, strict: bool = True, validate_stages: bool = False) -> ValidationResult:
         """Check the ring, the contracts against the state schema, and the storage; with ``validate_stages`` each stage too.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
-        result = ValidationResult()
-        problem = self._cycle_problem(self.cycle) if self.stages else "there are no stages; add some and set the cycle"
-        result.errors += [problem] if problem else []
-        for stage_id, stage in self.stages.items():
-            if isinstance(stage, Stage):
-                result.errors += check_schema(stage_id, stage, self.state_fields)
-                if validate_stages:
-                    result.add(stage.validate(strict=False, validate_pipelines=True), stage_id)
-        if self.storage is not None and (trouble := self.storage.problem(self.world_id)):
-            result.errors.append(trouble)
+        result = check_world(self, validate_stages)
         if strict:
             result.raise_if_invalid(f"world {self.world_id!r}")
         return result
@@ -251,7 +228,7 @@ class World(Persistent):
         actions = list(action) if isinstance(action, (list, tuple)) else [action]
         if len(actions) > max(num_steps, 1):
             raise InvalidArgument(f"{len(actions)} actions for {num_steps} passes; give one action, or one per pass")
-        problem = self._cycle_problem(self.cycle) if self.stages else f"world {self.world_id!r} has no stages; add some and set the cycle"
+        problem = cycle_problem(self, self.cycle)
         if problem:
             raise InvalidArgument(problem)
         start = self._start(state, seed)
@@ -300,29 +277,12 @@ class World(Persistent):
     def _files(self, backend: str, written: set[int]) -> Iterator[tuple[str, bytes]]:
         yield from super()._files(backend, written)
         if self.last_state is not None or self.content is not None:
-            from yggdrasill.values import dumps
-
-            last = None if self.last_state is None else self.last_state.to_dict()
-            record = {"last_state": last}
-            if last is None or last["content"] is not self.content:
-                record["content"] = self.content
-            yield _LAST_STATE_FILE, dumps(record)
+            yield LAST_STATE_FILE, pack_last(self.last_state, self.content)
 
     def _read_extras(self, source: Source) -> None:
-        data = source.read(_LAST_STATE_FILE)
-        if data is None:
-            return
-        from yggdrasill.values import loads
-
-        try:
-            record = loads(data)
-            last = record["last_state"]
-            self.last_state = None if last is None else State.from_dict(last)
-            self.content = record["content"] if "content" in record else record["last_state"]["content"]
-        except (CodecError, InvalidState, KeyError, TypeError) as error:
-            raise CorruptData(
-                f"{source.describe(_LAST_STATE_FILE)} is damaged: {error}; delete it to start from the initial world"
-            ) from error
+        data = source.read(LAST_STATE_FILE)
+        if data is not None:
+            self.last_state, self.content = unpack_last(data, source.describe(LAST_STATE_FILE))
 
     # -- config -------------------------------------------------------------------------------------------------
 

@@ -156,7 +156,8 @@ def test_the_sample_world_is_valid(world: World) -> None:
 
 
 def test_a_world_without_stages_is_not_valid_and_does_not_run() -> None:
-    assert World().validate(strict=False).errors == ["there are no stages; add some and set the cycle"]
+    assert World().validate(strict=False).errors == ["world 'world' has no stages; add some and set the cycle"]
+    assert World.from_config(World().to_config()).to_config() == World().to_config()
     with pytest.raises(InvalidArgument, match="has no stages"):
         World().run()
 
