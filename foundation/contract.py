@@ -10,10 +10,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["ProjectResolver", "Resolver", "Runnable", "default_resolver", "whole_project"]
+__all__ = ["ProjectResolver", "Resolver", "Runnable", "build_foreign", "default_resolver", "whole_project"]
 
 #: Resolves configs that carry ``endpoint_url`` when the caller passes no resolver; imported only then.
 DEFAULT_RESOLVER = "yggdrasill.remote:UrlResolver"
+#: What builds the graph of a config whose ``kind`` no level here knows; imported only then.
+FOREIGN_KINDS = {"comfy": "yggdrasill.remote.comfy_graph:ComfyGraph"}
 
 
 @runtime_checkable
@@ -77,3 +79,12 @@ def default_resolver() -> Resolver:
     module, _, name = DEFAULT_RESOLVER.partition(":")
     resolver: Resolver = getattr(importlib.import_module(module), name)()
     return resolver
+
+
+def build_foreign(config: Mapping[str, Any]) -> Any | None:
+    """The graph of a config that says it is of another ``kind`` than graphs of blocks, such as a ComfyUI workflow; None if it says none."""
+    target = FOREIGN_KINDS.get(str(config.get("kind")))
+    if target is None:
+        return None
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name).from_config(config)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.foundation.contract import Resolver, default_resolver
+from yggdrasill.foundation.contract import Resolver, build_foreign, default_resolver
 from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
@@ -167,6 +167,9 @@ def build_graph(config: Mapping[str, Any], options: BuildOptions) -> Any:
     document, base = resolve_ref(config, options.base_dir, "graph config", options.allow_ref)
     if isinstance(document, Mapping) and not {"graphs", "pipeline_id"}.isdisjoint(document):
         return Pipeline.from_config(document, options.registry, **{**options.keywords(), "base_dir": base})
+    foreign = build_foreign(document) if isinstance(document, Mapping) else None
+    if foreign is not None:
+        return foreign
     keywords = {**options.keywords(), "base_dir": base}
     del keywords["path"]
     return Graph.from_config(document, options.registry, **keywords)

@@ -9,6 +9,7 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.pipeline.flow import Flow
+from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.deployment import travelling_state
 from yggdrasill.remote.placement import Part, Placement
 from yggdrasill.remote.proxies import make_proxy
@@ -30,13 +31,13 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
         InvalidArgument: no project, or a block that keeps state is shared with a part that runs elsewhere.
         InvalidConfig: an ambiguous key. UnknownBlockType, PayloadTooLarge, EndpointUnreachable, InvalidEdge
     """
-    if not isinstance(project, (Graph, Flow, World)):
+    if not isinstance(project, (Graph, ComfyGraph, Flow, World)):
         raise InvalidArgument(f"a graph, pipeline, stage or world can be placed, not {type(project).__name__}")
     root = Part((project.id,), None)
     parts = [part for part in Part.of_config((), project.to_config()).walk() if part.path]
     placements = registry.placements_of([root, *parts])
     whole = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
-    if whole is None and isinstance(project, Graph):
+    if whole is None and isinstance(project, (Graph, ComfyGraph)):
         whole = registry.default
     placer = _Placer(registry, placements)
     placed = placer.part(project, (), whole)
@@ -54,9 +55,9 @@ class _Placer:
     def part(self, child: Any, path: tuple[str, ...], around: Placement | None) -> Any:
         """What stands for ``child`` after placing: a proxy, a copy with proxies inside, or itself."""
         placement = self._placements.get(path, around)
-        if not isinstance(child, Container):
+        is_leaf = isinstance(child, (Graph, ComfyGraph))
+        if not isinstance(child, Container) and not is_leaf:
             return child
-        is_leaf = isinstance(child, Graph)
         if placement is None and is_leaf:
             placement = self._registry.default
         apart = any(other[: len(path)] == path and other != path and found != placement for other, found in self._placements.items())
@@ -71,10 +72,10 @@ class _Placer:
         return cast("Flow | World", child).with_children(changed) if changed else child
 
     def _proxy(self, child: Any, path: tuple[str, ...], placement: Placement) -> Any:
-        return make_proxy(self._registry, placement, child.id, child.to_config(), state=travelling_state(child), fallback=lambda: child)
+        return make_proxy(self._registry, placement, child.id, child.to_config(), state=travelling_state(child) if isinstance(child, Container) else None, fallback=lambda: child)
 
-    def _settle(self, part: Container, home: str) -> None:
-        for block in part.blocks():
+    def _settle(self, part: Container | ComfyGraph, home: str) -> None:
+        for block in part.blocks() if isinstance(part, Container) else ():
             if block.stateful:
                 self._homes.setdefault(id(block), set()).add(home)
 

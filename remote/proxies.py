@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.pipeline.pipeline import Pipeline
+from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.deployment import Deployment
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.proxy import Proxy
@@ -22,16 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["build_here", "kind_of", "make_proxy", "served_proxy"]
 
-_MARKS = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph"}
+_MARKS = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph", "prompt": "comfy"}
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """``graph``, ``pipeline``, ``stage`` or ``world``, by the children a config lists."""
+    """``graph``, ``pipeline``, ``stage``, ``world`` or ``comfy``, by the children a config lists."""
     return next((kind for mark, kind in _MARKS.items() if mark in config), "graph")
 
 
 def build_here(kind: str, config: Mapping[str, Any], base_dir: Any = None) -> Any:
     """A graph, pipeline or stage in this process."""
+    if kind == "comfy":
+        return ComfyGraph.from_config(config)
     if kind == "graph":
         return Graph.from_config(config, base_dir=base_dir)
     return (Pipeline if kind == "pipeline" else Stage).from_config(config, base_dir=base_dir)

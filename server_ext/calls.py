@@ -10,13 +10,14 @@ from yggdrasill.stage.state import State
 
 __all__ = ["KINDS", "OPTIONS", "call", "check_options"]
 
-KINDS = ("graph", "pipeline", "stage", "world")
+KINDS = ("graph", "pipeline", "stage", "world", "comfy")
 
 #: Run options that may cross a wire, by kind. ``max_workers`` changes no result, so a graph, which has no use for it, ignores it.
 OPTIONS: dict[str, frozenset[str]] = {
     "graph": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
     "pipeline": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
     "stage": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    "comfy": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
     "world": frozenset({"num_loop_steps", "dry_run", "max_workers", "num_steps", "seed"}),
 }
 _MOST_WORKERS = 64
@@ -41,7 +42,7 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidArgument(f"{name} must be an integer, got {given[name]!r}")
     if given.get("max_workers", 1) > _MOST_WORKERS:
         given["max_workers"] = _MOST_WORKERS
-    if kind == "graph":
+    if kind in ("graph", "comfy"):
         given.pop("max_workers", None)
     return given
 
@@ -54,7 +55,7 @@ def call(kind: str, runnable: Any, value: Any, options: Mapping[str, Any], seed:
     """
     if not isinstance(value, Mapping):
         raise InvalidArgument(f"the inputs of a {kind} are a dict, got {type(value).__name__}")
-    if kind in ("graph", "pipeline"):
+    if kind in ("graph", "pipeline", "comfy"):
         return runnable.run(value, **options)
     stray = sorted(str(key) for key in value if key not in ("state", "action"))
     if stray:

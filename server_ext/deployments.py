@@ -18,6 +18,7 @@ from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.pipeline import Pipeline
+from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.calls import KINDS
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.describe import contract_of, kind_of_config
@@ -27,7 +28,7 @@ from yggdrasill.world.world import World
 
 __all__ = ["Deployment", "Deployments", "canonical_json", "check_graph_id", "deployment_hash"]
 
-_CLASSES: dict[str, type[Graph | Pipeline | Stage | World]] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World}
+_CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
 _LONGEST_ID = 200
 
 

@@ -14,11 +14,11 @@ from yggdrasill.world.world import World
 __all__ = ["contract_of", "is_stateful", "kind_of_config"]
 
 #: The key that only a config of this kind has.
-_MARK = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph"}
+_MARK = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph", "prompt": "comfy"}
 
 
 def kind_of_config(config: Any) -> str:
-    """``graph``, ``pipeline``, ``stage`` or ``world``, by the children a config lists; one without any is a graph."""
+    """``graph``, ``pipeline``, ``stage``, ``world`` or ``comfy``, by the children a config lists; one without any is a graph."""
     return next((kind for key, kind in _MARK.items() if key in config), "graph")
 
 
@@ -67,8 +67,9 @@ def _stage(stage: Stage) -> dict[str, Any]:
 def _is_deterministic(runnable: Any) -> bool:
     if isinstance(runnable, World):
         return False
-    blocks = runnable.blocks() if isinstance(runnable, Container) else ()
-    return all(block.deterministic for block in blocks) and all(getattr(leaf, "deterministic", False) for leaf in _elsewhere(runnable))
+    if not isinstance(runnable, Container):
+        return bool(runnable.deterministic)
+    return all(block.deterministic for block in runnable.blocks()) and all(getattr(leaf, "deterministic", False) for leaf in _elsewhere(runnable))
 
 
 def _elsewhere(runnable: Any) -> Iterator[Any]:

@@ -54,7 +54,7 @@ class WireModel(_Body):
 class GraphModel(_Body):
     """What to serve: a config, and the state of blocks that name no checkpoint."""
 
-    kind: Literal["graph", "pipeline", "stage", "world"]
+    kind: Literal["graph", "pipeline", "stage", "world", "comfy"]
     config: dict[str, Any]
     state: WireModel | None = None
 

@@ -9,6 +9,7 @@ from fractions import Fraction
 from typing import Any
 
 from yggdrasill.errors import CannotTravel, DuplicateName, InvalidArgument, LimitExceeded, YggdrasillError
+from yggdrasill.values.handles import load_handles
 from yggdrasill.values.payload import corrupt
 
 __all__ = ["Extension", "Opaque", "extension_for", "pack", "register_type", "unpack"]
@@ -87,7 +88,8 @@ def unpack(tag: str, version: int, state: Any) -> Any:
     if extension is None:
         return Opaque(tag, version, state)
     try:
-        return extension.unpack(state)
+        # packing never sees handles, so neither does unpacking
+        return extension.unpack(load_handles(state))
     except YggdrasillError:
         raise
     except Exception as error:

@@ -1,0 +1,96 @@
+"""A browser that is none: ComfyUI sends it everything about one prompt, as it would to a page, and it keeps what matters."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from yggdrasill.server_ext.comfy import host_api
+
+__all__ = ["VirtualSocket"]
+
+_PREVIEW_WITH_METADATA = 4
+_MOST_METADATA = 64 << 10
+
+
+class VirtualSocket:
+    """Gets the messages of the prompt ``prompt_id`` and calls ``told(kind, facts)`` for each that says something.
+
+    Kinds: ``started``, ``cached`` (nodes), ``executing`` (node), ``progress`` (node, value, max), ``executed`` (node, output),
+    ``preview`` (node, type, image), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
+    ``success``, ``ended`` and ``lost`` (the prompt is in no queue any more). Neither method raises, whatever it is given:
+    ComfyUI would lose its main loop.
+    """
+
+    def __init__(self, prompt_id: str, told: Callable[[str, dict[str, Any]], None], state: Callable[[str], str | None]) -> None:
+        self.prompt_id = prompt_id
+        self._told = told
+        self._state = state
+        self._progress: dict[str, tuple[Any, Any]] = {}
+
+    async def send_json(self, message: Any) -> None:
+        """Take a message as ComfyUI sends it."""
+        with host_api.shielded("a message of ComfyUI could not be read"):
+            self._take(message["type"], message.get("data") or {})
+
+    async def send_bytes(self, message: Any) -> None:
+        """Take a binary message: a preview with the node it belongs to; others are left out."""
+        with host_api.shielded("a preview of ComfyUI could not be read"):
+            data = memoryview(message)
+            if len(data) < 8 or int.from_bytes(data[:4], "big") != _PREVIEW_WITH_METADATA:
+                return
+            length = int.from_bytes(data[4:8], "big")
+            if length > _MOST_METADATA or len(data) < 8 + length:
+                return
+            metadata = json.loads(bytes(data[8 : 8 + length]))
+            if metadata.get("prompt_id") == self.prompt_id:
+                facts = {"node": str(metadata.get("node_id")), "type": str(metadata.get("image_type")), "image": bytes(data[8 + length :])}
+                self._told("preview", facts)
+
+    def _take(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "status":
+            if self._state(self.prompt_id) is None:
+                self._told("lost", {})
+            return
+        if data.get("prompt_id") != self.prompt_id:
+            return
+        read = _READERS.get(kind)
+        if read is not None:
+            self._told(*read(data))
+        elif kind == "progress_state":
+            self._take_progress(data.get("nodes") or {})
+
+    def _take_progress(self, nodes: Mapping[str, Any]) -> None:
+        """Those nodes whose progress is not what it was."""
+        for node, state in nodes.items():
+            now = (state.get("value"), state.get("max"))
+            if state.get("state") == "running" and self._progress.get(node) != now:
+                self._progress[node] = now
+                self._told("progress", {"node": str(node), "value": float(now[0]), "max": float(now[1])})
+
+
+def _executing(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    node = data.get("node")
+    return ("ended", {}) if node is None else ("executing", {"node": str(node)})
+
+
+def _error(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return "error", {
+        "node": str(data.get("node_id")),
+        "node_type": str(data.get("node_type")),
+        "exception_type": str(data.get("exception_type")),
+        "message": str(data.get("exception_message")).strip(),
+        "traceback": [str(line) for line in data.get("traceback") or []],
+    }
+
+
+_READERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] = {
+    "execution_start": lambda data: ("started", {}),
+    "execution_cached": lambda data: ("cached", {"nodes": [str(node) for node in data.get("nodes") or []]}),
+    "executing": _executing,
+    "executed": lambda data: ("executed", {"node": str(data.get("node")), "output": data.get("output")}),
+    "execution_error": _error,
+    "execution_interrupted": lambda data: ("interrupted", {"node": str(data.get("node_id"))}),
+    "execution_success": lambda data: ("success", {}),
+}
