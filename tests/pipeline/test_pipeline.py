@@ -726,6 +726,20 @@ def test_more_workers_give_the_same_result_and_the_same_hooks_per_graph() -> Non
     assert together.seen[-2:] == [("sum", "before"), ("sum", "after")]
 
 
+def test_hooks_are_called_one_at_a_time() -> None:
+    inside: list[int] = []
+    most: list[int] = []
+
+    def hook(name: str, phase: str, **_: Any) -> None:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+
+    noises("a", "b", "c", "d").run(max_workers=4, callbacks=hook)
+    assert most == [1] * 8
+
+
 @pytest.mark.parametrize("workers", [0, -1, 1.5, True, "2"], ids=repr)
 def test_max_workers_is_a_positive_integer(workers: Any) -> None:
     with pytest.raises(InvalidArgument, match="max_workers must be an integer of at least 1"):

@@ -447,6 +447,27 @@ def test_what_a_world_returns_and_keeps_are_values_not_handles(stored: World) ->
     assert bits(progress.state[3]) == bits(artifact)
 
 
+class FarCreator:
+    """A pipeline elsewhere: what it makes stays there, and a handle comes back."""
+
+    def __init__(self, near: Any) -> None:
+        self.near = near
+        self.get_input_spec, self.get_output_spec, self.to_config = near.get_input_spec, near.get_output_spec, near.to_config
+
+    def run(self, inputs: Any, **options: Any) -> dict[str, Any]:
+        return {key: Reference(value) for key, value in self.near.run(inputs, **options).items()}
+
+
+def test_a_pass_ends_with_values_wherever_they_were_made(world: World) -> None:
+    creator: Any = world.get_stage("creator")
+    far = world.with_children({"creator": creator.with_children({"create": FarCreator(creator.get_pipeline("create"))})})
+
+    states = list(far.run(num_steps=2, iterate=True))
+
+    assert not any(isinstance(state[3], Reference) for state in states)
+    assert bits(states[-1]) == bits(canonical_world().run(num_steps=2))
+
+
 # -- the first content ------------------------------------------------------------------------------------------
 
 
