@@ -76,7 +76,7 @@ def _targets(figures: Mapping[str, Sequence[Figure]]) -> list[str]:
 def _miss(figure: Figure) -> str:
     if figure.ratio is None:
         return figure.note
-    return f"{number(figure.ratio)} beside {figure.beside}, aimed at {figure.target}"
+    return f"{number(figure.ratio)} beside {figure.beside}; the target is {figure.target}"
 
 
 def _machines(results: Results, ordered: Sequence[str]) -> list[tuple[str, Mapping[str, str]]]:

@@ -19,7 +19,6 @@ __all__ = ["Served", "endpoint", "python", "spawn"]
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-SERVING = "serving at "
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,15 @@ def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[
 
 
 @contextlib.contextmanager
-def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], *options: str) -> Iterator[Served]:
-    """A headless endpoint with `benchmarks.blocks` that serves graph configs by id; ``options`` go to `yggdrasill serve`."""
+def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], **settings: str) -> Iterator[Served]:
+    """A headless endpoint with `benchmarks.blocks` that serves graph configs by id; ``settings`` as those of the server."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for graph_id, config in graphs.items():
         path = folder / f"{graph_id}.json"
         path.write_text(json.dumps(config), encoding="utf-8")
-        files += ["--graph", str(path)]
+        files.append(str(path))
     token = secrets.token_hex(16)
-    command = ["-m", "yggdrasill", "serve", "--port", "0", "--data-dir", str(folder / "data"), "--plugin", "benchmarks.blocks"]
-    with spawn([*command, *files, *options], SERVING, YGGDRASILL_TOKEN=token) as url:
-        yield Served(url, token)
+    chosen = {"port": 0, "data_dir": str(folder / "data"), "plugins": ["benchmarks.blocks"], "graphs": files, **settings}
+    with spawn(["-m", "yggdrasill.server_ext", json.dumps(chosen)], "{", YGGDRASILL_TOKEN=token) as line:
+        yield Served(json.loads("{" + line)["url"], token)

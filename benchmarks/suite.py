@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.figures import Figure
-from benchmarks.timing import in_rounds
+from benchmarks.timing import in_rounds, median, seconds
 
 __all__ = ["TITLES", "measure", "names"]
 
@@ -17,13 +17,20 @@ TITLES = {
     "executor": "Executor",
     "import": "Import",
     "codec": "Codec: a 96 MiB float32 tensor",
-    "artifacts": "Artifact store",
+    "artifacts": "Artifact stores: a 96 MiB float32 tensor",
     "remote": "Remote calls on loopback",
 }
-#: A benchmark that gives ``{"ratios": {case: number}}`` is run this often, for a spread; then the targets by first word of a case.
+#: A benchmark that gives ``{"seconds": {act: s}, "ratios": {case: r}}`` names the two acts of a case in ``CASES``. It is run
+#: this often, for a spread; its targets go by the first word of a case.
 REPEATS = 5
 TARGETS: dict[str, dict[str, float]] = {"codec": {"encode": 2.0, "decode": 2.0}}
-BESIDE = {"codec": {"encode": "a copy into bytes", "decode": "tensor.clone()", "write": "a copy into bytes"}}
+BASES = {
+    "bytes": "a copy into bytes",
+    "clone": "a copy, tensor.clone()",
+    "copy": "a copy, tensor.clone()",
+    "file write": "writing the bytes to a plain file",
+    "file read": "reading a plain file",
+}
 
 
 def names() -> list[str]:
@@ -38,14 +45,17 @@ def measure(name: str) -> list[Figure]:
     Raises:
         Whatever the benchmark raises: a wrong answer is not a figure.
     """
-    act = importlib.import_module(f"benchmarks.bench_{name}").run
-    result: Sequence[Figure] | Mapping[str, Any] = act()
+    module = importlib.import_module(f"benchmarks.bench_{name}")
+    result: Sequence[Figure] | Mapping[str, Any] = module.run()
     if not isinstance(result, Mapping):
         return list(result)
-    runs = [result, *(act() for _ in in_rounds(REPEATS - 1, name))]
-    return [_of_case(name, case, [run["ratios"][case] for run in runs]) for case in result["ratios"]]
+    runs = [result, *(module.run() for _ in in_rounds(REPEATS - 1, name))]
+    return [_of_case(name, case, acts, runs) for case, acts in module.CASES.items()]
 
 
-def _of_case(name: str, case: str, ratios: Sequence[float]) -> Figure:
+def _of_case(name: str, case: str, acts: tuple[str, str], runs: Sequence[Mapping[str, Any]]) -> Figure:
+    ours, base = acts
     word = case.partition(",")[0].split()[0]
-    return Figure.of(case, BESIDE.get(name, {}).get(word, "the act beside it"), ratios, at_most=TARGETS.get(name, {}).get(word))
+    parts = {side: seconds(median([run["seconds"][act] for run in runs])) for side, act in (("ours", ours), ("beside", base))}
+    ratios = [run["ratios"][case] for run in runs]
+    return Figure.of(case, BASES[base], ratios, at_most=TARGETS.get(name, {}).get(word), parts=parts)

@@ -34,11 +34,14 @@ def in_rounds(count: int, what: str) -> Iterator[int]:
     return iter(tqdm(range(rounds), desc=what, leave=False, delay=1, file=sys.stderr))
 
 
-def interleave(what: str, acts: Mapping[str, Act], rounds: int, repeats: Mapping[str, int] | None = None) -> dict[str, list[float]]:
+def interleave(
+    what: str, acts: Mapping[str, Act], rounds: int, repeats: Mapping[str, int] | None = None, *, collect: bool = True
+) -> dict[str, list[float]]:
     """Seconds per call of every act, one number per round.
 
     Every round calls each act in order, ``repeats[name]`` times (default 1), after one untimed round. The collector rests
-    while an act is timed, as with `timeit`.
+    while an act is timed, as with `timeit`, and runs before it; not so with ``collect`` off, because its walk over all
+    objects leaves the caches cold, which a single short call would pay for.
     """
     taken: dict[str, list[float]] = {name: [] for name in acts}
     for act in acts.values():
@@ -46,7 +49,8 @@ def interleave(what: str, acts: Mapping[str, Act], rounds: int, repeats: Mapping
     for _ in in_rounds(rounds, what):
         for name, act in acts.items():
             times = (repeats or {}).get(name, 1)
-            gc.collect()
+            if collect:
+                gc.collect()
             gc.disable()
             begin = time.perf_counter()
             for _ in range(times):
