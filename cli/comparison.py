@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.stage import State
 from yggdrasill.values import dumps, load_handles
 
-__all__ = ["StageRun", "compare"]
+__all__ = ["StageRun", "compare", "same_state"]
 
 
 @dataclass(frozen=True)

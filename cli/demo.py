@@ -48,16 +48,18 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     out = Path(arguments.out)
     config = render_template("world", "canon_2.0", {"size": arguments.size, "seed": arguments.seed})
     names = sorted(set(PLACES.values()))
-    with console.progress(2 * arguments.steps * len(config["cycle"]), "demo") as bar:
-        with endpoint_processes(names, out / "endpoints") as endpoints:
-            registry = EndpointRegistry.from_dict(_registry(endpoints))
-            registry.to_yaml(out / "endpoints.yaml")
-            calls: list[Any] = []
-            placed = World.from_config(config, endpoints=registry)
-            with observe_calls(calls.append):
-                there, passes = _run(placed, arguments, bar)
-            here, _ = _run(World.from_config(config), arguments, bar)
-            rows = compare(there, here, calls)
+    calls: list[Any] = []
+    with (
+        console.progress(2 * arguments.steps * len(config["cycle"]), "demo") as bar,
+        endpoint_processes(names, out / "endpoints") as endpoints,
+    ):
+        registry = EndpointRegistry.from_dict(_registry(endpoints))
+        registry.to_yaml(out / "endpoints.yaml")
+        placed = World.from_config(config, endpoints=registry)
+        with observe_calls(calls.append):
+            there, passes = _run(placed, arguments, bar)
+        here, _ = _run(World.from_config(config), arguments, bar)
+        rows = compare(there, here, calls)
     equal = all(row["equal"] for row in rows)
     _report(rows, equal, console)
     files = [*save_passes(placed, passes, out), *_pictures(config, there, calls, out)]

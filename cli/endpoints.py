@@ -14,6 +14,7 @@ from yggdrasill.errors import RemoteError
 __all__ = ["DEFAULT_FILE", "add", "main", "open_registry"]
 
 DEFAULT_FILE = Path("~/.yggdrasill/endpoints.yaml")
+STANDARD_INPUT = "-"
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +49,8 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     action = arguments.action or "list"
     registry = open_registry(arguments.file, must_exist=action in ("ping", "remove"))
     if action == "add":
-        token = sys.stdin.readline().strip() if arguments.token == "-" else arguments.token
-        registry.add(arguments.name, arguments.url, token=token, token_env=arguments.token_env, ca=arguments.ca)
+        given = sys.stdin.readline().strip() if arguments.token == STANDARD_INPUT else arguments.token
+        registry.add(arguments.name, arguments.url, token=given, token_env=arguments.token_env, ca=arguments.ca)
         registry.to_yaml()
         console.say(f"added {arguments.name} at {arguments.url}")
     elif action == "remove":

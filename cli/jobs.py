@@ -47,4 +47,4 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
 def _time(seconds: Any) -> str:
     if not isinstance(seconds, (int, float)):
         return "-"
-    return datetime.datetime.fromtimestamp(seconds).isoformat(sep=" ", timespec="seconds")
+    return datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).astimezone().strftime("%Y-%m-%d %H:%M:%S")

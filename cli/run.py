@@ -16,7 +16,7 @@ from yggdrasill.executor import enter_run
 from yggdrasill.stage import Stage, State
 from yggdrasill.world import World
 
-__all__ = ["add", "main"]
+__all__ = ["add", "main", "state_values"]
 
 
 def add(parser: argparse.ArgumentParser) -> None:

@@ -78,6 +78,11 @@ class RunContext:
         return "/".join((*self.path, self.node) if self.node else self.path)
 
     @property
+    def step(self) -> str:
+        """The node being called, with the number of the call from the second on: a run nested in a loop has a path per call."""
+        return f"{self.node}#{self.call}" if self.call else self.node
+
+    @property
     def cancelled(self) -> bool:
         """True once somebody asked the run to stop; long blocks look at it, or call `check_cancelled`."""
         return self.token.cancelled
@@ -177,7 +182,7 @@ def enter_run(
             outside=outside,
         )
     else:
-        context = outer.child(outer.node, seed=seed, pass_index=pass_index)
+        context = outer.child(outer.step, seed=seed, pass_index=pass_index)
         if path is not None:
             context.path = path
         if token is not None:
