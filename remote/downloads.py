@@ -14,9 +14,9 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.reports import LoadReport, Meter, report
 from yggdrasill.remote.retry import Retry
+from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 from yggdrasill.values.memory_store import aligned_memory
 from yggdrasill.values.payload import blake3_hex
-from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 
 __all__ = ["RemoteHandle", "fetch", "fetch_all", "load", "stream"]
 

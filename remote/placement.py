@@ -114,6 +114,8 @@ def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Part
 def match_keys(keys: Iterable[str], parts: Iterable[Part]) -> tuple[dict[tuple[str, ...], str], list[str]]:
     """The key that places each part, by path, the most specific of several; and the keys that name nothing.
 
+    A key that names a part and others inside it means the outermost: it is placed whole.
+
     Raises:
         InvalidConfig: a key that is no whole path names several parts.
     """
@@ -123,6 +125,7 @@ def match_keys(keys: Iterable[str], parts: Iterable[Part]) -> tuple[dict[tuple[s
     for key in sorted(keys, key=lambda key: key.count("/")):
         exact = [part for part in everything if part.name == key]
         named = exact or [part for part in everything if part.is_named_by(key)]
+        named = [part for part in named if not any(part.path[: len(o.path)] == o.path != part.path for o in named)]
         if len(named) > 1:
             raise InvalidConfig(f"graphs: {key!r} is ambiguous; it can be {choices(part.name for part in named)}. Write the path.", key=key)
         for part in named:

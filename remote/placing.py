@@ -72,7 +72,14 @@ class _Placer:
         return cast("Flow | World", child).with_children(changed) if changed else child
 
     def _proxy(self, child: Any, path: tuple[str, ...], placement: Placement) -> Any:
-        return make_proxy(self._registry, placement, child.id, child.to_config(), state=travelling_state(child) if isinstance(child, Container) else None, fallback=lambda: child)
+        return make_proxy(
+            self._registry,
+            placement,
+            child.id,
+            child.to_config(),
+            state=travelling_state(child) if isinstance(child, Container) else None,
+            fallback=lambda: child,
+        )
 
     def _settle(self, part: Container | ComfyGraph, home: str) -> None:
         for block in part.blocks() if isinstance(part, Container) else ():

@@ -54,12 +54,14 @@ class RemoteGraph(Proxy):
         return self._spec("outputs", include_dtype)
 
     def _spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:
-        try:
-            return self.contract.spec(side, include_dtype)
-        except EndpointUnreachable as error:
-            local = self._here(error)
-            found: list[dict[str, Any]] = (local.get_input_spec if side == "inputs" else local.get_output_spec)(include_dtype)
-            return found
+        if self._local is None or self.route.known_contract() is not None:
+            try:
+                return self.contract.spec(side, include_dtype)
+            except EndpointUnreachable as error:
+                self._here(error)
+        local = self._local
+        found: list[dict[str, Any]] = (local.get_input_spec if side == "inputs" else local.get_output_spec)(include_dtype)
+        return found
 
     def run(
         self,

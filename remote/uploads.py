@@ -12,8 +12,8 @@ from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.downloads import RemoteHandle, stream
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports.transport import Chunk
-from yggdrasill.values.codec import encode
 from yggdrasill.values.artifact_refs import ArtifactHandle
+from yggdrasill.values.codec import encode
 
 __all__ = ["find_handles", "upload"]
 

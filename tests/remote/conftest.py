@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from samples.endpoints import Cutter, EndpointProcess, cutter
+from samples.endpoints import Cutter, EndpointProcess, cutter, free_port
 
 
 @dataclass(frozen=True)
@@ -26,18 +26,17 @@ class Fleet:
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     folder = tmp_path_factory.mktemp("endpoints")
     shared = folder / "shared"
-    forge = EndpointProcess("forge", folder / "forge", slots=2)
+    port = free_port()
+    forge = EndpointProcess("forge", folder / "forge", slots=2, port=port)
+    attic = EndpointProcess("attic", folder / "attic", peers=[f"http://127.0.0.1:{port}"])
     cave = EndpointProcess("cave", folder / "cave")
     annex = EndpointProcess("annex", folder / "annex", artifacts=str(shared))
-    started = [forge, cave, annex]
+    started = [forge, attic, cave, annex]
     try:
         for endpoint in started:
             endpoint.begin()
         for endpoint in started:
             endpoint.ready()
-        attic = EndpointProcess("attic", folder / "attic", peers=[forge.url])
-        started.append(attic)
-        attic.start()
         yield Fleet(forge, attic, cave, annex, shared)
     finally:
         for endpoint in started:

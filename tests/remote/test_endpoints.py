@@ -105,7 +105,7 @@ def test_the_environment_goes_before_the_secrets(file: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    "text, said",
     [
         ("endpoints:\n  forge: {url: 'http://x'\n", "line 3"),
         ("endpoints:\n  a: {url: 'http://x'}\n  a: {url: 'http://y'}\n", "stands twice"),
@@ -192,6 +192,11 @@ def test_an_ambiguous_key_is_named_with_the_paths_it_can_be() -> None:
         match_keys(["gen"], parts("a", "a/gen", "b", "b/gen"))
 
 
+def test_a_key_of_a_part_and_of_what_is_inside_it_places_it_whole() -> None:
+    found, _ = match_keys(["gen"], parts("a", "a/gen", "a/gen/gen"))
+    assert found == {("a", "gen"): "gen"}
+
+
 def test_a_part_is_also_named_by_its_own_id() -> None:
     part = Part.of_config(("node_1",), {"graph_config": {"graph_id": "terrain", "nodes": []}})
     assert part.is_named_by("terrain")
@@ -217,7 +222,7 @@ def test_placements_have_one_json_form() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "gets"),
+    "url, gets",
     [
         ("https://attic.example:8400/base", True),
         ("https://attic.example:8400/base/deeper", True),

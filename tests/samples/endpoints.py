@@ -18,7 +18,7 @@ from typing import Any
 
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry
 
-__all__ = ["TOKEN", "Cutter", "EndpointProcess", "cutter", "registry_of"]
+__all__ = ["TOKEN", "Cutter", "EndpointProcess", "cutter", "free_port", "registry_of"]
 
 TESTS = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
@@ -41,7 +41,7 @@ class EndpointProcess:
         """Start the process without waiting, so that several start at once."""
         data = {**self._settings, "data_dir": str(self.data_dir)}
         paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "YGGDRASILL_TOKEN": self.token, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+        environment = {**os.environ, "YGGDRASILL_TOKEN": self.token, "PYTHONPATH": os.pathsep.join(paths)}
         environment.pop("YGGDRASILL_URL", None)
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._log = (self.data_dir / "stderr.log").open("a", encoding="utf-8")
@@ -120,6 +120,12 @@ class EndpointProcess:
         return self.endpoint(url).client()
 
 
+def free_port() -> int:
+    """A port that is free now."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 def registry_of(*endpoints: EndpointProcess | Endpoint, **options: Any) -> EndpointRegistry:
     """A registry of these endpoints."""
     named = {item.name: item.endpoint() if isinstance(item, EndpointProcess) else item for item in endpoints}
@@ -151,6 +157,10 @@ class Cutter:
         """Cut the next connections, ``times`` times, each after ``after`` bytes."""
         with self._lock:
             self.cuts, self.cut_after, self._passed = times, after, 0
+
+    def sever(self) -> None:
+        """Cut every connection now."""
+        self._cut_all()
 
     def close(self) -> None:
         """End every connection."""

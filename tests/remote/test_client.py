@@ -1,0 +1,222 @@
+"""The client against answers that no good endpoint gives, and its patience; no process is needed for these."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from samples.graphs import graph_of
+from yggdrasill.errors import (
+    EndpointFailed,
+    EndpointUnreachable,
+    InvalidArgument,
+    JobConflict,
+    LimitExceeded,
+    PayloadTooLarge,
+    ProtocolMismatch,
+    QueueFull,
+    UnknownArtifact,
+    YggdrasillError,
+)
+from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, Patience, RemoteGraph
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.retry import Retry
+from yggdrasill.remote.transports.memory import Answer
+from yggdrasill.remote.transports.transport import Request
+
+GOOD = {"X-Yggdrasill-Protocol": "1"}
+CONTRACT = {"graph_id": "g", "kind": "graph", "hash": "h", "inputs": [{"name": "x"}], "outputs": [{"name": "y", "dtype": "any"}]}
+QUICK = Patience(first=0.2, later=0.3)
+
+
+def answer(document: Any, status: int = 200) -> Answer:
+    return Answer(status, json.dumps(document).encode(), GOOD)
+
+
+def refusal(error: YggdrasillError, status: int) -> Answer:
+    return answer({"error": error.to_dict()}, status)
+
+
+def client_of(handler: Callable[[Request, bytes], Awaitable[Answer]]) -> EndpointClient:
+    return EndpointClient("http://memory", token="very-hidden", name="memory", transport=MemoryTransport(handler))
+
+
+def always(given: Answer | Exception) -> EndpointClient:
+    async def handler(request: Request, body: bytes) -> Answer:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    return client_of(handler)
+
+
+class Script:
+    """An endpoint whose jobs answer what was written down, in order, the last one for ever."""
+
+    def __init__(self, *answers: Answer | Exception) -> None:
+        self.answers = list(answers)
+        self.keys: list[str] = []
+        self.paths: list[str] = []
+        self.sent: list[bytes] = []
+
+    async def __call__(self, request: Request, body: bytes) -> Answer:
+        path = request.url.removeprefix("http://memory/yggdrasill/v1")
+        self.paths.append(f"{request.method} {path}")
+        assert request.headers["Authorization"] == "Bearer very-hidden"
+        if path == "/capabilities":
+            return answer({"protocol": 1})
+        if path.endswith("/contract"):
+            return answer(CONTRACT)
+        if path.startswith("/artifacts"):
+            self.sent.append(body)
+            return answer({}, 201)
+        self.keys.append(json.loads(body)["key"])
+        given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    def graph(self, **options: Any) -> RemoteGraph:
+        return RemoteGraph(endpoint=client_of(self), graph_id="g", patience=QUICK, **options)
+
+
+DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y": 2}, "payloads": []}, "error": None})
+
+
+@pytest.mark.parametrize(
+    "given, kind, said",
+    [
+        (Answer(200, b"{}", {}), ProtocolMismatch, "no Yggdrasill protocol"),
+        (Answer(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "no JSON object"),
+        (Answer(200, b"[1]", GOOD), ProtocolMismatch, "no JSON object"),
+        (Answer(200, b"{}", {"X-Yggdrasill-Protocol": "2"}), ProtocolMismatch, "protocol version 2"),
+        (Answer(404, b"not here", {}), ProtocolMismatch, "no Yggdrasill protocol"),
+        (Answer(302, b"", {"Location": "http://elsewhere"}), ProtocolMismatch, "no Yggdrasill protocol"),
+        (Answer(500, b"oops", GOOD), EndpointFailed, "HTTP 500"),
+        (Answer(503, b"starting", {}), EndpointUnreachable, "HTTP 503"),
+        (refusal(ProtocolMismatch("this endpoint speaks 2"), 426), ProtocolMismatch, "speaks 2"),
+        (refusal(PayloadTooLarge("over the limit"), 413), PayloadTooLarge, "over the limit"),
+        (answer({"error": {"type": "Surprise", "message": "new"}}, 500), EndpointFailed, "new"),
+        (ConnectionResetError(104, "reset"), EndpointUnreachable, "broke"),
+        (Answer(200, b" " * (65 << 20), GOOD), LimitExceeded, "larger than"),
+    ],
+    ids=lambda value: value.__name__ if isinstance(value, type) else "",
+)
+def test_a_bad_answer_is_named_and_shows_no_token(given: Answer | Exception, kind: type[YggdrasillError], said: str) -> None:
+    with pytest.raises(kind) as caught:
+        bridge().run(always(given).health())
+    assert said in caught.value.message
+    assert "very-hidden" not in str(caught.value) + str(caught.value.details)
+
+
+@pytest.mark.parametrize("document", [{}, {**CONTRACT, "inputs": None}, {**CONTRACT, "outputs": [{}]}, {**CONTRACT, "hash": 3}])
+def test_a_contract_that_is_none_is_a_protocol_mismatch(document: Any) -> None:
+    with pytest.raises(ProtocolMismatch, match="'memory'"):
+        _ = RemoteGraph(endpoint=always(answer(document)), graph_id="g").contract
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:8400", "ftp://h", "http://", "http://a:b@h", "http://h?token=x", "http://h#x", 7])
+def test_what_is_no_url_of_an_endpoint_is_refused(url: Any) -> None:
+    with pytest.raises(InvalidArgument):
+        EndpointClient(url)
+
+
+def test_a_lost_connection_is_tried_again_with_the_same_key() -> None:
+    script = Script(ConnectionResetError(104, "reset"), asyncio.TimeoutError(), DONE)
+    assert script.graph().run({"x": 1}) == {"y": 2}
+    assert len(script.keys) == 3
+    assert len(set(script.keys)) == 1
+
+
+def test_two_calls_have_two_keys() -> None:
+    script = Script(DONE)
+    graph = script.graph()
+    graph.run({"x": 1})
+    graph.run({"x": 1})
+    assert len(set(script.keys)) == 2
+
+
+def test_what_the_endpoint_lacks_is_sent_and_asked_for_again_with_the_same_key() -> None:
+    data = bytes(100_000)
+    missing = UnknownArtifact("missing", missing=["e" * 64])
+    script = Script(refusal(missing, 409), DONE)
+    with pytest.raises(UnknownArtifact, match="nobody here has it"):
+        script.graph().run({"x": data})
+    from yggdrasill.values.payload import blake3_hex
+
+    name = blake3_hex(memoryview(data))
+    script = Script(refusal(UnknownArtifact("missing", missing=[name]), 409), DONE)
+    assert script.graph().run({"x": data}) == {"y": 2}
+    assert script.sent == [data]
+    assert len(set(script.keys)) == 1
+
+
+def test_an_endpoint_that_keeps_losing_an_artifact_is_not_fed_for_ever() -> None:
+    from yggdrasill.values.payload import blake3_hex
+
+    data = bytes(100_000)
+    script = Script(refusal(UnknownArtifact("missing", missing=[blake3_hex(memoryview(data))]), 409))
+    with pytest.raises(UnknownArtifact):
+        script.graph().run({"x": data})
+    assert len(script.sent) == 5
+
+
+@pytest.mark.parametrize("error", [JobConflict("used"), QueueFull("full"), InvalidArgument("no")], ids=lambda error: type(error).__name__)
+def test_what_the_endpoint_refuses_arrives_as_it_is_and_is_not_tried_again(error: YggdrasillError) -> None:
+    script = Script(refusal(error, 409))
+    with pytest.raises(type(error), match=error.message):
+        script.graph().run({"x": 1})
+    assert len(script.keys) == 1
+
+
+def test_a_job_that_ends_without_output_or_error_is_the_endpoints_failure() -> None:
+    with pytest.raises(EndpointFailed, match="without output or error"):
+        Script(answer({"job_id": "j", "status": "COMPLETED"})).graph().run({"x": 1})
+
+
+def test_patience_is_short_before_the_first_answer_and_longer_after() -> None:
+    async def lose(retry: Retry) -> float:
+        async def for_ever() -> None:
+            while True:
+                await retry.pause(EndpointUnreachable("gone"))
+
+        start = time.perf_counter()
+        with pytest.raises(EndpointUnreachable):
+            await for_ever()
+        return time.perf_counter() - start
+
+    async def both() -> tuple[float, float]:
+        first, later = Retry(Patience(first=0.1, later=0.8)), Retry(Patience(first=0.1, later=0.8))
+        later.answered()
+        return await lose(first), await lose(later)
+
+    first, later = bridge().run(both())
+    assert first < 0.2 < later < 1.0
+
+
+def test_a_full_endpoint_hands_over_to_the_next() -> None:
+    full, free = Script(refusal(QueueFull("full"), 429)), Script(DONE)
+    endpoints = {
+        name: Endpoint(name, "http://memory", secret="very-hidden", transport=MemoryTransport(script))
+        for name, script in (("full", full), ("free", free))
+    }
+
+    async def deployable(script: Script, request: Request, body: bytes) -> Answer:
+        return answer({"created": True}) if request.method == "PUT" else await script(request, body)
+
+    for name, script in (("full", full), ("free", free)):
+        endpoints[name] = Endpoint(
+            name,
+            "http://memory",
+            secret="very-hidden",
+            transport=MemoryTransport(lambda r, b, script=script: deployable(script, r, b)),  # type: ignore[misc]
+        )
+    registry = EndpointRegistry(endpoints, default={"replicas": ["full", "free"], "policy": "first"})
+    placed = graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id="g").place(registry)
+    assert placed.run({"x": 1}) == {"y": 2}
+    assert len(full.keys) == len(free.keys) == 1
