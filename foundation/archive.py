@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from yggdrasill.errors import InvalidArgument, InvalidCheckpoint, MissingFile, StorageFailed
 from yggdrasill.values.files import write_file
@@ -80,6 +80,7 @@ class ArchiveSource(Source):
             else:
                 self._tar = tarfile.open(path)  # noqa: SIM115 - closed by close()
                 self._names = set(self._tar.getnames())
+                _check_end(self._tar)
         except _DAMAGE as error:
             self.close()
             raise InvalidCheckpoint(f"{str(path)!r} is no readable archive: {error}; it must be a zip or tar that save() wrote") from error
@@ -135,6 +136,14 @@ def write_archive(path: str | Path, files: Iterable[tuple[str, bytes]]) -> None:
     else:
         raise InvalidArgument(f"an archive's name ends in .zip, .tar or .tar.gz, got {str(path)!r}")
     write_file(path, buffer.getbuffer())
+
+
+def _check_end(tar: tarfile.TarFile) -> None:
+    """A tar ends in empty blocks; `tarfile` takes one that was cut in a header for a shorter one."""
+    file = cast(IO[bytes], tar.fileobj)
+    file.seek(tar.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError("its end is missing")
 
 
 def _write_tar(target: IO[bytes] | gzip.GzipFile, files: Iterable[tuple[str, bytes]]) -> None:

@@ -166,9 +166,13 @@ def resolve_ref(value: Any, base_dir: str | Path | None, where: str, allow: bool
         if not isinstance(path, str) or not path:
             raise InvalidConfig(f"{where}: 'ref' must be a path, got {path!r}")
         file = (base or Path()) / path
-        if file.resolve() in seen:
+        try:
+            place = file.resolve()
+        except (ValueError, RuntimeError) as error:
+            raise InvalidConfig(f"{where}: 'ref' {path!r} is no file name: {error}") from error
+        if place in seen:
             raise InvalidConfig(f"{where}: 'ref' {path!r} leads back to itself through {' -> '.join(map(str, seen))}")
-        seen.append(file.resolve())
+        seen.append(place)
         try:
             value = read_document(file)
         except MissingFile:

@@ -61,6 +61,10 @@ class ReusePool:
     def __len__(self) -> int:
         return len(self._live)
 
+    def __bool__(self) -> bool:
+        """True: ``pool or ReusePool.shared()`` must not take an empty pool for none."""
+        return True
+
     def acquire(self, block_type: str, config: Mapping[str, Any], build: Callable[[], AbstractBaseBlock]) -> AbstractBaseBlock:
         """The live block of this identity, or a new one from ``build`` (called once, however many ask at a time)."""
         identity = reuse_identity(block_type, config) if self._share else None

@@ -102,7 +102,7 @@ class FileTemplate:
         value = given.get(name, parameter.default)
         if parameter.choices is None:
             return copy.deepcopy(value)
-        if value not in parameter.choices:
+        if not isinstance(value, str) or value not in parameter.choices:
             raise InvalidArgument(f"template {self.name!r}: parameter {name!r} is {value!r}; it can be {choices(parameter.choices)}")
         return copy.deepcopy(parameter.choices[value])
 
