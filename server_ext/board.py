@@ -77,6 +77,7 @@ class Board:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
+        self._ended = False
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -97,7 +98,8 @@ class Board:
         return unfinished
 
     async def stop(self) -> None:
-        """Watch no longer."""
+        """Watch no longer, and let everybody go who waits."""
+        self._ended = True
         if self._sweeper is not None:
             self._sweeper.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -190,7 +192,7 @@ class Board:
         done = self._done.get(job.job_id)
         until = time.monotonic() + seconds
         with self.attended(job):
-            while done is not None and not done.done() and (left := until - time.monotonic()) > 0 and is_there():
+            while done is not None and not done.done() and not self._ended and (left := until - time.monotonic()) > 0 and is_there():
                 await asyncio.wait([done], timeout=min(left, _LOOK))
 
     # -- ending -------------------------------------------------------------------------------------------------

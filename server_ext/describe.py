@@ -69,7 +69,9 @@ def _is_deterministic(runnable: Any) -> bool:
         return False
     if not isinstance(runnable, Container):
         return bool(runnable.deterministic)
-    return all(block.deterministic for block in runnable.blocks()) and all(getattr(leaf, "deterministic", False) for leaf in _elsewhere(runnable))
+    return all(block.deterministic for block in runnable.blocks()) and all(
+        getattr(leaf, "deterministic", False) for leaf in _elsewhere(runnable)
+    )
 
 
 def _elsewhere(runnable: Any) -> Iterator[Any]:

@@ -58,10 +58,16 @@ class EventHub:
             listener.take(event)
         return event
 
+    def end(self) -> None:
+        """End every stream; those who listen may come again elsewhere."""
+        for listener in tuple(self._listeners):
+            listener.cut_off = True
+            listener.arrived.set()
+
     async def listen(self, job_id: str | None, after: int | None, pause: float) -> AsyncIterator[Event | None]:
         """Events of one job, or of all, from after the number ``after`` (None: from now on), without end.
 
-        None comes whenever nothing happened for ``pause`` seconds. It ends only for a listener that is too far behind.
+        None comes whenever nothing happened for ``pause`` seconds. It ends only for a listener that is too far behind, and with `end`.
         """
         listener = _Listener(job_id)
         self._listeners.add(listener)

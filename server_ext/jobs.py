@@ -25,7 +25,7 @@ _Act = Callable[[sqlite3.Connection], Any]
 
 _VERSION = 1
 _BATCH = 256
-_PATIENCE = 2.0
+_PATIENCE = 1.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     job_id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, graph_id TEXT NOT NULL, graph_hash TEXT NOT NULL, body_hash TEXT NOT NULL,

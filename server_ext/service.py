@@ -122,6 +122,7 @@ class Service:
                 self.board.stop_job(job, "the endpoint is shutting down")
         await self._until_idle(5.0)
         await self.board.stop()
+        self.hub.end()
         await self._fetcher.close()
         logging.getLogger("yggdrasill.run").removeHandler(self._run_log)
         await asyncio.to_thread(self._jobs.close)

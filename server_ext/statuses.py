@@ -55,10 +55,11 @@ def status_of(error: YggdrasillError) -> int:
     """The status an endpoint answers with for ``error``.
 
     Two errors say more than their class: access denied over Host or Origin (``details["reason"]``) is 403, since no token
-    would help, and artifacts a job lacks (``details["missing"]``) are a 409, since the call itself was right.
+    would help, and artifacts a job lacks (``details["missing"]``, of none of which the request is the name) are a 409, since the
+    call itself was right.
     """
     if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin"):
         return 403
-    if isinstance(error, UnknownArtifact) and "missing" in error.details:
+    if isinstance(error, UnknownArtifact) and "missing" in error.details and "hash" not in error.details:
         return 409
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)

@@ -10,8 +10,8 @@ import torch
 
 from samples.graphs import sample_registry
 from samples.http import Door, Http, error_of, in_background, one_node
-from yggdrasill.foundation import Graph
 from yggdrasill.executor.context import enter_run
+from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.server_ext.deployments import deployment_hash
 from yggdrasill.stage import Stage
@@ -143,9 +143,9 @@ def test_the_same_key_finds_the_same_job(server: Http) -> None:
 
 def test_the_same_key_with_another_body_is_refused(server: Http) -> None:
     key = uuid.uuid4().hex
-    server.submit("double", {"x": 1}, key=key)
-    for graph, value, facts in (("double", {"x": 2}, {}), ("say", {"x": 1}, {}), ("double", {"x": 1}, {"run": {"seed": 5}})):
-        assert error_of(server.submit(graph, value, key=key, **facts)) == (409, "JobConflict")
+    server.submit("double", {"x": 1}, key=key, run={"seed": None})
+    for graph, value, seed in (("double", 2, None), ("say", 1, None), ("double", 1, 5)):
+        assert error_of(server.submit(graph, {"x": value}, key=key, run={"seed": seed})) == (409, "JobConflict")
 
 
 def test_two_requests_with_one_key_at_the_same_time_run_once(server: Http, door: Door) -> None:

@@ -24,7 +24,9 @@ def tree(cls: type[YggdrasillError]) -> Iterator[type[YggdrasillError]]:
         yield from tree(sub)
 
 
-ERRORS = sorted({cls for cls in tree(YggdrasillError) if cls.__module__ == errors.__name__} - {YggdrasillError}, key=lambda cls: cls.__name__)
+ERRORS = sorted(
+    {cls for cls in tree(YggdrasillError) if cls.__module__ == errors.__name__} - {YggdrasillError}, key=lambda cls: cls.__name__
+)
 
 
 @pytest.mark.parametrize("cls", ERRORS)
@@ -47,6 +49,7 @@ def test_an_error_has_the_status_its_meaning_asks_for(name: str, status: int) ->
         (AccessDenied("...", reason="host"), 403),
         (AccessDenied("...", reason="origin"), 403),
         (UnknownArtifact("...", missing=["00"]), 409),
+        (UnknownArtifact("...", missing=["00"], hash="00"), 404),
     ],
 )
 def test_some_errors_say_more_than_their_class(error: YggdrasillError, status: int) -> None:

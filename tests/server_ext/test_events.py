@@ -1,0 +1,117 @@
+"""Event streams: order, resume, what they tell, when they end."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from samples.http import Door, Http, error_of, events_of, in_background, one_node
+from yggdrasill.server_ext.events import EventHub
+from yggdrasill.server_ext.jobs import JobStore
+
+
+def statuses(events: list[dict[str, Any]]) -> list[str]:
+    return [event["data"]["status"] for event in events if event["event"] == "status"]
+
+
+def test_a_job_tells_its_life_in_order_and_the_stream_ends_with_it(server: Http, door: Door) -> None:
+    job_id = server.start("gate", door.inputs(x=1))
+    stream = in_background(lambda: events_of(server.get(f"/jobs/{job_id}/events", stream=True)))
+    door.wait_begun()
+    door.open()
+    events = stream.result(20)
+    assert statuses(events) == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+    assert [event["id"] for event in events] == sorted({event["id"] for event in events})
+    assert all(event["data"]["job_id"] == job_id for event in events)
+
+
+def test_a_listener_goes_on_after_the_last_event_it_saw(server: Http, door: Door) -> None:
+    job_id = server.start("gate", door.inputs(x=1))
+    door.wait_begun()
+    first = events_of(server.get(f"/jobs/{job_id}/events", stream=True), stop_after=2)
+    again = in_background(
+        lambda: events_of(server.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": str(first[-1]["id"])}))
+    )
+    door.open()
+    assert statuses(first) + statuses(again.result(20)) == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
+
+
+def test_events_of_a_finished_job_are_told_from_any_place(server: Http) -> None:
+    job_id = server.start("double", {"x": 1})
+    server.result(job_id)
+    everything = events_of(server.get(f"/jobs/{job_id}/events", stream=True))
+    for place, event in enumerate(everything):
+        rest = events_of(server.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": str(event["id"])}))
+        assert rest == everything[place + 1 :]
+
+
+def test_progress_and_log_lines_carry_their_place(server: Http) -> None:
+    server.deploy("slow", one_node("slow", seconds=0.6))
+    job_id = server.start("slow", {"x": 1}, run={"seed": 1, "path": ["stage", "part"], "pass_index": 0})
+    events = events_of(server.get(f"/jobs/{job_id}/events", stream=True))
+    progress = [event["data"] for event in events if event["event"] == "progress"]
+    assert len(progress) >= 5
+    assert [entry["done"] for entry in progress] == sorted(entry["done"] for entry in progress)
+    assert progress[-1] == {"job_id": job_id, "place": "stage/part/node", "done": 10, "total": 10, "text": None}
+    assert server.get(f"/jobs/{job_id}").json()["progress"]["done"] == 10
+    said = events_of(server.get(f"/jobs/{server.start('say', {'x': 'hello'})}/events", stream=True))
+    assert [event["data"]["text"] for event in said if event["event"] == "log"] == ["I was given hello"]
+
+
+def test_a_failed_job_ends_its_stream_with_the_error(server: Http) -> None:
+    events = events_of(server.get(f"/jobs/{server.start('fail', {'x': 1})}/events", stream=True))
+    assert statuses(events)[-1] == "FAILED"
+    assert events[-1]["data"]["error"]["type"] == "BlockFailed"
+
+
+def test_one_stream_tells_of_all_jobs(server: Http) -> None:
+    with server.get("/events", stream=True) as stream:
+        listening = in_background(lambda: events_of(stream, stop_after=6))
+        jobs = [server.start("double", {"x": number}) for number in range(2)]
+        events = listening.result(20)
+    assert {event["data"]["job_id"] for event in events} == set(jobs)
+
+
+def test_a_stream_of_nothing_is_refused(server: Http) -> None:
+    assert error_of(server.get("/jobs/nothing/events")) == (404, "UnknownJob")
+    job_id = server.start("double", {"x": 1})
+    assert error_of(server.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": "nine"})) == (400, "InvalidArgument")
+
+
+def test_an_idle_stream_breathes_and_a_slow_listener_is_cut_off(tmp_path: Path) -> None:
+    async def listen() -> list[Any]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        stream = hub.listen("job", None, 0.02)
+        seen: list[Any] = [await stream.__anext__()]
+        for number in range(10_002):
+            hub.emit("job", "log", {"number": number})
+        seen += [event async for event in stream]
+        store.close()
+        return seen
+
+    seen = asyncio.run(listen())
+    assert seen == [None]
+
+
+def test_a_late_listener_misses_nothing_while_events_go_on(tmp_path: Path) -> None:
+    async def listen() -> list[int]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        for number in range(1500):
+            hub.emit("job" if number % 2 else "other", "log", {"number": number})
+        found: list[int] = []
+        async for event in hub.listen("job", 0, 0.5):
+            assert event is not None
+            found.append(event.data["number"])
+            if len(found) < 500:
+                hub.emit("job", "log", {"number": 1500 + len(found)})
+            if found[-1] == 1999:
+                break
+        store.close()
+        return found
+
+    assert asyncio.run(listen()) == [*range(1, 1500, 2), *range(1501, 2000)]

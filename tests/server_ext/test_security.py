@@ -1,0 +1,290 @@
+"""Every line of 'closed by default', tried as an attack."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import socket
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from samples.http import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
+from yggdrasill.errors import AccessDenied, InvalidArgument
+from yggdrasill.server_ext.auth import Guard, keep_secret, resolve_token
+from yggdrasill.server_ext.routes import ROUTES
+
+
+def ask(http: Http, method: str, path: str, **headers: str) -> requests.Response:
+    """A request without this session's own headers."""
+    return requests.request(method, http.url + path, headers=headers, timeout=10)
+
+
+# -- the token ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+def test_no_route_answers_without_the_token(server: Http, route: Any) -> None:
+    path = route.path.replace("{graph_id}", "double").replace("{job_id}", "x").replace("{hash}", "0" * 64)
+    assert error_of(ask(server, route.method, path)) == (401, "AccessDenied")
+
+
+@pytest.mark.parametrize(
+    "given", ["", "Bearer", "Bearer ", "Bearer wrong-token", "Basic {token}", "{token}", "Bearer {token}x", "Bearer {cut}", "Bearer \u00e9"]
+)
+def test_other_credentials_do_not_open(server: Http, given: str) -> None:
+    token = server.process.token
+    header = given.format(token=token, cut=token[:-1]).encode("latin-1")
+    answer = requests.get(server.url + "/health", headers={"Authorization": header}, timeout=10)
+    assert error_of(answer) == (401, "AccessDenied")
+    assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+@pytest.mark.parametrize("name", ["token", "access_token", "api_key"])
+def test_a_token_in_the_url_is_refused_even_beside_the_right_one(server: Http, name: str) -> None:
+    assert error_of(server.get(f"/health?{name}={server.process.token}")) == (401, "AccessDenied")
+
+
+def test_the_token_file_is_for_its_owner_and_made_once(tmp_path: Path) -> None:
+    token = resolve_token(tmp_path, environment={})
+    assert len(token) >= 32
+    assert resolve_token(tmp_path, environment={}) == token
+    if os.name == "posix":
+        assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+        (tmp_path / "token").chmod(0o644)
+        keep_secret(tmp_path / "token")
+        assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+    assert resolve_token(tmp_path, environment={"YGGDRASILL_TOKEN": "from-environment"}) == "from-environment"
+    assert resolve_token(tmp_path, "given-by-caller", {"YGGDRASILL_TOKEN": "from-environment"}) == "given-by-caller"
+
+
+@pytest.mark.parametrize("weak", ["short", "with space in it", "line\nbreak-here", "t\u00f6ken-with-umlaut"])
+def test_a_weak_token_is_refused(tmp_path: Path, weak: str) -> None:
+    with pytest.raises(InvalidArgument, match="token must be"):
+        resolve_token(tmp_path, weak)
+
+
+# -- Host and Origin ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8400", "127.0.0.1.evil.example", "localhost.evil.example", "", "[::2]", "a@127.0.0.1@b"]
+)
+def test_another_host_name_is_refused(server: Http, host: str) -> None:
+    answer = server.get("/health", headers={"Host": host})
+    assert (answer.status_code == 400 and not answer.text.startswith("{")) or error_of(answer) == (403, "AccessDenied")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+    ],
+    ids=str,
+)
+def test_foreign_pages_are_refused_even_with_the_token(server: Http, headers: dict[str, str]) -> None:
+    assert error_of(server.get("/health", headers=headers)) == (403, "AccessDenied")
+    assert error_of(server.post("/graphs/double/jobs", headers=headers, json={})) == (403, "AccessDenied")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:80", "localhost", "LOCALHOST:9", "[::1]:8400", "forge.lan:8400", "forge.lan"])
+def test_a_guard_lets_the_names_in_it_was_told(host: str) -> None:
+    guard = Guard("a-token-of-eight", ["0.0.0.0", "forge.lan", "::"])
+    guard.check_source(host, f"http://{host}", "same-origin")
+    guard.check_source(host, None, None)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "", "[", "forge.lan.evil", "http://forge.lan@evil/"])
+def test_a_guard_keeps_other_names_out(host: str) -> None:
+    with pytest.raises(AccessDenied) as caught:
+        Guard("a-token-of-eight", ["0.0.0.0", "forge.lan"]).check_source(host, None, None)
+    assert caught.value.details["reason"] == "host"
+
+
+# -- protocol and bodies ------------------------------------------------------------------------------------------
+
+
+def test_another_protocol_version_is_named(server: Http) -> None:
+    answer = server.get("/health", headers={"X-Yggdrasill-Protocol": "2"})
+    assert error_of(answer) == (426, "ProtocolMismatch")
+    assert answer.headers["X-Yggdrasill-Protocol"] == "1"
+
+
+BODIES: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "CorruptData"),
+    "no JSON": (b"\x89YGG", "CorruptData"),
+    "cut short": (b'{"key": "a", "inputs": {"skel', "CorruptData"),
+    "NaN": (b'{"key": NaN}', "CorruptData"),
+    "a number of a million digits": (b'{"key": ' + b"9" * 50_000 + b"}", "CorruptData"),
+    "a list": (b"[1, 2]", "InvalidArgument"),
+    "unknown keys": (b'{"key": "a", "inputs": {"skeleton": 1, "payloads": []}, "import": "os"}', "InvalidArgument"),
+    "a key of another type": (b'{"key": 5, "inputs": {"skeleton": 1, "payloads": []}}', "InvalidArgument"),
+    "no waiting": (b'{"key": "a", "inputs": {"skeleton": 1, "payloads": []}, "wait": -1}', "InvalidArgument"),
+    "deep JSON": (b"[" * 30_000 + b"]" * 30_000, "LimitExceeded"),
+    "a deep skeleton": (b'{"key": "deep", "inputs": {"skeleton": ' + b"[" * 400 + b"]" * 400 + b', "payloads": []}, "wait": 5}', "LimitExceeded"),
+    "a payload that claims much": (
+        b'{"key": "claims", "inputs": {"skeleton": {"x": {"$tensor": 0}}, "payloads": [%s]}}'
+        % b'{"dtype": "uint8", "shape": [4611686018427387904], "nbytes": 4611686018427387904, "inline": ""}',
+        "CorruptData",
+    ),
+    "a name that is none": (
+        b'{"key": "name", "inputs": {"skeleton": 1, "payloads": [{"dtype": "bytes", "shape": [1], "nbytes": 1, "artifact": "../token"}]}}',
+        "CorruptData",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_a_broken_body_is_one_clear_error(server: Http, name: str) -> None:
+    body, expected = BODIES[name]
+    answer = server.post("/graphs/double/jobs", data=body)
+    error = answer.json().get("error")
+    assert error is not None
+    assert error["type"] == expected
+    assert server.run("double", {"x": 1}) == {"y": 2}
+
+
+def test_a_body_of_too_many_items_is_refused_before_it_is_built(server: Http) -> None:
+    answer = server.post("/graphs/double/jobs", data=b"[" + b"[]," * 3_000_000 + b"[]]")
+    assert error_of(answer) == (400, "LimitExceeded")
+
+
+def test_compressed_bodies_are_refused_and_not_unpacked(server: Http) -> None:
+    bomb = gzip.compress(bytes(64 << 20))
+    for path, method in (("/graphs/double/jobs", "POST"), (f"/artifacts/{'0' * 64}", "PUT"), ("/artifacts/batch", "POST")):
+        answer = server.session.request(method, server.url + path, data=bomb, headers={"Content-Encoding": "gzip"}, timeout=10)
+        assert error_of(answer) == (400, "InvalidArgument")
+
+
+def test_a_body_over_the_limit_in_chunks_is_refused(small: Http) -> None:
+    chunks = (b" " * 10_000 for _ in range(10))
+    assert error_of(small.post("/graphs/double/jobs", data=chunks)) == (413, "PayloadTooLarge")
+
+
+def test_a_slow_or_broken_connection_harms_nobody(server: Http) -> None:
+    host = server.process.url.removeprefix("http://")
+    address, port = host.split(":")
+    for text in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"\x16\x03\x01" * 100,
+        b"POST " + b"a" * 20_000,
+        b"PUT /yggdrasill/v1/artifacts/x HTTP/1.1\r\n",
+    ):
+        with socket.create_connection((address, int(port))) as connection:
+            connection.sendall(text)
+    assert server.get("/health").status_code == 200
+
+
+# -- configs ------------------------------------------------------------------------------------------------------
+
+
+def node(**config: Any) -> dict[str, Any]:
+    return one_node("double", **config)
+
+
+def world(**facts: Any) -> dict[str, Any]:
+    return {"world_id": "w", "cycle": [], "stages": {}, **facts}
+
+
+ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
+    "a config from a file": ("graph", {"ref": "/etc/passwd"}),
+    "a node's config from a file": (
+        "graph",
+        {"nodes": [{"node_id": "a", "block_type": "sample/double", "config": {"ref": "secrets.yaml"}}]},
+    ),
+    "a graph from a file": ("pipeline", {"graphs": [{"pipeline_node_id": "a", "ref": "graphs/x.json"}]}),
+    "a pipeline from a file": ("stage", {"pipelines": [{"stage_node_id": "a", "pipeline_config": {"ref": "x"}}]}),
+    "a stage from a file": ("world", world(stages={"a": {"ref": "x.json"}}, cycle=["a"])),
+    "a text from a file": ("world", world(initial_world={"story": {"ref": "../token.txt"}})),
+    "weights from anywhere": ("graph", node(checkpoint_ref="/etc/passwd")),
+    "weights above the root": ("graph", node(checkpoint_path="../token")),
+    "weights by file url": ("graph", node(checkpoint_ref="file:///etc/passwd")),
+    "weights from a home": ("graph", node(checkpoint_ref="~/.ssh/id_rsa")),
+    "a path deep inside": ("graph", node(model={"weights": [{"vocab_file": "/etc/shadow"}]})),
+    "a secret by name": ("graph", node(api_key="env:YGGDRASILL_TOKEN")),
+    "a secret in a list": ("graph", node(headers=[" ENV:HOME"])),
+    "a secret's variable": ("graph", node(api_key_env="YGGDRASILL_TOKEN")),
+    "an unknown endpoint": ("pipeline", {"graphs": [{"pipeline_node_id": "a", "endpoint_url": "http://169.254.169.254/"}]}),
+    "an unknown endpoint of a block": ("graph", node(endpoint_url="http://169.254.169.254/latest")),
+    "an unknown base url": ("graph", node(base_url="http://10.0.0.1/")),
+    "a world's storage anywhere": ("world", world(storage={"state_dir": "/tmp/x"})),
+    "a world's storage above its own": ("world", world(storage={"state_dir": "../../.."})),
+    "a world that is a path": ("world", world(world_id="../../x", storage={"state_dir": "s"})),
+    "code by name": ("graph", {"nodes": [{"node_id": "a", "block_type": "os:system", "config": {}}]}),
+    "code by module": ("graph", {"nodes": [{"node_id": "a", "block_type": "sample/double", "config": {}, "module": "os"}]}),
+    "another kind than it says": ("pipeline", one_node("double")),
+    "no end of nesting": ("graph", json.loads('{"metadata": ' + '{"a":' * 300 + "1" + "}" * 301)),
+}
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_config_may_not_reach_out(server: Http, name: str) -> None:
+    kind, config = ATTACKS[name]
+    answer = server.put("/graphs/attack", json={"kind": kind, "config": config})
+    status, error = error_of(answer)
+    assert (status, error) == ((404, "UnknownBlockType") if name == "code by name" else (400, "InvalidConfig"))
+    assert server.get("/graphs/attack").status_code == 404
+
+
+def test_a_checkpoint_under_the_root_is_loaded(server: Http) -> None:
+    root = server.process.data_dir / "models"
+    root.mkdir(exist_ok=True)
+    (root / "add.json").write_text(json.dumps({"offset": 5}), encoding="utf-8")
+    server.deploy("rooted", one_node("add", ("a", "b"), ("out",), checkpoint_ref="add.json"))
+    assert server.run("rooted", {"a": 1, "b": 2}) == {"out": 8}
+    (root / "out.json").symlink_to("/etc/passwd")
+    answer = server.put(
+        "/graphs/linked", json={"kind": "graph", "config": one_node("add", ("a", "b"), ("out",), checkpoint_ref="out.json")}
+    )
+    assert error_of(answer) == (400, "InvalidConfig")
+
+
+def test_a_worlds_storage_lies_in_its_own_folder(server: Http) -> None:
+    stage = {"stage_id": "s", "pipelines": []}
+    server.deploy("stored", world(world_id="mid", storage={"state_dir": "snapshots"}, stages={"s": stage}, cycle=["s"]), "world")
+    server.run("stored", {"state": None, "action": None})
+    assert [path.name for path in (server.process.data_dir / "worlds" / "mid" / "snapshots").iterdir()] == ["mid-last.ygg"]
+
+
+# -- secrets ------------------------------------------------------------------------------------------------------
+
+
+def test_secrets_are_in_no_answer_log_or_file(server: Http) -> None:
+    token = server.process.token
+    answer = server.submit("leak", {"x": 1})
+    job_id = answer.json()["job_id"]
+    told = [answer.text, server.get(f"/jobs/{job_id}").text, server.get("/jobs").text, server.get("/capabilities").text]
+    told += [json.dumps(events_of(server.get(f"/jobs/{job_id}/events", stream=True))), server.get("/health", headers={"X": token}).text]
+    told += [server.get("/graphs/leak").text, server.process.log()]
+    assert "refused key [secret] and token [secret]" in told[0]
+    assert "[secret]" in told[-1]
+    assert "calling with key [secret]" in told[4]
+    files = {
+        path: path.read_bytes()
+        for path in server.process.data_dir.rglob("*")
+        if path.is_file() and path.name not in ("token", "signing_key")
+    }
+    assert len(files) > 5
+    for secret in (token, SECRET_VALUE):
+        assert not [text for text in told if secret in text]
+        assert not [path for path, data in files.items() if secret.encode() in data]
+
+
+def test_the_openapi_document_describes_every_route(server: Http) -> None:
+    document = server.get("/openapi.json").json()
+    described = {(method.upper(), path) for path, methods in document["paths"].items() for method in methods}
+    assert described == {(route.method, BASE + route.path) for route in ROUTES}
+    text = json.dumps(document)
+    names = {name.split('"')[0] for name in text.split("#/components/schemas/")[1:]}
+    assert names <= set(document["components"]["schemas"])
+    assert document["paths"][BASE + "/graphs/{graph_id}/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"] == {
+        "$ref": "#/components/schemas/JobModel"
+    }
