@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, MissingInput, RemoteError, RunError, unknown
+from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, MissingInput, RemoteError, RunError, TimedOut, unknown
 from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
 from yggdrasill.executor.program import MISSING, Call, Executable, Gather, Key, Loop, Pick, Program
@@ -179,7 +179,7 @@ def _known_inputs(call: Call, buffer: Buffer) -> dict[str, Any]:
 
 
 def _failure(call: Call, inputs: Mapping[str, Any], context: RunContext, error: Exception) -> Exception:
-    if isinstance(error, (Cancelled, RemoteError)) or (isinstance(error, RunError) and "node" in error.details):
+    if isinstance(error, (Cancelled, RemoteError, TimedOut)) or (isinstance(error, RunError) and "node" in error.details):
         return error
     facts = {"node": context.place, "block_type": call.block_type, "cause": type(error).__name__}
     absent = sorted(call.required - inputs.keys())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from samples.graphs import graph_of
-from yggdrasill.errors import BlockFailed, Cancelled, EndpointUnreachable, HookFailed, MissingInput
+from yggdrasill.errors import BlockFailed, Cancelled, EndpointUnreachable, HookFailed, MissingInput, TimedOut
 from yggdrasill.executor import CancelToken, current_run, enter_run
 from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection
 
@@ -224,7 +224,9 @@ def test_a_block_that_raises_is_named_with_what_it_raised() -> None:
     assert caught.value.details == {"node": "a", "block_type": "Says", "cause": "ZeroDivisionError"}
 
 
-@pytest.mark.parametrize("error", [Cancelled("stop"), EndpointUnreachable("gone")], ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize(
+    "error", [Cancelled("stop"), TimedOut("late"), EndpointUnreachable("gone")], ids=lambda error: type(error).__name__
+)
 def test_what_is_not_the_blocks_fault_passes_as_it_is(error: Exception) -> None:
     with pytest.raises(type(error)) as caught:
         saying(error).run({})

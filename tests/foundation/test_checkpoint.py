@@ -129,7 +129,7 @@ def test_a_safetensors_file_with_a_wrong_description_is_refused(tmp_path: Path, 
 @pytest.mark.parametrize("text", ["[1]", "3", "null", "[" * 100_000])
 def test_json_that_is_no_state_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "w.json").write_text(text, encoding="utf-8")
-    with pytest.raises(InvalidCheckpoint, match="not a json checkpoint|a checkpoint maps ids to states"):
+    with pytest.raises(InvalidCheckpoint, match=r"not a json checkpoint|a checkpoint maps ids to states"):
         read_state(tmp_path / "w.json")
 
 
@@ -137,7 +137,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match="there is no checkpoint"):
         read_state(tmp_path / "none.json")
     (tmp_path / "folder.json").mkdir()
-    with pytest.raises(StorageFailed, match="cannot read checkpoint"):
+    with pytest.raises(StorageFailed, match=r"cannot read checkpoint"):
         read_state(tmp_path / "folder.json")
 
 
@@ -212,7 +212,11 @@ def test_the_checkpoint_of_another_graph_is_refused_and_nothing_changes(tmp_path
     other = graph_of({"x": ("add", {"offset": 9}), "y": ("add", {"offset": 9})})
     other.save_checkpoint(tmp_path / "w.json")
     other.save_checkpoint(tmp_path / "dir", format="dir")
-    given_as = {"checkpoint": other.state_dict(), "checkpoint_path": tmp_path / "w.json", "checkpoint_dir": tmp_path / "dir"}
+    given_as: dict[str, Any] = {
+        "checkpoint": other.state_dict(),
+        "checkpoint_path": tmp_path / "w.json",
+        "checkpoint_dir": tmp_path / "dir",
+    }
     graph = trained()
     before, config = bits(graph.state_dict()), graph.to_config()
     options: Iterable[dict[str, Any]] = ({}, {"config": graph_of({"q": "add"}).to_config(), "registry": sample_registry()})

@@ -198,11 +198,12 @@ def test_a_full_disk_leaves_what_was_there_and_nothing_beside_it(small_disk: Pat
 
 def test_a_place_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
-    for call in (
+    calls: list[Callable[[], None]] = [
         lambda: graph().save(tmp_path / "file" / "save"),
         lambda: graph().save_checkpoint(tmp_path / "file" / "w.json"),
         lambda: graph().save_config(tmp_path / "file" / "g.yaml"),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(StorageFailed, match="cannot write"):
             call()
     assert tree(tmp_path) == {"file": b"x"}
