@@ -65,7 +65,7 @@ async def perform(client: EndpointClient, call: Call) -> dict[str, Any]:
     """The finished job's row with its ``output``; a cancelled coroutine cancels the job before it ends.
 
     Raises:
-        YggdrasillError: what the remote run raised, as it would have been raised here; EndpointUnreachable with
+        YggdrasillError: what the remote run raised, as it would have been raised here, with ``details["job"]``; EndpointUnreachable with
             ``details["reached"]`` telling whether the endpoint ever answered this call; TimedOut
     """
     deadline = None if call.timeout is None else time.monotonic() + call.timeout
@@ -80,6 +80,7 @@ async def perform(client: EndpointClient, call: Call) -> dict[str, Any]:
     if isinstance(error, Mapping):
         failure = error_from_dict(error)
         failure.details.setdefault("endpoint", client.name)
+        failure.details["job"] = row.get("job_id")
         raise failure
     if row.get("status") != "COMPLETED" or not isinstance(row.get("output"), Mapping):
         raise EndpointFailed(

@@ -13,6 +13,7 @@ from yggdrasill.errors import (
     EndpointUnreachable,
     InvalidArgument,
     LimitExceeded,
+    PayloadTooLarge,
     ProtocolMismatch,
     YggdrasillError,
     error_from_dict,
@@ -71,6 +72,19 @@ class EndpointClient:
     def peer(self, url: str) -> EndpointClient | None:
         """The client of the known endpoint that ``url`` lies at, if there is one."""
         return self.peers(url)
+
+    def check_size(self, limit: str, nbytes: int, what: str) -> None:
+        """Raise `PayloadTooLarge` if ``nbytes`` are more than the endpoint said it takes: a refusal in mid-stream looks like a lost
+        connection."""
+        limits = (self.facts or {}).get("limits")
+        bound = limits.get(limit) if isinstance(limits, Mapping) else None
+        if isinstance(bound, int) and nbytes > bound:
+            raise PayloadTooLarge(
+                f"{what} of {nbytes} bytes is over the {bound} that endpoint {self.name!r} takes; split the value, or raise {limit} there",
+                endpoint=self.name,
+                nbytes=nbytes,
+                bound=bound,
+            )
 
     # -- about the endpoint -------------------------------------------------------------------------------------
 
@@ -172,8 +186,9 @@ class EndpointClient:
         """
         data = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
         headers = {} if data is None else {"Content-Type": "application/json"}
+        self.check_size("max_body_bytes", len(data or b""), "a request")
         async with self.open(method, path, body=data, headers=headers, patience=patience) as response:
-            text = await read_all(response)
+            text = await _read_all(response)
             return response.status, self._document(text, response.status) if text else {}
 
     @asynccontextmanager
@@ -192,7 +207,7 @@ class EndpointClient:
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, patience)
         async with self.transport.request(request) as response:
             if response.status >= 300:
-                raise self._failure(response, await read_all(response))
+                raise self._failure(response, await _read_all(response))
             self._check_protocol(response)
             yield response
 
@@ -235,7 +250,7 @@ class EndpointClient:
         return document
 
 
-async def read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:
+async def _read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:
     """The whole body, unless it is larger than an answer may be."""
     data = bytearray()
     async for chunk in response.chunks():

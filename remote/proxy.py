@@ -198,8 +198,12 @@ class Proxy:
         return Cancelled(f"{context.place or self.graph_id}: {reason}", node=context.place)
 
     def _here(self, error: EndpointUnreachable | QueueFull) -> Any:
-        """The part built in this process, if the placement says so, else ``error``."""
-        if self._fallback is None:
+        """The part built in this process, if the placement says so, else ``error``.
+
+        What a run at the endpoint raised is no reason, and what a part remembers at its endpoint is not here.
+        """
+        known = self.route.known_contract()
+        if self._fallback is None or "job" in error.details or (known is not None and known.stateful):
             raise error
         if self._local is None:
             self._local = self._fallback()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint, token_from_environment
@@ -94,9 +96,7 @@ class RemoteGraph(Proxy):
             try:
                 outputs: dict[str, Any] = self._call(given, context, asked)
             except (EndpointUnreachable, QueueFull) as error:
-                local = self._here(error)
-                kept = asked if getattr(local, "level", None) == "pipeline" else {**asked, "max_workers": None}
-                outputs = local.run(load_handles(given), device=device, **{name: item for name, item in kept.items() if item is not None})
+                outputs = self._run_here(error, given, {**asked, "device": device})
             if emit:
                 emit(self.graph_id, "after", outputs=outputs)
         return outputs
@@ -116,7 +116,17 @@ class RemoteGraph(Proxy):
         refuse_training(training, self)
         asked = {"num_loop_steps": num_loop_steps, "max_workers": max_workers, "dry_run": dry_run or None, **options}
         with enter_run(seed=seed) as context:
-            outputs: dict[str, Any] = await self._call_async(dict(inputs or {}), context, asked)
+            try:
+                outputs: dict[str, Any] = await self._call_async(dict(inputs or {}), context, asked)
+            except (EndpointUnreachable, QueueFull) as error:
+                outputs = await asyncio.to_thread(self._run_here, error, dict(inputs or {}), asked)
+        return outputs
+
+    def _run_here(self, error: EndpointUnreachable | QueueFull, inputs: Mapping[Any, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+        local = self._here(error)
+        unknown_here = () if isinstance(local, Pipeline) else ("max_workers",)
+        given = {name: item for name, item in options.items() if item is not None and name not in unknown_here}
+        outputs: dict[str, Any] = local.run(load_handles(inputs), **given)
         return outputs
 
 

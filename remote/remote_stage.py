@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
@@ -81,8 +82,7 @@ class RemoteStage(RemoteGraph):
             try:
                 after = State.from_dict(self._call({"state": before.to_dict(), "action": action}, context, asked)["state"])
             except (EndpointUnreachable, QueueFull) as error:
-                given = {name: item for name, item in asked.items() if item is not None}
-                after = self._here(error).run(before.loaded(), action=action, device=device, seed=context.seed, **given)
+                after = self._stage_here(error, before, action, {**asked, "device": device, "seed": context.seed})
             if emit:
                 emit(self.stage_id, "after", state_before=before, state_after=after)
         return after
@@ -103,8 +103,15 @@ class RemoteStage(RemoteGraph):
         before = State.of(state)
         asked = {"max_workers": max_workers, "dry_run": dry_run or None, **options}
         with enter_run(seed=before.seed if seed is None else seed) as context:
-            output = await self._call_async({"state": before.to_dict(), "action": action}, context, asked)
-        return State.from_dict(output["state"])
+            try:
+                return State.from_dict((await self._call_async({"state": before.to_dict(), "action": action}, context, asked))["state"])
+            except (EndpointUnreachable, QueueFull) as error:
+                return await asyncio.to_thread(self._stage_here, error, before, action, {**asked, "seed": context.seed})
+
+    def _stage_here(self, error: EndpointUnreachable | QueueFull, state: State, action: Any, options: Mapping[str, Any]) -> State:
+        given = {name: item for name, item in options.items() if item is not None}
+        after: State = self._here(error).run(state.loaded(), action=action, **given)
+        return after
 
 
 def _outline(stage_id: str, facts: Mapping[str, Any] | None, what: str) -> Stage:

@@ -75,7 +75,7 @@ class Route:
     async def call(self, call: Call) -> tuple[EndpointClient, dict[str, Any]]:
         """The row of the finished job, and who ran it.
 
-        A call that an endpoint never answered, or that may be repeated, goes to the next one.
+        A call whose endpoint is lost or full goes to the next one; what a run itself raised does not.
 
         Raises:
             EndpointUnreachable, QueueFull: of the last endpoint, if none takes the call. Otherwise as `perform`.
@@ -85,8 +85,7 @@ class Route:
             try:
                 return client, await self._call_at(client, call)
             except (EndpointUnreachable, QueueFull) as error:
-                stateful = client in self._contracts and self._contracts[client].stateful
-                if number == len(order) - 1 or (stateful and error.details.get("reached", False)):
+                if number == len(order) - 1 or "job" in error.details:
                     raise
         raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
 
@@ -94,8 +93,9 @@ class Route:
         contract = await self._contract_at(client)
         try:
             return await perform(client, replace(call, graph_id=contract.graph_id))
-        except UnknownGraph:
-            if self.deployment is None:
+        except UnknownGraph as error:
+            # a part that keeps state would come back without it
+            if self.deployment is None or contract.stateful or "job" in error.details:
                 raise
         self._contracts.pop(client, None)
         contract = await self._contract_at(client)
@@ -114,11 +114,11 @@ class Route:
 
     async def _order(self) -> list[EndpointClient]:
         clients = list(self.clients)
-        if len(clients) == 1 or self.policy == "first":
-            return clients
         known = self.known_contract()
         if known is not None and known.stateful:
             return [client for client in clients if client in self._contracts][:1]
+        if len(clients) == 1 or self.policy == "first":
+            return clients
         if self.policy == "round_robin":
             start = next(self._turn) % len(clients)
             return clients[start:] + clients[:start]

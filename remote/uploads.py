@@ -68,6 +68,7 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
         raise UnknownArtifact(
             f"endpoint {client.name!r} lacks artifact {name}, and nobody here has it; call again with the value", hash=name
         )
+    client.check_size("max_artifact_bytes", length, "a tensor or byte string")
     while True:
         try:
             await client.put_artifact(name, start, length)

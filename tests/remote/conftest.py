@@ -13,7 +13,7 @@ from samples.endpoints import Cutter, EndpointProcess, cutter, free_port
 
 @dataclass(frozen=True)
 class Fleet:
-    """``forge`` and ``attic`` may fetch from each other, ``cave`` fetches from nobody, ``annex`` shares the folder ``shared``."""
+    """``forge`` and ``attic`` may fetch from each other, ``cave`` fetches from nobody and takes little, ``annex`` shares the folder ``shared``."""
 
     forge: EndpointProcess
     attic: EndpointProcess
@@ -29,7 +29,7 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     port = free_port()
     forge = EndpointProcess("forge", folder / "forge", slots=2, port=port)
     attic = EndpointProcess("attic", folder / "attic", peers=[f"http://127.0.0.1:{port}"])
-    cave = EndpointProcess("cave", folder / "cave")
+    cave = EndpointProcess("cave", folder / "cave", max_artifact_bytes=16 << 20, max_body_bytes=1 << 20)
     annex = EndpointProcess("annex", folder / "annex", artifacts=str(shared))
     started = [forge, attic, cave, annex]
     try:

@@ -46,8 +46,9 @@ def made(cls: type[Exception]) -> Exception:
 
 
 RAISED_BY_THE_NETWORK = {"aiohttp", "asyncio", "builtins", "concurrent", "socket", "ssl"}
+ROOTS: tuple[type[Exception], ...] = (aiohttp.ClientError, *FOREIGN)
 FOREIGN_CLASSES = sorted(
-    {cls for root in (aiohttp.ClientError, *FOREIGN) for cls in below(root) if cls.__module__.partition(".")[0] in RAISED_BY_THE_NETWORK},
+    {cls for root in ROOTS for cls in below(root) if cls.__module__.partition(".")[0] in RAISED_BY_THE_NETWORK},
     key=lambda cls: cls.__qualname__,
 )
 

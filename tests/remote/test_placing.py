@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,15 +12,16 @@ import pytest
 import torch
 
 from samples.blocks import register_samples
-from samples.endpoints import EndpointProcess, registry_of
+from samples.endpoints import EndpointProcess, cutter, registry_of
 from samples.events import Events
 from samples.graphs import bits, graph_of
 from samples.worlds import WORLD_BLOCKS, canonical_config, canonical_world, user_state
 from samples.worlds import bits as state_bits
-from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, InvalidEdge, UnknownEndpoint
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, InvalidEdge, UnknownEndpoint, UnknownGraph
 from yggdrasill.foundation import BlockRegistry, Graph, ReusePool
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import Endpoint, EndpointRegistry, Patience, RemoteGraph
+from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.remote_stage import RemoteStage
 from yggdrasill.remote.remote_world import RemoteWorld
 from yggdrasill.stage import Stage, State
@@ -277,6 +279,33 @@ def test_a_part_runs_here_if_nobody_answers_and_the_placement_allows_it() -> Non
         assert isinstance(placed.get_graph("first"), RemoteGraph)
         assert bits(placed.run({"x": 1.0}, seed=2)) == bits(chain().run({"x": 1.0}, seed=2))
         assert placed.to_config() == local.to_config()
+
+
+async def test_an_awaited_call_falls_back_too() -> None:
+    registry = registry_of(GONE, graphs={"second": {"replicas": ["gone"], "fallback": "local"}}, patience=QUICK)
+    placed = await asyncio.to_thread(chain().place, registry)
+    assert bits(await placed.get_graph("second").run_async({"x": 1.0}, seed=3)) == bits(second().run({"x": 1.0}, seed=3))
+
+
+def test_a_part_with_memory_stays_where_it_remembers(forge: EndpointProcess) -> None:
+    with cutter(forge) as proxy:
+        graphs = {"third": {"replicas": ["forge", "gone"], "policy": "first", "fallback": "local"}}
+        placed = third().place(registry_of(forge.endpoint(proxy.url), GONE, graphs=graphs, patience=QUICK))
+        assert placed.run({"x": 1}) == {"y": 1}
+        proxy.cut(times=10_000, after=1)
+        with pytest.raises(EndpointUnreachable):
+            placed.run({"x": 1})
+        proxy.cut(times=0, after=0)
+        assert placed.run({"x": 1})["y"] in (2, 3)
+        bridge().run(placed.route.clients[0].remove(placed.contract.graph_id))
+        with pytest.raises(UnknownGraph):
+            placed.run({"x": 1})
+
+
+def test_a_graph_that_was_removed_is_deployed_again(forge: EndpointProcess) -> None:
+    placed = second().place(registry_of(forge, default="forge"))
+    bridge().run(placed.route.clients[0].remove(placed.contract.graph_id))
+    assert bits(placed.run({"x": 1.0}, seed=3)) == bits(second().run({"x": 1.0}, seed=3))
 
 
 def test_without_a_fallback_an_endpoint_that_is_gone_is_an_error() -> None:

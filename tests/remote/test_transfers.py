@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ import torch
 
 from samples.endpoints import Cutter, EndpointProcess, cutter, registry_of
 from samples.graphs import bits, graph_of
-from yggdrasill.errors import CorruptData, EndpointUnreachable
+from yggdrasill.errors import CorruptData, EndpointUnreachable, PayloadTooLarge
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import Depot, Endpoint, Patience
@@ -175,6 +174,14 @@ def test_bytes_that_are_not_those_of_their_name_are_refused(forge: EndpointProce
     assert bridge().run(client.missing(["0" * 64])) == ["0" * 64]
 
 
+def test_what_is_over_the_endpoints_limit_is_named_and_not_tried_for_long(cave: EndpointProcess) -> None:
+    remote = double("narrow").place(registry_of(cave, default="cave"))
+    with pytest.raises(PayloadTooLarge, match="max_artifact_bytes"):
+        remote.run({"x": fresh(17)})
+    with pytest.raises(PayloadTooLarge, match="max_body_bytes"):
+        remote.run({"x": ["long" * 100] * 4000})
+
+
 def test_an_artifact_of_another_length_than_described_is_corrupt(forge: EndpointProcess) -> None:
     from yggdrasill.values.payload import blake3_hex
 
@@ -191,19 +198,15 @@ def test_an_artifact_of_another_length_than_described_is_corrupt(forge: Endpoint
     assert bytes(load(client, ArtifactRef(name, Description("uint8", (70_000,), 70_000)), Depot())) == data
 
 
-def test_a_killed_endpoint_that_comes_back_gives_the_one_result(tmp_path: Path) -> None:
-    endpoint = EndpointProcess("phoenix", tmp_path / "phoenix").start()
-    try:
-        graph = graph_of({"s": ("slow", {"seconds": 1.5})}, [], ["s.x = x"], ["s.y = y"], graph_id="slow")
-        remote = graph.place(registry_of(endpoint, default="phoenix"))
-        x, found = fresh(1), []
-        caller = threading.Thread(target=lambda: found.append(remote.run({"x": x})))
-        caller.start()
-        time.sleep(0.8)
-        endpoint.kill()
-        endpoint.start()
-        caller.join(60)
-        assert bits(found) == bits([{"y": x}])
-        assert len(bridge().run(endpoint.client().jobs())) == 1
-    finally:
-        endpoint.stop()
+def test_a_killed_endpoint_that_comes_back_gives_the_one_result(cave: EndpointProcess) -> None:
+    graph = graph_of({"s": ("slow", {"seconds": 1.5})}, [], ["s.x = x"], ["s.y = y"], graph_id="phoenix")
+    remote = graph.place(registry_of(cave, default="cave"))
+    x, found = fresh(1), []
+    caller = threading.Thread(target=lambda: found.append(remote.run({"x": x})))
+    caller.start()
+    time.sleep(0.8)
+    cave.kill()
+    cave.start()
+    caller.join(60)
+    assert bits(found) == bits([{"y": x}])
+    assert len(bridge().run(cave.client().jobs(graph_id=remote.contract.graph_id))) == 1
