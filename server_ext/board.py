@@ -144,6 +144,11 @@ class Board:
         """Keep what is pinned for a call that will come again, its missing artifacts sent."""
         self._promised[key] = time.monotonic() + seconds
 
+    def release_call(self, job: Job) -> None:
+        """Another request for a job that is there pinned its inputs again; those of a finished one are let go."""
+        if job.is_final:
+            self._store.unpin(f"call:{job.key}")
+
     def _take_up(self, job: Job) -> None:
         job.last_seen = time.monotonic()
         self._live[job.job_id] = job

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,7 +74,7 @@ def deployment_hash(kind: str, config: Mapping[str, Any], state: Any = None) -> 
 class Deployments:
     """The folder ``graphs/`` and what was built from it. Building may take long (weights): call from a worker thread.
 
-    ``endpoints`` places parts of what is served on other endpoints, as everywhere.
+    ``resolver`` gives, for each config, what places parts of it on other endpoints, or None.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Deployments:
         *,
         registry: BlockRegistry | None = None,
         pool: ReusePool | None = None,
-        endpoints: Resolver | None = None,
+        resolver: Callable[[], Resolver | None] = lambda: None,
     ) -> None:
         self._folder = folder
         self._rules = rules
         self._registry = registry or BlockRegistry.global_registry()
         self._pool = pool or ReusePool()
-        self._endpoints = endpoints
+        self._resolver = resolver
         self._live: dict[str, Deployment] = {}
         self._building = threading.RLock()
 
@@ -166,7 +166,7 @@ class Deployments:
             )
             config = read_document(config_file)
         kind = kind_of_config(config)
-        options: dict[str, Any] = {"registry": self._registry, "pool": self._pool, "endpoints": self._endpoints}
+        options: dict[str, Any] = {"registry": self._registry, "pool": self._pool, "endpoints": self._resolver()}
         runnable = (
             _CLASSES[kind].from_config(config, base_dir=path.parent, **options) if path.is_file() else _CLASSES[kind].load(path, **options)
         )
@@ -199,7 +199,7 @@ class Deployments:
         if kind_of_config(config) != kind:
             raise InvalidConfig(f"the config of {graph_id!r} is one of a {kind_of_config(config)}, not of a {kind}")
         cls = _CLASSES[kind]
-        runnable = cls.from_config(checked, self._registry, pool=self._pool, endpoints=self._endpoints, allow_ref=False)
+        runnable = cls.from_config(checked, self._registry, pool=self._pool, endpoints=self._resolver(), allow_ref=False)
         if state is not None:
             runnable.load_state_dict(state)
         return self._deployment(graph_id, kind, config, graph_hash, runnable)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 from yggdrasill.server_ext.job import Event
@@ -64,7 +64,7 @@ class EventHub:
             listener.cut_off = True
             listener.arrived.set()
 
-    async def listen(self, job_id: str | None, after: int | None, pause: float) -> AsyncIterator[Event | None]:
+    async def listen(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
         """Events of one job, or of all, from after the number ``after`` (None: from now on), without end.
 
         None comes whenever nothing happened for ``pause`` seconds. It ends only for a listener that is too far behind, and with `end`.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from urllib.parse import urlsplit
+from collections.abc import Callable
 
 import aiohttp
 
@@ -19,15 +18,14 @@ __all__ = ["PeerFetcher"]
 _LOG = logging.getLogger("yggdrasill.server")
 _AT_A_TIME = 4
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=30.0)
-_PORTS = {"http": 80, "https": 443}
 
 
 class PeerFetcher:
-    """Fetches from the ``peers`` (their urls) and from nowhere else: no redirect is followed and no proxy asked."""
+    """Fetches where ``is_peer(url)`` holds and from nowhere else: no redirect is followed and no proxy asked."""
 
-    def __init__(self, store: ArtifactStore, peers: Iterable[str], max_artifact_bytes: int) -> None:
+    def __init__(self, store: ArtifactStore, is_peer: Callable[[str], bool], max_artifact_bytes: int) -> None:
         self._store = store
-        self._peers = {origin for peer in peers if (origin := _origin(peer)) is not None}
+        self._is_peer = is_peer
         self._limit = max_artifact_bytes
         self._session: aiohttp.ClientSession | None = None
         self._under_way: dict[str, asyncio.Task[bool]] = {}
@@ -35,7 +33,7 @@ class PeerFetcher:
 
     def allows(self, url: str, artifact: str) -> bool:
         """Whether ``url`` is the address of ``artifact`` at a peer."""
-        return _origin(url) in self._peers and urlsplit(url).path.endswith(f"/yggdrasill/v1/artifacts/{artifact}")
+        return url.partition("?")[0].endswith(f"/yggdrasill/v1/artifacts/{artifact}") and self._is_peer(url)
 
     async def fetch(self, ref: ArtifactRef) -> bool:
         """Bring the bytes into the store, once for all who ask meanwhile; False if that did not work, and the log says why."""
@@ -81,15 +79,3 @@ class PeerFetcher:
                 headers={"X-Yggdrasill-Protocol": "1", "Accept-Encoding": "identity"},
             )
         return self._session
-
-
-def _origin(url: str) -> tuple[str, str, int] | None:
-    """Scheme, host and port, or None for what is no plain http url."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or _PORTS.get(parts.scheme)
-    except ValueError:
-        return None
-    if port is None or parts.scheme not in _PORTS or not parts.hostname or "@" in parts.netloc:
-        return None
-    return parts.scheme, parts.hostname, port

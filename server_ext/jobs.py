@@ -46,6 +46,7 @@ _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * le
 _CHANGING = ("status", "started", "finished", "attempts", "output", "error", "timing", "progress", "artifacts", "request")
 _UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE job_id = ?"  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
+_SELECT_FACTS = _SELECT.replace(" request, output,", " '{}', NULL,")
 
 
 class JobStore:
@@ -121,8 +122,8 @@ class JobStore:
         return self._do(lambda db: [_from_row(row) for row in db.execute(statement, tuple(FINAL))])
 
     def newest(self, *, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> Future[list[Job]]:
-        """Jobs, newest first."""
-        statement = f"{_SELECT} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY created DESC LIMIT ?3"
+        """Jobs, newest first, without what went in and came out."""
+        statement = f"{_SELECT_FACTS} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY created DESC LIMIT ?3"
         return self._do(lambda db: [_from_row(row) for row in db.execute(statement, (graph_id, status, limit))])
 
     def expired(self, *, finished_before: float, keep: int) -> Future[list[str]]:

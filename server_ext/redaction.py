@@ -10,8 +10,8 @@ from typing import Any
 
 __all__ = ["RedactingFormatter", "Redactor", "secrets_of_environment"]
 
-_SECRET_NAME = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_?KEY|CREDENTIAL)", re.IGNORECASE)
-_SHORTEST = 6
+_SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|APIKEY|CREDENTIALS?)(_|$)", re.IGNORECASE)
+_SHORTEST = 8
 _MARK = "[secret]"
 
 
@@ -24,7 +24,15 @@ class Redactor:
     """Puts ``[secret]`` in the place of every known secret; one too short to be told from ordinary text is left alone."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        words = sorted({word for word in known if len(word) >= _SHORTEST}, key=len, reverse=True)
+        self._words: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        self.learn(known)
+
+    def learn(self, known: Iterable[str]) -> None:
+        """Know more secrets."""
+        self._words |= {word for word in known if len(word) >= _SHORTEST}
+        # the longest first: one secret may begin with another
+        words = sorted(self._words, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, words))) if words else None
 
     def text(self, text: str) -> str:

@@ -31,7 +31,7 @@ __all__ = ["BASE_PATH", "ROUTES", "Endpoint", "Route", "add_routes"]
 BASE_PATH = "/yggdrasill/v1"
 _LOG = logging.getLogger("yggdrasill.server")
 _LONGEST_WAIT = 60.0
-_PAUSE = 5.0
+_PAUSE = 0.5
 _PROTOCOL_HEADER = "X-Yggdrasill-Protocol"
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 
@@ -204,10 +204,12 @@ class Endpoint:
     async def submit(self, request: web.Request) -> web.Response:
         """POST /graphs/{graph_id}/jobs"""
         body = await read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
-        facts = body.model_dump()
-        wait = min(facts.pop("wait"), _LONGEST_WAIT)
-        job = await self._service.submit(request.match_info["graph_id"], Submission(**facts))
-        await self._service.board.wait(job, wait, lambda: _is_there(request))
+        call = Submission(
+            body.key, {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}, body.options, body.run.model_dump(),
+            body.detached, body.orphan_after, body.timeout, request.content_length or self._service.limits.max_body_bytes,
+        )  # fmt: skip
+        job = await self._service.submit(request.match_info["graph_id"], call)
+        await self._service.board.wait(job, min(body.wait, _LONGEST_WAIT), lambda: _is_there(request))
         return _json(await self._service.result(job), 200 if job.is_final else 202)
 
     async def jobs(self, request: web.Request) -> web.Response:

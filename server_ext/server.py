@@ -16,17 +16,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
-from yggdrasill.remote.endpoint import is_below
-from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, keep_secret, resolve_token
-from yggdrasill.server_ext.board import Retention
+from yggdrasill.server_ext.board import Host, Retention
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.fetch import PeerFetcher
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
@@ -94,8 +94,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     data_dir = _make_data_dir(settings.data_dir)
     token = resolve_token(data_dir, settings.token)
     kept = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
-    registry = _registry(data_dir)
-    redactor = Redactor([token, *secrets_of_environment(), *(e.token for e in registry.endpoints.values() if e.token)])
+    redactor = Redactor([token, *secrets_of_environment()])
     _set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
@@ -108,7 +107,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         shutdown_timeout=_LINGER,
     )
     stop = _stop_event()
-    service, guard, late = await asyncio.to_thread(build_service, settings, data_dir, token, registry, redactor)
+    service, guard, late = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
     add_routes(app.router, Endpoint(service, guard))
     await service.start()
     await socket_runner.setup()
@@ -125,28 +124,28 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
 
 
 def build_service(
-    settings: Settings, data_dir: Path, token: str, registry: EndpointRegistry, redactor: Redactor
+    settings: Settings, data_dir: Path, token: str, redactor: Redactor, host: Host | None = None
 ) -> tuple[Service, Guard, Callable[[str], None]]:
-    """The service and the guard of a headless endpoint, and what tells the service its own url once it is known."""
+    """The service and the guard of an endpoint, headless unless another ``host`` runs its jobs, and what tells the service its own url once it is known."""
     import torch  # noqa: F401 - loaded now, so that the first job does not wait for it
 
-    known = [endpoint.url for endpoint in registry.endpoints.values()]
+    known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn)
     store = DiskStore(
         settings.artifacts or data_dir / "artifacts", quota_bytes=settings.artifact_quota, max_artifact_bytes=settings.max_artifact_bytes
     )
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
-    rules = HostRules(roots, data_dir / "worlds", lambda url: any(is_below(url, prefix) for prefix in known))
-    deployments = Deployments(data_dir / "graphs", rules, endpoints=registry)
+    rules = HostRules(roots, data_dir / "worlds", known.knows)
+    deployments = Deployments(data_dir / "graphs", rules, resolver=known.resolver)
     for path in settings.graphs:
         deployments.add_file(Path(path))
     signer = Signer(keep_secret(data_dir / "signing_key"), settings.peer_url)
     service = Service(
-        host=HeadlessHost(settings.slots),
+        host=host or HeadlessHost(settings.slots),
         deployments=deployments,
         jobs=JobStore(data_dir / "jobs.sqlite"),
         store=store,
         signer=signer,
-        fetcher=PeerFetcher(store, [*settings.peers, *known], settings.max_artifact_bytes),
+        fetcher=PeerFetcher(store, known.is_peer, settings.max_artifact_bytes),
         redactor=redactor,
         limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue),
         retention=Retention(settings.keep_seconds, settings.keep_jobs),
@@ -168,11 +167,6 @@ def _make_data_dir(folder: Path) -> Path:
             f"the data folder {str(folder)!r} cannot be made: {error.strerror or error}; choose another one", path=str(folder)
         ) from error
     return folder
-
-
-def _registry(data_dir: Path) -> EndpointRegistry:
-    file = data_dir / "endpoints.yaml"
-    return EndpointRegistry.from_yaml(file) if file.exists() else EndpointRegistry()
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> int:
@@ -215,5 +209,12 @@ def _set_up_logging(redactor: Redactor) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(redactor, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    handler.addFilter(_is_worth_a_line)
     logging.getLogger("yggdrasill.server").setLevel(logging.INFO)
     logging.getLogger("yggdrasill.run").setLevel(logging.INFO)
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    """Not what any stranger can cause by speaking no HTTP, or by hanging up."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (record.name.startswith("aiohttp") and isinstance(error, (HttpProcessingError, ConnectionError)))

@@ -6,7 +6,8 @@ import asyncio
 import base64
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ _LOG = logging.getLogger("yggdrasill.server")
 _MOST_ATTEMPTS = 3
 _PATIENCE_FOR_UPLOADS = 600.0
 _STATE_BYTES = 16 << 20
+_OFF_THE_LOOP = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,8 @@ class Submission:
     detached: bool = False
     orphan_after: float = 30.0
     timeout: float | None = None
+    #: About how many bytes of JSON this was.
+    nbytes: int = 0
 
 
 class Fetcher(Protocol):
@@ -163,7 +167,7 @@ class Service:
                     found=nbytes,
                 )
             await self._gather(refs, f"deploy:{graph_id}")
-            value = unpack(state, lambda ref: self.store.read(ref.hash))
+            value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
         graph_hash = deployment_hash(kind, config, None if state is None else _state_facts(state))
         try:
             return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value)
@@ -191,7 +195,8 @@ class Service:
         """
         deployment = await self.deployment(graph_id)
         options = check_options(deployment.kind, call.options)
-        body_hash = _body_hash(deployment, call, options)
+        large = call.nbytes > _OFF_THE_LOOP
+        body_hash = await asyncio.to_thread(_body_hash, deployment, call, options) if large else _body_hash(deployment, call, options)
         known = await self._known(call, body_hash)
         if known is not None:
             return known
@@ -202,7 +207,9 @@ class Service:
             timing["fetch_s"], timing["bytes_in"] = await self._inputs(refs, call.key)
             known = await self._known(call, body_hash)
             if known is not None:
+                self.board.release_call(known)
                 return known
+            self._check_room()
         request = {"inputs": call.inputs, "options": options, "run": call.run}
         job = Job(
             new_job_id(), call.key, graph_id, deployment.hash, body_hash, request, detached=call.detached, orphan_after=call.orphan_after,
@@ -234,6 +241,9 @@ class Service:
             fetched = await self._gather(refs, f"call:{key}")
         except UnknownArtifact:
             self.board.expect(key, _PATIENCE_FOR_UPLOADS)
+            raise
+        except BaseException:
+            self.board.expect(key, 0.0)
             raise
         return loop.time() - started, float(fetched)
 
@@ -291,11 +301,12 @@ class Service:
         self.board.stop_job(job, "cancelled by request")
         return job
 
-    async def events(self, job_id: str | None, after: int | None, pause: float) -> AsyncIterator[Event | None]:
+    async def events(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
         """Events of one job, up to its last, or of all jobs; None whenever nothing happened for ``pause`` seconds."""
         if job_id is None:
-            async for event in self.hub.listen(None, after, pause):
-                yield event
+            async with aclosing(self.hub.listen(None, after, pause)) as stream:
+                async for event in stream:
+                    yield event
             return
         job = await self.board.find(job_id)
         seen = after or 0
@@ -304,10 +315,11 @@ class Service:
                 for event in await asyncio.wrap_future(self._jobs.events(job_id, seen)):
                     yield event
                 return
-            async for event in self.hub.listen(job_id, seen, pause):
-                yield event
-                if job.is_final if event is None else event.data.get("status") in FINAL:
-                    return
+            async with aclosing(self.hub.listen(job_id, seen, pause)) as stream:
+                async for event in stream:
+                    yield event
+                    if job.is_final if event is None else event.data.get("status") in FINAL:
+                        return
 
     # -- about --------------------------------------------------------------------------------------------------
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import struct
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 
 from aiohttp import web
@@ -22,6 +24,7 @@ __all__ = ["receive_artifact", "receive_batch", "send_artifact", "send_events"]
 
 _BATCH_ENTRY = 4 << 20
 _BATCH_BYTES = 256 << 20
+_SILENCE = 5.0
 _HEAD = struct.Struct("<32sQ")
 
 
@@ -135,20 +138,29 @@ async def _send_chunks(request: web.Request, store: ArtifactStore, name: str, nb
     return response
 
 
-async def send_events(request: web.Request, events: AsyncIterator[Event | None]) -> web.StreamResponse:
-    """Server-sent events, a comment where nothing happened for a while, until they end or the listener is gone."""
+async def send_events(request: web.Request, events: AsyncGenerator[Event | None, None]) -> web.StreamResponse:
+    """Server-sent events, a comment where nothing happened for a while, until they end or the listener is gone.
+
+    ``events`` gives None now and then, so that a listener who has gone is noticed.
+    """
     headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Yggdrasill-Protocol": "1"}
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
-    try:
+    clock = asyncio.get_running_loop().time
+    spoken = clock()
+    with contextlib.suppress(ConnectionResetError):
         await response.write(b": listening\n\n")
-        async for event in events:
-            if event is None:
-                await response.write(b": nothing new\n\n")
-            else:
-                data = json.dumps(event.data, separators=(",", ":"), ensure_ascii=False)
-                await response.write(f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode())
+        async with aclosing(events) as stream:
+            async for event in stream:
+                if request.transport is None or request.transport.is_closing():
+                    return response
+                if event is not None:
+                    data = json.dumps(event.data, separators=(",", ":"), ensure_ascii=False)
+                    await response.write(f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode())
+                elif clock() - spoken >= _SILENCE:
+                    await response.write(b": nothing new\n\n")
+                else:
+                    continue
+                spoken = clock()
         await response.write_eof()
-    except ConnectionResetError:
-        pass
     return response

@@ -157,7 +157,7 @@ class Trap(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:
+    def log_message(self, *arguments: Any) -> None:
         """Nothing."""
 
 
@@ -217,7 +217,7 @@ def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) ->
     path = f"/yggdrasill/v1/artifacts/{name}"
 
     async def fetch(peer: str) -> bool:
-        fetcher = PeerFetcher(MemoryStore(), [peer], 1 << 20)
+        fetcher = PeerFetcher(MemoryStore(), lambda url: url.startswith(peer), 1 << 20)
         try:
             return await fetcher.fetch(ArtifactRef(name, Description("bytes", (4,), 4), peer + path))
         finally:

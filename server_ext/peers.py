@@ -1,0 +1,74 @@
+"""The other endpoints this one knows: its data folder's endpoints.yaml, read again whenever it changes, and what the command line added."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from yggdrasill.errors import YggdrasillError
+from yggdrasill.foundation.contract import Resolver
+from yggdrasill.remote.endpoint import is_below
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.resolvers import RegistryProject
+
+__all__ = ["KnownEndpoints"]
+
+_LOG = logging.getLogger("yggdrasill.server")
+
+
+class KnownEndpoints:
+    """``file`` need not exist; ``peers`` are urls of endpoints to fetch from, and no places to run at.
+
+    ``learned`` is told every token that is read, so that it can be kept out of logs. A file that is broken at the start is an
+    error; one that breaks later leaves what was known.
+
+    Raises:
+        InvalidConfig, UnknownEndpoint
+    """
+
+    def __init__(self, file: Path, peers: Sequence[str], learned: Callable[[list[str]], None]) -> None:
+        self._file = file
+        self._peers = list(peers)
+        self._learned = learned
+        self._lock = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        self._registry = EndpointRegistry()
+        self._read(self._look())
+
+    def knows(self, url: str) -> bool:
+        """Whether ``url`` lies at or below an endpoint of the file."""
+        return any(is_below(url, endpoint.url) for endpoint in self._current().endpoints.values())
+
+    def is_peer(self, url: str) -> bool:
+        """Whether artifacts may be fetched from ``url``: below an endpoint of the file or one of ``peers``."""
+        return self.knows(url) or any(is_below(url, peer) for peer in self._peers)
+
+    def resolver(self) -> Resolver | None:
+        """What places the parts of one config, None while no endpoint is known."""
+        registry = self._current()
+        return RegistryProject(registry) if registry.endpoints else None
+
+    def _current(self) -> EndpointRegistry:
+        with self._lock:
+            stamp = self._look()
+            if stamp != self._stamp:
+                try:
+                    self._read(stamp)
+                except YggdrasillError as error:
+                    self._stamp = stamp
+                    _LOG.warning("%s is left as it was read before: %s", self._file, error)
+            return self._registry
+
+    def _look(self) -> tuple[int, int] | None:
+        try:
+            facts = self._file.stat()
+        except OSError:
+            return None
+        return facts.st_mtime_ns, facts.st_size
+
+    def _read(self, stamp: tuple[int, int] | None) -> None:
+        registry = EndpointRegistry() if stamp is None else EndpointRegistry.from_yaml(self._file)
+        self._learned([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
+        self._registry, self._stamp = registry, stamp
