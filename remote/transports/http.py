@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["HttpTransport"]
 
 CONNECT_SECONDS = 5.0
+READ_BUFFER = 1 << 20
 
 
 class HttpTransport:
@@ -47,7 +48,9 @@ class HttpTransport:
                     f"the certificate authority {self._ca!r} cannot be read: {error}; correct 'ca' in endpoints.yaml"
                 ) from error
         connector = aiohttp.TCPConnector(limit=0, ssl=context)
-        return aiohttp.ClientSession(connector=connector, auto_decompress=False, trust_env=False, cookie_jar=aiohttp.DummyCookieJar())
+        return aiohttp.ClientSession(
+            connector=connector, auto_decompress=False, read_bufsize=READ_BUFFER, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
+        )
 
     async def aclose(self) -> None:
         """Close every connection; a later request opens new ones."""
