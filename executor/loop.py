@@ -8,11 +8,9 @@ from typing import Any, cast
 from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, MissingInput, RemoteError, RunError, TimedOut, unknown
 from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
-from yggdrasill.executor.program import MISSING, Call, Executable, Gather, Key, Loop, Pick, Program
+from yggdrasill.executor.program import MISSING, Buffer, Call, Executable, Gather, Key, PackedCall, PackedLoop, Pick, Program
 
-__all__ = ["Buffer", "collect_inputs", "loop_count", "run"]
-
-Buffer = dict[Key, Any]
+__all__ = ["collect_inputs", "loop_count", "run"]
 
 
 def run(
@@ -45,7 +43,7 @@ def run(
         graph.to(device)
     program.set_mode(training)
     with enter_run(seed=seed) as context:
-        _run_steps(program.steps, times, buffer, context, emit, dry_run)
+        _run_steps(program.packed, times, buffer, context, emit, dry_run)
     return {name: buffer[key] for name, key in program.outputs if key in buffer}
 
 
@@ -58,13 +56,14 @@ def loop_count(argument: int | None, metadata: Mapping[str, Any]) -> int:
 
 
 def _fill(program: Program, inputs: Mapping[Any, Any]) -> Buffer:
-    buffer: Buffer = {}
+    buffer = Buffer(program.slots)
     for name, value in inputs.items():
         keys = program.inputs.get(name) if isinstance(name, str) else None
         if keys is not None:
             for key in keys:
-                buffer[key] = value
-        elif name in program.ports:
+                if key in program.slots:
+                    buffer[key] = value
+        elif name in program.slots:
             buffer[name] = value
         else:
             raise unknown("input", name, program.inputs, "An input is named by its external key or by (node_id, port).")
@@ -72,80 +71,106 @@ def _fill(program: Program, inputs: Mapping[Any, Any]) -> Buffer:
 
 
 def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
-    steps: Sequence[Call | Loop], times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool
+    steps: Sequence[PackedCall | PackedLoop], times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool
 ) -> None:
     """Run steps in order. Every node of every graph passes here, so nothing is called that could be written out."""
-    token = context.token
+    token, values = context.token, buffer.values_by_slot
     for step in steps:
-        if type(step) is not Call:
-            _run_cycle(cast(Loop, step), times, buffer, context, emit, dry_run)
+        if type(step) is PackedLoop:
+            _run_cycle(step, times, buffer, context, emit, dry_run)
             continue
-        context.node = step.node_id
+        node_id, forward, lock, picks, gathers, wanted, call = cast(PackedCall, step)
+        context.node = node_id
         if token.cancelled:
             context.check_cancelled()
         if emit:
-            emit(step.node_id, "before", buffer=buffer)
+            emit(node_id, "before", buffer=buffer)
         if dry_run:
-            inputs = _known_inputs(step, buffer)
-            outputs: Mapping[str, Any] = dict.fromkeys(port for port, _ in step.outputs)
+            inputs = _known_inputs(call, buffer)
+            outputs: Mapping[str, Any] = dict.fromkeys(port for port, _ in wanted)
         else:
             inputs = {}
-            for pick in step.picks:
-                for key in pick.keys:
-                    if key in buffer:
-                        inputs[pick.port] = buffer[key]
-                        break
-                else:
-                    if pick.default is not MISSING:
-                        inputs[pick.port] = pick.default
-            if step.gathers:
-                _gather(step.gathers, buffer, inputs, context)
-            step.lock.acquire()
+            for port, slot, others, default in picks:
+                value = values[slot]
+                if value is MISSING:
+                    for other in others:
+                        value = values[other]
+                        if value is not MISSING:
+                            break
+                    else:
+                        value = default
+                        if value is MISSING:
+                            continue
+                inputs[port] = value
+            for gather, slots, own in gathers:
+                _join(gather, slots, own, values, inputs, context)
+            lock.acquire()
             try:
-                outputs = step.forward(inputs)
+                outputs = forward(inputs)
             except Exception as error:
-                failure = _failure(step, inputs, context, error)
+                failure = _failure(call, inputs, context, error)
                 if failure is error:
                     raise
                 raise failure from error
             finally:
-                step.lock.release()
+                lock.release()
             if type(outputs) is not dict and not isinstance(outputs, Mapping):
-                raise _stray_output(step, outputs, context)
+                raise _stray_output(call, outputs, context)
         written = 0
-        for port, key in step.outputs:
+        for port, slot in wanted:
             if port in outputs:
-                buffer[key] = outputs[port]
+                values[slot] = outputs[port]
                 written += 1
         if written != len(outputs):
-            raise _stray_output(step, outputs, context)
+            raise _stray_output(call, outputs, context)
         if emit:
-            emit(step.node_id, "after", buffer=buffer, inputs=inputs, outputs=outputs)
+            emit(node_id, "after", buffer=buffer, inputs=inputs, outputs=outputs)
 
 
-def _run_cycle(loop: Loop, times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
+def _run_cycle(step: PackedLoop, times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
+    loop = step.loop
     if emit:
         emit(loop.representative, "loop_start", num_steps=times, node_ids=[call.node_id for call in loop.calls])
     for iteration in range(times):
         context.call = iteration
-        _run_steps(loop.calls, times, buffer, context, emit, dry_run)
+        _run_steps(step.calls, times, buffer, context, emit, dry_run)
         if emit:
             emit(loop.representative, "loop_end", iteration=iteration + 1, num_steps=times)
     context.call = 0
 
 
-def collect_inputs(picks: Iterable[Pick], gathers: Iterable[Gather], buffer: Buffer, context: RunContext) -> dict[str, Any]:
+def _join(gather: Gather, slots: Sequence[int], own: int, values: Sequence[Any], inputs: dict[str, Any], context: RunContext) -> None:
+    found = [values[slot] for slot in slots]
+    present = [value for value in found if value is not MISSING]
+    if present:
+        keys = (
+            gather.keys if len(present) == len(found) else [k for k, value in zip(gather.keys, found, strict=True) if value is not MISSING]
+        )
+        try:
+            inputs[gather.port] = gather.join(keys, present)
+        except Exception as error:
+            message = f"node {context.place!r}, input {gather.port!r}: {error}"
+            raise BlockFailed(message, node=context.place, port=gather.port) from error
+    else:
+        value = gather.default if values[own] is MISSING else values[own]
+        if value is not MISSING:
+            inputs[gather.port] = value
+
+
+def collect_inputs(picks: Iterable[Pick], gathers: Iterable[Gather], buffer: Mapping[Key, Any], context: RunContext) -> dict[str, Any]:
     """A child's inputs by port: what its edges carry, else what was given from outside, else defaults; absent ones left out.
 
     Raises:
         BlockFailed: the values of one port cannot be joined.
     """
     inputs = _pick(picks, buffer)
-    _gather(gathers, buffer, inputs, context)
+    for gather in gathers:
+        found = [buffer.get(key, MISSING) for key in (*gather.keys, gather.own)]
+        _join(gather, range(len(gather.keys)), len(gather.keys), found, inputs, context)
     return inputs
 
 
-def _pick(picks: Iterable[Pick], buffer: Buffer) -> dict[str, Any]:
+def _pick(picks: Iterable[Pick], buffer: Mapping[Key, Any]) -> dict[str, Any]:
     inputs = {}
     for pick in picks:
         value = next((buffer[key] for key in pick.keys if key in buffer), pick.default)
@@ -154,20 +179,7 @@ def _pick(picks: Iterable[Pick], buffer: Buffer) -> dict[str, Any]:
     return inputs
 
 
-def _gather(gathers: Iterable[Gather], buffer: Buffer, inputs: dict[str, Any], context: RunContext) -> None:
-    for gather in gathers:
-        present = [key for key in gather.keys if key in buffer]
-        if present:
-            try:
-                inputs[gather.port] = gather.join(present, [buffer[key] for key in present])
-            except Exception as error:
-                message = f"node {context.place!r}, input {gather.port!r}: {error}"
-                raise BlockFailed(message, node=context.place, port=gather.port) from error
-        elif (value := buffer.get(gather.own, gather.default)) is not MISSING:
-            inputs[gather.port] = value
-
-
-def _known_inputs(call: Call, buffer: Buffer) -> dict[str, Any]:
+def _known_inputs(call: Call, buffer: Mapping[Key, Any]) -> dict[str, Any]:
     """The inputs of a call in a dry run: nothing is joined, since nothing was computed."""
     inputs = _pick(call.picks, buffer)
     for gather in call.gathers:

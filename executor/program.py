@@ -5,11 +5,11 @@ The executor knows nothing of graphs: whatever offers `Executable` can be run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
 
-__all__ = ["MISSING", "Call", "Executable", "Gather", "Key", "Lock", "Loop", "Pick", "Program"]
+__all__ = ["MISSING", "Buffer", "Call", "Executable", "Gather", "Key", "Lock", "Loop", "PackedCall", "PackedLoop", "Pick", "Program"]
 
 #: ``(node_id, port)``; a level whose children have an input and an output of one name marks the input with a third part.
 Key = tuple[str, ...]
@@ -72,15 +72,89 @@ class Loop:
     calls: tuple[Call, ...]
 
 
+#: A call as the loop takes it apart: node id, forward, lock, inputs as (port, slot, other slots, default), gathers as
+#: (gather, slots, own slot), outputs as (port, slot), and the call itself.
+PackedCall = tuple[
+    str,
+    Callable[[dict[str, Any]], Mapping[str, Any]],
+    Lock,
+    tuple[tuple[str, int, tuple[int, ...], Any], ...],
+    tuple[tuple[Gather, tuple[int, ...], int], ...],
+    tuple[tuple[str, int], ...],
+    Call,
+]
+
+
+class PackedLoop(NamedTuple):
+    """A cycle of packed calls."""
+
+    loop: Loop
+    calls: tuple[PackedCall, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Program:
-    """Steps, where external inputs go, where external outputs are read, and how to set the mode of all blocks."""
+    """Steps, where external inputs go, where external outputs are read, and how to set the mode of all blocks.
+
+    Values lie in a list with a slot per port, in the order of ``ports``, because hashing a key for every value would cost
+    more than the rest of a call.
+    """
 
     steps: tuple[Call | Loop, ...]
     inputs: Mapping[str, tuple[Key, ...]]
     outputs: tuple[tuple[str, Key], ...]
-    ports: frozenset[Key]
+    ports: tuple[Key, ...]
     set_mode: Callable[[bool], None]
+    slots: Mapping[Key, int] = field(init=False)
+    packed: tuple[PackedCall | PackedLoop, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slots", {key: slot for slot, key in enumerate(self.ports)})
+        object.__setattr__(self, "packed", tuple(map(self._pack, self.steps)))
+
+    def _pack(self, step: Call | Loop) -> PackedCall | PackedLoop:
+        if isinstance(step, Loop):
+            return PackedLoop(step, tuple(map(self._pack_call, step.calls)))
+        return self._pack_call(step)
+
+    def _pack_call(self, call: Call) -> PackedCall:
+        slots = self.slots
+        picks = tuple((pick.port, slots[pick.keys[0]], tuple(slots[key] for key in pick.keys[1:]), pick.default) for pick in call.picks)
+        gathers = tuple((gather, tuple(slots[key] for key in gather.keys), slots[gather.own]) for gather in call.gathers)
+        outputs = tuple((port, slots[key]) for port, key in call.outputs)
+        return call.node_id, call.forward, call.lock, picks, gathers, outputs, call
+
+
+class Buffer(MutableMapping[Key, Any]):
+    """A run's values by key, as hooks see them; the loop works on ``values`` by slot."""
+
+    __slots__ = ("slots", "values_by_slot")
+
+    def __init__(self, slots: Mapping[Key, int]) -> None:
+        self.slots = slots
+        self.values_by_slot: list[Any] = [MISSING] * len(slots)
+
+    def __getitem__(self, key: Key) -> Any:
+        value = self.values_by_slot[self.slots[key]]
+        if value is MISSING:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        self.values_by_slot[self.slots[key]] = value
+
+    def __delitem__(self, key: Key) -> None:
+        self[key]
+        self.values_by_slot[self.slots[key]] = MISSING
+
+    def __iter__(self) -> Iterator[Key]:
+        return (key for key, slot in self.slots.items() if self.values_by_slot[slot] is not MISSING)
+
+    def __len__(self) -> int:
+        return sum(value is not MISSING for value in self.values_by_slot)
+
+    def __repr__(self) -> str:
+        return f"Buffer({dict(self)!r})"
 
 
 class Executable(Protocol):

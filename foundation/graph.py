@@ -254,7 +254,7 @@ class Graph(Wired, Persistent):
                 steps.append(Loop(step[1][0], tuple(calls[node_id] for node_id in step[1][1])))
         inputs = {key: tuple((e.node_id, e.port_name) for e in entries) for key, entries in self._wiring.keys(output=False).items()}
         outputs = tuple((entry.key, (entry.node_id, entry.port_name)) for entry in self._wiring.outputs)
-        ports = frozenset((node_id, port) for node_id, node in self.nodes.items() for port in node.block.ports)
+        ports = tuple((node_id, port) for node_id, node in self.nodes.items() for port in node.block.ports)
         return Program(tuple(steps), inputs, outputs, ports, _mode_setter([node.block for node in self.nodes.values()]))
 
     def _call(self, node: Node, ring: Any) -> Call:

@@ -9,11 +9,13 @@ import importlib
 import threading
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownBlockType, UnknownName, YggdrasillError, unknown
 from yggdrasill.foundation.block import AbstractBaseBlock
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["ENTRY_POINT_GROUP", "BlockRegistry", "register_block"]
 
@@ -138,6 +140,8 @@ def _built_in_table() -> Mapping[str, str]:
 
 @lru_cache(maxsize=1)
 def _installed() -> Mapping[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
 
 

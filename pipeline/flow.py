@@ -11,7 +11,8 @@ from yggdrasill.errors import BlockFailed, CycleFound, InvalidArgument
 from yggdrasill.executor.branches import run_branches
 from yggdrasill.executor.context import RunContext, current_run, enter_child
 from yggdrasill.executor.hooks import Emit
-from yggdrasill.executor.loop import Buffer, collect_inputs
+from yggdrasill.executor.loop import collect_inputs
+from yggdrasill.executor.program import Key
 from yggdrasill.foundation.container import Container, check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.persistence import Persistent
@@ -117,13 +118,13 @@ class Flow(Wired, Persistent):
 
     def _run_children(
         self,
-        given: Buffer,
+        given: dict[Key, Any],
         context: RunContext,
         emit: Emit | None,
         options: Mapping[str, Any],
         max_workers: int | None,
         wanted: Callable[[str], bool] = lambda child_id: True,
-    ) -> Buffer:
+    ) -> dict[Key, Any]:
         """Run every wanted child in order and return the buffer: outputs by ``(child, key)``, added to what was given."""
         self._check_acyclic()
         order = [step[1] for step in self.plan().steps if step[0] == "node"]
