@@ -61,11 +61,22 @@ __all__ = [
     "State",
     "World",
     "__version__",
+    "comfy_entrypoint",
     "current_run",
     "register_block",
     "run",
     "run_graph",
 ]
+
+
+async def comfy_entrypoint() -> Any:
+    """What ComfyUI's loader calls: the extension; raises `UnsupportedVersion` for a ComfyUI that is too old."""
+    from yggdrasill.server_ext.comfy.entry import check_version
+
+    check_version()
+    from yggdrasill.nodes import YggdrasillExtension
+
+    return YggdrasillExtension()
 
 
 def __getattr__(name: str) -> Any:

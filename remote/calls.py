@@ -44,6 +44,8 @@ class Call:
     orphan_after: float = 30.0
     patience: Patience = field(default_factory=Patience)
     progress: Progress | None = None
+    #: Gets kind and data of every other event that is not about the job's status.
+    watch: Callable[[str, Mapping[str, Any]], None] | None = None
     meter: Meter = field(default_factory=Meter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -99,6 +101,8 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
         if event.kind == "progress" and call.progress is not None:
             data = event.data
             call.progress(str(data.get("place", "")), float(data.get("done", 0)), float(data.get("total", 0)), data.get("text"))
+        elif call.watch is not None and event.kind not in ("status", "progress"):
+            call.watch(event.kind, event.data)
     while True:
         status, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
         if status == 200:

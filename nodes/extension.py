@@ -1,0 +1,27 @@
+"""What ComfyUI gets from the pack: its nodes, and the endpoint that is attached while it loads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.v0_0_2 import ComfyExtension
+
+from yggdrasill.nodes.plumbing import GraphResult, GraphValue
+from yggdrasill.nodes.ports import GraphInput, GraphOutput
+from yggdrasill.nodes.remote import RemoteGraphNode
+
+__all__ = ["YggdrasillExtension"]
+
+
+class YggdrasillExtension(ComfyExtension):
+    """The extension: loading it starts the endpoint; a failure there leaves the nodes and one line in the log."""
+
+    async def on_load(self) -> None:
+        """Attach the endpoint to the server that is about to start."""
+        from yggdrasill.server_ext.comfy.attach import attach
+
+        attach()
+
+    async def get_node_list(self) -> list[type[Any]]:
+        """The node classes."""
+        return [GraphInput, GraphOutput, RemoteGraphNode, GraphValue, GraphResult]

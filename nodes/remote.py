@@ -1,0 +1,82 @@
+"""Remote Graph: a graph that is served somewhere else, as one node of a workflow here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.v0_0_2 import io
+
+from yggdrasill.nodes.ports import CATEGORY
+
+__all__ = ["MOST_PORTS", "REMOTE_NODE", "RemoteGraphNode"]
+
+REMOTE_NODE = "YggdrasillRemoteGraph"
+MOST_PORTS = 32
+
+
+class RemoteGraphNode(io.ComfyNode):
+    """Calls a served graph. The editor names its sockets after the contract, which is stored in the node."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """The node's form."""
+        port = io.Autogrow.TemplatePrefix(io.AnyType.Input("port", optional=True), prefix="p", min=0, max=MOST_PORTS)
+        return io.Schema(
+            node_id=REMOTE_NODE,
+            display_name="Remote Graph",
+            category=CATEGORY,
+            description="Runs a graph that an endpoint serves: another ComfyUI, or one without it. The result is that of running it here.",
+            search_aliases=["yggdrasill", "remote", "endpoint", "distributed"],
+            is_input_list=True,
+            inputs=[
+                io.String.Input("graph", default="", tooltip="The id the graph is served under."),
+                io.String.Input("endpoint", default="auto", tooltip="auto: where the registry places the graph; or an endpoint's name."),
+                io.String.Input(
+                    "contract", default="", multiline=True, tooltip="The graph's contract as JSON; the editor writes it.", socketless=True
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=0xFFFF_FFFF_FFFF_FFFF,
+                    optional=True,
+                    tooltip="For graphs of blocks that draw random numbers.",
+                ),
+                io.Autogrow.Input("ports", template=port, optional=True),
+            ],
+            outputs=[io.AnyType.Output(f"o{index}", display_name=f"o{index}", is_output_list=True) for index in range(MOST_PORTS)],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, graph: Any = None, endpoint: Any = None, contract: Any = None) -> bool | str:
+        """Whether the constants can be what they are for; said on the node before anything runs."""
+        from yggdrasill.server_ext.comfy.remote_call import check_settings
+
+        return check_settings(graph, endpoint, contract) or True
+
+    @classmethod
+    async def execute(
+        cls,
+        graph: list[str],
+        endpoint: list[str],
+        contract: list[str],
+        seed: list[int] | None = None,
+        ports: dict[str, list[Any]] | None = None,
+    ) -> Any:
+        """Send the inputs, wait, and give the outputs in the contract's order; a port without value blocks what depends on it."""
+        from comfy_execution.graph_utils import ExecutionBlocker
+
+        from yggdrasill.server_ext.comfy.remote_call import RemoteCall
+
+        call = RemoteCall(
+            graph=graph[0],
+            endpoint=endpoint[0],
+            contract=contract[0],
+            seed=seed[0] if seed else 0,
+            ports=ports or {},
+            node_id=str(cls.hidden.unique_id),
+        ).start()
+        outputs = await call.result()
+        blocked = [ExecutionBlocker(None)]
+        return io.NodeOutput(*(outputs.get(index, blocked) for index in range(MOST_PORTS)))

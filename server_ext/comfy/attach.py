@@ -1,0 +1,99 @@
+"""Attaching the endpoint to the ComfyUI that is starting: its parts, its routes, its beginning. What fails here is one line in the log."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.remote.comfy_graph import run_prompts_with
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.auth import resolve_token
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
+from yggdrasill.server_ext.comfy.current import Around, set_around
+from yggdrasill.server_ext.comfy.runner import QueueRunner
+from yggdrasill.server_ext.comfy.settings import ComfySettings
+from yggdrasill.server_ext.comfy.types_classes import register_classes
+from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
+from yggdrasill.server_ext.routes import Endpoint, add_routes
+from yggdrasill.server_ext.server import Settings, build_service
+from yggdrasill.server_ext.service import Service
+
+__all__ = ["attach"]
+
+_LOG = logging.getLogger("yggdrasill.comfy")
+
+
+def attach() -> None:
+    """Give this ComfyUI an endpoint; if that fails, its log says why and everything else works. On the main loop, before the routes are added."""
+    parts = Around(QueueRunner())
+    set_around(parts)
+    register_classes()
+    try:
+        _attach(parts)
+    except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
+        parts.problem = f"{type(error).__name__}: {error}"
+        _LOG.error("Yggdrasill: this ComfyUI is no endpoint: %s", parts.problem)
+
+
+def _attach(parts: Around) -> None:
+    data_dir = Path(host_api.user_directory()) / "yggdrasill"
+    data_dir.mkdir(parents=True, exist_ok=True)
+    settings = ComfySettings.read(data_dir / "settings.yaml")
+    endpoints = data_dir / "endpoints.yaml"
+    parts.registry = EndpointRegistry.from_yaml(endpoints) if endpoints.exists() else EndpointRegistry()
+    parts.runner = QueueRunner(settings.queue)
+    token = resolve_token(data_dir)
+    redactor = Redactor([token, *secrets_of_environment()])
+    address, port, url = _own_address(settings)
+    serving = Settings(
+        host=address,
+        port=port,
+        data_dir=data_dir,
+        artifacts=Path(settings.artifacts) if settings.artifacts else None,
+        peers=settings.peers,
+        allow_hosts=settings.allow_hosts,
+        peer_url=settings.peer_url or url,
+        roots=_model_folders(),
+    )
+    service, guard, _ = build_service(serving, data_dir, token, redactor, ComfyHost(settings.slots))
+    app = host_api.prompt_server().app
+    add_routes(app.router, Endpoint(service, guard))
+    run_prompts_with(parts.runner)
+    _begin_with(app, service, parts)
+    problem = host_api.flags_problem()
+    if problem is not None:
+        _LOG.warning("Yggdrasill: %s", problem)
+
+
+def _begin_with(app: Any, service: Service, parts: Around) -> None:
+    async def start(_: Any) -> None:
+        try:
+            await service.start()
+        except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
+            parts.problem = f"{type(error).__name__}: {error}"
+            _LOG.error("Yggdrasill: this ComfyUI takes no jobs: %s", parts.problem)
+
+    async def stop(_: Any) -> None:
+        with host_api.shielded("the endpoint could not be closed"):
+            await service.close(1.0)
+
+    app.on_startup.append(start)
+    app.on_shutdown.append(stop)
+
+
+def _own_address(settings: ComfySettings) -> tuple[str, int, str]:
+    """The address and port ComfyUI listens on, and the url this machine reaches it by."""
+    args = importlib.import_module("comfy.cli_args").args
+    address = str(args.listen).split(",")[0].strip()
+    scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
+    name = "127.0.0.1" if address in ("0.0.0.0", "::", "") else address  # noqa: S104 - compared with
+    return address, int(args.port), f"{scheme}://{f'[{name}]' if ':' in name else name}:{args.port}"
+
+
+def _model_folders() -> list[Path]:
+    """The folders that ComfyUI finds models in."""
+    named = importlib.import_module("folder_paths").folder_names_and_paths
+    return sorted({Path(folder) for key, entry in named.items() if key != "custom_nodes" for folder in entry[0]})

@@ -1,0 +1,82 @@
+"""The host inside ComfyUI: workflows go through its queue, graphs of blocks run in slot threads beside it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.runner import watched_by
+from yggdrasill.server_ext.headless import HeadlessHost
+from yggdrasill.server_ext.job import Job
+from yggdrasill.server_ext.tasks import Task
+
+__all__ = ["ComfyHost"]
+
+_MOST_PROMPTS = 64
+"""Workflow jobs that stand in ComfyUI's queue at the same time; more wait before it."""
+
+
+class ComfyHost:
+    """See `yggdrasill.server_ext.service.Host`. A workflow's thread only waits, for ComfyUI runs one prompt at a time."""
+
+    name = "comfy"
+
+    def __init__(self, slots: int = 1) -> None:
+        self._blocks = HeadlessHost(slots)
+        self._prompts = HeadlessHost(_MOST_PROMPTS)
+        self._lock = threading.Lock()
+        self._watched: dict[str, tuple[HeadlessHost, _WatchedTask]] = {}
+
+    def enqueue(self, task: Task) -> None:
+        """Run ``task`` when its turn has come."""
+        home = self._prompts if task.deployment.kind == "comfy" else self._blocks
+        watched = _WatchedTask(task, self._done)
+        with self._lock:
+            self._watched[task.job.job_id] = home, watched
+        home.enqueue(watched)  # type: ignore[arg-type]  # it stands for the task in all that a host does with one
+
+    def withdraw(self, task: Task) -> bool:
+        """Take back a task that has not begun; False if it has."""
+        with self._lock:
+            found = self._watched.get(task.job.job_id)
+        if found is None or not found[0].withdraw(found[1]):  # type: ignore[arg-type]
+            return False
+        self._done(task)
+        return True
+
+    def queue_depth(self) -> dict[str, Any]:
+        """``{"queued", "running", "slots"}``; the prompts of ComfyUI's owner count."""
+        waiting, running = host_api.queue_depth()
+        blocks, prompts = self._blocks.queue_depth(), self._prompts.queue_depth()
+        return {"queued": waiting + blocks["queued"] + prompts["queued"], "running": running + blocks["running"], "slots": 1}
+
+    def _done(self, task: Task) -> None:
+        with self._lock:
+            self._watched.pop(task.job.job_id, None)
+
+
+class _WatchedTask:
+    """A task whose workflows report what happens in them as events of its job."""
+
+    def __init__(self, task: Task, done: Callable[[Task], None]) -> None:
+        self._task = task
+        self._done = done
+
+    @property
+    def job(self) -> Job:
+        return self._task.job
+
+    @property
+    def exclusive_key(self) -> str | None:
+        return self._task.exclusive_key
+
+    def execute(self, outside: Callable[[], AbstractContextManager[None]] | None = None) -> None:
+        task = self._task
+        try:
+            with watched_by(lambda kind, facts: task.shop.tell(task.job, "comfy", {"what": kind, **facts})):
+                task.execute(outside)
+        finally:
+            self._done(task)

@@ -1,0 +1,40 @@
+"""What ComfyUI's nodes find of the extension around them: the runner of this process's prompts and the registry of endpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.comfy.runner import QueueRunner
+
+__all__ = ["Around", "around", "set_around"]
+
+
+@dataclass
+class Around:
+    """The extension's parts in this process; ``problem`` says why there is no endpoint, if there is none."""
+
+    runner: QueueRunner
+    registry: EndpointRegistry = field(default_factory=EndpointRegistry)
+    problem: str | None = None
+
+
+_around: Around | None = None
+
+
+def set_around(parts: Around | None) -> None:
+    """Say what nodes find; None takes it away."""
+    global _around  # noqa: PLW0603 - a process has one ComfyUI or none
+    _around = parts
+
+
+def around() -> Around:
+    """The extension's parts.
+
+    Raises:
+        InvalidArgument: the extension is not loaded.
+    """
+    if _around is None:
+        raise InvalidArgument("Yggdrasill was not loaded by this ComfyUI; its log says why")
+    return _around

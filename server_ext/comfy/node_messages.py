@@ -1,0 +1,47 @@
+"""What a Remote Graph node shows of its call: progress and previews from elsewhere, under the node's own id."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from yggdrasill.server_ext.comfy import host_api
+
+__all__ = ["NodeMessages"]
+
+
+class NodeMessages:
+    """Sends to whoever started the prompt. Made in the node's own thread; used from the call's."""
+
+    def __init__(self, node_id: str, prompt_id: str) -> None:
+        self._node_id = node_id
+        self._prompt_id = prompt_id
+        self._sid = host_api.prompt_server().client_id
+        self._registry = importlib.import_module("comfy_execution.progress").get_progress_state()
+
+    def progress(self, place: str, done: float, total: float, text: str | None) -> None:
+        """Show work done somewhere inside the remote graph as the node's own."""
+        if total > 0:
+            # another thread may add nodes to the registry just now; the next report comes soon
+            with host_api.shielded("progress could not be shown"):
+                self._registry.update_progress(self._node_id, done, total)
+
+    def watch(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Show a preview that came as an event of the job."""
+        if kind == "comfy" and data.get("what") == "preview" and self._sid is not None:
+            with host_api.shielded("a preview could not be shown"):
+                image = base64.b64decode(str(data.get("image", "")))
+                host_api.send_preview(self._metadata(str(data.get("type"))), image, self._sid)
+
+    def _metadata(self, image_type: str) -> dict[str, Any]:
+        prompt = self._registry.dynprompt
+        return {
+            "node_id": self._node_id,
+            "prompt_id": self._prompt_id,
+            "display_node_id": prompt.get_display_node_id(self._node_id),
+            "parent_node_id": prompt.get_parent_node_id(self._node_id),
+            "real_node_id": prompt.get_real_node_id(self._node_id),
+            "image_type": image_type,
+        }

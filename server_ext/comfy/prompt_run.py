@@ -1,0 +1,119 @@
+"""One prompt of ours on its way through ComfyUI: what was heard of it, and what it ended with."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Mapping
+from typing import Any
+
+from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
+from yggdrasill.executor.context import RunContext
+from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.port_list import port_value
+from yggdrasill.server_ext.comfy.host_api import Validation
+
+__all__ = ["PromptRun"]
+
+Message = tuple[str, dict[str, Any]]
+_FINAL = frozenset({"success", "ended", "lost", "refused"})
+
+
+class PromptRun:
+    """Messages come in from ComfyUI's threads by `tell` and `deliver`; one thread waits with `next_message` and `settle`."""
+
+    def __init__(self, prompt_id: str, graph: ComfyGraph, context: RunContext) -> None:
+        self.prompt_id = prompt_id
+        self.graph = graph
+        self.context = context
+        #: ``new``, then what ComfyUI's queue says, or ``lent`` for a prompt that runs inside another one.
+        self.state = "new"
+        self.outputs: dict[str, Any] = {}
+        self._box: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._problem: Exception | None = None
+        self._over = False
+
+    @property
+    def place(self) -> str:
+        """Where the run stands in its caller's project."""
+        return self.context.place or self.graph.graph_id
+
+    def tell(self, kind: str, facts: dict[str, Any]) -> None:
+        """Something happened; see `VirtualSocket`."""
+        self._box.put((kind, facts))
+
+    def deliver(self, port: str, values: list[Any]) -> None:
+        """A sink got the values of its port."""
+        self.outputs[port] = port_value(values)
+        self.tell("output", {"port": port})
+
+    def refuse(self, error: Exception) -> None:
+        """It could not be started."""
+        self._problem = error
+        self.tell("refused", {})
+
+    def next_message(self, seconds: float) -> Message | None:
+        """The next message, or None if none comes in time; after the last one `settle` may be called."""
+        try:
+            message = self._box.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        self._read(*message)
+        return message
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last message was read."""
+        return self._over
+
+    def _read(self, kind: str, facts: dict[str, Any]) -> None:
+        self._over = self._over or kind in _FINAL
+        if self._problem is not None:
+            return
+        if kind == "error" and facts["exception_type"] != "ExecutionBlocked":
+            self._problem = self._failed(facts)
+        elif kind == "interrupted":
+            self._problem = Cancelled(f"{self.place}: interrupted by the owner of this ComfyUI", node=self.place, node_id=facts["node"])
+        elif kind == "lost":
+            self._problem = RunError(f"{self.place}: the prompt is no longer in ComfyUI's queue; its owner cleared the queue. Call again")
+
+    def _failed(self, facts: Mapping[str, Any]) -> BlockFailed:
+        node = f"{self.place}/{facts['node']}"
+        return BlockFailed(
+            f"node {node!r} ({facts['node_type']}) failed: {facts['exception_type'].rpartition('.')[2]}: {facts['message']}",
+            node=node,
+            node_id=facts["node"],
+            node_type=facts["node_type"],
+            exception_type=facts["exception_type"],
+            traceback=facts["traceback"][-20:],
+        )
+
+    def settle(self) -> dict[str, Any]:
+        """The outputs, or what went wrong.
+
+        Raises:
+            BlockFailed, Cancelled, RunError, InvalidStructure
+        """
+        if self.context.token.cancelled:
+            raise Cancelled(f"{self.place}: {self.context.token.reason}", node=self.place)
+        if self._problem is not None:
+            raise self._problem
+        return dict(self.outputs)
+
+    def check(self, validation: Validation) -> None:
+        """Raise `InvalidStructure` if ComfyUI would not run every output port."""
+        wanted = {port.nodes[0] for port in self.graph.outputs.values()}
+        if validation.ok and wanted <= set(validation.outputs):
+            return
+        errors = [
+            f"node {node!r} ({facts.get('class_type')}): {item.get('message')}: {item.get('details')}"
+            for node, facts in validation.node_errors.items()
+            for item in facts.get("errors", ())
+        ]
+        if not errors and validation.error is not None:
+            errors = [f"{validation.error.get('message')}: {validation.error.get('details')}"]
+        raise InvalidStructure(
+            f"{self.place}: ComfyUI refuses the workflow: {'; '.join(errors[:5]) or 'it does not say why'}",
+            errors=errors,
+            node_errors=validation.node_errors,
+            error=validation.error,
+        )

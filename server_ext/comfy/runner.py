@@ -1,0 +1,194 @@
+"""Running a workflow with inputs and outputs through ComfyUI's own queue, so that its memory management, cache and interrupt apply."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.executor.context import RunContext
+from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.binding import bind_prompt
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.shelf import Shelf
+from yggdrasill.server_ext.comfy.virtual_socket import VirtualSocket
+
+__all__ = ["POLICIES", "QueueRunner", "watched_by"]
+
+POLICIES = ("fifo", "front")
+_POLL = 0.1
+_FAR_AHEAD = -(1 << 40)
+_MOST_AHEAD = 8
+"""Jobs in a row that go ahead of prompts the owner has waiting, before one of those gets its turn."""
+_PREVIEW_PAUSE = 0.2
+_LARGEST_PREVIEW = 256 << 10
+_LARGEST_OUTPUT = 64 << 10
+
+Watch = Callable[[str, dict[str, Any]], None]
+_watch: ContextVar[Watch | None] = ContextVar("yggdrasill_comfy_watch", default=None)
+
+
+@contextlib.contextmanager
+def watched_by(watch: Watch | None) -> Iterator[None]:
+    """Tell ``watch(kind, facts)`` what happens in the prompts that this thread runs, in JSON values."""
+    before = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(before)
+
+
+class QueueRunner:
+    """ComfyUI's queue as a `PromptRunner`.
+
+    ``policy`` says how jobs stand to the prompts of ComfyUI's owner: ``fifo`` in the order in which both come, ``front`` ahead of
+    those that wait, but for one in nine. A prompt that runs is never interrupted for a job.
+    """
+
+    def __init__(self, policy: str = "fifo") -> None:
+        if policy not in POLICIES:
+            raise InvalidArgument(f"queue is {policy!r}; it can be {choices(POLICIES)}")
+        self.policy = policy
+        self.shelf = Shelf()
+        self._runs: dict[str, PromptRun] = {}
+        self._lock = threading.Lock()
+        self._ahead = 0
+
+    def run_of(self, prompt_id: str) -> PromptRun | None:
+        """The run whose prompt this is; None for the owner's prompts."""
+        with self._lock:
+            return self._runs.get(prompt_id)
+
+    # -- one run ------------------------------------------------------------------------------------------------
+
+    def run_prompt(self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
+        """See `PromptRunner.run_prompt`."""
+        run = PromptRun(str(uuid.uuid4()), graph, context)
+        digests: dict[str, str] = {}
+        try:
+            for name, value in inputs.items():
+                digests[name] = self.shelf.put(value)
+            with self._lock:
+                self._runs[run.prompt_id] = run
+            prompt = bind_prompt(graph, digests, run.prompt_id)
+            asyncio.run_coroutine_threadsafe(self._start(run, prompt), host_api.prompt_server().loop)
+            self._follow(run)
+            return run.settle()
+        finally:
+            with self._lock:
+                self._runs.pop(run.prompt_id, None)
+            self.shelf.drop(digests.values())
+
+    async def _start(self, run: PromptRun, prompt: dict[str, Any]) -> None:
+        """On ComfyUI's main loop: check the prompt, listen, and queue it."""
+        try:
+            validation = await host_api.validate(run.prompt_id, prompt)
+            run.check(validation)
+            if run.context.token.cancelled:
+                run.refuse(InvalidArgument("cancelled before it was queued"))
+                return
+            host_api.open_socket(
+                run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._heard(run, kind, facts), self._state)
+            )
+            host_api.enqueue(self._number(), run.prompt_id, prompt, {"client_id": run.prompt_id}, validation.outputs)
+            run.state = "queued"
+        except Exception as error:  # noqa: BLE001 - whatever keeps it from being queued is how the run ends
+            host_api.close_socket(run.prompt_id)
+            run.refuse(error)
+
+    def _state(self, prompt_id: str) -> str | None:
+        run = self.run_of(prompt_id)
+        if run is not None and run.state != "queued":
+            return run.state
+        return host_api.prompt_state(prompt_id)
+
+    def _heard(self, run: PromptRun, kind: str, facts: dict[str, Any]) -> None:
+        run.tell(kind, facts)
+        if kind in ("ended", "lost"):
+            host_api.close_socket(run.prompt_id)
+            host_api.forget(run.prompt_id)
+
+    def _number(self) -> float:
+        """The place in the queue; on ComfyUI's main loop, where the owner's numbers are given away too."""
+        server = host_api.prompt_server()
+        waiting, _ = host_api.queue_depth()
+        if self.policy == "front" and (self._ahead < _MOST_AHEAD or not waiting):
+            self._ahead = self._ahead + 1 if waiting else 0
+            server.number += 1
+            return float(_FAR_AHEAD + server.number)
+        self._ahead = 0
+        number = server.number
+        server.number += 1
+        return float(number)
+
+    # -- following ----------------------------------------------------------------------------------------------
+
+    def _follow(self, run: PromptRun) -> None:
+        """Pass on what is heard until the prompt is over; a cancelled token takes the prompt out, and no other."""
+        told = _Teller(run)
+        cancelling = False
+        while not run.is_over:
+            message = run.next_message(_POLL)
+            if message is not None:
+                told.tell(*message)
+            if run.context.token.cancelled:
+                cancelling = self._cancel(run) or cancelling
+
+    def _cancel(self, run: PromptRun) -> bool:
+        if run.state != "queued":
+            return False
+        if host_api.delete_queued(run.prompt_id):
+            asyncio.run_coroutine_threadsafe(self._close(run), host_api.prompt_server().loop)
+            run.tell("lost", {})
+            return True
+        return host_api.interrupt_running(run.prompt_id)
+
+    @staticmethod
+    async def _close(run: PromptRun) -> None:
+        host_api.close_socket(run.prompt_id)
+
+
+class _Teller:
+    """Passes messages on to the run's progress sink and to whoever watches, not oftener than they can be used."""
+
+    def __init__(self, run: PromptRun) -> None:
+        self._run = run
+        self._watch = _watch.get()
+        self._shown: dict[str, float] = {}
+
+    def tell(self, kind: str, facts: Mapping[str, Any]) -> None:
+        place = f"{self._run.place}/{facts.get('node')}"
+        sink = self._run.context.progress_sink
+        if kind == "progress" and sink is not None:
+            sink(place, facts["value"], facts["max"], None)
+        if self._watch is None:
+            return
+        if kind == "preview":
+            self._preview(facts)
+        elif kind in ("started", "cached", "executing", "progress", "output") or (kind == "executed" and _small(facts)):
+            self._watch(kind, dict(facts))
+
+    def _preview(self, facts: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        if len(facts["image"]) > _LARGEST_PREVIEW or now - self._shown.get(facts["node"], 0.0) < _PREVIEW_PAUSE or self._watch is None:
+            return
+        self._shown[facts["node"]] = now
+        picture = base64.b64encode(facts["image"]).decode("ascii")
+        self._watch("preview", {"node": facts["node"], "type": facts["type"], "image": picture})
+
+
+def _small(facts: Mapping[str, Any]) -> bool:
+    import json
+
+    try:
+        return len(json.dumps(facts)) <= _LARGEST_OUTPUT
+    except (TypeError, ValueError):
+        return False
