@@ -14,6 +14,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "installation" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.comfy)
+            item.add_marker(pytest.mark.timeout(300))  # one test waits for the servers that the next ones find running
 
 
 @pytest.fixture(scope="session")

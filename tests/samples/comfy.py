@@ -117,7 +117,7 @@ class Server:
             time.sleep(0.02)
         raise TimeoutError(f"prompt {prompt_id} is not done after {timeout} s\n{self.printed()[-2000:]}")
 
-    def wait_until_ready(self, *, timeout: float = 110) -> None:
+    def wait_until_ready(self, *, timeout: float = 200) -> None:
         """Return when the server answers; raise RuntimeError with its last words if it ends first."""
         end = time.monotonic() + timeout
         while self.alive and time.monotonic() < end:
