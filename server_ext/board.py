@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Protocol
 
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
@@ -19,10 +19,11 @@ from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.retention import Memory, Retention
 from yggdrasill.server_ext.tasks import Task, error_dict, stop_error
 from yggdrasill.values.artifacts import ArtifactStore
 
-__all__ = ["Board", "Host", "Retention"]
+__all__ = ["Board", "Host"]
 
 _SWEEP = 0.2
 _PRUNE = 60.0
@@ -52,27 +53,17 @@ class Host(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Retention:
-    """How long finished jobs and their outputs are kept: so many seconds, so many jobs, so many bytes of artifacts."""
-
-    seconds: float = 24 * 3600.0
-    jobs: int = 1000
-    bytes: int = 16 << 30
-
-
 class Board:
     """Live jobs in memory, the rest in the store."""
 
     def __init__(self, jobs: JobStore, hub: EventHub, host: Host, store: ArtifactStore, redactor: Redactor, retention: Retention) -> None:
         self._jobs, self._hub, self._host, self._store, self._redactor = jobs, hub, host, store, redactor
-        self._retention = retention
+        self._memory = Memory(jobs, store, retention)
         self._keys: dict[str, str] = {}
         self._live: dict[str, Job] = {}
         self._tasks: dict[str, Task] = {}
         self._recent: OrderedDict[str, Job] = OrderedDict()
         self._done: dict[str, asyncio.Future[None]] = {}
-        self._kept: OrderedDict[str, int] = OrderedDict()
         self._promised: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._sweeper: asyncio.Task[None] | None = None
@@ -91,7 +82,7 @@ class Board:
             if job_id in running:
                 self._store.pin(f"call:{running[job_id].key}", hashes)
             else:
-                self._keep(job_id, hashes)
+                self._memory.keep(job_id, hashes)
         for job in unfinished:
             self._take_up(job)
         self._sweeper = asyncio.create_task(self._watch())
@@ -258,7 +249,7 @@ class Board:
         while len(self._recent) > _RECENT:
             self._recent.popitem(last=False)
         if job.artifacts:
-            self._keep(job.job_id, job.artifacts)
+            self._memory.keep(job.job_id, job.artifacts)
         else:
             self._store.unpin(f"job:{job.job_id}")
         self._store.unpin(f"call:{job.key}")
@@ -279,7 +270,7 @@ class Board:
             for key in [key for key, until in self._promised.items() if until < now]:
                 del self._promised[key]
                 self._store.unpin(f"call:{key}")
-            if now > next_prune or sum(self._kept.values()) > self._retention.bytes:
+            if now > next_prune or self._memory.is_full:
                 next_prune = now + _PRUNE
                 with contextlib.suppress(StorageFailed):
                     await self.prune()
@@ -291,27 +282,8 @@ class Board:
             self.stop_job(job, f"caller gone for more than {job.orphan_after:g} s; a detached job would have gone on")
 
     async def prune(self) -> None:
-        """Forget jobs that were finished long ago, and let the store evict their outputs."""
-        limits = self._retention
-        expired = self._jobs.expired(finished_before=time.time() - limits.seconds, keep=limits.jobs)
-        old: list[str] = await asyncio.wrap_future(expired)
-        gone = set(old)
-        total = sum(self._kept.values())
-        for job_id, nbytes in list(self._kept.items())[:-1]:
-            if total <= limits.bytes:
-                break
-            total -= nbytes
-            gone.add(job_id)
-        if gone:
-            await asyncio.wrap_future(self._jobs.remove(list(gone)))
+        """Forget jobs that were finished long ago."""
+        gone = await self._memory.prune()
         for job_id in gone:
-            self._kept.pop(job_id, None)
             self._recent.pop(job_id, None)
-            self._store.unpin(f"job:{job_id}")
         self._keys = {key: job_id for key, job_id in self._keys.items() if job_id not in gone}
-
-    def _keep(self, job_id: str, hashes: tuple[str, ...]) -> None:
-        owner = f"job:{job_id}"
-        self._store.pin(owner, hashes)
-        missing = set(self._store.missing(hashes))
-        self._kept[job_id] = sum(self._store.nbytes(name) for name in hashes if name not in missing)

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from yggdrasill.errors import EndpointFailed, JobConflict, LimitExceeded, QueueFull, UnknownArtifact, unknown
-from yggdrasill.server_ext.board import Board, Host, Retention
+from yggdrasill.server_ext.board import Board, Host
 from yggdrasill.server_ext.calls import check_options
-from yggdrasill.server_ext.deployments import Deployment, Deployments, canonical_json, deployment_hash
+from yggdrasill.server_ext.deployments import Deployment, Deployments, deployment_hash
 from yggdrasill.server_ext.events import EventHub
+from yggdrasill.server_ext.identity import body_hash, state_facts
+from yggdrasill.server_ext.intake import Fetcher, Intake
 from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.signing import Signer
 from yggdrasill.server_ext.tasks import RunLog, Task, Workshop
 from yggdrasill.values.artifact_refs import ArtifactRef
@@ -26,7 +28,7 @@ from yggdrasill.values.artifacts import ArtifactStore
 from yggdrasill.values.hashing import HashCache
 from yggdrasill.values.wire import references, unpack, with_urls
 
-__all__ = ["Fetcher", "Host", "Limits", "Service", "Submission"]
+__all__ = ["Host", "Limits", "Service", "Submission"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MOST_ATTEMPTS = 3
@@ -59,22 +61,6 @@ class Submission:
     nbytes: int = 0
 
 
-class Fetcher(Protocol):
-    """Gets artifacts from other endpoints, as far as this one's owner allows it."""
-
-    def allows(self, url: str, artifact: str) -> bool:
-        """Whether ``artifact`` may be fetched from ``url``."""
-        ...
-
-    async def fetch(self, ref: ArtifactRef) -> bool:
-        """Bring the bytes into the store; False if that did not work, for whatever reason."""
-        ...
-
-    async def close(self) -> None:
-        """Give up connections."""
-        ...
-
-
 class Service:
     """One endpoint, whatever host runs its jobs."""
 
@@ -92,7 +78,7 @@ class Service:
         retention: Retention | None = None,
     ) -> None:
         self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
-        self.signer, self._jobs, self._fetcher = signer, jobs, fetcher
+        self.signer, self._jobs, self._intake = signer, jobs, Intake(store, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
         self.board = Board(jobs, self.hub, host, store, self.redactor, retention or Retention())
@@ -127,7 +113,7 @@ class Service:
         await self._until_idle(5.0)
         await self.board.stop()
         self.hub.end()
-        await self._fetcher.close()
+        await self._intake.close()
         logging.getLogger("yggdrasill.run").removeHandler(self._run_log)
         await asyncio.to_thread(self._jobs.close)
 
@@ -166,9 +152,9 @@ class Service:
                     bound=_STATE_BYTES,
                     found=nbytes,
                 )
-            await self._gather(refs, f"deploy:{graph_id}")
+            await self._intake.gather(refs, f"deploy:{graph_id}")
             value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
-        graph_hash = deployment_hash(kind, config, None if state is None else _state_facts(state))
+        graph_hash = deployment_hash(kind, config, None if state is None else state_facts(state))
         try:
             return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value)
         finally:
@@ -196,8 +182,9 @@ class Service:
         deployment = await self.deployment(graph_id)
         options = check_options(deployment.kind, call.options)
         large = call.nbytes > _OFF_THE_LOOP
-        body_hash = await asyncio.to_thread(_body_hash, deployment, call, options) if large else _body_hash(deployment, call, options)
-        known = await self._known(call, body_hash)
+        facts = (deployment, call.inputs, call.run, options)
+        named = await asyncio.to_thread(body_hash, *facts) if large else body_hash(*facts)
+        known = await self._known(call, named)
         if known is not None:
             return known
         self._check_room()
@@ -205,23 +192,23 @@ class Service:
         timing = {"fetch_s": 0.0, "bytes_in": 0.0}
         if refs:
             timing["fetch_s"], timing["bytes_in"] = await self._inputs(refs, call.key)
-            known = await self._known(call, body_hash)
+            known = await self._known(call, named)
             if known is not None:
                 self.board.release_call(known)
                 return known
             self._check_room()
         request = {"inputs": call.inputs, "options": options, "run": call.run}
         job = Job(
-            new_job_id(), call.key, graph_id, deployment.hash, body_hash, request, detached=call.detached, orphan_after=call.orphan_after,
+            new_job_id(), call.key, graph_id, deployment.hash, named, request, detached=call.detached, orphan_after=call.orphan_after,
             timeout=call.timeout, timing=timing, artifacts=tuple(ref.hash for ref in refs),
         )  # fmt: skip
         await self.board.add(job)
         self.board.run(Task(job, deployment, self._shop))
         return job
 
-    async def _known(self, call: Submission, body_hash: str) -> Job | None:
+    async def _known(self, call: Submission, named: str) -> Job | None:
         job = await self.board.find_key(call.key)
-        if job is not None and job.body_hash != body_hash:
+        if job is not None and job.body_hash != named:
             raise JobConflict(
                 f"job key {call.key[:80]!r} belongs to job {job.job_id}, another call; make a new key for every call", job_id=job.job_id
             )
@@ -238,7 +225,7 @@ class Service:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            fetched = await self._gather(refs, f"call:{key}")
+            fetched = await self._intake.gather(refs, f"call:{key}")
         except UnknownArtifact:
             self.board.expect(key, _PATIENCE_FOR_UPLOADS)
             raise
@@ -246,28 +233,6 @@ class Service:
             self.board.expect(key, 0.0)
             raise
         return loop.time() - started, float(fetched)
-
-    async def _gather(self, refs: list[ArtifactRef], owner: str) -> int:
-        """Have every artifact in the store and pinned; gives the bytes that were fetched.
-
-        Raises:
-            UnknownArtifact: ``details["missing"]``.
-        """
-        hashes = [ref.hash for ref in refs]
-        self.store.pin(owner, hashes)
-        missing = set(await asyncio.to_thread(self.store.missing, hashes))
-        if not missing:
-            return 0
-        wanted = [ref for ref in refs if ref.hash in missing and ref.url is not None and self._fetcher.allows(ref.url, ref.hash)]
-        came = await asyncio.gather(*(self._fetcher.fetch(ref) for ref in wanted))
-        fetched = {ref.hash: ref.nbytes for ref, ok in zip(wanted, came, strict=True) if ok}
-        lacking = [name for name in hashes if name in missing and name not in fetched]
-        if lacking:
-            raise UnknownArtifact(
-                f"this endpoint lacks {len(lacking)} of the {len(hashes)} artifacts of the inputs; send them, then send the same call again",
-                missing=lacking,
-            )
-        return sum(fetched.values())
 
     async def result(self, job: Job) -> dict[str, Any]:
         """How a job ended, its output with urls for others to fetch from; just its status while it has not."""
@@ -340,26 +305,3 @@ def _check_resumable(job: Job, deployment: Deployment) -> None:
         )
     if job.attempts >= _MOST_ATTEMPTS:
         raise EndpointFailed(f"the endpoint stopped {job.attempts} times while this job ran; it is not tried again", attempts=job.attempts)
-
-
-def _payload_name(entry: Mapping[str, Any]) -> str:
-    """The hash of a payload, wherever its bytes are."""
-    from blake3 import blake3
-
-    return str(entry["artifact"]) if "artifact" in entry else blake3(base64.b64decode(entry["inline"])).hexdigest()
-
-
-def _state_facts(state: Mapping[str, Any]) -> dict[str, Any]:
-    return {"skeleton": state["skeleton"], "payloads": [_payload_name(entry) for entry in state["payloads"]]}
-
-
-def _body_hash(deployment: Deployment, call: Submission, options: Mapping[str, Any]) -> str:
-    """What makes two calls the same: graph, inputs by content, options, run; not where the inputs may be fetched."""
-    from blake3 import blake3
-
-    entries = call.inputs.get("payloads")
-    inputs = dict(call.inputs)
-    if isinstance(entries, list) and all(isinstance(entry, dict) for entry in entries):
-        inputs["payloads"] = [{key: item for key, item in entry.items() if key not in ("url", "store")} for entry in entries]
-    facts = {"graph_id": deployment.graph_id, "hash": deployment.hash, "inputs": inputs, "options": options, "run": call.run}
-    return blake3(canonical_json(facts)).hexdigest()

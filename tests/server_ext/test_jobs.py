@@ -1,0 +1,104 @@
+"""Rows and events of jobs on disk."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from yggdrasill.errors import StorageFailed, UnsupportedVersion
+from yggdrasill.server_ext.job import COMPLETED, IN_PROGRESS, Event, Job
+from yggdrasill.server_ext.jobs import JobStore
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[JobStore]:
+    jobs = JobStore(tmp_path / "jobs.sqlite")
+    yield jobs
+    jobs.close()
+
+
+def job(name: str, **facts: object) -> Job:
+    made = Job(name, f"key-{name}", "graph", "hash", "body", {"inputs": {"skeleton": 1, "payloads": []}})
+    return replace(made, **facts)  # type: ignore[arg-type]  # the test names fields of a job
+
+
+def test_a_job_comes_back_as_it_was_written(store: JobStore) -> None:
+    made = job("a", detached=True, timeout=2.5, artifacts=("x", "y"), timing={"fetch_s": 0.5}, progress={"done": 1})
+    store.insert(made).result()
+    assert store.get("a").result() == made
+    final = replace(made, status=COMPLETED, started=1.0, finished=2.0, output={"skeleton": "é", "payloads": []}, request={}, artifacts=())
+    store.update(final).result()
+    assert store.get("a").result() == final
+    assert store.get("b").result() is None
+
+
+def test_it_is_there_after_the_file_was_opened_again(tmp_path: Path) -> None:
+    first = JobStore(tmp_path / "jobs.sqlite")
+    first.insert(job("a"))
+    first.insert(job("b", status=IN_PROGRESS, attempts=1, created=1.0))
+    first.insert(job("c", status=COMPLETED, finished=5.0, artifacts=("h",)))
+    first.add_event(Event(7, "a", "status", {"status": "x"}))
+    first.close()
+    again = JobStore(tmp_path / "jobs.sqlite")
+    assert [found.job_id for found in again.unfinished().result()] == ["b", "a"]
+    assert again.keys().result() == {"key-a": "a", "key-b": "b", "key-c": "c"}
+    assert again.artifacts().result() == {"c": ("h",)}
+    assert again.last_seq().result() == 7
+    again.close()
+
+
+def test_a_key_is_given_once_and_others_of_the_same_moment_are_stored(store: JobStore) -> None:
+    futures = [store.insert(job("a")), store.insert(replace(job("b"), key="key-a")), store.insert(job("c"))]
+    futures[0].result()
+    with pytest.raises(StorageFailed, match="UNIQUE"):
+        futures[1].result()
+    futures[2].result()
+    assert set(store.keys().result().values()) == {"a", "c"}
+
+
+def test_events_come_in_order_from_any_place(store: JobStore) -> None:
+    for seq in range(1, 8):
+        store.add_event(Event(seq, "ab"[seq % 2], "status", {"n": seq}))
+    assert [event.seq for event in store.events("a", 2).result()] == [4, 6]
+    assert [event.seq for event in store.events(None, 3, limit=3).result()] == [4, 5, 6]
+    store.remove(["a"]).result()
+    assert [event.seq for event in store.events(None, 0).result()] == [1, 3, 5, 7]
+
+
+def test_jobs_are_listed_newest_first_without_their_values(store: JobStore) -> None:
+    for number, name in enumerate("abc"):
+        store.insert(job(name, created=float(number), status=COMPLETED, output={"skeleton": 0, "payloads": []}))
+    found = store.newest(status=COMPLETED, limit=2).result()
+    assert [(entry.job_id, entry.request, entry.output) for entry in found] == [("c", {}, None), ("b", {}, None)]
+    assert store.newest(graph_id="other").result() == []
+
+
+def test_what_is_old_or_too_much_expires(store: JobStore) -> None:
+    for number, name in enumerate("abcd"):
+        store.insert(job(name, status=COMPLETED, finished=float(number)))
+    store.insert(job("running"))
+    assert store.expired(finished_before=1.5, keep=10).result() == ["a", "b"]
+    assert store.expired(finished_before=0.0, keep=1).result() == ["a", "b", "c"]
+
+
+def test_one_file_has_one_user(store: JobStore, tmp_path: Path) -> None:
+    with pytest.raises(StorageFailed, match="another endpoint uses the job file"):
+        JobStore(tmp_path / "jobs.sqlite")
+
+
+def test_a_file_of_a_newer_version_or_of_something_else_is_refused(tmp_path: Path) -> None:
+    newer = tmp_path / "newer.sqlite"
+    with sqlite3.connect(newer) as db:
+        db.execute("PRAGMA user_version = 99")
+    db.close()
+    with pytest.raises(UnsupportedVersion, match="update yggdrasill"):
+        JobStore(newer)
+    (tmp_path / "text.sqlite").write_text("no database " * 100, encoding="utf-8")
+    with pytest.raises(StorageFailed, match="cannot be used"):
+        JobStore(tmp_path / "text.sqlite")
+    with pytest.raises(StorageFailed):
+        JobStore(tmp_path / "nowhere" / "jobs.sqlite")

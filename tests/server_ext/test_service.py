@@ -1,0 +1,151 @@
+"""The service without any HTTP: what it remembers and for how long, what it pins, and whom it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samples.graphs import sample_registry
+from samples.http import one_node
+from yggdrasill.errors import UnknownArtifact, UnknownJob
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.configs import HostRules
+from yggdrasill.server_ext.deployments import Deployments
+from yggdrasill.server_ext.fetch import PeerFetcher
+from yggdrasill.server_ext.headless import HeadlessHost
+from yggdrasill.server_ext.job import Job
+from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.peers import KnownEndpoints
+from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
+from yggdrasill.server_ext.retention import Retention
+from yggdrasill.server_ext.service import Limits, Service, Submission
+from yggdrasill.server_ext.signing import Signer
+from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.wire import pack
+
+
+@asynccontextmanager
+async def service(folder: Path, quota: int | None = None, **retention: Any) -> AsyncIterator[Service]:
+    store = MemoryStore(quota_bytes=quota)
+    rules = HostRules([folder], folder, lambda url: False)
+    made = Service(
+        host=HeadlessHost(),
+        deployments=Deployments(folder / "graphs", rules, registry=sample_registry()),
+        jobs=JobStore(folder / "jobs.sqlite"),
+        store=store,
+        signer=Signer("key", None),
+        fetcher=PeerFetcher(store, lambda url: False, 1 << 30),
+        limits=Limits(max_queue=4),
+        retention=Retention(**retention),
+    )
+    await made.start()
+    await made.deploy("double", "graph", one_node("double"), None)
+    try:
+        yield made
+    finally:
+        await made.close(0.1)
+
+
+async def run(endpoint: Service, x: torch.Tensor, key: str) -> Job:
+    with pack({"x": x}, MemoryStore()) as packed:
+        for name in packed.artifacts:
+            endpoint.store.put(x.numpy().tobytes(), hash=name)
+        job = await endpoint.submit("double", Submission(key, packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0}))
+    await endpoint.board.wait(job, 10, lambda: True)
+    assert job.status == "COMPLETED", job.error
+    return job
+
+
+def test_the_newest_jobs_are_remembered_and_only_their_outputs_kept(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path, quota=1_000_000, jobs=2) as endpoint:
+            made = [await run(endpoint, torch.full((20_000,), float(n)), f"k{n}") for n in range(4)]
+            await endpoint.board.prune()
+            with pytest.raises(UnknownJob):
+                await endpoint.board.find(made[0].job_id)
+            assert (await endpoint.board.find(made[3].job_id)).job_id == made[3].job_id
+            for number in range(20):
+                endpoint.store.put(os.urandom(70_000 + number))
+            there = [not endpoint.store.missing(job.artifacts) for job in made]
+            assert there == [False, False, True, True]
+
+    asyncio.run(act())
+
+
+def test_outputs_beyond_the_bytes_that_may_be_kept_are_forgotten_oldest_first(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path, bytes=200_000) as endpoint:
+            made = [await run(endpoint, torch.full((20_000,), float(n)), f"k{n}") for n in range(4)]
+            await endpoint.board.prune()
+            known = [job["job_id"] for job in await endpoint.jobs()]
+            assert known == [job.job_id for job in reversed(made[2:])]
+
+    asyncio.run(act())
+
+
+def test_inputs_are_let_go_when_the_job_is_done(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path, quota=250_000) as endpoint:
+            for number in range(5):
+                job = await run(endpoint, torch.full((20_000,), float(number)), f"k{number}")
+                await endpoint.board.prune()
+                endpoint.store.unpin(f"job:{job.job_id}")
+            assert not endpoint.store.missing(job.artifacts)
+
+    asyncio.run(act())
+
+
+def test_a_state_that_is_not_here_is_asked_for(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            with pack({"node": {"weight": torch.zeros(100, 100)}}, MemoryStore()) as packed, pytest.raises(UnknownArtifact) as caught:
+                await endpoint.deploy("linear", "graph", one_node("linear"), packed.wire)
+            assert caught.value.details["missing"] == packed.artifacts
+
+    asyncio.run(act())
+
+
+def test_known_endpoints_follow_their_file(tmp_path: Path) -> None:
+    file = tmp_path / "endpoints.yaml"
+    tokens: list[str] = []
+    known = KnownEndpoints(file, ["http://peer:1"], tokens.extend)
+    assert (known.is_peer("http://peer:1/yggdrasill"), known.knows("http://peer:1/"), known.resolver()) == (True, False, None)
+    registry = EndpointRegistry()
+    registry.add("forge", "http://forge:8400", token="token-of-forge")
+    registry.to_yaml(file)
+    assert known.knows("http://forge:8400/yggdrasill/v1")
+    assert not known.knows("http://forge:84001/")
+    assert not known.knows("http://forge:8400@evil/")
+    assert tokens == ["token-of-forge"]
+    assert known.resolver() is not None
+    file.write_text("endpoints: [", encoding="utf-8")
+    assert known.knows("http://forge:8400/yggdrasill/v1")
+    file.unlink()
+    assert not known.knows("http://forge:8400/yggdrasill/v1")
+
+
+def test_secrets_are_known_by_the_names_of_their_variables() -> None:
+    names = {
+        "OPENAI_API_KEY": "a1",
+        "FORGE_TOKEN": "a2",
+        "DB_PASSWORD": "a3",
+        "TOKENIZERS_PARALLELISM": "b1",
+        "KEYBOARD": "b2",
+        "PATH": "b3",
+    }
+    assert sorted(secrets_of_environment(names)) == ["a1", "a2", "a3"]
+
+
+def test_redaction_reaches_every_part_of_a_value_and_learns() -> None:
+    redactor = Redactor(["secret-one", "short", "secret-one-longer"])
+    value = {"a secret-one": ["x secret-one-longer y", 1, None, ("secret-two",), Path("secret-one")]}
+    assert redactor.value(value) == {"a [secret]": ["x [secret] y", 1, None, ["secret-two"], "[secret]"]}
+    redactor.learn(["secret-two"])
+    assert redactor.text("secret-two and short") == "[secret] and short"

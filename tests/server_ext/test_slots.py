@@ -1,0 +1,121 @@
+"""Slots are lent while a job waits elsewhere, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from samples.http import in_background, until
+from yggdrasill.errors import Cancelled
+from yggdrasill.executor.context import CancelToken
+from yggdrasill.server_ext.slots import Lease, Slots
+
+
+class Room:
+    """Slots, and how often somebody was told that one may be free."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.freed = 0
+        self.slots = Slots(count, self._count)
+
+    def _count(self) -> None:
+        self.freed += 1
+
+    def lease(self, token: CancelToken | None = None) -> Lease:
+        lease = self.slots.try_lease(token or CancelToken())
+        assert lease is not None
+        return lease
+
+    @property
+    def full(self) -> bool:
+        found = self.slots.try_lease(CancelToken())
+        if found is not None:
+            found.end()
+        return found is None
+
+
+def outside(lease: Lease, come_back: threading.Event) -> None:
+    with lease.outside():
+        come_back.wait(10)
+
+
+def test_there_are_as_many_leases_as_slots() -> None:
+    room = Room(2)
+    leases = [room.lease(), room.lease()]
+    assert room.full
+    leases[0].end()
+    leases[0].end()
+    assert not room.full
+    leases[1].end()
+    assert room.freed >= 2
+
+
+def test_a_job_outside_lends_its_slot_and_goes_before_new_ones_when_it_comes_back() -> None:
+    room, back = Room(), threading.Event()
+    lease = room.lease()
+    waiting = in_background(outside, lease, back)
+    until(lambda: not room.full)
+    other = room.lease()
+    back.set()
+    time.sleep(0.05)
+    assert not waiting.done()
+    other.end()
+    waiting.result(5)
+    assert room.full
+    lease.end()
+    assert not room.full
+
+
+def test_no_slot_is_held_while_any_branch_of_a_job_is_outside() -> None:
+    room, first, second = Room(), threading.Event(), threading.Event()
+    lease = room.lease()
+    branches = [in_background(outside, lease, event) for event in (first, second)]
+    until(lambda: not room.full)
+    first.set()
+    branches[0].result(5)
+    assert not room.full
+    second.set()
+    branches[1].result(5)
+    assert room.full
+    lease.end()
+    assert not room.full
+
+
+def test_a_cancelled_job_does_not_wait_for_its_slot_nor_keep_others_from_it() -> None:
+    room, back, token = Room(), threading.Event(), CancelToken()
+    lease = room.lease(token)
+    waiting = in_background(outside, lease, back)
+    until(lambda: not room.full)
+    other = room.lease()
+    back.set()
+    token.cancel("enough")
+    freed = room.freed
+    with pytest.raises(Cancelled, match="enough"):
+        waiting.result(5)
+    assert room.freed > freed
+    lease.end()
+    assert room.full
+    other.end()
+    assert not room.full
+
+
+def test_slots_come_out_even_after_many_branches_came_and_went() -> None:
+    room = Room(2)
+
+    def branch(lease: Lease) -> None:
+        for _ in range(20):
+            with lease.outside():
+                time.sleep(0.0005)
+
+    leases = [room.lease(), room.lease()]
+    for future in [in_background(branch, lease) for lease in leases for _ in range(4)]:
+        future.result(20)
+    assert room.full
+    for lease in leases:
+        lease.end()
+    again = [room.lease(), room.lease()]
+    assert room.full
+    for lease in again:
+        lease.end()
