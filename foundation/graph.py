@@ -15,6 +15,7 @@ from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.executor.program import Call, Loop, Program
 from yggdrasill.foundation import roles
 from yggdrasill.foundation.block import AbstractBaseBlock
+from yggdrasill.foundation.building import BuildOptions
 from yggdrasill.foundation.checkpoint import read_state
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.edge import Edge
@@ -30,7 +31,6 @@ from yggdrasill.foundation.wiring import Boundary
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from yggdrasill.foundation.contract import Resolver
 
 __all__ = ["GRAPH_KINDS", "Graph"]
 
@@ -327,26 +327,10 @@ class Graph(Wired, Persistent):
         return graph_to_config(self)
 
     @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any],
-        registry: BlockRegistry | None = None,
-        validate: bool = False,
-        *,
-        pool: ReusePool | None = None,
-        base_dir: str | Path | None = None,
-        endpoints: Resolver | None = None,
-        allow_ref: bool = True,
-    ) -> Self:
-        """Build a graph from a config; ``ref`` files are relative to ``base_dir``. A graph is placed whole, so ``endpoints``
-        changes nothing inside it.
-
-        Raises:
-            InvalidConfig, UnsupportedVersion, MissingFile, UnknownBlockType; InvalidStructure if ``validate``.
-        """
+    def _build(cls, config: Mapping[str, Any], options: BuildOptions, validate: bool = False) -> Self:
         from yggdrasill.foundation.graph_config import graph_from_config
 
-        return graph_from_config(cls, config, registry, pool, base_dir, allow_ref, validate)
+        return graph_from_config(cls, config, options, validate)
 
 
 def _mode_setter(blocks: list[AbstractBaseBlock]) -> Any:

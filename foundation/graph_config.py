@@ -9,16 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from yggdrasill.errors import InvalidConfig
-from yggdrasill.foundation.documents import at, check_version, is_ref, read_model, resolve_ref
+from yggdrasill.foundation.building import BuildOptions, open_config
+from yggdrasill.foundation.documents import at, is_ref, read_model, resolve_ref
 from yggdrasill.foundation.edge import Edge
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.wiring import Exposure
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.graph import Graph
-    from yggdrasill.foundation.pool import ReusePool
-    from yggdrasill.foundation.registry import BlockRegistry
 
 __all__ = ["EdgeModel", "ExposedModel", "GraphModel", "NodeModel", "StrictModel", "edge_to_config", "graph_from_config", "graph_to_config"]
 
@@ -105,23 +103,12 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
     return config
 
 
-def graph_from_config(
-    cls: type[AnyGraph],
-    config: Mapping[str, Any],
-    registry: BlockRegistry | None,
-    pool: ReusePool | None,
-    base_dir: str | Path | None,
-    allow_ref: bool,
-    validate: bool,
-) -> AnyGraph:
-    """Build a graph from its config; arguments as `Graph.from_config`."""
-    document, base = resolve_ref(config, base_dir, "graph config", allow_ref)
-    if not isinstance(document, Mapping):
-        raise InvalidConfig(f"a graph config is a mapping, got {type(document).__name__}")
-    where = f"graph {document.get('graph_id', 'config')!r}"
-    check_version(document, cls.schema_version, where)
-    model = read_model(GraphModel, _with_node_refs(document, base, where, allow_ref), where)
-    graph = cls(model.graph_id, graph_kind=model.graph_kind, metadata=copy.deepcopy(model.metadata), registry=registry, pool=pool)
+def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyGraph:
+    """Build a graph from its config; a graph is placed whole, so the resolver changes nothing inside it."""
+    document, where, here = open_config(cls, config, options)
+    base = None if here.base_dir is None else Path(here.base_dir)
+    model = read_model(GraphModel, _with_node_refs(document, base, where, here.allow_ref), where)
+    graph = cls(model.graph_id, graph_kind=model.graph_kind, metadata=copy.deepcopy(model.metadata), registry=here.registry, pool=here.pool)
     _add_nodes(graph, model.nodes, base, where)
     for number, edge in enumerate(model.edges):
         with at(f"{where}, edges[{number}]"):

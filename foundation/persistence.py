@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile
 from yggdrasill.foundation.archive import FolderSource, Source, open_source, write_archive
+from yggdrasill.foundation.building import BuildOptions
 from yggdrasill.foundation.checkpoint import BACKENDS, check_backend, pack_state, read_state, unpack_state
 from yggdrasill.foundation.container import Container
+from yggdrasill.foundation.contract import whole_project
 from yggdrasill.foundation.documents import at, parse_document, read_document
 from yggdrasill.values.files import FileSet, write_file
 
@@ -44,7 +46,6 @@ class Persistent(Container):
         """The structure as JSON values."""
 
     @classmethod
-    @abstractmethod
     def from_config(
         cls,
         config: Mapping[str, Any],
@@ -54,9 +55,24 @@ class Persistent(Container):
         pool: ReusePool | None = None,
         base_dir: str | Path | None = None,
         endpoints: Resolver | None = None,
+        path: tuple[str, ...] = (),
         allow_ref: bool = True,
     ) -> Self:
-        """Build from a config."""
+        """Build from a config, `to_config`'s inverse.
+
+        ``ref`` files are relative to ``base_dir``. ``endpoints`` says which parts run elsewhere; ``path`` is where this one
+        stands in a larger project, from the outermost level down.
+
+        Raises:
+            InvalidConfig, UnsupportedVersion, MissingFile, UnknownBlockType, InvalidEdge; InvalidStructure if ``validate``.
+        """
+        with whole_project(endpoints, path) as resolver:
+            return cls._build(config, BuildOptions(registry, pool, base_dir, resolver, path, allow_ref), validate)
+
+    @classmethod
+    @abstractmethod
+    def _build(cls, config: Mapping[str, Any], options: BuildOptions, validate: bool = False) -> Self:
+        """`from_config` within a project whose resolver is at hand."""
 
     # -- config -------------------------------------------------------------------------------------------------
 

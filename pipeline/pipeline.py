@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import unknown
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.foundation.building import BuildOptions
 from yggdrasill.foundation.container import check_name
-from yggdrasill.foundation.contract import Resolver, Runnable, whole_project
+from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
@@ -155,31 +156,13 @@ class Pipeline(Flow):
         return pipeline_to_config(self)
 
     @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any],
-        registry: BlockRegistry | None = None,
-        validate: bool = False,
-        *,
-        pool: ReusePool | None = None,
-        base_dir: str | Path | None = None,
-        endpoints: Resolver | None = None,
-        path: tuple[str, ...] = (),
-        allow_ref: bool = True,
-    ) -> Self:
-        """Build a pipeline. ``endpoints`` says which graphs run elsewhere; ``path`` is where this pipeline stands in a
-        larger project, from the outermost level down.
+    def _build(cls, config: Mapping[str, Any], options: BuildOptions, validate: bool = False) -> Self:
+        from yggdrasill.pipeline.pipeline_config import pipeline_from_config
 
-        Raises:
-            InvalidConfig, UnsupportedVersion, MissingFile, UnknownBlockType, InvalidEdge; InvalidStructure if ``validate``.
-        """
-        from yggdrasill.pipeline.pipeline_config import BuildOptions, pipeline_from_config
-
-        with whole_project(endpoints, path) as resolver:
-            return pipeline_from_config(cls, config, BuildOptions(registry, pool, base_dir, resolver, path, allow_ref), validate)
+        return pipeline_from_config(cls, config, options, validate)
 
 
 def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:
-    from yggdrasill.pipeline.pipeline_config import BuildOptions, build_graph
+    from yggdrasill.pipeline.pipeline_config import build_graph
 
     return build_graph(config, BuildOptions(registry, pool, base_dir))

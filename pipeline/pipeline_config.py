@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.foundation.contract import Resolver, build_foreign, default_resolver
-from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
+from yggdrasill.foundation.building import BuildOptions, open_config
+from yggdrasill.foundation.contract import build_foreign, default_resolver
+from yggdrasill.foundation.documents import read_model, resolve_ref
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
 from yggdrasill.foundation.wiring import Exposure
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from yggdrasill.pipeline.pipeline import Pipeline
 
 __all__ = [
-    "BuildOptions",
     "EntryModel",
     "ExposedModel",
     "PipelineModel",
@@ -63,30 +62,6 @@ class PipelineModel(StrictModel):
     exposed_inputs: list[ExposedModel] = Field(default_factory=list)
     exposed_outputs: list[ExposedModel] = Field(default_factory=list)
     metadata: dict[str, Any] = Field(default_factory=dict)
-
-
-class BuildOptions:
-    """What building passes down through the levels: registry, pool, resolver, where the config is and who sent it."""
-
-    def __init__(
-        self,
-        registry: Any = None,
-        pool: Any = None,
-        base_dir: str | Path | None = None,
-        endpoints: Resolver | None = None,
-        path: tuple[str, ...] = (),
-        allow_ref: bool = True,
-    ) -> None:
-        self.registry, self.pool, self.endpoints, self.path, self.allow_ref = registry, pool, endpoints, path, allow_ref
-        self.base_dir = base_dir
-
-    def below(self, child_id: str, base_dir: str | Path | None) -> BuildOptions:
-        """The options for a child."""
-        return BuildOptions(self.registry, self.pool, base_dir, self.endpoints, (*self.path, child_id), self.allow_ref)
-
-    def keywords(self) -> dict[str, Any]:
-        """As keyword arguments of a level's ``from_config``."""
-        return {"pool": self.pool, "base_dir": self.base_dir, "endpoints": self.endpoints, "path": self.path, "allow_ref": self.allow_ref}
 
 
 def place_child(child_id: str, entry: Mapping[str, Any], options: BuildOptions, base_dir: Any = None) -> Any | None:
@@ -134,13 +109,8 @@ def pipeline_to_config(pipeline: Pipeline) -> dict[str, Any]:
 
 def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyPipeline:
     """Build a pipeline; arguments as `Pipeline.from_config`."""
-    document, base = resolve_ref(config, options.base_dir, "pipeline config", options.allow_ref)
-    where = f"pipeline {document.get('pipeline_id', 'config') if isinstance(document, Mapping) else 'config'!r}"
-    if not isinstance(document, Mapping):
-        raise InvalidConfig(f"a pipeline config is a mapping, got {type(document).__name__}")
-    check_version(document, cls.schema_version, where)
-    model = read_model(PipelineModel, dict(document), where)
-    here = BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref)
+    document, where, here = open_config(cls, config, options)
+    model = read_model(PipelineModel, document, where)
     pipeline = cls(model.pipeline_id, metadata=copy.deepcopy(model.metadata))
     for number, entry in enumerate(model.graphs):
         graph_config, child_base = entry_config(entry, "graph_config", f"{where}, graphs[{number}]", here)
@@ -166,10 +136,6 @@ def build_graph(config: Mapping[str, Any], options: BuildOptions) -> Any:
 
     document, base = resolve_ref(config, options.base_dir, "graph config", options.allow_ref)
     if isinstance(document, Mapping) and not {"graphs", "pipeline_id"}.isdisjoint(document):
-        return Pipeline.from_config(document, options.registry, **{**options.keywords(), "base_dir": base})
+        return Pipeline._build(document, options.at(base))
     foreign = build_foreign(document) if isinstance(document, Mapping) else None
-    if foreign is not None:
-        return foreign
-    keywords = {**options.keywords(), "base_dir": base}
-    del keywords["path"]
-    return Graph.from_config(document, options.registry, **keywords)
+    return Graph._build(document, options.at(base)) if foreign is None else foreign

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.foundation.building import BuildOptions
 from yggdrasill.foundation.container import Container, check_name
-from yggdrasill.foundation.contract import Resolver, Runnable, whole_project
+from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
@@ -242,28 +243,13 @@ class Stage(Flow):
         return stage_to_config(self)
 
     @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any],
-        registry: BlockRegistry | None = None,
-        validate: bool = False,
-        *,
-        pool: ReusePool | None = None,
-        base_dir: str | Path | None = None,
-        endpoints: Resolver | None = None,
-        path: tuple[str, ...] = (),
-        allow_ref: bool = True,
-    ) -> Self:
-        """Build a stage; arguments and errors as `Pipeline.from_config`."""
-        from yggdrasill.pipeline.pipeline_config import BuildOptions
+    def _build(cls, config: Mapping[str, Any], options: BuildOptions, validate: bool = False) -> Self:
         from yggdrasill.stage.stage_config import stage_from_config
 
-        with whole_project(endpoints, path) as resolver:
-            return stage_from_config(cls, config, BuildOptions(registry, pool, base_dir, resolver, path, allow_ref), validate)
+        return stage_from_config(cls, config, options, validate)
 
 
 def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:
-    from yggdrasill.pipeline.pipeline_config import BuildOptions
     from yggdrasill.stage.stage_config import build_pipeline
 
     return build_pipeline(config, BuildOptions(registry, pool, base_dir))

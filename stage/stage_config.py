@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from yggdrasill.errors import InvalidConfig
-from yggdrasill.foundation.documents import check_version, read_model, resolve_ref
+from yggdrasill.foundation.building import BuildOptions, open_config
+from yggdrasill.foundation.documents import read_model, resolve_ref
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
 from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.pipeline.pipeline_config import BuildOptions, build_graph, entry_config, place_child
+from yggdrasill.pipeline.pipeline_config import build_graph, entry_config, place_child
 
 if TYPE_CHECKING:
     from yggdrasill.stage.stage import Stage
@@ -88,13 +88,8 @@ def stage_to_config(stage: Stage) -> dict[str, Any]:
 
 def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyStage:
     """Build a stage; arguments as `Stage.from_config`."""
-    document, base = resolve_ref(config, options.base_dir, "stage config", options.allow_ref)
-    if not isinstance(document, Mapping):
-        raise InvalidConfig(f"a stage config is a mapping, got {type(document).__name__}")
-    where = f"stage {document.get('stage_id', 'config')!r}"
-    check_version(document, cls.schema_version, where)
-    model = read_model(StageModel, dict(document), where)
-    here = BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref)
+    document, where, here = open_config(cls, config, options)
+    model = read_model(StageModel, document, where)
     stage = cls(model.stage_id, role=model.role, metadata=copy.deepcopy(model.metadata))
     for number, entry in enumerate(model.pipelines):
         pipeline_config, child_base = entry_config(entry, "pipeline_config", f"{where}, pipelines[{number}]", here)
@@ -123,5 +118,5 @@ def build_pipeline(config: Mapping[str, Any], options: BuildOptions) -> Any:
     """A pipeline, or a single graph in its place, from its config."""
     document, base = resolve_ref(config, options.base_dir, "pipeline config", options.allow_ref)
     if isinstance(document, Mapping) and not {"nodes", "graph_id"}.isdisjoint(document):
-        return build_graph(document, BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref))
-    return Pipeline.from_config(document, options.registry, **{**options.keywords(), "base_dir": base})
+        return build_graph(document, options.at(base))
+    return Pipeline._build(document, options.at(base))

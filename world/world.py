@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, InvalidState, choices
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
+from yggdrasill.foundation.building import BuildOptions
 from yggdrasill.foundation.container import check_name
-from yggdrasill.foundation.contract import Resolver, whole_project
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool
@@ -293,24 +293,10 @@ class World(Persistent):
         return world_to_config(self)
 
     @classmethod
-    def from_config(
-        cls,
-        config: Mapping[str, Any],
-        registry: BlockRegistry | None = None,
-        validate: bool = False,
-        *,
-        pool: ReusePool | None = None,
-        base_dir: str | Path | None = None,
-        endpoints: Resolver | None = None,
-        path: tuple[str, ...] = (),
-        allow_ref: bool = True,
-    ) -> Self:
-        """Build a world; arguments and errors as `Pipeline.from_config`."""
-        from yggdrasill.pipeline.pipeline_config import BuildOptions
+    def _build(cls, config: Mapping[str, Any], options: BuildOptions, validate: bool = False) -> Self:
         from yggdrasill.world.world_config import world_from_config
 
-        with whole_project(endpoints, path) as resolver:
-            return world_from_config(cls, config, BuildOptions(registry, pool, base_dir, resolver, path, allow_ref), validate)
+        return world_from_config(cls, config, options, validate)
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
         """Every runnable below with its path, outermost first; graphs are not entered."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field
 
 from yggdrasill.errors import InvalidConfig, MissingFile, choices
-from yggdrasill.foundation.documents import check_version, is_ref, read_model, resolve_ref
+from yggdrasill.foundation.building import BuildOptions, open_config
+from yggdrasill.foundation.documents import is_ref, read_model, resolve_ref
 from yggdrasill.foundation.graph_config import StrictModel
-from yggdrasill.pipeline.pipeline_config import BuildOptions, place_child
+from yggdrasill.pipeline.pipeline_config import place_child
 from yggdrasill.stage.stage import Stage
 from yggdrasill.world.storage import WorldStorage
 
@@ -84,13 +85,9 @@ def world_to_config(world: World) -> dict[str, Any]:
 
 def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyWorld:
     """Build a world; arguments as `World.from_config`."""
-    document, base = resolve_ref(config, options.base_dir, "world config", options.allow_ref)
-    if not isinstance(document, Mapping):
-        raise InvalidConfig(f"a world config is a mapping, got {type(document).__name__}")
-    where = f"world {document.get('world_id', 'config')!r}"
-    check_version(document, cls.schema_version, where)
-    model = read_model(WorldModel, dict(document), where)
-    here = BuildOptions(options.registry, options.pool, base, options.endpoints, options.path, options.allow_ref)
+    document, where, here = open_config(cls, config, options)
+    base = None if here.base_dir is None else Path(here.base_dir)
+    model = read_model(WorldModel, document, where)
     checkpoint = None if model.checkpoint_ref is None else _absolute(model.checkpoint_ref, base)
     world = cls(model.world_id, description=model.description, seed=model.seed, tags=model.tags, checkpoint_ref=checkpoint)
     if stray := sorted(set(model.frozen_stages) - set(model.stages)):
@@ -121,8 +118,7 @@ def _stage(stage_id: str, entry: Mapping[str, Any], where: str, options: BuildOp
     placed = place_child(stage_id, {"stage_config": config, "graph_id": stage_id}, options, base)
     if placed is not None:
         return placed
-    below = options.below(stage_id, base)
-    return Stage.from_config(config, below.registry, **below.keywords())
+    return Stage._build(config, options.below(stage_id, base))
 
 
 def _absolute(path: str, base: Path | None) -> str:
