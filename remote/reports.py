@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, Union
+from typing import Literal
 
 __all__ = ["CallReport", "LoadReport", "Meter", "Report", "observe_calls", "report"]
 
@@ -104,7 +104,7 @@ class LoadReport:
         return [(self.endpoint, "load", "transfer", self.started, self.finished, self.pass_index)]
 
 
-Report = Union[CallReport, LoadReport]
+Report = CallReport | LoadReport
 
 _observer: ContextVar[Callable[[Report], None] | None] = ContextVar("yggdrasill_calls", default=None)
 
