@@ -49,7 +49,7 @@ class RemoteGraphNode(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, graph: Any = None, endpoint: Any = None, contract: Any = None) -> bool | str:
+    def validate_inputs(cls, graph: Any = None, endpoint: Any = None, contract: Any = None, ports: Any = None) -> bool | str:
         """Whether the constants can be what they are for; said on the node before anything runs."""
         from yggdrasill.server_ext.comfy.remote_call import check_settings
 

@@ -45,6 +45,10 @@ class KnownEndpoints:
         """Whether artifacts may be fetched from ``url``: below an endpoint of the file or one of ``peers``."""
         return self.knows(url) or any(is_below(url, peer) for peer in self._peers)
 
+    def registry(self) -> EndpointRegistry:
+        """The endpoints of the file as it is now."""
+        return self._current()
+
     def resolver(self) -> Resolver | None:
         """What places the parts of one config, None while no endpoint is known."""
         registry = self._current()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.remote.comfy_graph import run_prompts_with
-from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.auth import resolve_token
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
@@ -16,6 +15,8 @@ from yggdrasill.server_ext.comfy.current import Around, set_around
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.comfy.types_classes import register_classes
+from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
+from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.server import Settings, build_service
@@ -42,11 +43,10 @@ def _attach(parts: Around) -> None:
     data_dir = Path(host_api.user_directory()) / "yggdrasill"
     data_dir.mkdir(parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
-    endpoints = data_dir / "endpoints.yaml"
-    parts.registry = EndpointRegistry.from_yaml(endpoints) if endpoints.exists() else EndpointRegistry()
     parts.runner = QueueRunner(settings.queue)
     token = resolve_token(data_dir)
     redactor = Redactor([token, *secrets_of_environment()])
+    parts.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn).registry
     address, port, url = _own_address(settings)
     serving = Settings(
         host=address,
@@ -61,6 +61,7 @@ def _attach(parts: Around) -> None:
     service, guard, _ = build_service(serving, data_dir, token, redactor, ComfyHost(settings.slots))
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
+    add_ui_routes(app.router, service, guard)
     run_prompts_with(parts.runner)
     _begin_with(app, service, parts)
     problem = host_api.flags_problem()

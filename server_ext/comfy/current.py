@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.endpoints import EndpointRegistry
@@ -16,8 +17,13 @@ class Around:
     """The extension's parts in this process; ``problem`` says why there is no endpoint, if there is none."""
 
     runner: QueueRunner
-    registry: EndpointRegistry = field(default_factory=EndpointRegistry)
+    known: Callable[[], EndpointRegistry] = EndpointRegistry
     problem: str | None = None
+
+    @property
+    def registry(self) -> EndpointRegistry:
+        """The endpoints this ComfyUI knows, as its endpoints.yaml says now."""
+        return self.known()
 
 
 _around: Around | None = None
