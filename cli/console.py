@@ -23,12 +23,12 @@ class Console:
     def say(self, text: str = "") -> None:
         """Print a line of text, unless JSON is asked for."""
         if not self.json_only:
-            print(text)
+            print(text, flush=True)
 
     def result(self, document: Any) -> None:
         """Print the JSON document, if JSON is asked for."""
         if self.json_only:
-            print(json.dumps(document, ensure_ascii=False, indent=2, default=str))
+            print(json.dumps(document, ensure_ascii=False, indent=2, default=str), flush=True)
 
     def fail(self, error: YggdrasillError) -> None:
         """Print an error: text on standard error, or ``{"error": ...}``."""
