@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Mapping
@@ -30,6 +31,7 @@ __all__ = ["Deployment", "Deployments", "canonical_json", "check_graph_id", "dep
 
 _CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
 _LONGEST_ID = 200
+_LOG = logging.getLogger("yggdrasill.server")
 
 
 @dataclass(frozen=True)
@@ -231,7 +233,13 @@ class Deployments:
 
     def _stored(self) -> list[dict[str, Any]]:
         files = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
-        return [record for file in files if (record := _read_record(file)) is not None]
+        found = []
+        for file in files:
+            try:
+                found.append(_read_record(file))
+            except InvalidConfig as error:
+                _LOG.warning("a served graph is left out: %s", error)
+        return [record for record in found if record is not None]
 
     def _restore(self, graph_id: str, record: Mapping[str, Any]) -> Deployment:
         from yggdrasill.values import load

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ __all__ = ["Settings", "build_service", "serve"]
 
 _LINGER = 3.0
 _READ_BUFFER = 1 << 20
+#: More than wait for one another at a time: a graph that loads weights for minutes must not keep artifacts from being written.
+_THREADS = 32
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         lingering_time=_LINGER,
         shutdown_timeout=_LINGER,
     )
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="yggdrasill-io"))
     stop = _stop_event()
     service, guard, late = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
     add_routes(app.router, Endpoint(service, guard))

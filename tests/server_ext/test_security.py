@@ -234,6 +234,13 @@ def test_a_config_may_not_reach_out(server: Http, name: str) -> None:
     assert server.get("/graphs/attack").status_code == 404
 
 
+def test_a_state_larger_than_states_may_be_is_refused_by_its_claim(server: Http) -> None:
+    claim = {"dtype": "uint8", "shape": [17 << 20], "nbytes": 17 << 20, "artifact": "0" * 64}
+    state = {"skeleton": {"node": {"weight": {"$tensor": 0}}}, "payloads": [claim]}
+    answer = server.put("/graphs/attack", json={"kind": "graph", "config": one_node("linear"), "state": state})
+    assert error_of(answer) == (400, "LimitExceeded")
+
+
 def test_a_checkpoint_under_the_root_is_loaded(server: Http) -> None:
     root = server.process.data_dir / "models"
     root.mkdir(exist_ok=True)

@@ -1,0 +1,111 @@
+"""What is served: from the owner's files, from the network, and again after a restart."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samples.graphs import sample_registry
+from samples.http import one_node
+from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownGraph
+from yggdrasill.foundation import Graph
+from yggdrasill.server_ext.configs import HostRules, check_config
+from yggdrasill.server_ext.deployments import Deployments, deployment_hash
+
+
+def served(folder: Path) -> Deployments:
+    rules = HostRules([folder / "models"], folder / "worlds", lambda url: url.startswith("http://known/"))
+    return Deployments(folder / "graphs", rules, registry=sample_registry())
+
+
+def put(deployments: Deployments, name: str, config: dict[str, Any], state: Any = None) -> bool:
+    return deployments.put(name, "graph", config, deployment_hash("graph", config, repr(state)), state)[1]
+
+
+def test_what_was_deployed_is_served_again_with_its_state(tmp_path: Path) -> None:
+    first = served(tmp_path)
+    assert put(first, "linear", one_node("linear"), {"node": {"weight": torch.eye(3), "bias": torch.ones(3)}})
+    assert put(first, "a/b", one_node("double"))
+    again = served(tmp_path)
+    assert again.names() == ["a/b", "linear"]
+    assert again.live("linear") is None
+    assert torch.equal(again.get("linear").runnable.run({"x": torch.ones(3)})["y"], torch.full((3,), 2.0))
+    assert again.get("linear").hash == first.get("linear").hash
+    assert again.summaries() == first.summaries()
+    again.remove("linear")
+    with pytest.raises(UnknownGraph, match="'a/b'"):
+        served(tmp_path).get("linear")
+
+
+def test_the_owners_files_may_refer_to_others_and_cannot_be_replaced(tmp_path: Path) -> None:
+    (tmp_path / "node.json").write_text(json.dumps({"offset": 3}), encoding="utf-8")
+    config = one_node("add", ("a", "b"), ("out",))
+    config["nodes"][0]["config"] = {"ref": "node.json"}
+    (tmp_path / "add.yaml").write_text(json.dumps(config), encoding="utf-8")
+    deployments = served(tmp_path)
+    owned = deployments.add_file(tmp_path / "add.yaml")
+    assert owned.runnable.run({"a": 1, "b": 1}) == {"out": 5}
+    with pytest.raises(DuplicateName, match="by this endpoint's owner"):
+        put(deployments, "add", one_node("double"))
+    same = owned.runnable.to_config()
+    assert deployments.put("add", "graph", same, deployment_hash("graph", same)) == (owned, False)
+    with pytest.raises(DuplicateName, match="another file"):
+        deployments.add_file(tmp_path / "add.yaml")
+
+
+def test_a_saved_folder_is_served_with_its_weights(tmp_path: Path) -> None:
+    graph = Graph.from_config(one_node("linear"), sample_registry())
+    graph.get_node("node").block.load_state_dict({"weight": torch.zeros(3, 3), "bias": torch.full((3,), 7.0)})
+    graph.save(tmp_path / "saved")
+    assert served(tmp_path).add_file(tmp_path / "saved").runnable.run({"x": torch.ones(3)})["y"].tolist() == [7.0] * 3
+
+
+def test_a_config_that_fails_leaves_what_was_served(tmp_path: Path) -> None:
+    deployments = served(tmp_path)
+    put(deployments, "double", one_node("double"))
+    broken: list[dict[str, Any]] = [{"nodes": [{"node_id": ""}]}, one_node("double", checkpoint_ref="/x"), {"graphs": []}]
+    for bad in broken:
+        with pytest.raises(InvalidConfig):
+            put(deployments, "double", bad)
+    assert deployments.get("double").runnable.run({"x": 1}) == {"y": 2}
+    assert served(tmp_path).get("double").hash == deployments.get("double").hash
+
+
+def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "graphs").write_text("a file in the way", encoding="utf-8")
+    deployments = served(tmp_path)
+    with pytest.raises(StorageFailed):
+        put(deployments, "double", one_node("double"))
+    assert deployments.live("double") is None
+
+
+def test_a_damaged_record_is_left_out_of_the_list_and_named_when_asked_for(tmp_path: Path) -> None:
+    deployments = served(tmp_path)
+    for name in ("good", "bad"):
+        put(deployments, name, one_node("double"))
+    next((tmp_path / "graphs").glob("bad-*.json")).write_text("{", encoding="utf-8")
+    again = served(tmp_path)
+    assert again.names() == ["good"]
+    with pytest.raises(InvalidConfig, match="bad-"):
+        again.get("bad")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
+def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidArgument, match="graph id"):
+        put(served(tmp_path), name, one_node("double"))
+
+
+def test_what_a_config_may_say_stays_as_it_is(tmp_path: Path) -> None:
+    rules = HostRules([tmp_path], tmp_path, lambda url: url.startswith("http://known/"))
+    config = {
+        "metadata": {"path": "a road north", "note": "env: a place"},
+        "nodes": [
+            {"node_id": "a", "block_type": "x", "config": {"endpoint_url": "http://known/v1", "prompt": "/imagine a file", "path": None}}
+        ],
+    }
+    assert check_config(config, rules) == config
