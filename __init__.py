@@ -21,6 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
+#: Where ComfyUI finds the editor's extension.
+WEB_DIRECTORY = "./web"
+
 if TYPE_CHECKING:
     from yggdrasill.executor import current_run, run
     from yggdrasill.executor import run as run_graph

@@ -1,0 +1,137 @@
+/**
+ * Asking this server, and serving the open workflow on it. Graph Input and Graph Output nodes take their type from what they are
+ * linked to, so that the workflow says what it takes and gives.
+ */
+
+const INPUT_NODE = "YggdrasillGraphInput";
+const OUTPUT_NODE = "YggdrasillGraphOutput";
+const ANY = "*";
+/** The type that a link gave to a port; another one was typed by hand and stays. */
+const FOUND_TYPE = "yggdrasill.found_type";
+
+/** The classes of nodes that mark ports. */
+export const PORT_NODES = new Set([INPUT_NODE, OUTPUT_NODE]);
+
+/** What the server said went wrong; `kind` is the name of the error's class. */
+export class Refused extends Error {
+  /**
+   * @param {string} message
+   * @param {string} kind
+   */
+  constructor(message, kind) {
+    super(message);
+    this.kind = kind;
+  }
+}
+
+/**
+ * Ask the editor's routes of this server.
+ * @param {object} app ComfyUI's application
+ * @param {string} path such as "endpoints"
+ * @param {Record<string, string>} [query]
+ * @param {object} [body] JSON to POST; without one it is a GET
+ * @returns {Promise<any>} the JSON of the answer
+ * @throws {Refused} the server's own words, or why there are none
+ */
+export async function ask(app, path, query = {}, body = undefined) {
+  const url = app.api.fileURL(`/yggdrasill/ui/${path}?${new URLSearchParams(query)}`);
+  const headers = { "X-Yggdrasill-Editor": "1", ...(body && { "Content-Type": "application/json" }) };
+  let response;
+  try {
+    response = await fetch(url, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+  } catch {
+    throw new Refused("this ComfyUI does not answer; is it still running?", "Unreachable");
+  }
+  const answer = await response.json().catch(() => null);
+  if (response.ok && answer) return answer;
+  const error = answer?.error;
+  if (error?.message) throw new Refused(error.message, error.type);
+  throw new Refused(`this ComfyUI is no Yggdrasill endpoint (HTTP ${response.status}); its log says why`, "Unreachable");
+}
+
+/**
+ * Show a message.
+ * @param {object} app
+ * @param {"success" | "info" | "warn" | "error"} severity
+ * @param {string} summary
+ * @param {string} detail
+ */
+export function tell(app, severity, summary, detail) {
+  const life = severity === "error" ? 20_000 : 10_000;
+  app.extensionManager.toast.add({ severity, summary, detail, life });
+}
+
+/**
+ * Deploy the open workflow on this server under a name that the user gives, and say where it is served.
+ * @param {object} app
+ */
+export async function serveWorkflow(app) {
+  const { output: prompt } = await app.graphToPrompt();
+  const classes = Object.values(prompt).map((node) => node.class_type);
+  if (!classes.includes(OUTPUT_NODE)) {
+    const advice = "Add a Graph Output node for each value that callers are to get, and a Graph Input node for each they are to give.";
+    tell(app, "warn", "This workflow gives nothing to a caller", advice);
+    return;
+  }
+  const extra = app.graph.extra;
+  const known = extra.yggdrasill?.served_as ?? app.extensionManager.workflow?.activeWorkflow?.filename ?? "workflow";
+  const asked = { title: "Serve this workflow", message: "The name that callers use", defaultValue: known };
+  const name = (await app.extensionManager.dialog.prompt(asked))?.trim();
+  if (!name) return;
+  try {
+    const served = await deploy(app, name, prompt);
+    if (!served) return;
+    extra.yggdrasill = { ...extra.yggdrasill, served_as: name };
+    const ports = `${served.inputs.join(", ") || "nothing"} → ${served.outputs.join(", ")}`;
+    tell(app, "success", `Served as “${name}”`, `${ports}\nat ${served.url ?? location.origin}`);
+  } catch (error) {
+    tell(app, "error", "The workflow is not served", error.message);
+  }
+}
+
+/**
+ * @param {object} app
+ * @param {string} name
+ * @param {object} prompt in ComfyUI's API format
+ * @returns {Promise<object | null>} what is served now; null if the user kept what was served before
+ */
+async function deploy(app, name, prompt) {
+  const body = { graph_id: name, prompt };
+  try {
+    return await ask(app, "serve", {}, body);
+  } catch (error) {
+    if (error.kind !== "DuplicateName") throw error;
+  }
+  const message = `Another graph is served as “${name}”. Nodes that call it will call this workflow.`;
+  const agreed = await app.extensionManager.dialog.confirm({ title: "Replace it?", message, type: "overwrite" });
+  return agreed ? ask(app, "serve", {}, { ...body, replace: true }) : null;
+}
+
+/**
+ * Let a Graph Input or Graph Output take its type from what it is linked to.
+ * @param {object} node
+ * @param {object} app
+ */
+export function attachPort(node, app) {
+  const before = node.onConnectionsChange;
+  node.onConnectionsChange = function (side, index, connected, link, slot) {
+    before?.apply(this, arguments);
+    if (connected && link && !app.configuringGraph) takeType(this, slot, link);
+  };
+}
+
+/**
+ * @param {object} node
+ * @param {object} slot the one that was linked
+ * @param {object} link
+ */
+function takeType(node, slot, link) {
+  const widget = node.widgets?.find(({ name }) => name === "type");
+  const ends = link.resolve(node.graph);
+  const other = node.comfyClass === OUTPUT_NODE ? (ends.output ?? ends.subgraphInput) : (ends.input ?? ends.subgraphOutput);
+  const marks = slot.name === (node.comfyClass === OUTPUT_NODE ? "value" : node.outputs[0].name);
+  if (!widget || !marks || !other?.type || other.type === ANY) return;
+  if (widget.value !== ANY && widget.value !== node.properties[FOUND_TYPE]) return;
+  widget.value = String(other.type);
+  node.properties[FOUND_TYPE] = widget.value;
+}
