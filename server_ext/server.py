@@ -166,7 +166,7 @@ def build_service(
 
 def _make_data_dir(folder: Path) -> Path:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFailed(
             f"the data folder {str(folder)!r} cannot be made: {error.strerror or error}; choose another one", path=str(folder)
