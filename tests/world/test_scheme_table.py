@@ -8,22 +8,12 @@ from typing import Any
 import pytest
 
 from samples.events import Events
+from samples.scheme import by_row, given
 from samples.worlds import bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.stage import State
 from yggdrasill.world import CANONICAL_CYCLE, World
 
 ALL = list(CANONICAL_CYCLE)
-#: what is passed, stages that run, stages that are skipped, whether World update runs
-ROWS = [
-    pytest.param(None, ["philosopher", "author"], False, id="nothing"),
-    pytest.param((), ["philosopher", "author"], False, id="empty"),
-    pytest.param((1,), ["philosopher", "author"], False, id="1"),
-    pytest.param((1, 2), ["philosopher", "author"], False, id="1,2"),
-    pytest.param((1, 2, 3), [], True, id="1,2,3"),
-    pytest.param((1, 2, 3, 4), ["philosopher"], True, id="1,2,3,4"),
-    pytest.param((1, 2, 3, 4, 5), ["philosopher", "author"], True, id="1-5"),
-]
-by_row = pytest.mark.parametrize("passed, skipped, updates", ROWS)
 by_form = pytest.mark.parametrize("form", ["built in code", "from its config"])
 
 
@@ -31,10 +21,6 @@ def build(form: str, folder: Path) -> World:
     world = canonical_world() if form == "built in code" else World.from_config(canonical_config(), world_registry())
     world.set_storage(folder)
     return world
-
-
-def given(passed: tuple[int, ...] | None) -> State | None:
-    return None if passed is None else user_state(*passed)
 
 
 @by_form
