@@ -9,6 +9,7 @@ from pathlib import Path
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation.contract import Resolver
+from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import is_below
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.resolvers import RegistryProject
@@ -22,16 +23,17 @@ class KnownEndpoints:
     """``file`` need not exist; ``peers`` are urls of endpoints to fetch from, and no places to run at.
 
     ``learned`` is told every token that is read, so that it can be kept out of logs. A file that is broken at the start is an
-    error; one that breaks later leaves what was known.
+    error; one that breaks later leaves what was known. Calls of other endpoints pack their values in ``depot``.
 
     Raises:
         InvalidConfig, UnknownEndpoint
     """
 
-    def __init__(self, file: Path, peers: Sequence[str], learned: Callable[[list[str]], None]) -> None:
+    def __init__(self, file: Path, peers: Sequence[str], learned: Callable[[list[str]], None], depot: Depot | None = None) -> None:
         self._file = file
         self._peers = list(peers)
         self._learned = learned
+        self._depot = depot
         self._lock = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._registry = EndpointRegistry()
@@ -73,6 +75,6 @@ class KnownEndpoints:
         return facts.st_mtime_ns, facts.st_size
 
     def _read(self, stamp: tuple[int, int] | None) -> None:
-        registry = EndpointRegistry() if stamp is None else EndpointRegistry.from_yaml(self._file)
+        registry = EndpointRegistry() if stamp is None else EndpointRegistry.from_yaml(self._file, depot=self._depot)
         self._learned([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
         self._registry, self._stamp = registry, stamp

@@ -20,6 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
+from yggdrasill.remote.depot import Depot
 from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, keep_secret, resolve_token
 from yggdrasill.server_ext.board import Host
 from yggdrasill.server_ext.configs import HostRules
@@ -134,10 +135,10 @@ def build_service(
     """The service and the guard of an endpoint, headless unless another ``host`` runs its jobs, and what tells the service its own url once it is known."""
     import torch  # noqa: F401 - loaded now, so that the first job does not wait for it
 
-    known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn)
     store = DiskStore(
         settings.artifacts or data_dir / "artifacts", quota_bytes=settings.artifact_quota, max_artifact_bytes=settings.max_artifact_bytes
     )
+    known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, Depot(store))
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
     rules = HostRules(roots, data_dir / "worlds", known.knows)
     deployments = Deployments(data_dir / "graphs", rules, resolver=known.resolver)
