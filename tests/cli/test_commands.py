@@ -16,8 +16,11 @@ from yggdrasill.foundation import BlockRegistry, Edge, Graph
 
 
 @pytest.fixture(autouse=True)
-def sample_blocks() -> None:
-    register_samples(BlockRegistry.global_registry())
+def sample_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The samples in the registry a command uses, for one test only."""
+    registry = BlockRegistry()
+    register_samples(registry)
+    monkeypatch.setattr(BlockRegistry, "_global", registry)
 
 
 @pytest.fixture
