@@ -61,6 +61,7 @@ export function attachRemoteGraph(node, app) {
     if (contract) setSockets(node, contract, contract);
     showSeed(node, contract);
   });
+  for (const widget of widgetOf(node, "seed")?.linkedWidgets ?? []) widget.label = "control after generate";
   node.badges.push(() => badgeOf(node));
   showSeed(node, null);
   if (!app.configuringGraph) prefetch(app, endpoint.value);
@@ -142,7 +143,7 @@ function notice(node, stored, contract) {
   }
   node.yggdrasill.offered = contract;
   say(node, { text: "contract changed", tone: "error", detail: changes.join("; ") });
-  tell(node.yggdrasill.app, "warn", `Remote Graph “${contract.graph_id}” has other ports now`, `${changes.join("; ")}. ${FOLLOW} on the node.`);
+  tell(node.yggdrasill.app, "warn", `Remote Graph “${contract.graph_id}” has other ports now`, `${changes.join("; ")}. Press “${FOLLOW}” on the node.`);
 }
 
 /**
@@ -303,13 +304,18 @@ function say(node, problem) {
     node.removeWidget(button);
     node.setSize([node.size[0], node.computeSize()[1]]);
   }
-  const facts = { nodeId: node.id, property: "badges", oldValue: [], newValue: [...node.badges] };
-  node.graph?.trigger?.("node:property:changed", facts);
+  redraw(node);
+}
+
+/** Both ways of drawing nodes look again: the canvas, and the one that follows changes of the list of widgets. */
+function redraw(node) {
+  node.widgets.push(node.widgets.pop());
   node.graph?.setDirtyCanvas(true, true);
 }
 
 function badgeOf(node) {
   const { problem } = node.yggdrasill;
+  void node.widgets.length; // read, so that a change of it is a reason to ask again
   const bgColor = problem?.tone === "error" ? "#a11" : "#960";
   return new LGraphBadge({ text: problem ? `⚠ ${problem.text}` : "", fgColor: "#fff", bgColor });
 }
@@ -322,7 +328,7 @@ function showSeed(node, contract) {
     widget.hidden = hidden;
     widget.options.hidden = hidden;
   }
-  node.widgets = [...node.widgets];
+  redraw(node);
 }
 
 // -- parts of the node ------------------------------------------------------------------------------------------
