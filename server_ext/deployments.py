@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownGraph, choices, unknown
 from yggdrasill.foundation.contract import Resolver
@@ -94,7 +95,13 @@ class Deployments:
         self._pool = pool or ReusePool()
         self._resolver = resolver
         self._live: dict[str, Deployment] = {}
-        self._building = threading.RLock()
+        self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
+        self._locks_lock = threading.Lock()
+
+    def _building(self, graph_id: str) -> threading.RLock:
+        # one for each id: what is built may wait for another endpoint's contract, and that one for something else from here
+        with self._locks_lock:
+            return self._locks.setdefault(graph_id, threading.RLock())
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -111,7 +118,7 @@ class Deployments:
         found = self._live.get(graph_id)
         if found is not None:
             return found
-        with self._building:
+        with self._building(graph_id):
             if graph_id not in self._live:
                 record = self._read(graph_id)
                 if record is None:
@@ -144,7 +151,7 @@ class Deployments:
         check_graph_id(graph_id)
         if kind not in KINDS:
             raise InvalidArgument(f"kind is {kind[:60]!r}; an endpoint serves {choices(KINDS, near=kind)}")
-        with self._building:
+        with self._building(graph_id):
             there = self._live.get(graph_id) or (self.get(graph_id) if self._read(graph_id) else None)
             if there is not None and there.hash == graph_hash:
                 return there, False
@@ -173,7 +180,7 @@ class Deployments:
             _CLASSES[kind].from_config(config, base_dir=path.parent, **options) if path.is_file() else _CLASSES[kind].load(path, **options)
         )
         graph_id = check_graph_id(runnable.id)
-        with self._building:
+        with self._building(graph_id):
             if graph_id in self._live:
                 raise DuplicateName(f"{str(path)!r} and another file both hold {graph_id!r}; give one of them another id")
             built_config = runnable.to_config()
@@ -187,7 +194,7 @@ class Deployments:
         Raises:
             UnknownGraph
         """
-        with self._building:
+        with self._building(graph_id):
             record = self._read(graph_id)
             if self._live.pop(graph_id, None) is None and record is None:
                 raise unknown("graph", graph_id, self.names(), kind=UnknownGraph)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncGenerator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,7 @@ __all__ = ["Host", "Limits", "Service", "Submission"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MOST_ATTEMPTS = 3
+_MOST_BUILDS = 64
 _PATIENCE_FOR_UPLOADS = 600.0
 _STATE_BYTES = 16 << 20
 _OFF_THE_LOOP = 256 << 10
@@ -86,6 +88,9 @@ class Service:
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._taking = False
+        # threads of their own, one per id: what is built may wait for another endpoint, which may wait for something built here
+        self._builders = ThreadPoolExecutor(_MOST_BUILDS, "yggdrasill-build")
+        self._builds: dict[str, asyncio.Future[Deployment]] = {}
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -115,6 +120,7 @@ class Service:
         self.hub.end()
         await self._intake.close()
         logging.getLogger("yggdrasill.run").removeHandler(self._run_log)
+        self._builders.shutdown(wait=False)
         await asyncio.to_thread(self._jobs.close)
 
     async def _until_idle(self, seconds: float) -> None:
@@ -126,7 +132,7 @@ class Service:
     async def _resume(self, unfinished: list[Job]) -> None:
         for job in unfinished:
             try:
-                deployment = await asyncio.to_thread(self.deployments.get, job.graph_id)
+                deployment = await self.deployment(job.graph_id)
                 _check_resumable(job, deployment)
             except Exception as error:  # noqa: BLE001 - whatever keeps the job from running is how it ends
                 self.board.fail(job, error)
@@ -167,7 +173,14 @@ class Service:
             UnknownGraph, or whatever keeps it from being built.
         """
         live = self.deployments.live(graph_id)
-        return await asyncio.to_thread(self.deployments.get, graph_id) if live is None else live
+        if live is not None:
+            return live
+        building = self._builds.get(graph_id)
+        if building is None:
+            building = asyncio.get_running_loop().run_in_executor(self._builders, self.deployments.get, graph_id)
+            self._builds[graph_id] = building
+            building.add_done_callback(lambda _: self._builds.pop(graph_id, None))
+        return await asyncio.shield(building)
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
