@@ -134,7 +134,7 @@ def test_a_new_world_here_goes_on_from_the_snapshots_of_remote_graphs(world: Wor
 
 
 def test_the_template_world_is_the_same_with_every_graph_remote(fleet: Fleet, tmp_path: Path) -> None:
-    template = {"size": 64, "seed": 5}
+    template: dict[str, Any] = {"size": 64, "seed": 5}
     local = World.from_template("canon_2.0", **template, storage={"state_dir": str(tmp_path / "local")})
     made = World.from_template("canon_2.0", **template, storage={"state_dir": str(tmp_path / "remote")})
     paths = ["/".join(path) for path, part in made.walk() if len(path) == 3]
