@@ -1,0 +1,238 @@
+"""Three ComfyUI servers, and the three ways a workflow is run on them: here, with remote graphs in it, and called from Python."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import urllib.request
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samples.comfy import Installation, Server, Servers, make_base_directory
+from samples.conformance.workflow import (
+    CAPTURE,
+    Drawing,
+    Link,
+    Prompt,
+    ServedPrompt,
+    Types,
+    as_graph,
+    as_parts,
+    with_ancestors,
+    with_remote_nodes,
+    without,
+)
+from yggdrasill import RemoteGraph
+
+__all__ = ["Lab", "Outcome", "Trace"]
+
+_SCRIPTS = Path(__file__).resolve().parent.parent.parent / "comfy"
+_MODEL_FILES = {"tiny.ckpt", "tiny.pt"}
+_API = "/yggdrasill/v1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run gave: each capture's note, None where its value was blocked, and the hashes of the files that were saved."""
+
+    notes: dict[str, Any]
+    files: dict[str, list[str]]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What the servers say of the jobs of one run: the ids of the nodes that each part ran, and how many previews came."""
+
+    nodes: tuple[frozenset[str], ...]
+    previews: int
+
+
+@dataclass(eq=False)
+class Lab:
+    """The servers are started when a workflow first needs them. Each has a token of its own; the first knows the others."""
+
+    servers: Servers
+    folder: Path
+    _running: list[Server] = field(default_factory=list)
+    _types: Types | None = None
+    _has_models: bool = False
+
+    @property
+    def installation(self) -> Installation:
+        return self.servers.installation
+
+    def server(self, number: int) -> Server:
+        """The server of that number; 0 has the workflows, the others their parts."""
+        while len(self._running) <= number:
+            self._start(len(self._running))
+        return self._running[number]
+
+    def _start(self, number: int) -> None:
+        base = make_base_directory(self.folder / f"lab-{number}")
+        shutil.copy(Path(__file__).parent / "capture.py", base / "custom_nodes" / "conformance_nodes.py")
+        if number == 0:
+            self._script("materials.py", base / "input")
+        elif self._has_models:
+            shutil.copytree(self.folder / "lab-0" / "models", base / "models", dirs_exist_ok=True)
+        tokens = {f"LAB_TOKEN_{other}": _token(other) for other in range(1, 3)} if number == 0 else {}
+        flags = ("--disable-metadata", "--cache-lru", "50")
+        server = self.servers.start(*flags, base=base, environment={"YGGDRASILL_TOKEN": _token(number), **tokens})
+        self._running.append(server)
+        known = {f"lab-{each}": {"url": self._running[each].url, "token_env": f"LAB_TOKEN_{each}"} for each in range(1, number + 1)}
+        registry = self.folder / "lab-0" / "user" / "yggdrasill" / "endpoints.yaml"
+        registry.parent.mkdir(exist_ok=True)
+        registry.write_text(json.dumps({"endpoints": known}), encoding="utf-8")
+
+    def _script(self, name: str, *arguments: Path) -> None:
+        done = self.installation.run(_SCRIPTS / name, *map(str, arguments))
+        assert done.returncode == 0, f"{name} failed:\n{done.stderr[-3000:]}"
+
+    def prepare(self, drawing: Drawing) -> list[ServedPrompt]:
+        """The drawing's parts; the servers it needs run, and have the models."""
+        for part in drawing.parts:
+            self.server(part.server)
+        if not self._has_models and _needs_models(drawing.prompt):
+            self._script("checkpoint.py", self.server(0).base / "models")
+            self._has_models = True
+            for server in self._running[1:]:
+                shutil.copytree(self.server(0).base / "models", server.base / "models", dirs_exist_ok=True)
+        return as_parts(drawing, self.types)
+
+    @property
+    def types(self) -> Types:
+        """The types of all nodes, as the first server knows them."""
+        if self._types is None:
+            self._types = Types(self.server(0).get("/object_info"))
+        return self._types
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """The versions that decide what the results are."""
+        facts = self.server(0).get("/system_stats")["system"]
+        return {
+            "ComfyUI": facts["comfyui_version"],
+            "Python": facts["python_version"].split()[0],
+            "torch": facts["pytorch_version"],
+            "system": facts["os"],
+        }
+
+    # -- the ways to run ----------------------------------------------------------------------------------------
+
+    def here(self, prompt: Prompt) -> Outcome:
+        """Run a prompt on the first server as a browser would queue it."""
+        server = self.server(0)
+        entry = server.run(prompt)
+        status = entry["status"]
+        assert status["status_str"] == "success", json.dumps(status["messages"], indent=1)[-6000:]
+        notes = {node: None for node, facts in prompt.items() if facts["class_type"] == CAPTURE}
+        files: dict[str, list[str]] = {}
+        for node, output in entry["outputs"].items():
+            if node in notes:
+                notes[node] = json.loads(output["note"][0])
+            else:
+                files[node] = [
+                    _file_hash(server, item) for listed in output.values() if isinstance(listed, list) for item in listed if _is_file(item)
+                ]
+        return Outcome(notes, {node: hashes for node, hashes in files.items() if hashes})
+
+    def with_remote_graphs(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> tuple[Outcome, Trace]:
+        """Serve the parts and run what is left with a Remote Graph node for each."""
+        ids = [f"{name}-{number}" for number in range(len(parts))]
+        contracts = [self.serve(part.server, graph_id, part.prompt) for graph_id, part in zip(ids, parts, strict=True)]
+        settings = [
+            {"graph": graph_id, "endpoint": f"lab-{part.server}", "contract": json.dumps(contract), "seed": 0}
+            for graph_id, part, contract in zip(ids, parts, contracts, strict=True)
+        ]
+        outcome = self.here(with_remote_nodes(drawing.prompt, parts, settings))
+        return outcome, self._trace(ids, parts)
+
+    def from_python(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> dict[str, Any]:
+        """Call the parts from this process; what lies before and behind them is served by the first server. Gives the notes."""
+        values: dict[Link, Any] = {}
+        prompt = drawing.prompt
+        moved = [node for part in parts for node in part.nodes]
+        for number, part in enumerate(parts):
+            needed = [port.source for port in part.inputs]
+            self._fill(f"{name}-before-{number}", drawing, [link for link in needed if link[0] not in moved], values)
+            self._call(part.server, f"{name}-{number}", part, values)
+        lost = [port.source for part in parts for port in part.outputs if port.source not in values]
+        notes: list[Link] = [(node, 0) for node in prompt if prompt[node]["class_type"] == CAPTURE]
+        reached = without(prompt, lost)
+        self._fill(f"{name}-behind", drawing, [link for link in notes if link[0] in reached], values)
+        return {link[0]: json.loads(values[link]) if link in values else None for link in notes}
+
+    def _fill(self, graph_id: str, drawing: Drawing, links: list[Link], values: dict[Link, Any]) -> None:
+        """Compute ``links`` on the first server with what is known in ``values``."""
+        missing = [link for link in dict.fromkeys(links) if link not in values]
+        if missing:
+            moved = [node for part in drawing.parts for node in part.nodes]
+            nodes = with_ancestors(drawing.prompt, [link[0] for link in missing], stop=moved)
+            self._call(0, graph_id, as_graph(drawing.prompt, nodes, missing, self.types), values)
+
+    def _call(self, server: int, graph_id: str, part: ServedPrompt, values: dict[Link, Any]) -> None:
+        self.serve(server, graph_id, part.prompt)
+        remote = RemoteGraph(self.server(server).url, graph_id, token=_token(server), timeout=100)
+        outputs = remote.run({port.name: values[port.source] for port in part.inputs})
+        values.update({port.source: outputs[port.name] for port in part.outputs if port.name in outputs})
+
+    # -- routes -------------------------------------------------------------------------------------------------
+
+    def serve(self, server: int, graph_id: str, prompt: Prompt) -> dict[str, Any]:
+        """Deploy a workflow by plain HTTP; gives its contract."""
+        self.call(
+            server, "PUT", f"/graphs/{graph_id}", {"kind": "comfy", "config": {"kind": "comfy", "graph_id": graph_id, "prompt": prompt}}
+        )
+        contract: dict[str, Any] = self.call(server, "GET", f"/graphs/{graph_id}/contract")
+        return contract
+
+    def call(self, server: int, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """The JSON that a route of the endpoint answers."""
+        with urllib.request.urlopen(self._request(server, method, path, body), timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def _request(self, server: int, method: str, path: str, body: Mapping[str, Any] | None = None) -> urllib.request.Request:
+        headers = {"Authorization": f"Bearer {_token(server)}", "Content-Type": "application/json"}
+        data = None if body is None else json.dumps(body).encode()
+        return urllib.request.Request(self.server(server).url + _API + path, data=data, headers=headers, method=method)
+
+    def _trace(self, ids: list[str], parts: list[ServedPrompt]) -> Trace:
+        nodes, previews = [], 0
+        for graph_id, part in zip(ids, parts, strict=True):
+            ran: set[str] = set()
+            for job in self.call(part.server, "GET", f"/jobs?graph_id={graph_id}&limit=1")["jobs"]:
+                assert job["status"] == "COMPLETED", job
+                for facts in self._events(part.server, job["job_id"]):
+                    ran |= {str(facts["node"])} if facts.get("what") == "executing" else set(facts.get("nodes") or ())
+                    previews += facts.get("what") == "preview"
+            nodes.append(frozenset(ran) & frozenset(part.nodes))
+        return Trace(tuple(nodes), previews)
+
+    def _events(self, server: int, job_id: str) -> list[dict[str, Any]]:
+        """What ComfyUI told while a finished job ran."""
+        request = self._request(server, "GET", f"/jobs/{job_id}/events")
+        request.add_header("Accept", "text/event-stream")
+        request.add_header("Last-Event-ID", "0")
+        with urllib.request.urlopen(request, timeout=60) as stream:
+            lines = stream.read().decode("utf-8").splitlines()
+        return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
+
+
+def _token(number: int) -> str:
+    return uuid.uuid5(uuid.NAMESPACE_URL, f"conformance/{number}").hex
+
+
+def _needs_models(prompt: Prompt) -> bool:
+    return any(value in _MODEL_FILES for node in prompt.values() for value in node["inputs"].values() if isinstance(value, str))
+
+
+def _is_file(item: Any) -> bool:
+    return isinstance(item, dict) and {"filename", "subfolder", "type"} <= item.keys()
+
+
+def _file_hash(server: Server, item: Mapping[str, str]) -> str:
+    path = server.base / item["type"] / item["subfolder"] / item["filename"]
+    return hashlib.sha256(path.read_bytes()).hexdigest()
