@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.hashing import HashCache
 from yggdrasill.values.memory_store import MemoryStore
 from yggdrasill.values.wire import Packed, pack
 
@@ -14,19 +13,19 @@ __all__ = ["Depot"]
 
 
 class Depot:
-    """A store and the hashes of tensors seen before.
+    """A store for what is on its way.
 
-    In the default store of a process's own memory tensors lie uncopied for as long as a call lasts. With a disk store whose
+    Every tensor is hashed for every call, at several GiB a second: a remembered hash would be wrong the day somebody changes a
+    tensor behind torch's back, and what is equal is not sent again anyway. In the default store of a process's own memory tensors lie uncopied for as long as a call lasts. With a disk store whose
     folder an endpoint shares, nothing but references crosses.
     """
 
     def __init__(self, store: ArtifactStore | None = None) -> None:
         self.store: ArtifactStore = MemoryStore() if store is None else store
-        self.hashes = HashCache()
 
     def pack(self, value: Any) -> Packed:
         """``value`` as JSON and artifacts; raises `CannotTravel` naming type and place."""
-        return pack(value, self.store, cache=self.hashes)
+        return pack(value, self.store)
 
     @staticmethod
     def shared() -> Depot:

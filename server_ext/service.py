@@ -26,7 +26,6 @@ from yggdrasill.server_ext.signing import Signer
 from yggdrasill.server_ext.tasks import RunLog, Task, Workshop
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.hashing import HashCache
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Host", "Limits", "Service", "Submission"]
@@ -84,7 +83,7 @@ class Service:
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
         self.board = Board(jobs, self.hub, host, store, self.redactor, retention or Retention())
-        self._shop = Workshop(jobs, store, HashCache(), self.redactor, self.board.tell, self.board.finished)
+        self._shop = Workshop(jobs, store, self.redactor, self.board.tell, self.board.finished)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._taking = False

@@ -19,7 +19,6 @@ from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.hashing import HashCache
 
 __all__ = ["RunLog", "Task", "Workshop", "error_dict", "stop_error"]
 
@@ -37,7 +36,6 @@ class Workshop:
 
     jobs: JobStore
     store: ArtifactStore
-    cache: HashCache
     redactor: Redactor
     tell: Callable[[Job, str, dict[str, Any]], None]
     #: Called from any thread with the job's final form, which is stored by then.
@@ -109,7 +107,7 @@ class Task:
             outside=outside,
         ):
             result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
-        packed = pack(result, self.shop.store, cache=self.shop.cache, owner=f"job:{job.job_id}")
+        packed = pack(result, self.shop.store, owner=f"job:{job.job_id}")
         return packed.wire, packed.artifacts
 
     def _load(self, ref: ArtifactRef) -> memoryview:

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from yggdrasill.values.extensions import Opaque, register_type
     from yggdrasill.values.files import write_file
     from yggdrasill.values.handles import Handle, load_handles
-    from yggdrasill.values.hashing import HashCache
     from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
     from yggdrasill.values.memory_store import MemoryStore
     from yggdrasill.values.payload import Description, Encoded, Payload
@@ -29,7 +28,6 @@ _HOME = {
     "Encoded": "payload",
     "Envelope": "envelope",
     "Handle": "handles",
-    "HashCache": "hashing",
     "Limits": "limits",
     "MemoryStore": "memory_store",
     "Opaque": "extensions",
@@ -65,7 +63,6 @@ __all__ = [
     "Encoded",
     "Envelope",
     "Handle",
-    "HashCache",
     "Limits",
     "MemoryStore",
     "Opaque",

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef, Loader
 from yggdrasill.values.artifacts import ArtifactStore
 from yggdrasill.values.encoder import Encoder
-from yggdrasill.values.hashing import HashCache
 from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
 from yggdrasill.values.memory_store import MemoryStore
 from yggdrasill.values.payload import Payload
@@ -68,14 +67,13 @@ def pack(
     *,
     inline_bytes: int = INLINE_BYTES,
     max_inline_total: int = MAX_INLINE_TOTAL,
-    cache: HashCache | None = None,
     owner: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Packed:
     """``value`` for a message, its large payloads in ``store``; an `ArtifactHandle` goes as the reference it is.
 
     Without ``owner`` they are there until `Packed.release`, in a `MemoryStore` as the tensors' own uncopied memory, which must not
-    change meanwhile. With ``owner`` they are kept for good and pinned for it. ``cache`` spares hashing unchanged tensors again.
+    change meanwhile. With ``owner`` they are kept for good and pinned for it.
 
     Raises:
         CannotTravel: a part has no lossless form; nothing was stored.
@@ -83,19 +81,19 @@ def pack(
         StorageFailed: the store has no room.
     """
     keeper = owner or f"packed-{uuid.uuid4().hex}"
-    encoder = _WireEncoder(limits, store, cache, keeper)
+    encoder = _WireEncoder(limits)
     try:
         skeleton = encoder.encode(value)
-        sink = _Sink(store, cache, keeper, lasting=owner is not None)
+        sink = _Sink(store, keeper, lasting=owner is not None)
         entries: list[dict[str, Any]] = []
         artifacts: list[str] = []
         inline = 0
-        for source, part in zip(encoder.sources, encoder.parts, strict=True):
+        for part in encoder.parts:
             if isinstance(part, Payload) and part.data.nbytes <= min(inline_bytes, max_inline_total - inline):
                 inline += part.data.nbytes
                 entries.append({**part.description.to_json(), "inline": to_base64(part.data)})
                 continue
-            ref = sink.keep(source, part)
+            ref = sink.keep(part)
             entries.append(ref.to_json())
             artifacts.append(ref.hash)
     except BaseException:
@@ -141,15 +139,11 @@ def with_urls(wire: Any, sign: Callable[[ArtifactRef], str | None], *, limits: L
 
 
 class _WireEncoder(Encoder):
-    """Keeps handles and tensors whose artifact is in the store already as references; everything else as payloads."""
+    """Keeps handles as the references they are; everything else as payloads."""
 
-    def __init__(self, limits: Limits, store: ArtifactStore, cache: HashCache | None, keeper: str) -> None:
+    def __init__(self, limits: Limits) -> None:
         super().__init__(limits, inline=False)
         self.parts: list[Payload | ArtifactRef] = []
-        self.sources: list[Any] = []
-        self._store = store
-        self._cache = cache
-        self._keeper = keeper
 
     def _array(self, value: Any) -> Any:
         if isinstance(value, ArtifactHandle) and not self._in_key:
@@ -160,45 +154,34 @@ class _WireEncoder(Encoder):
         placed = self._placed.get(id(value))
         if placed is not None:
             return placed[0]
-        part = self._stored(value) or make()
+        part = make()
         description = part.description
         self._bytes += description.nbytes
         self._limits.check("max_bytes", self._bytes)
         index = len(self.parts)
         self._limits.check("max_payloads", index + 1)
         self.parts.append(part)
-        self.sources.append(value)
         self._placed[id(value)] = (index, value)
         return index
-
-    def _stored(self, value: Any) -> ArtifactRef | None:
-        # a store in memory holds the tensor's own memory, which costs nothing to offer again
-        known = None if self._cache is None or isinstance(self._store, MemoryStore) else self._cache.known(value)
-        if known is None:
-            return None
-        # pinned first, so that what is there then stays
-        self._store.pin(self._keeper, [known[0]])
-        return ArtifactRef(*known, store=self._store.store_id) if self._store.has(known[0]) else None
 
 
 class _Sink:
     """Brings payloads into a store."""
 
-    def __init__(self, store: ArtifactStore, cache: HashCache | None, keeper: str, *, lasting: bool) -> None:
+    def __init__(self, store: ArtifactStore, keeper: str, *, lasting: bool) -> None:
         self._store = store
-        self._cache = cache
         self._keeper = keeper
         self._lasting = lasting
 
-    def keep(self, source: Any, part: Payload | ArtifactRef) -> ArtifactRef:
+    def keep(self, part: Payload | ArtifactRef) -> ArtifactRef:
         """The reference of ``part``; bytes that are given are in the store now, others are pinned if they are."""
         if isinstance(part, Payload):
-            return self._store_bytes(source, part)
+            return self._store_bytes(part)
         self._store.pin(self._keeper, [part.hash])
         return part
 
-    def _store_bytes(self, source: Any, payload: Payload) -> ArtifactRef:
-        digest = payload.digest() if self._cache is None else self._cache.digest(source, payload)
+    def _store_bytes(self, payload: Payload) -> ArtifactRef:
+        digest = payload.digest()
         if isinstance(self._store, MemoryStore) and not self._lasting:
             self._store.hold(payload.data, owner=self._keeper, hash=digest)
         else:

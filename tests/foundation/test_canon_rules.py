@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from samples.graphs import edge, graph_of, sample_registry
 from yggdrasill.errors import InvalidConfig, MissingInput
-from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection
+from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection, role_from_block_type
 
 
 class Trace(AbstractBaseBlock):
@@ -23,6 +24,16 @@ class Trace(AbstractBaseBlock):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"y": [*inputs.get("x", []), self.block_id]}
+
+
+class Detached(AbstractBaseBlock):
+    """What an API block does to gradients: its answer is a new value."""
+
+    def declare_ports(self) -> Iterable[Port]:
+        return [Port("x", PortDirection.IN), Port("x_out", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"x_out": inputs["x"].detach()}
 
 
 class SingleConditionBackbone(AbstractBaseBlock):
@@ -192,6 +203,15 @@ def test_16_16_a_graph_config_has_nodes_and_no_leftover_key() -> None:
         Graph.from_config({"graph_id": "g", "stages": []}, sample_registry())
 
 
+def test_16_17_a_noise_schedule_is_the_solvers_own_unless_a_graph_brings_one() -> None:
+    assert role_from_block_type("noise_schedule/karras") is None
+    template = Graph.from_template("text_to_image")
+    assert {role_from_block_type(node.block_type) for node in template.nodes.values()} == {
+        "tokenizer", "conditioner", "backbone", "solver", "codec"
+    }  # fmt: skip
+    assert template.validate().is_valid
+
+
 def test_16_18_configs_are_written_as_json_and_read_as_json_or_yaml(tmp_path: Path) -> None:
     graph = graph_of({"a": ("add", {"offset": 1})}, [], ["a.a = a", "a.b = b"], ["a.out = out"])
     graph.save(tmp_path / "save")
@@ -229,3 +249,18 @@ def test_16_20_loop_start_comes_once_and_loop_end_after_every_iteration() -> Non
         ("a", "loop_start", {"num_steps": 3, "node_ids": ["a", "b"]}),
         *[("a", "loop_end", {"iteration": i, "num_steps": 3}) for i in (1, 2, 3)],
     ]
+
+
+def test_16_22_gradients_stop_at_an_api_block_so_training_reaches_what_is_behind_it() -> None:
+    graph = Graph(registry=sample_registry())
+    graph.add_node("before", "sample/linear", config={"seed": 1})
+    graph.add_node(Node("api", Detached()))
+    graph.add_node("behind", "sample/linear", config={"seed": 2})
+    for link in ("before.y -> api.x", "api.x_out -> behind.x"):
+        graph.add_edge(edge(link))
+    graph.expose_input("before", "x", "x")
+    graph.expose_output("behind", "y", "y")
+    graph.run({"x": torch.ones(3)}, training=True)["y"].sum().backward()
+    before, behind = (list(graph.get_node(name).block.trainable_parameters()) for name in ("before", "behind"))
+    assert all(parameter.grad is None for parameter in before)
+    assert all(parameter.grad is not None for parameter in behind)

@@ -24,7 +24,6 @@ from yggdrasill.values import (
     ArtifactStore,
     DiskStore,
     Handle,
-    HashCache,
     Limits,
     MemoryStore,
     load_handles,
@@ -173,21 +172,6 @@ def test_a_value_that_cannot_travel_leaves_nothing_in_the_store(owner: str | Non
     assert not store._pins
 
 
-def test_unchanged_inputs_are_neither_hashed_nor_stored_again(tmp_path: Path) -> None:
-    store, cache, tensor = DiskStore(tmp_path), HashCache(), torch.rand(100, 100)
-    with pack(tensor, store, cache=cache) as first, pack({"again": tensor}, store, cache=cache) as second:
-        assert second.wire["payloads"] == first.wire["payloads"]
-        path = store.path(first.artifacts[0])
-        assert path is not None
-        path.unlink()
-    with pack(tensor, store, cache=cache) as third:
-        assert store.has(third.artifacts[0])
-        tensor.add_(1)
-    with pack(tensor, store, cache=cache) as fourth:
-        assert fourth.artifacts != first.artifacts
-        assert torch.equal(unpack(fourth.wire, loader(store)), tensor)
-
-
 def test_a_handle_stands_for_a_large_tensor_until_it_is_loaded() -> None:
     store, asked = MemoryStore(), []
     tensor = torch.arange(20_000.0).view(100, 200).t()
@@ -231,8 +215,8 @@ def test_what_a_handle_stands_for_is_pinned_like_the_rest(tmp_path: Path) -> Non
 
 
 def test_calls_that_hold_the_same_tensor_at_once_leave_no_copy() -> None:
-    store, cache, tensor = MemoryStore(), HashCache(), torch.rand(100, 100)
-    first, second = pack(tensor, store, cache=cache), pack(tensor, store, cache=cache)
+    store, tensor = MemoryStore(), torch.rand(100, 100)
+    first, second = pack(tensor, store), pack(tensor, store)
     first.release()
     assert torch.equal(unpack(second.wire, loader(store)), tensor)
     second.release()
