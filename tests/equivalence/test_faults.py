@@ -1,0 +1,211 @@
+"""Endpoints, callers and connections that die in the middle: every call that waits gets its one, right result."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samples.endpoints import TESTS, TOKEN, Cutter, EndpointProcess, cutter, free_port, registry_of
+from samples.fleet import Fleet
+from samples.graphs import graph_of
+from samples.http import Door, Http, in_background, one_node, until
+from samples.witnesses import REGISTRY, exact, witnessed
+from yggdrasill.foundation import Graph
+from yggdrasill.pipeline import Pipeline
+from yggdrasill.remote import Endpoint, RemoteGraph
+from yggdrasill.remote.bridge import bridge
+
+ORPHAN_AFTER = 1.0
+CALLER = """
+import sys
+from yggdrasill.remote import EndpointClient
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.calls import Call, perform
+from yggdrasill.remote.depot import Depot
+url, token, path, orphan_after = sys.argv[1:]
+value, depot = {"path": path, "x": 1}, Depot.shared()
+with depot.pack(value) as packed:
+    run = {"seed": 1, "path": [], "pass_index": 0}
+    call = Call("gate", packed.wire, value, depot, run, orphan_after=float(orphan_after))
+    bridge().run(perform(EndpointClient(url, token=token), call))
+"""
+
+
+@pytest.fixture(scope="module")
+def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
+    """An endpoint with one slot that may be killed."""
+    process = EndpointProcess("mortal", tmp_path_factory.mktemp("mortal"), plugins=["samples.witness_plugin"]).start()
+    http = Http(process)
+    http.deploy("gate", one_node("gate", ("path", "x")))
+    yield http
+    process.stop()
+
+
+def jobs(endpoint: Http, graph_id: str = "gate") -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = endpoint.get(f"/jobs?graph_id={graph_id}").json()["jobs"]
+    return rows
+
+
+def test_callers_of_a_killed_endpoint_get_their_one_result_from_its_next_process(mortal: Http, tmp_path: Path) -> None:
+    before = len(jobs(mortal))
+    gate = RemoteGraph(mortal.process.url, "gate", token=TOKEN)
+    doors = [Door(tmp_path) for _ in range(4)]
+    inputs = [{"path": str(door.path), "x": torch.arange(6000.0) + number} for number, door in enumerate(doors)]
+    running = in_background(gate.run, inputs[0])
+    doors[0].wait_begun()
+    queued = [in_background(gate.run, given) for given in inputs[1:]]
+    until(lambda: len(jobs(mortal)) == before + 4)
+
+    mortal.process.kill()
+    for door in doors:
+        door.open()
+    assert [door.runs for door in doors] == [1, 0, 0, 0]
+    mortal.process.start()
+
+    for given, call in zip(inputs, [running, *queued], strict=True):
+        assert exact(call.result(60)) == exact({"y": given["x"]})
+    assert [door.runs for door in doors] == [2, 1, 1, 1]
+    assert [job["status"] for job in jobs(mortal)[:4]] == ["COMPLETED"] * 4
+    assert len(jobs(mortal)) == before + 4
+
+
+def test_a_pipeline_goes_on_when_one_of_its_endpoints_is_killed_and_comes_back(mortal: Http, fleet: Fleet, tmp_path: Path) -> None:
+    """The caller's state of the run lives here; only the graph that was lost runs again."""
+    door = Door(tmp_path)
+    pipeline = Pipeline("journey")
+    for name in ("first", "last"):
+        pipeline.add_graph(graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id=name).place(fleet.registry("forge")), name)
+    pipeline.add_graph(RemoteGraph(mortal.process.url, "gate", token=TOKEN), "gate")
+    pipeline.add_edge("first", "y", "gate", "x")
+    pipeline.add_edge("gate", "y", "last", "x")
+    pipeline.infer_exposed_ports()
+
+    with witnessed(fleet.heard) as heard:
+        call = in_background(pipeline.run, {"first:x": torch.arange(6000.0), "gate:path": str(door.path)})
+        door.wait_begun()
+        mortal.process.kill()
+        mortal.process.start()
+        door.wait_begun(2)
+        door.open()
+        outputs = call.result(60)
+
+    assert exact(outputs) == exact({"last:y": 4 * torch.arange(6000.0)})
+    assert {place: len(calls) for place, calls in heard.items()} == {"first/d": 1, "last/d": 1}
+
+
+def test_the_job_of_a_killed_caller_is_cancelled_after_orphan_after(mortal: Http, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    caller = start_caller(mortal, door)
+    try:
+        door.wait_begun()
+        time.sleep(2 * ORPHAN_AFTER)
+        assert jobs(mortal)[0]["status"] == "IN_PROGRESS"
+    finally:
+        caller.kill()
+        caller.wait()
+
+    gone = time.monotonic()
+    until(lambda: status_unseen(mortal) == "CANCELLED")
+    assert time.monotonic() - gone > ORPHAN_AFTER / 2
+    assert "caller gone" in jobs(mortal)[0]["error"]["message"]
+    other = Door(tmp_path)
+    other.open()
+    assert mortal.run("gate", other.inputs(x=5)) == {"y": 5}
+    assert door.runs == 1
+
+
+def start_caller(endpoint: Http, door: Door) -> subprocess.Popen[bytes]:
+    arguments = [endpoint.process.url, TOKEN, str(door.path), str(ORPHAN_AFTER)]
+    return subprocess.Popen([sys.executable, "-c", CALLER, *arguments], cwd=TESTS)
+
+
+def status_unseen(endpoint: Http) -> str:
+    """The newest job's status from the list, because asking for the job itself would be a sign of its caller."""
+    return str(jobs(endpoint)[0]["status"])
+
+
+# -- connections ------------------------------------------------------------------------------------------------------
+
+
+def doubling(endpoint: Endpoint) -> Any:
+    graph = graph_of(
+        {"d": "double", "n": ("noise", {"shape": [700, 1000]})}, [], ["d.x = x"], ["d.y = y", "n.noise = noise"], graph_id="cut"
+    )
+    return graph.place(registry_of(endpoint, default=endpoint.name))
+
+
+@pytest.mark.parametrize("after", [200, 100_000, 3_000_000, 7_000_000], ids=lambda after: f"{after} bytes")
+def test_a_connection_cut_in_mid_transfer_changes_no_byte(fleet: Fleet, after: int) -> None:
+    """8 MB go up and 11 MB come down through a proxy that cuts every connection four times; the graph runs once."""
+    x = torch.randn(2000, 1000, generator=torch.Generator().manual_seed(after))
+    expected = graph_of({"n": ("noise", {"shape": [700, 1000]})}, [], [], ["n.noise = noise"], graph_id="cut").run(seed=3)
+    with cutter(fleet.forge) as proxy:
+        remote = doubling(fleet.forge.endpoint(proxy.url))
+        remote.run({"x": torch.zeros(1)}, seed=0)
+        proxy.cut(times=4, after=after)
+        with witnessed(fleet.heard) as heard:
+            outputs = remote.run({"x": x}, seed=3)
+    assert proxy.cuts == 0
+    assert exact(outputs) == exact({"y": x + x, **expected})
+    assert {place: len(calls) for place, calls in heard.items()} == {"d": 1, "n": 1}
+
+
+def test_a_connection_cut_between_two_endpoints_changes_no_byte(tmp_path: Path, fleet: Fleet) -> None:
+    """``giver`` tells others to fetch from it through a proxy, which cuts them; what the taker cannot fetch, the caller brings."""
+    port = free_port()
+    proxy = Cutter(port)
+    plugin = {"plugins": ["samples.witness_plugin"]}
+    giver = EndpointProcess("giver", tmp_path / "giver", port=port, peer_url=proxy.url, **plugin)
+    taker = EndpointProcess("taker", tmp_path / "taker", peers=[proxy.url], **plugin)
+    try:
+        for endpoint in (giver, taker):
+            endpoint.begin()
+        for endpoint in (giver, taker):
+            endpoint.ready()
+        registry = registry_of(giver, taker, graphs={"gives": "giver", "takes": "taker"})
+        pipeline, local = handing_over().place(registry), handing_over()
+        pipeline.run(seed=1)
+        assert proxy.to_client > 8_000_000
+        proxy.cut(times=3, after=1_000_000)
+        assert exact(pipeline.run(seed=2)) == exact(local.run(seed=2))
+        assert proxy.cuts < 3
+        proxy.cut(times=10_000, after=1)
+        assert exact(pipeline.run(seed=3)) == exact(local.run(seed=3))
+    finally:
+        giver.stop()
+        taker.stop()
+        proxy.close()
+
+
+def handing_over() -> Pipeline:
+    pipeline = Pipeline("hand-over")
+    pipeline.add_graph(Graph.from_config(noise_config(), REGISTRY))
+    pipeline.add_graph(graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id="takes"))
+    pipeline.add_edge("gives", "noise", "takes", "x")
+    pipeline.expose_output("takes", "y", "y")
+    return pipeline
+
+
+def noise_config() -> dict[str, Any]:
+    return {**one_node("noise", (), ("noise",), shape=[2100, 1000]), "graph_id": "gives"}
+
+
+def test_an_endpoint_that_stands_still_for_a_while_is_waited_for(mortal: Http, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    gate = RemoteGraph(mortal.process.url, "gate", token=TOKEN)
+    call = in_background(gate.run, door.inputs(x=7))
+    door.wait_begun()
+    mortal.process.pause()
+    time.sleep(1.0)
+    door.open()
+    mortal.process.resume()
+    assert call.result(30) == {"y": 7}
+    assert door.runs == 1
+    assert bridge().run(mortal.process.client().health())["queue"]["running"] == 0
