@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from samples.endpoints import TOKEN, EndpointProcess
-from samples.fleet import pair
+from samples.fleet import pair, start_together
 from samples.http import Http, one_node, until
 from yggdrasill.errors import InvalidConfig
 from yggdrasill.remote import RemoteGraph
@@ -42,17 +42,14 @@ OUTPUT = {"accumulate": "total"}
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EndpointProcess, EndpointProcess]]:
-    one, other = pair(tmp_path_factory.mktemp("ends"), "one", "other")
+    one, other = pair(tmp_path_factory.mktemp("ends"), one={}, other={})
     try:
-        for end in (one, other):
-            end.begin()
-        for end in (one, other):
-            end.ready()
+        start_together(one, other)
         deploy(one, other)
         yield one, other
     finally:
-        one.stop()
-        other.stop()
+        one.kill()
+        other.kill()
 
 
 def deploy(one: EndpointProcess, other: EndpointProcess) -> None:
@@ -156,9 +153,6 @@ def test_a_ring_is_found_again_after_both_ends_were_killed(ends: tuple[EndpointP
     """What is served is built again when it is first called, the ends asking each other for contracts meanwhile."""
     for end in ends:
         end.kill()
-    for end in ends:
-        end.begin()
-    for end in ends:
-        end.ready()
+    start_together(*ends)
     kinds = [(served(ends[0], "ring"), 8), (served(ends[1], "cross"), 2), (served(ends[1], "ring-3"), 4)]
     assert all(at_once(lambda number: kinds[number % 3][0].run({"x": number}) == {"y": kinds[number % 3][1] * number}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ import pytest
 from safetensors.torch import save_file
 
 from samples.blocks import Linear
-from samples.endpoints import EndpointProcess, free_port, registry_of
+from samples.endpoints import Cutter, EndpointProcess, free_port, registry_of
 from samples.witnesses import WITNESS_FILE
 from yggdrasill.remote import EndpointRegistry
 
-__all__ = ["ENDPOINTS", "Fleet", "open_fleet", "pair"]
+__all__ = ["ENDPOINTS", "Fleet", "open_fleet", "pair", "start_together"]
 
 ENDPOINTS = ("forge", "attic", "cave")
 _PLUGINS = ["samples.witness_plugin"]
@@ -25,13 +25,14 @@ _PLUGINS = ["samples.witness_plugin"]
 @dataclass(frozen=True)
 class Fleet:
     """``forge`` and ``attic`` have one slot each, know each other's token and fetch from each other; ``cave`` has two slots
-    and fetches from nobody, so that what others hold comes to it through the caller. ``heard`` is the witnesses' file, ``model``
-    a linear block's checkpoint that all three may read.
+    and fetches from nobody, so that what others hold comes to it through the caller. ``attic_proxy`` is where others fetch what
+    ``attic`` holds, ``heard`` the witnesses' file, ``model`` a linear block's checkpoint that all three may read.
     """
 
     forge: EndpointProcess
     attic: EndpointProcess
     cave: EndpointProcess
+    attic_proxy: Cutter
     heard: Path
     model: Path
 
@@ -52,30 +53,39 @@ def open_fleet(folder: Path) -> Iterator[Fleet]:
     models.mkdir()
     save_file(Linear(config={"size": 4, "seed": 11}).state_dict(), models / "linear.safetensors")
     shared = {"plugins": _PLUGINS, "roots": [str(models)]}
-    started = (*pair(folder, "forge", "attic", **shared), EndpointProcess("cave", folder / "cave", slots=2, **shared))
+    port = free_port()
+    proxy = Cutter(port)
+    forge, attic = pair(folder, forge={**shared, "peers": [proxy.url]}, attic={**shared, "port": port, "peer_url": proxy.url})
+    cave = EndpointProcess("cave", folder / "cave", slots=2, **shared)
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(WITNESS_FILE, str(heard))
-            for endpoint in started:
-                _begin(endpoint)
-            for endpoint in started:
-                endpoint.ready()
-        yield Fleet(*started, heard, models / "linear.safetensors")
+            start_together(forge, attic, cave)
+        yield Fleet(forge, attic, cave, proxy, heard, models / "linear.safetensors")
     finally:
-        for endpoint in started:
-            endpoint.stop()
+        for endpoint in (forge, attic, cave):
+            endpoint.kill()
+        proxy.close()
 
 
-def pair(folder: Path, one: str, other: str, **settings: Any) -> tuple[EndpointProcess, EndpointProcess]:
-    """Two endpoints of one slot, not started yet, that may call and fetch from each other."""
-    ports = {one: free_port(), other: free_port()}
-    made = tuple(EndpointProcess(name, folder / name, port=port, **{"plugins": _PLUGINS, **settings}) for name, port in ports.items())
-    for endpoint, name in zip(made, (other, one), strict=True):
+def pair(folder: Path, **named: Mapping[str, Any]) -> tuple[EndpointProcess, EndpointProcess]:
+    """Two endpoints with these settings, not started yet, that may call and fetch from each other; they have one slot each."""
+    settings = {name: {"port": free_port(), "plugins": _PLUGINS, **given} for name, given in named.items()}
+    one, other = (EndpointProcess(name, folder / name, **given) for name, given in settings.items())
+    for endpoint, known in ((one, other), (other, one)):
         endpoint.data_dir.mkdir()
-        known = EndpointRegistry()
-        known.add(name, f"http://127.0.0.1:{ports[name]}", token=endpoint.token)
-        known.to_yaml(endpoint.data_dir / "endpoints.yaml")
-    return made[0], made[1]
+        registry = EndpointRegistry()
+        registry.add(known.name, f"http://127.0.0.1:{settings[known.name]['port']}", token=known.token)
+        registry.to_yaml(endpoint.data_dir / "endpoints.yaml")
+    return one, other
+
+
+def start_together(*endpoints: EndpointProcess) -> None:
+    """Start them and wait until all answer; skips where this machine starts no processes."""
+    for endpoint in endpoints:
+        _begin(endpoint)
+    for endpoint in endpoints:
+        endpoint.ready()
 
 
 def _begin(endpoint: EndpointProcess) -> None:
