@@ -76,7 +76,7 @@ class _WatchedTask:
     def execute(self, outside: Callable[[], AbstractContextManager[None]] | None = None) -> None:
         task = self._task
         try:
-            with watched_by(lambda kind, facts: task.shop.tell(task.job, "comfy", {"what": kind, **facts})):
+            with watched_by(lambda kind, facts: task.shop.tell(task.job, "comfy", {"what": kind, **facts}), task.job.key):
                 task.execute(outside)
         finally:
             self._done(task)

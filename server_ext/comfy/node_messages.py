@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
 __all__ = ["NodeMessages"]
 
@@ -15,11 +16,15 @@ __all__ = ["NodeMessages"]
 class NodeMessages:
     """Sends to whoever started the prompt. Made in the node's own thread; used from the call's."""
 
-    def __init__(self, node_id: str, prompt_id: str) -> None:
+    def __init__(self, node_id: str, prompt_id: str, run: PromptRun | None) -> None:
         self._node_id = node_id
         self._prompt_id = prompt_id
-        self._sid = host_api.prompt_server().client_id
-        self._registry = importlib.import_module("comfy_execution.progress").get_progress_state()
+        # ComfyUI's globals are those of the prompt around a lent one
+        lent = run is not None and run.registry is not None
+        self._sid = run.prompt_id if run is not None else host_api.prompt_server().client_id
+        self._registry = (
+            run.registry if run is not None and lent else importlib.import_module("comfy_execution.progress").get_progress_state()
+        )
 
     def progress(self, place: str, done: float, total: float, text: str | None) -> None:
         """Show work done somewhere inside the remote graph as the node's own."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
@@ -12,8 +12,9 @@ from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.port_list import port_value
 from yggdrasill.server_ext.comfy.host_api import Validation
 
-__all__ = ["PromptRun"]
+__all__ = ["PromptRun", "Watch"]
 
+Watch = Callable[[str, dict[str, Any]], None]
 Message = tuple[str, dict[str, Any]]
 _FINAL = frozenset({"success", "ended", "lost", "refused"})
 
@@ -21,8 +22,19 @@ _FINAL = frozenset({"success", "ended", "lost", "refused"})
 class PromptRun:
     """Messages come in from ComfyUI's threads by `tell` and `deliver`; one thread waits with `next_message` and `settle`."""
 
-    def __init__(self, prompt_id: str, graph: ComfyGraph, context: RunContext) -> None:
+    def __init__(self, prompt_id: str, graph: ComfyGraph, context: RunContext, watch: Watch | None = None, key: str | None = None) -> None:
         self.prompt_id = prompt_id
+        #: The key of the call that this run is (part of); what others report to be blocked by.
+        self.key = key
+        self.watch = watch
+        self.prompt: dict[str, Any] = {}
+        self.sinks: list[str] = []
+        #: Of a run that is lent another prompt's place: how to stop it, when it must be over, its progress registry.
+        self.stop_inner: Callable[[], None] | None = None
+        self.lent_until: float | None = None
+        self.registry: Any = None
+        self.stuck_since: float | None = None
+        self._blocked: list[str] = []
         self.graph = graph
         self.context = context
         #: ``new``, then what ComfyUI's queue says, or ``lent`` for a prompt that runs inside another one.
@@ -40,6 +52,12 @@ class PromptRun:
     def tell(self, kind: str, facts: dict[str, Any]) -> None:
         """Something happened; see `VirtualSocket`."""
         self._box.put((kind, facts))
+
+    def blocked_by(self, keys: list[str]) -> None:
+        """Report the calls that ComfyUI's only executor is waiting for; whoever waits for this run waits for them too."""
+        if keys != self._blocked and self.watch is not None:
+            self._blocked = keys
+            self.watch("blocked", {"by": keys})
 
     def deliver(self, port: str, values: list[Any]) -> None:
         """A sink got the values of its port."""

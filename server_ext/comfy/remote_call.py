@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, choices
+from yggdrasill.errors import Cancelled, InvalidArgument, InvalidConfig, choices
 from yggdrasill.executor.context import CancelToken, RunContext
 from yggdrasill.remote.calls import Call
 from yggdrasill.remote.contract import RemoteContract
@@ -21,6 +21,7 @@ from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.loan import Loan
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.types_ports import check_port
 
@@ -60,9 +61,11 @@ class RemoteCall:
     def start(self) -> RemoteCall:
         """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
         place = host_api.executing_place()
-        self._messages = NodeMessages(self.node_id, place.prompt_id if place else "")
-        run = around().runner.run_of(place.prompt_id) if place else None
+        self._run_around = run = around().runner.run_of(place.prompt_id) if place else None
+        self._messages = NodeMessages(self.node_id, place.prompt_id if place else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
+        nested = run if run is not None and run.state == "lent" else None
+        self._loan = Loan(around().runner, nested)
         self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)
         self._future: Future[dict[int, list[Any]]] = Future()
         threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
@@ -76,16 +79,21 @@ class RemoteCall:
         """
         future = asyncio.wrap_future(self._future)
         try:
-            while True:
-                await asyncio.wait([future], timeout=_POLL)
-                if future.done():
-                    return future.result()
+            while not future.done():
+                await self._loan.wait_with(future, _POLL)
                 if host_api.interrupted():
                     self.token.cancel("interrupted")
+                    await self._loan.stop()
                     host_api.raise_interrupt()
+                if self._run_around is not None and self._run_around.context.token.cancelled:
+                    raise Cancelled(self._run_around.context.token.reason)
+            await self._loan.finish()
+            return future.result()
         except BaseException:
             self.token.cancel("the node that called was stopped")
             raise
+        finally:
+            self._loan.end()
 
     # -- in the call's own thread -------------------------------------------------------------------------------
 
@@ -100,12 +108,18 @@ class RemoteCall:
         placement = _placement(registry, self.graph, self.endpoint)
         clients = [registry.client(name) for name in placement.endpoints]
         route = Route(clients, self.graph, policy=placement.policy, patience=registry.patience, strict_build=registry.strict_build)
-        served = _WatchedGraph(route, self._messages.watch)
+        served = _WatchedGraph(route, self._told, self._loan.begin)
         contract = served.contract
         _check_contract(self.contract, contract, clients[0].name)
         outputs = served.call(self._inputs(contract), self._context)
         names = [entry["name"] for entry in contract.outputs]
         return {index: port_values(outputs[name]) for index, name in enumerate(names) if name in outputs}
+
+    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "comfy" and data.get("what") == "blocked":
+            self._loan.learn([str(key) for key in data.get("by") or ()])
+        else:
+            self._messages.watch(kind, data)
 
     def _inputs(self, contract: RemoteContract) -> dict[str, Any]:
         inputs = {}
@@ -130,11 +144,12 @@ class RemoteCall:
 
 
 class _WatchedGraph(RemoteGraph):
-    """A served graph whose calls report what happens inside."""
+    """A served graph whose calls report what happens inside, and under which key they go."""
 
-    def __init__(self, route: Route, watch: Callable[[str, Mapping[str, Any]], None]) -> None:
+    def __init__(self, route: Route, watch: Callable[[str, Mapping[str, Any]], None], began: Callable[[str], None]) -> None:
         super().__init__(route=route)
         self._watch = watch
+        self._began = began
 
     def call(self, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
         """The outputs, loaded, of a run in ``context``."""
@@ -142,7 +157,9 @@ class _WatchedGraph(RemoteGraph):
         return outputs
 
     def _prepare(self, *arguments: Any) -> Call:
-        return replace(super()._prepare(*arguments), watch=self._watch)
+        call = replace(super()._prepare(*arguments), watch=self._watch)
+        self._began(call.key)
+        return call
 
 
 def _placement(registry: EndpointRegistry, graph: str, endpoint: str) -> Placement:

@@ -8,7 +8,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,7 +17,8 @@ from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.binding import bind_prompt
-from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.lending import Lender
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 from yggdrasill.server_ext.comfy.shelf import Shelf
 from yggdrasill.server_ext.comfy.virtual_socket import VirtualSocket
 
@@ -32,14 +33,13 @@ _PREVIEW_PAUSE = 0.2
 _LARGEST_PREVIEW = 256 << 10
 _LARGEST_OUTPUT = 64 << 10
 
-Watch = Callable[[str, dict[str, Any]], None]
-_watch: ContextVar[Watch | None] = ContextVar("yggdrasill_comfy_watch", default=None)
+_watch: ContextVar[tuple[Watch, str] | None] = ContextVar("yggdrasill_comfy_watch", default=None)
 
 
 @contextlib.contextmanager
-def watched_by(watch: Watch | None) -> Iterator[None]:
-    """Tell ``watch(kind, facts)`` what happens in the prompts that this thread runs, in JSON values."""
-    before = _watch.set(watch)
+def watched_by(watch: Watch, key: str) -> Iterator[None]:
+    """Tell ``watch(kind, facts)`` what happens in the prompts that this thread runs for the call ``key``, in JSON values."""
+    before = _watch.set((watch, key))
     try:
         yield
     finally:
@@ -61,6 +61,7 @@ class QueueRunner:
         self._runs: dict[str, PromptRun] = {}
         self._lock = threading.Lock()
         self._ahead = 0
+        self.lender = Lender(host_api.delete_queued)
 
     def run_of(self, prompt_id: str) -> PromptRun | None:
         """The run whose prompt this is; None for the owner's prompts."""
@@ -71,7 +72,8 @@ class QueueRunner:
 
     def run_prompt(self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
         """See `PromptRunner.run_prompt`."""
-        run = PromptRun(str(uuid.uuid4()), graph, context)
+        watch, key = _watch.get() or (None, None)
+        run = PromptRun(str(uuid.uuid4()), graph, context, watch, key)
         digests: dict[str, str] = {}
         try:
             for name, value in inputs.items():
@@ -83,6 +85,7 @@ class QueueRunner:
             self._follow(run)
             return run.settle()
         finally:
+            self.lender.remove_run(run)
             with self._lock:
                 self._runs.pop(run.prompt_id, None)
             self.shelf.drop(digests.values())
@@ -98,11 +101,17 @@ class QueueRunner:
             host_api.open_socket(
                 run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._heard(run, kind, facts), self._state)
             )
-            host_api.enqueue(self._number(), run.prompt_id, prompt, {"client_id": run.prompt_id}, validation.outputs)
-            run.state = "queued"
+            run.prompt, run.sinks = prompt, validation.outputs
+            self.queue(run)
         except Exception as error:  # noqa: BLE001 - whatever keeps it from being queued is how the run ends
             host_api.close_socket(run.prompt_id)
             run.refuse(error)
+
+    def queue(self, run: PromptRun) -> None:
+        """Put a run that was checked into ComfyUI's queue; on the main loop."""
+        host_api.enqueue(self._number(), run.prompt_id, run.prompt, {"client_id": run.prompt_id}, run.sinks)
+        run.state = "queued"
+        self.lender.add_run(run)
 
     def _state(self, prompt_id: str) -> str | None:
         run = self.run_of(prompt_id)
@@ -134,22 +143,26 @@ class QueueRunner:
     def _follow(self, run: PromptRun) -> None:
         """Pass on what is heard until the prompt is over; a cancelled token takes the prompt out, and no other."""
         told = _Teller(run)
-        cancelling = False
         while not run.is_over:
             message = run.next_message(_POLL)
             if message is not None:
                 told.tell(*message)
+            self.lender.look_after(run, time.monotonic())
+            if run.lent_until is not None and time.monotonic() > run.lent_until:
+                run.context.token.cancel("it ran inside a waiting prompt for longer than that could be kept waiting")
             if run.context.token.cancelled:
-                cancelling = self._cancel(run) or cancelling
+                self._cancel(run)
 
-    def _cancel(self, run: PromptRun) -> bool:
-        if run.state != "queued":
-            return False
-        if host_api.delete_queued(run.prompt_id):
+    def _cancel(self, run: PromptRun) -> None:
+        """Take the prompt out of the queue, or stop it where it runs: this one, whatever else runs."""
+        stop_inner = run.stop_inner
+        if stop_inner is not None:
+            stop_inner()
+        elif run.state == "queued" and host_api.delete_queued(run.prompt_id):
             asyncio.run_coroutine_threadsafe(self._close(run), host_api.prompt_server().loop)
             run.tell("lost", {})
-            return True
-        return host_api.interrupt_running(run.prompt_id)
+        elif run.state == "queued":
+            host_api.interrupt_running(run.prompt_id)
 
     @staticmethod
     async def _close(run: PromptRun) -> None:
@@ -161,7 +174,7 @@ class _Teller:
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
-        self._watch = _watch.get()
+        self._watch = run.watch
         self._shown: dict[str, float] = {}
 
     def tell(self, kind: str, facts: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ __all__ = ["VirtualSocket"]
 
 _PREVIEW_WITH_METADATA = 4
 _MOST_METADATA = 64 << 10
+_BEGINNING = (0.0, 1.0)
 
 
 class VirtualSocket:
@@ -65,7 +66,10 @@ class VirtualSocket:
         """Those nodes whose progress is not what it was."""
         for node, state in nodes.items():
             now = (state.get("value"), state.get("max"))
-            if state.get("state") == "running" and self._progress.get(node) != now:
+            # every node begins with 0 of 1 and ends with 1 of 1; only those that tell of steps in between have any
+            telling = now != _BEGINNING and state.get("state") == "running"
+            ending = state.get("state") == "finished" and node in self._progress
+            if (telling or ending) and self._progress.get(node) != now:
                 self._progress[node] = now
                 self._told("progress", {"node": str(node), "value": float(now[0]), "max": float(now[1])})
 

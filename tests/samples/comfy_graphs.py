@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import threading
@@ -130,6 +131,26 @@ class Caller:
 
         return bridge().run(read())
 
+    def live_events(self, job_id: str, seconds: float = 0.3) -> list[tuple[str, dict[str, Any]]]:
+        """The events of a job so far."""
+        import asyncio
+
+        from yggdrasill.remote.events import read_events
+
+        found: list[tuple[str, dict[str, Any]]] = []
+
+        async def read() -> None:
+            async with self.client.events(job_id) as response:
+                async for event in read_events(response.chunks()):
+                    found.append((event.kind, event.data))  # noqa: PERF401 - it is cut off in the middle
+
+        async def some() -> None:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(read(), seconds)
+
+        bridge().run(some())
+        return found
+
     def queue(self) -> tuple[list[str], list[str]]:
         """The ids of the prompts that run and that wait in ComfyUI."""
         found = self.server.get("/queue")
@@ -152,6 +173,16 @@ class Caller:
             found: dict[str, Any] = json.loads(error.read())
             return found
         raise AssertionError("the prompt was taken")
+
+    def check_idle(self) -> None:
+        """The server runs a prompt, and nothing of ours is left in its queue or history."""
+        assert self.server.alive, self.server.printed()[-3000:]
+        until(lambda: self.queue() == ([], []))
+        entry = self.server.run(
+            {"1": node("EmptyImage", width=8, height=8, batch_size=1, color=1), "2": node("PreviewImage", images=("1", 0))}
+        )
+        assert entry["status"]["status_str"] == "success"
+        until(lambda: not any("YggdrasillResult" in json.dumps(entry["prompt"]) for entry in self.server.get("/history").values()))
 
 
 class InBackground:

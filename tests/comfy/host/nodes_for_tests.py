@@ -1,0 +1,134 @@
+# ruff: noqa: N802
+"""A custom node pack for the servers of the tests beside it: nodes that are slow, fail, count, block, or give what cannot travel."""
+
+import time
+
+import comfy.model_management
+import comfy.utils
+from comfy_execution.graph_utils import ExecutionBlocker
+
+__all__ = ["NODE_CLASS_MAPPINGS"]
+
+
+class _Any(str):
+    __slots__ = ()
+
+    def __ne__(self, other):
+        return False
+
+    def __eq__(self, other):
+        return True
+
+    __hash__ = str.__hash__
+
+
+ANY = _Any("*")
+
+
+class _Node:
+    FUNCTION = "act"
+    CATEGORY = "tests"
+    RETURN_TYPES = (ANY,)
+
+
+class Slow(_Node):
+    """Gives its value after some seconds of interruptible work in steps of 10 ms; ``salt`` keeps it out of the cache."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "seconds": ("FLOAT", {"default": 1.0, "max": 600.0}), "salt": ("STRING", {"default": ""})}}
+
+    def act(self, value, seconds, salt):
+        steps = max(1, int(seconds / 0.01))
+        bar = comfy.utils.ProgressBar(steps)
+        for _ in range(steps):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(0.01)
+            bar.update(1)
+        return (value,)
+
+
+class Fail(_Node):
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "message": ("STRING", {"default": "no"})}}
+
+    def act(self, value, message):
+        raise ValueError(message)
+
+
+class Several(_Node):
+    """The numbers from 0 up, as a list of values."""
+
+    OUTPUT_IS_LIST = (True,)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"count": ("INT", {"default": 3})}}
+
+    def act(self, count):
+        return ([float(number) for number in range(count)],)
+
+
+class Double(_Node):
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}}
+
+    def act(self, value):
+        return (value * 2,)
+
+
+class Block(_Node):
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "message": ("STRING", {"default": ""})}}
+
+    def act(self, value, message):
+        return (ExecutionBlocker(message or None),)
+
+
+class Object(_Node):
+    """Something that no codec takes."""
+
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def act(self):
+        return (object(),)
+
+
+class Count(_Node):
+    """Its value, and how often this node class ran in this process."""
+
+    RETURN_TYPES = (ANY, "INT")
+    times = 0
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}}
+
+    def act(self, value):
+        Count.times += 1
+        return (value, Count.times)
+
+
+class Show(_Node):
+    """Puts the text of its value into the prompt's outputs."""
+
+    OUTPUT_NODE = True
+    RETURN_TYPES = ()
+    INPUT_IS_LIST = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}}
+
+    def act(self, value):
+        return {"ui": {"text": [repr(item) for item in value]}, "result": ()}
+
+
+NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (Slow, Fail, Several, Double, Block, Object, Count, Show)}

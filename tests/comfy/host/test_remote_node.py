@@ -1,0 +1,182 @@
+"""The Remote Graph node between two real servers: the canvas shows what it would show of a local run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from samples.comfy_graphs import Caller, InBackground, graph_input, graph_output, know, load_image, node, remote_node, until
+
+pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
+
+INNER = {"3": node("ImageInvert", image=("1", 0)), "5": node("ImageBlur", image=("3", 0), blur_radius=2, sigma=1.5)}
+BLUR = {"1": graph_input("picture", "IMAGE"), **INNER, "9": graph_output("blurred", ("5", 0), "IMAGE")}
+
+
+def error_of(entry: dict[str, Any]) -> dict[str, Any]:
+    """The error that a prompt ended with."""
+    found: dict[str, Any] = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
+    return found
+
+
+def test_a_remote_graph_gives_the_same_bytes_as_its_nodes_here(a: Caller, b: Caller) -> None:
+    b.deploy("blur", BLUR)
+    picture = load_image(a.server, "remote.png", np.random.default_rng(1).integers(0, 256, (40, 30, 3), dtype=np.uint8))
+    prompt = {
+        "1": picture,
+        **INNER,
+        "6": remote_node("blur", "b", ("1", 0)),
+        "9": graph_output("here", ("5", 0)),
+        "8": graph_output("there", ("6", 0)),
+    }
+    both = a.deploy("both", prompt).run({})
+    assert both["here"].shape == (1, 40, 30, 3)
+    assert torch.equal(both["here"], both["there"])
+
+
+def test_auto_asks_the_registry_which_may_change_while_the_server_runs(a: Caller, b: Caller) -> None:
+    b.deploy("blur", BLUR)
+    prompt = {"1": graph_input("x"), "2": remote_node("blur", "auto", ("1", 0)), "3": graph_output("y", ("2", 0))}
+    picture = torch.rand(1, 8, 8, 3)
+    a.deploy("auto", prompt)
+    refused = a.refused(
+        {
+            "1": node("EmptyImage", width=8, height=8, batch_size=1, color=1),
+            "2": remote_node("blur", "auto", ("1", 0)),
+            "3": node("PreviewImage", images=("2", 0)),
+        }
+    )
+    assert "says of no endpoint that it runs 'blur'" in json.dumps(refused["node_errors"]["2"])
+    know(a.server, {"a": a.server, "b": b.server}, {"blur": "b"})
+    try:
+        assert a.deploy("auto", prompt).run({"x": picture})["y"].shape == picture.shape
+    finally:
+        know(a.server, {"a": a.server, "b": b.server})
+
+
+def test_an_unknown_endpoint_is_said_on_the_node_before_anything_runs(a: Caller) -> None:
+    refused = a.refused(
+        {
+            "1": node("EmptyImage", width=8, height=8, batch_size=1, color=1),
+            "2": remote_node("blur", "c", ("1", 0)),
+            "3": node("PreviewImage", images=("2", 0)),
+        }
+    )
+    assert "unknown endpoint 'c'" in json.dumps(refused["node_errors"]["2"])
+
+
+@pytest.mark.parametrize(
+    "graph, contract, said",
+    [
+        ("nowhere", "", "unknown graph 'nowhere'"),
+        ("blur", '{"inputs": [{"name": "image"}], "outputs": [{"name": "blurred"}]}', "this node was made for ['image']"),
+    ],
+)
+def test_what_does_not_fit_is_said_on_the_node(a: Caller, b: Caller, graph: str, contract: str, said: str) -> None:
+    b.deploy("blur", BLUR)
+    prompt = {
+        "1": node("EmptyImage", width=8, height=8, batch_size=1, color=1),
+        "2": remote_node(graph, "b", ("1", 0), contract=contract),
+        "3": node("PreviewImage", images=("2", 0)),
+    }
+    error = error_of(a.server.run(prompt))
+    assert error["node_id"] == "2"
+    assert said in error["exception_message"]
+
+
+def test_a_node_that_fails_over_there_turns_the_remote_node_red_with_its_message(a: Caller, b: Caller) -> None:
+    b.deploy(
+        "fails",
+        {"1": graph_input("x"), "77": node("TestFail", value=("1", 0), message="the oven is cold"), "3": graph_output("y", ("77", 0))},
+    )
+    error = error_of(
+        a.server.run({"1": node("TestSeveral", count=1), "2": remote_node("fails", "b", ("1", 0)), "3": node("TestShow", value=("2", 0))})
+    )
+    assert error["node_id"] == "2"
+    assert "fails/77" in error["exception_message"]
+    assert "the oven is cold" in error["exception_message"]
+
+
+def test_what_cannot_travel_is_refused_by_port_and_type_before_it_is_sent(a: Caller, b: Caller) -> None:
+    b.deploy("model", {"1": graph_input("weights", "MODEL"), "3": graph_output("y", ("1", 0))})
+    before = len(b.jobs())
+    error = error_of(
+        a.server.run({"1": node("TestObject"), "2": remote_node("model", "b", ("1", 0)), "3": node("TestShow", value=("2", 0))})
+    )
+    assert "weights" in error["exception_message"]
+    assert "MODEL" in error["exception_message"]
+    assert len(b.jobs()) == before
+
+
+def test_an_interrupt_here_cancels_the_job_there(a: Caller, b: Caller) -> None:
+    b.deploy(
+        "long",
+        {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=60.0, salt="interrupt"), "3": graph_output("y", ("8", 0))},
+    )
+    prompt_id = a.start({"1": node("TestSeveral", count=1), "2": remote_node("long", "b", ("1", 0)), "3": node("TestShow", value=("2", 0))})
+    until(lambda: b.jobs(graph_id="long", status="IN_PROGRESS"))
+    until(lambda: b.queue()[0])
+    a.server.post("/interrupt", {"prompt_id": prompt_id})
+    entry = until(lambda: a.history(prompt_id))
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+    until(lambda: b.jobs(graph_id="long")[0]["status"] == "CANCELLED")
+    until(lambda: b.queue() == ([], []))
+
+
+def test_remote_branches_run_while_the_local_one_does(a: Caller, b: Caller) -> None:
+    import time
+
+    slow = {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=1.5, salt="branch"), "3": graph_output("y", ("8", 0))}
+    b.deploy("branch", slow)
+    prompt = {
+        "1": graph_input("x"),
+        "2": remote_node("branch", "b", ("1", 0)),
+        "4": node("TestSlow", value=("1", 0), seconds=1.5, salt="here"),
+        "5": graph_output("there", ("2", 0)),
+        "6": graph_output("here", ("4", 0)),
+    }
+    served = a.deploy("branches", prompt)
+    began = time.monotonic()
+    assert served.run({"x": 3.0}) == {"there": 3.0, "here": 3.0}
+    assert time.monotonic() - began < 2.6
+
+
+def test_progress_over_there_is_progress_of_the_node(a: Caller, b: Caller) -> None:
+    b.deploy(
+        "steps", {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=0.6, salt="steps"), "3": graph_output("y", ("8", 0))}
+    )
+    prompt = {"1": graph_input("x"), "2": remote_node("steps", "b", ("1", 0)), "3": graph_output("y", ("2", 0))}
+    a.deploy("outer", prompt).run({"x": 2.5})
+    events = a.events(a.jobs(graph_id="outer")[0]["job_id"])
+    seen = [(data["value"], data["max"]) for kind, data in events if kind == "comfy" and data["what"] == "progress" and data["node"] == "2"]
+    assert (60.0, 60.0) in seen or (59.0, 60.0) in seen
+    assert len(seen) > 3
+
+
+def test_a_block_of_ours_runs_behind_the_same_node(a: Caller, b: Caller) -> None:
+    from yggdrasill.remote.bridge import bridge
+
+    config = {
+        "graph_id": "tokens",
+        "nodes": [{"node_id": "n", "block_type": "tokenizer/identity"}],
+        "exposed_inputs": [{"node_id": "n", "port_name": "text", "name": "text"}],
+        "exposed_outputs": [{"node_id": "n", "port_name": "token_ids", "name": "ids"}],
+    }
+    bridge().run(b.client.deploy("tokens", {"kind": "graph", "config": config, "state": None}))
+    prompt = {"1": graph_input("x"), "2": remote_node("tokens", "b", ("1", 0)), "3": graph_output("y", ("2", 0))}
+    assert a.deploy("tokenized", prompt).run({"x": "bees"})["y"] == "bees"
+
+
+def test_two_servers_can_be_called_at_once(a: Caller, b: Caller) -> None:
+    b.deploy("blur", BLUR)
+    prompt = {"1": graph_input("x"), "2": remote_node("blur", "b", ("1", 0)), "3": graph_output("y", ("2", 0))}
+    served = a.deploy("through", prompt)
+    pictures = [torch.rand(1, 8, 8, 3) for _ in range(6)]
+    calls = [InBackground(lambda picture=picture: served.run({"x": picture})["y"]) for picture in pictures]
+    direct = b.deploy("blur", BLUR)
+    for call, picture in zip(calls, pictures, strict=True):
+        assert torch.equal(call.wait(), direct.run({"picture": picture})["blurred"])

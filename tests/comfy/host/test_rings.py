@@ -1,0 +1,131 @@
+"""Servers that call each other in a ring, and across while both are busy: everybody gets an answer, and the same bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from samples.comfy_graphs import Caller, InBackground, graph_input, graph_output, node, remote_node, until
+from yggdrasill.errors import YggdrasillError
+
+pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
+
+
+def through(graph: str, endpoint: str) -> dict[str, Any]:
+    """A workflow that calls ``graph`` at ``endpoint`` and inverts what it gives."""
+    return {
+        "1": graph_input("x", "IMAGE"),
+        "2": remote_node(graph, endpoint, ("1", 0)),
+        "3": node("ImageInvert", image=("2", 0)),
+        "9": graph_output("y", ("3", 0), "IMAGE"),
+    }
+
+
+INVERT = {"1": graph_input("x", "IMAGE"), "2": node("ImageInvert", image=("1", 0)), "9": graph_output("y", ("2", 0), "IMAGE")}
+
+
+def slow_invert(seconds: float, salt: str) -> dict[str, Any]:
+    """The same, after some work."""
+    return {
+        **INVERT,
+        "2": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt),
+        "3": node("ImageInvert", image=("2", 0)),
+        "9": graph_output("y", ("3", 0)),
+    }
+
+
+def test_a_ring_ends_with_the_right_bytes(a: Caller, b: Caller) -> None:
+    a.deploy("ring-end", INVERT)
+    b.deploy("ring-middle", through("ring-end", "a"))
+    ring = a.deploy("ring-start", through("ring-middle", "b"))
+    picture = torch.rand(1, 16, 12, 3)
+    inverted = 1.0 - (1.0 - (1.0 - picture))
+    for _ in range(3):
+        assert torch.equal(ring.run({"x": picture})["y"], inverted)
+        picture = torch.rand(1, 16, 12, 3)
+        inverted = 1.0 - (1.0 - (1.0 - picture))
+
+
+def test_calls_across_two_busy_servers_both_end(a: Caller, b: Caller) -> None:
+    a.deploy("cross-leaf-a", slow_invert(0.3, "cross-a"))
+    b.deploy("cross-leaf-b", slow_invert(0.3, "cross-b"))
+    from_a = a.deploy("cross-a", through("cross-leaf-b", "b"))
+    from_b = b.deploy("cross-b", through("cross-leaf-a", "a"))
+    pictures = [torch.rand(1, 8, 8, 3) for _ in range(8)]
+    calls = [
+        InBackground(lambda side=side, picture=picture: side.run({"x": picture})["y"]) for picture in pictures for side in (from_a, from_b)
+    ]
+    for number, call in enumerate(calls):
+        picture = pictures[number // 2]
+        assert torch.equal(call.wait(), 1.0 - (1.0 - picture))
+
+
+def test_the_owners_own_prompts_on_both_sides_cross_too(a: Caller, b: Caller) -> None:
+    a.deploy("owner-leaf-a", slow_invert(0.5, "owner-a"))
+    b.deploy("owner-leaf-b", slow_invert(0.5, "owner-b"))
+
+    def prompt(graph: str, endpoint: str, color: int) -> dict[str, Any]:
+        return {
+            "1": node("EmptyImage", width=8, height=8, batch_size=1, color=color),
+            "2": remote_node(graph, endpoint, ("1", 0)),
+            "3": node("PreviewImage", images=("2", 0)),
+        }
+
+    started = [
+        (side, side.start(prompt(graph, name, color)))
+        for color in range(4)
+        for side, graph, name in ((a, "owner-leaf-b", "b"), (b, "owner-leaf-a", "a"))
+    ]
+    for side, prompt_id in started:
+        entry = until(lambda side=side, prompt_id=prompt_id: side.history(prompt_id), 60.0)
+        assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
+
+
+def test_a_ring_that_goes_around_for_ever_ends_with_an_error(a: Caller, b: Caller) -> None:
+    b.deploy("endless-b", through("endless-a", "a"))
+    endless = a.deploy("endless-a", through("endless-b", "b"))
+    call = InBackground(lambda: endless.run({"x": torch.rand(1, 8, 8, 3)}))
+    with pytest.raises(YggdrasillError, match="ring"):
+        call.wait(60)
+
+
+def test_a_lent_prompt_is_cancelled_alone(a: Caller, b: Caller) -> None:
+    a.deploy("slow-end", slow_invert(60.0, "lent"))
+    b.deploy("slow-middle", through("slow-end", "a"))
+    prompt_id = a.start(
+        {
+            "1": node("EmptyImage", width=8, height=8, batch_size=1, color=7),
+            "2": remote_node("slow-middle", "b", ("1", 0)),
+            "3": node("PreviewImage", images=("2", 0)),
+        }
+    )
+    job = until(lambda: a.jobs(graph_id="slow-end", status="IN_PROGRESS"))[0]
+    until(lambda: [data for kind, data in a.live_events(job["job_id"]) if kind == "progress"])
+    from yggdrasill.remote.bridge import bridge
+
+    bridge().run(a.client.cancel(job["job_id"]))
+    until(lambda: a.jobs(graph_id="slow-end")[0]["status"] == "CANCELLED")
+    entry = until(lambda: a.history(prompt_id))
+    assert entry["status"]["messages"][-1][0] == "execution_error"
+    assert "cancelled" in entry["status"]["messages"][-1][1]["exception_message"]
+
+
+def test_the_owners_interrupt_reaches_the_prompt_around_a_lent_one(a: Caller, b: Caller) -> None:
+    a.deploy("slow-end", slow_invert(60.0, "interrupted"))
+    b.deploy("slow-middle", through("slow-end", "a"))
+    prompt_id = a.start(
+        {
+            "1": node("EmptyImage", width=8, height=8, batch_size=1, color=8),
+            "2": remote_node("slow-middle", "b", ("1", 0)),
+            "3": node("PreviewImage", images=("2", 0)),
+        }
+    )
+    job = until(lambda: a.jobs(graph_id="slow-end", status="IN_PROGRESS"))[0]
+    until(lambda: [data for kind, data in a.live_events(job["job_id"]) if kind == "progress"])
+    a.server.post("/interrupt", {})
+    entry = until(lambda: a.history(prompt_id))
+    assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+    until(lambda: a.jobs(graph_id="slow-end")[0]["status"] == "CANCELLED")
+    until(lambda: b.jobs(graph_id="slow-middle")[0]["status"] in ("CANCELLED", "FAILED"))
