@@ -19,6 +19,7 @@ TITLES = {
     "codec": "Codec: a 96 MiB float32 tensor",
     "artifacts": "Artifact stores: a 96 MiB float32 tensor",
     "remote": "Remote calls on loopback",
+    "comfy": "Remote Graph between ComfyUI servers on loopback",
 }
 #: A benchmark that gives ``{"seconds": {act: s}, "ratios": {case: r}}`` names the two acts of a case in ``CASES``. It is run
 #: this often, for a spread; its targets go by the first word of a case.

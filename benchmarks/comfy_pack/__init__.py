@@ -1,0 +1,94 @@
+"""Custom nodes for measuring ComfyUI servers: noise, a sleep, a cheap sink, a comparison. Only a ComfyUI process loads them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+__all__ = ["NODE_CLASS_MAPPINGS"]
+
+_noise: dict[tuple[int, int], torch.Tensor] = {}
+
+
+def _base(batch: int, size: int) -> torch.Tensor:
+    """The same noise in every process, made once."""
+    if (batch, size) not in _noise:
+        _noise[batch, size] = torch.rand(batch * size * size * 3, generator=torch.Generator().manual_seed(1))
+    return _noise[batch, size]
+
+
+class Noise:
+    """Images [batch, size, size, 3] of float32 noise in [low, high); another seed moves every number to another place."""
+
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "make"
+    CATEGORY = "bench"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        whole, real = ("INT", {"default": 1, "min": 0, "max": 1 << 40}), ("FLOAT", {"default": 0.0, "min": -9.0, "max": 9.0})
+        return {"required": {"seed": whole, "batch": whole, "size": whole, "low": real, "high": real}}
+
+    def make(self, seed: int, batch: int, size: int, low: float, high: float) -> tuple[torch.Tensor]:
+        base = _base(batch, size)
+        moved = torch.roll(base, seed % base.numel())
+        if (low, high) != (0.0, 1.0):
+            moved = moved * (high - low) + low
+        return (moved.reshape(batch, size, size, 3),)
+
+
+class Sleep:
+    """Waits, without computing anything, and gives ``tag``."""
+
+    RETURN_TYPES = ("INT",)
+    FUNCTION = "wait"
+    CATEGORY = "bench"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        return {"required": {"seconds": ("FLOAT", {"default": 1.0}), "tag": ("INT", {"default": 0, "max": 1 << 40})}}
+
+    def wait(self, seconds: float, tag: int) -> tuple[int]:
+        time.sleep(seconds)
+        return (tag,)
+
+
+class Sink:
+    """Takes a value of any type and tells its shape, or the value itself if it is a number."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "take"
+    CATEGORY = "bench"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        return {"required": {"value": ("*", {})}}
+
+    def take(self, value: Any) -> dict[str, Any]:
+        tensor = value["samples"] if isinstance(value, dict) else value
+        return {"ui": {"told": [list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor]}}
+
+
+class Compare:
+    """Tells the largest absolute difference of images and the noise that they should be."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "compare"
+    CATEGORY = "bench"
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
+        return {"required": {"got": ("IMAGE",), **Noise.INPUT_TYPES()["required"]}}
+
+    def compare(self, got: torch.Tensor, **noise: Any) -> dict[str, Any]:
+        (expected,) = Noise().make(**noise)
+        if got.shape != expected.shape:
+            raise ValueError(f"got {list(got.shape)} and expected {list(expected.shape)}")
+        return {"ui": {"told": [float((got.float() - expected).abs().max())]}}
+
+
+NODE_CLASS_MAPPINGS = {f"Bench{kind.__name__}": kind for kind in (Noise, Sleep, Sink, Compare)}
