@@ -5,11 +5,12 @@
  * before a Remote Graph node is there or a command is given.
  */
 import { REMOTE_GRAPH, attachRemoteGraph, checkRemoteGraph, shapeDefinition } from "./remote_graph.js";
-import { PORT_NODES, attachPort, serveWorkflow } from "./serving.js";
+import { PORT_NODES, addEndpoint, attachPort, serveWorkflow } from "./serving.js";
 
 const { app } = window.comfyAPI.app;
 
 const SERVE = "Yggdrasill.ServeWorkflow";
+const ADD_ENDPOINT = "Yggdrasill.AddEndpoint";
 
 /** @returns {object} the line of a context menu that serves the open workflow */
 function serveItem() {
@@ -18,8 +19,11 @@ function serveItem() {
 
 app.registerExtension({
   name: "Yggdrasill",
-  commands: [{ id: SERVE, label: "Serve this workflow", icon: "pi pi-share-alt", function: () => serveWorkflow(app) }],
-  menuCommands: [{ path: ["Yggdrasill"], commands: [SERVE] }],
+  commands: [
+    { id: SERVE, label: "Serve this workflow", icon: "pi pi-share-alt", function: () => serveWorkflow(app) },
+    { id: ADD_ENDPOINT, label: "Add an endpoint", icon: "pi pi-plus", function: () => addEndpoint(app) },
+  ],
+  menuCommands: [{ path: ["Yggdrasill"], commands: [SERVE, ADD_ENDPOINT] }],
   getCanvasMenuItems: () => [null, serveItem()],
   getNodeMenuItems: (node) => (PORT_NODES.has(node.comfyClass) ? [null, serveItem()] : []),
   beforeRegisterNodeDef(_nodeType, definition) {

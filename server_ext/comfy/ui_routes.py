@@ -1,7 +1,7 @@
 """The routes of the editor's own extension: what may be called from here, and serving the open workflow. For same-origin pages alone.
 
-They carry no token in either direction: whoever can open the editor may do what the editor does, and no other page may. Nothing
-here answers with a credential; urls of endpoints are not told either, their names are enough.
+They ask for no token: whoever can open the editor may do what the editor does, and no other page may. Nothing here answers with a
+credential; urls of endpoints are not told either, their names are enough.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
@@ -22,6 +23,7 @@ from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import Placement
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.bodies import read_model_body
+from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.remote_call import AUTO
 from yggdrasill.server_ext.service import Service
@@ -51,10 +53,21 @@ class ServeModel(BaseModel):
     replace: bool = False
 
 
+class EndpointModel(BaseModel):
+    """An endpoint to know from now on; its token goes into secrets.yaml and is never told again."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(min_length=1, max_length=100)
+    url: str = Field(min_length=1, max_length=2000)
+    token: str | None = Field(default=None, max_length=1000)
+
+
 def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard) -> None:
     """Add the editor's routes to ComfyUI's router."""
     editor = EditorRoutes(service, guard)
     router.add_get(UI_PATH + "/endpoints", editor.guarded(editor.endpoints))
+    router.add_post(UI_PATH + "/endpoints", editor.guarded(editor.add_endpoint))
     router.add_get(UI_PATH + "/graphs", editor.guarded(editor.graphs))
     router.add_get(UI_PATH + "/contract", editor.guarded(editor.contract))
     router.add_post(UI_PATH + "/serve", editor.guarded(editor.serve))
@@ -99,6 +112,16 @@ class EditorRoutes:
         """GET /endpoints: their names, and the graphs that the registry places somewhere."""
         registry = around().registry
         return _json({"endpoints": sorted(registry.endpoints), "placed": _placed(registry)})
+
+    async def add_endpoint(self, request: web.Request) -> web.Response:
+        """POST /endpoints: write one into endpoints.yaml, once it has answered."""
+        body = await read_model_body(request, EndpointModel, self._service.limits.max_body_bytes)
+        file = Path(host_api.user_directory()) / "yggdrasill" / "endpoints.yaml"
+        registry = await asyncio.to_thread(lambda: EndpointRegistry.from_yaml(file) if file.exists() else EndpointRegistry())
+        registry.add(body.name, body.url, token=body.token or None)
+        served = await _served_at(registry.client(body.name))
+        await asyncio.to_thread(registry.to_yaml, file)
+        return _json({"endpoints": sorted(registry.endpoints), "graphs": served}, 201)
 
     async def graphs(self, request: web.Request) -> web.Response:
         """GET /graphs?endpoint=NAME: the graphs that a Remote Graph node can call there, as ``{graph_id, kind}``."""

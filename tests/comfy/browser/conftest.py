@@ -1,0 +1,63 @@
+"""Fixtures: two ComfyUI servers that know each other, and a browser in front of the first."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samples.comfy import Installation, Server, Servers
+from samples.comfy_graphs import Caller, know
+from samples.editor import Editor, find_browser, started_browser
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The server whose editor is looked at, and the one it calls as endpoint ``studio``; endpoint ``closed`` answers nobody."""
+
+    here: Server
+    there: Server
+
+    @property
+    def studio(self) -> Caller:
+        """What serves graphs there."""
+        return Caller(self.there)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser; without one the test is skipped and says what to install."""
+    binary = find_browser()
+    if binary is None:
+        pytest.skip("NO BROWSER FOUND, SO THE EDITOR IS NOT TESTED: install chromium (or set CHROMIUM), and 'pip install playwright'")
+    profile = tmp_path_factory.mktemp("profile")
+    with started_browser(binary, profile) as context:
+        yield context
+    shutil.rmtree(profile, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """The two servers, the second with a small model and previews."""
+    base = tmp_path_factory.mktemp("studio")
+    written = installation.run(Path(__file__).parent.parent / "checkpoint.py", str(base / "models"))
+    assert written.returncode == 0, written.stderr
+    there = servers.start("--preview-method", "latent2rgb", base=base)
+    here = servers.start()
+    know(here, {"studio": there})
+    file = here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    text = file.read_text(encoding="utf-8")
+    file.write_text(text.replace("graphs:", "  closed: {url: 'http://127.0.0.1:9'}\ngraphs:", 1), encoding="utf-8")
+    return Pair(here, there)
+
+
+@pytest.fixture
+def editor(browser: Any, pair: Pair) -> Iterator[Editor]:
+    """The first server's editor with an empty canvas."""
+    page = browser.new_page()
+    yield Editor(page, pair.here.url).open().empty()
+    page.close()

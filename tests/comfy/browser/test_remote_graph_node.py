@@ -1,0 +1,214 @@
+"""The Remote Graph node in a real browser, between two real servers."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from typing import Any
+
+import pytest
+
+from samples.comfy_graphs import Prompt, graph_input, graph_output, node
+from samples.editor import Editor
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+NODE = "YggdrasillRemoteGraph"
+COLOURS = itertools.count(0x336699)
+"""Another one for each workflow, or ComfyUI would not run what it has run before."""
+
+
+def soften(name: str = "image") -> Prompt:
+    """A graph with one input of that name and two outputs."""
+    return {
+        "1": graph_input(name, "IMAGE"),
+        "2": node("ImageBlur", image=("1", 0), blur_radius=3, sigma=1.0),
+        "3": graph_output("soft", ("2", 0), "IMAGE"),
+        "4": node("ImageInvert", image=("1", 0)),
+        "5": graph_output("inverted", ("4", 0), "IMAGE"),
+    }
+
+
+def paint() -> Prompt:
+    """A graph that samples: it takes a while, and shows how far it is."""
+    return {
+        "1": node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt"),
+        "2": graph_input("prompt", "STRING"),
+        "3": node("CLIPTextEncode", clip=("1", 1), text=("2", 0)),
+        "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "5": node(
+            "KSampler", model=("1", 0), positive=("3", 0), negative=("3", 0), latent_image=("4", 0), seed=7, steps=8, cfg=2.0,
+            sampler_name="euler", scheduler="normal", denoise=1.0,
+        ),
+        "6": node("VAEDecode", samples=("5", 0), vae=("1", 2)),
+        "7": graph_output("image", ("6", 0), "IMAGE"),
+    }  # fmt: skip
+
+
+def broken() -> Prompt:
+    """A graph that fails when it runs: the picture has no alpha channel."""
+    return {
+        "1": graph_input("image", "IMAGE"),
+        "2": node("ImageToMask", image=("1", 0), channel="alpha"),
+        "3": graph_output("mask", ("2", 0), "MASK"),
+    }
+
+
+def remote(editor: Editor, graph: str, outputs: int, endpoint: str = "studio", x: int = 420) -> int:
+    """A Remote Graph node whose sockets have followed."""
+    made = editor.add(NODE, x, 150, endpoint=endpoint, graph=graph)
+    editor.wait_until(lambda: len(editor.outputs(made)) == outputs)
+    return made
+
+
+def linked(editor: Editor) -> int:
+    """The node between an image and two previews."""
+    made = remote(editor, "soften", 2)
+    image = editor.add("EmptyImage", 80, 150, width=32, height=32, color=next(COLOURS))
+    editor.link(image, 0, made, "image")
+    for output in range(2):
+        editor.link(made, output, editor.add("PreviewImage", 780, 150 + 240 * output), "images")
+    return made
+
+
+@pytest.fixture(autouse=True)
+def served(pair: Any) -> None:
+    pair.studio.deploy("soften", soften())
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_sockets_are_named_and_typed_after_the_graph_that_is_chosen(editor: Editor, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    made = editor.add(NODE, 420, 150)
+    assert (editor.inputs(made), editor.outputs(made)) == ([], [])
+    editor.wait_until(lambda: editor.choices(made, "endpoint") == ["auto", "closed", "studio"])
+    editor.set(made, "endpoint", "studio")
+    editor.wait_until(lambda: "soften" in editor.choices(made, "graph"))
+    editor.set(made, "graph", "soften")
+    editor.wait_until(lambda: editor.outputs(made))
+    assert editor.inputs(made) == [["image", "IMAGE", False]]
+    assert editor.outputs(made) == [["soft", "IMAGE", 0], ["inverted", "IMAGE", 0]]
+    stored = json.loads(editor.value(made, "contract"))
+    assert [port["name"] for port in stored["outputs"]] == ["soft", "inverted"]
+
+
+def test_endpoint_and_graph_are_chosen_from_lists_with_the_mouse(editor: Editor) -> None:
+    editor.draw_with(vue=True)
+    made = editor.add(NODE, 420, 150)
+    lists = editor.page.locator("[data-testid=widget-select-default-trigger]")
+    editor.wait_until(lambda: "studio" in editor.choices(made, "endpoint"))
+    lists.and_(editor.page.get_by_label("endpoint")).click()
+    editor.page.get_by_role("option", name="studio").click()
+    editor.wait_until(lambda: "soften" in editor.choices(made, "graph"))
+    lists.and_(editor.page.get_by_label("graph")).click()
+    editor.page.wait_for_timeout(300)
+    editor.picture("choosing")
+    editor.page.get_by_role("option", name="soften").click()
+    editor.wait_until(lambda: editor.outputs(made))
+    assert editor.page.get_by_text("inverted", exact=True).count() == 1
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_a_run_shows_progress_and_previews_on_the_node(editor: Editor, pair: Any, vue: bool) -> None:
+    pair.studio.deploy("paint", paint())
+    editor.draw_with(vue=vue)
+    made = remote(editor, "paint", 1)
+    text = editor.add("PrimitiveString", 80, 150, value=f"a lake, seen {'twice' if vue else 'once'}")
+    editor.link(text, 0, made, "prompt")
+    preview = editor.add("PreviewImage", 780, 150)
+    editor.link(made, 0, preview, "images")
+    editor.run()
+    editor.wait_until(lambda: len(editor.heard("b_preview_with_metadata")) >= 2, 120)
+    editor.picture("running-vue" if vue else "running")
+    editor.wait_for_end()
+    assert editor.heard("execution_error") == []
+    steps = {
+        nodes[str(made)]["value"] for told in editor.heard("progress_state") if (nodes := told["nodes"]).get(str(made), {}).get("max") == 8
+    }
+    assert len(steps) >= 3
+    assert {told["node"] for told in editor.heard("b_preview_with_metadata")} == {str(made)}
+    assert editor.page.evaluate("(id) => Boolean(app.nodeOutputs[id]?.images?.length)", preview)
+
+
+def test_an_error_marks_the_node_and_says_what_failed_where(editor: Editor, pair: Any) -> None:
+    pair.studio.deploy("broken", broken())
+    made = remote(editor, "broken", 1)
+    image = editor.add("EmptyImage", 80, 150, width=32, height=32)
+    editor.link(image, 0, made, "image")
+    mask = editor.add("MaskToImage", 780, 150)
+    editor.link(made, 0, mask, "mask")
+    editor.link(mask, 0, editor.add("PreviewImage", 980, 150), "images")
+    editor.run()
+    editor.wait_for_end()
+    (error,) = editor.heard("execution_error")
+    assert error["node_id"] == str(made)
+    assert "ImageToMask" in error["exception_message"]
+    assert editor.page.evaluate("() => String(app.lastExecutionError.node_id)") == str(made)
+    editor.page.wait_for_timeout(500)
+    editor.picture("error")
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_a_saved_workflow_keeps_its_sockets_and_links_without_the_endpoint(editor: Editor, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    linked(editor)
+    before = editor.save()
+    workflow = json.loads(json.dumps(before).replace('"studio"', '"closed"'))
+    editor.load(workflow)
+    made = editor.chosen(NODE)
+    assert editor.inputs(made) == [["image", "IMAGE", True]]
+    assert editor.outputs(made) == [["soft", "IMAGE", 1], ["inverted", "IMAGE", 1]]
+    editor.wait_until(lambda: "⚠ cannot be asked" in editor.badges(made))
+    assert editor.save()["links"] == before["links"]
+    prompt = editor.prompt()[str(made)]["inputs"]
+    assert prompt["endpoint"] == "closed"
+    assert isinstance(prompt["ports.p0"], list)
+
+
+def test_a_reloaded_workflow_runs_as_it_did(editor: Editor) -> None:
+    linked(editor)
+    editor.load(editor.save())
+    editor.run()
+    editor.wait_for_end()
+    assert editor.heard("execution_error") == []
+    assert editor.heard("execution_success")
+
+
+@pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+def test_a_port_that_was_renamed_is_said_on_the_node_until_it_follows(editor: Editor, pair: Any, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    linked(editor)
+    workflow = editor.save()
+    pair.studio.deploy("soften", soften("picture"))
+    editor.load(workflow)
+    made = editor.chosen(NODE)
+    editor.wait_until(lambda: "⚠ contract changed" in editor.badges(made))
+    assert any("input “image” is “picture” now" in text for text in editor.messages())
+    assert editor.inputs(made) == [["image", "IMAGE", True]]
+    editor.page.wait_for_timeout(300)
+    editor.picture("changed-vue" if vue else "changed")
+    editor.run()
+    editor.wait_for_end()
+    (error,) = editor.heard("execution_error")
+    assert error["node_id"] == str(made)
+    assert re.search("picture.*image", error["exception_message"])
+    editor.page.evaluate("(id) => app.graph.getNodeById(id).widgets.find((w) => w.type === 'button').callback()", made)
+    assert editor.inputs(made) == [["picture", "IMAGE", True]]
+    assert "⚠ contract changed" not in editor.badges(made)
+    editor.run()
+    editor.wait_for_end()
+    assert editor.heard("execution_error") == []
+
+
+def test_a_port_that_is_gone_loses_its_link_and_says_so(editor: Editor, pair: Any) -> None:
+    made = linked(editor)
+    pair.studio.deploy("soften", {key: value for key, value in soften().items() if key not in "23"})
+    editor.set(made, "graph", "soften")
+    editor.wait_until(lambda: len(editor.outputs(made)) == 1)
+    assert editor.outputs(made) == [["inverted", "IMAGE", 1]]
+    assert any("soft" in text for text in editor.wait_until(editor.messages))
+    links = editor.prompt()
+    assert [each["inputs"]["images"] for each in links.values() if each["class_type"] == "PreviewImage" and each["inputs"]] == [
+        [str(made), 0]
+    ]

@@ -1,0 +1,93 @@
+"""The editor's own routes, asked by programs that are not the editor: who is let in, and what is never told."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+import pytest
+
+from samples.comfy import Server
+from samples.comfy_graphs import graph_input, graph_output, node, token_of
+
+EDITOR = {"X-Yggdrasill-Editor": "1"}
+PROMPT = {"1": graph_input("image", "IMAGE"), "2": node("ImageInvert", image=("1", 0)), "3": graph_output("image", ("2", 0), "IMAGE")}
+
+
+def ask(server: Server, path: str, headers: dict[str, str], body: Any = None) -> tuple[int, dict[str, Any]]:
+    """Status and JSON of an answer."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(
+        f"{server.url}/yggdrasill/ui/{path}", data=data, headers={"Content-Type": "application/json", **headers}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read() or b"{}")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {**EDITOR, "Origin": "http://evil.example"},
+        {**EDITOR, "Sec-Fetch-Site": "cross-site"},
+        {**EDITOR, "Sec-Fetch-Site": "same-site"},
+        {**EDITOR, "Host": "evil.example"},
+    ],
+    ids=["no header", "other origin", "cross-site", "same-site", "other host"],
+)
+@pytest.mark.parametrize("path", ["endpoints", "graphs", "contract?graph=a", "serve"])
+def test_only_pages_of_this_server_are_answered(pair: Any, path: str, headers: dict[str, str]) -> None:
+    body = {"graph_id": "intruder", "prompt": PROMPT} if path == "serve" else None
+    status, _ = ask(pair.here, path, headers, body)
+    assert status == 403
+    assert "intruder" not in str(pair.studio.client)
+
+
+def test_no_answer_holds_a_token_or_an_address(pair: Any) -> None:
+    pair.studio.deploy("known", PROMPT)
+    answers = [
+        ask(pair.here, "endpoints", EDITOR),
+        ask(pair.here, "graphs?endpoint=studio", EDITOR),
+        ask(pair.here, "contract?endpoint=studio&graph=known", EDITOR),
+    ]
+    assert [status for status, _ in answers] == [200, 200, 200]
+    text = json.dumps(answers)
+    assert token_of(pair.here) not in text
+    assert token_of(pair.there) not in text
+    assert pair.there.url not in text
+
+
+def test_mistakes_are_answered_in_words(pair: Any) -> None:
+    status, answer = ask(pair.here, "graphs?endpoint=studoi", EDITOR)
+    assert (status, answer["error"]["type"]) == (404, "UnknownEndpoint")
+    assert "studio" in answer["error"]["message"]
+    status, answer = ask(pair.here, "graphs?endpoint=closed", EDITOR)
+    assert (status, answer["error"]["type"]) == (502, "EndpointUnreachable")
+    status, answer = ask(pair.here, "contract?endpoint=auto&graph=nowhere", EDITOR)
+    assert (status, answer["error"]["type"]) == (400, "InvalidArgument")
+    status, answer = ask(pair.here, "contract?endpoint=studio&graph=nowhere", EDITOR)
+    assert (status, answer["error"]["type"]) == (404, "UnknownGraph")
+
+
+def test_a_workflow_without_outputs_or_of_another_shape_is_not_served(pair: Any) -> None:
+    outputless = {key: PROMPT[key] for key in "12"}
+    for prompt in (outputless, {}, {"1": 5}, {"1": {"class_type": "A", "inputs": {"a": ["9", 0]}}}):
+        status, answer = ask(pair.here, "serve", EDITOR, {"graph_id": "odd", "prompt": prompt})
+        assert status == 400, answer
+    assert ask(pair.here, "serve", EDITOR, {"graph_id": "", "prompt": PROMPT})[0] == 400
+    assert ask(pair.here, "serve", EDITOR, {"graph_id": "odd", "prompt": PROMPT, "token": "x"})[0] == 400
+
+
+def test_a_name_that_is_taken_is_kept_until_it_may_be_replaced(pair: Any) -> None:
+    other = {**PROMPT, "3": graph_output("other", ("2", 0), "IMAGE")}
+    assert ask(pair.here, "serve", EDITOR, {"graph_id": "mine", "prompt": PROMPT})[1]["created"]
+    assert not ask(pair.here, "serve", EDITOR, {"graph_id": "mine", "prompt": PROMPT})[1]["created"]
+    status, answer = ask(pair.here, "serve", EDITOR, {"graph_id": "mine", "prompt": other})
+    assert (status, answer["error"]["type"]) == (400, "DuplicateName")
+    status, answer = ask(pair.here, "serve", EDITOR, {"graph_id": "mine", "prompt": other, "replace": True})
+    assert (status, answer["outputs"]) == (200, ["other"])

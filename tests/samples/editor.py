@@ -1,0 +1,213 @@
+"""ComfyUI's editor in a real browser, as tests use it: nodes added and linked, lists opened, runs watched, pictures taken."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from samples.comfy import ROOT
+
+__all__ = ["FLAGS", "PICTURES", "Editor", "find_browser", "started_browser"]
+
+PICTURES = ROOT / "docs" / "pictures"
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_READY = "() => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
+_WATCH = """() => {
+  window.heard = [];
+  const add = (kind) => app.api.addEventListener(kind, ({ detail }) => heard.push([kind, Date.now(), facts(kind, detail)]));
+  const facts = (kind, detail) => kind === "b_preview_with_metadata" ? { node: detail.displayNodeId, bytes: detail.blob.size }
+    : kind === "executing" ? { node: detail } : detail;
+  ["progress_state", "b_preview_with_metadata", "executing", "execution_error", "execution_success", "execution_start"].forEach(add);
+}"""
+
+
+def find_browser() -> str | None:
+    """A Chromium that CHROMIUM names or that is installed, if Playwright is there to drive it; None otherwise."""
+    if importlib.util.find_spec("playwright") is None:
+        return None
+    return os.environ.get("CHROMIUM") or next((found for name in _NAMES if (found := shutil.which(name))), None)
+
+
+@contextlib.contextmanager
+def started_browser(binary: str, profile: Path) -> Iterator[Any]:
+    """A browser's context with a profile of its own."""
+    playwright = importlib.import_module("playwright.sync_api").sync_playwright
+    with playwright() as driver:
+        context = driver.chromium.launch_persistent_context(
+            str(profile), executable_path=binary, headless=True, args=list(FLAGS), viewport={"width": 1200, "height": 720}
+        )
+        try:
+            yield context
+        finally:
+            context.close()
+
+
+@dataclass(eq=False)
+class Editor:
+    """One page of the editor. Nodes are named by the id that the editor gives them."""
+
+    page: Any = field(repr=False)
+    url: str
+    requests: list[str] = field(default_factory=list)
+    ready_after: float = 0.0
+
+    def open(self) -> Editor:
+        """Load the page and wait until nodes can be added; ``ready_after`` says how long that took."""
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        started = time.monotonic()
+        self.page.goto(self.url)
+        self.page.wait_for_function(_READY, timeout=90_000)
+        self.ready_after = time.monotonic() - started
+        return self
+
+    def empty(self, *, vue: bool = False) -> Editor:
+        """An empty canvas, its nodes drawn in one of the two ways; what is heard of runs is kept from here on."""
+        self.page.wait_for_function("() => app.graph && app.extensionManager.workflow?.activeWorkflow")
+        self.page.evaluate(_WATCH)
+        self.draw_with(vue=vue)
+        self.load({"version": 0.4, "last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}})
+        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; }")
+        return self
+
+    def draw_with(self, *, vue: bool) -> None:
+        """Draw nodes on the canvas, or as elements of the page."""
+        self.page.evaluate("(vue) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue)", vue)
+        self.page.wait_for_timeout(300)
+
+    # -- nodes --------------------------------------------------------------------------------------------------
+
+    def add(self, kind: str, x: int, y: int, **values: Any) -> int:
+        """Add a node with these widget values; gives its id."""
+        made = self.page.evaluate(
+            "([kind, x, y]) => { const node = LiteGraph.createNode(kind); node.pos = [x, y]; app.graph.add(node); return Number(node.id); }",
+            [kind, x, y],
+        )
+        for name, value in values.items():
+            self.set(made, name, value)
+        return int(made)
+
+    def set(self, node: int, name: str, value: Any) -> None:
+        """Choose a widget's value, as a click does."""
+        self.page.evaluate(
+            "([id, name, value]) => { const node = app.graph.getNodeById(id), widget = node.widgets.find((w) => w.name === name);"
+            " widget.value = value; widget.callback?.(value, app.canvas, node); }",
+            [node, name, value],
+        )
+
+    def choices(self, node: int, name: str) -> list[str]:
+        """What a list offers."""
+        found: list[str] = self.page.evaluate(
+            "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).options.values()", [node, name]
+        )
+        return found
+
+    def value(self, node: int, name: str) -> Any:
+        """A widget's value."""
+        return self.page.evaluate("([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name)?.value", [node, name])
+
+    def link(self, source: int, output: int, target: int, label: str) -> None:
+        """Link an output to the input that shows ``label``."""
+        self.page.evaluate(
+            "([from, output, to, label]) => { const node = app.graph.getNodeById(to);"
+            " const slot = node.inputs.findIndex((i) => !i.widget && (i.label ?? i.name) === label);"
+            " if (slot < 0 || !app.graph.getNodeById(from).connect(output, node, slot)) throw new Error('no link to ' + label); }",
+            [source, output, target, label],
+        )
+
+    def inputs(self, node: int) -> list[list[Any]]:
+        """Label, type, and whether it is linked, of each input that is no widget."""
+        found: list[list[Any]] = self.page.evaluate(
+            "(id) => app.graph.getNodeById(id).inputs.filter((i) => !i.widget).map((i) => [i.label ?? i.name, i.type, i.link != null])",
+            node,
+        )
+        return found
+
+    def outputs(self, node: int) -> list[list[Any]]:
+        """Label, type, and number of links, of each output."""
+        found: list[list[Any]] = self.page.evaluate(
+            "(id) => app.graph.getNodeById(id).outputs.map((o) => [o.label ?? o.name, o.type, o.links?.length ?? 0])", node
+        )
+        return found
+
+    def badges(self, node: int) -> list[str]:
+        """The texts of a node's badges."""
+        found: list[str] = self.page.evaluate(
+            "(id) => app.graph.getNodeById(id).badges.map((b) => (typeof b === 'function' ? b() : b).text).filter(Boolean)", node
+        )
+        return found
+
+    def chosen(self, kind: str) -> int:
+        """The id of the only node of a class."""
+        found = self.page.evaluate("(kind) => app.graph._nodes.filter((n) => n.comfyClass === kind).map((n) => Number(n.id))", kind)
+        assert len(found) == 1, found
+        return int(found[0])
+
+    # -- the workflow -------------------------------------------------------------------------------------------
+
+    def prompt(self) -> dict[str, Any]:
+        """The open workflow in ComfyUI's API format."""
+        found: dict[str, Any] = self.page.evaluate("async () => (await app.graphToPrompt()).output")
+        return found
+
+    def save(self) -> dict[str, Any]:
+        """The open workflow as its file has it."""
+        found: dict[str, Any] = self.page.evaluate("async () => JSON.parse(JSON.stringify(app.graph.serialize()))")
+        return found
+
+    def load(self, workflow: dict[str, Any]) -> None:
+        """Open a workflow's file."""
+        self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
+
+    def run(self) -> None:
+        """Press Run."""
+        self.page.evaluate("() => { heard.length = 0; }")
+        self.page.get_by_test_id("queue-button").click()
+
+    def heard(self, kind: str) -> list[Any]:
+        """What messages of one kind said since the last run began."""
+        found: list[Any] = self.page.evaluate("(kind) => heard.filter((each) => each[0] === kind).map((each) => each[2])", kind)
+        return found
+
+    def wait_for_end(self, seconds: float = 100) -> None:
+        """Return when the run is over, however it ended."""
+        self.wait_until(lambda: self.heard("execution_success") or self.heard("execution_error"), seconds)
+
+    # -- looking ------------------------------------------------------------------------------------------------
+
+    def wait_until(self, what: Callable[[], Any], seconds: float = 20) -> Any:
+        """The first true answer, while the page goes on; raises TimeoutError."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            found = what()
+            if found:
+                return found
+            self.page.wait_for_timeout(60)
+        raise TimeoutError(f"waited {seconds} s in vain")
+
+    def messages(self) -> list[str]:
+        """The texts of the messages that are shown now."""
+        found: list[str] = self.page.locator(".p-toast-message").all_inner_texts()
+        return found
+
+    def picture(self, name: str) -> None:
+        """Keep what is seen as ``docs/pictures/editor-NAME.png`` if KEEP_PICTURES is set, with 256 colours so that it stays small."""
+        if not os.environ.get("KEEP_PICTURES"):
+            return
+        from io import BytesIO
+
+        from PIL import Image
+
+        seen = Image.open(BytesIO(self.page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        seen.save(PICTURES / f"editor-{name}.png", optimize=True)
