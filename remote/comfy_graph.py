@@ -17,7 +17,7 @@ from yggdrasill.values.handles import load_handles
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["ComfyGraph", "PromptRunner", "run_prompts_with"]
+__all__ = ["ComfyGraph", "PromptRunner", "can_run_prompts", "run_prompts_with"]
 
 
 class PromptRunner(Protocol):
@@ -184,6 +184,11 @@ class ComfyGraph:
 
 
 _runner: PromptRunner | None = None
+
+
+def can_run_prompts() -> bool:
+    """Whether this process is a ComfyUI whose queue runs every `ComfyGraph`."""
+    return _runner is not None
 
 
 def run_prompts_with(runner: PromptRunner | None) -> None:

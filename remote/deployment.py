@@ -15,6 +15,7 @@ from yggdrasill.foundation.pool import reuse_identity
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
 from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.preflight import check_workflow
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.payload import blake3_hex
@@ -58,6 +59,9 @@ class Deployment:
         return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
 
     def _check_blocks(self, client: EndpointClient) -> None:
+        if self.kind == "comfy":
+            check_workflow(self.config["prompt"], client.facts, client.name)
+            return
         there = (client.facts or {}).get("block_types")
         if not isinstance(there, list):
             return

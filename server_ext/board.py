@@ -52,6 +52,10 @@ class Host(Protocol):
         """``{"queued", "running", "slots"}``."""
         ...
 
+    def describe(self) -> dict[str, Any]:
+        """What this host adds to the capabilities; may take a moment."""
+        ...
+
 
 class Board:
     """Live jobs in memory, the rest in the store."""

@@ -7,7 +7,7 @@ import json
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,9 @@ from yggdrasill.foundation.documents import parse_document, read_document
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.pipeline.flow import Flow
 from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
 from yggdrasill.server_ext.calls import KINDS
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.describe import contract_of, kind_of_config
@@ -209,6 +210,8 @@ class Deployments:
             raise InvalidConfig(f"the config of {graph_id!r} is one of a {kind_of_config(config)}, not of a {kind}")
         cls = _CLASSES[kind]
         runnable = cls.from_config(checked, self._registry, pool=self._pool, endpoints=self._resolver(), allow_ref=False)
+        if not can_run_prompts() and any(isinstance(part, ComfyGraph) for part in _parts(runnable)):
+            raise InvalidConfig(f"{graph_id!r} holds a ComfyUI workflow, which runs only on an endpoint that is a ComfyUI; this one is none")
         if state is not None:
             runnable.load_state_dict(state)
         return self._deployment(graph_id, kind, config, graph_hash, runnable)
@@ -253,6 +256,16 @@ class Deployments:
 
         state = load(self._file(graph_id, ".ygg"), mmap=False) if record["has_state"] else None
         return self._build(graph_id, record["kind"], record["config"], record["hash"], state)
+
+
+def _parts(runnable: Any) -> Iterator[Any]:
+    """A runnable and everything below it that stands at a place of its own."""
+    yield runnable
+    if isinstance(runnable, Flow):
+        yield from (part for _, part in runnable.walk())
+    elif isinstance(runnable, World):
+        for stage in runnable.stages.values():
+            yield from _parts(stage)
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:

@@ -54,6 +54,10 @@ class HeadlessHost:
         with self._lock:
             return {"queued": len(self._waiting), "running": len(self._running), "slots": self.slots}
 
+    def describe(self) -> dict[str, Any]:
+        """Nothing more than every endpoint says."""
+        return {}
+
     # -- threads ------------------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:

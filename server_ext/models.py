@@ -132,6 +132,7 @@ class Capabilities(_Answer):
     store_id: str
     peer_url: str | None
     graphs: int
+    comfy: dict[str, Any] | None = None
 
 
 class GraphSummary(_Answer):

@@ -58,11 +58,11 @@ def _attach(parts: Around) -> None:
         peer_url=settings.peer_url or url,
         roots=_model_folders(),
     )
+    run_prompts_with(parts.runner)
     service, guard, _ = build_service(serving, data_dir, token, redactor, ComfyHost(settings.slots))
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
     add_ui_routes(app.router, service, guard)
-    run_prompts_with(parts.runner)
     _begin_with(app, service, parts)
     problem = host_api.flags_problem()
     if problem is not None:

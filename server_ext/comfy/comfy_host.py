@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.inventory import inventory
 from yggdrasill.server_ext.comfy.runner import watched_by
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.job import Job
@@ -52,6 +53,10 @@ class ComfyHost:
         waiting, running = host_api.queue_depth()
         blocks, prompts = self._blocks.queue_depth(), self._prompts.queue_depth()
         return {"queued": waiting + blocks["queued"] + prompts["queued"], "running": running + blocks["running"], "slots": 1}
+
+    def describe(self) -> dict[str, Any]:
+        """What a workflow may name here; see `inventory`."""
+        return {"comfy": inventory()}
 
     def _done(self, task: Task) -> None:
         with self._lock:

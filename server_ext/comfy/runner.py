@@ -17,6 +17,7 @@ from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.binding import bind_prompt
+from yggdrasill.server_ext.comfy.inventory import fit_paths
 from yggdrasill.server_ext.comfy.lending import Lender
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 from yggdrasill.server_ext.comfy.shelf import Shelf
@@ -81,6 +82,7 @@ class QueueRunner:
             with self._lock:
                 self._runs[run.prompt_id] = run
             prompt = bind_prompt(graph, digests, run.prompt_id)
+            fit_paths(prompt)
             asyncio.run_coroutine_threadsafe(self._start(run, prompt), host_api.prompt_server().loop)
             self._follow(run)
             return run.settle()
