@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench conformance clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
@@ -22,6 +22,10 @@ check: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --package yggdrasill --exclude '(^|/)tests/'
 	$(BIN)/mypy tests
+
+# Needs a real ComfyUI: in ~/comfy, or where COMFYUI_PATH and COMFYUI_PYTHON say. Fails where it is missing.
+conformance: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/pytest tests/comfy/conformance -m comfy --conformance-report docs/conformance.md
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks

@@ -6,6 +6,7 @@ windows on one buffer of 2^17 numbers, which ``torch.save`` stores once: the fil
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 import sys
@@ -34,31 +35,26 @@ _UNET = {
 
 def _modules() -> dict[str, list[tuple[str, Any]]]:
     """The path of each file, and its modules under their prefixes; the modules have shapes but no weights."""
-    from comfy.cli_args import args
-
-    args.cpu = True
-    import comfy.clip_model
-    import comfy.ldm.modules.diffusionmodules.openaimodel as unet
-    import comfy.ops
-    import comfy.taesd.taesd
-    import torch
-    from comfy.audio_encoders.wav2vec2 import Wav2Vec2Model
-
-    folder = Path(str(comfy.clip_model.__file__)).parent
-    text, vision = (
-        json.loads((folder / name).read_text(encoding="utf-8")) for name in ("sd1_clip_config.json", "clip_vision_config_vitl.json")
-    )
-    plain: dict[str, Any] = {"dtype": torch.float32, "device": "meta", "operations": comfy.ops.disable_weight_init}
+    _module("comfy.cli_args").args.cpu = True
+    clip, ops = _module("comfy.clip_model"), _module("comfy.ops")
+    torch = _module("torch")
+    configs = Path(str(clip.__file__)).parent
+    text, vision = (json.loads((configs / name).read_text("utf-8")) for name in ("sd1_clip_config.json", "clip_vision_config_vitl.json"))
+    plain: dict[str, Any] = {"dtype": torch.float32, "device": "meta", "operations": ops.disable_weight_init}
     sound = {"embed_dim": 768, "num_heads": 12, "num_layers": 12, "conv_norm": False, "conv_bias": False, "do_stable_layer_norm": False}
     with torch.device("meta"):
         checkpoint = [
-            ("model.diffusion_model.", unet.UNetModel(**_UNET, **plain)),
-            ("cond_stage_model.transformer.", comfy.clip_model.CLIPTextModel(text, **plain)),
-            ("first_stage_model.", comfy.taesd.taesd.TAESD(latent_channels=4)),
+            ("model.diffusion_model.", _module("comfy.ldm.modules.diffusionmodules.openaimodel").UNetModel(**_UNET, **plain)),
+            ("cond_stage_model.transformer.", clip.CLIPTextModel(text, **plain)),
+            ("first_stage_model.", _module("comfy.taesd.taesd").TAESD(latent_channels=4)),
         ]
-        seen = [("", comfy.clip_model.CLIPVisionModelProjection(vision, **plain))]
-        heard = [("", Wav2Vec2Model(**sound, **plain))]
+        seen = [("", clip.CLIPVisionModelProjection(vision, **plain))]
+        heard = [("", _module("comfy.audio_encoders.wav2vec2").Wav2Vec2Model(**sound, **plain))]
     return {"checkpoints/tiny.ckpt": checkpoint, "clip_vision/tiny.pt": seen, "audio_encoders/tiny.pt": heard}
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(name)
 
 
 def _weights(modules: list[tuple[str, Any]]) -> dict[str, Any]:

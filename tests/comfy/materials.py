@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import struct
 import sys
@@ -41,9 +42,9 @@ def _sound(folder: Path) -> None:
 
 
 def _clip(folder: Path) -> None:
-    import av
     import numpy as np
 
+    av: Any = importlib.import_module("av")
     with av.open(str(folder / "clip.mp4"), "w") as file:
         picture: Any = file.add_stream("h264", rate=Fraction(24000, 1001))
         picture.width, picture.height, picture.pix_fmt = _WIDTH, _HEIGHT, "yuv420p"

@@ -108,7 +108,10 @@ class Server:
 
     def run(self, prompt: Mapping[str, Any], *, timeout: float = 100, **body: Any) -> dict[str, Any]:
         """Queue ``prompt`` as a client would and wait for its entry in the history, whether it succeeded or failed."""
-        prompt_id = self.post("/prompt", {"prompt": prompt, **body})["prompt_id"]
+        return self.wait_for(self.post("/prompt", {"prompt": prompt, **body})["prompt_id"], timeout=timeout)
+
+    def wait_for(self, prompt_id: str, *, timeout: float = 100) -> dict[str, Any]:
+        """The entry of a queued prompt in the history, once it is there."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)

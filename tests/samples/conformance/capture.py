@@ -19,7 +19,8 @@ __all__ = ["NODE_CLASS_MAPPINGS", "Capture", "Source", "fingerprint"]
 def fingerprint(value: Any) -> Any:
     """JSON that is equal for two values if a node could not tell them apart.
 
-    A file's path counts as the bytes behind it, and a view with gaps as the tensor that its elements are.
+    A file's path counts as the bytes behind it, a stream as its bytes (each reader sets the position anew), and a view with gaps as
+    the tensor that its elements are.
     """
     name = type(value).__name__
     if value is None or isinstance(value, (bool, str)):
@@ -68,7 +69,7 @@ def _array(value: Any) -> list[Any]:
 
 
 def _stream(value: BytesIO) -> list[Any]:
-    return [value.tell(), _digest(value.getvalue())]
+    return [_digest(value.getvalue())]
 
 
 def _video_file(value: Any) -> list[Any]:

@@ -109,7 +109,7 @@ def _heard(w: Drawing) -> None:
     sizes = {"width": 64, "height": 64, "length": 5, "batch_size": 1}
     with w.part():
         vae = checkpoint(w)
-        made = w.node("WanHuMoImageToVideo", positive=tree, negative=wells, vae=vae[2], audio_encoder_output=heard, **sizes)
+        made = w.node("WanSoundImageToVideo", positive=tree, negative=wells, vae=vae[2], audio_encoder_output=heard, **sizes)
     w.capture(made[0], made[1], made[2], heard)
 
 

@@ -24,10 +24,10 @@ def _list(w: Drawing) -> None:
 
 def _list_made(w: Drawing) -> None:
     """A list that is made there and put together here, and the other way round."""
-    picture = w.node("LoadImage", image="picture.png")
+    image = _image(w, 10, 128)
     with w.part():
-        tiles = w.node("SplitImageToTileList", image=picture, tile_width=32, tile_height=32, overlap=8)
-    merged = w.node("ImageMergeTileList", image_list=tiles, final_width=64, final_height=48, overlap=8)
+        tiles = w.node("SplitImageToTileList", image=image, tile_width=64, tile_height=64, overlap=8)
+    merged = w.node("ImageMergeTileList", image_list=tiles, final_width=128, final_height=128, overlap=8)
     w.capture(tiles, merged)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Mapping
@@ -79,7 +80,7 @@ class Lab:
         elif self._has_models:
             shutil.copytree(self.folder / "lab-0" / "models", base / "models", dirs_exist_ok=True)
         tokens = {f"LAB_TOKEN_{other}": _token(other) for other in range(1, 3)} if number == 0 else {}
-        flags = ("--disable-metadata", "--cache-lru", "50")
+        flags = ("--disable-metadata", "--cache-lru", "50", "--preview-method", "latent2rgb")
         server = self.servers.start(*flags, base=base, environment={"YGGDRASILL_TOKEN": _token(number), **tokens})
         self._running.append(server)
         known = {f"lab-{each}": {"url": self._running[each].url, "token_env": f"LAB_TOKEN_{each}"} for each in range(1, number + 1)}
@@ -125,9 +126,11 @@ class Lab:
     def here(self, prompt: Prompt) -> Outcome:
         """Run a prompt on the first server as a browser would queue it."""
         server = self.server(0)
-        entry = server.run(prompt)
-        status = entry["status"]
-        assert status["status_str"] == "success", json.dumps(status["messages"], indent=1)[-6000:]
+        answer = _queued(server, prompt)
+        assert not answer["node_errors"], json.dumps(answer["node_errors"])
+        entry = server.wait_for(answer["prompt_id"])
+        failed = [facts for kind, facts in entry["status"]["messages"] if kind == "execution_error"]
+        assert entry["status"]["status_str"] == "success", [f"{facts['node_id']}: {facts['exception_message'][-2000:]}" for facts in failed]
         notes = {node: None for node, facts in prompt.items() if facts["class_type"] == CAPTURE}
         files: dict[str, list[str]] = {}
         for node, output in entry["outputs"].items():
@@ -219,6 +222,14 @@ class Lab:
         with urllib.request.urlopen(request, timeout=60) as stream:
             lines = stream.read().decode("utf-8").splitlines()
         return [json.loads(line.removeprefix("data:")) for line in lines if line.startswith("data:")]
+
+
+def _queued(server: Server, prompt: Prompt) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = server.post("/prompt", {"prompt": prompt})
+    except urllib.error.HTTPError as error:
+        raise AssertionError(f"ComfyUI refuses the prompt: {error.read().decode()[:3000]}") from None
+    return answer
 
 
 def _token(number: int) -> str:

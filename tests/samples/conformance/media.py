@@ -7,6 +7,13 @@ from samples.conformance.workflow import Draw, Drawing, Node
 __all__ = ["MEDIA"]
 
 _CAMERA = {"target_x": 0.0, "target_y": 0.5, "target_z": 0.0, "roll": 0.0, "fov": 50.0, "zoom": 1.0, "camera_type": "perspective"}
+_DRAWN = {
+    **{f"draw_{part}": True for part in ("body", "hands", "face", "feet", "head")},
+    "stick_width": 2,
+    "face_point_size": 1,
+    "score_threshold": 0.3,
+}
+_MOVED = {f"{what}_{axis}": 1.5 for what in ("translate", "rotate", "scale") for axis in "xyz"}
 _PLACED = {"position": {"x": 0, "y": 1.5, "z": 0}, "quaternion": {"x": 0, "y": 0, "z": 0, "w": 1}, "scale": {"x": 1, "y": 1, "z": 1}}
 
 
@@ -27,7 +34,16 @@ def _channels(w: Drawing) -> None:
         sides = w.node("SplitAudioChannels", audio=loaded)
         merged = w.node("AudioMerge", audio1=sides[0], audio2=sides[1], merge_method="mean")
         swapped = w.node("JoinAudioChannels", audio_left=sides[1], audio_right=sides[0])
-        bass = w.node("AudioEqualizer3Band", audio=swapped, low_gain_dB=6.0)
+        bands = {
+            "low_gain_dB": 6.0,
+            "low_freq": 100,
+            "mid_gain_dB": 0.0,
+            "mid_freq": 1000,
+            "mid_q": 0.7,
+            "high_gain_dB": -3.0,
+            "high_freq": 5000,
+        }
+        bass = w.node("AudioEqualizer3Band", audio=swapped, **bands)
     w.capture(merged, swapped, bass)
 
 
@@ -57,7 +73,6 @@ def _drawing(w: Drawing) -> None:
     svg = w.node("ConformanceSource", kind="SVG")
     with w.part():
         saved = w.node("SaveSVGNode", svg=svg, filename_prefix="svg/there")
-    w.node("SaveSVGNode", svg=saved, filename_prefix="svg/here")
     w.capture(saved)
 
 
@@ -77,7 +92,7 @@ def _meshes(w: Drawing) -> None:
     camera = w.node("CreateCameraInfo", mode="orbit", **{"mode.yaw": 30.0, "mode.pitch": 10.0, "mode.distance": 3.0}, **_CAMERA)
     with w.part():
         welded = w.node("WeldVertices", mesh=mesh, epsilon_rel=1e-5, epsilon_abs=0.0)
-        seen = w.node("RenderMesh", mesh=welded, mode="normal", width=48, height=48, background="#203040", camera_info=camera)
+        seen = w.node("RenderMesh", mesh=welded, mode="normal", width=64, height=64, background="#203040", camera_info=camera)
     w.capture(welded, seen[0], seen[1], camera)
 
 
@@ -103,7 +118,7 @@ def _splats(w: Drawing) -> None:
     ply = w.node("SplatToFile3D", splat=splat, format="ply")
     with w.part():
         read = w.node("File3DToSplat", model_3d=ply)
-        moved = w.node("TransformSplat", splat=read, translate_x=1.5, rotate_y=45.0)
+        moved = w.node("TransformSplat", splat=read, **_MOVED)
         both = w.node("MergeSplat", **{"splats.splat0": splat, "splats.splat1": moved})
         count = w.node("GetSplatCount", splat=both)
         spz = w.node("SplatToFile3D", splat=both, format="spz")
@@ -124,7 +139,7 @@ def _tracks(w: Drawing) -> None:
 def _boxes(w: Drawing) -> None:
     box = w.node("PrimitiveBoundingBox", x=4, y=5, width=20, height=12)
     picture = w.node("LoadImage", image="picture.png")
-    listed = w.node("CreateBoundingBoxes", width=64, height=64, editor_state=[], bboxes=box)
+    listed = w.node("CreateBoundingBoxes", width=64, height=64, editor_state={"__value__": []}, bboxes=box)
     with w.part():
         cut = w.node("ImageCropV2", image=picture, crop_region=box)
         drawn = w.node("DrawBBoxes", bboxes=listed[1], image=picture)
@@ -167,6 +182,6 @@ MEDIA: dict[str, Draw] = {
         **{"output.normalization": "min_max", "output.apply_sky_clip": False},
     ),
     "faces": _sources("FACE_LANDMARKS", "MediaPipeFaceMask", port="face_landmarks", regions="all"),
-    "poses": _sources("POSE_KEYPOINT", "SDPoseDrawKeypoints", port="keypoints"),
+    "poses": _sources("POSE_KEYPOINT", "SDPoseDrawKeypoints", port="keypoints", **_DRAWN),
     "tracked masks": _sources("SAM3_TRACK_DATA", "SAM3_TrackToMask", port="track_data", object_indices="0,2"),
 }

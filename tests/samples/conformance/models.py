@@ -119,12 +119,12 @@ def _areas(w: Drawing) -> None:
     """Conditioning with areas, masks and times goes through a sampler there."""
     loaded = checkpoint(w)
     tree, sky = text(w, loaded, "a tree"), text(w, loaded, "the sky")
-    left = w.node("ConditioningSetArea", conditioning=tree, width=32, height=64, x=0, y=0, strength=0.9)
-    mask = w.node("SolidMask", value=0.5, width=64, height=64)
+    left = w.node("ConditioningSetArea", conditioning=tree, width=64, height=64, x=0, y=0, strength=0.9)
+    mask = w.node("SolidMask", value=0.5, width=96, height=64)
     right = w.node("ConditioningSetMask", conditioning=sky, mask=mask, strength=0.8, set_cond_area="default")
     early = w.node("ConditioningSetTimestepRange", conditioning=right, start=0.0, end=0.6)
     both = w.node("ConditioningCombine", conditioning_1=left, conditioning_2=early)
-    empty = _empty(w)
+    empty = w.node("EmptyLatentImage", width=96, height=64, batch_size=1)
     with w.part():
         model = checkpoint(w)
         drawn = w.node("KSampler", model=model[0], positive=both, negative=sky, latent_image=empty, **_settings("euler"))

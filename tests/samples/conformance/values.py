@@ -6,6 +6,14 @@ from samples.conformance.workflow import Draw, Drawing
 
 __all__ = ["VALUES"]
 
+_WORDS = {
+    "high_level_description": "a tree",
+    "background": "",
+    "aesthetics": "",
+    "lighting": "dusk",
+    "medium": "",
+    "color_palette": {"__value__": []},
+}
 _POINTS = [[0.0, 0.0], [0.3, 0.1], [0.7, 0.95], [1.0, 1.0]]
 
 
@@ -22,7 +30,7 @@ def _numbers(w: Drawing) -> None:
 
 
 def _texts(w: Drawing) -> None:
-    words = w.node("PrimitiveString", value="Yggdrasill ᛦ 🌳 — three\nroots\ud83c")
+    words = w.node("PrimitiveString", value="Yggdrasill ᛦ 🌳 — three\nroots")
     with w.part():
         both = w.node("StringConcatenate", string_a=words, string_b="wells", delimiter=", ")
         loud = w.node("CaseConverter", string=both, mode="UPPERCASE")
@@ -76,11 +84,9 @@ def _ranges(w: Drawing) -> None:
 
 def _tables(w: Drawing) -> None:
     box = w.node("PrimitiveBoundingBox", x=4, y=5, width=10, height=12)
-    boxes = w.node("CreateBoundingBoxes", width=64, height=64, editor_state=[], bboxes=box)
+    boxes = w.node("CreateBoundingBoxes", width=64, height=64, editor_state={"__value__": []}, bboxes=box)
     with w.part():
-        table = w.node(
-            "BuildJsonPromptIdeogram", element=boxes[2], style="photo", **{"style.photo": "35mm"}, high_level_description="a tree"
-        )
+        table = w.node("BuildJsonPromptIdeogram", element=boxes[2], style="photo", **{"style.photo": "35mm"}, **_WORDS)
         told = w.node("ConvertDictionaryToString", dictionary=table, indent=2)
     w.capture(table, told)
 
