@@ -17,6 +17,7 @@ const SOCKET = "ports.p";
 const OPTIONAL_SHAPE = 7;
 const FOLLOW = "Follow the changed contract";
 const FRESH_MS = 3000;
+const PATIENCE_MS = 3000;
 
 /** @typedef {{name: string, dtype?: string, comfy_type?: string, optional?: boolean}} Port */
 /** @typedef {{graph_id: string, kind: string, hash: string, inputs: Port[], outputs: Port[]}} Contract */
@@ -49,7 +50,8 @@ export function attachRemoteGraph(node, app) {
   node.yggdrasill = { app, problem: null, offered: null };
   const graph = widgetOf(node, "graph");
   const endpoint = widgetOf(node, "endpoint");
-  offer(graph, () => ["", ...graphsAt(app, endpoint.value)]);
+  widgetOf(node, "contract").serializeValue = () => contractNow(node);
+  offer(graph, () => graphsAt(app, endpoint.value));
   offer(endpoint, () => [AUTO, ...endpointsOf(app)]);
   after(graph, "callback", () => choose(node));
   after(endpoint, "callback", () => {
@@ -83,6 +85,23 @@ export async function checkRemoteGraph(node) {
   } catch (error) {
     say(node, { text: error.kind === "UnknownGraph" ? "no longer served" : "cannot be asked", tone: "warn", detail: error.message });
   }
+}
+
+/**
+ * What a run is given as the contract: the stored one with the hash of what is served now. ComfyUI computes a node again when what it
+ * is given has changed, so a graph that was replaced at its endpoint is called again though nothing changed here.
+ * @param {object} node
+ * @returns {Promise<string>}
+ */
+async function contractNow(node) {
+  const stored = storedContract(node);
+  const { graph, endpoint } = settings(node);
+  if (!stored || !graph) return widgetOf(node, "contract").value;
+  const { app } = node.yggdrasill;
+  const answer = await ask(app, "contract", { graph, endpoint }, undefined, PATIENCE_MS).catch(() => null);
+  if (!answer) return widgetOf(node, "contract").value;
+  if (!node.yggdrasill.offered) notice(node, stored, answer.contract);
+  return JSON.stringify({ ...essence(stored), hash: answer.contract.hash });
 }
 
 // -- choosing ---------------------------------------------------------------------------------------------------
@@ -371,7 +390,10 @@ function after(owner, name, then) {
 
 /** Let a list of choices be looked up each time it is opened; what is chosen is always in it. */
 function offer(widget, choices) {
-  const values = () => [...new Set([...choices(), widget.value])];
+  const values = () => {
+    const found = choices();
+    return found.includes(widget.value) || (!widget.value && found.length) ? found : [...found, widget.value];
+  };
   Object.defineProperty(widget.options, "values", { get: () => values, set: () => {}, enumerable: true, configurable: true });
 }
 

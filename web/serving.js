@@ -30,15 +30,17 @@ export class Refused extends Error {
  * @param {string} path such as "endpoints"
  * @param {Record<string, string>} [query]
  * @param {object} [body] JSON to POST; without one it is a GET
+ * @param {number} [patience] milliseconds
  * @returns {Promise<any>} the JSON of the answer
  * @throws {Refused} the server's own words, or why there are none
  */
-export async function ask(app, path, query = {}, body = undefined) {
+export async function ask(app, path, query = {}, body = undefined, patience = 20_000) {
   const url = app.api.fileURL(`/yggdrasill/ui/${path}?${new URLSearchParams(query)}`);
   const headers = { "X-Yggdrasill-Editor": "1", ...(body && { "Content-Type": "application/json" }) };
   let response;
   try {
-    response = await fetch(url, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body) });
+    const signal = AbortSignal.timeout(patience);
+    response = await fetch(url, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
   } catch {
     throw new Refused("this ComfyUI does not answer; is it still running?", "Unreachable");
   }

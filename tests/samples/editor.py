@@ -23,8 +23,10 @@ FLAGS = (
     "--disable-component-update", "--disable-sync",
 )  # fmt: skip
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_SEEN = {"x": 50, "y": 36, "width": 1150, "height": 560}
 _READY = "() => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
 _WATCH = """() => {
+  if (window.heard) return;
   window.heard = [];
   const add = (kind) => app.api.addEventListener(kind, ({ detail }) => heard.push([kind, Date.now(), facts(kind, detail)]));
   const facts = (kind, detail) => kind === "b_preview_with_metadata" ? { node: detail.displayNodeId, bytes: detail.blob.size }
@@ -76,9 +78,11 @@ class Editor:
         """An empty canvas, its nodes drawn in one of the two ways; what is heard of runs is kept from here on."""
         self.page.wait_for_function("() => app.graph && app.extensionManager.workflow?.activeWorkflow")
         self.page.evaluate(_WATCH)
+        self.page.evaluate("() => { heard.length = 0; app.extensionManager.toast.removeAll(); }")
+        self.page.evaluate("() => app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
         self.draw_with(vue=vue)
         self.load({"version": 0.4, "last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}})
-        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 0]; }")
+        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 60]; }")
         return self
 
     def draw_with(self, *, vue: bool) -> None:
@@ -209,5 +213,5 @@ class Editor:
 
         from PIL import Image
 
-        seen = Image.open(BytesIO(self.page.screenshot())).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        seen = Image.open(BytesIO(self.page.screenshot(clip=_SEEN))).convert("RGB").quantize(256, dither=Image.Dither.NONE)
         seen.save(PICTURES / f"editor-{name}.png", optimize=True)

@@ -55,9 +55,14 @@ def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.
     return Pair(here, there)
 
 
+@pytest.fixture(scope="session")
+def opened(browser: Any, pair: Pair) -> Editor:
+    """The first server's editor, loaded once."""
+    return Editor(browser.new_page(), pair.here.url).open()
+
+
 @pytest.fixture
-def editor(browser: Any, pair: Pair) -> Iterator[Editor]:
+def editor(opened: Editor) -> Editor:
     """The first server's editor with an empty canvas."""
-    page = browser.new_page()
-    yield Editor(page, pair.here.url).open().empty()
-    page.close()
+    opened.page.keyboard.press("Escape")
+    return opened.empty()

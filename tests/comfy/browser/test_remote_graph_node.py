@@ -120,6 +120,7 @@ def test_a_run_shows_progress_and_previews_on_the_node(editor: Editor, pair: Any
     editor.link(made, 0, preview, "images")
     editor.run()
     editor.wait_until(lambda: len(editor.heard("b_preview_with_metadata")) >= 2, 120)
+    editor.page.wait_for_timeout(300)
     editor.picture("running-vue" if vue else "running")
     editor.wait_for_end()
     assert editor.heard("execution_error") == []
@@ -173,6 +174,20 @@ def test_a_reloaded_workflow_runs_as_it_did(editor: Editor) -> None:
     editor.wait_for_end()
     assert editor.heard("execution_error") == []
     assert editor.heard("execution_success")
+
+
+def test_a_graph_that_was_replaced_is_called_again_though_nothing_changed_here(editor: Editor, pair: Any) -> None:
+    made = linked(editor)
+    editor.run()
+    editor.wait_for_end()
+    before = json.loads(editor.prompt()[str(made)]["inputs"]["contract"])
+    pair.studio.deploy("soften", {**soften(), "2": node("ImageInvert", image=("1", 0))})
+    editor.run()
+    editor.wait_for_end()
+    after = json.loads(editor.prompt()[str(made)]["inputs"]["contract"])
+    assert {**before, "hash": None} == {**after, "hash": None}
+    assert before["hash"] != after["hash"]
+    assert str(made) in {each["node"] for each in editor.heard("executing")}
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
