@@ -45,6 +45,7 @@ __all__ = [
     "user_directory",
     "validate",
     "version_problem",
+    "waiting_prompts",
 ]
 
 MINIMUM_VERSION = (0, 25)
@@ -191,6 +192,13 @@ def queue_depth() -> tuple[int, int]:
     prompt_queue = prompt_server().prompt_queue
     with prompt_queue.mutex:
         return len(prompt_queue.queue), len(prompt_queue.currently_running)
+
+
+def waiting_prompts() -> list[tuple[float, str]]:
+    """The places and ids of the prompts that wait, the owner's included, in no order."""
+    prompt_queue = prompt_server().prompt_queue
+    with prompt_queue.mutex:
+        return [(float(item[0]), str(item[1])) for item in prompt_queue.queue]
 
 
 def forget(prompt_id: str) -> None:

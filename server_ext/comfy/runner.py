@@ -29,7 +29,8 @@ POLICIES = ("fifo", "front")
 _POLL = 0.1
 _FAR_AHEAD = -(1 << 40)
 _MOST_AHEAD = 8
-"""Jobs in a row that go ahead of prompts the owner has waiting, before one of those gets its turn."""
+"""Jobs that go ahead of a prompt that the owner has waiting; the next one waits behind it."""
+_STEP = 1e-6
 _PREVIEW_PAUSE = 0.2
 _LARGEST_PREVIEW = 256 << 10
 _LARGEST_OUTPUT = 64 << 10
@@ -51,7 +52,7 @@ class QueueRunner:
     """ComfyUI's queue as a `PromptRunner`.
 
     ``policy`` says how jobs stand to the prompts of ComfyUI's owner: ``fifo`` in the order in which both come, ``front`` ahead of
-    those that wait, but for one in nine. A prompt that runs is never interrupted for a job.
+    those that wait, at most eight jobs ahead of each. A prompt that runs is never interrupted for a job.
     """
 
     def __init__(self, policy: str = "fifo") -> None:
@@ -61,7 +62,7 @@ class QueueRunner:
         self.shelf = Shelf()
         self._runs: dict[str, PromptRun] = {}
         self._lock = threading.Lock()
-        self._ahead = 0
+        self._passed: dict[str, int] = {}
         self.lender = Lender(host_api.delete_queued)
 
     def run_of(self, prompt_id: str) -> PromptRun | None:
@@ -130,15 +131,17 @@ class QueueRunner:
     def _number(self) -> float:
         """The place in the queue; on ComfyUI's main loop, where the owner's numbers are given away too."""
         server = host_api.prompt_server()
-        waiting, _ = host_api.queue_depth()
-        if self.policy == "front" and (self._ahead < _MOST_AHEAD or not waiting):
-            self._ahead = self._ahead + 1 if waiting else 0
-            server.number += 1
-            return float(_FAR_AHEAD + server.number)
-        self._ahead = 0
-        number = server.number
+        number = float(server.number)
         server.number += 1
-        return float(number)
+        return self._front_number(host_api.waiting_prompts(), number) if self.policy == "front" else number
+
+    def _front_number(self, waiting: list[tuple[float, str]], count: float) -> float:
+        """Before the owner's prompts, but behind jobs that came earlier and prompts that enough jobs went ahead of already."""
+        owners = {prompt_id: number for number, prompt_id in waiting if self.run_of(prompt_id) is None}
+        behind = [number for number, prompt_id in waiting if prompt_id not in owners or self._passed.get(prompt_id, 0) >= _MOST_AHEAD]
+        place = max([_FAR_AHEAD + count, *(number + _STEP for number in behind)])
+        self._passed = {prompt_id: self._passed.get(prompt_id, 0) + (place < number) for prompt_id, number in owners.items()}
+        return place
 
     # -- following ----------------------------------------------------------------------------------------------
 

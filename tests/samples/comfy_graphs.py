@@ -23,6 +23,7 @@ __all__ = [
     "InBackground",
     "Prompt",
     "data_folder",
+    "give",
     "graph_input",
     "graph_output",
     "know",
@@ -183,6 +184,11 @@ class Caller:
         )
         assert entry["status"]["status_str"] == "success"
         until(lambda: not any("YggdrasillResult" in json.dumps(entry["prompt"]) for entry in self.server.get("/history").values()))
+
+
+def give(served: RemoteGraph, x: Any) -> Any:
+    """The output ``y`` of a served graph for its input ``x``."""
+    return served.run({"x": x})["y"]
 
 
 class InBackground:

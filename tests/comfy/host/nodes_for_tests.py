@@ -1,3 +1,4 @@
+# mypy: ignore-errors
 # ruff: noqa: N802
 """A custom node pack for the servers of the tests beside it: nodes that are slow, fail, count, block, or give what cannot travel."""
 
@@ -5,6 +6,7 @@ import time
 
 import comfy.model_management
 import comfy.utils
+import torch
 from comfy_execution.graph_utils import ExecutionBlocker
 
 __all__ = ["NODE_CLASS_MAPPINGS"]
@@ -55,6 +57,17 @@ class Fail(_Node):
 
     def act(self, value, message):
         raise ValueError(message)
+
+
+class OutOfMemory(_Node):
+    """What a node meets on a device that is too small."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}}
+
+    def act(self, value):
+        raise torch.OutOfMemoryError("Allocation on device 0 would exceed allowed memory")
 
 
 class Several(_Node):
@@ -131,4 +144,4 @@ class Show(_Node):
         return {"ui": {"text": [repr(item) for item in value]}, "result": ()}
 
 
-NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (Slow, Fail, Several, Double, Block, Object, Count, Show)}
+NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Show)}

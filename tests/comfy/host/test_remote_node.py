@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from samples.comfy_graphs import Caller, InBackground, graph_input, graph_output, know, load_image, node, remote_node, until
+from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, know, load_image, node, remote_node, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
@@ -176,7 +177,7 @@ def test_two_servers_can_be_called_at_once(a: Caller, b: Caller) -> None:
     prompt = {"1": graph_input("x"), "2": remote_node("blur", "b", ("1", 0)), "3": graph_output("y", ("2", 0))}
     served = a.deploy("through", prompt)
     pictures = [torch.rand(1, 8, 8, 3) for _ in range(6)]
-    calls = [InBackground(lambda picture=picture: served.run({"x": picture})["y"]) for picture in pictures]
+    calls = [InBackground(partial(give, served, picture)) for picture in pictures]
     direct = b.deploy("blur", BLUR)
     for call, picture in zip(calls, pictures, strict=True):
         assert torch.equal(call.wait(), direct.run({"picture": picture})["blurred"])

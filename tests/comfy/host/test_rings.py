@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from samples.comfy_graphs import Caller, InBackground, graph_input, graph_output, node, remote_node, until
+from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, node, remote_node, until
 from yggdrasill.errors import YggdrasillError
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
@@ -54,9 +55,7 @@ def test_calls_across_two_busy_servers_both_end(a: Caller, b: Caller) -> None:
     from_a = a.deploy("cross-a", through("cross-leaf-b", "b"))
     from_b = b.deploy("cross-b", through("cross-leaf-a", "a"))
     pictures = [torch.rand(1, 8, 8, 3) for _ in range(8)]
-    calls = [
-        InBackground(lambda side=side, picture=picture: side.run({"x": picture})["y"]) for picture in pictures for side in (from_a, from_b)
-    ]
+    calls = [InBackground(partial(give, side, picture)) for picture in pictures for side in (from_a, from_b)]
     for number, call in enumerate(calls):
         picture = pictures[number // 2]
         assert torch.equal(call.wait(), 1.0 - (1.0 - picture))
@@ -79,7 +78,7 @@ def test_the_owners_own_prompts_on_both_sides_cross_too(a: Caller, b: Caller) ->
         for side, graph, name in ((a, "owner-leaf-b", "b"), (b, "owner-leaf-a", "a"))
     ]
     for side, prompt_id in started:
-        entry = until(lambda side=side, prompt_id=prompt_id: side.history(prompt_id), 60.0)
+        entry = until(partial(side.history, prompt_id), 60.0)
         assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
 
 

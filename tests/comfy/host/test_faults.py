@@ -1,0 +1,253 @@
+"""What goes wrong between two servers: the right node turns red with words that help, and both servers go on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from samples.comfy import Servers, make_base_directory
+from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, until
+from yggdrasill.remote.bridge import bridge
+
+pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.timeout(240)]
+
+
+def slow(salt: str, seconds: float = 60.0) -> Prompt:
+    """A workflow that takes its time."""
+    return {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt), "3": graph_output("y", ("8", 0))}
+
+
+def calling(graph: str, endpoint: str = "b") -> Prompt:
+    """A prompt of the owner's whose node 2 calls a graph."""
+    return {"1": node("TestSeveral", count=1), "2": remote_node(graph, endpoint, ("1", 0)), "3": node("TestShow", value=("2", 0))}
+
+
+def own(salt: str, seconds: float) -> Prompt:
+    """A prompt of the owner's that calls nobody."""
+    return {
+        "1": node("TestSeveral", count=1),
+        "2": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt),
+        "3": node("TestShow", value=("2", 0)),
+    }
+
+
+def error_of(side: Caller, prompt_id: str, seconds: float = 60.0) -> dict[str, Any]:
+    """The error that a prompt ended with."""
+    entry = until(lambda: side.history(prompt_id), seconds)
+    found: dict[str, Any] = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
+    return found
+
+
+def interrupted(side: Caller, prompt_id: str) -> bool:
+    """Whether a prompt ended because somebody stopped it."""
+    entry = until(lambda: side.history(prompt_id))
+    return bool(entry["status"]["messages"][-1][0] == "execution_interrupted")
+
+
+def succeeded(side: Caller, prompt_id: str) -> bool:
+    entry = until(lambda: side.history(prompt_id), 60.0)
+    return bool(entry["status"]["status_str"] == "success")
+
+
+@pytest.fixture
+def peer(servers: Servers, pair: tuple[Caller, Caller]) -> Iterator[Caller]:
+    """A server of the test's own, which may be killed; the first one knows it as ``peer``."""
+    made = Caller(_start(servers, pair))
+    _introduce(pair, made)
+    yield made
+    made.server.stop()
+    _introduce(pair)
+
+
+def _start(servers: Servers, pair: tuple[Caller, Caller], **settings: Any) -> Any:
+    base = make_base_directory(servers.folder / f"peer-{sum(1 for _ in servers.folder.iterdir())}")
+    shutil.copy(pair[0].server.base / "custom_nodes" / "nodes_for_tests.py", base / "custom_nodes")
+    return servers.start(base=base, **settings)
+
+
+def _introduce(pair: tuple[Caller, Caller], peer: Caller | None = None) -> None:
+    known = {"a": pair[0].server, "b": pair[1].server}
+    know(pair[0].server, known if peer is None else {**known, "peer": peer.server})
+
+
+# -- the owner here stops the prompt --------------------------------------------------------------------------------
+
+
+def test_an_interrupt_before_the_call_sends_nothing(a: Caller, b: Caller) -> None:
+    b.deploy("early", slow("early"))
+    prompt = calling("early")
+    prompt["1"] = node("TestSlow", value=("4", 0), seconds=30.0, salt="before")
+    prompt["4"] = node("TestSeveral", count=1)
+    prompt_id = a.start(prompt)
+    until(lambda: a.queue()[0] == [prompt_id])
+    a.server.post("/interrupt", {"prompt_id": prompt_id})
+    assert interrupted(a, prompt_id)
+    assert b.jobs(graph_id="early") == []
+
+
+def test_an_interrupt_takes_a_waiting_job_out_of_the_others_queue_and_leaves_its_owner_alone(a: Caller, b: Caller) -> None:
+    b.deploy("queued", slow("queued"))
+    owners = b.start(own("owner of b", 3.0))
+    until(lambda: b.queue()[0] == [owners])
+    prompt_id = a.start(calling("queued"))
+    until(lambda: b.queue()[1])
+    a.server.post("/interrupt", {"prompt_id": prompt_id})
+    assert interrupted(a, prompt_id)
+    until(lambda: b.queue()[1] == [])
+    assert b.jobs(graph_id="queued")[0]["status"] == "CANCELLED"
+    assert succeeded(b, owners)
+
+
+def test_an_interrupt_while_the_result_arrives_stops_the_prompt(a: Caller, b: Caller) -> None:
+    large = node("EmptyImage", width=4096, height=4096, batch_size=3, color=7)
+    b.deploy("large", {"1": graph_input("x"), "4": large, "3": graph_output("y", ("4", 0), "IMAGE"), "5": graph_output("x", ("1", 0))})
+    prompt_id = a.start(calling("large"))
+    until(lambda: b.jobs(graph_id="large", status="COMPLETED"))
+    a.server.post("/interrupt", {"prompt_id": prompt_id})
+    assert interrupted(a, prompt_id)
+
+
+# -- the other server ------------------------------------------------------------------------------------------------
+
+
+def test_a_queue_cleared_over_there_is_said_on_the_node(a: Caller, b: Caller) -> None:
+    b.deploy("cleared", slow("cleared"))
+    owners = b.start(own("owner clears", 2.0))
+    until(lambda: b.queue()[0] == [owners])
+    prompt_id = a.start(calling("cleared"))
+    until(lambda: b.queue()[1])
+    b.server.post("/queue", {"clear": True})
+    error = error_of(a, prompt_id)
+    assert error["node_id"] == "2"
+    assert "its owner cleared the queue" in error["exception_message"]
+    assert succeeded(b, owners)
+
+
+def test_an_interrupt_over_there_is_said_on_the_node(a: Caller, b: Caller) -> None:
+    b.deploy("stopped", slow("stopped"))
+    prompt_id = a.start(calling("stopped"))
+    until(lambda: b.queue()[0])
+    until(lambda: b.jobs(graph_id="stopped")[0]["progress"])
+    b.server.post("/interrupt", {})
+    error = error_of(a, prompt_id)
+    assert error["node_id"] == "2"
+    assert "interrupted by the owner" in error["exception_message"]
+
+
+def test_memory_that_runs_out_over_there_is_said_on_the_node(a: Caller, b: Caller) -> None:
+    b.deploy("hungry", {"1": graph_input("x"), "66": node("TestOutOfMemory", value=("1", 0)), "3": graph_output("y", ("66", 0))})
+    error = error_of(a, a.start(calling("hungry")))
+    assert error["node_id"] == "2"
+    assert "hungry/66" in error["exception_message"]
+    assert "OutOfMemoryError" in error["exception_message"]
+
+
+def test_a_graph_deleted_since_is_said_on_the_node(a: Caller, b: Caller) -> None:
+    b.deploy("gone", slow("gone", 0.01))
+    assert succeeded(a, a.start(calling("gone")))
+    bridge().run(b.client.remove("gone"))
+    prompt = calling("gone")
+    prompt["1"]["inputs"]["count"] = 2
+    error = error_of(a, a.start(prompt))
+    assert error["node_id"] == "2"
+    assert "unknown graph 'gone'" in error["exception_message"]
+
+
+def test_a_value_of_another_type_is_refused_by_the_node_that_gets_it(a: Caller, b: Caller) -> None:
+    inner = {"1": graph_input("picture", "IMAGE"), "5": node("ImageInvert", image=("1", 0)), "3": graph_output("y", ("5", 0), "IMAGE")}
+    b.deploy("typed", inner)
+    prompt = calling("typed")
+    prompt["1"] = node("PrimitiveString", value="no picture")
+    error = error_of(a, a.start(prompt))
+    assert error["node_id"] == "2"
+    assert "typed/5" in error["exception_message"]
+
+
+def test_a_wrong_token_is_said_on_the_node(a: Caller, b: Caller) -> None:
+    secrets = data_folder(a.server) / "secrets.yaml"
+    right = secrets.read_text(encoding="utf-8")
+    b.deploy("closed", slow("closed", 0.01))
+    wrong = "x" * 43
+    secrets.write_text(right.replace((data_folder(b.server) / "token").read_text(encoding="utf-8").strip(), wrong), encoding="utf-8")
+    try:
+        error = error_of(a, a.start(calling("closed")))
+    finally:
+        secrets.write_text(right, encoding="utf-8")
+    assert error["node_id"] == "2"
+    assert "the token is wrong" in error["exception_message"]
+    assert wrong not in error["exception_message"] + a.server.printed()
+
+
+def test_a_peer_that_is_not_there_is_said_soon_and_one_that_comes_back_is_used(a: Caller, peer: Caller, servers: Servers) -> None:
+    peer.deploy("back", slow("back", 0.01))
+    peer.server.stop()
+    error = error_of(a, a.start(calling("back", "peer")), 20.0)
+    assert error["node_id"] == "2"
+    assert "'peer'" in error["exception_message"]
+    again = servers.start(base=peer.server.base)
+    know(a.server, {"peer": again})
+    try:
+        assert succeeded(a, a.start(calling("back", "peer")))
+    finally:
+        again.stop()
+
+
+def test_a_server_without_the_extension_is_said_on_the_node(a: Caller, b: Caller, peer: Caller, servers: Servers) -> None:
+    plain = servers.start(pack=False)
+    registry = data_folder(a.server) / "endpoints.yaml"
+    registry.write_text(registry.read_text(encoding="utf-8").replace(peer.server.url, plain.url), encoding="utf-8")
+    error = error_of(a, a.start(calling("anything", "peer")))
+    plain.stop()
+    assert error["node_id"] == "2"
+    assert "'peer'" in error["exception_message"]
+    assert "Yggdrasill" in error["exception_message"]
+
+
+@pytest.mark.conformance
+def test_a_killed_peer_ends_the_call_when_patience_does(a: Caller, peer: Caller) -> None:
+    peer.deploy("dies", slow("dies"))
+    prompt_id = a.start(calling("dies", "peer"))
+    until(lambda: peer.queue()[0])
+    peer.server.kill()
+    error = error_of(a, prompt_id, 90.0)
+    assert error["node_id"] == "2"
+    assert "'peer'" in error["exception_message"]
+
+
+def test_a_call_to_a_killed_peer_is_stopped_at_once(a: Caller, peer: Caller) -> None:
+    peer.deploy("dead", slow("dead"))
+    prompt_id = a.start(calling("dead", "peer"))
+    until(lambda: peer.queue()[0])
+    peer.server.kill()
+    a.server.post("/interrupt", {"prompt_id": prompt_id})
+    assert interrupted(a, prompt_id)
+
+
+def test_a_peer_that_is_killed_and_started_again_gives_the_result(a: Caller, peer: Caller, servers: Servers) -> None:
+    """The port is another one then, so the registry says where it is now: the call in flight ends, the next one arrives."""
+    peer.deploy("again", slow("again", 0.5))
+    assert succeeded(a, a.start(calling("again", "peer")))
+    peer.server.kill()
+    again = Caller(servers.start(base=peer.server.base))
+    know(a.server, {"peer": again.server})
+    prompt = calling("again", "peer")
+    prompt["1"]["inputs"]["count"] = 3
+    try:
+        assert succeeded(a, a.start(prompt))
+    finally:
+        again.server.stop()
+
+
+@pytest.mark.conformance
+def test_a_killed_caller_leaves_nothing_running(b: Caller, peer: Caller) -> None:
+    b.deploy("left", slow("left", 120.0))
+    know(peer.server, {"b": b.server})
+    peer.start(calling("left"))
+    until(lambda: b.queue()[0])
+    peer.server.kill()
+    owners = b.start(own("owner waits", 0.1))
+    until(lambda: b.jobs(graph_id="left")[0]["status"] == "CANCELLED", 60.0)
+    assert succeeded(b, owners)

@@ -1,0 +1,99 @@
+"""A workflow in a pipeline beside graphs of blocks: placed on a ComfyUI from outside, and served there whole."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from samples.comfy_graphs import Caller, graph_input, graph_output, node, token_of
+from yggdrasill.errors import InvalidArgument, MissingFile, UnknownBlockType
+from yggdrasill.foundation import Graph
+from yggdrasill.pipeline import Pipeline
+from yggdrasill.remote import EndpointRegistry, RemoteGraph
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.comfy_graph import ComfyGraph
+
+ADJUST: dict[str, Any] = {
+    "graph_id": "adjust",
+    "nodes": [{"node_id": "n", "block_type": "image/adjust", "config": {"brightness": 0.25}}],
+    "exposed_inputs": [{"node_id": "n", "port_name": "image", "name": "image"}],
+    "exposed_outputs": [{"node_id": "n", "port_name": "image", "name": "image"}],
+}
+INVERT: dict[str, Any] = {
+    "kind": "comfy",
+    "graph_id": "invert",
+    "prompt": {"1": graph_input("image", "IMAGE"), "2": node("ImageInvert", image=("1", 0)), "3": graph_output("image", ("2", 0), "IMAGE")},
+}
+PIPELINE: dict[str, Any] = {
+    "pipeline_id": "both",
+    "graphs": [
+        {"pipeline_node_id": "before", "graph_config": ADJUST},
+        {"pipeline_node_id": "invert", "graph_config": INVERT},
+        {"pipeline_node_id": "after", "graph_config": ADJUST},
+    ],
+    "edges": [
+        {"source_node": "before", "source_port": "image", "target_node": "invert", "target_port": "image"},
+        {"source_node": "invert", "source_port": "image", "target_node": "after", "target_port": "image"},
+    ],
+    "exposed_inputs": [{"pipeline_node_id": "before", "port_name": "image", "name": "image"}],
+    "exposed_outputs": [{"pipeline_node_id": "after", "port_name": "image", "name": "image"}],
+}
+
+
+@pytest.fixture(autouse=True)
+def _other_torch() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="BuildMismatch")
+        yield
+
+
+def expected(picture: torch.Tensor) -> torch.Tensor:
+    adjust = Graph.from_config(ADJUST)
+    inverted = 1.0 - adjust.run({"image": picture})["image"]
+    result: torch.Tensor = adjust.run({"image": inverted})["image"]
+    return result
+
+
+def registry_for(side: Caller, **placements: str) -> EndpointRegistry:
+    registry = EndpointRegistry()
+    registry.add("a", side.server.url, token=token_of(side.server))
+    for key, endpoint in placements.items():
+        registry.place_key(key, endpoint)
+    return registry
+
+
+def test_a_registry_places_the_workflow_on_a_comfyui_and_the_rest_stays_here(a: Caller) -> None:
+    picture = torch.rand(1, 32, 24, 3)
+    pipeline = Pipeline.from_config(PIPELINE, endpoints=registry_for(a, invert="a"))
+    assert torch.equal(pipeline.run({"image": picture})["image"], expected(picture))
+    assert pipeline.to_config()["graphs"][1]["graph_config"]["kind"] == "comfy"
+
+
+def test_a_built_pipeline_is_placed_the_same_way(a: Caller) -> None:
+    picture = torch.rand(1, 32, 24, 3)
+    built = Pipeline.from_config(PIPELINE)
+    with pytest.raises(InvalidArgument, match="runs only inside a ComfyUI"):
+        built.run({"image": picture})
+    assert torch.equal(registry_for(a, invert="a").place(built).run({"image": picture})["image"], expected(picture))
+
+
+def test_the_whole_pipeline_is_served_by_the_comfyui(a: Caller) -> None:
+    bridge().run(a.client.deploy("both", {"kind": "pipeline", "config": PIPELINE, "state": None}))
+    served = RemoteGraph(endpoint=a.client, graph_id="both")
+    for _ in range(2):
+        picture = torch.rand(1, 200, 100, 3)
+        assert torch.equal(served.run({"image": picture})["image"], expected(picture))
+
+
+def test_what_the_comfyui_lacks_is_named_before_anything_is_sent(a: Caller) -> None:
+    registry = registry_for(a, invert="a")
+    lacking = {**INVERT["prompt"], "7": node("NodeOfNoPack"), "8": graph_output("more", ("7", 0))}
+    with pytest.raises(UnknownBlockType, match="'NodeOfNoPack' at endpoint 'a'"):
+        registry.place(ComfyGraph(lacking, "invert"))
+    no_file = {**INVERT["prompt"], "7": node("VAELoader", vae_name="some\\vae.safetensors"), "8": graph_output("more", ("7", 0))}
+    with pytest.raises(MissingFile, match="'a' does not have"):
+        registry.place(ComfyGraph(no_file, "invert"))

@@ -1,0 +1,145 @@
+"""The extension in a real ComfyUI: what it adds, what it costs, and what it leaves alone."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samples.comfy import Installation, Servers, make_base_directory
+from samples.comfy_graphs import Caller, data_folder, graph_input, graph_output, node
+from yggdrasill.errors import AccessDenied
+from yggdrasill.remote import EndpointClient
+from yggdrasill.remote.bridge import bridge
+
+pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
+
+
+def test_comfyui_offers_the_nodes(a: Caller) -> None:
+    forms = a.server.get("/object_info")
+    assert forms["YggdrasillGraphInput"]["display_name"] == "Graph Input"
+    assert forms["YggdrasillGraphOutput"]["output_node"] is True
+    remote = forms["YggdrasillRemoteGraph"]
+    assert remote["output"] == ["*"] * 32
+    assert remote["output_is_list"] == [True] * 32
+    assert forms["YggdrasillValue"]["dev_only"] is True
+    assert forms["YggdrasillResult"]["dev_only"] is True
+
+
+def test_the_routes_ask_for_the_token(a: Caller) -> None:
+    with pytest.raises(AccessDenied, match="token"):
+        bridge().run(EndpointClient(a.server.url).capabilities())
+    facts = bridge().run(a.client.capabilities())
+    assert facts["host"] == "comfy"
+    assert "CheckpointLoaderSimple" in facts["comfy"]["node_classes"]
+    assert facts["comfy"]["version"]
+    assert (data_folder(a.server) / "token").stat().st_mode & 0o077 == 0
+
+
+def test_other_sites_may_not_use_the_endpoint(a: Caller) -> None:
+    request = urllib.request.Request(
+        a.server.url + "/yggdrasill/v1/health", headers={"Origin": "http://evil.example", "Sec-Fetch-Site": "cross-site"}
+    )
+    with pytest.raises(urllib.error.HTTPError) as caught:
+        urllib.request.urlopen(request, timeout=10)
+    assert caught.value.code == 403
+
+
+def test_it_imports_in_a_third_of_a_second(installation: Installation, tmp_path: Path) -> None:
+    """Measured as ComfyUI does, after its own imports, with everything compiled; the best of several."""
+    script = tmp_path / "measure.py"
+    script.write_text(
+        """
+import asyncio, json, subprocess, sys, time
+import torch, aiohttp.web, pydantic, yaml, requests, sqlite3
+import comfy_api.v0_0_2, comfy.model_management, folder_paths
+import importlib.util
+began = time.perf_counter()
+spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
+pack = importlib.util.module_from_spec(spec)
+sys.modules["pack"] = pack
+spec.loader.exec_module(pack)
+asyncio.run(pack.comfy_entrypoint())
+import yggdrasill.server_ext.comfy.attach
+print("seconds", time.perf_counter() - began)
+""",
+        encoding="utf-8",
+    )
+    root = Path(__file__).resolve().parents[3]
+    text = (script.read_text(encoding="utf-8")).replace(
+        "import asyncio", f"import sys; sys.path.insert(0, {str(installation.folder)!r}); sys.argv.append('--cpu'); import asyncio", 1
+    )
+    script.write_text(text, encoding="utf-8")
+    times = []
+    for _ in range(3):
+        done = installation.run(script, str(root))
+        assert done.returncode == 0, done.stderr[-2000:]
+        times.append(float(re.findall(r"seconds ([0-9.]+)", done.stdout)[-1]))
+    assert min(times) < 0.3, times
+
+
+def test_a_broken_setting_is_one_line_and_comfyui_works(servers: Servers) -> None:
+    base = make_base_directory(servers.folder / "broken")
+    (base / "user" / "yggdrasill").mkdir(parents=True)
+    (base / "user" / "yggdrasill" / "settings.yaml").write_text("queue: sideways\n", encoding="utf-8")
+    server = servers.start(base=base)
+    lines = [line for line in server.printed().splitlines() if "Yggdrasill:" in line]
+    assert len(lines) == 1, lines
+    assert "this ComfyUI is no endpoint" in lines[0]
+    assert "sideways" in lines[0]
+    assert "Traceback" not in server.printed()
+    entry = server.run({"1": node("EmptyImage", width=8, height=8, batch_size=1, color=1), "2": node("PreviewImage", images=("1", 0))})
+    assert entry["status"]["status_str"] == "success"
+    server.stop()
+
+
+def test_the_default_cache_is_warned_about_with_the_flags_that_help(servers: Servers, a: Caller) -> None:
+    """A server that serves several graphs forgets models with ComfyUI's default flags; the shared pair has other ones."""
+    assert "--cache-lru" not in a.server.printed()
+    plain = servers.start()
+    assert "--cache-lru 50" in plain.printed()
+    evicted = executions(Caller(plain))
+    kept = executions(a)
+    plain.stop()
+    assert kept < evicted
+
+
+def executions(side: Caller) -> int:
+    """How many nodes of a workflow run again after another workflow ran."""
+
+    def workflow(color: int) -> dict[str, Any]:
+        return {
+            "1": graph_input("x", "IMAGE"),
+            "2": node("EmptyImage", width=64, height=64, batch_size=1, color=color),
+            "3": node("ImageBlend", image1=("2", 0), image2=("2", 0), blend_factor=0.5, blend_mode="normal"),
+            "9": graph_output("y", ("3", 0), "IMAGE"),
+        }
+
+    first, second = side.deploy("evict-1", workflow(1)), side.deploy("evict-2", workflow(2))
+    import torch
+
+    picture = torch.zeros(1, 8, 8, 3)
+    for served in (first, second, first):
+        served.run({"x": picture})
+    events = side.events(side.jobs(graph_id="evict-1")[0]["job_id"])
+    ran = {data["node"] for kind, data in events if kind == "comfy" and data["what"] == "executing"}
+    return len(ran & {"2", "3"})
+
+
+def test_a_config_of_a_workflow_is_refused_by_an_endpoint_without_comfyui(tmp_path: Path) -> None:
+    from yggdrasill.errors import InvalidConfig
+    from yggdrasill.server_ext.configs import HostRules
+    from yggdrasill.server_ext.deployments import Deployments
+
+    config = {"kind": "comfy", "graph_id": "g", "prompt": {"1": graph_input("x"), "2": graph_output("y", ("1", 0))}}
+    deployments = Deployments(tmp_path, HostRules([tmp_path], tmp_path, lambda url: False))
+    with pytest.raises(InvalidConfig, match="runs only on an endpoint that is a ComfyUI"):
+        deployments.put("g", "comfy", config, "hash")
+    pipeline = {"pipeline_id": "p", "graphs": [{"pipeline_node_id": "g", "graph_config": json.loads(json.dumps(config))}]}
+    with pytest.raises(InvalidConfig, match="runs only on an endpoint that is a ComfyUI"):
+        deployments.put("p", "pipeline", pipeline, "hash")

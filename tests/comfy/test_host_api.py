@@ -1,0 +1,87 @@
+"""The one way into ComfyUI: what would end its process or its worker is stopped here, in a real server."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from samples.comfy import Servers, make_base_directory
+from yggdrasill.server_ext.comfy import host_api
+
+SCRIPT = Path(__file__).with_name("abuse_host_api.py")
+
+
+@pytest.mark.parametrize(
+    "version, fits",
+    [
+        ("0.33.0", True),
+        ("0.25", True),
+        ("v0.25.1", True),
+        ("1.0.0", True),
+        ("0.25.0rc1", True),
+        ("0.24.9", False),
+        ("0.3.64", False),
+        ("v0.3.64", False),
+        ("nightly", False),
+    ],
+)
+def test_the_version_of_comfyui_is_compared_by_numbers(version: str, fits: bool) -> None:
+    assert (host_api.version_problem(version) is None) is fits
+
+
+def test_an_old_comfyui_is_told_what_to_do() -> None:
+    said = host_api.version_problem("0.3.64")
+    assert said is not None
+    assert "ComfyUI 0.3.64" in said
+    assert "0.25" in said
+    assert "update ComfyUI" in said
+    assert "older than 0.25" in str(host_api.version_problem(None))
+
+
+def test_what_would_end_comfyui_is_refused_and_leaves_it_whole(servers: Servers) -> None:
+    base = make_base_directory(servers.folder / "abused")
+    pack = base / "custom_nodes" / "abuse"
+    pack.mkdir()
+    (pack / "__init__.py").write_text(SCRIPT.read_text(encoding="utf-8"), encoding="utf-8")
+    server = servers.start(base=base)
+    refused = server.get("/abuse")
+    assert refused == {
+        "bytes as a message": "InvalidArgument",
+        "a set in a message": "InvalidArgument",
+        "a tensor in a message": "InvalidArgument",
+        "a number as the message's name": "InvalidArgument",
+        "text as a preview": "InvalidArgument",
+        "a prompt with a tensor": "InvalidArgument",
+        "a prompt without outputs": "InvalidArgument",
+        "no number as the place in the queue": "InvalidArgument",
+        "a listener that raises": None,
+        "a good preview": None,
+    }
+    assert server.alive
+    entry = server.run(
+        {
+            "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 1}},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        }
+    )
+    assert entry["status"]["status_str"] == "success"
+    server.stop()
+
+
+def test_an_old_comfyui_says_so_in_one_line_and_starts(servers: Servers) -> None:
+    """The version that ComfyUI says is all that is old here; the loader is the real one."""
+    base = make_base_directory(servers.folder / "old")
+    folder = base / "old"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import sys, types\nold = types.ModuleType('comfyui_version')\nold.__version__ = '0.3.64'\nsys.modules['comfyui_version'] = old\n",
+        encoding="utf-8",
+    )
+    server = servers.start(base=base, environment={"PYTHONPATH": str(folder)})
+    lines = [line for line in server.printed().splitlines() if "Yggdrasill" in line]
+    server.stop()
+    assert len(lines) == 1, lines
+    assert "this is ComfyUI 0.3.64, and Yggdrasill works with 0.25 and later" in lines[0]
+    assert json.dumps(lines).count("Traceback") == 0

@@ -1,0 +1,99 @@
+"""The order of jobs and the owner's prompts, and values on their way into prompts, without a ComfyUI."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownArtifact
+from yggdrasill.executor.context import RunContext
+from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.server_ext.comfy.binding import bind_prompt
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.runner import QueueRunner
+from yggdrasill.server_ext.comfy.settings import ComfySettings
+from yggdrasill.server_ext.comfy.shelf import Shelf, content_hash
+
+GRAPH = ComfyGraph(
+    {
+        "1": {"class_type": "YggdrasillGraphInput", "inputs": {"name": "x", "type": "IMAGE", "default": ["5", 0]}},
+        "5": {"class_type": "EmptyImage", "inputs": {}},
+        "9": {
+            "class_type": "YggdrasillGraphOutput",
+            "inputs": {"name": "y", "type": "IMAGE", "value": ["1", 0]},
+            "_meta": {"title": "out"},
+        },
+    }
+)
+
+
+def test_front_jobs_pass_an_owners_prompt_at_most_eight_times_and_stay_in_order() -> None:
+    runner = QueueRunner("front")
+    waiting: list[tuple[float, str]] = [(3.0, "owner-1"), (4.0, "owner-2")]
+    for count in range(20):
+        place = runner._front_number(waiting, 5.0 + count)
+        waiting.append((place, f"job-{count}"))
+        runner._runs[f"job-{count}"] = PromptRun(f"job-{count}", GRAPH, RunContext(0))
+    order = [name for _, name in sorted(waiting)]
+    assert [name for name in order if name.startswith("job")] == [f"job-{count}" for count in range(20)]
+    assert order.index("owner-1") == 8
+    assert order.index("owner-2") == 9
+
+
+def test_a_policy_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="'fifo', 'front'"):
+        QueueRunner("last")
+
+
+def test_a_value_replaces_every_input_of_its_name_and_sinks_know_the_run() -> None:
+    prompt = bind_prompt(GRAPH, {"x": "abc"}, "run-1")
+    assert prompt["1"] == {"class_type": "YggdrasillValue", "inputs": {"hash": "abc"}}
+    assert prompt["9"]["inputs"] == {"port": "y", "type": "IMAGE", "run": "run-1", "value": ["1", 0]}
+    assert prompt["9"]["_meta"] == {"title": "out"}
+    assert GRAPH.prompt["9"]["class_type"] == "YggdrasillGraphOutput"
+    assert bind_prompt(GRAPH, {}, "run-1")["1"] == GRAPH.prompt["1"]
+
+
+def test_equal_values_have_equal_hashes_and_others_have_not() -> None:
+    tensor = torch.arange(6.0).reshape(2, 3)
+    assert content_hash({"samples": tensor}) == content_hash({"samples": tensor.clone()})
+    different = [
+        {"samples": tensor},
+        {"samples": tensor + 1},
+        {"samples": tensor.T},
+        {"samples": tensor.double()},
+        {"other": tensor},
+        tensor,
+        [tensor],
+        (tensor,),
+        1,
+        1.0,
+        True,
+    ]
+    assert len({content_hash(value) for value in different}) == len(different)
+
+
+def test_large_and_small_tensors_are_named_by_their_bytes_alike() -> None:
+    large = torch.zeros(100_000)
+    assert content_hash([large, large[:10].clone()]) == content_hash([large.clone(), large[:10].clone()])
+
+
+def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
+    shelf = Shelf()
+    first, second = shelf.put([1, 2]), shelf.put([1, 2])
+    assert first == second
+    shelf.drop([first])
+    assert shelf.take(second) == [1, 2]
+    shelf.drop([second])
+    assert len(shelf) == 0
+    with pytest.raises(UnknownArtifact, match="belongs to a job that is over"):
+        shelf.take(first)
+
+
+@pytest.mark.parametrize(
+    "document, said",
+    [({"queu": "fifo"}, "'queu'"), ({"queue": "lifo"}, "'lifo'"), ({"slots": 0}, "from 1 on"), ({"peers": "x"}, "list of texts")],
+)
+def test_settings_that_make_no_sense_are_named(document: dict[str, object], said: str) -> None:
+    with pytest.raises(InvalidConfig, match=said):
+        ComfySettings.from_dict(document, "settings.yaml")
