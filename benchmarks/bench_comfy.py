@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from benchmarks.payload import bytes_of
 from benchmarks.proxy import CountingProxy
 from benchmarks.rivals import RIVALS, Rival, find_pack, wait_until_idle
 from benchmarks.timing import Act, in_rounds, interleave, median, ratios, seconds
-from samples.comfy_graphs import Caller, Prompt, graph_input, graph_output, know, node, remote_node
+from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, token_of
+from yggdrasill.remote import EndpointRegistry
 
 __all__ = ["run"]
 
@@ -160,19 +162,18 @@ def _serve_images(there: Server) -> None:
 
 def _image_times(page: Page, wire: SocketPeer, rivals: Sequence[Rival], rest: Act) -> list[Figure]:
     data = bytes_of(torch.rand(NBYTES // 4))
-    sink = {"8": _sink("images")}
 
-    def both_ways(middle: dict[str, Any]) -> Ended:
-        return page.run({"1": _noise(next(_seeds)), "2": middle, "3": _sink("2")})
+    def both_ways(middle: dict[str, Any]) -> None:
+        _shaped(page.run({"1": _noise(next(_seeds)), "2": middle, "3": _sink("2")}), "3")
 
     acts: dict[str, Act] = {
         "there and back": lambda: both_ways(remote_node("invert", "there", ("1", 0))),
         "local": lambda: both_ways(node("ImageInvert", image=("1", 0))),
         "socket": lambda: wire.out_and_back(data),
-        "one way": lambda: page.run({**_noise_there(next(_seeds)), "5": _sink("4")}),
+        "one way": lambda: _shaped(page.run({**_noise_there(next(_seeds)), "5": _sink("4")}), "5"),
     }
     for rival in rivals:
-        acts[rival.name] = lambda rival=rival: _shaped(rival.fetch(_noise(next(_seeds)), sink))  # type: ignore[misc]
+        acts[rival.name] = lambda rival=rival: _shaped(rival.fetch(_noise(next(_seeds)), {"8": _sink("images")}), "8")  # type: ignore[misc]
         acts[f"{rival.name} rests"] = rest
     taken = interleave(IMAGES, acts, LARGE_ROUNDS)
     moved = [whole - local for whole, local in zip(taken["there and back"], taken["local"], strict=True)]
@@ -194,8 +195,8 @@ def _one_way(rival: Rival | type[Rival]) -> str:
     return f"{rival.name} bringing {IMAGES} one way"
 
 
-def _shaped(ended: Ended) -> None:
-    if ended.told != {"8": [[BATCH, SIZE, SIZE, 3]]}:
+def _shaped(ended: Ended, sink: str) -> None:
+    if ended.told != {sink: [[BATCH, SIZE, SIZE, 3]]}:
         raise AssertionError(f"other images arrived: {ended.told}")
 
 
@@ -232,7 +233,6 @@ def _again(fleet: Fleet) -> list[Figure]:
         here, there = fleet.prepare("caller"), fleet.prepare("counted", settings={"peer_url": proxy.url})
         _ready(here, there)
         proxy.connect(there.port)
-        know(here, {"there": there})
         _through(here, proxy.url, there)
         _serve_images(there)
         with Page.open(here.url) as page:
@@ -240,38 +240,38 @@ def _again(fleet: Fleet) -> list[Figure]:
 
 
 def _again_times(page: Page, proxy: CountingProxy) -> list[Figure]:
-    """A changed ``seed`` of the Remote Graph node makes ComfyUI run the node anew with the tensor it has; the workflow takes no notice of it."""
-    import time
-
-    taken: dict[str, list[float]] = {"first": [], "call again": [], "prompt again": []}
+    """The call again in another prompt, which ComfyUI's cache answers; and made anew, as after a changed ``seed`` that the workflow ignores."""
+    taken: dict[str, list[float]] = {"first": [], "again": [], "anew": []}
     crossed: dict[str, list[int]] = {name: [] for name in taken}
     for _ in in_rounds(AGAIN_ROUNDS, "unchanged inputs"):
-        noise, first, second = _noise(next(_seeds)), next(_seeds), next(_seeds)
-        for name, seed in (("first", first), ("call again", second), ("prompt again", second)):
+        noise, old, new = _noise(next(_seeds)), next(_seeds), next(_seeds)
+        for name, seed in (("first", old), ("again", old), ("anew", new)):
             prompt = {"1": noise, "2": remote_node("invert", "there", ("1", 0), seed=seed), "3": _sink("2")}
             proxy.passed()
             begin = time.perf_counter()
-            page.run(prompt)
+            _shaped(page.run(prompt), "3")
             taken[name].append(time.perf_counter() - begin)
             crossed[name].append(proxy.passed())
     if min(crossed["first"]) < 2 * NBYTES:
         raise AssertionError(f"only {min(crossed['first'])} bytes of a first call were counted, so the bytes go another way")
-    figures = []
-    for name, what in (("call again", "the same call again"), ("prompt again", "the same prompt again, which the caller's cache answers")):
-        parts = {"first": seconds(median(taken["first"])), "again": seconds(median(taken[name]))}
-        shares = [value / AGAIN_SECONDS for value in taken[name]]
-        figures.append(Figure.of(f"{what}, {IMAGES} unchanged", f"the limit of {seconds(AGAIN_SECONDS)}", shares, at_most=1.0, parts=parts))
-    counts = crossed["call again"]
-    parts = {"first": f"{median(crossed['first']) / (1 << 20):.1f} MiB", "again": f"{median(counts) / 1024:.1f} KiB"}
-    what = f"bytes that cross when the same call is made again, {IMAGES}"
-    return [*figures, Figure.of(what, "the payload", [count / NBYTES for count in counts], at_most=NO_TENSOR_BYTES, parts=parts)]
+    return [figure for name in ("again", "anew") for figure in _again_figures(name, taken, crossed)]
+
+
+def _again_figures(name: str, taken: Mapping[str, Sequence[float]], crossed: Mapping[str, Sequence[int]]) -> list[Figure]:
+    what = {"again": "the same call again", "anew": "the same call made anew at the endpoint"}[name]
+    time_limit, byte_limit = (1.0, NO_TENSOR_BYTES) if name == "again" else (None, None)
+    times = {side: seconds(median(taken[side])) for side in ("first", name)}
+    counts = {side: f"{median(crossed[side]) / (1 << 20):.3g} MiB" for side in ("first", name)}
+    shares = [value / AGAIN_SECONDS for value in taken[name]]
+    payloads = [count / NBYTES for count in crossed[name]]
+    return [
+        Figure.of(f"{what}, {IMAGES} unchanged", f"the limit of {seconds(AGAIN_SECONDS)}", shares, at_most=time_limit, parts=times),
+        Figure.of(f"bytes that cross with {what}, {IMAGES} unchanged", "the payload", payloads, at_most=byte_limit, parts=counts),
+    ]
 
 
 def _through(server: Server, url: str, there: Server) -> None:
     """Let a server reach the endpoint ``there`` by ``url``."""
-    from samples.comfy_graphs import data_folder, token_of
-    from yggdrasill.remote import EndpointRegistry
-
     registry = EndpointRegistry()
     registry.add("there", url, token=token_of(there))
     registry.to_yaml(data_folder(server) / "endpoints.yaml")
@@ -312,7 +312,7 @@ def _noise(seed: Any, batch: int = BATCH, size: int = SIZE, low: Any = 0.0, high
 
 
 def _sink(source: str, output: int = 0) -> dict[str, Any]:
-    return node("BenchSink", value=(source, output))
+    return node("BenchSink", value=(source, output), tag=next(_seeds))
 
 
 def _noting(figure: Figure, note: str) -> Figure:

@@ -56,7 +56,7 @@ class Sleep:
 
 
 class Sink:
-    """Takes a value of any type and tells its shape, or the value itself if it is a number."""
+    """Takes a value of any type and tells its shape, or the value itself if it is a number; ``tag`` only tells one sink from another."""
 
     RETURN_TYPES = ()
     FUNCTION = "take"
@@ -65,9 +65,9 @@ class Sink:
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:  # noqa: N802 - ComfyUI's name
-        return {"required": {"value": ("*", {})}}
+        return {"required": {"value": ("*", {}), "tag": ("INT", {"default": 0, "max": 1 << 40})}}
 
-    def take(self, value: Any) -> dict[str, Any]:
+    def take(self, value: Any, tag: int) -> dict[str, Any]:
         tensor = value["samples"] if isinstance(value, dict) else value
         return {"ui": {"told": [list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor]}}
 
