@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from io import BytesIO
+
 import pytest
+from PIL import Image
 
 from samples.conformance.catalogue import QUICK, WORKFLOWS
 from samples.conformance.lab import Lab
@@ -43,6 +46,22 @@ def test_a_workflow_with_remote_parts_is_the_workflow(name: str, lab: Lab, repor
         assert ran == set(part.nodes) or (lazy and ran < set(part.nodes))
     if name == PREVIEWED:
         assert trace.previews > 0
+
+
+@pytest.mark.conformance
+async def test_previews_of_a_sampler_there_are_shown_on_the_node_here(lab: Lab) -> None:
+    drawing = Drawing()
+    WORKFLOWS[PREVIEWED](drawing)
+    for node in drawing.prompt.values():
+        if "seed" in node["inputs"]:
+            node["inputs"]["seed"] += 1
+    parts = lab.prepare(drawing)
+    _, prompt = lab.remote_prompt("previews", drawing, parts)
+    shown = await lab.previews(prompt)
+    assert shown
+    for node_id, picture in shown:
+        assert node_id == "remote-0"
+        assert Image.open(BytesIO(picture)).size[0] > 0
 
 
 def test_the_suite_has_at_least_thirty_workflows() -> None:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+
 from samples.comfy import Installation, Server, Servers, make_base_directory
 from samples.conformance.workflow import (
     CAPTURE,
@@ -144,14 +146,34 @@ class Lab:
 
     def with_remote_graphs(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> tuple[Outcome, Trace]:
         """Serve the parts and run what is left with a Remote Graph node for each."""
+        ids, prompt = self.remote_prompt(name, drawing, parts)
+        outcome = self.here(prompt)
+        return outcome, self._trace(ids, parts)
+
+    def remote_prompt(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> tuple[list[str], Prompt]:
+        """Serve the parts; gives their ids, and the prompt with a Remote Graph node for each."""
         ids = [f"{name}-{number}" for number in range(len(parts))]
         contracts = [self.serve(part.server, graph_id, part.prompt) for graph_id, part in zip(ids, parts, strict=True)]
         settings = [
             {"graph": graph_id, "endpoint": f"lab-{part.server}", "contract": json.dumps(contract), "seed": 0}
             for graph_id, part, contract in zip(ids, parts, contracts, strict=True)
         ]
-        outcome = self.here(with_remote_nodes(drawing.prompt, parts, settings))
-        return outcome, self._trace(ids, parts)
+        return ids, with_remote_nodes(drawing.prompt, parts, settings)
+
+    async def previews(self, prompt: Prompt) -> list[tuple[str, bytes]]:
+        """What a page shows while the first server runs a prompt: node id and encoded picture of each preview."""
+        shown: list[tuple[str, bytes]] = []
+        server, page = self.server(0), uuid.uuid4().hex
+        async with aiohttp.ClientSession(server.url) as session, session.ws_connect("/ws", params={"clientId": page}) as socket:
+            await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+            async with session.post("/prompt", json={"prompt": prompt, "client_id": page}) as answer:
+                prompt_id = (await answer.json())["prompt_id"]
+            async for message in socket:
+                if message.type is aiohttp.WSMsgType.BINARY:
+                    shown += _preview(message.data)
+                elif message.type is aiohttp.WSMsgType.TEXT and _is_end(json.loads(message.data), prompt_id):
+                    break
+        return shown
 
     def from_python(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> dict[str, Any]:
         """Call the parts from this process; what lies before and behind them is served by the first server. Gives the notes."""
@@ -230,6 +252,19 @@ def _queued(server: Server, prompt: Prompt) -> dict[str, Any]:
     except urllib.error.HTTPError as error:
         raise AssertionError(f"ComfyUI refuses the prompt: {error.read().decode()[:3000]}") from None
     return answer
+
+
+def _preview(message: bytes) -> list[tuple[str, bytes]]:
+    """The preview in a binary message: u32 4, u32 length, JSON, picture."""
+    if int.from_bytes(message[:4], "big") != 4:
+        return []
+    length = int.from_bytes(message[4:8], "big")
+    return [(json.loads(message[8 : 8 + length])["node_id"], message[8 + length :])]
+
+
+def _is_end(message: Mapping[str, Any], prompt_id: str) -> bool:
+    data = message.get("data") or {}
+    return data.get("prompt_id") == prompt_id and message["type"] in ("execution_success", "execution_error", "execution_interrupted")
 
 
 def _token(number: int) -> str:
