@@ -82,7 +82,7 @@ class Editor:
         self.page.evaluate("() => app.extensionManager.setting.set('Comfy.Minimap.Visible', false)")
         self.draw_with(vue=vue)
         self.load({"version": 0.4, "last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "config": {}, "extra": {}})
-        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 60]; }")
+        self.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 120]; }")
         return self
 
     def draw_with(self, *, vue: bool) -> None:

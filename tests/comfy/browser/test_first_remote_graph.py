@@ -31,6 +31,17 @@ def answer(editor: Editor, question: str, text: str | None = None) -> None:
     box.press("Enter")
 
 
+def choose(editor: Editor, node: int, name: str, choice: str, *, picture: bool = False) -> None:
+    """Open one of the node's lists and click a line of it."""
+    editor.wait_until(lambda: choice in editor.choices(node, name))
+    editor.page.locator("[data-testid=widget-select-default-trigger]").and_(editor.page.get_by_label(name)).click()
+    line = editor.page.get_by_role("option", name=choice)
+    line.hover()
+    if picture:
+        editor.picture("choosing")
+    line.click()
+
+
 def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> None:
     forge, here = servers.launch(), servers.launch()
     for server in (forge, here):
@@ -46,6 +57,8 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
     command(there, "Serve this workflow")
     answer(there, "The name that callers use", "negative")
     there.wait_until(lambda: any("Served as “negative”" in text for text in there.messages()))
+    there.page.wait_for_timeout(300)
+    there.picture("served")
 
     # on the machine where one works
     work = Editor(browser.new_page(), here.url).open().empty()
@@ -59,7 +72,10 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
     assert token_of(forge) in secrets.read_text(encoding="utf-8")
     assert token_of(forge) not in (Path(secrets.parent) / "endpoints.yaml").read_text(encoding="utf-8")
 
-    remote = work.add("YggdrasillRemoteGraph", 420, 160, endpoint="forge", graph="negative")
+    work.empty(vue=True)
+    remote = work.add("YggdrasillRemoteGraph", 420, 160)
+    choose(work, remote, "endpoint", "forge")
+    choose(work, remote, "graph", "negative", picture=True)
     work.wait_until(lambda: work.outputs(remote) == [["negative", "IMAGE", 0]])
     image = work.add("EmptyImage", 60, 160, color=0xFF0000)
     preview = work.add("PreviewImage", 780, 160)

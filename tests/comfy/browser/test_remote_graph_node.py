@@ -102,8 +102,6 @@ def test_endpoint_and_graph_are_chosen_from_lists_with_the_mouse(editor: Editor)
     editor.page.get_by_role("option", name="studio").click()
     editor.wait_until(lambda: "soften" in editor.choices(made, "graph"))
     lists.and_(editor.page.get_by_label("graph")).click()
-    editor.page.wait_for_timeout(300)
-    editor.picture("choosing")
     editor.page.get_by_role("option", name="soften").click()
     editor.wait_until(lambda: editor.outputs(made))
     assert editor.page.get_by_text("inverted", exact=True).count() == 1
@@ -146,8 +144,11 @@ def test_an_error_marks_the_node_and_says_what_failed_where(editor: Editor, pair
     assert error["node_id"] == str(made)
     assert "ImageToMask" in error["exception_message"]
     assert editor.page.evaluate("() => String(app.lastExecutionError.node_id)") == str(made)
+    editor.page.get_by_role("button", name="View details").click()
+    assert editor.page.get_by_text("ImageToMask").first.is_visible()
     editor.page.wait_for_timeout(500)
     editor.picture("error")
+    editor.page.get_by_test_id("properties-panel").get_by_label("Toggle properties panel").click()
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])

@@ -41,8 +41,6 @@ def test_the_open_workflow_is_served_under_the_name_that_is_given(editor: Editor
     invert(editor)
     serve(editor, "invert it")
     editor.wait_until(lambda: any("Served as “invert it”" in text and pair.here.url in text for text in editor.messages()))
-    editor.page.wait_for_timeout(300)
-    editor.picture("served")
     found = contract(pair.here, "invert it")
     assert [(port["name"], port["comfy_type"]) for port in found["inputs"]] == [("picture", "IMAGE")]
     assert [(port["name"], port["comfy_type"]) for port in found["outputs"]] == [("negative", "IMAGE")]
