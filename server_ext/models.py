@@ -35,13 +35,13 @@ Status = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", 
 class _Body(BaseModel):
     """A request's body: unknown keys and wrong types are mistakes."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class _Answer(BaseModel):
     """An answer's body, for the document."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class WireModel(_Body):

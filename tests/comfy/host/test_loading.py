@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from samples.comfy import Installation, Servers, make_base_directory
+from samples.comfy import ROOT, Installation, Servers, make_base_directory
 from samples.comfy_graphs import Caller, data_folder, graph_input, graph_output, node
 from yggdrasill.errors import AccessDenied
 from yggdrasill.remote import EndpointClient
@@ -50,36 +49,14 @@ def test_other_sites_may_not_use_the_endpoint(a: Caller) -> None:
     assert caught.value.code == 403
 
 
-def test_it_imports_in_a_third_of_a_second(installation: Installation, tmp_path: Path) -> None:
-    """Measured as ComfyUI does, after its own imports, with everything compiled; the best of several."""
-    script = tmp_path / "measure.py"
-    script.write_text(
-        """
-import asyncio, json, subprocess, sys, time
-import torch, aiohttp.web, pydantic, yaml, requests, sqlite3
-import comfy_api.v0_0_2, comfy.model_management, folder_paths
-import importlib.util
-began = time.perf_counter()
-spec = importlib.util.spec_from_file_location("pack", sys.argv[1] + "/__init__.py")
-pack = importlib.util.module_from_spec(spec)
-sys.modules["pack"] = pack
-spec.loader.exec_module(pack)
-asyncio.run(pack.comfy_entrypoint())
-import yggdrasill.server_ext.comfy.attach
-print("seconds", time.perf_counter() - began)
-""",
-        encoding="utf-8",
-    )
-    root = Path(__file__).resolve().parents[3]
-    text = (script.read_text(encoding="utf-8")).replace(
-        "import asyncio", f"import sys; sys.path.insert(0, {str(installation.folder)!r}); sys.argv.append('--cpu'); import asyncio", 1
-    )
-    script.write_text(text, encoding="utf-8")
+def test_it_imports_in_a_third_of_a_second(installation: Installation) -> None:
+    """Measured where ComfyUI measures it, after its own imports; the best of several, as other programs run too."""
+    script = Path(__file__).with_name("measure_import.py")
     times = []
     for _ in range(3):
-        done = installation.run(script, str(root))
+        done = installation.run(script, str(installation.folder), str(ROOT))
         assert done.returncode == 0, done.stderr[-2000:]
-        times.append(float(re.findall(r"seconds ([0-9.]+)", done.stdout)[-1]))
+        times.append(float(done.stdout.split()[-1]))
     assert min(times) < 0.3, times
 
 
