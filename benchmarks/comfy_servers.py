@@ -52,6 +52,11 @@ class Fleet:
             (data / "settings.yaml").write_text(yaml.safe_dump(dict(settings)), encoding="utf-8")
         return self.servers.launch(flags, pack=ours, environment=environment, base=base)
 
+    def wait(self) -> None:
+        """Return when every server that was prepared is up."""
+        for server in self.servers:
+            server.wait_until_ready()
+
     def write_checkpoint(self, *servers: Server) -> None:
         """Give the servers the small checkpoint that the tests use too, under `CHECKPOINT`."""
         first, *others = (server.base / "models" for server in servers)
