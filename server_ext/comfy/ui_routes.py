@@ -30,7 +30,7 @@ from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
 
-__all__ = ["UI_HEADER", "UI_PATH", "EditorRoutes", "add_ui_routes"]
+__all__ = ["UI_HEADER", "UI_PATH", "EditorRoutes", "EndpointModel", "ServeModel", "add_ui_routes"]
 
 UI_PATH = "/yggdrasill/ui"
 UI_HEADER = "X-Yggdrasill-Editor"

@@ -91,3 +91,25 @@ def test_a_name_that_is_taken_is_kept_until_it_may_be_replaced(pair: Any) -> Non
     assert (status, answer["error"]["type"]) == (400, "DuplicateName")
     status, answer = ask(pair.here, "serve", EDITOR, {"graph_id": "mine", "prompt": other, "replace": True})
     assert (status, answer["outputs"]) == (200, ["other"])
+
+
+def test_an_endpoint_is_kept_only_if_it_answers_and_its_name_is_free(pair: Any) -> None:
+    registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    before = registry.read_text(encoding="utf-8")
+    wrong = {"name": "second", "url": pair.there.url, "token": "x" * 20}
+    status, answer = ask(pair.here, "endpoints", EDITOR, wrong)
+    assert (status, answer["error"]["type"]) == (401, "AccessDenied")
+    right = {"name": "second", "url": pair.there.url, "token": token_of(pair.there)}
+    for change, kind in (
+        ({"url": "http://127.0.0.1:9"}, "EndpointUnreachable"),
+        ({"url": "ftp://127.0.0.1"}, "InvalidArgument"),
+        ({"name": "studio"}, "DuplicateName"),
+        ({"name": "a/b"}, "InvalidConfig"),
+    ):
+        status, answer = ask(pair.here, "endpoints", EDITOR, {**right, **change})
+        assert (status >= 400, answer["error"]["type"]) == (True, kind)
+    assert registry.read_text(encoding="utf-8") == before
+    assert ask(pair.here, "endpoints", {}, right)[0] == 403
+    assert ask(pair.here, "endpoints", EDITOR, right)[0] == 201
+    assert "second" in ask(pair.here, "endpoints", EDITOR)[1]["endpoints"]
+    registry.write_text(before, encoding="utf-8")
