@@ -23,9 +23,11 @@ check: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/mypy --package yggdrasill --exclude '(^|/)tests/'
 	$(BIN)/mypy tests
 
-# Needs a real ComfyUI: in ~/comfy, or where COMFYUI_PATH and COMFYUI_PYTHON say. Fails where it is missing.
-conformance: $(VENV)/dev.stamp .link/yggdrasill
+# Needs a real ComfyUI, in ~/comfy or where COMFYUI_PATH and COMFYUI_PYTHON say, and chromium. Fails where one is missing.
+conformance: export YGGDRASILL_NO_SKIP = 1
+conformance: $(VENV)/browser.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report docs/conformance.md
+	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance -m ""
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks
@@ -41,6 +43,10 @@ $(VENV)/base.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 
 $(VENV)/dev.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt
 	$(PIP) -c constraints.txt -e ".[dev]"
+	$(PYTHON) -c "open('$@', 'w').close()"
+
+$(VENV)/browser.stamp: $(VENV)/dev.stamp
+	$(PIP) -c constraints.txt -e ".[dev,browser]"
 	$(PYTHON) -c "open('$@', 'w').close()"
 
 $(VENV)/bench.stamp: $(VENV)/python.stamp pyproject.toml constraints.txt constraints-bench.txt
