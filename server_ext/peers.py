@@ -1,4 +1,4 @@
-"""The other endpoints this one knows: its data folder's endpoints.yaml, read again whenever it changes, and what the command line added."""
+"""The other endpoints this one knows: its data folder's endpoints.yaml and secrets.yaml, read again when they change, and the command line's."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation.contract import Resolver
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import is_below
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.registry_file import secrets_path
 from yggdrasill.remote.resolvers import RegistryProject
 
 __all__ = ["KnownEndpoints"]
 
 _LOG = logging.getLogger("yggdrasill.server")
+_Stamp: TypeAlias = "tuple[int, int] | None"
 
 
 class KnownEndpoints:
@@ -35,7 +38,7 @@ class KnownEndpoints:
         self._learned = learned
         self._depot = depot
         self._lock = threading.Lock()
-        self._stamp: tuple[int, int] | None = None
+        self._stamp: tuple[_Stamp, _Stamp] = None, None
         self._registry = EndpointRegistry()
         self._read(self._look())
 
@@ -67,14 +70,18 @@ class KnownEndpoints:
                     _LOG.warning("%s is left as it was read before: %s", self._file, error)
             return self._registry
 
-    def _look(self) -> tuple[int, int] | None:
-        try:
-            facts = self._file.stat()
-        except OSError:
-            return None
-        return facts.st_mtime_ns, facts.st_size
+    def _look(self) -> tuple[_Stamp, _Stamp]:
+        return _stamp_of(self._file), _stamp_of(secrets_path(self._file))
 
-    def _read(self, stamp: tuple[int, int] | None) -> None:
-        registry = EndpointRegistry() if stamp is None else EndpointRegistry.from_yaml(self._file, depot=self._depot)
+    def _read(self, stamp: tuple[_Stamp, _Stamp]) -> None:
+        registry = EndpointRegistry() if stamp[0] is None else EndpointRegistry.from_yaml(self._file, depot=self._depot)
         self._learned([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
         self._registry, self._stamp = registry, stamp
+
+
+def _stamp_of(file: Path) -> _Stamp:
+    try:
+        facts = file.stat()
+    except OSError:
+        return None
+    return facts.st_mtime_ns, facts.st_size

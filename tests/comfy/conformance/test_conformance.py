@@ -11,7 +11,8 @@ from samples.conformance.catalogue import QUICK, WORKFLOWS
 from samples.conformance.lab import Lab
 from samples.conformance.models import PREVIEWED
 from samples.conformance.report import Entry, Report
-from samples.conformance.workflow import Drawing
+from samples.conformance.workflow import Drawing, as_parts
+from yggdrasill.server_ext.comfy.types import can_travel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:BuildMismatch:RuntimeWarning"),  # this process only passes on what ComfyUI made
@@ -62,6 +63,20 @@ async def test_previews_of_a_sampler_there_are_shown_on_the_node_here(lab: Lab) 
     for node_id, picture in shown:
         assert node_id == "remote-0"
         assert Image.open(BytesIO(picture)).size[0] > 0
+
+
+@pytest.mark.conformance
+def test_every_type_that_travels_goes_there_and_comes_back(lab: Lab) -> None:
+    sent, returned = set[str](), set[str]()
+    for draw in WORKFLOWS.values():
+        drawing = Drawing()
+        draw(drawing)
+        for part in as_parts(drawing, lab.types):
+            sent |= {port.type for port in part.inputs}
+            returned |= {port.type for port in part.outputs}
+    travelling = {kind for kind in lab.types.given() if (verdict := can_travel(kind)).travels and verdict.known}
+    assert travelling - sent == set()
+    assert travelling - returned == set()
 
 
 def test_the_suite_has_at_least_thirty_workflows() -> None:

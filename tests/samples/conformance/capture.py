@@ -203,9 +203,16 @@ def _track_data() -> dict[str, Any]:
     return {"packed_masks": packed, "orig_size": (32, 32), "n_frames": 2, "scores": [0.5, 0.25, 1.0]}
 
 
+def _points() -> Any:
+    from comfy_api.latest import Types
+
+    return Types.File3D(BytesIO(b"ply\nformat ascii 1.0\nelement vertex 0\nend_header\n"), "ply")
+
+
 _SOURCES: dict[str, Callable[[], Any]] = {
     "DA3_GEOMETRY": _da3_geometry,
     "FACE_LANDMARKS": _face_landmarks,
+    "FILE_3D_PLY": _points,
     "MOGE_GEOMETRY": _moge_geometry,
     "POSE_KEYPOINT": _pose_keypoint,
     "RANGE": _range,

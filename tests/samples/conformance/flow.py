@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from samples.conformance.models import TRAINING
+from samples.conformance.values import WORDS
 from samples.conformance.workflow import Draw, Drawing, Node
 
 __all__ = ["FLOW"]
@@ -143,6 +145,48 @@ def _many_ports(w: Drawing) -> None:
     w.capture(*results)
 
 
+def _there_and_back(w: Drawing) -> None:
+    """Values of many types go there and come back as they were."""
+    picture = w.node("LoadImage", image="picture.png")
+    vision = w.node("CLIPVisionLoader", clip_name="tiny.pt")
+    encoder = w.node("AudioEncoderLoader", audio_encoder_name="tiny.pt")
+    box = w.node("PrimitiveBoundingBox", x=4, y=5, width=20, height=12)
+    boxes = w.node("CreateBoundingBoxes", width=64, height=64, editor_state={"__value__": []}, bboxes=box)
+    voxel = w.node("ConformanceSource", kind="VOXEL")
+    mesh = w.node("VoxelToMeshBasic", voxel=voxel, threshold=0.2)
+    loaded = w.node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt")
+    trained = w.node(
+        "TrainLoraNode", model=loaded[0], latents=w.node("LoadLatent", latent="noise.latent"), positive=_words(w, loaded), **TRAINING
+    )
+    values = [
+        w.node("CLIPVisionEncode", clip_vision=vision, image=picture, crop="center"),
+        w.node("AudioEncoderEncode", audio_encoder=encoder, audio=w.node("LoadAudio", audio="sound.wav")),
+        w.node("ImageHistogram", image=picture),
+        w.node("ConditioningTimestepsRange", start_percent=0.25, end_percent=0.75),
+        w.node("KarrasScheduler", steps=9, sigma_max=14.6, sigma_min=0.03, rho=7.0),
+        w.node("BuildJsonPromptIdeogram", element=boxes[2], style="photo", **{"style.photo": "35mm"}, **WORDS),
+        w.node("ColorToRGBInt", color="#336699aa")[1],
+        w.node("MeshToFile3D", mesh=mesh),
+        w.node("GetICLoRAParameters", iclora_model=loaded[0]),
+        w.node("LoadVideo", file="clip.mp4"),
+        w.node("PrimitiveBoolean", value=True),
+        w.node("PrimitiveFloat", value=0.1),
+        w.node("PrimitiveString", value="Huginn"),
+        box,
+        boxes[2],
+        voxel,
+        trained[0],
+        trained[1],
+    ]
+    with w.part():
+        same = [w.node("ComfySwitchNode", switch=True, on_false=value, on_true=value) for value in values]
+    w.capture(*same)
+
+
+def _words(w: Drawing, loaded: Node) -> Node:
+    return w.node("CLIPTextEncode", clip=loaded[1], text="a raven")
+
+
 FLOW: dict[str, Draw] = {
     "a list on a port": _list,
     "a list made there": _list_made,
@@ -157,4 +201,5 @@ FLOW: dict[str, Draw] = {
     "a diamond over two servers": _diamond,
     "seeds": _seeds,
     "twelve ports": _many_ports,
+    "values of many types there and back": _there_and_back,
 }

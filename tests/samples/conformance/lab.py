@@ -36,6 +36,7 @@ __all__ = ["Lab", "Outcome", "Trace"]
 _SCRIPTS = Path(__file__).resolve().parent.parent.parent / "comfy"
 _MODEL_FILES = {"tiny.ckpt", "tiny.pt"}
 _API = "/yggdrasill/v1"
+_LONGEST = 250.0
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ class Lab:
         server = self.server(0)
         answer = _queued(server, prompt)
         assert not answer["node_errors"], json.dumps(answer["node_errors"])
-        entry = server.wait_for(answer["prompt_id"])
+        entry = server.wait_for(answer["prompt_id"], timeout=_LONGEST)
         failed = [facts for kind, facts in entry["status"]["messages"] if kind == "execution_error"]
         assert entry["status"]["status_str"] == "success", [f"{facts['node_id']}: {facts['exception_message'][-2000:]}" for facts in failed]
         notes = {node: None for node, facts in prompt.items() if facts["class_type"] == CAPTURE}
@@ -200,7 +201,7 @@ class Lab:
 
     def _call(self, server: int, graph_id: str, part: ServedPrompt, values: dict[Link, Any]) -> None:
         self.serve(server, graph_id, part.prompt)
-        remote = RemoteGraph(self.server(server).url, graph_id, token=_token(server), timeout=100)
+        remote = RemoteGraph(self.server(server).url, graph_id, token=_token(server), timeout=_LONGEST)
         outputs = remote.run({port.name: values[port.source] for port in part.inputs})
         values.update({port.source: outputs[port.name] for port in part.outputs if port.name in outputs})
 

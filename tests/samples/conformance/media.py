@@ -155,10 +155,29 @@ def _sources(kind: str, class_type: str, **inputs: object) -> Draw:
         with w.part():
             name = str(inputs["port"])
             read: Node = w.node(class_type, **{name: value}, **{key: item for key, item in inputs.items() if key != "port"})
-            same = w.node("ComfySwitchNode", switch=True, on_false=read, on_true=value)
+            same = w.node("ComfySwitchNode", switch=True, on_false=value, on_true=value)
         w.capture(read, same)
 
     return draw
+
+
+def _cloud(w: Drawing) -> None:
+    """A cloud of points that is saved there and comes back."""
+    ply = w.node("SplatToFile3D", splat=w.node("ConformanceSource", kind="SPLAT"), format="ply")
+    view = {"camera_info": {"position": {"x": 1.0, "y": 2.0, "z": 3.0}, "zoom": 1}, "model_3d_info": [_PLACED]}
+    with w.part():
+        saved = w.node(
+            "SavePointCloud",
+            model_3d=w.node("ConformanceSource", kind="FILE_3D_PLY"),
+            viewport_state=view,
+            width=64,
+            height=64,
+            filename_prefix="3d/cloud",
+        )
+    again = w.node("PreviewPointCloud", model_3d=saved[0], viewport_state=view, width=64, height=64)
+    with w.part():
+        back = w.node("ComfySwitchNode", switch=True, on_false=again, on_true=again)
+    w.capture(saved, back, ply)
 
 
 MEDIA: dict[str, Draw] = {
@@ -171,6 +190,7 @@ MEDIA: dict[str, Draw] = {
     "a mesh mended and seen": _meshes,
     "a file of a model and its camera": _model_file,
     "splats": _splats,
+    "a cloud of points": _cloud,
     "tracks": _tracks,
     "boxes": _boxes,
     "geometry of MoGe": _sources("MOGE_GEOMETRY", "MoGeRender", port="moge_geometry", output="depth_colored"),

@@ -5,7 +5,29 @@ from __future__ import annotations
 from samples.conformance.conditioning import checkpoint, text
 from samples.conformance.workflow import Draw, Drawing, Node
 
-__all__ = ["MODELS", "PREVIEWED"]
+__all__ = ["MODELS", "PREVIEWED", "TRAINING"]
+
+#: The settings of a short training.
+TRAINING = {
+    "batch_size": 1,
+    "grad_accumulation_steps": 1,
+    "steps": 2,
+    "learning_rate": 0.001,
+    "rank": 2,
+    "optimizer": "SGD",
+    "loss_function": "MSE",
+    "seed": 3,
+    "training_dtype": "fp32",
+    "lora_dtype": "fp32",
+    "quantized_backward": False,
+    "algorithm": "LoRA",
+    "gradient_checkpointing": False,
+    "checkpoint_depth": 1,
+    "offloading": False,
+    "existing_lora": "[None]",
+    "bucket_mode": False,
+    "bypass_mode": False,
+}
 
 
 def _settings(sampler: str = "euler", **other: object) -> dict[str, object]:
@@ -136,30 +158,7 @@ def _trained(w: Drawing) -> None:
     latent = w.node("LoadLatent", latent="noise.latent")
     with w.part():
         loaded = checkpoint(w)
-        trained = w.node(
-            "TrainLoraNode",
-            model=loaded[0],
-            latents=latent,
-            positive=text(w, loaded, "a tree"),
-            batch_size=1,
-            grad_accumulation_steps=1,
-            steps=2,
-            learning_rate=0.001,
-            rank=2,
-            optimizer="SGD",
-            loss_function="MSE",
-            seed=3,
-            training_dtype="fp32",
-            lora_dtype="fp32",
-            quantized_backward=False,
-            algorithm="LoRA",
-            gradient_checkpointing=False,
-            checkpoint_depth=1,
-            offloading=False,
-            existing_lora="[None]",
-            bucket_mode=False,
-            bypass_mode=False,
-        )
+        trained = w.node("TrainLoraNode", model=loaded[0], latents=latent, positive=text(w, loaded, "a tree"), **TRAINING)
     w.node("SaveLoRA", lora=trained[0], prefix="loras/there", steps=trained[2])
     w.capture(trained[0], trained[1], trained[2])
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from samples.conformance.workflow import Draw, Drawing
 
-__all__ = ["VALUES"]
+__all__ = ["VALUES", "WORDS"]
 
-_WORDS = {
+#: The texts of BuildJsonPromptIdeogram.
+WORDS = {
     "high_level_description": "a tree",
     "background": "",
     "aesthetics": "",
@@ -86,7 +87,7 @@ def _tables(w: Drawing) -> None:
     box = w.node("PrimitiveBoundingBox", x=4, y=5, width=10, height=12)
     boxes = w.node("CreateBoundingBoxes", width=64, height=64, editor_state={"__value__": []}, bboxes=box)
     with w.part():
-        table = w.node("BuildJsonPromptIdeogram", element=boxes[2], style="photo", **{"style.photo": "35mm"}, **_WORDS)
+        table = w.node("BuildJsonPromptIdeogram", element=boxes[2], style="photo", **{"style.photo": "35mm"}, **WORDS)
         told = w.node("ConvertDictionaryToString", dictionary=table, indent=2)
     w.capture(table, told)
 

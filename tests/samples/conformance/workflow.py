@@ -129,13 +129,23 @@ class Types:
         self._info = info
 
     def output(self, prompt: Prompt, link: Link) -> tuple[str, str]:
-        """The name and type of an output; the type is ``*`` where ComfyUI knows it only when the value is there."""
+        """The name and type of an output; the type is ``*`` where nothing in the prompt tells it."""
         node = prompt[link[0]]
         facts = self._info[node["class_type"]]
         kind, name = facts["output"][link[1]], facts["output_name"][link[1]]
         if not isinstance(kind, str):
             return name, "COMBO"
-        return name, node["inputs"]["kind"] if node["class_type"] == SOURCE else "*" if kind.startswith("COMFY_") else kind
+        if node["class_type"] == SOURCE:
+            return name, node["inputs"]["kind"]
+        return name, self._follow(prompt, node) if kind.startswith("COMFY_MATCHTYPE") else kind
+
+    def _follow(self, prompt: Prompt, node: Mapping[str, Any]) -> str:
+        """The type of an output that has the type of the node's inputs."""
+        return next((self.output(prompt, link)[1] for name, link in links_of(node) if name != "switch"), "*")
+
+    def given(self) -> set[str]:
+        """Every type that a node has an output of."""
+        return {kind for facts in self._info.values() for kind in facts["output"] if isinstance(kind, str)}
 
 
 def links_of(node: Mapping[str, Any]) -> Iterator[tuple[str, Link]]:
