@@ -26,7 +26,7 @@ check: $(VENV)/dev.stamp .link/yggdrasill
 # Needs a real ComfyUI, in ~/comfy or where COMFYUI_PATH and COMFYUI_PYTHON say, and chromium. Fails where one is missing.
 conformance: export YGGDRASILL_NO_SKIP = 1
 conformance: $(VENV)/browser.stamp .link/yggdrasill
-	$(BIN)/pytest tests/comfy/conformance tests/comfy/host -m "" --conformance-report docs/conformance.md
+	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report docs/conformance.md
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance -m ""
 
 bench: $(VENV)/bench.stamp
