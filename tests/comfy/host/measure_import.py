@@ -1,13 +1,14 @@
 # ruff: noqa: E402, I001
 # mypy: ignore-errors
-"""Prints the seconds of work that loading the pack takes in a ComfyUI, waiting for other programs left out: ``measure_import.py COMFYUI PACK``."""
+"""Prints the seconds of work that loading the pack takes in a ComfyUI, waiting for other programs left out: ``measure_import.py COMFYUI PACK FOLDER_OF_COMPILED_FILES``."""
 
 import asyncio
 import importlib.util
 import sys
 import time
 
-folder, pack = sys.argv[1:3]
+folder, pack, compiled = sys.argv[1:4]
+sys.dont_write_bytecode, sys.pycache_prefix = False, compiled
 sys.path.insert(0, folder)
 sys.argv[1:] = ["--cpu"]
 

@@ -49,12 +49,12 @@ def test_other_sites_may_not_use_the_endpoint(a: Caller) -> None:
     assert caught.value.code == 403
 
 
-def test_it_imports_in_a_third_of_a_second(installation: Installation) -> None:
-    """Measured where ComfyUI measures it, after its own imports; the best of several, as other programs run too."""
+def test_it_imports_in_less_than_a_third_of_a_second(installation: Installation, tmp_path: Path) -> None:
+    """Measured where ComfyUI measures it, after its own imports, with everything compiled as after a first start."""
     script = Path(__file__).with_name("measure_import.py")
     times = []
     for _ in range(3):
-        done = installation.run(script, str(installation.folder), str(ROOT))
+        done = installation.run(script, str(installation.folder), str(ROOT), str(tmp_path))
         assert done.returncode == 0, done.stderr[-2000:]
         times.append(float(done.stdout.split()[-1]))
     assert min(times) < 0.3, times
