@@ -211,7 +211,9 @@ class Deployments:
         cls = _CLASSES[kind]
         runnable = cls.from_config(checked, self._registry, pool=self._pool, endpoints=self._resolver(), allow_ref=False)
         if not can_run_prompts() and any(isinstance(part, ComfyGraph) for part in _parts(runnable)):
-            raise InvalidConfig(f"{graph_id!r} holds a ComfyUI workflow, which runs only on an endpoint that is a ComfyUI; this one is none")
+            raise InvalidConfig(
+                f"{graph_id!r} holds a ComfyUI workflow, which runs only on an endpoint that is a ComfyUI; this one is none"
+            )
         if state is not None:
             runnable.load_state_dict(state)
         return self._deployment(graph_id, kind, config, graph_hash, runnable)
