@@ -5,7 +5,7 @@
  * serves now is looked at when a workflow was loaded: if ports have changed, the node says so and keeps its sockets and links
  * until it is told to follow.
  */
-import { ask, tell } from "./serving.js";
+import { ask, endpointsOf, graphsAt, refreshLists, tell } from "./serving.js";
 
 /** The node's class. */
 export const REMOTE_GRAPH = "YggdrasillRemoteGraph";
@@ -16,14 +16,10 @@ const MOST_PORTS = 32;
 const SOCKET = "ports.p";
 const OPTIONAL_SHAPE = 7;
 const FOLLOW = "Follow the changed contract";
-const FRESH_MS = 3000;
 const PATIENCE_MS = 3000;
 
 /** @typedef {{name: string, dtype?: string, comfy_type?: string, optional?: boolean}} Port */
 /** @typedef {{graph_id: string, kind: string, hash: string, inputs: Port[], outputs: Port[]}} Contract */
-
-/** What was heard of this server: the names of endpoints, and the graphs at each. */
-const heard = { endpoints: [], graphs: new Map(), asked: new Map() };
 
 /**
  * Make the node's class one of the editor: lists to choose from, no socket before there is a contract.
@@ -55,7 +51,7 @@ export function attachRemoteGraph(node, app) {
   offer(endpoint, () => [AUTO, ...endpointsOf(app)]);
   after(graph, "callback", () => choose(node));
   after(endpoint, "callback", () => {
-    void refreshGraphs(app, endpoint.value);
+    refreshLists(app, endpoint.value);
     void choose(node);
   });
   after(node, "onConfigure", () => {
@@ -66,7 +62,7 @@ export function attachRemoteGraph(node, app) {
   for (const widget of widgetOf(node, "seed")?.linkedWidgets ?? []) widget.label = "control after generate";
   node.badges.push(() => badgeOf(node));
   showSeed(node, null);
-  if (!app.configuringGraph) prefetch(app, endpoint.value);
+  if (!app.configuringGraph) refreshLists(app, endpoint.value);
 }
 
 /**
@@ -77,7 +73,7 @@ export async function checkRemoteGraph(node) {
   const { app } = node.yggdrasill;
   const stored = storedContract(node);
   const { graph, endpoint } = settings(node);
-  prefetch(app, endpoint);
+  refreshLists(app, endpoint);
   if (!stored || !graph) return;
   try {
     const { contract } = await ask(app, "contract", { graph, endpoint });
@@ -386,8 +382,6 @@ function after(owner, name, then) {
   };
 }
 
-// -- lists to choose from ---------------------------------------------------------------------------------------
-
 /** Let a list of choices be looked up each time it is opened; what is chosen is always in it. */
 function offer(widget, choices) {
   const values = () => {
@@ -395,37 +389,4 @@ function offer(widget, choices) {
     return found.includes(widget.value) || (!widget.value && found.length) ? found : [...found, widget.value];
   };
   Object.defineProperty(widget.options, "values", { get: () => values, set: () => {}, enumerable: true, configurable: true });
-}
-
-function endpointsOf(app) {
-  void refreshEndpoints(app);
-  return heard.endpoints;
-}
-
-function graphsAt(app, endpoint) {
-  void refreshGraphs(app, endpoint);
-  return heard.graphs.get(endpoint) ?? [];
-}
-
-function prefetch(app, endpoint) {
-  void refreshEndpoints(app);
-  void refreshGraphs(app, endpoint);
-}
-
-async function refreshEndpoints(app) {
-  const answer = await fresh(app, "endpoints", {});
-  if (answer) heard.endpoints = answer.endpoints;
-}
-
-async function refreshGraphs(app, endpoint) {
-  const answer = await fresh(app, "graphs", { endpoint });
-  if (answer) heard.graphs.set(endpoint, answer.graphs.map(({ graph_id }) => graph_id));
-}
-
-/** The answer, or null if the same was asked a moment ago or cannot be answered: the list then stays as it was. */
-async function fresh(app, path, query) {
-  const question = `${path} ${query.endpoint ?? ""}`;
-  if (performance.now() - (heard.asked.get(question) ?? -FRESH_MS) < FRESH_MS) return null;
-  heard.asked.set(question, performance.now());
-  return ask(app, path, query).catch(() => null);
 }
