@@ -11,7 +11,7 @@ import pytest
 from samples.blocks import Add, Composite, Double
 from samples.graphs import edge, graph_of, sample_registry
 from yggdrasill.errors import DuplicateName, InvalidEdge, UnknownName
-from yggdrasill.foundation import AbstractBaseBlock, Edge, Graph, Node, ReusePool
+from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Edge, Graph, Node, ReusePool
 
 
 class Placed(Double):
@@ -146,10 +146,12 @@ def test_pretrained_is_a_state_or_a_file_and_takes_what_fits(tmp_path: Path) -> 
 
 
 def test_a_registry_may_be_given_for_one_node() -> None:
+    registry = BlockRegistry()
+    registry.register("only/here", Add)
     graph = Graph()
-    graph.add_node("a", "sample/add", registry=sample_registry())
+    graph.add_node("a", "only/here", registry=registry)
     with pytest.raises(KeyError):
-        graph.add_node("b", "sample/add")
+        graph.add_node("b", "only/here")
 
 
 @pytest.mark.parametrize("graph_id", ["", " ", None], ids=repr)
