@@ -1,4 +1,4 @@
-"""The other endpoints this one knows: its data folder's endpoints.yaml and secrets.yaml, read again when they change, and the command line's."""
+"""The other endpoints this one knows: its data folder's endpoints.yaml and secrets.yaml as they are now, and the command line's."""
 
 from __future__ import annotations
 

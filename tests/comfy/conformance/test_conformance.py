@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from io import BytesIO
 
 import pytest
+import torch
 from PIL import Image
 
+from samples.conformance.capture import fingerprint
 from samples.conformance.catalogue import QUICK, WORKFLOWS
 from samples.conformance.lab import Lab
 from samples.conformance.models import PREVIEWED
@@ -77,6 +80,25 @@ def test_every_type_that_travels_goes_there_and_comes_back(lab: Lab) -> None:
     travelling = {kind for kind in lab.types.given() if (verdict := can_travel(kind)).travels and verdict.known}
     assert travelling - sent == set()
     assert travelling - returned == set()
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        (torch.tensor([1.0]), torch.tensor([1.0000001])),
+        (torch.tensor([0.0]), torch.tensor([-0.0])),
+        (torch.zeros(2, 3), torch.zeros(3, 2).T),
+        (torch.zeros(1), torch.zeros(1, dtype=torch.float64)),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}),
+        ([1, 2], (1, 2)),
+        (1, True),
+        (0.1, 0.1 + 2**-56),
+        (BytesIO(b"a"), BytesIO(b"b")),
+    ],
+)
+def test_notes_tell_values_apart_that_nodes_can_tell_apart(one: object, other: object) -> None:
+    assert fingerprint(one) == fingerprint(copy.deepcopy(one))
+    assert fingerprint(one) != fingerprint(other)
 
 
 def test_the_suite_has_at_least_thirty_workflows() -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+import yggdrasill
 from samples.comfy import Installation, Server, Servers, make_base_directory
 from samples.conformance.workflow import (
     CAPTURE,
@@ -118,10 +119,11 @@ class Lab:
         """The versions that decide what the results are."""
         facts = self.server(0).get("/system_stats")["system"]
         return {
+            "Yggdrasill": yggdrasill.__version__,
             "ComfyUI": facts["comfyui_version"],
             "Python": facts["python_version"].split()[0],
             "torch": facts["pytorch_version"],
-            "system": facts["os"],
+            "on": facts["os"],
         }
 
     # -- the ways to run ----------------------------------------------------------------------------------------
