@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -92,9 +93,17 @@ def _storage(data: memoryview) -> torch.Tensor:
         return torch.empty(0, dtype=torch.uint8)
     if is_ownable(data):
         return torch.frombuffer(data, dtype=torch.uint8)
-    copy = torch.empty(data.nbytes, dtype=torch.uint8)
-    copy.numpy().data[:] = data
-    return copy
+    return torch.empty(data.nbytes, dtype=torch.uint8).copy_(_bytes_of(data))
+
+
+def _bytes_of(data: memoryview) -> torch.Tensor:
+    """``data`` as uint8 to read from only, while it lives. By its address, because torch warns of memory that is not writable;
+    and as a tensor, because torch copies with several threads."""
+    import numpy as np
+    import torch
+
+    address = np.frombuffer(data, np.uint8).ctypes.data
+    return torch.frombuffer((ctypes.c_ubyte * data.nbytes).from_address(address), dtype=torch.uint8)
 
 
 def _row_major(tensor: torch.Tensor) -> torch.Tensor:
