@@ -171,7 +171,8 @@ class Caller:
         try:
             self.server.post("/prompt", {"prompt": prompt})
         except urllib.error.HTTPError as error:
-            found: dict[str, Any] = json.loads(error.read())
+            with error:
+                found: dict[str, Any] = json.loads(error.read())
             return found
         raise AssertionError("the prompt was taken")
 

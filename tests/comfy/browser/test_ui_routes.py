@@ -26,7 +26,8 @@ def ask(server: Server, path: str, headers: dict[str, str], body: Any = None) ->
         with urllib.request.urlopen(request, timeout=30) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read() or b"{}")
+        with error:
+            return error.code, json.loads(error.read() or b"{}")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,8 @@ def test_other_sites_may_not_use_the_endpoint(a: Caller) -> None:
     )
     with pytest.raises(urllib.error.HTTPError) as caught:
         urllib.request.urlopen(request, timeout=10)
-    assert caught.value.code == 403
+    with caught.value as refused:
+        assert refused.code == 403
 
 
 def test_it_imports_in_less_than_a_third_of_a_second(installation: Installation, tmp_path: Path) -> None:
