@@ -12,7 +12,7 @@ from samples.comfy import Servers, make_base_directory
 from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, until
 from yggdrasill.remote.bridge import bridge
 
-pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.timeout(240), pytest.mark.conformance]
 
 
 def slow(salt: str, seconds: float = 60.0) -> Prompt:

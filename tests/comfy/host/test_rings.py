@@ -11,7 +11,7 @@ import torch
 from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, node, remote_node, until
 from yggdrasill.errors import YggdrasillError
 
-pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
+pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
 
 
 def through(graph: str, endpoint: str) -> dict[str, Any]:
