@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from yggdrasill.remote.placing import place
     from yggdrasill.remote.remote_graph import RemoteGraph
     from yggdrasill.remote.remote_stage import RemoteStage
+    from yggdrasill.remote.remote_workflow import RemoteWorkflow
     from yggdrasill.remote.remote_world import RemoteWorld
     from yggdrasill.remote.reports import CallReport, observe_calls
     from yggdrasill.remote.resolvers import UrlResolver
@@ -30,6 +31,7 @@ _HOME = {
     "Placement": "placement",
     "RemoteGraph": "remote_graph",
     "RemoteStage": "remote_stage",
+    "RemoteWorkflow": "remote_workflow",
     "RemoteWorld": "remote_world",
     "UrlResolver": "resolvers",
     "observe_calls": "reports",
@@ -48,6 +50,7 @@ __all__ = [
     "Placement",
     "RemoteGraph",
     "RemoteStage",
+    "RemoteWorkflow",
     "RemoteWorld",
     "UrlResolver",
     "observe_calls",

@@ -1,4 +1,4 @@
-"""One call of a served graph: submit, bring what is missing, follow, take the output; the same job whatever breaks in between."""
+"""One call of a served graph or of a workflow: submit, bring what is missing, follow, take the output; the same job whatever breaks in between."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from yggdrasill.remote.reports import Meter
 from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.remote.uploads import upload
 
-__all__ = ["Call", "perform"]
+__all__ = ["Call", "Watch", "perform"]
 
 #: How long the submitting request stays open; short when somebody wants to see progress.
 WAIT_SECONDS = 20.0
@@ -28,6 +28,8 @@ _CANCEL_SECONDS = 3.0
 MAX_UPLOADS = 5
 
 Progress = Callable[[str, float, float, "str | None"], None]
+#: Told kind and data of an event.
+Watch = Callable[[str, Mapping[str, Any]], None]
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,10 @@ class Call:
     orphan_after: float = 30.0
     patience: Patience = field(default_factory=Patience)
     progress: Progress | None = None
+    #: A ComfyUI API prompt with ports, to be run without being deployed; else ``graph_id`` is served there.
+    prompt: Mapping[str, Any] | None = None
     #: Gets kind and data of every other event that is not about the job's status.
-    watch: Callable[[str, Mapping[str, Any]], None] | None = None
+    watch: Watch | None = None
     meter: Meter = field(default_factory=Meter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -61,6 +65,12 @@ class Call:
             "timeout": self.timeout,
             "wait": wait,
         }
+
+    async def submit(self, client: EndpointClient, wait: float) -> tuple[int, dict[str, Any]]:
+        """Start the job, or find it: the status (200 finished, 202 not yet) and its row."""
+        if self.prompt is None:
+            return await client.submit(self.graph_id, self.body(wait))
+        return await client.submit_workflow({**self.body(wait), "graph_id": self.graph_id, "prompt": self.prompt})
 
 
 async def perform(client: EndpointClient, call: Call) -> dict[str, Any]:
@@ -115,7 +125,7 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
     sent: dict[str, int] = {}
     while True:
         try:
-            return await retry.persist(lambda: client.submit(call.graph_id, call.body(retry.left(most))))
+            return await retry.persist(lambda: call.submit(client, retry.left(most)))
         except UnknownArtifact as error:
             retry.answered()
             missing = error.details.get("missing")
@@ -137,7 +147,7 @@ async def _find_and_cancel(client: EndpointClient, call: Call, job: list[str]) -
     while True:
         try:
             if not job:
-                _, row = await client.submit(call.graph_id, call.body(0.0))
+                _, row = await call.submit(client, 0.0)
                 job.append(str(row["job_id"]))
                 if row.get("status") in FINAL:
                     return

@@ -121,6 +121,10 @@ class EndpointClient:
         """Start a job, or find the one of the same key: the status (200 finished, 202 not yet) and its row."""
         return await self.call("POST", f"/graphs/{quote(graph_id, safe='')}/jobs", body, patience=float(body.get("wait") or 0) + 15.0)
 
+    async def submit_workflow(self, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Start a job of the ComfyUI API prompt in ``body``, with ports and without deploying it; answers as `submit`."""
+        return await self.call("POST", "/workflows", body, patience=float(body.get("wait") or 0) + 15.0)
+
     async def jobs(self, **filters: Any) -> list[dict[str, Any]]:
         """Rows of jobs, newest first, limited by ``graph_id``, ``status`` and ``limit``."""
         query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in filters.items() if value is not None)

@@ -60,7 +60,7 @@ class RemoteContract:
     def spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:
         """Copies of the entries of ``inputs`` or ``outputs``, as a graph's spec gives them."""
         entries = self.inputs if side == "inputs" else self.outputs
-        hidden = () if include_dtype else ("dtype", "optional", "aggregation")
+        hidden = () if include_dtype else ("dtype", "optional", "aggregation", "comfy_type")
         return [{key: value for key, value in entry.items() if key not in hidden} for entry in entries]
 
 

@@ -7,12 +7,13 @@ import queue
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.bridge import bridge
-from yggdrasill.remote.calls import Call
+from yggdrasill.remote.calls import Call, Watch
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.depot import Depot
@@ -122,12 +123,40 @@ class Proxy:
 
     # -- calling ------------------------------------------------------------------------------------------------
 
-    def _call(self, value: Any, context: RunContext, options: Mapping[str, Any]) -> Any:
+    def call(
+        self,
+        value: Any,
+        context: RunContext,
+        options: Mapping[str, Any] | None = None,
+        *,
+        watch: Watch | None = None,
+        began: Callable[[str], None] | None = None,
+    ) -> Any:
+        """One call in a given run context, for hosts: ``began(key)`` is told the call's key before it is sent, ``watch(kind, data)``
+        every event of the job besides status and progress, both in other threads. The output's large tensors are loaded if
+        ``context.outermost``, else handles.
+
+        Raises:
+            As the run of what it stands for; CannotTravel; TimedOut; EndpointUnreachable, QueueFull: nobody took the call.
+        """
+        return self._call(value, context, options or {}, watch, began)
+
+    def _call(
+        self,
+        value: Any,
+        context: RunContext,
+        options: Mapping[str, Any],
+        watch: Watch | None = None,
+        began: Callable[[str], None] | None = None,
+    ) -> Any:
         """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
         with self._depot.pack(value) as packed, context.outside():
             call = self._prepare(value, packed.wire, context, options, inbox)
+            call = replace(call, watch=watch)
+            if began is not None:
+                began(call.key)
             started = time.perf_counter()
             try:
                 client, row, fetched = bridge().run(self._send(call, context.outermost), token=context.token, inbox=inbox)

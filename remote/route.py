@@ -14,6 +14,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, fetch_contract
 from yggdrasill.remote.deployment import Deployment
 from yggdrasill.remote.retry import Patience, Retry
+from yggdrasill.remote.workflow import Workflow
 
 __all__ = ["Route"]
 
@@ -23,7 +24,8 @@ _HEALTH_SECONDS = 2.0
 class Route:
     """The clients of a part, in the order in which they were named.
 
-    ``deployment`` is brought to an endpoint when it is first called there; without one, ``graph_id`` must be served already.
+    ``deployment`` is brought to an endpoint when it is first called there, ``workflow`` goes along with every call and is kept
+    nowhere; without either, ``graph_id`` must be served already.
     A part that keeps state between calls stays with the first endpoint: another one would remember something else.
     """
 
@@ -33,6 +35,7 @@ class Route:
         graph_id: str,
         *,
         deployment: Deployment | None = None,
+        workflow: Workflow | None = None,
         policy: str = "first",
         patience: Patience | None = None,
         strict_build: bool = False,
@@ -40,6 +43,7 @@ class Route:
         self.clients = tuple(clients)
         self.graph_id = graph_id
         self.deployment = deployment
+        self.workflow = workflow
         self.policy = policy
         self.patience = patience or Patience()
         self.strict_build = strict_build
@@ -52,7 +56,9 @@ class Route:
         return [client.name for client in self.clients]
 
     def known_contract(self) -> RemoteContract | None:
-        """A contract that was fetched before, if any was."""
+        """A contract that was fetched before, if any was; a workflow's own."""
+        if self.workflow is not None:
+            return self.workflow.contract
         return next(iter(self._contracts.values()), None)
 
     async def contract(self) -> RemoteContract:
@@ -91,6 +97,8 @@ class Route:
 
     async def _call_at(self, client: EndpointClient, call: Call) -> dict[str, Any]:
         contract = await self._contract_at(client)
+        if self.workflow is not None:
+            return await perform(client, replace(call, prompt=self.workflow.prompt))
         try:
             return await perform(client, replace(call, graph_id=contract.graph_id))
         except UnknownGraph as error:
@@ -105,7 +113,9 @@ class Route:
         known = self._contracts.get(client)
         if known is None:
             retry = Retry(self.patience)
-            if self.deployment is None:
+            if self.workflow is not None:
+                known = await self.workflow.check(client, retry, strict_build=self.strict_build)
+            elif self.deployment is None:
                 known = await fetch_contract(client, self.graph_id, retry, strict_build=self.strict_build)
             else:
                 known = await self.deployment.ensure(client, retry, strict_build=self.strict_build)

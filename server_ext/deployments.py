@@ -163,6 +163,14 @@ class Deployments:
             self._live[graph_id] = deployment
             return deployment, True
 
+    def passing(self, graph_id: str, kind: str, config: Mapping[str, Any]) -> Deployment:
+        """A config that came over a network, built for one call: it is checked like a deployed one, and neither kept nor listed.
+
+        Raises:
+            InvalidArgument, InvalidConfig, LimitExceeded ...
+        """
+        return self._build(check_graph_id(graph_id), kind, dict(config), deployment_hash(kind, config), None)
+
     def add_file(self, path: Path) -> Deployment:
         """Serve a config file, or a folder that ``save`` wrote, as the endpoint's owner: ``ref`` and paths are allowed.
 

@@ -26,6 +26,7 @@ __all__ = [
     "QueueModel",
     "RunModel",
     "WireModel",
+    "WorkflowModel",
 ]
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -78,6 +79,13 @@ class JobModel(_Body):
     orphan_after: float = Field(default=30.0, gt=0, le=86400, allow_inf_nan=False)
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     wait: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+
+
+class WorkflowModel(JobModel):
+    """A call of a ComfyUI API prompt whose ports are Graph Input and Graph Output nodes; ``graph_id`` is what messages call it."""
+
+    prompt: dict[str, Any]
+    graph_id: str = Field(default="workflow", min_length=1, max_length=200)
 
 
 class ArtifactHashes(_Body):

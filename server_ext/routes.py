@@ -22,6 +22,7 @@ from yggdrasill.server_ext import models, streams
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.bodies import read_model_body
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
+from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.service import Service, Submission
 from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
@@ -65,6 +66,15 @@ ROUTES = (
         "submit",
         "Start a job, or find the one of the same key",
         models.JobModel,
+        models.JobStarted,
+        (200, 202),
+    ),
+    Route(
+        "POST",
+        "/workflows",
+        "submit_workflow",
+        "Start a job of a ComfyUI API prompt with ports, or find the one of the same key",
+        models.WorkflowModel,
         models.JobStarted,
         (200, 202),
     ),
@@ -204,12 +214,24 @@ class Endpoint:
     async def submit(self, request: web.Request) -> web.Response:
         """POST /graphs/{graph_id}/jobs"""
         body = await read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
-        call = Submission(
-            body.key, {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}, body.options, body.run.model_dump(),
-            body.detached, body.orphan_after, body.timeout, request.content_length or self._service.limits.max_body_bytes,
+        job = await self._service.submit(request.match_info["graph_id"], self._submission(request, body))
+        return await self._answer_with(request, job, body.wait)
+
+    async def submit_workflow(self, request: web.Request) -> web.Response:
+        """POST /workflows"""
+        body = await read_model_body(request, models.WorkflowModel, self._service.limits.max_body_bytes)
+        job = await self._service.submit_workflow(body.graph_id, body.prompt, self._submission(request, body))
+        return await self._answer_with(request, job, body.wait)
+
+    def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
+        inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
+        size = request.content_length or self._service.limits.max_body_bytes
+        return Submission(
+            body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, size
         )  # fmt: skip
-        job = await self._service.submit(request.match_info["graph_id"], call)
-        await self._service.board.wait(job, min(body.wait, _LONGEST_WAIT), lambda: _is_there(request))
+
+    async def _answer_with(self, request: web.Request, job: Job, wait: float) -> web.Response:
+        await self._service.board.wait(job, min(wait, _LONGEST_WAIT), lambda: _is_there(request))
         return _json(await self._service.result(job), 200 if job.is_final else 202)
 
     async def jobs(self, request: web.Request) -> web.Response:
@@ -224,10 +246,8 @@ class Endpoint:
 
     async def output(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}/output"""
-        wait = min(_number(request.query.get("wait", "0"), "wait"), _LONGEST_WAIT)
-        job = await self._service.board.find(request.match_info["job_id"])
-        await self._service.board.wait(job, wait, lambda: _is_there(request))
-        return _json(await self._service.result(job), 200 if job.is_final else 202)
+        wait = _number(request.query.get("wait", "0"), "wait")
+        return await self._answer_with(request, await self._service.board.find(request.match_info["job_id"]), wait)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /jobs/{job_id}/cancel"""

@@ -131,7 +131,8 @@ class Service:
     async def _resume(self, unfinished: list[Job]) -> None:
         for job in unfinished:
             try:
-                deployment = await self.deployment(job.graph_id)
+                workflow = job.request.get("workflow")
+                deployment = await (self._workflow(**workflow) if workflow is not None else self.deployment(job.graph_id))
                 _check_resumable(job, deployment)
             except Exception as error:  # noqa: BLE001 - whatever keeps the job from running is how it ends
                 self.board.fail(job, error)
@@ -191,7 +192,24 @@ class Service:
             JobConflict: the key was used for another call. QueueFull. StorageFailed.
             UnknownArtifact: ``details["missing"]``, the inputs to send first; no job was made.
         """
-        deployment = await self.deployment(graph_id)
+        return await self._submit(await self.deployment(graph_id), call)
+
+    async def submit_workflow(self, graph_id: str, prompt: Mapping[str, Any], call: Submission) -> Job:
+        """A new job of a ComfyUI API prompt with ports, or the one that was made with the same key; nothing stays deployed.
+
+        Raises:
+            InvalidConfig: the prompt, or this endpoint is no ComfyUI. Otherwise as `submit`.
+        """
+        deployment = await self._workflow(graph_id, prompt)
+        return await self._submit(deployment, call, {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}})
+
+    async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
+        config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}
+        return await asyncio.to_thread(self.deployments.passing, graph_id, "comfy", config)
+
+    async def _submit(self, deployment: Deployment, call: Submission, origin: Mapping[str, Any] | None = None) -> Job:
+        """``origin`` is what the job's row needs beyond the call to be run again by another process."""
+        graph_id = deployment.graph_id
         options = check_options(deployment.kind, call.options)
         large = call.nbytes > _OFF_THE_LOOP
         facts = (deployment, call.inputs, call.run, options)
@@ -209,7 +227,7 @@ class Service:
                 self.board.release_call(known)
                 return known
             self._check_room()
-        request = {"inputs": call.inputs, "options": options, "run": call.run}
+        request = {"inputs": call.inputs, "options": options, "run": call.run, **(origin or {})}
         job = Job(
             new_job_id(), call.key, graph_id, deployment.hash, named, request, detached=call.detached, orphan_after=call.orphan_after,
             timeout=call.timeout, timing=timing, artifacts=tuple(ref.hash for ref in refs),

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from yggdrasill.errors import Cancelled, InvalidArgument, InvalidConfig, choices
 from yggdrasill.executor.context import CancelToken, RunContext
-from yggdrasill.remote.calls import Call
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import Placement
@@ -108,10 +107,10 @@ class RemoteCall:
         placement = _placement(registry, self.graph, self.endpoint)
         clients = [registry.client(name) for name in placement.endpoints]
         route = Route(clients, self.graph, policy=placement.policy, patience=registry.patience, strict_build=registry.strict_build)
-        served = _WatchedGraph(route, self._told, self._loan.begin)
+        served = RemoteGraph(route=route)
         contract = served.contract
         _check_contract(self.contract, contract, clients[0].name)
-        outputs = served.call(self._inputs(contract), self._context)
+        outputs = served.call(self._inputs(contract), self._context, watch=self._told, began=self._loan.begin)
         names = [entry["name"] for entry in contract.outputs]
         return {index: port_values(outputs[name]) for index, name in enumerate(names) if name in outputs}
 
@@ -141,25 +140,6 @@ class RemoteCall:
                 f"graph {self.graph!r} needs {choices(missing)}; link the node's sockets, in the order of the contract's inputs"
             )
         return inputs
-
-
-class _WatchedGraph(RemoteGraph):
-    """A served graph whose calls report what happens inside, and under which key they go."""
-
-    def __init__(self, route: Route, watch: Callable[[str, Mapping[str, Any]], None], began: Callable[[str], None]) -> None:
-        super().__init__(route=route)
-        self._watch = watch
-        self._began = began
-
-    def call(self, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
-        """The outputs, loaded, of a run in ``context``."""
-        outputs: dict[str, Any] = self._call(dict(inputs), context, {})
-        return outputs
-
-    def _prepare(self, *arguments: Any) -> Call:
-        call = replace(super()._prepare(*arguments), watch=self._watch)
-        self._began(call.key)
-        return call
 
 
 def _placement(registry: EndpointRegistry, graph: str, endpoint: str) -> Placement:

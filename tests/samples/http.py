@@ -52,14 +52,21 @@ class Http:
 
     def submit(self, graph_id: str, value: Any, *, wait: float = SOON, key: str | None = None, **facts: Any) -> requests.Response:
         """Start a job; artifacts the endpoint asks for are sent."""
+        return self._start(f"/graphs/{graph_id}/jobs", value, {"key": key or uuid.uuid4().hex, "wait": wait, **facts})
+
+    def submit_workflow(self, prompt: Any, value: Any, *, wait: float = SOON, key: str | None = None, **facts: Any) -> requests.Response:
+        """Start a job of a ComfyUI workflow that is not deployed, as `submit`."""
+        return self._start("/workflows", value, {"prompt": prompt, "key": key or uuid.uuid4().hex, "wait": wait, **facts})
+
+    def _start(self, path: str, value: Any, facts: Mapping[str, Any]) -> requests.Response:
         store = MemoryStore()
         with pack(value, store) as packed:
-            body = {"key": key or uuid.uuid4().hex, "inputs": packed.wire, "wait": wait, **facts}
-            answer = self.post(f"/graphs/{graph_id}/jobs", json=body)
+            body = {"inputs": packed.wire, **facts}
+            answer = self.post(path, json=body)
             if answer.status_code == 409 and answer.json()["error"]["type"] == "UnknownArtifact":
                 for name in answer.json()["error"]["details"]["missing"]:
                     assert self.put(f"/artifacts/{name}", data=bytes(store.read(name))).status_code in (200, 201)
-                answer = self.post(f"/graphs/{graph_id}/jobs", json=body)
+                answer = self.post(path, json=body)
         return answer
 
     def run(self, graph_id: str, value: Any, **facts: Any) -> Any:

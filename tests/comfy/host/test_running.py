@@ -11,6 +11,8 @@ import torch
 from samples.comfy_graphs import Caller, Prompt, graph_input, graph_output, load_image, node
 from yggdrasill.errors import BlockFailed, InvalidStructure, MissingInput, UnknownName
 from yggdrasill.executor.context import enter_run
+from yggdrasill.remote import RemoteWorkflow
+from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.port_list import PortList
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")  # the tests' torch need not be ComfyUI's
@@ -50,6 +52,19 @@ def test_a_run_by_route_equals_a_run_by_prompt(a: Caller) -> None:
     mixed = a.deploy("mix", MIX).run({"picture": given})["mixed"]
     assert mixed.dtype == torch.float32
     np.testing.assert_array_equal((mixed[0].numpy() * 255.0).clip(0, 255).astype(np.uint8), expected)
+
+
+def test_a_workflow_that_is_deployed_nowhere_runs_like_one_that_is(a: Caller) -> None:
+    served = a.deploy("mix", MIX)
+    before = bridge().run(a.client.graphs())
+    passing = RemoteWorkflow(MIX, "passing", endpoint=a.client)
+    given = picture(11)
+    assert torch.equal(passing.run({"picture": given})["mixed"], served.run({"picture": given})["mixed"])
+    assert bridge().run(a.client.graphs()) == before
+    assert [row["status"] for row in a.jobs(graph_id="passing")] == ["COMPLETED"]
+    failing = {"1": graph_input("x", "FLOAT"), "77": node("TestFail", value=("1", 0), message="cold"), "3": graph_output("y", ("77", 0))}
+    with pytest.raises(BlockFailed, match=r"'part/77' \(TestFail\) failed: ValueError: cold"):
+        RemoteWorkflow(failing, "part", endpoint=a.client).run({"x": 1.0})
 
 
 def test_a_value_comes_back_bit_for_bit(a: Caller) -> None:

@@ -1,0 +1,56 @@
+"""A ComfyUI workflow that runs at an endpoint without being deployed there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.endpoint import Endpoint, token_from_environment
+from yggdrasill.remote.remote_graph import RemoteGraph
+from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.route import Route
+from yggdrasill.remote.workflow import Workflow
+
+__all__ = ["RemoteWorkflow"]
+
+
+class RemoteWorkflow(RemoteGraph):
+    """The API prompt ``prompt``, whose Graph Input and Graph Output nodes are its ports, at a ComfyUI with this extension.
+
+    Every call sends the prompt along; nothing stays at the endpoint but the job's row. ``endpoints`` are tried as ``policy`` says
+    (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, stand for a single one. The rest is as
+    for `RemoteGraph`.
+
+    Raises:
+        InvalidConfig, LimitExceeded: the prompt. InvalidArgument: no endpoint, or more than one way to say which.
+    """
+
+    def __init__(
+        self,
+        prompt: Mapping[str, Any],
+        graph_id: str = "workflow",
+        *,
+        url: str | None = None,
+        token: str | None = None,
+        endpoint: Endpoint | EndpointClient | None = None,
+        endpoints: Sequence[Endpoint | EndpointClient] = (),
+        policy: str = "first",
+        timeout: float | None = None,
+        patience: Patience | None = None,
+        strict_build: bool = False,
+        depot: Depot | None = None,
+        fallback: Callable[[], Any] | None = None,
+    ) -> None:
+        if (url is not None) + (endpoint is not None) + bool(endpoints) != 1:
+            raise InvalidArgument("a remote workflow needs one of url, endpoint and endpoints")
+        named = [endpoint] if endpoint is not None else endpoints
+        clients = [client if isinstance(client, EndpointClient) else client.client() for client in named]
+        if url is not None:
+            clients = [EndpointClient(url, token=token or token_from_environment(url))]
+        workflow = Workflow(prompt, graph_id)
+        route = Route(clients, graph_id, workflow=workflow, policy=policy, patience=patience, strict_build=strict_build)
+        config = {"kind": "comfy", "graph_id": graph_id, "prompt": workflow.prompt}
+        super().__init__(route=route, config=config, timeout=timeout, depot=depot, fallback=fallback)

@@ -1,0 +1,165 @@
+"""A workflow that goes along with its calls, against endpoint processes that stand in for ComfyUIs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samples.comfy_graphs import graph_input, graph_output, node
+from samples.endpoints import EndpointProcess, cutter, free_port
+from samples.graphs import bits
+from samples.http import Door
+from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, InvalidConfig, MissingInput, UnknownBlockType
+from yggdrasill.executor.context import CancelToken, RunContext, enter_run
+from yggdrasill.foundation.contract import Runnable
+from yggdrasill.remote import Endpoint, Patience, RemoteWorkflow
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.downloads import RemoteHandle
+
+MIB = 1 << 20
+DOUBLE = {"1": graph_input("x"), "2": node("StandInDouble", value=("1", 0)), "3": graph_output("y", ("2", 0))}
+GATE = {
+    "1": graph_input("path"),
+    "2": graph_input("x"),
+    "3": node("StandInGate", path=("1", 0), value=("2", 0)),
+    "4": graph_output("y", ("3", 0)),
+}
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EndpointProcess, EndpointProcess]]:
+    """Two that may fetch from each other."""
+    folder = tmp_path_factory.mktemp("stand-ins")
+    ports = [free_port(), free_port()]
+    plugins = ["samples.served_blocks", "samples.prompts"]
+    both = [
+        EndpointProcess(name, folder / name, plugins=plugins, slots=4, port=port, peers=[f"http://127.0.0.1:{other}"])
+        for name, port, other in zip(("one", "two"), ports, reversed(ports), strict=True)
+    ]
+    for process in both:
+        process.begin()
+    yield both[0].ready(), both[1].ready()
+    for process in both:
+        process.stop()
+
+
+@pytest.fixture
+def one(pair: tuple[EndpointProcess, EndpointProcess]) -> EndpointProcess:
+    return pair[0]
+
+
+@pytest.fixture
+def two(pair: tuple[EndpointProcess, EndpointProcess]) -> EndpointProcess:
+    return pair[1]
+
+
+def workflow(*endpoints: EndpointProcess, prompt: Any = None, **options: Any) -> RemoteWorkflow:
+    return RemoteWorkflow(prompt or DOUBLE, endpoints=[endpoint.endpoint() for endpoint in endpoints], **options)
+
+
+def test_it_runs_and_leaves_nothing_served(one: EndpointProcess) -> None:
+    x = torch.randn(5000)
+    assert bits(workflow(one).run({"x": x})) == bits({"y": x + x})
+    assert bits(asyncio.run(workflow(one).run_async({"x": x}))) == bits({"y": x + x})
+    assert bridge().run(one.client().graphs()) == []
+
+
+def test_it_is_a_graph_whose_contract_needs_no_endpoint() -> None:
+    remote = RemoteWorkflow(DOUBLE, "double", url="http://127.0.0.1:9")
+    assert isinstance(remote, Runnable)
+    assert remote.get_input_spec() == [{"name": "x"}]
+    assert remote.get_output_spec(include_dtype=True) == [{"name": "y", "dtype": "any", "comfy_type": "*", "optional": False}]
+    assert ComfyGraph.from_config(remote.to_config()).outputs.keys() == {"y"}
+
+
+def test_a_prompt_that_is_none_and_no_endpoint_are_refused_at_once() -> None:
+    with pytest.raises(InvalidConfig, match="needs a class_type"):
+        RemoteWorkflow({"1": {}}, url="http://127.0.0.1:9")
+    with pytest.raises(InvalidArgument, match="one of url, endpoint and endpoints"):
+        RemoteWorkflow(DOUBLE)
+
+
+def test_what_an_endpoint_lacks_is_named_before_anything_is_sent(one: EndpointProcess, forge: EndpointProcess) -> None:
+    with pytest.raises(UnknownBlockType, match=r"unknown node class 'NoSuchNode'.*at endpoint 'one'"):
+        workflow(one, prompt={**DOUBLE, "9": node("NoSuchNode")}).run({"x": 1})
+    with pytest.raises(InvalidConfig, match="endpoint 'forge' is no ComfyUI"):
+        workflow(forge).run({"x": 1})
+
+
+def test_an_error_of_the_run_keeps_its_class(one: EndpointProcess) -> None:
+    with pytest.raises(MissingInput, match="no value for 'x'"):
+        workflow(one).run({})
+
+
+def test_a_lost_endpoint_is_followed_by_the_next(one: EndpointProcess) -> None:
+    nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
+    patience = Patience(first=0.2)
+    remote = RemoteWorkflow(DOUBLE, endpoints=[nobody, one.endpoint()], patience=patience)
+    assert remote.run({"x": 4}) == {"y": 8}
+    with pytest.raises(EndpointUnreachable):
+        RemoteWorkflow(DOUBLE, endpoint=nobody, patience=patience).run({"x": 4})
+
+
+def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: EndpointProcess, tmp_path: Path) -> None:
+    door, x = Door(tmp_path), torch.randn(MIB)
+    with cutter(one) as proxy:
+        remote = RemoteWorkflow(GATE, endpoint=one.endpoint(proxy.url))
+        threading.Timer(0.8, proxy.sever).start()
+        threading.Timer(0.9, door.open).start()
+        assert bits(remote.run(door.inputs(x=x))) == bits({"y": x})
+        sent = proxy.to_server
+        assert 4 * MIB < sent < 5 * MIB
+        assert bits(remote.run(door.inputs(x=x))) == bits({"y": x})
+        assert proxy.to_server - sent < MIB
+    assert door.runs == 2
+
+
+def test_outputs_are_handed_over_from_endpoint_to_endpoint(one: EndpointProcess, two: EndpointProcess) -> None:
+    x = torch.randn(MIB)
+    with cutter(one) as to_one, cutter(two) as to_two:
+        first = RemoteWorkflow(DOUBLE, endpoint=one.endpoint(to_one.url))
+        second = RemoteWorkflow(DOUBLE, endpoint=two.endpoint(to_two.url))
+        with enter_run() as context:
+            context.node = "first"
+            between = first.run({"x": x})["y"]
+        assert isinstance(between, RemoteHandle)
+        assert bits(second.run({"x": between})) == bits({"y": 4 * x})
+        assert to_one.to_client < MIB
+        assert to_two.to_server < MIB
+
+
+def test_a_cancelled_token_cancels_the_job(one: EndpointProcess, tmp_path: Path) -> None:
+    door, token = Door(tmp_path), CancelToken()
+
+    def cancel_soon() -> None:
+        door.wait_begun()
+        token.cancel("enough")
+
+    threading.Thread(target=cancel_soon).start()
+    with pytest.raises(Cancelled, match="enough"):
+        workflow(one, prompt=GATE, graph_id="cancelled").call(door.inputs(x=1), RunContext(0, token=token))
+    door.open()
+    rows = bridge().run(one.client().jobs(graph_id="cancelled"))
+    assert [row["status"] in ("CANCELLED", "IN_PROGRESS") for row in rows] == [True]
+
+
+def test_a_host_is_told_the_key_and_the_progress(one: EndpointProcess, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    keys: list[str] = []
+    told: list[tuple[float, float]] = []
+
+    def progress(place: str, done: float, total: float, text: str | None) -> None:
+        told.append((done, total))
+        door.open()
+
+    context = RunContext(0, ("node",), progress=progress)
+    assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, began=keys.append) == {"y": 5}
+    assert told[0] == (1.0, 2.0)
+    assert [row["status"] for row in bridge().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]

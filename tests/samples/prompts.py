@@ -1,0 +1,54 @@
+"""A headless endpoint that is started with this module as a plugin stands in for a ComfyUI: it runs prompts of two node classes.
+
+``StandInDouble`` (value) doubles, ``StandInGate`` (path, value) notes that it runs and waits for the file; everything else of an endpoint
+is what it always is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from samples.served_blocks import begin, wait_for
+from yggdrasill.executor.context import RunContext
+from yggdrasill.remote.comfy_graph import ComfyGraph, run_prompts_with
+from yggdrasill.remote.comfy_ports import INPUT_NODE
+from yggdrasill.server_ext.headless import HeadlessHost
+from yggdrasill.values.handles import load_handles
+
+__all__ = ["CLASSES", "StandIn"]
+
+CLASSES = ("StandInDouble", "StandInGate", "YggdrasillGraphInput", "YggdrasillGraphOutput")
+
+
+class StandIn:
+    """See `yggdrasill.remote.comfy_graph.PromptRunner`."""
+
+    def run_prompt(self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
+        """The values that the Graph Output nodes are linked to."""
+
+        def value_of(item: Any) -> Any:
+            if not isinstance(item, list):
+                return item
+            node = graph.prompt[item[0]]
+            given = node["inputs"]
+            if node["class_type"] == INPUT_NODE:
+                return load_handles(inputs.get(given["name"], given.get("default")))
+            context.check_cancelled()
+            if node["class_type"] == "StandInDouble":
+                return value_of(given["value"]) * 2
+            path = value_of(given["path"])
+            begin(path)
+            context.progress(1, 2)
+            wait_for(path)
+            return value_of(given["value"])
+
+        return {name: value_of(graph.prompt[port.nodes[0]]["inputs"]["value"]) for name, port in graph.outputs.items()}
+
+
+def _describe(host: HeadlessHost) -> dict[str, Any]:
+    return {"comfy": {"version": "0.0.0", "node_classes": dict.fromkeys(CLASSES, ""), "models": {}}}
+
+
+run_prompts_with(StandIn())
+HeadlessHost.describe = _describe  # type: ignore[method-assign, assignment]

@@ -1,0 +1,143 @@
+"""Jobs of workflows that are deployed nowhere: POST /workflows, answered by an endpoint process that stands in for a ComfyUI."""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samples.comfy_graphs import graph_input, graph_output, node
+from samples.endpoints import EndpointProcess
+from samples.http import Door, Http, error_of, events_of
+
+DOUBLE = {"1": graph_input("x"), "2": node("StandInDouble", value=("1", 0)), "3": graph_output("y", ("2", 0))}
+GATE = {
+    "1": graph_input("path"),
+    "2": graph_input("x"),
+    "3": node("StandInGate", path=("1", 0), value=("2", 0)),
+    "4": graph_output("y", ("3", 0)),
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
+    folder = tmp_path_factory.mktemp("stand-in")
+    process = EndpointProcess("stand-in", folder, plugins=["samples.served_blocks", "samples.prompts"], slots=4, grace=0.3).start()
+    yield Http(process)
+    process.stop()
+
+
+def row_of(host: Http, job_id: str) -> str:
+    """The request that the file of jobs holds; read while the endpoint is down."""
+    with contextlib.closing(sqlite3.connect(host.process.data_dir / "jobs.sqlite")) as db:
+        return str(db.execute("SELECT request FROM jobs WHERE job_id = ?", (job_id,)).fetchone()[0])
+
+
+def test_a_prompt_runs_without_being_served_before_or_after(host: Http) -> None:
+    x = torch.randn(9000)
+    answer = host.submit_workflow(DOUBLE, {"x": x})
+    assert answer.status_code == 200, answer.text
+    assert torch.equal(host.value(answer.json()["output"])["y"], 2 * x)
+    assert host.get("/graphs").json()["graphs"] == []
+    assert not list((host.process.data_dir / "graphs").glob("*"))
+
+
+def test_a_job_goes_by_the_name_its_caller_gave(host: Http) -> None:
+    job_id = host.submit_workflow(DOUBLE, {"x": 1}, graph_id="upscale").json()["job_id"]
+    assert host.get(f"/jobs/{job_id}").json()["graph_id"] == "upscale"
+    assert [row["job_id"] for row in host.get("/jobs?graph_id=upscale").json()["jobs"]] == [job_id]
+
+
+def test_the_same_key_finds_the_same_job_and_never_another_prompt(host: Http, tmp_path: Path) -> None:
+    door, key = Door(tmp_path), uuid.uuid4().hex
+    first = host.submit_workflow(GATE, door.inputs(x=1), key=key, wait=0.0).json()["job_id"]
+    assert host.submit_workflow(GATE, door.inputs(x=1), key=key, wait=0.0).json()["job_id"] == first
+    other = {**GATE, "4": graph_output("z", ("3", 0))}
+    for changed in (
+        host.submit_workflow(other, door.inputs(x=1), key=key, wait=0.0),
+        host.submit_workflow(GATE, door.inputs(x=2), key=key, wait=0.0),
+        host.submit_workflow(GATE, door.inputs(x=1), key=key, wait=0.0, graph_id="other"),
+    ):
+        assert error_of(changed) == (409, "JobConflict")
+    door.open()
+    assert host.value(host.result(first)["output"]) == {"y": 1}
+    assert door.runs == 1
+
+
+def test_it_is_cancelled_and_followed_like_any_job(host: Http, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    job_id = host.submit_workflow(GATE, door.inputs(x=1), wait=0.0, orphan_after=60.0).json()["job_id"]
+    door.wait_begun()
+    host.post(f"/jobs/{job_id}/cancel", json={})
+    door.open()
+    assert host.result(job_id)["status"] == "CANCELLED"
+    with host.get(f"/jobs/{job_id}/events", stream=True) as stream:
+        told = [event["data"].get("status") for event in events_of(stream) if event["event"] == "status"]
+    assert told == ["IN_QUEUE", "IN_PROGRESS", "CANCELLED"]
+
+
+def test_a_caller_that_stays_away_loses_its_job(host: Http, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    job_id = host.submit_workflow(GATE, door.inputs(x=1), wait=0.0, orphan_after=0.2).json()["job_id"]
+    door.wait_begun()
+    time.sleep(1.0)
+    door.open()
+    assert host.result(job_id)["status"] == "CANCELLED"
+
+
+@pytest.mark.parametrize(
+    "prompt, expected, said",
+    [
+        ({}, (400, "InvalidConfig"), "a prompt is a mapping"),
+        ({"nodes": [], "links": []}, (400, "InvalidConfig"), "Export (API)"),
+        ({"1": {"inputs": {}}}, (400, "InvalidConfig"), "needs a class_type"),
+        ({**DOUBLE, "4": graph_output("y", ("1", 0))}, (400, "InvalidConfig"), "two outputs named 'y'"),
+        ({str(number): node("StandInDouble") for number in range(20_001)}, (400, "LimitExceeded"), "at most 20000"),
+    ],
+    ids=["empty", "editor's", "no class", "two of a name", "too many"],
+)
+def test_a_prompt_that_is_none_is_refused(host: Http, prompt: Any, expected: tuple[int, str], said: str) -> None:
+    answer = host.submit_workflow(prompt, {"x": 1})
+    assert error_of(answer) == expected
+    assert said in answer.json()["error"]["message"]
+
+
+def test_inputs_are_checked_as_those_of_a_served_workflow(host: Http) -> None:
+    assert host.submit_workflow(DOUBLE, {}).json()["error"]["type"] == "MissingInput"
+    assert host.submit_workflow(DOUBLE, {"x": 1, "z": 2}).json()["error"]["type"] == "UnknownName"
+    assert error_of(host.submit_workflow(DOUBLE, {"x": 1}, options={"num_steps": 3})) == (400, "InvalidArgument")
+
+
+def test_an_endpoint_that_is_no_comfyui_says_so(server: Http) -> None:
+    answer = server.submit_workflow(DOUBLE, {"x": 1})
+    assert error_of(answer) == (400, "InvalidConfig")
+    assert "runs only on an endpoint that is a ComfyUI" in answer.json()["error"]["message"]
+
+
+def test_a_prompt_over_the_size_of_a_body_is_refused_before_it_is_read(small: Http) -> None:
+    assert error_of(small.submit_workflow({"1": node("StandInDouble", value="x" * 70_000)}, {})) == (413, "PayloadTooLarge")
+
+
+def test_after_a_kill_it_runs_again_and_then_its_row_holds_no_prompt(host: Http, tmp_path: Path) -> None:
+    door, key = Door(tmp_path), uuid.uuid4().hex
+    x = torch.randn(8000)
+    job_id = host.submit_workflow(GATE, door.inputs(x=x), key=key, wait=0.0).json()["job_id"]
+    door.wait_begun()
+    host.process.kill()
+    assert "StandInGate" in row_of(host, job_id)
+    door.open()
+    host.process.start()
+    again = host.submit_workflow(GATE, door.inputs(x=x), key=key).json()
+    assert again["job_id"] == job_id
+    assert torch.equal(host.value(again["output"])["y"], x)
+    assert door.runs == 2
+    host.process.kill()
+    assert row_of(host, job_id) == "{}"
+    host.process.start()
