@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-#: Where ComfyUI finds the editor's extension.
-WEB_DIRECTORY = "./web"
+#: Where ComfyUI finds what its editor loads with the page; it loads the rest of the folder ``web`` when needed.
+WEB_DIRECTORY = "./web/start"
 
 if TYPE_CHECKING:
     from yggdrasill.executor import current_run, run

@@ -16,6 +16,7 @@ from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.comfy.types_classes import register_classes
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
+from yggdrasill.server_ext.comfy.web_files import add_web_files
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
@@ -32,6 +33,8 @@ def attach() -> None:
     parts = Around(QueueRunner())
     set_around(parts)
     register_classes()
+    with host_api.shielded("the editor's extension cannot be given"):
+        add_web_files(host_api.prompt_server().app.router)
     try:
         _attach(parts)
     except Exception as error:  # noqa: BLE001 - ComfyUI starts without us

@@ -113,7 +113,9 @@ class Editor:
     def choices(self, node: int, name: str) -> list[str]:
         """What a list offers."""
         found: list[str] = self.page.evaluate(
-            "([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name).options.values()", [node, name]
+            "([id, name]) => { const { values } = app.graph.getNodeById(id).widgets.find((w) => w.name === name).options;"
+            " return typeof values === 'function' ? values() : values; }",
+            [node, name],
         )
         return found
 

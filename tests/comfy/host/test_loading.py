@@ -30,6 +30,16 @@ def test_comfyui_offers_the_nodes(a: Caller) -> None:
     assert forms["YggdrasillResult"]["dev_only"] is True
 
 
+def test_the_page_loads_two_files_and_the_others_when_they_are_needed(a: Caller) -> None:
+    ours = [path for path in a.server.get("/extensions") if path.startswith("/extensions/yggdrasill/")]
+    assert sorted(ours) == ["/extensions/yggdrasill/definition.js", "/extensions/yggdrasill/yggdrasill.js"]
+    for file in sorted((ROOT / "web").glob("*.js")):
+        with urllib.request.urlopen(f"{a.server.url}/yggdrasill/web/{file.name}", timeout=10) as answer:
+            assert answer.read() == file.read_bytes()
+            assert "javascript" in answer.headers["Content-Type"]
+            assert answer.headers["Cache-Control"] == "no-store"
+
+
 def test_the_routes_ask_for_the_token(a: Caller) -> None:
     with pytest.raises(AccessDenied, match="token"):
         bridge().run(EndpointClient(a.server.url).capabilities())

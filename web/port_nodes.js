@@ -1,0 +1,41 @@
+/**
+ * Graph Input and Graph Output take their type from what they are linked to, so that the workflow says what it takes and gives.
+ */
+import { after } from "./widgets.js";
+
+const OUTPUT_NODE = "YggdrasillGraphOutput";
+const ANY = "*";
+/** The type that a link gave to a port; another one was typed by hand and stays. */
+const FOUND_TYPE = "yggdrasill.found_type";
+
+/**
+ * Let a node take its type from now on; one that was made before this module was loaded may have links already.
+ * @param {object} node
+ * @param {object} app
+ */
+export function attach(node, app) {
+  after(node, "onConnectionsChange", (_side, _index, connected, link, slot) => {
+    if (connected && link && !app.configuringGraph) takeType(node, slot, link);
+  });
+  if (app.configuringGraph || !node.graph) return;
+  for (const slot of [...node.inputs, ...node.outputs]) {
+    const link = node.graph.getLink(slot.link ?? slot.links?.[0]);
+    if (link) takeType(node, slot, link);
+  }
+}
+
+/**
+ * @param {object} node
+ * @param {object} slot the one that was linked
+ * @param {object} link
+ */
+function takeType(node, slot, link) {
+  const widget = node.widgets?.find(({ name }) => name === "type");
+  const ends = link.resolve(node.graph);
+  const other = node.comfyClass === OUTPUT_NODE ? (ends.output ?? ends.subgraphInput) : (ends.input ?? ends.subgraphOutput);
+  const marks = slot.name === (node.comfyClass === OUTPUT_NODE ? "value" : node.outputs[0].name);
+  if (!widget || !marks || !other?.type || other.type === ANY) return;
+  if (widget.value !== ANY && widget.value !== node.properties[FOUND_TYPE]) return;
+  widget.value = String(other.type);
+  node.properties[FOUND_TYPE] = widget.value;
+}

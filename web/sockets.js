@@ -1,0 +1,101 @@
+/**
+ * The node's sockets are the ports of a contract; links stay with the ports they belong to.
+ */
+import { origins, socketType } from "./contract.js";
+
+/** @typedef {import("./contract.js").Contract} Contract */
+
+/** How the server calls the input of port number i: its values are links. */
+const SOCKET = "ports.p";
+const OPTIONAL_SHAPE = 7;
+
+/**
+ * Make the node's sockets those of a contract.
+ * @param {object} node
+ * @param {Contract | null} before the contract that the sockets follow now
+ * @param {Contract} contract
+ * @returns {string[]} the names of ports whose links had to go
+ */
+export function setSockets(node, before, contract) {
+  const old = { inputs: node.inputs.filter(isPort), outputs: [...node.outputs] };
+  if (fits(old.inputs, contract.inputs) && fits(old.outputs, contract.outputs)) return [];
+  const lost = [
+    ...unlink(node, old.inputs, before?.inputs ?? [], contract.inputs, dropInput),
+    ...unlink(node, old.outputs, before?.outputs ?? [], contract.outputs, dropOutput),
+  ];
+  setInputs(node, old.inputs, origins(before?.inputs ?? [], contract.inputs), contract.inputs);
+  setOutputs(node, old.outputs, origins(before?.outputs ?? [], contract.outputs), contract.outputs);
+  node.setSize([Math.max(node.size[0], node.computeSize()[0]), node.computeSize()[1]]);
+  node.graph?.setDirtyCanvas(true, true);
+  return lost;
+}
+
+/**
+ * @param {object[]} slots
+ * @param {Port[]} ports
+ * @returns {boolean} whether the sockets are those of the ports already
+ */
+function fits(slots, ports) {
+  return slots.length === ports.length && ports.every((port, index) => slots[index].label === port.name && slots[index].type === socketType(port));
+}
+
+/**
+ * Take away the links of sockets that no port of the new contract takes over.
+ * @returns {string[]} the names of those that had any
+ */
+function unlink(node, slots, before, ports, drop) {
+  const from = origins(before, ports);
+  return slots.flatMap((slot, index) => {
+    const heir = ports[from.indexOf(index)];
+    const keeps = heir && LiteGraph.isValidConnection(slot.type, socketType(heir));
+    return !keeps && drop(node, slot) ? [slot.label ?? slot.name] : [];
+  });
+}
+
+function dropInput(node, slot) {
+  return slot.link != null && node.disconnectInput(node.inputs.indexOf(slot));
+}
+
+function dropOutput(node, slot) {
+  return Boolean(slot.links?.length) && node.disconnectOutput(node.outputs.indexOf(slot));
+}
+
+/** New sockets take over the links of old ones; `from` gives the number of the old one, -1 for none. */
+function setInputs(node, old, from, ports) {
+  const others = node.inputs.filter((slot) => !isPort(slot));
+  const fresh = ports.map((port, index) => {
+    const shape = port.optional ? OPTIONAL_SHAPE : undefined;
+    node.addInput(`${SOCKET}${index}`, socketType(port), { label: port.name, shape });
+    return node.inputs.at(-1);
+  });
+  fresh.forEach((slot, index) => {
+    slot.link = old[from[index]]?.link ?? null;
+  });
+  node.inputs = [...others, ...fresh];
+  node.inputs.forEach((slot, index) => {
+    const link = slot.link == null ? null : node.graph?.getLink(slot.link);
+    if (link) link.target_slot = index;
+  });
+}
+
+/** As `setInputs`. */
+function setOutputs(node, old, from, ports) {
+  const fresh = ports.map((port) => {
+    node.addOutput(port.name, socketType(port), { label: port.name });
+    return node.outputs.at(-1);
+  });
+  fresh.forEach((slot, index) => {
+    slot.links = old[from[index]]?.links ?? null;
+  });
+  node.outputs = fresh;
+  node.outputs.forEach((slot, index) => {
+    for (const id of slot.links ?? []) {
+      const link = node.graph?.getLink(id);
+      if (link) Object.assign(link, { origin_slot: index, type: slot.type });
+    }
+  });
+}
+
+function isPort(slot) {
+  return slot.name.startsWith(SOCKET);
+}
