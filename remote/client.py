@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -28,6 +28,7 @@ __all__ = ["PROTOCOL", "EndpointClient"]
 PROTOCOL = 1
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
+_CLASSES_AT_ONCE = 50
 
 
 class EndpointClient:
@@ -95,6 +96,21 @@ class EndpointClient:
     async def capabilities(self) -> dict[str, Any]:
         """Versions, torch build, devices, block types, limits, store id."""
         return await self.get("/capabilities")
+
+    async def nodes(self, classes: Sequence[str]) -> dict[str, Any]:
+        """``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "unknown": [class]}`` of an endpoint's node classes.
+
+        Raises:
+            InvalidConfig: the endpoint is no ComfyUI.
+        """
+        found: dict[str, Any] = {"nodes": {}, "asks_again": [], "unknown": []}
+        for start in range(0, len(classes), _CLASSES_AT_ONCE):
+            names = ",".join(quote(name, safe="") for name in classes[start : start + _CLASSES_AT_ONCE])
+            answer = await self.get(f"/nodes?classes={names}")
+            found["nodes"].update(answer["nodes"])
+            found["asks_again"] += answer["asks_again"]
+            found["unknown"] += answer["unknown"]
+        return found
 
     # -- graphs -------------------------------------------------------------------------------------------------
 

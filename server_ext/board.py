@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
@@ -54,6 +54,14 @@ class Host(Protocol):
 
     def describe(self) -> dict[str, Any]:
         """What this host adds to the capabilities; may take a moment."""
+        ...
+
+    def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
+        """``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again", "unknown"}``; blocks.
+
+        Raises:
+            InvalidConfig: this host is no ComfyUI.
+        """
         ...
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
+from yggdrasill.errors import InvalidConfig
 from yggdrasill.server_ext.slots import Lease, Slots
 from yggdrasill.server_ext.tasks import Task
 
@@ -57,6 +59,10 @@ class HeadlessHost:
     def describe(self) -> dict[str, Any]:
         """Nothing more than every endpoint says."""
         return {}
+
+    def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
+        """Raise `InvalidConfig`."""
+        raise InvalidConfig("this endpoint is no ComfyUI, so it has no node classes; ask one that is")
 
     # -- threads ------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ __all__ = [
     "JobRow",
     "JobStarted",
     "MissingArtifacts",
+    "NodeForms",
     "QueueModel",
     "RunModel",
     "WireModel",
@@ -141,6 +142,14 @@ class Capabilities(_Answer):
     peer_url: str | None
     graphs: int
     comfy: dict[str, Any] | None = None
+
+
+class NodeForms(_Answer):
+    """Node classes of a ComfyUI: entries as its /object_info tells them, those to be asked again for equal inputs, those it lacks."""
+
+    nodes: dict[str, dict[str, Any]]
+    asks_again: list[str]
+    unknown: list[str]
 
 
 class GraphSummary(_Answer):

@@ -44,7 +44,9 @@ def _operation(route: Route) -> dict[str, Any]:
         "operationId": route.handler,
         "summary": route.summary,
         "parameters": [
-            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", route.path)
+            {"name": name, "in": place, "required": True, "schema": {"type": "string"}}
+            for place, names in (("path", re.findall(r"{(\w+)}", route.path)), ("query", route.query))
+            for name in names
         ],
         "responses": {
             **{str(status): success for status in route.statuses},

@@ -32,6 +32,7 @@ __all__ = ["BASE_PATH", "ROUTES", "Endpoint", "Route", "add_routes"]
 BASE_PATH = "/yggdrasill/v1"
 _LOG = logging.getLogger("yggdrasill.server")
 _LONGEST_WAIT = 60.0
+_MOST_CLASSES = 100
 _PAUSE = 0.5
 _PROTOCOL_HEADER = "X-Yggdrasill-Protocol"
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
@@ -49,11 +50,13 @@ class Route:
     answer: type[BaseModel] | None = None
     statuses: tuple[int, ...] = (200,)
     signed: bool = False
+    query: tuple[str, ...] = ()
 
 
 ROUTES = (
     Route("GET", "/health", "health", "Alive, and how busy", answer=models.HealthModel),
     Route("GET", "/capabilities", "capabilities", "Versions, torch build, devices, block types, limits", answer=models.Capabilities),
+    Route("GET", "/nodes", "nodes", "Forms of a ComfyUI's node classes, ?classes=A,B", answer=models.NodeForms, query=("classes",)),
     Route("GET", "/openapi.json", "openapi", "This document"),
     Route("GET", "/graphs", "graphs", "What is served", answer=models.GraphList),
     Route("PUT", "/graphs/{graph_id}", "deploy", "Serve a config", models.GraphModel, models.DeployedModel, (200, 201)),
@@ -173,6 +176,13 @@ class Endpoint:
     async def capabilities(self, request: web.Request) -> web.Response:
         """GET /capabilities"""
         return _json(await asyncio.to_thread(describe_endpoint, self._service))
+
+    async def nodes(self, request: web.Request) -> web.Response:
+        """GET /nodes"""
+        names = [name for name in request.query.get("classes", "").split(",") if name]
+        if not 0 < len(names) <= _MOST_CLASSES:
+            raise InvalidArgument(f"classes names {len(names)} node classes; ask for 1 to {_MOST_CLASSES} at a time, as ?classes=A,B")
+        return _json(await asyncio.to_thread(self._service.host.node_forms, names))
 
     async def openapi(self, request: web.Request) -> web.Response:
         """GET /openapi.json"""

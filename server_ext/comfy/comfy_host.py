@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.inventory import inventory
+from yggdrasill.server_ext.comfy.node_forms import node_forms
 from yggdrasill.server_ext.comfy.runner import watched_by
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.job import Job
@@ -57,6 +58,11 @@ class ComfyHost:
     def describe(self) -> dict[str, Any]:
         """What a workflow may name here; see `inventory`."""
         return {"comfy": inventory()}
+
+    def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
+        """See `yggdrasill.server_ext.comfy.node_forms.node_forms`."""
+        found: dict[str, Any] = host_api.on_main_loop(node_forms(names))
+        return found
 
     def _done(self, task: Task) -> None:
         with self._lock:

@@ -121,6 +121,12 @@ def test_an_endpoint_that_is_no_comfyui_says_so(server: Http) -> None:
     assert "runs only on an endpoint that is a ComfyUI" in answer.json()["error"]["message"]
 
 
+def test_node_classes_are_asked_of_a_comfyui_and_not_too_many_at_a_time(server: Http) -> None:
+    assert error_of(server.get("/nodes?classes=KSampler")) == (400, "InvalidConfig")
+    assert error_of(server.get("/nodes")) == (400, "InvalidArgument")
+    assert error_of(server.get("/nodes?classes=" + ",".join(map(str, range(101))))) == (400, "InvalidArgument")
+
+
 def test_a_prompt_over_the_size_of_a_body_is_refused_before_it_is_read(small: Http) -> None:
     assert error_of(small.submit_workflow({"1": node("StandInDouble", value="x" * 70_000)}, {})) == (413, "PayloadTooLarge")
 

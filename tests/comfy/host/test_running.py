@@ -67,6 +67,14 @@ def test_a_workflow_that_is_deployed_nowhere_runs_like_one_that_is(a: Caller) ->
         RemoteWorkflow(failing, "part", endpoint=a.client).run({"x": 1.0})
 
 
+def test_an_endpoint_tells_the_forms_of_its_node_classes_as_comfyui_does(a: Caller) -> None:
+    names = ["KSampler", "ImageBlend", "LoadImage", "PrimitiveFloat", "YggdrasillGraphInput"]
+    told = bridge().run(a.client.nodes([*names, "No,Such Node"]))
+    assert told["nodes"] == {name: a.server.get(f"/object_info/{name}")[name] for name in names}
+    assert told["asks_again"] == ["LoadImage"]
+    assert told["unknown"] == ["No", "Such Node"]
+
+
 def test_a_value_comes_back_bit_for_bit(a: Caller) -> None:
     served = a.deploy("same", {"1": graph_input("x"), "2": graph_output("y", ("1", 0))})
     strange = torch.tensor([float("nan"), -0.0, float("inf"), 1e-45])
