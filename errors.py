@@ -31,6 +31,7 @@ A message says what is wrong, what exists, and what to do; ``details`` holds the
     │   ├── HookFailed
     │   ├── Cancelled
     │   └── TimedOut (TimeoutError)
+    ├── CarveError (ValueError)             a part of a workflow that cannot be cut out of it
     ├── InvalidState (ValueError)           a state outside its schema
     ├── StorageFailed (OSError)             a snapshot or a save that could not be written or read
     └── RemoteError (RuntimeError)
@@ -56,6 +57,7 @@ __all__ = [
     "BuildMismatch",
     "Cancelled",
     "CannotTravel",
+    "CarveError",
     "CheckpointMismatch",
     "CodecError",
     "CorruptData",
@@ -225,6 +227,10 @@ class Cancelled(RunError):
 
 class TimedOut(RunError, TimeoutError):
     """The run took longer than it was allowed to."""
+
+
+class CarveError(YggdrasillError, ValueError):
+    """A part of a workflow cannot be cut out of it; ``details["part"]`` names the part and ``details["nodes"]`` the node ids."""
 
 
 class InvalidState(YggdrasillError, ValueError):

@@ -26,8 +26,8 @@ importlib.import_module("comfy.options").enable_args_parsing()
 from samples.comfy_compare import difference  # noqa: E402
 from samples.comfy_values import BUILT, LIVE, Kitchen  # noqa: E402
 from yggdrasill.errors import CannotTravel, YggdrasillError  # noqa: E402
+from yggdrasill.remote.comfy_types import can_travel  # noqa: E402
 from yggdrasill.server_ext.comfy import types_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types import can_travel  # noqa: E402
 from yggdrasill.server_ext.comfy.types_classes import register_classes  # noqa: E402
 from yggdrasill.server_ext.comfy.types_ports import check_port, pack_port, unpack_port  # noqa: E402
 from yggdrasill.values import MemoryStore, Opaque, dumps, iter_envelope, loads, pack, unpack  # noqa: E402
