@@ -164,20 +164,34 @@ class Servers:
         self._shared += fresh
         return self._shared[:count]
 
-    def start(self, *flags: str, pack: bool = True, environment: Mapping[str, str] | None = None, base: Path | None = None) -> Server:
+    def start(
+        self,
+        *flags: str,
+        pack: bool = True,
+        api_nodes: bool = False,
+        environment: Mapping[str, str] | None = None,
+        base: Path | None = None,
+    ) -> Server:
         """One more server for a test that gives it ``flags``, kills it or fills it; ``base`` is a folder that a server had before."""
-        server = self.launch(flags, pack=pack, environment=environment, base=base)
+        server = self.launch(flags, pack=pack, api_nodes=api_nodes, environment=environment, base=base)
         server.wait_until_ready()
         return server
 
     def launch(
-        self, flags: Sequence[str] = (), *, pack: bool = True, environment: Mapping[str, str] | None = None, base: Path | None = None
+        self,
+        flags: Sequence[str] = (),
+        *,
+        pack: bool = True,
+        api_nodes: bool = False,
+        environment: Mapping[str, str] | None = None,
+        base: Path | None = None,
     ) -> Server:
         """As `start`, but not waited for."""
         base = make_base_directory(base or self.folder / f"server-{len(self._started)}", pack=pack)
         port = _free_port()
         database = (base / "user" / "comfyui.db").as_posix()
-        command = [str(self.installation.python), "main.py", "--cpu", "--disable-api-nodes", "--disable-auto-launch", "--port", str(port)]
+        command = [str(self.installation.python), "main.py", "--cpu", "--disable-auto-launch", "--port", str(port)]
+        command += [] if api_nodes else ["--disable-api-nodes"]
         command += ["--base-directory", str(base), "--database-url", f"sqlite:///{database}", *flags]
         with (base / "server.log").open("ab") as log:
             process = subprocess.Popen(
