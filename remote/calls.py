@@ -104,15 +104,18 @@ async def perform(client: EndpointClient, call: Call) -> dict[str, Any]:
 
 async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: list[str]) -> dict[str, Any]:
     status, row = await _submit(client, call, retry)
-    if status == 200:
+    if status == 200 and call.watch is None:
         return row
     job.append(str(row["job_id"]))
+    # of a job that is over already, what was told meanwhile
     async for event in follow(client, job[0], retry):
         if event.kind == "progress" and call.progress is not None:
             data = event.data
             call.progress(str(data.get("place", "")), float(data.get("done", 0)), float(data.get("total", 0)), data.get("text"))
         elif call.watch is not None and event.kind not in ("status", "progress"):
             call.watch(event.kind, event.data)
+    if status == 200:
+        return row
     while True:
         status, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
         if status == 200:
@@ -121,7 +124,7 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
 
 
 async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int, dict[str, Any]]:
-    most = WAIT_SECONDS if call.progress is None else WAIT_SECONDS_WITH_PROGRESS
+    most = WAIT_SECONDS if call.progress is None and call.watch is None else WAIT_SECONDS_WITH_PROGRESS
     sent: dict[str, int] = {}
     while True:
         try:

@@ -23,7 +23,9 @@ __all__ = ["ComfyGraph", "PromptRunner", "can_run_prompts", "run_prompts_with"]
 class PromptRunner(Protocol):
     """Runs the prompts of this process: ComfyUI's own queue."""
 
-    def run_prompt(self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
+    def run_prompt(
+        self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
+    ) -> dict[str, Any]:
         """The outputs by port name; values may be handles. Blocks, in a thread that is not ComfyUI's."""
         ...
 
@@ -133,9 +135,11 @@ class ComfyGraph:
         callbacks: Callbacks = None,
         dry_run: bool = False,
         seed: int | None = None,
+        preview_method: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
         """Run the workflow through ComfyUI's queue and return the outputs by name; a port that was blocked is left out.
+        ``preview_method`` is ComfyUI's: ``auto``, ``latent2rgb``, ``taesd``, ``none``, or ``default``, as it was started.
 
         A port's value is what its link carries; several values, as ComfyUI's lists give them, are a `PortList`.
 
@@ -155,7 +159,7 @@ class ComfyGraph:
                 emit(self.graph_id, "before", inputs=given)
             context.check_cancelled()
             with context.outside():
-                outputs = runner.run_prompt(self, given, context)
+                outputs = runner.run_prompt(self, given, context, preview_method)
             if context.outermost:
                 outputs = {name: load_handles(value) for name, value in outputs.items()}
             if emit:

@@ -32,10 +32,9 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[Event]:
     rest = b""
     fields: dict[str, str] = {}
     async for chunk in chunks:
-        rest += chunk
+        *lines, rest = (rest + chunk).split(b"\n")
         if len(rest) > MAX_EVENT_BYTES:
             raise LimitExceeded(f"a line of an event stream is longer than {MAX_EVENT_BYTES} bytes", bound=MAX_EVENT_BYTES)
-        *lines, rest = rest.split(b"\n")
         for line in lines:
             text = line.rstrip(b"\r").decode("utf-8", "replace")
             if text:

@@ -229,9 +229,9 @@ class Board:
         """Called by a task, from its thread, with the job's final form as it is stored."""
         self._call(self._settle, job, final)
 
-    def tell(self, job: Job, kind: str, data: dict[str, Any]) -> None:
-        """Called by a task, from its thread: an event of its job."""
-        self._call(self._hub.emit, job.job_id, kind, data)
+    def tell(self, job: Job, kind: str, data: dict[str, Any], slot: str | None = None) -> None:
+        """Called by a task, from its thread: an event of its job; see `EventHub.emit`."""
+        self._call(self._hub.emit, job.job_id, kind, data, slot)
 
     def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
         # a closed loop: the endpoint is gone, and the row says what is to be said

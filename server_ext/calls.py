@@ -8,8 +8,10 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, InvalidState, choices
 from yggdrasill.stage.state import State
 
-__all__ = ["KINDS", "OPTIONS", "call", "check_options"]
+__all__ = ["KINDS", "OPTIONS", "PREVIEW_METHODS", "call", "check_options"]
 
+#: How ComfyUI makes previews of latents; ``default`` is as its owner started it.
+PREVIEW_METHODS = ("auto", "latent2rgb", "taesd", "none", "default")
 KINDS = ("graph", "pipeline", "stage", "world", "comfy")
 
 #: Run options that may cross a wire, by kind. ``max_workers`` changes no result, so a graph, which has no use for it, ignores it.
@@ -17,7 +19,7 @@ OPTIONS: dict[str, frozenset[str]] = {
     "graph": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
     "pipeline": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
     "stage": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
-    "comfy": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    "comfy": frozenset({"num_loop_steps", "dry_run", "max_workers", "preview_method"}),
     "world": frozenset({"num_loop_steps", "dry_run", "max_workers", "num_steps", "seed"}),
 }
 _MOST_WORKERS = 64
@@ -37,6 +39,8 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidArgument(f"a remote {kind} does not take {', '.join(map(repr, stray))}; it takes {choices(OPTIONS[kind])}")
     if given.get("dry_run", False) not in (True, False):
         raise InvalidArgument(f"dry_run must be true or false, got {given['dry_run']!r}")
+    if given.get("preview_method", "default") not in PREVIEW_METHODS:
+        raise InvalidArgument(f"preview_method is {str(given['preview_method'])[:40]!r}; it can be {choices(PREVIEW_METHODS)}")
     for name in ("num_loop_steps", "max_workers", "num_steps", "seed"):
         if name in given and (not isinstance(given[name], int) or isinstance(given[name], bool)):
             raise InvalidArgument(f"{name} must be an integer, got {given[name]!r}")

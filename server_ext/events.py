@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from typing import Any
 
-from yggdrasill.server_ext.job import Event
+from yggdrasill.server_ext.job import FINAL, Event
 from yggdrasill.server_ext.jobs import JobStore
 
 __all__ = ["EventHub"]
@@ -28,8 +28,11 @@ class _Listener:
         self.arrived = asyncio.Event()
         self.cut_off = False
 
-    def take(self, event: Event) -> None:
+    def take(self, event: Event, instead_of: int | None) -> None:
         if self.job_id in (None, event.job_id):
+            older = next((index for index, waits in enumerate(self.waiting) if waits.seq == instead_of), None)
+            if older is not None:
+                del self.waiting[older]
             self.cut_off = self.cut_off or len(self.waiting) >= _BEHIND
             if not self.cut_off:
                 self.waiting.append(event)
@@ -42,6 +45,7 @@ class EventHub:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self._listeners: set[_Listener] = set()
+        self._slots: dict[str, dict[str, int]] = {}
         self.last = 0
 
     async def start(self) -> None:
@@ -49,13 +53,19 @@ class EventHub:
         stored = await asyncio.wrap_future(self._store.last_seq())
         self.last = stored + _GAP if stored else 0
 
-    def emit(self, job_id: str, kind: str, data: dict[str, Any]) -> Event:
-        """Number, store and send an event."""
+    def emit(self, job_id: str, kind: str, data: dict[str, Any], slot: str | None = None) -> Event:
+        """Number, store and send an event. Of a job's events with one ``slot`` only the newest is kept, for whoever reads late."""
         self.last += 1
         event = Event(self.last, job_id, kind, {"job_id": job_id, **data})
-        self._store.add_event(event)
+        older = None
+        if slot is not None:
+            slots = self._slots.setdefault(job_id, {})
+            older, slots[slot] = slots.get(slot), event.seq
+        elif kind == "status" and data.get("status") in FINAL:
+            self._slots.pop(job_id, None)
+        self._store.add_event(event, older)
         for listener in tuple(self._listeners):
-            listener.take(event)
+            listener.take(event, older)
         return event
 
     def end(self) -> None:

@@ -80,10 +80,16 @@ class JobStore:
         values = (*(row[name] for name in _CHANGING), job.job_id)
         return self._do(lambda db: db.execute(_UPDATE, values))
 
-    def add_event(self, event: Event) -> Future[None]:
-        """Append an event; its ``seq`` must be new."""
+    def add_event(self, event: Event, instead_of: int | None = None) -> Future[None]:
+        """Append an event; its ``seq`` must be new. The event ``instead_of`` is forgotten."""
         values = (event.seq, event.job_id, event.kind, _text(event.data))
-        return self._do(lambda db: db.execute("INSERT INTO events (seq, job_id, kind, data) VALUES (?, ?, ?, ?)", values))
+
+        def act(db: sqlite3.Connection) -> None:
+            if instead_of is not None:
+                db.execute("DELETE FROM events WHERE seq = ?", (instead_of,))
+            db.execute("INSERT INTO events (seq, job_id, kind, data) VALUES (?, ?, ?, ?)", values)
+
+        return self._do(act)
 
     def remove(self, job_ids: Iterable[str]) -> Future[None]:
         """Delete rows and their events."""

@@ -32,12 +32,12 @@ Outside = Callable[[], AbstractContextManager[None]]
 
 @dataclass(frozen=True)
 class Workshop:
-    """What every task of an endpoint works with. ``tell(job, kind, data)`` may be called from any thread."""
+    """What every task of an endpoint works with. ``tell(job, kind, data, slot=None)`` may be called from any thread."""
 
     jobs: JobStore
     store: ArtifactStore
     redactor: Redactor
-    tell: Callable[[Job, str, dict[str, Any]], None]
+    tell: Callable[..., None]
     #: Called from any thread with the job's final form, which is stored by then.
     finished: Callable[[Job, Job], None]
 

@@ -87,7 +87,11 @@ class _WatchedTask:
     def execute(self, outside: Callable[[], AbstractContextManager[None]] | None = None) -> None:
         task = self._task
         try:
-            with watched_by(lambda kind, facts: task.shop.tell(task.job, "comfy", {"what": kind, **facts}), task.job.key):
+            with watched_by(self._tell, task.job.key):
                 task.execute(outside)
         finally:
             self._done(task)
+
+    def _tell(self, kind: str, facts: dict[str, Any]) -> None:
+        slot = f"preview/{facts['node']}" if kind == "preview" else None
+        self._task.shop.tell(self._task.job, "comfy", {"what": kind, **facts}, slot)

@@ -35,6 +35,7 @@ __all__ = [
     "node_classes",
     "on_main_loop",
     "open_socket",
+    "preview_method",
     "prompt_server",
     "prompt_state",
     "queue_depth",
@@ -223,6 +224,11 @@ def executing_place() -> Place | None:
     """The prompt and node whose code is running, in a node's own thread or task."""
     context = importlib.import_module("comfy_execution.utils").get_executing_context()
     return None if context is None else Place(str(context.prompt_id), str(context.node_id))
+
+
+def preview_method() -> str:
+    """How the prompt that runs wants previews of latents made: ``none``, ``auto``, ``latent2rgb`` or ``taesd``. In a node's own task."""
+    return str(importlib.import_module("comfy.cli_args").args.preview_method.value)
 
 
 # -- messages -----------------------------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ class NestedRun:
         run = self._run
         executor = self._own_executor()
         executor.add_message = self._with_start(executor, type(executor).add_message)
-        work = executor.execute_async(run.prompt, run.prompt_id, {"client_id": run.prompt_id}, run.sinks)
+        work = executor.execute_async(run.prompt, run.prompt_id, dict(run.extra_data), run.sinks)
         self._starting = True
         try:
             await Swapped(work, self._enter, self._leave)

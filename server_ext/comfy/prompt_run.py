@@ -29,6 +29,8 @@ class PromptRun:
         self.watch = watch
         self.prompt: dict[str, Any] = {}
         self.sinks: list[str] = []
+        #: What ComfyUI is told about the prompt beside it.
+        self.extra_data: dict[str, Any] = {"client_id": prompt_id}
         #: Of a run that is lent another prompt's place: how to stop it, when it must be over, its progress registry.
         self.stop_inner: Callable[[], None] | None = None
         self.lent_until: float | None = None

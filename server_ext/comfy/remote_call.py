@@ -60,6 +60,7 @@ class RemoteCall:
     def start(self) -> RemoteCall:
         """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
         place = host_api.executing_place()
+        self._preview_method = host_api.preview_method()
         self._run_around = run = around().runner.run_of(place.prompt_id) if place else None
         self._messages = NodeMessages(self.node_id, place.prompt_id if place else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
@@ -110,7 +111,8 @@ class RemoteCall:
         served = RemoteGraph(route=route)
         contract = served.contract
         _check_contract(self.contract, contract, clients[0].name)
-        outputs = served.call(self._inputs(contract), self._context, watch=self._told, began=self._loan.begin)
+        options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
+        outputs = served.call(self._inputs(contract), self._context, options, watch=self._told, began=self._loan.begin)
         names = [entry["name"] for entry in contract.outputs]
         return {index: port_values(outputs[name]) for index, name in enumerate(names) if name in outputs}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import threading
 import time
@@ -21,6 +20,7 @@ from yggdrasill.server_ext.comfy.inventory import fit_paths
 from yggdrasill.server_ext.comfy.lending import Lender
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 from yggdrasill.server_ext.comfy.shelf import Shelf
+from yggdrasill.server_ext.comfy.teller import Teller
 from yggdrasill.server_ext.comfy.virtual_socket import VirtualSocket
 
 __all__ = ["POLICIES", "QueueRunner", "watched_by"]
@@ -31,10 +31,6 @@ _FAR_AHEAD = -(1 << 40)
 _MOST_AHEAD = 8
 """Jobs that go ahead of a prompt that the owner has waiting; the next one waits behind it."""
 _STEP = 1e-6
-_PREVIEW_PAUSE = 0.2
-_LARGEST_PREVIEW = 256 << 10
-_LARGEST_OUTPUT = 64 << 10
-
 _watch: ContextVar[tuple[Watch, str] | None] = ContextVar("yggdrasill_comfy_watch", default=None)
 
 
@@ -72,10 +68,14 @@ class QueueRunner:
 
     # -- one run ------------------------------------------------------------------------------------------------
 
-    def run_prompt(self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
+    def run_prompt(
+        self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
+    ) -> dict[str, Any]:
         """See `PromptRunner.run_prompt`."""
         watch, key = _watch.get() or (None, None)
         run = PromptRun(str(uuid.uuid4()), graph, context, watch, key)
+        if preview_method is not None:
+            run.extra_data["preview_method"] = preview_method
         digests: dict[str, str] = {}
         try:
             for name, value in inputs.items():
@@ -112,7 +112,7 @@ class QueueRunner:
 
     def queue(self, run: PromptRun) -> None:
         """Put a run that was checked into ComfyUI's queue; on the main loop."""
-        host_api.enqueue(self._number(), run.prompt_id, run.prompt, {"client_id": run.prompt_id}, run.sinks)
+        host_api.enqueue(self._number(), run.prompt_id, run.prompt, run.extra_data, run.sinks)
         run.state = "queued"
         self.lender.add_run(run)
 
@@ -147,11 +147,12 @@ class QueueRunner:
 
     def _follow(self, run: PromptRun) -> None:
         """Pass on what is heard until the prompt is over; a cancelled token takes the prompt out, and no other."""
-        told = _Teller(run)
+        told = Teller(run)
         while not run.is_over:
-            message = run.next_message(_POLL)
+            message = run.next_message(told.patience(_POLL))
             if message is not None:
                 told.tell(*message)
+            told.show_due()
             self.lender.look_after(run, time.monotonic())
             if run.lent_until is not None and time.monotonic() > run.lent_until:
                 run.context.token.cancel("it ran inside a waiting prompt for longer than that could be kept waiting")
@@ -172,41 +173,3 @@ class QueueRunner:
     @staticmethod
     async def _close(run: PromptRun) -> None:
         host_api.close_socket(run.prompt_id)
-
-
-class _Teller:
-    """Passes messages on to the run's progress sink and to whoever watches, not oftener than they can be used."""
-
-    def __init__(self, run: PromptRun) -> None:
-        self._run = run
-        self._watch = run.watch
-        self._shown: dict[str, float] = {}
-
-    def tell(self, kind: str, facts: Mapping[str, Any]) -> None:
-        place = f"{self._run.place}/{facts.get('node')}"
-        sink = self._run.context.progress_sink
-        if kind == "progress" and sink is not None:
-            sink(place, facts["value"], facts["max"], None)
-        if self._watch is None:
-            return
-        if kind == "preview":
-            self._preview(facts)
-        elif kind in ("started", "cached", "executing", "progress", "output") or (kind == "executed" and _small(facts)):
-            self._watch(kind, dict(facts))
-
-    def _preview(self, facts: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        if len(facts["image"]) > _LARGEST_PREVIEW or now - self._shown.get(facts["node"], 0.0) < _PREVIEW_PAUSE or self._watch is None:
-            return
-        self._shown[facts["node"]] = now
-        picture = base64.b64encode(facts["image"]).decode("ascii")
-        self._watch("preview", {"node": facts["node"], "type": facts["type"], "image": picture})
-
-
-def _small(facts: Mapping[str, Any]) -> bool:
-    import json
-
-    try:
-        return len(json.dumps(facts)) <= _LARGEST_OUTPUT
-    except (TypeError, ValueError):
-        return False

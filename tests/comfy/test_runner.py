@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -13,6 +15,7 @@ from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.comfy.shelf import Shelf, content_hash
+from yggdrasill.server_ext.comfy.teller import PREVIEW_PAUSE, Teller
 
 GRAPH = ComfyGraph(
     {
@@ -97,3 +100,25 @@ def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
 def test_settings_that_make_no_sense_are_named(document: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):
         ComfySettings.from_dict(document, "settings.yaml")
+
+
+def test_of_many_previews_the_newest_is_shown_and_the_last_one_before_the_node_is_left() -> None:
+    told: list[tuple[str, str]] = []
+    run = PromptRun("p", GRAPH, RunContext(0), lambda kind, facts: told.append((kind, facts.get("image") or facts.get("node", ""))))
+    teller = Teller(run)
+
+    def show(picture: bytes) -> None:
+        teller.tell("preview", {"node": "5", "type": "image/jpeg", "image": picture})
+
+    for picture in (b"1", b"2", b"3"):
+        show(picture)
+    assert told == [("preview", "MQ==")]
+    assert 0 < teller.patience(9.0) <= PREVIEW_PAUSE
+    time.sleep(PREVIEW_PAUSE)
+    teller.show_due()
+    assert told[1:] == [("preview", "Mw==")]
+    show(b"4")
+    show(b"x" * (1 << 20))
+    teller.tell("executing", {"node": "9"})
+    assert told[2:] == [("preview", "NA=="), ("executing", "9")]
+    assert teller.patience(9.0) == 9.0

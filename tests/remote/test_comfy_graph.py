@@ -133,7 +133,9 @@ def test_it_stands_in_a_pipeline_beside_graphs_of_blocks() -> None:
 class Echo:
     """Gives the input back, as a runner of prompts."""
 
-    def run_prompt(self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
+    def run_prompt(
+        self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
+    ) -> dict[str, Any]:
         return {"blended": inputs["picture"]}
 
 

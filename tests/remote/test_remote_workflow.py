@@ -163,3 +163,17 @@ def test_a_host_is_told_the_key_and_the_progress(one: EndpointProcess, tmp_path:
     assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, began=keys.append) == {"y": 5}
     assert told[0] == (1.0, 2.0)
     assert [row["status"] for row in bridge().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
+
+
+def test_a_watcher_is_told_what_a_job_said_that_was_over_at_once(one: EndpointProcess) -> None:
+    told: list[tuple[str, str]] = []
+    remote = workflow(one)
+    for _ in range(2):
+        assert remote.call({"x": 2}, RunContext(0), watch=lambda kind, data: told.append((kind, str(data.get("text"))))) == {"y": 4}
+    assert told == [("log", "doubling")] * 2
+
+
+def test_a_preview_method_that_is_none_is_refused(one: EndpointProcess) -> None:
+    assert workflow(one).run({"x": 2}, preview_method="latent2rgb") == {"y": 4}
+    with pytest.raises(InvalidArgument, match=r"preview_method is 'best'; it can be 'auto', 'default', 'latent2rgb'"):
+        workflow(one).run({"x": 2}, preview_method="best")

@@ -6,6 +6,7 @@ is what it always is.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,7 +25,9 @@ CLASSES = ("StandInDouble", "StandInGate", "YggdrasillGraphInput", "YggdrasillGr
 class StandIn:
     """See `yggdrasill.remote.comfy_graph.PromptRunner`."""
 
-    def run_prompt(self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext) -> dict[str, Any]:
+    def run_prompt(
+        self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
+    ) -> dict[str, Any]:
         """The values that the Graph Output nodes are linked to."""
 
         def value_of(item: Any) -> Any:
@@ -36,6 +39,7 @@ class StandIn:
                 return load_handles(inputs.get(given["name"], given.get("default")))
             context.check_cancelled()
             if node["class_type"] == "StandInDouble":
+                logging.getLogger("yggdrasill.run.stand_in").info("doubling")
                 return value_of(given["value"]) * 2
             path = value_of(given["path"])
             begin(path)

@@ -115,3 +115,34 @@ def test_a_late_listener_misses_nothing_while_events_go_on(tmp_path: Path) -> No
         return found
 
     assert asyncio.run(listen()) == [*range(1, 1500, 2), *range(1501, 2000)]
+
+
+async def kept(store: JobStore) -> list[str]:
+    return [str(event.data.get("n")) for event in await asyncio.wrap_future(store.events(None, 0))]
+
+
+def test_of_events_in_one_slot_the_newest_is_kept_and_a_late_listener_gets_no_older(tmp_path: Path) -> None:
+    async def scenario() -> tuple[list[str], list[str], list[str]]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        stream = hub.listen("a", 0, 0.05)
+        first = await anext(stream)
+        for number in range(3):
+            hub.emit("a", "comfy", {"n": number}, "preview/7")
+            hub.emit("a", "comfy", {"n": f"other {number}"}, "preview/8")
+        hub.emit("a", "log", {"n": "line"})
+        live = []
+        async for event in stream:
+            if event is None:
+                break
+            live.append(str(event.data["n"]))
+        hub.emit("a", "status", {"status": "COMPLETED", "n": "end"})
+        stored = await kept(store)
+        store.close()
+        return [str(first)], live, stored
+
+    first, live, stored = asyncio.run(scenario())
+    assert first == ["None"]
+    assert live == ["2", "other 2", "line"]
+    assert stored == ["2", "other 2", "line", "end"]

@@ -144,4 +144,29 @@ class Show(_Node):
         return {"ui": {"text": [repr(item) for item in value]}, "result": ()}
 
 
-NODE_CLASS_MAPPINGS = {f"Test{cls.__name__}": cls for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Show)}
+class Preview(_Node):
+    """Shows previews of a latent as a sampler does, one per step, if previews are wanted."""
+
+    RETURN_TYPES = (ANY,)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "steps": ("INT", {"default": 10}), "salt": ("STRING", {"default": ""})}}
+
+    def act(self, value, steps, salt):
+        import comfy.latent_formats
+        import comfy.utils
+        import latent_preview
+        import torch
+
+        previewer = latent_preview.get_previewer("cpu", comfy.latent_formats.SD15())
+        bar = comfy.utils.ProgressBar(steps)
+        for step in range(steps):
+            latent = torch.full((1, 4, 8, 8), step / steps)
+            bar.update_absolute(step + 1, steps, previewer and previewer.decode_latent_to_preview_image("JPEG", latent))
+        return (value,)
+
+
+NODE_CLASS_MAPPINGS = {
+    f"Test{cls.__name__}": cls for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Show, Preview)
+}

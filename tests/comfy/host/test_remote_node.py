@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from functools import partial
 from typing import Any
@@ -9,8 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, know, load_image, node, remote_node, until
+from yggdrasill.executor.context import RunContext
+from yggdrasill.remote import RemoteWorkflow
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
@@ -181,3 +186,45 @@ def test_two_servers_can_be_called_at_once(a: Caller, b: Caller) -> None:
     direct = b.deploy("blur", BLUR)
     for call, picture in zip(calls, pictures, strict=True):
         assert torch.equal(call.wait(), direct.run({"picture": picture})["blurred"])
+
+
+def preview_prompt(salt: str) -> dict[str, Any]:
+    return {"1": graph_input("x"), "8": node("TestPreview", value=("1", 0), steps=10, salt=salt), "3": graph_output("y", ("8", 0))}
+
+
+def previews(caller: Caller, prompt: dict[str, Any], **options: Any) -> list[tuple[str, bytes]]:
+    """The nodes and pictures of the previews of one run, in their order."""
+    told: list[tuple[str, bytes]] = []
+
+    def watch(kind: str, data: Any) -> None:
+        if kind == "comfy" and data["what"] == "preview":
+            told.append((data["node"], base64.b64decode(data["image"])))
+
+    assert RemoteWorkflow(prompt, endpoint=caller.client).call({"x": 1}, RunContext(0), options, watch=watch) == {"y": 1}
+    return told
+
+
+def test_the_callers_preview_method_holds_though_the_server_makes_none(b: Caller) -> None:
+    assert previews(b, preview_prompt("none")) == []
+    assert previews(b, preview_prompt("off"), preview_method="none") == []
+    shown = previews(b, preview_prompt("rgb"), preview_method="latent2rgb")
+    assert {node_id for node_id, _ in shown} == {"8"}
+    assert all(picture.startswith(b"\xff\xd8") for _, picture in shown)
+    assert previews(b, preview_prompt("none again")) == []
+
+
+def test_the_last_preview_of_a_node_arrives_however_fast_they_come(b: Caller) -> None:
+    def brightness(steps: int) -> float:
+        prompt = {**preview_prompt(""), "8": node("TestPreview", value=("1", 0), steps=steps, salt="fast")}
+        picture = Image.open(io.BytesIO(previews(b, prompt, preview_method="auto")[-1][1]))
+        return float(np.asarray(picture.convert("L"), dtype=np.float32).mean())
+
+    # the last step of n shows a latent of (n - 1) / n: the more steps, the further from the first one's
+    one, four, sixty = brightness(1), brightness(4), brightness(60)
+    assert abs(sixty - one) > abs(four - one) > 1
+
+
+def test_a_remote_node_passes_the_preview_method_on_and_shows_what_comes(a: Caller, b: Caller) -> None:
+    b.deploy("previews", preview_prompt("remote"))
+    around = {"1": graph_input("x"), "2": remote_node("previews", "b", ("1", 0)), "3": graph_output("y", ("2", 0))}
+    assert {node_id for node_id, _ in previews(a, around, preview_method="latent2rgb")} == {"2"}
