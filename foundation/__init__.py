@@ -16,6 +16,7 @@ from yggdrasill.foundation.roles import (
     suggest_edges_for_new_node,
     use_task_node_auto_connect,
 )
+from yggdrasill.foundation.settings import Setting
 from yggdrasill.foundation.templates import register_template, template_names
 from yggdrasill.foundation.validation import ValidationResult
 
@@ -33,6 +34,7 @@ __all__ = [
     "ReusePool",
     "RunContext",
     "Runnable",
+    "Setting",
     "ValidationResult",
     "apply_auto_connect",
     "current_run",

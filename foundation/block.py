@@ -10,8 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, unknown
 from yggdrasill.foundation.ports import Port
+from yggdrasill.foundation.settings import Setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,12 +25,14 @@ class AbstractBaseBlock(ABC):
 
     ``deterministic`` says that equal inputs and config give equal outputs, so a result may be reused by content.
     ``stateful`` says that the block keeps something between calls: it is serialised, has one replica and is not retried.
+    ``settings`` declares what the config holds (`Setting`); None says that the block does not tell.
     A block must not change its inputs, and inference must not change its weights. What is no port (seeded generators,
     cancellation, progress, a logger) comes from ``yggdrasill.current_run()``.
     """
 
     deterministic: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
+    settings: ClassVar[tuple[Setting, ...] | None] = None
 
     block_type: str = ""
 
@@ -64,6 +67,17 @@ class AbstractBaseBlock(ABC):
     def run(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Alias of `forward`."""
         return self.forward(inputs)
+
+    def setting(self, name: str) -> Any:
+        """The config's value for a declared setting, checked; its default where the config has none.
+
+        Raises:
+            InvalidArgument: the value does not fit. UnknownName: no setting of that name is declared.
+        """
+        declared = {setting.name: setting for setting in self.settings or ()}
+        if name not in declared:
+            raise unknown(f"setting of block {self.block_type!r}", name, declared)
+        return declared[name].read(self.config, self.block_type)
 
     # -- ports --------------------------------------------------------------------------------------------------
 

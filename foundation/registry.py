@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownBlockType, UnknownName, YggdrasillError, unknown
 from yggdrasill.foundation.block import AbstractBaseBlock
+from yggdrasill.foundation.settings import Setting
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -74,6 +75,17 @@ class BlockRegistry:
             raise unknown("block type", block_type, self.types(), "Register it with register_block(type).", UnknownBlockType)
         self._factories[block_type] = found
         return found
+
+    def settings(self, block_type: str) -> tuple[Setting, ...] | None:
+        """What the type's config holds; None where it does not tell, and for a package of others, which a list must not import.
+
+        Raises:
+            UnknownBlockType
+        """
+        if self._built_ins and block_type in _installed() and block_type not in _built_in_table():
+            return None
+        declared: tuple[Setting, ...] | None = getattr(self.get(block_type), "settings", None)
+        return declared
 
     def __contains__(self, block_type: object) -> bool:
         return block_type in self._factories or (self._built_ins and (block_type in _built_in_table() or block_type in _installed()))

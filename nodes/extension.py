@@ -6,6 +6,8 @@ from typing import Any
 
 from comfy_api.v0_0_2 import ComfyExtension
 
+from yggdrasill.nodes.graphs import AddBlock, Connect, PipelineNode, RunGraph
+from yggdrasill.nodes.loading import LoadGraph, LoadPipeline, LoadStage, WorldNode
 from yggdrasill.nodes.plumbing import GraphResult, GraphValue
 from yggdrasill.nodes.ports import GraphInput, GraphOutput
 from yggdrasill.nodes.remote import RemoteGraphNode
@@ -24,4 +26,18 @@ class YggdrasillExtension(ComfyExtension):
 
     async def get_node_list(self) -> list[type[Any]]:
         """The node classes."""
-        return [GraphInput, GraphOutput, RemoteGraphNode, GraphValue, GraphResult]
+        return [
+            GraphInput,
+            GraphOutput,
+            RemoteGraphNode,
+            GraphValue,
+            GraphResult,
+            LoadGraph,
+            AddBlock,
+            Connect,
+            RunGraph,
+            LoadPipeline,
+            PipelineNode,
+            LoadStage,
+            WorldNode,
+        ]

@@ -22,6 +22,7 @@ class _Identity(AbstractBaseBlock):
     """Gives each output of ``passes`` the value of its input; an input that is absent gives no output."""
 
     deterministic: ClassVar[bool] = True
+    settings = ()
     passes: ClassVar[dict[str, str]]
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:

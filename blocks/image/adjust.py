@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
-from yggdrasill.blocks.settings import number
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
 
 __all__ = ["Adjust"]
 
@@ -21,6 +20,12 @@ class Adjust(AbstractBaseBlock):
 
     block_type = "image/adjust"
     deterministic: ClassVar[bool] = True
+    settings = (
+        Setting("gamma", "number", 1.0, 0.1, 10.0, meaning="above 1 lightens the middle tones"),
+        Setting("contrast", "number", 1.0, 0.0, 4.0, meaning="distance from middle grey"),
+        Setting("brightness", "number", 0.0, -1.0, 1.0, meaning="added to every colour"),
+        Setting("saturation", "number", 1.0, 0.0, 4.0, meaning="0 is grey, 1 leaves the colours"),
+    )
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("image", PortDirection.IN, PortType.IMAGE)
@@ -28,10 +33,10 @@ class Adjust(AbstractBaseBlock):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         image = as_image(inputs["image"], "image", self.block_type)
-        gamma = number(self.config, "gamma", 1.0, 0.1, 10.0, self.block_type)
-        contrast = number(self.config, "contrast", 1.0, 0.0, 4.0, self.block_type)
-        brightness = number(self.config, "brightness", 0.0, -1.0, 1.0, self.block_type)
-        saturation = number(self.config, "saturation", 1.0, 0.0, 4.0, self.block_type)
+        gamma = self.setting("gamma")
+        contrast = self.setting("contrast")
+        brightness = self.setting("brightness")
+        saturation = self.setting("saturation")
         colours = slice(0, 1) if image.shape[-1] == 1 else slice(0, 3)
         colour = image[..., colours].clamp(0.0, 1.0) ** (1.0 / gamma)
         colour = (colour - 0.5) * contrast + 0.5 + brightness

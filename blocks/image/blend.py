@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
-from yggdrasill.blocks.settings import choice, number
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +36,10 @@ class Blend(AbstractBaseBlock):
 
     block_type = "image/blend"
     deterministic: ClassVar[bool] = True
+    settings = (
+        Setting("mode", "choice", "normal", options=tuple(_MODES), meaning="how the colours of both are joined"),
+        Setting("opacity", "number", 1.0, 0.0, 1.0, meaning="how much of the upper image shows"),
+    )
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("below", PortDirection.IN, PortType.IMAGE)
@@ -53,8 +56,8 @@ class Blend(AbstractBaseBlock):
             raise InvalidArgument(
                 f"{self.block_type}: below is {list(below.shape)}, above {list(above.shape)}; bring them to one size with image/resize"
             )
-        mode = choice(self.config, "mode", "normal", _MODES, self.block_type)
-        cover: Any = number(self.config, "opacity", 1.0, 0.0, 1.0, self.block_type)
+        mode = self.setting("mode")
+        cover: Any = self.setting("opacity")
         mask = inputs.get("mask")
         if mask is not None:
             mask = torch.as_tensor(mask, dtype=torch.float32)

@@ -7,9 +7,8 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
-from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortAggregation, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortAggregation, PortDirection, PortType, Setting
 
 __all__ = ["Grid"]
 
@@ -26,6 +25,11 @@ class Grid(AbstractBaseBlock):
 
     block_type = "image/grid"
     deterministic: ClassVar[bool] = True
+    settings = (
+        Setting("columns", "integer", None, 1, _MOST_IMAGES, meaning="images in a row; without it the sheet is about square"),
+        Setting("gap", "integer", 8, 0, 512, meaning="pixels between images"),
+        Setting("background", "number", 1.0, 0.0, 1.0, meaning="grey of the gaps, 1 is white"),
+    )
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("images", PortDirection.IN, PortType.ANY, aggregation=PortAggregation.DICT)
@@ -40,10 +44,10 @@ class Grid(AbstractBaseBlock):
             raise InvalidArgument(
                 f"{self.block_type}: got {len(images)} images with {sorted(channels)} channels; it takes 1 to {_MOST_IMAGES} images with equal channels"
             )
-        columns = int(number(self.config, "columns", math.ceil(len(images) ** 0.5), 1, _MOST_IMAGES, self.block_type))
+        columns = self.setting("columns") or math.ceil(len(images) ** 0.5)
         columns = min(columns, len(images))
-        gap = int(number(self.config, "gap", 8, 0, 512, self.block_type))
-        background = number(self.config, "background", 1.0, 0.0, 1.0, self.block_type)
+        gap = self.setting("gap")
+        background = self.setting("background")
         height, width = max(image.shape[0] for image in images), max(image.shape[1] for image in images)
         rows = math.ceil(len(images) / columns)
         sheet = torch.full((1, rows * (height + gap) + gap, columns * (width + gap) + gap, channels.pop()), background)

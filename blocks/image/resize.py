@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
-from yggdrasill.blocks.settings import choice, number
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
 
 __all__ = ["Resize"]
 
@@ -24,6 +23,12 @@ class Resize(AbstractBaseBlock):
 
     block_type = "image/resize"
     deterministic: ClassVar[bool] = True
+    settings = (
+        Setting("width", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
+        Setting("height", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
+        Setting("scale", "number", None, 0.01, 16.0, meaning="a factor, where no size is given"),
+        Setting("method", "choice", "bilinear", options=("nearest", "bilinear", "bicubic"), meaning="how pixels between pixels are found"),
+    )
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("image", PortDirection.IN, PortType.IMAGE)
@@ -33,7 +38,7 @@ class Resize(AbstractBaseBlock):
         from torch.nn.functional import interpolate
 
         image = as_image(inputs["image"], "image", self.block_type)
-        method = choice(self.config, "method", "bilinear", ("nearest", "bilinear", "bicubic"), self.block_type)
+        method = self.setting("method")
         height, width = self._size(image.shape[1], image.shape[2])
         if (height, width) == tuple(image.shape[1:3]):
             return {"resized": image.clone()}
@@ -45,17 +50,12 @@ class Resize(AbstractBaseBlock):
         return {"resized": resized.permute(0, 2, 3, 1).contiguous()}
 
     def _size(self, height: int, width: int) -> tuple[int, int]:
-        config = {name: value for name, value in self.config.items() if value is not None}
-        if "width" not in config and "height" not in config:
-            if "scale" not in config:
+        wanted_width, wanted_height, scale = (self.setting(name) for name in ("width", "height", "scale"))
+        if wanted_width is None and wanted_height is None:
+            if scale is None:
                 raise InvalidArgument(f"{self.block_type}: config names no size; give 'width', 'height' or 'scale'")
-            scale = number(config, "scale", 1.0, 0.01, 16.0, self.block_type)
             new_height, new_width = height * scale, width * scale
         else:
-            if "width" in config:
-                new_width = number(config, "width", 1, 1, _MOST_PIXELS, self.block_type)
-                new_height = height * new_width / width
-            if "height" in config:
-                new_height = number(config, "height", 1, 1, _MOST_PIXELS, self.block_type)
-                new_width = new_width if "width" in config else width * new_height / height
+            new_width = width * wanted_height / height if wanted_width is None else wanted_width
+            new_height = height * wanted_width / width if wanted_height is None else wanted_height
         return max(round(new_height), 1), max(round(new_width), 1)

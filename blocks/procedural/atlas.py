@@ -36,6 +36,7 @@ class Atlas(AbstractBaseBlock):
 
     block_type = "procedural/atlas"
     deterministic: ClassVar[bool] = True
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("image", PortDirection.IN, PortType.IMAGE)

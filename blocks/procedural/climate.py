@@ -30,6 +30,7 @@ class Climate(AbstractBaseBlock):
 
     block_type = "procedural/climate"
     deterministic: ClassVar[bool] = True
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("elevation", PortDirection.IN, PortType.TENSOR)

@@ -27,6 +27,7 @@ class Erosion(AbstractBaseBlock):
 
     block_type = "procedural/erosion"
     deterministic: ClassVar[bool] = True
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("ground", PortDirection.IN, PortType.TENSOR)

@@ -27,6 +27,7 @@ class Heightfield(AbstractBaseBlock):
 
     block_type = "procedural/heightfield"
     deterministic: ClassVar[bool] = True
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("configuration", PortDirection.IN, PortType.DICT)

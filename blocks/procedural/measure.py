@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from yggdrasill.blocks.procedural.climate import BIOMES
 from yggdrasill.blocks.procedural.fields import as_field
 from yggdrasill.blocks.procedural.noise import Field
-from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument, choices
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
 
 __all__ = ["Measure", "compass", "label_bodies"]
 
@@ -33,6 +32,7 @@ class Measure(AbstractBaseBlock):
 
     block_type = "procedural/measure"
     deterministic: ClassVar[bool] = True
+    settings = (Setting("peaks", "integer", 5, 0, 50, meaning="how many peaks are listed"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("artifacts", PortDirection.IN, PortType.DICT)
@@ -61,7 +61,7 @@ class Measure(AbstractBaseBlock):
             "deepest_m": round(-float(min(elevation.min(), 0.0))),
             "mean_temperature": round(float(fields["temperature"][land].mean()), 1) if count else 0.0,
             "mean_rainfall": round(float(fields["rainfall"][land].mean())) if count else 0,
-            "peaks": _peaks(elevation, int(number(self.config, "peaks", 5, 0, 50, self.block_type))),
+            "peaks": _peaks(elevation, self.setting("peaks")),
             "rivers": _rivers(fields, pixel),
             "lakes": _lakes(fields["lakes"] > 0.0, pixel),
             "biomes": _biomes(fields["biomes"].astype(np.int64)[land]),

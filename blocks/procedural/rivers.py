@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from yggdrasill.blocks.procedural.configuration import read_terrain
 from yggdrasill.blocks.procedural.drainage import accumulate, fill_depressions, receivers
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor
-from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
 
 __all__ = ["Rivers"]
 
@@ -35,6 +34,9 @@ class Rivers(AbstractBaseBlock):
 
     block_type = "procedural/rivers"
     deterministic: ClassVar[bool] = True
+    settings = (
+        Setting("source", "number", 6.0, 0.01, 10000.0, meaning="cubic metres per second that make a river on a map 1,200 km wide"),
+    )
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("elevation", PortDirection.IN, PortType.TENSOR)
@@ -51,7 +53,7 @@ class Rivers(AbstractBaseBlock):
             raise InvalidArgument(
                 f"{self.block_type}: rainfall is {list(rainfall.shape)}, elevation {list(elevation.shape)}; both must be fields of one map"
             )
-        source = number(self.config, "source", 6.0, 0.01, 10000.0, self.block_type) * (terrain.width_km / 1200.0) ** 2
+        source = self.setting("source") * (terrain.width_km / 1200.0) ** 2
         pixel = terrain.width_km / elevation.shape[1]
         filled = fill_depressions(elevation)
         receiver = receivers(filled)

@@ -12,9 +12,8 @@ from yggdrasill.blocks.procedural import palette
 from yggdrasill.blocks.procedural.configuration import Terrain, read_terrain
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor, blur, smoothstep
 from yggdrasill.blocks.procedural.noise import Field, unit_grid
-from yggdrasill.blocks.settings import number
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
 
 __all__ = ["Shade"]
 
@@ -33,6 +32,11 @@ class Shade(AbstractBaseBlock):
 
     block_type = "procedural/shade"
     deterministic: ClassVar[bool] = True
+    settings = (
+        Setting("relief", "number", 1.0, 0.0, 10.0, meaning="strength of the shadows"),
+        Setting("graticule", "boolean", True, meaning="thin lines of a map"),
+        Setting("vignette", "boolean", True, meaning="darker corners"),
+    )
 
     def declare_ports(self) -> Iterable[Port]:
         for name in ("elevation", "temperature", "rainfall", "discharge", "receiver", "rivers", "lakes"):
@@ -47,7 +51,7 @@ class Shade(AbstractBaseBlock):
         shapes = {name: list(field.shape) for name, field in fields.items()}
         if len({field.shape for field in fields.values()}) > 1:
             raise InvalidArgument(f"{self.block_type}: the fields have shapes {shapes}; all must be fields of one map")
-        relief = number(self.config, "relief", 1.0, 0.0, 10.0, self.block_type)
+        relief = self.setting("relief")
         elevation, size = fields["elevation"], fields["elevation"].shape[0]
         land = elevation > 0.0
         slopes = _shading(elevation, terrain.pixel_km * terrain.size / size, relief)
@@ -56,7 +60,7 @@ class Shade(AbstractBaseBlock):
         colour = _fire(colour, terrain, land)
         colour = _over(colour, palette.INK, 0.34 * 4.0 * cover * (1.0 - cover) + 0.16 * _rim(land))
         colour = _over(colour, palette.RIVER, _river_cover(fields))
-        image = _finish(colour, self.config)
+        image = _finish(colour, graticule=self.setting("graticule"), vignette=self.setting("vignette"))
         return {"image": as_tensor(image[None].astype(np.float32))}
 
 
@@ -175,13 +179,13 @@ def _smooth_course(cells: NDArray[np.int64], receiver: NDArray[np.int64], rows: 
     return y, x
 
 
-def _finish(colour: Field, config: dict[str, Any]) -> Field:
+def _finish(colour: Field, *, graticule: bool, vignette: bool) -> Field:
     size = colour.shape[0]
     x, y = unit_grid(size)
-    if config.get("graticule", True):
+    if graticule:
         gap = np.minimum(np.abs((x * 6.0) % 1.0 - 0.5), np.abs((y * 6.0) % 1.0 - 0.5)) * size / 6.0
         colour = _over(colour, palette.PAPER, 0.13 * np.clip(1.0 - gap, 0.0, 1.0))
-    if config.get("vignette", True):
+    if vignette:
         far = np.sqrt((x - 0.5) ** 2 + (y - 0.5) ** 2)
         colour = colour * (1.0 - 0.2 * smoothstep(0.38, 0.75, far))[..., None]
     return np.clip(colour / 255.0, 0.0, 1.0)

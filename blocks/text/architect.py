@@ -12,7 +12,7 @@ from yggdrasill.blocks.procedural.configuration import KEYS, read_terrain
 from yggdrasill.blocks.text.chance import seed_of
 from yggdrasill.blocks.text.episodes import last_episode, require_mapping, text_of
 from yggdrasill.blocks.text.themes import THEMES, Mention, find_themes
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, current_run
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting, current_run
 
 __all__ = ["Architect", "begin", "change"]
 
@@ -30,6 +30,12 @@ class Architect(AbstractBaseBlock):
     """
 
     block_type = "text/architect"
+    settings = tuple(
+        Setting(
+            name, "integer" if key.whole else "number", None, key.low, key.high, meaning=", ".join(filter(None, (key.meaning, key.unit)))
+        )
+        for name, key in KEYS.items()
+    )
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("happening", PortDirection.IN, PortType.ANY)

@@ -25,6 +25,7 @@ class Chronicle(AbstractBaseBlock):
 
     block_type = "text/chronicle"
     deterministic: ClassVar[bool] = True
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("content", PortDirection.IN, PortType.DICT, optional=True)

@@ -22,6 +22,7 @@ class Describe(AbstractBaseBlock):
 
     block_type = "text/describe"
     deterministic: ClassVar[bool] = True
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("measures", PortDirection.IN, PortType.DICT)

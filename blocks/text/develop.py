@@ -38,6 +38,7 @@ class Develop(AbstractBaseBlock):
     """
 
     block_type = "text/develop"
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("world", PortDirection.IN, PortType.DICT, optional=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from yggdrasill.blocks.text.episodes import text_of
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortAggregation, PortDirection, PortType
+from yggdrasill.foundation import AbstractBaseBlock, Port, PortAggregation, PortDirection, PortType, Setting
 
 __all__ = ["Join"]
 
@@ -20,13 +20,14 @@ class Join(AbstractBaseBlock):
 
     block_type = "text/join"
     deterministic: ClassVar[bool] = True
+    settings = (Setting("separator", "text", "\n\n", meaning="what stands between two texts"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("parts", PortDirection.IN, PortType.ANY, aggregation=PortAggregation.DICT)
         yield Port("text", PortDirection.OUT, PortType.TEXT)
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        separator = str(self.config.get("separator", "\n\n"))
+        separator = self.setting("separator")
         return {"text": separator.join(part for part in _texts(inputs["parts"]) if part.strip())}
 
 

@@ -83,6 +83,7 @@ class Narrate(AbstractBaseBlock):
 
     block_type = "text/narrate"
     deterministic: ClassVar[bool] = True
+    settings = ()
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("happening", PortDirection.IN, PortType.ANY)

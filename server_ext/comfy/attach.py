@@ -59,7 +59,7 @@ def _attach(parts: Around) -> None:
         peers=settings.peers,
         allow_hosts=settings.allow_hosts,
         peer_url=settings.peer_url or url,
-        roots=_model_folders(),
+        roots=host_api.model_folders(),
     )
     run_prompts_with(parts.runner)
     service, guard, _ = build_service(serving, data_dir, token, redactor, ComfyHost(settings.slots))
@@ -95,9 +95,3 @@ def _own_address(settings: ComfySettings) -> tuple[str, int, str]:
     scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
     name = "127.0.0.1" if address in ("0.0.0.0", "::", "") else address  # noqa: S104 - compared with
     return address, int(args.port), f"{scheme}://{f'[{name}]' if ':' in name else name}:{args.port}"
-
-
-def _model_folders() -> list[Path]:
-    """The folders that ComfyUI finds models in."""
-    named = importlib.import_module("folder_paths").folder_names_and_paths
-    return sorted({Path(folder) for key, entry in named.items() if key != "custom_nodes" for folder in entry[0]})

@@ -15,6 +15,7 @@ import logging
 import time
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
@@ -32,6 +33,8 @@ __all__ = [
     "forget",
     "interrupt_running",
     "interrupted",
+    "media_folders",
+    "model_folders",
     "node_classes",
     "on_main_loop",
     "open_socket",
@@ -42,6 +45,7 @@ __all__ = [
     "raise_interrupt",
     "send_json",
     "send_preview",
+    "send_text",
     "shielded",
     "user_directory",
     "validate",
@@ -53,6 +57,7 @@ MINIMUM_VERSION = (0, 25)
 _LOG = logging.getLogger("yggdrasill.comfy")
 _PREVIEW_WITH_METADATA = 4
 _LONGEST_MESSAGE = 8 << 20
+_LONGEST_LINE = 500
 
 
 @dataclass(frozen=True)
@@ -141,6 +146,18 @@ def flags_problem() -> str | None:
         "ComfyUI started like this forgets the models of one graph when another one runs; an endpoint that serves several graphs keeps them "
         "with '--cache-lru 50', or with '--cache-ram 4 4' (GiB of memory to keep free)"
     )
+
+
+def media_folders() -> list[Path]:
+    """ComfyUI's input and output folders, which anybody who may post a prompt reads and writes through its own nodes."""
+    paths = importlib.import_module("folder_paths")
+    return [Path(paths.get_input_directory()), Path(paths.get_output_directory())]
+
+
+def model_folders() -> list[Path]:
+    """The folders that ComfyUI finds models in."""
+    named = importlib.import_module("folder_paths").folder_names_and_paths
+    return sorted({Path(folder) for key, entry in named.items() if key != "custom_nodes" for folder in entry[0]})
 
 
 # -- the queue ----------------------------------------------------------------------------------------------------
@@ -257,6 +274,11 @@ def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> 
     server = prompt_server()
     payload = len(text).to_bytes(4, "big") + text + bytes(image)
     asyncio.run_coroutine_threadsafe(_quietly(server, payload, sid), server.loop)
+
+
+def send_text(text: str, node_id: str, sid: str | None) -> None:
+    """Show a line of text on a node while it runs."""
+    prompt_server().send_progress_text(text[:_LONGEST_LINE], node_id, sid)
 
 
 async def _quietly(server: Any, payload: bytes, sid: str | None) -> None:

@@ -218,7 +218,7 @@ def test_a_bad_configuration_is_named_with_its_allowed_range(bad: Any, message: 
 )
 def test_a_bad_setting_of_a_block_is_named(creator: Graph, block_type: str, name: str) -> None:
     artifacts = map_of(creator)["artifacts"]
-    with pytest.raises(InvalidArgument, match=f"{block_type}: config '{name}' is 'much'; it must be a number from"):
+    with pytest.raises(InvalidArgument, match=f"{block_type}: config '{name}' is 'much'; it must be a (whole )?number from"):
         block(block_type, **{name: "much"}).run({**artifacts, "artifacts": artifacts, "configuration": SMALL})
 
 

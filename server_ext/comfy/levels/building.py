@@ -1,0 +1,104 @@
+"""From a config to something that is checked or runs: locally, or with its parts where the registry places them."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from yggdrasill.errors import InvalidConfig, choices
+from yggdrasill.foundation import Graph
+from yggdrasill.pipeline import Pipeline
+from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.placement import Part, match_keys
+from yggdrasill.remote.proxies import kind_of, make_proxy
+from yggdrasill.remote.resolvers import RegistryProject
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.levels.house import check
+from yggdrasill.stage import Stage
+from yggdrasill.world import World
+
+__all__ = ["CLASSES", "build", "checked_level", "config_key", "placed"]
+
+CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
+_MOST_KEPT = 8
+_kept: OrderedDict[str, Any] = OrderedDict()
+_kept_lock = threading.Lock()
+
+
+def config_key(config: Mapping[str, Any]) -> str:
+    """Equal for equal configs."""
+    return json.dumps(config, sort_keys=True, default=repr)
+
+
+def checked_level(config: Any, *levels: str) -> str:
+    """The level of ``config`` if it is one of ``levels`` (a ComfyUI workflow with ports counts as a graph).
+
+    Raises:
+        InvalidConfig
+    """
+    if not isinstance(config, Mapping):
+        raise InvalidConfig(f"a config is a mapping, got {type(config).__name__}; link what a Yggdrasill node gives")
+    kind = kind_of(config)
+    level = "graph" if kind == "comfy" else kind
+    marked = kind != "graph" or "nodes" in config or "graph_id" in config
+    if level not in levels or not marked:
+        what = f"a {level}'s" if marked else f"of no level: it has {choices(map(str, config))}"
+        raise InvalidConfig(f"this config is {what}, and here goes one of {choices(levels)}; load it with the node for its level")
+    return kind
+
+
+def build(config: Mapping[str, Any]) -> Any:
+    """The graph, pipeline, stage or world of ``config`` in this process. Its models stay loaded while others like it are built.
+
+    Raises:
+        InvalidConfig, UnsupportedVersion, UnknownBlockType, InvalidEdge
+    """
+    kind = kind_of(config)
+    if kind == "comfy":
+        return ComfyGraph.from_config(check(config))
+    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False))
+
+
+def placed(config: Mapping[str, Any]) -> Any:
+    """As `build`, with the parts that the registry of this ComfyUI places elsewhere as proxies of what is deployed there.
+
+    Raises:
+        InvalidConfig, EndpointUnreachable, RemoteError, and as `build`.
+    """
+    registry, kind = around().registry, kind_of(config)
+    if not registry.endpoints:
+        return build(config)
+    whole, apart = _whole(config, kind, registry)
+    if whole is not None and not whole.is_local and not apart:
+        own = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
+        return make_proxy(registry, whole, own, check(config), fallback=lambda: build(config))
+    if kind == "comfy":
+        return build(config)
+    if whole is not None and not whole.is_local:
+        return registry.place(build(config))
+    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False, endpoints=RegistryProject(registry)))
+
+
+def _whole(config: Mapping[str, Any], kind: str, registry: EndpointRegistry) -> tuple[Any, bool]:
+    """Where the project as a whole is placed, if anywhere, and whether some of its parts are placed apart from it."""
+    own = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
+    parts = [part for part in Part.of_config((), config).walk() if part.path]
+    keys, _ = match_keys(registry.placements, [Part((own,), None), *parts])
+    taken = (own,) in {part.path for part in parts}
+    key = None if taken else keys.pop((own,), None)
+    whole = registry.placements[key] if key is not None else registry.default if kind in ("graph", "comfy") else None
+    return whole, any(registry.placements[other] != whole for other in keys.values())
+
+
+def _keep(config: Mapping[str, Any], built: Any) -> Any:
+    """Hold on to the last few that were built: the reuse pool shares a model for as long as somebody has it."""
+    with _kept_lock:
+        _kept[config_key(config)] = built
+        _kept.move_to_end(config_key(config))
+        while len(_kept) > _MOST_KEPT:
+            _kept.popitem(last=False)
+    return built

@@ -1,0 +1,99 @@
+"""The ports of a graph as a node's sockets: their order, ComfyUI's types, and values across the border."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.foundation.contract import Runnable
+from yggdrasill.server_ext.comfy.levels.building import build, checked_level
+
+__all__ = ["MOST_PORTS", "contract_of", "inputs_by_name", "outputs_in_order", "pictures_of"]
+
+MOST_PORTS = 32
+
+
+def contract_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``{graph_id, kind, hash, inputs, outputs}`` of a graph or pipeline, as an endpoint tells it of one that it serves."""
+    kind = checked_level(config, "graph", "pipeline")
+    graph = build(config)
+    inputs, outputs = _entries(graph)
+    own = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
+    return {"graph_id": own, "kind": kind, "hash": "", "inputs": inputs, "outputs": outputs}
+
+
+def _entries(graph: Runnable) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    sides = []
+    for spec in (graph.get_input_spec(include_dtype=True), graph.get_output_spec(include_dtype=True)):
+        ports: dict[str, dict[str, Any]] = {}
+        for entry in spec:
+            port: dict[str, Any] = {name: entry[name] for name in ("name", "dtype", "comfy_type", "optional") if name in entry}
+            first = ports.setdefault(entry["name"], port)
+            first["optional"] = bool(first.get("optional")) and bool(port.get("optional"))
+            first["dtype"] = port["dtype"] if first.get("dtype") == "any" else first.get("dtype", "any")
+        sides.append(list(ports.values()))
+    return sides[0], sides[1]
+
+
+def inputs_by_name(graph: Any, name: str, sockets: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of sockets ``p0``, ``p1`` ... by the graph's input names; pictures as blocks want them.
+
+    Raises:
+        InvalidArgument: a socket too many, or an input that is needed and not linked.
+    """
+    ports, _ = _entries(graph)
+    inputs = {}
+    for socket, value in sockets.items():
+        index = int(socket.removeprefix("p"))
+        if value is None:
+            continue
+        if index >= len(ports):
+            names = choices(port["name"] for port in ports)
+            raise InvalidArgument(f"socket {socket!r} is linked, and {name!r} has {len(ports)} inputs ({names}); unlink it")
+        port = ports[index]
+        inputs[port["name"]] = _picture(value, port["name"]) if port["dtype"] == "image" else value
+    missing = [port["name"] for port in ports if not port["optional"] and port["name"] not in inputs]
+    if missing:
+        raise InvalidArgument(f"{name!r} needs {choices(missing)}; link the node's sockets, in the order of its inputs")
+    return inputs
+
+
+def outputs_in_order(graph: Any, outputs: Mapping[str, Any]) -> dict[int, Any]:
+    """The values by the number of their socket; an output that nothing wrote has none."""
+    names = [port["name"] for port in _entries(graph)[1]]
+    return {index: outputs[name] for index, name in enumerate(names[:MOST_PORTS]) if outputs.get(name) is not None}
+
+
+def _picture(value: Any, port: str) -> Any:
+    """A picture [batch, height, width, channels] in float32, the same in every bit.
+
+    Raises:
+        InvalidArgument: it is no picture, or float32 cannot hold it.
+    """
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.ndim != 4:
+        what = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+        raise InvalidArgument(f"input {port!r} takes an IMAGE [batch, height, width, channels], got {what}; convert it first")
+    if value.dtype is torch.float32:
+        return value
+    exact = value.to(torch.float32)
+    if not value.is_floating_point() or not torch.equal(exact.to(value.dtype), value) or value.element_size() > 4:
+        raise InvalidArgument(f"input {port!r} is {value.dtype}, which float32 may not hold without loss; convert it first")
+    return exact
+
+
+def pictures_of(value: Any) -> list[Any]:
+    """The pictures [batch, height, width, 3 or 4] in a value: itself, the parts of a list, or what a dict has under ``images``."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        fits = value.ndim == 4 and value.shape[-1] in (1, 3, 4) and value.is_floating_point()
+        return [value] if fits else []
+    if isinstance(value, Mapping):
+        parts = value.get("images", value.get("image"))
+        return [] if parts is None else pictures_of(parts)
+    if isinstance(value, (list, tuple)):
+        return [picture for part in value for picture in pictures_of(part)]
+    return []

@@ -1,0 +1,101 @@
+"""Where a config comes from: a template with its parameters, a file in one of the open folders, or pasted text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from yggdrasill.errors import YggdrasillError
+from yggdrasill.foundation import Setting, template_names
+from yggdrasill.foundation.templates import TEMPLATE_FOLDER, FileTemplate, render_template
+from yggdrasill.server_ext.comfy.levels.building import build, checked_level, config_key
+from yggdrasill.server_ext.comfy.levels.house import open_file, read_text
+from yggdrasill.server_ext.comfy.levels.values import given_values
+
+__all__ = ["PREFIX", "fingerprint", "from_file", "from_template", "from_text", "load_source", "template_settings"]
+
+PREFIX = "template: "
+"""What the choice of a template begins with."""
+
+
+def template_settings(level: str) -> dict[str, tuple[Setting, ...] | None]:
+    """The parameters of every template of a level by its name; None for one that does not tell them."""
+    return {name: _settings_of(level, name) for name in template_names(level)}
+
+
+def from_template(level: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a template. Raises `UnknownName` for one that is not there (any more), else as `render_template`."""
+    known = _settings_of(level, name) if name in template_names(level) else None
+    return _whole(level, render_template(level, name, given_values(known, given, f"template {name!r}")))
+
+
+def from_file(level: str, name: str) -> dict[str, Any]:
+    """The config in a file; see `open_file`."""
+    return _whole(level, open_file(name))
+
+
+def from_text(level: str, text: str) -> dict[str, Any]:
+    """The config in pasted JSON or YAML."""
+    return _whole(level, read_text(text, f"{level} config"))
+
+
+def _whole(level: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config as the level itself writes it, so that equal things are equal however they were written."""
+    checked_level(config, level)
+    whole = dict(build(config).to_config())
+    storage = config.get("storage") if level == "world" else None
+    return whole if storage is None else {**whole, "storage": dict(storage)}
+
+
+def _settings_of(level: str, name: str) -> tuple[Setting, ...] | None:
+    file = TEMPLATE_FOLDER / level / f"{name}.yaml"
+    try:
+        return _read_settings(str(file), file.stat().st_mtime_ns)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def _read_settings(file: str, changed: int) -> tuple[Setting, ...] | None:
+    try:
+        parameters = FileTemplate(file).parameters
+    except YggdrasillError:
+        return None
+    return tuple(_setting(name, parameter) for name, parameter in parameters.items())
+
+
+def _setting(name: str, parameter: Any) -> Setting:
+    default, meaning = parameter.default, parameter.description
+    if parameter.choices is not None:
+        return Setting(name, "choice", default, options=tuple(parameter.choices), meaning=meaning)
+    kinds = {bool: "boolean", int: "integer", float: "number", str: "text"}
+    return Setting(name, kinds.get(type(default), "value"), default, meaning=meaning)
+
+
+def load_source(level: str, source: Mapping[str, Any] | None, chosen: str) -> dict[str, Any]:
+    """The config that the widgets of a loading node name; ``chosen`` is what its list says, also where the list has no such choice.
+
+    Raises:
+        UnknownName: a template that is not there. InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
+    """
+    choice = chosen if source is None else str(source.get("source", chosen))
+    given = {name: value for name, value in (source or {}).items() if name != "source" and value is not None}
+    if choice == "file":
+        return from_file(level, str(given.get("name", "")))
+    if choice == "text":
+        return from_text(level, str(given.get("text", "")))
+    return from_template(level, choice.removeprefix(PREFIX), given)
+
+
+def fingerprint(source: Any) -> Any:
+    """Changes when a file that is named was written or a template changed."""
+    if not isinstance(source, Mapping):
+        return None
+    choice = str(source.get("source"))
+    if choice == "file":
+        try:
+            return config_key(open_file(str(source.get("name", ""))))
+        except YggdrasillError as error:
+            return error.message
+    return None if choice == "text" else str(sorted(TEMPLATE_FOLDER.glob(f"*/{choice.removeprefix(PREFIX)}.yaml")))

@@ -1,0 +1,60 @@
+"""What widgets hold as config values: a widget left at its default writes nothing, so a config says what somebody chose."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.foundation import Setting
+from yggdrasill.foundation.documents import parse_document
+
+__all__ = ["REST", "given_values", "read_value"]
+
+REST = "config"
+"""The widget for what is written as YAML, where a block does not declare its settings."""
+
+
+def given_values(settings: Sequence[Setting] | None, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """The config that widgets of ``settings`` say; without settings, what the one widget for YAML holds.
+
+    Raises:
+        InvalidArgument: a value that does not fit; ``owner`` is named. InvalidConfig: YAML that is none.
+    """
+    if settings is None:
+        text = str(given.get(REST) or "")
+        return parse_document(text, f"{owner}, config", yaml=True) if text.strip() else {}
+    config = {}
+    for setting in settings:
+        if setting.name not in given:
+            continue
+        value = read_value(setting, given[setting.name], owner)
+        if value != setting.default:
+            config[setting.name] = value
+    return config
+
+
+def read_value(setting: Setting, value: Any, owner: str) -> Any:
+    """The config value of one widget; the text widget of a number without default may be blank."""
+    if isinstance(value, str) and setting.kind != "choice":
+        if setting.kind == "value" or (setting.default is None and setting.kind in ("integer", "number", "boolean")):
+            value = _written(setting, value, owner)
+        elif not value and setting.default is None:
+            value = None
+    checked = setting.read({setting.name: value}, owner)
+    return int(checked) if setting.kind == "number" and isinstance(value, int) and not isinstance(value, bool) else checked
+
+
+def _written(setting: Setting, text: str, owner: str) -> Any:
+    if not text.strip():
+        return setting.default
+    try:
+        return parse_document(
+            f"value: {text}" if "\n" not in text else "value:\n" + _indented(text), f"{owner}, {setting.name}", yaml=True
+        )["value"]
+    except ValueError as error:
+        raise InvalidArgument(f"{owner}: {setting.name!r} is {text[:80]!r}, which is no value: {error}") from error
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

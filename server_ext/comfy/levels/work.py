@@ -1,0 +1,99 @@
+"""The work of one node in a thread of its own: the node waits without holding ComfyUI up, and an interrupt stops the work."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Generic, TypeVar
+
+from yggdrasill.errors import Cancelled
+from yggdrasill.executor.context import CancelToken, RunContext, enter_run
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.node_messages import NodeMessages
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+
+__all__ = ["Meter", "NodeWork"]
+
+Result = TypeVar("Result")
+_POLL = 0.1
+_GRACE = 20.0
+"""Seconds an interrupted node waits for its work to stop, so that the next one finds everything free."""
+
+
+class Meter:
+    """The progress of a node: so many steps, and how far the one that runs is."""
+
+    def __init__(self, messages: NodeMessages) -> None:
+        self._messages = messages
+        self._lock = threading.Lock()
+        self._total = 1
+        self._done = 0
+
+    def begin(self, total: int, done: int = 0) -> None:
+        """Count from ``done`` to ``total``."""
+        with self._lock:
+            self._total, self._done = max(total, 1), done
+        self._show(0.0)
+
+    def step(self, count: int = 1) -> None:
+        """One more step is over."""
+        with self._lock:
+            self._done += count
+        self._show(0.0)
+
+    def inside(self, place: str, done: float, total: float, text: str | None) -> None:
+        """A `ProgressSink`: how far the step that runs is."""
+        self._show(min(max(done / total, 0.0), 1.0) if total > 0 else 0.0)
+
+    def _show(self, share: float) -> None:
+        with self._lock:
+            now = min(self._done + share, self._total)
+        self._messages.progress("", now, self._total, None)
+
+
+class NodeWork(Generic[Result]):
+    """``work(self)`` runs in a thread, in a run context of its own. To be made in the node's own task."""
+
+    def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
+        place = host_api.executing_place()
+        self._around_run: PromptRun | None = around().runner.run_of(place.prompt_id) if place else None
+        self.messages = NodeMessages(node_id, place.prompt_id if place else "", self._around_run)
+        self.meter = Meter(self.messages)
+        self.token = CancelToken()
+        self._seed = seed
+        self._work = work
+        self._future: Future[Result] = Future()
+        threading.Thread(target=self._run, name=f"yggdrasill-node-{node_id}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            with enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.inside) as context:
+                self.context: RunContext = context
+                self._future.set_result(self._work(self))
+        except BaseException as error:  # noqa: BLE001 - the node raises it
+            self._future.set_exception(error)
+
+    async def result(self) -> Result:
+        """What the work gives. An interrupt stops it before its next part and waits for that.
+
+        Raises:
+            What the work raises; ComfyUI's InterruptProcessingException.
+        """
+        future = asyncio.wrap_future(self._future)
+        try:
+            while not future.done():
+                await asyncio.wait([future], timeout=_POLL)
+                if host_api.interrupted():
+                    self.token.cancel("interrupted")
+                    await asyncio.wait([future], timeout=_GRACE)
+                    host_api.raise_interrupt()
+                if self._around_run is not None and self._around_run.context.token.cancelled:
+                    raise Cancelled(self._around_run.context.token.reason)
+            return future.result()
+        finally:
+            self.token.cancel("the node was stopped")
+            if not future.done():
+                future.cancel()
