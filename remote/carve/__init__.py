@@ -1,5 +1,6 @@
 """Cutting parts out of a ComfyUI prompt, so that they can run somewhere else: pure, without ComfyUI, files, clocks or chance."""
 
+from yggdrasill.remote.carve.carving import carve
 from yggdrasill.remote.carve.parts import MOST_PORTS, PLACED_NODE, CarvedCall, Carving, Part, PlacedInput, PlacedOutput, Relink
 from yggdrasill.remote.carve.schemas import InputSchema, NodeSchema, NodeSchemas
 
@@ -15,4 +16,5 @@ __all__ = [
     "PlacedInput",
     "PlacedOutput",
     "Relink",
+    "carve",
 ]
