@@ -9,6 +9,7 @@ inner one runs where it is placed and the outer one has the rest.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,10 @@ class PlacedPart:
 
 @dataclass(frozen=True)
 class Naming:
-    """The parts that run elsewhere, none of which shares a node with another one, and what the caller should be told."""
+    """The parts that run elsewhere, none of which shares a node or a name with another one, and what the caller should be told.
+
+    Of several instances each bears its node's id after the common name: ``Upscale (7)``.
+    """
 
     parts: tuple[PlacedPart, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -150,6 +154,7 @@ def _check_called(called: Mapping[str, Placement], found: list[NamedPart], workf
 def _apart(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> Iterable[PlacedPart]:
     """The placed parts without what placed parts inside of them hold. One inside another of the same placement is part of it."""
     parts = sorted((part for part in placed if part.nodes), key=lambda part: len(part.nodes))
+    shared = Counter(part.name for part in parts)
     for number, part in enumerate(parts):
         around = [other for other in parts[:number] + parts[number + 1 :] if not part.nodes.isdisjoint(other.nodes)]
         for other in around:
@@ -167,4 +172,5 @@ def _apart(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> 
         nodes = part.nodes.difference(*inner)
         if nodes:
             own = part.node_id if part.kind == SUBGRAPH and part.node_id not in prompt else None
-            yield PlacedPart(Part(part.name, nodes, own), placed[part])
+            name = part.name if shared[part.name] == 1 else f"{part.name} ({part.instance})"
+            yield PlacedPart(Part(name, nodes, own), placed[part])

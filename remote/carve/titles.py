@@ -25,13 +25,15 @@ _LETTER = 7
 @dataclass(frozen=True)
 class NamedPart:
     """Something with a name. ``path`` is its titles from the outermost subgraph down; ``source`` what was drawn: a definition or a
-    group of one, the same for all of its instances; ``node_id`` the subgraph node's id in the prompt's spelling, such as ``7:6``."""
+    group of one, the same for all of its instances; ``node_id`` the subgraph node's id in the prompt's spelling, such as ``7:6``;
+    ``instance`` the same for a subgraph, and for a group that of the subgraph node it is in."""
 
     path: tuple[str, ...]
     kind: str
     source: tuple[str, ...]
     nodes: frozenset[str]
     node_id: str | None = None
+    instance: str = ""
     pinned: Any = field(default=None, compare=False)
 
     @property
@@ -125,7 +127,7 @@ class _Drawing:
             title = group.get("title")
             if isinstance(title, str) and (words is None or title in words):
                 members = (inside.get(f"{prefix}{node.get('id')}", ()) for node in _entries(graph, "nodes") if _is_in(node, group))
-                yield NamedPart((*path, title), GROUP, (source, str(number)), frozenset().union(*members))
+                yield NamedPart((*path, title), GROUP, (source, str(number)), frozenset().union(*members), instance=prefix[:-1])
         for node in _entries(graph, "nodes"):
             definition = self._definition(node)
             if definition is None:
@@ -133,7 +135,7 @@ class _Drawing:
             node_id, title, pin = f"{prefix}{node.get('id')}", _title(node, definition), _pin(node)
             nodes = inside.get(node_id, set())
             if words is None or title in words or pin is not None:
-                yield NamedPart((*path, title), SUBGRAPH, (str(node["type"]),), frozenset(nodes), node_id, pin)
+                yield NamedPart((*path, title), SUBGRAPH, (str(node["type"]),), frozenset(nodes), node_id, node_id, pin)
             if nodes:
                 yield from self.walk(definition, (*path, title), f"{node_id}:", inside, words)
 

@@ -69,8 +69,8 @@ def test_each_instance_of_a_subgraph_is_a_part_of_its_own_under_one_name(workflo
     assert {part.node_id: set(part.nodes) for part in found} == {"7": {"7:6:2", "7:3"}, "8": {"8:6:2", "8:3"}, "9": set(), "10": set()}
     parts = naming(workflow, {"Soften": "studio"}).parts
     assert [(each.part.name, each.part.node_id, set(each.part.nodes)) for each in parts] == [
-        ("Soften", "7", {"7:6:2", "7:3"}),
-        ("Soften", "8", {"8:6:2", "8:3"}),
+        ("Soften (7)", "7", {"7:6:2", "7:3"}),
+        ("Soften (8)", "8", {"8:6:2", "8:3"}),
     ]
 
 
@@ -82,8 +82,8 @@ def test_a_title_that_the_user_gave_a_node_is_its_name_and_the_definitions_name_
 
 def test_a_path_names_what_is_nested_in_every_instance(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"Soften/Invert it": "studio"}) == {
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "studio"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "studio"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
     }
 
 
@@ -103,8 +103,8 @@ def test_instances_of_one_definition_at_several_depths_are_one_thing(workflow: d
     node(workflow, 18)["type"] = definition["id"]
     assert set(placed(workflow, {"Invert it": "studio"})) == {
         ("Invert it", "18"),
-        ("Soften/Invert it", "7:6"),
-        ("Soften/Invert it", "8:6"),
+        ("Soften/Invert it (7:6)", "7:6"),
+        ("Soften/Invert it (8:6)", "8:6"),
     }
 
 
@@ -143,7 +143,10 @@ def test_a_group_takes_all_that_is_inside_of_its_subgraph_nodes(workflow: dict[s
 def test_a_group_in_a_definition_is_a_part_of_each_instance(workflow: dict[str, Any]) -> None:
     for key in ("Blurring", "Soften/Blurring"):
         parts = naming(workflow, {key: "studio"}).parts
-        assert [(each.part.name, set(each.part.nodes)) for each in parts] == [("Soften/Blurring", {"7:3"}), ("Soften/Blurring", {"8:3"})]
+        assert [(each.part.name, set(each.part.nodes)) for each in parts] == [
+            ("Soften/Blurring (7)", {"7:3"}),
+            ("Soften/Blurring (8)", {"8:3"}),
+        ]
 
 
 @pytest.mark.parametrize("left, inside", [(0.0, True), (0.1, False), (-80.0, False), (-79.9, True)])
@@ -199,8 +202,8 @@ def test_the_call_wins_over_the_registry_and_the_registry_over_the_property(work
 def test_an_endpoint_pinned_inside_a_definition_holds_for_each_instance(workflow: dict[str, Any]) -> None:
     node(workflow, 6, "Soften")["properties"]["yggdrasill.endpoint"] = "studio"
     assert placed(workflow) == {
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "studio"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "studio"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
     }
 
 
@@ -246,31 +249,31 @@ def test_registry_keys_of_other_workflows_are_passed_over_in_silence(workflow: d
 
 def test_a_part_inside_another_runs_where_it_is_placed_and_the_outer_one_has_the_rest(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"Soften": "studio", "Soften/Invert it": "attic"}) == {
-        ("Soften", "7"): ({"7:3"}, "studio"),
-        ("Soften", "8"): ({"8:3"}, "studio"),
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "attic"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "attic"),
+        ("Soften (7)", "7"): ({"7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:3"}, "studio"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "attic"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "attic"),
     }
     assert placed(workflow, {"Soften": "studio", "Soften/Invert it": "local"}) == {
-        ("Soften", "7"): ({"7:3"}, "studio"),
-        ("Soften", "8"): ({"8:3"}, "studio"),
+        ("Soften (7)", "7"): ({"7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:3"}, "studio"),
     }
 
 
 def test_a_part_inside_another_of_the_same_placement_belongs_to_it(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"First half": "studio", "Invert it": "studio", "Blurring": "studio"}) == {
         ("First half", None): ({"1", "7:6:2", "7:3", "18:14"}, "studio"),
-        ("Soften/Blurring", None): ({"8:3"}, "studio"),
+        ("Soften/Blurring (8)", None): ({"8:3"}, "studio"),
     }
 
 
 def test_a_part_two_levels_down_is_taken_out_of_every_part_around_it(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"First half": "studio", "Soften": "attic", "Soften/Invert it": "studio"}) == {
         ("First half", None): ({"1", "18:14"}, "studio"),
-        ("Soften", "7"): ({"7:3"}, "attic"),
-        ("Soften", "8"): ({"8:3"}, "attic"),
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "studio"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "studio"),
+        ("Soften (7)", "7"): ({"7:3"}, "attic"),
+        ("Soften (8)", "8"): ({"8:3"}, "attic"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
     }
 
 
