@@ -4,7 +4,7 @@
 The file's name in an error shows that an input chooses from the files of a folder: only there may a value be absent.
 """
 
-import os
+from pathlib import Path
 
 import execution
 import folder_paths
@@ -20,9 +20,8 @@ MARKER = "a file of this folder"
 def _fill(folder, extensions):
     ending = ".safetensors" if not extensions or ".safetensors" in extensions else next(iter(extensions))
     if ending != "folder":
-        os.makedirs(folder, exist_ok=True)
-        with open(os.path.join(folder, MARKER + ending), "wb"):
-            pass
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / (MARKER + ending)).touch()
 
 
 for _name, (_folders, _extensions) in list(folder_paths.folder_names_and_paths.items()):

@@ -91,7 +91,7 @@ def test_a_whole_path_is_not_ambiguous_but_a_short_name_of_two_things_is(workflo
     assert placed(workflow, {"Invert it": "studio"}) == {("Invert it", "18"): ({"18:14"}, "studio")}
     node(workflow, 18)["title"] = "Soften"
     with pytest.raises(
-        InvalidConfig, match=r"'Soften' is ambiguous.*'Soften' \(node 18\).*'Soften' \(node 7\).*different titles"
+        InvalidConfig, match=r"'Soften' is ambiguous.*subgraph 'Soften \(18\)', subgraph 'Soften \(7\)'.*different titles"
     ) as caught:
         naming(workflow, {"Soften": "studio"})
     assert caught.value.details["nodes"] == ["18", "7", "8"]
@@ -106,6 +106,20 @@ def test_instances_of_one_definition_at_several_depths_are_one_thing(workflow: d
         ("Soften/Invert it (7:6)", "7:6"),
         ("Soften/Invert it (8:6)", "8:6"),
     }
+
+
+def test_a_name_with_the_node_means_that_instance_alone(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"Soften (8)": "attic"}) == {("Soften", "8"): ({"8:6:2", "8:3"}, "attic")}
+    assert placed(workflow, {"Invert it (8:6)": "attic"}) == {("Soften/Invert it", "8:6"): ({"8:6:2"}, "attic")}
+    assert placed(workflow, {"Blurring (7)": "attic"}) == {("Soften/Blurring", None): ({"7:3"}, "attic")}
+    assert placed(workflow, {"Soften": "studio", "Soften (8)": "attic"}) == {
+        ("Soften (7)", "7"): ({"7:6:2", "7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:6:2", "8:3"}, "attic"),
+    }
+    node(workflow, 18)["title"] = "Soften"
+    assert placed(workflow, {"Soften (18)": "attic"}) == {("Soften", "18"): ({"18:14"}, "attic")}
+    node(workflow, 18)["title"] = "Twice (2)"
+    assert placed(workflow, {"Twice (2)": "attic"}) == {("Twice (2)", "18"): ({"18:14"}, "attic")}
 
 
 def test_a_title_with_a_slash_is_one_title(workflow: dict[str, Any]) -> None:
@@ -164,7 +178,7 @@ def test_positions_of_older_editors_are_read(workflow: dict[str, Any]) -> None:
 
 def test_two_groups_of_one_title_are_ambiguous(workflow: dict[str, Any]) -> None:
     box(workflow, "First half", 880, -100, 300, 300)
-    with pytest.raises(InvalidConfig, match="'First half' is ambiguous in this workflow: it can be group 'First half', group 'First half'"):
+    with pytest.raises(InvalidConfig, match="'First half' is ambiguous in this workflow: it can be 2 × group 'First half'"):
         naming(workflow, {"First half": "studio"})
 
 
@@ -236,7 +250,7 @@ def test_what_the_caller_says_must_fit(workflow: dict[str, Any], chosen: Any, er
 @pytest.mark.parametrize("pin, error", [("cellar", UnknownEndpoint), (["studio"], InvalidConfig)])
 def test_a_property_that_names_no_endpoint_is_refused_with_its_place(workflow: dict[str, Any], pin: Any, error: type[Exception]) -> None:
     node(workflow, 18)["properties"]["yggdrasill.endpoint"] = pin
-    with pytest.raises(error, match=r"property 'yggdrasill\.endpoint' of subgraph 'Invert it' \(node 18\)"):
+    with pytest.raises(error, match=r"property 'yggdrasill\.endpoint' of subgraph 'Invert it \(18\)'"):
         naming(workflow)
 
 

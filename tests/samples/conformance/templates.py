@@ -17,9 +17,10 @@ __all__ = ["Template", "captured", "template_files"]
 
 _PACKAGE = "comfyui_workflow_templates_json/templates"
 
-#: The prompt and the workflow as Run posts them, and what the editor says lies in each group of each graph.
+#: The prompt and the workflow as Run posts them, and what the editor says lies in each group of each graph. One tab serves all.
 _OPEN = """async (drawn) => {
-  await app.loadGraphData(drawn);
+  const tab = app.extensionManager.workflow.activeWorkflow;
+  await app.loadGraphData(drawn, true, false, tab, { skipAssetScans: true, silentAssetErrors: true, deferWarnings: true });
   const { output, workflow } = await app.graphToPrompt();
   const groups = [];
   for (const graph of [app.rootGraph, ...app.rootGraph.subgraphs.values()]) {
