@@ -60,8 +60,8 @@ def _lay_out(homes: Homes, demands: Demands) -> Layout:
         while ties.settle_homes():
             pass
         needs = Needs(homes)
-        asked, blocked = demands.groups(homes), blocking.groups(homes)
-        colours = {node: (part, asked[node], blocked[node]) for node, part in homes.of.items() if node not in needs.floats}
+        asked, blocked, tied = demands.groups(homes), blocking.groups(homes), ties.groups()
+        colours = {node: (part, asked[node], blocked[node], tied[node]) for node, part in homes.of.items() if node not in needs.floats}
         batches = schedule(homes, needs, colours)
         layout = Layout(homes, batches, [homes.of[nodes[0]] for _, nodes in batches])
         if not (ties.settle(layout) or demands.settle(homes, layout) or blocking.settle(homes, layout)):
