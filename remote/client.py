@@ -188,6 +188,16 @@ class EndpointClient:
         ) as response:
             await _drain(response)
 
+    async def put_batch(self, start: Callable[[], AsyncIterator[Chunk]], length: int) -> None:
+        """Store several small artifacts: for each its hash (32 bytes), its length (8, little-endian) and its bytes.
+
+        Raises:
+            CorruptData: bytes that are not those of their hash. LimitExceeded, StorageFailed
+        """
+        headers = {"Content-Type": "application/octet-stream"}
+        async with self.open("POST", "/artifacts/batch", body=start, length=length, headers=headers) as response:
+            await _drain(response)
+
     def get_artifact(self, name: str, offset: int = 0) -> AbstractAsyncContextManager[Response]:
         """The open stream of an artifact's bytes from ``offset`` on (status 206 where that is not 0). Raises `UnknownArtifact`."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}

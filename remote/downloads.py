@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, UnknownArtifact
 from yggdrasill.executor.context import current_run
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.receive import pour
 from yggdrasill.remote.reports import LoadReport, Meter, report
 from yggdrasill.remote.retry import Retry
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
-from yggdrasill.values.memory_store import aligned_memory
-from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.memory_store import MemoryStore
 
 __all__ = ["RemoteHandle", "fetch", "fetch_all", "load", "stream"]
 
@@ -40,7 +40,7 @@ def load(client: EndpointClient, ref: ArtifactRef, depot: Depot) -> memoryview:
     return data
 
 
-async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncIterator[bytes]:
+async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
     """An artifact's bytes in order, each once, however often the connection breaks.
 
     Raises:
@@ -68,18 +68,30 @@ async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> Asyn
 
 
 async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: Retry, meter: Meter) -> memoryview:
-    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the depot already."""
+    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the depot's store."""
     with contextlib.suppress(UnknownArtifact):
         return depot.store.read(ref.hash)
-    memory = aligned_memory(ref.nbytes)
-    offset = 0
-    async for chunk in stream(_holder(client, ref), ref, retry):
-        memory[offset : offset + len(chunk)] = chunk
-        offset += len(chunk)
-    if await asyncio.to_thread(blake3_hex, memory) != ref.hash:
-        raise _corrupt(client, ref, "other")
+    if ref.hash in depot.received:
+        known = await asyncio.to_thread(depot.received.copy, ref.hash)
+        if known is not None:
+            return known
+    memory = await _receive(_holder(client, ref), ref, retry)
     meter.bytes_received += ref.nbytes
+    depot.received.keep(ref.hash, memory)
     return memory
+
+
+async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview:
+    """The bytes, hashed while they arrive, in memory that nobody else has."""
+    arriving = MemoryStore()
+    with arriving.writer(ref.hash, ref.nbytes) as writer:
+        async with contextlib.aclosing(stream(client, ref, retry)) as chunks:
+            await pour(chunks, writer)
+        try:
+            writer.commit()
+        except CorruptData:
+            raise _corrupt(client, ref, "other") from None
+    return arriving.take(ref.hash)
 
 
 async def fetch_all(client: EndpointClient, refs: Iterable[ArtifactRef], depot: Depot, retry: Retry, meter: Meter) -> dict[str, memoryview]:
