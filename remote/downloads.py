@@ -14,11 +14,11 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.receive import pour
 from yggdrasill.remote.reports import LoadReport, Meter, report
-from yggdrasill.remote.retry import Retry
+from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 from yggdrasill.values.memory_store import MemoryStore
 
-__all__ = ["RemoteHandle", "fetch", "fetch_all", "load", "stream"]
+__all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
 
 PARALLEL = 4
 
@@ -94,15 +94,44 @@ async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> me
     return arriving.take(ref.hash)
 
 
-async def fetch_all(client: EndpointClient, refs: Iterable[ArtifactRef], depot: Depot, retry: Retry, meter: Meter) -> dict[str, memoryview]:
-    """The bytes of several artifacts by hash, a few at a time."""
-    gate = asyncio.Semaphore(PARALLEL)
+class Fetches:
+    """The artifacts of one call's result, a few at a time; those that are known before the call is over may begin before."""
 
-    async def one(ref: ArtifactRef) -> tuple[str, memoryview]:
-        async with gate:
-            return ref.hash, await fetch(client, ref, depot, retry, meter)
+    def __init__(self, depot: Depot, patience: Patience, meter: Meter) -> None:
+        self._depot, self._patience, self._meter = depot, patience, meter
+        self._gate = asyncio.Semaphore(PARALLEL)
+        self._tasks: dict[str, tuple[EndpointClient, asyncio.Task[memoryview]]] = {}
 
-    return dict(await asyncio.gather(*(one(ref) for ref in refs)))
+    def begin(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
+        """Fetch, each once, and go on meanwhile; on the bridge's loop."""
+        for ref in refs:
+            known = self._tasks.get(ref.hash)
+            if known is not None and known[0] is client and not _has_failed(known[1]):
+                continue
+            if known is not None:
+                known[1].cancel()
+            self._tasks[ref.hash] = client, asyncio.ensure_future(self._fetch(client, ref))
+
+    async def all(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> dict[str, memoryview]:
+        """The bytes by hash; raises as `fetch`."""
+        wanted = {ref.hash: ref for ref in refs}
+        self.begin(client, wanted.values())
+        return dict(zip(wanted, await asyncio.gather(*(self._tasks[name][1] for name in wanted)), strict=True))
+
+    async def close(self) -> None:
+        """Give up what is still under way."""
+        tasks = [task for _, task in self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fetch(self, client: EndpointClient, ref: ArtifactRef) -> memoryview:
+        async with self._gate:
+            return await fetch(client, ref, self._depot, Retry(self._patience), self._meter)
+
+
+def _has_failed(task: asyncio.Task[memoryview]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _holder(client: EndpointClient, ref: ArtifactRef) -> EndpointClient:

@@ -14,7 +14,7 @@ import torch
 from samples.comfy_graphs import InBackground, graph_input, graph_output, node, until
 from samples.endpoints import EndpointProcess, cutter, free_port
 from samples.graphs import bits
-from samples.http import Door, one_node
+from samples.http import Door, in_background, one_node
 from yggdrasill.errors import (
     AccessDenied,
     Cancelled,
@@ -128,6 +128,26 @@ def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: Endpoi
         assert bits(remote.run(door.inputs(x=x))) == bits({"y": x})
         assert proxy.to_server - sent < MIB
     assert door.runs == 2
+
+
+def test_an_output_is_fetched_while_the_rest_runs(one: EndpointProcess, tmp_path: Path) -> None:
+    prompt = {
+        "1": graph_input("path"),
+        "2": graph_input("x"),
+        "3": node("StandInDouble", value=("2", 0)),
+        "4": graph_output("early", ("3", 0)),
+        "5": node("StandInGate", path=("1", 0), value=("2", 0)),
+        "6": graph_output("late", ("5", 0)),
+    }
+    door, x = Door(tmp_path), torch.randn(MIB)
+    with cutter(one) as proxy:
+        remote = RemoteWorkflow(prompt, endpoint=one.endpoint(proxy.url))
+        running = in_background(remote.call, door.inputs(x=x), RunContext(0, progress=lambda *facts: None))
+        until(lambda: proxy.to_client > 4 * MIB)
+        assert not running.done()
+        door.open()
+        assert bits(running.result(30)) == bits({"early": x + x, "late": x})
+        assert proxy.to_client < 5 * MIB
 
 
 def test_outputs_are_handed_over_from_endpoint_to_endpoint(one: EndpointProcess, two: EndpointProcess) -> None:

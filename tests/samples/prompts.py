@@ -47,7 +47,11 @@ class StandIn:
             wait_for(path)
             return value_of(given["value"])
 
-        return {name: value_of(graph.prompt[port.nodes[0]]["inputs"]["value"]) for name, port in graph.outputs.items()}
+        outputs = {}
+        for name, port in graph.outputs.items():
+            outputs[name] = value_of(graph.prompt[port.nodes[0]]["inputs"]["value"])
+            context.deliver(name, outputs[name])
+        return outputs
 
 
 #: What the stand-in says of its node class that doubles, and of its only model file.
