@@ -15,7 +15,7 @@ from yggdrasill.remote.transports.transport import Chunk
 from yggdrasill.values.artifact_refs import ArtifactHandle
 from yggdrasill.values.codec import encode
 
-__all__ = ["find_handles", "upload"]
+__all__ = ["PARALLEL", "find_handles", "upload"]
 
 PARALLEL = 4
 CHUNK_BYTES = 1 << 20
