@@ -6,11 +6,16 @@ from typing import Any
 
 from comfy_api.v0_0_2 import ComfyExtension
 
+from yggdrasill.nodes.endpoints import EndpointInfo
 from yggdrasill.nodes.graphs import AddBlock, Connect, PipelineNode, RunGraph
 from yggdrasill.nodes.loading import LoadGraph, LoadPipeline, LoadStage, WorldNode
 from yggdrasill.nodes.plumbing import GraphResult, GraphValue
 from yggdrasill.nodes.ports import GraphInput, GraphOutput
 from yggdrasill.nodes.remote import RemoteGraphNode
+from yggdrasill.nodes.saving import SaveConfig
+from yggdrasill.nodes.stages import RunStage, StageNode, WorldFromStages
+from yggdrasill.nodes.states import ReadState, StateNode
+from yggdrasill.nodes.worlds import LoadWorld, RunWorld, SaveWorld
 
 __all__ = ["YggdrasillExtension"]
 
@@ -40,4 +45,14 @@ class YggdrasillExtension(ComfyExtension):
             PipelineNode,
             LoadStage,
             WorldNode,
+            SaveConfig,
+            StageNode,
+            RunStage,
+            WorldFromStages,
+            StateNode,
+            ReadState,
+            RunWorld,
+            SaveWorld,
+            LoadWorld,
+            EndpointInfo,
         ]

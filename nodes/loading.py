@@ -32,7 +32,7 @@ class _Load(io.ComfyNode):
         file = io.String.Input(
             "name",
             default="",
-            tooltip="A .json or .yaml file, or a saved folder, below user/yggdrasill/graphs or worlds, or input or output.",
+            tooltip="A .json or .yaml file, or a saved folder, below user/yggdrasill/configs or worlds, or input or output.",
         )
         text = io.String.Input("text", default="", multiline=True, tooltip=f"The config of a {cls.level} in JSON or YAML.")
         options = [io.DynamicCombo.Option(PREFIX + name, inputs_of(settings)) for name, settings in template_settings(cls.level).items()]

@@ -31,7 +31,7 @@ class GraphInput(io.ComfyNode):
                 io.String.Input("type", default="*", tooltip="ComfyUI's type, such as IMAGE or LATENT; * is any."),
                 io.AnyType.Input("default", optional=True, tooltip="The value here in the editor, and for callers that give none."),
             ],
-            outputs=[io.AnyType.Output(display_name="value", is_output_list=True)],
+            outputs=[io.AnyType.Output(display_name="value", tooltip="The caller's value, or the default.", is_output_list=True)],
         )
 
     @classmethod
@@ -57,7 +57,7 @@ class GraphOutput(io.ComfyNode):
             is_input_list=True,
             is_output_node=True,
             inputs=[
-                io.AnyType.Input("value"),
+                io.AnyType.Input("value", tooltip="What callers get."),
                 io.String.Input("name", default="output", tooltip="The name callers use."),
                 io.String.Input("type", default="*", tooltip="ComfyUI's type, such as IMAGE or LATENT; * is any."),
             ],

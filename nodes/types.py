@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-__all__ = ["GRAPH", "MOST_SEED", "PIPELINE", "STAGE", "STATE", "WORLD", "category", "seed_input"]
+__all__ = ["GRAPH", "MOST_SEED", "PIPELINE", "STAGE", "STATE", "WORLD", "category", "own_seed_input", "seed_input"]
 
 GRAPH = io.Custom("YGGDRASILL_GRAPH")
 PIPELINE = io.Custom("YGGDRASILL_PIPELINE")
@@ -28,4 +28,16 @@ def seed_input(default: int = 0) -> io.Int.Input:
         max=MOST_SEED,
         control_after_generate=True,
         tooltip="What chance starts from: the same seed gives the same result, wherever the parts run.",
+    )
+
+
+def own_seed_input() -> io.Int.Input:
+    """The seed of a run whose state or world may have one of its own."""
+    return io.Int.Input(
+        "seed",
+        default=-1,
+        min=-1,
+        max=MOST_SEED,
+        control_after_generate=io.ControlAfterGenerate.fixed,
+        tooltip="What chance starts from; -1 takes the state's own seed, else the world's.",
     )

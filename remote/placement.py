@@ -16,15 +16,11 @@ POLICIES = ("least_busy", "first", "round_robin")
 
 @dataclass(frozen=True)
 class Placement:
-    """Endpoints by name, none for this process. ``policy`` chooses among several; ``fallback`` says what happens if none answers.
-
-    One that has more than ``max_queued`` jobs waiting is passed over.
-    """
+    """Endpoints by name, none for this process. ``policy`` chooses among several; ``fallback`` says what happens if none answers."""
 
     endpoints: tuple[str, ...] = ()
     policy: str = "least_busy"
     fallback: str = "fail"
-    max_queued: int | None = None
 
     @property
     def is_local(self) -> bool:
@@ -33,7 +29,7 @@ class Placement:
 
     @classmethod
     def of(cls, value: Any, known: Collection[str], where: str) -> Placement:
-        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?}``.
+        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?}``.
 
         Raises:
             InvalidConfig: another shape. UnknownEndpoint: a name that is not in ``known``.
@@ -51,12 +47,10 @@ class Placement:
                 raise error
         rest = {key: item for key, item in value.items() if key != "replicas"} if isinstance(value, Mapping) else {}
         for key, item in rest.items():
-            if key == "max_queued" and isinstance(item, int) and not isinstance(item, bool) and item >= 0:
-                continue
             options = {"policy": POLICIES, "fallback": (LOCAL, "fail")}.get(key)
             if options is None or item not in options:
                 raise InvalidConfig(
-                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}), fallback ('local', 'fail') and max_queued (a number)"
+                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}) and fallback ('local', 'fail')"
                 )
         return cls(tuple(names), **rest)
 
@@ -64,10 +58,9 @@ class Placement:
         """JSON form."""
         if self.is_local:
             return LOCAL
-        if len(self.endpoints) == 1 and (self.policy, self.fallback, self.max_queued) == ("least_busy", "fail", None):
+        if len(self.endpoints) == 1 and (self.policy, self.fallback) == ("least_busy", "fail"):
             return self.endpoints[0]
-        limit = {} if self.max_queued is None else {"max_queued": self.max_queued}
-        return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback, **limit}
+        return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a Remote Graph node shows of its call: progress and previews from elsewhere, under the node's own id."""
+"""What a node shows while it works: progress, previews and a line of text, under the node's own id."""
 
 from __future__ import annotations
 
@@ -35,10 +35,21 @@ class NodeMessages:
 
     def watch(self, kind: str, data: Mapping[str, Any]) -> None:
         """Show a preview that came as an event of the job."""
-        if kind == "comfy" and data.get("what") == "preview" and self._sid is not None:
+        if kind == "comfy" and data.get("what") == "preview":
             with host_api.shielded("a preview could not be shown"):
-                image = base64.b64decode(str(data.get("image", "")))
-                host_api.send_preview(self._metadata(str(data.get("type"))), image, self._sid)
+                self.show(str(data.get("type")), base64.b64decode(str(data.get("image", ""))))
+
+    def show(self, image_type: str, image: bytes) -> None:
+        """Show an encoded picture (``JPEG`` or ``PNG``) on the node."""
+        if self._sid is not None:
+            with host_api.shielded("a preview could not be shown"):
+                host_api.send_preview(self._metadata(image_type), image, self._sid)
+
+    def say(self, text: str) -> None:
+        """Show a line of text on the node."""
+        if self._sid is not None:
+            with host_api.shielded("a text could not be shown"):
+                host_api.send_text(text, self._node_id, self._sid)
 
     def _metadata(self, image_type: str) -> dict[str, Any]:
         prompt = self._registry.dynprompt

@@ -46,7 +46,7 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
 def open_file(name: str) -> dict[str, Any]:
     """The config in a .json or .yaml file (or a folder that was saved) named below one of the folders a prompt may read.
 
-    Those are ``graphs`` and ``worlds`` in the data folder, and ComfyUI's input and output folders.
+    Those are ``configs`` and ``worlds`` in the data folder, and ComfyUI's input and output folders.
 
     Raises:
         InvalidArgument: the name leads elsewhere. MissingFile, InvalidConfig
@@ -89,4 +89,4 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
 
 def _roots() -> list[Path]:
     data = data_folder()
-    return [data / "graphs", data / "worlds", *host_api.media_folders()]
+    return [data / "configs", data / "worlds", *host_api.media_folders()]

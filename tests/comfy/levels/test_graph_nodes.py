@@ -68,8 +68,8 @@ def test_a_graph_made_with_nodes_has_the_config_of_the_one_made_in_python(comfy:
 
 
 def test_a_graph_made_in_python_goes_on_in_nodes(comfy: Caller) -> None:
-    (comfy.server.base / "user" / "yggdrasill" / "graphs").mkdir(exist_ok=True)
-    brighter().save_config(comfy.server.base / "user" / "yggdrasill" / "graphs" / "brighter.yaml")
+    (comfy.server.base / "user" / "yggdrasill" / "configs").mkdir(exist_ok=True)
+    brighter().save_config(comfy.server.base / "user" / "yggdrasill" / "configs" / "brighter.yaml")
     prompt = {
         "1": node("YggdrasillLoadGraph", source="file", **{"source.name": "brighter.yaml"}),
         "2": pasted("graph", brighter().to_config()),

@@ -1,0 +1,40 @@
+"""Configs as files of the data folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.remote.proxies import kind_of
+from yggdrasill.server_ext.comfy.levels.house import data_folder
+from yggdrasill.values.files import write_file
+
+__all__ = ["save_config"]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(yaml|yml|json)")
+
+
+def save_config(config: Mapping[str, Any], name: str) -> tuple[str, str]:
+    """Write a config below ``configs`` in the data folder; its file's name and text. A file of that name is replaced.
+
+    Raises:
+        InvalidArgument: no name of a file. StorageFailed: what was there before is as it was.
+    """
+    kind = kind_of(config)
+    file = name.strip() or f"{config.get('graph_id' if kind == 'comfy' else f'{kind}_id', kind)}.yaml"
+    if not _NAME.fullmatch(file):
+        raise InvalidArgument(
+            f"{file[:100]!r} is no name to save under; use letters, digits, '.', '_' and '-', and end it in .yaml or .json"
+        )
+    text = json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n"
+    if not file.endswith(".json"):
+        from yaml import safe_dump
+
+        text = safe_dump(json.loads(text), sort_keys=False, allow_unicode=True)
+    folder = data_folder() / "configs"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_file(folder / file, text.encode("utf-8"))
+    return file, text

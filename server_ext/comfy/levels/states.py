@@ -1,0 +1,100 @@
+"""States as nodes see them: made, read and edited as serialised ones, and in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from yggdrasill.errors import InvalidState, choices
+from yggdrasill.server_ext.comfy.levels.house import read_mapping
+from yggdrasill.server_ext.comfy.levels.ports import pictures_of
+from yggdrasill.stage import State
+from yggdrasill.stage.state import BLOCKS, is_filled
+from yggdrasill.world.world import CANONICAL_CYCLE, World
+
+__all__ = ["check_holes", "chronicle_text", "edit_state", "opened", "state_pictures", "words_of"]
+
+
+def opened(state: Any) -> State | None:
+    """The state that travelled, or None for none.
+
+    Raises:
+        InvalidState: it is something else.
+    """
+    if state is None:
+        return None
+    if not isinstance(state, Mapping) or "blocks" not in state:
+        raise InvalidState(f"a state comes from a State or Run World node, got {type(state).__name__}")
+    return State.from_dict(state)
+
+
+def edit_state(state: Any, edits: str, blocks: Mapping[int, Any]) -> dict[str, Any]:
+    """The serialised state with other blocks and fields: ``edits`` is YAML by number or name, where null empties; links come last.
+
+    Raises:
+        InvalidState, InvalidConfig
+    """
+    given = read_mapping(edits, "edits of the state")
+    changes: dict[Any, Any] = {}
+    for key, value in given.items():
+        name = str(key).removeprefix("block_")
+        changes[int(name) if name.isdecimal() else name] = value
+    content = {"content": changes.pop("content")} if "content" in changes else {}
+    linked = {number: value for number, value in blocks.items() if value is not None}
+    before = opened(state) or State()
+    return before.replace({**changes, **linked}, **content).to_dict()
+
+
+def check_holes(state: State | None, world: World) -> None:
+    """Raise `InvalidState` if the blocks of a state for a canonical world are not filled from 1 on without a gap.
+
+    Such a state reaches no stage but Environment, which would throw it away.
+    """
+    roles = {world.role_of(stage_id) for stage_id in world.stages} if isinstance(world, World) else set()
+    if state is None or not roles >= set(CANONICAL_CYCLE):
+        return
+    filled = state.filled_blocks
+    missing = [number for number in BLOCKS[: len(filled)] if number not in filled]
+    if missing:
+        later = [number for number in filled if number > missing[0]]
+        raise InvalidState(
+            f"the state has a hole: block {choices(map(str, missing))} is empty and {choices(map(str, later))} is filled, so no stage would go on "
+            "from it and it would be lost; fill the earlier blocks, or empty the later ones with a State node"
+        )
+
+
+def state_pictures(state: State) -> list[Any]:
+    """The pictures in block 3."""
+    return pictures_of(state[3])
+
+
+def words_of(state: State) -> str:
+    """The newest words of a state: what really happened, else the description, else what should happen."""
+    return next((text for number in (5, 4, 1) if (text := _words(state[number]))), "")
+
+
+def chronicle_text(content: Any) -> str:
+    """The world's content as a text: its title and story, and each episode with what was seen and what happened."""
+    if not isinstance(content, Mapping):
+        return ""
+    parts = [str(content["title"])] if content.get("title") else []
+    story = content.get("story") or content.get("initial_story")
+    parts += [str(story)] if story else []
+    for entry in content.get("chronicle") or ():
+        if isinstance(entry, Mapping):
+            parts.append("\n".join(_episode(entry)))
+    return "\n\n".join(parts)
+
+
+def _episode(entry: Mapping[str, Any]) -> Iterable[str]:
+    happening = entry.get("happening")
+    title = happening.get("title") if isinstance(happening, Mapping) else None
+    yield f"{entry.get('episode', '')}. {title or 'Episode'}".strip()
+    yield from (text for name in ("happening", "description", "account") if (text := _words(entry.get(name))))
+
+
+def _words(value: Any) -> str:
+    if not is_filled(value):
+        return ""
+    text = value.get("text") or value.get("words") if isinstance(value, Mapping) else value
+    return text if isinstance(text, str) else ""

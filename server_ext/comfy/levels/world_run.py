@@ -1,0 +1,173 @@
+"""Running a world or a stage for a node: pass after pass, its picture shown as it comes, stopped between stages, gone on with later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.server_ext.comfy.levels.building import config_key, placed
+from yggdrasill.server_ext.comfy.levels.graph_run import refuse_workflows_here
+from yggdrasill.server_ext.comfy.levels.states import check_holes, opened, state_pictures
+from yggdrasill.server_ext.comfy.levels.thumbnail import jpeg_of
+from yggdrasill.server_ext.comfy.levels.work import NodeWork
+from yggdrasill.server_ext.comfy.levels.world_folder import RunFolder
+from yggdrasill.stage import State
+from yggdrasill.world import World
+from yggdrasill.world.storage import Progress
+
+__all__ = ["WorldCall", "WorldResult", "actions_of", "run_stage", "run_world"]
+
+_DIVIDER = "---"
+
+
+@dataclass(frozen=True)
+class WorldCall:
+    """What a Run World node is given: configs and values, and whether the world is kept so that it goes on after a stop."""
+
+    config: Mapping[str, Any]
+    state: Any
+    actions: Sequence[str | None]
+    steps: int
+    seed: int | None
+    keep: bool
+
+    @property
+    def key(self) -> str:
+        """Equal for equal calls."""
+        from yggdrasill.values import dumps
+
+        digest = hashlib.blake2b(dumps([self.state, list(self.actions), self.steps, self.seed]), digest_size=16)
+        digest.update(config_key({name: part for name, part in self.config.items() if name != "storage"}).encode("utf-8", "surrogatepass"))
+        return digest.hexdigest()
+
+
+@dataclass
+class WorldResult:
+    """The last state, and the pictures after each pass of this run."""
+
+    state: State
+    pictures: list[Any] = field(default_factory=list)
+
+
+def actions_of(text: str) -> list[str | None]:
+    """One action per pass: a line of three hyphens divides them, a blank part is none."""
+    parts: list[list[str]] = [[]]
+    for line in text.splitlines():
+        if line.strip() == _DIVIDER:
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    return ["\n".join(part).strip() or None for part in parts]
+
+
+def run_world(work: NodeWork[WorldResult], call: WorldCall) -> WorldResult:
+    """Run the passes of a call; the last state is that of the same run in Python, also if it was stopped and went on in between.
+
+    Raises:
+        InvalidArgument, InvalidState, StorageFailed, Cancelled. Otherwise as `World.run`.
+    """
+    if call.steps < 0:
+        raise InvalidArgument(f"steps is {call.steps}; a world makes 0 passes or more")
+    if len(call.actions) > max(call.steps, 1):
+        raise InvalidArgument(f"there are {len(call.actions)} actions for {call.steps} passes; write one, or one per pass")
+    start = opened(call.state)
+    folder = RunFolder(str(call.config.get("world_id", "world")), call.key) if call.keep else None
+    with folder.held(work.token) if folder else nullcontext():
+        world = placed(call.config)
+        if isinstance(world, World):
+            refuse_workflows_here(world)
+            check_holes(start, world)
+        stopped = folder.stopped() if folder else None
+        if folder and stopped is None:
+            folder.begin(call.config)
+        result = _Passes(work, call, world, folder, start, stopped).run()
+        if folder:
+            folder.finish()
+        return result
+
+
+class _Passes:
+    """The passes of one run, from the beginning or from where it was stopped."""
+
+    def __init__(
+        self, work: NodeWork[Any], call: WorldCall, world: Any, folder: RunFolder | None, start: State | None, stopped: Progress | None
+    ) -> None:
+        self._work = work
+        self._call = call
+        self._world = world
+        self._folder = folder
+        self._start = start
+        self._stopped = stopped
+        self._done = 0 if stopped is None else stopped.passes - (start.passes if start else 0)
+        self._shown: Any = None
+
+    def run(self) -> WorldResult:
+        result = WorldResult((self._stopped.state if self._stopped else self._start) or State())
+        cycle = list(self._world.cycle) or [""]
+        self._work.meter.begin(self._call.steps * len(cycle), self._done * len(cycle))
+        self._say("")
+        for state in self._states():
+            self._done += 1
+            result.state = state
+            result.pictures += state_pictures(state)
+        return result
+
+    def _states(self) -> Iterator[State]:
+        call, world = self._call, self._world
+        actions, steps = list(call.actions)[self._done :], call.steps - self._done
+        state = self._start if self._stopped is None else None
+        if isinstance(world, World):
+            if self._folder is not None:
+                world.set_storage(self._folder.storage(go_on=self._stopped is not None))
+            else:
+                world.set_storage(None)
+            yield from world.run(state, action=actions or None, num_steps=steps, seed=call.seed, callbacks=self._told, iterate=True)
+            return
+        state = self._stopped.state if self._stopped is not None else self._start
+        storage = self._folder.storage(go_on=False) if self._folder is not None else None
+        for number in range(steps):
+            action = actions[number] if number < len(actions) else None
+            state = world.run(state, action=action, num_steps=1, seed=call.seed)
+            if storage is not None:
+                storage.save_last(str(call.config.get("world_id", "world")), state)
+            self._work.meter.step(len(world.cycle))
+            self._show(state)
+            yield state
+
+    def _told(self, stage_id: str, phase: str, **facts: Any) -> None:
+        if phase == "before":
+            self._say(f" · {stage_id}")
+        elif phase in ("after", "skipped"):
+            self._work.meter.step()
+        if phase == "after":
+            self._show(facts["state_after"])
+
+    def _say(self, what: str) -> None:
+        self._work.messages.say(f"pass {min(self._done + 1, max(self._call.steps, 1))} of {self._call.steps}{what}")
+
+    def _show(self, state: State) -> None:
+        if state[3] is self._shown:
+            return
+        self._shown = state[3]
+        pictures = state_pictures(state.loaded())
+        if pictures:
+            self._work.messages.show("JPEG", jpeg_of(pictures[0]))
+
+
+def run_stage(work: NodeWork[State], config: Mapping[str, Any], state: Any, action: str, seed: int | None) -> State:
+    """The state after one run of a stage; its execution condition is asked first, as a world does.
+
+    Raises:
+        As `Stage.run`.
+    """
+    stage = placed(config)
+    before = opened(state) or State()
+    work.meter.begin(1)
+    if not stage.should_run(before):
+        return before
+    after: State = stage.run(before, action=action.strip() or None, seed=seed)
+    return after.loaded()

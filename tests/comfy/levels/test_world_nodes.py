@@ -1,0 +1,267 @@
+"""Stages, worlds and states made with nodes in a real ComfyUI: the configs of Python, and runs equal to those of Python."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samples.comfy_graphs import Caller, data_folder, node, until
+from samples.level_nodes import error_of, pasted, value_of, values_of
+from yggdrasill.foundation.templates import render_template
+from yggdrasill.remote.port_list import port_values
+from yggdrasill.stage import Stage, State
+from yggdrasill.values import dumps
+from yggdrasill.world import World
+
+pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
+
+SMALL: dict[str, Any] = {"size": 32, "world_id": "small"}
+
+
+def small(world_id: str = "small", **settings: Any) -> dict[str, Any]:
+    values = {"size": 32, "world_id": world_id, **settings}
+    return node("YggdrasillWorld", source="template: canon_2.0", **{f"source.{name}": value for name, value in values.items()})
+
+
+def run_node(world: tuple[str, int], steps: Any = 2, **inputs: Any) -> dict[str, Any]:
+    return node("YggdrasillRunWorld", world=world, **{"action": "", "steps": steps, "seed": -1, "keep": False, **inputs})
+
+
+def stage_node(*pipelines: tuple[str, int], **inputs: Any) -> dict[str, Any]:
+    links = {f"pipelines.p{index}": link for index, link in enumerate(pipelines)}
+    texts = dict.fromkeys(("connections", "condition", "reads", "writes", "conditions", "names"), "")
+    return node("YggdrasillStage", **{"stage_id": "stage", "role": "none", "carry": True, **texts, **inputs}, **links)
+
+
+def equal(one: Any, other: Any) -> bool:
+    return bool(dumps(one) == dumps(other))
+
+
+# -- configs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_world_of_a_template_is_that_of_python(comfy: Caller) -> None:
+    found = values_of(
+        comfy, {"1": small(), "2": pasted("world", World.from_template("canon_2.0", **SMALL).to_config())}, one=("1", 0), two=("2", 0)
+    )
+    assert found["one"] == found["two"] == World.from_template("canon_2.0", **SMALL).to_config()
+
+
+def test_a_stage_put_together_on_the_canvas_is_that_of_python(comfy: Caller) -> None:
+    template = render_template("stage", "environment_stage", {})
+    parts = {entry["stage_node_id"]: entry["pipeline_config"] for entry in template["pipelines"]}
+    lines = "world_update.world -> development_of_the_world.world\n" + "\n".join(
+        [f"{entry['block']} -> {entry['stage_node_id']}.{entry['port']}" for entry in template["state_contract"]["mapping_input"]]
+        + [f"{entry['stage_node_id']}.{entry['port']} -> {entry['block']}" for entry in template["state_contract"]["mapping_output"]]
+    )
+    prompt = {
+        "1": pasted("pipeline", parts["world_update"]),
+        "2": pasted("pipeline", parts["development_of_the_world"]),
+        "3": stage_node(
+            ("1", 0),
+            ("2", 0),
+            stage_id="environment",
+            role="environment",
+            connections=lines,
+            conditions="world_update: world_update",
+            carry=False,
+        ),
+        "4": pasted("stage", template),
+    }
+    found = values_of(comfy, prompt, made=("3", 0), loaded=("4", 0))
+    assert found["made"] == found["loaded"] == Stage.from_config(template).to_config()
+
+
+def test_a_world_of_stages_on_the_canvas_is_that_of_python(comfy: Caller) -> None:
+    world = World.from_template("canon_2.0", **SMALL)
+    names = [*world.stages][::-1]
+    prompt = {str(number): pasted("stage", world.get_stage(name).to_config()) for number, name in enumerate(names)}
+    stages = {f"stages.s{number}": (str(number), 0) for number in range(len(names))}
+    story = json.dumps(world.initial_world)
+    texts = {"world_id": "small", "description": world.description, "initial_world": story, "cycle": "", "fields": "", "names": ""}
+    prompt["8"] = node("YggdrasillWorldFromStages", world_seed=7, **texts, **stages)
+    made = value_of(comfy, prompt, ("8", 0))
+    made.pop("tags", None)
+    config = world.to_config()
+    config.pop("tags")
+    assert made == config
+    assert [*made["cycle"]] == ["philosopher", "author", "environment", "architect", "creator"]
+
+
+def test_what_is_saved_is_what_python_reads(comfy: Caller) -> None:
+    folder = data_folder(comfy.server)
+    prompt = {"1": small(), "2": run_node(("1", 0)), "3": node("YggdrasillSaveWorld", world=("1", 0), state=("2", 0), name="kept")}
+    prompt["4"] = node("YggdrasillSaveConfig", config=("1", 0), name="small.json")
+    prompt["5"] = node("YggdrasillLoadWorld", name="kept")
+    assert comfy.server.run({key: prompt[key] for key in "1234"})["status"]["status_str"] == "success"
+    saved = World.load(folder / "worlds" / "kept")
+    assert (
+        saved.to_config()
+        == World.from_yaml(folder / "configs" / "small.json").to_config()
+        == World.from_template("canon_2.0", **SMALL).to_config()
+    )
+    assert saved.last_state is not None
+    found = values_of(comfy, {"5": prompt["5"]}, world=("5", 0), state=("5", 1))
+    assert found["world"] == saved.to_config()
+    assert equal(found["state"], saved.last_state.to_dict())
+    assert equal(found["state"], World.from_template("canon_2.0", **SMALL).run(num_steps=2).to_dict())
+
+
+# -- runs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_that_of_python_with_its_pictures_and_words(comfy: Caller) -> None:
+    prompt = {"1": small(), "2": run_node(("1", 0), 3, action="Raise a volcano in the north\n---\n---\nSink the coast", seed=11)}
+    found = values_of(comfy, prompt, state=("2", 0), images=("2", 1), chronicle=("2", 3))
+    world = World.from_template("canon_2.0", **SMALL)
+    states = list(world.run(num_steps=3, action=["Raise a volcano in the north", None, "Sink the coast"], seed=11, iterate=True))
+    assert equal(found["state"], states[-1].to_dict())
+    for picture, state in zip(port_values(found["images"]), states, strict=True):
+        assert torch.equal(picture, state[3]["images"][0])
+    assert str(states[-1].content["title"]) in found["chronicle"]
+    assert str(states[-1].content["chronicle"][-1]["account"]["text"]) in found["chronicle"]
+
+
+def test_a_state_goes_from_run_to_run_and_is_edited_between(comfy: Caller) -> None:
+    prompt = {
+        "1": small(),
+        "2": run_node(("1", 0), 1),
+        "3": run_node(("1", 0), 1, state=("2", 0)),
+        "4": node("YggdrasillState", state=("3", 0), edits="1: {episode: 9, title: Calm, text: All is calm.}\n2: null\n3: null"),
+        "5": node("YggdrasillReadState", state=("3", 0)),
+    }
+    found = values_of(comfy, prompt, two=("3", 0), edited=("4", 0), block=("5", 1), images=("5", 5), passes=("5", 8))
+    two = World.from_template("canon_2.0", **SMALL).run(num_steps=2)
+    assert equal(found["two"], two.to_dict())
+    assert equal(found["edited"], two.replace({1: {"episode": 9, "title": "Calm", "text": "All is calm."}, 2: None, 3: None}).to_dict())
+    assert equal(found["block"], two[2])
+    assert torch.equal(found["images"], two[3]["images"][0])
+    assert found["passes"] == 2
+
+
+def test_a_stage_runs_if_its_condition_holds(comfy: Caller) -> None:
+    config = render_template("stage", "architect_stage", {"keep": {"size": 32}})
+    prompt = {
+        "1": pasted("stage", config),
+        "2": node("YggdrasillState", edits="1: A cold land of lakes"),
+        "3": node("YggdrasillRunStage", stage=("1", 0), state=("2", 0), action="", seed=3),
+        "4": node("YggdrasillRunStage", stage=("1", 0), state=("3", 0), action="", seed=4),
+    }
+    found = values_of(comfy, prompt, once=("3", 0), again=("4", 0))
+    expected = Stage.from_config(config).run(State({1: "A cold land of lakes"}), seed=3)
+    assert equal(found["once"], expected.to_dict())
+    assert equal(found["again"], found["once"])
+
+
+def test_parts_on_another_endpoint_give_the_same_world(comfy: Caller, place: Callable[..., None]) -> None:
+    expected = World.from_template("canon_2.0", **SMALL).run(num_steps=2)
+    prompt = {"1": small(), "2": run_node(("1", 0))}
+    for places in ({"creator": "forge", "philosopher": "forge"}, {"environment": "forge"}, {"small": "forge"}):
+        place(**places)
+        assert equal(value_of(comfy, prompt, ("2", 0)), expected.to_dict()), places
+
+
+def test_an_endpoint_tells_how_it_is(comfy: Caller, place: Callable[..., None]) -> None:
+    place()
+    found = values_of(comfy, {"1": node("YggdrasillEndpointInfo", endpoint="forge")}, ready=("1", 0), info=("1", 1))
+    assert found["ready"] is True
+    assert "forge:" in found["info"]
+    refused = comfy.refused({"1": node("YggdrasillEndpointInfo", endpoint="mill")})
+    assert "unknown endpoint 'mill'; there is 'forge'" in json.dumps(refused["node_errors"]["1"])
+
+
+# -- stopping -----------------------------------------------------------------------------------------------------
+
+
+def interrupt_after_a_pass(comfy: Caller, prompt: dict[str, Any], last: Path) -> None:
+    """Queue a prompt and interrupt it when it has written the state of one more pass."""
+    before = last.stat().st_mtime_ns if last.exists() else 0
+
+    def written() -> bool:
+        return last.exists() and last.stat().st_mtime_ns > before
+
+    prompt_id = comfy.start(prompt)
+    until(written)
+    time.sleep(0.3)
+    comfy.server.post("/interrupt", {"prompt_id": prompt_id})
+
+    def ended() -> dict[str, Any] | None:
+        return comfy.history(prompt_id)
+
+    assert until(ended)["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(comfy: Caller) -> None:
+    steps = 24
+    prompt = {"1": small("stopped"), "2": run_node(("1", 0), steps, keep=True)}
+    folder = data_folder(comfy.server) / "worlds" / "stopped" / "run"
+    for _ in range(2):
+        interrupt_after_a_pass(comfy, prompt, folder / "stopped-last.ygg")
+    passes = State.from_dict(value_of(comfy, {"1": node("YggdrasillLoadWorld", name="stopped")}, ("1", 1))).passes
+    assert 0 < passes < steps
+    whole = World.from_template("canon_2.0", size=32, world_id="stopped").run(num_steps=steps)
+    found = values_of(comfy, prompt, state=("2", 0), images=("2", 1))
+    assert equal(found["state"], whole.to_dict())
+    assert len(port_values(found["images"])) <= steps - passes
+    assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["done"] is True
+
+
+def test_two_runs_of_one_world_at_once_are_refused_and_the_world_is_whole(comfy: Caller) -> None:
+    prompt = {"1": small("twice"), "2": run_node(("1", 0), 200, keep=True, seed=1), "3": run_node(("1", 0), 200, keep=True, seed=2)}
+    entry = comfy.server.run(prompt)
+    error = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
+    assert "world 'twice' is running already" in error["exception_message"]
+    expected = World.from_template("canon_2.0", size=32, world_id="twice").run(num_steps=1)
+    assert equal(value_of(comfy, {"1": prompt["1"], "2": run_node(("1", 0), 1, keep=True)}, ("2", 0)), expected.to_dict())
+
+
+# -- bad input ----------------------------------------------------------------------------------------------------
+
+
+def test_a_world_folder_that_cannot_be_written_is_named(comfy: Caller) -> None:
+    worlds = data_folder(comfy.server) / "worlds"
+    worlds.mkdir(exist_ok=True)
+    Path(worlds / "blocked").write_text("no folder", encoding="utf-8")
+    error = error_of(comfy, {"1": small("blocked"), "2": run_node(("1", 0), keep=True)})
+    assert "world 'blocked' cannot be kept in" in error["exception_message"]
+    assert "switch 'keep' off" in error["exception_message"]
+
+
+@pytest.mark.parametrize(
+    "nodes, said",
+    [
+        ({"1": node("YggdrasillWorld", source="template: removed")}, "unknown world template 'removed'; there is 'art_generation'"),
+        ({"1": pasted("world", {"schema_version": "3.0", "world_id": "w", "cycle": [], "stages": {}})}, "newer than '2.0'"),
+        (
+            {"1": small(artifacts="map"), "2": node("YggdrasillState", edits="1: a\n3: b"), "3": run_node(("1", 0), state=("2", 0))},
+            "the state has a hole",
+        ),
+        ({"1": small(), "2": node("PrimitiveInt", value=-1), "3": run_node(("1", 0), ("2", 0))}, "a world makes 0 passes or more"),
+        ({"1": small("../up"), "2": run_node(("1", 0), keep=True)}, "has a name of letters, digits"),
+        ({"1": small(), "2": run_node(("1", 0), 1, action="a\n---\nb")}, "there are 2 actions for 1 passes"),
+        ({"1": node("YggdrasillState", edits="7: x")}, "a state has blocks 1, 2, 3, 4 and 5, not 7"),
+        ({"1": node("YggdrasillLoadWorld", name="nowhere")}, "there is no world 'nowhere' here"),
+        ({"1": node("YggdrasillLoadWorld", name="../..")}, "has a name of letters, digits"),
+        ({"1": small(), "2": node("YggdrasillSaveConfig", config=("1", 0), name="../x.yaml")}, "is no name to save under"),
+        (
+            {"1": pasted("graph", render_template("graph", "creator", {})), "2": stage_node(("1", 0), connections="2 -> creator.colour")},
+            "colour",
+        ),
+    ],
+)
+def test_what_cannot_be_is_said_on_the_node(comfy: Caller, nodes: dict[str, Any], said: str) -> None:
+    error = error_of(comfy, nodes)
+    assert said in error["exception_message"]
+
+
+def test_wires_that_make_no_sense_are_refused_by_type(comfy: Caller) -> None:
+    refused = comfy.refused({"1": small(), "2": run_node(("1", 0), state=("1", 0))})
+    assert "received_type(YGGDRASILL_WORLD)" in json.dumps(refused["node_errors"]["2"])
+    refused = comfy.refused({"1": small(), "2": run_node(("1", 0), -1)})
+    assert "Value -1 smaller than min of 0" in json.dumps(refused["node_errors"]["2"])
