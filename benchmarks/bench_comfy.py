@@ -18,7 +18,7 @@ from benchmarks.timing import Act, in_rounds, interleave, median, ratios, second
 from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, token_of
 from yggdrasill.remote import EndpointRegistry
 
-__all__ = ["run"]
+__all__ = ["PARTS", "run"]
 
 TINY_ROUNDS = 60
 SAMPLER_ROUNDS = 30
@@ -34,22 +34,21 @@ NO_TENSOR_BYTES = 0.001
 KEEPING = ("--cache-lru", "50")
 #: Compute threads that wait for each other on a busy machine would drown what is measured.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+THREADS = "both servers run with OMP_NUM_THREADS=1"
 PREVIEWS = ("--preview-method", "latent2rgb")
 
 
-def run() -> list[Figure]:
-    """All figures of Remote Graph in ComfyUI."""
+def run(only: str | None = None) -> list[Figure]:
+    """All figures of Remote Graph in ComfyUI, or those of one of the `PARTS`."""
     installation = find_installation()
     if installation is None:
         why = "no ComfyUI was found; set COMFYUI_PATH to its checkout and COMFYUI_PYTHON to the Python that runs it"
         return [Figure.missing("Remote Graph between ComfyUI servers", "-", why, at_most=1.0)]
     version = f"ComfyUI {comfy_version(installation)}"
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, open_fleet(installation, Path(name)) as fleet:
-        figures = _hops(fleet)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, open_fleet(installation, Path(name)) as fleet:
-        figures += image_figures(fleet)
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, open_fleet(installation, Path(name)) as fleet:
-        figures += [*_again(fleet), _branches(fleet)]
+    figures: list[Figure] = []
+    for part in PARTS if only is None else (only,):
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, open_fleet(installation, Path(name)) as fleet:
+            figures += PARTS[part](fleet)
     return [_noting(figure, version) if index == 0 else figure for index, figure in enumerate(figures)]
 
 
@@ -62,7 +61,7 @@ def _hops(fleet: Fleet) -> list[Figure]:
     fleet.write_checkpoint(here, there)
     know(here, {"there": there})
     with Page.open(here.url) as page:
-        return [_tiny(page, there), _sampler(page, there)]
+        return [_noting(figure, THREADS) for figure in (_tiny(page, there), _sampler(page, there))]
 
 
 def _tiny(page: Page, there: Server) -> Figure:
@@ -153,14 +152,14 @@ def _again_times(page: Page, proxy: CountingProxy) -> list[Figure]:
 
 def _again_figures(name: str, taken: Mapping[str, Sequence[float]], crossed: Mapping[str, Sequence[int]]) -> list[Figure]:
     what = {"again": "the same call again", "anew": "the same call made anew at the endpoint"}[name]
-    time_limit, byte_limit = (1.0, NO_TENSOR_BYTES) if name == "again" else (None, None)
+    time_limit = 1.0 if name == "again" else None
     times = {side: seconds(median(taken[side])) for side in ("first", name)}
     counts = {side: f"{median(crossed[side]) / (1 << 20):.3g} MiB" for side in ("first", name)}
     shares = [value / AGAIN_SECONDS for value in taken[name]]
     payloads = [count / NBYTES for count in crossed[name]]
     return [
         Figure.of(f"{what}, {IMAGES} unchanged", f"the limit of {seconds(AGAIN_SECONDS)}", shares, at_most=time_limit, parts=times),
-        Figure.of(f"bytes that cross with {what}, {IMAGES} unchanged", "the payload", payloads, at_most=byte_limit, parts=counts),
+        Figure.of(f"bytes that cross with {what}, {IMAGES} unchanged", "the payload", payloads, at_most=NO_TENSOR_BYTES, parts=counts),
     ]
 
 
@@ -174,7 +173,7 @@ def _through(server: Server, url: str, there: Server) -> None:
 # -- branches -----------------------------------------------------------------------------------------------------
 
 
-def _branches(fleet: Fleet) -> Figure:
+def _branches(fleet: Fleet) -> list[Figure]:
     here, *others = (fleet.prepare(name) for name in ("one", "two", "three"))
     fleet.wait()
     know(here, {server.base.name: server for server in others})
@@ -190,7 +189,7 @@ def _branches(fleet: Fleet) -> Figure:
         taken = interleave("branches", {"three": tagged({"2": sleep, **remote}), "one": tagged({"2": sleep})}, BRANCH_ROUNDS)
     what, beside = f"two remote branches and a local one that sleep {seconds(BRANCH_SECONDS)} each", "a prompt with the local one alone"
     parts = {name: seconds(median(times)) for name, times in taken.items()}
-    return Figure.of(what, beside, ratios(taken["three"], taken["one"]), at_most=1.2, parts=parts)
+    return [Figure.of(what, beside, ratios(taken["three"], taken["one"]), at_most=1.2, parts=parts)]
 
 
 # -- common -------------------------------------------------------------------------------------------------------
@@ -198,3 +197,6 @@ def _branches(fleet: Fleet) -> Figure:
 
 def _noting(figure: Figure, note: str) -> Figure:
     return Figure.from_dict({**figure.to_dict(), "note": "; ".join(filter(None, [figure.note, note]))})
+
+
+PARTS: dict[str, Callable[[Fleet], list[Figure]]] = {"hops": _hops, "images": image_figures, "again": _again, "branches": _branches}

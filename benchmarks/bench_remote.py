@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import tempfile
@@ -22,8 +23,11 @@ from benchmarks.proxy import CountingProxy
 from benchmarks.timing import in_rounds, interleave, median, ratios, seconds
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
-from yggdrasill.remote import RemoteGraph
+from yggdrasill.remote import EndpointClient, RemoteGraph
+from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.retry import Retry
+from yggdrasill.remote.uploads import PARALLEL, upload
 from yggdrasill.values.disk_store import DiskStore
 
 __all__ = ["run"]
@@ -33,6 +37,8 @@ LARGE_ROUNDS = 15
 MEMORY_ROUNDS = 5
 COUNT_ROUNDS = 5
 PARALLEL_ROUNDS = 5
+MANY_ROUNDS = 9
+MANY, MANY_BYTES = 200, 64 << 10
 SMALL_SECONDS = 0.005
 LONGEST_SECONDS = 1.0
 ENDPOINTS = (2, 4, 8)
@@ -52,7 +58,7 @@ def run() -> list[Figure]:
         served = stack.enter_context(endpoint(folder / "plain", configs))
         http = stack.enter_context(HttpPeer.start())
         wire = stack.enter_context(SocketPeer.start())
-        figures = [*_small(served, graphs["identity"], http), *_large(served, graphs["double"], wire, http), _memory(served)]
+        figures = [*_small(served, graphs["identity"], http), *_large(served, graphs["double"], wire, http), _memory(served), _many(served)]
     with tempfile.TemporaryDirectory() as name:
         figures += [_unchanged(Path(name), configs)]
     with tempfile.TemporaryDirectory() as name:
@@ -119,6 +125,35 @@ def _large(served: Served, graph: Graph, wire: SocketPeer, http: HttpPeer) -> li
         Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=5.0, parts=parts),
         Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.5, parts=parts),
     ]
+
+
+def _many(served: Served) -> Figure:
+    """Uploads alone: what is to be sent is packed before the clock starts."""
+    client, depot = EndpointClient(served.url, token=served.token), Depot()
+    taken: dict[str, list[float]] = {"together": [], "one by one": []}
+    for _ in in_rounds(MANY_ROUNDS, f"{MANY} small artifacts"):
+        for way, times in taken.items():
+            value = [torch.rand(MANY_BYTES // 4) for _ in range(MANY)]
+            with depot.pack(value) as packed:
+                groups = [packed.artifacts] if way == "together" else [[name] for name in packed.artifacts]
+                begin = time.perf_counter()
+                bridge().run(_send_groups(client, groups, value, depot))
+                times.append(time.perf_counter() - begin)
+    parts = {way: seconds(median(times)) for way, times in taken.items()}
+    what = f"{MANY} artifacts of {MANY_BYTES >> 10} KiB sent with few requests"
+    return Figure.of(
+        what, "sent with a request each, four at a time", ratios(taken["together"], taken["one by one"]), at_most=1.0, parts=parts
+    )
+
+
+async def _send_groups(client: EndpointClient, groups: list[list[str]], value: Any, depot: Depot) -> None:
+    gate = asyncio.Semaphore(PARALLEL)
+
+    async def send(names: list[str]) -> None:
+        async with gate:
+            await upload(client, names, value, depot, Retry())
+
+    await asyncio.gather(*map(send, groups))
 
 
 def _memory(served: Served) -> Figure:

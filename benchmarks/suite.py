@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.figures import Figure
 from benchmarks.timing import in_rounds, median, seconds
 
-__all__ = ["TITLES", "measure", "names"]
+__all__ = ["TITLES", "check_name", "measure", "names"]
 
 #: What each benchmark is about, as the page says it.
 TITLES = {
@@ -40,13 +40,25 @@ def names() -> list[str]:
     return [name for name in TITLES if name in found] + sorted(found - set(TITLES))
 
 
-def measure(name: str) -> list[Figure]:
-    """Run one benchmark.
+def check_name(text: str) -> str:
+    """``text`` if it names a benchmark, or ``name:part`` a part of one that has `PARTS`; ValueError otherwise."""
+    name, _, part = text.partition(":")
+    parts = getattr(importlib.import_module(f"benchmarks.bench_{name}"), "PARTS", {}) if part and name in names() else {}
+    if name not in names() or (part and part not in parts):
+        raise ValueError(text)
+    return text
+
+
+def measure(text: str) -> list[Figure]:
+    """Run one benchmark, or one part of it; see `check_name`.
 
     Raises:
         Whatever the benchmark raises: a wrong answer is not a figure.
     """
+    name, _, part = text.partition(":")
     module = importlib.import_module(f"benchmarks.bench_{name}")
+    if part:
+        return list(module.run(part))
     result: Sequence[Figure] | Mapping[str, Any] = module.run()
     if not isinstance(result, Mapping):
         return list(result)

@@ -24,6 +24,7 @@ __all__ = ["CancelToken", "RunContext", "current_run", "derive_seed", "enter_chi
 
 ProgressSink = Callable[[str, float, float, "str | None"], None]
 Outside = Callable[[], AbstractContextManager[None]]
+OutputSink = Callable[[str, Any], None]
 
 
 class CancelToken:
@@ -49,7 +50,7 @@ class RunContext:
     was called before in this run (its loop iteration).
     """
 
-    __slots__ = ("_outside", "_progress", "call", "node", "outermost", "pass_index", "path", "seed", "token")
+    __slots__ = ("_deliver", "_outside", "_progress", "call", "node", "outermost", "pass_index", "path", "seed", "token")
 
     def __init__(
         self,
@@ -60,8 +61,10 @@ class RunContext:
         token: CancelToken | None = None,
         progress: ProgressSink | None = None,
         outside: Outside | None = None,
+        deliver: OutputSink | None = None,
     ) -> None:
         self._outside = outside
+        self._deliver = deliver
         self.seed = seed
         self.path = path
         self.pass_index = pass_index
@@ -102,6 +105,11 @@ class RunContext:
         """Who gets reports of work as ``(place, done, total, text)``; a run that computes elsewhere passes its reports on."""
         return self._progress
 
+    def deliver(self, name: str, value: Any) -> None:
+        """Say that the output ``name`` of this run is final, so that it can leave while the run goes on; nothing in a nested run."""
+        if self._deliver is not None:
+            self._deliver(name, value)
+
     def outside(self) -> AbstractContextManager[None]:
         """To be held while waiting for something that computes elsewhere: a host gives this run's slot to another job."""
         return nullcontext() if self._outside is None else self._outside()
@@ -136,6 +144,8 @@ class RunContext:
             token=self.token,
             progress=self._progress,
             outside=self._outside,
+            # what is nested under a name has outputs of its own
+            deliver=None if name else self._deliver,
         )
         context.outermost = False
         return context
@@ -169,6 +179,7 @@ def enter_run(
     token: CancelToken | None = None,
     progress: ProgressSink | None = None,
     outside: Outside | None = None,
+    deliver: OutputSink | None = None,
 ) -> Iterator[RunContext]:
     """Make a run current: the outermost one draws a seed if none is given, a nested one inherits what is not given."""
     outer = _current.get()
@@ -180,6 +191,7 @@ def enter_run(
             token=token,
             progress=progress,
             outside=outside,
+            deliver=deliver,
         )
     else:
         context = outer.child(outer.step, seed=seed, pass_index=pass_index)
@@ -191,6 +203,8 @@ def enter_run(
             context._progress = progress
         if outside is not None:
             context._outside = outside
+        if deliver is not None:
+            context._deliver = deliver
     previous = _current.set(context)
     try:
         yield context

@@ -17,6 +17,7 @@ from yggdrasill.remote.events import FINAL, follow
 from yggdrasill.remote.reports import Meter
 from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.remote.uploads import upload
+from yggdrasill.values.artifact_refs import ArtifactRef
 
 __all__ = ["Call", "Watch", "perform"]
 
@@ -50,6 +51,8 @@ class Call:
     prompt: Mapping[str, Any] | None = None
     #: Gets kind and data of every other event that is not about the job's status.
     watch: Watch | None = None
+    #: Gets the artifacts of outputs that can be had already, and who has them.
+    arrived: Callable[[EndpointClient, list[ArtifactRef]], None] | None = None
     meter: Meter = field(default_factory=Meter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -112,7 +115,9 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
         if event.kind == "progress" and call.progress is not None:
             data = event.data
             call.progress(str(data.get("place", "")), float(data.get("done", 0)), float(data.get("total", 0)), data.get("text"))
-        elif call.watch is not None and event.kind not in ("status", "progress"):
+        if event.kind == "output" and call.arrived is not None:
+            call.arrived(client, [ArtifactRef.from_json(entry) for entry in event.data.get("artifacts") or ()])
+        if call.watch is not None and event.kind not in ("status", "progress"):
             call.watch(event.kind, event.data)
     if status == 200:
         return row

@@ -8,16 +8,8 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from yggdrasill.errors import (
-    EndpointFailed,
-    EndpointUnreachable,
-    InvalidArgument,
-    LimitExceeded,
-    PayloadTooLarge,
-    ProtocolMismatch,
-    YggdrasillError,
-    error_from_dict,
-)
+from yggdrasill.errors import InvalidArgument, LimitExceeded, PayloadTooLarge
+from yggdrasill.remote.answers import PROTOCOL, check_protocol, document_of, failure, named
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.transports.http import HttpTransport
@@ -25,7 +17,6 @@ from yggdrasill.remote.transports.transport import Body, Chunk, Request, Respons
 
 __all__ = ["PROTOCOL", "EndpointClient"]
 
-PROTOCOL = 1
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
 _CLASSES_AT_ONCE = 50
@@ -55,6 +46,8 @@ class EndpointClient:
         self._own = transport
         #: What `capabilities` said the first time somebody compared it.
         self.facts: dict[str, Any] | None = None
+        #: Fingerprints of model files here that the endpoint has too.
+        self.compared: dict[str, dict[str, str]] = {}
         #: Finds the client of another endpoint that is known here by a url below its own.
         self.peers: Callable[[str], EndpointClient | None] = _no_peer
 
@@ -110,6 +103,16 @@ class EndpointClient:
             found["nodes"].update(answer["nodes"])
             found["asks_again"] += answer["asks_again"]
             found["unknown"] += answer["unknown"]
+        return found
+
+    async def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
+        """By file and model folder, what tells the content of an endpoint's model files; files it lacks are left out.
+
+        Raises:
+            InvalidConfig: the endpoint is no ComfyUI.
+        """
+        body = {"files": list(files)}
+        found: dict[str, dict[str, str]] = (await self.call("POST", "/checkpoints/fingerprints", body, patience=120.0))[1]["fingerprints"]
         return found
 
     # -- graphs -------------------------------------------------------------------------------------------------
@@ -185,6 +188,16 @@ class EndpointClient:
         ) as response:
             await _drain(response)
 
+    async def put_batch(self, start: Callable[[], AsyncIterator[Chunk]], length: int) -> None:
+        """Store several small artifacts: for each its hash (32 bytes), its length (8, little-endian) and its bytes.
+
+        Raises:
+            CorruptData: bytes that are not those of their hash. LimitExceeded, StorageFailed
+        """
+        headers = {"Content-Type": "application/octet-stream"}
+        async with self.open("POST", "/artifacts/batch", body=start, length=length, headers=headers) as response:
+            await _drain(response)
+
     def get_artifact(self, name: str, offset: int = 0) -> AbstractAsyncContextManager[Response]:
         """The open stream of an artifact's bytes from ``offset`` on (status 206 where that is not 0). Raises `UnknownArtifact`."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -209,7 +222,7 @@ class EndpointClient:
         self.check_size("max_body_bytes", len(data or b""), "a request")
         async with self.open(method, path, body=data, headers=headers, patience=patience) as response:
             text = await _read_all(response)
-            return response.status, self._document(text, response.status) if text else {}
+            return response.status, document_of(text, response.status, self.name, self.url) if text else {}
 
     @asynccontextmanager
     async def open(
@@ -225,49 +238,12 @@ class EndpointClient:
         """An open answer with a good status; any other is raised as the error it carries."""
         own = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, patience)
-        async with self.transport.request(request) as response:
-            if response.status >= 300:
-                raise self._failure(response, await _read_all(response))
-            self._check_protocol(response)
-            yield response
-
-    def _check_protocol(self, response: Response) -> None:
-        spoken = response.headers.get("X-Yggdrasill-Protocol")
-        if spoken != str(PROTOCOL):
-            said = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
-            raise ProtocolMismatch(
-                f"endpoint {self.name!r} at {self.url} speaks {said}, this client version {PROTOCOL}; "
-                + ("check the url and the port" if spoken is None else "install the same version of yggdrasill on both sides"),
-                endpoint=self.name,
-            )
-
-    def _failure(self, response: Response, text: bytes) -> YggdrasillError:
-        try:
-            document = json.loads(text)
-        except ValueError:
-            document = None
-        if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
-            if response.status in (502, 503, 504):
-                return EndpointUnreachable(f"endpoint {self.name!r} at {self.url} is not up (HTTP {response.status})", endpoint=self.name)
-            self._check_protocol(response)
-            return EndpointFailed(
-                f"endpoint {self.name!r} at {self.url} answered HTTP {response.status} without saying why", endpoint=self.name
-            )
-        error = error_from_dict(document["error"])
-        error.details.setdefault("endpoint", self.name)
-        return error
-
-    def _document(self, text: bytes, status: int) -> dict[str, Any]:
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError):
-            document = None
-        if not isinstance(document, dict):
-            raise ProtocolMismatch(
-                f"endpoint {self.name!r} at {self.url} answered HTTP {status} with something that is no JSON object; check the url and the port",
-                endpoint=self.name,
-            )
-        return document
+        with named(self.name):
+            async with self.transport.request(request) as response:
+                if response.status >= 300:
+                    raise failure(response, await _read_all(response), self.name, self.url)
+                check_protocol(response, self.name, self.url)
+                yield response
 
 
 async def _read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:

@@ -15,7 +15,7 @@ from yggdrasill.foundation.pool import reuse_identity
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
 from yggdrasill.remote.depot import Depot
-from yggdrasill.remote.preflight import check_workflow
+from yggdrasill.remote.preflight import check_at
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.payload import blake3_hex
@@ -47,7 +47,10 @@ class Deployment:
             UnknownBlockType: the endpoint lacks block types. PayloadTooLarge: too much state. InvalidConfig, CannotTravel, RemoteError
         """
         await check_build(client, retry, strict=strict_build)
-        self._check_blocks(client)
+        if self.kind == "comfy":
+            await check_at(self.config["prompt"], client, retry)
+        else:
+            self._check_blocks(client)
         graph_id = f"{self.name}-{self._digest()[:12]}"
         created = await self._put(client, graph_id, retry)
         contract = await fetch_contract(client, graph_id, retry)
@@ -59,9 +62,6 @@ class Deployment:
         return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
 
     def _check_blocks(self, client: EndpointClient) -> None:
-        if self.kind == "comfy":
-            check_workflow(self.config["prompt"], client.facts, client.name)
-            return
         there = (client.facts or {}).get("block_types")
         if not isinstance(there, list):
             return

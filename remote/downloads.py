@@ -5,20 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, Iterable
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, UnknownArtifact
 from yggdrasill.executor.context import current_run
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.receive import pour
 from yggdrasill.remote.reports import LoadReport, Meter, report
-from yggdrasill.remote.retry import Retry
+from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
-from yggdrasill.values.memory_store import aligned_memory
-from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.memory_store import MemoryStore
 
-__all__ = ["RemoteHandle", "fetch", "fetch_all", "load", "stream"]
+__all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
 
 PARALLEL = 4
 
@@ -40,7 +40,7 @@ def load(client: EndpointClient, ref: ArtifactRef, depot: Depot) -> memoryview:
     return data
 
 
-async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncIterator[bytes]:
+async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
     """An artifact's bytes in order, each once, however often the connection breaks.
 
     Raises:
@@ -68,29 +68,70 @@ async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> Asyn
 
 
 async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: Retry, meter: Meter) -> memoryview:
-    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the depot already."""
+    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the depot's store."""
     with contextlib.suppress(UnknownArtifact):
         return depot.store.read(ref.hash)
-    memory = aligned_memory(ref.nbytes)
-    offset = 0
-    async for chunk in stream(_holder(client, ref), ref, retry):
-        memory[offset : offset + len(chunk)] = chunk
-        offset += len(chunk)
-    if await asyncio.to_thread(blake3_hex, memory) != ref.hash:
-        raise _corrupt(client, ref, "other")
+    if ref.hash in depot.received:
+        known = await asyncio.to_thread(depot.received.copy, ref.hash)
+        if known is not None:
+            return known
+    memory = await _receive(_holder(client, ref), ref, retry)
     meter.bytes_received += ref.nbytes
+    depot.received.keep(ref.hash, memory)
     return memory
 
 
-async def fetch_all(client: EndpointClient, refs: Iterable[ArtifactRef], depot: Depot, retry: Retry, meter: Meter) -> dict[str, memoryview]:
-    """The bytes of several artifacts by hash, a few at a time."""
-    gate = asyncio.Semaphore(PARALLEL)
+async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview:
+    """The bytes, hashed while they arrive, in memory that nobody else has."""
+    arriving = MemoryStore()
+    with arriving.writer(ref.hash, ref.nbytes) as writer:
+        async with contextlib.aclosing(stream(client, ref, retry)) as chunks:
+            await pour(chunks, writer)
+        try:
+            writer.commit()
+        except CorruptData:
+            raise _corrupt(client, ref, "other") from None
+    return arriving.take(ref.hash)
 
-    async def one(ref: ArtifactRef) -> tuple[str, memoryview]:
-        async with gate:
-            return ref.hash, await fetch(client, ref, depot, retry, meter)
 
-    return dict(await asyncio.gather(*(one(ref) for ref in refs)))
+class Fetches:
+    """The artifacts of one call's result, a few at a time; those that are known before the call is over may begin before."""
+
+    def __init__(self, depot: Depot, patience: Patience, meter: Meter) -> None:
+        self._depot, self._patience, self._meter = depot, patience, meter
+        self._gate = asyncio.Semaphore(PARALLEL)
+        self._tasks: dict[str, tuple[EndpointClient, asyncio.Task[memoryview]]] = {}
+
+    def begin(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
+        """Fetch, each once, and go on meanwhile; on the bridge's loop."""
+        for ref in refs:
+            known = self._tasks.get(ref.hash)
+            if known is not None and known[0] is client and not _has_failed(known[1]):
+                continue
+            if known is not None:
+                known[1].cancel()
+            self._tasks[ref.hash] = client, asyncio.ensure_future(self._fetch(client, ref))
+
+    async def all(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> dict[str, memoryview]:
+        """The bytes by hash; raises as `fetch`."""
+        wanted = {ref.hash: ref for ref in refs}
+        self.begin(client, wanted.values())
+        return dict(zip(wanted, await asyncio.gather(*(self._tasks[name][1] for name in wanted)), strict=True))
+
+    async def close(self) -> None:
+        """Give up what is still under way."""
+        tasks = [task for _, task in self._tasks.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _fetch(self, client: EndpointClient, ref: ArtifactRef) -> memoryview:
+        async with self._gate:
+            return await fetch(client, ref, self._depot, Retry(self._patience), self._meter)
+
+
+def _has_failed(task: asyncio.Task[memoryview]) -> bool:
+    return task.done() and (task.cancelled() or task.exception() is not None)
 
 
 def _holder(client: EndpointClient, ref: ArtifactRef) -> EndpointClient:

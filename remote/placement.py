@@ -16,11 +16,15 @@ POLICIES = ("least_busy", "first", "round_robin")
 
 @dataclass(frozen=True)
 class Placement:
-    """Endpoints by name, none for this process. ``policy`` chooses among several; ``fallback`` says what happens if none answers."""
+    """Endpoints by name, none for this process. ``policy`` chooses among several; ``fallback`` says what happens if none answers.
+
+    One that has more than ``max_queued`` jobs waiting is passed over.
+    """
 
     endpoints: tuple[str, ...] = ()
     policy: str = "least_busy"
     fallback: str = "fail"
+    max_queued: int | None = None
 
     @property
     def is_local(self) -> bool:
@@ -29,7 +33,7 @@ class Placement:
 
     @classmethod
     def of(cls, value: Any, known: Collection[str], where: str) -> Placement:
-        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?}``.
+        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?}``.
 
         Raises:
             InvalidConfig: another shape. UnknownEndpoint: a name that is not in ``known``.
@@ -47,10 +51,12 @@ class Placement:
                 raise error
         rest = {key: item for key, item in value.items() if key != "replicas"} if isinstance(value, Mapping) else {}
         for key, item in rest.items():
+            if key == "max_queued" and isinstance(item, int) and not isinstance(item, bool) and item >= 0:
+                continue
             options = {"policy": POLICIES, "fallback": (LOCAL, "fail")}.get(key)
             if options is None or item not in options:
                 raise InvalidConfig(
-                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}) and fallback ('local', 'fail')"
+                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}), fallback ('local', 'fail') and max_queued (a number)"
                 )
         return cls(tuple(names), **rest)
 
@@ -58,9 +64,10 @@ class Placement:
         """JSON form."""
         if self.is_local:
             return LOCAL
-        if len(self.endpoints) == 1 and (self.policy, self.fallback) == ("least_busy", "fail"):
+        if len(self.endpoints) == 1 and (self.policy, self.fallback, self.max_queued) == ("least_busy", "fail", None):
             return self.endpoints[0]
-        return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback}
+        limit = {} if self.max_queued is None else {"max_queued": self.max_queued}
+        return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback, **limit}
 
 
 @dataclass(frozen=True)

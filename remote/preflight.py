@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
 
-from yggdrasill.errors import InvalidConfig, MissingFile, UnknownBlockType, unknown
+from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType, unknown
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.node_forms import differences, form_of
+from yggdrasill.remote.retry import Retry
 
-__all__ = ["check_workflow", "is_model_file", "same_path"]
+__all__ = ["OwnComfy", "check_at", "check_workflow", "compare_with", "is_model_file", "same_path"]
 
 _MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 _OWN = "Yggdrasill"
@@ -21,6 +25,95 @@ def is_model_file(name: str) -> bool:
 def same_path(name: str) -> str:
     """One spelling for a path written with ``\\`` or ``/``."""
     return name.replace("\\", "/")
+
+
+class OwnComfy(Protocol):
+    """What the ComfyUI of this process has, to be compared with what an endpoint has. Not to be called on ComfyUI's main loop."""
+
+    def node_hashes(self) -> Mapping[str, str]:
+        """A hash of the form of every node class, as in its own endpoint's capabilities."""
+        ...
+
+    def node_forms(self, names: Sequence[str]) -> Mapping[str, Any]:
+        """As `EndpointClient.nodes`."""
+        ...
+
+    def model_fingerprints(self, files: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        """As `EndpointClient.model_fingerprints`."""
+        ...
+
+
+_own: OwnComfy | None = None
+
+
+def compare_with(own: OwnComfy | None) -> None:
+    """Compare endpoints with the ComfyUI of this process from now on; None: with nothing."""
+    global _own  # noqa: PLW0603 - a process has one ComfyUI or none
+    _own = own
+
+
+async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Retry) -> None:
+    """Return if an endpoint, whose capabilities were fetched, has what ``prompt`` names, and the same as the ComfyUI of this process.
+
+    Raises:
+        InvalidConfig, UnknownBlockType, MissingFile: as `check_workflow`. InvalidStructure: a node class there is another one.
+        CheckpointMismatch: a model file there is another one.
+    """
+    try:
+        check_workflow(prompt, client.facts, client.name)
+    except (InvalidConfig, UnknownBlockType):
+        # it may have got what it lacked since it was asked
+        client.facts = await retry.persist(client.capabilities)
+        check_workflow(prompt, client.facts, client.name)
+    own = _own
+    if own is not None:
+        await _compare_classes(prompt, own, client, retry)
+        await _compare_files(prompt, own, client, retry)
+
+
+async def _compare_classes(prompt: Mapping[str, Any], own: OwnComfy, client: EndpointClient, retry: Retry) -> None:
+    here = await asyncio.to_thread(own.node_hashes)
+    there = (client.facts or {}).get("comfy", {}).get("node_classes", {})
+    used = sorted({str(node["class_type"]) for node in prompt.values()})
+    others = [name for name in used if here.get(name) and there.get(name) and here[name] != there[name]]
+    if not others:
+        return
+    forms = [(await asyncio.to_thread(own.node_forms, others))["nodes"], (await retry.persist(lambda: client.nodes(others)))["nodes"]]
+    found = {
+        name: differences(prompt, name, *(form_of(side[name]) for side in forms)) for name in others if all(name in side for side in forms)
+    }
+    found = {name: said for name, said in found.items() if said}
+    if found:
+        told = "; ".join(f"{name!r}: {', '.join(said)}" for name, said in found.items())
+        raise InvalidStructure(
+            f"endpoint {client.name!r} has other node classes than this ComfyUI ({told}); install the same version of the pack that has them "
+            "on both sides",
+            endpoint=client.name,
+            errors=[f"{name}: {item}" for name, said in found.items() for item in said],
+            classes=sorted(found),
+        )
+
+
+async def _compare_files(prompt: Mapping[str, Any], own: OwnComfy, client: EndpointClient, retry: Retry) -> None:
+    named = {name: node_id for node_id, name in _files_of(prompt)}
+    here = await asyncio.to_thread(own.model_fingerprints, list(named)) if named else {}
+    asked = [name for name, prints in here.items() if client.compared.get(name) != prints]
+    if not asked:
+        return
+    there = await retry.persist(lambda: client.model_fingerprints(asked))
+    for name in asked:
+        other = {
+            folder: (mark, there[name][folder]) for folder, mark in here[name].items() if there.get(name, {}).get(folder, mark) != mark
+        }
+        if other:
+            told = ", ".join(f"in {folder!r} {ours[:8]} here and {theirs[:8]} there" for folder, (ours, theirs) in other.items())
+            raise CheckpointMismatch(
+                f"node {named[name]!r} needs {name!r}, and endpoint {client.name!r} has another file of that name ({told}); bring the same file to both",
+                endpoint=client.name,
+                file=name,
+                node_id=named[name],
+            )
+        client.compared[name] = dict(here[name])
 
 
 def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, endpoint: str) -> None:

@@ -64,6 +64,7 @@ def make_proxy(
         name,
         deployment=deployment,
         policy=placement.policy,
+        max_queued=placement.max_queued,
         patience=registry.patience,
         strict_build=registry.strict_build,
     )
@@ -84,7 +85,7 @@ def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mappi
     """The proxy of what is served under a known id already: at the entry's ``endpoint_url``, or where the registry places it."""
     url, graph_id = str(entry["endpoint_url"]), str(entry.get("graph_id") or path[-1])
     clients = [registry.client_for(url)] if placement is None else [registry.client(name) for name in placement.endpoints]
-    policy = "first" if placement is None else placement.policy
-    route = Route(clients, graph_id, policy=policy, patience=registry.patience, strict_build=registry.strict_build)
+    policy, limit = ("first", None) if placement is None else (placement.policy, placement.max_queued)
+    route = Route(clients, graph_id, policy=policy, max_queued=limit, patience=registry.patience, strict_build=registry.strict_build)
     cls = RemoteStage if entry.get("stage") else RemoteGraph
     return cls(route=route, config={"endpoint_url": url, "graph_id": graph_id}, depot=registry.depot)

@@ -17,9 +17,8 @@ from yggdrasill.remote.calls import Call, Watch
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.depot import Depot
-from yggdrasill.remote.downloads import RemoteHandle, fetch_all, load
+from yggdrasill.remote.downloads import Fetches, RemoteHandle, load
 from yggdrasill.remote.reports import CallReport, report
-from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.route import Route
 from yggdrasill.values.wire import references, unpack
 
@@ -194,10 +193,13 @@ class Proxy:
         )
 
     async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
-        client, row = await self.route.call(call)
-        refs = references(row["output"]) if whole else []
-        with call.meter.receiving():
-            return client, row, await fetch_all(client, refs, self._depot, Retry(self.route.patience), call.meter)
+        fetches = Fetches(self._depot, self.route.patience, call.meter)
+        try:
+            client, row = await self.route.call(replace(call, arrived=fetches.begin) if whole else call)
+            with call.meter.receiving():
+                return client, row, await fetches.all(client, references(row["output"]) if whole else [])
+        finally:
+            await fetches.close()
 
     def _report(self, client: EndpointClient, row: Mapping[str, Any], call: Call, context: RunContext, started: float) -> CallReport:
         timing = row.get("timing") or {}

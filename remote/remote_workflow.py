@@ -21,8 +21,8 @@ class RemoteWorkflow(RemoteGraph):
     """The API prompt ``prompt``, whose Graph Input and Graph Output nodes are its ports, at a ComfyUI with this extension.
 
     Every call sends the prompt along; nothing stays at the endpoint but the job's row. ``endpoints`` are tried as ``policy`` says
-    (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, stand for a single one. The rest is as
-    for `RemoteGraph`.
+    (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, stand for a single one. One with more than
+    ``max_queued`` jobs waiting is passed over. The rest is as for `RemoteGraph`.
 
     Raises:
         InvalidConfig, LimitExceeded: the prompt. InvalidArgument: no endpoint, or more than one way to say which.
@@ -38,6 +38,7 @@ class RemoteWorkflow(RemoteGraph):
         endpoint: Endpoint | EndpointClient | None = None,
         endpoints: Sequence[Endpoint | EndpointClient] = (),
         policy: str = "first",
+        max_queued: int | None = None,
         timeout: float | None = None,
         patience: Patience | None = None,
         strict_build: bool = False,
@@ -51,6 +52,8 @@ class RemoteWorkflow(RemoteGraph):
         if url is not None:
             clients = [EndpointClient(url, token=token or token_from_environment(url))]
         workflow = Workflow(prompt, graph_id)
-        route = Route(clients, graph_id, workflow=workflow, policy=policy, patience=patience, strict_build=strict_build)
+        route = Route(
+            clients, graph_id, workflow=workflow, policy=policy, max_queued=max_queued, patience=patience, strict_build=strict_build
+        )
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": workflow.prompt}
         super().__init__(route=route, config=config, timeout=timeout, depot=depot, fallback=fallback)

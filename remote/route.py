@@ -26,6 +26,7 @@ class Route:
 
     ``deployment`` is brought to an endpoint when it is first called there, ``workflow`` goes along with every call and is kept
     nowhere; without either, ``graph_id`` must be served already.
+    An endpoint with more than ``max_queued`` jobs waiting is passed over, as one that is full.
     A part that keeps state between calls stays with the first endpoint: another one would remember something else.
     """
 
@@ -37,6 +38,7 @@ class Route:
         deployment: Deployment | None = None,
         workflow: Workflow | None = None,
         policy: str = "first",
+        max_queued: int | None = None,
         patience: Patience | None = None,
         strict_build: bool = False,
     ) -> None:
@@ -45,6 +47,7 @@ class Route:
         self.deployment = deployment
         self.workflow = workflow
         self.policy = policy
+        self.max_queued = max_queued
         self.patience = patience or Patience()
         self.strict_build = strict_build
         self._contracts: dict[EndpointClient, RemoteContract] = {}
@@ -96,6 +99,7 @@ class Route:
         raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
 
     async def _call_at(self, client: EndpointClient, call: Call) -> dict[str, Any]:
+        await self._check_queue(client)
         contract = await self._contract_at(client)
         if self.workflow is not None:
             return await perform(client, replace(call, prompt=self.workflow.prompt))
@@ -108,6 +112,18 @@ class Route:
         self._contracts.pop(client, None)
         contract = await self._contract_at(client)
         return await perform(client, replace(call, graph_id=contract.graph_id))
+
+    async def _check_queue(self, client: EndpointClient) -> None:
+        if self.max_queued is None:
+            return
+        waiting = int((await Retry(self.patience).persist(client.health))["queue"]["queued"])
+        if waiting > self.max_queued:
+            raise QueueFull(
+                f"endpoint {client.name!r} has {waiting} jobs waiting, and {self.graph_id!r} goes where at most {self.max_queued} are; call again later, "
+                "or name more replicas",
+                endpoint=client.name,
+                queued=waiting,
+            )
 
     async def _contract_at(self, client: EndpointClient) -> RemoteContract:
         known = self._contracts.get(client)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, UnknownArtifact, YggdrasillError
@@ -15,16 +15,20 @@ from yggdrasill.remote.transports.transport import Chunk
 from yggdrasill.values.artifact_refs import ArtifactHandle
 from yggdrasill.values.codec import encode
 
-__all__ = ["find_handles", "upload"]
+__all__ = ["PARALLEL", "find_handles", "upload"]
 
 PARALLEL = 4
 CHUNK_BYTES = 1 << 20
+#: Artifacts up to the first size go together, up to about the second in one request.
+SMALL_BYTES = 1 << 20
+BATCH_BYTES = 16 << 20
+_HEAD_BYTES = 40
 
 
 async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, depot: Depot, retry: Retry) -> int:
     """Bring the artifacts of a packed ``value`` to an endpoint, a few at a time, each streamed; gives the bytes sent.
 
-    What the caller only has a handle of is passed on from where it lies without being held here.
+    Small ones share requests. What the caller only has a handle of is passed on from where it lies without being held here.
 
     Raises:
         UnknownArtifact: nobody has the bytes any more. CorruptData, PayloadTooLarge, StorageFailed, EndpointUnreachable
@@ -32,11 +36,31 @@ async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, depo
     handles = {handle.hash: handle for handle in find_handles(value)}
     gate = asyncio.Semaphore(PARALLEL)
 
-    async def one(name: str) -> int:
+    async def one(names: list[str]) -> int:
         async with gate:
-            return await _send(client, name, handles.get(name), depot, retry)
+            if len(names) > 1:
+                return await _send_batch(client, {name: depot.store.read(name) for name in names}, retry)
+            return await _send(client, names[0], handles.get(names[0]), depot, retry)
 
-    return sum(await asyncio.gather(*(one(name) for name in hashes)))
+    return sum(await asyncio.gather(*(one(names) for names in _grouped(list(hashes), depot))))
+
+
+def _grouped(names: list[str], depot: Depot) -> list[list[str]]:
+    """Small artifacts that are here in groups, every other one by itself."""
+    groups: list[list[str]] = []
+    batch: list[str] = []
+    taken = 0
+    for name in names:
+        nbytes = depot.store.nbytes(name) if depot.store.has(name) else None
+        if nbytes is None or nbytes > SMALL_BYTES:
+            groups.append([name])
+            continue
+        if taken + nbytes > BATCH_BYTES:
+            groups.append(batch)
+            batch, taken = [], 0
+        batch.append(name)
+        taken += nbytes
+    return [*groups, batch] if batch else groups
 
 
 def find_handles(value: Any) -> list[ArtifactHandle]:
@@ -69,16 +93,44 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
             f"endpoint {client.name!r} lacks artifact {name}, and nobody here has it; call again with the value", hash=name
         )
     client.check_size("max_artifact_bytes", length, "a tensor or byte string")
+    await _persist(lambda: client.put_artifact(name, start, length), failures, retry)
+    return length
+
+
+async def _send_batch(client: EndpointClient, views: Mapping[str, memoryview], retry: Retry) -> int:
+    for view in views.values():
+        client.check_size("max_artifact_bytes", view.nbytes, "a tensor or byte string")
+    nbytes = sum(view.nbytes for view in views.values())
+    await _persist(lambda: client.put_batch(lambda: _batch(views), nbytes + _HEAD_BYTES * len(views)), [], retry)
+    return nbytes
+
+
+async def _persist(act: Callable[[], Awaitable[None]], failures: list[YggdrasillError], retry: Retry) -> None:
+    """Try again while the endpoint is merely unreachable; one of ``failures``, which happened elsewhere, goes before that."""
     while True:
         try:
-            await client.put_artifact(name, start, length)
+            await act()
         except EndpointUnreachable as error:
             if failures:
                 raise failures[0] from error
             await retry.pause(error)
         else:
             retry.answered()
-            return length
+            return
+
+
+async def _batch(views: Mapping[str, memoryview]) -> AsyncIterator[Chunk]:
+    """The body of a batch, in pieces of some size; see `EndpointClient.put_batch`."""
+    waiting: list[Chunk] = []
+    size = 0
+    for name, view in views.items():
+        waiting += [bytes.fromhex(name), view.nbytes.to_bytes(8, "little"), view]
+        size += _HEAD_BYTES + view.nbytes
+        if size >= CHUNK_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
 
 
 def _from_memory(view: memoryview) -> Callable[[], AsyncIterator[Chunk]]:

@@ -8,7 +8,7 @@ from typing import Any
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
 from yggdrasill.remote.contract import RemoteContract, check_build
-from yggdrasill.remote.preflight import check_workflow
+from yggdrasill.remote.preflight import check_at
 from yggdrasill.remote.retry import Retry
 
 __all__ = ["Workflow"]
@@ -33,9 +33,9 @@ class Workflow:
         """The contract, if an endpoint can run the workflow as far as it says.
 
         Raises:
-            InvalidConfig, UnknownBlockType, MissingFile: as `check_workflow`. EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch
+            InvalidConfig, UnknownBlockType, MissingFile, InvalidStructure, CheckpointMismatch: as `check_at`. EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch
             if ``strict_build``
         """
         await check_build(client, retry, strict=strict_build)
-        check_workflow(self.prompt, client.facts, client.name)
+        await check_at(self.prompt, client, retry)
         return self.contract

@@ -56,6 +56,14 @@ class Host(Protocol):
         """What this host adds to the capabilities; may take a moment."""
         ...
 
+    def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
+        """By file and model folder, what tells a model file's content; reads parts of the files.
+
+        Raises:
+            InvalidConfig: this host is no ComfyUI.
+        """
+        ...
+
     def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
         """``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again", "unknown"}``; blocks.
 

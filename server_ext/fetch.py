@@ -9,7 +9,7 @@ from collections.abc import Callable
 import aiohttp
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.server_ext.receive import pour
+from yggdrasill.remote.receive import pour
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
 

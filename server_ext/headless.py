@@ -60,6 +60,10 @@ class HeadlessHost:
         """Nothing more than every endpoint says."""
         return {}
 
+    def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
+        """Raise `InvalidConfig`."""
+        raise InvalidConfig("this endpoint is no ComfyUI, so it has no model folders; ask one that is")
+
     def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
         """Raise `InvalidConfig`."""
         raise InvalidConfig("this endpoint is no ComfyUI, so it has no node classes; ask one that is")

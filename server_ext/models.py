@@ -14,6 +14,7 @@ __all__ = [
     "DeployedModel",
     "ErrorBody",
     "ErrorModel",
+    "Fingerprints",
     "GraphList",
     "GraphModel",
     "GraphSummary",
@@ -23,6 +24,7 @@ __all__ = [
     "JobRow",
     "JobStarted",
     "MissingArtifacts",
+    "ModelFiles",
     "NodeForms",
     "QueueModel",
     "RunModel",
@@ -95,6 +97,12 @@ class ArtifactHashes(_Body):
     hashes: list[Hash] = Field(max_length=100_000)
 
 
+class ModelFiles(_Body):
+    """Names of model files, as prompts spell them."""
+
+    files: list[Annotated[str, Field(max_length=1000)]] = Field(max_length=256)
+
+
 class ErrorBody(_Answer):
     """What went wrong: the class, a message for people, facts for programs."""
 
@@ -150,6 +158,12 @@ class NodeForms(_Answer):
     nodes: dict[str, dict[str, Any]]
     asks_again: list[str]
     unknown: list[str]
+
+
+class Fingerprints(_Answer):
+    """By file and model folder, what tells a model file's content; files that are not there are left out."""
+
+    fingerprints: dict[str, dict[str, str]]
 
 
 class GraphSummary(_Answer):

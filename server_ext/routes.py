@@ -57,6 +57,14 @@ ROUTES = (
     Route("GET", "/health", "health", "Alive, and how busy", answer=models.HealthModel),
     Route("GET", "/capabilities", "capabilities", "Versions, torch build, devices, block types, limits", answer=models.Capabilities),
     Route("GET", "/nodes", "nodes", "Forms of a ComfyUI's node classes, ?classes=A,B", answer=models.NodeForms, query=("classes",)),
+    Route(
+        "POST",
+        "/checkpoints/fingerprints",
+        "fingerprints",
+        "What tells the content of a ComfyUI's model files",
+        models.ModelFiles,
+        models.Fingerprints,
+    ),
     Route("GET", "/openapi.json", "openapi", "This document"),
     Route("GET", "/graphs", "graphs", "What is served", answer=models.GraphList),
     Route("PUT", "/graphs/{graph_id}", "deploy", "Serve a config", models.GraphModel, models.DeployedModel, (200, 201)),
@@ -183,6 +191,11 @@ class Endpoint:
         if not 0 < len(names) <= _MOST_CLASSES:
             raise InvalidArgument(f"classes names {len(names)} node classes; ask for 1 to {_MOST_CLASSES} at a time, as ?classes=A,B")
         return _json(await asyncio.to_thread(self._service.host.node_forms, names))
+
+    async def fingerprints(self, request: web.Request) -> web.Response:
+        """POST /checkpoints/fingerprints"""
+        body = await read_model_body(request, models.ModelFiles, self._service.limits.max_body_bytes)
+        return _json({"fingerprints": await asyncio.to_thread(self._service.host.model_fingerprints, body.files)})
 
     async def openapi(self, request: web.Request) -> web.Response:
         """GET /openapi.json"""

@@ -120,6 +120,7 @@ class Service:
         await self._intake.close()
         logging.getLogger("yggdrasill.run").removeHandler(self._run_log)
         self._builders.shutdown(wait=False)
+        self._shop.packers.shutdown(wait=False)
         await asyncio.to_thread(self._jobs.close)
 
     async def _until_idle(self, seconds: float) -> None:

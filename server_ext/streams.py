@@ -7,17 +7,17 @@ import contextlib
 import json
 import struct
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
-from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded
+from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, YggdrasillError
+from yggdrasill.remote.receive import pour
 from yggdrasill.server_ext.bodies import check_length
 from yggdrasill.server_ext.job import Event
-from yggdrasill.server_ext.receive import pour
 from yggdrasill.values.artifacts import ArtifactStore, check_hash
 
 __all__ = ["receive_artifact", "receive_batch", "send_artifact", "send_events"]
@@ -57,12 +57,24 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
         CorruptData: cut short, or bytes that are not those of their hash; what came before is stored. LimitExceeded, PayloadTooLarge
     """
     check_length(request, _BATCH_BYTES)
-    stored = 0
+    waiting: list[tuple[str, bytes]] = []
+    stored = size = 0
+    try:
+        async for name, data in _entries(request):
+            waiting.append((name, data))
+            size += len(data)
+            if size >= _BATCH_ENTRY:
+                taken, waiting, size = waiting, [], 0
+                stored += await asyncio.to_thread(_put_all, store, taken)
+    except YggdrasillError:
+        await asyncio.to_thread(_put_all, store, waiting)
+        raise
+    return stored + await asyncio.to_thread(_put_all, store, waiting)
+
+
+async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
     taken = 0
-    while not request.content.at_eof():
-        head = await _exactly(request, _HEAD.size)
-        if not head:
-            break
+    while head := await _exactly(request, _HEAD.size):
         name, length = _HEAD.unpack(head)
         taken += length
         if length > _BATCH_ENTRY or taken > _BATCH_BYTES:
@@ -72,9 +84,13 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
         data = await _exactly(request, length)
         if len(data) != length:
             raise CorruptData("the batch ends in the middle of an artifact: it was cut short; send it again")
-        await asyncio.to_thread(store.put, data, hash=name.hex())
-        stored += 1
-    return stored
+        yield name.hex(), data
+
+
+def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]]) -> int:
+    for name, data in entries:
+        store.put(data, hash=name)
+    return len(entries)
 
 
 async def _exactly(request: web.Request, count: int) -> bytes:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,6 +20,7 @@ from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.parcel import Parcel
 
 __all__ = ["RunLog", "Task", "Workshop", "error_dict", "stop_error"]
 
@@ -26,6 +28,8 @@ _LOG = logging.getLogger("yggdrasill.server")
 _PROGRESS_PAUSE = 0.05
 _MOST_LOG_LINES = 500
 _LONGEST_LOG_LINE = 2000
+_PACKERS = 4
+_MOST_TOLD = 64
 
 Outside = Callable[[], AbstractContextManager[None]]
 
@@ -40,6 +44,8 @@ class Workshop:
     tell: Callable[..., None]
     #: Called from any thread with the job's final form, which is stored by then.
     finished: Callable[[Job, Job], None]
+    #: Packs outputs while their runs go on.
+    packers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_PACKERS, "yggdrasill-pack"))
 
 
 def error_dict(error: BaseException, redactor: Redactor) -> dict[str, Any]:
@@ -59,6 +65,7 @@ class Task:
     shop: Workshop
     _shown: dict[str, float] = field(default_factory=dict)
     _lines: int = 0
+    _delivered: int = 0
 
     @property
     def exclusive_key(self) -> str | None:
@@ -98,17 +105,35 @@ class Task:
         handles = self._handle if self.deployment.accepts_handles else None
         value = unpack(request["inputs"], self._load, handles=handles)
         run = request["run"]
-        with enter_run(
-            seed=run["seed"],
-            path=tuple(run["path"]),
-            pass_index=run["pass_index"],
-            token=job.token,
-            progress=self._progress,
-            outside=outside,
-        ):
-            result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
-        packed = pack(result, self.shop.store, owner=f"job:{job.job_id}")
+        parcel = Parcel(self.shop.store, f"job:{job.job_id}")
+        try:
+            with enter_run(
+                seed=run["seed"],
+                path=tuple(run["path"]),
+                pass_index=run["pass_index"],
+                token=job.token,
+                progress=self._progress,
+                outside=outside,
+                deliver=lambda name, output: self._deliver(parcel, name, output),
+            ):
+                result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
+            early = self._delivered and isinstance(result, dict)
+            packed = parcel.finish(result) if early else pack(result, self.shop.store, owner=f"job:{job.job_id}")
+        finally:
+            parcel.close()
         return packed.wire, packed.artifacts
+
+    def _deliver(self, parcel: Parcel, name: str, output: Any) -> None:
+        """Pack an output that is final in a thread of its own; what is not packed by then is packed when the job ends."""
+        self._delivered += 1
+        # the threads are gone if the endpoint is closing
+        with suppress(RuntimeError):
+            self.shop.packers.submit(self._add, parcel, name, output)
+
+    def _add(self, parcel: Parcel, name: str, output: Any) -> None:
+        refs = parcel.add(name, output)
+        if refs:
+            self.shop.tell(self.job, "output", {"name": name, "artifacts": [ref.to_json() for ref in refs[:_MOST_TOLD]]})
 
     def _load(self, ref: ArtifactRef) -> memoryview:
         return self.shop.store.read(ref.hash)

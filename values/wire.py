@@ -12,24 +12,16 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef, Loader
+from yggdrasill.values.artifact_refs import ArtifactRef, Loader
 from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.encoder import Encoder
 from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
-from yggdrasill.values.memory_store import MemoryStore
-from yggdrasill.values.payload import Payload
-from yggdrasill.values.scalars import to_base64
+from yggdrasill.values.packing import INLINE_BYTES, MAX_INLINE_TOTAL, Packing
 from yggdrasill.values.unwire import WireDecoder, read_payloads
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = ["INLINE_BYTES", "MAX_INLINE_TOTAL", "Packed", "pack", "references", "unpack", "with_urls"]
-
-INLINE_BYTES = 16 << 10
-"""Payloads up to this length ride in the message."""
-MAX_INLINE_TOTAL = 256 << 10
-"""Bytes of payloads that ride in one message together."""
 
 
 @dataclass(eq=False)
@@ -81,27 +73,15 @@ def pack(
         StorageFailed: the store has no room.
     """
     keeper = owner or f"packed-{uuid.uuid4().hex}"
-    encoder = _WireEncoder(limits)
+    packing = Packing(store, keeper, lasting=owner is not None, inline_bytes=inline_bytes, max_inline_total=max_inline_total, limits=limits)
     try:
-        skeleton = encoder.encode(value)
-        sink = _Sink(store, keeper, lasting=owner is not None)
-        entries: list[dict[str, Any]] = []
-        artifacts: list[str] = []
-        inline = 0
-        for part in encoder.parts:
-            if isinstance(part, Payload) and part.data.nbytes <= min(inline_bytes, max_inline_total - inline):
-                inline += part.data.nbytes
-                entries.append({**part.description.to_json(), "inline": to_base64(part.data)})
-                continue
-            ref = sink.keep(part)
-            entries.append(ref.to_json())
-            artifacts.append(ref.hash)
+        wire = packing.wire(packing.take(value))
     except BaseException:
         if owner is None:
             store.unpin(keeper)
         raise
     free = None if owner is not None else lambda: store.unpin(keeper)
-    return Packed({"skeleton": skeleton, "payloads": entries}, list(dict.fromkeys(artifacts)), free)
+    return Packed(wire, packing.artifacts, free)
 
 
 def unpack(wire: Any, load: Loader, *, handles: Callable[[ArtifactRef], Any] | None = None, limits: Limits = DEFAULT_LIMITS) -> Any:
@@ -136,55 +116,3 @@ def with_urls(wire: Any, sign: Callable[[ArtifactRef], str | None], *, limits: L
         url = sign(part) if isinstance(part, ArtifactRef) else None
         entries.append(entry if url is None else {**entry, "url": url})
     return {"skeleton": skeleton, "payloads": entries}
-
-
-class _WireEncoder(Encoder):
-    """Keeps handles as the references they are; everything else as payloads."""
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits, inline=False)
-        self.parts: list[Payload | ArtifactRef] = []
-
-    def _array(self, value: Any) -> Any:
-        if isinstance(value, ArtifactHandle) and not self._in_key:
-            return {"$tensor": self._put(value, lambda: value.ref)}
-        return super()._array(value)
-
-    def _put(self, value: Any, make: Callable[[], Payload | ArtifactRef]) -> Any:
-        placed = self._placed.get(id(value))
-        if placed is not None:
-            return placed[0]
-        part = make()
-        description = part.description
-        self._bytes += description.nbytes
-        self._limits.check("max_bytes", self._bytes)
-        index = len(self.parts)
-        self._limits.check("max_payloads", index + 1)
-        self.parts.append(part)
-        self._placed[id(value)] = (index, value)
-        return index
-
-
-class _Sink:
-    """Brings payloads into a store."""
-
-    def __init__(self, store: ArtifactStore, keeper: str, *, lasting: bool) -> None:
-        self._store = store
-        self._keeper = keeper
-        self._lasting = lasting
-
-    def keep(self, part: Payload | ArtifactRef) -> ArtifactRef:
-        """The reference of ``part``; bytes that are given are in the store now, others are pinned if they are."""
-        if isinstance(part, Payload):
-            return self._store_bytes(part)
-        self._store.pin(self._keeper, [part.hash])
-        return part
-
-    def _store_bytes(self, payload: Payload) -> ArtifactRef:
-        digest = payload.digest()
-        if isinstance(self._store, MemoryStore) and not self._lasting:
-            self._store.hold(payload.data, owner=self._keeper, hash=digest)
-        else:
-            self._store.pin(self._keeper, [digest])
-            self._store.put(payload.data, hash=digest, verify=False)
-        return ArtifactRef(digest, payload.description, store=self._store.store_id)

@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from yggdrasill.errors import CarveError
+from yggdrasill.remote.carve.blocking import Blocking
+from yggdrasill.remote.carve.demands import Demands
 from yggdrasill.remote.carve.drafts import Layout
 from yggdrasill.remote.carve.graph import PromptGraph, natural
 from yggdrasill.remote.carve.homes import Homes, check_parts
@@ -13,6 +15,7 @@ from yggdrasill.remote.carve.parts import Carving, Part
 from yggdrasill.remote.carve.plans import write_calls, write_rest
 from yggdrasill.remote.carve.schemas import NodeSchema
 from yggdrasill.remote.carve.stages import Needs, schedule
+from yggdrasill.remote.carve.ties import Ties
 from yggdrasill.remote.carve.travelling import Travel
 
 __all__ = ["carve"]
@@ -34,19 +37,35 @@ def carve(
     graph = PromptGraph.of(prompt, schemas, targets)
     check_parts(graph, parts)
     homes = Homes(graph, Travel(graph), parts)
-    layout = _lay_out(homes)
+    demands = Demands(graph)
+    layout = _lay_out(homes, demands)
     _check_all_carved(homes, layout)
     written = write_calls(homes, layout)
     rest, dropped = write_rest(prompt, homes, layout, written)
-    relinks = tuple(sorted(layout.relinks, key=lambda relink: (natural(relink.node), relink.input)))
-    return Carving(rest, written.calls, dict(homes.reasons), tuple(layout.kept), (), dropped, relinks)
+    return Carving(
+        prompt=rest,
+        calls=written.calls,
+        stays=dict(sorted(homes.reasons.items(), key=lambda item: natural(item[0]))),
+        kept=tuple(layout.kept),
+        eager=tuple(sorted(demands.eager(layout), key=natural)),
+        dropped=dropped,
+        relinks=tuple(sorted(layout.relinks, key=lambda relink: (natural(relink.node), relink.input))),
+    )
 
 
-def _lay_out(homes: Homes) -> Layout:
-    needs = Needs(homes)
-    colours = {node: part for node, part in homes.of.items() if node not in needs.floats}
-    batches = schedule(homes, needs, colours)
-    return Layout(homes, batches, [homes.of[nodes[0]] for _, nodes in batches])
+def _lay_out(homes: Homes, demands: Demands) -> Layout:
+    """Who runs what. What would come out another way than here goes into calls of its own, or stays, until nothing does."""
+    ties, blocking = Ties(homes), Blocking(homes.graph)
+    while True:
+        while ties.settle_homes():
+            pass
+        needs = Needs(homes)
+        asked, blocked, tied = demands.groups(homes), blocking.groups(homes), ties.groups()
+        colours = {node: (part, asked[node], blocked[node], tied[node]) for node, part in homes.of.items() if node not in needs.floats}
+        batches = schedule(homes, needs, colours)
+        layout = Layout(homes, batches, [homes.of[nodes[0]] for _, nodes in batches])
+        if not (ties.settle(layout) or demands.settle(homes, layout) or blocking.settle(homes, layout)):
+            return layout
 
 
 def _check_all_carved(homes: Homes, layout: Layout) -> None:

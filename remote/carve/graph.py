@@ -77,10 +77,13 @@ class PromptGraph:
         """A node for a message: ``'3' (KSampler)``."""
         return f"{node_id!r} ({self.class_of(node_id)})"
 
+    def before(self, last: str) -> set[str]:
+        """``last`` and all that it needs."""
+        return self._reached([last], lambda node: (link.source for link in self.links[node]))
+
     def between(self, first: str, last: str) -> set[str]:
         """The nodes on the paths from ``first`` to ``last``, both included."""
-        before = self._reached([last], lambda node: (link.source for link in self.links[node]))
-        return before & self._reached([first], lambda node: (link.node for link in self.users[node])) | {first, last}
+        return self.before(last) & self._reached([first], lambda node: (link.node for link in self.users[node])) | {first, last}
 
     @staticmethod
     def _reached(start: Iterable[str], step: Any) -> set[str]:

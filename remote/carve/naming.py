@@ -2,13 +2,14 @@
 
 The precedence is the same everywhere: what the call says (``extra_data.yggdrasill.graphs``), the registry, a subgraph node's own
 property, here. A key is a part's path ``outer/inner`` or an end of it; of several keys that fit a part the longest holds, and a key
-that names a part and others inside it means the outermost. Instances of one definition are parts of their own under one name; a name
-for different things is an error unless it is the whole path of one of them. Where a placed part lies inside another one, the
-inner one runs where it is placed and the outer one has the rest.
+that names a part and others inside it means the outermost. Instances of one definition are parts of their own under one name, and
+``Upscale (7)`` is the one of node 7 alone; a name for different things is an error unless it is the whole path of one of them. Where
+a placed part lies inside another one, the inner one runs where it is placed and the outer one has the rest.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,7 +34,10 @@ class PlacedPart:
 
 @dataclass(frozen=True)
 class Naming:
-    """The parts that run elsewhere, none of which shares a node with another one, and what the caller should be told."""
+    """The parts that run elsewhere, none of which shares a node or a name with another one, and what the caller should be told.
+
+    Of several instances each bears its node's id after the common name: ``Upscale (7)``.
+    """
 
     parts: tuple[PlacedPart, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -123,13 +127,14 @@ def _keyed(placements: Mapping[str, Placement], found: list[NamedPart]) -> dict[
 def _named_by(key: str, found: list[NamedPart], placement: Placement) -> list[NamedPart]:
     """The parts that a key names."""
     fitting = [part for part in found if part.nodes and part.is_named_by(key)]
-    whole = {part.source for part in fitting if part.name == key}
+    whole = {part.source for part in fitting if key in {part.name, part.own_name}}
     fitting = [part for part in fitting if not whole or part.source in whole]
     outermost = [part for part in fitting if not any(part.is_inside(other) for other in fitting)]
     if len({part.source for part in outermost}) > 1 and not placement.is_local:
-        names = ", ".join(sorted(map(str, outermost)))
+        count_of = Counter(map(str, outermost))
+        names = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in sorted(count_of.items())[:6])
         raise InvalidConfig(
-            f"{key!r} is ambiguous in this workflow: it can be {names}. Write a path 'outer/inner' or give them different titles.",
+            f"{key!r} is ambiguous in this workflow: it can be {names}. Write one of these names, or give them different titles.",
             key=key,
             nodes=sorted(part.node_id for part in outermost if part.node_id),
         )
@@ -150,6 +155,7 @@ def _check_called(called: Mapping[str, Placement], found: list[NamedPart], workf
 def _apart(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> Iterable[PlacedPart]:
     """The placed parts without what placed parts inside of them hold. One inside another of the same placement is part of it."""
     parts = sorted((part for part in placed if part.nodes), key=lambda part: len(part.nodes))
+    shared = Counter(part.name for part in parts)
     for number, part in enumerate(parts):
         around = [other for other in parts[:number] + parts[number + 1 :] if not part.nodes.isdisjoint(other.nodes)]
         for other in around:
@@ -167,4 +173,5 @@ def _apart(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> 
         nodes = part.nodes.difference(*inner)
         if nodes:
             own = part.node_id if part.kind == SUBGRAPH and part.node_id not in prompt else None
-            yield PlacedPart(Part(part.name, nodes, own), placed[part])
+            name = part.name if shared[part.name] == 1 else part.own_name
+            yield PlacedPart(Part(name, nodes, own), placed[part])

@@ -25,13 +25,15 @@ _LETTER = 7
 @dataclass(frozen=True)
 class NamedPart:
     """Something with a name. ``path`` is its titles from the outermost subgraph down; ``source`` what was drawn: a definition or a
-    group of one, the same for all of its instances; ``node_id`` the subgraph node's id in the prompt's spelling, such as ``7:6``."""
+    group of one, the same for all of its instances; ``node_id`` the subgraph node's id in the prompt's spelling, such as ``7:6``;
+    ``instance`` the same for a subgraph, and for a group that of the subgraph node it is in, if any."""
 
     path: tuple[str, ...]
     kind: str
     source: tuple[str, ...]
     nodes: frozenset[str]
     node_id: str | None = None
+    instance: str = ""
     pinned: Any = field(default=None, compare=False)
 
     @property
@@ -39,9 +41,15 @@ class NamedPart:
         """The path as keys and messages write it."""
         return "/".join(self.path)
 
+    @property
+    def own_name(self) -> str:
+        """The name, with the instance where there may be several: ``Upscale (7)``."""
+        return f"{self.name} ({self.instance})" if self.instance else self.name
+
     def is_named_by(self, key: str) -> bool:
-        """Whether a key is this part's path or the end of it; a title may itself hold a slash."""
-        return any("/".join(self.path[start:]) == key for start in range(len(self.path)))
+        """Whether a key is this part's path or the end of it, with or without the instance; a title may itself hold a slash."""
+        ends = ["/".join(self.path[start:]) for start in range(len(self.path))]
+        return key in ends or any(f"{end} ({self.instance})" == key for end in ends)
 
     def is_inside(self, other: NamedPart) -> bool:
         """Whether another part holds this one; of two that hold the same nodes, what is chosen by hand is inside a subgraph, and that in a group."""
@@ -52,7 +60,7 @@ class NamedPart:
         return (GROUP, SUBGRAPH, SELECTION).index(self.kind), len(self.path)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.name!r}{f' (node {self.node_id})' if self.node_id else ''}"
+        return f"{self.kind} {self.own_name!r}"
 
 
 def named_parts(workflow: Any, prompt: Mapping[str, Any], keys: Collection[str] | None = None) -> list[NamedPart]:
@@ -74,10 +82,13 @@ def drawn_ids(workflow: Any) -> set[str]:
 
 
 def _ends(key: str) -> Iterator[str]:
-    yield key
-    for position, letter in enumerate(key):
-        if letter == "/":
-            yield key[position + 1 :]
+    """The titles that a key may mean: it or its end, without the instance too."""
+    bare = key[: key.rindex(" (")] if key.endswith(")") and " (" in key else key
+    for text in {key, bare}:
+        yield text
+        for position, letter in enumerate(text):
+            if letter == "/":
+                yield text[position + 1 :]
 
 
 def _inside(prompt: Mapping[str, Any]) -> dict[str, set[str]]:
@@ -125,7 +136,7 @@ class _Drawing:
             title = group.get("title")
             if isinstance(title, str) and (words is None or title in words):
                 members = (inside.get(f"{prefix}{node.get('id')}", ()) for node in _entries(graph, "nodes") if _is_in(node, group))
-                yield NamedPart((*path, title), GROUP, (source, str(number)), frozenset().union(*members))
+                yield NamedPart((*path, title), GROUP, (source, str(number)), frozenset().union(*members), instance=prefix[:-1])
         for node in _entries(graph, "nodes"):
             definition = self._definition(node)
             if definition is None:
@@ -133,7 +144,7 @@ class _Drawing:
             node_id, title, pin = f"{prefix}{node.get('id')}", _title(node, definition), _pin(node)
             nodes = inside.get(node_id, set())
             if words is None or title in words or pin is not None:
-                yield NamedPart((*path, title), SUBGRAPH, (str(node["type"]),), frozenset(nodes), node_id, pin)
+                yield NamedPart((*path, title), SUBGRAPH, (str(node["type"]),), frozenset(nodes), node_id, node_id, pin)
             if nodes:
                 yield from self.walk(definition, (*path, title), f"{node_id}:", inside, words)
 

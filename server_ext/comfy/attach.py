@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.remote.comfy_graph import run_prompts_with
+from yggdrasill.remote.preflight import compare_with
 from yggdrasill.server_ext.auth import resolve_token
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
@@ -62,7 +63,9 @@ def _attach(parts: Around) -> None:
         roots=host_api.model_folders(),
     )
     run_prompts_with(parts.runner)
-    service, guard, _ = build_service(serving, data_dir, token, redactor, ComfyHost(settings.slots))
+    host = ComfyHost(settings.slots)
+    compare_with(host)
+    service, guard, _ = build_service(serving, data_dir, token, redactor, host)
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
     add_ui_routes(app.router, service, guard)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.inventory import inventory
+from yggdrasill.server_ext.comfy.inventory import inventory, node_hashes
+from yggdrasill.server_ext.comfy.model_files import fingerprints
 from yggdrasill.server_ext.comfy.node_forms import node_forms
 from yggdrasill.server_ext.comfy.runner import watched_by
 from yggdrasill.server_ext.headless import HeadlessHost
@@ -58,6 +59,14 @@ class ComfyHost:
     def describe(self) -> dict[str, Any]:
         """What a workflow may name here; see `inventory`."""
         return {"comfy": inventory()}
+
+    def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
+        """See `yggdrasill.server_ext.comfy.model_files.fingerprints`."""
+        return fingerprints(files)
+
+    def node_hashes(self) -> Mapping[str, str]:
+        """A hash of the form of every node class."""
+        return node_hashes()
 
     def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
         """See `yggdrasill.server_ext.comfy.node_forms.node_forms`."""

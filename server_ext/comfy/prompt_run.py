@@ -64,6 +64,7 @@ class PromptRun:
     def deliver(self, port: str, values: list[Any]) -> None:
         """A sink got the values of its port."""
         self.outputs[port] = port_value(values)
+        self.context.deliver(port, self.outputs[port])
         self.tell("output", {"port": port})
 
     def refuse(self, error: Exception) -> None:

@@ -107,7 +107,14 @@ class RemoteCall:
         registry = around().registry
         placement = _placement(registry, self.graph, self.endpoint)
         clients = [registry.client(name) for name in placement.endpoints]
-        route = Route(clients, self.graph, policy=placement.policy, patience=registry.patience, strict_build=registry.strict_build)
+        route = Route(
+            clients,
+            self.graph,
+            policy=placement.policy,
+            max_queued=placement.max_queued,
+            patience=registry.patience,
+            strict_build=registry.strict_build,
+        )
         served = RemoteGraph(route=route)
         contract = served.contract
         _check_contract(self.contract, contract, clients[0].name)

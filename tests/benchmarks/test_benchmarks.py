@@ -57,6 +57,17 @@ def test_our_graph_of_every_shape_gives_what_the_shape_says(bench: Any) -> None:
         assert executor.build(parts).run({"start": 3}) == {"answer": shapes.evaluate(parts, 3)}
 
 
+@pytest.mark.parametrize("name", ["import", "comfy", "comfy:images", "comfy:again"])
+def test_a_benchmark_or_a_part_of_one_is_named(bench: Any, name: str) -> None:
+    assert bench("suite").check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["nothing", "comfy:nothing", "import:images", "../x:y"])
+def test_a_name_that_is_none_is_refused(bench: Any, name: str) -> None:
+    with pytest.raises(ValueError, match=name):
+        bench("suite").check_name(name)
+
+
 def test_a_quick_run_prints_the_table_and_writes_nothing() -> None:
     page = ROOT / "docs" / "performance.json"
     before = page.read_bytes() if page.exists() else None

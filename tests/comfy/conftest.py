@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
 from samples.comfy import Installation, Server, Servers, find_installation
+from samples.editor import find_browser, started_browser
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,3 +56,15 @@ def servers(installation: Installation, tmp_path_factory: pytest.TempPathFactory
 def server(servers: Servers) -> Server:
     """The first of the shared servers."""
     return servers.shared()[0]
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A real browser; without one the test is skipped and says what to install."""
+    binary = find_browser()
+    if binary is None:
+        pytest.skip("NO BROWSER FOUND, SO THE EDITOR IS NOT TESTED: install chromium (or set CHROMIUM), and 'pip install playwright'")
+    profile = tmp_path_factory.mktemp("profile")
+    with started_browser(binary, profile) as context:
+        yield context
+    shutil.rmtree(profile, ignore_errors=True)

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from yggdrasill.errors import InvalidConfig, MissingFile, UnknownBlockType
-from yggdrasill.remote.preflight import check_workflow
+from samples.endpoints import EndpointProcess
+from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType
+from yggdrasill.remote import RemoteWorkflow
+from yggdrasill.remote.node_forms import differences, form_of
+from yggdrasill.remote.preflight import check_workflow, compare_with
 
+#: As `samples.prompts` has them, which only an endpoint process may load.
+FORM: dict[str, Any] = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}
+FILE, FINGERPRINT = "tiny.ckpt", "aa11"
 FACTS: dict[str, Any] = {
     "comfy": {
         "version": "0.33.0",
@@ -54,3 +62,110 @@ def test_a_file_that_a_node_writes_need_not_be_there() -> None:
 def test_an_endpoint_that_is_no_comfyui_is_said_to_be_none(facts: Any) -> None:
     with pytest.raises(InvalidConfig, match="endpoint 'cpu' is no ComfyUI"):
         check_workflow(loader("two.ckpt"), facts, "cpu")
+
+
+NODE: dict[str, Any] = {
+    "input": {"required": {"x": ["INT", {}], "mode": [["a", "b"]]}, "optional": {"y": ["FLOAT"]}},
+    "output": ["IMAGE", "MASK"],
+}
+
+
+def form(**changes: Any) -> dict[str, Any]:
+    changed = copy.deepcopy(NODE)
+    for key, value in changes.items():
+        target = changed["input"]["required"] if key in ("x", "mode", "new") else changed["input"]["optional"]
+        if key == "output":
+            changed["output"] = value
+        elif value is None:
+            del target[key]
+        else:
+            target[key] = value
+    return form_of(changed)
+
+
+@pytest.mark.parametrize(
+    "there, said",
+    [
+        (form(), []),
+        (form(mode=[["c"]]), []),
+        (form(mode=["COMBO", {"options": ["a"]}]), []),
+        (form(y=["INT"]), []),
+        (form(more=["INT"]), []),
+        (form(output=["IMAGE"]), []),
+        (form(x=["FLOAT"]), ["input 'x' is INT here and FLOAT there"]),
+        (form(x=None), ["input 'x' is INT here and missing there"]),
+        (form(new=["MASK"]), ["input 'new' (MASK) is needed there and missing here"]),
+        (form(output=["MASK", "IMAGE"]), ["output 0 is IMAGE here and MASK there"]),
+        (form(output=[]), ["output 0 is IMAGE here and missing there"]),
+    ],
+    ids=["same", "other files", "combo", "unused input", "more inputs", "unused output", "type", "missing", "new", "outputs", "no output"],
+)
+def test_only_what_a_prompt_uses_of_a_class_makes_a_difference(there: dict[str, Any], said: list[str]) -> None:
+    prompt = {
+        "1": {"class_type": "Mix", "inputs": {"x": 1, "mode": "a", "ports.p0": ["2", 0]}},
+        "2": {"class_type": "Other", "inputs": {"z": ["1", 0], "w": 5}},
+    }
+    assert differences(prompt, "Mix", form(), there) == said
+
+
+class Own:
+    """A ComfyUI that has the stand-in's class and file, perhaps others of these names."""
+
+    def __init__(self, form: dict[str, Any] | None = None, mark: str = FINGERPRINT) -> None:
+        self.form, self.mark = form or FORM, mark
+
+    def node_hashes(self) -> Mapping[str, str]:
+        return {"StandInDouble": "here"}
+
+    def node_forms(self, names: Sequence[str]) -> Mapping[str, Any]:
+        return {"nodes": dict.fromkeys(names, self.form)}
+
+    def model_fingerprints(self, files: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+        return {name: {"checkpoints": self.mark} for name in files}
+
+
+@pytest.fixture(scope="module")
+def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
+    process = EndpointProcess("gpu", tmp_path_factory.mktemp("gpu"), plugins=["samples.served_blocks", "samples.prompts"]).start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def compared() -> Iterator[Callable[[Own], None]]:
+    yield compare_with
+    compare_with(None)
+
+
+PROMPT: dict[str, Any] = {
+    "1": {"class_type": "YggdrasillGraphInput", "inputs": {"name": "x"}},
+    "2": {"class_type": "StandInDouble", "inputs": {"value": ["1", 0]}},
+    "3": {"class_type": "StandInLoader", "inputs": {"ckpt_name": FILE}},
+    "4": {"class_type": "YggdrasillGraphOutput", "inputs": {"name": "y", "value": ["2", 0]}},
+}
+
+
+def test_a_comfyui_that_has_the_same_is_content(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
+    compared(Own())
+    assert RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3}) == {"y": 6}
+
+
+def test_another_class_of_one_name_is_told_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
+    compared(Own({"input": {"required": {"value": ["IMAGE", {}]}}, "output": ["IMAGE"]}))
+    with pytest.raises(InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* there, output 0 is"):
+        RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
+
+
+def test_another_file_of_one_name_is_told(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
+    compared(Own(mark="bb22"))
+    with pytest.raises(
+        CheckpointMismatch, match=r"node '3' needs 'tiny.ckpt'.*endpoint 'gpu' has another.*bb22 here and aa11 there"
+    ) as caught:
+        RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
+    assert caught.value.details["node_id"] == "3"
+
+
+def test_what_an_endpoint_has_got_meanwhile_counts(gpu: EndpointProcess) -> None:
+    client = gpu.client()
+    client.facts = {"comfy": {"node_classes": {}}}
+    assert RemoteWorkflow(PROMPT, endpoint=client).run({"x": 3}) == {"y": 6}

@@ -11,14 +11,23 @@ from typing import Any
 import pytest
 import torch
 
-from samples.comfy_graphs import graph_input, graph_output, node
+from samples.comfy_graphs import InBackground, graph_input, graph_output, node, until
 from samples.endpoints import EndpointProcess, cutter, free_port
 from samples.graphs import bits
-from samples.http import Door
-from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, InvalidConfig, MissingInput, UnknownBlockType
+from samples.http import Door, in_background, one_node
+from yggdrasill.errors import (
+    AccessDenied,
+    Cancelled,
+    EndpointUnreachable,
+    InvalidArgument,
+    InvalidConfig,
+    MissingInput,
+    QueueFull,
+    UnknownBlockType,
+)
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
 from yggdrasill.foundation.contract import Runnable
-from yggdrasill.remote import Endpoint, Patience, RemoteWorkflow
+from yggdrasill.remote import Endpoint, Patience, RemoteGraph, RemoteWorkflow
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.downloads import RemoteHandle
@@ -121,6 +130,26 @@ def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: Endpoi
     assert door.runs == 2
 
 
+def test_an_output_is_fetched_while_the_rest_runs(one: EndpointProcess, tmp_path: Path) -> None:
+    prompt = {
+        "1": graph_input("path"),
+        "2": graph_input("x"),
+        "3": node("StandInDouble", value=("2", 0)),
+        "4": graph_output("early", ("3", 0)),
+        "5": node("StandInGate", path=("1", 0), value=("2", 0)),
+        "6": graph_output("late", ("5", 0)),
+    }
+    door, x = Door(tmp_path), torch.randn(MIB)
+    with cutter(one) as proxy:
+        remote = RemoteWorkflow(prompt, endpoint=one.endpoint(proxy.url))
+        running = in_background(remote.call, door.inputs(x=x), RunContext(0, progress=lambda *facts: None))
+        until(lambda: proxy.to_client > 4 * MIB)
+        assert not running.done()
+        door.open()
+        assert bits(running.result(30)) == bits({"early": x + x, "late": x})
+        assert proxy.to_client < 5 * MIB
+
+
 def test_outputs_are_handed_over_from_endpoint_to_endpoint(one: EndpointProcess, two: EndpointProcess) -> None:
     x = torch.randn(MIB)
     with cutter(one) as to_one, cutter(two) as to_two:
@@ -177,3 +206,31 @@ def test_a_preview_method_that_is_none_is_refused(one: EndpointProcess) -> None:
     assert workflow(one).run({"x": 2}, preview_method="latent2rgb") == {"y": 4}
     with pytest.raises(InvalidArgument, match=r"preview_method is 'best'; it can be 'auto', 'default', 'latent2rgb'"):
         workflow(one).run({"x": 2}, preview_method="best")
+
+
+def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess, two: EndpointProcess, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    client = one.client()
+    bridge().run(client.deploy("gate", {"kind": "graph", "config": one_node("gate", ("path", "x")), "state": None}))
+    # unlike a workflow, a graph of blocks keeps its slot while it runs or waits for its block; there are four
+    gate = RemoteGraph(endpoint=client, graph_id="gate")
+    busy = [InBackground(lambda: gate.run(door.inputs(x=1))) for _ in range(5)]
+    until(lambda: bridge().run(one.client().health())["queue"]["queued"] == 1)
+    try:
+        assert workflow(one, two, max_queued=0, graph_id="next").run({"x": 2}) == {"y": 4}
+        assert [row["status"] for row in bridge().run(two.client().jobs(graph_id="next"))] == ["COMPLETED"]
+        with pytest.raises(QueueFull, match="endpoint 'one' has 1 jobs waiting, and 'next' goes where at most 0 are"):
+            workflow(one, max_queued=0, graph_id="next").run({"x": 2})
+    finally:
+        door.open()
+    assert [call.wait() for call in busy] == [{"y": 1}] * 5
+    bridge().run(client.remove("gate"))
+
+
+def test_who_is_unreachable_or_refuses_is_named(one: EndpointProcess) -> None:
+    nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(EndpointUnreachable, match="endpoint 'nobody': nothing answers at") as caught:
+        RemoteWorkflow(DOUBLE, endpoint=nobody, patience=Patience(first=0.1)).run({"x": 4})
+    assert caught.value.details["endpoint"] == "nobody"
+    with pytest.raises(AccessDenied, match=r"endpoint 'one' at http.*: the token is wrong"):
+        RemoteWorkflow(DOUBLE, endpoint=Endpoint("one", one.url, secret="not-the-token")).run({"x": 4})

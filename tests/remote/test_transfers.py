@@ -17,6 +17,8 @@ from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import Depot, Endpoint, Patience
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.downloads import RemoteHandle, load
+from yggdrasill.remote.retry import Retry
+from yggdrasill.remote.uploads import upload
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.disk_store import DiskStore
 from yggdrasill.values.payload import Description
@@ -161,6 +163,50 @@ def test_many_inputs_arrive_side_by_side(forge: EndpointProcess) -> None:
     remote = graph_of({"c": "collect"}, [], ["c.first = x"], ["c.out = y"], graph_id="many").place(registry_of(forge, default="forge"))
     value = [torch.randn(9000 + number) for number in range(40)]
     assert bits(remote.run({"x": value})) == bits({"y": {"first": value}})
+
+
+async def _count_requests(act: Any, client: Any) -> list[tuple[str, str]]:
+    """Method and last part of the path of what ``client`` asks while ``act`` runs."""
+    asked: list[tuple[str, str]] = []
+    whole = client.open
+
+    def counted(method: str, path: str, **rest: Any) -> Any:
+        asked.append((method, path.rpartition("/")[2]))
+        return whole(method, path, **rest)
+
+    client.open = counted
+    await act()
+    return asked
+
+
+def test_small_artifacts_share_a_request_and_large_ones_do_not(forge: EndpointProcess) -> None:
+    client, depot = forge.client(), Depot()
+    value = [torch.randn(9000 + number) for number in range(40)] + [fresh(2), fresh(3)]
+    with depot.pack(value) as packed:
+        names = packed.artifacts
+        asked = bridge().run(_count_requests(lambda: upload(client, names, value, depot, Retry()), client))
+        assert sorted(asked) == sorted([("POST", "batch"), ("PUT", names[40]), ("PUT", names[41])])
+        assert bridge().run(client.missing(names)) == []
+
+
+def test_a_batch_that_is_cut_is_sent_again(forge: EndpointProcess, forge_proxy: Cutter) -> None:
+    remote = graph_of({"c": "collect"}, [], ["c.first = x"], ["c.out = y"], graph_id="batches").place(
+        registry_of(forge.endpoint(forge_proxy.url), default="forge")
+    )
+    value = [torch.randn(9000 + number) for number in range(40)]
+    assert bits(remote.run({"x": []})) == bits({"y": {"first": []}})
+    forge_proxy.cut(times=2, after=700_000)
+    assert bits(remote.run({"x": value})) == bits({"y": {"first": value}})
+    assert forge_proxy.cuts < 2
+
+
+def test_more_small_artifacts_than_fit_a_batch_go_in_several(forge: EndpointProcess) -> None:
+    client, depot = forge.client(), Depot()
+    value = [torch.randn(200_000 + number) for number in range(25)]
+    with depot.pack(value) as packed:
+        sent = bridge().run(upload(client, packed.artifacts, value, depot, Retry()))
+        assert sent == sum(tensor.nbytes for tensor in value)
+        assert bridge().run(client.missing(packed.artifacts)) == []
 
 
 def test_bytes_that_are_not_those_of_their_name_are_refused(forge: EndpointProcess) -> None:

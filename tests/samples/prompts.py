@@ -7,7 +7,7 @@ is what it always is.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from samples.served_blocks import begin, wait_for
@@ -17,9 +17,9 @@ from yggdrasill.remote.comfy_ports import INPUT_NODE
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["CLASSES", "StandIn"]
+__all__ = ["CLASSES", "FILE", "FINGERPRINT", "FORM", "StandIn"]
 
-CLASSES = ("StandInDouble", "StandInGate", "YggdrasillGraphInput", "YggdrasillGraphOutput")
+CLASSES = ("StandInDouble", "StandInGate", "StandInLoader", "YggdrasillGraphInput", "YggdrasillGraphOutput")
 
 
 class StandIn:
@@ -47,12 +47,32 @@ class StandIn:
             wait_for(path)
             return value_of(given["value"])
 
-        return {name: value_of(graph.prompt[port.nodes[0]]["inputs"]["value"]) for name, port in graph.outputs.items()}
+        outputs = {}
+        for name, port in graph.outputs.items():
+            outputs[name] = value_of(graph.prompt[port.nodes[0]]["inputs"]["value"])
+            context.deliver(name, outputs[name])
+        return outputs
+
+
+#: What the stand-in says of its node class that doubles, and of its only model file.
+FORM = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}
+FILE, FINGERPRINT = "tiny.ckpt", "aa11"
 
 
 def _describe(host: HeadlessHost) -> dict[str, Any]:
-    return {"comfy": {"version": "0.0.0", "node_classes": dict.fromkeys(CLASSES, ""), "models": {}}}
+    classes = {**dict.fromkeys(CLASSES, ""), "StandInDouble": "there"}
+    return {"comfy": {"version": "0.0.0", "node_classes": classes, "models": {"checkpoints": [FILE]}}}
+
+
+def _node_forms(host: HeadlessHost, names: Sequence[str]) -> dict[str, Any]:
+    return {"nodes": {name: FORM for name in names if name == "StandInDouble"}, "asks_again": [], "unknown": []}
+
+
+def _model_fingerprints(host: HeadlessHost, files: Sequence[str]) -> dict[str, dict[str, str]]:
+    return {name: {"checkpoints": FINGERPRINT} for name in files if name == FILE}
 
 
 run_prompts_with(StandIn())
+HeadlessHost.node_forms = _node_forms  # type: ignore[method-assign, assignment]
+HeadlessHost.model_fingerprints = _model_fingerprints  # type: ignore[method-assign, assignment]
 HeadlessHost.describe = _describe  # type: ignore[method-assign, assignment]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,7 @@ import pytest
 
 from samples.comfy import Installation, Server, Servers
 from samples.comfy_graphs import Caller, know
-from samples.editor import Editor, find_browser, started_browser
+from samples.editor import Editor
 
 
 @dataclass(frozen=True)
@@ -26,18 +24,6 @@ class Pair:
     def studio(self) -> Caller:
         """What serves graphs there."""
         return Caller(self.there)
-
-
-@pytest.fixture(scope="session")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real browser; without one the test is skipped and says what to install."""
-    binary = find_browser()
-    if binary is None:
-        pytest.skip("NO BROWSER FOUND, SO THE EDITOR IS NOT TESTED: install chromium (or set CHROMIUM), and 'pip install playwright'")
-    profile = tmp_path_factory.mktemp("profile")
-    with started_browser(binary, profile) as context:
-        yield context
-    shutil.rmtree(profile, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

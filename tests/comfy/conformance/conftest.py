@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from samples.comfy import Servers
+from samples.comfy import Installation, Server, Servers, make_base_directory
 from samples.conformance.lab import Lab
+from samples.conformance.page import write_page
 from samples.conformance.report import Report
+from samples.conformance.template_report import TemplateReport
+from samples.conformance.templates import Template, captured
 
 _REPORT = Report()
+_TEMPLATES = TemplateReport()
 _OPTION = "--conformance-report"
 
 
@@ -22,19 +28,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write the report if it was asked for. A suite that skipped something, or ran nothing, has shown nothing."""
+    """Write what was found if it was asked for. A suite that skipped something, or ran nothing, has shown nothing."""
     path = session.config.getoption(_OPTION, None)
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if path is None or terminal is None:
         return
     skipped = len(terminal.stats.get("skipped", ()))
-    if skipped or not _REPORT.entries:
-        terminal.write_line(
-            f"NOT SHOWN: {skipped} tests of the conformance suite were skipped, {len(_REPORT.entries)} workflows were run", red=True
-        )
+    found = {name: facts for name, facts in (("workflows", _REPORT.facts()), ("templates", _TEMPLATES.facts())) if facts is not None}
+    if skipped or not found:
+        shown = ", ".join(found) or "nothing"
+        terminal.write_line(f"NOT SHOWN: {skipped} tests of the conformance suite were skipped; {shown} was run", red=True)
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
-    if _REPORT.entries:
-        _REPORT.write(Path(path), datetime.datetime.now(tz=datetime.timezone.utc).date())
+    if found:
+        write_page(Path(path), found, datetime.datetime.now(tz=datetime.timezone.utc).date())
 
 
 @pytest.fixture(scope="session")
@@ -44,9 +50,30 @@ def report() -> Report:
 
 
 @pytest.fixture(scope="session")
+def template_report() -> TemplateReport:
+    """What the suite counted of the templates so far."""
+    return _TEMPLATES
+
+
+@pytest.fixture(scope="session")
 def lab(servers: Servers, tmp_path_factory: pytest.TempPathFactory, report: Report) -> Iterator[Lab]:
     """The servers that workflows run on, started when they are needed."""
     made = Lab(servers, tmp_path_factory.mktemp("lab"))
     yield made
     if report.entries:
         report.versions = made.versions
+
+
+@pytest.fixture(scope="session")
+def validating(servers: Servers) -> Server:
+    """A server that knows every class of ComfyUI's own, API nodes too, and answers whether prompts are valid."""
+    base = make_base_directory(servers.folder / "validating")
+    shutil.copy(Path(__file__).parent.parent / "validating_for_tests.py", base / "custom_nodes")
+    return servers.start(api_nodes=True, base=base)
+
+
+@pytest.fixture(scope="session")
+def templates(validating: Server, installation: Installation, browser: Any, pytestconfig: pytest.Config) -> list[Template]:
+    """ComfyUI's official templates as its editor makes prompts of them; they are kept in pytest's cache."""
+    assert pytestconfig.cache is not None
+    return captured(validating, installation, browser.new_page(), pytestconfig.cache.mkdir("templates"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from samples.comfy_graphs import Caller, graph_input, graph_output, node, token_of
-from yggdrasill.errors import InvalidArgument, MissingFile, UnknownBlockType
+from samples.comfy_graphs import Caller, graph_input, graph_output, know, node, token_of
+from yggdrasill.errors import CheckpointMismatch, InvalidArgument, MissingFile, UnknownBlockType
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import EndpointRegistry, RemoteGraph
@@ -97,3 +98,22 @@ def test_what_the_comfyui_lacks_is_named_before_anything_is_sent(a: Caller) -> N
     no_file = {**INVERT["prompt"], "7": node("VAELoader", vae_name="some\\vae.safetensors"), "8": graph_output("more", ("7", 0))}
     with pytest.raises(MissingFile, match="'a' does not have"):
         registry.place(ComfyGraph(no_file, "invert"))
+
+
+def test_a_comfyui_places_nothing_where_a_model_file_is_another_one(a: Caller, b: Caller) -> None:
+    for side, content in ((a, b"a"), (b, b"b")):
+        (side.server.base / "models" / "vae").mkdir(parents=True, exist_ok=True)
+        (side.server.base / "models" / "vae" / "twin.safetensors").write_bytes(content * 1000)
+    told = [bridge().run(side.client.model_fingerprints(["twin.safetensors", "none.safetensors"])) for side in (a, b)]
+    assert [list(found) for found in told] == [["twin.safetensors"]] * 2
+    assert told[0] != told[1]
+    prompt = {**INVERT["prompt"], "7": node("VAELoader", vae_name="twin.safetensors"), "8": graph_output("more", ("7", 0))}
+    config = copy.deepcopy(PIPELINE)
+    config["pipeline_id"] = "twins"
+    config["graphs"][1]["graph_config"]["prompt"] = prompt
+    know(a.server, {"a": a.server, "b": b.server}, {"invert": "b"})
+    try:
+        with pytest.raises(CheckpointMismatch, match=r"node '7' needs 'twin.safetensors', and endpoint 'b' has another file of that name"):
+            bridge().run(a.client.deploy("twins", {"kind": "pipeline", "config": config, "state": None}))
+    finally:
+        know(a.server, {"a": a.server, "b": b.server})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from samples.comfy_graphs import Caller, Prompt, graph_input, graph_output, load_image, node
 from yggdrasill.errors import BlockFailed, InvalidStructure, MissingInput, UnknownName
-from yggdrasill.executor.context import enter_run
+from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.remote import RemoteWorkflow
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.port_list import PortList
@@ -73,6 +74,27 @@ def test_an_endpoint_tells_the_forms_of_its_node_classes_as_comfyui_does(a: Call
     assert told["nodes"] == {name: a.server.get(f"/object_info/{name}")[name] for name in names}
     assert told["asks_again"] == ["LoadImage"]
     assert told["unknown"] == ["No", "Such Node"]
+
+
+def test_an_output_leaves_when_its_sink_is_done_and_not_when_the_prompt_is(a: Caller) -> None:
+    two = {
+        "1": graph_input("picture", "IMAGE"),
+        "2": node("ImageInvert", image=("1", 0)),
+        "3": graph_output("early", ("2", 0), "IMAGE"),
+        "4": node("TestSlow", value=("1", 0), seconds=1.5, salt="two sinks"),
+        "5": graph_output("late", ("4", 0), "IMAGE"),
+    }
+    given = torch.rand(1, 128, 128, 3)
+    heard: list[tuple[str, float]] = []
+    context = RunContext(0, progress=lambda *facts: None)
+    served = a.deploy("two", two)
+    outputs = served.call(
+        {"picture": given}, context, watch=lambda kind, data: heard.append((f"{kind} {data.get('name')}", time.monotonic()))
+    )
+    ended = time.monotonic()
+    assert torch.equal(outputs["early"], 1.0 - given)
+    assert torch.equal(outputs["late"], given)
+    assert ended - dict(heard)["output early"] > 1.0, heard
 
 
 def test_a_value_comes_back_bit_for_bit(a: Caller) -> None:

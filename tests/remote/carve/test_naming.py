@@ -69,8 +69,8 @@ def test_each_instance_of_a_subgraph_is_a_part_of_its_own_under_one_name(workflo
     assert {part.node_id: set(part.nodes) for part in found} == {"7": {"7:6:2", "7:3"}, "8": {"8:6:2", "8:3"}, "9": set(), "10": set()}
     parts = naming(workflow, {"Soften": "studio"}).parts
     assert [(each.part.name, each.part.node_id, set(each.part.nodes)) for each in parts] == [
-        ("Soften", "7", {"7:6:2", "7:3"}),
-        ("Soften", "8", {"8:6:2", "8:3"}),
+        ("Soften (7)", "7", {"7:6:2", "7:3"}),
+        ("Soften (8)", "8", {"8:6:2", "8:3"}),
     ]
 
 
@@ -82,8 +82,8 @@ def test_a_title_that_the_user_gave_a_node_is_its_name_and_the_definitions_name_
 
 def test_a_path_names_what_is_nested_in_every_instance(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"Soften/Invert it": "studio"}) == {
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "studio"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "studio"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
     }
 
 
@@ -91,7 +91,7 @@ def test_a_whole_path_is_not_ambiguous_but_a_short_name_of_two_things_is(workflo
     assert placed(workflow, {"Invert it": "studio"}) == {("Invert it", "18"): ({"18:14"}, "studio")}
     node(workflow, 18)["title"] = "Soften"
     with pytest.raises(
-        InvalidConfig, match=r"'Soften' is ambiguous.*'Soften' \(node 18\).*'Soften' \(node 7\).*different titles"
+        InvalidConfig, match=r"'Soften' is ambiguous.*subgraph 'Soften \(18\)', subgraph 'Soften \(7\)'.*different titles"
     ) as caught:
         naming(workflow, {"Soften": "studio"})
     assert caught.value.details["nodes"] == ["18", "7", "8"]
@@ -103,9 +103,23 @@ def test_instances_of_one_definition_at_several_depths_are_one_thing(workflow: d
     node(workflow, 18)["type"] = definition["id"]
     assert set(placed(workflow, {"Invert it": "studio"})) == {
         ("Invert it", "18"),
-        ("Soften/Invert it", "7:6"),
-        ("Soften/Invert it", "8:6"),
+        ("Soften/Invert it (7:6)", "7:6"),
+        ("Soften/Invert it (8:6)", "8:6"),
     }
+
+
+def test_a_name_with_the_node_means_that_instance_alone(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"Soften (8)": "attic"}) == {("Soften", "8"): ({"8:6:2", "8:3"}, "attic")}
+    assert placed(workflow, {"Invert it (8:6)": "attic"}) == {("Soften/Invert it", "8:6"): ({"8:6:2"}, "attic")}
+    assert placed(workflow, {"Blurring (7)": "attic"}) == {("Soften/Blurring", None): ({"7:3"}, "attic")}
+    assert placed(workflow, {"Soften": "studio", "Soften (8)": "attic"}) == {
+        ("Soften (7)", "7"): ({"7:6:2", "7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:6:2", "8:3"}, "attic"),
+    }
+    node(workflow, 18)["title"] = "Soften"
+    assert placed(workflow, {"Soften (18)": "attic"}) == {("Soften", "18"): ({"18:14"}, "attic")}
+    node(workflow, 18)["title"] = "Twice (2)"
+    assert placed(workflow, {"Twice (2)": "attic"}) == {("Twice (2)", "18"): ({"18:14"}, "attic")}
 
 
 def test_a_title_with_a_slash_is_one_title(workflow: dict[str, Any]) -> None:
@@ -143,7 +157,10 @@ def test_a_group_takes_all_that_is_inside_of_its_subgraph_nodes(workflow: dict[s
 def test_a_group_in_a_definition_is_a_part_of_each_instance(workflow: dict[str, Any]) -> None:
     for key in ("Blurring", "Soften/Blurring"):
         parts = naming(workflow, {key: "studio"}).parts
-        assert [(each.part.name, set(each.part.nodes)) for each in parts] == [("Soften/Blurring", {"7:3"}), ("Soften/Blurring", {"8:3"})]
+        assert [(each.part.name, set(each.part.nodes)) for each in parts] == [
+            ("Soften/Blurring (7)", {"7:3"}),
+            ("Soften/Blurring (8)", {"8:3"}),
+        ]
 
 
 @pytest.mark.parametrize("left, inside", [(0.0, True), (0.1, False), (-80.0, False), (-79.9, True)])
@@ -161,7 +178,7 @@ def test_positions_of_older_editors_are_read(workflow: dict[str, Any]) -> None:
 
 def test_two_groups_of_one_title_are_ambiguous(workflow: dict[str, Any]) -> None:
     box(workflow, "First half", 880, -100, 300, 300)
-    with pytest.raises(InvalidConfig, match="'First half' is ambiguous in this workflow: it can be group 'First half', group 'First half'"):
+    with pytest.raises(InvalidConfig, match="'First half' is ambiguous in this workflow: it can be 2 × group 'First half'"):
         naming(workflow, {"First half": "studio"})
 
 
@@ -199,8 +216,8 @@ def test_the_call_wins_over_the_registry_and_the_registry_over_the_property(work
 def test_an_endpoint_pinned_inside_a_definition_holds_for_each_instance(workflow: dict[str, Any]) -> None:
     node(workflow, 6, "Soften")["properties"]["yggdrasill.endpoint"] = "studio"
     assert placed(workflow) == {
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "studio"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "studio"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
     }
 
 
@@ -233,7 +250,7 @@ def test_what_the_caller_says_must_fit(workflow: dict[str, Any], chosen: Any, er
 @pytest.mark.parametrize("pin, error", [("cellar", UnknownEndpoint), (["studio"], InvalidConfig)])
 def test_a_property_that_names_no_endpoint_is_refused_with_its_place(workflow: dict[str, Any], pin: Any, error: type[Exception]) -> None:
     node(workflow, 18)["properties"]["yggdrasill.endpoint"] = pin
-    with pytest.raises(error, match=r"property 'yggdrasill\.endpoint' of subgraph 'Invert it' \(node 18\)"):
+    with pytest.raises(error, match=r"property 'yggdrasill\.endpoint' of subgraph 'Invert it \(18\)'"):
         naming(workflow)
 
 
@@ -246,31 +263,31 @@ def test_registry_keys_of_other_workflows_are_passed_over_in_silence(workflow: d
 
 def test_a_part_inside_another_runs_where_it_is_placed_and_the_outer_one_has_the_rest(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"Soften": "studio", "Soften/Invert it": "attic"}) == {
-        ("Soften", "7"): ({"7:3"}, "studio"),
-        ("Soften", "8"): ({"8:3"}, "studio"),
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "attic"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "attic"),
+        ("Soften (7)", "7"): ({"7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:3"}, "studio"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "attic"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "attic"),
     }
     assert placed(workflow, {"Soften": "studio", "Soften/Invert it": "local"}) == {
-        ("Soften", "7"): ({"7:3"}, "studio"),
-        ("Soften", "8"): ({"8:3"}, "studio"),
+        ("Soften (7)", "7"): ({"7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:3"}, "studio"),
     }
 
 
 def test_a_part_inside_another_of_the_same_placement_belongs_to_it(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"First half": "studio", "Invert it": "studio", "Blurring": "studio"}) == {
         ("First half", None): ({"1", "7:6:2", "7:3", "18:14"}, "studio"),
-        ("Soften/Blurring", None): ({"8:3"}, "studio"),
+        ("Soften/Blurring (8)", None): ({"8:3"}, "studio"),
     }
 
 
 def test_a_part_two_levels_down_is_taken_out_of_every_part_around_it(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"First half": "studio", "Soften": "attic", "Soften/Invert it": "studio"}) == {
         ("First half", None): ({"1", "18:14"}, "studio"),
-        ("Soften", "7"): ({"7:3"}, "attic"),
-        ("Soften", "8"): ({"8:3"}, "attic"),
-        ("Soften/Invert it", "7:6"): ({"7:6:2"}, "studio"),
-        ("Soften/Invert it", "8:6"): ({"8:6:2"}, "studio"),
+        ("Soften (7)", "7"): ({"7:3"}, "attic"),
+        ("Soften (8)", "8"): ({"8:3"}, "attic"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
     }
 
 

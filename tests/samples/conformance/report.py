@@ -1,15 +1,14 @@
-"""What the conformance suite found, as a page."""
+"""What the conformance suite found of workflows run remotely, as a section of the page."""
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from samples.conformance.workflow import Drawing, ServedPrompt
 
-__all__ = ["Entry", "Report"]
+__all__ = ["Entry", "Report", "workflow_lines"]
 
 
 @dataclass(frozen=True)
@@ -42,34 +41,38 @@ class Report:
     entries: list[Entry] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
-    def write(self, path: Path, date: datetime.date) -> None:
-        """Write the page."""
-        path.write_text("\n".join(self._lines(date)) + "\n", encoding="utf-8")
+    def facts(self) -> dict[str, Any] | None:
+        """The section's JSON; None if nothing was run."""
+        if not self.entries:
+            return None
+        return {"versions": self.versions, "entries": [asdict(entry) for entry in sorted(self.entries, key=lambda entry: entry.name)]}
 
-    def _lines(self, date: datetime.date) -> Iterable[str]:
-        entries = sorted(self.entries, key=lambda entry: entry.name)
-        equal = sum(entry.remote and entry.python for entry in entries)
-        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        yield "# Conformance: remote equals local, bit for bit"
-        yield ""
-        yield "`make conformance` wrote this page. It starts real ComfyUI servers and runs each workflow three ways: whole on one server; with its"
-        yield "parts served by other servers and called by Remote Graph nodes in the same workflow; and with the parts called from Python. What is"
-        yield "compared: every value on the links named in the workflow, down to the bits, types and memory order of its tensors, as a node sees it;"
-        yield "and every byte of the files that output nodes save. That the parts ran where they should is read from the jobs' events."
-        yield ""
-        yield f"{date.isoformat()}; {versions}; CPU; {len(entries)} workflows, {equal} of them equal in both ways."
-        yield ""
-        yield "| workflow | nodes here | nodes there | sent | returned | values, files compared | Remote Graph | from Python |"
-        yield "|---|---|---|---|---|---|---|---|"
-        for entry in entries:
-            there = " + ".join(map(str, entry.there))
-            sizes = f"{entry.compared}, {entry.saved}"
-            verdicts = " | ".join("equal" if good else "**not equal**" for good in (entry.remote, entry.python))
-            yield f"| {entry.name} | {entry.here} | {there} | {_listed(entry.sent)} | {_listed(entry.returned)} | {sizes} | {verdicts} |"
-        yield ""
-        yield f"Types that were sent: {_listed(_types(kind for entry in entries for kind in entry.sent))}."
-        yield ""
-        yield f"Types that were returned: {_listed(_types(kind for entry in entries for kind in entry.returned))}."
+
+def workflow_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
+    """The section of those facts."""
+    entries = [Entry(**entry) for entry in facts["entries"]]
+    equal = sum(entry.remote and entry.python for entry in entries)
+    versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
+    yield "## Remote graphs"
+    yield ""
+    yield "Each workflow runs three ways: whole on one server; with its parts served by other servers and called by Remote Graph nodes in the"
+    yield "same workflow; and with the parts called from Python. What is compared: every value on the links named in the workflow, down to the"
+    yield "bits, types and memory order of its tensors, as a node sees it; and every byte of the files that output nodes save. That the parts"
+    yield "ran where they should is read from the jobs' events."
+    yield ""
+    yield f"{date}; {versions}; CPU; {len(entries)} workflows, {equal} of them equal in both ways."
+    yield ""
+    yield "| workflow | nodes here | nodes there | sent | returned | values, files compared | Remote Graph | from Python |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for entry in entries:
+        there = " + ".join(map(str, entry.there))
+        sizes = f"{entry.compared}, {entry.saved}"
+        verdicts = " | ".join("equal" if good else "**not equal**" for good in (entry.remote, entry.python))
+        yield f"| {entry.name} | {entry.here} | {there} | {_listed(entry.sent)} | {_listed(entry.returned)} | {sizes} | {verdicts} |"
+    yield ""
+    yield f"Types that were sent: {_listed(_types(kind for entry in entries for kind in entry.sent))}."
+    yield ""
+    yield f"Types that were returned: {_listed(_types(kind for entry in entries for kind in entry.returned))}."
 
 
 def _types(kinds: Iterable[str]) -> tuple[str, ...]:

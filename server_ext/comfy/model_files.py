@@ -1,0 +1,75 @@
+"""The model files of this ComfyUI: which there are, and a short reading of a file that tells it from any other weights."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from yggdrasill.remote.preflight import is_model_file, same_path
+from yggdrasill.server_ext.comfy import host_api
+
+__all__ = ["fingerprint", "fingerprints", "model_files"]
+
+_WINDOWS = 16
+_WINDOW = 64 << 10
+_MOST_KEPT = 10_000
+
+_kept: dict[tuple[str, int, int], str] = {}
+_lock = threading.Lock()
+
+
+def model_files() -> dict[str, list[str]]:
+    """The files ComfyUI finds in each of its model folders, as it spells them; folders without any are left out."""
+    folders = importlib.import_module("folder_paths")
+    names = [name for name in folders.folder_names_and_paths if name != "custom_nodes"]
+    found = {name: [file for file in folders.get_filename_list(name) if is_model_file(file)] for name in names}
+    return {name: files for name, files in sorted(found.items()) if files}
+
+
+def fingerprints(files: Sequence[str]) -> dict[str, dict[str, str]]:
+    """``{file: {folder: fingerprint}}`` for those of ``files`` that ComfyUI finds in a model folder; nothing else is opened."""
+    folders = importlib.import_module("folder_paths")
+    wanted = {same_path(file): file for file in files}
+    found: dict[str, dict[str, str]] = {}
+    for folder, names in model_files().items():
+        for name in names:
+            file = wanted.get(same_path(name))
+            path = folders.get_full_path(folder, name) if file is not None else None
+            if file is not None and path is not None:
+                with host_api.shielded(f"the model file {name!r} could not be read"):
+                    found.setdefault(file, {})[folder] = fingerprint(Path(path))
+    return found
+
+
+def fingerprint(path: Path) -> str:
+    """blake3 (hex) over the file's size, 8 bytes little-endian, and 16 windows of 64 KiB, evenly from its beginning to its end.
+
+    So a file of many GB is read in a moment, and only once while its size and time stay; other weights differ nearly everywhere. A
+    change of a few bytes between two windows is not seen.
+
+    Raises:
+        OSError
+    """
+    from blake3 import blake3
+
+    facts = path.stat()
+    key = (str(path), facts.st_size, facts.st_mtime_ns)
+    with _lock:
+        known = _kept.get(key)
+    if known is not None:
+        return known
+    digest = blake3(facts.st_size.to_bytes(8, "little"))
+    step = max(0, facts.st_size - _WINDOW) / (_WINDOWS - 1)
+    with path.open("rb") as file:
+        for start in dict.fromkeys(int(number * step) for number in range(_WINDOWS)):
+            file.seek(start, os.SEEK_SET)
+            digest.update(file.read(_WINDOW))
+    found = digest.hexdigest()
+    with _lock:
+        while len(_kept) >= _MOST_KEPT:
+            del _kept[next(iter(_kept))]
+        _kept[key] = found
+    return found

@@ -1,0 +1,74 @@
+"""ComfyUI's official templates, made into prompts by its editor."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from samples.comfy import Installation, Server
+from samples.editor import Editor
+
+__all__ = ["Template", "captured", "template_files"]
+
+_PACKAGE = "comfyui_workflow_templates_json/templates"
+
+#: The prompt and the workflow as Run posts them, and what the editor says lies in each group of each graph. One tab serves all.
+_OPEN = """async (drawn) => {
+  const tab = app.extensionManager.workflow.activeWorkflow;
+  await app.loadGraphData(drawn, true, false, tab, { skipAssetScans: true, silentAssetErrors: true, deferWarnings: true });
+  const { output, workflow } = await app.graphToPrompt();
+  const groups = [];
+  for (const graph of [app.rootGraph, ...app.rootGraph.subgraphs.values()]) {
+    for (const node of graph.nodes) node.updateArea(app.canvas.ctx);
+    graph.groups.forEach((group) => group.recomputeInsideNodes());
+    for (const group of graph.groups)
+      groups.push({ graph: String(graph.id), title: group.title, box: [...group._bounding], nodes: [...group._nodes].map((n) => String(n.id)) });
+  }
+  return JSON.parse(JSON.stringify({ prompt: output, workflow, groups }));
+}"""
+
+
+@dataclass(frozen=True)
+class Template:
+    """One template; ``groups`` are the editor's: ``graph``, ``title``, ``box`` and ``nodes`` of each."""
+
+    name: str
+    prompt: dict[str, dict[str, Any]]
+    workflow: dict[str, Any]
+    groups: list[dict[str, Any]]
+
+
+def template_files(installation: Installation) -> list[Path]:
+    """The workflows of the package of templates, beside the Python that runs ComfyUI."""
+    libraries = installation.python.parent.parent
+    folders = [*libraries.glob(f"lib/python*/site-packages/{_PACKAGE}"), *libraries.glob(f"Lib/site-packages/{_PACKAGE}")]
+    assert folders, f"no {_PACKAGE} below {libraries}: install comfyui-workflow-templates, as ComfyUI's requirements.txt says"
+    return sorted(path for path in folders[0].glob("*.json") if "nodes" in _read(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = json.loads(path.read_text(encoding="utf-8"))
+    return found if isinstance(found, dict) else {}
+
+
+def captured(server: Server, installation: Installation, page: Any, kept: Path) -> list[Template]:
+    """Every template as the server's editor makes a prompt of it, read from the folder ``kept`` if the same versions made it before."""
+    system = server.get("/system_stats")["system"]
+    versions = [str(value) for name, value in sorted(system.items()) if name.endswith("_version")]
+    digest = hashlib.sha256(json.dumps([versions, _OPEN]).encode()).hexdigest()[:16]
+    path = kept / f"templates-{digest}.json.gz"
+    if not path.exists():
+        editor = Editor(page, server.url).open().empty()
+        made = [asdict(template) for template in _opened(editor, template_files(installation))]
+        path.write_bytes(gzip.compress(json.dumps(made).encode(), mtime=0))
+    return [Template(**entry) for entry in json.loads(gzip.decompress(path.read_bytes()))]
+
+
+def _opened(editor: Editor, files: list[Path]) -> Iterator[Template]:
+    for path in files:
+        yield Template(path.stem, **editor.page.evaluate(_OPEN, _read(path)))

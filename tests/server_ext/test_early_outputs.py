@@ -1,0 +1,85 @@
+"""Outputs that can be had while the rest of the workflow runs, at an endpoint process that stands in for a ComfyUI."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from samples.comfy_graphs import graph_input, graph_output, node
+from samples.endpoints import EndpointProcess
+from samples.http import Door, Http, events_of, until
+
+#: ``early`` is there at once, ``late`` when the door opens.
+TWO_SINKS = {
+    "1": graph_input("path"),
+    "2": graph_input("x"),
+    "3": node("StandInDouble", value=("2", 0)),
+    "4": graph_output("early", ("3", 0)),
+    "5": node("StandInGate", path=("1", 0), value=("2", 0)),
+    "6": graph_output("late", ("5", 0)),
+}
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
+    folder = tmp_path_factory.mktemp("early")
+    process = EndpointProcess("early", folder, plugins=["samples.served_blocks", "samples.prompts"], slots=4, grace=0.3).start()
+    yield Http(process)
+    process.stop()
+
+
+def begin(host: Http, door: Door, x: torch.Tensor) -> tuple[str, dict[str, Any]]:
+    """A job that waits for the door, and the event of its early output."""
+    job_id = host.submit_workflow(TWO_SINKS, door.inputs(x=x), wait=0.0, orphan_after=60.0).json()["job_id"]
+    door.wait_begun()
+    with host.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": "0"}) as answer:
+        for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
+            if line.startswith("data: ") and "artifacts" in line:
+                data: dict[str, Any] = json.loads(line.removeprefix("data: "))
+                return job_id, data
+    raise AssertionError("the stream ended")
+
+
+def pins(host: Http) -> set[str]:
+    return {path.name for path in (host.process.data_dir / "artifacts" / "pins").rglob("*") if len(path.name) == 64}
+
+
+def test_an_output_can_be_had_while_the_rest_runs(host: Http, tmp_path: Path) -> None:
+    door, x = Door(tmp_path), torch.randn(9000)
+    job_id, told = begin(host, door, x)
+    assert told["name"] == "early"
+    (entry,) = told["artifacts"]
+    assert host.status(job_id) == "IN_PROGRESS"
+    data = host.get(f"/artifacts/{entry['artifact']}").content
+    assert torch.equal(torch.frombuffer(bytearray(data), dtype=torch.float32), 2 * x)
+    door.open()
+    outcome = host.result(job_id)
+    assert outcome["status"] == "COMPLETED"
+    value = host.value(outcome["output"])
+    assert list(value) == ["early", "late"]
+    assert torch.equal(value["early"], 2 * x)
+    assert torch.equal(value["late"], x)
+
+
+def test_a_job_that_is_stopped_keeps_nothing_of_its_early_outputs(host: Http, tmp_path: Path) -> None:
+    door, before = Door(tmp_path), pins(host)
+    job_id, told = begin(host, door, torch.randn(9000))
+    assert told["artifacts"][0]["artifact"] in pins(host)
+    host.post(f"/jobs/{job_id}/cancel", json={})
+    door.open()
+    assert host.result(job_id)["status"] == "CANCELLED"
+    until(lambda: pins(host) == before)
+
+
+def test_small_outputs_make_no_event(host: Http, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    job_id = host.submit_workflow(TWO_SINKS, door.inputs(x=3), wait=0.0, orphan_after=60.0).json()["job_id"]
+    door.open()
+    assert host.value(host.result(job_id)["output"]) == {"early": 6, "late": 3}
+    with host.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": "0"}) as answer:
+        assert "output" not in [event["event"] for event in events_of(answer)]
