@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import ComfyExtension
 from yggdrasill.nodes.endpoints import EndpointInfo
 from yggdrasill.nodes.graphs import AddBlock, Connect, PipelineNode, RunGraph
 from yggdrasill.nodes.loading import LoadGraph, LoadPipeline, LoadStage, WorldNode
+from yggdrasill.nodes.placed import PlacedPartNode
 from yggdrasill.nodes.plumbing import GraphResult, GraphValue
 from yggdrasill.nodes.ports import GraphInput, GraphOutput
 from yggdrasill.nodes.remote import RemoteGraphNode
@@ -37,6 +38,7 @@ class YggdrasillExtension(ComfyExtension):
             RemoteGraphNode,
             GraphValue,
             GraphResult,
+            PlacedPartNode,
             LoadGraph,
             AddBlock,
             Connect,

@@ -31,13 +31,17 @@ class GraphValue(io.ComfyNode):
     def execute(cls, hash: str) -> Any:  # noqa: A002 - the socket's name
         """Give the values of the port."""
         from yggdrasill.remote.port_list import port_values
+        from yggdrasill.server_ext.comfy.blocking import as_blockers
         from yggdrasill.server_ext.comfy.current import around
 
-        return io.NodeOutput(port_values(around().runner.shelf.take(hash)))
+        return io.NodeOutput(as_blockers(port_values(around().runner.shelf.take(hash))))
 
 
 class GraphResult(io.ComfyNode):
     """Where a job's output arrives. It has no outputs, so that running it each time leaves nothing in ComfyUI's cache but its key."""
+
+    #: See `yggdrasill.server_ext.comfy.blocking`.
+    takes_blocked = True
 
     @classmethod
     def define_schema(cls) -> Any:

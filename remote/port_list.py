@@ -1,4 +1,4 @@
-"""Several values on one port, as ComfyUI's list outputs give them: apart from a value that is a list itself."""
+"""What a port of a ComfyUI workflow can carry besides a value: several of them, as list outputs give them, and the sign of a blocked one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,25 @@ from typing import Any
 
 from yggdrasill.values.extensions import register_type
 
-__all__ = ["PortList", "port_value", "port_values"]
+__all__ = ["Blocked", "PortList", "port_value", "port_values"]
+
+
+class Blocked:
+    """Stands for a value that ComfyUI must run nothing with; ``message`` is what it then says, if anything."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = None if message is None else str(message)
+
+    def __eq__(self, other: object) -> bool:
+        return self.message == other.message if isinstance(other, Blocked) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.message)
+
+    def __repr__(self) -> str:
+        return f"Blocked({self.message!r})"
 
 
 class PortList:
@@ -46,3 +64,4 @@ def port_values(value: Any) -> list[Any]:
 
 
 register_type("comfy/list", PortList, lambda value: list(value.values), PortList)
+register_type("comfy/blocked", Blocked, lambda value: value.message, Blocked)

@@ -11,7 +11,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.node_forms import differences, form_of
 from yggdrasill.remote.retry import Retry
 
-__all__ = ["OwnComfy", "check_at", "check_workflow", "compare_with", "is_model_file", "same_path"]
+__all__ = ["OwnComfy", "check_at", "check_workflow", "compare_with", "gaps_of", "is_model_file", "same_path"]
 
 _MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 _OWN = "Yggdrasill"
@@ -140,6 +140,26 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
     models = comfy.get("models")
     if isinstance(models, Mapping):
         _check_models(prompt, {same_path(str(file)) for files in models.values() for file in files}, endpoint)
+
+
+def gaps_of(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
+    """What the endpoint that said ``facts`` lacks for each node of ``prompt``, in words, as far as it says; None for no ComfyUI."""
+    comfy = (facts or {}).get("comfy")
+    if not isinstance(comfy, Mapping):
+        return None
+    gaps: dict[str, list[str]] = {}
+    classes, models = comfy.get("node_classes"), comfy.get("models")
+    if isinstance(classes, Mapping):
+        for node_id, node in prompt.items():
+            name = str(node["class_type"])
+            if name not in classes and not name.startswith(_OWN):
+                gaps.setdefault(node_id, []).append(f"node class {name!r}")
+    if isinstance(models, Mapping):
+        there = {same_path(str(file)) for files in models.values() for file in files}
+        for node_id, name in _files_of(prompt):
+            if same_path(name) not in there:
+                gaps.setdefault(node_id, []).append(f"model file {name!r}")
+    return gaps
 
 
 def _check_models(prompt: Mapping[str, Any], there: set[str], endpoint: str) -> None:

@@ -70,6 +70,7 @@ def _attach(parts: Around) -> None:
     add_routes(app.router, Endpoint(service, guard))
     add_ui_routes(app.router, service, guard)
     _begin_with(app, service, parts)
+    parts.placing.install()
     problem = host_api.flags_problem()
     if problem is not None:
         _LOG.warning("Yggdrasill: %s", problem)
@@ -82,8 +83,12 @@ def _begin_with(app: Any, service: Service, parts: Around) -> None:
         except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
             parts.problem = f"{type(error).__name__}: {error}"
             _LOG.error("Yggdrasill: this ComfyUI takes no jobs: %s", parts.problem)
+        with host_api.shielded("the other endpoints cannot be watched"):
+            parts.placing.states.start()
 
     async def stop(_: Any) -> None:
+        with host_api.shielded("the other endpoints are still watched"):
+            await parts.placing.states.stop()
         with host_api.shielded("the endpoint could not be closed"):
             await service.close(1.0)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.comfy.runner import QueueRunner
+
+if TYPE_CHECKING:
+    from yggdrasill.server_ext.comfy.placement.placing import Placing
 
 __all__ = ["Around", "around", "set_around"]
 
@@ -19,6 +23,16 @@ class Around:
     runner: QueueRunner
     known: Callable[[], EndpointRegistry] = EndpointRegistry
     problem: str | None = None
+    _placing: Placing | None = field(default=None, repr=False)
+
+    @property
+    def placing(self) -> Placing:
+        """Placement of parts of workflows: `states` of the endpoints, the `timeline` of the last calls."""
+        if self._placing is None:
+            from yggdrasill.server_ext.comfy.placement.placing import Placing
+
+            self._placing = Placing(lambda: self.registry)
+        return self._placing
 
     @property
     def registry(self) -> EndpointRegistry:

@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.port_list import port_value
+from yggdrasill.remote.port_list import Blocked, port_value
 from yggdrasill.server_ext.comfy.host_api import Validation
 
 __all__ = ["PromptRun", "Watch"]
@@ -62,9 +62,12 @@ class PromptRun:
             self.watch("blocked", {"by": keys})
 
     def deliver(self, port: str, values: list[Any]) -> None:
-        """A sink got the values of its port."""
-        self.outputs[port] = port_value(values)
-        self.context.deliver(port, self.outputs[port])
+        """A sink got the values of its port; one that is blocked is left out, and whoever watches is told what it says."""
+        if [type(value) for value in values] != [Blocked]:
+            self.outputs[port] = port_value(values)
+            self.context.deliver(port, self.outputs[port])
+        elif self.watch is not None:
+            self.watch("port_blocked", {"port": port, "message": values[0].message})
         self.tell("output", {"port": port})
 
     def refuse(self, error: Exception) -> None:
@@ -105,6 +108,7 @@ class PromptRun:
             node_id=facts["node"],
             node_type=facts["node_type"],
             exception_type=facts["exception_type"],
+            exception_message=facts["message"],
             traceback=facts["traceback"][-20:],
         )
 

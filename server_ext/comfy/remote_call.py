@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import Cancelled, InvalidArgument, InvalidConfig, choices
 from yggdrasill.executor.context import CancelToken, RunContext
@@ -22,7 +22,11 @@ from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.loan import Loan
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.types_ports import check_port
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["AUTO", "RemoteCall", "check_settings"]
 
@@ -57,12 +61,12 @@ class RemoteCall:
     node_id: str
     token: CancelToken = field(default_factory=CancelToken)
 
-    def start(self) -> RemoteCall:
+    def start(self) -> Self:
         """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
         place = host_api.executing_place()
         self._preview_method = host_api.preview_method()
         self._run_around = run = around().runner.run_of(place.prompt_id) if place else None
-        self._messages = NodeMessages(self.node_id, place.prompt_id if place else "", run)
+        self._messages = self._make_messages(place.prompt_id if place else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
         nested = run if run is not None and run.state == "lent" else None
         self._loan = Loan(around().runner, nested)
@@ -70,6 +74,9 @@ class RemoteCall:
         self._future: Future[dict[int, list[Any]]] = Future()
         threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
         return self
+
+    def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
+        return NodeMessages(self.node_id, prompt_id, run)
 
     async def result(self) -> dict[int, list[Any]]:
         """The values of each output socket; one without any is left out. An interrupt cancels the call and does not wait for that.

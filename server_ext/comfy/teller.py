@@ -63,7 +63,7 @@ class Teller:
         self._shown[node] = now
         if self._watch is not None:
             picture = base64.b64encode(facts["image"]).decode("ascii")
-            self._watch("preview", {"node": node, "type": facts["type"], "image": picture})
+            self._watch("preview", {**facts, "image": picture})
 
 
 def _small(facts: Mapping[str, Any]) -> bool:

@@ -20,7 +20,8 @@ class VirtualSocket:
 
     Kinds: ``started``, ``cached`` (nodes), ``executing`` (node), ``progress`` (node, value, max), ``executed`` (node, output),
     ``preview`` (node, type, image), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
-    ``success``, ``ended`` and ``lost`` (the prompt is in no queue any more). Neither method raises, whatever it is given:
+    ``success``, ``ended`` and ``lost`` (the prompt is in no queue any more). A node that another one made has ``display`` beside
+    it, the node that the editor shows. Neither method raises, whatever it is given:
     ComfyUI would lose its main loop.
     """
 
@@ -46,8 +47,8 @@ class VirtualSocket:
                 return
             metadata = json.loads(bytes(data[8 : 8 + length]))
             if metadata.get("prompt_id") == self.prompt_id:
-                facts = {"node": str(metadata.get("node_id")), "type": str(metadata.get("image_type")), "image": bytes(data[8 + length :])}
-                self._told("preview", facts)
+                ids = _shown_as({"node": metadata.get("node_id"), "display_node": metadata.get("display_node_id")})
+                self._told("preview", {**ids, "type": str(metadata.get("image_type")), "image": bytes(data[8 + length :])})
 
     def _take(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "status":
@@ -71,12 +72,19 @@ class VirtualSocket:
             ending = state.get("state") == "finished" and node in self._progress
             if (telling or ending) and self._progress.get(node) != now:
                 self._progress[node] = now
-                self._told("progress", {"node": str(node), "value": float(now[0]), "max": float(now[1])})
+                ids = _shown_as({"node": node, "display_node": state.get("display_node_id")})
+                self._told("progress", {**ids, "value": float(now[0]), "max": float(now[1])})
 
 
 def _executing(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     node = data.get("node")
-    return ("ended", {}) if node is None else ("executing", {"node": str(node)})
+    return ("ended", {}) if node is None else ("executing", _shown_as(data))
+
+
+def _shown_as(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The node, and for one that another node made, the one that the editor shows in its place."""
+    node, display = str(data.get("node")), data.get("display_node")
+    return {"node": node} if display is None or str(display) == node else {"node": node, "display": str(display)}
 
 
 def _error(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -93,7 +101,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] =
     "execution_start": lambda data: ("started", {}),
     "execution_cached": lambda data: ("cached", {"nodes": [str(node) for node in data.get("nodes") or []]}),
     "executing": _executing,
-    "executed": lambda data: ("executed", {"node": str(data.get("node")), "output": data.get("output")}),
+    "executed": lambda data: ("executed", {**_shown_as(data), "output": data.get("output")}),
     "execution_error": _error,
     "execution_interrupted": lambda data: ("interrupted", {"node": str(data.get("node_id"))}),
     "execution_success": lambda data: ("success", {}),

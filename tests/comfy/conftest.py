@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samples.comfy import Installation, Server, Servers, find_installation
+from samples.comfy import Installation, Server, Servers, find_installation, make_base_directory
+from samples.comfy_graphs import Caller, know
 from samples.editor import find_browser, started_browser
+
+_NODES_OF_ONE = """
+class Half:
+    FUNCTION, CATEGORY, RETURN_TYPES = "act", "tests", ("FLOAT",)
+    INPUT_TYPES = classmethod(lambda cls: {{"required": {{"value": ("FLOAT", {{}})}}}})
+    act = lambda self, value: (value / 2,)
+
+NODE_CLASS_MAPPINGS = {{"TestOnlyOn_{name}": Half}}
+"""
+_NODES = Path(__file__).with_name("host") / "nodes_for_tests.py"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -68,3 +80,34 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with started_browser(binary, profile) as context:
         yield context
     shutil.rmtree(profile, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def pair(servers: Servers) -> tuple[Caller, Caller]:
+    """Servers ``a`` and ``b``; each knows both under these names, and has a node class of its own."""
+    started = []
+    for name in ("a", "b"):
+        base = make_base_directory(servers.folder / f"pair-{name}")
+        shutil.copy(_NODES, base / "custom_nodes" / _NODES.name)
+        (base / "custom_nodes" / "nodes_of_one.py").write_text(_NODES_OF_ONE.format(name=name), encoding="utf-8")
+        started.append(servers.launch(("--cache-lru", "30"), base=base))
+    for server in started:
+        server.wait_until_ready()
+    both: dict[str, Server] = dict(zip("ab", started, strict=True))
+    for server in started:
+        know(server, both)
+    return Caller(started[0]), Caller(started[1])
+
+
+@pytest.fixture
+def a(pair: tuple[Caller, Caller]) -> Iterator[Caller]:
+    """The first server; it is alive, idle and has nothing left over when the test ends."""
+    yield pair[0]
+    pair[0].check_idle()
+
+
+@pytest.fixture
+def b(pair: tuple[Caller, Caller]) -> Iterator[Caller]:
+    """The second server, as ``a``."""
+    yield pair[1]
+    pair[1].check_idle()

@@ -129,6 +129,45 @@ class Count(_Node):
         return (value, Count.times)
 
 
+class Tell(_Node):
+    """Its value; what it is told is shown, though it is no output node."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "text": ("STRING", {"default": ""})}}
+
+    def act(self, value, text):
+        return {"ui": {"text": [text]}, "result": (value,)}
+
+
+class Fickle(_Node):
+    """Its value; equal inputs may be unequal to it."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}}
+
+    @classmethod
+    def IS_CHANGED(cls, value):
+        return float("nan")
+
+    def act(self, value):
+        return (value,)
+
+
+class Hidden(_Node):
+    """What it finds of the prompt around it, as text."""
+
+    RETURN_TYPES = ("STRING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}, "hidden": {"key": "API_KEY_COMFY_ORG", "prompt": "PROMPT", "png": "EXTRA_PNGINFO"}}
+
+    def act(self, value, key=None, prompt=None, png=None):
+        return (repr([key, prompt, png]),)
+
+
 class Show(_Node):
     """Puts the text of its value into the prompt's outputs."""
 
@@ -168,5 +207,6 @@ class Preview(_Node):
 
 
 NODE_CLASS_MAPPINGS = {
-    f"Test{cls.__name__}": cls for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Show, Preview)
+    f"Test{cls.__name__}": cls
+    for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Tell, Fickle, Hidden, Show, Preview)
 }

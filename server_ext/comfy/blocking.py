@@ -1,0 +1,50 @@
+"""ComfyUI's sign for a value that nothing may run with: as itself on links here, as `Blocked` on the way to another server.
+
+ComfyUI does not call a node that gets the sign anywhere in its inputs. Nodes that stand for several others must be called all the same,
+because only some of those may need that input: their classes say ``takes_blocked`` and get `Blocked` instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from yggdrasill.remote.port_list import Blocked
+from yggdrasill.server_ext.comfy.types_classes import find_class
+
+__all__ = ["as_blocked", "as_blockers", "let_through"]
+
+_BLOCKER = "comfy_execution.graph_utils:ExecutionBlocker"
+_MARK = "yggdrasill_lets_through"
+
+
+def as_blocked(values: Iterable[Any]) -> list[Any]:
+    """``values`` with `Blocked` in the place of ComfyUI's sign."""
+    blocker: Any = find_class(_BLOCKER)
+    return [Blocked(value.message) if isinstance(value, blocker) else value for value in values]
+
+
+def as_blockers(values: Iterable[Any]) -> list[Any]:
+    """The other way around."""
+    blocker: Any = find_class(_BLOCKER)
+    return [blocker(value.message) if type(value) is Blocked else value for value in values]
+
+
+def let_through() -> None:
+    """Wrap ComfyUI's `get_input_data`, which has no hook for this, once per process."""
+    execution: Any = importlib.import_module("execution")
+    if not getattr(execution, _MARK, False):
+        setattr(execution, _MARK, True)
+        execution.get_input_data = _letting_through(execution.get_input_data)
+
+
+def _letting_through(get_input_data: Callable[..., Any]) -> Callable[..., Any]:
+    def wrapped(inputs: Any, class_def: Any, *rest: Any, **named: Any) -> Any:
+        found = get_input_data(inputs, class_def, *rest, **named)
+        if not getattr(class_def, "takes_blocked", False):
+            return found
+        values, *others = found
+        return ({name: as_blocked(listed) for name, listed in values.items()}, *others)
+
+    return wrapped

@@ -1,0 +1,1 @@
+"""Parts of ordinary workflows run elsewhere: from POST /prompt to the messages and the history, in the terms of what was sent."""

@@ -1,0 +1,129 @@
+"""What happens in nodes that run elsewhere, told under their own ids as ComfyUI would tell of them here."""
+
+from __future__ import annotations
+
+import base64
+import importlib
+import time
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt
+
+__all__ = ["InnerMessages"]
+
+
+class InnerMessages:
+    """Sends to whoever started the prompt. Made in the task of the node that stands for the inner ones; used from the call's threads.
+
+    ``inner`` are the ids that are told of; what else runs at the endpoint, such as ports, is nobody's.
+    """
+
+    def __init__(self, node_id: str, prompt_id: str, carved: CarvedPrompt | None, inner: Collection[str]) -> None:
+        self._node_id = node_id
+        self._prompt_id = prompt_id
+        self._carved = carved
+        self._inner = frozenset(inner)
+        self._sid = host_api.prompt_server().client_id
+        self._registry: Any = importlib.import_module("comfy_execution.progress").get_progress_state()
+        self._shown: dict[str, Any] = {}
+        self._running: str | None = None
+        #: What blocked ports say, by name.
+        self.blocked: dict[str, str | None] = {}
+        # no thread may add nodes while another one sends them all
+        for known in (*self._inner, *(carved.prompt if carved is not None else ())):
+            self._registry.ensure_entry(known)
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """What inner nodes have shown, by id."""
+        return dict(self._shown)
+
+    def progress(self, place: str, done: float, total: float, text: str | None) -> None:
+        """Nothing: the nodes tell of their own progress."""
+
+    def watch(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Tell of an event of the job."""
+        tell = _TELLERS.get(str(data.get("what"))) if kind == "comfy" else None
+        if tell is not None:
+            with host_api.shielded("what happens elsewhere could not be shown"):
+                tell(self, data)
+
+    def end(self) -> None:
+        """The call is over, and well."""
+        self._finish_running()
+        if self._carved is not None:
+            self._carved.running.pop(self._node_id, None)
+
+    # -- by what happened ---------------------------------------------------------------------------------------
+
+    def _blocked(self, data: Mapping[str, Any]) -> None:
+        self.blocked[str(data.get("port"))] = data.get("message")
+
+    def _cached(self, data: Mapping[str, Any]) -> None:
+        nodes = [node for node in map(str, data.get("nodes") or ()) if node in self._inner]
+        if nodes:
+            self._send("execution_cached", {"nodes": nodes, "timestamp": int(time.time() * 1000)})
+            for node in nodes:
+                self._registry.finish_progress(node)
+
+    def _executing(self, data: Mapping[str, Any]) -> None:
+        self._finish_running()
+        node, display = self._ids(data)
+        if display not in self._inner:
+            return
+        self._running = node
+        if self._carved is not None:
+            self._carved.running[self._node_id] = display
+            self._carved.executed.add(display)
+        self._send("executing", {"node": node, "display_node": display})
+        self._registry.start_progress(display)
+
+    def _progressed(self, data: Mapping[str, Any]) -> None:
+        _, display = self._ids(data)
+        if display in self._inner:
+            self._registry.update_progress(display, float(data["value"]), float(data["max"]))
+
+    def _executed(self, data: Mapping[str, Any]) -> None:
+        node, display = self._ids(data)
+        if display not in self._inner:
+            return
+        output = data.get("output")
+        if output:
+            self._shown[node] = output
+        if self._carved is not None:
+            self._carved.shown.add(node)
+        self._send("executed", {"node": node, "display_node": display, "output": output})
+
+    def _preview(self, data: Mapping[str, Any]) -> None:
+        node, display = self._ids(data)
+        if display not in self._inner or self._sid is None:
+            return
+        ids = {"node_id": node, "display_node_id": display, "real_node_id": display, "parent_node_id": None}
+        facts = {**ids, "prompt_id": self._prompt_id, "image_type": str(data.get("type"))}
+        host_api.send_preview(facts, base64.b64decode(str(data.get("image", ""))), self._sid)
+
+    def _ids(self, data: Mapping[str, Any]) -> tuple[str, str]:
+        """The node, and the one that the editor shows in its place: nodes that make others stand for those."""
+        node = str(data.get("node"))
+        return node, str(data.get("display") or node)
+
+    def _finish_running(self) -> None:
+        if self._running is not None:
+            self._registry.finish_progress(self._running)
+            self._running = None
+
+    def _send(self, event: str, facts: Mapping[str, Any]) -> None:
+        if self._sid is not None:
+            host_api.send_json(event, {**facts, "prompt_id": self._prompt_id}, self._sid)
+
+
+_TELLERS = {
+    "port_blocked": InnerMessages._blocked,
+    "cached": InnerMessages._cached,
+    "executing": InnerMessages._executing,
+    "progress": InnerMessages._progressed,
+    "executed": InnerMessages._executed,
+    "preview": InnerMessages._preview,
+}

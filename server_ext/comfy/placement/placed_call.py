@@ -1,0 +1,201 @@
+"""The call of a node that stands for a part of a workflow: its plan runs as one job at the endpoint that the registry names now."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from yggdrasill.errors import InvalidArgument, InvalidConfig, YggdrasillError
+from yggdrasill.remote.comfy_ports import is_link
+from yggdrasill.remote.placement import Placement
+from yggdrasill.remote.port_list import Blocked, port_value, port_values
+from yggdrasill.remote.remote_workflow import RemoteWorkflow
+from yggdrasill.remote.reports import observe_calls
+from yggdrasill.server_ext.comfy.blocking import as_blockers
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.placement.answers import without_urls
+from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
+from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, InnerFailure
+from yggdrasill.server_ext.comfy.placement.terms import pack_outputs
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.remote_call import RemoteCall
+from yggdrasill.server_ext.comfy.types_ports import check_port
+from yggdrasill.values.handles import load_handles
+
+__all__ = ["HandedOver", "PlacedCall", "Plan", "placed_call", "plan_asks_again"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a placed node is given as its constant ``plan``; see `yggdrasill.remote.carve.parts.CarvedCall.plan`."""
+
+    part: str
+    prompt: dict[str, Any]
+    inputs: tuple[Mapping[str, Any], ...]
+    outputs: tuple[Mapping[str, Any], ...]
+    asks_again: bool
+
+    @classmethod
+    def read(cls, text: str) -> Plan:
+        """From its JSON text.
+
+        Raises:
+            InvalidConfig
+        """
+        try:
+            facts = json.loads(text)
+            inputs, outputs = (tuple({**entry, "name": str(entry["name"])} for entry in facts[side]) for side in ("inputs", "outputs"))
+            return cls(str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]))
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise InvalidConfig("the plan of this node is none; place the part again, for only placing writes plans") from None
+
+
+class HandedOver:
+    """A value on a link between two placed nodes, whose tensors may lie at an endpoint; no other node takes it."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return f"<a value of type {type(self.value).__name__} that is handed from endpoint to endpoint>"
+
+
+@dataclass(eq=False)
+class PlacedCall(RemoteCall):
+    """One call of a plan. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the plan's inputs."""
+
+    plan: Plan = field(kw_only=True)
+
+    @property
+    def shown(self) -> dict[str, Any] | None:
+        """What the nodes inside showed, for the node's own output."""
+        return pack_outputs(self._inner.outputs)
+
+    def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
+        self._prompt_id = prompt_id
+        self._carved: CarvedPrompt | None = around().placing.runs.get(prompt_id)
+        known = self._carved is not None and self.node_id in self._carved.calls
+        inner = self._carved.inner_ids(self.node_id) if self._carved is not None and known else ()
+        self._inner = InnerMessages(self.node_id, prompt_id, self._carved, inner)
+        return self._inner
+
+    # -- in the call's own thread -------------------------------------------------------------------------------
+
+    def _run(self) -> dict[int, list[Any]]:
+        try:
+            return self._call()
+        except YggdrasillError as error:
+            carved = self._carved
+            if carved is not None and self.node_id in carved.calls:
+                carved.failures[self.node_id] = self._failure(error, carved)
+            raise
+
+    def _call(self) -> dict[int, list[Any]]:
+        registry, placement = around().registry, self._placement()
+        remote = RemoteWorkflow(
+            self.plan.prompt,
+            self.plan.part,
+            endpoints=[registry.client(name) for name in placement.endpoints],
+            policy=placement.policy,
+            patience=registry.patience,
+            strict_build=registry.strict_build,
+            depot=registry.depot,
+        )
+        self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
+        timeline = around().placing.timeline
+        with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
+            outputs = remote.call(
+                self._values(), self._context, {"preview_method": self._preview_method}, watch=self._told, began=self._loan.begin
+            )
+            given = {index: self._given(port, outputs) for index, port in enumerate(self.plan.outputs)}
+        self._inner.end()
+        return given
+
+    def _given(self, port: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Any]:
+        """The values of an output; a port that gave none is blocked."""
+        name = port["name"]
+        if name not in outputs:
+            values: list[Any] = [Blocked(self._inner.blocked.get(name))]
+        elif port["hand_over"]:
+            values = [each if type(each) is Blocked else HandedOver(each) for each in port_values(outputs[name])]
+        else:
+            values = port_values(load_handles(outputs[name]))
+        return as_blockers(values)
+
+    def _placement(self) -> Placement:
+        """Where it goes: as the prompt was posted, else as the registry says now.
+
+        Raises:
+            UnknownEndpoint. InvalidArgument: nobody said where the part runs.
+        """
+        registry = around().registry
+        placed = self._carved.placements.get(self.node_id) if self._carved is not None else None
+        placement = placed or registry.placements.get(self.plan.part)
+        if placement is None or placement.is_local:
+            raise InvalidArgument(
+                f"nothing says any more where part {self.plan.part!r} runs; queue the workflow again, "
+                f"or put 'graphs: {{{self.plan.part}: ENDPOINT}}' into endpoints.yaml"
+            )
+        for name in placement.endpoints:
+            registry.endpoint(name)
+        return placement
+
+    def _values(self) -> dict[str, Any]:
+        values = {}
+        for index, port in enumerate(self.plan.inputs):
+            listed = [value.value if type(value) is HandedOver else value for value in self.ports.get(f"p{index}") or ()]
+            check_port(port["name"], str(port.get("type", "*")), listed)
+            values[port["name"]] = port_value(listed)
+        return values
+
+    # -- failures -----------------------------------------------------------------------------------------------
+
+    def _failure(self, error: YggdrasillError, carved: CarvedPrompt) -> InnerFailure:
+        """What went wrong, on the inner node where it did, else on the one that speaks for all."""
+        details = error.details
+        refused = details.get("node_errors")
+        node = details.get("node_id") or (next(iter(refused), None) if isinstance(refused, Mapping) else self._of_class(details))
+        inner = self._users_node(str(node), carved) if node is not None else None
+        name, kind = carved.face_of(self.node_id) if inner is None else (inner, str(carved.users[inner]["class_type"]))
+        if inner is None or "exception_type" not in details:
+            return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{without_urls(error.message)}\n")
+        said, lines = str(details.get("exception_message", error.message)), details.get("traceback")
+        return InnerFailure(
+            name, kind, str(details["exception_type"]), f"{said}\n", tuple(map(str, lines if isinstance(lines, list) else ()))
+        )
+
+    def _of_class(self, details: Mapping[str, Any]) -> str | None:
+        """The first node of a class that the endpoint lacks or has otherwise."""
+        named = details.get("missing") or details.get("classes")
+        wanted = set(map(str, named)) if isinstance(named, list) else set()
+        return next((name for name, node in self.plan.prompt.items() if node["class_type"] in wanted), None)
+
+    def _users_node(self, node: str, carved: CarvedPrompt) -> str | None:
+        """The node itself, or where a port failed the one whose value it carries."""
+        if node in carved.users:
+            return node
+        value = self.plan.prompt.get(node, {}).get("inputs", {}).get("value")
+        return value[0] if is_link(value) and value[0] in carved.users else None
+
+
+def placed_call(plan: str, ports: Mapping[str, list[Any]], node_id: str) -> PlacedCall:
+    """The call of a placed node, not yet begun.
+
+    Raises:
+        InvalidConfig: the plan is none.
+    """
+    read = Plan.read(plan)
+    return PlacedCall(graph=read.part, endpoint="", contract="", seed=0, ports=ports, node_id=node_id, plan=read)
+
+
+def plan_asks_again(plan: Any) -> bool:
+    """Whether a plan, or a list of one, has to be run though nothing in it changed."""
+    text = plan[0] if isinstance(plan, list) and plan else plan
+    try:
+        return Plan.read(text).asks_again
+    except InvalidConfig:
+        return True

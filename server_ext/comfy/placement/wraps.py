@@ -1,0 +1,99 @@
+"""The two functions of ComfyUI that are wrapped, each for what it has no hook for; a prompt without placed parts passes through untouched.
+
+`validate_prompt`: a posted prompt is carved after node replacement and with its execution targets known, and a reason not to is
+an answer in ComfyUI's own form. `PromptExecutor.execute_async`: what runs is the carved prompt, what is told is in the terms of
+the posted one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from yggdrasill.server_ext.comfy.placement.answers import Answer, Validate
+from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, PostedPrompt
+from yggdrasill.server_ext.comfy.placement.terms import history_in_terms, message_in_terms
+
+__all__ = ["Check", "Running", "wrap_comfyui"]
+
+Check = Callable[[PostedPrompt, Validate], Awaitable[Answer]]
+Running = Callable[[str, CarvedPrompt], AbstractContextManager[None]]
+
+_MARK = "yggdrasill_wrapped"
+_BY_EXECUTOR = frozenset({"execution_cached", "execution_error", "execution_interrupted"})
+_BY_SERVER = frozenset({"executing", "executed"})
+
+
+def wrap_comfyui(check: Check, running: Running) -> None:
+    """Wrap both; ``check`` judges posted prompts, ``running(prompt_id, carved)`` is entered while a carved one runs."""
+    execution: Any = importlib.import_module("execution")
+    if getattr(execution, _MARK, False):
+        return
+    setattr(execution, _MARK, True)
+    execution.validate_prompt = _checked(execution.validate_prompt, check)
+    execution.PromptExecutor.execute_async = _executed(execution.PromptExecutor.execute_async, running)
+
+
+def _checked(validate: Callable[..., Awaitable[Answer]], check: Check) -> Callable[..., Awaitable[Answer]]:
+    async def validate_prompt(prompt_id: str, prompt: Any, *rest: Any, **named: Any) -> Answer:
+        if type(prompt) is not PostedPrompt:
+            return await validate(prompt_id, prompt, *rest, **named)
+        return await check(prompt, lambda other: validate(prompt_id, other, *rest, **named))
+
+    return validate_prompt
+
+
+def _executed(execute: Callable[..., Awaitable[None]], running: Running) -> Callable[..., Awaitable[None]]:
+    async def execute_async(self: Any, prompt: Any, prompt_id: str, *rest: Any, **named: Any) -> None:
+        carved = prompt.carved if type(prompt) is PostedPrompt else None
+        if carved is None:
+            await execute(self, prompt, prompt_id, *rest, **named)
+            return
+        server, self.server = self.server, _Server(self.server, carved)
+        self.add_message = _told(self, type(self).add_message, carved)
+        try:
+            with running(prompt_id, carved):
+                await execute(self, carved.prompt, prompt_id, *rest, **named)
+                self.history_result = history_in_terms(carved, self.history_result)
+        finally:
+            del self.add_message
+            self.server = server
+
+    return execute_async
+
+
+def _told(executor: Any, add_message: Callable[..., None], carved: CarvedPrompt) -> Callable[[str, dict[str, Any], bool], None]:
+    def tell(event: str, data: dict[str, Any], broadcast: bool) -> None:
+        if event == "execution_cached":
+            _show_users_prompt(carved)
+        for kind, facts in message_in_terms(carved, event, data) if event in _BY_EXECUTOR else [(event, data)]:
+            add_message(executor, kind, facts, broadcast)
+
+    return tell
+
+
+def _show_users_prompt(carved: CarvedPrompt) -> None:
+    """Nodes that ask for the hidden PROMPT, such as those that save it with a picture, get what was posted; none has run yet."""
+    running = importlib.import_module("comfy_execution.progress").get_progress_state().dynprompt
+    running.get_original_prompt = lambda: dict(carved.users)
+
+
+class _Server:
+    """ComfyUI's server as the executor of one carved prompt has it: the same in all but what it says of nodes."""
+
+    def __init__(self, server: Any, carved: CarvedPrompt) -> None:
+        object.__setattr__(self, "_server", server)
+        object.__setattr__(self, "_carved", carved)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._server, name, value)
+
+    def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
+        messages = message_in_terms(self._carved, event, data) if event in _BY_SERVER else [(event, data)]
+        for kind, facts in messages:
+            self._server.send_sync(kind, facts, sid)
