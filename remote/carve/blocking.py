@@ -68,7 +68,7 @@ class Blocking:
         return schema is not None and schema.may_block
 
     def _read(self, node: str) -> None:
-        links = self._graph.links[node]
+        links = [link for link in self._graph.links[node] if not link.schema.raw]
         self._may[node] = _NONE.union(*(self._on(self._may, link.source, link.slot) for link in links))
         self._will[node] = _NONE.union(*(self._on(self._will, link.source, link.slot) for link in links if not link.schema.lazy))
         schema = self._graph.schema(node)

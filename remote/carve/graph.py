@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from yggdrasill.errors import InvalidConfig
@@ -96,6 +97,7 @@ class PromptGraph:
         return found
 
 
+@lru_cache(maxsize=8192)
 def natural(node_id: str) -> tuple[tuple[int, int, str], ...]:
     """A key that sorts ids as people count: ``2``, ``10``, ``10:2``, ``a``."""
     return tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in node_id.split(":"))

@@ -33,21 +33,17 @@ def write_calls(homes: Homes, layout: Layout) -> Written:
     Raises:
         CarveError: more ports than a node can have.
     """
-    taken = set(homes.graph.prompt)
-    stages: dict[int, int] = {}
-    seen: set[str] = set()
+    names = _Names(homes)
+    seen: set[str] = set(layout.here)
     calls: list[CarvedCall] = []
     sockets: dict[tuple[Source, bool], tuple[str, int]] = {}
     for draft in layout.drafts:
-        stage = stages.get(draft.part, 0)
-        stages[draft.part] = stage + 1
-        node_id = _node_id(homes, draft, stage, taken)
         own = {node for node in draft.members if homes.of.get(node) == draft.part and layout.owner(node) in (None, draft)} - seen
         seen |= own
-        call = _call(homes, draft, stage, node_id, own - layout.here)
+        call = _call(homes, draft, names, own)
         calls.append(call)
         for index, port in enumerate(call.outputs):
-            sockets[(port.node, port.slot), port.hand_over] = (node_id, index)
+            sockets[(port.node, port.slot), port.hand_over] = (call.node_id, index)
     return Written(tuple(calls), sockets)
 
 
@@ -61,18 +57,16 @@ def write_rest(prompt: Mapping[str, Any], homes: Homes, layout: Layout, written:
         if node_id in moved or node_id in dropped:
             continue
         inputs = dict(node.get("inputs", {}))
-        if node_id in graph:
-            for link in graph.links[node_id]:
-                source = (link.source, link.slot)
-                if link.source in homes.of and homes.travel.travels(link):
-                    inputs[link.input] = list(written.sockets[source, False])
+        for link in graph.links.get(node_id, ()):
+            if link.source in homes.of and homes.travel.travels(link):
+                inputs[link.input] = list(written.sockets[(link.source, link.slot), False])
         rest[node_id] = {**node, "inputs": inputs}
     for call in written.calls:
-        rest[call.node_id] = _placed_node(call, homes, written)
+        rest[call.node_id] = _placed_node(call, written)
     return rest, tuple(sorted(dropped, key=natural))
 
 
-def _placed_node(call: CarvedCall, homes: Homes, written: Written) -> dict[str, Any]:
+def _placed_node(call: CarvedCall, written: Written) -> dict[str, Any]:
     inputs: dict[str, Any] = {"part": call.part, "plan": call.plan}
     for index, port in enumerate(call.inputs):
         source = (port.node, port.slot)
@@ -98,92 +92,118 @@ def _hanging(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[st
     return found
 
 
-def _node_id(homes: Homes, draft: Draft, stage: int, taken: set[str]) -> str:
-    part = homes.parts[draft.part]
-    wanted = part.node_id or f"{min(part.nodes, key=natural)}.placed"
-    node_id = wanted if stage == 0 else f"{wanted}.{stage}"
-    while node_id in taken:
-        node_id += "_"
-    taken.add(node_id)
-    return node_id
+class _Names:
+    """Ids that no node of the user's prompt has: for placed nodes, and for the port nodes of their prompts."""
+
+    def __init__(self, homes: Homes) -> None:
+        self._parts = homes.parts
+        self._taken = set(homes.graph.prompt)
+        self._stages: dict[int, int] = {}
+        self._wanted: dict[int, str] = {}
+        self._ports = "port"
+        while any(node_id.startswith(self._ports) for node_id in homes.graph.prompt):
+            self._ports += "_"
+
+    def next_stage(self, part: int) -> tuple[int, str]:
+        """The next stage of a part, and the id of its placed node."""
+        stage = self._stages.get(part, 0)
+        self._stages[part] = stage + 1
+        if stage == 0:
+            chosen = self._parts[part]
+            self._wanted[part] = chosen.node_id or f"{min(chosen.nodes, key=natural)}.placed"
+        node_id = self._wanted[part] + (f".{stage}" if stage else "")
+        while node_id in self._taken:
+            node_id += "_"
+        self._taken.add(node_id)
+        return stage, node_id
+
+    def port(self, side: str, index: int) -> str:
+        """The id of a port node."""
+        return f"{self._ports}.{side}.{index}"
 
 
-def _call(homes: Homes, draft: Draft, stage: int, node_id: str, own: Collection[str]) -> CarvedCall:
+def _call(homes: Homes, draft: Draft, names: _Names, own: Collection[str]) -> CarvedCall:
     part = homes.parts[draft.part]
-    inputs = tuple(PlacedInput(_port_name(source), *_type(homes, source)) for source in sorted(draft.ports, key=_by_place))
-    outputs = tuple(
-        PlacedOutput(_port_name(source) + _HANDED * handed, kind, handed, node, slot, known)
-        for source in sorted(draft.outputs, key=_by_place)
-        for kind, node, slot, known in [_type(homes, source)]
-        for handed in (False, True)
-        if source in (draft.used_there if handed else draft.used_here)
-    )
-    for side, ports in (("inputs", inputs), ("outputs", outputs)):
-        if len(ports) > MOST_PORTS:
+    inputs, outputs = _inputs(homes, draft), _outputs(homes, draft)
+    members = sorted(draft.members, key=natural)
+    for side, count in (("inputs", len(inputs)), ("outputs", len(outputs))):
+        if count > MOST_PORTS:
             raise CarveError(
-                f"part {part.name!r} would have {len(ports)} {side}, and a placed part has at most {MOST_PORTS}; "
+                f"part {part.name!r} would have {count} {side}, and a placed part has at most {MOST_PORTS}; "
                 "place fewer nodes, or those too that are linked to it",
                 part=part.name,
-                nodes=sorted(draft.members, key=natural),
+                nodes=members,
             )
-    members = sorted(draft.members, key=natural)
-    schemas = [homes.graph.schema(node) for node in members]
+    stage, node_id = names.next_stage(draft.part)
     return CarvedCall(
         part=part.name,
         node_id=node_id,
         stage=stage,
-        prompt=_prompt(homes, draft, members, inputs, outputs),
+        prompt=_prompt(homes, draft, names, members, inputs, outputs),
         inputs=inputs,
         outputs=outputs,
         nodes=tuple(node for node in members if node in own),
         copies=tuple(node for node in members if node not in own),
-        asks_again=any(schema is not None and schema.asks_again for schema in schemas),
+        asks_again=any(schema.asks_again for schema in map(homes.graph.schema, members) if schema is not None),
     )
 
 
+def _inputs(homes: Homes, draft: Draft) -> tuple[PlacedInput, ...]:
+    found = []
+    for source in sorted(draft.ports, key=_by_place):
+        journey = homes.travel.journey(*source)
+        found.append(PlacedInput(_port_name(source), journey.type, *source, journey.known))
+    return tuple(found)
+
+
+def _outputs(homes: Homes, draft: Draft) -> tuple[PlacedOutput, ...]:
+    found = []
+    for source in sorted(draft.outputs, key=_by_place):
+        journey = homes.travel.journey(*source)
+        if source in draft.used_here:
+            found.append(PlacedOutput(_port_name(source), journey.type, False, *source, journey.known))
+        if source in draft.used_there:
+            found.append(PlacedOutput(_port_name(source) + _HANDED, journey.type, True, *source, journey.known))
+    return tuple(found)
+
+
 def _prompt(
-    homes: Homes, draft: Draft, members: Sequence[str], inputs: Sequence[PlacedInput], outputs: Sequence[PlacedOutput]
+    homes: Homes,
+    draft: Draft,
+    names: _Names,
+    members: Sequence[str],
+    inputs: Sequence[PlacedInput],
+    outputs: Sequence[PlacedOutput],
 ) -> dict[str, Any]:
     """The call's own API prompt: its members under their ids, and a port node for every input and output."""
-    graph = homes.graph
-    free = _PortIds(graph.prompt)
     ports: dict[Source, str] = {}
     prompt: dict[str, Any] = {}
     for index, port in enumerate(inputs):
-        ports[port.node, port.slot] = port_id = free.take("in", index)
+        ports[port.node, port.slot] = port_id = names.port("in", index)
         prompt[port_id] = {"class_type": INPUT_NODE, "inputs": {"name": port.name, "type": port.type}}
     for node_id in members:
-        node = graph.prompt[node_id]
-        inner = {name: copy.deepcopy(value) if isinstance(value, (dict, list)) else value for name, value in node.get("inputs", {}).items()}
-        for link in graph.links[node_id]:
-            source = homes.inside(link)
-            inner[link.input] = list(source) if source[0] in draft.inside else [ports[source], 0]
-        prompt[node_id] = {"class_type": graph.class_of(node_id), "inputs": inner}
-        title = node.get("_meta", {}).get("title") if isinstance(node.get("_meta"), Mapping) else None
-        if isinstance(title, str):
-            prompt[node_id]["_meta"] = {"title": title}
+        prompt[node_id] = _member(homes, draft, node_id, ports)
     for index, out in enumerate(outputs):
         marks = {"name": out.name, "type": out.type, "value": [out.node, out.slot]}
-        prompt[free.take("out", index)] = {"class_type": OUTPUT_NODE, "inputs": marks}
+        prompt[names.port("out", index)] = {"class_type": OUTPUT_NODE, "inputs": marks}
     return prompt
 
 
-class _PortIds:
-    """Ids for port nodes that no node of the user's prompt has."""
-
-    def __init__(self, prompt: Mapping[str, Any]) -> None:
-        self._prefix = "port"
-        while any(node_id.startswith(self._prefix) for node_id in prompt):
-            self._prefix += "_"
-
-    def take(self, side: str, index: int) -> str:
-        """The id of a port."""
-        return f"{self._prefix}.{side}.{index}"
-
-
-def _type(homes: Homes, source: Source) -> tuple[str, str, int, bool]:
-    journey = homes.travel.journey(*source)
-    return journey.type, *source, journey.known
+def _member(homes: Homes, draft: Draft, node_id: str, ports: Mapping[Source, str]) -> dict[str, Any]:
+    """A node as it travels: class, inputs and title, and nothing that was written on it when it ran before."""
+    node = homes.graph.prompt[node_id]
+    inputs = dict(node.get("inputs", {}))
+    for link in homes.graph.links[node_id]:
+        source = homes.inside(link)
+        inputs[link.input] = list(source) if source[0] in draft.inside else [ports[source], 0]
+    for name, value in inputs.items():
+        if isinstance(value, dict):
+            inputs[name] = copy.deepcopy(value)
+    found: dict[str, Any] = {"class_type": homes.graph.class_of(node_id), "inputs": inputs}
+    meta = node.get("_meta")
+    if isinstance(meta, Mapping) and isinstance(meta.get("title"), str):
+        found["_meta"] = {"title": meta["title"]}
+    return found
 
 
 def _port_name(source: Source) -> str:

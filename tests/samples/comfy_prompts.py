@@ -217,8 +217,10 @@ def _add(prompt: dict[str, Any], types: dict[tuple[str, int], str], class_type: 
     node_id = _fresh_id(prompt, dice)
     prompt[node_id] = {"class_type": class_type, "inputs": inputs, "_meta": {"title": f"{class_type} {node_id}"}}
     for slot, kind in enumerate(schema.outputs):
-        followed = inputs.get("any", inputs.get("yes"))
-        types[node_id, slot] = types[followed[0], followed[1]] if kind in ("*", "COMFY_MATCHTYPE_V3") else kind
+        types[node_id, slot] = kind
+        if kind in ("*", "COMFY_MATCHTYPE_V3"):
+            source = inputs["any" if "any" in inputs else "yes"]
+            types[node_id, slot] = types[source[0], source[1]]
 
 
 def _fits(kind: str, wanted: str, match: str | None) -> bool:
