@@ -122,7 +122,7 @@ class Blocking:
         blockers = _NONE.union(*(self._on(self._may, node, slot) for node, slot in draft.ports))
         apart = self._apart.setdefault(draft.part, set())
         changed = False
-        for node in {node for node, _ in draft.outputs}:
+        for node in sorted({node for node, _ in draft.outputs}):
             missing = blockers - self._will[node]
             if missing <= apart:
                 changed = (bool(missing) and homes.keep(self._lazy_ways(homes, draft, missing) or {node}, _APART)) or changed

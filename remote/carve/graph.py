@@ -35,11 +35,11 @@ class PromptGraph:
     """
 
     prompt: Mapping[str, Mapping[str, Any]]
-    schemas: Mapping[str, NodeSchema]
     targets: frozenset[str]
     order: tuple[str, ...]
     links: Mapping[str, tuple[Link, ...]]
     users: Mapping[str, tuple[Link, ...]]
+    classes: Mapping[str, NodeSchema | None]
 
     @classmethod
     def of(
@@ -50,18 +50,19 @@ class PromptGraph:
         Raises:
             InvalidConfig: a link to nowhere, or a cycle; ComfyUI refuses such a prompt.
         """
+        classes = {kind: schemas.get(kind) for kind in {node["class_type"] for node in prompt.values()}}
         wanted = frozenset(
             node_id
             for node_id, node in prompt.items()
-            if (targets is None or node_id in targets) and _is_output(schemas.get(node["class_type"]))
+            if (targets is None or node_id in targets) and (schema := classes[node["class_type"]]) is not None and schema.is_output_node
         )
         links: dict[str, tuple[Link, ...]] = {}
-        order = tuple(_walk(prompt, schemas, sorted(wanted, key=natural), links))
+        order = tuple(_walk(prompt, classes, sorted(wanted, key=natural), links))
         users: dict[str, list[Link]] = {node_id: [] for node_id in order}
         for node_id in order:
             for link in links[node_id]:
                 users[link.source].append(link)
-        return cls(prompt, schemas, wanted, order, links, {node_id: tuple(found) for node_id, found in users.items()})
+        return cls(prompt, wanted, order, links, {node_id: tuple(found) for node_id, found in users.items()}, classes)
 
     def __contains__(self, node_id: object) -> bool:
         return node_id in self.links
@@ -72,7 +73,7 @@ class PromptGraph:
 
     def schema(self, node_id: str) -> NodeSchema | None:
         """The schema of a node's class; None if none is known."""
-        return self.schemas.get(self.class_of(node_id))
+        return self.classes[self.prompt[node_id]["class_type"]]
 
     def label(self, node_id: str) -> str:
         """A node for a message: ``'3' (KSampler)``."""
@@ -103,12 +104,8 @@ def natural(node_id: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in node_id.split(":"))
 
 
-def _is_output(schema: NodeSchema | None) -> bool:
-    return schema is not None and schema.is_output_node
-
-
 def _walk(
-    prompt: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, NodeSchema], wanted: list[str], links: dict[str, tuple[Link, ...]]
+    prompt: Mapping[str, Mapping[str, Any]], classes: Mapping[str, NodeSchema | None], wanted: list[str], links: dict[str, tuple[Link, ...]]
 ) -> Iterator[str]:
     """Yield what ``wanted`` needs, sources first, and fill ``links``."""
     done: set[str] = set()
@@ -118,7 +115,7 @@ def _walk(
         while stack:
             node_id = stack[-1]
             if node_id not in open_nodes:
-                links[node_id] = found = _links_of(node_id, prompt, schemas)
+                links[node_id] = found = _links_of(node_id, prompt, classes)
                 open_nodes[node_id] = iter(found)
             link = next((link for link in open_nodes[node_id] if link.source not in done), None)
             if link is None:
@@ -131,13 +128,11 @@ def _walk(
                 stack.append(link.source)
 
 
-def _links_of(node_id: str, prompt: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, NodeSchema]) -> tuple[Link, ...]:
+def _links_of(node_id: str, prompt: Mapping[str, Mapping[str, Any]], classes: Mapping[str, NodeSchema | None]) -> tuple[Link, ...]:
     node = prompt[node_id]
-    schema = schemas.get(node["class_type"])
+    schema = classes[node["class_type"]]
     found = []
-    for name, value in sorted(node.get("inputs", {}).items()):
-        if not is_link(value):
-            continue
+    for name, value in sorted([item for item in node.get("inputs", {}).items() if is_link(item[1])]):
         if value[0] not in prompt:
             raise InvalidConfig(
                 f"input {name!r} of node {node_id!r} ({node['class_type']}) is linked to node {value[0]!r}, which is not there",

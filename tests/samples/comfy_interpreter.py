@@ -67,6 +67,10 @@ class Interpreter:
                 self._outputs_of(node_id)
         return self
 
+    def value_of(self, node_id: str) -> list[list[Any]]:
+        """The values on each output of a node; none if it did not run."""
+        return self._values.get(node_id, [])
+
     def _outputs_of(self, node_id: str) -> list[list[Any]]:
         """The lists of values on each output of a node, which runs at the first question."""
         if node_id not in self._values:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -175,13 +175,14 @@ def run_prompt(prompt: Mapping[str, Any], targets: set[str] | None = None) -> In
 # -- drawing ------------------------------------------------------------------------------------------------------------
 
 
-def random_prompt(dice: Dice, size: int) -> dict[str, Any]:
+def random_prompt(dice: Dice, size: int, without: Collection[str] = ()) -> dict[str, Any]:
     """A prompt of about ``size`` nodes, each linked to earlier ones where there are any that fit, with savers at loose ends."""
     prompt: dict[str, Any] = {}
     types: dict[tuple[str, int], str] = {}
-    classes = [name for name in SCHEMAS if name not in _SINKS]
+    classes = [name for name in SCHEMAS if name not in _SINKS and name not in without]
+    sinks = [name for name in _SINKS if name not in without]
     while len(prompt) < size:
-        class_type = dice.choice(_SINKS) if dice.random() < 0.15 else dice.choice(classes)
+        class_type = dice.choice(sinks) if dice.random() < 0.15 else dice.choice(classes)
         _add(prompt, types, class_type, dice)
     used = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
     for node_id in list(prompt):
