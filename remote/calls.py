@@ -19,12 +19,14 @@ from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.artifact_refs import ArtifactRef
 
-__all__ = ["Call", "Watch", "perform"]
+__all__ = ["ORPHAN_AFTER", "Call", "Watch", "perform"]
 
 #: How long the submitting request stays open; short when somebody wants to see progress.
 WAIT_SECONDS = 20.0
 WAIT_SECONDS_WITH_PROGRESS = 0.2
 _CANCEL_SECONDS = 3.0
+ORPHAN_AFTER = 30.0
+"""Seconds without its caller after which an endpoint cancels a job."""
 #: Uploads in one call: artifacts can vanish between the upload and the next try, but not for ever.
 MAX_UPLOADS = 5
 
@@ -44,7 +46,7 @@ class Call:
     run: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     timeout: float | None = None
-    orphan_after: float = 30.0
+    orphan_after: float = ORPHAN_AFTER
     patience: Patience = field(default_factory=Patience)
     progress: Progress | None = None
     #: A ComfyUI API prompt with ports, to be run without being deployed; else ``graph_id`` is served there.

@@ -20,17 +20,20 @@ from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["MAX_STATE_BYTES", "Deployment", "travelling_state"]
+__all__ = ["MAX_STATE_BYTES", "STATE_KEPT", "Deployment", "travelling_state"]
 
 #: States above this are weights, and weights are brought to an endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
+STATE_KEPT = 86400.0
+"""Seconds for which an endpoint keeps a part that remembers something and that nobody calls: a day, as it does finished jobs."""
 
 
 @dataclass(frozen=True)
 class Deployment:
     """A part that can be served anywhere. The id it gets is made of ``name`` and its content, so equal parts meet.
 
-    A part that keeps state between calls gets an id of its own, because what it remembers belongs to one project.
+    A part that keeps state between calls gets an id of its own, because what it remembers belongs to one project; the endpoint
+    removes it when nobody called it for ``idle_after`` seconds.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Deployment:
     config: Mapping[str, Any]
     state: Mapping[str, Any] = field(default_factory=dict)
     depot: Depot = field(default_factory=Depot.shared)
+    idle_after: float = STATE_KEPT
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
     async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
@@ -58,7 +62,7 @@ class Deployment:
             return contract
         if created:
             await retry.persist(lambda: client.remove(graph_id))
-        await self._put(client, f"{graph_id}-{self.salt}", retry)
+        await self._put(client, f"{graph_id}-{self.salt}", retry, self.idle_after)
         return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
 
     def _check_blocks(self, client: EndpointClient) -> None:
@@ -80,7 +84,7 @@ class Deployment:
             )
         return blake3_hex(memoryview(text.encode("utf-8")))
 
-    async def _put(self, client: EndpointClient, graph_id: str, retry: Retry) -> bool:
+    async def _put(self, client: EndpointClient, graph_id: str, retry: Retry, idle_after: float | None = None) -> bool:
         with self.depot.pack(dict(self.state)) as packed:
             size = sum(entry["nbytes"] for entry in packed.wire["payloads"])
             if size > MAX_STATE_BYTES:
@@ -90,7 +94,7 @@ class Deployment:
                     nbytes=size,
                     bound=MAX_STATE_BYTES,
                 )
-            body = {"kind": self.kind, "config": self.config, "state": packed.wire if self.state else None}
+            body = {"kind": self.kind, "config": self.config, "state": packed.wire if self.state else None, "idle_after": idle_after}
             while True:
                 if packed.artifacts:
                     missing = await retry.persist(lambda: client.missing(packed.artifacts))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.bridge import bridge
-from yggdrasill.remote.calls import Call, Watch
+from yggdrasill.remote.calls import ORPHAN_AFTER, Call, Watch
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.depot import Depot
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Proxy", "refuse_training"]
 
+_LONGEST_ORPHAN = 86400.0
+
 Inbox = queue.SimpleQueue["Callable[[], None] | None"]
 
 
@@ -34,7 +36,8 @@ class Proxy:
     """A part of a project that runs at an endpoint. It has no weights here: no state and no parameters.
 
     ``config`` is what `to_config` gives: the part's own config if a registry placed it, so that moving it changes no saved
-    file. ``fallback`` builds the part here, for when no endpoint takes the call.
+    file. ``fallback`` builds the part here, for when no endpoint takes the call. ``orphan_after`` is how many seconds an endpoint
+    goes on with a call whose caller it does not hear of any more.
     """
 
     #: Inputs may be handles; they travel as references.
@@ -47,10 +50,14 @@ class Proxy:
         config: Mapping[str, Any] | None = None,
         fallback: Callable[[], Any] | None = None,
         timeout: float | None = None,
+        orphan_after: float = ORPHAN_AFTER,
         depot: Depot | None = None,
     ) -> None:
+        if not 0 < orphan_after <= _LONGEST_ORPHAN:
+            raise InvalidArgument(f"orphan_after is more than 0 and at most {_LONGEST_ORPHAN:g} seconds, got {orphan_after!r}")
         self.route = route
         self.timeout = timeout
+        self.orphan_after = float(orphan_after)
         self._config = config
         self._fallback = fallback
         self._local: Any = None
@@ -188,6 +195,7 @@ class Proxy:
             run=context.to_dict(),
             options={name: item for name, item in options.items() if item is not None},
             timeout=self.timeout,
+            orphan_after=self.orphan_after,
             patience=self.route.patience,
             progress=None if sink is None else lambda *facts: inbox.put(lambda: sink(*facts)),
         )

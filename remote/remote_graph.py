@@ -10,6 +10,7 @@ from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.pipeline.pipeline import Pipeline
+from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint, token_from_environment
@@ -25,7 +26,8 @@ class RemoteGraph(Proxy):
     """The graph, or pipeline, that ``url`` serves as ``graph_id``.
 
     ``endpoint`` (an `Endpoint` or a client) stands for url and token; without a ``token`` the environment's is used where it is
-    bound to that url. ``timeout`` bounds a call in seconds, ``patience`` how long a lost endpoint is tried again.
+    bound to that url. ``timeout`` bounds a call in seconds, ``patience`` how long a lost endpoint is tried again, ``orphan_after`` how long
+    the endpoint goes on with a call whose caller is lost.
     ``strict_build`` makes another torch build an error. `run` gives what a local run gives, bit for bit.
     """
 
@@ -37,6 +39,7 @@ class RemoteGraph(Proxy):
         token: str | None = None,
         endpoint: Endpoint | EndpointClient | None = None,
         timeout: float | None = None,
+        orphan_after: float = ORPHAN_AFTER,
         patience: Patience | None = None,
         strict_build: bool = False,
         depot: Depot | None = None,
@@ -45,7 +48,7 @@ class RemoteGraph(Proxy):
         fallback: Callable[[], Any] | None = None,
     ) -> None:
         own = route or single_route(url, graph_id, token=token, endpoint=endpoint, patience=patience, strict_build=strict_build)
-        super().__init__(own, config=config, fallback=fallback, timeout=timeout, depot=depot)
+        super().__init__(own, config=config, fallback=fallback, timeout=timeout, orphan_after=orphan_after, depot=depot)
 
     def get_input_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
         """The inputs by external key, from the contract."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
+from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint, token_from_environment
@@ -40,6 +41,7 @@ class RemoteWorkflow(RemoteGraph):
         policy: str = "first",
         max_queued: int | None = None,
         timeout: float | None = None,
+        orphan_after: float = ORPHAN_AFTER,
         patience: Patience | None = None,
         strict_build: bool = False,
         depot: Depot | None = None,
@@ -56,4 +58,4 @@ class RemoteWorkflow(RemoteGraph):
             clients, graph_id, workflow=workflow, policy=policy, max_queued=max_queued, patience=patience, strict_build=strict_build
         )
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": workflow.prompt}
-        super().__init__(route=route, config=config, timeout=timeout, depot=depot, fallback=fallback)
+        super().__init__(route=route, config=config, timeout=timeout, orphan_after=orphan_after, depot=depot, fallback=fallback)

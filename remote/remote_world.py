@@ -8,6 +8,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint
@@ -31,6 +32,7 @@ class RemoteWorld(Proxy):
         token: str | None = None,
         endpoint: Endpoint | EndpointClient | None = None,
         timeout: float | None = None,
+        orphan_after: float = ORPHAN_AFTER,
         patience: Patience | None = None,
         strict_build: bool = False,
         depot: Depot | None = None,
@@ -38,7 +40,7 @@ class RemoteWorld(Proxy):
         config: Mapping[str, Any] | None = None,
     ) -> None:
         own = route or single_route(url, graph_id, token=token, endpoint=endpoint, patience=patience, strict_build=strict_build)
-        super().__init__(own, config=config, timeout=timeout, depot=depot)
+        super().__init__(own, config=config, timeout=timeout, orphan_after=orphan_after, depot=depot)
 
     @property
     def world_id(self) -> str:

@@ -11,6 +11,7 @@ import hmac
 import os
 import secrets
 from collections.abc import Iterable, Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -66,17 +67,21 @@ def resolve_token(data_dir: Path, given: str | None = None, environment: Mapping
 class Guard:
     """Lets requests in, or says why not.
 
-    ``hosts`` are the names, besides the loopback ones, under which this endpoint is reached, with or without a port.
+    ``hosts`` are the names, besides the loopback ones, under which this endpoint is reached, with or without a port. If one is
+    ``0.0.0.0`` or ``::``, it listens on every address of its machine, and any literal address is let in: no name can be made to point
+    here by it, which is what the check of names is against.
     """
 
     def __init__(self, token: str, hosts: Iterable[str] = ()) -> None:
         self._token = token.encode("ascii")
-        self._hosts = {*_LOOPBACK, *(name for host in hosts if (name := _host_name(host)) not in _EVERY_ADDRESS)}
+        named = {host.strip() if host.strip() in _EVERY_ADDRESS else _host_name(host) for host in hosts}
+        self._hosts = {*_LOOPBACK, *(named - set(_EVERY_ADDRESS))}
+        self._any_address = not named.isdisjoint(_EVERY_ADDRESS)
 
     def check_source(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
         """Raise `AccessDenied` unless the request names this endpoint and no foreign page made it."""
         name = _host_name(host or "")
-        if name not in self._hosts:
+        if name not in self._hosts and not (self._any_address and _is_address(name)):
             raise AccessDenied(
                 f"this endpoint is not reached as {name[:100]!r}; its owner can add the name with --allow-host", reason="host"
             )
@@ -96,6 +101,15 @@ class Guard:
 
 def _host_and_port(text: str) -> str:
     return text.strip().lower()
+
+
+def _is_address(name: str) -> bool:
+    """Whether a name is the address of one machine."""
+    try:
+        address = ip_address(name)
+    except ValueError:
+        return False
+    return not address.is_unspecified and not address.is_multicast
 
 
 def _host_name(text: str) -> str:

@@ -7,8 +7,9 @@ import json
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -47,6 +48,8 @@ class Deployment:
     runnable: Any = field(repr=False)
     contract: dict[str, Any] = field(repr=False)
     by_owner: bool = False
+    #: Seconds without a call after which it is removed; None: never.
+    idle_after: float | None = None
 
     @property
     def exclusive(self) -> bool:
@@ -96,6 +99,10 @@ class Deployments:
         self._pool = pool or ReusePool()
         self._resolver = resolver
         self._live: dict[str, Deployment] = {}
+        #: When those that are not kept for ever were called last, by the monotonic clock; a restart counts as a call.
+        self._called = {
+            record["graph_id"]: (time.monotonic(), record["idle_after"]) for record in self._stored() if record.get("idle_after")
+        }
         self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._locks_lock = threading.Lock()
 
@@ -139,9 +146,21 @@ class Deployments:
         found |= {name: deployment.summary() for name, deployment in self._live.items()}
         return [found[name] for name in sorted(found)]
 
+    def touch(self, graph_id: str) -> None:
+        """Somebody calls it."""
+        if graph_id in self._called:
+            self._called[graph_id] = time.monotonic(), self._called[graph_id][1]
+
+    def idle(self) -> list[str]:
+        """What was not called for as long as it is to be kept."""
+        now = time.monotonic()
+        return [graph_id for graph_id, (called, kept) in self._called.items() if now - called > kept]
+
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def put(self, graph_id: str, kind: str, config: Mapping[str, Any], graph_hash: str, state: Any = None) -> tuple[Deployment, bool]:
+    def put(
+        self, graph_id: str, kind: str, config: Mapping[str, Any], graph_hash: str, state: Any = None, idle_after: float | None = None
+    ) -> tuple[Deployment, bool]:
         """Serve a config that came over a network; the same again changes nothing. Says whether anything was made.
 
         Raises:
@@ -155,12 +174,16 @@ class Deployments:
         with self._building(graph_id):
             there = self._live.get(graph_id) or (self.get(graph_id) if self._read(graph_id) else None)
             if there is not None and there.hash == graph_hash:
+                self.touch(graph_id)
                 return there, False
             if there is not None and there.by_owner:
                 raise DuplicateName(f"graph {graph_id!r} is served by this endpoint's owner, with another config; deploy under another id")
-            deployment = self._build(graph_id, kind, dict(config), graph_hash, state)
+            deployment = replace(self._build(graph_id, kind, dict(config), graph_hash, state), idle_after=idle_after)
             self._write(deployment, state)
             self._live[graph_id] = deployment
+            self._called.pop(graph_id, None)
+            if idle_after is not None:
+                self._called[graph_id] = time.monotonic(), idle_after
             return deployment, True
 
     def passing(self, graph_id: str, kind: str, config: Mapping[str, Any]) -> Deployment:
@@ -207,6 +230,7 @@ class Deployments:
             record = self._read(graph_id)
             if self._live.pop(graph_id, None) is None and record is None:
                 raise unknown("graph", graph_id, self.names(), kind=UnknownGraph)
+            self._called.pop(graph_id, None)
             for suffix in (".json", ".ygg"):
                 self._file(graph_id, suffix).unlink(missing_ok=True)
 
@@ -242,7 +266,7 @@ class Deployments:
     def _write(self, deployment: Deployment, state: Any) -> None:
         from yggdrasill.values import dumps
 
-        record = {**deployment.summary(), "config": deployment.config, "has_state": state is not None}
+        record = {**deployment.summary(), "config": deployment.config, "has_state": state is not None, "idle_after": deployment.idle_after}
         with FileSet(durable=True) as files:
             if state is not None:
                 files.write(self._file(deployment.graph_id, ".ygg"), dumps(state))
@@ -265,7 +289,8 @@ class Deployments:
         from yggdrasill.values import load
 
         state = load(self._file(graph_id, ".ygg"), mmap=False) if record["has_state"] else None
-        return self._build(graph_id, record["kind"], record["config"], record["hash"], state)
+        built = self._build(graph_id, record["kind"], record["config"], record["hash"], state)
+        return replace(built, idle_after=record.get("idle_after"))
 
 
 def _parts(runnable: Any) -> Iterator[Any]:

@@ -56,11 +56,12 @@ class WireModel(_Body):
 
 
 class GraphModel(_Body):
-    """What to serve: a config, and the state of blocks that name no checkpoint."""
+    """What to serve: a config, and the state of blocks that name no checkpoint; ``idle_after`` seconds without a call it is removed."""
 
     kind: Literal["graph", "pipeline", "stage", "world", "comfy"]
     config: dict[str, Any]
     state: WireModel | None = None
+    idle_after: float | None = Field(default=None, gt=0, le=366 * 86400, allow_inf_nan=False)
 
 
 class RunModel(_Body):

@@ -215,13 +215,13 @@ class Endpoint:
         """PUT /graphs/{graph_id}"""
         body = await read_model_body(request, models.GraphModel, self._service.limits.max_body_bytes)
         state = None if body.state is None else body.state.model_dump()
-        deployment, created = await self._service.deploy(request.match_info["graph_id"], body.kind, body.config, state)
+        deployment, created = await self._service.deploy(request.match_info["graph_id"], body.kind, body.config, state, body.idle_after)
         return _json({**deployment.summary(), "created": created}, 201 if created else 200)
 
     async def graph(self, request: web.Request) -> web.Response:
         """GET /graphs/{graph_id}"""
         deployment = await self._service.deployment(request.match_info["graph_id"])
-        return _json({**deployment.summary(), "config": deployment.config})
+        return _json({**deployment.summary(), "config": deployment.config, "idle_after": deployment.idle_after})
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /graphs/{graph_id}"""

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import EndpointFailed, JobConflict, LimitExceeded, QueueFull, UnknownArtifact, unknown
+from yggdrasill.errors import EndpointFailed, JobConflict, LimitExceeded, QueueFull, StorageFailed, UnknownArtifact, UnknownGraph, unknown
 from yggdrasill.server_ext.board import Board, Host
 from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployments import Deployment, Deployments, deployment_hash
@@ -36,6 +36,7 @@ _MOST_BUILDS = 64
 _PATIENCE_FOR_UPLOADS = 600.0
 _STATE_BYTES = 16 << 20
 _OFF_THE_LOOP = 256 << 10
+_IDLE_SWEEP = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class Service:
         self._shop = Workshop(jobs, store, self.redactor, self.board.tell, self.board.finished)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
+        self._forgetting: asyncio.Task[None] | None = None
         self._taking = False
         # threads of their own, one per id: what is built may wait for another endpoint, which may wait for something built here
         self._builders = ThreadPoolExecutor(_MOST_BUILDS, "yggdrasill-build")
@@ -99,15 +101,17 @@ class Service:
         unfinished = await self.board.start()
         logging.getLogger("yggdrasill.run").addHandler(self._run_log)
         self._resuming = asyncio.create_task(self._resume(unfinished))
+        self._forgetting = asyncio.create_task(self._forget_idle())
         self._taking = True
 
     async def close(self, grace: float = 10.0) -> None:
         """Take no more jobs, let running ones finish for ``grace`` seconds, then cancel them; those that wait keep their rows."""
         self._taking = False
-        if self._resuming is not None:
-            self._resuming.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._resuming
+        for task in (self._resuming, self._forgetting):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         for job in self.board.live:
             self.board.shelve(job)
         await self._until_idle(grace)
@@ -140,9 +144,22 @@ class Service:
             else:
                 self.board.run(Task(job, deployment, self._shop))
 
+    async def _forget_idle(self) -> None:
+        """Remove what nobody called for as long as it said at its deployment."""
+        while True:
+            await asyncio.sleep(_IDLE_SWEEP)
+            for graph_id in {job.graph_id for job in self.board.live}:
+                self.deployments.touch(graph_id)
+            for graph_id in self.deployments.idle():
+                _LOG.info("graph %r is served no longer: nobody called it for as long as it was to be kept", graph_id)
+                with contextlib.suppress(UnknownGraph, StorageFailed):
+                    await asyncio.to_thread(self.deployments.remove, graph_id)
+
     # -- graphs -------------------------------------------------------------------------------------------------
 
-    async def deploy(self, graph_id: str, kind: str, config: Mapping[str, Any], state: dict[str, Any] | None) -> tuple[Deployment, bool]:
+    async def deploy(
+        self, graph_id: str, kind: str, config: Mapping[str, Any], state: dict[str, Any] | None, idle_after: float | None = None
+    ) -> tuple[Deployment, bool]:
         """Serve a config; see `Deployments.put`. ``state`` is a wire value of at most 16 MiB, its artifacts sent before.
 
         Raises:
@@ -163,7 +180,7 @@ class Service:
             value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
         graph_hash = deployment_hash(kind, config, None if state is None else state_facts(state))
         try:
-            return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value)
+            return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
         finally:
             self.store.unpin(f"deploy:{graph_id}")
 
@@ -173,6 +190,7 @@ class Service:
         Raises:
             UnknownGraph, or whatever keeps it from being built.
         """
+        self.deployments.touch(graph_id)
         live = self.deployments.live(graph_id)
         if live is not None:
             return live

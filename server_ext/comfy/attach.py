@@ -51,14 +51,14 @@ def _attach(parts: Around) -> None:
     token = resolve_token(data_dir)
     redactor = Redactor([token, *secrets_of_environment()])
     parts.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn).registry
-    address, port, url = _own_address(settings)
+    addresses, port, url = _own_addresses(settings)
     serving = Settings(
-        host=address,
+        host=addresses[0],
         port=port,
         data_dir=data_dir,
         artifacts=Path(settings.artifacts) if settings.artifacts else None,
         peers=settings.peers,
-        allow_hosts=settings.allow_hosts,
+        allow_hosts=[*settings.allow_hosts, *addresses],
         peer_url=settings.peer_url or url,
         roots=host_api.model_folders(),
     )
@@ -96,10 +96,10 @@ def _begin_with(app: Any, service: Service, parts: Around) -> None:
     app.on_shutdown.append(stop)
 
 
-def _own_address(settings: ComfySettings) -> tuple[str, int, str]:
-    """The address and port ComfyUI listens on, and the url this machine reaches it by."""
+def _own_addresses(settings: ComfySettings) -> tuple[list[str], int, str]:
+    """The addresses and the port ComfyUI listens on, and the url this machine reaches it by."""
     args = importlib.import_module("comfy.cli_args").args
-    address = str(args.listen).split(",")[0].strip()
+    addresses = [part.strip() for part in str(args.listen).split(",")]
     scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
-    name = "127.0.0.1" if address in ("0.0.0.0", "::", "") else address  # noqa: S104 - compared with
-    return address, int(args.port), f"{scheme}://{f'[{name}]' if ':' in name else name}:{args.port}"
+    name = "127.0.0.1" if addresses[0] in ("0.0.0.0", "::", "") else addresses[0]  # noqa: S104 - compared with
+    return addresses, int(args.port), f"{scheme}://{f'[{name}]' if ':' in name else name}:{args.port}"

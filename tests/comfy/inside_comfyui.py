@@ -29,7 +29,7 @@ from yggdrasill.errors import CannotTravel, YggdrasillError  # noqa: E402
 from yggdrasill.remote.comfy_types import can_travel  # noqa: E402
 from yggdrasill.server_ext.comfy import types_classes  # noqa: E402
 from yggdrasill.server_ext.comfy.types_classes import register_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types_ports import check_port, pack_port, unpack_port  # noqa: E402
+from yggdrasill.server_ext.comfy.types_ports import check_port  # noqa: E402
 from yggdrasill.values import MemoryStore, Opaque, dumps, iter_envelope, loads, pack, unpack  # noqa: E402
 
 
@@ -109,29 +109,10 @@ def refusals(kitchen: Kitchen) -> dict[str, str]:
 
 def _refused(port: str, type_name: str, value: Any) -> str:
     try:
-        pack_port(port, type_name, ["fine", value])
+        check_port(port, type_name, ["fine", value])
     except CannotTravel as error:
         return error.message
     return "NOT REFUSED"
-
-
-def ports() -> dict[str, Any]:
-    """Lists and blocked values on a port, there and back."""
-    blocker: Any = importlib.import_module("comfy_execution.graph_utils").ExecutionBlocker
-    cases: dict[str, list[Any]] = {
-        "one": [1],
-        "empty": [],
-        "many": ["a", None, "c"],
-        "nested": [[1, 2], [3]],
-        "blocked": [blocker(None)],
-        "some": [1, blocker("no face"), None],
-    }
-    return {name: _port(values, blocker) for name, values in cases.items()}
-
-
-def _port(values: list[Any], blocker: Any) -> Any:
-    back = unpack_port(loads(dumps(pack_port("out", "*", values))))
-    return [[type(each).__name__, each.message if type(each) is blocker else each] for each in back]
 
 
 def missing_class(kitchen: Kitchen) -> dict[str, Any]:
@@ -179,7 +160,6 @@ def main() -> None:
         "round_trips": round_trips(kitchen),
         "thread": from_another_thread(kitchen),
         "refusals": refusals(kitchen),
-        "ports": ports(),
         "missing": missing_class(kitchen),
         "hostile": hostile(),
     }

@@ -121,17 +121,6 @@ def test_every_refusal_was_asked_for(report: dict[str, Any]) -> None:
     assert report["refusals"].keys() == REFUSED.keys()
 
 
-def test_a_ports_list_comes_back_with_its_blocked_values(report: dict[str, Any]) -> None:
-    assert report["ports"] == {
-        "one": [["int", 1]],
-        "empty": [],
-        "many": [["str", "a"], ["NoneType", None], ["str", "c"]],
-        "nested": [["list", [1, 2]], ["list", [3]]],
-        "blocked": [["ExecutionBlocker", None]],
-        "some": [["int", 1], ["ExecutionBlocker", "no face"], ["NoneType", None]],
-    }
-
-
 def test_states_that_no_encoder_wrote_are_our_error(report: dict[str, Any]) -> None:
     assert report["hostile"]
     assert set(report["hostile"].values()) == {"CorruptData"}

@@ -104,6 +104,8 @@ def test_state_is_kept_between_calls_and_belongs_to_one_placing(forge: EndpointP
     for x in (1, 2, 3):
         assert one.run({"x": x}) == local.run({"x": x})
     assert two.run({"x": 5}) == {"total": 15}
+    served = bridge().run(forge.client().get(f"/graphs/{one.contract.graph_id}"))
+    assert served["idle_after"] == 86400.0
 
 
 def test_weights_in_no_checkpoint_travel_with_the_structure(forge: EndpointProcess) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
 from yggdrasill.foundation.contract import Runnable
-from yggdrasill.remote import Endpoint, Patience, RemoteGraph, RemoteWorkflow
+from yggdrasill.remote import Endpoint, Patience, RemoteGraph, RemoteStage, RemoteWorkflow, RemoteWorld
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.downloads import RemoteHandle
@@ -234,3 +235,25 @@ def test_who_is_unreachable_or_refuses_is_named(one: EndpointProcess) -> None:
     assert caught.value.details["endpoint"] == "nobody"
     with pytest.raises(AccessDenied, match=r"endpoint 'one' at http.*: the token is wrong"):
         RemoteWorkflow(DOUBLE, endpoint=Endpoint("one", one.url, secret="not-the-token")).run({"x": 4})
+
+
+def test_a_caller_says_how_long_its_job_goes_on_without_it(one: EndpointProcess, tmp_path: Path) -> None:
+    door = Door(tmp_path)
+    with cutter(one) as proxy:
+        remote = RemoteWorkflow(GATE, "orphan", endpoint=one.endpoint(proxy.url), orphan_after=0.3, patience=Patience(first=0.2, later=0.2))
+        lost = InBackground(lambda: remote.run(door.inputs(x=1)))
+        door.wait_begun()
+        proxy.cut(times=10_000, after=0)
+        proxy.sever()
+        with pytest.raises(EndpointUnreachable):
+            lost.wait()
+        time.sleep(1.0)
+        door.open()
+    until(lambda: [row["status"] for row in bridge().run(one.client().jobs(graph_id="orphan"))] == ["CANCELLED"])
+
+
+@pytest.mark.parametrize("kind", [RemoteGraph, RemoteStage, RemoteWorld])
+def test_every_proxy_takes_orphan_after_within_a_day(kind: type[RemoteGraph]) -> None:
+    assert kind("http://127.0.0.1:9", "graph", orphan_after=90).orphan_after == 90.0
+    with pytest.raises(InvalidArgument, match="orphan_after is more than 0 and at most 86400 seconds"):
+        kind("http://127.0.0.1:9", "graph", orphan_after=0)

@@ -102,6 +102,31 @@ def test_a_guard_lets_the_names_in_it_was_told(host: str) -> None:
     guard.check_source(host, None, None)
 
 
+@pytest.mark.parametrize("listening", ["0.0.0.0", "::", ""])
+@pytest.mark.parametrize("host", ["192.168.1.20:8188", "192.168.1.20", "[fd00::17]:8188", "10.0.0.7:80"])
+def test_literal_addresses_are_let_in_where_the_server_listens_on_every_one(listening: str, host: str) -> None:
+    guard = Guard("a-token-of-eight", [listening])
+    guard.check_source(host, f"http://{host}", "same-origin")
+    with pytest.raises(AccessDenied, match="may not use this endpoint"):
+        guard.check_source(host, "http://evil.example", None)
+
+
+@pytest.mark.parametrize("host", ["192.168.1.21", "192.168.1.20.evil.example", "evil.example"])
+def test_a_server_that_listens_on_one_address_is_reached_by_that_one_alone(host: str) -> None:
+    guard = Guard("a-token-of-eight", ["192.168.1.20"])
+    guard.check_source("192.168.1.20:8188", None, None)
+    with pytest.raises(AccessDenied):
+        guard.check_source(host, None, None)
+
+
+@pytest.mark.parametrize(
+    "host", ["192.168.1.20.evil.example", "0x7f.1", "3232235796", "0.0.0.0:8188", "[::]", "224.0.0.1", "1.2.3.4@evil.example"]
+)
+def test_what_is_no_address_of_a_machine_is_kept_out_of_a_server_that_listens_on_every_one(host: str) -> None:
+    with pytest.raises(AccessDenied):
+        Guard("a-token-of-eight", ["0.0.0.0"]).check_source(host, None, None)
+
+
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "[", "forge.lan.evil", "http://forge.lan@evil/"])
 def test_a_guard_keeps_other_names_out(host: str) -> None:
     with pytest.raises(AccessDenied) as caught:
