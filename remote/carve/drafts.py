@@ -71,10 +71,10 @@ class Layout:
         stack = list(own)
         while stack:
             for link in self._graph.links[stack.pop()]:
-                source, slot = self._homes.inside(link)
-                if source not in found and not self._travel.journey(source, slot).travels:
-                    found.add(source)
-                    stack.append(source)
+                source = self._homes.inside(link)
+                if source in self._travel.heavy and source[0] not in found:
+                    found.add(source[0])
+                    stack.append(source[0])
         return frozenset(found)
 
     def _visit(self, draft: Draft | None, node_id: str) -> None:

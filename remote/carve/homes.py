@@ -68,7 +68,7 @@ class Homes:
 
     def inside(self, link: Link) -> Source:
         """Where a node that runs in a part takes the value on ``link`` from: from before output nodes that only pass it on."""
-        return before_savers(self.graph, link)
+        return before_savers(self.graph, link) if link.source in self.graph.targets else (link.source, link.slot)
 
     def keep(self, nodes: Iterable[str], reason: str) -> bool:
         """Let nodes run here; whether any did not before."""
@@ -96,9 +96,9 @@ class Homes:
 
     def _holder(self, node_id: str, grounded: set[str]) -> str | None:
         for link in self.graph.links[node_id]:
-            source, slot = self.inside(link)
-            if source in grounded and not self.travel.journey(source, slot).travels:
-                return source
+            source = self.inside(link)
+            if source[0] in grounded and source in self.travel.heavy:
+                return source[0]
         return None
 
     def _copies(self, node_id: str) -> bool:

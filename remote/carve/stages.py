@@ -38,11 +38,11 @@ class Needs:
         """What a node waits for where it runs in a call."""
         found: set[str] = set()
         for link in self._graph.links[node_id]:
-            source, slot = self._homes.inside(link)
-            if self._travel.journey(source, slot).travels:
-                found.add(source)
+            source = self._homes.inside(link)
+            if source in self._travel.heavy:
+                found |= self._copied[source[0]]
             else:
-                found |= self._copied[source]
+                found.add(source[0])
         return frozenset(found)
 
     def _here(self, node_id: str) -> frozenset[str]:

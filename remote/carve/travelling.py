@@ -38,6 +38,9 @@ class Travel:
             # each link is asked, so that no later question goes deeper than one node
             if True in [self._taints(link) for link in graph.links[node_id]]:
                 self._tainted.add(node_id)
+        used = {(link.source, link.slot) for links in graph.links.values() for link in links}
+        #: The outputs that cannot travel, of those that are used.
+        self.heavy = frozenset(source for source in used if not self.journey(*source).travels)
 
     def type_of(self, node_id: str, slot: int) -> str:
         """The type of an output: where the class leaves it open, that of what is linked to it; ``*`` if nothing tells."""
@@ -58,7 +61,7 @@ class Travel:
 
     def travels(self, link: Link) -> bool:
         """Whether the value on a link does."""
-        return self.journey(link.source, link.slot).travels
+        return link[2:4] not in self.heavy
 
     def _judge(self, node_id: str, slot: int) -> Journey:
         kind = self.type_of(node_id, slot)
