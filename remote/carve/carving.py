@@ -69,11 +69,12 @@ def _lay_out(homes: Homes, demands: Demands) -> Layout:
 
 
 def _check_all_carved(homes: Homes, layout: Layout) -> None:
-    """Raise `CarveError` for a part that is wanted and of which nothing runs elsewhere."""
+    """Raise `CarveError` for a part that is wanted and of which nothing runs elsewhere, not even as a copy in another part's call."""
     carved = {draft.part for draft in layout.drafts}
+    elsewhere = {node for draft in layout.drafts for node in draft.members}
     for index, part in enumerate(homes.parts):
         wanted = sorted((node for node in part.nodes if node in homes.graph), key=natural)
-        if index in carved or not wanted:
+        if index in carved or not wanted or not elsewhere.isdisjoint(wanted):
             continue
         why = [f"{homes.graph.label(node)}: {homes.reasons.get(node, _no_way_out(homes, node))}" for node in wanted]
         more = f" and {len(why) - 6} more" if len(why) > 6 else ""
@@ -86,5 +87,6 @@ def _check_all_carved(homes: Homes, layout: Layout) -> None:
 
 
 def _no_way_out(homes: Homes, node_id: str) -> str:
-    kinds = sorted({homes.travel.type_of(link.source, link.slot) for link in homes.graph.users[node_id]})
+    stuck = [link for link in homes.graph.users[node_id] if not homes.travel.travels(link)]
+    kinds = sorted({homes.travel.type_of(link.source, link.slot) for link in stuck or homes.graph.users[node_id]})
     return f"what it makes ({', '.join(kinds)}) cannot travel and is needed here"

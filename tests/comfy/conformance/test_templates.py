@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from samples.comfy import Installation
-from samples.conformance.templates import Template, template_files
+from samples.comfy import Installation, Server
+from samples.conformance.carvings import Made, attempts, check_refusal, reason_of
+from samples.conformance.lab import versions_of
+from samples.conformance.template_report import TemplateReport
+from samples.conformance.templates import MARKER, Template, template_files
+from yggdrasill.errors import CarveError, InvalidConfig
+from yggdrasill.remote.carve import NodeSchemas
 from yggdrasill.remote.carve.titles import GROUP, SUBGRAPH, NamedPart, named_parts
+from yggdrasill.remote.comfy_ports import OUTPUT_NODE
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1200)]
 
@@ -19,7 +26,9 @@ def test_the_editor_makes_a_prompt_of_every_template(templates: list[Template], 
     assert not [template.name for template in templates if not template.prompt]
 
 
-def test_a_group_holds_what_the_editor_says_it_holds(templates: list[Template], subtests: pytest.Subtests) -> None:
+def test_a_group_holds_what_the_editor_says_it_holds(
+    templates: list[Template], template_report: TemplateReport, subtests: pytest.Subtests
+) -> None:
     compared = 0
     for template in templates:
         with subtests.test(template.name):
@@ -28,6 +37,7 @@ def test_a_group_holds_what_the_editor_says_it_holds(templates: list[Template], 
             assert ours == Counter(_groups_of_the_editor(template, found))
             compared += ours.total()
     assert compared > 1000
+    template_report.counts["groups"] = compared
 
 
 def _groups_of_the_editor(template: Template, found: list[NamedPart]) -> Iterator[tuple[str, frozenset[str]]]:
@@ -38,3 +48,86 @@ def _groups_of_the_editor(template: Template, found: list[NamedPart]) -> Iterato
             heads = tuple(f"{prefix}{node}:" for node in group["nodes"])
             if instances or group["graph"] == template.workflow.get("id"):
                 yield group["title"], frozenset(node for node in template.prompt if f"{node}:".startswith(heads))
+
+
+def test_what_is_carved_out_of_a_template_is_its_computation_and_valid_elsewhere(
+    templates: list[Template], validating: Server, template_report: TemplateReport, subtests: pytest.Subtests
+) -> None:
+    made = Made(NodeSchemas.from_object_info(validating.get("/object_info")))
+    template_report.versions = {
+        **versions_of(validating),
+        "templates": validating.get("/system_stats")["system"]["installed_templates_version"],
+    }
+    for template in templates:
+        with subtests.test(template.name):
+            template_report.counts["templates"] += 1
+            if not all(node.get("class_type") in made.schemas for node in template.prompt.values()):
+                template_report.counts["foreign"] += 1
+                continue
+            template_report.counts["nodes"] += len(template.prompt)
+            calls = list(_carved(template, made, template_report))
+            _check_valid(template, calls, validating, made.schemas, template_report)
+    assert template_report.counts["templates"] - template_report.counts["foreign"] > 490
+
+
+@pytest.mark.parametrize(
+    "node, error",
+    [
+        ({"class_type": "ImageInvert", "inputs": {"image": ["1", 1]}}, "return_type_mismatch"),
+        ({"class_type": "ImageInvert", "inputs": {}}, "required_input_missing"),
+        ({"class_type": "NoSuchNode", "inputs": {}}, "missing_node_type"),
+        ({"class_type": "ImageBlur", "inputs": {"image": ["1", 0], "blur_radius": 3, "sigma": 99.0}}, "value_bigger_than_max"),
+        ({"class_type": "ImageScaleBy", "inputs": {"image": ["1", 0], "upscale_method": "none", "scale_by": 1.0}}, "value_not_in_list"),
+    ],
+)
+def test_the_server_that_validates_says_what_is_wrong(validating: Server, node: dict[str, Any], error: str) -> None:
+    prompt = {
+        "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "absent.safetensors"}},
+        "2": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
+        "3": node,
+        "4": {"class_type": OUTPUT_NODE, "inputs": {"value": ["3", 0], "name": "y", "type": "IMAGE"}},
+        "5": {"class_type": OUTPUT_NODE, "inputs": {"value": ["1", 0], "name": "m", "type": "*"}},
+    }
+    if node["inputs"].get("image") == ["1", 0]:
+        node["inputs"]["image"] = ["2", 0]
+    (found,) = validating.post("/tests/validate", [prompt])
+    wrong = [each for each in found if not _is_absent(each)]
+    assert [each[1] for each in wrong] == [error]
+    assert error == "missing_node_type" or len(found) == 2
+
+
+def _carved(template: Template, made: Made, report: TemplateReport) -> Iterator[dict[str, Any]]:
+    """The prompts of all calls that are carved out of a template."""
+    local = made.run(template.prompt)
+    for attempt in attempts(template):
+        report.tried[attempt.kind] += 1
+        error: CarveError | InvalidConfig | None = attempt.refusal
+        try:
+            carving = made.check(template, local, attempt.parts) if error is None else None
+        except CarveError as raised:
+            check_refusal(raised, template.prompt, attempt.parts, made.schemas)
+            error, carving = raised, None
+        if error is not None or carving is None:
+            assert error is not None
+            report.refused[f"{attempt.kind}: {reason_of(error)}"] += 1
+            continue
+        report.carved[attempt.kind] += 1
+        report.carved[f"{attempt.kind}, calls"] += len(carving.calls)
+        yield from (call.prompt for call in carving.calls)
+
+
+def _check_valid(template: Template, calls: list[dict[str, Any]], server: Server, schemas: NodeSchemas, report: TemplateReport) -> None:
+    """A server finds the calls valid, but for absent models and for what it says of the template itself. No call loads an upload."""
+    own, *answers = server.post("/tests/validate", [template.prompt, *calls], timeout=120)
+    uploaders = {node for node, facts in template.prompt.items() if schemas[facts["class_type"]].uploads}
+    known = {tuple(error) for error in own if not _is_absent(error) and error[0] not in uploaders}
+    report.counts["invalid"] += bool(known)
+    for answer in answers:
+        assert not [error for error in answer if not _is_absent(error) and tuple(error) not in known]
+        report.counts["validated"] += 1
+        report.counts["absent"] += bool(answer)
+
+
+def _is_absent(error: list[Any]) -> bool:
+    """Whether an error is about a model that is not in the folder that an input chooses from."""
+    return error[1] == "value_not_in_list" and MARKER in error[2]

@@ -32,7 +32,7 @@ from samples.conformance.workflow import (
 )
 from yggdrasill import RemoteGraph
 
-__all__ = ["Lab", "Outcome", "Trace"]
+__all__ = ["Lab", "Outcome", "Trace", "versions_of"]
 
 _SCRIPTS = Path(__file__).resolve().parent.parent.parent / "comfy"
 _MODEL_FILES = {"tiny.ckpt", "tiny.pt"}
@@ -54,6 +54,18 @@ class Trace:
 
     nodes: tuple[frozenset[str], ...]
     previews: int
+
+
+def versions_of(server: Server) -> dict[str, str]:
+    """The versions that decide what a server's results are."""
+    facts = server.get("/system_stats")["system"]
+    return {
+        "Yggdrasill": yggdrasill.__version__,
+        "ComfyUI": facts["comfyui_version"],
+        "Python": facts["python_version"].split()[0],
+        "torch": facts["pytorch_version"],
+        "on": facts["os"],
+    }
 
 
 @dataclass(eq=False)
@@ -117,14 +129,7 @@ class Lab:
     @property
     def versions(self) -> dict[str, str]:
         """The versions that decide what the results are."""
-        facts = self.server(0).get("/system_stats")["system"]
-        return {
-            "Yggdrasill": yggdrasill.__version__,
-            "ComfyUI": facts["comfyui_version"],
-            "Python": facts["python_version"].split()[0],
-            "torch": facts["pytorch_version"],
-            "on": facts["os"],
-        }
+        return versions_of(self.server(0))
 
     # -- the ways to run ----------------------------------------------------------------------------------------
 

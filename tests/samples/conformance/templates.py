@@ -13,8 +13,10 @@ from typing import Any
 from samples.comfy import Installation, Server
 from samples.editor import Editor
 
-__all__ = ["Template", "captured", "template_files"]
+__all__ = ["MARKER", "Template", "captured", "template_files"]
 
+#: The name of the files in the folders of the server that validates.
+MARKER = "a file of this folder"
 _PACKAGE = "comfyui_workflow_templates_json/templates"
 
 #: The prompt and the workflow as Run posts them, and what the editor says lies in each group of each graph. One tab serves all.
@@ -59,7 +61,7 @@ def _read(path: Path) -> dict[str, Any]:
 def captured(server: Server, installation: Installation, page: Any, kept: Path) -> list[Template]:
     """Every template as the server's editor makes a prompt of it, read from the folder ``kept`` if the same versions made it before."""
     system = server.get("/system_stats")["system"]
-    versions = [str(value) for name, value in sorted(system.items()) if name.endswith("_version")]
+    versions = [value for name, value in sorted(system.items()) if name.endswith(("_version", "_versions"))]
     digest = hashlib.sha256(json.dumps([versions, _OPEN]).encode()).hexdigest()[:16]
     path = kept / f"templates-{digest}.json.gz"
     if not path.exists():
