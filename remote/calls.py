@@ -23,7 +23,7 @@ __all__ = ["ORPHAN_AFTER", "Call", "Watch", "perform"]
 
 #: How long the submitting request stays open; short when somebody wants to see progress.
 WAIT_SECONDS = 20.0
-WAIT_SECONDS_WITH_PROGRESS = 0.2
+WAIT_SECONDS_WITH_PROGRESS = 0.05
 _CANCEL_SECONDS = 3.0
 ORPHAN_AFTER = 30.0
 """Seconds without its caller after which an endpoint cancels a job."""

@@ -10,7 +10,7 @@ from yggdrasill.values.payload import blake3_hex
 
 __all__ = ["KEPT_BYTES", "Received"]
 
-KEPT_BYTES = 512 << 20
+KEPT_BYTES = 256 << 20
 """Bytes that a process keeps unless told otherwise."""
 
 

@@ -304,7 +304,7 @@ class Endpoint:
 
     async def get_artifact(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /artifacts/{hash}"""
-        return await streams.send_artifact(request, self._service.store, request.match_info["hash"])
+        return await streams.send_artifact(request, self._service.store, self._service.offers, request.match_info["hash"])
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -20,6 +20,7 @@ from yggdrasill.server_ext.identity import body_hash, state_facts
 from yggdrasill.server_ext.intake import Fetcher, Intake
 from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.offers import Offers
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.signing import Signer
@@ -336,6 +337,11 @@ class Service:
                         return
 
     # -- about --------------------------------------------------------------------------------------------------
+
+    @property
+    def offers(self) -> Offers:
+        """Artifacts of outputs that are on their way to the store."""
+        return self._shop.offers
 
     def queue_depth(self) -> dict[str, Any]:
         """``{"queued", "running", "slots"}``."""

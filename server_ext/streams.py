@@ -7,7 +7,7 @@ import contextlib
 import json
 import struct
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,7 +18,8 @@ from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, Yggdr
 from yggdrasill.remote.receive import pour
 from yggdrasill.server_ext.bodies import check_length
 from yggdrasill.server_ext.job import Event
-from yggdrasill.values.artifacts import ArtifactStore, check_hash
+from yggdrasill.server_ext.offers import Offers
+from yggdrasill.values.artifacts import CHUNK_BYTES, ArtifactStore, check_hash
 
 __all__ = ["receive_artifact", "receive_batch", "send_artifact", "send_events"]
 
@@ -107,17 +108,24 @@ async def _exactly(request: web.Request, count: int) -> bytes:
         return b""
 
 
-async def send_artifact(request: web.Request, store: ArtifactStore, name: str) -> web.StreamResponse:
-    """The bytes of an artifact, or the range asked for; it stays in the store meanwhile.
+async def send_artifact(request: web.Request, store: ArtifactStore, offers: Offers, name: str) -> web.StreamResponse:
+    """The bytes of an artifact, or the range asked for; it stays in the store meanwhile. One on its way to the store comes from memory.
 
     Raises:
         UnknownArtifact, InvalidArgument (a range that is none)
     """
-    nbytes, path = await asyncio.to_thread(lambda: (store.nbytes(check_hash(name)), store.path(name)))
     headers = {"Content-Type": "application/octet-stream", "X-Yggdrasill-Protocol": "1"}
+    offered = offers.get(check_hash(name))
+    if offered is not None:
+        return await _send_chunks(request, lambda start, stop: _pieces(offered[start:stop]), offered.nbytes, headers)
+    nbytes, path = await asyncio.to_thread(lambda: (store.nbytes(name), store.path(name)))
     if path is not None:
         return _ArtifactFile(path, store, name, headers)
-    return await _send_chunks(request, store, name, nbytes, headers)
+    return await _send_chunks(request, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
+
+
+def _pieces(view: memoryview) -> Iterator[memoryview]:
+    return (view[place : place + CHUNK_BYTES] for place in range(0, view.nbytes, CHUNK_BYTES))
 
 
 class _ArtifactFile(web.FileResponse):
@@ -136,7 +144,9 @@ class _ArtifactFile(web.FileResponse):
             self._store.unpin(owner)
 
 
-async def _send_chunks(request: web.Request, store: ArtifactStore, name: str, nbytes: int, headers: dict[str, str]) -> web.StreamResponse:
+async def _send_chunks(
+    request: web.Request, chunks: Callable[[int, int], Iterator[memoryview]], nbytes: int, headers: dict[str, str]
+) -> web.StreamResponse:
     try:
         start, stop, _ = request.http_range.indices(nbytes)
     except ValueError as error:
@@ -148,7 +158,7 @@ async def _send_chunks(request: web.Request, store: ArtifactStore, name: str, nb
     response.content_length = stop - start
     await response.prepare(request)
     if request.method != "HEAD":
-        for chunk in store.chunks(name, start, stop):
+        for chunk in chunks(start, stop):
             await response.write(chunk)
     await response.write_eof()
     return response

@@ -17,6 +17,7 @@ from yggdrasill.server_ext.calls import call
 from yggdrasill.server_ext.deployments import Deployment
 from yggdrasill.server_ext.job import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.offers import Offers
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
@@ -44,6 +45,8 @@ class Workshop:
     tell: Callable[..., None]
     #: Called from any thread with the job's final form, which is stored by then.
     finished: Callable[[Job, Job], None]
+    #: What is being written to the store.
+    offers: Offers = field(default_factory=Offers)
     #: Packs outputs while their runs go on.
     packers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_PACKERS, "yggdrasill-pack"))
 
@@ -66,6 +69,7 @@ class Task:
     _shown: dict[str, float] = field(default_factory=dict)
     _lines: int = 0
     _delivered: int = 0
+    _told: set[str] = field(default_factory=set)
 
     @property
     def exclusive_key(self) -> str | None:
@@ -105,7 +109,7 @@ class Task:
         handles = self._handle if self.deployment.accepts_handles else None
         value = unpack(request["inputs"], self._load, handles=handles)
         run = request["run"]
-        parcel = Parcel(self.shop.store, f"job:{job.job_id}")
+        parcel = Parcel(self.shop.store, f"job:{job.job_id}", self._offer)
         try:
             with enter_run(
                 seed=run["seed"],
@@ -131,9 +135,21 @@ class Task:
             self.shop.packers.submit(self._add, parcel, name, output)
 
     def _add(self, parcel: Parcel, name: str, output: Any) -> None:
-        refs = parcel.add(name, output)
-        if refs:
-            self.shop.tell(self.job, "output", {"name": name, "artifacts": [ref.to_json() for ref in refs[:_MOST_TOLD]]})
+        self._tell_of(parcel.add(name, output))
+
+    @contextmanager
+    def _offer(self, ref: ArtifactRef, data: memoryview) -> Iterator[None]:
+        """Let others have an artifact of an output while it is being written."""
+        with self.shop.offers.offered(ref.hash, data):
+            self._tell_of([ref])
+            yield
+
+    def _tell_of(self, refs: list[ArtifactRef]) -> None:
+        """Tell who follows the job of artifacts that can be had already, of each once."""
+        fresh = [ref for ref in refs if ref.hash not in self._told][: max(0, _MOST_TOLD - len(self._told))]
+        if fresh:
+            self._told.update(ref.hash for ref in fresh)
+            self.shop.tell(self.job, "output", {"artifacts": [ref.to_json() for ref in fresh]})
 
     def _load(self, ref: ArtifactRef) -> memoryview:
         return self.shop.store.read(ref.hash)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
@@ -13,12 +14,15 @@ from yggdrasill.values.memory_store import MemoryStore
 from yggdrasill.values.payload import Payload
 from yggdrasill.values.scalars import to_base64
 
-__all__ = ["INLINE_BYTES", "MAX_INLINE_TOTAL", "Packing", "WireEncoder"]
+__all__ = ["INLINE_BYTES", "MAX_INLINE_TOTAL", "Offer", "Packing", "WireEncoder"]
 
 INLINE_BYTES = 16 << 10
 """Payloads up to this length ride in the message."""
 MAX_INLINE_TOTAL = 256 << 10
 """Bytes of payloads that ride in one message together."""
+
+Offer = Callable[[ArtifactRef, memoryview], AbstractContextManager[None]]
+"""Entered with an artifact and the memory it is in while it is being written to the store."""
 
 
 class Packing:
@@ -36,10 +40,12 @@ class Packing:
         lasting: bool,
         limits: Limits,
         changing: bool = False,
+        offer: Offer | None = None,
         inline_bytes: int = INLINE_BYTES,
         max_inline_total: int = MAX_INLINE_TOTAL,
     ) -> None:
         self._store, self._keeper, self._lasting, self._changing = store, keeper, lasting, changing
+        self._offer = offer
         self._inline_bytes, self._inline_left = inline_bytes, max_inline_total
         self._encoder = WireEncoder(limits)
         self._entries: list[dict[str, Any]] = []
@@ -89,20 +95,19 @@ class Packing:
         else:
             self._store.pin(self._keeper, [digest])
             if self._changing:
-                _put_checked(self._store, digest, payload.data)
+                self._put_checked(ArtifactRef(digest, payload.description), payload.data)
             else:
                 self._store.put(payload.data, hash=digest, verify=False)
         return ArtifactRef(digest, payload.description, store=self._store.store_id)
 
-
-def _put_checked(store: ArtifactStore, digest: str, data: memoryview) -> None:
-    """Store what ``data`` holds piece by piece, hashing the very bytes that are written."""
-    if not store.missing([digest]):
-        return
-    with store.writer(digest, data.nbytes) as writer:
-        for place in range(0, data.nbytes, CHUNK_BYTES):
-            writer.write(bytes(data[place : place + CHUNK_BYTES]))
-        writer.commit()
+    def _put_checked(self, ref: ArtifactRef, data: memoryview) -> None:
+        """Store what ``data`` holds piece by piece, hashing the very bytes that are written."""
+        if not self._store.missing([ref.hash]):
+            return
+        with nullcontext() if self._offer is None else self._offer(ref, data), self._store.writer(ref.hash, ref.nbytes) as writer:
+            for place in range(0, data.nbytes, CHUNK_BYTES):
+                writer.write(bytes(data[place : place + CHUNK_BYTES]))
+            writer.commit()
 
 
 class WireEncoder(Encoder):

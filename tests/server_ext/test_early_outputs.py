@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from aiohttp import web
+from aiohttp.test_utils import TestClient, TestServer
+from blake3 import blake3
 
 from samples.comfy_graphs import graph_input, graph_output, node
 from samples.endpoints import EndpointProcess
 from samples.http import Door, Http, events_of, until
+from yggdrasill.server_ext.offers import Offers
+from yggdrasill.server_ext.streams import send_artifact
+from yggdrasill.values.disk_store import DiskStore
 
 #: ``early`` is there at once, ``late`` when the door opens.
 TWO_SINKS = {
@@ -52,7 +61,6 @@ def pins(host: Http) -> set[str]:
 def test_an_output_can_be_had_while_the_rest_runs(host: Http, tmp_path: Path) -> None:
     door, x = Door(tmp_path), torch.randn(9000)
     job_id, told = begin(host, door, x)
-    assert told["name"] == "early"
     (entry,) = told["artifacts"]
     assert host.status(job_id) == "IN_PROGRESS"
     data = host.get(f"/artifacts/{entry['artifact']}").content
@@ -74,6 +82,37 @@ def test_a_job_that_is_stopped_keeps_nothing_of_its_early_outputs(host: Http, tm
     door.open()
     assert host.result(job_id)["status"] == "CANCELLED"
     until(lambda: pins(host) == before)
+
+
+def test_what_is_on_its_way_to_the_disk_is_offered_until_it_is_there() -> None:
+    offers, name, first = Offers(), "0" * 64, memoryview(b"bytes")
+    with offers.offered(name, first):
+        with offers.offered(name, memoryview(b"bytes")):
+            assert offers.get(name) is first
+        assert offers.get(name) is first
+    assert offers.get(name) is None
+
+
+def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_afterwards(tmp_path: Path) -> None:
+    store, offers, data = DiskStore(tmp_path), Offers(), os.urandom(3 << 20)
+    name = blake3(data).hexdigest()
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return await send_artifact(request, store, offers, request.match_info["hash"])
+
+    async def ask() -> None:
+        app = web.Application()
+        app.router.add_get("/{hash}", answer)
+        async with TestClient(TestServer(app)) as client:
+            for _ in range(2):
+                with offers.offered(name, memoryview(data)) if not store.has(name) else nullcontext():
+                    whole = await client.get(f"/{name}")
+                    assert await whole.read() == data
+                    part = await client.get(f"/{name}", headers={"Range": f"bytes={2 << 20}-"})
+                    assert (part.status, await part.read()) == (206, data[2 << 20 :])
+                store.put(data)
+
+    asyncio.run(ask())
 
 
 def test_small_outputs_make_no_event(host: Http, tmp_path: Path) -> None:
