@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import partial
 from typing import Any
 
 from benchmarks.figures import Figure
@@ -25,7 +26,7 @@ def run() -> list[Figure]:
     prompt, schemas = drawings(DRAWINGS), comfy_schemas()
     placed = _parts(prompt)
     titles = {name: f"{what}, {_calls(prompt, parts, schemas)}" for name, (what, parts) in placed.items()}
-    acts: dict[str, Act] = {name: lambda parts=parts: carve(prompt, parts, schemas) for name, (_, parts) in placed.items()}
+    acts: dict[str, Act] = {name: partial(carve, prompt, parts, schemas) for name, (_, parts) in placed.items()}
     acts["json"] = lambda: json.loads(json.dumps(prompt))
     taken = interleave("carve", acts, ROUNDS, dict.fromkeys(acts, 3))
     figures = []
@@ -52,8 +53,15 @@ def drawings(count: int) -> dict[str, Any]:
             "3": (
                 "KSampler",
                 {
-                    "seed": place, "steps": 20, "cfg": 8.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 0.8,
-                    "model": [ids["4"], 0], "positive": [ids["6"], 0], "negative": [ids["7"], 0],
+                    "seed": place,
+                    "steps": 20,
+                    "cfg": 8.0,
+                    "sampler_name": "euler",
+                    "scheduler": "normal",
+                    "denoise": 0.8,
+                    "model": [ids["4"], 0],
+                    "positive": [ids["6"], 0],
+                    "negative": [ids["7"], 0],
                     "latent_image": latent or [ids["5"], 0],
                 },
             ),
