@@ -71,6 +71,8 @@ class _Load(io.ComfyNode):
 
 def chosen(cls: type[io.ComfyNode], name: str) -> str:
     """What the prompt has as the choice of a list: ComfyUI drops one that the list does not have (any more)."""
+    if cls.hidden is None:  # asked apart from any prompt
+        return ""
     prompt, node = cls.hidden.prompt or {}, str(cls.hidden.unique_id)
     return str(prompt.get(node, {}).get("inputs", {}).get(name, ""))
 

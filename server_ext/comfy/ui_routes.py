@@ -25,6 +25,7 @@ from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.bodies import read_model_body
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.levels.composed import PortsModel, composed_contract
 from yggdrasill.server_ext.comfy.remote_call import AUTO
 from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.statuses import status_of
@@ -71,6 +72,7 @@ def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard) -> 
     router.add_get(UI_PATH + "/graphs", editor.guarded(editor.graphs))
     router.add_get(UI_PATH + "/contract", editor.guarded(editor.contract))
     router.add_post(UI_PATH + "/serve", editor.guarded(editor.serve))
+    router.add_post(UI_PATH + "/ports", editor.guarded(editor.ports))
 
 
 class EditorRoutes:
@@ -149,6 +151,11 @@ class EditorRoutes:
     async def _contract_at(self, client: EndpointClient, graph: str) -> dict[str, Any]:
         contract = await _ask(client, client.contract(graph))
         return {"endpoint": client.name, "contract": contract}
+
+    async def ports(self, request: web.Request) -> web.Response:
+        """POST /ports: what a graph put together on the canvas takes and gives."""
+        body = await read_model_body(request, PortsModel, self._service.limits.max_body_bytes)
+        return _json({"contract": await asyncio.to_thread(composed_contract, body)})
 
     # -- serving ------------------------------------------------------------------------------------------------
 

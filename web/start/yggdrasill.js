@@ -5,14 +5,19 @@
  * the folder above are loaded when they are first needed: this server gives them as /yggdrasill/web/NAME.js. Nothing is asked of the
  * server before one of our nodes is there or a command is given.
  */
-import { REMOTE_GRAPH, shapeDefinition } from "./definition.js";
+import { REMOTE_GRAPH, RUN_GRAPH, shapeDefinition } from "./definition.js";
 
 const { app } = window.comfyAPI.app;
 
 const SERVE = "Yggdrasill.ServeWorkflow";
 const ADD_ENDPOINT = "Yggdrasill.AddEndpoint";
 /** The module with the behaviour of each class of nodes. */
-const BEHAVIOUR = { [REMOTE_GRAPH]: "remote_graph", YggdrasillGraphInput: "port_nodes", YggdrasillGraphOutput: "port_nodes" };
+const BEHAVIOUR = {
+  [REMOTE_GRAPH]: "remote_graph",
+  [RUN_GRAPH]: "run_graph",
+  YggdrasillGraphInput: "port_nodes",
+  YggdrasillGraphOutput: "port_nodes",
+};
 
 /** Modules that were loaded, by name. */
 const loaded = new Map();
@@ -55,7 +60,7 @@ app.registerExtension({
   getCanvasMenuItems: () => [null, serveItem()],
   getNodeMenuItems: (node) => (BEHAVIOUR[node.comfyClass] === "port_nodes" ? [null, serveItem()] : []),
   beforeRegisterNodeDef(_nodeType, definition) {
-    if (definition.name === REMOTE_GRAPH) shapeDefinition(definition);
+    if (definition.name === REMOTE_GRAPH || definition.name === RUN_GRAPH) shapeDefinition(definition);
   },
   async beforeConfigureGraph(workflow) {
     await Promise.all(modulesFor(workflow).map(load));

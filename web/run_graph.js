@@ -1,0 +1,104 @@
+/**
+ * The Run Graph node: its sockets are the ports of the graph that is linked to it. This server is asked for them whenever the nodes that
+ * put the graph together have changed; where other nodes take part the sockets stay as they are.
+ *
+ * The ports are stored in the node, so a workflow opens as it was saved.
+ */
+import { ask, tell } from "./asking.js";
+import { MOST_PORTS, essence } from "./contract.js";
+import { setSockets } from "./sockets.js";
+import { after } from "./widgets.js";
+
+/** @typedef {import("./contract.js").Contract} Contract */
+
+const KEPT = "yggdrasill.contract";
+const PAUSE_MS = 200;
+/** The nodes that are looked after. */
+const nodes = new Set();
+
+/**
+ * Give a node its behaviour; one that was made before this module was loaded may be linked already.
+ * @param {object} node
+ * @param {object} app
+ */
+export function attach(node, app) {
+  if (!nodes.size) app.api.addEventListener("graphChanged", () => nodes.forEach(lookSoon));
+  node.yggdrasill = { app, asked: "", timer: 0 };
+  nodes.add(node);
+  after(node, "onConfigure", () => settle(node));
+  after(node, "onConnectionsChange", () => lookSoon(node));
+  after(node, "onRemoved", () => nodes.delete(node));
+  settle(node);
+  lookSoon(node);
+}
+
+/** Let the sockets be those of the stored contract. */
+function settle(node) {
+  const contract = node.properties[KEPT];
+  if (contract) setSockets(node, contract, contract);
+}
+
+/** Several changes in a row are one. */
+function lookSoon(node) {
+  clearTimeout(node.yggdrasill.timer);
+  node.yggdrasill.timer = setTimeout(() => void look(node), PAUSE_MS);
+}
+
+/**
+ * Ask what the linked graph takes and gives, if what it is made of has changed since.
+ * @param {object} node
+ */
+async function look(node) {
+  const { app } = node.yggdrasill;
+  const slot = node.inputs?.find(({ name }) => name === "graph");
+  const link = slot?.link == null ? null : node.graph?.getLink(slot.link);
+  if (!link || app.configuringGraph) return;
+  const body = { prompt: {}, node: String(link.origin_id), output: link.origin_slot };
+  if (!collect(node.graph, link.origin_id, body.prompt)) return;
+  const question = JSON.stringify(body);
+  if (question === node.yggdrasill.asked) return;
+  node.yggdrasill.asked = question;
+  try {
+    const { contract } = await ask(app, "ports", {}, body);
+    if (node.graph && node.yggdrasill.asked === question) follow(node, contract);
+  } catch {
+    // A graph that cannot be says so on its own node when it is run; until then the sockets stay.
+  }
+}
+
+/**
+ * Write a node and those before it into a prompt.
+ * @returns {boolean} false if one is not in this graph
+ */
+function collect(graph, id, prompt) {
+  if (prompt[id]) return true;
+  const node = graph.getNodeById(id);
+  if (!node) return false;
+  const inputs = {};
+  prompt[id] = { class_type: node.comfyClass, inputs };
+  for (const { name, value } of node.widgets ?? []) inputs[name] = value;
+  return (node.inputs ?? []).every(({ name, link }) => {
+    const found = link == null ? null : graph.getLink(link);
+    if (!found) return true;
+    inputs[name] = [String(found.origin_id), found.origin_slot];
+    return collect(graph, found.origin_id, prompt);
+  });
+}
+
+/**
+ * Make the sockets those of a contract; links stay with ports of the same name.
+ * @param {object} node
+ * @param {Contract} contract
+ */
+function follow(node, contract) {
+  const { app } = node.yggdrasill;
+  if (Math.max(contract.inputs.length, contract.outputs.length) > MOST_PORTS) {
+    tell(app, "warn", `Graph “${contract.graph_id}”`, `Run Graph has up to ${MOST_PORTS} inputs and outputs; this graph has more.`);
+    return;
+  }
+  node.graph.beforeChange?.();
+  const lost = setSockets(node, node.properties[KEPT] ?? null, contract);
+  node.properties[KEPT] = essence(contract);
+  node.graph.afterChange?.();
+  if (lost.length) tell(app, "warn", `Graph “${contract.graph_id}”`, `Unlinked, for the graph has no such port now: ${lost.join(", ")}`);
+}
