@@ -12,10 +12,7 @@ from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.port_list import Blocked, port_value
 from yggdrasill.server_ext.comfy.host_api import Validation
 
-__all__ = ["BLOCKED", "PromptRun", "Watch"]
-
-#: ComfyUI's exception type for a node that got a blocked value with a message, which fails nothing.
-BLOCKED = "ExecutionBlocked"
+__all__ = ["PromptRun", "Watch"]
 
 Watch = Callable[[str, dict[str, Any]], None]
 Message = tuple[str, dict[str, Any]]
@@ -64,10 +61,6 @@ class PromptRun:
             self._blocked = keys
             self.watch("blocked", {"by": keys})
 
-    def port_at(self, node: str) -> str | None:
-        """The output port that a node is; None for any other node."""
-        return next((name for name, port in self.graph.outputs.items() if node in port.nodes), None)
-
     def deliver(self, port: str, values: list[Any]) -> None:
         """A sink got the values of its port; one that is blocked is left out, and whoever watches is told what it says."""
         if [type(value) for value in values] != [Blocked]:
@@ -100,7 +93,7 @@ class PromptRun:
         self._over = self._over or kind in _FINAL
         if self._problem is not None:
             return
-        if kind == "error" and facts["exception_type"] != BLOCKED:
+        if kind == "error" and facts["exception_type"] != "ExecutionBlocked":
             self._problem = self._failed(facts)
         elif kind == "interrupted":
             self._problem = Cancelled(f"{self.place}: interrupted by the owner of this ComfyUI", node=self.place, node_id=facts["node"])

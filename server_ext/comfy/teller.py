@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.server_ext.comfy.prompt_run import BLOCKED, PromptRun
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
 __all__ = ["PREVIEW_PAUSE", "Teller"]
 
@@ -16,8 +16,6 @@ PREVIEW_PAUSE = 0.1
 """Seconds between two previews of one node; of those that come meanwhile the newest is shown after them."""
 _LARGEST_PREVIEW = 512 << 10
 _LARGEST_OUTPUT = 64 << 10
-#: What ComfyUI writes before the message of a blocked value.
-_SAID = "Execution Blocked: "
 _PLAIN = ("started", "cached", "executing", "progress", "output")
 #: After these no more previews of the nodes before can come.
 _TURNS = ("executing", "executed", "error", "interrupted", "success", "ended", "lost")
@@ -43,11 +41,7 @@ class Teller:
         if kind in _TURNS:
             for node in list(self._waiting):
                 self._show(node, time.monotonic())
-        if kind == "error" and facts["exception_type"] == BLOCKED:
-            port = self._run.port_at(facts["node"])
-            if port is not None:
-                self._watch("output_blocked", {"port": port, "message": facts["message"].removeprefix(_SAID)})
-        elif kind == "preview" and len(facts["image"]) <= _LARGEST_PREVIEW:
+        if kind == "preview" and len(facts["image"]) <= _LARGEST_PREVIEW:
             self._waiting[facts["node"]] = facts
             self.show_due()
         elif kind in _PLAIN or (kind == "executed" and _small(facts)):

@@ -101,6 +101,7 @@ class PlacedCall(RemoteCall):
             self.plan.part,
             endpoints=[registry.client(name) for name in placement.endpoints],
             policy=placement.policy,
+            max_queued=placement.max_queued,
             patience=registry.patience,
             strict_build=registry.strict_build,
             depot=registry.depot,

@@ -147,7 +147,7 @@ def test_a_blocked_port_is_left_out_and_the_others_arrive(a: Caller) -> None:
         "4": graph_output("free", ("1", 0)),
     }
     assert a.deploy("blocked", prompt).run({"x": 2.0}) == {"free": 2.0}
-    told = [data for kind, data in a.events(a.jobs(graph_id="blocked")[0]["job_id"]) if data.get("what") == "output_blocked"]
+    told = [data for kind, data in a.events(a.jobs(graph_id="blocked")[0]["job_id"]) if data.get("what") == "port_blocked"]
     assert [(data["port"], data["message"]) for data in told] == [("blocked", "not today")]
 
 
