@@ -12,6 +12,8 @@ __all__ = ["MOST_PORTS", "REMOTE_NODE", "RemoteGraphNode"]
 
 REMOTE_NODE = "YggdrasillRemoteGraph"
 MOST_PORTS = 32
+AUTO = "auto"
+FALLBACKS = (AUTO, "fail", "local")
 
 
 class RemoteGraphNode(io.ComfyNode):
@@ -42,6 +44,14 @@ class RemoteGraphNode(io.ComfyNode):
                     optional=True,
                     tooltip="For graphs of blocks that draw random numbers.",
                 ),
+                io.Combo.Input(
+                    "fallback",
+                    options=list(FALLBACKS),
+                    default=AUTO,
+                    optional=True,
+                    tooltip="If no endpoint takes the call: fail, or run the same workflow here (local). auto: what the registry says.",
+                    socketless=True,
+                ),
                 io.Autogrow.Input("ports", template=port, optional=True),
             ],
             outputs=[io.AnyType.Output(f"o{index}", display_name=f"o{index}", is_output_list=True) for index in range(MOST_PORTS)],
@@ -56,12 +66,21 @@ class RemoteGraphNode(io.ComfyNode):
         return check_settings(graph, endpoint, contract) or True
 
     @classmethod
+    async def fingerprint_inputs(cls, graph: list[str] | None = None, endpoint: list[str] | None = None, **others: Any) -> str | float:
+        """What ComfyUI compares to know whether an earlier result still holds: the hash of what the endpoint serves now."""
+        from yggdrasill.server_ext.comfy.freshness import fingerprint
+
+        # a graph or endpoint that comes over a link is not known before its node has run
+        return await fingerprint(graph[0], endpoint[0]) if graph and endpoint else float("nan")
+
+    @classmethod
     async def execute(
         cls,
         graph: list[str],
         endpoint: list[str],
         contract: list[str],
         seed: list[int] | None = None,
+        fallback: list[str] | None = None,
         ports: dict[str, list[Any]] | None = None,
     ) -> Any:
         """Send the inputs, wait, and give the outputs in the contract's order; a port without value blocks what depends on it."""
@@ -76,7 +95,9 @@ class RemoteGraphNode(io.ComfyNode):
             seed=seed[0] if seed else 0,
             ports=ports or {},
             node_id=str(cls.hidden.unique_id),
+            fallback=fallback[0] if fallback else AUTO,
         ).start()
         outputs = await call.result()
         blocked = [ExecutionBlocker(None)]
-        return io.NodeOutput(*(outputs.get(index, blocked) for index in range(MOST_PORTS)))
+        shown = {"yggdrasill": [{"ran_here": call.ran_here}]} if call.ran_here else None
+        return io.NodeOutput(*(outputs.get(index, blocked) for index in range(MOST_PORTS)), ui=shown)

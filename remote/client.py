@@ -122,6 +122,10 @@ class EndpointClient:
         found: list[dict[str, Any]] = (await self.get("/graphs"))["graphs"]
         return found
 
+    async def graph(self, graph_id: str) -> dict[str, Any]:
+        """A served graph with its ``config``. Raises `UnknownGraph`."""
+        return await self.get(f"/graphs/{quote(graph_id, safe='')}")
+
     async def contract(self, graph_id: str) -> dict[str, Any]:
         """The contract of a served graph. Raises `UnknownGraph`."""
         return await self.get(f"/graphs/{quote(graph_id, safe='')}/contract")

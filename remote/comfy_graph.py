@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, unknown
@@ -27,6 +27,10 @@ class PromptRunner(Protocol):
         self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
     ) -> dict[str, Any]:
         """The outputs by port name; values may be handles. Blocks, in a thread that is not ComfyUI's."""
+        ...
+
+    def changing(self, node_types: Sequence[str]) -> list[str]:
+        """The classes whose nodes may have to run again though their inputs are the same, unknown ones among them."""
         ...
 
 
@@ -66,6 +70,11 @@ class ComfyGraph:
     def node_types(self) -> list[str]:
         """The classes of its nodes, each once, sorted."""
         return sorted({node["class_type"] for node in self.prompt.values()})
+
+    @property
+    def changing_types(self) -> list[str]:
+        """The classes whose nodes may give something else for the same inputs, by their own word; all of them where there is no ComfyUI to ask."""
+        return self.node_types if _runner is None else _runner.changing(self.node_types)
 
     # -- contract -----------------------------------------------------------------------------------------------
 

@@ -87,11 +87,14 @@ def _check_node(node_id: str, node: Any, prompt: Mapping[str, Any], where: str) 
 def ports_of(prompt: Mapping[str, Any], class_type: str, graph_id: str) -> dict[str, ComfyPort]:
     """The ports that nodes of ``class_type`` mark, by name. Several inputs of one name are one port; outputs must differ.
 
+    They stand in the order of the numbers ``_meta.order`` of their nodes, which the editor gives from top to bottom; nodes without one
+    come after those, as the prompt has them.
+
     Raises:
         InvalidConfig
     """
     found: dict[str, ComfyPort] = {}
-    for node_id, node in prompt.items():
+    for node_id, node in sorted(prompt.items(), key=_order):
         if node["class_type"] != class_type:
             continue
         port = _port(node_id, node, graph_id)
@@ -100,6 +103,12 @@ def ports_of(prompt: Mapping[str, Any], class_type: str, graph_id: str) -> dict[
             port = _joined(other, port, class_type, graph_id)
         found[port.name] = port
     return found
+
+
+def _order(item: tuple[str, Mapping[str, Any]]) -> float:
+    meta = item[1].get("_meta")
+    order = meta.get("order") if isinstance(meta, Mapping) else None
+    return float("inf") if isinstance(order, bool) or not isinstance(order, int) else order
 
 
 def _port(node_id: str, node: Mapping[str, Any], graph_id: str) -> ComfyPort:

@@ -13,7 +13,7 @@ from yggdrasill.errors import BuildMismatch, ProtocolMismatch
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.retry import Retry
 
-__all__ = ["RemoteContract", "check_build", "fetch_contract"]
+__all__ = ["RemoteContract", "check_build", "fetch_contract", "other_build"]
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,8 @@ class RemoteContract:
     stateful: bool = False
     stage: Mapping[str, Any] | None = None
     world: Mapping[str, Any] | None = None
+    #: Whether a caller that knows the result for the same inputs need not call again.
+    reusable: bool = False
 
     @classmethod
     def of(cls, document: Mapping[str, Any], endpoint: str) -> RemoteContract:
@@ -55,6 +57,7 @@ class RemoteContract:
             document.get("stateful") is True,
             document.get("stage"),
             document.get("world"),
+            document.get("reusable") is True,
         )
 
     def spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:
@@ -91,20 +94,23 @@ async def check_build(client: EndpointClient, retry: Retry, *, strict: bool) -> 
 
 def _difference(client: EndpointClient) -> BuildMismatch | None:
     there = (client.facts or {}).get("torch")
-    here = _own_build()
-    if not isinstance(there, Mapping):
-        return None
-    compared = [(name, str(there.get(name)), own) for name, own in here.items() if there.get(name) is not None and own is not None]
-    other = [f"{name} {theirs} there, {own} here" for name, theirs, own in compared if theirs != own]
-    if not other:
+    other = other_build(there)
+    if not other or not isinstance(there, Mapping):
         return None
     return BuildMismatch(
-        f"endpoint {client.name!r} at {client.url} computes with another torch build ({'; '.join(other)}), so results may differ in the last "
+        f"endpoint {client.name!r} at {client.url} computes with another torch build ({other}), so results may differ in the last "
         "bits; install the same build on both sides",
         endpoint=client.name,
-        there={name: theirs for name, theirs, _ in compared},
-        here=here,
+        there={name: str(theirs) for name, theirs in there.items() if theirs is not None},
+        here=_own_build(),
     )
+
+
+def other_build(there: object) -> str:
+    """How a torch build, as capabilities tell it, differs from this process's, in words; empty if it does not, as far as both are known."""
+    known = there if isinstance(there, Mapping) else {}
+    here = {name: own for name, own in _own_build().items() if own is not None and known.get(name) is not None}
+    return "; ".join(f"{name} {known[name]} there, {own} here" for name, own in here.items() if str(known[name]) != own)
 
 
 def _own_build() -> dict[str, str | None]:

@@ -58,6 +58,11 @@ class Route:
         """The endpoints' names."""
         return [client.name for client in self.clients]
 
+    @property
+    def contracts(self) -> dict[EndpointClient, RemoteContract]:
+        """The contracts that were fetched, each from the endpoint that gave it."""
+        return dict(self._contracts)
+
     def known_contract(self) -> RemoteContract | None:
         """A contract that was fetched before, if any was; a workflow's own."""
         if self.workflow is not None:
@@ -87,14 +92,18 @@ class Route:
         A call whose endpoint is lost or full goes to the next one; what a run itself raised does not.
 
         Raises:
-            EndpointUnreachable, QueueFull: of the last endpoint, if none takes the call. Otherwise as `perform`.
+            EndpointUnreachable, QueueFull: of the last endpoint, if none takes the call; ``details["reached"]`` says whether any of them had
+            answered it before it was lost. Otherwise as `perform`.
         """
         order = await self._order()
+        taken = False
         for number, client in enumerate(order):
             try:
                 return client, await self._call_at(client, call)
             except (EndpointUnreachable, QueueFull) as error:
+                taken = taken or bool(error.details.get("reached"))
                 if number == len(order) - 1 or "job" in error.details:
+                    error.details["reached"] = taken
                     raise
         raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
 

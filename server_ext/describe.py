@@ -8,6 +8,7 @@ from typing import Any
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.pipeline.pipeline import Pipeline
+from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.stage.stage import Stage
 from yggdrasill.world.world import World
 
@@ -49,7 +50,18 @@ def contract_of(graph_id: str, kind: str, graph_hash: str, runnable: Any) -> dic
         contract["outputs"] = runnable.get_output_spec(include_dtype=True)
     if isinstance(runnable, Stage):
         contract["stage"] = _stage(runnable)
-    return {**contract, "deterministic": _is_deterministic(runnable), "stateful": is_stateful(runnable)}
+    facts = {"deterministic": _is_deterministic(runnable), "stateful": is_stateful(runnable)}
+    return {**contract, **facts, "reusable": _is_reusable(runnable, **facts)}
+
+
+def _is_reusable(runnable: Any, *, deterministic: bool, stateful: bool) -> bool:
+    """Whether a caller that knows the result for the same inputs need not call again.
+
+    Of a workflow that is so unless a class in it says that its nodes may have to run again; that is how ComfyUI itself reuses results.
+    """
+    if isinstance(runnable, ComfyGraph):
+        return not runnable.changing_types
+    return deterministic and not stateful
 
 
 def _stage(stage: Stage) -> dict[str, Any]:

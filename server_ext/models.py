@@ -194,6 +194,7 @@ class Contract(GraphSummary):
     outputs: list[dict[str, Any]]
     deterministic: bool
     stateful: bool
+    reusable: bool
     stage: dict[str, Any] | None
     world: dict[str, Any] | None
 

@@ -35,11 +35,20 @@ export function attach(node, app) {
     void choose(node);
   });
   after(node, "onConfigure", () => settle(node));
+  after(node, "onExecuted", (shown) => sayWhere(node, shown));
   for (const widget of widgetOf(node, "seed")?.linkedWidgets ?? []) widget.label = "control after generate";
   node.badges.push(() => badgeOf(node));
   if (!app.configuringGraph) refreshLists(app, endpoint.value);
   settle(node);
   if (graph.value && !storedContract(node)) void choose(node);
+}
+
+/** Say that a run took place here and not at the endpoint. */
+function sayWhere(node, shown) {
+  const detail = shown?.yggdrasill?.[0]?.ran_here;
+  if (!detail) return;
+  say(node, { text: "ran here", tone: "warn", detail });
+  tell(node.yggdrasill.app, "warn", `Remote Graph “${settings(node).graph}” ran here`, detail);
 }
 
 /** Let the node look like the contract it stores. */

@@ -4,6 +4,7 @@
 import { ask, tell } from "./asking.js";
 
 const OUTPUT_NODE = "YggdrasillGraphOutput";
+const PORT_NODES = new Set(["YggdrasillGraphInput", OUTPUT_NODE]);
 
 /**
  * Deploy the open workflow on this server under a name that the user gives, and say where it is served.
@@ -11,6 +12,7 @@ const OUTPUT_NODE = "YggdrasillGraphOutput";
  */
 export async function serveWorkflow(app) {
   const { output: prompt } = await app.graphToPrompt();
+  numberPorts(app.rootGraph, prompt);
   const classes = Object.values(prompt).map((node) => node.class_type);
   if (!classes.includes(OUTPUT_NODE)) {
     const advice = "Add a Graph Output node for each value that callers are to get, and a Graph Input node for each they are to give.";
@@ -31,6 +33,35 @@ export async function serveWorkflow(app) {
   } catch (error) {
     tell(app, "error", "The workflow is not served", error.message);
   }
+}
+
+/**
+ * Say in a prompt which port comes first: callers see them as they stand in the editor, from top to bottom, then from left to right.
+ * @param {object} graph
+ * @param {object} prompt changed in place
+ */
+function numberPorts(graph, prompt) {
+  const ports = Object.keys(prompt).filter((id) => PORT_NODES.has(prompt[id].class_type));
+  const place = new Map(ports.map((id) => [id, placeOf(graph, id)]));
+  ports.sort((a, b) => compare(place.get(a), place.get(b)));
+  ports.forEach((id, order) => {
+    prompt[id]._meta = { ...prompt[id]._meta, order };
+  });
+}
+
+/** @returns {number[]} where a node stands, its subgraph's place before its own */
+function placeOf(graph, id) {
+  let around = graph;
+  return id.split(":").flatMap((part) => {
+    const node = around?.getNodeById(Number(part));
+    around = node?.subgraph;
+    return node ? [node.pos[1], node.pos[0]] : [];
+  });
+}
+
+function compare(one, other) {
+  const index = one.findIndex((value, at) => value !== other[at]);
+  return index < 0 ? one.length - other.length : one[index] - (other[index] ?? -Infinity);
 }
 
 /**

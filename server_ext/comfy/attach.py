@@ -13,8 +13,10 @@ from yggdrasill.server_ext.auth import resolve_token
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
 from yggdrasill.server_ext.comfy.current import Around, set_around
+from yggdrasill.server_ext.comfy.kept import Copies
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
+from yggdrasill.server_ext.comfy.stand_ins import StandIns
 from yggdrasill.server_ext.comfy.types_classes import register_classes
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
 from yggdrasill.server_ext.comfy.web_files import add_web_files
@@ -66,6 +68,7 @@ def _attach(parts: Around) -> None:
     host = ComfyHost(settings.slots)
     compare_with(host)
     service, guard, _ = build_service(serving, data_dir, token, redactor, host)
+    parts.stand_ins = StandIns(Copies(data_dir / "kept"), service.deployments)
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
     add_ui_routes(app.router, service, guard)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.comfy.runner import QueueRunner
+from yggdrasill.server_ext.comfy.stand_ins import StandIns
 
 if TYPE_CHECKING:
     from yggdrasill.server_ext.comfy.placement.placing import Placing
@@ -18,11 +19,15 @@ __all__ = ["Around", "around", "set_around"]
 
 @dataclass
 class Around:
-    """The extension's parts in this process; ``problem`` says why there is no endpoint, if there is none."""
+    """The extension's parts in this process; ``problem`` says why there is no endpoint, if there is none.
+
+    ``stand_ins`` has what runs here when no endpoint takes a call; None if this is no endpoint itself.
+    """
 
     runner: QueueRunner
     known: Callable[[], EndpointRegistry] = EndpointRegistry
     problem: str | None = None
+    stand_ins: StandIns | None = None
     _placing: Placing | None = field(default=None, repr=False)
 
     @property

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import Any
 
-from yggdrasill.errors import RunError
+from yggdrasill.errors import Cancelled, RunError
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.lending import Wait
 from yggdrasill.server_ext.comfy.nested import NestedRun
@@ -29,6 +29,7 @@ class Loan:
         self._loop = asyncio.get_running_loop()
         self._offered = asyncio.Event()
         self._run: PromptRun | None = None
+        self._own: list[PromptRun] = []
         self._task: asyncio.Task[None] | None = None
         self._wait: Wait | None = None
         self._lock = threading.Lock()
@@ -48,12 +49,29 @@ class Loan:
         if self._wait is not None:
             self._runner.lender.learn(self._wait, keys)
 
+    def take(self, run: PromptRun) -> None:
+        """Run a prompt of the node's own, instead of what it waited for; nothing is lent from now on.
+
+        Raises:
+            Cancelled: the node waits no longer.
+        """
+        with self._lock:
+            if self._over:
+                raise Cancelled(f"{run.place}: the node that called was stopped", node=run.place)
+            run.state = "lent"
+            if self._wait is not None:
+                self._runner.lender.end(self._wait)
+            self._own.append(run)
+            waits = self._run is not None
+        if not waits:
+            self._offer(run)
+
     def _offer(self, run: PromptRun) -> None:
         self._run = run
         try:
             self._loop.call_soon_threadsafe(self._offered.set)
         except RuntimeError:  # the waiting prompt is over; its loop is closed
-            self._queue_again(run)
+            self._give_up(run)
 
     # -- on the waiting prompt's loop ---------------------------------------------------------------------------
 
@@ -90,27 +108,39 @@ class Loan:
         if self._wait is not None:
             self._runner.lender.end(self._wait)
         if self._run is not None and self._task is None:
-            self._queue_again(self._run)
+            self._give_up(self._run)
 
     async def _lend(self, run: PromptRun) -> None:
         inner = NestedRun(run)
-        run.stop_inner, run.lent_until = inner.cancel, time.monotonic() + LONGEST_LOAN
+        run.stop_inner = inner.cancel
+        run.lent_until = None if run in self._own else time.monotonic() + LONGEST_LOAN
         try:
             await inner.go()
         except asyncio.CancelledError:
-            self._queue_again(run)
+            self._give_up(run)
             raise
         except Exception as error:  # noqa: BLE001 - the run ends with it
             run.refuse(RunError(f"{run.place}: it could not run inside a waiting prompt: {type(error).__name__}: {error}"))
         finally:
             self._run = run.stop_inner = run.lent_until = None
+            self._next(run)
             if self._wait is not None:
                 self._runner.lender.gave_back(self._wait)
 
-    def _queue_again(self, run: PromptRun) -> None:
-        """The prompt around it ended first: it gets its own place in the queue after all."""
+    def _next(self, over: PromptRun) -> None:
+        """One prompt is over; the node's own may have waited for it."""
+        with self._lock:
+            self._own = [run for run in self._own if run is not over]
+            waiting = self._own[:1]
+        for run in waiting:
+            self._offer(run)
+
+    def _give_up(self, run: PromptRun) -> None:
+        """The prompt around it ended first: what was lent the place gets its own in the queue after all; what is the node's own ends too."""
         self._run = None
-        if run.state == "lent":
+        if run in self._own:
+            run.refuse(Cancelled(f"{run.place}: the prompt around it has ended", node=run.place))
+        elif run.state == "lent":
             asyncio.run_coroutine_threadsafe(self._requeue(run), host_api.prompt_server().loop)
 
     async def _requeue(self, run: PromptRun) -> None:

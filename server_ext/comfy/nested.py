@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, ClassVar
 
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
@@ -71,7 +71,8 @@ class _Globals:
 class NestedRun:
     """Runs ``run`` once, with caches of its own. Its `cancel` may be called from any thread."""
 
-    _executor: Any = None
+    #: Executors that run nothing now; several nodes of a prompt may run something while they wait. Their caches outlive each run.
+    _idle: ClassVar[list[Any]] = []
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
@@ -87,7 +88,7 @@ class NestedRun:
     async def go(self) -> None:
         """Run the prompt to its end, good or bad; messages go to the run's socket as always."""
         run = self._run
-        executor = self._own_executor()
+        executor = self._idle.pop() if self._idle else self._new_executor()
         executor.add_message = self._with_start(executor, type(executor).add_message)
         work = executor.execute_async(run.prompt, run.prompt_id, dict(run.extra_data), run.sinks)
         self._starting = True
@@ -95,6 +96,7 @@ class NestedRun:
             await Swapped(work, self._enter, self._leave)
         finally:
             del executor.add_message
+            self._idle.append(executor)
         interrupted = any(kind == "execution_interrupted" for kind, _ in executor.status_messages)
         if interrupted and not self._cancelled:
             self._management.interrupt_current_processing(True)
@@ -107,14 +109,12 @@ class NestedRun:
             if self._inside:
                 self._management.interrupt_current_processing(True)
 
-    def _own_executor(self) -> Any:
-        """One for all nested runs of the process, so that its cache outlives each."""
-        if NestedRun._executor is None:
-            execution = importlib.import_module("execution")
-            NestedRun._executor = execution.PromptExecutor(
-                host_api.prompt_server(), cache_type=execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
-            )
-        return NestedRun._executor
+    @staticmethod
+    def _new_executor() -> Any:
+        execution = importlib.import_module("execution")
+        return execution.PromptExecutor(
+            host_api.prompt_server(), cache_type=execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
+        )
 
     def _with_start(self, executor: Any, add_message: Callable[..., Any]) -> Callable[..., Any]:
         """`execute_async` clears the interrupt flag before its first message; until then the flag is held, and then put back."""

@@ -1,37 +1,28 @@
-"""The call of a Remote Graph node: it starts at once in a thread of its own, and the node waits without holding ComfyUI up."""
+"""What a Remote Graph node calls: its constants checked, its sockets matched with the graph's ports, and what happens if nobody answers."""
 
 from __future__ import annotations
 
-import asyncio
 import json
-import threading
-from collections.abc import Mapping
-from concurrent.futures import Future
+import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from yggdrasill.errors import Cancelled, InvalidArgument, InvalidConfig, choices
-from yggdrasill.executor.context import CancelToken, RunContext
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, choices
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.placement import Placement
+from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.port_list import port_value, port_values
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
-from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.loan import Loan
-from yggdrasill.server_ext.comfy.node_messages import NodeMessages
-from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.node_call import NodeCall
+from yggdrasill.server_ext.comfy.stand_ins import StandIns
 from yggdrasill.server_ext.comfy.types_ports import check_port
 
-if TYPE_CHECKING:
-    from typing_extensions import Self
-
-__all__ = ["AUTO", "RemoteCall", "check_settings"]
+__all__ = ["AUTO", "RemoteCall", "check_settings", "placement_of"]
 
 AUTO = "auto"
-_POLL = 0.1
+_LOG = logging.getLogger("yggdrasill.comfy")
 
 
 def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
@@ -41,78 +32,50 @@ def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
         return "name the graph that this node runs: the id that an endpoint serves it under"
     try:
         if isinstance(endpoint, str) and isinstance(graph, str):
-            _placement(around().registry, graph, endpoint)
+            placement_of(around().registry, graph, endpoint)
         if isinstance(contract, str):
-            _ports_of_contract(contract)
+            _contract_of(contract)
     except (InvalidArgument, InvalidConfig, KeyError) as error:
         return str(error)
     return None
 
 
-@dataclass(eq=False)
-class RemoteCall:
-    """One call. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the contract's inputs."""
+@dataclass(eq=False, kw_only=True)
+class RemoteCall(NodeCall):
+    """One call. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the contract's inputs.
+
+    ``fallback`` is ``fail``, ``local``, or ``auto`` for what the registry says.
+    """
 
     graph: str
     endpoint: str
     contract: str
-    seed: int
-    ports: Mapping[str, list[Any]]
-    node_id: str
-    token: CancelToken = field(default_factory=CancelToken)
-
-    def start(self) -> Self:
-        """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
-        place = host_api.executing_place()
-        self._preview_method = host_api.preview_method()
-        self._run_around = run = around().runner.run_of(place.prompt_id) if place else None
-        self._messages = self._make_messages(place.prompt_id if place else "", run)
-        path = (*run.context.path, self.node_id) if run is not None else ()
-        nested = run if run is not None and run.state == "lent" else None
-        self._loan = Loan(around().runner, nested)
-        self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)
-        self._future: Future[dict[int, list[Any]]] = Future()
-        threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
-        return self
-
-    def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
-        return NodeMessages(self.node_id, prompt_id, run)
-
-    async def result(self) -> dict[int, list[Any]]:
-        """The values of each output socket; one without any is left out. An interrupt cancels the call and does not wait for that.
-
-        Raises:
-            YggdrasillError: as the graph's run. ComfyUI's InterruptProcessingException.
-        """
-        future = asyncio.wrap_future(self._future)
-        try:
-            while not future.done():
-                await self._loan.wait_with(future, _POLL)
-                if host_api.interrupted():
-                    self.token.cancel("interrupted")
-                    await self._loan.stop()
-                    host_api.raise_interrupt()
-                if self._run_around is not None and self._run_around.context.token.cancelled:
-                    raise Cancelled(self._run_around.context.token.reason)
-            await self._loan.finish()
-            return future.result()
-        except BaseException:
-            self.token.cancel("the node that called was stopped")
-            raise
-        finally:
-            self._loan.end()
-
-    # -- in the call's own thread -------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        try:
-            self._future.set_result(self._run())
-        except BaseException as error:  # noqa: BLE001 - the node raises it
-            self._future.set_exception(error)
+    fallback: str = AUTO
+    #: Why the graph ran here and not where it is placed; None if it did not.
+    ran_here: str | None = field(default=None, init=False)
+    _sent: bool = field(default=False, init=False)
 
     def _run(self) -> dict[int, list[Any]]:
         registry = around().registry
-        placement = _placement(registry, self.graph, self.endpoint)
+        placement = placement_of(registry, self.graph, self.endpoint)
+        local = (placement.fallback if self.fallback == AUTO else self.fallback) == LOCAL
+        stand_ins = around().stand_ins if local else None
+        try:
+            contract, outputs = self._run_there(registry, placement, stand_ins)
+        except (EndpointUnreachable, QueueFull) as error:
+            if stand_ins is None or "job" in error.details:
+                raise
+            if self._sent and error.details.get("reached"):
+                raise type(error)(
+                    f"{error.message}; it had taken the call, so the graph is not run a second time here", **error.details
+                ) from error
+            contract, outputs = self._run_here(stand_ins, registry, placement, error)
+        names = [entry["name"] for entry in contract.outputs]
+        return {index: port_values(outputs[name]) for index, name in enumerate(names) if name in outputs}
+
+    def _run_there(
+        self, registry: EndpointRegistry, placement: Placement, stand_ins: StandIns | None
+    ) -> tuple[RemoteContract, dict[str, Any]]:
         clients = [registry.client(name) for name in placement.endpoints]
         route = Route(
             clients,
@@ -124,17 +87,44 @@ class RemoteCall:
         )
         served = RemoteGraph(route=route)
         contract = served.contract
-        _check_contract(self.contract, contract, clients[0].name)
+        self._check(contract, f"endpoint {clients[0].name!r}")
+        inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
-        outputs = served.call(self._inputs(contract), self._context, options, watch=self._told, began=self._loan.begin)
-        names = [entry["name"] for entry in contract.outputs]
-        return {index: port_values(outputs[name]) for index, name in enumerate(names) if name in outputs}
+        outputs = served.call(inputs, self._context, options, watch=self._told, began=self._began)
+        if stand_ins is not None:
+            for client, known in route.contracts.items():
+                stand_ins.keep(client, known)
+        return contract, outputs
 
-    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
-        if kind == "comfy" and data.get("what") == "blocked":
-            self._loan.learn([str(key) for key in data.get("by") or ()])
-        else:
-            self._messages.watch(kind, data)
+    def _began(self, key: str) -> None:
+        self._sent = True
+        self._loan.begin(key)
+
+    def _run_here(
+        self, stand_ins: StandIns, registry: EndpointRegistry, placement: Placement, error: EndpointUnreachable | QueueFull
+    ) -> tuple[RemoteContract, dict[str, Any]]:
+        known = _contract_of(self.contract)
+        stand_in = stand_ins.find(
+            placement.endpoints, self.graph, None if known is None else known[2], error, strict_build=registry.strict_build
+        )
+        self._check(stand_in.contract, "this ComfyUI")
+        inputs = self._inputs(stand_in.contract)
+        self.ran_here = stand_in.told
+        _LOG.warning("Yggdrasill: node %s: %s", self.node_id, stand_in.told)
+        return stand_in.contract, self.run_nested(stand_in.graph, inputs)
+
+    def _check(self, contract: RemoteContract, where: str) -> None:
+        """Raise `InvalidArgument` if the sockets were made for other ports than the graph has now."""
+        saved = _contract_of(self.contract)
+        if saved is None:
+            return
+        for side, was, now in (("input", saved[0], contract.inputs), ("output", saved[1], contract.outputs)):
+            names = [entry["name"] for entry in now]
+            if was != names:
+                raise InvalidArgument(
+                    f"the {side}s of graph {contract.graph_id!r} at {where} are {names}, and this node was made for {was}; "
+                    "choose the graph again so that its sockets follow"
+                )
 
     def _inputs(self, contract: RemoteContract) -> dict[str, Any]:
         inputs = {}
@@ -158,7 +148,7 @@ class RemoteCall:
         return inputs
 
 
-def _placement(registry: EndpointRegistry, graph: str, endpoint: str) -> Placement:
+def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Placement:
     """Where the call goes.
 
     Raises:
@@ -176,27 +166,14 @@ def _placement(registry: EndpointRegistry, graph: str, endpoint: str) -> Placeme
     return placement
 
 
-def _ports_of_contract(text: str) -> tuple[list[str], list[str]] | None:
-    """The names of inputs and outputs in a stored contract; None if none is stored."""
+def _contract_of(text: str) -> tuple[list[str], list[str], str | None] | None:
+    """The names of inputs and outputs in a stored contract, and its hash if that is stored too; None if there is no contract."""
     if not text.strip():
         return None
     try:
         document = json.loads(text)
         inputs, outputs = ([str(entry["name"]) for entry in document[side]] for side in ("inputs", "outputs"))
+        graph_hash = document.get("hash")
     except (ValueError, KeyError, TypeError, RecursionError):
         raise InvalidConfig("the contract stored in the node is none; choose the graph again, or clear it") from None
-    return inputs, outputs
-
-
-def _check_contract(stored: str, contract: RemoteContract, endpoint: str) -> None:
-    """Raise `InvalidArgument` if the sockets were made for other ports than the graph has now."""
-    ports = _ports_of_contract(stored)
-    if ports is None:
-        return
-    for side, was, now in (("input", ports[0], contract.inputs), ("output", ports[1], contract.outputs)):
-        names = [entry["name"] for entry in now]
-        if was != names:
-            raise InvalidArgument(
-                f"the {side}s of graph {contract.graph_id!r} at endpoint {endpoint!r} are {names}, and this node was made for {was}; "
-                "choose the graph again so that its sockets follow"
-            )
+    return inputs, outputs, graph_hash if isinstance(graph_hash, str) else None

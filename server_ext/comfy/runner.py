@@ -7,7 +7,7 @@ import contextlib
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -18,6 +18,7 @@ from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.inventory import fit_paths
 from yggdrasill.server_ext.comfy.lending import Lender
+from yggdrasill.server_ext.comfy.node_forms import asks_again
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 from yggdrasill.server_ext.comfy.shelf import Shelf
 from yggdrasill.server_ext.comfy.teller import Teller
@@ -66,12 +67,22 @@ class QueueRunner:
         with self._lock:
             return self._runs.get(prompt_id)
 
+    def changing(self, node_types: Sequence[str]) -> list[str]:
+        """See `PromptRunner.changing`."""
+        classes = host_api.node_classes()
+        return [name for name in node_types if name not in classes or asks_again(classes[name])]
+
     # -- one run ------------------------------------------------------------------------------------------------
 
     def run_prompt(
-        self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
+        self,
+        graph: ComfyGraph,
+        inputs: Mapping[str, Any],
+        context: RunContext,
+        preview_method: str | None = None,
+        begin: Callable[[PromptRun], None] | None = None,
     ) -> dict[str, Any]:
-        """See `PromptRunner.run_prompt`."""
+        """See `PromptRunner.run_prompt`. ``begin(run)`` starts the prompt, on ComfyUI's main loop, once it was checked; it is queued if None."""
         watch, key = _watch.get() or (None, None)
         run = PromptRun(str(uuid.uuid4()), graph, context, watch, key)
         if preview_method is not None:
@@ -84,7 +95,7 @@ class QueueRunner:
                 self._runs[run.prompt_id] = run
             prompt = bind_prompt(graph, digests, run.prompt_id)
             fit_paths(prompt)
-            asyncio.run_coroutine_threadsafe(self._start(run, prompt), host_api.prompt_server().loop)
+            asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin or self.queue), host_api.prompt_server().loop)
             self._follow(run)
             return run.settle()
         finally:
@@ -93,8 +104,8 @@ class QueueRunner:
                 self._runs.pop(run.prompt_id, None)
             self.shelf.drop(digests.values())
 
-    async def _start(self, run: PromptRun, prompt: dict[str, Any]) -> None:
-        """On ComfyUI's main loop: check the prompt, listen, and queue it."""
+    async def _start(self, run: PromptRun, prompt: dict[str, Any], begin: Callable[[PromptRun], None]) -> None:
+        """On ComfyUI's main loop: check the prompt, listen, and begin."""
         try:
             validation = await host_api.validate(run.prompt_id, prompt)
             run.check(validation)
@@ -105,7 +116,7 @@ class QueueRunner:
                 run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._heard(run, kind, facts), self._state)
             )
             run.prompt, run.sinks = prompt, validation.outputs
-            self.queue(run)
+            begin(run)
         except Exception as error:  # noqa: BLE001 - whatever keeps it from being queued is how the run ends
             host_api.close_socket(run.prompt_id)
             run.refuse(error)

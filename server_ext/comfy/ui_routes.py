@@ -150,6 +150,9 @@ class EditorRoutes:
 
     async def _contract_at(self, client: EndpointClient, graph: str) -> dict[str, Any]:
         contract = await _ask(client, client.contract(graph))
+        stand_ins = around().stand_ins
+        if stand_ins is not None:
+            await asyncio.to_thread(stand_ins.saw, client.name, graph, str(contract.get("hash")))
         return {"endpoint": client.name, "contract": contract}
 
     async def ports(self, request: web.Request) -> web.Response:

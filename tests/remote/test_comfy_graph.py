@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -49,6 +49,20 @@ def test_its_ports_are_its_graph_input_and_output_nodes(graph: ComfyGraph) -> No
         {"name": "strength", "dtype": "comfy/FLOAT", "comfy_type": "FLOAT", "optional": True},
     ]
     assert graph.get_output_spec(include_dtype=True) == [{"name": "blended", "dtype": "image", "comfy_type": "IMAGE", "optional": False}]
+
+
+def test_ports_stand_in_the_order_that_their_nodes_are_numbered_in() -> None:
+    def named(name: str, **more: Any) -> dict[str, Any]:
+        return {"class_type": "YggdrasillGraphInput", "inputs": {"name": name, "type": "IMAGE"}, **more}
+
+    prompt = {
+        "1": named("last"),
+        "2": named("second", _meta={"order": 4, "title": "x"}),
+        "3": named("first", _meta={"order": 0}),
+        "4": named("after all", _meta={"order": "0"}),
+        "9": {"class_type": "YggdrasillGraphOutput", "inputs": {"name": "y", "value": ["1", 0]}},
+    }
+    assert list(ComfyGraph(prompt).inputs) == ["first", "second", "last", "after all"]
 
 
 def test_two_inputs_of_one_name_are_one_port() -> None:
@@ -137,6 +151,9 @@ class Echo:
         self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
     ) -> dict[str, Any]:
         return {"blended": inputs["picture"]}
+
+    def changing(self, node_types: Sequence[str]) -> list[str]:
+        return [name for name in node_types if name == "LoadImage"]
 
 
 def test_a_runner_gets_its_inputs_and_hooks_see_one_node(graph: ComfyGraph) -> None:

@@ -25,6 +25,10 @@ CLASSES = ("StandInDouble", "StandInGate", "StandInLoader", "YggdrasillGraphInpu
 class StandIn:
     """See `yggdrasill.remote.comfy_graph.PromptRunner`."""
 
+    def changing(self, node_types: Sequence[str]) -> list[str]:
+        """None of them."""
+        return []
+
     def run_prompt(
         self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
     ) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, YggdrasillError
@@ -15,12 +15,12 @@ from yggdrasill.remote.remote_workflow import RemoteWorkflow
 from yggdrasill.remote.reports import observe_calls
 from yggdrasill.server_ext.comfy.blocking import as_blockers
 from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.answers import without_urls
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, InnerFailure
 from yggdrasill.server_ext.comfy.placement.terms import pack_outputs
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
-from yggdrasill.server_ext.comfy.remote_call import RemoteCall
 from yggdrasill.server_ext.comfy.types_ports import check_port
 from yggdrasill.values.handles import load_handles
 
@@ -64,11 +64,11 @@ class HandedOver:
         return f"<a value of type {type(self.value).__name__} that is handed from endpoint to endpoint>"
 
 
-@dataclass(eq=False)
-class PlacedCall(RemoteCall):
+@dataclass(eq=False, kw_only=True)
+class PlacedCall(NodeCall):
     """One call of a plan. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the plan's inputs."""
 
-    plan: Plan = field(kw_only=True)
+    plan: Plan
 
     @property
     def shown(self) -> dict[str, Any] | None:
@@ -190,7 +190,7 @@ def placed_call(plan: str, ports: Mapping[str, list[Any]], node_id: str) -> Plac
         InvalidConfig: the plan is none.
     """
     read = Plan.read(plan)
-    return PlacedCall(graph=read.part, endpoint="", contract="", seed=0, ports=ports, node_id=node_id, plan=read)
+    return PlacedCall(ports=ports, node_id=node_id, plan=read)
 
 
 def plan_asks_again(plan: Any) -> bool:

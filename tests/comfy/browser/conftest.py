@@ -28,12 +28,12 @@ class Pair:
 
 @pytest.fixture(scope="session")
 def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """The two servers, the second with a small model and previews."""
+    """The two servers; the first wants previews, the second has a small model."""
     base = tmp_path_factory.mktemp("studio")
     written = installation.run(Path(__file__).parent.parent / "checkpoint.py", str(base / "models"))
     assert written.returncode == 0, written.stderr
-    there = servers.start("--preview-method", "latent2rgb", base=base)
-    here = servers.start()
+    there = servers.start(base=base)
+    here = servers.start("--preview-method", "latent2rgb")
     know(here, {"studio": there})
     file = here.base / "user" / "yggdrasill" / "endpoints.yaml"
     text = file.read_text(encoding="utf-8")

@@ -47,6 +47,20 @@ def test_the_open_workflow_is_served_under_the_name_that_is_given(editor: Editor
     assert editor.save()["extra"]["yggdrasill"] == {"served_as": "invert it"}
 
 
+def test_ports_are_served_from_top_to_bottom_as_they_stand_in_the_editor(editor: Editor, pair: Any) -> None:
+    places = {"third": (80, 500), "first": (80, 120), "second, on the left": (80, 300), "second, on the right": (260, 300)}
+    for name, (x, y) in places.items():
+        before = editor.add("YggdrasillGraphInput", x, y, name=name)
+        after = editor.add("YggdrasillGraphOutput", x + 500, y, name=name)
+        editor.page.evaluate("([a, b]) => app.graph.getNodeById(a).connect(0, app.graph.getNodeById(b), 0)", [before, after])
+    serve(editor, "in order")
+    editor.wait_until(lambda: any("Served as “in order”" in text for text in editor.messages()))
+    found = contract(pair.here, "in order")
+    wanted = ["first", "second, on the left", "second, on the right", "third"]
+    assert [port["name"] for port in found["inputs"]] == wanted
+    assert [port["name"] for port in found["outputs"]] == wanted
+
+
 def test_another_workflow_takes_the_name_only_if_the_user_agrees(editor: Editor, pair: Any) -> None:
     after = invert(editor)
     serve(editor, "taken")

@@ -1,0 +1,111 @@
+"""A call that a node makes: it starts at once in a thread of its own, and the node waits without holding ComfyUI up.
+
+What is called, and with what, is the node's affair: `remote_call.py` has the Remote Graph node's, `placement/placed_call.py` that of a
+placed part. Here is what such calls share: what they show, how an interrupt reaches them, what may run in the waiting node's place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from yggdrasill.errors import Cancelled
+from yggdrasill.executor.context import CancelToken, RunContext
+from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.loan import Loan
+from yggdrasill.server_ext.comfy.node_messages import NodeMessages
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.runner import watched_by
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["NodeCall"]
+
+_POLL = 0.1
+
+
+@dataclass(eq=False, kw_only=True)
+class NodeCall(ABC):
+    """One call. ``ports`` holds the values of sockets ``p0``, ``p1`` ...; a subclass says in `_run` what is done with them."""
+
+    ports: Mapping[str, list[Any]]
+    node_id: str
+    seed: int = 0
+    token: CancelToken = field(default_factory=CancelToken)
+
+    def start(self) -> Self:
+        """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
+        place = host_api.executing_place()
+        self._preview_method = host_api.preview_method()
+        self._run_around = run = around().runner.run_of(place.prompt_id) if place else None
+        self._messages = self._make_messages(place.prompt_id if place else "", run)
+        path = (*run.context.path, self.node_id) if run is not None else ()
+        nested = run if run is not None and run.state == "lent" else None
+        self._loan = Loan(around().runner, nested)
+        self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)
+        self._future: Future[dict[int, list[Any]]] = Future()
+        threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
+        return self
+
+    async def result(self) -> dict[int, list[Any]]:
+        """The values of each output socket; one without any is left out. An interrupt cancels the call and does not wait for that.
+
+        Raises:
+            YggdrasillError: as the run of what is called. ComfyUI's InterruptProcessingException.
+        """
+        future = asyncio.wrap_future(self._future)
+        try:
+            while not future.done():
+                await self._loan.wait_with(future, _POLL)
+                if host_api.interrupted():
+                    self.token.cancel("interrupted")
+                    await self._loan.stop()
+                    host_api.raise_interrupt()
+                if self._run_around is not None and self._run_around.context.token.cancelled:
+                    raise Cancelled(self._run_around.context.token.reason)
+            await self._loan.finish()
+            return future.result()
+        except BaseException:
+            self.token.cancel("the node that called was stopped")
+            raise
+        finally:
+            self._loan.end()
+
+    def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
+        return NodeMessages(self.node_id, prompt_id, run)
+
+    # -- in the call's own thread -------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _run(self) -> dict[int, list[Any]]:
+        """Make the call: the values of each output socket."""
+
+    def _work(self) -> None:
+        try:
+            self._future.set_result(self._run())
+        except BaseException as error:  # noqa: BLE001 - the node raises it
+            self._future.set_exception(error)
+
+    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
+        """An event of the called job."""
+        if kind == "comfy" and data.get("what") == "blocked":
+            self._loan.learn([str(key) for key in data.get("by") or ()])
+        else:
+            self._messages.watch(kind, data)
+
+    def run_nested(self, graph: ComfyGraph, inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """The outputs of a workflow that runs inside this node's prompt while the node waits; in the call's own thread.
+
+        Raises:
+            As `ComfyGraph.run`.
+        """
+        with watched_by(lambda kind, facts: self._told("comfy", {"what": kind, **facts}), ""):
+            return around().runner.run_prompt(graph, inputs, self._context, self._preview_method, begin=self._loan.take)

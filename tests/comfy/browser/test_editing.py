@@ -1,0 +1,268 @@
+"""A Remote Graph node under the hands of somebody who edits: in subgraphs, copied, cloned, undone, cancelled."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any
+
+import pytest
+
+from samples.comfy_graphs import Prompt, graph_input, graph_output, node, until
+from samples.editor import Editor
+from yggdrasill.remote.bridge import bridge
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+NODE = "YggdrasillRemoteGraph"
+COLOURS = itertools.count(0x993311)
+SOFTEN: Prompt = {
+    "1": graph_input("image", "IMAGE"),
+    "2": node("ImageBlur", image=("1", 0), blur_radius=3, sigma=1.0),
+    "3": graph_output("soft", ("2", 0), "IMAGE"),
+    "4": node("ImageInvert", image=("1", 0)),
+    "5": graph_output("inverted", ("4", 0), "IMAGE"),
+}
+SOCKETS = ([["image", "IMAGE"]], [["soft", "IMAGE"], ["inverted", "IMAGE"]])
+BOTH = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
+
+
+def paint(steps: int) -> Prompt:
+    """A graph that samples."""
+    return {
+        "1": node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt"),
+        "2": graph_input("prompt", "STRING"),
+        "3": node("CLIPTextEncode", clip=("1", 1), text=("2", 0)),
+        "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+        "5": node(
+            "KSampler", model=("1", 0), positive=("3", 0), negative=("3", 0), latent_image=("4", 0), seed=7, steps=steps, cfg=2.0,
+            sampler_name="euler", scheduler="normal", denoise=1.0,
+        ),
+        "6": node("VAEDecode", samples=("5", 0), vae=("1", 2)),
+        "7": graph_output("image", ("6", 0), "IMAGE"),
+    }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def served(pair: Any) -> None:
+    pair.studio.deploy("soften", SOFTEN)
+
+
+def remote(editor: Editor, graph: str = "soften", outputs: int = 2) -> int:
+    """A Remote Graph node whose sockets have followed."""
+    made = editor.add(NODE, 420, 150, endpoint="studio", graph=graph)
+    editor.wait_until(lambda: len(editor.outputs(made)) == outputs)
+    return made
+
+
+def linked(editor: Editor) -> int:
+    """The node between an image and a preview."""
+    made = remote(editor)
+    image = editor.add("EmptyImage", 80, 150, width=32, height=32, color=next(COLOURS))
+    editor.link(image, 0, made, "image")
+    editor.link(made, 1, editor.add("PreviewImage", 780, 150), "images")
+    return made
+
+
+def sockets(editor: Editor, which: str) -> Any:
+    """Label and type of inputs and outputs of the node that the JavaScript ``which`` gives."""
+    return tuple(
+        editor.page.evaluate(
+            "(which) => { const node = eval(which); return ['inputs', 'outputs'].map((side) =>"
+            " node[side].filter((slot) => !slot.widget).map((slot) => [slot.label ?? slot.name, slot.type])); }",
+            which,
+        )
+    )
+
+
+def into_subgraph(editor: Editor, made: int) -> int:
+    """Convert the node to a subgraph; gives the id of the node that stands for it."""
+    return int(editor.page.evaluate("(id) => Number(app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)])).node.id)", made))
+
+
+def ends_well(editor: Editor) -> None:
+    """Press Run, and nothing fails."""
+    editor.run()
+    editor.wait_for_end()
+    assert editor.heard("execution_error") == []
+    assert editor.heard("execution_success")
+
+
+NODES = f"app.graph._nodes.filter((n) => n.comfyClass === '{NODE}')"
+INNER = f"app.graph._nodes.find((n) => n.isSubgraphNode?.()).subgraph._nodes.find((n) => n.comfyClass === '{NODE}')"
+
+
+@BOTH
+def test_in_a_subgraph_it_keeps_its_sockets_runs_and_is_saved(editor: Editor, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    into_subgraph(editor, linked(editor))
+    assert sockets(editor, INNER) == SOCKETS
+    ends_well(editor)
+    workflow = editor.save()
+    editor.load(workflow)
+    assert sockets(editor, INNER) == SOCKETS
+    editor.page.evaluate(
+        "(color) => { app.graph._nodes.find((n) => n.type === 'EmptyImage').widgets.find((w) => w.name === 'color').value = color; }",
+        next(COLOURS),
+    )
+    ends_well(editor)
+    prompt = editor.prompt()
+    (inner,) = [entry for entry in prompt.values() if entry["class_type"] == NODE]
+    assert json.loads(inner["inputs"]["contract"])["outputs"][0]["name"] == "soft"
+    assert isinstance(inner["inputs"]["ports.p0"], list)
+
+
+@BOTH
+def test_in_a_subgraph_it_follows_a_changed_contract(editor: Editor, pair: Any, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    into_subgraph(editor, linked(editor))
+    workflow = editor.save()
+    pair.studio.deploy("soften", json.loads(json.dumps(SOFTEN).replace('"image", "type"', '"picture", "type"')))
+    editor.load(workflow)
+    editor.wait_until(lambda: editor.page.evaluate(f"() => {INNER}.widgets.some((w) => w.type === 'button')"))
+    editor.page.evaluate(f"() => {INNER}.widgets.find((w) => w.type === 'button').callback()")
+    assert sockets(editor, INNER)[0] == [["picture", "IMAGE"]]
+    ends_well(editor)
+
+
+@BOTH
+def test_in_a_subgraph_its_progress_and_previews_show_on_the_subgraph(editor: Editor, pair: Any, vue: bool) -> None:
+    pair.studio.deploy("paint inside", paint(8))
+    editor.draw_with(vue=vue)
+    made = remote(editor, "paint inside", 1)
+    text = editor.add("PrimitiveString", 80, 150, value=f"a wood, seen from {'above' if vue else 'below'}")
+    editor.link(text, 0, made, "prompt")
+    editor.link(made, 0, editor.add("PreviewImage", 780, 150), "images")
+    around = into_subgraph(editor, made)
+    editor.run()
+    editor.wait_for_end()
+    assert editor.heard("execution_error") == []
+    inside = editor.page.evaluate(f"() => {INNER}.id")
+    steps = {
+        told["nodes"][f"{around}:{inside}"]["value"] for told in editor.heard("progress_state") if f"{around}:{inside}" in told["nodes"]
+    }
+    assert len(steps) >= 3
+    assert {told["node"] for told in editor.heard("b_preview_with_metadata")} == {f"{around}:{inside}"}
+
+
+@BOTH
+def test_a_copy_is_a_node_of_its_own(editor: Editor, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    made = linked(editor)
+    editor.page.evaluate(
+        "(id) => { app.canvas.deselectAll(); app.canvas.select(app.graph.getNodeById(id)); app.canvas.copyToClipboard(); app.canvas.pasteFromClipboard(); }",
+        made,
+    )
+    assert editor.page.evaluate(f"() => {NODES}.length") == 2
+    other = editor.page.evaluate(f"(id) => Number({NODES}.find((n) => Number(n.id) !== id).id)", made)
+    assert sockets(editor, f"app.graph.getNodeById({other})") == SOCKETS
+    assert editor.inputs(made) == [["image", "IMAGE", True]]
+    assert editor.inputs(other) == [["image", "IMAGE", False]]
+    image = editor.add("EmptyImage", 80, 450, width=16, height=16, color=next(COLOURS))
+    editor.link(image, 0, other, "image")
+    editor.link(other, 0, editor.add("PreviewImage", 780, 450), "images")
+    ends_well(editor)
+    prompt = editor.prompt()
+    assert prompt[str(made)]["inputs"]["ports.p0"] != prompt[str(other)]["inputs"]["ports.p0"]
+
+
+@BOTH
+def test_a_clone_has_its_sockets(editor: Editor, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    made = linked(editor)
+    editor.page.evaluate(
+        "(id) => { app.canvas.constructor.active_canvas = app.canvas; app.canvas.constructor.cloneNodes([app.graph.getNodeById(id)]); }",
+        made,
+    )
+    other = editor.page.evaluate(f"(id) => Number({NODES}.find((n) => Number(n.id) !== id).id)", made)
+    assert sockets(editor, f"app.graph.getNodeById({other})") == SOCKETS
+    assert editor.inputs(other) == [["image", "IMAGE", False]]
+    assert editor.outputs(made)[1] == ["inverted", "IMAGE", 1]
+    assert editor.value(other, "graph") == "soften"
+
+
+@BOTH
+def test_undo_and_redo_go_over_choosing_a_graph(editor: Editor, pair: Any, vue: bool) -> None:
+    pair.studio.deploy("plain", {"1": graph_input("image", "IMAGE"), "3": graph_output("image", ("1", 0), "IMAGE")})
+    editor.draw_with(vue=vue)
+    made = linked(editor)
+    track = "app.extensionManager.workflow.activeWorkflow.changeTracker"
+    capture = f"() => ({track}.captureCanvasState ?? {track}.checkState).call({track})"
+    outputs = f"() => ({NODES}[0]?.outputs ?? []).map((o) => [o.label ?? o.name, o.links?.length ?? 0])"
+    editor.page.evaluate(capture)
+    editor.set(made, "graph", "plain")
+    editor.wait_until(lambda: editor.page.evaluate(outputs) == [["image", 0]])
+    editor.page.evaluate(capture)
+    # choosing is one step, and the sockets that follow when the endpoint has answered are another
+    for step in ("undo", "undo", "redo", "redo"):
+        editor.page.evaluate(f"() => {track}.{step}()")
+        editor.page.wait_for_timeout(700)
+        if step == "undo":
+            wanted = editor.page.evaluate(outputs)
+    assert wanted == [["soft", 0], ["inverted", 1]]
+    editor.wait_until(lambda: editor.page.evaluate(outputs) == [["image", 0]])
+    assert editor.value(made, "graph") == "plain"
+
+
+@BOTH
+def test_cancel_stops_it_at_the_endpoint(editor: Editor, pair: Any, vue: bool) -> None:
+    pair.studio.deploy("paint long", paint(2000))
+    editor.draw_with(vue=vue)
+    made = remote(editor, "paint long", 1)
+    text = editor.add("PrimitiveString", 80, 150, value=f"a sea without {'end' if vue else 'shore'}")
+    editor.link(text, 0, made, "prompt")
+    editor.link(made, 0, editor.add("PreviewImage", 780, 150), "images")
+    editor.run()
+    editor.wait_until(lambda: editor.heard("progress_state") and pair.studio.jobs(graph_id="paint long", status="IN_PROGRESS"), 60)
+    editor.wait_until(lambda: pair.studio.queue()[0], 60)
+    editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.Interrupt')")
+    until(lambda: pair.studio.jobs(graph_id="paint long")[0]["status"] == "CANCELLED")
+    until(lambda: pair.studio.queue() == ([], []))
+    until(lambda: pair.here.get("/queue")["queue_running"] == [])
+    assert editor.heard("execution_error") == []
+
+
+@BOTH
+def test_what_ran_here_for_want_of_its_endpoint_is_said_on_the_node(editor: Editor, pair: Any, vue: bool) -> None:
+    editor.draw_with(vue=vue)
+    made = linked(editor)
+    editor.set(made, "fallback", "local")
+    ends_well(editor)
+    file = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    before = file.read_text(encoding="utf-8")
+    file.write_text(before.replace(pair.there.url, "http://127.0.0.1:9"), encoding="utf-8")
+    try:
+        ends_well(editor)
+        editor.wait_until(lambda: "⚠ ran here" in editor.badges(made))
+        assert any("cannot be reached, so graph" in text for text in editor.messages())
+    finally:
+        file.write_text(before, encoding="utf-8")
+    ends_well(editor)
+    assert "⚠ ran here" not in editor.badges(made)
+
+
+def test_its_seed_can_be_a_widget_of_the_subgraph(editor: Editor, pair: Any) -> None:
+    config = {
+        "graph_id": "tokens",
+        "nodes": [{"node_id": "n", "block_type": "tokenizer/identity"}],
+        "exposed_inputs": [{"node_id": "n", "port_name": "text", "name": "text"}],
+        "exposed_outputs": [{"node_id": "n", "port_name": "token_ids", "name": "ids"}],
+    }
+    bridge().run(pair.studio.client.deploy("tokens", {"kind": "graph", "config": config, "state": None}))
+    made = remote(editor, "tokens", 1)
+    editor.link(editor.add("PrimitiveString", 80, 150, value="bees"), 0, made, "text")
+    editor.link(made, 0, editor.add("PreviewAny", 780, 150), "source")
+    around = into_subgraph(editor, made)
+    editor.page.evaluate(
+        "([id, inner]) => { const host = app.graph.getNodeById(id), node = eval(inner);"
+        " const slot = node.getSlotFromWidget(node.widgets.find((w) => w.name === 'seed'));"
+        " host.subgraph.addInput('seed', 'INT').connect(slot, node); }",
+        [around, INNER],
+    )
+    editor.set(around, "seed", 41)
+    ends_well(editor)
+    workflow = editor.save()
+    editor.load(workflow)
+    (inner,) = [entry for entry in editor.prompt().values() if entry["class_type"] == NODE]
+    assert inner["inputs"]["seed"] == 41
+    assert isinstance(inner["inputs"]["ports.p0"], list)
