@@ -183,6 +183,12 @@ def test_a_saver_is_not_linked_past(targets: set[str] | None, prefix: Any) -> No
     assert len(carving.calls) == 2
 
 
+def test_of_savers_in_a_row_only_those_that_run_anyway_are_skipped() -> None:
+    prompt = {**DRAWING, "12": node("SaveImage", images=["8", 0], filename_prefix="x"), "9": node("SaveImage", images=["12", 0])}
+    assert [link.source for link in cut(prompt, "8", "10").relinks] == [("8", 0)]
+    assert [link.source for link in cut(prompt, "8", "10", targets={"9", "11"}).relinks] == [("12", 0)]
+
+
 # -- what cannot travel ---------------------------------------------------------------------------------------------------
 
 
@@ -373,6 +379,46 @@ def test_a_loop_is_carved_whole_or_not_at_all() -> None:
     carving = cut(prompt, "3", "4", "5")
     assert carving.stays.keys() == {"3", "4"}
     assert only(carving).nodes == ("5",)
+
+
+def test_a_loop_that_would_be_in_two_stages_stays() -> None:
+    prompt = {
+        "1": node("MakeImage", seed=1),
+        "2": node("LoopStart", image=["1", 0]),
+        "3": node("Sharpen", image=["1", 0]),
+        "4": node("Blend", a=["2", 1], b=["3", 0]),
+        "5": node("LoopEnd", flow=["2", 0], image=["4", 0]),
+        "6": node("Show", source=["5", 0]),
+        "7": node("Show", source=["2", 1]),
+    }
+    carving = cut(prompt, "1", "2", "4", "5")
+    assert carving.stays.keys() == {"2", "4", "5"}
+    assert only(carving).nodes == ("1",)
+
+
+def test_a_call_does_not_get_into_a_loop_that_none_of_its_nodes_is_in() -> None:
+    prompt = {
+        "1": node("MakeImage", seed=1),
+        "2": node("LoopStart", image=["1", 0]),
+        "3": node("MakeImage", seed=2),
+        "4": node("LoopEnd", flow=["2", 0], image=["3", 0]),
+        "5": node("Blend", a=["3", 0], b=["2", 1]),
+        "6": node("Show", source=["4", 0]),
+        "7": node("Show", source=["5", 0]),
+    }
+    assert [call.nodes for call in cut(prompt, "3", "5").calls] == [("3",), ("5",)]
+
+
+def test_a_blocker_behind_a_raw_link_blocks_nothing() -> None:
+    prompt = {
+        "1": node("MakeImage", seed=1),
+        "2": node("Gate", image=["1", 0], open=1),
+        "3": node("LoopStart", image=["2", 0]),
+        "4": node("LoopEnd", flow=["3", 0], image=["1", 0]),
+        "5": node("Show", source=["4", 0]),
+    }
+    with pytest.raises(CarveError, match="in a loop of which not every node can run in one call"):
+        cut(prompt, "3", "4")
 
 
 # -- what is asked for, and what is known -----------------------------------------------------------------------------------
