@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from samples.comfy_interpreter import Interpreter
@@ -214,6 +214,8 @@ def test_what_no_path_leaves_and_enters_again_is_one_call(dice: random.Random, s
     prompt = random_prompt(dice, size, SPLITS)
     last = dice.choice(sorted(prompt))
     first = needs(prompt, [last])
+    # a saver whose name is linked too is not linked past, so a path through it does leave
+    assume(all(len(sources(prompt[each])) < 2 for each in first if SCHEMAS[prompt[each]["class_type"]].is_output_node))
     carving = carved_or_none(prompt, [Part("first", frozenset(first))], SCHEMAS)
     assert carving is None or len(carving.calls) <= 1
 
