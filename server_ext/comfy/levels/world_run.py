@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -127,7 +128,9 @@ class _Passes:
                 world.set_storage(None)
             yield from world.run(state, action=actions or None, num_steps=steps, seed=call.seed, callbacks=self._told, iterate=True)
             return
-        state = self._stopped.state if self._stopped is not None else self._start
+        # a world that an endpoint serves remembers the content of its last run; a new run begins with that of the config
+        begin = self._start or State(content=copy.deepcopy(dict(call.config.get("initial_world") or {})))
+        state = self._stopped.resume_state() if self._stopped is not None else begin
         storage = self._folder.storage(go_on=False) if self._folder is not None else None
         for number in range(steps):
             action = actions[number] if number < len(actions) else None

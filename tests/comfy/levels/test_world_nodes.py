@@ -212,6 +212,20 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(comfy: Caller) -> 
     assert json.loads((folder / "run.json").read_text(encoding="utf-8"))["done"] is True
 
 
+@pytest.mark.conformance
+@pytest.mark.parametrize("places", [{"creator": "forge", "environment": "forge"}, {"far": "forge"}], ids=["parts", "whole"])
+def test_a_world_elsewhere_goes_on_too_and_begins_anew_when_asked(
+    comfy: Caller, place: Callable[..., None], places: dict[str, str]
+) -> None:
+    place(**places)
+    prompt = {"1": small("far"), "2": run_node(("1", 0), 12, keep=True, seed=3)}
+    interrupt_after_a_pass(comfy, prompt, data_folder(comfy.server) / "worlds" / "far" / "run" / "far-last.ygg")
+    python = World.from_template("canon_2.0", size=32, world_id="far")
+    assert equal(value_of(comfy, prompt, ("2", 0)), python.run(num_steps=12, seed=3).to_dict())
+    anew = World.from_template("canon_2.0", size=32, world_id="far").run(num_steps=2, seed=4)
+    assert equal(value_of(comfy, {"1": prompt["1"], "2": run_node(("1", 0), 2, keep=True, seed=4)}, ("2", 0)), anew.to_dict())
+
+
 def test_two_runs_of_one_world_at_once_are_refused_and_the_world_is_whole(comfy: Caller) -> None:
     prompt = {"1": small("twice"), "2": run_node(("1", 0), 200, keep=True, seed=1), "3": run_node(("1", 0), 200, keep=True, seed=2)}
     entry = comfy.server.run(prompt)
