@@ -19,6 +19,8 @@ SUBGRAPH, GROUP, SELECTION = "subgraph", "group", "selection"
 #: The property of a subgraph node that names the endpoint its inside runs on.
 PINNED_BY = "yggdrasill.endpoint"
 _TITLE_HEIGHT = 30
+#: Subgraphs nested deeper have no parts of their own.
+_DEEPEST = 64
 _LETTER = 7
 
 
@@ -96,10 +98,9 @@ def _inside(prompt: Mapping[str, Any]) -> dict[str, set[str]]:
     found: dict[str, set[str]] = defaultdict(set)
     for node_id in prompt:
         found[node_id].add(node_id)
-        at = node_id.find(":")
-        while at > 0:
-            found[node_id[:at]].add(node_id)
-            at = node_id.find(":", at + 1)
+        pieces = node_id.split(":", _DEEPEST)
+        for depth in range(1, min(len(pieces), _DEEPEST)):
+            found[":".join(pieces[:depth])].add(node_id)
     return dict(found)
 
 

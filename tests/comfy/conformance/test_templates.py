@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from samples.comfy import Installation, Server
+from samples.comfy import ROOT, Installation, Server
 from samples.conformance.carvings import Made, attempts, check_refusal, reason_of
 from samples.conformance.lab import versions_of
 from samples.conformance.template_report import TemplateReport
-from samples.conformance.templates import MARKER, Template, template_files
+from samples.conformance.templates import MARKER, Template, opened, template_files
+from samples.editor import Editor
 from yggdrasill.errors import CarveError, InvalidConfig
-from yggdrasill.remote.carve import NodeSchemas
+from yggdrasill.remote.carve import Carving, NodeSchemas
 from yggdrasill.remote.carve.titles import GROUP, SUBGRAPH, NamedPart, named_parts
 from yggdrasill.remote.comfy_ports import OUTPUT_NODE
 
@@ -24,6 +26,14 @@ pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1200)]
 def test_the_editor_makes_a_prompt_of_every_template(templates: list[Template], installation: Installation) -> None:
     assert [template.name for template in templates] == [path.stem for path in template_files(installation)]
     assert not [template.name for template in templates if not template.prompt]
+
+
+def test_the_kept_workflow_makes_the_kept_prompt(validating: Server, browser: Any) -> None:
+    """What tests/remote/carve says of names was said of what this editor makes."""
+    drawn = json.loads((ROOT / "tests" / "remote" / "carve" / "drawn.json").read_text(encoding="utf-8"))
+    made = opened(Editor(browser.new_page(), validating.url).open().empty(), "drawn", drawn["workflow"])
+    assert made.prompt == drawn["prompt"]
+    assert {group["title"]: group["nodes"] for group in made.groups} == dict(drawn["groups"])
 
 
 def test_a_group_holds_what_the_editor_says_it_holds(
@@ -65,8 +75,7 @@ def test_what_is_carved_out_of_a_template_is_its_computation_and_valid_elsewhere
                 template_report.counts["foreign"] += 1
                 continue
             template_report.counts["nodes"] += len(template.prompt)
-            calls = list(_carved(template, made, template_report))
-            _check_valid(template, calls, validating, made.schemas, template_report)
+            _check_valid(template, list(_carved(template, made, template_report)), validating, made.schemas, template_report)
     assert template_report.counts["templates"] - template_report.counts["foreign"] > 490
 
 
@@ -96,8 +105,8 @@ def test_the_server_that_validates_says_what_is_wrong(validating: Server, node: 
     assert error == "missing_node_type" or len(found) == 2
 
 
-def _carved(template: Template, made: Made, report: TemplateReport) -> Iterator[dict[str, Any]]:
-    """The prompts of all calls that are carved out of a template."""
+def _carved(template: Template, made: Made, report: TemplateReport) -> Iterator[Carving]:
+    """All that can be carved out of a template."""
     local = made.run(template.prompt)
     for attempt in attempts(template):
         report.tried[attempt.kind] += 1
@@ -113,19 +122,26 @@ def _carved(template: Template, made: Made, report: TemplateReport) -> Iterator[
             continue
         report.carved[attempt.kind] += 1
         report.carved[f"{attempt.kind}, calls"] += len(carving.calls)
-        yield from (call.prompt for call in carving.calls)
+        yield carving
 
 
-def _check_valid(template: Template, calls: list[dict[str, Any]], server: Server, schemas: NodeSchemas, report: TemplateReport) -> None:
-    """A server finds the calls valid, but for absent models and for what it says of the template itself. No call loads an upload."""
-    own, *answers = server.post("/tests/validate", [template.prompt, *calls], timeout=120)
+def _check_valid(template: Template, carvings: list[Carving], server: Server, schemas: NodeSchemas, report: TemplateReport) -> None:
+    """A server finds valid what runs there and what is left here, but for absent models and what it says of the template itself.
+
+    No call loads an upload: its file is here.
+    """
+    calls = [call.prompt for carving in carvings for call in carving.calls]
+    prompts = [template.prompt, *calls, *(carving.prompt for carving in carvings)]
+    own, *answers = server.post("/tests/validate", prompts, timeout=120)
     uploaders = {node for node, facts in template.prompt.items() if schemas[facts["class_type"]].uploads}
     known = {tuple(error) for error in own if not _is_absent(error) and error[0] not in uploaders}
     report.counts["invalid"] += bool(known)
-    for answer in answers:
-        assert not [error for error in answer if not _is_absent(error) and tuple(error) not in known]
-        report.counts["validated"] += 1
-        report.counts["absent"] += bool(answer)
+    for number, answer in enumerate(answers):
+        here = number >= len(calls)
+        wrong = [error for error in answer if not _is_absent(error) and tuple(error) not in known]
+        assert not [error for error in wrong if not (here and error[0] in uploaders)]
+        report.counts["left, validated" if here else "validated"] += 1
+        report.counts["absent"] += bool(answer) and not here
 
 
 def _is_absent(error: list[Any]) -> bool:

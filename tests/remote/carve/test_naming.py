@@ -6,15 +6,17 @@ In it node 7 and its copies 8, 9 (muted) and 10 (bypassed) are the subgraph 'Sof
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
+import random
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from yggdrasill.errors import InvalidConfig, UnknownEndpoint, UnknownName
+from yggdrasill.errors import InvalidConfig, UnknownEndpoint, UnknownName, YggdrasillError
 from yggdrasill.remote.carve.naming import Naming, parts_of
 from yggdrasill.remote.carve.titles import GROUP, named_parts
 from yggdrasill.remote.placement import Placement
@@ -22,6 +24,23 @@ from yggdrasill.remote.placement import Placement
 DRAWN = json.loads((Path(__file__).parent / "drawn.json").read_text(encoding="utf-8"))
 PROMPT: dict[str, Any] = DRAWN["prompt"]
 KNOWN = ("studio", "attic")
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    1e400,
+    float("nan"),
+    "",
+    "7",
+    [],
+    [[]],
+    {},
+    [None],
+    ["7", 0],
+    {"0": "x"},
+    {"id": 7, "type": {}},
+    [{"id": [], "type": ""}],
+]
 
 
 @pytest.fixture
@@ -321,6 +340,34 @@ def test_definitions_that_hold_each_other_end(workflow: dict[str, Any]) -> None:
     for definition in workflow["definitions"]["subgraphs"]:
         definition["nodes"].append({**node(workflow, 7), "id": 7})
     assert set(placed(workflow, {"First half": "studio"})) == {("First half", None)}
+
+
+def test_whatever_stands_in_a_workflow_only_errors_of_ours_come_out() -> None:
+    placements = {name: Placement.of("studio", KNOWN, name) for name in ("Invert it", "First half", "Blurring")}
+    chosen = {"mine": {"nodes": ["4", "7"], "endpoint": "studio"}, "Soften": {"endpoint": "attic"}}
+    for seed in range(400):
+        extra = copy.deepcopy({"extra_pnginfo": {"workflow": DRAWN["workflow"]}, "yggdrasill": {"graphs": chosen}})
+        _spoil(extra, random.Random(seed))
+        with contextlib.suppress(YggdrasillError):
+            parts_of(PROMPT, extra, placements, KNOWN)
+
+
+def _spoil(holder: Any, chance: random.Random) -> None:
+    """Put something else somewhere."""
+    while True:
+        key = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        if not isinstance(holder[key], (dict, list)) or not holder[key] or chance.random() < 0.1:
+            holder[key] = copy.deepcopy(chance.choice(JUNK))
+            return
+        holder = holder[key]
+
+
+def test_nesting_without_end_is_looked_into_to_a_bound(workflow: dict[str, Any]) -> None:
+    soften = next(each for each in workflow["definitions"]["subgraphs"] if each["name"] == "Soften")
+    soften["nodes"] = [{**node(workflow, 7), "id": 7}]
+    deep = ":".join(["7"] * 5000)
+    parts = naming(workflow, {"Soften": "studio"}, prompt={**PROMPT, deep: {}}).parts
+    assert {"7:6:2", "7:3", deep} in [set(each.part.nodes) for each in parts]
 
 
 def test_nothing_placed_costs_under_a_millisecond(workflow: dict[str, Any]) -> None:

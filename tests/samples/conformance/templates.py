@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from typing import Any
 from samples.comfy import Installation, Server
 from samples.editor import Editor
 
-__all__ = ["MARKER", "Template", "captured", "template_files"]
+__all__ = ["MARKER", "Template", "captured", "opened", "template_files"]
 
 #: The name of the files in the folders of the server that validates.
 MARKER = "a file of this folder"
@@ -66,11 +65,11 @@ def captured(server: Server, installation: Installation, page: Any, kept: Path) 
     path = kept / f"templates-{digest}.json.gz"
     if not path.exists():
         editor = Editor(page, server.url).open().empty()
-        made = [asdict(template) for template in _opened(editor, template_files(installation))]
+        made = [asdict(opened(editor, file.stem, _read(file))) for file in template_files(installation)]
         path.write_bytes(gzip.compress(json.dumps(made).encode(), mtime=0))
     return [Template(**entry) for entry in json.loads(gzip.decompress(path.read_bytes()))]
 
 
-def _opened(editor: Editor, files: list[Path]) -> Iterator[Template]:
-    for path in files:
-        yield Template(path.stem, **editor.page.evaluate(_OPEN, _read(path)))
+def opened(editor: Editor, name: str, workflow: dict[str, Any]) -> Template:
+    """A workflow as an editor opens it."""
+    return Template(name, **editor.page.evaluate(_OPEN, workflow))
