@@ -81,7 +81,7 @@ def test_an_output_leaves_when_its_sink_is_done_and_not_when_the_prompt_is(a: Ca
         "1": graph_input("picture", "IMAGE"),
         "2": node("ImageInvert", image=("1", 0)),
         "3": graph_output("early", ("2", 0), "IMAGE"),
-        "4": node("TestSlow", value=("1", 0), seconds=1.5, salt="two sinks"),
+        "4": node("TestSlow", value=("2", 0), seconds=1.5, salt="two sinks"),
         "5": graph_output("late", ("4", 0), "IMAGE"),
     }
     given = torch.rand(1, 128, 128, 3)
@@ -91,7 +91,7 @@ def test_an_output_leaves_when_its_sink_is_done_and_not_when_the_prompt_is(a: Ca
     outputs = served.call({"picture": given}, context, watch=lambda kind, data: heard.append((kind, time.monotonic())))
     ended = time.monotonic()
     assert torch.equal(outputs["early"], 1.0 - given)
-    assert torch.equal(outputs["late"], given)
+    assert torch.equal(outputs["late"], 1.0 - given)
     assert ended - next(at for kind, at in heard if kind == "output") > 1.0, heard
 
 
