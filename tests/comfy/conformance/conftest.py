@@ -16,6 +16,7 @@ from samples.conformance.page import write_page
 from samples.conformance.report import Report
 from samples.conformance.template_report import TemplateReport
 from samples.conformance.templates import Template, captured
+from samples.editor import find_browser, started_browser
 
 _REPORT = Report()
 _TEMPLATES = TemplateReport()
@@ -72,7 +73,17 @@ def validating(servers: Servers) -> Server:
     return servers.start(api_nodes=True, base=base)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A browser that is closed before the next file: while one is driven, no test can have an event loop of its own."""
+    binary = find_browser()
+    if binary is None:
+        pytest.skip("NO BROWSER FOUND, SO THE TEMPLATES ARE NOT TESTED: install chromium (or set CHROMIUM), and 'pip install playwright'")
+    with started_browser(binary, tmp_path_factory.mktemp("profile")) as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
 def templates(validating: Server, installation: Installation, browser: Any, pytestconfig: pytest.Config) -> list[Template]:
     """ComfyUI's official templates as its editor makes prompts of them; they are kept in pytest's cache."""
     assert pytestconfig.cache is not None
