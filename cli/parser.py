@@ -22,6 +22,7 @@ _COMMANDS = {
     "serve": "make graphs available to other machines",
     "endpoints": "list, add, ping and remove endpoints",
     "jobs": "list, show and cancel an endpoint's jobs",
+    "place": "run parts of a ComfyUI workflow on other servers",
     "templates": "list the templates of every level",
 }
 

@@ -1,0 +1,195 @@
+"""A ComfyUI server by its own routes, as an editor uses them: queue a prompt, follow it, fetch what it saved. No extension is needed there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from yggdrasill.errors import BlockFailed, Cancelled, EndpointFailed, EndpointUnreachable, InvalidArgument, InvalidStructure
+
+__all__ = ["ComfyServer", "SavedFile", "saved_files"]
+
+_PATIENCE = 30.0
+_PAUSE = 0.5
+_MOST_BYTES = 1 << 30
+
+Told = Callable[[str, Mapping[str, Any]], None]
+"""Gets kind and data of a message about the prompt."""
+
+
+@dataclass(frozen=True)
+class SavedFile:
+    """A file that an output node wrote on the server."""
+
+    node_id: str
+    filename: str
+    subfolder: str
+    folder: str
+
+
+def saved_files(outputs: Mapping[str, Any]) -> list[SavedFile]:
+    """The files in the outputs of a prompt, in their order."""
+    return [
+        SavedFile(node_id, str(item["filename"]), str(item.get("subfolder") or ""), str(item.get("type") or "output"))
+        for node_id, output in outputs.items()
+        for entries in (output.values() if isinstance(output, Mapping) else ())
+        for item in (entries if isinstance(entries, list) else ())
+        if isinstance(item, Mapping) and "filename" in item
+    ]
+
+
+class ComfyServer:
+    """The ComfyUI at ``url``; ``name`` is what messages call it. `InvalidArgument` for no url."""
+
+    def __init__(self, url: str, name: str | None = None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise InvalidArgument(f"the url of a ComfyUI starts with http:// or https:// and names a host, got {url!r}")
+        self.url = url.rstrip("/")
+        self.name = name or self.url
+
+    async def load(self) -> int:
+        """How many prompts run and wait. Raises `EndpointUnreachable`."""
+        found = await self._get("/queue")
+        return len(found["queue_running"]) + len(found["queue_pending"])
+
+    async def node_classes(self, classes: list[str]) -> dict[str, Any]:
+        """The entries of /object_info for those of ``classes`` that the server has. Raises `EndpointUnreachable`."""
+        answers = [await self._get(f"/object_info/{quote(name, safe='')}") for name in classes]
+        return {name: entry for answer in answers for name, entry in answer.items()}
+
+    async def run(self, prompt: Mapping[str, Any], extra_data: Mapping[str, Any], told: Told) -> dict[str, Any]:
+        """The outputs by node of a prompt that is queued like an editor's; a cancelled coroutine takes it out of the queue.
+
+        Raises:
+            InvalidStructure: the server refuses the prompt. BlockFailed: a node failed. Cancelled: somebody interrupted it there.
+            EndpointUnreachable
+        """
+        page = uuid.uuid4().hex
+        async with self._session() as session, session.ws_connect(f"{self.url}/ws?clientId={page}", max_msg_size=0) as socket:
+            body = {"prompt": prompt, "extra_data": extra_data, "client_id": page}
+            async with session.post(f"{self.url}/prompt", json=body) as answer:
+                facts = await self._document(answer)
+            if "prompt_id" not in facts:
+                raise _refused(self.name, facts)
+            prompt_id = str(facts["prompt_id"])
+            try:
+                await self._follow(socket, prompt_id, told)
+                entry = await self._entry(prompt_id)
+            except asyncio.CancelledError:
+                await self._withdraw(prompt_id)
+                raise
+        return _outputs(self.name, entry)
+
+    async def fetch(self, file: SavedFile) -> bytes:
+        """The bytes of a file that a prompt saved.
+
+        Raises:
+            EndpointUnreachable. EndpointFailed: the server does not have it, or it is larger than 1 GiB.
+        """
+        query = f"filename={quote(file.filename)}&subfolder={quote(file.subfolder)}&type={quote(file.folder)}"
+        async with self._session() as session, session.get(f"{self.url}/view?{query}") as answer:
+            if answer.status != 200:
+                raise EndpointFailed(f"{self.name} has no file {file.filename!r} any more; run the workflow again", endpoint=self.name)
+            data: bytes = await answer.content.read(_MOST_BYTES + 1)
+            while len(data) <= _MOST_BYTES and (more := await answer.content.read(_MOST_BYTES + 1 - len(data))):
+                data += more
+        if len(data) > _MOST_BYTES:
+            raise EndpointFailed(f"file {file.filename!r} at {self.name} is larger than {_MOST_BYTES} bytes; copy it by other means")
+        return data
+
+    # -- following ----------------------------------------------------------------------------------------------
+
+    async def _follow(self, socket: Any, prompt_id: str, told: Told) -> None:
+        """Tell of what happens until the prompt is over, or nothing is heard any more."""
+        import aiohttp
+
+        async for message in socket:
+            if message.type is not aiohttp.WSMsgType.TEXT:
+                continue
+            found = json.loads(message.data)
+            data = found.get("data")
+            if isinstance(data, Mapping) and data.get("prompt_id") == prompt_id:
+                told(str(found.get("type")), data)
+                if found.get("type") == "executing" and data.get("node") is None:
+                    return
+
+    async def _entry(self, prompt_id: str) -> dict[str, Any]:
+        while True:
+            entry = (await self._get(f"/history/{prompt_id}")).get(prompt_id)
+            if isinstance(entry, dict):
+                return entry
+            queue = await self._get("/queue")
+            if not any(prompt_id in item for kind in ("queue_running", "queue_pending") for item in queue[kind]):
+                entry = (await self._get(f"/history/{prompt_id}")).get(prompt_id)
+                if not isinstance(entry, dict):
+                    raise Cancelled(f"prompt {prompt_id} was taken out of the queue of {self.name}", endpoint=self.name)
+                return entry
+            await asyncio.sleep(_PAUSE)
+
+    async def _withdraw(self, prompt_id: str) -> None:
+        with contextlib.suppress(EndpointUnreachable):
+            async with self._session() as session:
+                await session.post(f"{self.url}/queue", json={"delete": [prompt_id]})
+                await session.post(f"{self.url}/interrupt", json={"prompt_id": prompt_id})
+
+    # -- requests -----------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _session(self) -> AsyncIterator[Any]:
+        import aiohttp
+
+        try:
+            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE)) as session:
+                yield session
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            raise EndpointUnreachable(
+                f"nothing that is a ComfyUI answers at {self.name} ({type(error).__name__}: {error}); is it running?", endpoint=self.name
+            ) from error
+
+    async def _get(self, path: str) -> dict[str, Any]:
+        async with self._session() as session, session.get(f"{self.url}{path}") as answer:
+            return await self._document(answer)
+
+    async def _document(self, answer: Any) -> dict[str, Any]:
+        try:
+            found = json.loads(await answer.read())
+        except ValueError:
+            found = None
+        if not isinstance(found, dict):
+            raise EndpointFailed(f"{self.name} answered status {answer.status} and no JSON; is it a ComfyUI?", endpoint=self.name)
+        return found
+
+
+def _refused(name: str, facts: Mapping[str, Any]) -> InvalidStructure:
+    error = facts.get("error")
+    whole = error if isinstance(error, Mapping) else {"message": str(error)}
+    by_node = facts.get("node_errors") or {}
+    lines = [
+        f"node {node} ({told.get('class_type')}): {each.get('message')}: {each.get('details')}"
+        for node, told in by_node.items()
+        for each in told.get("errors", ())
+    ]
+    said = "\n  ".join(lines) or f"{whole.get('message')}: {whole.get('details')}"
+    return InvalidStructure(f"{name} refuses the prompt:\n  {said}", errors=lines, node_errors=dict(by_node), endpoint=name)
+
+
+def _outputs(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    status = entry.get("status") or {}
+    for kind, data in status.get("messages") or ():
+        if kind == "execution_error":
+            raise BlockFailed(
+                f"{name}: node {data.get('node_id')} ({data.get('node_type')}) failed: {str(data.get('exception_message')).strip()}",
+                node=data.get("node_id"),
+                endpoint=name,
+            )
+        if kind == "execution_interrupted":
+            raise Cancelled(f"{name}: the prompt was interrupted at node {data.get('node_id')} ({data.get('node_type')})", endpoint=name)
+    return dict(entry.get("outputs") or {})
