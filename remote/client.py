@@ -154,6 +154,14 @@ class EndpointClient:
         rows: list[dict[str, Any]] = (await self.get(f"/jobs?{query}" if query else "/jobs"))["jobs"]
         return rows
 
+    async def fetch_model(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Start a job that brings a model file there: ``{"key", "url", "folder", "name", "sha256"?}``; gives its row.
+
+        Raises:
+            AccessDenied: the endpoint's owner does not allow the source. DuplicateName: the file is there.
+        """
+        return (await self.call("POST", "/models", body))[1]
+
     async def job(self, job_id: str) -> dict[str, Any]:
         """A job's row. Raises `UnknownJob`."""
         return await self.get(f"/jobs/{quote(job_id, safe='')}")

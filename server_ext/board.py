@@ -52,6 +52,10 @@ class Host(Protocol):
         """``{"queued", "running", "slots"}``."""
         ...
 
+    def memory(self) -> list[dict[str, Any]]:
+        """``{device, free, total}`` in bytes of the devices it computes on, as far as that is known without effort."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What this host adds to the capabilities; may take a moment."""
         ...

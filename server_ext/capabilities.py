@@ -36,6 +36,7 @@ def describe_endpoint(service: Service) -> dict[str, Any]:
         "store_id": service.store.store_id,
         "peer_url": service.signer.peer_url,
         "graphs": len(service.deployments.names()),
+        "model_sources": list(service.models.prefixes) if service.models else [],
         **service.host.describe(),
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import queue
+import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -55,6 +56,14 @@ class HeadlessHost:
         """``{"queued", "running", "slots"}``."""
         with self._lock:
             return {"queued": len(self._waiting), "running": len(self._running), "slots": self.slots}
+
+    def memory(self) -> list[dict[str, Any]]:
+        """``{device, free, total}`` in bytes of each CUDA device, once something here has used torch."""
+        torch: Any = sys.modules.get("torch")
+        if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
+            return []
+        found = ((f"cuda:{index}", *torch.cuda.mem_get_info(index)) for index in range(torch.cuda.device_count()))
+        return [{"device": device, "free": free, "total": total} for device, free, total in found]
 
     def describe(self) -> dict[str, Any]:
         """Nothing more than every endpoint says."""

@@ -23,7 +23,9 @@ __all__ = [
     "JobModel",
     "JobRow",
     "JobStarted",
+    "MemoryModel",
     "MissingArtifacts",
+    "ModelFetchModel",
     "ModelFiles",
     "NodeForms",
     "QueueModel",
@@ -92,6 +94,16 @@ class WorkflowModel(JobModel):
     graph_id: str = Field(default="workflow", min_length=1, max_length=200)
 
 
+class ModelFetchModel(_Body):
+    """A model file to bring to the endpoint. The same ``key`` again finds the same job."""
+
+    key: str = Field(min_length=1, max_length=200)
+    url: str = Field(min_length=1, max_length=2000)
+    folder: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1, max_length=250)
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$")] | None = None
+
+
 class ArtifactHashes(_Body):
     """Names of artifacts."""
 
@@ -126,6 +138,14 @@ class QueueModel(_Answer):
     slots: int
 
 
+class MemoryModel(_Answer):
+    """Bytes of a device that the endpoint computes on."""
+
+    device: str
+    free: int
+    total: int
+
+
 class HealthModel(_Answer):
     """The endpoint is alive."""
 
@@ -133,6 +153,7 @@ class HealthModel(_Answer):
     protocol: int
     version: str
     queue: QueueModel
+    memory: list[MemoryModel]
 
 
 class Capabilities(_Answer):
@@ -150,6 +171,7 @@ class Capabilities(_Answer):
     store_id: str
     peer_url: str | None
     graphs: int
+    model_sources: list[str]
     comfy: dict[str, Any] | None = None
 
 

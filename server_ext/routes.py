@@ -23,6 +23,7 @@ from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.bodies import read_model_body
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
+from yggdrasill.server_ext.model_sources import ModelRequest
 from yggdrasill.server_ext.service import Service, Submission
 from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
@@ -88,6 +89,9 @@ ROUTES = (
         models.WorkflowModel,
         models.JobStarted,
         (200, 202),
+    ),
+    Route(
+        "POST", "/models", "fetch_model", "Bring a model file here from an allowed source", models.ModelFetchModel, models.JobRow, (202,)
     ),
     Route("GET", "/jobs", "jobs", "Jobs, newest first", answer=models.JobList),
     Route("GET", "/jobs/{job_id}", "job", "A job's state", answer=models.JobRow),
@@ -179,7 +183,8 @@ class Endpoint:
 
     async def health(self, request: web.Request) -> web.Response:
         """GET /health"""
-        return _json({"status": "ok", "protocol": PROTOCOL, "version": yggdrasill.__version__, "queue": self._service.queue_depth()})
+        facts = {"queue": self._service.queue_depth(), "memory": self._service.host.memory()}
+        return _json({"status": "ok", "protocol": PROTOCOL, "version": yggdrasill.__version__, **facts})
 
     async def capabilities(self, request: web.Request) -> web.Response:
         """GET /capabilities"""
@@ -256,6 +261,12 @@ class Endpoint:
     async def _answer_with(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.board.wait(job, min(wait, _LONGEST_WAIT), lambda: _is_there(request))
         return _json(await self._service.result(job), 200 if job.is_final else 202)
+
+    async def fetch_model(self, request: web.Request) -> web.Response:
+        """POST /models"""
+        body = await read_model_body(request, models.ModelFetchModel, self._service.limits.max_body_bytes)
+        wanted = ModelRequest(body.url, body.folder, body.name, body.sha256)
+        return _json((await self._service.fetch_model(wanted, body.key)).row(), 202)
 
     async def jobs(self, request: web.Request) -> web.Response:
         """GET /jobs"""

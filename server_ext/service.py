@@ -11,7 +11,17 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import EndpointFailed, JobConflict, LimitExceeded, QueueFull, StorageFailed, UnknownArtifact, UnknownGraph, unknown
+from yggdrasill.errors import (
+    EndpointFailed,
+    InvalidConfig,
+    JobConflict,
+    LimitExceeded,
+    QueueFull,
+    StorageFailed,
+    UnknownArtifact,
+    UnknownGraph,
+    unknown,
+)
 from yggdrasill.server_ext.board import Board, Host
 from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployments import Deployment, Deployments, deployment_hash
@@ -20,6 +30,7 @@ from yggdrasill.server_ext.identity import body_hash, state_facts
 from yggdrasill.server_ext.intake import Fetcher, Intake
 from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
 from yggdrasill.server_ext.offers import Offers
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Retention
@@ -93,6 +104,8 @@ class Service:
         # threads of their own, one per id: what is built may wait for another endpoint, which may wait for something built here
         self._builders = ThreadPoolExecutor(_MOST_BUILDS, "yggdrasill-build")
         self._builds: dict[str, asyncio.Future[Deployment]] = {}
+        #: Where model files may be fetched from, and where they go; None on a host without model folders.
+        self.models: ModelSources | None = None
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -222,6 +235,23 @@ class Service:
         """
         deployment = await self._workflow(graph_id, prompt)
         return await self._submit(deployment, call, {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}})
+
+    async def fetch_model(self, request: ModelRequest, key: str) -> Job:
+        """A job that brings a model file here, or the one that was made with the same key; its caller need not stay.
+
+        Raises:
+            InvalidConfig: there are no model folders here. AccessDenied: the source is not allowed. Otherwise as `ModelSources.target`.
+        """
+        from yggdrasill.server_ext.model_fetch import fetching
+
+        if self.models is None:
+            raise InvalidConfig("this endpoint is no ComfyUI and has no model folders; bring the file to one that is")
+        if await self.board.find_key(key) is None:
+            await asyncio.to_thread(self.models.target, request)
+        deployment = fetching(self.models, request)
+        nothing: dict[str, Any] = {"skeleton": {}, "payloads": []}
+        run: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
+        return await self._submit(deployment, Submission(key, nothing, {}, run, detached=True))
 
     async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.inventory import inventory, node_hashes
+from yggdrasill.server_ext.comfy.inventory import inventory, memory, node_hashes
 from yggdrasill.server_ext.comfy.model_files import fingerprints
 from yggdrasill.server_ext.comfy.node_forms import node_forms
 from yggdrasill.server_ext.comfy.runner import watched_by
@@ -55,6 +55,10 @@ class ComfyHost:
         waiting, running = host_api.queue_depth()
         blocks, prompts = self._blocks.queue_depth(), self._prompts.queue_depth()
         return {"queued": waiting + blocks["queued"] + prompts["queued"], "running": running + blocks["running"], "slots": 1}
+
+    def memory(self) -> list[dict[str, Any]]:
+        """``{device, free, total}`` in bytes."""
+        return memory()
 
     def describe(self) -> dict[str, Any]:
         """What a workflow may name here; see `inventory`."""

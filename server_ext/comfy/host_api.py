@@ -36,6 +36,7 @@ __all__ = [
     "interrupted",
     "media_folders",
     "model_folders",
+    "named_model_folders",
     "node_classes",
     "on_main_loop",
     "open_socket",
@@ -173,6 +174,12 @@ def model_folders() -> list[Path]:
     """The folders that ComfyUI finds models in."""
     named = importlib.import_module("folder_paths").folder_names_and_paths
     return sorted({Path(folder) for key, entry in named.items() if key != "custom_nodes" for folder in entry[0]})
+
+
+def named_model_folders() -> dict[str, Path]:
+    """The folder that a new file of each kind of model goes into."""
+    named = importlib.import_module("folder_paths").folder_names_and_paths
+    return {str(key): Path(entry[0][0]) for key, entry in named.items() if key not in ("configs", "custom_nodes") and entry[0]}
 
 
 # -- the queue ----------------------------------------------------------------------------------------------------

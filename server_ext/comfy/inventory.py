@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -13,12 +14,27 @@ from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.deployments import canonical_json
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["fit_paths", "inventory", "node_hashes"]
+__all__ = ["fit_paths", "inventory", "memory", "node_hashes"]
 
 
 def inventory() -> dict[str, Any]:
     """``{"version", "node_classes": {name: hash of inputs and outputs}, "models": {folder: [file]}}``; takes a moment the first time."""
     return {"version": host_api.comfy_version(), "node_classes": dict(node_hashes()), "models": model_files()}
+
+
+def memory() -> list[dict[str, Any]]:
+    """``{device, free, total}`` in bytes of each device that ComfyUI computes on, the one it prefers first."""
+    management = importlib.import_module("comfy.model_management")
+    first = management.get_torch_device()
+    devices = [first, *(device for device in management.get_all_torch_devices() if device != first)]
+    return [
+        {
+            "device": str(device),
+            "free": int(management.get_free_memory(device)),
+            "total": int(management.get_total_memory(device)),
+        }
+        for device in devices
+    ]
 
 
 def fit_paths(prompt: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ __all__ = ["ComfySettings"]
 
 @dataclass(frozen=True)
 class ComfySettings:
-    """``queue`` is how jobs stand to the owner's prompts; the others are those of ``yggdrasill serve``."""
+    """``queue`` is how jobs stand to the owner's prompts; ``model_sources`` are urls below which others may have model files fetched
+    from, each at most ``model_limit`` GiB; the others are those of ``yggdrasill serve``."""
 
     queue: str = "fifo"
     slots: int = 1
@@ -24,6 +25,8 @@ class ComfySettings:
     peers: tuple[str, ...] = ()
     peer_url: str | None = None
     artifacts: str | None = None
+    model_sources: tuple[str, ...] = ()
+    model_limit: float = 64.0
 
     @classmethod
     def read(cls, file: Path) -> ComfySettings:
@@ -36,17 +39,17 @@ class ComfySettings:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str) -> ComfySettings:
-        """From ``{"queue", "slots", "allow_hosts", "peers", "peer_url", "artifacts"}``.
+        """From a mapping of the fields.
 
         Raises:
             InvalidConfig
         """
-        names = ("queue", "slots", "allow_hosts", "peers", "peer_url", "artifacts")
+        names = [field.name for field in fields(cls)]
         stray = sorted(set(map(str, document)) - set(names))
         if stray:
             raise InvalidConfig(f"{where}: there is {choices(stray)}; it takes {choices(names)}")
         facts = dict(document)
-        for name in ("allow_hosts", "peers"):
+        for name in ("allow_hosts", "peers", "model_sources"):
             listed = facts.get(name, ())
             if not isinstance(listed, (list, tuple)) or not all(isinstance(item, str) for item in listed):
                 raise InvalidConfig(f"{where}: {name!r} is a list of texts, got {listed!r}")
@@ -58,4 +61,10 @@ class ComfySettings:
             )
         if any(facts.get(name) is not None and not isinstance(facts[name], str) for name in ("peer_url", "artifacts")):
             raise InvalidConfig(f"{where}: 'peer_url' and 'artifacts' are texts")
+        limit = facts.get("model_limit", 64.0)
+        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < 1e6:
+            raise InvalidConfig(f"{where}: 'model_limit' is a number of GiB, got {limit!r}")
+        stray = [source for source in facts["model_sources"] if not source.startswith(("http://", "https://"))]
+        if stray:
+            raise InvalidConfig(f"{where}: 'model_sources' are urls such as https://huggingface.co/Comfy-Org, got {choices(stray)}")
         return cls(**facts)

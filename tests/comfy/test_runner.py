@@ -95,7 +95,14 @@ def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
 
 @pytest.mark.parametrize(
     "document, said",
-    [({"queu": "fifo"}, "'queu'"), ({"queue": "lifo"}, "'lifo'"), ({"slots": 0}, "from 1 on"), ({"peers": "x"}, "list of texts")],
+    [
+        ({"queu": "fifo"}, "'queu'"),
+        ({"queue": "lifo"}, "'lifo'"),
+        ({"slots": 0}, "from 1 on"),
+        ({"peers": "x"}, "list of texts"),
+        ({"model_sources": ["huggingface.co"]}, "'huggingface.co'"),
+        ({"model_limit": 0}, "number of GiB"),
+    ],
 )
 def test_settings_that_make_no_sense_are_named(document: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):

@@ -1,0 +1,214 @@
+"""Bringing model files to an endpoint: from allowed sources, into the right folder, whole or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yggdrasill.errors import (
+    AccessDenied,
+    Cancelled,
+    CorruptData,
+    DuplicateName,
+    EndpointUnreachable,
+    InvalidArgument,
+    InvalidConfig,
+    JobConflict,
+    LimitExceeded,
+    UnknownName,
+    YggdrasillError,
+)
+from yggdrasill.executor.context import CancelToken, enter_run
+from yggdrasill.server_ext.configs import HostRules
+from yggdrasill.server_ext.deployments import Deployments
+from yggdrasill.server_ext.fetch import PeerFetcher
+from yggdrasill.server_ext.headless import HeadlessHost
+from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.model_fetch import ModelFetch
+from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
+from yggdrasill.server_ext.service import Service
+from yggdrasill.server_ext.signing import Signer
+from yggdrasill.values.memory_store import MemoryStore
+
+WEIGHTS = bytes(range(256)) * 20_000
+SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
+
+
+class Shelf(BaseHTTPRequestHandler):
+    """``/good/...`` gives the weights, ``/short/...`` breaks off, ``/to/X`` redirects to X, everything else is missing."""
+
+    def do_GET(self) -> None:
+        if self.path.startswith("/good/to/"):
+            self.send_response(302)
+            self.send_header("Location", self.path.removeprefix("/good/to"))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        short = self.path.startswith("/good/short")
+        known = self.path.startswith("/good/") and not self.path.startswith("/good/none")
+        self.send_response(200 if known or self.path.startswith("/private/") else 404)
+        if not self.path.startswith("/good/untold"):
+            self.send_header("Content-Length", str(len(WEIGHTS)))
+        self.end_headers()
+        self.wfile.write(WEIGHTS[:1000] if short else WEIGHTS)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
+
+
+@pytest.fixture(scope="module")
+def shop() -> Iterator[str]:
+    """The url of a server that gives files."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Shelf)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def sources(folder: Path, shop: str, *, most: int = 1 << 30, allowed: tuple[str, ...] = ("/good",)) -> ModelSources:
+    """One folder, ``loras``, and what lies below ``allowed`` at the shop."""
+    base = folder / "loras"
+    base.mkdir(exist_ok=True)
+    return ModelSources([shop + path for path in allowed], lambda: {"loras": base}, most)
+
+
+def fetch(folder: Path, shop: str, path: str = "/good/a.safetensors", name: str = "a.safetensors", **facts: Any) -> dict[str, Any]:
+    request = ModelRequest(shop + path, "loras", name, facts.pop("sha256", None))
+    return ModelFetch(sources(folder, shop, **facts), request).run({})
+
+
+def files(folder: Path) -> list[str]:
+    """Every file below a folder, hidden ones too."""
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_arrives_whole_in_its_folder_and_its_progress_is_told(tmp_path: Path, shop: str) -> None:
+    told: list[tuple[float, float]] = []
+    with enter_run(progress=lambda place, done, total, text: told.append((done, total))):
+        found = fetch(tmp_path, shop, "/good/a.safetensors", "sub/a.safetensors", sha256=SHA256.upper())
+    assert found == {"file": "loras/sub/a.safetensors", "nbytes": len(WEIGHTS), "sha256": SHA256}
+    assert files(tmp_path) == ["loras/sub/a.safetensors"]
+    assert (tmp_path / "loras/sub/a.safetensors").read_bytes() == WEIGHTS
+    assert told[-1] == (len(WEIGHTS), len(WEIGHTS))
+    assert len(told) > 2
+
+
+def test_redirects_inside_the_allowed_sources_are_followed(tmp_path: Path, shop: str) -> None:
+    assert fetch(tmp_path, shop, "/good/to/good/a.safetensors")["sha256"] == SHA256
+
+
+@pytest.mark.parametrize(
+    "path, error",
+    [
+        ("/private/a.safetensors", AccessDenied),
+        ("/good/../private/a.safetensors", AccessDenied),
+        ("/good/%2e%2e/private/a.safetensors", AccessDenied),
+        ("/goodness/a.safetensors", AccessDenied),
+        ("/good/to/private/a.safetensors", AccessDenied),
+        ("/good/to//elsewhere.example/a.safetensors", AccessDenied),
+        ("/good/none.safetensors", EndpointUnreachable),
+        ("/good/short.safetensors", EndpointUnreachable),
+        ("/good/to" * 7 + "/good/a.safetensors", EndpointUnreachable),
+    ],
+)
+def test_a_source_that_is_not_allowed_or_gives_nothing_whole_leaves_no_trace(
+    tmp_path: Path, shop: str, path: str, error: type[YggdrasillError]
+) -> None:
+    with pytest.raises(error):
+        fetch(tmp_path, shop, path)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "facts, error",
+    [({"sha256": "0" * 64}, CorruptData), ({"most": 1000}, LimitExceeded), ({"allowed": ()}, AccessDenied)],
+)
+def test_another_content_a_file_too_long_and_a_source_of_nobody_leave_no_trace(
+    tmp_path: Path, shop: str, facts: dict[str, Any], error: type[YggdrasillError]
+) -> None:
+    with pytest.raises(error):
+        fetch(tmp_path, shop, **facts)
+    assert files(tmp_path) == []
+
+
+def test_a_length_that_is_not_told_is_limited_too(tmp_path: Path, shop: str) -> None:
+    with pytest.raises(LimitExceeded):
+        fetch(tmp_path, shop, "/good/untold.safetensors", most=1_500_000)
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.py", "a.safetensors/", "../a.safetensors", "/etc/a.safetensors", "b/../../a.safetensors", ".a.safetensors", "b\\a.safetensors",
+     "C:a.safetensors", ".hidden/a.safetensors", "a.safetensors\n.pt", "", "x" * 300 + ".pt"],
+)  # fmt: skip
+def test_only_plain_names_of_model_files_inside_the_folder_are_taken(tmp_path: Path, shop: str, name: str) -> None:
+    wanted = ModelRequest(shop + "/good/a.safetensors", "loras", name)
+    with pytest.raises(InvalidArgument):
+        sources(tmp_path, shop).target(wanted)
+
+
+def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path, shop: str) -> None:
+    allowed = sources(tmp_path, shop)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "loras" / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(InvalidArgument, match="outside"):
+        allowed.target(ModelRequest(shop + "/good/a.safetensors", "loras", "out/a.safetensors"))
+
+
+def test_a_file_that_is_there_is_kept_and_a_folder_that_is_not_is_named(tmp_path: Path, shop: str) -> None:
+    fetch(tmp_path, shop)
+    (tmp_path / "loras/a.safetensors").write_bytes(b"mine")
+    with pytest.raises(DuplicateName):
+        fetch(tmp_path, shop)
+    assert (tmp_path / "loras/a.safetensors").read_bytes() == b"mine"
+    with pytest.raises(UnknownName, match="loras"):
+        sources(tmp_path, shop).target(ModelRequest(shop + "/good/a.safetensors", "lora", "b.safetensors"))
+
+
+def test_a_cancelled_fetch_leaves_no_trace(tmp_path: Path, shop: str) -> None:
+    token = CancelToken()
+    with pytest.raises(Cancelled), enter_run(token=token, progress=lambda *_: token.cancel("enough")):
+        fetch(tmp_path, shop)
+    assert files(tmp_path) == []
+
+
+def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, shop: str) -> None:
+    async def act() -> None:
+        store = MemoryStore()
+        endpoint = Service(
+            host=HeadlessHost(),
+            deployments=Deployments(tmp_path / "graphs", HostRules([tmp_path], tmp_path, lambda url: False)),
+            jobs=JobStore(tmp_path / "jobs.sqlite"),
+            store=store,
+            signer=Signer("key", None),
+            fetcher=PeerFetcher(store, lambda url: False, 1 << 30),
+        )
+        await endpoint.start()
+        wanted = ModelRequest(shop + "/good/a.safetensors", "loras", "a.safetensors")
+        with pytest.raises(InvalidConfig, match="no ComfyUI"):
+            await endpoint.fetch_model(wanted, "k")
+        endpoint.models = sources(tmp_path, shop)
+        with pytest.raises(AccessDenied):
+            await endpoint.fetch_model(ModelRequest(shop + "/private/a.safetensors", "loras", "a.safetensors"), "k")
+        job = await endpoint.fetch_model(wanted, "k")
+        assert (await endpoint.fetch_model(wanted, "k")).job_id == job.job_id
+        await endpoint.board.wait(job, 10, lambda: True)
+        assert (job.status, job.graph_id) == ("COMPLETED", "fetch a.safetensors")
+        assert (await endpoint.fetch_model(wanted, "k")).job_id == job.job_id
+        assert job.progress == {"place": "", "done": len(WEIGHTS), "total": len(WEIGHTS), "text": "bytes"}
+        with pytest.raises(JobConflict):
+            await endpoint.fetch_model(ModelRequest(wanted.url, "loras", "b.safetensors"), "k")
+        await endpoint.close(0.1)
+
+    asyncio.run(act())
+    assert (tmp_path / "loras/a.safetensors").read_bytes() == WEIGHTS
