@@ -103,13 +103,15 @@ _PAINTS: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 
 
-def stylesheet() -> str:
-    """The CSS every picture embeds: light colours, then the dark ones for pages that prefer them."""
+def stylesheet(theme: str = "auto") -> str:
+    """The CSS every picture embeds: light colours, then the dark ones for pages that prefer them; with ``theme`` one of the two alone."""
     light = "".join(_rule(name, [(prop, value) for prop, value, _ in paints]) for name, paints in _PAINTS.items())
     dark = "".join(_rule(name, [(prop, value) for prop, _, value in paints]) for name, paints in _PAINTS.items())
     for name, hue in _HUES.items():
         light += _hue_rules(name, hue.accent, hue.tint)
         dark += _hue_rules(name, hue.dark_accent, hue.dark_tint)
+    if theme != "auto":
+        return _SHAPES + (dark if theme == "dark" else light)
     return f"{_SHAPES}{light}@media (prefers-color-scheme:dark){{{dark}}}"
 
 

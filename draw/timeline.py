@@ -12,7 +12,9 @@ from yggdrasill.draw.palette import stylesheet
 from yggdrasill.draw.svg import Markup, Picture, document, number, tag, text, tooltip
 from yggdrasill.errors import InvalidArgument, choices
 
-__all__ = ["KINDS", "Span", "draw_timeline"]
+__all__ = ["KINDS", "THEMES", "Span", "draw_timeline"]
+
+THEMES = ("auto", "light", "dark")
 
 KINDS: dict[str, str] = {"compute": "indigo", "transfer": "orange", "wait": "grey", "skipped": "grey"}
 """The kinds of spans and their hues; a wait is pale, a skipped part a dashed outline."""
@@ -47,15 +49,17 @@ class Span:
             )
 
 
-def draw_timeline(events: Iterable[Span], *, title: str | None = None) -> str:
+def draw_timeline(events: Iterable[Span], *, title: str | None = None, theme: str = "auto") -> str:
     """An SVG timeline of spans, the same bytes for the same spans; overlapping spans of one place get lanes of their own.
 
-    Time starts at the earliest span. Beyond 2,000 spans the earliest are drawn and the others counted.
+    ``theme`` is ``auto`` (as the page prefers), ``light`` or ``dark``. Time starts at the earliest span. Beyond 2,000 spans the earliest are drawn and the others counted.
     """
+    if theme not in THEMES:
+        raise InvalidArgument(f"the theme is {theme!r}; it can be {choices(THEMES)}")
     spans = sorted(events, key=lambda span: (span.start, span.end, span.pass_index, span.place, span.label, span.kind))
     heading = shortened(title if title is not None else "Timeline", 90)
     chart = _Chart(spans[:_MAX_SPANS], len(spans))
-    return document(chart.drawn(heading), name=heading, style=stylesheet())
+    return document(chart.drawn(heading), name=heading, style=stylesheet(theme))
 
 
 class _Chart:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType, unknown
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.node_forms import differences, form_of
 from yggdrasill.remote.retry import Retry
 
-__all__ = ["OwnComfy", "check_at", "check_workflow", "compare_with", "gaps_of", "is_model_file", "same_path"]
+__all__ = ["Missing", "OwnComfy", "check_at", "check_workflow", "compare_with", "gaps_of", "is_model_file", "missing_at", "same_path"]
 
 _MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 _OWN = "Yggdrasill"
@@ -142,23 +142,38 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
         _check_models(prompt, {same_path(str(file)) for files in models.values() for file in files}, endpoint)
 
 
-def gaps_of(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
-    """What the endpoint that said ``facts`` lacks for each node of ``prompt``, in words, as far as it says; None for no ComfyUI."""
+class Missing(NamedTuple):
+    """Something that a node needs and an endpoint lacks: a ``kind`` (``node class`` or ``model file``) and its name."""
+
+    node_id: str
+    kind: str
+    name: str
+
+
+def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[Missing] | None:
+    """What the endpoint that said ``facts`` lacks of what ``prompt`` names, as far as it says; None for no ComfyUI."""
     comfy = (facts or {}).get("comfy")
     if not isinstance(comfy, Mapping):
         return None
-    gaps: dict[str, list[str]] = {}
+    found = []
     classes, models = comfy.get("node_classes"), comfy.get("models")
     if isinstance(classes, Mapping):
-        for node_id, node in prompt.items():
-            name = str(node["class_type"])
-            if name not in classes and not name.startswith(_OWN):
-                gaps.setdefault(node_id, []).append(f"node class {name!r}")
+        used = ((node_id, str(node["class_type"])) for node_id, node in prompt.items())
+        found += [Missing(node_id, "node class", name) for node_id, name in used if name not in classes and not name.startswith(_OWN)]
     if isinstance(models, Mapping):
         there = {same_path(str(file)) for files in models.values() for file in files}
-        for node_id, name in _files_of(prompt):
-            if same_path(name) not in there:
-                gaps.setdefault(node_id, []).append(f"model file {name!r}")
+        found += [Missing(node_id, "model file", name) for node_id, name in _files_of(prompt) if same_path(name) not in there]
+    return found
+
+
+def gaps_of(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
+    """What the endpoint that said ``facts`` lacks for each node of ``prompt``, in words, as far as it says; None for no ComfyUI."""
+    missing = missing_at(prompt, facts)
+    if missing is None:
+        return None
+    gaps: dict[str, list[str]] = {}
+    for node_id, kind, name in missing:
+        gaps.setdefault(node_id, []).append(f"{kind} {name!r}")
     return gaps
 
 

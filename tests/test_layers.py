@@ -17,6 +17,7 @@ TOPS = ("__main__", "cli", "gateway", "nodes", "worker")
 #: What each part of the package may import from the package, besides itself.
 MAY_IMPORT = {level: set(LEVELS[:rank]) for rank, level in enumerate(LEVELS)}
 MAY_IMPORT |= {top: {*LEVELS, *TOPS, "draw"} for top in TOPS}
+MAY_IMPORT["server_ext"] |= {"draw"}
 MAY_IMPORT |= {"blocks": {"errors", "values", "foundation"}, "draw": {"errors", "values"}}
 HEAVY = {"aiohttp", "comfy", "diffusers", "numpy", "pydantic", "torch"}
 

@@ -20,6 +20,7 @@ from yggdrasill.server_ext.comfy.stand_ins import StandIns
 from yggdrasill.server_ext.comfy.types_classes import register_classes
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
 from yggdrasill.server_ext.comfy.web_files import add_web_files
+from yggdrasill.server_ext.model_sources import ModelSources
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
@@ -69,9 +70,10 @@ def _attach(parts: Around) -> None:
     compare_with(host)
     service, guard, _ = build_service(serving, data_dir, token, redactor, host)
     parts.stand_ins = StandIns(Copies(data_dir / "kept"), service.deployments)
+    service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
-    add_ui_routes(app.router, service, guard)
+    add_ui_routes(app.router, service, guard, token, settings.peer_url)
     _begin_with(app, service, parts)
     parts.placing.install()
     problem = host_api.flags_problem()

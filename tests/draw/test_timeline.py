@@ -110,3 +110,12 @@ def test_any_spans_draw(events: list[Span]) -> None:
     bars = [bar for bar in root.iter(f"{SVG}rect") if bar.get("height") == "20"]
     assert len(bars) == len(events)
     assert all(0 <= float(bar.get("x", "nan")) <= right for bar in bars)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_one_theme_alone_asks_the_page_for_nothing(theme: str) -> None:
+    drawn = draw_timeline([Span("here", "a", "compute", 0, 1)], theme=theme)
+    assert "prefers-color-scheme" not in drawn
+    assert ("#0f141b" in drawn) == (theme == "dark")
+    with pytest.raises(InvalidArgument, match="theme"):
+        draw_timeline([], theme="blue")

@@ -35,7 +35,7 @@ _PATIENCE = 5.0
 class EndpointState:
     """What an endpoint said last. Times are of `time.time`.
 
-    ``up`` is None before it was asked; ``reason`` why it is not up, ``since`` when ``up`` changed, ``checked`` when it was asked.
+    ``up`` is None before it was asked; ``reason`` why it is not up and ``kind`` the error's class, ``since`` when ``up`` changed, ``checked`` when it was asked.
     ``health`` and ``facts`` are its answers to /health and /capabilities, the last good ones.
     """
 
@@ -46,6 +46,7 @@ class EndpointState:
     checked: float = 0.0
     health: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    kind: str | None = None
 
     @property
     def queue(self) -> Mapping[str, Any]:
@@ -68,6 +69,7 @@ class EndpointState:
             "name": self.name,
             "up": self.up,
             "reason": self.reason,
+            "kind": self.kind,
             "since": self.since,
             "checked": self.checked,
             "health": dict(self.health),
@@ -196,7 +198,7 @@ class EndpointStates:
         return watched.asking
 
     async def _answered(self, name: str, watched: _Watched) -> None:
-        up, reason, health, facts = True, None, watched.state.health, watched.state.facts
+        up, reason, kind, health, facts = True, None, None, watched.state.health, watched.state.facts
         try:
             health = await _patiently(watched.client, watched.client.health())
             if time.monotonic() - watched.facts_at > _FACTS_AGE or not watched.state.up:
@@ -205,13 +207,13 @@ class EndpointStates:
                 watched.client.facts = dict(facts)
                 watched.schemas.clear()
         except YggdrasillError as error:
-            up, reason = False, error.message
+            up, reason, kind = False, error.message, type(error).__name__
         finally:
             watched.pause = _PAUSE if up else min(2 * watched.pause, _LONGEST_PAUSE)
             watched.due = time.monotonic() + watched.pause
         was, now = watched.state, time.time()
         since = was.since if was.up is up else now
-        watched.state = EndpointState(name, up, reason, since, now, health, facts)
+        watched.state = EndpointState(name, up, reason, since, now, health, facts, kind)
 
 
 async def _learn(watched: _Watched, classes: Iterable[str]) -> None:

@@ -11,9 +11,22 @@ import pytest
 
 from samples.comfy import Server
 from samples.comfy_graphs import graph_input, graph_output, node, token_of
+from yggdrasill.remote.pairing import pairing_line
 
 EDITOR = {"X-Yggdrasill-Editor": "1"}
 PROMPT = {"1": graph_input("image", "IMAGE"), "2": node("ImageInvert", image=("1", 0)), "3": graph_output("image", ("2", 0), "IMAGE")}
+GIVING = ("endpoints", "endpoint?name=studio", "status", "graphs", "contract?graph=a", "placements", "jobs", "run", "settings")
+TAKING: dict[str, Any] = {
+    "serve": {"graph_id": "intruder", "prompt": PROMPT},
+    "pair": {"line": "http://127.0.0.1:9"},
+    "pairing": {},
+    "remove": {"name": "closed"},
+    "place": {"key": "a", "place": "studio"},
+    "cancel": {"job_id": "a"},
+    "fetch": {"endpoint": "studio", "url": "http://127.0.0.1:9/a.ckpt", "folder": "checkpoints", "name": "a.ckpt"},
+    "preflight": {"prompt": {}, "workflow": {}},
+}
+"""What is posted to each route that changes something."""
 
 
 def ask(server: Server, path: str, headers: dict[str, str], body: Any = None) -> tuple[int, dict[str, Any]]:
@@ -41,26 +54,71 @@ def ask(server: Server, path: str, headers: dict[str, str], body: Any = None) ->
     ],
     ids=["no header", "other origin", "cross-site", "same-site", "other host"],
 )
-@pytest.mark.parametrize("path", ["endpoints", "graphs", "contract?graph=a", "serve"])
+@pytest.mark.parametrize("path", [*GIVING, *TAKING])
 def test_only_pages_of_this_server_are_answered(pair: Any, path: str, headers: dict[str, str]) -> None:
-    body = {"graph_id": "intruder", "prompt": PROMPT} if path == "serve" else None
-    status, _ = ask(pair.here, path, headers, body)
-    assert status == 403
-    assert "intruder" not in str(pair.studio.client)
+    registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    before = registry.read_text(encoding="utf-8")
+    assert ask(pair.here, path, headers, TAKING.get(path))[0] == 403
+    assert registry.read_text(encoding="utf-8") == before
 
 
-def test_no_answer_holds_a_token_or_an_address(pair: Any) -> None:
+def test_no_answer_holds_a_token_or_a_whole_address(pair: Any) -> None:
+    """Host and port are told, so that a person knows which machine it is."""
     pair.studio.deploy("known", PROMPT)
-    answers = [
-        ask(pair.here, "endpoints", EDITOR),
-        ask(pair.here, "graphs?endpoint=studio", EDITOR),
-        ask(pair.here, "contract?endpoint=studio&graph=known", EDITOR),
-    ]
-    assert [status for status, _ in answers] == [200, 200, 200]
+    answers = [ask(pair.here, path.replace("graph=a", "endpoint=studio&graph=known"), EDITOR) for path in GIVING]
+    assert [status for status, _ in answers] == [200] * len(GIVING)
     text = json.dumps(answers)
     assert token_of(pair.here) not in text
     assert token_of(pair.there) not in text
     assert pair.there.url not in text
+    assert pair.there.url.removeprefix("http://") in text
+
+
+def test_the_own_token_is_told_in_the_pairing_line_alone(pair: Any) -> None:
+    status, answer = ask(pair.here, "pairing", EDITOR, {})
+    assert (status, answer["line"]) == (200, pairing_line(pair.here.url, token_of(pair.here)))
+
+
+def test_a_line_of_the_registry_is_set_changed_and_taken_out(pair: Any) -> None:
+    registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    before = registry.read_text(encoding="utf-8")
+    registry.write_text("# which part runs where\n" + before, encoding="utf-8")
+    try:
+        for place, graphs in (("studio", {"A part": "studio"}), ("local", {"A part": "local"}), (None, {})):
+            status, answer = ask(pair.here, "place", EDITOR, {"key": "A part", "place": place})
+            assert (status, answer["graphs"]) == (200, graphs)
+            assert ask(pair.here, "placements", EDITOR)[1]["graphs"] == graphs
+        status, answer = ask(pair.here, "place", EDITOR, {"key": "A part", "place": "nowhere"})
+        assert (status, answer["error"]["type"]) == (404, "UnknownEndpoint")
+        assert registry.read_text(encoding="utf-8").startswith("# which part runs where\n")
+    finally:
+        registry.write_text(before, encoding="utf-8")
+
+
+def test_the_queue_policy_is_changed_at_once_and_kept_and_other_lines_stay(pair: Any) -> None:
+    file = pair.here.base / "user" / "yggdrasill" / "settings.yaml"
+    assert ask(pair.here, "settings", EDITOR)[1] == {"queue": "fifo"}
+    file.write_text("# mine\nslots: 2\nqueue: fifo   # for now\n", encoding="utf-8")
+    assert ask(pair.here, "settings", EDITOR, {"queue": "front"}) == (200, {"queue": "front"})
+    assert ask(pair.here, "settings", EDITOR)[1] == {"queue": "front"}
+    assert file.read_text(encoding="utf-8") == "# mine\nslots: 2\nqueue: front   # for now\n"
+    assert ask(pair.here, "settings", EDITOR, {"queue": "last"})[0] == 400
+    file.unlink()
+    assert ask(pair.here, "settings", EDITOR, {"queue": "fifo"})[0] == 200
+    assert file.read_text(encoding="utf-8") == "queue: fifo\n"
+    file.unlink()
+
+
+def test_a_registry_that_cannot_be_read_is_left_as_it_is(pair: Any) -> None:
+    registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    before = registry.read_text(encoding="utf-8")
+    registry.write_text("graphs: {a: nowhere", encoding="utf-8")
+    try:
+        status, answer = ask(pair.here, "place", EDITOR, {"key": "a", "place": "local"})
+        assert (status, answer["error"]["type"]) == (400, "InvalidConfig")
+        assert registry.read_text(encoding="utf-8") == "graphs: {a: nowhere"
+    finally:
+        registry.write_text(before, encoding="utf-8")
 
 
 def test_mistakes_are_answered_in_words(pair: Any) -> None:

@@ -1,0 +1,36 @@
+"""Asking other endpoints while a person waits: every question has a time within which it is answered or given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from yggdrasill.errors import EndpointUnreachable
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.client import EndpointClient
+
+__all__ = ["CALLABLE", "ask", "served_at"]
+
+CALLABLE = ("graph", "pipeline", "comfy")
+"""The kinds of graphs that a Remote Graph node can call."""
+_PATIENCE = 10.0
+_Answer = TypeVar("_Answer")
+
+
+async def ask(client: EndpointClient, question: Coroutine[Any, Any, _Answer], patience: float = _PATIENCE) -> _Answer:
+    """The answer of another endpoint, if it comes while a person may wait for it.
+
+    Raises:
+        EndpointUnreachable, and whatever the endpoint says went wrong.
+    """
+    try:
+        return await asyncio.wait_for(bridge().run_async(question), patience)
+    except asyncio.TimeoutError:
+        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {patience:g} s", endpoint=client.name) from None
+
+
+async def served_at(client: EndpointClient) -> list[dict[str, Any]]:
+    """The graphs there that can be called, as ``{graph_id, kind}``. Raises as `ask`."""
+    served = await ask(client, client.graphs())
+    return [{"graph_id": entry["graph_id"], "kind": entry["kind"]} for entry in served if entry["kind"] in CALLABLE]

@@ -1,0 +1,61 @@
+"""What a Remote Graph node can call from here: the graphs that endpoints serve, and what each takes and gives."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from aiohttp import web
+
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, choices
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.placement import Placement
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.editor.asking import ask, served_at
+from yggdrasill.server_ext.comfy.editor.door import json_answer
+from yggdrasill.server_ext.comfy.remote_call import AUTO
+
+__all__ = ["contract", "graphs"]
+
+
+async def graphs(request: web.Request) -> web.Response:
+    """GET /graphs?endpoint=NAME: the graphs that a Remote Graph node can call there, as ``{graph_id, kind}``."""
+    registry, name = around().registry, request.query.get("endpoint", AUTO)
+    if name != AUTO:
+        return json_answer({"graphs": await served_at(registry.client(name))})
+    placed = [{"graph_id": key, "kind": None} for key, placement in sorted(registry.placements.items()) if not placement.is_local]
+    if registry.default.is_local:
+        return json_answer({"graphs": placed})
+    served = await served_at(registry.client(registry.default.endpoints[0]))
+    known = {entry["graph_id"] for entry in placed}
+    return json_answer({"graphs": placed + [entry for entry in served if entry["graph_id"] not in known]})
+
+
+async def contract(request: web.Request) -> web.Response:
+    """GET /contract?endpoint=NAME&graph=ID: what the graph takes and gives now, from the first of its endpoints that answers."""
+    registry, name, graph = around().registry, request.query.get("endpoint", AUTO), request.query.get("graph", "")
+    placement = _placement(registry, name, graph)
+    for place in placement.endpoints[:-1]:
+        try:
+            return json_answer(await _contract_at(registry.client(place), graph))
+        except EndpointUnreachable:
+            continue
+    return json_answer(await _contract_at(registry.client(placement.endpoints[-1]), graph))
+
+
+async def _contract_at(client: EndpointClient, graph: str) -> dict[str, Any]:
+    found = await ask(client, client.contract(graph))
+    stand_ins = around().stand_ins
+    if stand_ins is not None:
+        await asyncio.to_thread(stand_ins.saw, client.name, graph, str(found.get("hash")))
+    return {"endpoint": client.name, "contract": found}
+
+
+def _placement(registry: EndpointRegistry, endpoint: str, graph: str) -> Placement:
+    if endpoint != AUTO:
+        return Placement((registry.endpoint(endpoint).name,))
+    placement = registry.placements.get(graph, registry.default)
+    if placement.is_local:
+        raise InvalidArgument(f"the registry places {graph!r} nowhere; choose an endpoint: there is {choices(registry.endpoints)}")
+    return placement

@@ -1,0 +1,41 @@
+"""Asking an endpoint to fetch a model file it lacks, from a source that its owner allows."""
+
+from __future__ import annotations
+
+import uuid
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.editor.asking import ask
+from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.editor.jobs import brief
+
+__all__ = ["FetchModel", "Fetching"]
+
+
+class FetchModel(BaseModel):
+    """A model file, and the endpoint that is to have it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    endpoint: str = Field(min_length=1, max_length=100)
+    url: str = Field(min_length=1, max_length=2000)
+    folder: str = Field(min_length=1, max_length=100)
+    name: str = Field(min_length=1, max_length=250)
+    sha256: str | None = Field(default=None, max_length=64)
+
+
+class Fetching:
+    """The handler."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    async def fetch(self, request: web.Request) -> web.Response:
+        """POST /fetch: start it; answers with the endpoint's job."""
+        body = await self._door.body(request, FetchModel)
+        client = around().registry.client(body.endpoint)
+        wanted = {"key": uuid.uuid4().hex, **body.model_dump(exclude={"endpoint"})}
+        return json_answer(brief(await ask(client, client.fetch_model(wanted))), 202)

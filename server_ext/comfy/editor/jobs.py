@@ -1,0 +1,88 @@
+"""The jobs that are under way and were lately: those served here, and those at the endpoints this ComfyUI knows."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from yggdrasill.errors import YggdrasillError
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.editor.asking import ask
+from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.job import FINAL
+from yggdrasill.server_ext.service import Service
+
+__all__ = ["CancelModel", "Jobs", "brief"]
+
+_PATIENCE = 3.0
+_LOOKED_AT = 50
+_FINISHED = 3
+_TOLD = ("job_id", "graph_id", "status", "created", "started", "finished", "progress")
+
+
+class CancelModel(BaseModel):
+    """A job; ``endpoint`` is None for one that is served here."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    job_id: str = Field(min_length=1, max_length=100)
+    endpoint: str | None = Field(default=None, max_length=100)
+
+
+class Jobs:
+    """The handlers, over the service of this server."""
+
+    def __init__(self, service: Service, door: Door) -> None:
+        self._service, self._door = service, door
+
+    async def jobs(self, request: web.Request) -> web.Response:
+        """GET /jobs: per place (None: here) the unfinished jobs and the last few finished ones, or why it could not be asked. Endpoints
+        that did not answer a moment ago are left out."""
+        registry, states = around().registry, around().placing.states
+        names = [name for name in sorted(registry.endpoints) if states.state(name).up is not False]
+        places = await asyncio.gather(self._here(), *(_there(registry.client(name)) for name in names))
+        return json_answer({"places": places})
+
+    async def job(self, request: web.Request) -> web.Response:
+        """GET /job?job_id=ID&endpoint=NAME: one job at an endpoint."""
+        client = around().registry.client(request.query.get("endpoint", ""))
+        return json_answer(brief(await ask(client, client.job(request.query.get("job_id", "")))))
+
+    async def cancel(self, request: web.Request) -> web.Response:
+        """POST /cancel: ask a job to stop."""
+        body = await self._door.body(request, CancelModel)
+        if body.endpoint is None:
+            return json_answer(brief((await self._service.cancel(body.job_id)).row()))
+        client = around().registry.client(body.endpoint)
+        return json_answer(brief(await ask(client, client.cancel(body.job_id))))
+
+    async def _here(self) -> dict[str, Any]:
+        return {"endpoint": None, "jobs": _chosen(await self._service.jobs(limit=_LOOKED_AT)), "problem": None}
+
+
+async def _there(client: EndpointClient) -> dict[str, Any]:
+    try:
+        rows = await ask(client, client.jobs(limit=_LOOKED_AT), _PATIENCE)
+    except YggdrasillError as error:
+        return {"endpoint": client.name, "jobs": [], "problem": error.message}
+    return {"endpoint": client.name, "jobs": _chosen(rows), "problem": None}
+
+
+def _chosen(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    chosen, finished = [], 0
+    for row in rows:
+        finished += row["status"] in FINAL
+        if row["status"] not in FINAL or finished <= _FINISHED:
+            chosen.append(brief(row))
+    return chosen
+
+
+def brief(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What a person is told of a job."""
+    error = row.get("error")
+    return {**{name: row.get(name) for name in _TOLD}, "error": error.get("message") if isinstance(error, Mapping) else None}

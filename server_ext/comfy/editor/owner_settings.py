@@ -1,0 +1,53 @@
+"""The settings of this server that its owner changes in the editor; they stand in settings.yaml, the rest of which stays as it is."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Literal
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict
+
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.settings import ComfySettings
+from yggdrasill.values.files import write_file
+
+__all__ = ["OwnerSettings", "SettingsModel"]
+
+_QUEUE = re.compile(r"(?m)^queue:[^#\n]*?(?=[ \t]*(?:#|$))")
+
+
+class SettingsModel(BaseModel):
+    """How calls of others stand to the owner's prompts."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    queue: Literal["fifo", "front"]
+
+
+class OwnerSettings:
+    """The handlers, over a settings.yaml."""
+
+    def __init__(self, file: Path, door: Door) -> None:
+        self._file, self._door = file, door
+
+    async def settings(self, request: web.Request) -> web.Response:
+        """GET /settings: ``{queue}`` as it holds now."""
+        return json_answer({"queue": around().runner.policy})
+
+    async def change(self, request: web.Request) -> web.Response:
+        """POST /settings: hold from now on, and after the next start. Raises `InvalidConfig`, `StorageFailed`."""
+        body = await self._door.body(request, SettingsModel)
+        await asyncio.to_thread(self._write, body.queue)
+        around().runner.policy = body.queue
+        return json_answer({"queue": body.queue})
+
+    def _write(self, queue: str) -> None:
+        ComfySettings.read(self._file)
+        text = self._file.read_text(encoding="utf-8") if self._file.exists() else ""
+        line = f"queue: {queue}"
+        changed, found = _QUEUE.subn(line, text, count=1)
+        write_file(self._file, (changed if found else f"{line}\n{text}").encode("utf-8"))

@@ -1,0 +1,50 @@
+"""Which part of a workflow runs where, as endpoints.yaml says it. The workflow itself is never touched."""
+
+from __future__ import annotations
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, Field
+
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
+
+__all__ = ["PlaceModel", "Placing"]
+
+
+class PlaceModel(BaseModel):
+    """Where the part of that name runs: an endpoint's name or ``local``; None takes the entry out."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    key: str = Field(min_length=1, max_length=300)
+    place: str | None = Field(max_length=100)
+
+
+class Placing:
+    """The handlers."""
+
+    def __init__(self, edit: RegistryEdit, door: Door) -> None:
+        self._edit, self._door = edit, door
+
+    async def placements(self, request: web.Request) -> web.Response:
+        """GET /placements: ``{endpoints, graphs, default}`` of the registry."""
+        return json_answer(_told(around().registry))
+
+    async def place(self, request: web.Request) -> web.Response:
+        """POST /place: change one line of the section ``graphs``; answers as GET /placements."""
+        body = await self._door.body(request, PlaceModel)
+
+        def change(registry: EndpointRegistry) -> None:
+            if body.place is None:
+                registry.placements.pop(body.key, None)
+            else:
+                registry.place_key(body.key, body.place)
+
+        return json_answer(_told(await self._edit.apply(change)))
+
+
+def _told(registry: EndpointRegistry) -> dict[str, object]:
+    document = registry.to_dict()
+    return {"endpoints": sorted(registry.endpoints), "graphs": document["graphs"], "default": document["default"]}

@@ -1,0 +1,165 @@
+"""Preflight: what of an open workflow would run where, and what is missing there. Nothing runs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict
+
+from yggdrasill.errors import YggdrasillError
+from yggdrasill.remote.carve.carving import carve
+from yggdrasill.remote.carve.naming import PlacedPart, parts_of
+from yggdrasill.remote.carve.parts import CarvedCall, Carving
+from yggdrasill.remote.carve.schemas import NodeSchemas
+from yggdrasill.remote.preflight import missing_at
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.model_files import model_files
+from yggdrasill.server_ext.comfy.placement.forms import NodeForms
+from yggdrasill.server_ext.comfy.placement.states import EndpointState
+
+__all__ = ["Preflight", "PreflightModel", "sources_of"]
+
+_FRESH = 5.0
+_PATIENCE = 6.0
+
+
+class PreflightModel(BaseModel):
+    """The open workflow: as ComfyUI's API takes it, and as the editor saves it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: dict[str, dict[str, Any]]
+    workflow: dict[str, Any]
+
+
+class Preflight:
+    """The handler."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._forms = NodeForms()
+
+    async def preflight(self, request: web.Request) -> web.Response:
+        """POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be carved."""
+        body = await self._door.body(request, PreflightModel)
+        found: dict[str, Any] = {"problem": None, "warnings": [], "parts": [], "stays": []}
+        try:
+            await self._look(body, found)
+        except YggdrasillError as error:
+            found["problem"] = error.message
+        return json_answer(found)
+
+    async def _look(self, body: PreflightModel, found: dict[str, Any]) -> None:
+        registry = around().registry
+        extra = {"extra_pnginfo": {"workflow": body.workflow}}
+        naming = await asyncio.to_thread(parts_of, body.prompt, extra, registry.placements, registry.endpoints)
+        found["warnings"] = list(naming.warnings)
+        if not naming.parts:
+            return
+        names = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
+        states = await around().placing.states.know(names, younger=_FRESH, seconds=_PATIENCE)
+        schemas = await self._schemas(body.prompt, names)
+        carving = await asyncio.to_thread(carve, body.prompt, [placed.part for placed in naming.parts], schemas)
+        states |= await self._looked_again(naming.parts, carving, states)
+        label = _Labels(body.prompt)
+        known = await asyncio.to_thread(sources_of, body.workflow)
+        found["parts"] = [_part(placed, carving, states, label, known) for placed in naming.parts if _calls(placed, carving)]
+        found["stays"] = [{"node": label(node), "why": why} for node, why in sorted(carving.stays.items())]
+
+    async def _looked_again(
+        self, parts: Iterable[PlacedPart], carving: Carving, states: Mapping[str, EndpointState]
+    ) -> dict[str, EndpointState]:
+        """The states of endpoints that lacked something when they were asked last: they may have got it since."""
+        pairs = [(name, call) for placed in parts for name in placed.placement.endpoints for call in _calls(placed, carving)]
+        lacking = sorted({name for name, call in pairs if states[name].up and missing_at(call.prompt, states[name].facts) != []})
+        found = await asyncio.gather(*(around().placing.states.ask_again(name) for name in lacking))
+        return dict(zip(lacking, found, strict=True))
+
+    async def _schemas(self, prompt: Mapping[str, Any], names: Iterable[str]) -> NodeSchemas:
+        classes = sorted({str(node.get("class_type")) for node in prompt.values()})
+        own = await self._forms.schemas(classes)
+        lacking = self._forms.missing(classes)
+        return await around().placing.states.schemas(names, lacking, seconds=_PATIENCE) | own if lacking else own
+
+
+class _Labels:
+    """Nodes as people know them: by title, with the id that the editor shows."""
+
+    def __init__(self, prompt: Mapping[str, Any]) -> None:
+        self._prompt = prompt
+
+    def __call__(self, node_id: str) -> str:
+        node = self._prompt.get(node_id, {})
+        title = (node.get("_meta") or {}).get("title") or node.get("class_type")
+        return f"{title} ({node_id})" if title else node_id
+
+
+def _calls(placed: PlacedPart, carving: Carving) -> list[CarvedCall]:
+    return [call for call in carving.calls if call.part == placed.part.name]
+
+
+def _part(
+    placed: PlacedPart, carving: Carving, states: Mapping[str, EndpointState], label: _Labels, known: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    calls = _calls(placed, carving)
+    return {
+        "name": placed.part.name,
+        "stages": len(calls),
+        "nodes": [label(node) for call in calls for node in call.nodes],
+        "copies": sorted({label(node) for call in calls for node in call.copies}),
+        "inputs": sorted({f"{port.type} of {label(port.node)}" for call in calls for port in call.inputs}),
+        "outputs": sorted({f"{port.type} of {label(port.node)}" for call in calls for port in call.outputs}),
+        "places": [_place(states[name], calls, known) for name in placed.placement.endpoints],
+    }
+
+
+def _place(state: EndpointState, calls: Iterable[CarvedCall], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    missing = {(thing["kind"], thing["name"]): thing for call in calls for thing in _missing(call, state, known)} if state.up else {}
+    return {
+        "name": state.name,
+        "up": bool(state.up),
+        "reason": state.reason,
+        "missing": list(missing.values()),
+        "sources": list(state.facts.get("model_sources") or ()),
+    }
+
+
+def _missing(call: CarvedCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    missing = missing_at(call.prompt, state.facts)
+    if missing is None:
+        yield {"kind": "node class", "name": "any: it is no ComfyUI"}
+        return
+    for _, kind, name in missing:
+        yield {"kind": kind, "name": name, **(known.get(name, {}) if kind == "model file" else {})}
+
+
+def sources_of(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a workflow and this machine know of model files, by name: ``folder``, ``url``, ``sha256``, as far as they do.
+
+    Workflows name the sources of their models in ``properties.models`` of the nodes that load them.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for folder, files in model_files().items():
+        for file in files:
+            found.setdefault(file, {"folder": folder})
+    definitions = workflow.get("definitions")
+    subgraphs = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
+    graphs = [workflow, *(subgraphs if isinstance(subgraphs, list) else [])]
+    for graph in graphs:
+        for node in graph.get("nodes") or () if isinstance(graph, Mapping) else ():
+            properties = node.get("properties") if isinstance(node, Mapping) else None
+            models = properties.get("models") if isinstance(properties, Mapping) else None
+            for model in models if isinstance(models, list) else ():
+                if isinstance(model, Mapping) and isinstance(model.get("name"), str):
+                    found[model["name"]] = _source(model)
+    return found
+
+
+def _source(model: Mapping[str, Any]) -> dict[str, Any]:
+    hashed = model.get("hash") if str(model.get("hash_type", "")).upper() == "SHA256" else None
+    facts = {"folder": model.get("directory"), "url": model.get("url"), "sha256": hashed}
+    return {name: value for name, value in facts.items() if isinstance(value, str) and value}

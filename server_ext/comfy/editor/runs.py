@@ -1,0 +1,57 @@
+"""What the last run with parts elsewhere cost: figures per endpoint, and the whole as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+
+from yggdrasill.draw.timeline import Span, draw_timeline
+from yggdrasill.errors import UnknownName
+from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.editor.door import json_answer
+
+__all__ = ["figures", "run", "timeline"]
+
+_KINDS = ("compute", "transfer", "wait")
+_MOVED = ("bytes_sent", "bytes_received", "bytes_direct")
+
+
+async def run(request: web.Request) -> web.Response:
+    """GET /run: see `figures`; ``{"places": []}`` before the first run."""
+    last = around().placing.timeline.last()
+    return json_answer({"places": [], "seconds": 0.0} if last is None else figures(last))
+
+
+async def timeline(request: web.Request) -> web.Response:
+    """GET /timeline?theme=dark: the last run as SVG, in ``{"svg"}``.
+
+    Raises:
+        UnknownName: nothing has run elsewhere yet.
+    """
+    last = around().placing.timeline.last()
+    if last is None or not last["calls"]:
+        raise UnknownName("nothing has run elsewhere since this ComfyUI was started; place a part of a workflow and run it")
+    spans = [
+        Span(call["endpoint"], call["part"], span["kind"], span["start"], max(span["start"], span["end"]))
+        for call in last["calls"]
+        for span in call["spans"]
+    ]
+    theme = request.query.get("theme", "auto")
+    return json_answer({"svg": draw_timeline(spans, title="Last run", theme=theme)})
+
+
+def figures(last: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"places": [{"name", "compute", "transfer", "wait", "total", "bytes"}], "seconds"}``: seconds and bytes by endpoint, ``seconds``
+    from the first call's beginning to the last one's end."""
+    places: dict[str, dict[str, Any]] = {}
+    for call in last["calls"]:
+        place = places.setdefault(call["endpoint"], {"name": call["endpoint"], **dict.fromkeys(_KINDS, 0.0), "bytes": 0})
+        for span in call["spans"]:
+            place[span["kind"]] += span["end"] - span["start"]
+        place["bytes"] += sum(call[moved] for moved in _MOVED)
+    for place in places.values():
+        place["total"] = sum(place[kind] for kind in _KINDS)
+    starts, ends = [call["started"] for call in last["calls"]], [call["finished"] for call in last["calls"]]
+    return {"places": list(places.values()), "seconds": max(ends) - min(starts) if starts else 0.0}

@@ -1,0 +1,67 @@
+"""What the editor is told of endpoints and runs, made from what is known of them: without a ComfyUI."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from yggdrasill.server_ext.comfy.editor.known import host_of, models_of, shown
+from yggdrasill.server_ext.comfy.editor.runs import figures
+from yggdrasill.server_ext.comfy.placement.states import EndpointState
+
+FACTS: dict[str, Any] = {
+    "torch": {"version": "2.9"},
+    "devices": [{"name": "RTX"}],
+    "graphs": 2,
+    "comfy": {"version": "0.33.0", "models": {"loras": ["a.safetensors", "b.safetensors"]}},
+}
+
+
+def call(endpoint: str, start: float, **spans: float) -> dict[str, Any]:
+    """A call whose spans follow each other."""
+    at, told = start, []
+    for kind, seconds in spans.items():
+        told.append({"kind": kind, "start": at, "end": at + seconds})
+        at += seconds
+    return {"endpoint": endpoint, "started": start, "finished": at, "spans": told, "bytes_sent": 5, "bytes_received": 7, "bytes_direct": 1}
+
+
+def test_an_endpoint_that_is_up_is_told_with_what_it_has() -> None:
+    queue = {"queued": 1, "running": 2, "slots": 1}
+    state = EndpointState("forge", True, health={"version": "0.1", "queue": queue, "memory": []}, facts=FACTS)
+    found = shown(state, "https://forge.example:8443/secret-path")
+    assert (found["state"], found["problem"], found["host"]) == ("up", None, "forge.example:8443")
+    assert (found["queue"], found["comfy"], found["models"], found["graphs"]) == (queue, "0.33.0", {"loras": 2}, 2)
+    assert "secret-path" not in str(found)
+
+
+@pytest.mark.parametrize(
+    "kind, state",
+    [
+        ("EndpointUnreachable", "down"),
+        ("AccessDenied", "refused"),
+        ("ProtocolMismatch", "other version"),
+        ("EndpointFailed", "failing"),
+        (None, "down"),
+    ],
+)
+def test_one_that_is_not_up_is_told_with_the_reason(kind: str | None, state: str) -> None:
+    found = shown(EndpointState("forge", False, "it said no", kind=kind), "http://forge")
+    assert found == {"name": "forge", "host": "forge", "state": state, "problem": "it said no"}
+
+
+def test_a_headless_endpoint_has_no_models() -> None:
+    assert models_of({"comfy": None}) == models_of({}) == {}
+    assert host_of("http://[::1]:8188/x") == "[::1]:8188"
+
+
+def test_a_run_is_summed_up_by_endpoint() -> None:
+    last = {"calls": [call("a", 10.0, transfer=1.0, wait=2.0, compute=3.0), call("b", 11.0, compute=9.0), call("a", 12.0, compute=1.0)]}
+    found = figures(last)
+    assert found["seconds"] == 10.0
+    assert found["places"] == [
+        {"name": "a", "compute": 4.0, "transfer": 1.0, "wait": 2.0, "bytes": 26, "total": 7.0},
+        {"name": "b", "compute": 9.0, "transfer": 0.0, "wait": 0.0, "bytes": 13, "total": 9.0},
+    ]
+    assert figures({"calls": []}) == {"places": [], "seconds": 0.0}
