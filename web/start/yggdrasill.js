@@ -11,6 +11,8 @@ const { app } = window.comfyAPI.app;
 
 const SERVE = "Yggdrasill.ServeWorkflow";
 const ADD_ENDPOINT = "Yggdrasill.AddEndpoint";
+const RUN_ON = "Yggdrasill.RunOn";
+const PREFLIGHT = "Yggdrasill.Preflight";
 /** The module with the behaviour of each class of nodes. */
 const BEHAVIOUR = {
   [REMOTE_GRAPH]: "remote_graph",
@@ -38,7 +40,63 @@ async function load(name) {
 
 const serve = async () => (await load("serving"))?.serveWorkflow(app);
 const addEndpoint = async () => (await load("endpoints"))?.addEndpoint(app);
+const runOn = async () => (await placing())?.runOn(app);
+const preflight = async () => (await load("preflight"))?.openPreflight(app);
 const serveItem = () => ({ content: "Serve this workflow", callback: serve });
+
+/** What shows and changes where parts run; loaded when somebody is at the page. */
+let begun = null;
+function placing() {
+  begun ??= load("placing").then(async (module) => (await module?.begin(app), module));
+  return begun;
+}
+
+/** What a node says of where it runs. It is read again when `yggdrasillSign` changes; `badges.js` has the rest. */
+function signOf(node) {
+  void node.outputs?.yggdrasillSign;
+  return loaded.get("placing")?.signOf(node) ?? new window.LGraphBadge({ text: "" });
+}
+
+const TAB = {
+  id: "yggdrasill",
+  icon: "pi pi-share-alt",
+  title: "Yggdrasill",
+  tooltip: "Yggdrasill: which machine runs what",
+  type: "custom",
+  render: async (place) => (await load("sidebar"))?.openTab(app, place),
+  destroy: () => loaded.get("sidebar")?.closeTab(),
+};
+
+const SETTINGS = [
+  {
+    id: "Yggdrasill.Badges",
+    category: ["Yggdrasill", "Editor", "Badges"],
+    name: "Show on nodes which endpoint runs them",
+    type: "boolean",
+    defaultValue: true,
+    onChange: (shown) => loaded.get("placing")?.redraw(app, shown),
+  },
+  {
+    id: "Yggdrasill.Refresh",
+    category: ["Yggdrasill", "Editor", "Refresh"],
+    name: "Keep the sidebar up to date",
+    tooltip: "While its tab is open, endpoints and jobs are asked again every few seconds",
+    type: "boolean",
+    defaultValue: true,
+  },
+  {
+    id: "Yggdrasill.Queue",
+    category: ["Yggdrasill", "This server", "Queue"],
+    name: "Calls of other machines",
+    tooltip: "How they stand to prompts of this server's own; kept in settings.yaml of this server",
+    type: () => {
+      const place = document.createElement("div");
+      void load("server_settings").then((module) => module?.showQueuePolicy(app, place));
+      return place;
+    },
+    defaultValue: "",
+  },
+];
 
 /**
  * @param {object} workflow as its file has it
@@ -55,17 +113,30 @@ app.registerExtension({
   commands: [
     { id: SERVE, label: "Serve this workflow", icon: "pi pi-share-alt", function: serve },
     { id: ADD_ENDPOINT, label: "Add an endpoint", icon: "pi pi-plus", function: addEndpoint },
+    { id: RUN_ON, label: "Run the selection on", icon: "pi pi-share-alt", function: runOn },
+    { id: PREFLIGHT, label: "Preflight", icon: "pi pi-check-square", function: preflight },
   ],
-  menuCommands: [{ path: ["Yggdrasill"], commands: [SERVE, ADD_ENDPOINT] }],
-  getCanvasMenuItems: () => [null, serveItem()],
-  getNodeMenuItems: (node) => (BEHAVIOUR[node.comfyClass] === "port_nodes" ? [null, serveItem()] : []),
+  menuCommands: [{ path: ["Yggdrasill"], commands: [SERVE, ADD_ENDPOINT, RUN_ON, PREFLIGHT] }],
+  settings: SETTINGS,
+  setup() {
+    app.extensionManager.registerSidebarTab(TAB);
+    for (const sign of ["pointermove", "pointerdown", "keydown"]) window.addEventListener(sign, placing, { once: true, passive: true });
+  },
+  getCanvasMenuItems: (canvas) => [...(loaded.get("placing")?.canvasItems(canvas, app) ?? []), null, serveItem()],
+  getNodeMenuItems: (node) => [
+    ...(loaded.get("placing")?.nodeItems(node, app) ?? []),
+    ...(BEHAVIOUR[node.comfyClass] === "port_nodes" ? [null, serveItem()] : []),
+  ],
+  getSelectionToolboxCommands: (item) => loaded.get("placing")?.toolboxCommands(item, app) ?? [],
   beforeRegisterNodeDef(_nodeType, definition) {
     if (definition.name === REMOTE_GRAPH || definition.name === RUN_GRAPH) shapeDefinition(definition);
   },
   async beforeConfigureGraph(workflow) {
     await Promise.all(modulesFor(workflow).map(load));
   },
+  afterConfigureGraph: () => loaded.get("placing")?.redraw(app),
   nodeCreated(node) {
+    node.badges.push(() => signOf(node));
     const name = BEHAVIOUR[node.comfyClass];
     if (!name) return;
     const module = loaded.get(name);

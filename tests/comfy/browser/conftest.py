@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,22 @@ class Pair:
 
 
 @pytest.fixture(scope="session")
-def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder whose files a web server gives, and its url; the studio's owner allows to fetch models from it."""
+    folder = tmp_path_factory.mktemp("shelf")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield folder, f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory, shelf: tuple[Path, str]) -> Pair:
     """The two servers; the first wants previews, the second has a small model."""
     base = tmp_path_factory.mktemp("studio")
+    settings = base / "user" / "yggdrasill" / "settings.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text(f"model_sources: ['{shelf[1]}']\n", encoding="utf-8")
     written = installation.run(Path(__file__).parent.parent / "checkpoint.py", str(base / "models"))
     assert written.returncode == 0, written.stderr
     there = servers.start(base=base)

@@ -1,0 +1,198 @@
+"""The tab of the sidebar: endpoints, parts of the workflow, jobs, with the mouse and with the keyboard alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from samples.comfy_graphs import graph_input, graph_output, node, token_of
+from samples.editor import Editor
+from yggdrasill.foundation.documents import read_document
+from yggdrasill.remote.pairing import pairing_line
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+PAINT = {
+    "1": node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt"),
+    "2": graph_input("prompt", "STRING"),
+    "3": node("CLIPTextEncode", clip=("1", 1), text=("2", 0)),
+    "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
+    "5": node(
+        "KSampler", model=("1", 0), positive=("3", 0), negative=("3", 0), latent_image=("4", 0), seed=7, steps=400, cfg=2.0,
+        sampler_name="euler", scheduler="normal", denoise=1.0,
+    ),
+    "6": node("VAEDecode", samples=("5", 0), vae=("1", 2)),
+    "7": graph_output("image", ("6", 0), "IMAGE"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def registry(pair: Any) -> Iterator[Path]:
+    """The file of the server that is looked at; put back afterwards."""
+    file = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    before = file.read_text(encoding="utf-8")
+    yield file
+    file.write_text(before, encoding="utf-8")
+
+
+@pytest.fixture
+def tab(editor: Editor, registry: Path) -> Iterator[Any]:
+    """The open tab."""
+    editor.page.locator(".yggdrasill-tab-button").click()
+    yield editor.page.locator(".ygg-tab")
+    editor.page.locator(".yggdrasill-tab-button").click()
+
+
+def section(tab: Any, name: str) -> Any:
+    return tab.locator(f"section[aria-label='{name}']")
+
+
+def line(tab: Any, name: str) -> Any:
+    """The line of one endpoint."""
+    return section(tab, "Endpoints").locator("li:has(> details)", has=tab.page.get_by_text(name, exact=True))
+
+
+def unfold(row: Any) -> None:
+    """Show all of an endpoint, which may have been left unfolded."""
+    if not row.locator("details").first.evaluate("(details) => details.open"):
+        row.locator("summary").first.click()
+
+
+def test_endpoints_are_shown_with_what_they_are_and_have(editor: Editor, tab: Any, pair: Any) -> None:
+    studio, closed = line(tab, "studio"), line(tab, "closed")
+    editor.wait_until(lambda: "idle" in studio.inner_text() and "free" in studio.inner_text())
+    assert pair.there.url.removeprefix("http://") in studio.inner_text()
+    editor.wait_until(lambda: "does not answer" in closed.inner_text())
+    unfold(studio)
+    shown = studio.inner_text()
+    for words in ("ComfyUI\n0.", "torch\n", "Computes on"):
+        assert words in shown
+    studio.locator(".ygg-models summary").click()
+    editor.wait_until(lambda: "tiny.ckpt" in studio.inner_text())
+    studio.get_by_role("button", name="Test").click()
+    editor.wait_until(lambda: any("Endpoint “studio” answers" in text for text in editor.messages()))
+
+
+def test_an_endpoint_is_added_by_its_pairing_line_and_removed_with_the_keyboard_alone(
+    editor: Editor, tab: Any, pair: Any, registry: Path
+) -> None:
+    keys = editor.page.keyboard
+    tab.get_by_role("button", name="Add an endpoint").focus()
+    keys.press("Enter")
+    keys.type("what is this")
+    keys.press("Enter")
+    editor.wait_until(lambda: "no pairing line" in section(tab, "Endpoints").inner_text())
+    keys.press("Control+a")
+    keys.type(pairing_line(pair.there.url, token_of(pair.there)))
+    keys.press("Tab")
+    keys.type("forge")
+    keys.press("Enter")
+    editor.wait_until(lambda: "forge" in read_document(registry)["endpoints"])
+    editor.wait_until(lambda: "idle" in line(tab, "forge").inner_text())
+    assert token_of(pair.there) not in editor.page.content()
+    assert editor.page.evaluate("() => document.activeElement.ariaLabel") == "Add an endpoint"
+    line(tab, "forge").locator("summary").first.focus()
+    keys.press("Enter")
+    line(tab, "forge").get_by_role("button", name="Remove").focus()
+    keys.press("Enter")
+    editor.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    editor.wait_until(lambda: "forge" not in read_document(registry)["endpoints"])
+    editor.wait_until(lambda: line(tab, "forge").count() == 0)
+    secrets = registry.with_name("secrets.yaml").read_text(encoding="utf-8")
+    assert "forge" not in secrets
+
+
+def test_an_endpoint_that_still_runs_parts_is_not_removed(editor: Editor, tab: Any, registry: Path) -> None:
+    registry.write_text(registry.read_text(encoding="utf-8").replace("graphs: {}", "graphs: {Refine: studio}"), encoding="utf-8")
+    unfold(line(tab, "studio"))
+    line(tab, "studio").get_by_role("button", name="Remove").click()
+    editor.page.get_by_role("dialog").get_by_role("button", name="Delete").click()
+    editor.wait_until(lambda: any("still runs" in text for text in editor.messages()))
+    assert "studio" in read_document(registry)["endpoints"]
+
+
+def test_escape_leaves_the_form(editor: Editor, tab: Any) -> None:
+    tab.get_by_role("button", name="Add an endpoint").click()
+    assert tab.get_by_role("textbox").count() == 2
+    editor.page.keyboard.press("Escape")
+    assert tab.get_by_role("textbox").count() == 0
+
+
+def test_the_own_pairing_line_is_copied_and_not_shown(browser: Any, editor: Editor, tab: Any, pair: Any) -> None:
+    browser.grant_permissions(["clipboard-read", "clipboard-write"])
+    tab.get_by_role("button", name="Copy this server's pairing line").click()
+    editor.wait_until(lambda: any("pairing line is copied" in text for text in editor.messages()))
+    assert editor.page.evaluate("() => navigator.clipboard.readText()") == pairing_line(pair.here.url, token_of(pair.here))
+    assert token_of(pair.here) not in editor.page.content()
+
+
+def test_a_part_is_placed_from_its_list(editor: Editor, tab: Any, registry: Path) -> None:
+    editor.wait_until(lambda: "Nothing here has a name yet" in section(tab, "This workflow").inner_text())
+    image, inverted = editor.add("EmptyImage", 400, 100), editor.add("ImageInvert", 700, 100)
+    editor.link(image, 0, inverted, "image")
+    editor.page.evaluate("(id) => { app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)])).node.title = 'Refine'; }", inverted)
+    editor.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    chosen = tab.get_by_label("Where Refine runs")
+    chosen.wait_for()
+    assert chosen.locator("option").all_inner_texts() == ["this server", "closed", "studio"]
+    before = editor.page.evaluate("() => JSON.stringify(app.graph.serialize())")
+    chosen.select_option("studio")
+    editor.wait_until(lambda: read_document(registry)["graphs"] == {"Refine": "studio"})
+    chosen.select_option("this server")
+    editor.wait_until(lambda: read_document(registry)["graphs"] == {"Refine": "local"})
+    assert editor.page.evaluate("() => JSON.stringify(app.graph.serialize())") == before
+    text = registry.read_text(encoding="utf-8").replace("Refine: local", "Refine: {replicas: [studio, closed]}")
+    registry.write_text(text, encoding="utf-8")
+    tab.get_by_role("button", name="Look again").click()
+    editor.wait_until(lambda: chosen.evaluate("(list) => list.selectedOptions[0].text") == "studio | closed")
+
+
+@pytest.mark.filterwarnings("ignore:BuildMismatch:RuntimeWarning")
+def test_jobs_show_how_far_they_are_and_can_be_cancelled(editor: Editor, tab: Any, pair: Any) -> None:
+    from samples.comfy_graphs import InBackground
+
+    graph = pair.studio.deploy("paint slowly", PAINT)
+    call = InBackground(lambda: graph.run({"prompt": "a lake"}))
+    jobs = section(tab, "Jobs")
+    row = jobs.locator("li", has_text="paint slowly").first
+    row.get_by_role("progressbar").wait_for()
+    editor.wait_until(lambda: "of 400" in row.inner_text(), 100)
+    row.get_by_role("button", name="Cancel paint slowly").click()
+    editor.wait_until(lambda: "ancelled" in row.inner_text())
+    with pytest.raises(Exception, match="cancel"):
+        call.wait()
+
+
+def test_what_is_looked_at_stays_open_and_in_focus_while_it_is_asked_again(editor: Editor, tab: Any) -> None:
+    unfold(line(tab, "studio"))
+    line(tab, "studio").locator("summary").first.focus()
+    asked = len([url for url in editor.requests if "/ui/status" in url])
+    editor.wait_until(lambda: len([url for url in editor.requests if "/ui/status" in url]) > asked + 1)
+    assert line(tab, "studio").locator("details").first.evaluate("(details) => details.open")
+    assert editor.page.evaluate("() => document.activeElement.dataset.key") == "endpoint studio"
+
+
+def test_a_closed_tab_asks_nothing(editor: Editor) -> None:
+    asked = len(editor.requests)
+    editor.page.wait_for_timeout(3000)
+    assert [url for url in editor.requests[asked:] if "/yggdrasill/ui/" in url] == []
+
+
+def test_the_settings_page_has_what_belongs_to_the_editor_and_to_this_server(editor: Editor, pair: Any) -> None:
+    editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.ShowSettingsDialog'); }")
+    dialog = editor.page.get_by_role("dialog")
+    dialog.get_by_text("Yggdrasill", exact=True).first.click()
+    for words in ("Show on nodes which endpoint runs them", "Keep the sidebar up to date"):
+        assert dialog.get_by_text(words).first.is_visible()
+    policy = dialog.locator("select[aria-label='Calls of other machines']")
+    editor.wait_until(lambda: policy.input_value() == "fifo")
+    policy.select_option("front")
+    file = pair.here.base / "user" / "yggdrasill" / "settings.yaml"
+    editor.wait_until(lambda: file.exists() and read_document(file) == {"queue": "front"})
+    policy.select_option("fifo")
+    editor.wait_until(lambda: read_document(file) == {"queue": "fifo"})
+    file.unlink()
+    editor.page.keyboard.press("Escape")

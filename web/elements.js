@@ -1,0 +1,99 @@
+/**
+ * Elements of the page: made in one call, given the extension's looks once, and filled anew without losing the place of the keyboard.
+ */
+
+const STYLE = "yggdrasill-style";
+
+/**
+ * An element. Properties that begin with "on" are listeners, `class` and `data-*`, `aria-*`, `role` are attributes, others are set as they are.
+ * @param {string} tag
+ * @param {Record<string, any>} [properties]
+ * @param {...(Node | string | null | undefined | false)} children
+ * @returns {HTMLElement}
+ */
+export function make(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null) continue;
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (name === "class" || name === "role" || name === "for" || name.includes("-")) element.setAttribute(name, value);
+    else element[name] = value;
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
+}
+
+/**
+ * A button that shows an icon alone; its name is for those who do not see it, and for a pointer that rests on it.
+ * @param {string} icon of PrimeIcons, such as "pi-refresh"
+ * @param {string} name
+ * @param {(event: Event) => void} act
+ * @param {string} [key] by which the keyboard's place is found again
+ */
+export function iconButton(icon, name, act, key = name) {
+  return make("button", { class: "ygg-icon", type: "button", title: name, "aria-label": name, "data-key": key, onclick: act }, symbol(icon));
+}
+
+/** A button with words. */
+export function button(words, act, key = words, look = "") {
+  return make("button", { class: `ygg-button ${look}`, type: "button", "data-key": key, onclick: act }, words);
+}
+
+/** An icon that says nothing by itself. */
+export function symbol(icon) {
+  return make("i", { class: `pi ${icon}`, "aria-hidden": "true" });
+}
+
+/**
+ * Put other children into an element; whoever was at one with a `data-key` is at its successor then.
+ * @param {HTMLElement} element
+ * @param {...(Node | string)} children
+ */
+export function fill(element, ...children) {
+  const key = element.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+  element.replaceChildren(...children);
+  if (key) element.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
+}
+
+/** Load the extension's style sheet, once. */
+export function useStyle(app) {
+  if (document.getElementById(STYLE)) return;
+  document.head.append(make("link", { id: STYLE, rel: "stylesheet", href: app.api.fileURL("/yggdrasill/web/style.css") }));
+}
+
+/**
+ * A dialog over the page: Escape and its cross close it, the keyboard stays inside, and goes back to where it was.
+ * @param {object} app
+ * @param {string} title
+ * @param {...Node} content
+ * @returns {HTMLDialogElement}
+ */
+export function openDialog(app, title, ...content) {
+  useStyle(app);
+  const close = iconButton("pi-times", "Close", () => dialog.close());
+  const dialog = make(
+    "dialog",
+    { class: "ygg ygg-dialog", "aria-label": title, onclose: () => dialog.remove(), onkeydown: (event) => event.stopPropagation() },
+    make("header", {}, make("h2", {}, title), close),
+    make("div", { class: "ygg-dialog-body" }, ...content),
+  );
+  dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}
+
+/** @returns {string} a number of bytes as people read it */
+export function bytes(count) {
+  const units = ["B", "kB", "MB", "GB", "TB"];
+  let unit = 0;
+  let rest = count;
+  for (; rest >= 999.5 && unit < units.length - 1; unit += 1) rest /= 1000;
+  return `${rest < 10 && unit ? rest.toFixed(1) : Math.round(rest)} ${units[unit]}`;
+}
+
+/** @returns {string} seconds as people read them */
+export function seconds(count) {
+  if (count < 1) return `${Math.round(count * 1000)} ms`;
+  return count < 100 ? `${count.toFixed(1)} s` : `${Math.floor(count / 60)} min ${Math.round(count % 60)} s`;
+}

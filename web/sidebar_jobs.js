@@ -1,0 +1,63 @@
+/**
+ * The jobs in the sidebar: what runs here for others and what runs at the endpoints, how far each is, and stopping one.
+ */
+import { ask, tell } from "./asking.js";
+import { fill, iconButton, make, seconds } from "./elements.js";
+
+const IDLE_MS = 4000;
+const BUSY_MS = 1000;
+const LIVE = new Set(["IN_QUEUE", "IN_PROGRESS"]);
+const SIGNS = { COMPLETED: "pi-check", FAILED: "pi-exclamation-triangle", CANCELLED: "pi-ban", TIMED_OUT: "pi-clock" };
+
+/**
+ * @param {object} app
+ * @returns {import("./sidebar.js").Section}
+ */
+export function jobsSection(app) {
+  const list = make("ul", { class: "ygg-list" });
+  const element = make("section", { "aria-label": "Jobs" }, make("div", { class: "ygg-title" }, make("h3", {}, "Jobs")), list);
+  let live = false;
+  async function look() {
+    try {
+      const { places } = await ask(app, "jobs");
+      const jobs = places.flatMap(({ endpoint, jobs: rows }) => rows.map((row) => ({ ...row, endpoint })));
+      live = jobs.some(({ status }) => LIVE.has(status));
+      jobs.sort((a, b) => LIVE.has(b.status) - LIVE.has(a.status) || b.created - a.created);
+      fill(list, ...(jobs.length ? jobs.slice(0, 30).map((job) => line(app, job, look)) : [make("li", { class: "ygg-empty" }, "None.")]));
+    } catch (error) {
+      fill(list, make("li", { class: "ygg-problem" }, error.message));
+    }
+  }
+  return { element, look, pause: () => (live ? BUSY_MS : IDLE_MS) };
+}
+
+function line(app, job, look) {
+  const where = job.endpoint ? `at ${job.endpoint}` : "here, for another";
+  const head = make("div", { class: "ygg-row" }, make("b", { class: "ygg-cut", title: job.graph_id }, job.graph_id), make("span", { class: "ygg-soft ygg-end" }, where));
+  if (!LIVE.has(job.status)) {
+    const took = job.finished && job.started ? ` · ${seconds(job.finished - job.started)}` : "";
+    const words = `${job.status.toLowerCase().replace("_", " ")}${took}`;
+    const failed = job.error && job.status !== "CANCELLED";
+    head.prepend(make("i", { class: `pi ${SIGNS[job.status]} ygg-soft`, "aria-hidden": "true" }));
+    return make("li", {}, head, make("div", failed ? { class: "ygg-problem ygg-clamp", title: job.error } : { class: "ygg-soft" }, failed ? job.error : words));
+  }
+  head.append(iconButton("pi-times", `Cancel ${job.graph_id}`, () => void cancel(app, job, look), `cancel ${job.job_id}`));
+  return make("li", {}, head, progress(job));
+}
+
+function progress({ status, progress: told, graph_id: name }) {
+  if (status === "IN_QUEUE") return make("div", { class: "ygg-soft" }, "waiting");
+  const bar = make("progress", { "aria-label": `How far ${name} is` });
+  if (told?.total) Object.assign(bar, { max: told.total, value: told.done });
+  const words = told?.total ? `${told.text ?? ""} ${told.done} of ${told.total}`.trim() : "running";
+  return make("div", { class: "ygg-row ygg-soft" }, bar, words);
+}
+
+async function cancel(app, job, look) {
+  try {
+    await ask(app, "cancel", {}, { job_id: job.job_id, endpoint: job.endpoint });
+    await look();
+  } catch (error) {
+    tell(app, "error", `“${job.graph_id}” was not cancelled`, error.message);
+  }
+}
