@@ -112,7 +112,7 @@ class Lender:
         for wait in self._waits:
             for run in [run for run in self._runs.values() if run.state == "queued" and run.key in wait.reported]:
                 if wait.nested is None and not any(other.running for other in self._waits) and self._take(run, "lent"):
-                    wait.running = run
+                    wait.running = run.part_of = run
                     wait.offer(run)
 
     def _take(self, run: PromptRun, state: str) -> bool:

@@ -48,8 +48,7 @@ class NodeCall(ABC):
         self._run_around = run = around().runner.run_of(place.prompt_id) if place else None
         self._messages = self._make_messages(place.prompt_id if place else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
-        nested = run if run is not None and run.state == "lent" else None
-        self._loan = Loan(around().runner, nested)
+        self._loan = Loan(around().runner, run.part_of if run is not None else None)
         self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)
         self._future: Future[dict[int, list[Any]]] = Future()
         threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
@@ -107,5 +106,7 @@ class NodeCall(ABC):
         Raises:
             As `ComfyGraph.run`.
         """
-        with watched_by(lambda kind, facts: self._told("comfy", {"what": kind, **facts}), ""):
-            return around().runner.run_prompt(graph, inputs, self._context, self._preview_method, begin=self._loan.take)
+        with watched_by(
+            lambda kind, facts: self._told("comfy", {"what": kind, **facts}), "", begin=self._loan.take, preview_method=self._preview_method
+        ):
+            return around().runner.run_prompt(graph, inputs, self._context)

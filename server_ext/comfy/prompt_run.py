@@ -35,6 +35,8 @@ class PromptRun:
         self.stop_inner: Callable[[], None] | None = None
         self.lent_until: float | None = None
         self.registry: Any = None
+        #: The lent run that this one is part of: itself, or the one whose node runs this one for itself; None for all others.
+        self.part_of: PromptRun | None = None
         self.stuck_since: float | None = None
         self._blocked: list[str] = []
         self.graph = graph

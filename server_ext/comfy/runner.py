@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument, choices
@@ -32,17 +33,33 @@ _FAR_AHEAD = -(1 << 40)
 _MOST_AHEAD = 8
 """Jobs that go ahead of a prompt that the owner has waiting; the next one waits behind it."""
 _STEP = 1e-6
-_watch: ContextVar[tuple[Watch, str] | None] = ContextVar("yggdrasill_comfy_watch", default=None)
+
+
+@dataclass(frozen=True)
+class _Caller:
+    watch: Watch | None = None
+    key: str | None = None
+    begin: Callable[[PromptRun], None] | None = None
+    preview_method: str | None = None
+
+
+_caller: ContextVar[_Caller] = ContextVar("yggdrasill_comfy_caller", default=_Caller())  # noqa: B039 - it is frozen
 
 
 @contextlib.contextmanager
-def watched_by(watch: Watch, key: str) -> Iterator[None]:
-    """Tell ``watch(kind, facts)`` what happens in the prompts that this thread runs for the call ``key``, in JSON values."""
-    before = _watch.set((watch, key))
+def watched_by(
+    watch: Watch, key: str, *, begin: Callable[[PromptRun], None] | None = None, preview_method: str | None = None
+) -> Iterator[None]:
+    """Tell ``watch(kind, facts)`` what happens in the prompts that this thread and its branches run for the call ``key``, in JSON values.
+
+    ``begin(run)`` starts each of them once it was checked, on ComfyUI's main loop; they are queued if None. ``preview_method`` is
+    that of prompts that name none.
+    """
+    before = _caller.set(_Caller(watch, key, begin, preview_method))
     try:
         yield
     finally:
-        _watch.reset(before)
+        _caller.reset(before)
 
 
 class QueueRunner:
@@ -80,13 +97,13 @@ class QueueRunner:
         inputs: Mapping[str, Any],
         context: RunContext,
         preview_method: str | None = None,
-        begin: Callable[[PromptRun], None] | None = None,
     ) -> dict[str, Any]:
-        """See `PromptRunner.run_prompt`. ``begin(run)`` starts the prompt, on ComfyUI's main loop, once it was checked; it is queued if None."""
-        watch, key = _watch.get() or (None, None)
-        run = PromptRun(str(uuid.uuid4()), graph, context, watch, key)
-        if preview_method is not None:
-            run.extra_data["preview_method"] = preview_method
+        """See `PromptRunner.run_prompt`; `watched_by` says how the prompt begins."""
+        caller = _caller.get()
+        run = PromptRun(str(uuid.uuid4()), graph, context, caller.watch, caller.key)
+        previews = preview_method or caller.preview_method
+        if previews is not None:
+            run.extra_data["preview_method"] = previews
         digests: dict[str, str] = {}
         try:
             for name, value in inputs.items():
@@ -95,7 +112,7 @@ class QueueRunner:
                 self._runs[run.prompt_id] = run
             prompt = bind_prompt(graph, digests, run.prompt_id)
             fit_paths(prompt)
-            asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin or self.queue), host_api.prompt_server().loop)
+            asyncio.run_coroutine_threadsafe(self._start(run, prompt, caller.begin or self.queue), host_api.prompt_server().loop)
             self._follow(run)
             return run.settle()
         finally:

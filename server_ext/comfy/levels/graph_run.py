@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.wired import Wired
-from yggdrasill.pipeline.flow import Flow
-from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy.levels.building import checked_level, placed
 from yggdrasill.server_ext.comfy.levels.ports import inputs_by_name, outputs_in_order
 from yggdrasill.server_ext.comfy.levels.work import NodeWork
 from yggdrasill.values.handles import load_handles
-from yggdrasill.world import World
 
-__all__ = ["refuse_workflows_here", "run_graph"]
+__all__ = ["run_graph"]
 
 
 def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[str, Any], seed: int, loop_steps: int) -> dict[int, Any]:
@@ -27,7 +23,6 @@ def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[s
     kind = checked_level(config, "graph", "pipeline")
     name = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
     graph = placed(config)
-    refuse_workflows_here(graph)
     inputs = inputs_by_name(graph, name, sockets)
     work.meter.begin(len(graph._children) if isinstance(graph, Wired) else 1)
 
@@ -38,14 +33,3 @@ def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[s
     options: dict[str, Any] = {"num_loop_steps": loop_steps} if loop_steps > 0 else {}
     outputs = graph.run(inputs, seed=seed, callbacks=told, **options)
     return outputs_in_order(graph, load_handles(dict(outputs)))
-
-
-def refuse_workflows_here(project: Any) -> None:
-    """Raise `InvalidArgument` if a ComfyUI workflow in the project is to run in this ComfyUI, whose queue waits for the node."""
-    below = [child for _, child in project.walk()] if isinstance(project, (Flow, World)) else []
-    for part in [project, *below]:
-        if isinstance(part, ComfyGraph):
-            raise InvalidArgument(
-                f"graph {part.graph_id!r} is a ComfyUI workflow, and this ComfyUI cannot run it while it waits for this node; place it on an "
-                "endpoint in endpoints.yaml, or put its nodes into this workflow"
-            )

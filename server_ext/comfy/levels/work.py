@@ -1,4 +1,7 @@
-"""The work of one node in a thread of its own: the node waits without holding ComfyUI up, and an interrupt stops the work."""
+"""The work of one node in a thread of its own: the node waits without holding ComfyUI up, and an interrupt stops the work.
+
+While it waits the node runs the ComfyUI workflows of its own project, and whatever its calls of other servers wait for here.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.loan import Loan
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.runner import watched_by
 
 __all__ = ["Meter", "NodeWork"]
 
@@ -60,6 +65,8 @@ class NodeWork(Generic[Result]):
     def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
         place = host_api.executing_place()
         self._around_run: PromptRun | None = around().runner.run_of(place.prompt_id) if place else None
+        self._loan = Loan(around().runner, self._around_run.part_of if self._around_run is not None else None)
+        self._preview_method = host_api.preview_method()
         self.messages = NodeMessages(node_id, place.prompt_id if place else "", self._around_run)
         self.meter = Meter(self.messages)
         self.token = CancelToken()
@@ -70,11 +77,18 @@ class NodeWork(Generic[Result]):
 
     def _run(self) -> None:
         try:
-            with enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.inside) as context:
+            with (
+                watched_by(self._heard, "", begin=self._loan.take, preview_method=self._preview_method),
+                enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.inside) as context,
+            ):
                 self.context: RunContext = context
                 self._future.set_result(self._work(self))
         except BaseException as error:  # noqa: BLE001 - the node raises it
             self._future.set_exception(error)
+
+    def _heard(self, kind: str, facts: dict[str, Any]) -> None:
+        """Something happened in a workflow that this node runs."""
+        self.messages.watch("comfy", {"what": kind, **facts})
 
     async def result(self) -> Result:
         """What the work gives. An interrupt stops it before its next part and waits for that.
@@ -85,15 +99,20 @@ class NodeWork(Generic[Result]):
         future = asyncio.wrap_future(self._future)
         try:
             while not future.done():
-                await asyncio.wait([future], timeout=_POLL)
+                await self._loan.wait_with(future, _POLL)
                 if host_api.interrupted():
                     self.token.cancel("interrupted")
+                    await self._loan.stop()
                     await asyncio.wait([future], timeout=_GRACE)
                     host_api.raise_interrupt()
                 if self._around_run is not None and self._around_run.context.token.cancelled:
-                    raise Cancelled(self._around_run.context.token.reason)
+                    self.token.cancel(self._around_run.context.token.reason)
+                    await self._loan.stop()
+                    raise Cancelled(self.token.reason)
+            await self._loan.finish()
             return future.result()
         finally:
             self.token.cancel("the node was stopped")
+            self._loan.end()
             if not future.done():
                 future.cancel()

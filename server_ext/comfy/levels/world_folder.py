@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, MissingFile, StorageFailed, choices
+from yggdrasill.errors import CorruptData, InvalidArgument, InvalidConfig, MissingFile, StorageFailed, choices
 from yggdrasill.executor.context import CancelToken
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.server_ext.comfy.levels.building import build
@@ -100,7 +100,7 @@ class RunFolder:
 
     def _record(self) -> dict[str, Any]:
         file = self._run / _RECORD
-        return read_document(file) if file.is_file() else {}
+        return _read_record(file) if file.is_file() else {}
 
     def _write(self, record: Mapping[str, Any]) -> None:
         write_file(self._run / _RECORD, json.dumps(record, ensure_ascii=False).encode("utf-8", "backslashreplace"), durable=True)
@@ -118,6 +118,23 @@ def saved_worlds() -> list[str]:
     folder = worlds_folder()
     found = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
     return sorted(name for name in found if _NAME.fullmatch(name) and any(file.is_file() for file in _configs(folder / name)))
+
+
+def _read_record(file: Path) -> dict[str, Any]:
+    """What a run was begun with.
+
+    Raises:
+        CorruptData
+    """
+    try:
+        record = read_document(file)
+    except InvalidConfig as error:
+        said = error.message
+    else:
+        if isinstance(record.get("config"), dict):
+            return record
+        said = f"{str(file)!r} has no config"
+    raise CorruptData(f"what is kept of a run is damaged: {said}; move the folder {str(file.parent)!r} away to begin anew", path=str(file))
 
 
 def _take(lock: FileLock, token: CancelToken) -> bool:
@@ -172,7 +189,7 @@ def load_world(name: str) -> tuple[dict[str, Any], State | None]:
         if file.is_file():
             state, written = unpack_last(file.read_bytes(), str(file))[0], file.stat().st_mtime_ns
     else:
-        config = dict(read_document(run)["config"])
+        config = dict(_read_record(run)["config"])
     world_id = str(config.get("world_id", name))
     for folder in (home / _RUN, home / _BEFORE):
         newest = max((file.stat().st_mtime_ns for file in folder.glob("*.ygg")), default=0)

@@ -11,7 +11,6 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.server_ext.comfy.levels.building import config_key, placed
-from yggdrasill.server_ext.comfy.levels.graph_run import refuse_workflows_here
 from yggdrasill.server_ext.comfy.levels.states import check_holes, opened, state_pictures
 from yggdrasill.server_ext.comfy.levels.thumbnail import jpeg_of
 from yggdrasill.server_ext.comfy.levels.work import NodeWork
@@ -80,7 +79,6 @@ def run_world(work: NodeWork[WorldResult], call: WorldCall) -> WorldResult:
     with folder.held(work.token) if folder else nullcontext():
         world = placed(call.config)
         if isinstance(world, World):
-            refuse_workflows_here(world)
             check_holes(start, world)
         stopped = folder.stopped() if folder else None
         if folder and stopped is None:
