@@ -33,6 +33,7 @@ from yggdrasill.world.world import World
 __all__ = ["Deployment", "Deployments", "canonical_json", "check_graph_id", "deployment_hash"]
 
 _CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
+_RECORD: dict[str, Any] = {"graph_id": str, "kind": str, "hash": str, "config": dict, "has_state": bool}
 _LONGEST_ID = 200
 _LOG = logging.getLogger("yggdrasill.server")
 
@@ -99,6 +100,8 @@ class Deployments:
         self._pool = pool or ReusePool()
         self._resolver = resolver
         self._live: dict[str, Deployment] = {}
+        #: Files that were left out, by what was said of them; once is enough.
+        self._left_out: dict[Path, str] = {}
         #: When those that are not kept for ever were called last, by the monotonic clock; a restart counts as a call.
         self._called = {
             record["graph_id"]: (time.monotonic(), record["idle_after"]) for record in self._stored() if record.get("idle_after")
@@ -280,10 +283,16 @@ class Deployments:
         found = []
         for file in files:
             try:
-                found.append(_read_record(file))
-            except InvalidConfig as error:
-                _LOG.warning("a served graph is left out: %s", error)
-        return [record for record in found if record is not None]
+                record = _read_record(file)
+                if record is not None and self._file(record["graph_id"], ".json").name == file.name:
+                    found.append(record)
+                elif record is not None:
+                    raise InvalidConfig(f"{str(file)!r} is a copy of the record of {record['graph_id']!r}; delete it")
+            except (InvalidConfig, StorageFailed) as error:
+                if self._left_out.get(file) != error.message:
+                    self._left_out[file] = error.message
+                    _LOG.warning("a file among the served graphs is left out: %s", error.message)
+        return found
 
     def _restore(self, graph_id: str, record: Mapping[str, Any]) -> Deployment:
         from yggdrasill.values import load
@@ -305,11 +314,18 @@ def _parts(runnable: Any) -> Iterator[Any]:
 
 def _read_record(file: Path) -> dict[str, Any] | None:
     try:
-        return parse_document(file.read_text(encoding="utf-8"), str(file), yaml=False)
+        record = parse_document(file.read_text(encoding="utf-8"), str(file), yaml=False)
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
         raise StorageFailed(f"cannot read {str(file)!r}: {error}", path=str(file)) from error
+    for name, kind in _RECORD.items():
+        if not isinstance(record.get(name), kind):
+            raise InvalidConfig(
+                f"{str(file)!r} is no record of something deployed (without a proper {name!r}); this folder is the endpoint's own: "
+                "move the file elsewhere, and deploy it if it is a config"
+            )
+    return record
 
 
 def check_graph_id(graph_id: str) -> str:

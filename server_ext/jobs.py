@@ -212,7 +212,7 @@ class JobStore:
             for act, future in batch:
                 done.append((future, act(db)))
             db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # the others: a row that no version of this wrote
             if db.in_transaction:
                 db.execute("ROLLBACK")
             if len(batch) > 1:
@@ -226,9 +226,15 @@ class JobStore:
         for future, result in done:
             future.set_result(result)
 
-    def _failed(self, error: sqlite3.Error) -> StorageFailed:
+    def _failed(self, error: Exception) -> StorageFailed:
         if "locked" in str(error):
             return StorageFailed(f"another endpoint uses the job file {self._path!r}; give each its own data folder", path=self._path)
+        if type(error) is sqlite3.DatabaseError or not isinstance(error, sqlite3.Error):
+            return StorageFailed(
+                f"the job file {self._path!r} is damaged: {error}; move it away (with those beside it whose names begin the same) to begin "
+                "with no jobs, and start again",
+                path=self._path,
+            )
         return StorageFailed(
             f"the job file {self._path!r} cannot be used: {error}; free space, or check the folder and its permissions", path=self._path
         )

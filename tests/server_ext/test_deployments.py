@@ -101,6 +101,32 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
         put(served(tmp_path), name, one_node("double"))
 
 
+def test_foreign_files_among_the_records_are_left_out_with_one_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = served(tmp_path)
+    put(first, "double", one_node("double"))
+    record = next((tmp_path / "graphs").glob("double-*.json"))
+    (tmp_path / "graphs" / "mine.json").write_text(json.dumps(one_node("double")), encoding="utf-8")
+    (tmp_path / "graphs" / "list.json").write_text("[1, 2]", encoding="utf-8")
+    (tmp_path / "graphs" / "typo.json").write_text('{"graph_id": "x",', encoding="utf-8")
+    (tmp_path / "graphs" / "latin.json").write_bytes(b'{"graph_id": "\xe9"}')
+    (tmp_path / "graphs" / "copy of double.json").write_bytes(record.read_bytes())
+    (tmp_path / "graphs" / "folder.json").mkdir()
+    (tmp_path / "graphs" / "notes.txt").write_text("mine", encoding="utf-8")
+    again = served(tmp_path)
+    for _ in range(3):
+        assert again.names() == ["double"]
+        assert [entry["graph_id"] for entry in again.summaries()] == ["double"]
+        assert again.idle() == []
+    assert again.get("double").runnable.run({"x": 2})["y"] == 4
+    said = [entry.getMessage() for entry in caplog.records]
+    assert len(said) == 6
+    for name in ("mine", "list", "typo", "latin", "copy of double", "folder"):
+        assert sum(f"{name}.json" in line for line in said) == 1, name
+    assert any(
+        "is no record of something deployed (without a proper 'kind')" in line and "deploy it if it is a config" in line for line in said
+    )
+
+
 def test_what_a_config_may_say_stays_as_it_is(tmp_path: Path) -> None:
     rules = HostRules([tmp_path], tmp_path, lambda url: url.startswith("http://known/"))
     config = {

@@ -98,7 +98,7 @@ def test_a_file_of_a_newer_version_or_of_something_else_is_refused(tmp_path: Pat
     with pytest.raises(UnsupportedVersion, match="update yggdrasill"):
         JobStore(newer)
     (tmp_path / "text.sqlite").write_text("no database " * 100, encoding="utf-8")
-    with pytest.raises(StorageFailed, match="cannot be used"):
+    with pytest.raises(StorageFailed, match="is damaged"):
         JobStore(tmp_path / "text.sqlite")
     with pytest.raises(StorageFailed):
         JobStore(tmp_path / "nowhere" / "jobs.sqlite")

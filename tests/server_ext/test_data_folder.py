@@ -1,0 +1,119 @@
+"""What is broken in the data folder: what is foreign is left alone, and what cannot be used is named with what to do."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from samples.endpoints import EndpointProcess
+from samples.http import Http
+from yggdrasill.errors import StorageFailed, YggdrasillError
+from yggdrasill.server_ext.comfy.settings import ComfySettings
+from yggdrasill.server_ext.job import Job
+from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.server import Settings, build_service
+
+GARBAGE = b"\x00\xffthis is nothing\n" * 20
+
+
+def lay(folder: Path, name: str, content: bytes, mode: int = 0o600) -> None:
+    """Write a file of the data folder."""
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
+    file.chmod(mode)
+
+
+def test_an_endpoint_starts_with_foreign_and_half_written_things_around(tmp_path: Path) -> None:
+    for name in ("configs/notes.txt", "configs/a.json", "worlds/half/config.json", "worlds/half/run/run.json", "worlds/file"):
+        lay(tmp_path, name, GARBAGE)
+    for name in (
+        "graphs/a.json",
+        "graphs/b.ygg",
+        "kept/a.json",
+        "artifacts/notes.txt",
+        "artifacts/ab/half.part",
+        "stray.yaml",
+        "audit.log",
+    ):
+        lay(tmp_path, name, GARBAGE)
+    process = EndpointProcess("odd", tmp_path)
+    process.begin()
+    try:
+        http = Http(process.ready())
+        assert http.get("/graphs").json()["graphs"] == []
+        assert http.get("/health").json()["status"] == "ok"
+    finally:
+        process.stop()
+    assert (tmp_path / "artifacts" / "notes.txt").read_bytes() == GARBAGE
+
+
+@pytest.mark.parametrize(
+    "name, content, mode, said",
+    [
+        ("endpoints.yaml", b"endpoints: {a: [", 0o600, "endpoints.yaml, line 2"),
+        ("endpoints.yaml", b"endpoint: {}\n", 0o600, "endpoint"),
+        ("endpoints.yaml", GARBAGE, 0o600, "endpoints.yaml"),
+        ("secrets.yaml", b"a: tell-nobody\n", 0o644, "chmod 600"),
+        ("secrets.yaml", b"a: [tell-nobody", 0o600, "is no YAML mapping"),
+        ("jobs.sqlite", GARBAGE * 100, 0o600, "is damaged: .*; move it away"),
+        ("signing_key", b"", 0o600, "delete it, and a new secret is made"),
+    ],
+)
+def test_what_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, name: str, content: bytes, mode: int, said: str) -> None:
+    if name == "secrets.yaml":
+        lay(tmp_path, "endpoints.yaml", b"endpoints: {a: {url: 'http://127.0.0.1:9'}}\n")
+        if os.name == "nt" and mode != 0o600:
+            pytest.skip("files have no such mode there")
+    lay(tmp_path, name, content, mode)
+    with pytest.raises(YggdrasillError, match=said) as caught:
+        build_service(Settings(data_dir=tmp_path), tmp_path, "a-token-of-a-test", Redactor([]))
+    assert name in caught.value.message
+    assert "\n" not in caught.value.message
+    assert "tell-nobody" not in caught.value.message
+    assert (tmp_path / name).read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (b"qeue: front\n", "settings.yaml: there is 'qeue'; it takes 'allow_hosts'"),
+        (b"queue: [front\n", "settings.yaml, line"),
+        (b"queue: front\nqueue: fifo\n", "settings.yaml.*twice"),
+        (b"- front\n", "settings.yaml: a config is a mapping"),
+        (GARBAGE, "settings.yaml"),
+    ],
+)
+def test_settings_that_cannot_be_read_are_named(tmp_path: Path, text: bytes, said: str) -> None:
+    lay(tmp_path, "settings.yaml", text)
+    with pytest.raises(YggdrasillError, match=said):
+        ComfySettings.read(tmp_path / "settings.yaml")
+
+
+def break_a_row(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE jobs SET request = '{\"inputs'")
+    db.close()
+
+
+def break_the_pages(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[2048:] = os.urandom(len(data) - 2048)
+    file.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("harm", [break_a_row, break_the_pages])
+def test_a_job_file_that_is_damaged_inside_is_named_and_nobody_waits_for_it(tmp_path: Path, harm: Callable[[Path], None]) -> None:
+    file = tmp_path / "jobs.sqlite"
+    store = JobStore(file)
+    for name in ("a", "b", "c"):
+        store.insert(Job(name, f"key-{name}", "graph", "hash", "body", {"inputs": "x" * 4000})).result()
+    store.close()
+    harm(file)
+    with pytest.raises(StorageFailed, match=r"jobs.sqlite' is damaged: .*; move it away"):
+        JobStore(file).unfinished().result(5)
