@@ -51,10 +51,12 @@ function placing() {
   return begun;
 }
 
+/** What most nodes say: nothing, and so it is not drawn. */
+let noSign = null;
 /** What a node says of where it runs. It is read again when `yggdrasillSign` changes; `badges.js` has the rest. */
 function signOf(node) {
   void node.outputs?.yggdrasillSign;
-  return loaded.get("placing")?.signOf(node) ?? new window.LGraphBadge({ text: "" });
+  return loaded.get("placing")?.signOf(node) ?? (noSign ??= new window.LGraphBadge({ text: "" }));
 }
 
 const TAB = {
