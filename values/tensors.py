@@ -30,7 +30,8 @@ def is_tensor(value: object) -> bool:
 
 
 def encode_tensor(tensor: torch.Tensor, place: str) -> Payload:
-    """``tensor`` detached and on the CPU, as a view of its memory; views with gaps or overlaps are copied to row-major order.
+    """``tensor`` detached and on the CPU, as a view of its memory; views with gaps or overlaps are copied without them, their
+    axes in the order that torch's own kernels give to what they make of such views.
 
     Raises `CannotTravel` naming ``place`` for subclasses, sparse, quantized, nested and meta tensors.
     """
@@ -40,7 +41,7 @@ def encode_tensor(tensor: torch.Tensor, place: str) -> Payload:
     try:
         plain = tensor.detach().cpu().resolve_conj().resolve_neg()
         if not is_dense(plain.shape, plain.stride()):
-            plain = _row_major(plain)
+            plain = _without_gaps(plain)
         count = plain.numel()
         flat = torch.as_strided(plain, (count,), (1,), plain.storage_offset())
         if count and not plain.data_ptr():
@@ -106,12 +107,12 @@ def _bytes_of(data: memoryview) -> torch.Tensor:
     return torch.frombuffer((ctypes.c_ubyte * data.nbytes).from_address(address), dtype=torch.uint8)
 
 
-def _row_major(tensor: torch.Tensor) -> torch.Tensor:
-    """A copy without gaps, made on integers of the same width, because torch copies no elements of its rarest dtypes."""
+def _without_gaps(tensor: torch.Tensor) -> torch.Tensor:
+    """A dense copy, made on integers of the same width, because torch copies no elements of its rarest dtypes."""
     import torch
 
     width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}[tensor.element_size()]
-    return tensor.view(width).contiguous().view(tensor.dtype)
+    return tensor.view(width).clone(memory_format=torch.preserve_format).view(tensor.dtype)
 
 
 def _refuse(tensor: torch.Tensor, place: str) -> None:

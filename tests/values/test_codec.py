@@ -110,6 +110,12 @@ def test_views_with_gaps_or_overlaps_become_contiguous() -> None:
         assert travelled(view) == back.stride()
 
 
+def test_a_view_with_gaps_keeps_the_order_of_its_axes() -> None:
+    view = torch.rand(1, 3, 8, 8).permute(0, 2, 3, 1)[:, 1:-1, 1:-1]
+    assert journey(view).stride() == (view * 1).stride() == (108, 6, 1, 36)
+    assert torch.equal(journey(view), view)
+
+
 def test_only_the_bytes_of_a_view_travel() -> None:
     assert len(dumps(torch.zeros(1_000_000)[:10])) < 1000
 

@@ -148,9 +148,10 @@ class PlacedCall(NodeCall):
     def _values(self) -> dict[str, Any]:
         values = {}
         for index, port in enumerate(self.plan.inputs):
-            listed = [value.value if type(value) is HandedOver else value for value in self.ports.get(f"p{index}") or ()]
-            check_port(port["name"], str(port.get("type", "*")), listed)
-            values[port["name"]] = port_value(listed)
+            listed = self.ports.get(f"p{index}") or ()
+            # what was handed over has travelled already
+            check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not HandedOver])
+            values[port["name"]] = port_value(value.value if type(value) is HandedOver else value for value in listed)
         return values
 
     # -- failures -----------------------------------------------------------------------------------------------

@@ -13,12 +13,14 @@ import pytest
 from samples.comfy import Installation, Server, Servers, make_base_directory
 from samples.conformance.lab import Lab
 from samples.conformance.page import write_page
+from samples.conformance.placing_report import PlacingReport
 from samples.conformance.report import Report
 from samples.conformance.template_report import TemplateReport
 from samples.conformance.templates import Template, captured
 from samples.editor import find_browser, started_browser
 
 _REPORT = Report()
+_PLACING = PlacingReport()
 _TEMPLATES = TemplateReport()
 _OPTION = "--conformance-report"
 
@@ -35,7 +37,8 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if path is None or terminal is None:
         return
     skipped = len(terminal.stats.get("skipped", ()))
-    found = {name: facts for name, facts in (("workflows", _REPORT.facts()), ("templates", _TEMPLATES.facts())) if facts is not None}
+    sections = {"workflows": _REPORT.facts(), "placing": _PLACING.facts(), "templates": _TEMPLATES.facts()}
+    found = {name: facts for name, facts in sections.items() if facts is not None}
     if skipped or not found:
         shown = ", ".join(found) or "nothing"
         terminal.write_line(f"NOT SHOWN: {skipped} tests of the conformance suite were skipped; {shown} was run", red=True)
@@ -48,6 +51,12 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 def report() -> Report:
     """What the suite found so far."""
     return _REPORT
+
+
+@pytest.fixture(scope="session")
+def placing_report() -> PlacingReport:
+    """What the suite found of placed parts so far."""
+    return _PLACING
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ def _digest(data: bytes) -> str:
 def _tensor(value: Any) -> list[Any]:
     import torch
 
-    strides = value.stride() if _dense(value) else torch.empty(value.shape, device="meta").stride()
+    strides = value.stride() if _dense(value) else torch.empty_like(value, device="meta").stride()
     plain = value.detach().clone(memory_format=torch.contiguous_format).reshape(-1).view(torch.uint8)
     return [str(value.dtype), list(value.shape), list(strides), _digest(plain.numpy().tobytes())]
 

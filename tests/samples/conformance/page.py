@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from samples.conformance.placing_report import placing_lines
 from samples.conformance.report import workflow_lines
 from samples.conformance.template_report import template_lines
 
@@ -16,7 +17,7 @@ __all__ = ["SECTIONS", "write_page"]
 Lines = Callable[[str, Mapping[str, Any]], Iterable[str]]
 
 #: The sections in their order, and what makes text of the facts of one.
-SECTIONS: dict[str, Lines] = {"workflows": workflow_lines, "templates": template_lines}
+SECTIONS: dict[str, Lines] = {"workflows": workflow_lines, "placing": placing_lines, "templates": template_lines}
 
 
 def write_page(path: Path, found: Mapping[str, Mapping[str, Any]], date: datetime.date) -> None:

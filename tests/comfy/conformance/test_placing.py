@@ -1,0 +1,86 @@
+"""Parts of ordinary workflows, placed anywhere: a client cannot tell it from a run on one server."""
+
+from __future__ import annotations
+
+import pytest
+
+from samples.conformance.catalogue import WORKFLOWS
+from samples.conformance.lab import Lab
+from samples.conformance.placing import Outcome, Trial, cold_run, jobs_of, trials_of
+from samples.conformance.placing_report import PlacingEntry, PlacingReport
+from samples.conformance.shapes import SHAPES
+from samples.conformance.workflow import Drawing, Prompt
+
+pytestmark = [pytest.mark.conformance, pytest.mark.timeout(400)]
+
+_MOST_TRIES = 12
+
+
+def test_there_are_at_least_forty_workflows() -> None:
+    assert len(WORKFLOWS) >= 40
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_a_workflow_with_placed_parts_is_the_workflow(name: str, lab: Lab, placing_report: PlacingReport) -> None:
+    drawing = Drawing()
+    WORKFLOWS[name](drawing)
+    lab.prepare(drawing)
+    prompt = drawing.prompt
+    lab.server(2)
+    here = _run_here(lab, prompt)
+    wanted, found = {"convex", "any"}, []
+    for number, trial in enumerate(trials_of(f"w{list(WORKFLOWS).index(name)}", prompt)):
+        if number == _MOST_TRIES or not wanted:
+            break
+        if trial.kind in wanted or (trial.kind == "several" and "any" in wanted):
+            outcome = _run_placed(lab, prompt, trial, placing_report)
+            if outcome is not None:
+                wanted -= {trial.kind, "any" if trial.kind == "several" else trial.kind}
+                found.append((trial, outcome))
+                _note(placing_report, name, lab, prompt, trial, here, outcome)
+    assert found, "no set of its nodes can run elsewhere"
+    for _, outcome in found:
+        assert outcome.outputs == here.outputs
+        assert outcome.ran == here.ran
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_shape_that_is_hard_to_place_comes_out_the_same(name: str, lab: Lab, placing_report: PlacingReport) -> None:
+    prompt, trial = SHAPES[name]()
+    lab.server(2)
+    here = _run_here(lab, prompt)
+    placed = _run_placed(lab, prompt, trial, placing_report)
+    assert placed is not None
+    _note(placing_report, name, lab, prompt, trial, here, placed)
+    assert placed.outputs == here.outputs
+    assert placed.ran == here.ran
+
+
+def _run_here(lab: Lab, prompt: Prompt) -> Outcome:
+    shown, outcome = cold_run(lab, prompt, {})
+    assert outcome is not None, shown.answer
+    assert shown.entry["status"]["status_str"] == "success", [facts["exception_message"] for facts in shown.of("execution_error")]
+    assert not shown.answer["node_errors"]
+    return outcome
+
+
+def _run_placed(lab: Lab, prompt: Prompt, trial: Trial, report: PlacingReport) -> Outcome | None:
+    """None for a set of which nothing can run elsewhere, if that is what was said."""
+    shown, outcome = cold_run(lab, prompt, trial.extra_data)
+    if outcome is None:
+        kinds = {error["type"] for facts in shown.answer["node_errors"].values() for error in facts["errors"]}
+        assert kinds == {"yggdrasill_CarveError"}, shown.answer
+        report.refused += 1
+        return None
+    assert shown.entry["status"]["status_str"] == "success", [facts["exception_message"] for facts in shown.of("execution_error")]
+    return outcome
+
+
+def _note(report: PlacingReport, name: str, lab: Lab, prompt: Prompt, trial: Trial, here: Outcome, placed: Outcome) -> None:
+    jobs = jobs_of(lab, trial)
+    assert all(job["status"] == "COMPLETED" for job in jobs)
+    sizes = tuple(len(nodes) for _, nodes in trial.parts.values())
+    report.entries.append(
+        PlacingEntry(name, trial.kind, len(prompt), sizes, trial.is_convex(prompt), len(jobs), len(here.outputs), here == placed)
+    )
+    assert jobs or not trial.parts

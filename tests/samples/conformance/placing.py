@@ -1,0 +1,89 @@
+"""Workflows whose parts are placed on other servers, queued as a page queues them, and what is compared with the run on one server."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from samples.comfy import Server
+from samples.conformance.lab import Lab
+from samples.conformance.node_sets import closed, random_sets
+from samples.conformance.workflow import Prompt
+from samples.pages import Shown, show
+
+__all__ = ["Outcome", "Trial", "cold_run", "jobs_of", "trials_of"]
+
+_PEERS = ("lab-1", "lab-2")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How one run of a workflow is placed: nodes by the name and the endpoint of their part. ``extra`` is posted along."""
+
+    kind: str
+    parts: Mapping[str, tuple[str, frozenset[str]]]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def extra_data(self) -> dict[str, Any]:
+        """What places the parts."""
+        graphs = {name: {"nodes": sorted(nodes), "endpoint": endpoint} for name, (endpoint, nodes) in self.parts.items()}
+        return {**self.extra, "yggdrasill": {"graphs": graphs}} if graphs else dict(self.extra)
+
+    def is_convex(self, prompt: Prompt) -> bool:
+        """Whether no path leaves a part and returns into it."""
+        return all(closed(prompt, nodes) == nodes for _, nodes in self.parts.values())
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a client can tell of a run: outputs by node with the bytes of the files they name, and which nodes were executed."""
+
+    outputs: dict[str, Any]
+    ran: frozenset[str]
+
+
+def trials_of(name: str, prompt: Prompt) -> Iterator[Trial]:
+    """Placements of a workflow, the same ones for the same name: connected sets without a way out and back, and sets picked anywhere."""
+    chance = random.Random(name)
+    while True:
+        for kind, sets in random_sets(prompt, chance, 1):
+            if kind == "any" and closed(prompt, sets[0]) == sets[0] and chance.random() < 0.8:
+                continue
+            peers = chance.sample(_PEERS, 2)
+            parts = {f"{name}/{kind}/{number}": (peers[number % 2], nodes) for number, nodes in enumerate(sets)}
+            yield Trial("several" if len(sets) > 1 else kind, parts)
+
+
+def cold_run(lab: Lab, prompt: Prompt, extra: Mapping[str, Any], peers: int = 2) -> tuple[Shown, Outcome | None]:
+    """Run a prompt on servers that remember nothing; no outcome if it was refused."""
+    for number in range(peers + 1):
+        lab.server(number).post("/free", {"free_memory": True})
+    time.sleep(0.1)
+    shown = show(lab.server(0), prompt, extra, seconds=250)
+    if shown.status != 200:
+        return shown, None
+    return shown, Outcome({node: _content(lab.server(0), output) for node, output in shown.outputs.items()}, frozenset(shown.ran))
+
+
+def jobs_of(lab: Lab, trial: Trial) -> list[dict[str, Any]]:
+    """The jobs that the parts of a trial were."""
+    found = []
+    for name, (endpoint, _) in trial.parts.items():
+        number = int(endpoint.removeprefix("lab-"))
+        found += [job for job in lab.call(number, "GET", "/jobs?limit=20")["jobs"] if job["graph_id"] == name]
+    return found
+
+
+def _content(server: Server, value: Any) -> Any:
+    """``value`` with the bytes of each file in the place of its name."""
+    if isinstance(value, dict):
+        if {"filename", "subfolder", "type"} <= value.keys():
+            file = server.base / value["type"] / value["subfolder"] / value["filename"]
+            return [value["type"], hashlib.sha256(file.read_bytes()).hexdigest()]
+        return {key: _content(server, item) for key, item in value.items()}
+    return [_content(server, item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,62 @@
+"""What the conformance suite found of placed parts, as a section of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+__all__ = ["PlacingEntry", "PlacingReport", "placing_lines"]
+
+
+@dataclass(frozen=True)
+class PlacingEntry:
+    """One placed run of a workflow: how many nodes it has, how many in each part, whether a part leaves and returns, the jobs it took."""
+
+    name: str
+    kind: str
+    nodes: int
+    parts: tuple[int, ...]
+    convex: bool
+    jobs: int
+    outputs: int
+    equal: bool
+
+
+@dataclass
+class PlacingReport:
+    """Everything that was tried; ``refused`` are random sets of which nothing can run elsewhere, which was said."""
+
+    entries: list[PlacingEntry] = field(default_factory=list)
+    refused: int = 0
+
+    def facts(self) -> dict[str, Any] | None:
+        """The section's JSON; None if nothing was run."""
+        if not self.entries:
+            return None
+        entries = sorted(self.entries, key=lambda entry: (entry.name, entry.kind))
+        return {"refused": self.refused, "entries": [asdict(entry) for entry in entries]}
+
+
+def placing_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
+    """The section of those facts."""
+    entries = [PlacingEntry(**entry) for entry in facts["entries"]]
+    workflows = {entry.name for entry in entries}
+    equal = sum(entry.equal for entry in entries)
+    returning = sum(not entry.convex for entry in entries)
+    yield "## Placed parts"
+    yield ""
+    yield "Ordinary workflows, queued by POST /prompt as a page queues them: once as they are, and with sets of their nodes placed on one or two"
+    yield "other servers. The sets are chosen at random, always the same ones, connected or anywhere in the workflow. All caches are empty before"
+    yield "each run. What is compared: the history's outputs of every node, with the bytes of the files they name and the bits of the values that"
+    yield "were captured; and which nodes the page was told were executed."
+    yield ""
+    yield f"{date}; {len(workflows)} workflows, {len(entries)} placements, {returning} of them with a part that a path leaves and returns to; {equal} equal."
+    yield f"Sets of which nothing can run elsewhere, and that were refused with the reason: {facts['refused']}."
+    yield ""
+    yield "| workflow | nodes | set | nodes in parts | convex | jobs | outputs | placed |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for entry in entries:
+        parts = " + ".join(map(str, entry.parts)) or "by title"
+        cells = (entry.name, entry.nodes, entry.kind, parts, "yes" if entry.convex else "no", entry.jobs, entry.outputs)
+        yield f"| {' | '.join(map(str, cells))} | {'equal' if entry.equal else '**not equal**'} |"
