@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, YggdrasillError
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, UnknownArtifact, YggdrasillError
+from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.comfy_ports import is_link
-from yggdrasill.remote.placement import Placement
+from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.port_list import Blocked, port_value, port_values
 from yggdrasill.remote.remote_workflow import RemoteWorkflow
 from yggdrasill.remote.reports import observe_calls
@@ -26,11 +28,14 @@ from yggdrasill.values.handles import load_handles
 
 __all__ = ["HandedOver", "PlacedCall", "Plan", "placed_call", "plan_asks_again"]
 
+_LOG = logging.getLogger("yggdrasill.comfy")
+
 
 @dataclass(frozen=True)
 class Plan:
-    """What a placed node is given as its constant ``plan``; see `yggdrasill.remote.carve.parts.CarvedCall.plan`."""
+    """What a placed node is given as its constant ``plan``, and its ``text``; see `yggdrasill.remote.carve.parts.CarvedCall.plan`."""
 
+    text: str
     part: str
     prompt: dict[str, Any]
     inputs: tuple[Mapping[str, Any], ...]
@@ -47,7 +52,7 @@ class Plan:
         try:
             facts = json.loads(text)
             inputs, outputs = (tuple({**entry, "name": str(entry["name"])} for entry in facts[side]) for side in ("inputs", "outputs"))
-            return cls(str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]))
+            return cls(text, str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]))
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidConfig("the plan of this node is none; place the part again, for only placing writes plans") from None
 
@@ -55,10 +60,12 @@ class Plan:
 class HandedOver:
     """A value on a link between two placed nodes, whose tensors may lie at an endpoint; no other node takes it."""
 
-    __slots__ = ("value",)
+    __slots__ = ("plan", "value")
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: Any, plan: str) -> None:
         self.value = value
+        #: What made it.
+        self.plan = plan
 
     def __repr__(self) -> str:
         return f"<a value of type {type(self.value).__name__} that is handed from endpoint to endpoint>"
@@ -69,6 +76,7 @@ class PlacedCall(NodeCall):
     """One call of a plan. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the plan's inputs."""
 
     plan: Plan
+    _sent: bool = field(default=False, init=False)
 
     @property
     def shown(self) -> dict[str, Any] | None:
@@ -109,12 +117,35 @@ class PlacedCall(NodeCall):
         self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
         timeline = around().placing.timeline
         with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
-            outputs = remote.call(
-                self._values(), self._context, {"preview_method": self._preview_method}, watch=self._told, began=self._loan.begin
-            )
+            outputs = self._outputs(remote, placement)
             given = {index: self._given(port, outputs) for index, port in enumerate(self.plan.outputs)}
+        around().placing.stale.discard(self.plan.text)
         self._inner.end()
         return given
+
+    def _outputs(self, remote: RemoteWorkflow, placement: Placement) -> dict[str, Any]:
+        """From the endpoint; where nobody took the call, from this ComfyUI if the placement says so."""
+        values = self._values()
+        try:
+            outputs: dict[str, Any] = remote.call(
+                values, self._context, {"preview_method": self._preview_method}, watch=self._told, began=self._began
+            )
+        except (EndpointUnreachable, QueueFull, UnknownArtifact) as error:
+            self._mark_stale()
+            if placement.fallback != LOCAL or "job" in error.details or (self._sent and error.details.get("reached")):
+                raise
+            _LOG.warning("Yggdrasill: part %r runs here: %s", self.plan.part, error.message)
+            return self.run_nested(ComfyGraph(self.plan.prompt, self.plan.part), load_handles(values))
+        return outputs
+
+    def _began(self, key: str) -> None:
+        self._sent = True
+        self._loan.begin(key)
+
+    def _mark_stale(self) -> None:
+        """What was handed over may be gone from where it lay: whoever made it makes it anew when the workflow is queued again."""
+        handed = (value for values in self.ports.values() for value in values or () if type(value) is HandedOver)
+        around().placing.stale.update(value.plan for value in handed)
 
     def _given(self, port: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Any]:
         """The values of an output; a port that gave none is blocked."""
@@ -122,7 +153,7 @@ class PlacedCall(NodeCall):
         if name not in outputs:
             values: list[Any] = [Blocked(self._inner.blocked.get(name))]
         elif port["hand_over"]:
-            values = [each if type(each) is Blocked else HandedOver(each) for each in port_values(outputs[name])]
+            values = [each if type(each) is Blocked else HandedOver(each, self.plan.text) for each in port_values(outputs[name])]
         else:
             values = port_values(load_handles(outputs[name]))
         return as_blockers(values)
@@ -198,6 +229,6 @@ def plan_asks_again(plan: Any) -> bool:
     """Whether a plan, or a list of one, has to be run though nothing in it changed."""
     text = plan[0] if isinstance(plan, list) and plan else plan
     try:
-        return Plan.read(text).asks_again
+        return Plan.read(text).asks_again or text in around().placing.stale
     except InvalidConfig:
         return True

@@ -28,7 +28,7 @@ class Placing:
     """``known`` gives the registry of endpoints as it is now.
 
     `states` is what is known of the endpoints, `timeline` what the last calls cost, `runs` the prompts with parts elsewhere that run
-    now, by prompt id.
+    now, by prompt id; `stale` are the plans whose cached results turned out to be gone from where they lay.
     """
 
     def __init__(self, known: Callable[[], EndpointRegistry]) -> None:
@@ -36,6 +36,7 @@ class Placing:
         self.states = EndpointStates(known)
         self.timeline = Timeline()
         self.runs: dict[str, CarvedPrompt] = {}
+        self.stale: set[str] = set()
         self.checker = Checker(self.states, NodeForms())
 
     def install(self) -> None:

@@ -99,6 +99,7 @@ class EndpointStates:
         self._interest: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._stopped = False
 
     # -- what is known ------------------------------------------------------------------------------------------
 
@@ -119,10 +120,13 @@ class EndpointStates:
 
     async def stop(self) -> None:
         """Watch no longer."""
-        if self._task is not None:
-            self._task.cancel()
+        self._stopped = True
+        self._wake.set()
+        questions = [watched.asking for watched in self._watched.values() if watched.asking is not None]
+        for task in [*questions, *([self._task] if self._task else [])]:
+            task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+                await task
 
     def watch(self, names: Iterable[str]) -> None:
         """Somebody wants to know about these for a while; called again as long as that is so."""
@@ -159,12 +163,14 @@ class EndpointStates:
 
     async def _watch(self) -> None:
         wait = _PAUSE
-        while True:
+        while not self._stopped:
             with host_api.shielded("the endpoints could not be watched"):
                 wait = self._ask_due()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), wait)
             self._wake.clear()
+            woken = asyncio.ensure_future(self._wake.wait())
+            # not wait_for: before Python 3.12 it may lose a cancellation
+            await asyncio.wait([woken], timeout=wait)
+            woken.cancel()
 
     def _ask_due(self) -> float:
         """Ask those that are due; gives the seconds until the next one is."""

@@ -1,0 +1,72 @@
+"""A part whose endpoint dies: what was said of such a case happens, and the message is on the node and names no address."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+
+from samples.comfy import Server, Servers, make_base_directory
+from samples.comfy_graphs import Caller, InBackground, know, node, until
+from samples.pages import Shown, show
+
+pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
+
+
+@pytest.fixture
+def mortal(a: Caller, b: Caller, servers: Servers, request: pytest.FixtureRequest) -> Iterator[Caller]:
+    """A third server that ``a`` knows as ``c``, to be killed."""
+    base = make_base_directory(servers.folder / f"mortal-{request.node.name[:40]}")
+    nodes = a.server.base / "custom_nodes" / "nodes_for_tests.py"
+    (base / "custom_nodes" / nodes.name).write_text(nodes.read_text(encoding="utf-8"), encoding="utf-8")
+    server: Server = servers.start("--cache-lru", "30", base=base)
+    know(a.server, {"a": a.server, "b": b.server, "c": server})
+    yield Caller(server)
+    server.stop()
+    know(a.server, {"a": a.server, "b": b.server})
+
+
+def prompt_of(salt: str, seconds: float = 0.1) -> dict[str, Any]:
+    return {
+        "1": node("TestSeveral", count=3),
+        "2": node("TestDouble", value=("1", 0)),
+        "3": node("TestSlow", value=("2", 0), seconds=seconds, salt=salt),
+        "4": node("TestShow", value=("3", 0)),
+    }
+
+
+def placed_at(endpoint: Any) -> dict[str, Any]:
+    return {"yggdrasill": {"graphs": {"part": {"nodes": ["2", "3"], "endpoint": endpoint}}}}
+
+
+def test_what_was_up_a_moment_ago_falls_back_too(a: Caller, b: Caller, mortal: Caller) -> None:
+    assert show(a.server, prompt_of("up"), placed_at("c")).outputs["4"] == {"text": ["0.0", "2.0", "4.0"]}
+    mortal.server.kill()
+    here = show(a.server, prompt_of("here"), placed_at({"replicas": ["c"], "fallback": "local"}))
+    assert here.outputs["4"] == {"text": ["0.0", "2.0", "4.0"]}
+    assert here.ran | here.cached == {"1", "2", "3", "4"}
+    assert "part 'part' runs here" in a.server.printed()
+
+
+def test_what_was_up_a_moment_ago_is_passed_over_for_the_next(a: Caller, b: Caller, mortal: Caller) -> None:
+    show(a.server, prompt_of("up"), placed_at("c"))
+    before = len(b.jobs(graph_id="part"))
+    mortal.server.kill()
+    shown = show(a.server, prompt_of("next"), placed_at({"replicas": ["c", "b"], "policy": "first"}))
+    assert shown.outputs["4"] == {"text": ["0.0", "2.0", "4.0"]}
+    assert len(b.jobs(graph_id="part")) == before + 1
+
+
+def test_an_endpoint_that_dies_is_said_on_a_node_inside_and_in_the_history(a: Caller, b: Caller, mortal: Caller) -> None:
+    watched = InBackground(partial(show, a.server, prompt_of("dying", 120.0), placed_at("c")))
+    until(lambda: mortal.jobs(graph_id="part", status="IN_PROGRESS"))
+    a.server.post("/queue", {"clear": True})
+    mortal.server.kill()
+    shown: Shown = watched.wait(90)
+    assert shown.error["node_id"] in ("2", "3")
+    assert "'c'" in shown.error["exception_message"]
+    assert mortal.server.url not in json.dumps([shown.messages, shown.entry])
+    assert shown.entry["status"]["status_str"] == "error"

@@ -1,0 +1,104 @@
+"""What is known of endpoints: asked in the background, only those that matter, and soon after something changed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from samples.endpoints import Cutter, EndpointProcess, cutter
+from yggdrasill.remote import EndpointRegistry
+from yggdrasill.server_ext.comfy.placement.states import EndpointState, EndpointStates
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[EndpointProcess]:
+    """An endpoint."""
+    process = EndpointProcess("forge", tmp_path / "forge").start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def seen(forge: EndpointProcess) -> Iterator[Cutter]:
+    """The way to it, which counts bytes."""
+    with cutter(forge) as proxy:
+        yield proxy
+
+
+def registry(forge: EndpointProcess, url: str, **graphs: str) -> EndpointRegistry:
+    known = EndpointRegistry({"forge": forge.endpoint(url)})
+    for name, endpoint in graphs.items():
+        known.place_key(name, endpoint)
+    return known
+
+
+@asynccontextmanager
+async def watching(known: Callable[[], EndpointRegistry]) -> AsyncIterator[EndpointStates]:
+    states = EndpointStates(known)
+    states.start()
+    try:
+        yield states
+    finally:
+        await states.stop()
+
+
+async def until(states: EndpointStates, what: Callable[[EndpointState], bool]) -> EndpointState:
+    for _ in range(500):
+        if what(states.state("forge")):
+            return states.state("forge")
+        await asyncio.sleep(0.02)
+    raise TimeoutError(states.state("forge").to_dict())
+
+
+async def test_an_endpoint_that_nothing_is_placed_on_is_not_asked(forge: EndpointProcess, seen: Cutter) -> None:
+    known = registry(forge, seen.url)
+    async with watching(lambda: known) as states:
+        await asyncio.sleep(0.3)
+        assert seen.to_server == 0
+        assert states.states() == {"forge": EndpointState("forge")}
+        states.watch(["forge"])
+        state = await until(states, lambda state: bool(state.up))
+        assert (state.queue["queued"], state.load, state.reason) == (0, 0.0, None)
+        assert state.facts["torch"]["version"]
+        assert seen.url not in repr(state.to_dict())
+
+
+async def test_one_that_something_is_placed_on_is_known_before_it_is_needed(forge: EndpointProcess, seen: Cutter) -> None:
+    known = registry(forge, seen.url, soft="forge")
+    async with watching(lambda: known) as states:
+        await until(states, lambda state: bool(state.up))
+        asked = seen.to_server
+        assert (await states.know(["forge"], younger=60.0, seconds=5.0))["forge"].up
+        assert seen.to_server == asked
+
+
+async def test_one_that_went_down_is_known_to_be_down_and_why(forge: EndpointProcess, seen: Cutter) -> None:
+    known = registry(forge, seen.url)
+    async with watching(lambda: known) as states:
+        assert (await states.know(["forge"], younger=0.0, seconds=10.0))["forge"].up
+        forge.kill()
+        down = (await states.know(["forge"], younger=0.0, seconds=10.0))["forge"]
+        assert down.up is False
+        assert down.load == float("inf")
+        assert down.facts
+        assert down.reason
+        forge.start()
+        again = (await states.know(["forge"], younger=0.0, seconds=10.0))["forge"]
+        assert again.up
+        assert again.since > down.since
+
+
+async def test_another_token_in_the_registry_is_asked_with_at_once(forge: EndpointProcess, seen: Cutter) -> None:
+    wrong = EndpointRegistry({"forge": seen.url}, {"soft": "forge"})
+    right = registry(forge, seen.url, soft="forge")
+    current = [wrong]
+    async with watching(lambda: current[0]) as states:
+        refused = await until(states, lambda state: state.up is False)
+        assert refused.reason
+        current[0] = right
+        states.watch(["forge"])
+        await until(states, lambda state: bool(state.up))
