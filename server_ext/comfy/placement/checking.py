@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -44,6 +45,8 @@ class Checker:
             return refusal(error, posted, self._standing(error, posted))
 
     async def _check(self, posted: PostedPrompt, validate: Validate) -> Answer:
+        # ComfyUI's check writes what it unwraps into the prompt, and would not know it again
+        checked = copy.deepcopy(posted)
         inside = frozenset[str]().union(*(placed.part.nodes for placed in posted.parts))
         known = await self._states_of(posted.parts)
         lacking = self._forms.missing(_classes(posted))
@@ -53,21 +56,22 @@ class Checker:
             own: Answer = True, None, [], {}
             wanted: Collection[str] = list(posted)
         else:
-            own = await validate(posted)
-            own, wanted = excused(own, inside)
+            own, wanted = excused(await validate(checked), inside)
             if not wanted:
                 return own
         parts = self._parts(posted, wanted, known, lacking)
         if not parts:
-            return own if not lacking else await validate(posted)
+            return await validate(posted)
         schemas = await self._schemas(posted, lacking, known)
         if not lacking <= set(schemas):
             return await validate(posted)
         carving = carve(posted, [placed.part for placed in parts], schemas, None if lacking else wanted)
         if not carving.calls:
-            return own
+            return await validate(posted)
         placements = {call.node_id: self._placement(call, parts, await self._fresh_enough(call, parts, known)) for call in carving.calls}
-        return await self._carved(posted, carving, placements, own, validate)
+        answer = await self._carved(posted, carving, placements, own, validate)
+        posted.update(checked)
+        return answer
 
     async def _carved(
         self, posted: PostedPrompt, carving: Carving, placements: Mapping[str, Placement], own: Answer, validate: Validate

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
+
 import pytest
 
 from samples.conformance.catalogue import WORKFLOWS
 from samples.conformance.lab import Lab
-from samples.conformance.placing import Outcome, Trial, cold_run, jobs_of, trials_of
+from samples.conformance.placing import Outcome, Trial, cold_run, drawn_trial, jobs_of, trials_of
 from samples.conformance.placing_report import PlacingEntry, PlacingReport
 from samples.conformance.shapes import SHAPES
 from samples.conformance.workflow import Drawing, Prompt
@@ -28,20 +31,28 @@ def test_a_workflow_with_placed_parts_is_the_workflow(name: str, lab: Lab, placi
     prompt = drawing.prompt
     lab.server(2)
     here = _run_here(lab, prompt)
-    wanted, found = {"convex", "any"}, []
-    for number, trial in enumerate(trials_of(f"w{list(WORKFLOWS).index(name)}", prompt)):
-        if number == _MOST_TRIES or not wanted:
+    wanted = {"convex", "any"}
+    found: list[tuple[Trial, Outcome]] = []
+    for trial in _tries(f"w{list(WORKFLOWS).index(name)}", drawing):
+        kind = {"several": "any"}.get(trial.kind, trial.kind)
+        if not wanted or (kind == "as drawn" and found):
             break
-        if trial.kind in wanted or (trial.kind == "several" and "any" in wanted):
-            outcome = _run_placed(lab, prompt, trial, placing_report)
-            if outcome is not None:
-                wanted -= {trial.kind, "any" if trial.kind == "several" else trial.kind}
-                found.append((trial, outcome))
-                _note(placing_report, name, lab, prompt, trial, here, outcome)
+        outcome = _run_placed(lab, prompt, trial, placing_report) if kind in {*wanted, "as drawn"} else None
+        if outcome is None:
+            continue
+        wanted.discard(kind)
+        if outcome.outputs != here.outputs:
+            # some nodes give other bytes each time: names of files, times within files
+            again = _run_here(lab, prompt)
+            here, outcome = here.only_of(here, again), outcome.only_of(here, again)
+        found.append((trial, outcome))
+        _note(placing_report, name, lab, prompt, trial, here, outcome)
     assert found, "no set of its nodes can run elsewhere"
     for _, outcome in found:
-        assert outcome.outputs == here.outputs
+        assert {node: outcome.outputs[node] for node in here.outputs} == here.outputs
+        assert outcome.outputs.keys() >= here.outputs.keys()
         assert outcome.ran == here.ran
+    assert here.outputs
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -56,11 +67,16 @@ def test_a_shape_that_is_hard_to_place_comes_out_the_same(name: str, lab: Lab, p
     assert placed.ran == here.ran
 
 
+def _tries(name: str, drawing: Drawing) -> Iterator[Trial]:
+    yield from itertools.islice(trials_of(name, drawing.prompt), _MOST_TRIES)
+    yield drawn_trial(name, drawing)
+
+
 def _run_here(lab: Lab, prompt: Prompt) -> Outcome:
     shown, outcome = cold_run(lab, prompt, {})
     assert outcome is not None, shown.answer
-    assert shown.entry["status"]["status_str"] == "success", [facts["exception_message"] for facts in shown.of("execution_error")]
     assert not shown.answer["node_errors"]
+    assert shown.entry["status"]["status_str"] == "success", [facts["exception_message"] for facts in shown.of("execution_error")]
     return outcome
 
 

@@ -12,10 +12,10 @@ from typing import Any
 from samples.comfy import Server
 from samples.conformance.lab import Lab
 from samples.conformance.node_sets import closed, random_sets
-from samples.conformance.workflow import Prompt
+from samples.conformance.workflow import Drawing, Prompt
 from samples.pages import Shown, show
 
-__all__ = ["Outcome", "Trial", "cold_run", "jobs_of", "trials_of"]
+__all__ = ["Outcome", "Trial", "cold_run", "drawn_trial", "jobs_of", "trials_of"]
 
 _PEERS = ("lab-1", "lab-2")
 
@@ -46,6 +46,11 @@ class Outcome:
     outputs: dict[str, Any]
     ran: frozenset[str]
 
+    def only_of(self, one: Outcome, other: Outcome) -> Outcome:
+        """Without the outputs of nodes that gave something else in two equal runs."""
+        steady = {node for node, output in one.outputs.items() if other.outputs.get(node) == output}
+        return Outcome({node: output for node, output in self.outputs.items() if node in steady}, self.ran)
+
 
 def trials_of(name: str, prompt: Prompt) -> Iterator[Trial]:
     """Placements of a workflow, the same ones for the same name: connected sets without a way out and back, and sets picked anywhere."""
@@ -57,6 +62,12 @@ def trials_of(name: str, prompt: Prompt) -> Iterator[Trial]:
             peers = chance.sample(_PEERS, 2)
             parts = {f"{name}/{kind}/{number}": (peers[number % 2], nodes) for number, nodes in enumerate(sets)}
             yield Trial("several" if len(sets) > 1 else kind, parts)
+
+
+def drawn_trial(name: str, drawing: Drawing) -> Trial:
+    """The parts that the workflow was drawn with."""
+    parts = {f"{name}/drawn/{number}": (_PEERS[number % 2], frozenset(part.nodes)) for number, part in enumerate(drawing.parts)}
+    return Trial("as drawn", parts)
 
 
 def cold_run(lab: Lab, prompt: Prompt, extra: Mapping[str, Any], peers: int = 2) -> tuple[Shown, Outcome | None]:
