@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.shown_files import read_files
 
 __all__ = ["PREVIEW_PAUSE", "Teller"]
 
@@ -44,8 +45,11 @@ class Teller:
         if kind == "preview" and len(facts["image"]) <= _LARGEST_PREVIEW:
             self._waiting[facts["node"]] = facts
             self.show_due()
-        elif kind in _PLAIN or (kind == "executed" and _small(facts)):
+        elif kind in _PLAIN:
             self._watch(kind, dict(facts))
+        elif kind == "executed" and _small(facts):
+            files = read_files(facts.get("output"))
+            self._watch(kind, {**facts, "files": files} if files else dict(facts))
 
     def patience(self, most: float) -> float:
         """Seconds until a preview that waits may be shown, at most so many."""

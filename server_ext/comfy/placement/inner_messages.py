@@ -10,6 +10,7 @@ from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt
+from yggdrasill.server_ext.comfy.shown_files import keep_files
 
 __all__ = ["InnerMessages"]
 
@@ -91,6 +92,7 @@ class InnerMessages:
             return
         output = data.get("output")
         if output:
+            output = keep_files(output, data.get("files"), lambda name: f"{self._prompt_id[:8]}-{node.replace(':', '.')}-{name}")
             self._shown[node] = output
         if self._carved is not None:
             self._carved.shown.add(node)

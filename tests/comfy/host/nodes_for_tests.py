@@ -3,11 +3,14 @@
 """A custom node pack for the servers of the tests beside it: nodes that are slow, fail, count, block, or give what cannot travel."""
 
 import time
+from pathlib import Path
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import torch
 from comfy_execution.graph_utils import ExecutionBlocker
+from PIL import Image
 
 __all__ = ["NODE_CLASS_MAPPINGS"]
 
@@ -140,6 +143,21 @@ class Tell(_Node):
         return {"ui": {"text": [text]}, "result": (value,)}
 
 
+class Sketch(_Node):
+    """Its value, and a picture that it saves in the folder for temporary files and shows, though it is no output node."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "grey": ("INT", {"default": 0})}}
+
+    def act(self, value, grey):
+        name = f"sketch-{grey}.png"
+        folder = Path(folder_paths.get_temp_directory())
+        folder.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), grey).save(folder / name)
+        return {"ui": {"images": [{"filename": name, "subfolder": "", "type": "temp"}]}, "result": (value,)}
+
+
 class Fickle(_Node):
     """Its value; equal inputs may be unequal to it."""
 
@@ -208,5 +226,5 @@ class Preview(_Node):
 
 NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
-    for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Tell, Fickle, Hidden, Show, Preview)
+    for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Tell, Sketch, Fickle, Hidden, Show, Preview)
 }

@@ -25,8 +25,9 @@ def body(nodes: int = 6, **graphs: Any) -> dict[str, Any]:
 
 def test_a_prompt_of_which_nothing_is_placed_is_passed_on_untouched() -> None:
     placing = Placing(lambda: REGISTRY)
+    posted: dict[str, Any]
     for posted in (body(), body(hard={"nodes": ["1"]}), body(other={"nodes": ["1"]}), {"prompt": 5}, {}, {"prompt": {}}):
-        before = copy.deepcopy(posted)
+        before: dict[str, Any] = copy.deepcopy(posted)
         assert placing.on_prompt(posted) is posted
         assert posted == before
 

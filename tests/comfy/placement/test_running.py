@@ -137,6 +137,13 @@ def test_what_a_node_inside_shows_is_shown_as_its_own(a: Caller, b: Caller) -> N
     assert [shown.outputs.keys() for shown in (first, again)] == [shown.outputs.keys() for shown in here]
 
 
+def test_a_picture_that_a_node_inside_shows_is_here(a: Caller, b: Caller) -> None:
+    prompt = {"1": node("TestSeveral", count=1), "2": node("TestSketch", value=("1", 0), grey=77), "3": node("TestShow", value=("2", 0))}
+    placed = show(a.server, prompt, on_endpoints(sketch=("b", ["2"])))
+    assert pictures(a.server, placed, "2") == [(77,) * 16]
+    assert [data["output"] for data in placed.of("executed") if data["node"] == "2"] == [placed.outputs["2"]]
+
+
 def test_a_part_that_may_change_by_itself_is_asked_again_and_another_is_not(a: Caller, b: Caller) -> None:
     for name, inner, jobs in (("fickle", "TestFickle", 2), ("steady", "TestDouble", 1)):
         prompt = {"1": node("TestSeveral", count=1), "2": node(inner, value=("1", 0)), "3": node("TestShow", value=("2", 0))}
