@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,12 +11,14 @@ from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfi
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
-from yggdrasill.remote.port_list import port_value, port_values
+from yggdrasill.remote.port_list import Blocked, port_value, port_values
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
+from yggdrasill.server_ext.comfy.blocking import as_blockers
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.stand_ins import StandIns
+from yggdrasill.server_ext.comfy.stored_contract import StoredContract
 from yggdrasill.server_ext.comfy.types_ports import check_port
 
 __all__ = ["AUTO", "RemoteCall", "check_settings", "placement_of"]
@@ -34,7 +36,7 @@ def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
         if isinstance(endpoint, str) and isinstance(graph, str):
             placement_of(around().registry, graph, endpoint)
         if isinstance(contract, str):
-            _contract_of(contract)
+            StoredContract.read(contract)
     except (InvalidArgument, InvalidConfig, KeyError) as error:
         return str(error)
     return None
@@ -54,6 +56,7 @@ class RemoteCall(NodeCall):
     #: Why the graph ran here and not where it is placed; None if it did not.
     ran_here: str | None = field(default=None, init=False)
     _sent: bool = field(default=False, init=False)
+    _blocked: dict[str, str | None] = field(default_factory=dict, init=False)
 
     def _run(self) -> dict[int, list[Any]]:
         registry = around().registry
@@ -67,11 +70,16 @@ class RemoteCall(NodeCall):
                 raise
             if self._sent and error.details.get("reached"):
                 raise type(error)(
-                    f"{error.message}; it had taken the call, so the graph is not run a second time here", **error.details
+                    f"{error.message}; it had been given the call, so the graph is not run a second time here", **error.details
                 ) from error
             contract, outputs = self._run_here(stand_ins, registry, placement, error)
         names = [entry["name"] for entry in contract.outputs]
-        return {index: port_values(outputs[name]) for index, name in enumerate(names) if name in outputs}
+        return {index: as_blockers(port_values(outputs.get(name, Blocked(self._blocked.get(name))))) for index, name in enumerate(names)}
+
+    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "comfy" and data.get("what") == "port_blocked":
+            self._blocked[str(data.get("port"))] = data.get("message")
+        super()._told(kind, data)
 
     def _run_there(
         self, registry: EndpointRegistry, placement: Placement, stand_ins: StandIns | None
@@ -103,10 +111,9 @@ class RemoteCall(NodeCall):
     def _run_here(
         self, stand_ins: StandIns, registry: EndpointRegistry, placement: Placement, error: EndpointUnreachable | QueueFull
     ) -> tuple[RemoteContract, dict[str, Any]]:
-        known = _contract_of(self.contract)
-        stand_in = stand_ins.find(
-            placement.endpoints, self.graph, None if known is None else known[2], error, strict_build=registry.strict_build
-        )
+        stored = StoredContract.read(self.contract)
+        known = None if stored is None else stored.hash
+        stand_in = stand_ins.find(placement.endpoints, self.graph, known, error, strict_build=registry.strict_build)
         self._check(stand_in.contract, "this ComfyUI")
         inputs = self._inputs(stand_in.contract)
         self.ran_here = stand_in.told
@@ -114,17 +121,9 @@ class RemoteCall(NodeCall):
         return stand_in.contract, self.run_nested(stand_in.graph, inputs)
 
     def _check(self, contract: RemoteContract, where: str) -> None:
-        """Raise `InvalidArgument` if the sockets were made for other ports than the graph has now."""
-        saved = _contract_of(self.contract)
-        if saved is None:
-            return
-        for side, was, now in (("input", saved[0], contract.inputs), ("output", saved[1], contract.outputs)):
-            names = [entry["name"] for entry in now]
-            if was != names:
-                raise InvalidArgument(
-                    f"the {side}s of graph {contract.graph_id!r} at {where} are {names}, and this node was made for {was}; "
-                    "choose the graph again so that its sockets follow"
-                )
+        stored = StoredContract.read(self.contract)
+        if stored is not None:
+            stored.check(contract, where)
 
     def _inputs(self, contract: RemoteContract) -> dict[str, Any]:
         inputs = {}
@@ -164,16 +163,3 @@ def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Place
             f"'graphs: {{{graph}: ENDPOINT}}' into endpoints.yaml"
         )
     return placement
-
-
-def _contract_of(text: str) -> tuple[list[str], list[str], str | None] | None:
-    """The names of inputs and outputs in a stored contract, and its hash if that is stored too; None if there is no contract."""
-    if not text.strip():
-        return None
-    try:
-        document = json.loads(text)
-        inputs, outputs = ([str(entry["name"]) for entry in document[side]] for side in ("inputs", "outputs"))
-        graph_hash = document.get("hash")
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise InvalidConfig("the contract stored in the node is none; choose the graph again, or clear it") from None
-    return inputs, outputs, graph_hash if isinstance(graph_hash, str) else None

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, know, load_image, node, remote_node, until
+from samples.pages import show
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote import RemoteWorkflow
 
@@ -80,6 +81,11 @@ def test_an_unknown_endpoint_is_said_on_the_node_before_anything_runs(a: Caller)
     [
         ("nowhere", "", "unknown graph 'nowhere'"),
         ("blur", '{"inputs": [{"name": "image"}], "outputs": [{"name": "blurred"}]}', "this node was made for ['image']"),
+        (
+            "blur",
+            '{"inputs": [{"name": "picture", "comfy_type": "MASK"}], "outputs": [{"name": "blurred"}]}',
+            "are ['picture' (IMAGE)], and this node was made for ['picture' (MASK)]",
+        ),
     ],
 )
 def test_what_does_not_fit_is_said_on_the_node(a: Caller, b: Caller, graph: str, contract: str, said: str) -> None:
@@ -92,6 +98,26 @@ def test_what_does_not_fit_is_said_on_the_node(a: Caller, b: Caller, graph: str,
     error = error_of(a.server.run(prompt))
     assert error["node_id"] == "2"
     assert said in error["exception_message"]
+
+
+def test_what_a_blocked_port_says_is_said_of_what_it_blocks(a: Caller, b: Caller) -> None:
+    inner = {
+        "1": graph_input("x", "FLOAT"),
+        "2": node("TestBlock", value=("1", 0), message="not today"),
+        "3": graph_output("blocked", ("2", 0)),
+        "4": graph_output("free", ("1", 0)),
+    }
+    b.deploy("blocks", inner)
+    outer = {
+        "1": node("TestSeveral", count=1),
+        "2": remote_node("blocks", "b", ("1", 0)),
+        "3": node("TestShow", value=("2", 0)),
+        "4": node("TestShow", value=("2", 1)),
+    }
+    shown = show(a.server, outer)
+    assert [(said["node_id"], said["exception_message"]) for said in shown.of("execution_error")] == [("3", "Execution Blocked: not today")]
+    assert shown.outputs == {"4": {"text": ["0.0"]}}
+    assert shown.entry["status"]["status_str"] == "success"
 
 
 def test_a_node_that_fails_over_there_turns_the_remote_node_red_with_its_message(a: Caller, b: Caller) -> None:
