@@ -33,7 +33,7 @@ def translate(error: Exception, url: str) -> YggdrasillError:
     if isinstance(error, (aiohttp.ClientConnectorError, ConnectionRefusedError)):
         return EndpointUnreachable(f"nothing answers at {url} ({_said(error)}); start the endpoint or correct its url", url=url)
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-        return EndpointUnreachable(f"the endpoint {url} is silent for too long; check that it is alive", url=url)
+        return EndpointUnreachable(f"the endpoint {url} is silent for too long; check that it is alive", url=url, broken=True)
     return EndpointUnreachable(f"the connection to {url} broke ({_said(error)})", url=url, broken=True)
 
 

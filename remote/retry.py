@@ -31,6 +31,7 @@ class Retry:
         self.patience = patience or Patience()
         self.deadline = deadline
         self.reached = False
+        self._in_doubt = False
         self._lost_at: float | None = None
         self._delay = 0.05
 
@@ -39,13 +40,17 @@ class Retry:
         self.reached, self._lost_at, self._delay = True, None, 0.05
 
     async def pause(self, error: EndpointUnreachable) -> None:
-        """Wait before the next try, twice as long each time up to 2 s, or raise ``error`` if patience is at its end."""
+        """Wait before the next try, twice as long each time up to 2 s, or raise ``error`` if patience is at its end.
+
+        ``details["reached"]`` then says whether the endpoint answered this call, or was lost when it had been asked already.
+        """
         now = time.monotonic()
+        self._in_doubt = self._in_doubt or error.details.get("broken") is True
         if self._lost_at is None:
             self._lost_at = now
         allowed = self.patience.later if self.reached else self.patience.first
         if now + self._delay - self._lost_at > allowed:
-            error.details["reached"] = self.reached
+            error.details["reached"] = self.reached or self._in_doubt
             raise error
         self.check_deadline()
         await asyncio.sleep(self._delay * random.uniform(0.7, 1.0))  # noqa: S311 - spreads retries, guards nothing

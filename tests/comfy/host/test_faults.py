@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -217,6 +218,31 @@ def test_a_killed_peer_ends_the_call_when_patience_does(a: Caller, peer: Caller)
     error = error_of(a, prompt_id, 90.0)
     assert error["node_id"] == "2"
     assert f"nothing answers at {peer.server.url}" in error["exception_message"]
+
+
+@pytest.mark.conformance
+def test_a_run_that_is_lost_midway_is_not_run_again_here(a: Caller, peer: Caller) -> None:
+    """The endpoint had taken the call, so its fallback does not hold; the same workflow is there to run, and nobody runs it."""
+    prompt = {
+        "1": graph_input("x"),
+        "7": node("TestCount", value=("1", 0)),
+        "8": node("TestSlow", value=("7", 0), seconds=20.0, salt="midway"),
+        "3": graph_output("y", ("8", 0)),
+    }
+    for side in (a, peer):
+        side.deploy("midway", prompt)
+    contract = json.dumps(bridge().run(peer.client.contract("midway")))
+    outer = {**calling("midway", "peer"), "2": remote_node("midway", "peer", ("1", 0), fallback="local", contract=contract)}
+    prompt_id = a.start(outer)
+    until(lambda: any(job["progress"] for job in peer.jobs(graph_id="midway")))
+    peer.server.kill()
+    error = error_of(a, prompt_id, 90.0)
+    assert (error["node_id"], error["node_type"]) == ("2", "YggdrasillRemoteGraph")
+    assert f"nothing answers at {peer.server.url}" in error["exception_message"]
+    assert "not run a second time here" in error["exception_message"]
+    assert a.jobs(graph_id="midway") == []
+    assert "graph 'midway' (hash" not in a.server.printed()
+    assert a.queue() == ([], [])
 
 
 @pytest.mark.conformance
