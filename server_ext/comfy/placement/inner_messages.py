@@ -84,7 +84,10 @@ class InnerMessages:
     def _progressed(self, data: Mapping[str, Any]) -> None:
         _, display = self._ids(data)
         if display in self._inner:
-            self._registry.update_progress(display, float(data["value"]), float(data["max"]))
+            value, most = float(data["value"]), float(data["max"])
+            self._registry.update_progress(display, value, most)
+            # the older of two messages, which the editor's panel of runs reads
+            self._send("progress", {"value": value, "max": most, "node": display})
 
     def _executed(self, data: Mapping[str, Any]) -> None:
         node, display = self._ids(data)

@@ -119,6 +119,9 @@ def test_progress_is_that_of_the_node_inside(a: Caller, b: Caller) -> None:
     assert (states[0]["state"], states[-1]["state"]) == ("running", "finished")
     assert len({state["value"] for state in states if state["max"] == 80.0}) > 3
     assert all(state["display_node_id"] == "2" for state in states)
+    told = shown.of("progress")
+    assert {(data["node"], data["max"]) for data in told} == {("2", 80.0)}
+    assert len({data["value"] for data in told}) > 3
 
 
 def test_what_a_node_inside_shows_is_shown_as_its_own(a: Caller, b: Caller) -> None:
