@@ -185,10 +185,11 @@ class Servers:
         api_nodes: bool = False,
         environment: Mapping[str, str] | None = None,
         base: Path | None = None,
+        port: int | None = None,
     ) -> Server:
         """As `start`, but not waited for."""
         base = make_base_directory(base or self.folder / f"server-{len(self._started)}", pack=pack)
-        port = _free_port()
+        port = port or _free_port()
         database = (base / "user" / "comfyui.db").as_posix()
         command = [str(self.installation.python), "main.py", "--cpu", "--disable-auto-launch", "--port", str(port)]
         command += [] if api_nodes else ["--disable-api-nodes"]
@@ -205,6 +206,12 @@ class Servers:
         server = Server(base, port, process)
         self._started.append(server)
         return server
+
+    def start_again(self, server: Server, *flags: str) -> None:
+        """Start a server that was stopped, with its folder and under its old address."""
+        again = self.launch(flags, base=server.base, port=server.port)
+        again.wait_until_ready()
+        server.process = again.process
 
     def __iter__(self) -> Iterator[Server]:
         return iter([server for server in self._started if server.alive])

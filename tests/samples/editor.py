@@ -207,8 +207,8 @@ class Editor:
         found: list[str] = self.page.locator(".p-toast-message").all_inner_texts()
         return found
 
-    def picture(self, name: str) -> None:
-        """Keep what is seen as ``docs/pictures/editor-NAME.png`` if KEEP_PICTURES is set, with 256 colours so that it stays small."""
+    def picture(self, name: str, series: str = "editor") -> None:
+        """Keep what is seen as ``docs/pictures/SERIES-NAME.png`` if KEEP_PICTURES is set, with 256 colours so that it stays small."""
         if not os.environ.get("KEEP_PICTURES"):
             return
         from io import BytesIO
@@ -216,4 +216,4 @@ class Editor:
         from PIL import Image
 
         seen = Image.open(BytesIO(self.page.screenshot(clip=_SEEN))).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        seen.save(PICTURES / f"editor-{name}.png", optimize=True)
+        seen.save(PICTURES / f"{series}-{name}.png", optimize=True)
