@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from samples.comfy import Server
 from samples.conformance.lab import Lab
 from samples.conformance.node_sets import closed, random_sets
-from samples.conformance.workflow import Drawing, Prompt
+from samples.conformance.workflow import CAPTURE, Drawing, Prompt
 from samples.pages import Shown, show
 
 __all__ = ["Outcome", "Trial", "cold_run", "drawn_trial", "jobs_of", "trials_of"]
@@ -72,15 +71,27 @@ def drawn_trial(name: str, drawing: Drawing) -> Trial:
 
 def cold_run(lab: Lab, prompt: Prompt, extra: Mapping[str, Any], peers: int = 2) -> tuple[Shown, Outcome | None]:
     """Run a prompt on servers that remember nothing; no outcome if it was refused."""
-    for number in range(peers + 1):
-        lab.server(number).post("/free", {"free_memory": True})
-    time.sleep(0.1)
+    _forget([lab.server(number) for number in range(peers + 1)])
     shown = show(lab.server(0), prompt, extra, seconds=250)
     if shown.status != 200:
         return shown, None
     # a node that is equal to another one is not executing, only executed
     ran = shown.ran | {str(data["display_node"]) for data in shown.of("executed")}
     return shown, Outcome({node: _content(lab.server(0), output) for node, output in shown.outputs.items()}, frozenset(ran))
+
+
+def _forget(servers: Sequence[Server]) -> None:
+    """Empty the caches. A server does it after the prompt that it is at, so it is given one."""
+    prompt = {
+        "1": {"class_type": "ConformanceSource", "inputs": {"kind": "SVG"}},
+        "2": {"class_type": CAPTURE, "inputs": {"value": ["1", 0]}},
+    }
+    started = []
+    for server in servers:
+        server.post("/free", {"free_memory": True})
+        started.append((server, server.post("/prompt", {"prompt": prompt})["prompt_id"]))
+    for server, prompt_id in started:
+        server.wait_for(prompt_id)
 
 
 def jobs_of(lab: Lab, trial: Trial) -> list[dict[str, Any]]:

@@ -25,17 +25,19 @@ class PlacingEntry:
 
 @dataclass
 class PlacingReport:
-    """Everything that was tried; ``refused`` are random sets of which nothing can run elsewhere, which was said."""
+    """Everything that was tried; ``refused`` are sets of which nothing can run elsewhere, which was said, and ``stays`` the workflows
+    that have no other."""
 
     entries: list[PlacingEntry] = field(default_factory=list)
     refused: int = 0
+    stays: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any] | None:
         """The section's JSON; None if nothing was run."""
         if not self.entries:
             return None
         entries = sorted(self.entries, key=lambda entry: (entry.name, entry.kind))
-        return {"refused": self.refused, "entries": [asdict(entry) for entry in entries]}
+        return {"refused": self.refused, "stays": self.stays, "entries": [asdict(entry) for entry in entries]}
 
 
 def placing_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
@@ -52,7 +54,8 @@ def placing_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
     yield "were captured; and which nodes the page was told were executed."
     yield ""
     yield f"{date}; {len(workflows)} workflows, {len(entries)} placements, {returning} of them with a part that a path leaves and returns to; {equal} equal."
-    yield f"Sets of which nothing can run elsewhere, and that were refused with the reason: {facts['refused']}."
+    stays = f"; every set of {', '.join(map(repr, facts['stays']))}" if facts["stays"] else ""
+    yield f"Sets of which nothing can run elsewhere, and that were refused with the reason: {facts['refused']}{stays}."
     yield ""
     yield "| workflow | nodes | set | nodes in parts | convex | jobs | outputs | placed |"
     yield "|---|---|---|---|---|---|---|---|"
