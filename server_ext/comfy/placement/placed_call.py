@@ -18,7 +18,7 @@ from yggdrasill.remote.reports import observe_calls
 from yggdrasill.server_ext.comfy.blocking import as_blockers
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.node_call import NodeCall
-from yggdrasill.server_ext.comfy.placement.answers import without_urls
+from yggdrasill.server_ext.comfy.placement.answers import said_of
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, InnerFailure
 from yggdrasill.server_ext.comfy.placement.terms import pack_outputs
@@ -132,6 +132,8 @@ class PlacedCall(NodeCall):
             )
         except (EndpointUnreachable, QueueFull, UnknownArtifact) as error:
             self._mark_stale()
+            if len(placement.endpoints) == 1:
+                error.details.setdefault("endpoint", placement.endpoints[0])
             if placement.fallback != LOCAL or "job" in error.details or (self._sent and error.details.get("reached")):
                 raise
             _LOG.warning("Yggdrasill: part %r runs here: %s", self.plan.part, error.message)
@@ -195,7 +197,7 @@ class PlacedCall(NodeCall):
         inner = self._users_node(str(node), carved) if node is not None else None
         name, kind = carved.face_of(self.node_id) if inner is None else (inner, str(carved.users[inner]["class_type"]))
         if inner is None or "exception_type" not in details:
-            return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{without_urls(error.message)}\n")
+            return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{said_of(error)}\n")
         said, lines = str(details.get("exception_message", error.message)), details.get("traceback")
         return InnerFailure(
             name, kind, str(details["exception_type"]), f"{said}\n", tuple(map(str, lines if isinstance(lines, list) else ()))
