@@ -1,12 +1,14 @@
 /**
  * The Run Graph node: its sockets are the ports of the graph that is linked to it. This server is asked for them whenever the nodes that
- * put the graph together have changed; where other nodes take part the sockets stay as they are.
+ * put the graph together have changed, also those on the other side of a subgraph's border; where other nodes take part the sockets stay
+ * as they are.
  *
  * The ports are stored in the node, so a workflow opens as it was saved.
  */
 import { ask, tell } from "./asking.js";
 import { MOST_PORTS, essence } from "./contract.js";
 import { setSockets } from "./sockets.js";
+import { origin } from "./sources.js";
 import { after } from "./widgets.js";
 
 /** @typedef {import("./contract.js").Contract} Contract */
@@ -51,10 +53,11 @@ function lookSoon(node) {
 async function look(node) {
   const { app } = node.yggdrasill;
   const slot = node.inputs?.find(({ name }) => name === "graph");
-  const link = slot?.link == null ? null : node.graph?.getLink(slot.link);
-  if (!link || app.configuringGraph) return;
-  const body = { prompt: {}, node: String(link.origin_id), output: link.origin_slot };
-  if (!collect(node.graph, link.origin_id, body.prompt)) return;
+  if (slot?.link == null || !node.graph || app.configuringGraph) return;
+  const from = origin(app, node.graph, slot.link);
+  if (!from?.node) return;
+  const body = { prompt: {}, node: idOf(from.node), output: from.slot };
+  if (!collect(app, from.node, body.prompt)) return;
   const question = JSON.stringify(body);
   if (question === node.yggdrasill.asked) return;
   node.yggdrasill.asked = question;
@@ -66,22 +69,31 @@ async function look(node) {
   }
 }
 
+/** A node's id in the question; two graphs of a workflow may number theirs alike. */
+function idOf(node) {
+  return `${node.graph.id}:${node.id}`;
+}
+
 /**
  * Write a node and those before it into a prompt.
- * @returns {boolean} false if one is not in this graph
+ * @returns {boolean} false if something before it is not known
  */
-function collect(graph, id, prompt) {
+function collect(app, node, prompt) {
+  const id = idOf(node);
   if (prompt[id]) return true;
-  const node = graph.getNodeById(id);
-  if (!node) return false;
   const inputs = {};
   prompt[id] = { class_type: node.comfyClass, inputs };
   for (const { name, value } of node.widgets ?? []) inputs[name] = value;
   return (node.inputs ?? []).every(({ name, link }) => {
-    const found = link == null ? null : graph.getLink(link);
-    if (!found) return true;
-    inputs[name] = [String(found.origin_id), found.origin_slot];
-    return collect(graph, found.origin_id, prompt);
+    if (link == null) return true;
+    const from = origin(app, node.graph, link);
+    if (!from) return false;
+    if (!from.node) {
+      if (from.value !== undefined) inputs[name] = from.value;
+      return true;
+    }
+    inputs[name] = [idOf(from.node), from.slot];
+    return collect(app, from.node, prompt);
   });
 }
 

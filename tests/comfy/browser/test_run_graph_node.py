@@ -35,6 +35,52 @@ def test_the_sockets_follow_the_graph_and_it_runs(opened: Editor) -> None:
     assert set(links) == {"graph", "ports.p0"}
 
 
+WRAP = """(ids) => {
+  const made = app.graph.convertToSubgraph(new Set(ids.map((id) => app.graph.getNodeById(id))));
+  return Number(made.node.id);
+}"""
+INSIDE = "(id) => app.graph.getNodeById(id).subgraph._nodes.find((n) => n.comfyClass === 'YggdrasillRunGraph')"
+
+
+def inner_inputs(editor: Editor, around: int) -> list[str]:
+    """The labels of the sockets of the Run Graph node inside a subgraph."""
+    found: list[str] = editor.page.evaluate(f"(id) => ({INSIDE})(id).inputs.filter((i) => !i.widget).map((i) => i.label ?? i.name)", around)
+    return found
+
+
+def test_inside_a_subgraph_the_sockets_follow_a_graph_from_outside(opened: Editor) -> None:
+    editor = opened.empty()
+    block = editor.add("YggdrasillAddBlock", 40, 40, block="image/adjust", name="b")
+    connect = editor.add("YggdrasillConnect", 460, 40)
+    run = editor.add("YggdrasillRunGraph", 860, 40)
+    editor.link(block, 0, connect, "graph")
+    editor.link(connect, 0, run, "graph")
+    editor.wait_until(lambda: [label for label, _, _ in editor.inputs(run)] == ["graph", "image"])
+    around = editor.page.evaluate(WRAP, [run])
+    editor.wait_until(lambda: inner_inputs(editor, around) == ["graph", "image"])
+    editor.set(block, "block", "image/blend")
+    editor.page.evaluate("() => app.api.dispatchCustomEvent('graphChanged', {})")
+    editor.wait_until(lambda: inner_inputs(editor, around) == ["graph", "below", "above", "mask"])
+
+
+def test_the_sockets_follow_a_graph_that_a_subgraph_puts_together(opened: Editor) -> None:
+    editor = opened.empty()
+    block = editor.add("YggdrasillAddBlock", 40, 40, block="image/blend", name="b")
+    connect = editor.add("YggdrasillConnect", 460, 40, connections="b.image -> sheet")
+    run = editor.add("YggdrasillRunGraph", 860, 40)
+    editor.link(block, 0, connect, "graph")
+    editor.link(connect, 0, run, "graph")
+    editor.wait_until(lambda: editor.outputs(run) == [["sheet", "IMAGE", 0]])
+    around = editor.page.evaluate(WRAP, [block, connect])
+    editor.page.evaluate(
+        "(id) => { const node = app.graph.getNodeById(id).subgraph._nodes.find((n) => n.comfyClass === 'YggdrasillConnect');"
+        " node.widgets.find((w) => w.name === 'connections').value = 'b.image -> page';"
+        " app.api.dispatchCustomEvent('graphChanged', {}); }",
+        around,
+    )
+    editor.wait_until(lambda: editor.outputs(run) == [["page", "IMAGE", 0]])
+
+
 def test_another_graph_gives_other_sockets(opened: Editor) -> None:
     editor = opened.empty()
     block = editor.add("YggdrasillAddBlock", 40, 40, block="image/blend", name="b")
