@@ -71,15 +71,28 @@ def test_it_imports_in_less_than_a_third_of_a_second(installation: Installation,
     assert min(times) < 0.3, times
 
 
-def test_a_broken_setting_is_one_line_and_comfyui_works(servers: Servers) -> None:
-    base = make_base_directory(servers.folder / "broken")
-    (base / "user" / "yggdrasill").mkdir(parents=True)
-    (base / "user" / "yggdrasill" / "settings.yaml").write_text("queue: sideways\n", encoding="utf-8")
+@pytest.mark.parametrize(
+    "name, content, mode, said",
+    [
+        ("settings.yaml", "queue: sideways\n", 0o600, "sideways"),
+        pytest.param("secrets.yaml", "a: tell-nobody\n", 0o644, "chmod 600", marks=pytest.mark.conformance),
+        pytest.param("jobs.sqlite", "no database" * 500, 0o600, "move it away", marks=pytest.mark.conformance),
+    ],
+)
+def test_what_is_broken_in_the_data_folder_is_one_line_and_comfyui_works(
+    servers: Servers, name: str, content: str, mode: int, said: str
+) -> None:
+    base = make_base_directory(servers.folder / f"broken-{name}")
+    folder = base / "user" / "yggdrasill"
+    folder.mkdir(parents=True)
+    (folder / "endpoints.yaml").write_text("endpoints: {a: {url: 'http://127.0.0.1:9'}}\n", encoding="utf-8")
+    (folder / name).write_text(content, encoding="utf-8")
+    (folder / name).chmod(mode)
     server = servers.start(base=base)
     lines = [line for line in server.printed().splitlines() if "Yggdrasill:" in line]
     assert len(lines) == 1, lines
     assert "this ComfyUI is no endpoint" in lines[0]
-    assert "sideways" in lines[0]
+    assert said in lines[0]
     assert "Traceback" not in server.printed()
     entry = server.run({"1": node("EmptyImage", width=8, height=8, batch_size=1, color=1), "2": node("PreviewImage", images=("1", 0))})
     assert entry["status"]["status_str"] == "success"

@@ -247,6 +247,21 @@ def test_a_world_folder_that_cannot_be_written_is_named(comfy: Caller) -> None:
     assert "switch 'keep' off" in error["exception_message"]
 
 
+@pytest.mark.parametrize("content", ["", '{"key": "x", "done"', '{"key": "x", "done": false}', "[]"])
+def test_a_world_that_was_written_half_is_named_with_what_to_do(comfy: Caller, content: str) -> None:
+    run = data_folder(comfy.server) / "worlds" / "torn" / "run"
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "run.json").write_text(content, encoding="utf-8")
+    for prompt in (
+        {"1": small("torn"), "2": run_node(("1", 0), keep=True, seed=len(content))},
+        {"1": node("YggdrasillLoadWorld", name="torn"), "2": node("YggdrasillReadState", state=("1", 1))},
+    ):
+        said = error_of(comfy, prompt)["exception_message"]
+        assert "what is kept of a run is damaged" in said
+        assert "run.json" in said
+        assert "away to begin anew" in said
+
+
 @pytest.mark.parametrize(
     "nodes, said",
     [
