@@ -8,23 +8,26 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, choices, unknown
 
-__all__ = ["LOCAL", "POLICIES", "Part", "Placement", "match_keys"]
+__all__ = ["LOCAL", "POLICIES", "SPLITS", "Part", "Placement", "match_keys"]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
+SPLITS = ("list", "batch", "none")
 
 
 @dataclass(frozen=True)
 class Placement:
     """Endpoints by name, none for this process. ``policy`` chooses among several; ``fallback`` says what happens if none answers.
 
-    One that has more than ``max_queued`` jobs waiting is passed over.
+    One that has more than ``max_queued`` jobs waiting is passed over. ``split``: whether the values of a call to a part of a ComfyUI
+    workflow may go to several endpoints, those of a ``list``, or the pictures of a ``batch`` too; or ``none``.
     """
 
     endpoints: tuple[str, ...] = ()
     policy: str = "least_busy"
     fallback: str = "fail"
     max_queued: int | None = None
+    split: str = "list"
 
     @property
     def is_local(self) -> bool:
@@ -33,7 +36,7 @@ class Placement:
 
     @classmethod
     def of(cls, value: Any, known: Collection[str], where: str) -> Placement:
-        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?}``.
+        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?, split?}``.
 
         Raises:
             InvalidConfig: another shape. UnknownEndpoint: a name that is not in ``known``.
@@ -53,10 +56,11 @@ class Placement:
         for key, item in rest.items():
             if key == "max_queued" and isinstance(item, int) and not isinstance(item, bool) and item >= 0:
                 continue
-            options = {"policy": POLICIES, "fallback": (LOCAL, "fail")}.get(key)
+            options = {"policy": POLICIES, "fallback": (LOCAL, "fail"), "split": SPLITS}.get(key)
             if options is None or item not in options:
                 raise InvalidConfig(
-                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}), fallback ('local', 'fail') and max_queued (a number)"
+                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}), fallback ('local', 'fail'), "
+                    f"split ({choices(SPLITS)}) and max_queued (a number)"
                 )
         return cls(tuple(names), **rest)
 
@@ -64,10 +68,11 @@ class Placement:
         """JSON form."""
         if self.is_local:
             return LOCAL
-        if len(self.endpoints) == 1 and (self.policy, self.fallback, self.max_queued) == ("least_busy", "fail", None):
+        if len(self.endpoints) == 1 and self == Placement(self.endpoints):
             return self.endpoints[0]
-        limit = {} if self.max_queued is None else {"max_queued": self.max_queued}
-        return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback, **limit}
+        rest: dict[str, Any] = {"max_queued": self.max_queued} if self.max_queued is not None else {}
+        rest |= {"split": self.split} if self.split != "list" else {}
+        return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback, **rest}
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 from yggdrasill.errors import EndpointUnreachable, YggdrasillError
 from yggdrasill.remote.carve.carving import carve
 from yggdrasill.remote.carve.naming import PlacedPart
-from yggdrasill.remote.carve.parts import CarvedCall, Carving
+from yggdrasill.remote.carve.parts import CarvedCall
 from yggdrasill.remote.carve.schemas import NodeSchemas
+from yggdrasill.remote.carve.sharing import can_be_shared
 from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.preflight import gaps_of
@@ -69,15 +70,14 @@ class Checker:
         if not carving.calls:
             return await validate(posted)
         placements = {call.node_id: self._placement(call, parts, await self._fresh_enough(call, parts, known)) for call in carving.calls}
-        answer = await self._carved(posted, carving, placements, own, validate)
+        shareable = frozenset(call.node_id for call in carving.calls if can_be_shared(call, schemas))
+        carved = CarvedPrompt(carving.prompt, posted, {call.node_id: call for call in carving.calls}, placements, shareable)
+        answer = await self._carved(posted, carved, own, validate)
         posted.update(checked)
         return answer
 
-    async def _carved(
-        self, posted: PostedPrompt, carving: Carving, placements: Mapping[str, Placement], own: Answer, validate: Validate
-    ) -> Answer:
-        carved = CarvedPrompt(carving.prompt, posted, {call.node_id: call for call in carving.calls}, placements)
-        good, error, outputs, node_errors = await validate(carving.prompt)
+    async def _carved(self, posted: PostedPrompt, carved: CarvedPrompt, own: Answer, validate: Validate) -> Answer:
+        good, error, outputs, node_errors = await validate(carved.prompt)
         told = {(carved.face_of(node)[0] if node in carved.calls else node): facts for node, facts in node_errors.items()}
         if good:
             posted.carved = carved

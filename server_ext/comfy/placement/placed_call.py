@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, UnknownArtifact, YggdrasillError
+from yggdrasill.remote.calls import Watch
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.port_list import Blocked, port_value, port_values
 from yggdrasill.remote.remote_workflow import RemoteWorkflow
 from yggdrasill.remote.reports import observe_calls
+from yggdrasill.remote.shares import Values
 from yggdrasill.server_ext.comfy.blocking import as_blockers
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.answers import said_of
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, InnerFailure
+from yggdrasill.server_ext.comfy.placement.shared_call import SharedCall, share_out
 from yggdrasill.server_ext.comfy.placement.terms import pack_outputs
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.types_ports import check_port
@@ -103,7 +106,19 @@ class PlacedCall(NodeCall):
             raise
 
     def _call(self) -> dict[int, list[Any]]:
-        registry, placement = around().registry, self._placement()
+        placement, values = self._placement(), self._values()
+        self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
+        timeline = around().placing.timeline
+        with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
+            outputs = self._outputs(placement, values)
+            given = {index: self._given(port, outputs) for index, port in enumerate(self.plan.outputs)}
+        around().placing.stale.discard(self.plan.text)
+        self._inner.end()
+        return given
+
+    def _at(self, placement: Placement, values: Values, watch: Watch, began: Callable[[str], None]) -> dict[str, Any]:
+        """The outputs by name, from the first of the placement's endpoints that takes the call."""
+        registry = around().registry
         remote = RemoteWorkflow(
             self.plan.prompt,
             self.plan.part,
@@ -114,22 +129,31 @@ class PlacedCall(NodeCall):
             strict_build=registry.strict_build,
             depot=registry.depot,
         )
-        self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
-        timeline = around().placing.timeline
-        with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
-            outputs = self._outputs(remote, placement)
-            given = {index: self._given(port, outputs) for index, port in enumerate(self.plan.outputs)}
-        around().placing.stale.discard(self.plan.text)
-        self._inner.end()
-        return given
+        sent = {name: port_value(listed) for name, listed in values.items()}
+        outputs: dict[str, Any] = remote.call(sent, self._context, {"preview_method": self._preview_method}, watch=watch, began=began)
+        return outputs
 
-    def _outputs(self, remote: RemoteWorkflow, placement: Placement) -> dict[str, Any]:
-        """From the endpoint; where nobody took the call, from this ComfyUI if the placement says so."""
-        values = self._values()
+    def _shared_out(self, placement: Placement, values: Values) -> dict[str, Any] | None:
+        """The outputs from all of the endpoints together; None if the call goes to one of them."""
+        carved = self._carved
+        if carved is None or self.node_id not in carved.shareable or len(placement.endpoints) < 2 or placement.split == "none":
+            return None
+        sharing, shares = share_out(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
+        if not shares:
+            return None
+        shared = SharedCall(self._at, placement, self._told, self._began, self._loan.learn)
+        given = shared.run(shares)
+        outputs = sharing.join(shares, given)
+        if outputs is None:
+            return None
+        shared.show()
+        return {name: port_value(listed) for name, listed in outputs.items()}
+
+    def _outputs(self, placement: Placement, values: Values) -> dict[str, Any]:
+        """From the endpoints; where nobody took the call, from this ComfyUI if the placement says so."""
         try:
-            outputs: dict[str, Any] = remote.call(
-                values, self._context, {"preview_method": self._preview_method}, watch=self._told, began=self._began
-            )
+            outputs = self._shared_out(placement, values)
+            return self._at(placement, values, self._told, self._began) if outputs is None else outputs
         except (EndpointUnreachable, QueueFull, UnknownArtifact) as error:
             self._mark_stale()
             if len(placement.endpoints) == 1:
@@ -137,8 +161,8 @@ class PlacedCall(NodeCall):
             if placement.fallback != LOCAL or "job" in error.details or (self._sent and error.details.get("reached")):
                 raise
             _LOG.warning("Yggdrasill: part %r runs here: %s", self.plan.part, error.message)
-            return self.run_nested(ComfyGraph(self.plan.prompt, self.plan.part), load_handles(values))
-        return outputs
+            sent = {name: port_value(load_handles(listed)) for name, listed in values.items()}
+            return self.run_nested(ComfyGraph(self.plan.prompt, self.plan.part), sent)
 
     def _began(self, key: str) -> None:
         self._sent = True
@@ -178,13 +202,13 @@ class PlacedCall(NodeCall):
             registry.endpoint(name)
         return placement
 
-    def _values(self) -> dict[str, Any]:
+    def _values(self) -> dict[str, list[Any]]:
         values = {}
         for index, port in enumerate(self.plan.inputs):
             listed = self.ports.get(f"p{index}") or ()
             # what was handed over has travelled already
             check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not HandedOver])
-            values[port["name"]] = port_value(value.value if type(value) is HandedOver else value for value in listed)
+            values[port["name"]] = [value.value if type(value) is HandedOver else value for value in listed]
         return values
 
     # -- failures -----------------------------------------------------------------------------------------------

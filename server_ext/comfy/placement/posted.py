@@ -34,6 +34,8 @@ class CarvedPrompt:
     users: Mapping[str, Any]
     calls: Mapping[str, CarvedCall]
     placements: Mapping[str, Placement]
+    #: The ids of nodes that stand for calls whose values may go to several endpoints.
+    shareable: frozenset[str] = frozenset()
     #: By id of the node that stands for a call: what failed inside, and the inner node that was last seen running.
     failures: dict[str, InnerFailure] = field(default_factory=dict)
     running: dict[str, str] = field(default_factory=dict)

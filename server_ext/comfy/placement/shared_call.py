@@ -1,0 +1,116 @@
+"""A call whose values go to several endpoints at the same time, and that is shown as the one call it stands for."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from yggdrasill.errors import Cancelled
+from yggdrasill.remote.calls import Watch
+from yggdrasill.remote.carve.sharing import reach_of
+from yggdrasill.remote.placement import Placement
+from yggdrasill.remote.port_list import port_values
+from yggdrasill.remote.shares import Batches, Lists, Share, Sharing, Values
+
+__all__ = ["SharedCall", "share_out"]
+
+Send = Callable[[Placement, Values, Watch, Callable[[str], None]], "dict[str, Any]"]
+"""Makes one call: where, with what, who is told, and who gets its key."""
+
+Ports = Sequence[Mapping[str, Any]]
+
+_SEEDS = frozenset({"noise_seed", "seed"})
+
+
+def share_out(
+    prompt: Mapping[str, Any], inputs: Ports, outputs: Ports, placement: Placement, values: Values
+) -> tuple[Sharing, list[Share]]:
+    """The shares of a call for the placement's endpoints, none if it goes to one of them, and what puts them together again."""
+    reach = reach_of(prompt)
+    kinds = [{str(port["name"]): str(port["type"]) for port in side} for side in (inputs, outputs)]
+    count = len(placement.endpoints)
+    lists: Sharing = Lists(reach, *kinds)
+    shares = lists.split(values, count)
+    if shares or placement.split != "batch":
+        return lists, shares
+    seeded = any(not _SEEDS.isdisjoint(node.get("inputs", {})) for node in prompt.values())
+    batches = Batches(reach, *kinds, seeded=seeded)
+    return batches, batches.split(values, count)
+
+
+class SharedCall:
+    """Runs shares, each in a thread of its own. Of what happens inside, the first share's progress is shown, and the outputs of all."""
+
+    def __init__(
+        self, send: Send, placement: Placement, told: Watch, began: Callable[[str], None], learn: Callable[[list[str]], None]
+    ) -> None:
+        self._send = send
+        self._placement = placement
+        self._told = told
+        self._begin = began
+        self._learn_of = learn
+        self._lock = threading.Lock()
+        self._keys: list[str] = []
+        self._blocked_by: dict[int, list[str]] = {}
+        self._shown: list[dict[str, Mapping[str, Any]]] = []
+
+    def run(self, shares: Sequence[Share]) -> list[dict[str, list[Any]]]:
+        """The values of each share's outputs, by name. Each share has an endpoint of its own, and the others to go to if that is lost.
+
+        Raises:
+            YggdrasillError: what the first share that failed raised, when the others are over.
+        """
+        self._shown = [{} for _ in shares]
+        with ThreadPoolExecutor(len(shares), thread_name_prefix="yggdrasill-share") as pool:
+            calls = [pool.submit(contextvars.copy_context().run, self._one, number, share) for number, share in enumerate(shares)]
+        errors = [error for call in calls if (error := call.exception()) is not None]
+        if errors:
+            raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
+        return [call.result() for call in calls]
+
+    def show(self) -> None:
+        """Tell what nodes inside showed, put together as ComfyUI does for the values of a list."""
+        for node in self._shown[0]:
+            events = [shown[node] for shown in self._shown if node in shown]
+            together: dict[str, list[Any]] = {}
+            for event in events:
+                for name, listed in (event.get("output") or {}).items():
+                    together.setdefault(name, []).extend(listed)
+            self._told("comfy", {**events[0], "output": together})
+
+    def _one(self, number: int, share: Share) -> dict[str, list[Any]]:
+        names = self._placement.endpoints
+        turned = (*names[number:], *names[:number])
+        placement = replace(self._placement, endpoints=turned, policy="first")
+        outputs = self._send(placement, share.values, partial(self._hear, number), self._began)
+        return {name: port_values(value) for name, value in outputs.items()}
+
+    # -- from the threads of the calls --------------------------------------------------------------------------
+
+    def _hear(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
+        what = data.get("what") if kind == "comfy" else None
+        if what == "blocked":
+            with self._lock:
+                self._blocked_by[number] = [str(key) for key in data.get("by") or ()]
+                self._learn()
+        elif what == "executed":
+            self._shown[number][str(data.get("node"))] = data
+        elif number == 0 and what != "port_blocked":
+            self._told(kind, data)
+
+    def _began(self, key: str) -> None:
+        with self._lock:
+            self._keys.append(key)
+            if len(self._keys) == 1:
+                self._begin(key)
+            else:
+                self._learn()
+
+    def _learn(self) -> None:
+        """The node waits for all of the calls, and for what any of them waits for."""
+        self._learn_of([*self._keys[1:], *(key for keys in self._blocked_by.values() for key in keys)])
