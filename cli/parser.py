@@ -23,6 +23,7 @@ _COMMANDS = {
     "endpoints": "list, add, ping and remove endpoints",
     "jobs": "list, show and cancel an endpoint's jobs",
     "place": "run parts of a ComfyUI workflow on other servers",
+    "up": "start one ComfyUI endpoint per GPU from an existing installation",
     "templates": "list the templates of every level",
 }
 
