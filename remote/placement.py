@@ -8,10 +8,12 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, choices, unknown
 
-__all__ = ["LOCAL", "POLICIES", "SPLITS", "Part", "Placement", "match_keys"]
+__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Part", "Placement", "match_keys"]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
+WHOLE = "*"
+"""The key that stands for all that can travel of a ComfyUI prompt and that no other key places; it names no part of a project."""
 SPLITS = ("list", "batch", "none")
 
 
@@ -134,7 +136,7 @@ def match_keys(keys: Iterable[str], parts: Iterable[Part]) -> tuple[dict[tuple[s
     found: dict[tuple[str, ...], str] = {}
     everything = list(parts)
     idle = []
-    for key in sorted(keys, key=lambda key: key.count("/")):
+    for key in sorted(set(keys) - {WHOLE}, key=lambda key: key.count("/")):
         exact = [part for part in everything if part.name == key]
         named = exact or [part for part in everything if part.is_named_by(key)]
         named = [part for part in named if not any(part.path[: len(o.path)] == o.path != part.path for o in named)]

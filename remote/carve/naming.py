@@ -4,7 +4,8 @@ The precedence is the same everywhere: what the call says (``extra_data.yggdrasi
 property, here. A key is a part's path ``outer/inner`` or an end of it; of several keys that fit a part the longest holds, and a key
 that names a part and others inside it means the outermost. Instances of one definition are parts of their own under one name, and
 ``Upscale (7)`` is the one of node 7 alone; a name for different things is an error unless it is the whole path of one of them. Where
-a placed part lies inside another one, the inner one runs where it is placed and the outer one has the rest.
+a placed part lies inside another one, the inner one runs where it is placed and the outer one has the rest. The key ``*`` is all of a
+prompt.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, choices, unknown
 from yggdrasill.remote.carve.parts import Part
-from yggdrasill.remote.carve.titles import PINNED_BY, SELECTION, SUBGRAPH, NamedPart, drawn_ids, named_parts
-from yggdrasill.remote.placement import Placement
+from yggdrasill.remote.carve.titles import PINNED_BY, SELECTION, SUBGRAPH, WORKFLOW, NamedPart, drawn_ids, named_parts
+from yggdrasill.remote.placement import WHOLE, Placement
 
 __all__ = ["Naming", "PlacedPart", "parts_of"]
 
@@ -56,11 +57,13 @@ def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str
     png = extra.get("extra_pnginfo")
     workflow = png.get("workflow") if isinstance(png, Mapping) else None
     keys = {*placements, *called}
+    whole = [NamedPart((WHOLE,), WORKFLOW, (WORKFLOW,), frozenset(prompt))] if WHOLE in keys else []
+    keys -= {WHOLE}
     found = [*_selections(chosen, prompt, workflow), *named_parts(workflow, prompt, keys)]
-    if not found and not called:
+    if not found and not called and not whole:
         return Naming()
     by_name = {part.name for part in found if part.kind == SELECTION}
-    found = [part for part in found if part.kind == SELECTION or part.name not in by_name]
+    found = [part for part in found if part.kind == SELECTION or part.name not in by_name] + whole
     placed = _pinned(found, endpoints) | _keyed(placements, found) | _keyed(called, found)
     _check_called(called, found, workflow, prompt)
     idle = [part.name for part in found if part.kind == SELECTION and part not in placed]

@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["GROUP", "PINNED_BY", "SELECTION", "SUBGRAPH", "NamedPart", "drawn_ids", "named_parts"]
+__all__ = ["GROUP", "PINNED_BY", "SELECTION", "SUBGRAPH", "WORKFLOW", "NamedPart", "drawn_ids", "named_parts"]
 
-SUBGRAPH, GROUP, SELECTION = "subgraph", "group", "selection"
+SUBGRAPH, GROUP, SELECTION, WORKFLOW = "subgraph", "group", "selection", "workflow"
 
 #: The property of a subgraph node that names the endpoint its inside runs on.
 PINNED_BY = "yggdrasill.endpoint"
@@ -54,12 +54,12 @@ class NamedPart:
         return key in ends or any(f"{end} ({self.instance})" == key for end in ends)
 
     def is_inside(self, other: NamedPart) -> bool:
-        """Whether another part holds this one; of two that hold the same nodes, what is chosen by hand is inside a subgraph, and that in a group."""
+        """Whether another part holds this one; of two that hold the same nodes, what is chosen by hand is inside a subgraph, that in a group, and all in the workflow."""
         return self.nodes < other.nodes or (self.nodes == other.nodes and self._rank > other._rank)
 
     @property
     def _rank(self) -> tuple[int, int]:
-        return (GROUP, SUBGRAPH, SELECTION).index(self.kind), len(self.path)
+        return (WORKFLOW, GROUP, SUBGRAPH, SELECTION).index(self.kind), len(self.path)
 
     def __str__(self) -> str:
         return f"{self.kind} {self.own_name!r}"

@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, YggdrasillError
+from yggdrasill.errors import CarveError, EndpointUnreachable, YggdrasillError
 from yggdrasill.remote.carve.carving import carve
 from yggdrasill.remote.carve.naming import PlacedPart
-from yggdrasill.remote.carve.parts import CarvedCall
+from yggdrasill.remote.carve.parts import CarvedCall, Carving
 from yggdrasill.remote.carve.schemas import NodeSchemas
 from yggdrasill.remote.carve.sharing import can_be_shared
 from yggdrasill.remote.comfy_ports import is_link
-from yggdrasill.remote.placement import Placement
+from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import gaps_of
 from yggdrasill.server_ext.comfy.placement.answers import Answer, Validate, excused, refusal, without_urls
 from yggdrasill.server_ext.comfy.placement.forms import NodeForms
@@ -66,7 +66,7 @@ class Checker:
         schemas = await self._schemas(posted, lacking, known)
         if not lacking <= set(schemas):
             return await validate(posted)
-        carving = carve(posted, [placed.part for placed in parts], schemas, None if lacking else wanted)
+        carving = _carved_as_far_as_it_goes(posted, parts, schemas, None if lacking else wanted)
         if not carving.calls:
             return await validate(posted)
         placements = {call.node_id: self._placement(call, parts, await self._fresh_enough(call, parts, known)) for call in carving.calls}
@@ -140,6 +140,19 @@ class Checker:
         """The nodes to say an error on."""
         named = [str(node) for node in error.details.get("nodes") or () if str(node) in posted]
         return named or [min(placed.part.nodes) for placed in posted.parts[:1]] or list(posted)[:1]
+
+
+def _carved_as_far_as_it_goes(
+    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None
+) -> Carving:
+    """The carving. Of what nobody named, but ``*`` sends away with all the rest, what cannot go is no error: it runs here."""
+    named = [placed.part for placed in parts]
+    try:
+        return carve(posted, named, schemas, wanted)
+    except CarveError as error:
+        if error.details.get("part") != WHOLE or not any(part.name == WHOLE for part in named):
+            raise
+        return carve(posted, [part for part in named if part.name != WHOLE], schemas, wanted)
 
 
 def _classes(prompt: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from samples.comfy import Servers
-from samples.comfy_graphs import Caller, load_image, node
+from samples.comfy_graphs import Caller, know, load_image, node
 from samples.pages import Shown, show
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
@@ -125,3 +125,29 @@ def test_a_batch_of_8_latents_gets_the_noise_it_has_on_one_server(a: Caller, b: 
 def sampler(seed: int) -> dict[str, Any]:
     links = {"model": ("1", 0), "positive": ("2", 0), "negative": ("2", 0), "latent_image": ("4", 0)}
     return node("KSampler", **links, seed=seed, steps=2, cfg=1.0, sampler_name="euler", scheduler="normal", denoise=1.0)
+
+
+# -- whole prompts ----------------------------------------------------------------------------------------------
+
+
+def test_a_whole_prompt_goes_to_the_least_busy_replica_and_its_files_stay_here(a: Caller, b: Caller) -> None:
+    prompt = {
+        "1": node("EmptyImage", width=16, height=12, batch_size=2, color=255),
+        "2": node("ImageInvert", image=("1", 0)),
+        "3": node("SaveImage", images=("2", 0), filename_prefix="whole"),
+    }
+    nothing_travels = {
+        "1": load_image(a.server, "stays.png", np.zeros((8, 8, 3), dtype=np.uint8)),
+        "2": node("PreviewImage", images=("1", 0)),
+    }
+    try:
+        know(a.server, {"a": a.server, "b": b.server}, {"*": {"replicas": ["a", "b"]}})
+        here = show(a.server, prompt, {"yggdrasill": {"graphs": {"*": {"endpoint": "local"}}}})
+        assert a.jobs(graph_id="*") == b.jobs(graph_id="*") == []
+        there = show(a.server, {**prompt, "3": node("SaveImage", images=("2", 0), filename_prefix="whole-there")})
+        assert pixels(a, there, "3") == pixels(a, here, "3")
+        # the server that has the workflow is busy with it
+        assert (len(a.jobs(graph_id="*")), len(b.jobs(graph_id="*"))) == (0, 1)
+        assert show(a.server, nothing_travels).entry["status"]["status_str"] == "success"
+    finally:
+        know(a.server, {"a": a.server, "b": b.server})
