@@ -120,9 +120,12 @@ def _wait(servers: Sequence[ComfyProcess], tokens: dict[str, str], seconds: floa
 
 def _tell(server: ComfyProcess, token: str, console: Console) -> None:
     """The line with which others get to know the server; the token only on the owner's own terminal."""
-    file = server.data_dir / "token"
-    shown = token if sys.stdout.isatty() else f"-   (the token is in {file})"
-    console.say(f"for another registry: yggdrasill endpoints add {server.name} {server.url} --token {shown}")
+    from yggdrasill.remote.pairing import pairing_line
+
+    if sys.stdout.isatty():
+        console.say(f"for another registry: {pairing_line(server.url, token, server.name)}")
+    else:
+        console.say(f"for another registry: {pairing_line(server.url, '-', server.name)}   (the token is in {server.data_dir / 'token'})")
 
 
 def _keep(servers: Sequence[ComfyProcess]) -> int:

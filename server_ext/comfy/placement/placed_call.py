@@ -136,7 +136,8 @@ class PlacedCall(NodeCall):
     def _shared_out(self, placement: Placement, values: Values) -> dict[str, Any] | None:
         """The outputs from all of the endpoints together; None if the call goes to one of them."""
         carved = self._carved
-        if carved is None or self.node_id not in carved.shareable or len(placement.endpoints) < 2 or placement.split == "none":
+        alone = len(placement.endpoints) < 2 or placement.policy == "first" or placement.split == "none"
+        if alone or carved is None or self.node_id not in carved.shareable:
             return None
         sharing, shares = share_out(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
         if not shares:
