@@ -75,13 +75,15 @@ class SharedCall:
 
     def show(self) -> None:
         """Tell what nodes inside showed, put together as ComfyUI does for the values of a list."""
-        for node in self._shown[0]:
-            events = [shown[node] for shown in self._shown if node in shown]
+        for node, first in self._shown[0].items():
             together: dict[str, list[Any]] = {}
-            for event in events:
+            files: list[Any] = []
+            for number, shown in enumerate(self._shown):
+                event = _renamed(dict(shown.get(node, ())), number)
+                files += event.get("files") or ()
                 for name, listed in (event.get("output") or {}).items():
                     together.setdefault(name, []).extend(listed)
-            self._told("comfy", {**events[0], "output": together})
+            self._told("comfy", {**first, "output": together, "files": files})
 
     def _one(self, number: int, share: Share) -> dict[str, list[Any]]:
         names = self._placement.endpoints
@@ -114,3 +116,13 @@ class SharedCall:
     def _learn(self) -> None:
         """The node waits for all of the calls, and for what any of them waits for."""
         self._learn_of([*self._keys[1:], *(key for keys in self._blocked_by.values() for key in keys)])
+
+
+def _renamed(value: Any, number: int) -> Any:
+    """What a share told, with files in it under names that no other share's files have."""
+    if isinstance(value, list):
+        return [_renamed(item, number) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _renamed(item, number) for key, item in value.items()}
+    return {**found, "filename": f"{number}-{found['filename']}"} if {"filename", "subfolder", "type"} <= found.keys() else found

@@ -43,6 +43,18 @@ def test_a_list_over_two_sleeping_replicas_takes_half_the_time(a: Caller, b: Cal
     assert together < 0.5 * alone + 1.0, (together, alone)
 
 
+def test_files_that_the_shares_show_are_all_kept(a: Caller, b: Caller) -> None:
+    prompt = {
+        "1": node("TestSeveral", count=4),
+        "2": node("TestSketch", value=("1", 0), grey=77),
+        "3": node("TestShow", value=("2", 0)),
+    }
+    shown = show(a.server, prompt, on_both("sketches", ["2"]))
+    assert [len(caller.jobs(graph_id="sketches")) for caller in (a, b)] == [1, 1]
+    assert len({item["filename"] for item in shown.outputs["2"]["images"]}) == 2
+    assert len(pixels(a, shown, "2")) == 4
+
+
 def timed(caller: Caller, prompt: dict[str, Any], extra: dict[str, Any] | None = None) -> tuple[Shown, float]:
     started = time.perf_counter()
     shown = show(caller.server, prompt, extra)
