@@ -26,7 +26,7 @@ def on_both(name: str, nodes: list[str], **more: str) -> dict[str, Any]:
 def sleeping(salt: str) -> dict[str, Any]:
     return {
         "1": node("TestSeveral", count=8),
-        "2": node("TestSlow", value=("1", 0), seconds=0.5, salt=salt),
+        "2": node("TestSlow", value=("1", 0), seconds=1.0, salt=salt),
         "3": node("TestDouble", value=("2", 0)),
         "4": node("TestTell", value=("3", 0), text="told"),
         "5": node("TestShow", value=("4", 0)),
@@ -40,7 +40,8 @@ def test_a_list_over_two_sleeping_replicas_takes_half_the_time(a: Caller, b: Cal
     assert both.outputs["5"] == {"text": [repr(2.0 * number) for number in range(8)]}
     assert both.outputs["4"] == {"text": ["told"] * 8}
     assert [len(caller.jobs(graph_id="sleep")) for caller in (a, b)] == [1, 1]
-    assert together < 0.5 * alone + 1.0, (together, alone)
+    # half of it, and what a call costs on a machine that has other work
+    assert together < 0.5 * alone + 2.0, (together, alone)
 
 
 def test_files_that_the_shares_show_are_all_kept(a: Caller, b: Caller) -> None:
