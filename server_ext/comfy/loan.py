@@ -45,8 +45,10 @@ class Loan:
     # -- from the call's thread ---------------------------------------------------------------------------------
 
     def begin(self, key: str) -> None:
-        """The call got its key."""
+        """The call got its key; one that is made anew waits for the new one only."""
         with self._lock:
+            if self._wait is not None:
+                self._runner.lender.end(self._wait)
             if not self._over:
                 self._wait = Wait(key, self._offer, self._nested)
                 self._runner.lender.begin(self._wait)

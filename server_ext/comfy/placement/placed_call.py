@@ -182,7 +182,7 @@ class PlacedCall(NodeCall):
         elif port["hand_over"]:
             values = [each if type(each) is Blocked else HandedOver(each, self.plan.text) for each in port_values(outputs[name])]
         else:
-            values = port_values(load_handles(outputs[name]))
+            values = [load_handles(each) for each in port_values(outputs[name])]
         return as_blockers(values)
 
     def _placement(self) -> Placement:
