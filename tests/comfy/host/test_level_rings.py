@@ -11,6 +11,7 @@ import torch
 
 from samples.comfy_graphs import Caller, graph_input, graph_output, know, node, remote_node, until
 from samples.level_nodes import pasted, value_of, values_of
+from yggdrasill.stage import State
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
 
@@ -126,3 +127,19 @@ def test_a_failure_in_a_workflow_that_runs_here_names_the_node_inside(a: Caller,
     error = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
     assert error["node_id"] == "3"
     assert "node 'second/2' (TestFail) failed: ValueError: no luck today" in error["exception_message"]
+
+
+def test_a_stage_with_a_workflow_gives_the_same_state_wherever_that_runs(a: Caller, b: Caller) -> None:
+    texts = dict.fromkeys(("condition", "reads", "writes", "conditions", "names"), "")
+    lines = "3 -> turn.x\nturn.y -> 4"
+    prompt = {
+        "1": pasted("graph", workflow("turn", step("ImageInvert"))),
+        "2": node("YggdrasillStage", stage_id="s", role="none", carry=True, connections=lines, **texts, **{"pipelines.p0": ("1", 0)}),
+        "3": PICTURE,
+        "4": node("YggdrasillState", edits="", block_3=("3", 0)),
+    }
+    for seed, graphs in enumerate(({}, {"turn": "b"})):
+        placed(a, b, **graphs)
+        run_stage = node("YggdrasillRunStage", stage=("2", 0), state=("4", 0), action="", seed=seed)
+        found = values_of(a, {**prompt, "5": run_stage}, picture=("3", 0), state=("5", 0))
+        assert torch.equal(State.from_dict(found["state"])[4], 1.0 - found["picture"])
