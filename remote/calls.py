@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,11 +17,12 @@ from yggdrasill.remote.events import FINAL, follow
 from yggdrasill.remote.reports import Meter
 from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.remote.uploads import upload
+from yggdrasill.remote.waits import Learn
 from yggdrasill.values.artifact_refs import ArtifactRef
 
 __all__ = ["ORPHAN_AFTER", "Call", "Watch", "perform"]
 
-#: How long the submitting request stays open; short when somebody wants to see progress.
+#: How long the submitting request stays open; short when somebody wants to know what happens meanwhile.
 WAIT_SECONDS = 20.0
 WAIT_SECONDS_WITH_PROGRESS = 0.05
 _CANCEL_SECONDS = 3.0
@@ -51,10 +52,12 @@ class Call:
     progress: Progress | None = None
     #: A ComfyUI API prompt with ports, to be run without being deployed; else ``graph_id`` is served there.
     prompt: Mapping[str, Any] | None = None
-    #: Gets kind and data of every other event that is not about the job's status.
+    #: Gets kind and data of every other event that is not about the job's status or what blocks it.
     watch: Watch | None = None
     #: Gets the artifacts of outputs that can be had already, and who has them.
     arrived: Callable[[EndpointClient, list[ArtifactRef]], None] | None = None
+    #: Told which calls the caller waits for, this one and those that block it; only if it is not answered soon.
+    learn: Learn | None = None
     meter: Meter = field(default_factory=Meter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -112,6 +115,7 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
     if status == 200 and call.watch is None:
         return row
     job.append(str(row["job_id"]))
+    _learn(call)
     # of a job that is over already, what was told meanwhile
     async for event in follow(client, job[0], retry):
         if event.kind == "progress" and call.progress is not None:
@@ -119,7 +123,9 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
             call.progress(str(data.get("place", "")), float(data.get("done", 0)), float(data.get("total", 0)), data.get("text"))
         if event.kind == "output" and call.arrived is not None:
             call.arrived(client, [ArtifactRef.from_json(entry) for entry in event.data.get("artifacts") or ()])
-        if call.watch is not None and event.kind not in ("status", "progress"):
+        if event.kind == "blocked":
+            _learn(call, event.data.get("by") or ())
+        if call.watch is not None and event.kind not in ("status", "progress", "blocked"):
             call.watch(event.kind, event.data)
     if status == 200:
         return row
@@ -130,8 +136,13 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
         retry.check_deadline()
 
 
+def _learn(call: Call, blockers: Iterable[Any] = ()) -> None:
+    if call.learn is not None:
+        call.learn([call.key, *map(str, blockers)])
+
+
 async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int, dict[str, Any]]:
-    most = WAIT_SECONDS if call.progress is None and call.watch is None else WAIT_SECONDS_WITH_PROGRESS
+    most = WAIT_SECONDS_WITH_PROGRESS if call.progress or call.watch or call.learn else WAIT_SECONDS
     sent: dict[str, int] = {}
     while True:
         try:

@@ -20,7 +20,7 @@ MAX_EVENT_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Event:
-    """``kind`` is ``status``, ``progress`` or ``log``; ``seq`` is what a new connection resumes behind."""
+    """``kind`` is ``status``, ``progress``, ``log``, ``output``, ``blocked`` or ``comfy``; ``seq`` is what a new connection resumes behind."""
 
     kind: str
     data: dict[str, Any]

@@ -20,6 +20,7 @@ from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.downloads import Fetches, RemoteHandle, load
 from yggdrasill.remote.reports import CallReport, report
 from yggdrasill.remote.route import Route
+from yggdrasill.remote.waits import Learn, waiting
 from yggdrasill.values.wire import references, unpack
 
 if TYPE_CHECKING:
@@ -158,8 +159,8 @@ class Proxy:
         """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with self._depot.pack(value) as packed, context.outside():
-            call = self._prepare(value, packed.wire, context, options, inbox)
+        with self._depot.pack(value) as packed, context.outside(), waiting() as learn:
+            call = self._prepare(value, packed.wire, context, options, inbox, learn)
             call = replace(call, watch=watch)
             if began is not None:
                 began(call.key)
@@ -175,8 +176,8 @@ class Proxy:
         """The same for a caller with an event loop; packing and unpacking stay off it."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with await asyncio.to_thread(self._depot.pack, value) as packed, context.outside():
-            call = self._prepare(value, packed.wire, context, options, inbox)
+        with await asyncio.to_thread(self._depot.pack, value) as packed, context.outside(), waiting() as learn:
+            call = self._prepare(value, packed.wire, context, options, inbox, learn)
             started = time.perf_counter()
             try:
                 client, row, fetched = await bridge().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
@@ -185,7 +186,9 @@ class Proxy:
         report(self._report(client, row, call, context, started))
         return await asyncio.to_thread(self._unpack, client, row["output"], fetched, context.outermost)
 
-    def _prepare(self, value: Any, wire: Mapping[str, Any], context: RunContext, options: Mapping[str, Any], inbox: Inbox) -> Call:
+    def _prepare(
+        self, value: Any, wire: Mapping[str, Any], context: RunContext, options: Mapping[str, Any], inbox: Inbox, learn: Learn | None
+    ) -> Call:
         sink = context.progress_sink
         return Call(
             graph_id=self.graph_id,
@@ -198,6 +201,7 @@ class Proxy:
             orphan_after=self.orphan_after,
             patience=self.route.patience,
             progress=None if sink is None else lambda *facts: inbox.put(lambda: sink(*facts)),
+            learn=learn,
         )
 
     async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:

@@ -1,6 +1,6 @@
 """The jobs an endpoint has in hand: found by id and key, waited for, watched over, cancelled, and in time forgotten.
 
-Everything here happens on one event loop; tasks report from their threads through `finished` and `tell`.
+Everything here happens on one event loop; tasks report from their threads through `finished`, `tell` and `waits`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
+from yggdrasill.server_ext.blockers import Blockers
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
@@ -86,6 +87,7 @@ class Board:
         self._keys: dict[str, str] = {}
         self._live: dict[str, Job] = {}
         self._tasks: dict[str, Task] = {}
+        self._blockers = Blockers(hub, self._tasks, self._refuse)
         self._recent: OrderedDict[str, Job] = OrderedDict()
         self._done: dict[str, asyncio.Future[None]] = {}
         self._promised: dict[str, float] = {}
@@ -154,6 +156,7 @@ class Board:
             return
         self._tasks[task.job.job_id] = task
         self._host.enqueue(task)
+        self._blockers.queued(task)
 
     def expect(self, key: str, seconds: float) -> None:
         """Keep what is pinned for a call that will come again, its missing artifacts sent."""
@@ -245,6 +248,14 @@ class Board:
         """Called by a task, from its thread: an event of its job; see `EventHub.emit`."""
         self._call(self._hub.emit, job.job_id, kind, data, slot)
 
+    def waits(self, task: Task, keys: list[str]) -> None:
+        """Called by a task, from any thread: the calls that its run waits for now."""
+        self._call(self._blockers.waits, task, keys)
+
+    def _refuse(self, job: Job, error: Exception) -> None:
+        if self._host.withdraw(self._tasks[job.job_id]):
+            self._end_soon(job, error)
+
     def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
         # a closed loop: the endpoint is gone, and the row says what is to be said
         with contextlib.suppress(RuntimeError):
@@ -291,6 +302,7 @@ class Board:
             now = time.monotonic()
             for job in self.live:
                 self._look_after(job, now)
+            self._blockers.look(now)
             for key in [key for key, until in self._promised.items() if until < now]:
                 del self._promised[key]
                 self._store.unpin(f"call:{key}")

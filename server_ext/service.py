@@ -96,7 +96,7 @@ class Service:
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
         self.board = Board(jobs, self.hub, host, store, self.redactor, retention or Retention())
-        self._shop = Workshop(jobs, store, self.redactor, self.board.tell, self.board.finished)
+        self._shop = Workshop(jobs, store, self.redactor, self.board.tell, self.board.finished, self.board.waits)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._forgetting: asyncio.Task[None] | None = None

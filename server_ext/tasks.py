@@ -13,6 +13,7 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled, EndpointFailed, StorageFailed, TimedOut, YggdrasillError
 from yggdrasill.executor.context import enter_run
+from yggdrasill.remote.waits import observe_waits
 from yggdrasill.server_ext.calls import call
 from yggdrasill.server_ext.deployments import Deployment
 from yggdrasill.server_ext.job import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT, Job
@@ -45,6 +46,8 @@ class Workshop:
     tell: Callable[..., None]
     #: Called from any thread with the job's final form, which is stored by then.
     finished: Callable[[Job, Job], None]
+    #: Called from any thread with the calls that a task's run waits for, whenever they change.
+    waits: Callable[[Task, list[str]], None]
     #: What is being written to the store.
     offers: Offers = field(default_factory=Offers)
     #: Packs outputs while their runs go on.
@@ -82,7 +85,7 @@ class Task:
         try:
             self._begin()
             started = time.perf_counter()
-            with _current_task(self):
+            with _current_task(self), observe_waits(lambda keys: self.shop.waits(self, keys)):
                 output, artifacts = self._run(outside)
             run_s = time.perf_counter() - started
             timing = {**job.timing, "queued_s": (job.started or job.created) - job.created, "run_s": run_s}

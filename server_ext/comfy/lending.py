@@ -15,22 +15,20 @@ from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
 __all__ = ["Lender", "Wait"]
 
-MOST_REPORTED = 64
 PATIENCE = 3.0
 """Seconds that a run must seem stuck; another place may yet be lent to what it waits for."""
 
 
 @dataclass(eq=False)
 class Wait:
-    """A node that waits for the call ``key``; ``reported`` are the calls that this one says it is blocked by.
+    """A node that waits for the calls ``keys``: its own, and those that these say they are blocked by.
 
     ``nested`` is the lent run the node belongs to, if any. ``offer(run)`` asks the node to run a prompt while it waits.
     """
 
-    key: str
     offer: Callable[[PromptRun], None]
     nested: PromptRun | None = None
-    reported: frozenset[str] = frozenset()
+    keys: frozenset[str] = frozenset()
     running: PromptRun | None = field(default=None)
 
 
@@ -49,7 +47,7 @@ class Lender:
         """A prompt of ours stands in the queue."""
         with self._lock:
             self._runs[run.prompt_id] = run
-            run.blocked_by(self._blockers())
+            self._report()
             self._look()
 
     def remove_run(self, run: PromptRun) -> None:
@@ -60,7 +58,7 @@ class Lender:
     def look_after(self, run: PromptRun, now: float) -> None:
         """End a queued run that a lent one has waited for all the time: the ring goes around twice, and no third place is lent."""
         with self._lock:
-            stuck = run.state == "queued" and any(wait.nested is not None and run.key in wait.reported for wait in self._waits)
+            stuck = run.state == "queued" and any(wait.nested is not None and run.key in wait.keys for wait in self._waits)
             if not stuck:
                 run.stuck_since = None
             elif run.stuck_since is None:
@@ -74,14 +72,14 @@ class Lender:
         """A node begins to wait."""
         with self._lock:
             self._waits.append(wait)
-            self._report()
 
     def learn(self, wait: Wait, keys: Iterable[str]) -> None:
-        """The job that is waited for says what blocks it."""
+        """What a node waits for has changed."""
         with self._lock:
-            wait.reported = frozenset(list(keys)[:MOST_REPORTED])
-            self._report()
-            self._look()
+            if wait in self._waits:
+                wait.keys = frozenset(keys)
+                self._report()
+                self._look()
 
     def gave_back(self, wait: Wait) -> None:
         """What a node ran while it waited is over."""
@@ -98,21 +96,20 @@ class Lender:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _blockers(self) -> list[str]:
-        keys = {key for wait in self._waits for key in (wait.key, *wait.reported)}
-        return sorted(keys)[:MOST_REPORTED]
-
     def _report(self) -> None:
-        keys = self._blockers()
+        """Whoever waits for a run waits for what this ComfyUI's only executor waits for, or for what a lent run itself waits for."""
         for run in self._runs.values():
-            run.blocked_by(keys)
+            if run.learn is not None:
+                waits = [wait for wait in self._waits if run.state != "lent" or wait.nested is run]
+                run.learn(frozenset[str]().union(*(wait.keys for wait in waits)))
 
     def _look(self) -> None:
         """Lend to whom a waited-for job is blocked by, one at a time, and never out of what is lent itself."""
         for wait in self._waits:
-            for run in [run for run in self._runs.values() if run.state == "queued" and run.key in wait.reported]:
+            for run in [run for run in self._runs.values() if run.state == "queued" and run.key in wait.keys]:
                 if wait.nested is None and not any(other.running for other in self._waits) and self._take(run, "lent"):
                     wait.running = run.part_of = run
+                    self._report()
                     wait.offer(run)
 
     def _take(self, run: PromptRun, state: str) -> bool:

@@ -42,21 +42,16 @@ class Loan:
         self._lock = threading.Lock()
         self._over = False
 
-    # -- from the call's thread ---------------------------------------------------------------------------------
-
-    def begin(self, key: str) -> None:
-        """The call got its key; one that is made anew waits for the new one only."""
-        with self._lock:
-            if self._wait is not None:
-                self._runner.lender.end(self._wait)
-            if not self._over:
-                self._wait = Wait(key, self._offer, self._nested)
-                self._runner.lender.begin(self._wait)
+    # -- from other threads -------------------------------------------------------------------------------------
 
     def learn(self, keys: list[str]) -> None:
-        """The called job says what blocks it."""
-        if self._wait is not None:
-            self._runner.lender.learn(self._wait, keys)
+        """The node waits for these calls now."""
+        with self._lock:
+            if self._wait is None and not self._over:
+                self._wait = Wait(self._offer, self._nested)
+                self._runner.lender.begin(self._wait)
+            if self._wait is not None:
+                self._runner.lender.learn(self._wait, keys)
 
     def take(self, run: PromptRun) -> None:
         """Run a prompt of the node's own.

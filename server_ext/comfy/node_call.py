@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.waits import observe_waits
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.loan import Loan
@@ -89,16 +90,15 @@ class NodeCall(ABC):
 
     def _work(self) -> None:
         try:
-            self._future.set_result(self._run())
+            with observe_waits(self._loan.learn):
+                outputs = self._run()
+            self._future.set_result(outputs)
         except BaseException as error:  # noqa: BLE001 - the node raises it
             self._future.set_exception(error)
 
     def _told(self, kind: str, data: Mapping[str, Any]) -> None:
         """An event of the called job."""
-        if kind == "comfy" and data.get("what") == "blocked":
-            self._loan.learn([str(key) for key in data.get("by") or ()])
-        else:
-            self._messages.watch(kind, data)
+        self._messages.watch(kind, data)
 
     def run_nested(self, graph: ComfyGraph, inputs: Mapping[str, Any]) -> dict[str, Any]:
         """The outputs of a workflow that runs inside this node's prompt while the node waits; in the call's own thread.

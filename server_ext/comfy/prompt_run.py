@@ -10,6 +10,7 @@ from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.port_list import Blocked, port_value
+from yggdrasill.remote.waits import Learn
 from yggdrasill.server_ext.comfy.host_api import Validation
 
 __all__ = ["PromptRun", "Watch"]
@@ -22,11 +23,21 @@ _FINAL = frozenset({"success", "ended", "lost", "refused"})
 class PromptRun:
     """Messages come in from ComfyUI's threads by `tell` and `deliver`; one thread waits with `next_message` and `settle`."""
 
-    def __init__(self, prompt_id: str, graph: ComfyGraph, context: RunContext, watch: Watch | None = None, key: str | None = None) -> None:
+    def __init__(
+        self,
+        prompt_id: str,
+        graph: ComfyGraph,
+        context: RunContext,
+        watch: Watch | None = None,
+        key: str | None = None,
+        learn: Learn | None = None,
+    ) -> None:
         self.prompt_id = prompt_id
         #: The key of the call that this run is (part of); what others report to be blocked by.
         self.key = key
         self.watch = watch
+        #: Told the calls that ComfyUI's only executor waits for; whoever waits for this run waits for them too.
+        self.learn = learn
         self.prompt: dict[str, Any] = {}
         self.sinks: list[str] = []
         #: What ComfyUI is told about the prompt beside it.
@@ -38,7 +49,6 @@ class PromptRun:
         #: The lent run that this one is part of: itself, or the one whose node runs this one for itself; None for all others.
         self.part_of: PromptRun | None = None
         self.stuck_since: float | None = None
-        self._blocked: list[str] = []
         self.graph = graph
         self.context = context
         #: ``new``, then what ComfyUI's queue says, or ``lent`` for a prompt that runs inside another one.
@@ -56,12 +66,6 @@ class PromptRun:
     def tell(self, kind: str, facts: dict[str, Any]) -> None:
         """Something happened; see `VirtualSocket`."""
         self._box.put((kind, facts))
-
-    def blocked_by(self, keys: list[str]) -> None:
-        """Report the calls that ComfyUI's only executor is waiting for; whoever waits for this run waits for them too."""
-        if keys != self._blocked and self.watch is not None:
-            self._blocked = keys
-            self.watch("blocked", {"by": keys})
 
     def deliver(self, port: str, values: list[Any]) -> None:
         """A sink got the values of its port; one that is blocked is left out, and whoever watches is told what it says."""

@@ -106,7 +106,6 @@ class RemoteCall(NodeCall):
 
     def _began(self, key: str) -> None:
         self._sent = True
-        self._loan.begin(key)
 
     def _run_here(
         self, stand_ins: StandIns, registry: EndpointRegistry, placement: Placement, error: EndpointUnreachable | QueueFull

@@ -15,6 +15,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.waits import waiting
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.inventory import fit_paths
@@ -100,19 +101,23 @@ class QueueRunner:
     ) -> dict[str, Any]:
         """See `PromptRunner.run_prompt`; `watched_by` says how the prompt begins."""
         caller = _caller.get()
-        run = PromptRun(str(uuid.uuid4()), graph, context, caller.watch, caller.key)
-        previews = preview_method or caller.preview_method
-        if previews is not None:
-            run.extra_data["preview_method"] = previews
+        with waiting() as learn:
+            run = PromptRun(str(uuid.uuid4()), graph, context, caller.watch, caller.key, learn)
+            previews = preview_method or caller.preview_method
+            if previews is not None:
+                run.extra_data["preview_method"] = previews
+            return self._run(run, inputs, caller.begin or self.queue)
+
+    def _run(self, run: PromptRun, inputs: Mapping[str, Any], begin: Callable[[PromptRun], None]) -> dict[str, Any]:
         digests: dict[str, str] = {}
         try:
             for name, value in inputs.items():
                 digests[name] = self.shelf.put(value)
             with self._lock:
                 self._runs[run.prompt_id] = run
-            prompt = bind_prompt(graph, digests, run.prompt_id)
+            prompt = bind_prompt(run.graph, digests, run.prompt_id)
             fit_paths(prompt)
-            asyncio.run_coroutine_threadsafe(self._start(run, prompt, caller.begin or self.queue), host_api.prompt_server().loop)
+            asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), host_api.prompt_server().loop)
             self._follow(run)
             return run.settle()
         finally:

@@ -14,8 +14,8 @@ import pytest
 
 from samples.endpoints import TOKEN, EndpointProcess
 from samples.fleet import pair, start_together
-from samples.http import Http, one_node, until
-from yggdrasill.errors import InvalidConfig
+from samples.http import Http, events_of, one_node, until
+from yggdrasill.errors import InvalidConfig, YggdrasillError
 from yggdrasill.remote import RemoteGraph
 from yggdrasill.remote.bridge import bridge
 
@@ -132,6 +132,49 @@ def test_calls_that_keep_state_at_both_ends_take_turns_and_lose_none(ends: tuple
     found = [answer["y"] for answer in at_once(lambda _: total.run({"x": 1}))]
     assert sorted(found) == [number * (number + 1) // 2 for number in range(1, CALLERS + 1)]
     assert_idle(*ends)
+
+
+def test_a_job_tells_which_calls_block_it_to_the_end_of_the_ring(ends: tuple[EndpointProcess, EndpointProcess]) -> None:
+    one, other = ends
+    here = Http(one)
+    here.deploy("tell-leaf", one_node("slow", seconds=0.6))
+    Http(other).deploy("tell-middle", through("tell-middle", one.url, "tell-leaf"), "pipeline")
+    here.deploy("tell-ring", through("tell-ring", other.url, "tell-middle"), "pipeline")
+    told = blocked(here, here.start("tell-ring", {"x": 1}))
+    assert max(map(len, told)) == 2
+    assert told[-1] == []
+
+
+def test_a_job_behind_one_that_keeps_state_is_blocked_by_what_blocks_that(ends: tuple[EndpointProcess, EndpointProcess]) -> None:
+    one, other = ends
+    here = Http(one)
+    Http(other).deploy("behind-leaf", one_node("slow", seconds=0.6))
+    here.deploy("behind", through("behind", other.url, "behind-leaf", "accumulate"), "pipeline")
+    jobs = [here.start("behind", {"x": 1}) for _ in range(3)]
+    first, *others = at_once(lambda number: blocked(here, jobs[number]), 3)
+    keys = first[0]
+    assert [keys[:1] == told[0] for told in others] == [True, True]
+    assert [here.result(job)["error"] for job in jobs] == [None] * 3
+    assert {len({key for told in each for key in told}) for each in (first, *others)} == {1, 2, 3}
+
+
+def test_a_ring_back_to_a_call_that_keeps_state_ends_with_an_error(ends: tuple[EndpointProcess, EndpointProcess]) -> None:
+    one, other = ends
+    here = Http(one)
+    here.deploy("keeps", one_node("double"))
+    Http(other).deploy("keeps-back", through("keeps-back", one.url, "keeps"), "pipeline")
+    assert served(other, "keeps-back").run({"x": 1}) == {"y": 4}
+    here.deploy("keeps", through("keeps", other.url, "keeps-back", "accumulate"), "pipeline")
+    with pytest.raises(YggdrasillError, match=r"'keeps' keeps state.* waits in a ring"):
+        served(one, "keeps").run({"x": 1})
+    until(lambda: [row["status"] for row in here.get("/jobs?graph_id=keeps&limit=2").json()["jobs"]] == ["FAILED"] * 2)
+
+
+def blocked(end: Http, job: str) -> list[list[str]]:
+    """The calls that block a job, as its events tell them one after the other up to its end."""
+    events = events_of(end.get(f"/jobs/{job}/events", stream=True))
+    assert events[-1]["data"]["status"] == "COMPLETED", events
+    return [event["data"]["by"] for event in events if event["event"] == "blocked"]
 
 
 def test_a_cancelled_ring_leaves_nobody_waiting(ends: tuple[EndpointProcess, EndpointProcess]) -> None:

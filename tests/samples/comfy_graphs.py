@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from samples.comfy import Server
+from samples.endpoints import EndpointProcess
 from yggdrasill.remote import EndpointClient, EndpointRegistry
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.remote_graph import RemoteGraph
@@ -80,11 +81,15 @@ def token_of(server: Server) -> str:
     return (data_folder(server) / "token").read_text(encoding="utf-8").strip()
 
 
-def know(server: Server, others: Mapping[str, Server], graphs: Mapping[str, Any] | None = None) -> None:
-    """Let a server know others by name, and where graphs run."""
+def know(
+    server: Server, others: Mapping[str, Server], graphs: Mapping[str, Any] | None = None, blocks: EndpointProcess | None = None
+) -> None:
+    """Let a server know others by name, and where graphs run; ``blocks`` is an endpoint without ComfyUI."""
     registry = EndpointRegistry()
     for name, other in others.items():
         registry.add(name, other.url, token=token_of(other))
+    if blocks is not None:
+        registry.add(blocks.name, blocks.url, token=blocks.token)
     for key, placement in (graphs or {}).items():
         registry.place_key(key, placement)
     registry.to_yaml(data_folder(server) / "endpoints.yaml")

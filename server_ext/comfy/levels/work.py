@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
+from yggdrasill.remote.waits import observe_waits
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.loan import Loan
@@ -78,6 +79,7 @@ class NodeWork(Generic[Result]):
     def _run(self) -> None:
         try:
             with (
+                observe_waits(self._loan.learn),
                 watched_by(self._heard, "", begin=self._loan.take, preview_method=self._preview_method),
                 enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.inside) as context,
             ):

@@ -167,7 +167,6 @@ class PlacedCall(NodeCall):
 
     def _began(self, key: str) -> None:
         self._sent = True
-        self._loan.begin(key)
 
     def _mark_stale(self) -> None:
         """What was handed over may be gone from where it lay: whoever made it makes it anew when the workflow is queued again."""
