@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, node, remote_node, until
+from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, know, node, remote_node, until
+from samples.level_nodes import pasted
 from yggdrasill.errors import YggdrasillError
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
@@ -80,6 +81,25 @@ def test_the_owners_own_prompts_on_both_sides_cross_too(a: Caller, b: Caller) ->
     for side, prompt_id in started:
         entry = until(partial(side.history, prompt_id), 60.0)
         assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
+
+
+def test_a_node_that_runs_a_graph_lends_the_executor_to_what_it_waits_for(a: Caller, b: Caller) -> None:
+    both = {"a": a.server, "b": b.server}
+    know(a.server, both, {"placed-here": "a"})
+    try:
+        prompt_id = a.start(
+            {
+                "1": pasted("graph", {"kind": "comfy", "graph_id": "placed-here", "prompt": INVERT}),
+                "2": node("EmptyImage", width=8, height=8, batch_size=1, color=9),
+                "3": node("YggdrasillRunGraph", graph=("1", 0), seed=0, loop_steps=0, preview=False, **{"ports.p0": ("2", 0)}),
+                "4": node("PreviewImage", images=("3", 0)),
+            }
+        )
+        entry = until(partial(a.history, prompt_id), 30.0)
+    finally:
+        know(a.server, both)
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1][1]["exception_message"]
+    assert any("placed-here" in job["graph_id"] for job in a.jobs())
 
 
 def test_a_ring_that_goes_around_for_ever_ends_with_an_error(a: Caller, b: Caller) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -134,22 +133,6 @@ def test_a_call_that_stands_behind_one_that_keeps_state_is_part_of_the_ring(a: C
     for prompt_id in prompts:
         entry = until(partial(a.history, prompt_id), 60.0)
         assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
-
-
-def test_a_node_that_runs_a_pipeline_lends_the_executor_to_its_parts(a: Caller, blocks: EndpointClient) -> None:
-    a.deploy("end", INVERT)
-    deploy(blocks, pipeline("only-end", there(a, "end")))
-    parts = pipeline("run-here", {"endpoint_url": blocks.url, "graph_id": "only-end"}, there(a, "end"))
-    prompt_id = a.start(
-        {
-            "1": node("YggdrasillLoadPipeline", source="text", **{"source.text": json.dumps(parts)}),
-            "2": node("EmptyImage", width=8, height=8, batch_size=1, color=0),
-            "3": node("YggdrasillRunGraph", graph=("1", 0), seed=0, loop_steps=0, preview=False, **{"ports.p0": ("2", 0)}),
-            "4": node("PreviewImage", images=("3", 0)),
-        }
-    )
-    entry = until(partial(a.history, prompt_id), 30.0)
-    assert entry["status"]["status_str"] == "success", entry["status"]["messages"][-1][1]["exception_message"]
 
 
 def test_a_ring_through_blocks_that_goes_around_for_ever_ends_with_an_error(a: Caller, blocks: EndpointClient) -> None:
