@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,7 +116,7 @@ class PlacedCall(NodeCall):
         self._inner.end()
         return given
 
-    def _at(self, placement: Placement, values: Values, watch: Watch, began: Callable[[str], None]) -> dict[str, Any]:
+    def _at(self, placement: Placement, values: Values, watch: Watch) -> dict[str, Any]:
         """The outputs by name, from the first of the placement's endpoints that takes the call."""
         registry = around().registry
         remote = RemoteWorkflow(
@@ -130,7 +130,8 @@ class PlacedCall(NodeCall):
             depot=registry.depot,
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
-        outputs: dict[str, Any] = remote.call(sent, self._context, {"preview_method": self._preview_method}, watch=watch, began=began)
+        options = {"preview_method": self._preview_method}
+        outputs: dict[str, Any] = remote.call(sent, self._context, options, watch=watch, began=self._began)
         return outputs
 
     def _shared_out(self, placement: Placement, values: Values) -> dict[str, Any] | None:
@@ -142,7 +143,7 @@ class PlacedCall(NodeCall):
         sharing, shares = share_out(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
         if not shares:
             return None
-        shared = SharedCall(self._at, placement, self._told, self._began, self._loan.learn)
+        shared = SharedCall(self._at, placement, self._told)
         given = shared.run(shares)
         outputs = sharing.join(shares, given)
         if outputs is None:
@@ -154,7 +155,7 @@ class PlacedCall(NodeCall):
         """From the endpoints; where nobody took the call, from this ComfyUI if the placement says so."""
         try:
             outputs = self._shared_out(placement, values)
-            return self._at(placement, values, self._told, self._began) if outputs is None else outputs
+            return self._at(placement, values, self._told) if outputs is None else outputs
         except (EndpointUnreachable, QueueFull, UnknownArtifact) as error:
             self._mark_stale()
             if len(placement.endpoints) == 1:

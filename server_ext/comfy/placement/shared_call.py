@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextvars
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,8 +18,8 @@ from yggdrasill.remote.shares import Batches, Lists, Share, Sharing, Values
 
 __all__ = ["SharedCall", "share_out"]
 
-Send = Callable[[Placement, Values, Watch, Callable[[str], None]], "dict[str, Any]"]
-"""Makes one call: where, with what, who is told, and who gets its key."""
+Send = Callable[[Placement, Values, Watch], "dict[str, Any]"]
+"""Makes one call: where, with what, and who is told."""
 
 Ports = Sequence[Mapping[str, Any]]
 
@@ -46,17 +45,10 @@ def share_out(
 class SharedCall:
     """Runs shares, each in a thread of its own. Of what happens inside, the first share's progress is shown, and the outputs of all."""
 
-    def __init__(
-        self, send: Send, placement: Placement, told: Watch, began: Callable[[str], None], learn: Callable[[list[str]], None]
-    ) -> None:
+    def __init__(self, send: Send, placement: Placement, told: Watch) -> None:
         self._send = send
         self._placement = placement
         self._told = told
-        self._begin = began
-        self._learn_of = learn
-        self._lock = threading.Lock()
-        self._keys: list[str] = []
-        self._blocked_by: dict[int, list[str]] = {}
         self._shown: list[dict[str, Mapping[str, Any]]] = []
 
     def run(self, shares: Sequence[Share]) -> list[dict[str, list[Any]]]:
@@ -89,33 +81,15 @@ class SharedCall:
         names = self._placement.endpoints
         turned = (*names[number:], *names[:number])
         placement = replace(self._placement, endpoints=turned, policy="first")
-        outputs = self._send(placement, share.values, partial(self._hear, number), self._began)
+        outputs = self._send(placement, share.values, partial(self._hear, number))
         return {name: port_values(value) for name, value in outputs.items()}
-
-    # -- from the threads of the calls --------------------------------------------------------------------------
 
     def _hear(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
         what = data.get("what") if kind == "comfy" else None
-        if what == "blocked":
-            with self._lock:
-                self._blocked_by[number] = [str(key) for key in data.get("by") or ()]
-                self._learn()
-        elif what == "executed":
+        if what == "executed":
             self._shown[number][str(data.get("node"))] = data
         elif number == 0 and what != "port_blocked":
             self._told(kind, data)
-
-    def _began(self, key: str) -> None:
-        with self._lock:
-            self._keys.append(key)
-            if len(self._keys) == 1:
-                self._begin(key)
-            else:
-                self._learn()
-
-    def _learn(self) -> None:
-        """The node waits for all of the calls, and for what any of them waits for."""
-        self._learn_of([*self._keys[1:], *(key for keys in self._blocked_by.values() for key in keys)])
 
 
 def _renamed(value: Any, number: int) -> Any:
