@@ -143,3 +143,32 @@ def test_a_stage_with_a_workflow_gives_the_same_state_wherever_that_runs(a: Call
         run_stage = node("YggdrasillRunStage", stage=("2", 0), state=("4", 0), action="", seed=seed)
         found = values_of(a, {**prompt, "5": run_stage}, picture=("3", 0), state=("5", 0))
         assert torch.equal(State.from_dict(found["state"])[4], 1.0 - found["picture"])
+
+
+def ends(side: Caller, prompt_id: str) -> None:
+    """The owner's prompt comes to a good end."""
+    entry = until(partial(side.history, prompt_id), 90.0)
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
+
+
+def test_a_ring_through_the_parts_of_a_node_ends(a: Caller, b: Caller) -> None:
+    a.deploy("level-end", step("ImageInvert"))
+    placed(a, b, around="b")
+    around = workflow("around", {**step("ImageInvert"), "2": remote_node("level-end", "a", ("1", 0))})
+    ends(a, a.start(run(around)))
+    found = values_of(a, run(chain("more", workflow("turn", step("ImageInvert")), around)), picture=("2", 0), result=("3", 0))
+    assert torch.equal(found["result"], 1.0 - (1.0 - found["picture"]))
+
+
+def test_parts_that_cross_between_two_busy_servers_end(a: Caller, b: Caller) -> None:
+    both = {"a": a.server, "b": b.server}
+    know(a.server, both, {"cross-a": "b"})
+    know(b.server, both, {"cross-b": "a"})
+    started = [
+        (side, side.start(run(chain(f"pair-{name}-{seed}", workflow("first", step("ImageInvert")), part), seed)))
+        for seed in range(3)
+        for side, name in ((a, "a"), (b, "b"))
+        for part in [workflow(f"cross-{name}", slow(0.4, f"cross-{name}-{seed}"))]
+    ]
+    for side, prompt_id in started:
+        ends(side, prompt_id)
