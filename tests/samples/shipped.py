@@ -35,7 +35,7 @@ PLACES: dict[str, dict[str, str]] = {
     "remote-upscale-chain": {"enlarge": "forge", "refine": "loom"},
     "serve-refine": {},
     "serve-this-workflow": {},
-    "stage": {"imagine": "forge", "paint/creator": "loom"},
+    "stage": {"imagine": "forge", "creator": "loom"},
     "terrain-world": {"creator": "forge", "philosopher": "loom"},
     "terrain-world-three-servers": {"creator": "forge", "philosopher": "forge", "author": "loom", "environment/world_update": "loom"},
     "two-endpoints-in-parallel": {"Drawing": "forge", "Glow": "loom"},

@@ -99,7 +99,7 @@ def steps_of_the_readme() -> list[str]:
 
 
 def test_nine_actions_lead_from_an_empty_canvas_to_a_pipeline_on_two_servers(theatre: Any, browser: Any) -> None:
-    theatre.place("terrain-world", 1)
+    theatre.place("serve-refine", 3)
     editor = Editor(browser.new_page(), theatre.here.url).open().empty()
     editor.page.evaluate("() => { app.canvas.ds.scale = 0.6; app.canvas.ds.offset = [0, 0]; }")
     editor.page.evaluate(_AS_NEW)
@@ -108,7 +108,8 @@ def test_nine_actions_lead_from_an_empty_canvas_to_a_pipeline_on_two_servers(the
     person.actions += 1  # endpoints.yaml
     registry = theatre.here.base / "user" / "yggdrasill" / "endpoints.yaml"
     known = registry.read_text(encoding="utf-8")
-    registry.write_text(re.sub(r"^graphs:.*$", "graphs:\n  architect: forge\n  creator: loom", known, flags=re.MULTILINE), encoding="utf-8")
+    places = "graphs:\n  architect: forge\n  creator: loom\n"
+    registry.write_text(re.sub(r"^graphs:.*\n", "", known, flags=re.MULTILINE) + places, encoding="utf-8")
 
     architect = person.add("Load Graph", 210, 150)
     pipeline = person.pull(architect, "outputs", "graph", 540, 150, "Pipeline")
