@@ -73,7 +73,7 @@ class EndpointState:
             "since": self.since,
             "checked": self.checked,
             "health": dict(self.health),
-            "facts": dict(self.facts),
+            "facts": {key: value for key, value in self.facts.items() if key != "peer_url"},
         }
 
 

@@ -65,6 +65,7 @@ async def test_an_endpoint_that_nothing_is_placed_on_is_not_asked(forge: Endpoin
         assert (state.queue["queued"], state.load, state.reason) == (0, 0.0, None)
         assert state.facts["torch"]["version"]
         assert seen.url not in repr(state.to_dict())
+        assert forge.url not in repr(state.to_dict())
 
 
 async def test_one_that_something_is_placed_on_is_known_before_it_is_needed(forge: EndpointProcess, seen: Cutter) -> None:
