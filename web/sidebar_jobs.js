@@ -17,14 +17,26 @@ export function jobsSection(app) {
   const list = make("ul", { class: "ygg-list" });
   const element = make("section", { "aria-label": "Jobs" }, make("div", { class: "ygg-title" }, make("h3", {}, "Jobs")), list);
   let live = false;
+  /** The lines by job: one that is only further now stays where it is, so that a click on it is not lost. */
+  let lines = new Map();
+  function lineOf(job) {
+    const key = `${job.endpoint ?? ""}/${job.job_id}`;
+    const known = lines.get(key);
+    if (known?.status !== job.status) return [key, { status: job.status, element: line(app, job, look) }];
+    if (LIVE.has(job.status)) known.element.lastChild.replaceWith(progress(job));
+    return [key, known];
+  }
   async function look() {
     try {
       const { places } = await ask(app, "jobs");
       const jobs = places.flatMap(({ endpoint, jobs: rows }) => rows.map((row) => ({ ...row, endpoint })));
       live = jobs.some(({ status }) => LIVE.has(status));
       jobs.sort((a, b) => LIVE.has(b.status) - LIVE.has(a.status) || b.created - a.created);
-      fill(list, ...(jobs.length ? jobs.slice(0, 30).map((job) => line(app, job, look)) : [make("li", { class: "ygg-empty" }, "None.")]));
+      lines = new Map(jobs.slice(0, 30).map(lineOf));
+      const elements = lines.size ? [...lines.values()].map(({ element: each }) => each) : [make("li", { class: "ygg-empty" }, "None.")];
+      if (elements.length !== list.children.length || elements.some((each, place) => each !== list.children[place])) fill(list, ...elements);
     } catch (error) {
+      lines = new Map();
       fill(list, make("li", { class: "ygg-problem" }, error.message));
     }
   }
