@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,13 +12,11 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))
-
-from samples.comfy import Installation, Server, Servers, find_installation, make_base_directory  # noqa: E402
+from samples.comfy import Installation, Server, Servers, find_installation, make_base_directory
 
 __all__ = ["CHECKPOINT", "Fleet", "Installation", "Server", "comfy_version", "find_installation", "open_fleet"]
 
+ROOT = Path(__file__).resolve().parent.parent
 CHECKPOINT = "tiny.ckpt"
 _WRITES_MODELS = ROOT / "tests" / "comfy" / "checkpoint.py"
 
