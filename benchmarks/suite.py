@@ -21,6 +21,7 @@ TITLES = {
     "carve": "Carving a prompt",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
+    "page": "The editor's page with the extension",
 }
 #: A benchmark that gives ``{"seconds": {act: s}, "ratios": {case: r}}`` names the two acts of a case in ``CASES``. It is run
 #: this often, for a spread; its targets go by the first word of a case.
