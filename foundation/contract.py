@@ -59,18 +59,18 @@ class Resolver(Protocol):
 class ProjectResolver(Resolver, Protocol):
     """A resolver that checks its names against all of a project's parts, so it has to know when a project begins and ends."""
 
-    def project(self) -> AbstractContextManager[Resolver]:
-        """The resolver for one project; leaving the context normally says that the project is complete."""
+    def project(self, config: Mapping[str, Any]) -> AbstractContextManager[Resolver]:
+        """The resolver for the project of that config; leaving the context normally says that the project is complete."""
         ...
 
 
 @contextmanager
-def whole_project(resolver: Resolver | None, path: tuple[str, ...]) -> Iterator[Resolver | None]:
-    """The resolver to build a level with: one for the whole project if this is its outermost level (``path`` is empty)."""
+def whole_project(resolver: Resolver | None, path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Resolver | None]:
+    """The resolver to build the level of ``config`` with: one for the whole project if it is the outermost one (``path`` is empty)."""
     if path or not isinstance(resolver, ProjectResolver):
         yield resolver
         return
-    with resolver.project() as project:
+    with resolver.project(config) as project:
         yield project
 
 

@@ -66,7 +66,7 @@ class Persistent(Container):
         Raises:
             InvalidConfig, UnsupportedVersion, MissingFile, UnknownBlockType, InvalidEdge; InvalidStructure if ``validate``.
         """
-        with whole_project(endpoints, path) as resolver:
+        with whole_project(endpoints, path, config) as resolver:
             return cls._build(config, BuildOptions(registry, pool, base_dir, resolver, path, allow_ref), validate)
 
     @classmethod

@@ -13,7 +13,7 @@ from yggdrasill.foundation.documents import read_document
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint, token_from_environment
-from yggdrasill.remote.placement import LOCAL, Part, Placement, match_keys
+from yggdrasill.remote.placement import LOCAL, Part, Placement, match_keys, name_of
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.registry_file import read_secrets, secrets_path, write_registry, write_secrets
 from yggdrasill.remote.retry import Patience
@@ -179,13 +179,13 @@ class EndpointRegistry:
 
     # -- placing ------------------------------------------------------------------------------------------------
 
-    def placements_of(self, parts: list[Part]) -> dict[tuple[str, ...], Placement]:
-        """What the keys say about a whole project's parts, by path.
+    def placements_of(self, parts: list[Part], project: str | None = None) -> dict[tuple[str, ...], Placement]:
+        """What the keys say about a whole project's parts, by path; ``project`` is the id of the project itself.
 
         Raises:
             InvalidConfig: an ambiguous key. Warns about keys that name no part.
         """
-        found, idle = match_keys(self.placements, parts)
+        found, idle = match_keys(self.placements, parts, project)
         if idle:
             names = choices([part.name for part in parts], limit=20)
             warnings.warn(
@@ -200,7 +200,8 @@ class EndpointRegistry:
             InvalidConfig: an ambiguous key.
         """
         parts = list(Part.of_config((), config).walk())
-        found = {part.name: self.placements_of(parts).get(part.path) for part in parts}
+        placements = self.placements_of(parts, name_of(config))
+        found = {part.name: placements.get(part.path) for part in parts}
         named = {name: "|".join(placement.endpoints) or LOCAL for name, placement in found.items() if placement is not None}
         return {"": "|".join(self.default.endpoints) or LOCAL, **named}
 
@@ -211,11 +212,11 @@ class EndpointRegistry:
         return RegistryProject(self).resolve(path, config)
 
     @contextmanager
-    def project(self) -> Iterator[RegistryProject]:
+    def project(self, config: Mapping[str, Any]) -> Iterator[RegistryProject]:
         """The resolver for one whole project, whose keys are checked against everything it was asked about."""
         from yggdrasill.remote.resolvers import RegistryProject
 
-        resolver = RegistryProject(self)
+        resolver = RegistryProject(self, name_of(config))
         yield resolver
         resolver.finish()
 

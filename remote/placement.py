@@ -8,13 +8,14 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, choices, unknown
 
-__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Part", "Placement", "match_keys"]
+__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Part", "Placement", "match_keys", "name_of"]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
 WHOLE = "*"
 """The key that stands for all that can travel of a ComfyUI prompt and that no other key places; it names no part of a project."""
 SPLITS = ("list", "batch", "none")
+_ID_FIELDS = ("graph_id", "pipeline_id", "stage_id", "world_id")
 
 
 @dataclass(frozen=True)
@@ -96,11 +97,19 @@ class Part:
         for child in self.children:
             yield from child.walk()
 
+    @property
+    def _paths(self) -> tuple[tuple[str, ...], ...]:
+        """The path, and the one that ends in the own id."""
+        return (self.path, (*self.path[:-1], self.own_id)) if self.own_id else (self.path,)
+
+    def is_at(self, key: str) -> bool:
+        """Whether a key is this part's whole path, by either id."""
+        return tuple(key.split("/")) in self._paths
+
     def is_named_by(self, key: str) -> bool:
-        """Whether a key is this part's path, the end of it, or its own id."""
+        """Whether a key is this part's path or the end of it, by either id."""
         words = tuple(key.split("/"))
-        alias = (*self.path[:-1], self.own_id) if self.own_id else self.path
-        return any(words == path[len(path) - len(words) :] for path in (self.path, alias) if len(words) <= len(path))
+        return any(words == path[len(path) - len(words) :] for path in self._paths if len(words) <= len(path))
 
     @classmethod
     def of_config(cls, path: tuple[str, ...], config: Any) -> Part:
@@ -110,8 +119,13 @@ class Part:
         inner = next((config[key] for key in ("graph_config", "pipeline_config", "stage_config") if key in config), config)
         if not isinstance(inner, Mapping):
             return cls(path)
-        own = next((inner[key] for key in ("graph_id", "pipeline_id", "stage_id") if isinstance(inner.get(key), str)), None)
+        own = name_of(inner)
         return cls(path, own if path and own != path[-1] else None, tuple(_children(path, inner)))
+
+
+def name_of(config: Mapping[str, Any]) -> str | None:
+    """The id that a config of any level says of itself."""
+    return next((config[key] for key in _ID_FIELDS if isinstance(config.get(key), str)), None)
 
 
 def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Part]:
@@ -125,10 +139,11 @@ def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Part
         yield Part.of_config((*path, str(stage_id)), entry)
 
 
-def match_keys(keys: Iterable[str], parts: Iterable[Part]) -> tuple[dict[tuple[str, ...], str], list[str]]:
+def match_keys(keys: Iterable[str], parts: Iterable[Part], project: str | None = None) -> tuple[dict[tuple[str, ...], str], list[str]]:
     """The key that places each part, by path, the most specific of several; and the keys that name nothing.
 
-    A key that names a part and others inside it means the outermost: it is placed whole.
+    A key that names a part and others inside it means the outermost: it is placed whole. A key that begins with the id of the
+    ``project`` names what its rest names from the outermost level down, so that a stage's parts have one key, in a world and alone.
 
     Raises:
         InvalidConfig: a key that is no whole path names several parts.
@@ -137,7 +152,10 @@ def match_keys(keys: Iterable[str], parts: Iterable[Part]) -> tuple[dict[tuple[s
     everything = list(parts)
     idle = []
     for key in sorted(set(keys) - {WHOLE}, key=lambda key: key.count("/")):
+        inside = key[len(project) + 1 :] if project is not None and key.startswith(f"{project}/") else None
         exact = [part for part in everything if part.name == key]
+        if inside and not exact:
+            exact = [part for part in everything if part.is_at(inside)]
         named = exact or [part for part in everything if part.is_named_by(key)]
         named = [part for part in named if not any(part.path[: len(o.path)] == o.path != part.path for o in named)]
         if len(named) > 1:

@@ -35,7 +35,7 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
         raise InvalidArgument(f"a graph, pipeline, stage or world can be placed, not {type(project).__name__}")
     root = Part((project.id,), None)
     parts = [part for part in Part.of_config((), project.to_config()).walk() if part.path]
-    placements = registry.placements_of([root, *parts])
+    placements = registry.placements_of([root, *parts], project.id)
     whole = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
     if whole is None and isinstance(project, (Graph, ComfyGraph)):
         whole = registry.default

@@ -18,10 +18,11 @@ _CONFIG_FIELDS = ("graph_config", "pipeline_config", "stage_config")
 
 
 class RegistryProject:
-    """The resolver for one project: places part after part, and checks the registry's keys against all of them."""
+    """The resolver for one project, ``name`` its id: places part after part, and checks the registry's keys against all of them."""
 
-    def __init__(self, registry: EndpointRegistry) -> None:
+    def __init__(self, registry: EndpointRegistry, name: str | None = None) -> None:
         self._registry = registry
+        self._name = name
         self._parts: dict[tuple[str, ...], Part] = {}
         #: What parts inside a level inherit because something else inside it is placed apart.
         self._inherited: dict[tuple[str, ...], Placement] = {}
@@ -37,7 +38,7 @@ class RegistryProject:
         part = Part.of_config(path, inner)
         for below in part.walk():
             self._parts.setdefault(below.path, below)
-        keys, _ = match_keys(self._registry.placements, self._parts.values())
+        keys, _ = match_keys(self._registry.placements, self._parts.values(), self._name)
         placement = self._placement(part, keys)
         if "endpoint_url" in config:
             if placement is not None and placement.is_local and part.path in keys:
@@ -69,7 +70,7 @@ class RegistryProject:
 
     def finish(self) -> None:
         """Check every key against the whole project; warns about those that name nothing."""
-        self._registry.placements_of(list(self._parts.values()))
+        self._registry.placements_of(list(self._parts.values()), self._name)
 
 
 class UrlResolver:

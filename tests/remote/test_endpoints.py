@@ -197,6 +197,19 @@ def test_a_key_of_a_part_and_of_what_is_inside_it_places_it_whole() -> None:
     assert found == {("a", "gen"): "gen"}
 
 
+def test_the_key_of_a_part_of_a_stage_holds_in_a_world_and_in_the_stage_alone() -> None:
+    keys = ["creator/paint/gen", "gen"]
+    assert match_keys(keys, parts("creator", "creator/paint", "creator/paint/gen"))[0] == {("creator", "paint", "gen"): "creator/paint/gen"}
+    found, idle = match_keys(keys, parts("paint", "paint/gen"), "creator")
+    assert (found, idle) == ({("paint", "gen"): "creator/paint/gen"}, [])
+    assert match_keys(["creator/paint/gen"], parts("paint", "paint/gen"), "author") == ({}, ["creator/paint/gen"])
+
+
+def test_a_whole_path_goes_before_one_that_begins_with_the_projects_id() -> None:
+    found, _ = match_keys(["paint/gen"], parts("gen", "paint/gen"), "paint")
+    assert found == {("paint", "gen"): "paint/gen"}
+
+
 def test_a_part_is_also_named_by_its_own_id() -> None:
     part = Part.of_config(("node_1",), {"graph_config": {"graph_id": "terrain", "nodes": []}})
     assert part.is_named_by("terrain")

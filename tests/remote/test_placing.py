@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -161,6 +162,16 @@ def test_a_stage_gives_the_same_wherever_its_parts_run(three: tuple[EndpointProc
     assert [placed.should_run(s) for s in (state, State())] == [True, False]
     assert placed.preview(state).to_dict() == local.preview(state).to_dict()
     assert placed.to_config() == local.to_config()
+
+
+def test_the_path_of_a_part_in_a_world_places_it_in_its_stage_alone(three: tuple[EndpointProcess, ...]) -> None:
+    registry = registry_of(*three, graphs={"paint/chain/second": "forge"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for placed in (stage().place(registry), Stage.from_config(stage().to_config(), endpoints=registry)):
+            (pipeline,) = placed.pipelines.values()
+            assert [name for name, graph in pipeline.graphs.items() if isinstance(graph, RemoteGraph)] == ["second"]
+    assert registry.places(stage().to_config())["chain/second"] == "forge"
 
 
 WORLD_PLACEMENTS: list[dict[str, Any]] = [

@@ -13,7 +13,7 @@ from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.placement import Part, match_keys
+from yggdrasill.remote.placement import Part, match_keys, name_of
 from yggdrasill.remote.proxies import kind_of, make_proxy
 from yggdrasill.remote.resolvers import RegistryProject
 from yggdrasill.server_ext.comfy.current import around
@@ -80,14 +80,14 @@ def placed(config: Mapping[str, Any]) -> Any:
         return build(config)
     if whole is not None and not whole.is_local:
         return registry.place(build(config))
-    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False, endpoints=RegistryProject(registry)))
+    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False, endpoints=RegistryProject(registry, name_of(config))))
 
 
 def _whole(config: Mapping[str, Any], kind: str, registry: EndpointRegistry) -> tuple[Any, bool]:
     """Where the project as a whole is placed, if anywhere, and whether some of its parts are placed apart from it."""
     own = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
     parts = [part for part in Part.of_config((), config).walk() if part.path]
-    keys, _ = match_keys(registry.placements, [Part((own,), None), *parts])
+    keys, _ = match_keys(registry.placements, [Part((own,), None), *parts], own)
     taken = (own,) in {part.path for part in parts}
     key = None if taken else keys.pop((own,), None)
     whole = registry.placements[key] if key is not None else registry.default if kind in ("graph", "comfy") else None

@@ -12,8 +12,11 @@ import pytest
 import torch
 
 from samples.comfy_graphs import Caller, data_folder, node, until
+from samples.endpoints import EndpointProcess
 from samples.level_nodes import error_of, pasted, value_of, values_of
 from yggdrasill.foundation.templates import render_template
+from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.placement import Part
 from yggdrasill.remote.port_list import port_values
 from yggdrasill.stage import Stage, State
 from yggdrasill.values import dumps
@@ -165,6 +168,23 @@ def test_parts_on_another_endpoint_give_the_same_world(comfy: Caller, place: Cal
     for places in ({"creator": "forge", "philosopher": "forge"}, {"environment": "forge"}, {"small": "forge"}):
         place(**places)
         assert equal(value_of(comfy, prompt, ("2", 0)), expected.to_dict()), places
+
+
+def test_a_part_of_a_stage_that_runs_alone_has_the_key_it_has_in_the_world(
+    comfy: Caller, place: Callable[..., None], forge: EndpointProcess
+) -> None:
+    config = render_template("stage", "architect_stage", {"keep": {"size": 32}})
+    paths = [part.name for part in Part.of_config((), config).walk() if part.path and not part.children]
+    place(**{f"{config['stage_id']}/{paths[-1]}": "forge"})
+    state = State({1: "A cold land of lakes"})
+    prompt = {
+        "1": pasted("stage", config),
+        "2": node("YggdrasillState", edits="1: A cold land of lakes"),
+        "3": node("YggdrasillRunStage", stage=("1", 0), state=("2", 0), action="", seed=5),
+    }
+    before = len(bridge().run(forge.client().jobs()))
+    assert equal(value_of(comfy, prompt, ("3", 0)), Stage.from_config(config).run(state, seed=5).to_dict())
+    assert len(bridge().run(forge.client().jobs())) == before + 1
 
 
 def test_an_endpoint_tells_how_it_is(comfy: Caller, place: Callable[..., None]) -> None:
