@@ -10,7 +10,7 @@ from pydantic.json_schema import models_json_schema
 
 import yggdrasill
 from yggdrasill.server_ext.models import ErrorModel
-from yggdrasill.server_ext.routes import BASE_PATH, ROUTES, Route
+from yggdrasill.server_ext.route_table import BASE_PATH, ROUTES, Route
 
 __all__ = ["openapi_document"]
 

@@ -1,4 +1,4 @@
-"""The HTTP routes: each parses a request, asks the service, and encodes the answer. One table for any aiohttp router.
+"""The handlers of the routes: each parses a request, asks the service, and encodes the answer, on any aiohttp router.
 
 `add_routes` may be called on an application of our own and on one that belongs to somebody else: guarding, limits and error
 answers are in the handlers themselves, not in middlewares.
@@ -10,11 +10,9 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from pydantic import BaseModel
 
 import yggdrasill
 from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
@@ -24,93 +22,19 @@ from yggdrasill.server_ext.bodies import read_model_body
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.model_sources import ModelRequest
+from yggdrasill.server_ext.route_table import BASE_PATH, ROUTES
 from yggdrasill.server_ext.service import Service, Submission
 from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
 
-__all__ = ["BASE_PATH", "ROUTES", "Endpoint", "Route", "add_routes"]
+__all__ = ["Endpoint", "add_routes"]
 
-BASE_PATH = "/yggdrasill/v1"
 _LOG = logging.getLogger("yggdrasill.server")
 _LONGEST_WAIT = 60.0
 _MOST_CLASSES = 100
 _PAUSE = 0.5
 _PROTOCOL_HEADER = "X-Yggdrasill-Protocol"
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
-
-
-@dataclass(frozen=True)
-class Route:
-    """One line of the table: what is asked how, which method of `Endpoint` answers, and what goes in and out."""
-
-    method: str
-    path: str
-    handler: str
-    summary: str
-    body: type[BaseModel] | None = None
-    answer: type[BaseModel] | None = None
-    statuses: tuple[int, ...] = (200,)
-    signed: bool = False
-    query: tuple[str, ...] = ()
-
-
-ROUTES = (
-    Route("GET", "/health", "health", "Alive, and how busy", answer=models.HealthModel),
-    Route("GET", "/capabilities", "capabilities", "Versions, torch build, devices, block types, limits", answer=models.Capabilities),
-    Route("GET", "/nodes", "nodes", "Forms of a ComfyUI's node classes, ?classes=A,B", answer=models.NodeForms, query=("classes",)),
-    Route(
-        "POST",
-        "/checkpoints/fingerprints",
-        "fingerprints",
-        "What tells the content of a ComfyUI's model files",
-        models.ModelFiles,
-        models.Fingerprints,
-    ),
-    Route("GET", "/openapi.json", "openapi", "This document"),
-    Route("GET", "/graphs", "graphs", "What is served", answer=models.GraphList),
-    Route("PUT", "/graphs/{graph_id}", "deploy", "Serve a config", models.GraphModel, models.DeployedModel, (200, 201)),
-    Route("GET", "/graphs/{graph_id}", "graph", "A served config", answer=models.GraphSummary),
-    Route("DELETE", "/graphs/{graph_id}", "remove", "Serve it no longer", statuses=(204,)),
-    Route("GET", "/graphs/{graph_id}/contract", "contract", "Typed inputs and outputs", answer=models.Contract),
-    Route(
-        "POST",
-        "/graphs/{graph_id}/jobs",
-        "submit",
-        "Start a job, or find the one of the same key",
-        models.JobModel,
-        models.JobStarted,
-        (200, 202),
-    ),
-    Route(
-        "POST",
-        "/workflows",
-        "submit_workflow",
-        "Start a job of a ComfyUI API prompt with ports, or find the one of the same key",
-        models.WorkflowModel,
-        models.JobStarted,
-        (200, 202),
-    ),
-    Route(
-        "POST", "/models", "fetch_model", "Bring a model file here from an allowed source", models.ModelFetchModel, models.JobRow, (202,)
-    ),
-    Route("GET", "/jobs", "jobs", "Jobs, newest first", answer=models.JobList),
-    Route("GET", "/jobs/{job_id}", "job", "A job's state", answer=models.JobRow),
-    Route(
-        "GET",
-        "/jobs/{job_id}/output",
-        "output",
-        "A job's result, waiting for it if asked to",
-        answer=models.JobStarted,
-        statuses=(200, 202),
-    ),
-    Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
-    Route("GET", "/jobs/{job_id}/events", "job_events", "A job's events as they happen, from after Last-Event-ID"),
-    Route("GET", "/events", "events", "All events as they happen"),
-    Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
-    Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored),
-    Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201)),
-    Route("GET", "/artifacts/{hash}", "get_artifact", "An artifact's bytes, or a range of them", signed=True),
-)
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

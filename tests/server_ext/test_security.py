@@ -16,7 +16,7 @@ import requests
 from samples.http import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
 from yggdrasill.server_ext.auth import Guard, keep_secret, resolve_token
-from yggdrasill.server_ext.routes import ROUTES
+from yggdrasill.server_ext.route_table import ROUTES
 
 
 def ask(http: Http, method: str, path: str, **headers: str) -> requests.Response:
