@@ -9,14 +9,15 @@ import asyncio
 import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
 from yggdrasill.server_ext.blockers import Blockers
 from yggdrasill.server_ext.events import EventHub
+from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
@@ -24,58 +25,13 @@ from yggdrasill.server_ext.retention import Memory, Retention
 from yggdrasill.server_ext.tasks import Task, error_dict, stop_error
 from yggdrasill.values.artifacts import ArtifactStore
 
-__all__ = ["Board", "Host"]
+__all__ = ["Board"]
 
 _SWEEP = 0.2
 _PRUNE = 60.0
 _LOOK = 0.5
 _RECENT = 256
 _CHANGING = ("status", "started", "finished", "output", "error", "timing", "artifacts", "request")
-
-
-class Host(Protocol):
-    """What runs tasks: this process's threads, or ComfyUI's queue."""
-
-    @property
-    def name(self) -> str:
-        """``headless`` or ``comfy``."""
-        ...
-
-    def enqueue(self, task: Task) -> None:
-        """Call ``task.execute`` in some thread, when its turn has come."""
-        ...
-
-    def withdraw(self, task: Task) -> bool:
-        """Take back a task that has not begun; False if it has."""
-        ...
-
-    def queue_depth(self) -> dict[str, Any]:
-        """``{"queued", "running", "slots"}``."""
-        ...
-
-    def memory(self) -> list[dict[str, Any]]:
-        """``{device, free, total}`` in bytes of the devices it computes on, as far as that is known without effort."""
-        ...
-
-    def describe(self) -> dict[str, Any]:
-        """What this host adds to the capabilities; may take a moment."""
-        ...
-
-    def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
-        """By file and model folder, what tells a model file's content; reads parts of the files.
-
-        Raises:
-            InvalidConfig: this host is no ComfyUI.
-        """
-        ...
-
-    def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
-        """``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again", "unknown"}``; blocks.
-
-        Raises:
-            InvalidConfig: this host is no ComfyUI.
-        """
-        ...
 
 
 class Board:

@@ -20,7 +20,7 @@ _IDLE = 30.0
 
 
 class HeadlessHost:
-    """Runs tasks in the order in which they came; see `yggdrasill.server_ext.service.Host`.
+    """Runs tasks in the order in which they came; see `yggdrasill.server_ext.host.Host`.
 
     A thread is kept for every task that has begun, also while it lends its slot, so there may be more threads than slots.
     """

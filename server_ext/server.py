@@ -22,11 +22,11 @@ from aiohttp.http_exceptions import HttpProcessingError
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.depot import Depot
 from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, keep_secret, resolve_token
-from yggdrasill.server_ext.board import Host
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.fetch import PeerFetcher
 from yggdrasill.server_ext.headless import HeadlessHost
+from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment

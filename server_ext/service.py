@@ -22,10 +22,11 @@ from yggdrasill.errors import (
     UnknownGraph,
     unknown,
 )
-from yggdrasill.server_ext.board import Board, Host
+from yggdrasill.server_ext.board import Board
 from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployments import Deployment, Deployments, deployment_hash
 from yggdrasill.server_ext.events import EventHub
+from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.identity import body_hash, state_facts
 from yggdrasill.server_ext.intake import Fetcher, Intake
 from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job, new_job_id
@@ -40,7 +41,7 @@ from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
-__all__ = ["Host", "Limits", "Service", "Submission"]
+__all__ = ["Limits", "Service", "Submission"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MOST_ATTEMPTS = 3

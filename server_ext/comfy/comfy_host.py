@@ -23,7 +23,7 @@ _MOST_PROMPTS = 64
 
 
 class ComfyHost:
-    """See `yggdrasill.server_ext.service.Host`. A workflow's thread only waits, for ComfyUI runs one prompt at a time."""
+    """See `yggdrasill.server_ext.host.Host`. A workflow's thread only waits, for ComfyUI runs one prompt at a time."""
 
     name = "comfy"
 
