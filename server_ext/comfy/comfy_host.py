@@ -19,7 +19,7 @@ from yggdrasill.server_ext.tasks import Task
 __all__ = ["ComfyHost"]
 
 _MOST_PROMPTS = 64
-"""Workflow jobs that stand in ComfyUI's queue at the same time; more wait before it."""
+"""Workflow jobs whose values are unpacked or packed at the same time. One whose prompt is in ComfyUI's queue lends its place, so any number are there."""
 
 
 class ComfyHost:
