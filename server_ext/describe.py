@@ -12,15 +12,7 @@ from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.stage.stage import Stage
 from yggdrasill.world.world import World
 
-__all__ = ["contract_of", "is_stateful", "kind_of_config"]
-
-#: The key that only a config of this kind has.
-_MARK = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph", "prompt": "comfy"}
-
-
-def kind_of_config(config: Any) -> str:
-    """``graph``, ``pipeline``, ``stage``, ``world`` or ``comfy``, by the children a config lists; one without any is a graph."""
-    return next((kind for key, kind in _MARK.items() if key in config), "graph")
+__all__ = ["contract_of", "is_stateful"]
 
 
 def is_stateful(runnable: Any) -> bool:

@@ -1,21 +1,31 @@
-"""When two calls are the same call, and two states the same state."""
+"""When two deployments, two states, or two calls are the same: hashes of what makes them so."""
 
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.server_ext.deployments import Deployment, canonical_json
+from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["body_hash", "state_facts"]
+__all__ = ["body_hash", "canonical_json", "deployment_hash", "state_facts"]
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one JSON text of a value: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+
+
+def deployment_hash(kind: str, config: Mapping[str, Any], state: Any = None) -> str:
+    """The name of what is deployed: blake3 over kind, config and ``state`` (its skeleton and payload hashes)."""
+    return blake3_hex(memoryview(canonical_json({"kind": kind, "config": config, "state": state})))
 
 
 def _payload_name(entry: Mapping[str, Any]) -> str:
     """The hash of a payload, wherever its bytes are."""
-    from blake3 import blake3
-
-    return str(entry["artifact"]) if "artifact" in entry else blake3(base64.b64decode(entry["inline"])).hexdigest()
+    return str(entry["artifact"]) if "artifact" in entry else blake3_hex(memoryview(base64.b64decode(entry["inline"])))
 
 
 def state_facts(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -25,9 +35,7 @@ def state_facts(state: Mapping[str, Any]) -> dict[str, Any]:
 
 def body_hash(deployment: Deployment, inputs: Mapping[str, Any], run: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """What makes two calls the same: graph, inputs by content, options, run; not where the inputs may be fetched."""
-    from blake3 import blake3
-
     payloads = [{key: item for key, item in entry.items() if key not in ("url", "store")} for entry in inputs["payloads"]]
     value = {"skeleton": inputs["skeleton"], "payloads": payloads}
     facts = {"graph_id": deployment.graph_id, "hash": deployment.hash, "inputs": value, "options": options, "run": run}
-    return blake3(canonical_json(facts)).hexdigest()
+    return blake3_hex(memoryview(canonical_json(facts)))

@@ -15,7 +15,8 @@ from urllib.parse import urljoin
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, LimitExceeded, StorageFailed
 from yggdrasill.executor.context import current_run
-from yggdrasill.server_ext.deployments import Deployment, deployment_hash
+from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.server_ext.identity import deployment_hash
 from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
 
 if TYPE_CHECKING:

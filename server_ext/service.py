@@ -17,17 +17,16 @@ from yggdrasill.errors import (
     JobConflict,
     LimitExceeded,
     QueueFull,
-    StorageFailed,
     UnknownArtifact,
-    UnknownGraph,
     unknown,
 )
 from yggdrasill.server_ext.board import Board
 from yggdrasill.server_ext.calls import check_options
-from yggdrasill.server_ext.deployments import Deployment, Deployments, deployment_hash
+from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
-from yggdrasill.server_ext.identity import body_hash, state_facts
+from yggdrasill.server_ext.identity import body_hash, deployment_hash, state_facts
 from yggdrasill.server_ext.intake import Fetcher, Intake
 from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
@@ -49,7 +48,6 @@ _MOST_BUILDS = 64
 _PATIENCE_FOR_UPLOADS = 600.0
 _STATE_BYTES = 16 << 20
 _OFF_THE_LOOP = 256 << 10
-_IDLE_SWEEP = 1.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +114,10 @@ class Service:
         unfinished = await self.board.start()
         logging.getLogger("yggdrasill.run").addHandler(self._run_log)
         self._resuming = asyncio.create_task(self._resume(unfinished))
-        self._forgetting = asyncio.create_task(self._forget_idle())
+        deployments = self.deployments
+        self._forgetting = asyncio.create_task(
+            deployments.clock.sweep(lambda: {job.graph_id for job in self.board.live}, deployments.remove)
+        )
         self._taking = True
 
     async def close(self, grace: float = 10.0) -> None:
@@ -159,17 +160,6 @@ class Service:
             else:
                 self.board.run(Task(job, deployment, self._shop))
 
-    async def _forget_idle(self) -> None:
-        """Remove what nobody called for as long as it said at its deployment."""
-        while True:
-            await asyncio.sleep(_IDLE_SWEEP)
-            for graph_id in {job.graph_id for job in self.board.live}:
-                self.deployments.touch(graph_id)
-            for graph_id in self.deployments.idle():
-                _LOG.info("graph %r is served no longer: nobody called it for as long as it was to be kept", graph_id)
-                with contextlib.suppress(UnknownGraph, StorageFailed):
-                    await asyncio.to_thread(self.deployments.remove, graph_id)
-
     # -- graphs -------------------------------------------------------------------------------------------------
 
     async def deploy(
@@ -205,7 +195,7 @@ class Service:
         Raises:
             UnknownGraph, or whatever keeps it from being built.
         """
-        self.deployments.touch(graph_id)
+        self.deployments.clock.touch(graph_id)
         live = self.deployments.live(graph_id)
         if live is not None:
             return live

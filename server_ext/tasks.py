@@ -15,7 +15,7 @@ from yggdrasill.errors import Cancelled, EndpointFailed, StorageFailed, TimedOut
 from yggdrasill.executor.context import enter_run
 from yggdrasill.remote.waits import observe_waits
 from yggdrasill.server_ext.calls import call
-from yggdrasill.server_ext.deployments import Deployment
+from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.job import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.offers import Offers

@@ -20,7 +20,8 @@ from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.contract import RemoteContract, other_build
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.kept import Copies, Copy
-from yggdrasill.server_ext.deployments import Deployment, Deployments
+from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.server_ext.deployments import Deployments
 
 __all__ = ["StandIn", "StandIns"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import pytest
 import torch
 
 from samples.graphs import sample_registry
-from samples.http import Door, Http, error_of, one_node, until
+from samples.http import one_node
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownGraph
 from yggdrasill.foundation import Graph
 from yggdrasill.server_ext.configs import HostRules, check_config
-from yggdrasill.server_ext.deployments import Deployments, deployment_hash
+from yggdrasill.server_ext.deployments import Deployments
+from yggdrasill.server_ext.identity import deployment_hash
 
 
 def served(folder: Path) -> Deployments:
@@ -116,7 +116,7 @@ def test_foreign_files_among_the_records_are_left_out_with_one_line_each(tmp_pat
     for _ in range(3):
         assert again.names() == ["double"]
         assert [entry["graph_id"] for entry in again.summaries()] == ["double"]
-        assert again.idle() == []
+        assert again.clock.idle() == []
     assert again.get("double").runnable.run({"x": 2})["y"] == 4
     said = [entry.getMessage() for entry in caplog.records]
     assert len(said) == 6
@@ -136,39 +136,3 @@ def test_what_a_config_may_say_stays_as_it_is(tmp_path: Path) -> None:
         ],
     }
     assert check_config(config, rules) == config
-
-
-def test_what_nobody_calls_is_removed_after_the_time_it_was_given(server: Http, door: Door) -> None:
-    config = {**one_node("gate", ("path", "x")), "graph_id": "brief"}
-    for name, seconds in (("brief", 1.5), ("busy", 1.5), ("kept", None)):
-        answer = server.put(f"/graphs/{name}", json={"kind": "graph", "config": config, "idle_after": seconds})
-        assert answer.status_code == 201
-    assert server.get("/graphs/brief").json()["idle_after"] == 1.5
-    job = server.start("busy", door.inputs(x=1))
-    door.wait_begun()
-
-    def names() -> set[str]:
-        return {entry["graph_id"] for entry in server.get("/graphs").json()["graphs"]}
-
-    until(lambda: "brief" not in names())
-    assert error_of(server.submit("brief", door.inputs(x=1))) == (404, "UnknownGraph")
-    time.sleep(1.0)
-    assert {"busy", "kept"} <= names()
-    door.open()
-    assert server.value(server.result(job)["output"]) == {"y": 1}
-    until(lambda: "busy" not in names())
-    server.session.delete(server.url + "/graphs/kept", timeout=60)
-
-
-def test_a_lifetime_holds_over_a_restart(tmp_path: Path) -> None:
-    rules = HostRules([], tmp_path / "worlds", lambda url: False)
-    config = {"graph_id": "g", "nodes": []}
-    put = Deployments(tmp_path / "graphs", rules)
-    put.put("g", "graph", config, "hash", None, 0.05)
-    again = Deployments(tmp_path / "graphs", rules)
-    assert again.get("g").idle_after == 0.05
-    assert again.idle() == []
-    time.sleep(0.1)
-    assert again.idle() == ["g"]
-    again.touch("g")
-    assert again.idle() == []

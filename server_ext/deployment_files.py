@@ -1,0 +1,107 @@
+"""How deployments are kept over restarts: a record as JSON for each, and beside it the state that was sent along."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.errors import InvalidConfig, StorageFailed
+from yggdrasill.foundation.documents import parse_document
+from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.values.files import FileSet
+
+__all__ = ["DeploymentFiles"]
+
+_RECORD: dict[str, Any] = {"graph_id": str, "kind": str, "hash": str, "config": dict, "has_state": bool}
+_LOG = logging.getLogger("yggdrasill.server")
+
+
+class DeploymentFiles:
+    """The files in ``folder``, which is made when the first is written.
+
+    A record is ``{graph_id, kind, hash, config, has_state, idle_after}``; the last may be missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        #: Files that were left out, by what was said of them; once is enough.
+        self._left_out: dict[Path, str] = {}
+
+    def read(self, graph_id: str) -> dict[str, Any] | None:
+        """The record of a deployment; None if there is none.
+
+        Raises:
+            InvalidConfig: the file is no record. StorageFailed: it cannot be read.
+        """
+        return _read_record(self._file(graph_id, ".json"))
+
+    def read_state(self, graph_id: str) -> Any:
+        """The state of a deployment whose record says that it has one.
+
+        Raises:
+            As `yggdrasill.values.load`.
+        """
+        from yggdrasill.values import load
+
+        return load(self._file(graph_id, ".ygg"), mmap=False)
+
+    def records(self) -> list[dict[str, Any]]:
+        """All records; a file that is none is left out, and one line in the log says why."""
+        files = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
+        found = []
+        for file in files:
+            try:
+                record = _read_record(file)
+                if record is not None and self._file(record["graph_id"], ".json").name == file.name:
+                    found.append(record)
+                elif record is not None:
+                    raise InvalidConfig(f"{str(file)!r} is a copy of the record of {record['graph_id']!r}; delete it")
+            except (InvalidConfig, StorageFailed) as error:
+                if self._left_out.get(file) != error.message:
+                    self._left_out[file] = error.message
+                    _LOG.warning("a file among the served graphs is left out: %s", error.message)
+        return found
+
+    def write(self, deployment: Deployment, state: Any) -> None:
+        """Keep a deployment, and its state unless that is None, instead of an earlier one of that id.
+
+        Raises:
+            StorageFailed: what was there before is there still.
+        """
+        from yggdrasill.values import dumps
+
+        record = {**deployment.summary(), "config": deployment.config, "has_state": state is not None, "idle_after": deployment.idle_after}
+        with FileSet(durable=True) as files:
+            if state is not None:
+                files.write(self._file(deployment.graph_id, ".ygg"), dumps(state))
+            files.write(self._file(deployment.graph_id, ".json"), json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8"))
+
+    def remove(self, graph_id: str) -> None:
+        """Keep nothing of a deployment."""
+        for suffix in (".json", ".ygg"):
+            self._file(graph_id, suffix).unlink(missing_ok=True)
+
+    def _file(self, graph_id: str, suffix: str) -> Path:
+        """A file name that no id can steer anywhere else."""
+        readable = re.sub(r"[^a-z0-9]+", "-", graph_id.lower()).strip("-")[:40]
+        return self._folder / f"{readable}-{hashlib.sha256(graph_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}{suffix}"
+
+
+def _read_record(file: Path) -> dict[str, Any] | None:
+    try:
+        record = parse_document(file.read_text(encoding="utf-8"), str(file), yaml=False)
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageFailed(f"cannot read {str(file)!r}: {error}", path=str(file)) from error
+    for name, kind in _RECORD.items():
+        if not isinstance(record.get(name), kind):
+            raise InvalidConfig(
+                f"{str(file)!r} is no record of something deployed (without a proper {name!r}); this folder is the endpoint's own: "
+                "move the file elsewhere, and deploy it if it is a config"
+            )
+    return record

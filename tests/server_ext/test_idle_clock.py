@@ -1,0 +1,46 @@
+"""What is kept only while somebody calls it goes, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from samples.http import Door, Http, error_of, one_node, until
+from yggdrasill.server_ext.configs import HostRules
+from yggdrasill.server_ext.deployments import Deployments
+
+
+def test_what_nobody_calls_is_removed_after_the_time_it_was_given(server: Http, door: Door) -> None:
+    config = {**one_node("gate", ("path", "x")), "graph_id": "brief"}
+    for name, seconds in (("brief", 1.5), ("busy", 1.5), ("kept", None)):
+        answer = server.put(f"/graphs/{name}", json={"kind": "graph", "config": config, "idle_after": seconds})
+        assert answer.status_code == 201
+    assert server.get("/graphs/brief").json()["idle_after"] == 1.5
+    job = server.start("busy", door.inputs(x=1))
+    door.wait_begun()
+
+    def names() -> set[str]:
+        return {entry["graph_id"] for entry in server.get("/graphs").json()["graphs"]}
+
+    until(lambda: "brief" not in names())
+    assert error_of(server.submit("brief", door.inputs(x=1))) == (404, "UnknownGraph")
+    time.sleep(1.0)
+    assert {"busy", "kept"} <= names()
+    door.open()
+    assert server.value(server.result(job)["output"]) == {"y": 1}
+    until(lambda: "busy" not in names())
+    server.session.delete(server.url + "/graphs/kept", timeout=60)
+
+
+def test_a_lifetime_holds_over_a_restart(tmp_path: Path) -> None:
+    rules = HostRules([], tmp_path / "worlds", lambda url: False)
+    config = {"graph_id": "g", "nodes": []}
+    put = Deployments(tmp_path / "graphs", rules)
+    put.put("g", "graph", config, "hash", None, 0.05)
+    again = Deployments(tmp_path / "graphs", rules)
+    assert again.get("g").idle_after == 0.05
+    assert again.clock.idle() == []
+    time.sleep(0.1)
+    assert again.clock.idle() == ["g"]
+    again.clock.touch("g")
+    assert again.clock.idle() == []
