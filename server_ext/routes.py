@@ -17,13 +17,14 @@ from aiohttp import web
 import yggdrasill
 from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
 from yggdrasill.server_ext import models, streams
+from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.bodies import read_model_body
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.model_sources import ModelRequest
 from yggdrasill.server_ext.route_table import BASE_PATH, ROUTES
-from yggdrasill.server_ext.service import Service, Submission
+from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
 

@@ -11,24 +11,16 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import (
-    EndpointFailed,
-    InvalidConfig,
-    JobConflict,
-    LimitExceeded,
-    QueueFull,
-    UnknownArtifact,
-    unknown,
-)
+from yggdrasill.errors import EndpointFailed, InvalidConfig, LimitExceeded, unknown
+from yggdrasill.server_ext.admission import Admission, Submission
 from yggdrasill.server_ext.board import Board
-from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
-from yggdrasill.server_ext.identity import body_hash, deployment_hash, state_facts
+from yggdrasill.server_ext.identity import deployment_hash, state_facts
 from yggdrasill.server_ext.intake import Fetcher, Intake
-from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job, new_job_id
+from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
 from yggdrasill.server_ext.offers import Offers
@@ -40,14 +32,11 @@ from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
-__all__ = ["Limits", "Service", "Submission"]
+__all__ = ["Limits", "Service"]
 
-_LOG = logging.getLogger("yggdrasill.server")
 _MOST_ATTEMPTS = 3
 _MOST_BUILDS = 64
-_PATIENCE_FOR_UPLOADS = 600.0
 _STATE_BYTES = 16 << 20
-_OFF_THE_LOOP = 256 << 10
 
 
 @dataclass(frozen=True)
@@ -57,21 +46,6 @@ class Limits:
     max_body_bytes: int = 32 << 20
     max_artifact_bytes: int = 64 << 30
     max_queue: int = 1000
-
-
-@dataclass(frozen=True)
-class Submission:
-    """A call of a served graph, as its caller sent it."""
-
-    key: str
-    inputs: dict[str, Any]
-    options: dict[str, Any]
-    run: dict[str, Any]
-    detached: bool = False
-    orphan_after: float = 30.0
-    timeout: float | None = None
-    #: About how many bytes of JSON this was.
-    nbytes: int = 0
 
 
 class Service:
@@ -96,10 +70,10 @@ class Service:
         self.hub = EventHub(jobs)
         self.board = Board(jobs, self.hub, host, store, self.redactor, retention or Retention())
         self._shop = Workshop(jobs, store, self.redactor, self.board.tell, self.board.finished, self.board.waits)
+        self._admission = Admission(self.board, self._intake, self._shop, self.limits.max_queue)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._forgetting: asyncio.Task[None] | None = None
-        self._taking = False
         # threads of their own, one per id: what is built may wait for another endpoint, which may wait for something built here
         self._builders = ThreadPoolExecutor(_MOST_BUILDS, "yggdrasill-build")
         self._builds: dict[str, asyncio.Future[Deployment]] = {}
@@ -114,15 +88,12 @@ class Service:
         unfinished = await self.board.start()
         logging.getLogger("yggdrasill.run").addHandler(self._run_log)
         self._resuming = asyncio.create_task(self._resume(unfinished))
-        deployments = self.deployments
-        self._forgetting = asyncio.create_task(
-            deployments.clock.sweep(lambda: {job.graph_id for job in self.board.live}, deployments.remove)
-        )
-        self._taking = True
+        self._forgetting = asyncio.create_task(self.deployments.clock.sweep(self._in_use, self.deployments.remove))
+        self._admission.is_open = True
 
     async def close(self, grace: float = 10.0) -> None:
         """Take no more jobs, let running ones finish for ``grace`` seconds, then cancel them; those that wait keep their rows."""
-        self._taking = False
+        self._admission.is_open = False
         for task in (self._resuming, self._forgetting):
             if task is not None:
                 task.cancel()
@@ -159,6 +130,9 @@ class Service:
                 self.board.fail(job, error)
             else:
                 self.board.run(Task(job, deployment, self._shop))
+
+    def _in_use(self) -> set[str]:
+        return {job.graph_id for job in self.board.live}
 
     # -- graphs -------------------------------------------------------------------------------------------------
 
@@ -212,11 +186,9 @@ class Service:
         """A new job, or the one that was made with the same key.
 
         Raises:
-            UnknownGraph. InvalidArgument: options. CorruptData, LimitExceeded: inputs.
-            JobConflict: the key was used for another call. QueueFull. StorageFailed.
-            UnknownArtifact: ``details["missing"]``, the inputs to send first; no job was made.
+            UnknownGraph. Otherwise as `Admission.admit`.
         """
-        return await self._submit(await self.deployment(graph_id), call)
+        return await self._admission.admit(await self.deployment(graph_id), call)
 
     async def submit_workflow(self, graph_id: str, prompt: Mapping[str, Any], call: Submission) -> Job:
         """A new job of a ComfyUI API prompt with ports, or the one that was made with the same key; nothing stays deployed.
@@ -225,7 +197,7 @@ class Service:
             InvalidConfig: the prompt, or this endpoint is no ComfyUI. Otherwise as `submit`.
         """
         deployment = await self._workflow(graph_id, prompt)
-        return await self._submit(deployment, call, {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}})
+        return await self._admission.admit(deployment, call, {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}})
 
     async def fetch_model(self, request: ModelRequest, key: str) -> Job:
         """A job that brings a model file here, or the one that was made with the same key; its caller need not stay.
@@ -242,68 +214,11 @@ class Service:
         deployment = fetching(self.models, request)
         nothing: dict[str, Any] = {"skeleton": {}, "payloads": []}
         run: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
-        return await self._submit(deployment, Submission(key, nothing, {}, run, detached=True))
+        return await self._admission.admit(deployment, Submission(key, nothing, {}, run, detached=True))
 
     async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}
         return await asyncio.to_thread(self.deployments.passing, graph_id, "comfy", config)
-
-    async def _submit(self, deployment: Deployment, call: Submission, origin: Mapping[str, Any] | None = None) -> Job:
-        """``origin`` is what the job's row needs beyond the call to be run again by another process."""
-        graph_id = deployment.graph_id
-        options = check_options(deployment.kind, call.options)
-        large = call.nbytes > _OFF_THE_LOOP
-        facts = (deployment, call.inputs, call.run, options)
-        named = await asyncio.to_thread(body_hash, *facts) if large else body_hash(*facts)
-        known = await self._known(call, named)
-        if known is not None:
-            return known
-        self._check_room()
-        refs = references(call.inputs)
-        timing = {"fetch_s": 0.0, "bytes_in": 0.0}
-        if refs:
-            timing["fetch_s"], timing["bytes_in"] = await self._inputs(refs, call.key)
-            known = await self._known(call, named)
-            if known is not None:
-                self.board.release_call(known)
-                return known
-            self._check_room()
-        request = {"inputs": call.inputs, "options": options, "run": call.run, **(origin or {})}
-        job = Job(
-            new_job_id(), call.key, graph_id, deployment.hash, named, request, detached=call.detached, orphan_after=call.orphan_after,
-            timeout=call.timeout, timing=timing, artifacts=tuple(ref.hash for ref in refs),
-        )  # fmt: skip
-        await self.board.add(job)
-        self.board.run(Task(job, deployment, self._shop))
-        return job
-
-    async def _known(self, call: Submission, named: str) -> Job | None:
-        job = await self.board.find_key(call.key)
-        if job is not None and job.body_hash != named:
-            raise JobConflict(
-                f"job key {call.key[:80]!r} belongs to job {job.job_id}, another call; make a new key for every call", job_id=job.job_id
-            )
-        return job
-
-    def _check_room(self) -> None:
-        if not self._taking:
-            raise QueueFull("the endpoint is shutting down and takes no more jobs; try another one, or later")
-        if len(self.board.live) >= self.limits.max_queue:
-            raise QueueFull(f"the endpoint has {self.limits.max_queue} jobs in hand and takes no more for now; try again later")
-
-    async def _inputs(self, refs: list[ArtifactRef], key: str) -> tuple[float, float]:
-        """Seconds and bytes that fetching took; what is here stays pinned for the call until it comes again."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
-        try:
-            fetched = await self._intake.gather(refs, f"call:{key}")
-        except UnknownArtifact:
-            self.board.expect(key, _PATIENCE_FOR_UPLOADS)
-            raise
-        except BaseException:
-            self.board.expect(key, 0.0)
-            raise
-        return loop.time() - started, float(fetched)
 
     async def result(self, job: Job) -> dict[str, Any]:
         """How a job ended, its output with urls for others to fetch from; just its status while it has not."""

@@ -16,6 +16,7 @@ from samples.graphs import sample_registry
 from samples.http import one_node
 from yggdrasill.errors import UnknownArtifact, UnknownJob
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.fetch import PeerFetcher
@@ -25,7 +26,7 @@ from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.retention import Retention
-from yggdrasill.server_ext.service import Limits, Service, Submission
+from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.server_ext.signing import Signer
 from yggdrasill.values.memory_store import MemoryStore
 from yggdrasill.values.wire import pack
