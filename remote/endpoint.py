@@ -14,7 +14,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.transports.transport import Transport
 
-__all__ = ["Endpoint", "is_below", "token_from_environment"]
+__all__ = ["Endpoint", "client_of", "is_below", "token_from_environment"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,13 @@ class Endpoint:
         """JSON form, without the token."""
         facts = {"url": self.url, "token_env": self.token_env, "ca": self.ca}
         return {key: value for key, value in facts.items() if value is not None}
+
+
+def client_of(where: str | Endpoint | EndpointClient, token: str | None = None) -> EndpointClient:
+    """The client of an endpoint, or one for a url with ``token``, else with the environment's if that is bound to the url."""
+    if isinstance(where, EndpointClient):
+        return where
+    return where.client() if isinstance(where, Endpoint) else EndpointClient(where, token=token or token_from_environment(where))
 
 
 def token_from_environment(url: str) -> str | None:

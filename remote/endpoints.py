@@ -12,7 +12,7 @@ from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, Unk
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
-from yggdrasill.remote.endpoint import Endpoint, token_from_environment
+from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.placement import LOCAL, Part, Placement, match_keys, name_of
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.registry_file import read_secrets, secrets_path, write_registry, write_secrets
@@ -168,7 +168,7 @@ class EndpointRegistry:
         """A client for a url, with the credential of the endpoint whose url it lies below, else the environment's."""
         fitting = [endpoint for endpoint in self.endpoints.values() if is_below(url, endpoint.url)]
         if not fitting:
-            return EndpointClient(url, token=token_from_environment(url))
+            return client_of(url)
         bound = max(fitting, key=lambda endpoint: len(endpoint.url))
         return EndpointClient(url, token=bound.token, name=bound.name, ca=bound.ca, transport=bound.transport)
 

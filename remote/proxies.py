@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph
@@ -13,6 +12,7 @@ from yggdrasill.remote.deployment import Deployment
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.proxy import Proxy
 from yggdrasill.remote.remote_graph import RemoteGraph
+from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.remote.remote_stage import RemoteStage
 from yggdrasill.remote.remote_world import RemoteWorld
 from yggdrasill.remote.route import Route
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["build_here", "kind_of", "make_proxy", "served_proxy"]
 
 _MARKS = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph", "prompt": "comfy"}
+_CLASSES: dict[str, type[RemotePart]] = {"stage": RemoteStage, "world": RemoteWorld}
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
@@ -59,24 +60,10 @@ def make_proxy(
     """
     kind = kind_of(config)
     deployment = Deployment(name, kind, config, state or {}, depot=registry.depot)
-    route = Route(
-        [registry.client(endpoint) for endpoint in placement.endpoints],
-        name,
-        deployment=deployment,
-        policy=placement.policy,
-        max_queued=placement.max_queued,
-        patience=registry.patience,
-        strict_build=registry.strict_build,
-    )
+    route = Route.placed(registry, placement, name, deployment=deployment)
     stand_in = fallback if placement.fallback == "local" else None
     kept = saved if saved is not None else config
-    if kind == "world":
-        if stand_in is not None:
-            raise InvalidArgument(f"world {name!r} keeps its content where it runs, so it has no local fallback; place its stages instead")
-        proxy: Proxy = RemoteWorld(route=route, config=kept, depot=registry.depot)
-    else:
-        cls = RemoteStage if kind == "stage" else RemoteGraph
-        proxy = cls(route=route, config=kept, fallback=stand_in, depot=registry.depot)
+    proxy = _CLASSES.get(kind, RemoteGraph)(route=route, config=kept, fallback=stand_in, depot=registry.depot)
     proxy.prepare()
     return proxy
 
@@ -84,8 +71,9 @@ def make_proxy(
 def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mapping[str, Any], placement: Placement | None) -> Proxy:
     """The proxy of what is served under a known id already: at the entry's ``endpoint_url``, or where the registry places it."""
     url, graph_id = str(entry["endpoint_url"]), str(entry.get("graph_id") or path[-1])
-    clients = [registry.client_for(url)] if placement is None else [registry.client(name) for name in placement.endpoints]
-    policy, limit = ("first", None) if placement is None else (placement.policy, placement.max_queued)
-    route = Route(clients, graph_id, policy=policy, max_queued=limit, patience=registry.patience, strict_build=registry.strict_build)
+    if placement is None:
+        route = Route([registry.client_for(url)], graph_id, patience=registry.patience, strict_build=registry.strict_build)
+    else:
+        route = Route.placed(registry, placement, graph_id)
     cls = RemoteStage if entry.get("stage") else RemoteGraph
     return cls(route=route, config={"endpoint_url": url, "graph_id": graph_id}, depot=registry.depot)

@@ -3,52 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Mapping
+from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull
+from yggdrasill.errors import EndpointUnreachable, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.remote.calls import ORPHAN_AFTER
-from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
-from yggdrasill.remote.endpoint import Endpoint, token_from_environment
-from yggdrasill.remote.proxy import Proxy, refuse_training
-from yggdrasill.remote.retry import Patience
-from yggdrasill.remote.route import Route
+from yggdrasill.remote.proxy import refuse_training
+from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["RemoteGraph", "single_route"]
+__all__ = ["RemoteGraph"]
 
 
-class RemoteGraph(Proxy):
-    """The graph, or pipeline, that ``url`` serves as ``graph_id``.
-
-    ``endpoint`` (an `Endpoint` or a client) stands for url and token; without a ``token`` the environment's is used where it is
-    bound to that url. ``timeout`` bounds a call in seconds, ``patience`` how long a lost endpoint is tried again, ``orphan_after`` how long
-    the endpoint goes on with a call whose caller is lost.
-    ``strict_build`` makes another torch build an error. `run` gives what a local run gives, bit for bit.
-    """
-
-    def __init__(
-        self,
-        url: str | None = None,
-        graph_id: str | None = None,
-        *,
-        token: str | None = None,
-        endpoint: Endpoint | EndpointClient | None = None,
-        timeout: float | None = None,
-        orphan_after: float = ORPHAN_AFTER,
-        patience: Patience | None = None,
-        strict_build: bool = False,
-        depot: Depot | None = None,
-        route: Route | None = None,
-        config: Mapping[str, Any] | None = None,
-        fallback: Callable[[], Any] | None = None,
-    ) -> None:
-        own = route or single_route(url, graph_id, token=token, endpoint=endpoint, patience=patience, strict_build=strict_build)
-        super().__init__(own, config=config, fallback=fallback, timeout=timeout, orphan_after=orphan_after, depot=depot)
+class RemoteGraph(RemotePart):
+    """The graph, or pipeline, that an endpoint serves; arguments as `RemotePart`. `run` gives what a local run gives, bit for bit."""
 
     def get_input_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
         """The inputs by external key, from the contract."""
@@ -131,26 +101,3 @@ class RemoteGraph(Proxy):
         given = {name: item for name, item in options.items() if item is not None and name not in unknown_here}
         outputs: dict[str, Any] = local.run(load_handles(inputs), **given)
         return outputs
-
-
-def single_route(
-    url: str | None,
-    graph_id: str | None,
-    *,
-    token: str | None = None,
-    endpoint: Endpoint | EndpointClient | None = None,
-    patience: Patience | None = None,
-    strict_build: bool = False,
-) -> Route:
-    """The route to what one endpoint serves already; arguments as `RemoteGraph`.
-
-    Raises:
-        InvalidArgument: neither url nor endpoint, both, or no graph id.
-    """
-    if (url is None) == (endpoint is None) or not graph_id:
-        raise InvalidArgument("a remote graph needs a graph_id and either the url of its endpoint or endpoint=")
-    if url is not None:
-        client = EndpointClient(url, token=token or token_from_environment(url))
-    else:
-        client = endpoint if isinstance(endpoint, EndpointClient) else cast("Endpoint", endpoint).client()
-    return Route([client], graph_id, patience=patience, strict_build=strict_build)

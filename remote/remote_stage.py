@@ -19,7 +19,7 @@ __all__ = ["RemoteStage"]
 
 
 class RemoteStage(RemoteGraph):
-    """The stage that an endpoint serves; arguments as `RemoteGraph`."""
+    """The stage that an endpoint serves; arguments as `RemotePart`."""
 
     @property
     def stage_id(self) -> str:

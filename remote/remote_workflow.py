@@ -9,7 +9,7 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
-from yggdrasill.remote.endpoint import Endpoint, token_from_environment
+from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.retry import Patience
 from yggdrasill.remote.route import Route
@@ -23,7 +23,7 @@ class RemoteWorkflow(RemoteGraph):
 
     Every call sends the prompt along; nothing stays at the endpoint but the job's row. ``endpoints`` are tried as ``policy`` says
     (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, stand for a single one. One with more than
-    ``max_queued`` jobs waiting is passed over. The rest is as for `RemoteGraph`.
+    ``max_queued`` jobs waiting is passed over. The rest is as for `RemotePart`.
 
     Raises:
         InvalidConfig, LimitExceeded: the prompt. InvalidArgument: no endpoint, or more than one way to say which.
@@ -49,10 +49,7 @@ class RemoteWorkflow(RemoteGraph):
     ) -> None:
         if (url is not None) + (endpoint is not None) + bool(endpoints) != 1:
             raise InvalidArgument("a remote workflow needs one of url, endpoint and endpoints")
-        named = [endpoint] if endpoint is not None else endpoints
-        clients = [client if isinstance(client, EndpointClient) else client.client() for client in named]
-        if url is not None:
-            clients = [EndpointClient(url, token=token or token_from_environment(url))]
+        clients = [client_of(where, token) for where in (url, endpoint, *endpoints) if where is not None]
         workflow = Workflow(prompt, graph_id)
         route = Route(
             clients, graph_id, workflow=workflow, policy=policy, max_queued=max_queued, patience=patience, strict_build=strict_build

@@ -3,44 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.remote.calls import ORPHAN_AFTER
-from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
-from yggdrasill.remote.endpoint import Endpoint
-from yggdrasill.remote.proxy import Proxy, refuse_training
-from yggdrasill.remote.remote_graph import single_route
-from yggdrasill.remote.retry import Patience
-from yggdrasill.remote.route import Route
+from yggdrasill.remote.proxy import refuse_training
+from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.stage.state import State
 
 __all__ = ["RemoteWorld"]
 
 
-class RemoteWorld(Proxy):
-    """The world that an endpoint serves; arguments as `RemoteGraph`."""
+class RemoteWorld(RemotePart):
+    """The world that an endpoint serves; arguments as `RemotePart`, without a ``fallback``."""
 
-    def __init__(
-        self,
-        url: str | None = None,
-        graph_id: str | None = None,
-        *,
-        token: str | None = None,
-        endpoint: Endpoint | EndpointClient | None = None,
-        timeout: float | None = None,
-        orphan_after: float = ORPHAN_AFTER,
-        patience: Patience | None = None,
-        strict_build: bool = False,
-        depot: Depot | None = None,
-        route: Route | None = None,
-        config: Mapping[str, Any] | None = None,
-    ) -> None:
-        own = route or single_route(url, graph_id, token=token, endpoint=endpoint, patience=patience, strict_build=strict_build)
-        super().__init__(own, config=config, timeout=timeout, orphan_after=orphan_after, depot=depot)
+    may_run_here: ClassVar[bool] = False
 
     @property
     def world_id(self) -> str:

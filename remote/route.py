@@ -6,15 +6,22 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import EndpointUnreachable, QueueFull, UnknownGraph, YggdrasillError
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull, UnknownGraph, YggdrasillError
 from yggdrasill.remote.calls import Call, perform
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, fetch_contract
 from yggdrasill.remote.deployment import Deployment
+from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.retry import Patience, Retry
 from yggdrasill.remote.workflow import Workflow
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from yggdrasill.remote.endpoints import EndpointRegistry
+    from yggdrasill.remote.placement import Placement
 
 __all__ = ["Route"]
 
@@ -52,6 +59,44 @@ class Route:
         self.strict_build = strict_build
         self._contracts: dict[EndpointClient, RemoteContract] = {}
         self._turn = itertools.count()
+
+    @classmethod
+    def single(
+        cls,
+        url: str | None,
+        graph_id: str | None,
+        *,
+        token: str | None = None,
+        endpoint: Endpoint | EndpointClient | None = None,
+        patience: Patience | None = None,
+        strict_build: bool = False,
+    ) -> Self:
+        """The route to what one endpoint serves already; arguments as `RemotePart`.
+
+        Raises:
+            InvalidArgument: neither url nor endpoint, both, or no graph id.
+        """
+        where = endpoint if url is None else url
+        if where is None or (url is not None and endpoint is not None) or not graph_id:
+            raise InvalidArgument("a remote graph needs a graph_id and either the url of its endpoint or endpoint=")
+        return cls([client_of(where, token)], graph_id, patience=patience, strict_build=strict_build)
+
+    @classmethod
+    def placed(cls, registry: EndpointRegistry, placement: Placement, graph_id: str, *, deployment: Deployment | None = None) -> Self:
+        """The route to where ``placement`` says, with the clients and the patience of ``registry``.
+
+        Raises:
+            UnknownEndpoint
+        """
+        return cls(
+            [registry.client(name) for name in placement.endpoints],
+            graph_id,
+            deployment=deployment,
+            policy=placement.policy,
+            max_queued=placement.max_queued,
+            patience=registry.patience,
+            strict_build=registry.strict_build,
+        )
 
     @property
     def names(self) -> list[str]:

@@ -84,18 +84,10 @@ class RemoteCall(NodeCall):
     def _run_there(
         self, registry: EndpointRegistry, placement: Placement, stand_ins: StandIns | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
-        clients = [registry.client(name) for name in placement.endpoints]
-        route = Route(
-            clients,
-            self.graph,
-            policy=placement.policy,
-            max_queued=placement.max_queued,
-            patience=registry.patience,
-            strict_build=registry.strict_build,
-        )
+        route = Route.placed(registry, placement, self.graph)
         served = RemoteGraph(route=route)
         contract = served.contract
-        self._check(contract, f"endpoint {clients[0].name!r}")
+        self._check(contract, f"endpoint {route.names[0]!r}")
         inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
         outputs = served.call(inputs, self._context, options, watch=self._told, began=self._began)

@@ -322,3 +322,8 @@ def test_a_graph_that_was_removed_is_deployed_again(forge: EndpointProcess) -> N
 def test_without_a_fallback_an_endpoint_that_is_gone_is_an_error() -> None:
     with pytest.raises(EndpointUnreachable, match=r"127\.0\.0\.1:9"):
         chain().place(registry_of(GONE, graphs={"first": "gone"}, patience=QUICK))
+
+
+def test_a_world_has_no_fallback_for_its_content_is_where_it_runs() -> None:
+    with pytest.raises(InvalidArgument, match=r"'tiny'.* keeps its content where it runs"):
+        canonical_world().place(registry_of(GONE, graphs={"tiny": {"replicas": ["gone"], "fallback": "local"}}, patience=QUICK))
