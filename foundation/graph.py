@@ -1,6 +1,6 @@
 """The graph: blocks in nodes, linked port to port, cycles allowed. The first level that runs.
 
-Structure and queries only: the plan and the loop are the executor's, files are `persistence`, rules `validation` and `roles`.
+Structure and queries only: what runs is `graph_program` and the executor's, files are `persistence`, rules `validation` and `roles`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
-from yggdrasill.executor.program import Call, Loop, Program
+from yggdrasill.executor.program import Program
 from yggdrasill.foundation import roles
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.building import BuildOptions
 from yggdrasill.foundation.checkpoint import read_state
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.graph_program import compile_graph
 from yggdrasill.foundation.loading import StateLoad
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.persistence import Persistent
@@ -240,36 +241,8 @@ class Graph(Wired, Persistent):
         """What the executor runs, kept until the structure changes."""
         key = self._structure_key()
         if self._program is None or self._program[0] != key:
-            self._program = (key, self._compile())
+            self._program = (key, compile_graph(self))
         return self._program[1]
-
-    def _compile(self) -> Program:
-        rings = self._rings()
-        calls = {node_id: self._call(node, rings.get(node_id, ())) for node_id, node in self.nodes.items()}
-        steps: list[Call | Loop] = []
-        for step in self.plan().steps:
-            if step[0] == "node":
-                steps.append(calls[step[1]])
-            else:
-                steps.append(Loop(step[1][0], tuple(calls[node_id] for node_id in step[1][1])))
-        inputs = {key: tuple((e.node_id, e.port_name) for e in entries) for key, entries in self._wiring.keys(output=False).items()}
-        outputs = tuple((entry.key, (entry.node_id, entry.port_name)) for entry in self._wiring.outputs)
-        ports = tuple((node_id, port) for node_id, node in self.nodes.items() for port in node.block.ports)
-        return Program(tuple(steps), inputs, outputs, ports, _mode_setter([node.block for node in self.nodes.values()]))
-
-    def _call(self, node: Node, ring: Any) -> Call:
-        picks, gathers = self._input_rules(node.node_id, ring, node.defaults)
-        boundary = self.boundary(node.node_id)
-        return Call(
-            node_id=node.node_id,
-            block_type=node.block_type,
-            forward=node.block.forward,
-            lock=node.block.lock,
-            picks=picks,
-            gathers=gathers,
-            outputs=tuple((name, (node.node_id, name)) for name in boundary.outputs),
-            required=frozenset(name for name, port in boundary.inputs.items() if not port.optional),
-        )
 
     @staticmethod
     def _input_key(child_id: str, port: str) -> tuple[str, ...]:
@@ -331,24 +304,3 @@ class Graph(Wired, Persistent):
         from yggdrasill.foundation.graph_config import graph_from_config
 
         return graph_from_config(cls, config, options, validate)
-
-
-def _mode_setter(blocks: list[AbstractBaseBlock]) -> Any:
-    """One call that puts every block into training or inference mode, skipping those that certainly are in it."""
-    plain = [
-        b for b in blocks if type(b).train is AbstractBaseBlock.train and type(b).eval is AbstractBaseBlock.eval and not b.get_sub_blocks()
-    ]
-    known = {id(block) for block in plain}
-    others = [block for block in blocks if id(block) not in known]
-
-    def set_mode(training: bool) -> None:
-        for block in plain:
-            if block.training is not training:
-                block.training = training
-        for block in others:
-            if training:
-                block.train(True)
-            else:
-                block.eval()
-
-    return set_mode
