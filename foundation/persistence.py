@@ -8,7 +8,6 @@ shared by several parts is written once, where it is first used.
 from __future__ import annotations
 
 import json
-import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from yggdrasill.foundation.checkpoint import BACKENDS, check_backend, pack_state
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import whole_project
 from yggdrasill.foundation.documents import at, parse_document, read_document
+from yggdrasill.foundation.file_names import file_name, file_names
 from yggdrasill.values.files import FileSet, write_file
 
 if TYPE_CHECKING:
@@ -30,10 +30,9 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["Persistent", "file_name", "file_names"]
+__all__ = ["Persistent"]
 
 _CONFIGS = ("config.yaml", "config.yml", "config.json")
-_UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.+$|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 
 
 class Persistent(Container):
@@ -275,31 +274,6 @@ class Persistent(Container):
         from yggdrasill.foundation.templates import render_template
 
         return cls.from_config(render_template(cls.level, name, parameters), registry, validate)
-
-
-def file_names(word: str, child_ids: Iterable[str]) -> dict[str, str]:
-    """File names by id, each its own also where upper and lower case are one."""
-    names: dict[str, str] = {}
-    for child_id in child_ids:
-        other = names.setdefault(file_name(word, child_id).casefold(), child_id)
-        if other != child_id:
-            raise InvalidArgument(
-                f"{word} ids {other!r} and {child_id!r} would be one file on some systems; rename one or use format='single'"
-            )
-    return {child_id: child_id for child_id in names.values()}
-
-
-def file_name(word: str, child_id: str) -> str:
-    """``child_id`` if it can be a file name on every system.
-
-    Raises:
-        InvalidArgument: it has a path separator or another character some system refuses.
-    """
-    if _UNSAFE.search(child_id):
-        raise InvalidArgument(
-            f"{word} id {child_id!r} cannot be a file name (path separators and <>:\"|?* are refused); rename it or use format='single'"
-        )
-    return child_id
 
 
 def _write_folder(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
