@@ -81,9 +81,17 @@ class DeploymentFiles:
             files.write(self._file(deployment.graph_id, ".json"), json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8"))
 
     def remove(self, graph_id: str) -> None:
-        """Keep nothing of a deployment."""
+        """Keep nothing of a deployment.
+
+        Raises:
+            StorageFailed
+        """
         for suffix in (".json", ".ygg"):
-            self._file(graph_id, suffix).unlink(missing_ok=True)
+            file = self._file(graph_id, suffix)
+            try:
+                file.unlink(missing_ok=True)
+            except OSError as error:
+                raise StorageFailed(f"cannot delete {str(file)!r}: {error.strerror or error}", path=str(file)) from error
 
     def _file(self, graph_id: str, suffix: str) -> Path:
         """A file name that no id can steer anywhere else."""

@@ -165,14 +165,15 @@ class Deployments:
         """Serve it no longer; calls that run keep theirs.
 
         Raises:
-            UnknownGraph
+            UnknownGraph. StorageFailed: it is served still.
         """
         with self._building(graph_id):
             record = self._files.read(graph_id)
-            if self._live.pop(graph_id, None) is None and record is None:
+            if graph_id not in self._live and record is None:
                 raise unknown("graph", graph_id, self.names(), kind=UnknownGraph)
-            self.clock.forget(graph_id)
             self._files.remove(graph_id)
+            self._live.pop(graph_id, None)
+            self.clock.forget(graph_id)
 
     # -- building -----------------------------------------------------------------------------------------------
 

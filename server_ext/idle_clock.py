@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
 
-from yggdrasill.errors import StorageFailed, UnknownGraph
+from yggdrasill.errors import UnknownGraph, YggdrasillError
 
 __all__ = ["IdleClock"]
 
@@ -52,12 +51,21 @@ class IdleClock:
             return [graph_id for graph_id, (called, kept) in self._called.items() if now - called > kept]
 
     async def sweep(self, in_use: Callable[[], Iterable[str]], remove: Callable[[str], None]) -> None:
-        """Until cancelled, have ``remove`` take away what is idle, in a thread; what ``in_use`` names counts as called."""
+        """Until cancelled, have ``remove`` take away what is idle, in a thread; what ``in_use`` names counts as called.
+
+        What cannot be removed is tried again when nobody called it for that long once more.
+        """
         while True:
             await asyncio.sleep(_SWEEP)
             for graph_id in in_use():
                 self.touch(graph_id)
             for graph_id in self.idle():
-                _LOG.info("graph %r is served no longer: nobody called it for as long as it was to be kept", graph_id)
-                with contextlib.suppress(UnknownGraph, StorageFailed):
+                try:
                     await asyncio.to_thread(remove, graph_id)
+                except UnknownGraph:
+                    self.forget(graph_id)
+                except YggdrasillError as error:
+                    self.touch(graph_id)
+                    _LOG.warning("graph %r, which nobody calls, cannot be removed: %s", graph_id, error)
+                else:
+                    _LOG.info("graph %r is served no longer: nobody called it for as long as it was to be kept", graph_id)

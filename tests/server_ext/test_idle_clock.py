@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
 
+import pytest
+
 from samples.http import Door, Http, error_of, one_node, until
+from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 
@@ -44,3 +48,22 @@ def test_a_lifetime_holds_over_a_restart(tmp_path: Path) -> None:
     assert again.clock.idle() == ["g"]
     again.clock.touch("g")
     assert again.clock.idle() == []
+
+
+def test_what_cannot_be_removed_is_served_still_and_keeps_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    deployments = Deployments(tmp_path / "graphs", HostRules([], tmp_path / "worlds", lambda url: False))
+    for name in ("stuck", "free"):
+        deployments.put(name, "graph", {"graph_id": name, "nodes": []}, "hash", None, 0.05)
+    next((tmp_path / "graphs").glob("stuck-*.json")).with_suffix(".ygg").mkdir()
+    with pytest.raises(StorageFailed, match="stuck-"):
+        deployments.remove("stuck")
+
+    async def act() -> None:
+        sweep = asyncio.create_task(deployments.clock.sweep(list, deployments.remove))
+        await asyncio.sleep(1.5)
+        assert not sweep.done()
+        sweep.cancel()
+
+    asyncio.run(act())
+    assert deployments.names() == ["stuck"]
+    assert "graph 'stuck', which nobody calls, cannot be removed" in caplog.text
