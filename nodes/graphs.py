@@ -7,12 +7,12 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.loading import chosen
+from yggdrasill.nodes.sockets import linked_parts, names_input, part_inputs, port_inputs, port_outputs, values_in_order
 from yggdrasill.nodes.types import GRAPH, PIPELINE, category, seed_input
 from yggdrasill.nodes.widgets import inputs_of
 
 __all__ = ["AddBlock", "Connect", "PipelineNode", "RunGraph"]
 
-_MOST_CHILDREN = 24
 _LINES = (
     "One connection in a line. 'a.out -> b.in' links an output to an input; 'name -> a.in' makes an input of the whole, "
     "'a.out -> name' an output. # begins a remark."
@@ -130,16 +130,10 @@ class PipelineNode(io.ComfyNode):
             description="Links graphs into a pipeline. Without connections each graph takes what those before it give, by name or type.",
             search_aliases=["yggdrasill", "compose graphs", "chain graphs", "graph of graphs"],
             inputs=[
-                io.Autogrow.Input(
-                    "graphs",
-                    template=io.Autogrow.TemplatePrefix(part, prefix="g", min=1, max=_MOST_CHILDREN),
-                    tooltip="The graphs, in their order.",
-                ),
+                part_inputs("graphs", part, "g", "The graphs, in their order."),
                 io.String.Input("pipeline_id", default="pipeline", tooltip="The id of the pipeline; the registry places it whole by it."),
                 io.String.Input("connections", default="", multiline=True, tooltip=_LINES + " Blank: by name, else by type."),
-                io.String.Input(
-                    "names", default="", tooltip="What the graphs are called, divided by commas; blank are their ids.", advanced=True
-                ),
+                names_input("graphs"),
                 io.Boolean.Input("open_rest", default=True, tooltip=_OPEN, advanced=True),
             ],
             outputs=[PIPELINE.Output(display_name="pipeline", tooltip="The pipeline's config.")],
@@ -150,8 +144,7 @@ class PipelineNode(io.ComfyNode):
         """Give the pipeline's config."""
         from yggdrasill.server_ext.comfy.levels.composing import make_pipeline
 
-        parts = [graph for graph in graphs.values() if graph is not None]
-        return io.NodeOutput(make_pipeline(pipeline_id, parts, names, connections, open_rest=open_rest))
+        return io.NodeOutput(make_pipeline(pipeline_id, linked_parts(graphs), names, connections, open_rest=open_rest))
 
 
 class RunGraph(io.ComfyNode):
@@ -162,7 +155,6 @@ class RunGraph(io.ComfyNode):
         """The node's form."""
         from yggdrasill.server_ext.comfy.levels.ports import MOST_PORTS
 
-        port = io.Autogrow.TemplatePrefix(io.AnyType.Input("port", optional=True), prefix="p", min=0, max=MOST_PORTS)
         return io.Schema(
             node_id="YggdrasillRunGraph",
             display_name="Run Graph",
@@ -177,9 +169,9 @@ class RunGraph(io.ComfyNode):
                     "loop_steps", default=0, min=0, max=100_000, tooltip="How often cycles run; 0 is as the graph says.", advanced=True
                 ),
                 io.Boolean.Input("preview", default=True, tooltip="Show pictures among the outputs on the node."),
-                io.Autogrow.Input("ports", template=port, optional=True, tooltip="The graph's inputs, in their order."),
+                port_inputs(MOST_PORTS, "The graph's inputs, in their order."),
             ],
-            outputs=[io.AnyType.Output(f"o{index}", display_name=f"o{index}", is_output_list=True) for index in range(MOST_PORTS)],
+            outputs=port_outputs(MOST_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -188,8 +180,6 @@ class RunGraph(io.ComfyNode):
         cls, graph: dict[str, Any], seed: int, loop_steps: int, preview: bool = True, ports: dict[str, Any] | None = None
     ) -> Any:
         """Give the outputs in the graph's order; one without value blocks what depends on it."""
-        from comfy_execution.graph_utils import ExecutionBlocker
-
         from yggdrasill.nodes.pictures import preview_of
         from yggdrasill.remote.port_list import port_values
         from yggdrasill.server_ext.comfy.levels.graph_run import run_graph
@@ -199,5 +189,4 @@ class RunGraph(io.ComfyNode):
         work = NodeWork(str(cls.hidden.unique_id), lambda own: run_graph(own, graph, ports or {}, seed, loop_steps), seed=seed)
         outputs = {index: port_values(value) for index, value in (await work.result()).items()}
         pictures = [picture for values in outputs.values() for picture in pictures_of(values)] if preview else []
-        blocked = [ExecutionBlocker(None)]
-        return io.NodeOutput(*(outputs.get(index, blocked) for index in range(MOST_PORTS)), ui=preview_of(pictures, cls))
+        return io.NodeOutput(*values_in_order(outputs, MOST_PORTS), ui=preview_of(pictures, cls))

@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
+from yggdrasill.nodes.sockets import port_inputs, port_outputs, values_in_order
 from yggdrasill.remote.carve.parts import MOST_PORTS, PLACED_NODE
 
 __all__ = ["PlacedPartNode"]
@@ -21,7 +22,6 @@ class PlacedPartNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The node's form."""
-        port = io.Autogrow.TemplatePrefix(io.AnyType.Input("port", optional=True), prefix="p", min=0, max=MOST_PORTS)
         return io.Schema(
             node_id=PLACED_NODE,
             display_name="Placed part",
@@ -32,9 +32,9 @@ class PlacedPartNode(io.ComfyNode):
             inputs=[
                 io.String.Input("part", socketless=True),
                 io.String.Input("plan", multiline=True, socketless=True),
-                io.Autogrow.Input("ports", template=port, optional=True),
+                port_inputs(MOST_PORTS),
             ],
-            outputs=[io.AnyType.Output(f"o{index}", is_output_list=True) for index in range(MOST_PORTS)],
+            outputs=port_outputs(MOST_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -49,11 +49,8 @@ class PlacedPartNode(io.ComfyNode):
     @classmethod
     async def execute(cls, part: list[str], plan: list[str], ports: dict[str, list[Any]] | None = None) -> Any:
         """Send the inputs, wait, and give the outputs in the plan's order; a port without value blocks what depends on it."""
-        from comfy_execution.graph_utils import ExecutionBlocker
-
         from yggdrasill.server_ext.comfy.placement.placed_call import placed_call
 
         call = placed_call(plan[0], ports or {}, str(cls.hidden.unique_id)).start()
         outputs = await call.result()
-        blocked = [ExecutionBlocker(None)]
-        return io.NodeOutput(*(outputs.get(index, blocked) for index in range(len(call.plan.outputs))), ui=call.shown)
+        return io.NodeOutput(*values_in_order(outputs, len(call.plan.outputs)), ui=call.shown)

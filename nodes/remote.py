@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
+from yggdrasill.nodes.sockets import port_inputs, port_outputs, values_in_order
 
 __all__ = ["MOST_PORTS", "REMOTE_NODE", "RemoteGraphNode"]
 
@@ -22,7 +23,6 @@ class RemoteGraphNode(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The node's form."""
-        port = io.Autogrow.TemplatePrefix(io.AnyType.Input("port", optional=True), prefix="p", min=0, max=MOST_PORTS)
         return io.Schema(
             node_id=REMOTE_NODE,
             display_name="Remote Graph",
@@ -52,9 +52,9 @@ class RemoteGraphNode(io.ComfyNode):
                     tooltip="If no endpoint takes the call: fail, or run the same workflow here (local). auto: what the registry says.",
                     socketless=True,
                 ),
-                io.Autogrow.Input("ports", template=port, optional=True),
+                port_inputs(MOST_PORTS),
             ],
-            outputs=[io.AnyType.Output(f"o{index}", display_name=f"o{index}", is_output_list=True) for index in range(MOST_PORTS)],
+            outputs=port_outputs(MOST_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -84,8 +84,6 @@ class RemoteGraphNode(io.ComfyNode):
         ports: dict[str, list[Any]] | None = None,
     ) -> Any:
         """Send the inputs, wait, and give the outputs in the contract's order; a port without value blocks what depends on it."""
-        from comfy_execution.graph_utils import ExecutionBlocker
-
         from yggdrasill.server_ext.comfy.remote_call import RemoteCall
 
         call = RemoteCall(
@@ -98,6 +96,5 @@ class RemoteGraphNode(io.ComfyNode):
             fallback=fallback[0] if fallback else AUTO,
         ).start()
         outputs = await call.result()
-        blocked = [ExecutionBlocker(None)]
         shown = {"yggdrasill": [{"ran_here": call.ran_here}]} if call.ran_here else None
-        return io.NodeOutput(*(outputs.get(index, blocked) for index in range(MOST_PORTS)), ui=shown)
+        return io.NodeOutput(*values_in_order(outputs, MOST_PORTS), ui=shown)

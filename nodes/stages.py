@@ -6,11 +6,11 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
+from yggdrasill.nodes.sockets import linked_parts, names_input, part_inputs
 from yggdrasill.nodes.types import GRAPH, PIPELINE, STAGE, STATE, WORLD, category, own_seed_input
 
 __all__ = ["RunStage", "StageNode", "WorldFromStages"]
 
-_MOST_CHILDREN = 24
 _CONDITION = (
     "When it runs: blank is always; a preset (philosopher, author, world_update); or blocks that must be filled, such as '1, 2', while those it "
     "writes are empty."
@@ -33,11 +33,7 @@ class StageNode(io.ComfyNode):
             description="Pipelines that read blocks of a world's state and write others.",
             search_aliases=["yggdrasill", "state contract", "philosopher", "author", "environment", "architect", "creator"],
             inputs=[
-                io.Autogrow.Input(
-                    "pipelines",
-                    template=io.Autogrow.TemplatePrefix(part, prefix="p", min=1, max=_MOST_CHILDREN),
-                    tooltip="The pipelines, in their order.",
-                ),
+                part_inputs("pipelines", part, "p", "The pipelines, in their order."),
                 io.String.Input("stage_id", default="stage", tooltip="The id of the stage; the registry places it whole by it."),
                 io.Combo.Input(
                     "role", options=["none", *ROLES], default="none", tooltip="Which of the five stages of the canonical ring this is."
@@ -65,9 +61,7 @@ class StageNode(io.ComfyNode):
                 io.Boolean.Input(
                     "carry", default=True, tooltip="Blocks that nothing writes stay; off: only written ones are left.", advanced=True
                 ),
-                io.String.Input(
-                    "names", default="", tooltip="What the pipelines are called, divided by commas; blank are their ids.", advanced=True
-                ),
+                names_input("pipelines"),
             ],
             outputs=[STAGE.Output(display_name="stage", tooltip="The stage's config.")],
         )
@@ -89,9 +83,8 @@ class StageNode(io.ComfyNode):
         """Give the stage's config."""
         from yggdrasill.server_ext.comfy.levels.stages import make_stage
 
-        parts = [part for part in pipelines.values() if part is not None]
         settings: dict[str, Any] = {"reads": reads, "writes": writes, "condition": condition, "conditions": conditions, "carry": carry}
-        return io.NodeOutput(make_stage(stage_id, role, parts, names=names, lines=connections, **settings))
+        return io.NodeOutput(make_stage(stage_id, role, linked_parts(pipelines), names=names, lines=connections, **settings))
 
 
 class RunStage(io.ComfyNode):
@@ -143,11 +136,7 @@ class WorldFromStages(io.ComfyNode):
             description="Puts stages into a ring. With one stage of each role the ring is the canonical one.",
             search_aliases=["yggdrasill", "compose world", "ring", "cycle"],
             inputs=[
-                io.Autogrow.Input(
-                    "stages",
-                    template=io.Autogrow.TemplatePrefix(part, prefix="s", min=1, max=_MOST_CHILDREN),
-                    tooltip="The stages of the world.",
-                ),
+                part_inputs("stages", part, "s", "The stages of the world."),
                 io.String.Input("world_id", default="world", tooltip="The id of the world; its folder is called so."),
                 io.String.Input("description", default="", multiline=True, tooltip="What the world is."),
                 io.String.Input(
@@ -169,9 +158,7 @@ class WorldFromStages(io.ComfyNode):
                 io.String.Input(
                     "fields", default="", multiline=True, tooltip="Extra fields of the state, 'name: type' in a line.", advanced=True
                 ),
-                io.String.Input(
-                    "names", default="", tooltip="What the stages are called, divided by commas; blank are their ids.", advanced=True
-                ),
+                names_input("stages"),
             ],
             outputs=[WORLD.Output(display_name="world", tooltip="The world's config.")],
         )
@@ -191,6 +178,5 @@ class WorldFromStages(io.ComfyNode):
         """Give the world's config."""
         from yggdrasill.server_ext.comfy.levels.stages import make_world
 
-        parts = [stage for stage in stages.values() if stage is not None]
         facts = {"description": description, "initial_world": initial_world, "fields": fields, "cycle": cycle, "names": names}
-        return io.NodeOutput(make_world(world_id, parts, seed=world_seed, **facts))
+        return io.NodeOutput(make_world(world_id, linked_parts(stages), seed=world_seed, **facts))
