@@ -10,6 +10,7 @@ from yggdrasill.nodes.loading import chosen
 from yggdrasill.nodes.sockets import linked_parts, names_input, part_inputs, port_inputs, port_outputs, values_in_order
 from yggdrasill.nodes.types import GRAPH, PIPELINE, category, seed_input
 from yggdrasill.nodes.widgets import inputs_of
+from yggdrasill.server_ext.comfy.sockets import MOST_PORTS
 
 __all__ = ["AddBlock", "Connect", "PipelineNode", "RunGraph"]
 
@@ -153,8 +154,6 @@ class RunGraph(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The node's form."""
-        from yggdrasill.server_ext.comfy.levels.ports import MOST_PORTS
-
         return io.Schema(
             node_id="YggdrasillRunGraph",
             display_name="Run Graph",
@@ -183,7 +182,7 @@ class RunGraph(io.ComfyNode):
         from yggdrasill.nodes.pictures import preview_of
         from yggdrasill.remote.port_list import port_values
         from yggdrasill.server_ext.comfy.levels.graph_run import run_graph
-        from yggdrasill.server_ext.comfy.levels.ports import MOST_PORTS, pictures_of
+        from yggdrasill.server_ext.comfy.levels.ports import pictures_of
         from yggdrasill.server_ext.comfy.levels.work import NodeWork
 
         work = NodeWork(str(cls.hidden.unique_id), lambda own: run_graph(own, graph, ports or {}, seed, loop_steps), seed=seed)

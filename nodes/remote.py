@@ -8,11 +8,11 @@ from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
 from yggdrasill.nodes.sockets import port_inputs, port_outputs, values_in_order
+from yggdrasill.server_ext.comfy.sockets import MOST_PORTS
 
-__all__ = ["MOST_PORTS", "REMOTE_NODE", "RemoteGraphNode"]
+__all__ = ["REMOTE_NODE", "RemoteGraphNode"]
 
 REMOTE_NODE = "YggdrasillRemoteGraph"
-MOST_PORTS = 32
 AUTO = "auto"
 FALLBACKS = (AUTO, "fail", "local")
 

@@ -6,7 +6,17 @@
 /** @typedef {{graph_id: string, kind: string, hash: string, inputs: Port[], outputs: Port[]}} Contract */
 
 /** A node has so many sockets on each side at most. */
-export const MOST_PORTS = 32;
+const MOST_PORTS = 32;
+
+/**
+ * @param {Contract} contract
+ * @returns {string} why no node has sockets for all of its ports; empty if one has
+ */
+export function tooMany({ inputs, outputs }) {
+  const [count, side] = inputs.length > MOST_PORTS ? [inputs.length, "inputs"] : [outputs.length, "outputs"];
+  if (count <= MOST_PORTS) return "";
+  return `It has ${count} ${side}, and a node up to ${MOST_PORTS}. Let fewer be ports of the whole, or divide it into graphs that each have a node.`;
+}
 
 /**
  * @param {string} text

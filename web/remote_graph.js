@@ -7,7 +7,7 @@
  */
 import { ask, tell } from "./asking.js";
 import { endpointsOf, graphsAt, offer, refreshLists } from "./choices.js";
-import { MOST_PORTS, differences, essence, readContract } from "./contract.js";
+import { differences, essence, readContract, tooMany } from "./contract.js";
 import { FOLLOW, badgeOf, say, showSeed } from "./signs.js";
 import { setSockets } from "./sockets.js";
 import { after, widgetOf } from "./widgets.js";
@@ -121,9 +121,10 @@ async function choose(node) {
  */
 function follow(node, contract) {
   const { app } = node.yggdrasill;
-  const most = Math.max(contract.inputs.length, contract.outputs.length);
-  if (most > MOST_PORTS) {
-    say(node, { text: `${most} ports`, tone: "error", detail: `a Remote Graph has up to ${MOST_PORTS} inputs and outputs` });
+  const detail = tooMany(contract);
+  if (detail) {
+    say(node, { text: "too many ports", tone: "error", detail });
+    tell(app, "warn", `Remote Graph “${contract.graph_id}” has too many ports`, detail);
     return;
   }
   node.graph.beforeChange?.();

@@ -6,7 +6,7 @@
  * The ports are stored in the node, so a workflow opens as it was saved.
  */
 import { ask, tell } from "./asking.js";
-import { MOST_PORTS, essence } from "./contract.js";
+import { essence, tooMany } from "./contract.js";
 import { setSockets } from "./sockets.js";
 import { origin } from "./sources.js";
 import { after } from "./widgets.js";
@@ -104,8 +104,9 @@ function collect(app, node, prompt) {
  */
 function follow(node, contract) {
   const { app } = node.yggdrasill;
-  if (Math.max(contract.inputs.length, contract.outputs.length) > MOST_PORTS) {
-    tell(app, "warn", `Graph “${contract.graph_id}”`, `Run Graph has up to ${MOST_PORTS} inputs and outputs; this graph has more.`);
+  const problem = tooMany(contract);
+  if (problem) {
+    tell(app, "warn", `Graph “${contract.graph_id}” has too many ports`, problem);
     return;
   }
   node.graph.beforeChange?.();

@@ -17,6 +17,7 @@ from yggdrasill.remote.route import Route
 from yggdrasill.server_ext.comfy.blocking import as_blockers
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.node_call import NodeCall
+from yggdrasill.server_ext.comfy.sockets import check_ports
 from yggdrasill.server_ext.comfy.stand_ins import StandIns
 from yggdrasill.server_ext.comfy.stored_contract import StoredContract
 from yggdrasill.server_ext.comfy.types_ports import check_port
@@ -112,6 +113,7 @@ class RemoteCall(NodeCall):
         return stand_in.contract, self.run_nested(stand_in.graph, inputs)
 
     def _check(self, contract: RemoteContract, where: str) -> None:
+        check_ports(self.graph, len(contract.inputs), len(contract.outputs), "Remote Graph")
         stored = StoredContract.read(self.contract)
         if stored is not None:
             stored.check(contract, where)

@@ -8,10 +8,9 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
+from yggdrasill.server_ext.comfy.sockets import check_ports
 
-__all__ = ["MOST_PORTS", "contract_of", "inputs_by_name", "outputs_in_order", "pictures_of"]
-
-MOST_PORTS = 32
+__all__ = ["contract_of", "inputs_by_name", "outputs_in_order", "pictures_of"]
 
 
 def contract_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -40,9 +39,10 @@ def inputs_by_name(graph: Any, name: str, sockets: Mapping[str, Any]) -> dict[st
     """The values of sockets ``p0``, ``p1`` ... by the graph's input names; pictures as blocks want them.
 
     Raises:
-        InvalidArgument: a socket too many, or an input that is needed and not linked.
+        InvalidArgument: more ports than a node has sockets, a socket too many, or an input that is needed and not linked.
     """
-    ports, _ = _entries(graph)
+    ports, outputs = _entries(graph)
+    check_ports(name, len(ports), len(outputs), "Run Graph")
     inputs = {}
     for socket, value in sockets.items():
         index = int(socket.removeprefix("p"))
@@ -62,7 +62,7 @@ def inputs_by_name(graph: Any, name: str, sockets: Mapping[str, Any]) -> dict[st
 def outputs_in_order(graph: Any, outputs: Mapping[str, Any]) -> dict[int, Any]:
     """The values by the number of their socket; an output that nothing wrote has none."""
     names = [port["name"] for port in _entries(graph)[1]]
-    return {index: outputs[name] for index, name in enumerate(names[:MOST_PORTS]) if outputs.get(name) is not None}
+    return {index: outputs[name] for index, name in enumerate(names) if outputs.get(name) is not None}
 
 
 def _picture(value: Any, port: str) -> Any:

@@ -93,6 +93,14 @@ def test_sockets_are_named_and_typed_after_the_graph_that_is_chosen(editor: Edit
     assert [port["name"] for port in stored["outputs"]] == ["soft", "inverted"]
 
 
+def test_a_graph_with_more_ports_than_a_node_has_sockets_is_said_on_the_node(editor: Editor, pair: Any) -> None:
+    pair.studio.deploy("wide", {"1": graph_input("x"), **{str(number): graph_output(f"y{number}", ("1", 0)) for number in range(2, 35)}})
+    made = editor.add(NODE, 420, 150, endpoint="studio", graph="wide")
+    editor.wait_until(lambda: "⚠ too many ports" in editor.badges(made))
+    assert any("It has 33 outputs, and a node up to 32." in text for text in editor.messages())
+    assert editor.outputs(made) == []
+
+
 def test_endpoint_and_graph_are_chosen_from_lists_with_the_mouse(editor: Editor) -> None:
     editor.draw_with(vue=True)
     made = editor.add(NODE, 420, 150)

@@ -100,6 +100,15 @@ def test_what_does_not_fit_is_said_on_the_node(a: Caller, b: Caller, graph: str,
     assert said in error["exception_message"]
 
 
+def test_a_graph_with_more_ports_than_the_node_has_sockets_is_refused_with_the_limit(a: Caller, b: Caller) -> None:
+    b.deploy("wide", {"1": graph_input("x"), **{str(number): graph_output(f"y{number}", ("1", 0)) for number in range(2, 35)}})
+    prompt = {"1": node("TestSeveral", count=1), "2": remote_node("wide", "b", ("1", 0)), "3": node("TestShow", value=("2", 0))}
+    error = error_of(a.server.run(prompt))
+    assert error["node_id"] == "2"
+    assert "'wide' has 33 outputs, and Remote Graph runs graphs of up to 32; let fewer be ports" in error["exception_message"]
+    assert b.jobs(graph_id="wide") == []
+
+
 def test_what_a_blocked_port_says_is_said_of_what_it_blocks(a: Caller, b: Caller) -> None:
     inner = {
         "1": graph_input("x", "FLOAT"),

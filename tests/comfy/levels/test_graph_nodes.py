@@ -168,6 +168,19 @@ def test_a_line_that_connects_nothing_is_named(comfy: Caller, lines: str, said: 
     assert said in error["exception_message"]
 
 
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_graph_with_more_ports_than_a_node_has_sockets_is_refused_with_the_limit(comfy: Caller, side: str) -> None:
+    graph = Graph("wide")
+    for number in range(33):
+        block = graph.add_node("image/adjust", node_id=f"n{number}")
+        graph.expose_input(block, "image", None if side == "inputs" else "image")
+        graph.expose_output(block, "adjusted", f"picture {number}")
+    error = error_of(comfy, {**PICTURE, "5": pasted("graph", graph.to_config()), "6": run_node(("5", 0), ("4", 0))})
+    assert error["node_id"] == "6"
+    said = f"'wide' has 33 {side}, and Run Graph runs graphs of up to 32; let fewer be ports of the whole, or divide it"
+    assert said in error["exception_message"]
+
+
 def test_a_needed_input_and_a_socket_too_many_are_named(comfy: Caller) -> None:
     assert "needs 'image'" in error_of(comfy, {**BUILT, "4": run_node(("3", 0))})["exception_message"]
     error = error_of(comfy, {**BUILT, **PICTURE, "5": run_node(("3", 0), ("4", 0), ("4", 0))})
