@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -13,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from yggdrasill.cli.installation import PACKAGE, Installation
+from yggdrasill.cli.installation import Installation, bring_extension
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, StorageFailed
 
 __all__ = ["ComfyProcess", "Device", "comfy_processes", "devices_of"]
@@ -21,7 +20,6 @@ __all__ = ["ComfyProcess", "Device", "comfy_processes", "devices_of"]
 _LAST_LINES = 20
 _END_SECONDS = 10.0
 _FOLDERS = ("input", "output", "temp", "user")
-_NOT_THE_EXTENSION = (".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules", "out", "tests")
 _OF_THIS_PYTHON = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "VIRTUAL_ENV", "YGGDRASILL_TOKEN"})
 
 
@@ -167,25 +165,13 @@ def _prepare(installation: Installation, folder: Path) -> list[str]:
             return []
         place = folder / "custom_nodes" / "yggdrasill"
         place.parent.mkdir(exist_ok=True)
-        _bring(place)
+        bring_extension(place)
         paths = folder / "extra_model_paths.yaml"
         # JSON is YAML, whatever is in the path
         paths.write_text(json.dumps({"yggdrasill": {"custom_nodes": str(place.parent)}}) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageFailed(f"cannot prepare {str(folder)!r}: {error.strerror or error}", path=str(folder)) from error
     return ["--extra-model-paths-config", str(paths)]
-
-
-def _bring(place: Path) -> None:
-    """Link this package to ``place``, or copy it where links are not allowed; what an earlier start left there goes."""
-    if place.is_symlink():
-        place.unlink()
-    elif place.exists():
-        shutil.rmtree(place)
-    try:
-        place.symlink_to(PACKAGE, target_is_directory=True)
-    except OSError:  # Windows lets only some users make links
-        shutil.copytree(PACKAGE, place, ignore=shutil.ignore_patterns(*_NOT_THE_EXTENSION))
 
 
 def _ports(first: int, count: int) -> list[int]:

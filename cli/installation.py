@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from yggdrasill.errors import MissingFile
 
-__all__ = ["PACKAGE", "Installation", "find_installation"]
+__all__ = ["PACKAGE", "Installation", "bring_extension", "find_installation"]
 
 #: The folder of this package, which is the extension itself.
 PACKAGE = Path(__file__).resolve().parent.parent
 _PYTHONS = ("bin/python", "Scripts/python.exe", "python.exe")
 _VENVS = ("venv", ".venv", "../venv", "../.venv", "../python_embeded")
+_NOT_THE_EXTENSION = (".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules", "out", "tests")
 _OWN = re.compile(r'^name\s*=\s*"yggdrasill"', re.MULTILINE)
 
 
@@ -54,6 +56,22 @@ def find_installation(
         raise MissingFile(f"there is no Python for ComfyUI in {where}; name the one that runs it with --python FILE or COMFYUI_PYTHON")
     # not resolved: a link in an environment is what makes it that environment's Python
     return Installation(folder, found.absolute())
+
+
+def bring_extension(place: Path) -> None:
+    """Link this package to ``place``, or copy it where links are not allowed; what an earlier start left there goes.
+
+    Raises:
+        OSError
+    """
+    if place.is_symlink():
+        place.unlink()
+    elif place.exists():
+        shutil.rmtree(place)
+    try:
+        place.symlink_to(PACKAGE, target_is_directory=True)
+    except OSError:  # Windows lets only some users make links
+        shutil.copytree(PACKAGE, place, ignore=shutil.ignore_patterns(*_NOT_THE_EXTENSION))
 
 
 def _pythons(folder: Path) -> Iterator[Path]:

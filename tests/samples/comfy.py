@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import socket
 import subprocess
 import time
@@ -16,11 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from yggdrasill.cli.installation import bring_extension
+
 __all__ = ["ROOT", "Installation", "Server", "Servers", "find_installation", "make_base_directory"]
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 _BASE = ("custom_nodes", "input", "models", "output", "temp", "user/default")
-_NOT_THE_PACK = (".*", "__pycache__", "*.egg-info", "build", "dist", "node_modules", "out", "tests")
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,7 @@ def make_base_directory(base: Path, *, pack: bool = True) -> Path:
     settings.write_text(json.dumps({"Comfy.TutorialCompleted": True}), encoding="utf-8")
     place = base / "custom_nodes" / "yggdrasill"
     if pack and not place.exists():
-        try:
-            place.symlink_to(ROOT, target_is_directory=True)
-        except OSError:  # Windows lets only some users make links
-            shutil.copytree(ROOT, place, ignore=shutil.ignore_patterns(*_NOT_THE_PACK))
+        bring_extension(place)
     return base
 
 
