@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from samples.comfy_graphs import InBackground, graph_input, graph_output, node, until
+from samples.comfy_graphs import InBackground, node, until
 from samples.endpoints import EndpointProcess, cutter, free_port
 from samples.graphs import bits
 from samples.http import Door, in_background, one_node
+from samples.served_prompts import DOUBLE, EARLY_AND_LATE, GATE
 from yggdrasill.errors import (
     AccessDenied,
     Cancelled,
@@ -34,13 +35,6 @@ from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.downloads import RemoteHandle
 
 MIB = 1 << 20
-DOUBLE = {"1": graph_input("x"), "2": node("StandInDouble", value=("1", 0)), "3": graph_output("y", ("2", 0))}
-GATE = {
-    "1": graph_input("path"),
-    "2": graph_input("x"),
-    "3": node("StandInGate", path=("1", 0), value=("2", 0)),
-    "4": graph_output("y", ("3", 0)),
-}
 
 
 @pytest.fixture(scope="module")
@@ -132,17 +126,9 @@ def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: Endpoi
 
 
 def test_an_output_is_fetched_while_the_rest_runs(one: EndpointProcess, tmp_path: Path) -> None:
-    prompt = {
-        "1": graph_input("path"),
-        "2": graph_input("x"),
-        "3": node("StandInDouble", value=("2", 0)),
-        "4": graph_output("early", ("3", 0)),
-        "5": node("StandInGate", path=("1", 0), value=("2", 0)),
-        "6": graph_output("late", ("5", 0)),
-    }
     door, x = Door(tmp_path), torch.randn(MIB)
     with cutter(one) as proxy:
-        remote = RemoteWorkflow(prompt, endpoint=one.endpoint(proxy.url))
+        remote = RemoteWorkflow(EARLY_AND_LATE, endpoint=one.endpoint(proxy.url))
         running = in_background(remote.call, door.inputs(x=x), RunContext(0, progress=lambda *facts: None))
         until(lambda: proxy.to_client > 4 * MIB)
         assert not running.done()

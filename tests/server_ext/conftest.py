@@ -65,6 +65,15 @@ def small(processes: dict[str, EndpointProcess]) -> Http:
     return http
 
 
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
+    """An endpoint that stands in for a ComfyUI."""
+    folder = tmp_path_factory.mktemp("stand-in")
+    process = EndpointProcess("stand-in", folder, plugins=["samples.served_blocks", "samples.prompts"], slots=4, grace=0.3).start()
+    yield Http(process)
+    process.stop()
+
+
 @pytest.fixture
 def door(tmp_path: Path) -> Iterator[Door]:
     """A door that is open at the end, whatever happens."""

@@ -5,46 +5,25 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from blake3 import blake3
 
-from samples.comfy_graphs import graph_input, graph_output, node
-from samples.endpoints import EndpointProcess
 from samples.http import Door, Http, events_of, until
+from samples.served_prompts import EARLY_AND_LATE
 from yggdrasill.server_ext.offers import Offers
 from yggdrasill.server_ext.streams import send_artifact
 from yggdrasill.values.disk_store import DiskStore
 
-#: ``early`` is there at once, ``late`` when the door opens.
-TWO_SINKS = {
-    "1": graph_input("path"),
-    "2": graph_input("x"),
-    "3": node("StandInDouble", value=("2", 0)),
-    "4": graph_output("early", ("3", 0)),
-    "5": node("StandInGate", path=("1", 0), value=("2", 0)),
-    "6": graph_output("late", ("5", 0)),
-}
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
-    folder = tmp_path_factory.mktemp("early")
-    process = EndpointProcess("early", folder, plugins=["samples.served_blocks", "samples.prompts"], slots=4, grace=0.3).start()
-    yield Http(process)
-    process.stop()
-
 
 def begin(host: Http, door: Door, x: torch.Tensor) -> tuple[str, dict[str, Any]]:
     """A job that waits for the door, and the event of its early output."""
-    job_id = host.submit_workflow(TWO_SINKS, door.inputs(x=x), wait=0.0, orphan_after=60.0).json()["job_id"]
+    job_id = host.submit_workflow(EARLY_AND_LATE, door.inputs(x=x), wait=0.0, orphan_after=60.0).json()["job_id"]
     door.wait_begun()
     with host.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": "0"}) as answer:
         for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
@@ -117,7 +96,7 @@ def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_aft
 
 def test_small_outputs_make_no_event(host: Http, tmp_path: Path) -> None:
     door = Door(tmp_path)
-    job_id = host.submit_workflow(TWO_SINKS, door.inputs(x=3), wait=0.0, orphan_after=60.0).json()["job_id"]
+    job_id = host.submit_workflow(EARLY_AND_LATE, door.inputs(x=3), wait=0.0, orphan_after=60.0).json()["job_id"]
     door.open()
     assert host.value(host.result(job_id)["output"]) == {"early": 6, "late": 3}
     with host.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": "0"}) as answer:

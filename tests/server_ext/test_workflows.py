@@ -6,32 +6,15 @@ import contextlib
 import sqlite3
 import time
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from samples.comfy_graphs import graph_input, graph_output, node
-from samples.endpoints import EndpointProcess
+from samples.comfy_graphs import graph_output, node
 from samples.http import Door, Http, error_of, events_of
-
-DOUBLE = {"1": graph_input("x"), "2": node("StandInDouble", value=("1", 0)), "3": graph_output("y", ("2", 0))}
-GATE = {
-    "1": graph_input("path"),
-    "2": graph_input("x"),
-    "3": node("StandInGate", path=("1", 0), value=("2", 0)),
-    "4": graph_output("y", ("3", 0)),
-}
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
-    folder = tmp_path_factory.mktemp("stand-in")
-    process = EndpointProcess("stand-in", folder, plugins=["samples.served_blocks", "samples.prompts"], slots=4, grace=0.3).start()
-    yield Http(process)
-    process.stop()
+from samples.served_prompts import DOUBLE, GATE
 
 
 def row_of(host: Http, job_id: str) -> str:

@@ -69,3 +69,21 @@ def editor(opened: Editor) -> Editor:
     """The first server's editor with an empty canvas."""
     opened.page.keyboard.press("Escape")
     return opened.empty()
+
+
+@pytest.fixture
+def registry(pair: Pair) -> Iterator[Path]:
+    """The file of the first server's registry; put back afterwards."""
+    file = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+    before = file.read_text(encoding="utf-8")
+    yield file
+    file.write_text(before, encoding="utf-8")
+
+
+@pytest.fixture
+def tab(editor: Editor, registry: Path) -> Iterator[Any]:
+    """The open tab of the sidebar."""
+    editor.page.locator(".yggdrasill-tab-button").click()
+    yield editor.page.locator(".ygg-tab")
+    editor.page.keyboard.press("Escape")
+    editor.page.locator(".yggdrasill-tab-button").click()

@@ -8,44 +8,22 @@ from typing import Any
 
 import pytest
 
-from samples.comfy_graphs import Prompt, graph_input, graph_output, node, until
+from samples.comfy_graphs import graph_input, graph_output, until
 from samples.editor import Editor
+from samples.served_prompts import paint, soften
 from yggdrasill.remote.bridge import bridge
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NODE = "YggdrasillRemoteGraph"
 COLOURS = itertools.count(0x993311)
-SOFTEN: Prompt = {
-    "1": graph_input("image", "IMAGE"),
-    "2": node("ImageBlur", image=("1", 0), blur_radius=3, sigma=1.0),
-    "3": graph_output("soft", ("2", 0), "IMAGE"),
-    "4": node("ImageInvert", image=("1", 0)),
-    "5": graph_output("inverted", ("4", 0), "IMAGE"),
-}
 SOCKETS = ([["image", "IMAGE"]], [["soft", "IMAGE"], ["inverted", "IMAGE"]])
 BOTH = pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
 
 
-def paint(steps: int) -> Prompt:
-    """A graph that samples."""
-    return {
-        "1": node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt"),
-        "2": graph_input("prompt", "STRING"),
-        "3": node("CLIPTextEncode", clip=("1", 1), text=("2", 0)),
-        "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "5": node(
-            "KSampler", model=("1", 0), positive=("3", 0), negative=("3", 0), latent_image=("4", 0), seed=7, steps=steps, cfg=2.0,
-            sampler_name="euler", scheduler="normal", denoise=1.0,
-        ),
-        "6": node("VAEDecode", samples=("5", 0), vae=("1", 2)),
-        "7": graph_output("image", ("6", 0), "IMAGE"),
-    }  # fmt: skip
-
-
 @pytest.fixture(autouse=True)
 def served(pair: Any) -> None:
-    pair.studio.deploy("soften", SOFTEN)
+    pair.studio.deploy("soften", soften())
 
 
 def remote(editor: Editor, graph: str = "soften", outputs: int = 2) -> int:
@@ -117,7 +95,7 @@ def test_in_a_subgraph_it_follows_a_changed_contract(editor: Editor, pair: Any, 
     editor.draw_with(vue=vue)
     into_subgraph(editor, linked(editor))
     workflow = editor.save()
-    pair.studio.deploy("soften", json.loads(json.dumps(SOFTEN).replace('"image", "type"', '"picture", "type"')))
+    pair.studio.deploy("soften", soften("picture"))
     editor.load(workflow)
     editor.wait_until(lambda: editor.page.evaluate(f"() => {INNER}.widgets.some((w) => w.type === 'button')"))
     editor.page.evaluate(f"() => {INNER}.widgets.find((w) => w.type === 'button').callback()")

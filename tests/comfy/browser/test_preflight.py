@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,24 +19,6 @@ SUBGRAPH = """([nodes, title]) => {
   Object.assign(node, { title, pos: [420, 60] });
   app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
 }"""
-
-
-@pytest.fixture
-def registry(pair: Any) -> Iterator[Path]:
-    """The file of the server that is looked at; put back afterwards."""
-    file = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
-    before = file.read_text(encoding="utf-8")
-    yield file
-    file.write_text(before, encoding="utf-8")
-
-
-@pytest.fixture
-def tab(editor: Editor, registry: Path) -> Iterator[Any]:
-    """The open tab of the sidebar."""
-    editor.page.locator(".yggdrasill-tab-button").click()
-    yield editor.page.locator(".ygg-tab")
-    editor.page.keyboard.press("Escape")
-    editor.page.locator(".yggdrasill-tab-button").click()
 
 
 def draw(editor: Editor, model: str, source: str = "") -> None:

@@ -11,39 +11,13 @@ import pytest
 
 from samples.comfy_graphs import Prompt, graph_input, graph_output, node
 from samples.editor import Editor
+from samples.served_prompts import paint, soften
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 NODE = "YggdrasillRemoteGraph"
 COLOURS = itertools.count(0x336699)
 """Another one for each workflow, or ComfyUI would not run what it has run before."""
-
-
-def soften(name: str = "image") -> Prompt:
-    """A graph with one input of that name and two outputs."""
-    return {
-        "1": graph_input(name, "IMAGE"),
-        "2": node("ImageBlur", image=("1", 0), blur_radius=3, sigma=1.0),
-        "3": graph_output("soft", ("2", 0), "IMAGE"),
-        "4": node("ImageInvert", image=("1", 0)),
-        "5": graph_output("inverted", ("4", 0), "IMAGE"),
-    }
-
-
-def paint() -> Prompt:
-    """A graph that samples: it takes a while, and shows how far it is."""
-    return {
-        "1": node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt"),
-        "2": graph_input("prompt", "STRING"),
-        "3": node("CLIPTextEncode", clip=("1", 1), text=("2", 0)),
-        "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-        "5": node(
-            "KSampler", model=("1", 0), positive=("3", 0), negative=("3", 0), latent_image=("4", 0), seed=7, steps=8, cfg=2.0,
-            sampler_name="euler", scheduler="normal", denoise=1.0,
-        ),
-        "6": node("VAEDecode", samples=("5", 0), vae=("1", 2)),
-        "7": graph_output("image", ("6", 0), "IMAGE"),
-    }  # fmt: skip
 
 
 def broken() -> Prompt:

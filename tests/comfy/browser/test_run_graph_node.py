@@ -63,13 +63,19 @@ def test_inside_a_subgraph_the_sockets_follow_a_graph_from_outside(opened: Edito
     editor.wait_until(lambda: inner_inputs(editor, around) == ["graph", "below", "above", "mask"])
 
 
-def test_the_sockets_follow_a_graph_that_a_subgraph_puts_together(opened: Editor) -> None:
-    editor = opened.empty()
+def blended(editor: Editor) -> tuple[int, int, int]:
+    """A block, what names its output ``sheet``, and what runs it."""
     block = editor.add("YggdrasillAddBlock", 40, 40, block="image/blend", name="b")
     connect = editor.add("YggdrasillConnect", 460, 40, connections="b.image -> sheet")
     run = editor.add("YggdrasillRunGraph", 860, 40)
     editor.link(block, 0, connect, "graph")
     editor.link(connect, 0, run, "graph")
+    return block, connect, run
+
+
+def test_the_sockets_follow_a_graph_that_a_subgraph_puts_together(opened: Editor) -> None:
+    editor = opened.empty()
+    block, connect, run = blended(editor)
     editor.wait_until(lambda: editor.outputs(run) == [["sheet", "IMAGE", 0]])
     around = editor.page.evaluate(WRAP, [block, connect])
     editor.page.evaluate(
@@ -83,11 +89,7 @@ def test_the_sockets_follow_a_graph_that_a_subgraph_puts_together(opened: Editor
 
 def test_another_graph_gives_other_sockets(opened: Editor) -> None:
     editor = opened.empty()
-    block = editor.add("YggdrasillAddBlock", 40, 40, block="image/blend", name="b")
-    connect = editor.add("YggdrasillConnect", 460, 40, connections="b.image -> sheet")
-    run = editor.add("YggdrasillRunGraph", 860, 40)
-    editor.link(block, 0, connect, "graph")
-    editor.link(connect, 0, run, "graph")
+    _, connect, run = blended(editor)
     editor.wait_until(lambda: [label for label, _, _ in editor.inputs(run)] == ["graph", "below", "above", "mask"])
     assert editor.outputs(run) == [["sheet", "IMAGE", 0]]
     editor.set(connect, "connections", "below -> b.below\nbelow -> b.above\nb.image -> sheet")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +59,6 @@ def open_tools(editor: Editor) -> None:
     """Press "Run on" among the tools over the selection."""
     editor.page.get_by_test_id("selection-toolbox").get_by_role("button", name="Run the selection on").click()
     editor.page.get_by_role("menu", name="Run on").wait_for()
-
-
-@pytest.fixture
-def registry(pair: Any) -> Iterator[Path]:
-    """The file of the server that is looked at; put back afterwards."""
-    file = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
-    before = file.read_text(encoding="utf-8")
-    yield file
-    file.write_text(before, encoding="utf-8")
 
 
 @pytest.fixture

@@ -2,48 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from samples.comfy_graphs import graph_input, graph_output, node, token_of
+from samples.comfy_graphs import token_of
 from samples.editor import Editor
+from samples.served_prompts import paint
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.remote.pairing import pairing_line
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-PAINT = {
-    "1": node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt"),
-    "2": graph_input("prompt", "STRING"),
-    "3": node("CLIPTextEncode", clip=("1", 1), text=("2", 0)),
-    "4": node("EmptyLatentImage", width=64, height=64, batch_size=1),
-    "5": node(
-        "KSampler", model=("1", 0), positive=("3", 0), negative=("3", 0), latent_image=("4", 0), seed=7, steps=400, cfg=2.0,
-        sampler_name="euler", scheduler="normal", denoise=1.0,
-    ),
-    "6": node("VAEDecode", samples=("5", 0), vae=("1", 2)),
-    "7": graph_output("image", ("6", 0), "IMAGE"),
-}  # fmt: skip
-
-
-@pytest.fixture
-def registry(pair: Any) -> Iterator[Path]:
-    """The file of the server that is looked at; put back afterwards."""
-    file = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
-    before = file.read_text(encoding="utf-8")
-    yield file
-    file.write_text(before, encoding="utf-8")
-
-
-@pytest.fixture
-def tab(editor: Editor, registry: Path) -> Iterator[Any]:
-    """The open tab."""
-    editor.page.locator(".yggdrasill-tab-button").click()
-    yield editor.page.locator(".ygg-tab")
-    editor.page.locator(".yggdrasill-tab-button").click()
 
 
 def section(tab: Any, name: str) -> Any:
@@ -154,7 +124,7 @@ def test_a_part_is_placed_from_its_list(editor: Editor, tab: Any, registry: Path
 def test_jobs_show_how_far_they_are_and_can_be_cancelled(editor: Editor, tab: Any, pair: Any) -> None:
     from samples.comfy_graphs import InBackground
 
-    graph = pair.studio.deploy("paint slowly", PAINT)
+    graph = pair.studio.deploy("paint slowly", paint(400))
     call = InBackground(lambda: graph.run({"prompt": "a lake"}))
     jobs = section(tab, "Jobs")
     row = jobs.locator("li", has_text="paint slowly").first
