@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.foundation.documents import check_version, resolve_ref
+from yggdrasill.foundation.documents import check_version, read_document, resolve_ref
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.contract import Resolver
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["BuildOptions", "open_config"]
+__all__ = ["BuildOptions", "built", "open_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,20 @@ class BuildOptions:
     def below(self, child_id: str, base_dir: str | Path | None) -> BuildOptions:
         """The options for a child."""
         return replace(self, base_dir=base_dir, path=(*self.path, child_id))
+
+
+def built(
+    given: Any, build: Callable[[Mapping[str, Any], BuildOptions], Any], registry: BlockRegistry | None, pool: ReusePool | None
+) -> Any:
+    """What was given, if it is neither a config nor the path of one; else what ``build`` makes of that.
+
+    Raises:
+        InvalidConfig, MissingFile, and what ``build`` raises
+    """
+    options = BuildOptions(registry, pool)
+    if isinstance(given, (str, Path)):
+        return build(read_document(given), options.at(Path(given).parent))
+    return build(given, options) if isinstance(given, Mapping) else given
 
 
 def open_config(level: type[Persistent], config: Any, options: BuildOptions) -> tuple[dict[str, Any], str, BuildOptions]:

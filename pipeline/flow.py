@@ -47,14 +47,15 @@ class Flow(Wired, Persistent):
         """
         self._add_edge(self.new_edge(source, source_port, target, target_port))
 
-    def _adopt(self, child: Any, child_id: str | None, own_id: str | None, trainable: bool) -> str:
+    def _adopt(self, child: Any, child_id: str | None, trainable: bool) -> str:
         if not isinstance(child, Runnable):
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, configs or paths, got {type(child).__name__}")
         if isinstance(child, Container) and child.level in {"stage", "world"}:
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}: it runs a state, not ports")
         if child is self or (isinstance(child, Flow) and any(below is self for _, below in child.walk())):
             raise InvalidArgument(f"{self.level} {self.id!r} cannot contain itself")
-        name = child_id if child_id is not None else own_id if own_id is not None else self._free_id(self.child_word)
+        own = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
+        name = child_id if child_id is not None else own if own is not None else self._free_id(self.child_word)
         check_name(f"{self.child_id_field}", name, self._children)
         self._add_child(name, child)
         self._trainable[name] = trainable
@@ -109,10 +110,11 @@ class Flow(Wired, Persistent):
         result.errors += check_inputs(self, {}, {})
         result.warnings += check_reachability(self)
 
-    def _nested(self, result: ValidationResult, validate: Callable[[Any], ValidationResult]) -> None:
-        for child_id, child in self._children.items():
-            if isinstance(child, Container):
-                result.add(validate(child), child_id)
+    def _validate_children(self, result: ValidationResult) -> None:
+        containers: dict[str, Any] = {child_id: child for child_id, child in self._children.items() if isinstance(child, Container)}
+        for child_id, child in containers.items():
+            below = {"validate_graphs": True} if isinstance(child, Flow) else {}
+            result.add(child.validate(strict=False, **below), child_id)
 
     # -- running ------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import unknown
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.building import BuildOptions
+from yggdrasill.foundation.building import BuildOptions, built
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
-from yggdrasill.foundation.documents import read_document
-from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
@@ -83,13 +81,7 @@ class Pipeline(Flow):
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
-        child: Any = graph
-        if isinstance(graph, (str, Path)):
-            child = _build(read_document(graph), registry, pool, Path(graph).parent)
-        elif isinstance(graph, Mapping):
-            child = _build(graph, registry, pool, None)
-        own = child.id if isinstance(child, (Graph, Pipeline)) else getattr(child, "graph_id", None)
-        return self._adopt(child, pipeline_node_id, own, trainable)
+        return self._adopt(built(graph, _build_graph, registry, pool), pipeline_node_id, trainable)
 
     def remove_graph(self, pipeline_node_id: str) -> None:
         """Take a graph out with its edges and exposures."""
@@ -104,9 +96,7 @@ class Pipeline(Flow):
         result = self._structure()
         self._inputs_and_reach(result)
         if validate_graphs:
-            self._nested(
-                result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {}))
-            )
+            self._validate_children(result)
         if strict:
             result.raise_if_invalid(f"pipeline {self.pipeline_id!r}")
         return result
@@ -162,7 +152,7 @@ class Pipeline(Flow):
         return pipeline_from_config(cls, config, options, validate)
 
 
-def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:
+def _build_graph(config: Mapping[str, Any], options: BuildOptions) -> Any:
     from yggdrasill.pipeline.pipeline_config import build_graph
 
-    return build_graph(config, BuildOptions(registry, pool, base_dir))
+    return build_graph(config, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import Field
@@ -17,31 +17,39 @@ from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_c
 from yggdrasill.foundation.wiring import Exposure
 
 if TYPE_CHECKING:
+    from yggdrasill.pipeline.flow import Flow
     from yggdrasill.pipeline.pipeline import Pipeline
 
 __all__ = [
+    "ChildModel",
     "EntryModel",
     "ExposedModel",
     "PipelineModel",
     "build_graph",
-    "entry_config",
+    "built_children",
     "pipeline_from_config",
     "pipeline_to_config",
     "place_child",
 ]
 
 AnyPipeline = TypeVar("AnyPipeline", bound="Pipeline")
+AnyChild = TypeVar("AnyChild", bound="ChildModel")
 
 
-class EntryModel(StrictModel):
-    """A graph in a pipeline's config: exactly one of ``graph_config``, ``ref`` and ``endpoint_url``."""
+class ChildModel(StrictModel):
+    """A child in a config: its own config stands there, at ``ref``, or at ``endpoint_url`` under ``graph_id``."""
 
-    pipeline_node_id: str
-    graph_config: dict[str, Any] | None = None
     ref: str | None = None
     endpoint_url: str | None = None
     graph_id: str | None = None
     trainable: bool = True
+
+
+class EntryModel(ChildModel):
+    """A graph in a pipeline's config: exactly one of ``graph_config``, ``ref`` and ``endpoint_url``."""
+
+    pipeline_node_id: str
+    graph_config: dict[str, Any] | None = None
 
 
 class ExposedModel(StrictModel):
@@ -77,7 +85,24 @@ def place_child(child_id: str, entry: Mapping[str, Any], options: BuildOptions, 
     return placed
 
 
-def entry_config(entry: Any, key: str, where: str, options: BuildOptions) -> tuple[dict[str, Any], Any]:
+def built_children(
+    level: type[Flow],
+    entries: Iterable[AnyChild],
+    where: str,
+    options: BuildOptions,
+    build: Callable[[Mapping[str, Any], BuildOptions], Any],
+) -> Iterator[tuple[AnyChild, Any]]:
+    """The entries of a config of this level, each with its child: what the resolver runs there, else what ``build`` makes."""
+    key = f"{level.child_word}_config"
+    for number, entry in enumerate(entries):
+        child_id = getattr(entry, level.child_id_field)
+        config, base = _entry_config(entry, key, f"{where}, {level.child_word}s[{number}]", options)
+        facts = {key: config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or child_id}
+        placed = place_child(child_id, {name: value for name, value in facts.items() if value}, options, base)
+        yield entry, build(config, options.below(child_id, base)) if placed is None else placed
+
+
+def _entry_config(entry: ChildModel, key: str, where: str, options: BuildOptions) -> tuple[dict[str, Any], Any]:
     """The inline config of an entry that names exactly one of ``key``, ``ref`` and ``endpoint_url``, and its base folder."""
     given = [name for name in (key, "ref", "endpoint_url") if getattr(entry, name) is not None]
     if len(given) != 1:
@@ -112,12 +137,7 @@ def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], opti
     document, where, here = open_config(cls, config, options)
     model = read_model(PipelineModel, document, where)
     pipeline = cls(model.pipeline_id, metadata=copy.deepcopy(model.metadata))
-    for number, entry in enumerate(model.graphs):
-        graph_config, child_base = entry_config(entry, "graph_config", f"{where}, graphs[{number}]", here)
-        facts = {"graph_config": graph_config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or entry.pipeline_node_id}
-        graph = place_child(entry.pipeline_node_id, {key: value for key, value in facts.items() if value}, here, child_base)
-        if graph is None:
-            graph = build_graph(graph_config, here.below(entry.pipeline_node_id, child_base))
+    for entry, graph in built_children(cls, model.graphs, where, here, build_graph):
         pipeline.add_graph(graph, entry.pipeline_node_id, trainable=entry.trainable)
     for edge in model.edges:
         pipeline.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)

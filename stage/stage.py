@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, choices
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.building import BuildOptions
-from yggdrasill.foundation.container import Container, check_name
+from yggdrasill.foundation.building import BuildOptions, built
+from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
-from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
 from yggdrasill.pipeline.flow import Flow
-from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.stage.conditions import Condition, ConditionLike
 from yggdrasill.stage.contract import Mapped, StateContract, match_ports, read_source
 from yggdrasill.stage.state import State
@@ -87,13 +85,7 @@ class Stage(Flow):
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
         guard = None if condition is None else Condition(condition)
-        child: Any = pipeline
-        if isinstance(pipeline, (str, Path)):
-            child = _build(read_document(pipeline), registry, pool, Path(pipeline).parent)
-        elif isinstance(pipeline, Mapping):
-            child = _build(pipeline, registry, pool, None)
-        own = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
-        name = self._adopt(child, stage_node_id, own, trainable)
+        name = self._adopt(built(pipeline, _build_pipeline, registry, pool), stage_node_id, trainable)
         if guard is not None:
             self.pipeline_conditions[name] = guard
         return name
@@ -173,9 +165,7 @@ class Stage(Flow):
         result.errors += check_contract(self)
         result.warnings += check_reach(self)
         if validate_pipelines:
-            self._nested(
-                result, lambda child: child.validate(strict=False, **({"validate_graphs": True} if isinstance(child, Pipeline) else {}))
-            )
+            self._validate_children(result)
         if strict:
             result.raise_if_invalid(f"stage {self.stage_id!r}")
         return result
@@ -249,7 +239,7 @@ class Stage(Flow):
         return stage_from_config(cls, config, options, validate)
 
 
-def _build(config: Mapping[str, Any], registry: BlockRegistry | None, pool: ReusePool | None, base_dir: Path | None) -> Any:
+def _build_pipeline(config: Mapping[str, Any], options: BuildOptions) -> Any:
     from yggdrasill.stage.stage_config import build_pipeline
 
-    return build_pipeline(config, BuildOptions(registry, pool, base_dir))
+    return build_pipeline(config, options)

@@ -12,7 +12,7 @@ from yggdrasill.foundation.building import BuildOptions, open_config
 from yggdrasill.foundation.documents import read_model, resolve_ref
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
 from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.pipeline.pipeline_config import build_graph, entry_config, place_child
+from yggdrasill.pipeline.pipeline_config import ChildModel, build_graph, built_children
 
 if TYPE_CHECKING:
     from yggdrasill.stage.stage import Stage
@@ -41,16 +41,12 @@ class ContractModel(StrictModel):
     carry: bool = True
 
 
-class EntryModel(StrictModel):
+class EntryModel(ChildModel):
     """A pipeline in a stage's config: exactly one of ``pipeline_config``, ``ref`` and ``endpoint_url``."""
 
     stage_node_id: str
     pipeline_config: dict[str, Any] | None = None
-    ref: str | None = None
-    endpoint_url: str | None = None
-    graph_id: str | None = None
     condition: str | list[Key] | None = None
-    trainable: bool = True
 
 
 class StageModel(StrictModel):
@@ -91,12 +87,7 @@ def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: B
     document, where, here = open_config(cls, config, options)
     model = read_model(StageModel, document, where)
     stage = cls(model.stage_id, role=model.role, metadata=copy.deepcopy(model.metadata))
-    for number, entry in enumerate(model.pipelines):
-        pipeline_config, child_base = entry_config(entry, "pipeline_config", f"{where}, pipelines[{number}]", here)
-        facts = {"pipeline_config": pipeline_config, "endpoint_url": entry.endpoint_url, "graph_id": entry.graph_id or entry.stage_node_id}
-        pipeline = place_child(entry.stage_node_id, {key: value for key, value in facts.items() if value}, here, child_base)
-        if pipeline is None:
-            pipeline = build_pipeline(pipeline_config, here.below(entry.stage_node_id, child_base))
+    for entry, pipeline in built_children(cls, model.pipelines, where, here, build_pipeline):
         stage.add_pipeline(pipeline, entry.stage_node_id, condition=entry.condition, trainable=entry.trainable)
     for edge in model.edges:
         stage.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)
