@@ -127,7 +127,7 @@ class EndpointRegistry:
         """
         self._check_name(name, "endpoints")
         if name in self.endpoints:
-            raise DuplicateName(f"there is an endpoint {name!r} at {self.endpoints[name].url}; remove it first or choose another name")
+            raise DuplicateName(f"there is an endpoint {name!r}; remove it first or choose another name")
         EndpointClient(url, name=name)
         self.endpoints[name] = Endpoint(name, url, token_env, ca, token)
 

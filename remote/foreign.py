@@ -23,7 +23,7 @@ def translate(error: Exception, url: str) -> YggdrasillError:
         return InvalidArgument(f"{url!r} is no url of an endpoint; give one such as 'http://127.0.0.1:8400'", url=url)
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch)):
         return AccessDenied(
-            f"the endpoint {url} has no certificate this machine trusts ({_said(error)}); name its authority with 'ca' in endpoints.yaml",
+            f"the endpoint at {url} has no certificate this machine trusts ({_said(error)}); name its authority with 'ca' in endpoints.yaml",
             url=url,
         )
     if isinstance(error, (aiohttp.ContentTypeError, aiohttp.TooManyRedirects, aiohttp.WSServerHandshakeError)):
@@ -33,7 +33,7 @@ def translate(error: Exception, url: str) -> YggdrasillError:
     if isinstance(error, (aiohttp.ClientConnectorError, ConnectionRefusedError)):
         return EndpointUnreachable(f"nothing answers at {url} ({_said(error)}); start the endpoint or correct its url", url=url)
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-        return EndpointUnreachable(f"the endpoint {url} is silent for too long; check that it is alive", url=url, broken=True)
+        return EndpointUnreachable(f"the endpoint at {url} is silent for too long; check that it is alive", url=url, broken=True)
     return EndpointUnreachable(f"the connection to {url} broke ({_said(error)})", url=url, broken=True)
 
 

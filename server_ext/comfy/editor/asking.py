@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
-from yggdrasill.errors import EndpointUnreachable
+from yggdrasill.errors import EndpointUnreachable, YggdrasillError
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.client import EndpointClient
+from yggdrasill.server_ext.comfy.unaddressed import unaddressed
 
 __all__ = ["CALLABLE", "ask", "served_at"]
 
@@ -22,12 +23,14 @@ async def ask(client: EndpointClient, question: Coroutine[Any, Any, _Answer], pa
     """The answer of another endpoint, if it comes while a person may wait for it.
 
     Raises:
-        EndpointUnreachable, and whatever the endpoint says went wrong.
+        EndpointUnreachable, and whatever the endpoint says went wrong; its url is in none of it.
     """
     try:
         return await asyncio.wait_for(bridge().run_async(question), patience)
     except asyncio.TimeoutError:
         raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {patience:g} s", endpoint=client.name) from None
+    except YggdrasillError as error:
+        raise unaddressed(error, client.url) from error
 
 
 async def served_at(client: EndpointClient) -> list[dict[str, Any]]:

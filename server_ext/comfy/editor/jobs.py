@@ -9,11 +9,12 @@ from typing import Any
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from yggdrasill.errors import YggdrasillError
+from yggdrasill.errors import YggdrasillError, error_from_dict
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.editor.asking import ask
 from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.unaddressed import said_of
 from yggdrasill.server_ext.job import FINAL
 from yggdrasill.server_ext.service import Service
 
@@ -85,4 +86,9 @@ def _chosen(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def brief(row: Mapping[str, Any]) -> dict[str, Any]:
     """What a person is told of a job."""
     error = row.get("error")
-    return {**{name: row.get(name) for name in _TOLD}, "error": error.get("message") if isinstance(error, Mapping) else None}
+    return {**{name: row.get(name) for name in _TOLD}, "error": _words(error) if isinstance(error, Mapping) else None}
+
+
+def _words(told: Mapping[str, Any]) -> str:
+    error = error_from_dict(told)
+    return said_of(error) if "endpoint" in error.details else error.message

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 from yggdrasill.errors import YggdrasillError
 
-__all__ = ["Answer", "Validate", "excused", "refusal", "said_of", "without_urls"]
+__all__ = ["Answer", "Validate", "excused", "refusal"]
 
 Answer = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
 """What `validate_prompt` gives: whether it is good, what is wrong with it as a whole, the output nodes to run, what is wrong by node."""
 
 Validate = Callable[[dict[str, Any]], Awaitable[Answer]]
-
-_ADDRESS = re.compile(r"'?https?://[^\s')]+'?")
-_DETAIL = re.compile(r" \(\w*(Error|Exception)\b.*?\)(?=[;,.]|$)", re.DOTALL)
 
 _ABOUT_FILES = frozenset({"value_not_in_list", "custom_validation_failed"})
 """Kinds of errors by which a class says that something is not on this machine; where the node runs elsewhere it may be there."""
@@ -50,14 +46,3 @@ def excused(answer: Answer, inside: frozenset[str]) -> tuple[Answer, list[str]]:
             left[node] = facts
     wanted -= lost
     return (bool(wanted), None if wanted else answer[1], sorted(wanted), left), sorted(wanted)
-
-
-def said_of(error: YggdrasillError) -> str:
-    """A message that names the endpoint but not its address."""
-    said, endpoint = without_urls(error.message), error.details.get("endpoint")
-    return said if endpoint is None or repr(endpoint) in said else f"endpoint {endpoint!r}: {said}"
-
-
-def without_urls(text: str) -> str:
-    """A message without the addresses in it: it may come to stand in a history that is shown to others."""
-    return _DETAIL.sub("", _ADDRESS.sub("its url", text))

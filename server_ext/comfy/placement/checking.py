@@ -16,7 +16,7 @@ from yggdrasill.remote.carve.sharing import can_be_shared
 from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import gaps_of
-from yggdrasill.server_ext.comfy.placement.answers import Answer, Validate, excused, refusal, without_urls
+from yggdrasill.server_ext.comfy.placement.answers import Answer, Validate, excused, refusal
 from yggdrasill.server_ext.comfy.placement.forms import NodeForms
 from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, PostedPrompt
 from yggdrasill.server_ext.comfy.placement.states import EndpointState, EndpointStates
@@ -179,7 +179,7 @@ def _placed_as(call: CarvedCall, parts: Iterable[PlacedPart]) -> PlacedPart:
 
 def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterable[str]) -> YggdrasillError:
     names = placed.placement.endpoints
-    said = "; ".join(f"{name!r}: {without_urls(known[name].reason or 'it has not answered yet')}" for name in names)
+    said = "; ".join(f"{name!r}: {known[name].reason or 'it has not answered yet'}" for name in names)
     return EndpointUnreachable(
         f"part {placed.part.name!r} runs at {' or '.join(map(repr, names))}, and none of these is up ({said}). Start one, place the part "
         "elsewhere, or let it run here then, with 'fallback: local'",

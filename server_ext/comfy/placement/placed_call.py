@@ -20,13 +20,13 @@ from yggdrasill.remote.shares import Values
 from yggdrasill.server_ext.comfy.blocking import as_blockers
 from yggdrasill.server_ext.comfy.current import around
 from yggdrasill.server_ext.comfy.node_call import NodeCall
-from yggdrasill.server_ext.comfy.placement.answers import said_of
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, InnerFailure
 from yggdrasill.server_ext.comfy.placement.shared_call import SharedCall, share_out
 from yggdrasill.server_ext.comfy.placement.terms import pack_outputs
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.types_ports import check_port
+from yggdrasill.server_ext.comfy.unaddressed import said_of
 from yggdrasill.values.handles import load_handles
 
 __all__ = ["HandedOver", "PlacedCall", "Plan", "placed_call", "plan_asks_again"]

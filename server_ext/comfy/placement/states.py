@@ -20,6 +20,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.placement.forms import read_schemas
+from yggdrasill.server_ext.comfy.unaddressed import without_urls
 
 __all__ = ["EndpointState", "EndpointStates"]
 
@@ -35,7 +36,7 @@ _PATIENCE = 5.0
 class EndpointState:
     """What an endpoint said last. Times are of `time.time`.
 
-    ``up`` is None before it was asked; ``reason`` why it is not up and ``kind`` the error's class, ``since`` when ``up`` changed, ``checked`` when it was asked.
+    ``up`` is None before it was asked; ``reason`` why it is not up, without its url, and ``kind`` the error's class, ``since`` when ``up`` changed, ``checked`` when it was asked.
     ``health`` and ``facts`` are its answers to /health and /capabilities, the last good ones.
     """
 
@@ -213,7 +214,7 @@ class EndpointStates:
                 watched.client.facts = dict(facts)
                 watched.schemas.clear()
         except YggdrasillError as error:
-            up, reason, kind = False, error.message, type(error).__name__
+            up, reason, kind = False, without_urls(error.message), type(error).__name__
         finally:
             watched.pause = _PAUSE if up else min(2 * watched.pause, _LONGEST_PAUSE)
             watched.due = time.monotonic() + watched.pause

@@ -63,14 +63,16 @@ def test_only_pages_of_this_server_are_answered(pair: Any, path: str, headers: d
 
 
 def test_no_answer_holds_a_token_or_a_whole_address(pair: Any) -> None:
-    """Host and port are told, so that a person knows which machine it is."""
+    """Host and port are told, so that a person knows which machine it is. Endpoint ``closed`` answers nobody."""
     pair.studio.deploy("known", PROMPT)
     answers = [ask(pair.here, path.replace("graph=a", "endpoint=studio&graph=known"), EDITOR) for path in GIVING]
     assert [status for status, _ in answers] == [200] * len(GIVING)
     text = json.dumps(answers)
     assert token_of(pair.here) not in text
     assert token_of(pair.there) not in text
+    assert "nothing answers at its url" in text
     assert pair.there.url not in text
+    assert "http://127.0.0.1:9" not in text
     assert pair.there.url.removeprefix("http://") in text
 
 
@@ -127,6 +129,8 @@ def test_mistakes_are_answered_in_words(pair: Any) -> None:
     assert "studio" in answer["error"]["message"]
     status, answer = ask(pair.here, "graphs?endpoint=closed", EDITOR)
     assert (status, answer["error"]["type"]) == (502, "EndpointUnreachable")
+    assert "endpoint 'closed': nothing answers" in answer["error"]["message"]
+    assert "127.0.0.1" not in json.dumps(answer)
     status, answer = ask(pair.here, "contract?endpoint=auto&graph=nowhere", EDITOR)
     assert (status, answer["error"]["type"]) == (400, "InvalidArgument")
     status, answer = ask(pair.here, "contract?endpoint=studio&graph=nowhere", EDITOR)

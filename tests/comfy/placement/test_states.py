@@ -86,7 +86,8 @@ async def test_one_that_went_down_is_known_to_be_down_and_why(forge: EndpointPro
         assert down.up is False
         assert down.load == float("inf")
         assert down.facts
-        assert down.reason
+        assert str(down.reason).startswith("endpoint 'forge': ")
+        assert "http" not in repr(down.to_dict())
         forge.start()
         again = (await states.know(["forge"], younger=0.0, seconds=10.0))["forge"]
         assert again.up
