@@ -2,8 +2,9 @@
  * The Remote Graph node: its graph and endpoint are chosen from lists, its sockets are named and typed after the graph's contract.
  *
  * The contract is stored in the node, so a workflow opens as it was saved whether or not the endpoint is there. What the endpoint
- * serves now is looked at when a workflow was loaded: if ports have changed, the node says so and keeps its sockets and links
- * until it is told to follow.
+ * serves now is looked at when a workflow was loaded, and when a run has stopped at the node: if ports have changed, the node says so
+ * and keeps its sockets and links until it is told to follow. The server refuses to run it with other ports; whether the graph was
+ * replaced since the last run it asks by itself.
  */
 import { ask, tell } from "./asking.js";
 import { endpointsOf, graphsAt, offer, refreshLists } from "./choices.js";
@@ -15,7 +16,9 @@ import { after, widgetOf } from "./widgets.js";
 /** @typedef {import("./contract.js").Contract} Contract */
 
 const AUTO = "auto";
-const PATIENCE_MS = 3000;
+/** The nodes with this behaviour. */
+const attached = new WeakSet();
+let listening = false;
 
 /**
  * Give a node its behaviour; one that was made before this module was loaded may have its values already.
@@ -24,9 +27,11 @@ const PATIENCE_MS = 3000;
  */
 export function attach(node, app) {
   node.yggdrasill = { app, problem: null, offered: null, follow: () => follow(node, node.yggdrasill.offered) };
+  attached.add(node);
+  if (!listening) app.api.addEventListener("execution_error", ({ detail }) => checkFailed(app, detail.node_id));
+  listening = true;
   const graph = widgetOf(node, "graph");
   const endpoint = widgetOf(node, "endpoint");
-  widgetOf(node, "contract").serializeValue = () => contractNow(node);
   offer(graph, () => graphsAt(app, endpoint.value));
   offer(endpoint, () => [AUTO, ...endpointsOf(app)]);
   after(graph, "callback", () => choose(node));
@@ -77,20 +82,18 @@ export async function check(node) {
 }
 
 /**
- * What a run is given as the contract: the stored one with the hash of what is served now. ComfyUI computes a node again when what it
- * is given has changed, so a graph that was replaced at its endpoint is called again though nothing changed here.
- * @param {object} node
- * @returns {Promise<string>}
+ * A run stopped at a node, perhaps because its ports are not the graph's any more.
+ * @param {object} app
+ * @param {string} path the ids of the subgraphs around the node, and its own
  */
-async function contractNow(node) {
-  const stored = storedContract(node);
-  const { graph, endpoint } = settings(node);
-  if (!stored || !graph) return widgetOf(node, "contract").value;
-  const { app } = node.yggdrasill;
-  const answer = await ask(app, "contract", { graph, endpoint }, undefined, PATIENCE_MS).catch(() => null);
-  if (!answer) return widgetOf(node, "contract").value;
-  if (!node.yggdrasill.offered) notice(node, stored, answer.contract);
-  return JSON.stringify({ ...essence(stored), hash: answer.contract.hash });
+function checkFailed(app, path) {
+  let node = null;
+  let graph = app.rootGraph ?? app.graph;
+  for (const id of String(path).split(":")) {
+    node = graph?.getNodeById(Number(id));
+    graph = node?.subgraph;
+  }
+  if (attached.has(node) && !node.yggdrasill.offered) void check(node);
 }
 
 // -- choosing ---------------------------------------------------------------------------------------------------
