@@ -24,6 +24,18 @@ FLAGS = (
 )  # fmt: skip
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _SEEN = {"x": 50, "y": 36, "width": 1150, "height": 560}
+#: The place on the page where a whole workflow is shown, clear of what lies along the edges; its width, and the room around it.
+_LEFT, _TOP, _WIDTH, _ROOM = 60, 60, 1496, 14
+_SHOW_WHOLE = """([left, top, width]) => {
+  const boxes = [...app.graph._nodes, ...app.graph._groups].map((each) => each.boundingRect ?? each._bounding);
+  const low = [0, 1].map((axis) => Math.min(...boxes.map((box) => box[axis])));
+  const high = [0, 1].map((axis) => Math.max(...boxes.map((box) => box[axis] + box[axis + 2])));
+  const { ds } = app.canvas;
+  ds.scale = width / (high[0] - low[0]);
+  ds.offset = [left / ds.scale - low[0], top / ds.scale - low[1]];
+  app.canvas.setDirty(true, true);
+  return (high[1] - low[1]) * ds.scale;
+}"""
 _READY = "() => window.app?.extensionManager && Object.keys(window.LiteGraph?.registered_node_types ?? {}).length > 100"
 _WATCH = """() => {
   if (window.heard) return;
@@ -211,9 +223,27 @@ class Editor:
         """Keep what is seen as ``docs/pictures/SERIES-NAME.png`` if KEEP_PICTURES is set, with 256 colours so that it stays small."""
         if not os.environ.get("KEEP_PICTURES"):
             return
+        self._keep(f"{series}-{name}", _SEEN)
+
+    def whole_picture(self, name: str) -> None:
+        """As `picture`, of the whole workflow and nothing but that, as ``docs/pictures/workflow-NAME.png``."""
+        if not os.environ.get("KEEP_PICTURES"):
+            return
+        before = self.page.viewport_size
+        self.page.set_viewport_size({"width": _WIDTH + 2 * _LEFT, "height": 1200})
+        self.page.evaluate("() => { app.extensionManager.toast.removeAll(); app.canvas.deselectAll(); }")
+        self.page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+        self.page.wait_for_timeout(1000)
+        height = self.page.evaluate(_SHOW_WHOLE, [_LEFT + _ROOM, _TOP + _ROOM, _WIDTH - 2 * _ROOM])
+        self.page.wait_for_timeout(1000)
+        self._keep(f"workflow-{name}", {"x": _LEFT, "y": _TOP, "width": _WIDTH, "height": int(height) + 2 * _ROOM})
+        self.page.evaluate("() => app.extensionManager.command.execute('Workspace.ToggleFocusMode')")
+        self.page.set_viewport_size(before)
+
+    def _keep(self, name: str, clip: dict[str, Any]) -> None:
         from io import BytesIO
 
         from PIL import Image
 
-        seen = Image.open(BytesIO(self.page.screenshot(clip=_SEEN))).convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        seen.save(PICTURES / f"{series}-{name}.png", optimize=True)
+        seen = Image.open(BytesIO(self.page.screenshot(clip=clip))).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+        seen.save(PICTURES / f"{name}.png", optimize=True)

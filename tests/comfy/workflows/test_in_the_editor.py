@@ -78,6 +78,11 @@ def test_a_workflow_opened_in_the_editor_is_its_prompt_and_runs_over_three_serve
     editor.page.evaluate(_SMALL, {key: each["inputs"] for key, each in small.items()})
     assert editor.prompt() == small
     assert pixels(theatre.here, run(editor)) == alone
+    if os.environ.get("KEEP_PICTURES"):
+        theatre.place(name, 1)
+        editor.load(editor_form(name))
+        run(editor)
+        editor.whole_picture(name)
 
 
 def test_they_are_among_the_templates(theatre: Any, editor: Editor) -> None:
