@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from samples.endpoints import free_port
 from yggdrasill.cli.installation import bring_extension
 
 __all__ = ["ROOT", "Installation", "Server", "Servers", "find_installation", "make_base_directory"]
@@ -186,7 +186,7 @@ class Servers:
     ) -> Server:
         """As `start`, but not waited for."""
         base = make_base_directory(base or self.folder / f"server-{len(self._started)}", pack=pack)
-        port = port or _free_port()
+        port = port or free_port()
         database = (base / "user" / "comfyui.db").as_posix()
         command = [str(self.installation.python), "main.py", "--cpu", "--disable-auto-launch", "--port", str(port)]
         command += [] if api_nodes else ["--disable-api-nodes"]
@@ -225,9 +225,3 @@ def _environment() -> dict[str, str]:
     """This process's environment without what belongs to its own Python."""
     own = {"PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "VIRTUAL_ENV"}
     return {**{key: value for key, value in os.environ.items() if key not in own}, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
