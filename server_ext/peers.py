@@ -15,6 +15,7 @@ from yggdrasill.remote.endpoint import is_below
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.registry_file import secrets_path
 from yggdrasill.remote.resolvers import RegistryProject
+from yggdrasill.remote.retry import Patience
 
 __all__ = ["KnownEndpoints"]
 
@@ -26,17 +27,26 @@ class KnownEndpoints:
     """``file`` need not exist; ``peers`` are urls of endpoints to fetch from, and no places to run at.
 
     ``learned`` is told every token that is read, so that it can be kept out of logs. A file that is broken at the start is an
-    error; one that breaks later leaves what was known. Calls of other endpoints pack their values in ``depot``.
+    error; one that breaks later leaves what was known. Calls of other endpoints pack their values in ``depot``, and try one that is lost
+    with ``patience``.
 
     Raises:
         InvalidConfig, UnknownEndpoint
     """
 
-    def __init__(self, file: Path, peers: Sequence[str], learned: Callable[[list[str]], None], depot: Depot | None = None) -> None:
+    def __init__(
+        self,
+        file: Path,
+        peers: Sequence[str],
+        learned: Callable[[list[str]], None],
+        depot: Depot | None = None,
+        patience: Patience | None = None,
+    ) -> None:
         self._file = file
         self._peers = list(peers)
         self._learned = learned
         self._depot = depot
+        self._patience = patience
         self._lock = threading.Lock()
         self._stamp: tuple[_Stamp, _Stamp] = None, None
         self._registry = EndpointRegistry()
@@ -74,7 +84,10 @@ class KnownEndpoints:
         return _stamp_of(self._file), _stamp_of(secrets_path(self._file))
 
     def _read(self, stamp: tuple[_Stamp, _Stamp]) -> None:
-        registry = EndpointRegistry() if stamp[0] is None else EndpointRegistry.from_yaml(self._file, depot=self._depot)
+        if stamp[0] is None:
+            registry = EndpointRegistry(depot=self._depot, patience=self._patience)
+        else:
+            registry = EndpointRegistry.from_yaml(self._file, depot=self._depot, patience=self._patience)
         self._learned([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
         self._registry, self._stamp = registry, stamp
 

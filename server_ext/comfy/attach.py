@@ -9,6 +9,7 @@ from typing import Any
 
 from yggdrasill.remote.comfy_graph import run_prompts_with
 from yggdrasill.remote.preflight import compare_with
+from yggdrasill.remote.retry import Patience
 from yggdrasill.server_ext.auth import resolve_token
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
@@ -53,7 +54,8 @@ def _attach(parts: Around) -> None:
     parts.runner = QueueRunner(settings.queue)
     token = resolve_token(data_dir)
     redactor = Redactor([token, *secrets_of_environment()])
-    parts.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn).registry
+    patience = Patience(settings.first_patience, settings.patience)
+    parts.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, patience=patience).registry
     addresses, port, url = _own_addresses(settings)
     serving = Settings(
         host=addresses[0],

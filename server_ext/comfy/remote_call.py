@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, choices
@@ -86,6 +86,8 @@ class RemoteCall(NodeCall):
         self, registry: EndpointRegistry, placement: Placement, stand_ins: StandIns | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
         route = Route.placed(registry, placement, self.graph)
+        if stand_ins is not None and stand_ins.silent(placement.endpoints):
+            route.patience = replace(route.patience, first=0.0)
         served = RemoteGraph(route=route)
         contract = served.contract
         self._check(contract, f"endpoint {route.names[0]!r}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, choices
 from yggdrasill.foundation.documents import read_document
+from yggdrasill.remote.retry import Patience
 from yggdrasill.server_ext.comfy.runner import POLICIES
 
 __all__ = ["ComfySettings"]
@@ -17,7 +18,8 @@ __all__ = ["ComfySettings"]
 @dataclass(frozen=True)
 class ComfySettings:
     """``queue`` is how jobs stand to the owner's prompts; ``model_sources`` are urls below which others may have model files fetched
-    from, each at most ``model_limit`` GiB; the others are those of ``yggdrasill serve``."""
+    from, each at most ``model_limit`` GiB; ``patience`` and ``first_patience`` are for how many seconds a lost endpoint is tried and one that
+    has not answered the call yet; the others are those of ``yggdrasill serve``."""
 
     queue: str = "fifo"
     slots: int = 1
@@ -27,6 +29,8 @@ class ComfySettings:
     artifacts: str | None = None
     model_sources: tuple[str, ...] = ()
     model_limit: float = 64.0
+    patience: float = Patience.later
+    first_patience: float = Patience.first
 
     @classmethod
     def read(cls, file: Path) -> ComfySettings:
@@ -64,6 +68,10 @@ class ComfySettings:
         limit = facts.get("model_limit", 64.0)
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < 1e6:
             raise InvalidConfig(f"{where}: 'model_limit' is a number of GiB, got {limit!r}")
+        for name in ("patience", "first_patience"):
+            seconds = facts.get(name, 0.0)
+            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e6:
+                raise InvalidConfig(f"{where}: {name!r} is a number of seconds, got {seconds!r}")
         stray = [source for source in facts["model_sources"] if not source.startswith(("http://", "https://"))]
         if stray:
             raise InvalidConfig(f"{where}: 'model_sources' are urls such as https://huggingface.co/Comfy-Org, got {choices(stray)}")

@@ -56,12 +56,14 @@ class StandIns:
         self._deployments = deployments
         self._lock = threading.Lock()
         self._seen: dict[tuple[str, str], str] = {}
+        self._silent: set[str] = set()
 
     # -- while endpoints answer ---------------------------------------------------------------------------------
 
     def saw(self, endpoint: str, graph_id: str, graph_hash: str) -> None:
         """An endpoint said what it serves under a name; a copy of anything else is dropped."""
         with self._lock:
+            self._silent.discard(endpoint)
             if self._seen.get((endpoint, graph_id)) == graph_hash:
                 return
             self._seen[endpoint, graph_id] = graph_hash
@@ -90,6 +92,11 @@ class StandIns:
 
     # -- when none does -----------------------------------------------------------------------------------------
 
+    def silent(self, endpoints: Sequence[str]) -> bool:
+        """Whether a call waited for ``endpoints`` in vain, and none of them was heard of since."""
+        with self._lock:
+            return self._silent.issuperset(endpoints)
+
     def find(
         self, endpoints: Sequence[str], graph_id: str, saved_hash: str | None, error: _NotTaken, *, strict_build: bool = False
     ) -> StandIn:
@@ -101,6 +108,8 @@ class StandIns:
         """
         why = f"{choices(endpoints)} {'takes no more jobs' if isinstance(error, QueueFull) else 'cannot be reached'}"
         with self._lock:
+            if isinstance(error, EndpointUnreachable):
+                self._silent.update(endpoints)
             found = [copy for name in endpoints if (copy := self._copies.read(name, graph_id)) is not None]
             seen = next((self._seen[name, graph_id] for name in endpoints if (name, graph_id) in self._seen), saved_hash)
         if found:

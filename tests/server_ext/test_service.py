@@ -16,6 +16,7 @@ from samples.graphs import sample_registry
 from samples.http import one_node
 from yggdrasill.errors import UnknownArtifact, UnknownJob
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.retry import Patience
 from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
@@ -130,6 +131,15 @@ def test_known_endpoints_follow_their_file(tmp_path: Path) -> None:
     assert known.knows("http://forge:8400/yggdrasill/v1")
     file.unlink()
     assert not known.knows("http://forge:8400/yggdrasill/v1")
+
+
+def test_known_endpoints_are_tried_with_their_owners_patience_whatever_becomes_of_the_file(tmp_path: Path) -> None:
+    file, patience = tmp_path / "endpoints.yaml", Patience(0.25, 5.0)
+    known = KnownEndpoints(file, [], lambda tokens: None, patience=patience)
+    assert known.registry().patience == patience
+    file.write_text("endpoints: {forge: {url: 'http://forge:8400'}}\n", encoding="utf-8")
+    assert list(known.registry().endpoints) == ["forge"]
+    assert known.registry().patience == patience
 
 
 def test_secrets_are_known_by_the_names_of_their_variables() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,12 +48,35 @@ def calling(graph: str, color: int, endpoint: str = "b", **inputs: Any) -> Promp
     }
 
 
+class Deaf:
+    """A server that hangs up on everybody, and counts them."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.getsockname()[1]}"
+        threading.Thread(target=self._answer, daemon=True).start()
+
+    def _answer(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                caller, _ = self._server.accept()
+                self.calls += 1
+                caller.close()
+
+    def close(self) -> None:
+        """Listen no longer."""
+        with contextlib.suppress(OSError):
+            self._server.shutdown(socket.SHUT_RDWR)
+        self._server.close()
+
+
 @contextlib.contextmanager
-def gone(a: Caller, b: Caller, graphs: dict[str, Any] | None = None) -> Iterator[None]:
-    """Endpoint ``b`` cannot be reached from ``a``."""
+def gone(a: Caller, b: Caller, graphs: dict[str, Any] | None = None, url: str = "http://127.0.0.1:9") -> Iterator[None]:
+    """Endpoint ``b`` cannot be reached from ``a``, which looks for it at ``url``."""
     file = data_folder(a.server) / "endpoints.yaml"
     know(a.server, {"a": a.server, "b": b.server}, graphs)
-    file.write_text(file.read_text(encoding="utf-8").replace(b.server.url, "http://127.0.0.1:9"), encoding="utf-8")
+    file.write_text(file.read_text(encoding="utf-8").replace(b.server.url, url), encoding="utf-8")
     try:
         yield
     finally:
@@ -93,6 +118,23 @@ def test_the_copy_of_the_last_call_runs_here_with_the_same_bytes_and_says_so(a: 
     back = a.server.run(calling("kept", 7))
     assert "2" not in back["outputs"], "the endpoint is there again, so it runs there again"
     assert len(b.jobs(graph_id="kept")) == jobs + 1
+
+
+def test_only_the_first_call_waits_for_an_endpoint_that_is_not_there(a: Caller, b: Caller) -> None:
+    b.deploy("awaited", double("w"))
+    deaf, tries = Deaf(), []
+    a.server.run(calling("awaited", 20))
+    with contextlib.closing(deaf), gone(a, b, url=deaf.url):
+        for color in (21, 22, 23):
+            before = deaf.calls
+            assert "ran_here" in a.server.run(calling("awaited", color))["outputs"]["2"]["yggdrasill"][0]
+            tries.append(deaf.calls - before)
+    # what is left is the question whether what the node gave before still holds, and one try
+    assert tries[1] == tries[2] < tries[0] / 2
+    assert "2" not in a.server.run(calling("awaited", 24))["outputs"], "the endpoint is there again, so it runs there again"
+    with contextlib.closing(Deaf()) as again, gone(a, b, url=again.url):
+        a.server.run(calling("awaited", 25))
+        assert again.calls > tries[1], "it was there meanwhile, so a call waits for it"
 
 
 def test_several_nodes_of_a_prompt_run_here_at_once(a: Caller, b: Caller) -> None:

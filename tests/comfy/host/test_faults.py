@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from samples.comfy import Servers, make_base_directory
 from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, until
+from samples.endpoints import Cutter
 from yggdrasill.remote.bridge import bridge
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.timeout(240), pytest.mark.conformance]
@@ -218,6 +220,28 @@ def test_a_killed_peer_ends_the_call_when_patience_does(a: Caller, peer: Caller)
     error = error_of(a, prompt_id, 90.0)
     assert error["node_id"] == "2"
     assert f"nothing answers at {peer.server.url}" in error["exception_message"]
+
+
+@pytest.mark.conformance
+def test_how_long_an_endpoint_is_tried_is_what_the_callers_owner_says(b: Caller, servers: Servers, pair: tuple[Caller, Caller]) -> None:
+    base = make_base_directory(servers.folder / "impatient")
+    shutil.copy(pair[0].server.base / "custom_nodes" / "nodes_for_tests.py", base / "custom_nodes")
+    (base / "user" / "yggdrasill").mkdir(parents=True)
+    (base / "user" / "yggdrasill" / "settings.yaml").write_text("patience: 1\nfirst_patience: 0\n", encoding="utf-8")
+    impatient = Caller(servers.start(base=base))
+    way = Cutter(b.server.port)
+    know(impatient.server, {"b": b.server})
+    file = data_folder(impatient.server) / "endpoints.yaml"
+    file.write_text(file.read_text(encoding="utf-8").replace(b.server.url, way.url), encoding="utf-8")
+    b.deploy("lost", slow("lost"))
+    prompt_id = impatient.start(calling("lost"))
+    job = until(lambda: b.jobs(graph_id="lost", status="IN_PROGRESS"))[0]
+    time.sleep(1.5)  # the call is answered by then, and follows the job
+    way.close()
+    error = error_of(impatient, prompt_id, 15.0)
+    bridge().run(b.client.cancel(job["job_id"]))
+    impatient.server.stop()
+    assert f"nothing answers at {way.url}" in error["exception_message"]
 
 
 @pytest.mark.conformance
