@@ -82,7 +82,8 @@ class EventHub:
         listener = _Listener(job_id)
         self._listeners.add(listener)
         try:
-            told = self.last if after is None else after
+            # a number that nobody was given here is of a file that is gone: all events are new to whoever has it
+            told = self.last if after is None else after if after <= self.last else 0
             while after is not None and (stored := await asyncio.wrap_future(self._store.events(job_id, told))):
                 for event in stored:
                     yield event

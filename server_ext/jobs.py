@@ -15,28 +15,15 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yggdrasill.errors import StorageFailed, UnsupportedVersion
 from yggdrasill.server_ext.job import FINAL, Event, Job
+from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
 
 __all__ = ["JobStore"]
 
 Result = TypeVar("Result")
 _Act = Callable[[sqlite3.Connection], Any]
 
-_VERSION = 1
 _BATCH = 256
-_PATIENCE = 1.0
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS jobs (
-    job_id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, graph_id TEXT NOT NULL, graph_hash TEXT NOT NULL, body_hash TEXT NOT NULL,
-    status TEXT NOT NULL, created REAL NOT NULL, started REAL, finished REAL, detached INTEGER NOT NULL, orphan_after REAL NOT NULL,
-    timeout REAL, attempts INTEGER NOT NULL, request TEXT NOT NULL, output TEXT, error TEXT, timing TEXT NOT NULL, progress TEXT,
-    artifacts TEXT NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS jobs_by_age ON jobs (finished);
-CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, job_id TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
-CREATE INDEX IF NOT EXISTS events_of_job ON events (job_id, seq);
-"""
 _PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "status", "created", "started", "finished")
 _NUMBERS = ("detached", "orphan_after", "timeout", "attempts")
 _JSON = ("request", "output", "error", "timing", "progress", "artifacts")
@@ -50,7 +37,7 @@ _SELECT_FACTS = _SELECT.replace(" request, output,", " '{}', NULL,")
 
 
 class JobStore:
-    """The rows of an endpoint's jobs and their events.
+    """The rows of an endpoint's jobs and their events. A damaged file is set aside at the start; see `open_job_file`.
 
     Every method but `close` returns a future; acts happen in the order in which they were asked for.
 
@@ -118,14 +105,11 @@ class JobStore:
 
     def artifacts(self) -> Future[dict[str, tuple[str, ...]]]:
         """What each row keeps alive in the artifact store."""
-        statement = "SELECT job_id, artifacts FROM jobs WHERE artifacts != '[]'"
-        return self._do(lambda db: {job_id: tuple(json.loads(text)) for job_id, text in db.execute(statement)})
+        return self._do(_artifacts)
 
     def unfinished(self) -> Future[list[Job]]:
         """Jobs in no final state, oldest first."""
-        marks = ", ".join("?" * len(FINAL))
-        statement = f"{_SELECT} WHERE status NOT IN ({marks}) ORDER BY created"
-        return self._do(lambda db: [_from_row(row) for row in db.execute(statement, tuple(FINAL))])
+        return self._do(_unfinished)
 
     def newest(self, *, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> Future[list[Job]]:
         """Jobs, newest first, without what went in and came out."""
@@ -167,7 +151,7 @@ class JobStore:
 
     def _work(self, opened: Future[None]) -> None:
         try:
-            db = self._open()
+            db = open_job_file(self._path, lambda db: (_unfinished(db), _artifacts(db)))
         except BaseException as error:  # noqa: BLE001 - it is raised where the store was made
             opened.set_exception(error)
             return
@@ -185,26 +169,6 @@ class JobStore:
             self._commit(db, batch)
         db.close()
 
-    def _open(self) -> sqlite3.Connection:
-        try:
-            db = sqlite3.connect(self._path, isolation_level=None, timeout=_PATIENCE)
-            # whoever opens the file first keeps it to himself: two endpoints on one folder would both run its jobs
-            db.execute("PRAGMA locking_mode = EXCLUSIVE")
-            version = int(db.execute("PRAGMA user_version").fetchone()[0])
-            if version > _VERSION:
-                raise UnsupportedVersion(
-                    f"{self._path!r} was written by a newer version (format {version}, this one reads {_VERSION}); update yggdrasill"
-                )
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {_VERSION}")
-            db.execute("BEGIN EXCLUSIVE")
-            db.execute("COMMIT")
-        except sqlite3.Error as error:
-            raise self._failed(error) from error
-        return db
-
     def _commit(self, db: sqlite3.Connection, batch: list[tuple[_Act, Future[Any]]]) -> None:
         done: list[tuple[Future[Any], Any]] = []
         try:
@@ -221,23 +185,22 @@ class JobStore:
                     self._commit(db, [entry])
             else:
                 for _, future in batch:
-                    future.set_exception(self._failed(error))
+                    future.set_exception(job_file_failure(self._path, error))
             return
         for future, result in done:
             future.set_result(result)
 
-    def _failed(self, error: Exception) -> StorageFailed:
-        if "locked" in str(error):
-            return StorageFailed(f"another endpoint uses the job file {self._path!r}; give each its own data folder", path=self._path)
-        if type(error) is sqlite3.DatabaseError or not isinstance(error, sqlite3.Error):
-            return StorageFailed(
-                f"the job file {self._path!r} is damaged: {error}; move it away (with those beside it whose names begin the same) to begin "
-                "with no jobs, and start again",
-                path=self._path,
-            )
-        return StorageFailed(
-            f"the job file {self._path!r} cannot be used: {error}; free space, or check the folder and its permissions", path=self._path
-        )
+
+def _artifacts(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    statement = "SELECT job_id, artifacts FROM jobs WHERE artifacts != '[]'"
+    return {job_id: tuple(json.loads(text)) for job_id, text in db.execute(statement).fetchall()}
+
+
+def _unfinished(db: sqlite3.Connection) -> list[Job]:
+    marks = ", ".join("?" * len(FINAL))
+    statement = f"{_SELECT} WHERE status NOT IN ({marks}) ORDER BY created"
+    # all rows first: the traceback of one that cannot be read would keep the statement, and with it the file, open
+    return [_from_row(row) for row in db.execute(statement, tuple(FINAL)).fetchall()]
 
 
 def _text(value: Any) -> str:

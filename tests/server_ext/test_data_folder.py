@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samples.endpoints import EndpointProcess
-from samples.http import Http
+from samples.http import Http, one_node
 from yggdrasill.errors import StorageFailed, YggdrasillError
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.job import Job
@@ -61,7 +61,6 @@ def test_an_endpoint_starts_with_foreign_and_half_written_things_around(tmp_path
         ("endpoints.yaml", GARBAGE, 0o600, "endpoints.yaml"),
         ("secrets.yaml", b"a: tell-nobody\n", 0o644, "chmod 600"),
         ("secrets.yaml", b"a: [tell-nobody", 0o600, "is no YAML mapping"),
-        ("jobs.sqlite", GARBAGE * 100, 0o600, "is damaged: .*; move it away"),
         ("signing_key", b"", 0o600, "delete it, and a new secret is made"),
     ],
 )
@@ -107,13 +106,98 @@ def break_the_pages(file: Path) -> None:
     file.write_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("harm", [break_a_row, break_the_pages])
-def test_a_job_file_that_is_damaged_inside_is_named_and_nobody_waits_for_it(tmp_path: Path, harm: Callable[[Path], None]) -> None:
-    file = tmp_path / "jobs.sqlite"
+def break_the_beginning(file: Path) -> None:
+    data = file.read_bytes()
+    file.write_bytes(GARBAGE + data[len(GARBAGE) :])
+
+
+def break_the_text(file: Path) -> None:
+    with sqlite3.connect(file) as db:
+        db.execute("UPDATE jobs SET graph_id = CAST(x'ff' || 'tell-nobody' AS TEXT) WHERE job_id = 'b'")
+    db.close()
+
+
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
+def file_with_jobs(file: Path) -> Path:
+    """A job file with three jobs that wait."""
     store = JobStore(file)
     for name in ("a", "b", "c"):
         store.insert(Job(name, f"key-{name}", "graph", "hash", "body", {"inputs": "x" * 4000})).result()
     store.close()
+    return file
+
+
+@pytest.mark.parametrize("harm", [break_a_row, break_the_text, break_the_pages, break_the_beginning, cut_off])
+def test_a_damaged_job_file_is_kept_under_another_name_and_an_empty_one_takes_its_place(
+    tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    file = file_with_jobs(tmp_path / "jobs.sqlite")
     harm(file)
+    content = file.read_bytes()
+    store = JobStore(file)
+    assert store.unfinished().result(5) == []
+    store.insert(Job("d", "key-d", "graph", "hash", "body", {})).result(5)
+    store.close()
+    (line,) = caplog.messages
+    (kept,) = tmp_path.glob("jobs.sqlite.damaged-*")
+    assert f"{str(file)!r} is damaged (" in line
+    assert f"it is kept as {kept.name!r}, and the endpoint begins with no jobs" in line
+    assert "\n" not in line
+    assert "tell-nobody" not in line
+    # one that seems whole at first is opened for writing, which leaves a mark
+    assert kept.read_bytes() == content or (harm in (break_a_row, break_the_text) and kept.read_bytes()[200:] == content[200:])
+    again = JobStore(file)
+    assert [job.job_id for job in again.unfinished().result(5)] == ["d"]
+    again.close()
+    assert len(caplog.messages) == 1
+
+
+def test_what_was_kept_of_an_earlier_damage_is_not_written_over(tmp_path: Path) -> None:
+    for number in range(3):
+        lay(tmp_path, "jobs.sqlite", b"%d" % number + GARBAGE)
+        JobStore(tmp_path / "jobs.sqlite").close()
+    assert sorted(path.read_bytes()[:1] for path in tmp_path.glob("jobs.sqlite.damaged-*")) == [b"0", b"1", b"2"]
+
+
+def test_a_job_file_that_another_endpoint_uses_is_not_set_aside(tmp_path: Path) -> None:
+    file = file_with_jobs(tmp_path / "jobs.sqlite")
+    first = JobStore(file)
+    with pytest.raises(StorageFailed, match="another endpoint uses the job file"):
+        JobStore(file)
+    assert len(first.unfinished().result(5)) == 3
+    first.close()
+    assert [path.name for path in tmp_path.iterdir()] == ["jobs.sqlite"]
+
+
+def test_a_job_file_that_breaks_while_it_is_used_is_named(tmp_path: Path) -> None:
+    file = file_with_jobs(tmp_path / "jobs.sqlite")
+    store = JobStore(file)
+    for number in range(1000):
+        # more than SQLite keeps in memory
+        inserted = store.insert(Job(f"job-{number}", f"key-{number}", "graph", "hash", "body", {"inputs": "x" * 8000}))
+    inserted.result(20)
+    store.close()
+    store = JobStore(file)
+    break_the_pages(file)
     with pytest.raises(StorageFailed, match=r"jobs.sqlite' is damaged: .*; move it away"):
-        JobStore(file).unfinished().result(5)
+        [store.get(name).result(5) for name in ("a", "job-0", "job-1")]
+    store.close()
+
+
+def test_an_endpoint_starts_though_its_job_file_is_damaged(tmp_path: Path) -> None:
+    lay(tmp_path, "jobs.sqlite", GARBAGE * 100)
+    process = EndpointProcess("harmed", tmp_path, plugins=["samples.served_blocks"])
+    process.start()
+    try:
+        http = Http(process)
+        http.deploy("double", one_node("double"))
+        assert http.value(http.submit("double", {"x": 2}).json()["output"]) == {"y": 4}
+        (line,) = [line for line in process.log().splitlines() if "jobs.sqlite" in line]
+        assert "begins with no jobs" in line
+    finally:
+        process.stop()
+    (kept,) = tmp_path.glob("jobs.sqlite.damaged-*")
+    assert kept.read_bytes() == GARBAGE * 100

@@ -117,6 +117,23 @@ def test_a_late_listener_misses_nothing_while_events_go_on(tmp_path: Path) -> No
     assert asyncio.run(listen()) == [*range(1, 1500, 2), *range(1501, 2000)]
 
 
+def test_who_remembers_a_number_of_a_file_that_is_gone_hears_all_events(tmp_path: Path) -> None:
+    async def listen() -> list[int]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        hub.emit("job", "log", {"number": 1})
+        stream = hub.listen(None, 5_000_000, 5.0)
+        found = [await anext(stream)]
+        hub.emit("job", "log", {"number": 2})
+        found.append(await anext(stream))
+        await stream.aclose()
+        store.close()
+        return [event.data["number"] for event in found if event is not None]
+
+    assert asyncio.run(listen()) == [1, 2]
+
+
 async def kept(store: JobStore) -> list[str]:
     return [str(event.data.get("n")) for event in await asyncio.wrap_future(store.events(None, 0))]
 

@@ -76,7 +76,6 @@ def test_it_imports_in_less_than_a_third_of_a_second(installation: Installation,
     [
         ("settings.yaml", "queue: sideways\n", 0o600, "sideways"),
         pytest.param("secrets.yaml", "a: tell-nobody\n", 0o644, "chmod 600", marks=pytest.mark.conformance),
-        pytest.param("jobs.sqlite", "no database" * 500, 0o600, "move it away", marks=pytest.mark.conformance),
     ],
 )
 def test_what_is_broken_in_the_data_folder_is_one_line_and_comfyui_works(
@@ -96,6 +95,21 @@ def test_what_is_broken_in_the_data_folder_is_one_line_and_comfyui_works(
     assert "Traceback" not in server.printed()
     entry = server.run({"1": node("EmptyImage", width=8, height=8, batch_size=1, color=1), "2": node("PreviewImage", images=("1", 0))})
     assert entry["status"]["status_str"] == "success"
+    server.stop()
+
+
+@pytest.mark.conformance
+def test_a_damaged_job_file_is_set_aside_and_jobs_run(servers: Servers) -> None:
+    base = make_base_directory(servers.folder / "broken-jobs")
+    folder = base / "user" / "yggdrasill"
+    folder.mkdir(parents=True)
+    (folder / "jobs.sqlite").write_text("no database" * 500, encoding="utf-8")
+    server = servers.start(base=base)
+    (line,) = [line for line in server.printed().splitlines() if "jobs.sqlite" in line]
+    assert "begins with no jobs" in line
+    assert [path.read_text(encoding="utf-8") for path in folder.glob("jobs.sqlite.damaged-*")] == ["no database" * 500]
+    served = Caller(server).deploy("echo", {"1": graph_input("x"), "2": graph_output("y", ("1", 0))})
+    assert served.run({"x": 5}) == {"y": 5}
     server.stop()
 
 
