@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,14 +32,15 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 class ModelFetch:
     """Runs as a graph without inputs; its outputs are ``file``, ``nbytes`` and ``sha256``.
 
-    Redirects are followed to allowed addresses only. No proxy, cookie or credential of this machine is used.
+    Redirects are followed to allowed addresses only. No proxy, cookie or credential of this machine is used. ``key`` is that of the job: where
+    a process was killed in the middle of it, the next one removes what was left.
     """
 
     accepts_handles = False
     deterministic = False
 
-    def __init__(self, sources: ModelSources, request: ModelRequest) -> None:
-        self._sources, self._request = sources, request
+    def __init__(self, sources: ModelSources, request: ModelRequest, key: str) -> None:
+        self._sources, self._request, self._key = sources, request, key
 
     def run(self, inputs: Any, **_: Any) -> dict[str, Any]:
         """Fetch the file.
@@ -53,7 +53,7 @@ class ModelFetch:
         digest = hashlib.sha256()
         with current_run().outside(), self._opened() as response:
             length = self._length(response, target)
-            with _appearing(target) as write:
+            with _appearing(target, self._key) as write:
                 for chunk in self._chunks(response, digest, length):
                     write(chunk)
                 self._check(digest.hexdigest())
@@ -128,16 +128,19 @@ class ModelFetch:
 
 
 @contextmanager
-def _appearing(target: Path) -> Iterator[Callable[[bytes], None]]:
+def _appearing(target: Path, key: str) -> Iterator[Callable[[bytes], None]]:
     """A function that writes to a file, which has its name once this was left normally and leaves no trace otherwise.
+
+    What a process that was killed left of it under the same ``key`` is gone as well.
 
     Raises:
         StorageFailed
     """
     folder = next(folder for folder in target.parents if folder.exists())
-    temporary = folder / f".{target.name}.{uuid.uuid4().hex[:8]}.part"
+    temporary = folder / f".{target.name}.{hashlib.sha256(key.encode()).hexdigest()[:16]}.part"
     try:
         with _storing(target):
+            temporary.unlink(missing_ok=True)
             file = temporary.open("xb")
         with file:
 
@@ -165,9 +168,9 @@ def _storing(target: Path) -> Iterator[None]:
         raise StorageFailed(f"cannot write {target.name!r}: {error.strerror or error}; nothing was changed", path=str(target)) from error
 
 
-def fetching(sources: ModelSources, request: ModelRequest) -> Deployment:
-    """What a job that brings this file runs."""
+def fetching(sources: ModelSources, request: ModelRequest, key: str) -> Deployment:
+    """What the job of that key runs to bring this file."""
     facts = {"folder": request.folder, "name": request.name, "url": request.url, "sha256": request.sha256}
     name = f"fetch {os.path.basename(request.name)}"[:200]  # noqa: PTH119 - it is no path of this machine
     contract = {"inputs": [], "outputs": [], "stateful": False, "deterministic": False}
-    return Deployment(name, "graph", deployment_hash("graph", facts), {}, ModelFetch(sources, request), contract)
+    return Deployment(name, "graph", deployment_hash("graph", facts), {}, ModelFetch(sources, request, key), contract)

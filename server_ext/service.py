@@ -8,7 +8,7 @@ import logging
 from collections.abc import AsyncGenerator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from yggdrasill.errors import EndpointFailed, InvalidConfig, LimitExceeded, unknown
@@ -104,7 +104,7 @@ class Service:
         await self._until_idle(grace)
         for job in self.board.live:
             if job.status == IN_PROGRESS:
-                self.board.stop_job(job, "the endpoint is shutting down")
+                self.board.stop_job(job, "the endpoint is shutting down; call again when it is back")
         await self._until_idle(5.0)
         await self.board.stop()
         self.hub.end()
@@ -123,13 +123,23 @@ class Service:
     async def _resume(self, unfinished: list[Job]) -> None:
         for job in unfinished:
             try:
-                workflow = job.request.get("workflow")
-                deployment = await (self._workflow(**workflow) if workflow is not None else self.deployment(job.graph_id))
+                deployment = await self._deployment_of(job)
                 _check_resumable(job, deployment)
             except Exception as error:  # noqa: BLE001 - whatever keeps the job from running is how it ends
                 self.board.fail(job, error)
             else:
                 self.board.run(Task(job, deployment, self._shop))
+
+    async def _deployment_of(self, job: Job) -> Deployment:
+        """What a job of an earlier process runs: what came along with its call, else what is served under its graph's name."""
+        from yggdrasill.server_ext.model_fetch import fetching
+
+        workflow, model = job.request.get("workflow"), job.request.get("model")
+        if workflow is not None:
+            return await self._workflow(**workflow)
+        if model is not None and self.models is not None:
+            return fetching(self.models, ModelRequest(**model), job.key)
+        return await self.deployment(job.graph_id)
 
     def _in_use(self) -> set[str]:
         return {job.graph_id for job in self.board.live}
@@ -211,10 +221,10 @@ class Service:
             raise InvalidConfig("this endpoint is no ComfyUI and has no model folders; bring the file to one that is")
         if await self.board.find_key(key) is None:
             await asyncio.to_thread(self.models.target, request)
-        deployment = fetching(self.models, request)
+        deployment = fetching(self.models, request, key)
         nothing: dict[str, Any] = {"skeleton": {}, "payloads": []}
         run: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
-        return await self._admission.admit(deployment, Submission(key, nothing, {}, run, detached=True))
+        return await self._admission.admit(deployment, Submission(key, nothing, {}, run, detached=True), {"model": asdict(request)})
 
     async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from samples.http import until
+from samples.model_shop import SHA256, WEIGHTS, fetching_process, files, service, sources
+from samples.model_shop import shop as open_shop
 from yggdrasill.errors import (
     AccessDenied,
     Cancelled,
@@ -26,69 +26,21 @@ from yggdrasill.errors import (
     YggdrasillError,
 )
 from yggdrasill.executor.context import CancelToken, enter_run
-from yggdrasill.server_ext.configs import HostRules
-from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.fetch import PeerFetcher
-from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.model_fetch import ModelFetch
-from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
-from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.signing import Signer
-from yggdrasill.values.memory_store import MemoryStore
-
-WEIGHTS = bytes(range(256)) * 20_000
-SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
-
-
-class Shelf(BaseHTTPRequestHandler):
-    """``/good/...`` gives the weights, ``/short/...`` breaks off, ``/to/X`` redirects to X, everything else is missing."""
-
-    def do_GET(self) -> None:
-        if self.path.startswith("/good/to/"):
-            self.send_response(302)
-            self.send_header("Location", self.path.removeprefix("/good/to"))
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        short = self.path.startswith("/good/short")
-        known = self.path.startswith("/good/") and not self.path.startswith("/good/none")
-        self.send_response(200 if known or self.path.startswith("/private/") else 404)
-        if not self.path.startswith("/good/untold"):
-            self.send_header("Content-Length", str(len(WEIGHTS)))
-        self.end_headers()
-        self.wfile.write(WEIGHTS[:1000] if short else WEIGHTS)
-
-    def log_message(self, *_: Any) -> None:
-        """Nothing is printed."""
+from yggdrasill.server_ext.model_sources import ModelRequest
 
 
 @pytest.fixture(scope="module")
 def shop() -> Iterator[str]:
     """The url of a server that gives files."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Shelf)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-
-
-def sources(folder: Path, shop: str, *, most: int = 1 << 30, allowed: tuple[str, ...] = ("/good",)) -> ModelSources:
-    """One folder, ``loras``, and what lies below ``allowed`` at the shop."""
-    base = folder / "loras"
-    base.mkdir(exist_ok=True)
-    return ModelSources([shop + path for path in allowed], lambda: {"loras": base}, most)
+    with open_shop() as server:
+        yield server.url
 
 
 def fetch(folder: Path, shop: str, path: str = "/good/a.safetensors", name: str = "a.safetensors", **facts: Any) -> dict[str, Any]:
     request = ModelRequest(shop + path, "loras", name, facts.pop("sha256", None))
-    return ModelFetch(sources(folder, shop, **facts), request).run({})
-
-
-def files(folder: Path) -> list[str]:
-    """Every file below a folder, hidden ones too."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return ModelFetch(sources(folder, shop, **facts), request, "key").run({})
 
 
 def test_a_file_arrives_whole_in_its_folder_and_its_progress_is_told(tmp_path: Path, shop: str) -> None:
@@ -184,15 +136,7 @@ def test_a_cancelled_fetch_leaves_no_trace(tmp_path: Path, shop: str) -> None:
 
 def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, shop: str) -> None:
     async def act() -> None:
-        store = MemoryStore()
-        endpoint = Service(
-            host=HeadlessHost(),
-            deployments=Deployments(tmp_path / "graphs", HostRules([tmp_path], tmp_path, lambda url: False)),
-            jobs=JobStore(tmp_path / "jobs.sqlite"),
-            store=store,
-            signer=Signer("key", None),
-            fetcher=PeerFetcher(store, lambda url: False, 1 << 30),
-        )
+        endpoint = service(tmp_path)
         await endpoint.start()
         wanted = ModelRequest(shop + "/good/a.safetensors", "loras", "a.safetensors")
         with pytest.raises(InvalidConfig, match="no ComfyUI"):
@@ -212,3 +156,42 @@ def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, shop: str) -> 
 
     asyncio.run(act())
     assert (tmp_path / "loras/a.safetensors").read_bytes() == WEIGHTS
+
+
+def test_a_fetch_goes_on_when_its_endpoint_was_killed_and_is_started_again(tmp_path: Path) -> None:
+    with open_shop() as shop:
+        killed = fetching_process(tmp_path, shop.url, "k")
+        until(lambda: shop.halves, 60.0)
+        until(lambda: any(name.endswith(".part") for name in files(tmp_path)))
+        killed.kill()
+        killed.wait(10)
+        assert [name for name in files(tmp_path / "loras") if not name.endswith(".part")] == []
+        shop.gate.set()
+        found = asyncio.run(again(tmp_path, shop.url))
+    assert (found.status, found.attempts, found.error) == ("COMPLETED", 2, None)
+    assert (tmp_path / "loras/a.safetensors").read_bytes() == WEIGHTS
+    assert files(tmp_path / "loras") == ["a.safetensors"]
+
+
+def test_a_fetch_that_went_on_from_a_source_that_is_allowed_no_more_says_so(tmp_path: Path) -> None:
+    with open_shop() as shop:
+        killed = fetching_process(tmp_path, shop.url, "k")
+        until(lambda: shop.halves, 60.0)
+        killed.kill()
+        killed.wait(10)
+        found = asyncio.run(again(tmp_path, shop.url, allowed=()))
+    assert found.status == "FAILED"
+    assert found.error is not None
+    assert found.error["type"] == "AccessDenied"
+
+
+async def again(folder: Path, shop: str, **facts: Any) -> Job:
+    """The job with the key ``k`` when it is finished, at an endpoint that begins over what another one left in a folder."""
+    endpoint = service(folder)
+    endpoint.models = sources(folder, shop, **facts)
+    await endpoint.start()
+    job = await endpoint.board.find_key("k")
+    assert job is not None
+    await endpoint.board.wait(job, 30, lambda: True)
+    await endpoint.close(0.1)
+    return job

@@ -10,6 +10,8 @@ import pytest
 
 from samples.comfy import Servers, make_base_directory
 from samples.comfy_graphs import Caller, InBackground, data_folder, give, graph_input, graph_output, node, until
+from samples.model_shop import WEIGHTS
+from samples.model_shop import shop as open_shop
 from yggdrasill.errors import Cancelled, RunError
 from yggdrasill.remote.bridge import bridge
 
@@ -136,3 +138,23 @@ def test_a_job_survives_the_servers_death(servers: Servers, pair: tuple[Caller, 
     assert (status, row["status"], row["output"]["skeleton"]) == (200, "COMPLETED", {"y": 5})
     assert (data_folder(again.server) / "jobs.sqlite").exists()
     again.server.stop()
+
+
+@pytest.mark.conformance
+def test_fetching_a_model_survives_the_servers_death(servers: Servers) -> None:
+    base = make_base_directory(servers.folder / "fetching")
+    (base / "user" / "yggdrasill").mkdir(parents=True)
+    with open_shop() as shop:
+        (base / "user" / "yggdrasill" / "settings.yaml").write_text(f"model_sources: ['{shop.url}/good']\n", encoding="utf-8")
+        killed = Caller(servers.start(base=base))
+        wanted = {"key": "k", "url": f"{shop.url}/good/gated.safetensors", "folder": "loras", "name": "a.safetensors"}
+        job_id = bridge().run(killed.client.fetch_model(wanted))["job_id"]
+        until(lambda: shop.halves)
+        killed.server.kill()
+        shop.gate.set()
+        servers.start_again(killed.server)
+        status, row = bridge().run(killed.client.output(job_id, 20.0))
+    assert (status, row["status"]) == (200, "COMPLETED"), row
+    assert [path.name for path in (base / "models" / "loras").iterdir() if path.stat().st_size] == ["a.safetensors"]
+    assert (base / "models" / "loras" / "a.safetensors").read_bytes() == WEIGHTS
+    killed.server.stop()
