@@ -14,6 +14,7 @@ from pathlib import Path
 
 from yggdrasill.cli.installation import Installation, bring_extension
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, StorageFailed
+from yggdrasill.server_ext.lifeline import LIFELINE
 
 __all__ = ["ComfyProcess", "Device", "comfy_processes", "devices_of"]
 
@@ -111,17 +112,38 @@ def comfy_processes(
 ) -> Iterator[list[ComfyProcess]]:
     """One server per device on ports from ``port`` on (0: any), with files below ``folder``, and the installation's models and nodes.
 
-    All of them are ended on leaving.
+    All of them are ended on leaving, and end by themselves if this process is killed (not on Windows).
 
     Raises:
         InvalidArgument: a port is taken. StorageFailed
     """
     ports = _ports(port, len(devices))
     started: list[ComfyProcess] = []
-    try:
+    with _lifeline() as lifeline, _ended(started):
         for device, number in zip(devices, ports, strict=True):
-            started.append(_start(installation, device, folder / device.name, number, flags))
+            started.append(_start(installation, device, folder / device.name, number, flags, lifeline))
         yield started
+
+
+@contextlib.contextmanager
+def _lifeline() -> Iterator[tuple[int, ...]]:
+    """What servers are given to see by that this process is gone, however it ended; nothing where processes cannot be given such things."""
+    if os.name != "posix":
+        yield ()
+        return
+    given, held = os.pipe()
+    try:
+        yield (given,)
+    finally:
+        os.close(given)
+        os.close(held)
+
+
+@contextlib.contextmanager
+def _ended(started: Sequence[ComfyProcess]) -> Iterator[None]:
+    """Those that run on leaving are ended, gently first."""
+    try:
+        yield
     finally:
         for each in started:
             if each.alive:
@@ -134,19 +156,23 @@ def comfy_processes(
                 each.process.wait()
 
 
-def _start(installation: Installation, device: Device, folder: Path, port: int, flags: Sequence[str]) -> ComfyProcess:
+def _start(
+    installation: Installation, device: Device, folder: Path, port: int, flags: Sequence[str], lifeline: tuple[int, ...]
+) -> ComfyProcess:
     extra = _prepare(installation, folder)
     database = (folder / "user" / "comfyui.db").as_posix()
     command = [str(installation.python), "main.py", *device.flags, "--disable-auto-launch", "--port", str(port)]
     command += [word for name in _FOLDERS for word in (f"--{name}-directory", str(folder / name))]
     command += ["--database-url", f"sqlite:///{database}", *extra, *flags]
     environment = {key: value for key, value in os.environ.items() if key not in _OF_THIS_PYTHON}
+    environment |= {LIFELINE: str(lifeline[0])} if lifeline else {}
     try:
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - the installation that the user named
                 command,
                 cwd=installation.folder,
                 env={**environment, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"},
+                pass_fds=lifeline,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

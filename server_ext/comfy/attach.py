@@ -21,6 +21,7 @@ from yggdrasill.server_ext.comfy.stand_ins import StandIns
 from yggdrasill.server_ext.comfy.types_classes import register_classes
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
 from yggdrasill.server_ext.comfy.web_files import add_web_files
+from yggdrasill.server_ext.lifeline import hold_lifeline
 from yggdrasill.server_ext.model_sources import ModelSources
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
@@ -35,6 +36,7 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 def attach() -> None:
     """Give this ComfyUI an endpoint; if that fails, its log says why and everything else works. On the main loop, before the routes are added."""
+    hold_lifeline()
     parts = Around(QueueRunner())
     set_around(parts)
     register_classes()

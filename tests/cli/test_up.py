@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from samples.endpoints import free_port
+from samples.http import until
 from yggdrasill.cli import main
 from yggdrasill.cli.comfy_processes import comfy_processes, devices_of
 from yggdrasill.cli.installation import PACKAGE, Installation, find_installation
@@ -84,6 +88,41 @@ def test_a_server_gets_folders_of_its_own_and_the_extension_and_is_ended(tmp_pat
         with pytest.raises(EndpointUnreachable, match="not ready after 0 s; give it more with --patience"):
             servers[0].wait_until(lambda: False, seconds=0)
     assert not any(server.alive for server in servers)
+
+
+_LISTENING = """
+import socket, sys, time
+sys.path.insert(0, {path!r})
+from yggdrasill.server_ext.lifeline import hold_lifeline
+hold_lifeline()
+with socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1]))):
+    print("listening", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot be given a pipe there")
+def test_servers_end_when_the_command_is_killed(tmp_path: Path) -> None:
+    made = installation(tmp_path / "ComfyUI", _LISTENING.format(path=str(PACKAGE.parent)))
+    port = free_port()
+    command = [sys.executable, "-m", "yggdrasill", "up", "--cpu", "2", "--port", str(port), "--data-dir", str(tmp_path / "up")]
+    command += ["--comfy", str(made.folder), "--python", sys.executable, "--file", str(tmp_path / "endpoints.yaml")]
+    up = subprocess.Popen(command, cwd=PACKAGE.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: listens(port) and listens(port + 1), 60.0)
+    finally:
+        up.kill()
+        up.wait(10)
+    until(lambda: not listens(port) and not listens(port + 1))
+
+
+def listens(port: int) -> bool:
+    """Whether somebody takes connections at a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 2).close()
+    except OSError:
+        return False
+    return True
 
 
 def test_a_port_that_is_taken_is_said_before_anything_starts(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from samples.comfy import ROOT, Installation
 from samples.comfy_graphs import node, until
+from samples.endpoints import free_port
 from yggdrasill.cli import main
 
 pytestmark = pytest.mark.conformance
@@ -47,6 +48,21 @@ def test_two_servers_come_up_work_together_and_go(installation: Installation, tm
             up.stdout.close()
     for server in servers:
         until(lambda server=server: not _answers(server["url"]))  # type: ignore[misc]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot be given a pipe there")
+def test_a_server_ends_when_the_command_is_killed(installation: Installation, tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "yggdrasill", "up", "--cpu", "1", "--port", str(port), "--data-dir", str(tmp_path / "up")]
+    command += ["--comfy", str(installation.folder), "--python", str(installation.python), "--file", str(tmp_path / "endpoints.yaml")]
+    up = subprocess.Popen([*command, "--", "--disable-api-nodes"], cwd=ROOT.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: _answers(f"http://127.0.0.1:{port}"), 120.0)
+    finally:
+        up.kill()
+        up.wait(10)
+    until(lambda: not _answers(f"http://127.0.0.1:{port}"))
+    assert "what started this server is gone" in (tmp_path / "up" / "cpu0" / "server.log").read_text(encoding="utf-8")
 
 
 def _place(folder: Path, registry: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
