@@ -123,7 +123,7 @@ def _overhead(what: str, acts: Mapping[str, Act], rounds: int, limit: float) -> 
 
 def _again(fleet: Fleet) -> list[Figure]:
     with CountingProxy.start() as proxy:
-        here, there = fleet.prepare("caller"), fleet.prepare("counted", settings={"peer_url": proxy.url})
+        here, there = fleet.prepare("caller"), fleet.prepare("counted", settings={"peer_url": proxy.url, "share_folder": False})
         fleet.wait()
         proxy.connect(there.port)
         _through(here, proxy.url, there)

@@ -24,18 +24,21 @@ ROUNDS = 9
 TARGETS = {"ComfyUI_NetDist": 6.0, "ComfyUI-Distributed": 3.0}
 #: Making, inverting and taking the images is no transport, and would be most of the time of the faster ones.
 LESS = "less the same work in one server"
+#: Two servers of one machine share a folder of artifacts; with ``share_folder: false`` they speak as they would from machine to machine.
+NEAR, FAR = "on one machine", "over HTTP"
 
 
 def image_figures(fleet: Fleet) -> list[Figure]:
     """The figures; a pack that is not there is said to be missing."""
     packs = {rival: find_pack(rival) for rival in RIVALS}
     found = [pack for pack in packs.values() if pack is not None]
-    here, there = (fleet.prepare(name) for name in ("here", "there"))
+    here, near, there = fleet.prepare("here"), fleet.prepare("near"), fleet.prepare("there", settings={"share_folder": False})
     caller = fleet.prepare("caller", packs=found, ours=False)
     worker = fleet.prepare("worker", packs=found, ours=False, environment={"COMFYUI_IS_WORKER": "1"})
     fleet.wait()
-    know(here, {"there": there})
-    serve_images(there)
+    know(here, {"near": near, "there": there})
+    for server in (near, there):
+        serve_images(server)
     with contextlib.ExitStack() as stack:
         page, other = (stack.enter_context(Page.open(server.url)) for server in (here, caller))
         wire = stack.enter_context(SocketPeer.start())
@@ -58,7 +61,8 @@ def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Riv
         check_images(server.run({"1": noise(fresh()), "3": sink("1")}), "3")
 
     acts: dict[str, Act] = {
-        "there and back": lambda: both_ways(remote_node("invert", "there", ("1", 0))),
+        NEAR: lambda: both_ways(remote_node("invert", "near", ("1", 0))),
+        FAR: lambda: both_ways(remote_node("invert", "there", ("1", 0))),
         "local": lambda: both_ways(node("ImageInvert", image=("1", 0))),
         "socket": lambda: wire.out_and_back(data),
         "one way": lambda: check_images(page.run({**noise_there(fresh()), "5": sink("4")}), "5"),
@@ -69,20 +73,26 @@ def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Riv
         acts[f"{rival.name} rests"] = rest
     acts["made there"] = lambda: made_at(other)
     taken = interleave(IMAGES, acts, ROUNDS)
-    both, single = (_less(taken, way, own) for way, own in (("there and back", "local"), ("one way", "made here")))
-    parts = {name: seconds(median(taken[name])) for name in ("there and back", "local", "socket")}
-    what = f"{IMAGES} there and back through Remote Graph"
-    figures = [Figure.of(f"{what}, {LESS}", "a raw loopback socket pair", ratios(both, taken["socket"]), at_most=6.0, parts=parts)]
+    both, single = {way: _less(taken, way, "local") for way in (NEAR, FAR)}, _less(taken, "one way", "made here")
+    figures = []
+    for way, cost in both.items():
+        parts = {name: seconds(median(taken[name])) for name in (way, "local", "socket")}
+        what = f"{IMAGES} there and back through Remote Graph {way}, {LESS}"
+        figures.append(Figure.of(what, "a raw loopback socket pair", ratios(cost, taken["socket"]), at_most=6.0, parts=parts))
+    ours = [(NEAR, f"there and back {NEAR}", both[NEAR], "local"), (FAR, f"there and back {FAR}", both[FAR], "local")]
+    ours.append(("one way", f"one way {FAR}", single, "made here"))
     for rival in rivals:
         cost = _less(taken, rival.name, "made there")
-        for way, ours, own, target in (("there and back", both, "local", TARGETS[rival.name]), ("one way", single, "made here", None)):
-            shown = {f"{rival.name} whole": rival.name, "its own work": "made there", "ours whole": way, "our own work": own}
-            parts = {name: seconds(median(taken[act])) for name, act in shown.items()}
-            figures.append(
-                Figure.of(_one_way(rival), f"Remote Graph bringing them {way}, {LESS}", ratios(cost, ours), at_least=target, parts=parts)
-            )
-        whole, parts = ratios(taken[rival.name], taken["there and back"]), {rival.name: seconds(median(taken[rival.name]))}
-        figures.append(Figure.of(f"the same prompts of {rival.name}, whole", "Remote Graph's there and back, whole", whole, parts=parts))
+        for act, way, own_cost, own in ours:
+            shown = {f"{rival.name} whole": rival.name, "its own work": "made there", "ours whole": act, "our own work": own}
+            parts = {name: seconds(median(taken[name_of])) for name, name_of in shown.items()}
+            target = TARGETS[rival.name] if act == NEAR else None
+            beside = f"Remote Graph bringing them {way}, {LESS}"
+            figures.append(Figure.of(_one_way(rival), beside, ratios(cost, own_cost), at_least=target, parts=parts))
+        parts = {rival.name: seconds(median(taken[rival.name]))}
+        for act, way, _, _ in ours[:2]:
+            whole = ratios(taken[rival.name], taken[act])
+            figures.append(Figure.of(f"the same prompts of {rival.name}, whole", f"Remote Graph's {way}, whole", whole, parts=parts))
     return figures
 
 
@@ -110,4 +120,4 @@ def _image_errors(page: Page, rivals: Sequence[Rival]) -> list[Figure]:
 
 def _absent(rival: type[Rival]) -> list[Figure]:
     why = f"{rival.name} WAS NOT FOUND; set {rival.variable} to a checkout of it"
-    return [Figure.missing(_one_way(rival), f"Remote Graph bringing them there and back, {LESS}", why, at_least=TARGETS[rival.name])]
+    return [Figure.missing(_one_way(rival), f"Remote Graph bringing them there and back {NEAR}, {LESS}", why, at_least=TARGETS[rival.name])]

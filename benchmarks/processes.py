@@ -70,7 +70,7 @@ def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[
 
 
 @contextlib.contextmanager
-def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], **settings: str) -> Iterator[Served]:
+def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], **settings: Any) -> Iterator[Served]:
     """A headless endpoint with `benchmarks.blocks` that serves graph configs by id; ``settings`` as those of the server."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []

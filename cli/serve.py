@@ -22,6 +22,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--artifacts", metavar="DIR", help="a folder for artifacts that several endpoints may share")
     parser.add_argument(
+        "--share-folder",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="let callers on this machine write to and read from the folder of artifacts themselves",
+    )
+    parser.add_argument(
         "--graph",
         action="append",
         default=[],
@@ -62,6 +68,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         port=arguments.port,
         data_dir=Path(arguments.data_dir).expanduser(),
         artifacts=arguments.artifacts,
+        share_folder=arguments.share_folder,
         graphs=[Path(path) for path in arguments.graph],
         plugins=arguments.plugin,
         slots=arguments.slots,

@@ -152,6 +152,9 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
             missing = error.details.get("missing")
             if not isinstance(missing, list) or not missing or any(sent.get(name, 0) >= MAX_UPLOADS for name in missing):
                 raise
+            if any(map(sent.get, missing)):
+                # what was put into its folder did not get there: that is no longer its folder, or not large enough
+                client.neighbour.forget()
             for name in missing:
                 sent[name] = sent.get(name, 0) + 1
             with call.meter.sending():

@@ -11,6 +11,7 @@ from urllib.parse import quote, urlsplit
 from yggdrasill.errors import InvalidArgument, LimitExceeded, PayloadTooLarge
 from yggdrasill.remote.answers import PROTOCOL, check_protocol, document_of, failure, named
 from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.neighbours import Neighbour
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.transports.http import HttpTransport
 from yggdrasill.remote.transports.transport import Body, Chunk, Request, Response, Transport
@@ -44,6 +45,8 @@ class EndpointClient:
         self._token = token
         self._ca = ca
         self._own = transport
+        #: Its artifact folder, if it is on this machine.
+        self.neighbour = Neighbour(parts.hostname, self.artifact_folder)
         #: What `capabilities` said the first time somebody compared it.
         self.facts: dict[str, Any] | None = None
         #: Fingerprints of model files here that the endpoint has too.
@@ -183,6 +186,10 @@ class EndpointClient:
             yield response
 
     # -- artifacts ----------------------------------------------------------------------------------------------
+
+    async def artifact_folder(self) -> dict[str, Any]:
+        """``{"folder", "store_id", "quota_bytes"}`` of the endpoint's artifacts, for callers on the same machine; others are told no folder."""
+        return await self.get("/artifacts/folder", patience=5.0)
 
     async def missing(self, hashes: list[str]) -> list[str]:
         """Those of ``hashes`` that the endpoint does not hold."""

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import AsyncGenerator, Iterable
 
-from yggdrasill.errors import CorruptData, EndpointUnreachable, UnknownArtifact
+from yggdrasill.errors import CorruptData, EndpointUnreachable, StorageFailed, UnknownArtifact
 from yggdrasill.executor.context import current_run
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.client import EndpointClient
@@ -21,6 +21,8 @@ from yggdrasill.values.memory_store import MemoryStore
 __all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
 
 PARALLEL = 4
+#: Smaller ones come with a request sooner than a file is mapped.
+_MAP_FROM = 1 << 20
 
 
 class RemoteHandle(ArtifactHandle):
@@ -71,6 +73,9 @@ async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: R
     """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the depot's store."""
     with contextlib.suppress(UnknownArtifact):
         return depot.store.read(ref.hash)
+    near = await _neighbour(_holder(client, ref), ref, retry)
+    if near is not None:
+        return near
     if ref.hash in depot.received:
         known = await asyncio.to_thread(depot.received.copy, ref.hash)
         if known is not None:
@@ -79,6 +84,17 @@ async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: R
     meter.bytes_received += ref.nbytes
     depot.received.keep(ref.hash, memory)
     return memory
+
+
+async def _neighbour(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:
+    """The bytes as a private map of their file, if the endpoint is on this machine and has them on disk."""
+    store = await retry.persist(client.neighbour.store) if ref.nbytes > _MAP_FROM else None
+    if store is None:
+        return None
+    try:
+        return await asyncio.to_thread(store.read, ref.hash)
+    except (UnknownArtifact, StorageFailed):
+        return None
 
 
 async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview:
@@ -111,6 +127,11 @@ class Fetches:
             if known is not None:
                 known[1].cancel()
             self._tasks[ref.hash] = client, asyncio.ensure_future(self._fetch(client, ref))
+
+    def arrived(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
+        """`begin` with what can be had before the call is over. A neighbour's folder has it when it is written, and no sooner."""
+        if client.neighbour.known is None:
+            self.begin(client, refs)
 
     async def all(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> dict[str, memoryview]:
         """The bytes by hash; raises as `fetch`."""

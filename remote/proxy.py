@@ -207,7 +207,7 @@ class Proxy:
     async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
         fetches = Fetches(self._depot, self.route.patience, call.meter)
         try:
-            client, row = await self.route.call(replace(call, arrived=fetches.begin) if whole else call)
+            client, row = await self.route.call(replace(call, arrived=fetches.arrived) if whole else call)
             with call.meter.receiving():
                 return client, row, await fetches.all(client, references(row["output"]) if whole else [])
         finally:

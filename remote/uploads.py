@@ -6,13 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, UnknownArtifact, YggdrasillError
+from yggdrasill.errors import EndpointUnreachable, StorageFailed, UnknownArtifact, YggdrasillError
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.downloads import RemoteHandle, stream
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports.transport import Chunk
 from yggdrasill.values.artifact_refs import ArtifactHandle
+from yggdrasill.values.artifacts import put_unsteady
 from yggdrasill.values.codec import encode
 
 __all__ = ["PARALLEL", "find_handles", "upload"]
@@ -26,7 +27,8 @@ _HEAD_BYTES = 40
 
 
 async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, depot: Depot, retry: Retry) -> int:
-    """Bring the artifacts of a packed ``value`` to an endpoint, a few at a time, each streamed; gives the bytes sent.
+    """Bring the artifacts of a packed ``value`` to an endpoint, a few at a time, each streamed or, on one machine, written to its
+    folder; gives the bytes sent.
 
     Small ones share requests. What the caller only has a handle of is passed on from where it lies without being held here.
 
@@ -82,6 +84,8 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
     failures: list[YggdrasillError] = []
     if depot.store.has(name):
         view = depot.store.read(name)
+        if await _hand_over(client, name, view, retry):
+            return 0
         start, length = _from_memory(view), view.nbytes
     elif isinstance(handle, RemoteHandle) and not handle.loaded:
         start, length = _from_endpoint(handle, failures), handle.nbytes
@@ -95,6 +99,21 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
     client.check_size("max_artifact_bytes", length, "a tensor or byte string")
     await _persist(lambda: client.put_artifact(name, start, length), failures, retry)
     return length
+
+
+async def _hand_over(client: EndpointClient, name: str, view: memoryview, retry: Retry) -> bool:
+    """Write the bytes to the endpoint's folder, if it is on this machine; False if they have to be sent."""
+    if view.nbytes <= SMALL_BYTES:
+        return False
+    store = await retry.persist(client.neighbour.store)
+    if store is None:
+        return False
+    try:
+        await asyncio.to_thread(put_unsteady, store, name, view)
+    except StorageFailed:
+        client.neighbour.forget()
+        return False
+    return True
 
 
 async def _send_batch(client: EndpointClient, views: Mapping[str, memoryview], retry: Retry) -> int:

@@ -258,6 +258,14 @@ class MissingArtifacts(_Answer):
     missing: list[Hash]
 
 
+class ArtifactFolder(_Answer):
+    """Where the artifacts lie, and how many bytes they may be; no folder for callers on other machines."""
+
+    folder: str | None
+    store_id: str
+    quota_bytes: int | None
+
+
 class BatchStored(_Answer):
     """How many artifacts of a batch were stored."""
 

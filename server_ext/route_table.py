@@ -80,6 +80,7 @@ ROUTES = (
     Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
     Route("GET", "/jobs/{job_id}/events", "job_events", "A job's events as they happen, from after Last-Event-ID"),
     Route("GET", "/events", "events", "All events as they happen"),
+    Route("GET", "/artifacts/folder", "artifact_folder", "Where artifacts lie, for a caller on this machine", answer=models.ArtifactFolder),
     Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
     Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored),
     Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201)),

@@ -24,6 +24,7 @@ from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.model_sources import ModelRequest
 from yggdrasill.server_ext.route_table import BASE_PATH, ROUTES
+from yggdrasill.server_ext.same_machine import is_from_this_machine
 from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
@@ -222,6 +223,12 @@ class Endpoint:
         return await streams.send_events(request, self._service.events(None, _last_event(request), _PAUSE))
 
     # -- artifacts ----------------------------------------------------------------------------------------------
+
+    async def artifact_folder(self, request: web.Request) -> web.Response:
+        """GET /artifacts/folder"""
+        shared = self._service.shared if is_from_this_machine(request) else None
+        folder, quota = (None, None) if shared is None else (str(shared.folder.resolve()), shared.quota_bytes)
+        return _json({"folder": folder, "store_id": self._service.store.store_id, "quota_bytes": quota})
 
     async def missing(self, request: web.Request) -> web.Response:
         """POST /artifacts/missing"""

@@ -49,13 +49,15 @@ class Settings:
     """How a headless endpoint is set up; the command line's options have the same names.
 
     ``peers`` are urls artifacts may be fetched from, besides those in the data folder's endpoints.yaml; ``peer_url`` is how
-    others reach this endpoint; ``roots`` are folders that checkpoint paths of deployed configs may name.
+    others reach this endpoint; ``roots`` are folders that checkpoint paths of deployed configs may name. With ``share_folder``
+    callers on the same machine write to and read from the folder of artifacts themselves.
     """
 
     host: str = "127.0.0.1"
     port: int = 8400
     data_dir: Path = Path("~/.yggdrasill")
     artifacts: Path | None = None
+    share_folder: bool = True
     graphs: Sequence[Path] = ()
     plugins: Sequence[str] = ()
     slots: int = 1
@@ -150,6 +152,7 @@ def build_service(
         deployments=deployments,
         jobs=JobStore(data_dir / "jobs.sqlite"),
         store=store,
+        shared=store if settings.share_folder else None,
         signer=signer,
         fetcher=PeerFetcher(store, known.is_peer, settings.max_artifact_bytes),
         redactor=redactor,

@@ -30,6 +30,7 @@ from yggdrasill.server_ext.signing import Signer
 from yggdrasill.server_ext.tasks import RunLog, Task, Workshop
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.disk_store import DiskStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]
@@ -58,6 +59,7 @@ class Service:
         deployments: Deployments,
         jobs: JobStore,
         store: ArtifactStore,
+        shared: DiskStore | None = None,
         signer: Signer,
         fetcher: Fetcher,
         redactor: Redactor | None = None,
@@ -65,6 +67,8 @@ class Service:
         retention: Retention | None = None,
     ) -> None:
         self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
+        #: The store if callers on the same machine may use its folder themselves.
+        self.shared = shared
         self.signer, self._jobs, self._intake = signer, jobs, Intake(store, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)

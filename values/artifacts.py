@@ -23,6 +23,7 @@ __all__ = [
     "check_put",
     "check_size",
     "over_quota",
+    "put_unsteady",
     "span_of",
     "unknown_artifact",
 ]
@@ -204,6 +205,18 @@ def check_put(view: memoryview, digest: str, promised: str | None) -> None:
     """Raise `CorruptData` if ``promised`` is given and is not the ``digest`` of ``view``."""
     if promised is not None and digest != promised:
         raise CorruptData(f"the {view.nbytes} bytes given as artifact {promised} have blake3 {digest}; send them again", hash=promised)
+
+
+def put_unsteady(store: ArtifactStore, hash: str, data: memoryview) -> None:  # noqa: A002
+    """Store ``data``, which others may write to meanwhile, under its ``hash``: what is hashed are the very bytes that are stored.
+
+    Raises:
+        CorruptData: they are not those of ``hash`` (any more). LimitExceeded, StorageFailed
+    """
+    with store.writer(hash, data.nbytes) as writer:
+        for place in range(0, data.nbytes, CHUNK_BYTES):
+            writer.write(bytes(data[place : place + CHUNK_BYTES]))
+        writer.commit()
 
 
 def span_of(nbytes: int, start: int, stop: int | None, size: int) -> tuple[int, int]:

@@ -33,9 +33,10 @@ from yggdrasill.values.file_lock import FileLock
 from yggdrasill.values.files import write_file
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["DiskStore"]
+__all__ = ["DiskStore", "read_store_id"]
 
 _MANY = 1000
+_ID_FILE = "store-id"
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -177,16 +178,10 @@ class DiskStore(ArtifactStore):
         return True
 
     def _read_id(self) -> str:
-        path = self.folder / "store-id"
+        path = self.folder / _ID_FILE
         if not path.exists():
             write_file(path, uuid.uuid4().hex.encode(), durable=True)
-        text = path.read_text(encoding="utf-8")
-        if not _STORE_ID.fullmatch(text):
-            raise StorageFailed(
-                f"{str(path)!r} holds {text[:40]!r} and no store id of 32 hex digits; delete that file, or choose another folder",
-                path=str(path),
-            )
-        return text
+        return read_store_id(self.folder)
 
     def _remove_leftovers(self) -> None:
         """Remove what killed writers left."""
@@ -261,6 +256,18 @@ class DiskStore(ArtifactStore):
         except OSError:
             # the disk is full: whoever needs the number next counts
             path.unlink(missing_ok=True)
+
+
+def read_store_id(folder: Path) -> str:
+    """The id of the store on ``folder``. Raises OSError if there is none, `StorageFailed` if its file holds something else."""
+    path = folder / _ID_FILE
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not _STORE_ID.fullmatch(text):
+        raise StorageFailed(
+            f"{str(path)!r} holds {text[:40]!r} and no store id of 32 hex digits; delete that file, or choose another folder",
+            path=str(path),
+        )
+    return text
 
 
 class _DiskWriter(ArtifactWriter):

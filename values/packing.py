@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
-from yggdrasill.values.artifacts import CHUNK_BYTES, ArtifactStore
+from yggdrasill.values.artifacts import ArtifactStore, put_unsteady
 from yggdrasill.values.encoder import Encoder
 from yggdrasill.values.limits import Limits
 from yggdrasill.values.memory_store import MemoryStore
@@ -101,13 +101,11 @@ class Packing:
         return ArtifactRef(digest, payload.description, store=self._store.store_id)
 
     def _put_checked(self, ref: ArtifactRef, data: memoryview) -> None:
-        """Store what ``data`` holds piece by piece, hashing the very bytes that are written."""
+        """Store ``data`` unless it is there, and let others have it meanwhile."""
         if not self._store.missing([ref.hash]):
             return
-        with nullcontext() if self._offer is None else self._offer(ref, data), self._store.writer(ref.hash, ref.nbytes) as writer:
-            for place in range(0, data.nbytes, CHUNK_BYTES):
-                writer.write(bytes(data[place : place + CHUNK_BYTES]))
-            writer.commit()
+        with nullcontext() if self._offer is None else self._offer(ref, data):
+            put_unsteady(self._store, ref.hash, data)
 
 
 class WireEncoder(Encoder):

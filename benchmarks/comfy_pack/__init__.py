@@ -56,7 +56,10 @@ class Sleep:
 
 
 class Sink:
-    """Takes a value of any type and tells its shape, or the value itself if it is a number; ``tag`` only tells one sink from another."""
+    """Takes a value of any type and tells its shape, or the value itself if it is a number; ``tag`` only tells one sink from another.
+
+    Every page of a tensor is read: memory that is mapped only when it is touched counts with those who bring it.
+    """
 
     RETURN_TYPES = ()
     FUNCTION = "take"
@@ -69,6 +72,8 @@ class Sink:
 
     def take(self, value: Any, tag: int) -> dict[str, Any]:
         tensor = value["samples"] if isinstance(value, dict) else value
+        if isinstance(tensor, torch.Tensor):
+            float(tensor.reshape(-1)[:: 4096 // tensor.element_size()].sum())
         return {"ui": {"told": [list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor]}}
 
 

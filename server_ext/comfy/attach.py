@@ -64,6 +64,7 @@ def _attach(parts: Around) -> None:
         port=port,
         data_dir=data_dir,
         artifacts=Path(settings.artifacts) if settings.artifacts else None,
+        share_folder=settings.share_folder,
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
         peer_url=settings.peer_url or url,

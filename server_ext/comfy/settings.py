@@ -27,6 +27,7 @@ class ComfySettings:
     peers: tuple[str, ...] = ()
     peer_url: str | None = None
     artifacts: str | None = None
+    share_folder: bool = True
     model_sources: tuple[str, ...] = ()
     model_limit: float = 64.0
     patience: float = Patience.later
@@ -65,6 +66,8 @@ class ComfySettings:
             )
         if any(facts.get(name) is not None and not isinstance(facts[name], str) for name in ("peer_url", "artifacts")):
             raise InvalidConfig(f"{where}: 'peer_url' and 'artifacts' are texts")
+        if not isinstance(facts.get("share_folder", True), bool):
+            raise InvalidConfig(f"{where}: 'share_folder' is true or false, got {facts['share_folder']!r}")
         limit = facts.get("model_limit", 64.0)
         if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < 1e6:
             raise InvalidConfig(f"{where}: 'model_limit' is a number of GiB, got {limit!r}")

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from samples.comfy import Server
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry
 
 __all__ = ["TOKEN", "Cutter", "EndpointProcess", "cutter", "free_port", "registry_of"]
@@ -27,13 +28,16 @@ TOKEN = "token-of-the-tests"
 
 
 class EndpointProcess:
-    """A headless endpoint with the sample blocks; ``settings`` are those of `yggdrasill.server_ext.server.Settings`."""
+    """A headless endpoint with the sample blocks; ``settings`` are those of `yggdrasill.server_ext.server.Settings`.
+
+    Unless they say so, tensors cross a socket as from another machine, not the folder of artifacts.
+    """
 
     def __init__(self, name: str, data_dir: Path, **settings: Any) -> None:
         self.name = name
         self.token = str(settings.pop("token", TOKEN))
         self.data_dir = data_dir
-        self._settings = {"port": 0, "plugins": ["samples.plugin"], **settings}
+        self._settings = {"port": 0, "plugins": ["samples.plugin"], "share_folder": False, **settings}
         self._process: subprocess.Popen[str] | None = None
         self.url = ""
 
@@ -230,7 +234,7 @@ class Cutter:
 
 
 @contextmanager
-def cutter(endpoint: EndpointProcess) -> Iterator[Cutter]:
+def cutter(endpoint: EndpointProcess | Server) -> Iterator[Cutter]:
     """A `Cutter` before an endpoint."""
     proxy = Cutter(int(endpoint.url.rsplit(":", 1)[1]))
     try:

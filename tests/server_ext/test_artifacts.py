@@ -16,6 +16,7 @@ import requests
 import torch
 from blake3 import blake3
 
+from samples.endpoints import EndpointProcess
 from samples.http import Http, error_of
 
 
@@ -278,3 +279,24 @@ def test_a_name_that_is_no_hash_reaches_no_file(server: Http, name: str) -> None
 def test_outputs_stay_while_their_job_is_remembered(server: Http) -> None:
     wire = server.submit("double", {"x": torch.ones(20_000)}).json()["output"]
     assert server.get(f"/artifacts/{wire['payloads'][0]['artifact']}").status_code == 200
+
+
+# -- the folder itself ----------------------------------------------------------------------------------------------
+
+
+def test_a_caller_on_this_machine_is_told_the_folder_and_one_behind_a_proxy_is_not(tmp_path: Path) -> None:
+    process = EndpointProcess("lender", tmp_path / "lender", share_folder=True, artifact_quota=1 << 30).start()
+    try:
+        http = Http(process)
+        told = http.get("/artifacts/folder").json()
+        folder = process.data_dir / "artifacts"
+        assert told == {"folder": str(folder), "store_id": (folder / "store-id").read_text(encoding="utf-8"), "quota_bytes": 1 << 30}
+        for header in ("X-Forwarded-For", "Forwarded", "Via"):
+            assert http.get("/artifacts/folder", headers={header: "192.0.2.7"}).json() == {**told, "folder": None, "quota_bytes": None}
+        assert requests.get(f"{http.url}/artifacts/folder", timeout=10).status_code == 401
+    finally:
+        process.stop()
+
+
+def test_an_endpoint_that_lends_no_folder_tells_none(server: Http) -> None:
+    assert server.get("/artifacts/folder").json()["folder"] is None

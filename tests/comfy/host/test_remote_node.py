@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import math
 from functools import partial
 from typing import Any
 
@@ -13,14 +14,30 @@ import pytest
 import torch
 from PIL import Image
 
-from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, know, load_image, node, remote_node, until
+from samples.comfy import Servers, make_base_directory
+from samples.comfy_graphs import (
+    Caller,
+    InBackground,
+    data_folder,
+    give,
+    graph_input,
+    graph_output,
+    know,
+    load_image,
+    node,
+    remote_node,
+    token_of,
+    until,
+)
+from samples.endpoints import cutter
 from samples.pages import show
 from yggdrasill.executor.context import RunContext
-from yggdrasill.remote import RemoteWorkflow
+from yggdrasill.remote import EndpointRegistry, RemoteWorkflow
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
 INNER = {"3": node("ImageInvert", image=("1", 0)), "5": node("ImageBlur", image=("3", 0), blur_radius=2, sigma=1.5)}
+LARGE = (2, 512, 512, 3)
 BLUR = {"1": graph_input("picture", "IMAGE"), **INNER, "9": graph_output("blurred", ("5", 0), "IMAGE")}
 
 
@@ -43,6 +60,46 @@ def test_a_remote_graph_gives_the_same_bytes_as_its_nodes_here(a: Caller, b: Cal
     both = a.deploy("both", prompt).run({})
     assert both["here"].shape == (1, 40, 30, 3)
     assert torch.equal(both["here"], both["there"])
+
+
+def large_images_through(a: Caller, other: Caller) -> int:
+    """Run large images through a Remote Graph beside the same nodes here, and give the bytes that crossed the socket to ``other``."""
+    other.deploy("blur", BLUR)
+    prompt = {
+        "1": graph_input("x", "IMAGE"),
+        **INNER,
+        "6": remote_node("blur", "other", ("1", 0)),
+        "9": graph_output("here", ("5", 0)),
+        "8": graph_output("there", ("6", 0)),
+    }
+    file = data_folder(a.server) / "endpoints.yaml"
+    before = file.read_bytes()
+    with cutter(other.server) as proxy:
+        registry = EndpointRegistry.from_yaml(file)
+        registry.add("other", proxy.url, token=token_of(other.server))
+        registry.to_yaml()
+        try:
+            both = a.deploy("large", prompt).run({"x": torch.rand(LARGE)})
+        finally:
+            file.write_bytes(before)
+        assert torch.equal(both["here"], both["there"])
+        return proxy.to_server + proxy.to_client
+
+
+def test_large_images_go_through_the_folder_of_a_server_on_the_same_machine(a: Caller, b: Caller) -> None:
+    assert large_images_through(a, b) < 256 << 10
+
+
+@pytest.mark.conformance
+def test_large_images_cross_the_socket_if_the_other_server_lends_no_folder(servers: Servers, a: Caller) -> None:
+    base = make_base_directory(servers.folder / "lends-nothing")
+    (base / "user" / "yggdrasill").mkdir(parents=True)
+    (base / "user" / "yggdrasill" / "settings.yaml").write_text("share_folder: false", encoding="utf-8")
+    other = servers.start(base=base)
+    try:
+        assert large_images_through(a, Caller(other)) > 2 * 4 * math.prod(LARGE)
+    finally:
+        other.stop()
 
 
 def test_auto_asks_the_registry_which_may_change_while_the_server_runs(a: Caller, b: Caller) -> None:
