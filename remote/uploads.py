@@ -24,6 +24,7 @@ CHUNK_BYTES = 1 << 20
 SMALL_BYTES = 1 << 20
 BATCH_BYTES = 16 << 20
 _HEAD_BYTES = 40
+_LARGE = "a tensor or byte string"
 
 
 async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, depot: Depot, retry: Retry) -> int:
@@ -84,6 +85,7 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
     failures: list[YggdrasillError] = []
     if depot.store.has(name):
         view = depot.store.read(name)
+        client.check_size("max_artifact_bytes", view.nbytes, _LARGE)
         if await _hand_over(client, name, view, retry):
             return 0
         start, length = _from_memory(view), view.nbytes
@@ -96,7 +98,7 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
         raise UnknownArtifact(
             f"endpoint {client.name!r} lacks artifact {name}, and nobody here has it; call again with the value", hash=name
         )
-    client.check_size("max_artifact_bytes", length, "a tensor or byte string")
+    client.check_size("max_artifact_bytes", length, _LARGE)
     await _persist(lambda: client.put_artifact(name, start, length), failures, retry)
     return length
 
@@ -118,7 +120,7 @@ async def _hand_over(client: EndpointClient, name: str, view: memoryview, retry:
 
 async def _send_batch(client: EndpointClient, views: Mapping[str, memoryview], retry: Retry) -> int:
     for view in views.values():
-        client.check_size("max_artifact_bytes", view.nbytes, "a tensor or byte string")
+        client.check_size("max_artifact_bytes", view.nbytes, _LARGE)
     nbytes = sum(view.nbytes for view in views.values())
     await _persist(lambda: client.put_batch(lambda: _batch(views), nbytes + _HEAD_BYTES * len(views)), [], retry)
     return nbytes

@@ -12,7 +12,7 @@ import torch
 
 from samples.endpoints import Cutter, EndpointProcess, cutter, free_port, registry_of
 from samples.graphs import bits, graph_of
-from yggdrasill.errors import EndpointUnreachable, StorageFailed, UnknownGraph
+from yggdrasill.errors import EndpointUnreachable, PayloadTooLarge, StorageFailed, UnknownGraph
 from yggdrasill.foundation import Graph
 from yggdrasill.remote import Patience
 from yggdrasill.remote.neighbours import Neighbour, is_this_machine
@@ -121,6 +121,16 @@ def test_an_endpoint_that_comes_back_with_another_folder_is_sent_the_tensors(tmp
             assert second.client().url == first.client().url
         finally:
             first.stop()
+
+
+def test_what_the_endpoint_does_not_take_is_not_put_into_its_folder(tmp_path: Path) -> None:
+    process = EndpointProcess("strict", tmp_path / "strict", share_folder=True, max_artifact_bytes=8 * MIB).start()
+    try:
+        with pytest.raises(PayloadTooLarge, match="12582912 bytes is over the 8388608"):
+            double().place(registry_of(process, default="strict")).run({"x": fresh(12)})
+        assert not [path for path in (process.data_dir / "artifacts").rglob("*") if path.is_file() and path.stat().st_size > MIB]
+    finally:
+        process.stop()
 
 
 def test_a_folder_without_room_is_the_error_that_the_endpoint_tells(tmp_path: Path) -> None:
