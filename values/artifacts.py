@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -32,6 +35,9 @@ CHUNK_BYTES = 1 << 20
 MAX_ARTIFACT_BYTES = 64 << 30
 """The largest artifact a store takes unless told otherwise."""
 
+#: Below so many bytes another thread costs more than it gains.
+_BESIDE_FROM = 256 << 10
+_HASHERS = 4
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
@@ -130,8 +136,8 @@ class ArtifactWriter(ABC):
             if self._promised is not None and taken > self._promised:
                 raise self._corrupt(f"has more than the {self._promised} bytes it was said to have")
             check_size(taken, self._limit)
-            self._hasher.update(view)
-            self._append(view)
+            with self._hashing(view):
+                self._append(view)
             self._taken = taken
         except BaseException:
             self.abort()
@@ -162,6 +168,19 @@ class ArtifactWriter(ABC):
             self._open = False
             self._discard()
 
+    @contextmanager
+    def _hashing(self, view: memoryview) -> Iterator[None]:
+        """Hash ``view`` while this is open: beside the writing, where there is enough to hash."""
+        if view.nbytes < _BESIDE_FROM:
+            self._hasher.update(view)
+            yield
+            return
+        hashing = _hashers().submit(self._hasher.update, view)
+        try:
+            yield
+        finally:
+            hashing.result()
+
     def _require_open(self) -> None:
         if not self._open:
             raise InvalidArgument("the writer of this artifact is closed; ask the store for a new writer()")
@@ -181,6 +200,11 @@ class ArtifactWriter(ABC):
     @abstractmethod
     def _discard(self) -> None:
         """Forget what was taken; must not raise."""
+
+
+@lru_cache(maxsize=1)
+def _hashers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_HASHERS, "yggdrasill-hash")
 
 
 def check_hash(hash: str) -> str:  # noqa: A002
