@@ -13,6 +13,7 @@ from benchmarks.comfy_images import image_figures
 from benchmarks.comfy_prompts import IMAGES, NBYTES, check_images, fresh, noise, serve_images, sink
 from benchmarks.comfy_servers import CHECKPOINT, Fleet, Server, comfy_version, find_installation, open_fleet
 from benchmarks.figures import Figure
+from benchmarks.memory import memory_folder
 from benchmarks.proxy import CountingProxy
 from benchmarks.timing import Act, in_rounds, interleave, median, ratios, seconds
 from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, token_of
@@ -35,6 +36,8 @@ KEEPING = ("--cache-lru", "50")
 #: Compute threads that wait for each other on a busy machine would drown what is measured.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 THREADS = "both servers run with OMP_NUM_THREADS=1"
+#: What the folders of all servers of a part come to hold, and something over.
+FOLDER_BYTES = 8 << 30
 PREVIEWS = ("--preview-method", "latent2rgb")
 
 
@@ -47,7 +50,8 @@ def run(only: str | None = None) -> list[Figure]:
     version = f"ComfyUI {comfy_version(installation)}"
     figures: list[Figure] = []
     for part in PARTS if only is None else (only,):
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, open_fleet(installation, Path(name)) as fleet:
+        folder = memory_folder(FOLDER_BYTES)
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as name, open_fleet(installation, Path(name)) as fleet:
             figures += PARTS[part](fleet)
     return [_noting(figure, version) if index == 0 else figure for index, figure in enumerate(figures)]
 

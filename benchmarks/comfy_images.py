@@ -13,6 +13,7 @@ from benchmarks.comfy_client import Page
 from benchmarks.comfy_prompts import IMAGES, NBYTES, check_images, fresh, noise, noise_there, serve_images, sink
 from benchmarks.comfy_servers import Fleet
 from benchmarks.figures import Figure
+from benchmarks.memory import warm_memory
 from benchmarks.payload import bytes_of
 from benchmarks.rivals import RIVALS, Rival, find_pack, wait_until_idle
 from benchmarks.timing import Act, interleave, median, ratios, seconds
@@ -60,9 +61,14 @@ def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Riv
     def made_at(server: Page) -> None:
         check_images(server.run({"1": noise(fresh()), "3": sink("1")}), "3")
 
-    acts: dict[str, Act] = {
+    ways: dict[str, Act] = {
         NEAR: lambda: both_ways(remote_node("invert", "near", ("1", 0))),
         FAR: lambda: both_ways(remote_node("invert", "there", ("1", 0))),
+    }
+    acts: dict[str, Act] = {
+        # after the rivals' long turns
+        "ours wake": lambda: [way() for way in ways.values()],
+        **ways,
         "local": lambda: both_ways(node("ImageInvert", image=("1", 0))),
         "socket": lambda: wire.out_and_back(data),
         "one way": lambda: check_images(page.run({**noise_there(fresh()), "5": sink("4")}), "5"),
@@ -72,7 +78,7 @@ def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Riv
         acts[rival.name] = lambda rival=rival: check_images(rival.fetch(noise(fresh()), {"8": sink("images")}), "8")  # type: ignore[misc]
         acts[f"{rival.name} rests"] = rest
     acts["made there"] = lambda: made_at(other)
-    taken = interleave(IMAGES, acts, ROUNDS)
+    taken = interleave(IMAGES, acts, ROUNDS, before=warm_memory)
     both, single = {way: _less(taken, way, "local") for way in (NEAR, FAR)}, _less(taken, "one way", "made here")
     figures = []
     for way, cost in both.items():

@@ -1,8 +1,9 @@
-"""How much anonymous memory a process takes beyond what it had, while it does something. Linux only."""
+"""Memory while something is measured: how much a process takes, whether the machine has it at hand, and folders that lie in it."""
 
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 import threading
 import time
@@ -10,10 +11,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Peak", "measurable", "peak_of"]
+__all__ = ["Peak", "measurable", "memory_folder", "peak_of", "warm_memory"]
 
 STATUS = Path("/proc/self/status")
 EVERY_SECONDS = 0.001
+SHARED_MEMORY = Path("/dev/shm")
+WARM_BYTES = 768 << 20
+PAGE_BYTES = 4096
 
 
 class Peak:
@@ -30,6 +34,22 @@ def measurable() -> bool:
 def _anonymous() -> int | None:
     found = re.search(r"^RssAnon:\s+(\d+) kB$", STATUS.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
     return int(found[1]) << 10 if found else None
+
+
+def warm_memory() -> None:
+    """Take memory, touch it and give it back.
+
+    A virtual machine gives memory that was freed back to its host, and whoever takes it next pays for getting it again.
+    """
+    held = bytearray(WARM_BYTES)
+    held[::PAGE_BYTES] = bytes(len(range(0, WARM_BYTES, PAGE_BYTES)))
+
+
+def memory_folder(nbytes: int) -> str | None:
+    """A folder in memory with room for so many bytes, None if there is none: no disk's writing then meets whoever is measured next."""
+    if not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < nbytes:
+        return None
+    return str(SHARED_MEMORY)
 
 
 @contextmanager

@@ -35,13 +35,19 @@ def in_rounds(count: int, what: str) -> Iterator[int]:
 
 
 def interleave(
-    what: str, acts: Mapping[str, Act], rounds: int, repeats: Mapping[str, int] | None = None, *, collect: bool = True
+    what: str,
+    acts: Mapping[str, Act],
+    rounds: int,
+    repeats: Mapping[str, int] | None = None,
+    *,
+    collect: bool = True,
+    before: Act | None = None,
 ) -> dict[str, list[float]]:
     """Seconds per call of every act, one number per round.
 
     Every round calls each act in order, ``repeats[name]`` times (default 1), after one untimed round. The collector rests
     while an act is timed, as with `timeit`, and runs before it; not so with ``collect`` off, because its walk over all
-    objects leaves the caches cold, which a single short call would pay for.
+    objects leaves the caches cold, which a single short call would pay for. ``before`` is called, untimed, before every act.
     """
     taken: dict[str, list[float]] = {name: [] for name in acts}
     for act in acts.values():
@@ -49,6 +55,8 @@ def interleave(
     for _ in in_rounds(rounds, what):
         for name, act in acts.items():
             times = (repeats or {}).get(name, 1)
+            if before is not None:
+                before()
             if collect:
                 gc.collect()
             gc.disable()
