@@ -163,7 +163,7 @@ def found(host: str = "127.0.0.1", **told: Any) -> DiskStore | None:
 
 def test_a_folder_is_used_if_it_has_the_id_that_was_told(tmp_path: Path) -> None:
     own = DiskStore(tmp_path / "own")
-    facts = {"folder": str(own.folder), "store_id": own.store_id, "quota_bytes": 1 << 30}
+    facts: dict[str, Any] = {"folder": str(own.folder), "store_id": own.store_id, "quota_bytes": 1 << 30}
     store = found(**facts)
     assert store is not None
     assert (store.folder, store.store_id, store.quota_bytes) == (own.folder, own.store_id, 1 << 30)
