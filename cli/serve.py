@@ -22,6 +22,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--artifacts", metavar="DIR", help="a folder for artifacts that several endpoints may share")
     parser.add_argument(
+        "--artifact-quota",
+        type=float,
+        metavar="GIB",
+        help="size of the folder of artifacts, from which those unused for longest are removed (default: half of the free disk, 64 at most)",
+    )
+    parser.add_argument(
         "--share-folder",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -69,6 +75,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         data_dir=Path(arguments.data_dir).expanduser(),
         artifacts=arguments.artifacts,
         share_folder=arguments.share_folder,
+        artifact_quota=None if arguments.artifact_quota is None else int(arguments.artifact_quota * 2**30),
         graphs=[Path(path) for path in arguments.graph],
         plugins=arguments.plugin,
         slots=arguments.slots,

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.disk_store import DiskStore
 
-__all__ = ["Memory", "Retention"]
+__all__ = ["Memory", "Retention", "fair_quota"]
+
+_LARGEST_QUOTA = 64 << 30
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,23 @@ class Retention:
     seconds: float = 24 * 3600.0
     jobs: int = 1000
     bytes: int = 16 << 30
+
+    def within(self, quota: int) -> Retention:
+        """The same, with outputs in at most half of a store's ``quota``, so that there is room for those to come."""
+        return replace(self, bytes=min(self.bytes, quota // 2))
+
+
+def fair_quota(store: DiskStore) -> int:
+    """Bytes for a store whose owner named none: half of what is free on its disk or taken by its artifacts, at most 64 GiB.
+
+    Raises:
+        StorageFailed: the disk does not tell.
+    """
+    used = store.used_bytes
+    try:
+        return min(_LARGEST_QUOTA, (shutil.disk_usage(store.folder).free + used) // 2)
+    except OSError as error:
+        raise StorageFailed(f"cannot tell what is free at {str(store.folder)!r}: {error.strerror or error}; set artifact_quota") from error
 
 
 class Memory:

@@ -30,7 +30,7 @@ from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
-from yggdrasill.server_ext.retention import Retention
+from yggdrasill.server_ext.retention import Retention, fair_quota
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.server_ext.signing import Signer
@@ -50,7 +50,8 @@ class Settings:
 
     ``peers`` are urls artifacts may be fetched from, besides those in the data folder's endpoints.yaml; ``peer_url`` is how
     others reach this endpoint; ``roots`` are folders that checkpoint paths of deployed configs may name. With ``share_folder``
-    callers on the same machine write to and read from the folder of artifacts themselves.
+    callers on the same machine write to and read from the folder of artifacts themselves. What was not used for longest is removed
+    from that folder when it has more than ``artifact_quota`` bytes, by default `fair_quota`.
     """
 
     host: str = "127.0.0.1"
@@ -78,6 +79,8 @@ class Settings:
         for name in ("data_dir", "artifacts"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)).expanduser().resolve())
+        if self.artifact_quota is not None and self.artifact_quota < 1:
+            raise InvalidArgument(f"artifact_quota is a number of bytes above 0, got {self.artifact_quota}")
         if self.slots < 1 or self.max_queue < 1:
             raise InvalidArgument(f"slots and max_queue must be at least 1, got {self.slots} and {self.max_queue}")
 
@@ -137,9 +140,8 @@ def build_service(
     """The service and the guard of an endpoint, headless unless another ``host`` runs its jobs, and what tells the service its own url once it is known."""
     import torch  # noqa: F401 - loaded now, so that the first job does not wait for it
 
-    store = DiskStore(
-        settings.artifacts or data_dir / "artifacts", quota_bytes=settings.artifact_quota, max_artifact_bytes=settings.max_artifact_bytes
-    )
+    store = DiskStore(settings.artifacts or data_dir / "artifacts", max_artifact_bytes=settings.max_artifact_bytes)
+    quota = store.quota_bytes = fair_quota(store) if settings.artifact_quota is None else settings.artifact_quota
     known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, Depot(store))
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
     rules = HostRules(roots, data_dir / "worlds", known.knows)
@@ -157,7 +159,7 @@ def build_service(
         fetcher=PeerFetcher(store, known.is_peer, settings.max_artifact_bytes),
         redactor=redactor,
         limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue),
-        retention=Retention(settings.keep_seconds, settings.keep_jobs),
+        retention=Retention(settings.keep_seconds, settings.keep_jobs).within(quota),
     )
     own_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
     guard = Guard(token, [settings.host, *settings.allow_hosts, *own_names])

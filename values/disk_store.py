@@ -88,6 +88,12 @@ class DiskStore(ArtifactStore):
         """End; what is still pinned stays so for ten minutes, for a successor to pin again."""
         self._end()
 
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the artifacts in the folder, whoever wrote them."""
+        with using(self.folder), self._alone():
+            return self._read_used()
+
     def has(self, hash: str) -> bool:  # noqa: A002
         return self._place(hash).is_file()
 

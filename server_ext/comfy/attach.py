@@ -65,6 +65,7 @@ def _attach(parts: Around) -> None:
         data_dir=data_dir,
         artifacts=Path(settings.artifacts) if settings.artifacts else None,
         share_folder=settings.share_folder,
+        artifact_quota=None if settings.artifact_quota is None else int(settings.artifact_quota * 2**30),
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
         peer_url=settings.peer_url or url,

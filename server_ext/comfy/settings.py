@@ -18,8 +18,8 @@ __all__ = ["ComfySettings"]
 @dataclass(frozen=True)
 class ComfySettings:
     """``queue`` is how jobs stand to the owner's prompts; ``model_sources`` are urls below which others may have model files fetched
-    from, each at most ``model_limit`` GiB; ``patience`` and ``first_patience`` are for how many seconds a lost endpoint is tried and one that
-    has not answered the call yet; the others are those of ``yggdrasill serve``."""
+    from, each at most ``model_limit`` GiB; ``artifact_quota`` is in GiB too; ``patience`` and ``first_patience`` are for how many seconds a
+    lost endpoint is tried and one that has not answered the call yet; the others are those of ``yggdrasill serve``."""
 
     queue: str = "fifo"
     slots: int = 1
@@ -28,6 +28,7 @@ class ComfySettings:
     peer_url: str | None = None
     artifacts: str | None = None
     share_folder: bool = True
+    artifact_quota: float | None = None
     model_sources: tuple[str, ...] = ()
     model_limit: float = 64.0
     patience: float = Patience.later
@@ -68,14 +69,17 @@ class ComfySettings:
             raise InvalidConfig(f"{where}: 'peer_url' and 'artifacts' are texts")
         if not isinstance(facts.get("share_folder", True), bool):
             raise InvalidConfig(f"{where}: 'share_folder' is true or false, got {facts['share_folder']!r}")
-        limit = facts.get("model_limit", 64.0)
-        if isinstance(limit, bool) or not isinstance(limit, (int, float)) or not 0 < limit < 1e6:
-            raise InvalidConfig(f"{where}: 'model_limit' is a number of GiB, got {limit!r}")
+        for name in ("artifact_quota", "model_limit"):
+            if name in facts and not _is_amount(facts[name]) and (name, facts[name]) != ("artifact_quota", None):
+                raise InvalidConfig(f"{where}: {name!r} is a number of GiB, got {facts[name]!r}")
         for name in ("patience", "first_patience"):
-            seconds = facts.get(name, 0.0)
-            if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e6:
-                raise InvalidConfig(f"{where}: {name!r} is a number of seconds, got {seconds!r}")
+            if name in facts and not _is_amount(facts[name], least=0.0):
+                raise InvalidConfig(f"{where}: {name!r} is a number of seconds, got {facts[name]!r}")
         stray = [source for source in facts["model_sources"] if not source.startswith(("http://", "https://"))]
         if stray:
             raise InvalidConfig(f"{where}: 'model_sources' are urls such as https://huggingface.co/Comfy-Org, got {choices(stray)}")
         return cls(**facts)
+
+
+def _is_amount(value: object, least: float = 1e-6) -> bool:
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and least <= value < 1e6

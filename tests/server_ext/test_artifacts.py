@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import threading
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http import Http, error_of
+from yggdrasill.server_ext.retention import Retention, fair_quota
+from yggdrasill.values import DiskStore
 
 
 def named(data: bytes) -> str:
@@ -300,3 +303,25 @@ def test_a_caller_on_this_machine_is_told_the_folder_and_one_behind_a_proxy_is_n
 
 def test_an_endpoint_that_lends_no_folder_tells_none(server: Http) -> None:
     assert server.get("/artifacts/folder").json()["folder"] is None
+
+
+def test_a_folder_without_a_quota_of_its_owner_has_half_of_what_the_disk_has_left(server: Http, tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    free = shutil.disk_usage(tmp_path).free
+    assert fair_quota(store) == pytest.approx(min(64 << 30, free // 2), rel=0.05)
+    assert Retention().within(8 << 30).bytes == 4 << 30
+    assert Retention().within(1 << 40) == Retention()
+
+
+def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
+    process = EndpointProcess("narrow", tmp_path / "narrow", artifact_quota=4 << 20).start()
+    try:
+        http = Http(process)
+        names = []
+        for _ in range(6):
+            data = os.urandom(1 << 20)
+            names.append(named(data))
+            assert http.put(f"/artifacts/{names[-1]}", data=data).status_code == 201
+        assert http.post("/artifacts/missing", json={"hashes": names}).json() == {"missing": names[:2]}
+    finally:
+        process.stop()
