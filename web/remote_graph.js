@@ -28,8 +28,7 @@ let listening = false;
 export function attach(node, app) {
   node.yggdrasill = { app, problem: null, offered: null, follow: () => follow(node, node.yggdrasill.offered) };
   attached.add(node);
-  if (!listening) app.api.addEventListener("execution_error", ({ detail }) => checkFailed(app, detail.node_id));
-  listening = true;
+  listen(app);
   const graph = widgetOf(node, "graph");
   const endpoint = widgetOf(node, "endpoint");
   offer(graph, () => graphsAt(app, endpoint.value));
@@ -81,19 +80,38 @@ export async function check(node) {
   }
 }
 
+// -- runs -------------------------------------------------------------------------------------------------------
+
 /**
- * A run stopped at a node, perhaps because its ports are not the graph's any more.
+ * Hear of runs: a node that begins leaves behind what was odd about it before; where one stopped, its ports may not be the graph's any more.
  * @param {object} app
- * @param {string} path the ids of the subgraphs around the node, and its own
  */
-function checkFailed(app, path) {
+function listen(app) {
+  if (listening) return;
+  listening = true;
+  app.api.addEventListener("executing", ({ detail }) => {
+    const node = attachedAt(app, detail);
+    if (node?.yggdrasill.problem?.tone === "warn") say(node, null);
+  });
+  app.api.addEventListener("execution_error", ({ detail }) => {
+    const node = attachedAt(app, detail.node_id);
+    if (node && !node.yggdrasill.offered) void check(node);
+  });
+}
+
+/**
+ * @param {object} app
+ * @param {string | null} path the ids of the subgraphs around a node, and its own
+ * @returns {object | null} the node, if it is one of these
+ */
+function attachedAt(app, path) {
   let node = null;
   let graph = app.rootGraph ?? app.graph;
   for (const id of String(path).split(":")) {
     node = graph?.getNodeById(Number(id));
     graph = node?.subgraph;
   }
-  if (attached.has(node) && !node.yggdrasill.offered) void check(node);
+  return attached.has(node) ? node : null;
 }
 
 // -- choosing ---------------------------------------------------------------------------------------------------
