@@ -14,9 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from samples.comfy import Server
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry
 
 __all__ = ["TOKEN", "Cutter", "EndpointProcess", "cutter", "free_port", "registry_of"]
@@ -233,8 +232,15 @@ class Cutter:
                     connection.shutdown(socket.SHUT_RDWR)
 
 
+class _Reached(Protocol):
+    """An endpoint, headless or a ComfyUI."""
+
+    @property
+    def url(self) -> str: ...
+
+
 @contextmanager
-def cutter(endpoint: EndpointProcess | Server) -> Iterator[Cutter]:
+def cutter(endpoint: _Reached) -> Iterator[Cutter]:
     """A `Cutter` before an endpoint."""
     proxy = Cutter(int(endpoint.url.rsplit(":", 1)[1]))
     try:
