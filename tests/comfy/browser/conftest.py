@@ -66,8 +66,11 @@ def opened(browser: Any, pair: Pair) -> Editor:
 
 @pytest.fixture
 def editor(opened: Editor) -> Editor:
-    """The first server's editor with an empty canvas."""
+    """The first server's editor with an empty canvas, and nothing beside it that another test left open."""
     opened.page.keyboard.press("Escape")
+    panel = opened.page.get_by_test_id("properties-panel")
+    if panel.is_visible():
+        panel.get_by_label("Toggle properties panel").click()
     return opened.empty()
 
 
