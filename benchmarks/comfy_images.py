@@ -27,6 +27,7 @@ TARGETS = {"ComfyUI_NetDist": 6.0, "ComfyUI-Distributed": 3.0}
 LESS = "less the same work in one server"
 #: Two servers of one machine share a folder of artifacts; with ``share_folder: false`` they speak as they would from machine to machine.
 NEAR, FAR = "on one machine", "over HTTP"
+CONDITIONS = "the folders of all servers lie in memory, and memory is warm when an act begins"
 
 
 def image_figures(fleet: Fleet) -> list[Figure]:
@@ -84,7 +85,8 @@ def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Riv
     for way, cost in both.items():
         parts = {name: seconds(median(taken[name])) for name in (way, "local", "socket")}
         what = f"{IMAGES} there and back through Remote Graph {way}, {LESS}"
-        figures.append(Figure.of(what, "a raw loopback socket pair", ratios(cost, taken["socket"]), at_most=6.0, parts=parts))
+        beside = "a raw loopback socket pair"
+        figures.append(Figure.of(what, beside, ratios(cost, taken["socket"]), at_most=6.0, parts=parts, note=CONDITIONS))
     ours = [(NEAR, f"there and back {NEAR}", both[NEAR], "local"), (FAR, f"there and back {FAR}", both[FAR], "local")]
     ours.append(("one way", f"one way {FAR}", single, "made here"))
     for rival in rivals:
