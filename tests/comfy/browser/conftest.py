@@ -67,6 +67,8 @@ def opened(browser: Any, pair: Pair) -> Editor:
 @pytest.fixture
 def editor(opened: Editor) -> Editor:
     """The first server's editor with an empty canvas, and nothing beside it that another test left open."""
+    # a page behind another one draws once a second, and what it has not drawn cannot be clicked
+    opened.page.bring_to_front()
     opened.page.keyboard.press("Escape")
     panel = opened.page.get_by_test_id("properties-panel")
     if panel.is_visible():
