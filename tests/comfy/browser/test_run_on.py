@@ -50,9 +50,20 @@ def place_of(editor: Editor, x: float, y: float) -> list[float]:
 
 
 def click(editor: Editor, x: float, y: float, **options: Any) -> None:
-    """Click a point of the canvas."""
+    """Click a point of the canvas. What lies there is known once it was drawn, so it is drawn now."""
+    editor.page.evaluate("() => app.canvas.draw(true, true)")
     editor.page.mouse.click(*place_of(editor, x, y), **options)
     editor.page.wait_for_timeout(350)
+
+
+def select(editor: Editor, *points: tuple[float, float]) -> None:
+    """Click a node, and the others with Control held."""
+    for number, point in enumerate(points):
+        if number == 1:
+            editor.page.keyboard.down("Control")
+        click(editor, *point)
+    editor.page.keyboard.up("Control")
+    editor.wait_until(lambda: editor.page.evaluate("() => Object.keys(app.canvas.selected_nodes).length") == len(points))
 
 
 def open_tools(editor: Editor) -> None:
@@ -139,10 +150,7 @@ def test_the_tools_over_a_group_place_it_with_the_keyboard(editor: Editor, drawn
 
 
 def test_nodes_without_a_name_get_a_frame_with_one(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
-    click(editor, 120, 410)
-    editor.page.keyboard.down("Control")
-    click(editor, 520, 410)
-    editor.page.keyboard.up("Control")
+    select(editor, (120, 410), (520, 410))
     open_tools(editor)
     editor.page.keyboard.press("ArrowUp")
     editor.page.keyboard.press("Enter")
@@ -167,10 +175,7 @@ def test_nodes_with_another_one_between_them_become_a_subgraph(editor: Editor, d
     between = editor.add("EmptyImage", 760, 250)
     first, last = editor.add("ImageInvert", 600, 330), editor.add("ImageInvert", 1050, 330)
     editor.link(first, 0, last, "image")
-    click(editor, 640, 320)
-    editor.page.keyboard.down("Control")
-    click(editor, 1080, 320)
-    editor.page.keyboard.up("Control")
+    select(editor, (640, 320), (1080, 320))
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Yggdrasill.RunOn'); }")
     editor.page.get_by_role("menu", name="Run on").wait_for()
     editor.page.keyboard.press("ArrowUp")
