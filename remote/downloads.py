@@ -12,6 +12,7 @@ from yggdrasill.executor.context import current_run
 from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.neighbours import FOLDER_FROM
 from yggdrasill.remote.receive import pour
 from yggdrasill.remote.reports import LoadReport, Meter, report
 from yggdrasill.remote.retry import Patience, Retry
@@ -21,8 +22,6 @@ from yggdrasill.values.memory_store import MemoryStore
 __all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
 
 PARALLEL = 4
-#: Smaller ones come with a request sooner than a file is mapped.
-_MAP_FROM = 1 << 20
 
 
 class RemoteHandle(ArtifactHandle):
@@ -88,7 +87,7 @@ async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: R
 
 async def _neighbour(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:
     """The bytes as a private map of their file, if the endpoint is on this machine and has them on disk."""
-    store = await retry.persist(client.neighbour.store) if ref.nbytes > _MAP_FROM else None
+    store = await retry.persist(client.neighbour.store) if ref.nbytes > FOLDER_FROM else None
     if store is None:
         return None
     try:

@@ -14,7 +14,10 @@ from weakref import WeakValueDictionary
 from yggdrasill.errors import EndpointUnreachable, StorageFailed, YggdrasillError
 from yggdrasill.values.disk_store import DiskStore, read_store_id
 
-__all__ = ["Neighbour", "is_this_machine"]
+__all__ = ["FOLDER_FROM", "Neighbour", "is_this_machine"]
+
+FOLDER_FROM = 1 << 20
+"""Bytes above which an artifact goes through the folder; smaller ones are sent sooner than a file is written or mapped."""
 
 #: The folders that are open in this process, each once.
 _open: WeakValueDictionary[Path, DiskStore] = WeakValueDictionary()

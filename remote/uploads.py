@@ -10,6 +10,7 @@ from yggdrasill.errors import EndpointUnreachable, StorageFailed, UnknownArtifac
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.downloads import RemoteHandle, stream
+from yggdrasill.remote.neighbours import FOLDER_FROM
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports.transport import Chunk
 from yggdrasill.values.artifact_refs import ArtifactHandle
@@ -105,7 +106,7 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
 
 async def _hand_over(client: EndpointClient, name: str, view: memoryview, retry: Retry) -> bool:
     """Write the bytes to the endpoint's folder, if it is on this machine; False if they have to be sent."""
-    if view.nbytes <= SMALL_BYTES:
+    if view.nbytes <= FOLDER_FROM:
         return False
     store = await retry.persist(client.neighbour.store)
     if store is None:
