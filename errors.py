@@ -31,7 +31,7 @@ A message says what is wrong, what exists, and what to do; ``details`` holds the
     │   ├── HookFailed
     │   ├── Cancelled
     │   └── TimedOut (TimeoutError)
-    ├── CarveError (ValueError)             a part of a workflow that cannot be cut out of it
+    ├── PartitionError (ValueError)             a part of a workflow that cannot be cut out of it
     ├── InvalidState (ValueError)           a state outside its schema
     ├── StorageFailed (OSError)             a snapshot or a save that could not be written or read
     └── RemoteError (RuntimeError)
@@ -57,7 +57,6 @@ __all__ = [
     "BuildMismatch",
     "Cancelled",
     "CannotTravel",
-    "CarveError",
     "CheckpointMismatch",
     "CodecError",
     "CorruptData",
@@ -76,6 +75,7 @@ __all__ = [
     "LimitExceeded",
     "MissingFile",
     "MissingInput",
+    "PartitionError",
     "PayloadTooLarge",
     "ProtocolMismatch",
     "QueueFull",
@@ -92,9 +92,9 @@ __all__ = [
     "UnsupportedFormat",
     "UnsupportedVersion",
     "YggdrasillError",
-    "choices",
     "error_from_dict",
-    "unknown",
+    "format_options",
+    "unknown_name",
 ]
 
 _BY_NAME: dict[str, type[YggdrasillError]] = {}
@@ -229,7 +229,7 @@ class TimedOut(RunError, TimeoutError):
     """The run took longer than it was allowed to."""
 
 
-class CarveError(YggdrasillError, ValueError):
+class PartitionError(YggdrasillError, ValueError):
     """A part of a workflow cannot be cut out of it; ``details["part"]`` names the part and ``details["nodes"]`` the node ids."""
 
 
@@ -277,7 +277,7 @@ class EndpointFailed(RemoteError):
     """The endpoint broke in a way it has no name for."""
 
 
-def choices(names: Iterable[str], *, near: str | None = None, limit: int = 12) -> str:
+def format_options(names: Iterable[str], *, near: str | None = None, limit: int = 12) -> str:
     """``'a', 'b', 'c'`` for a message, those closest to ``near`` first; ``nothing`` if there are none."""
     options = sorted(names)
     if near is not None:
@@ -289,13 +289,14 @@ def choices(names: Iterable[str], *, near: str | None = None, limit: int = 12) -
     return shown or "nothing"
 
 
-def unknown(what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[UnknownName] = UnknownName) -> UnknownName:
-    """The error for a name nothing has: ``unknown("node", "b", graph.node_ids)``, with near matches first."""
+def unknown_name(what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[UnknownName] = UnknownName) -> UnknownName:
+    """The error for a name nothing has: ``unknown_name("node", "b", graph.node_ids)``, with near matches first."""
     names = list(existing)
     close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
     did_you_mean = f" Did you mean {close[0]!r}?" if close else ""
     return kind(
-        f"unknown {what} {name!r}; there is {choices(names, near=str(name))}.{did_you_mean}{' ' + hint if hint else ''}", name=str(name)
+        f"unknown {what} {name!r}; there is {format_options(names, near=str(name))}.{did_you_mean}{' ' + hint if hint else ''}",
+        name=str(name),
     )
 
 

@@ -24,8 +24,8 @@ from benchmarks.timing import in_rounds, interleave, median, ratios, seconds
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import EndpointClient, RemoteGraph
-from yggdrasill.remote.bridge import bridge
-from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import PARALLEL, upload
 from yggdrasill.values.disk_store import DiskStore
@@ -84,8 +84,8 @@ def _graph(graph_id: str) -> Graph:
     return graph
 
 
-def _remote(served: Served, graph_id: str, *, url: str | None = None, depot: Depot | None = None) -> RemoteGraph:
-    return RemoteGraph(url or served.url, graph_id, token=served.token, depot=depot)
+def _remote(served: Served, graph_id: str, *, url: str | None = None, artifact_client: ArtifactClient | None = None) -> RemoteGraph:
+    return RemoteGraph(url or served.url, graph_id, token=served.token, artifact_client=artifact_client)
 
 
 def _small(served: Served, graph: Graph, http: HttpPeer) -> list[Figure]:
@@ -135,21 +135,21 @@ def _large(served: Served, near: Served, graph: Graph, wire: SocketPeer, http: H
     return [
         Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=5.0, parts=parts),
         Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.5, parts=parts),
-        Figure.of(f"{what}, to a neighbour's folder", "the same over HTTP", ratios(handed, moved), at_most=1.0, parts=parts),
+        Figure.of(f"{what}, to a local_peer's folder", "the same over HTTP", ratios(handed, moved), at_most=1.0, parts=parts),
     ]
 
 
 def _many(served: Served) -> Figure:
     """Uploads alone: what is to be sent is packed before the clock starts."""
-    client, depot = EndpointClient(served.url, token=served.token), Depot()
+    client, artifact_client = EndpointClient(served.url, token=served.token), ArtifactClient()
     taken: dict[str, list[float]] = {"together": [], "one by one": []}
     for _ in in_rounds(MANY_ROUNDS, f"{MANY} small artifacts"):
         for way, times in taken.items():
             value = [torch.rand(MANY_BYTES // 4) for _ in range(MANY)]
-            with depot.pack(value) as packed:
+            with artifact_client.pack(value) as packed:
                 groups = [packed.artifacts] if way == "together" else [[name] for name in packed.artifacts]
                 begin = time.perf_counter()
-                bridge().run(_send_groups(client, groups, value, depot))
+                loop_thread().run(_send_groups(client, groups, value, artifact_client))
                 times.append(time.perf_counter() - begin)
     parts = {way: seconds(median(times)) for way, times in taken.items()}
     what = f"{MANY} artifacts of {MANY_BYTES >> 10} KiB sent with few requests"
@@ -158,12 +158,12 @@ def _many(served: Served) -> Figure:
     )
 
 
-async def _send_groups(client: EndpointClient, groups: list[list[str]], value: Any, depot: Depot) -> None:
+async def _send_groups(client: EndpointClient, groups: list[list[str]], value: Any, artifact_client: ArtifactClient) -> None:
     gate = asyncio.Semaphore(PARALLEL)
 
     async def send(names: list[str]) -> None:
         async with gate:
-            await upload(client, names, value, depot, Retry())
+            await upload(client, names, value, artifact_client, Retry())
 
     await asyncio.gather(*map(send, groups))
 
@@ -202,7 +202,7 @@ def _shared(folder: Path, configs: dict[str, Any]) -> Figure:
     artifacts = folder / "artifacts"
     with CountingProxy.start() as proxy, endpoint(folder, configs, artifacts=str(artifacts), peer_url=proxy.url) as served:
         proxy.connect(_port(served))
-        remote = _remote(served, "double", url=proxy.url, depot=Depot(DiskStore(artifacts)))
+        remote = _remote(served, "double", url=proxy.url, artifact_client=ArtifactClient(DiskStore(artifacts)))
         counts: list[int] = []
         for _ in in_rounds(COUNT_ROUNDS, "shared folder"):
             tensor = torch.rand(ELEMENTS)

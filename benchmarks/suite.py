@@ -18,7 +18,7 @@ TITLES = {
     "import": "Import",
     "codec": "Codec: a 96 MiB float32 tensor",
     "artifacts": "Artifact stores: a 96 MiB float32 tensor",
-    "carve": "Carving a prompt",
+    "partition": "Partitioning a prompt",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
     "page": "The editor's page with the extension",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from yggdrasill.cli.installation import Installation, bring_extension
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, StorageFailed
-from yggdrasill.server_ext.lifeline import LIFELINE
+from yggdrasill.server_ext.parent_watchdog import PARENT_PIPE
 
 __all__ = ["ComfyProcess", "Device", "comfy_processes", "devices_of"]
 
@@ -119,14 +119,14 @@ def comfy_processes(
     """
     ports = _ports(port, len(devices))
     started: list[ComfyProcess] = []
-    with _lifeline() as lifeline, _ended(started):
+    with _parent_pipe() as parent_pipe, _ended(started):
         for device, number in zip(devices, ports, strict=True):
-            started.append(_start(installation, device, folder / device.name, number, flags, lifeline))
+            started.append(_start(installation, device, folder / device.name, number, flags, parent_pipe))
         yield started
 
 
 @contextlib.contextmanager
-def _lifeline() -> Iterator[tuple[int, ...]]:
+def _parent_pipe() -> Iterator[tuple[int, ...]]:
     """What servers are given to see by that this process is gone, however it ended; nothing where processes cannot be given such things."""
     if os.name != "posix":
         yield ()
@@ -157,7 +157,7 @@ def _ended(started: Sequence[ComfyProcess]) -> Iterator[None]:
 
 
 def _start(
-    installation: Installation, device: Device, folder: Path, port: int, flags: Sequence[str], lifeline: tuple[int, ...]
+    installation: Installation, device: Device, folder: Path, port: int, flags: Sequence[str], parent_pipe: tuple[int, ...]
 ) -> ComfyProcess:
     extra = _prepare(installation, folder)
     database = (folder / "user" / "comfyui.db").as_posix()
@@ -165,14 +165,14 @@ def _start(
     command += [word for name in _FOLDERS for word in (f"--{name}-directory", str(folder / name))]
     command += ["--database-url", f"sqlite:///{database}", *extra, *flags]
     environment = {key: value for key, value in os.environ.items() if key not in _OF_THIS_PYTHON}
-    environment |= {LIFELINE: str(lifeline[0])} if lifeline else {}
+    environment |= {PARENT_PIPE: str(parent_pipe[0])} if parent_pipe else {}
     try:
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - the installation that the user named
                 command,
                 cwd=installation.folder,
                 env={**environment, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"},
-                pass_fds=lifeline,
+                pass_fds=parent_pipe,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -69,14 +69,14 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _ping(registry: Any, names: list[str], console: Console) -> int:
-    from yggdrasill.remote.bridge import bridge
+    from yggdrasill.remote.loop_thread import loop_thread
 
     found: list[dict[str, Any]] = []
     for name in names:
         client = registry.client(name)
         start = time.perf_counter()
         try:
-            health = bridge().run(client.health())
+            health = loop_thread().run(client.health())
             found.append({"endpoint": name, "ok": True, "ms": round(1000 * (time.perf_counter() - start), 1), **health})
         except RemoteError as error:
             found.append({"endpoint": name, "ok": False, "error": error.to_dict()})

@@ -28,17 +28,17 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Do what is asked for."""
-    from yggdrasill.remote.bridge import bridge
+    from yggdrasill.remote.loop_thread import loop_thread
 
     client = open_registry(arguments.file).client(arguments.endpoint)
     if arguments.action == "list":
-        rows: list[dict[str, Any]] = bridge().run(client.jobs(status=arguments.status, limit=arguments.limit))
+        rows: list[dict[str, Any]] = loop_thread().run(client.jobs(status=arguments.status, limit=arguments.limit))
         console.say(
             table(["job", "graph", "status", "created"], [[r["job_id"], r["graph_id"], r["status"], _time(r["created"])] for r in rows])
         )
         console.result({"jobs": rows})
         return 0
-    row = bridge().run(client.cancel(arguments.job_id) if arguments.action == "cancel" else client.job(arguments.job_id))
+    row = loop_thread().run(client.cancel(arguments.job_id) if arguments.action == "cancel" else client.job(arguments.job_id))
     console.say(table(["", ""], [[key, value] for key, value in row.items() if value is not None]))
     console.result(row)
     return 0

@@ -1,4 +1,4 @@
-"""``yggdrasill place``: carve parts out of a ComfyUI workflow, show how, and run the whole."""
+"""``yggdrasill place``: partition parts out of a ComfyUI workflow, show how, and run the whole."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from yggdrasill.cli.workflows import Workflow, read_workflow
 from yggdrasill.errors import InvalidArgument
 
 if TYPE_CHECKING:
-    from yggdrasill.remote.carve import NodeSchemas
-    from yggdrasill.remote.carve.naming import Naming
     from yggdrasill.remote.comfy_server import ComfyServer
+    from yggdrasill.remote.partition import NodeSchemas
+    from yggdrasill.remote.partition.placement_keys import Naming
 
 __all__ = ["add", "main"]
 
@@ -34,7 +34,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part", action="append", default=[], metavar="NAME", help="a part by the title of its subgraph or group; may be repeated"
     )
-    parser.add_argument("--svg", metavar="FILE", help="draw the carved workflow")
+    parser.add_argument("--svg", metavar="FILE", help="draw the partitioned workflow")
     parser.add_argument("--run", action="store_true", help="run the whole workflow on the ComfyUI at --at")
     parser.add_argument(
         "--at", metavar="SERVER", help="the ComfyUI that runs the rest, by url or endpoint; of several with commas the least busy"
@@ -44,10 +44,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the carve, and run it if asked to."""
-    from yggdrasill.cli.carvings import carving_picture, carving_text
-    from yggdrasill.draw import draw_carving
-    from yggdrasill.remote.carve import carve, describe
+    """Show the partition, and run it if asked to."""
+    from yggdrasill.cli.partitions import partition_picture, partition_text
+    from yggdrasill.draw import draw_partition
+    from yggdrasill.remote.partition import describe, partition_prompt
     from yggdrasill.values.files import write_file
 
     workflow = read_workflow(arguments.workflow)
@@ -58,12 +58,12 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     places = {placed.part.name: "|".join(placed.placement.endpoints) for placed in naming.parts}
     endpoints = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
     schemas = _schemas(workflow.prompt, registry, endpoints, servers)
-    carving = carve(workflow.prompt, [placed.part for placed in naming.parts], schemas)
-    console.say(carving_text(carving, workflow.prompt, places))
-    result: dict[str, Any] = {**describe(carving), "places": places}
+    partition = partition_prompt(workflow.prompt, [placed.part for placed in naming.parts], schemas)
+    console.say(partition_text(partition, workflow.prompt, places))
+    result: dict[str, Any] = {**describe(partition), "places": places}
     if arguments.svg:
-        picture = carving_picture(carving, workflow.prompt, places, schemas)
-        write_file(arguments.svg, draw_carving(picture, title=workflow.name).encode("utf-8"))
+        picture = partition_picture(partition, workflow.prompt, places, schemas)
+        write_file(arguments.svg, draw_partition(picture, title=workflow.name).encode("utf-8"))
         console.say(f"wrote {arguments.svg}")
         result["svg"] = arguments.svg
     if arguments.run:
@@ -94,7 +94,7 @@ def _extra_data(workflow: Workflow, arguments: argparse.Namespace) -> dict[str, 
 
 
 def _naming(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, here: bool) -> Naming:
-    from yggdrasill.remote.carve.naming import parts_of
+    from yggdrasill.remote.partition.placement_keys import parts_of
 
     return parts_of(workflow.prompt, extra, registry.placements if here else {}, registry.endpoints)
 
@@ -110,14 +110,14 @@ def _servers(arguments: argparse.Namespace, registry: Any) -> list[ComfyServer]:
 
 def _schemas(prompt: Mapping[str, Any], registry: Any, endpoints: Sequence[str], servers: Sequence[ComfyServer]) -> NodeSchemas:
     """The forms of the prompt's classes, from the endpoints that parts run on; of those they lack, from the ComfyUI of the rest."""
-    from yggdrasill.remote.bridge import bridge
-    from yggdrasill.remote.carve import NodeSchemas
+    from yggdrasill.remote.loop_thread import loop_thread
+    from yggdrasill.remote.partition import NodeSchemas
 
     wanted = sorted({str(node["class_type"]) for node in prompt.values()})
     found = NodeSchemas()
     for name in endpoints:
         lacking = [each for each in wanted if each not in found]
-        forms = bridge().run(registry.client(name).nodes(lacking)) if lacking else {"nodes": {}, "asks_again": []}
+        forms = loop_thread().run(registry.client(name).nodes(lacking)) if lacking else {"nodes": {}, "asks_again": []}
         found |= NodeSchemas.from_object_info(forms["nodes"], asks_again=forms["asks_again"])
     lacking = [each for each in wanted if each not in found]
     if endpoints and servers and lacking:

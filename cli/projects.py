@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, choices, unknown
+from yggdrasill.errors import InvalidConfig, format_options, unknown_name
 from yggdrasill.foundation.archive import open_source
 from yggdrasill.foundation.documents import parse_document, read_document
 from yggdrasill.foundation.graph import Graph
@@ -53,7 +53,7 @@ def level_of(config: Mapping[str, Any]) -> str:
         if any(mark in config for mark in marks):
             return level
     raise InvalidConfig(
-        f"this is no project: it has {choices(map(str, config))}, but a graph has nodes, a pipeline graphs, a stage pipelines, a world stages and a cycle"
+        f"this is no project: it has {format_options(map(str, config))}, but a graph has nodes, a pipeline graphs, a stage pipelines, a world stages and a cycle"
     )
 
 
@@ -63,7 +63,9 @@ def read_project(source: str, parameters: Mapping[str, Any]) -> tuple[dict[str, 
         name = source[len("template:") :]
         levels = [level for level in LEVELS if name in template_names(level)]
         if not levels:
-            raise unknown("template", name, [other for level in LEVELS for other in template_names(level)], "See: yggdrasill templates")
+            raise unknown_name(
+                "template", name, [other for level in LEVELS for other in template_names(level)], "See: yggdrasill templates"
+            )
         return render_template(levels[0], name, parameters), None
     path = Path(source)
     if path.is_dir() or path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz"):

@@ -99,12 +99,12 @@ def _register(file: Path, servers: Sequence[ComfyProcess], tokens: dict[str, str
 
 
 def _wait(servers: Sequence[ComfyProcess], tokens: dict[str, str], seconds: float, console: Console) -> None:
-    from yggdrasill.remote.bridge import bridge
     from yggdrasill.remote.client import EndpointClient
+    from yggdrasill.remote.loop_thread import loop_thread
 
     def answers(client: EndpointClient) -> bool:
         try:
-            bridge().run(client.health())
+            loop_thread().run(client.health())
         except RemoteError:
             return False
         return True

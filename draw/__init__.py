@@ -1,12 +1,12 @@
-"""Pictures as SVG text: `draw_config` for any level, `draw_carving` for a workflow with parts elsewhere, `draw_timeline` for what ran when.
+"""Pictures as SVG text: `draw_config` for any level, `draw_partition` for a workflow with parts elsewhere, `draw_timeline` for what ran when.
 
 Works on config mappings alone: builds no block, loads no weights, needs nothing beyond the standard library.
 """
 
 from __future__ import annotations
 
-from yggdrasill.draw.carving import draw_carving
+from yggdrasill.draw.partition import draw_partition
 from yggdrasill.draw.picture import draw_config
 from yggdrasill.draw.timeline import Span, draw_timeline
 
-__all__ = ["Span", "draw_carving", "draw_config", "draw_timeline"]
+__all__ = ["Span", "draw_config", "draw_partition", "draw_timeline"]

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, choices
+from yggdrasill.errors import InvalidConfig, format_options
 
 __all__ = [
     "Child",
     "Connection",
-    "Exposure",
+    "ExposedPort",
     "children",
     "condition_of",
     "connections",
@@ -55,7 +55,7 @@ class Connection:
 
 
 @dataclass(frozen=True)
-class Exposure:
+class ExposedPort:
     """A port of a part that is an input or output of the whole; ``name`` is the external key."""
 
     name: str
@@ -75,7 +75,7 @@ def nested(config: object, what: str = "config") -> tuple[str, Mapping[str, Any]
     level = level_of(config)
     if level is None or not isinstance(config, Mapping):
         if isinstance(config, Mapping):
-            found = f"its keys are {choices(str(key) for key in config)}"
+            found = f"its keys are {format_options(str(key) for key in config)}"
         else:
             found = f"it is a {type(config).__name__}, not a mapping"
         hint = "read the file its 'ref' names and draw that" if isinstance(config, Mapping) and "ref" in config else "pass one of these"
@@ -110,12 +110,14 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
         for end in (edge.source, edge.target):
             if end not in parts:
                 spelled = f"{edge.source}.{edge.source_port} -> {edge.target}.{edge.target_port}"
-                raise InvalidConfig(f"{where} ({spelled}) names {end!r}, which is not in this {level}; there is {choices(parts, near=end)}")
+                raise InvalidConfig(
+                    f"{where} ({spelled}) names {end!r}, which is not in this {level}; there is {format_options(parts, near=end)}"
+                )
         found.append(edge)
     return found
 
 
-def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[str]) -> list[Exposure]:
+def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[str]) -> list[ExposedPort]:
     """The entries of ``exposed_inputs`` or ``exposed_outputs`` (``key``), named by ``name`` or else ``part:port``."""
     parts = set(known)
     id_key = _CHILDREN[level][1]
@@ -124,8 +126,8 @@ def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[s
         where = f"{key}[{index}]"
         part, port = name_in(entry, id_key, where), name_in(entry, "port_name", where)
         if part not in parts:
-            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}; there is {choices(parts, near=part)}")
-        found.append(Exposure(str(entry.get("name") or f"{part}:{port}"), part, port))
+            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}; there is {format_options(parts, near=part)}")
+        found.append(ExposedPort(str(entry.get("name") or f"{part}:{port}"), part, port))
     return found
 
 
@@ -154,7 +156,9 @@ def name_in(entry: Mapping[str, Any], key: str, where: str) -> str:
     """The non-empty name under ``key`` of an entry."""
     value = entry.get(key)
     if not isinstance(value, str) or not value:
-        raise InvalidConfig(f"{where} has no {key!r}; its keys are {choices(str(name) for name in entry)}; give it a non-empty string")
+        raise InvalidConfig(
+            f"{where} has no {key!r}; its keys are {format_options(str(name) for name in entry)}; give it a non-empty string"
+        )
     return value
 
 

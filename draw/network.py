@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.draw.config import Child, Connection, Exposure, children, connections, exposures
+from yggdrasill.draw.config import Child, Connection, ExposedPort, children, connections, exposures
 from yggdrasill.draw.diagram import Item, Pill, draw_diagram
 from yggdrasill.draw.layers import back_arcs
 from yggdrasill.draw.legend import Legend
@@ -33,8 +33,8 @@ class Network:
     noun: str
     parts: Sequence[Child]
     links: Sequence[Connection]
-    inputs: Sequence[Exposure] = ()
-    outputs: Sequence[Exposure] = ()
+    inputs: Sequence[ExposedPort] = ()
+    outputs: Sequence[ExposedPort] = ()
     hues: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,7 +104,7 @@ def _remark(network: Network, kept: int, ids: set[str], legend: Legend, name: st
         legend.remark(f"Not drawn of {name}: {', '.join(missing)} ({kept:,} of {len(network.parts):,} {network.noun}s are drawn).")
 
 
-def _ports(ends: Iterable[tuple[str, str]], exposed: Iterable[Exposure]) -> dict[str, Ports]:
+def _ports(ends: Iterable[tuple[str, str]], exposed: Iterable[ExposedPort]) -> dict[str, Ports]:
     """The ports of each part, in the order they are first named."""
     found: dict[str, dict[str, None]] = {}
     for part, port in [*((entry.part, entry.port) for entry in exposed), *ends]:
@@ -113,7 +113,7 @@ def _ports(ends: Iterable[tuple[str, str]], exposed: Iterable[Exposure]) -> dict
     return {part: tuple(ports) for part, ports in found.items()}
 
 
-def _pills(exposed: Iterable[Exposure], own: Mapping[str, str], hues: Mapping[str, str]) -> list[Pill]:
+def _pills(exposed: Iterable[ExposedPort], own: Mapping[str, str], hues: Mapping[str, str]) -> list[Pill]:
     """One pill per external name, with all its ends; in its own hue or that of its part."""
     ends: dict[str, dict[tuple[str, str], None]] = {}
     for entry in exposed:

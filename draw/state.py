@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.draw.config import Child, Connection, Exposure
-from yggdrasill.errors import InvalidConfig, choices
+from yggdrasill.draw.config import Child, Connection, ExposedPort
+from yggdrasill.errors import InvalidConfig, format_options
 
 __all__ = ["BLOCK_HUES", "BLOCK_NAMES", "Contract", "block_name", "contract_exposures", "read_contract"]
 
@@ -30,8 +30,8 @@ class Contract:
 
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    inputs: tuple[Exposure, ...]
-    outputs: tuple[Exposure, ...]
+    inputs: tuple[ExposedPort, ...]
+    outputs: tuple[ExposedPort, ...]
 
 
 def block_name(key: str) -> str:
@@ -54,13 +54,15 @@ def read_contract(stage: Mapping[str, Any]) -> Contract:
     return Contract(tuple(reads), tuple(writes), inputs, outputs)
 
 
-def contract_exposures(contract: Contract, parts: Sequence[Child], links: Sequence[Connection]) -> tuple[list[Exposure], list[Exposure]]:
-    """The pills of a stage: mapped ports as they are; a block without a mapping goes to the port of its name (``2``, ``block_2``), else to the boundary."""
+def contract_exposures(
+    contract: Contract, parts: Sequence[Child], links: Sequence[Connection]
+) -> tuple[list[ExposedPort], list[ExposedPort]]:
+    """The pills of a stage: mapped ports as they are; a block without a mapping goes to the port of its name (``2``, ``block_2``), else to the interface."""
     ids = {part.id for part in parts}
     for entry in (*contract.inputs, *contract.outputs):
         if entry.part not in ids:
             raise InvalidConfig(
-                f"state_contract maps {entry.name!r} to {entry.part!r}, which is not in this stage; there is {choices(ids, near=entry.part)}"
+                f"state_contract maps {entry.name!r} to {entry.part!r}, which is not in this stage; there is {format_options(ids, near=entry.part)}"
             )
     fed, leading = {link.target for link in links}, {link.source for link in links}
     first = [part for part in parts if part.id not in fed]
@@ -71,16 +73,16 @@ def contract_exposures(contract: Contract, parts: Sequence[Child], links: Sequen
 
 
 def _complete(
-    keys: Sequence[str], mapped: Sequence[Exposure], parts: Sequence[Child], boundary: Sequence[Child], exposed: str
-) -> list[Exposure]:
+    keys: Sequence[str], mapped: Sequence[ExposedPort], parts: Sequence[Child], interface: Sequence[Child], exposed: str
+) -> list[ExposedPort]:
     found = []
     for key in keys:
         own = [entry for entry in mapped if entry.name == key]
         named = own or [
-            Exposure(key, part.id, port) for part in parts for port in (key, f"block_{key}") if port in _external(part, exposed)
+            ExposedPort(key, part.id, port) for part in parts for port in (key, f"block_{key}") if port in _external(part, exposed)
         ]
-        found += named or [Exposure(key, part.id, "") for part in boundary]
-    return [Exposure(block_name(entry.name), entry.part, entry.port) for entry in found]
+        found += named or [ExposedPort(key, part.id, "") for part in interface]
+    return [ExposedPort(block_name(entry.name), entry.part, entry.port) for entry in found]
 
 
 def _external(part: Child, exposed: str) -> set[str]:
@@ -96,7 +98,7 @@ def _keys(contract: Mapping[str, Any], key: str) -> list[str]:
     return [str(block) for block in value]
 
 
-def _mapping(contract: Mapping[str, Any], key: str) -> tuple[Exposure, ...]:
+def _mapping(contract: Mapping[str, Any], key: str) -> tuple[ExposedPort, ...]:
     """The entries of a mapping: each has block, stage_node_id and port, by name or as a list of the three."""
     value = contract.get(key) or []
     found = []
@@ -106,5 +108,5 @@ def _mapping(contract: Mapping[str, Any], key: str) -> tuple[Exposure, ...]:
             raise InvalidConfig(
                 f"state_contract.{key}[{index}] is no triple of block, stage_node_id and port; write [1, 'pipeline', 'port']"
             )
-        found.append(Exposure(*(str(item) for item in triple)))
+        found.append(ExposedPort(*(str(item) for item in triple)))
     return tuple(found)

@@ -10,7 +10,7 @@ from yggdrasill.draw.legend import swatch
 from yggdrasill.draw.lettering import shortened, width_of
 from yggdrasill.draw.palette import stylesheet
 from yggdrasill.draw.svg import Markup, Picture, document, number, tag, text, tooltip
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 
 __all__ = ["KINDS", "THEMES", "Span", "draw_timeline"]
 
@@ -42,7 +42,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InvalidArgument(f"the span {self.label!r} has the kind {self.kind!r}; there is {choices(KINDS)}; use one of them")
+            raise InvalidArgument(f"the span {self.label!r} has the kind {self.kind!r}; there is {format_options(KINDS)}; use one of them")
         if not -_LATEST < self.start <= self.end < _LATEST:
             raise InvalidArgument(
                 f"the span {self.label!r} runs from {self.start} to {self.end}; times are finite seconds and a span does not end before it starts"
@@ -55,7 +55,7 @@ def draw_timeline(events: Iterable[Span], *, title: str | None = None, theme: st
     ``theme`` is ``auto`` (as the page prefers), ``light`` or ``dark``. Time starts at the earliest span. Beyond 2,000 spans the earliest are drawn and the others counted.
     """
     if theme not in THEMES:
-        raise InvalidArgument(f"the theme is {theme!r}; it can be {choices(THEMES)}")
+        raise InvalidArgument(f"the theme is {theme!r}; it can be {format_options(THEMES)}")
     spans = sorted(events, key=lambda span: (span.start, span.end, span.pass_index, span.place, span.label, span.kind))
     heading = shortened(title if title is not None else "Timeline", 90)
     chart = _Chart(spans[:_MAX_SPANS], len(spans))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["CancelToken", "RunContext", "current_run", "derive_seed", "enter_child", "enter_run"]
 
 ProgressSink = Callable[[str, float, float, "str | None"], None]
-Outside = Callable[[], AbstractContextManager[None]]
+SlotRelease = Callable[[], AbstractContextManager[None]]
 OutputSink = Callable[[str, Any], None]
 
 
@@ -50,7 +50,7 @@ class RunContext:
     was called before in this run (its loop iteration).
     """
 
-    __slots__ = ("_deliver", "_outside", "_progress", "call", "node", "outermost", "pass_index", "path", "seed", "token")
+    __slots__ = ("_emit_output", "_progress", "_release_slot", "call", "node", "outermost", "pass_index", "path", "seed", "token")
 
     def __init__(
         self,
@@ -60,11 +60,11 @@ class RunContext:
         pass_index: int = 0,
         token: CancelToken | None = None,
         progress: ProgressSink | None = None,
-        outside: Outside | None = None,
-        deliver: OutputSink | None = None,
+        release_slot: SlotRelease | None = None,
+        emit_output: OutputSink | None = None,
     ) -> None:
-        self._outside = outside
-        self._deliver = deliver
+        self._release_slot = release_slot
+        self._emit_output = emit_output
         self.seed = seed
         self.path = path
         self.pass_index = pass_index
@@ -105,14 +105,14 @@ class RunContext:
         """Who gets reports of work as ``(place, done, total, text)``; a run that computes elsewhere passes its reports on."""
         return self._progress
 
-    def deliver(self, name: str, value: Any) -> None:
+    def emit_output(self, name: str, value: Any) -> None:
         """Say that the output ``name`` of this run is final, so that it can leave while the run goes on; nothing in a nested run."""
-        if self._deliver is not None:
-            self._deliver(name, value)
+        if self._emit_output is not None:
+            self._emit_output(name, value)
 
-    def outside(self) -> AbstractContextManager[None]:
+    def release_slot(self) -> AbstractContextManager[None]:
         """To be held while waiting for something that computes elsewhere: a host gives this run's slot to another job."""
-        return nullcontext() if self._outside is None else self._outside()
+        return nullcontext() if self._release_slot is None else self._release_slot()
 
     @property
     def logger(self) -> logging.Logger:
@@ -143,9 +143,9 @@ class RunContext:
             pass_index=self.pass_index if pass_index is None else pass_index,
             token=self.token,
             progress=self._progress,
-            outside=self._outside,
+            release_slot=self._release_slot,
             # what is nested under a name has outputs of its own
-            deliver=None if name else self._deliver,
+            emit_output=None if name else self._emit_output,
         )
         context.outermost = False
         return context
@@ -178,8 +178,8 @@ def enter_run(
     pass_index: int | None = None,
     token: CancelToken | None = None,
     progress: ProgressSink | None = None,
-    outside: Outside | None = None,
-    deliver: OutputSink | None = None,
+    release_slot: SlotRelease | None = None,
+    emit_output: OutputSink | None = None,
 ) -> Iterator[RunContext]:
     """Make a run current: the outermost one draws a seed if none is given, a nested one inherits what is not given."""
     outer = _current.get()
@@ -190,8 +190,8 @@ def enter_run(
             pass_index=pass_index or 0,
             token=token,
             progress=progress,
-            outside=outside,
-            deliver=deliver,
+            release_slot=release_slot,
+            emit_output=emit_output,
         )
     else:
         context = outer.child(outer.step, seed=seed, pass_index=pass_index)
@@ -201,10 +201,10 @@ def enter_run(
             context.token = token
         if progress is not None:
             context._progress = progress
-        if outside is not None:
-            context._outside = outside
-        if deliver is not None:
-            context._deliver = deliver
+        if release_slot is not None:
+            context._release_slot = release_slot
+        if emit_output is not None:
+            context._emit_output = emit_output
     previous = _current.set(context)
     try:
         yield context

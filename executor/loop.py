@@ -5,10 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, MissingInput, RemoteError, RunError, TimedOut, unknown
+from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, MissingInput, RemoteError, RunError, TimedOut, unknown_name
 from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
-from yggdrasill.executor.program import MISSING, Buffer, Call, Executable, Gather, Key, PackedCall, PackedLoop, Pick, Program
+from yggdrasill.executor.program import (
+    MISSING,
+    AggregatedInput,
+    Buffer,
+    Call,
+    CompiledCall,
+    CompiledLoop,
+    Executable,
+    InputBinding,
+    Key,
+    Program,
+)
 
 __all__ = ["collect_inputs", "loop_count", "run"]
 
@@ -43,7 +54,7 @@ def run(
         graph.to(device)
     program.set_mode(training)
     with enter_run(seed=seed) as context:
-        _run_steps(program.packed, times, buffer, context, emit, dry_run)
+        _run_steps(program.compiled, times, buffer, context, emit, dry_run)
     return {name: buffer[key] for name, key in program.outputs if key in buffer}
 
 
@@ -66,20 +77,20 @@ def _fill(program: Program, inputs: Mapping[Any, Any]) -> Buffer:
         elif name in program.slots:
             buffer[name] = value
         else:
-            raise unknown("input", name, program.inputs, "An input is named by its external key or by (node_id, port).")
+            raise unknown_name("input", name, program.inputs, "An input is named by its external key or by (node_id, port).")
     return buffer
 
 
 def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
-    steps: Sequence[PackedCall | PackedLoop], times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool
+    steps: Sequence[CompiledCall | CompiledLoop], times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool
 ) -> None:
     """Run steps in order. Every node of every graph passes here, so nothing is called that could be written out."""
     token, values = context.token, buffer.values_by_slot
     for step in steps:
-        if type(step) is PackedLoop:
+        if type(step) is CompiledLoop:
             _run_cycle(step, times, buffer, context, emit, dry_run)
             continue
-        node_id, forward, lock, picks, gathers, wanted, call = cast(PackedCall, step)
+        node_id, forward, lock, bindings, aggregated, wanted, call = cast(CompiledCall, step)
         context.node = node_id
         if token.cancelled:
             context.check_cancelled()
@@ -90,7 +101,7 @@ def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
             outputs: Mapping[str, Any] = dict.fromkeys(port for port, _ in wanted)
         else:
             inputs = {}
-            for port, slot, others, default in picks:
+            for port, slot, others, default in bindings:
                 value = values[slot]
                 if value is MISSING:
                     for other in others:
@@ -102,7 +113,7 @@ def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
                         if value is MISSING:
                             continue
                 inputs[port] = value
-            for gather, slots, own in gathers:
+            for gather, slots, own in aggregated:
                 _join(gather, slots, own, values, inputs, context)
             lock.acquire()
             try:
@@ -127,7 +138,7 @@ def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
             emit(node_id, "after", buffer=buffer, inputs=inputs, outputs=outputs)
 
 
-def _run_cycle(step: PackedLoop, times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
+def _run_cycle(step: CompiledLoop, times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
     loop = step.loop
     if emit:
         emit(loop.representative, "loop_start", num_steps=times, node_ids=[call.node_id for call in loop.calls])
@@ -139,7 +150,9 @@ def _run_cycle(step: PackedLoop, times: int, buffer: Buffer, context: RunContext
     context.call = 0
 
 
-def _join(gather: Gather, slots: Sequence[int], own: int, values: Sequence[Any], inputs: dict[str, Any], context: RunContext) -> None:
+def _join(
+    gather: AggregatedInput, slots: Sequence[int], own: int, values: Sequence[Any], inputs: dict[str, Any], context: RunContext
+) -> None:
     found = [values[slot] for slot in slots]
     present = [value for value in found if value is not MISSING]
     if present:
@@ -157,22 +170,24 @@ def _join(gather: Gather, slots: Sequence[int], own: int, values: Sequence[Any],
             inputs[gather.port] = value
 
 
-def collect_inputs(picks: Iterable[Pick], gathers: Iterable[Gather], buffer: Mapping[Key, Any], context: RunContext) -> dict[str, Any]:
+def collect_inputs(
+    bindings: Iterable[InputBinding], aggregated: Iterable[AggregatedInput], buffer: Mapping[Key, Any], context: RunContext
+) -> dict[str, Any]:
     """A child's inputs by port: what its edges carry, else what was given from outside, else defaults; absent ones left out.
 
     Raises:
         BlockFailed: the values of one port cannot be joined.
     """
-    inputs = _pick(picks, buffer)
-    for gather in gathers:
+    inputs = _pick(bindings, buffer)
+    for gather in aggregated:
         found = [buffer.get(key, MISSING) for key in (*gather.keys, gather.own)]
         _join(gather, range(len(gather.keys)), len(gather.keys), found, inputs, context)
     return inputs
 
 
-def _pick(picks: Iterable[Pick], buffer: Mapping[Key, Any]) -> dict[str, Any]:
+def _pick(bindings: Iterable[InputBinding], buffer: Mapping[Key, Any]) -> dict[str, Any]:
     inputs = {}
-    for pick in picks:
+    for pick in bindings:
         value = next((buffer[key] for key in pick.keys if key in buffer), pick.default)
         if value is not MISSING:
             inputs[pick.port] = value
@@ -181,8 +196,8 @@ def _pick(picks: Iterable[Pick], buffer: Mapping[Key, Any]) -> dict[str, Any]:
 
 def _known_inputs(call: Call, buffer: Mapping[Key, Any]) -> dict[str, Any]:
     """The inputs of a call in a dry run: nothing is joined, since nothing was computed."""
-    inputs = _pick(call.picks, buffer)
-    for gather in call.gathers:
+    inputs = _pick(call.bindings, buffer)
+    for gather in call.aggregated:
         if any(key in buffer for key in gather.keys):
             inputs[gather.port] = None
         elif (value := buffer.get(gather.own, gather.default)) is not MISSING:

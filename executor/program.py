@@ -9,7 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-__all__ = ["MISSING", "Buffer", "Call", "Executable", "Gather", "Key", "Lock", "Loop", "PackedCall", "PackedLoop", "Pick", "Program"]
+__all__ = [
+    "MISSING",
+    "AggregatedInput",
+    "Buffer",
+    "Call",
+    "CompiledCall",
+    "CompiledLoop",
+    "Executable",
+    "InputBinding",
+    "Key",
+    "Lock",
+    "Loop",
+    "Program",
+]
 
 #: ``(node_id, port)``; a level whose children have an input and an output of one name marks the input with a third part.
 Key = tuple[str, ...]
@@ -19,7 +32,7 @@ MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__slots
 
 
 @dataclass(frozen=True, slots=True)
-class Pick:
+class InputBinding:
     """An input that takes the first present of ``keys``, else ``default``."""
 
     port: str
@@ -28,7 +41,7 @@ class Pick:
 
 
 @dataclass(frozen=True, slots=True)
-class Gather:
+class AggregatedInput:
     """An input that joins every present of ``keys`` by ``join(sources, values)``, else takes ``own``, else ``default``."""
 
     port: str
@@ -58,8 +71,8 @@ class Call:
     block_type: str
     forward: Callable[[dict[str, Any]], Mapping[str, Any]]
     lock: Lock
-    picks: tuple[Pick, ...]
-    gathers: tuple[Gather, ...]
+    bindings: tuple[InputBinding, ...]
+    aggregated: tuple[AggregatedInput, ...]
     outputs: tuple[tuple[str, Key], ...]
     required: frozenset[str]
 
@@ -72,24 +85,24 @@ class Loop:
     calls: tuple[Call, ...]
 
 
-#: A call as the loop takes it apart: node id, forward, lock, inputs as (port, slot, other slots, default), gathers as
+#: A call as the loop takes it apart: node id, forward, lock, inputs as (port, slot, other slots, default), aggregated as
 #: (gather, slots, own slot), outputs as (port, slot), and the call itself.
-PackedCall = tuple[
+CompiledCall = tuple[
     str,
     Callable[[dict[str, Any]], Mapping[str, Any]],
     Lock,
     tuple[tuple[str, int, tuple[int, ...], Any], ...],
-    tuple[tuple[Gather, tuple[int, ...], int], ...],
+    tuple[tuple[AggregatedInput, tuple[int, ...], int], ...],
     tuple[tuple[str, int], ...],
     Call,
 ]
 
 
-class PackedLoop(NamedTuple):
+class CompiledLoop(NamedTuple):
     """A cycle of packed calls."""
 
     loop: Loop
-    calls: tuple[PackedCall, ...]
+    calls: tuple[CompiledCall, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,23 +119,25 @@ class Program:
     ports: tuple[Key, ...]
     set_mode: Callable[[bool], None]
     slots: Mapping[Key, int] = field(init=False)
-    packed: tuple[PackedCall | PackedLoop, ...] = field(init=False)
+    compiled: tuple[CompiledCall | CompiledLoop, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "slots", {key: slot for slot, key in enumerate(self.ports)})
-        object.__setattr__(self, "packed", tuple(map(self._pack, self.steps)))
+        object.__setattr__(self, "compiled", tuple(map(self._pack, self.steps)))
 
-    def _pack(self, step: Call | Loop) -> PackedCall | PackedLoop:
+    def _pack(self, step: Call | Loop) -> CompiledCall | CompiledLoop:
         if isinstance(step, Loop):
-            return PackedLoop(step, tuple(map(self._pack_call, step.calls)))
+            return CompiledLoop(step, tuple(map(self._pack_call, step.calls)))
         return self._pack_call(step)
 
-    def _pack_call(self, call: Call) -> PackedCall:
+    def _pack_call(self, call: Call) -> CompiledCall:
         slots = self.slots
-        picks = tuple((pick.port, slots[pick.keys[0]], tuple(slots[key] for key in pick.keys[1:]), pick.default) for pick in call.picks)
-        gathers = tuple((gather, tuple(slots[key] for key in gather.keys), slots[gather.own]) for gather in call.gathers)
+        bindings = tuple(
+            (pick.port, slots[pick.keys[0]], tuple(slots[key] for key in pick.keys[1:]), pick.default) for pick in call.bindings
+        )
+        aggregated = tuple((gather, tuple(slots[key] for key in gather.keys), slots[gather.own]) for gather in call.aggregated)
         outputs = tuple((port, slots[key]) for port, key in call.outputs)
-        return call.node_id, call.forward, call.lock, picks, gathers, outputs, call
+        return call.node_id, call.forward, call.lock, bindings, aggregated, outputs, call
 
 
 class Buffer(MutableMapping[Key, Any]):

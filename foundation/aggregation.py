@@ -9,7 +9,7 @@ from operator import add
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.executor.program import Gather, Key, Pick
+from yggdrasill.executor.program import AggregatedInput, InputBinding, Key
 from yggdrasill.foundation.ports import Port, PortAggregation
 
 __all__ = ["input_rule"]
@@ -17,13 +17,13 @@ __all__ = ["input_rule"]
 Join = Callable[[Sequence[Key], Sequence[Any]], Any]
 
 
-def input_rule(port: Port, sources: Sequence[Key], own: Key, default: Any) -> Pick | Gather:
+def input_rule(port: Port, sources: Sequence[Key], own: Key, default: Any) -> InputBinding | AggregatedInput:
     """What the executor does for ``port``: take the first present source, or join all of them; else the value given
     from outside under ``own``; else ``default``."""
     join = _JOINS.get(port.aggregation)
     if join is None:
-        return Pick(port.name, (*sources, own), default)
-    return Gather(port.name, tuple(sources), join, own, default)
+        return InputBinding(port.name, (*sources, own), default)
+    return AggregatedInput(port.name, tuple(sources), join, own, default)
 
 
 def _concat(sources: Sequence[Key], values: Sequence[Any]) -> Any:

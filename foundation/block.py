@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, unknown
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, unknown_name
 from yggdrasill.foundation.ports import Port
 from yggdrasill.foundation.settings import Setting
 
@@ -76,7 +76,7 @@ class AbstractBaseBlock(ABC):
         """
         declared = {setting.name: setting for setting in self.settings or ()}
         if name not in declared:
-            raise unknown(f"setting of block {self.block_type!r}", name, declared)
+            raise unknown_name(f"setting of block {self.block_type!r}", name, declared)
         return declared[name].read(self.config, self.block_type)
 
     # -- ports --------------------------------------------------------------------------------------------------

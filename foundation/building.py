@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["BuildOptions", "built", "open_config"]
+__all__ = ["BuildOptions", "build_or_pass", "open_config"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class BuildOptions:
         return replace(self, base_dir=base_dir, path=(*self.path, child_id))
 
 
-def built(
+def build_or_pass(
     given: Any, build: Callable[[Mapping[str, Any], BuildOptions], Any], registry: BlockRegistry | None, pool: ReusePool | None
 ) -> Any:
     """What was given, if it is neither a config nor the path of one; else what ``build`` makes of that.

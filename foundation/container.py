@@ -10,9 +10,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, choices, unknown
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, format_options, unknown_name
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.loading import StateLoad
+from yggdrasill.foundation.loading import StateLoader
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -37,7 +37,7 @@ def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) 
     if not isinstance(name, str) or not name.strip():
         raise InvalidArgument(f"{kind} must be a non-empty string, got {name!r}")
     if taken is not None and name in taken:
-        raise DuplicateName(f"{kind} {name!r} is taken; there is {choices(taken, near=name)}. Choose another id.")
+        raise DuplicateName(f"{kind} {name!r} is taken; there is {format_options(taken, near=name)}. Choose another id.")
     return name
 
 
@@ -63,7 +63,7 @@ class Container(ABC):
         try:
             return self._children[child_id]
         except KeyError:
-            raise unknown(self.child_word, child_id, self._children) from None
+            raise unknown_name(self.child_word, child_id, self._children) from None
 
     # -- training -----------------------------------------------------------------------------------------------
 
@@ -125,7 +125,7 @@ class Container(ABC):
         Raises:
             CheckpointMismatch: (a KeyError) ``strict`` and the state names unknown children or other keys than a block's.
         """
-        load = StateLoad(strict=strict)
+        load = StateLoader(strict=strict)
         self._assign_state(state, (), load, strict)
         load.apply()
 
@@ -136,7 +136,7 @@ class Container(ABC):
                 states[child_id] = state
         return states
 
-    def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoad, strict: bool) -> None:
+    def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoader, strict: bool) -> None:
         self._check_state_ids(state, path, strict)
         for child_id, child in self._children.items():
             if isinstance(child, Container):
@@ -149,7 +149,7 @@ class Container(ABC):
         stray = sorted(str(key) for key in state if key not in self._children)
         if stray and strict:
             raise CheckpointMismatch(
-                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}; it has {choices(self._children)}. "
+                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}; it has {format_options(self._children)}. "
                 f"This state belongs to another {self.level}.",
                 unexpected=stray,
             )

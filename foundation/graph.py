@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.executor.program import Program
@@ -17,17 +17,17 @@ from yggdrasill.foundation import roles
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.building import BuildOptions
 from yggdrasill.foundation.checkpoint import read_state
+from yggdrasill.foundation.connected import ConnectedContainer
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.edge_table import Interface
 from yggdrasill.foundation.graph_program import compile_graph
-from yggdrasill.foundation.loading import StateLoad
+from yggdrasill.foundation.loading import StateLoader
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool, reuse_identity
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
-from yggdrasill.foundation.wired import Wired
-from yggdrasill.foundation.wiring import Boundary
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -38,7 +38,7 @@ __all__ = ["GRAPH_KINDS", "Graph"]
 GRAPH_KINDS = ("diffusion", "llm", "vlm", "data", "generic")
 
 
-class Graph(Wired, Persistent):
+class Graph(ConnectedContainer, Persistent):
     """One whole task: nodes, edges, exposed ports, metadata.
 
     ``registry`` builds blocks by type (default: the global one); ``pool`` shares blocks of one model (default: the
@@ -69,11 +69,11 @@ class Graph(Wired, Persistent):
         self.registry = registry if registry is not None else BlockRegistry.global_registry()
         self.pool = pool if pool is not None else ReusePool.shared()
         self.auto_wired: set[Edge] = set()
-        self._boundaries: dict[str, Boundary] = {}
+        self._interfaces: dict[str, Interface] = {}
         self._program: tuple[Any, Program] | None = None
 
     def __repr__(self) -> str:
-        return f"<Graph {self.graph_id!r}: {len(self.nodes)} nodes, {len(self._wiring.edges)} edges>"
+        return f"<Graph {self.graph_id!r}: {len(self.nodes)} nodes, {len(self._edge_table.edges)} edges>"
 
     @property
     def id(self) -> str:
@@ -101,11 +101,11 @@ class Graph(Wired, Persistent):
         node: Node = self._child(node_id)
         return node
 
-    def boundary(self, child_id: str) -> Boundary:
+    def interface(self, child_id: str) -> Interface:
         """The ports of a node's block."""
-        known = self._boundaries.get(child_id)
+        known = self._interfaces.get(child_id)
         if known is None:
-            known = self._boundaries[child_id] = Boundary.of_block(self.get_node(child_id).block)
+            known = self._interfaces[child_id] = Interface.of_block(self.get_node(child_id).block)
         return known
 
     def add_node(
@@ -174,7 +174,7 @@ class Graph(Wired, Persistent):
 
     def _place(self, node: Node, auto_connect: bool) -> str:
         check_name("node_id", node.node_id, self._children)
-        self._boundaries[node.node_id] = Boundary.of_block(node.block)
+        self._interfaces[node.node_id] = Interface.of_block(node.block)
         self._add_child(node.node_id, node)
         if auto_connect:
             roles.apply_auto_connect(self, node.node_id)
@@ -183,8 +183,8 @@ class Graph(Wired, Persistent):
     def remove_node(self, node_id: str) -> None:
         """Take a node out with its edges and exposures."""
         self._remove_child(node_id)
-        self._boundaries.pop(node_id, None)
-        self.auto_wired &= set(self._wiring.edges)
+        self._interfaces.pop(node_id, None)
+        self.auto_wired &= set(self._edge_table.edges)
 
     def set_trainable(self, child_id: str, trainable: bool) -> None:
         """Whether `trainable_parameters` covers a node."""
@@ -261,7 +261,7 @@ class Graph(Wired, Persistent):
     def _check_metadata(self) -> Iterator[str]:
         for node_id in self._structure_key()[1]:
             if node_id not in self._children:
-                yield f"metadata 'cycle_order' names {node_id!r}; nodes are {choices(self._children, near=node_id)}"
+                yield f"metadata 'cycle_order' names {node_id!r}; nodes are {format_options(self._children, near=node_id)}"
         try:
             loop_count(None, self.metadata)
         except InvalidArgument as error:
@@ -286,7 +286,7 @@ class Graph(Wired, Persistent):
                     states[node_id] = state
         return states
 
-    def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoad, strict: bool) -> None:
+    def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoader, strict: bool) -> None:
         self._check_state_ids(state, path, strict)
         for node_id, node in self.nodes.items():
             load.add(node.block, state.get(node_id), f"node {'/'.join((*path, node_id))!r}")

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from yggdrasill.foundation.building import BuildOptions, open_config
 from yggdrasill.foundation.documents import at, is_ref, read_model, resolve_ref
 from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.edge_table import ExposedPort
 from yggdrasill.foundation.node import Node
-from yggdrasill.foundation.wiring import Exposure
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.graph import Graph
@@ -98,8 +98,8 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
         for node_id, node in graph.nodes.items()
     ]
     config["edges"] = [edge_to_config(edge) for edge in graph.get_edges()]
-    config["exposed_inputs"] = [entry.to_config("node_id") for entry in graph._wiring.inputs]
-    config["exposed_outputs"] = [entry.to_config("node_id") for entry in graph._wiring.outputs]
+    config["exposed_inputs"] = [entry.to_config("node_id") for entry in graph._edge_table.inputs]
+    config["exposed_outputs"] = [entry.to_config("node_id") for entry in graph._edge_table.outputs]
     return config
 
 
@@ -116,7 +116,7 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
     for kind, entries in (("exposed_inputs", model.exposed_inputs), ("exposed_outputs", model.exposed_outputs)):
         for number, entry in enumerate(entries):
             with at(f"{where}, {kind}[{number}]"):
-                graph._wiring.expose(Exposure(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
+                graph._edge_table.expose(ExposedPort(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
     graph.execution_version += 1
     if validate:
         graph.validate(strict=True)

@@ -25,24 +25,24 @@ def compile_graph(graph: Graph) -> Program:
             steps.append(calls[step[1]])
         else:
             steps.append(Loop(step[1][0], tuple(calls[node_id] for node_id in step[1][1])))
-    inputs = {key: tuple((e.node_id, e.port_name) for e in entries) for key, entries in graph._wiring.keys(output=False).items()}
-    outputs = tuple((entry.key, (entry.node_id, entry.port_name)) for entry in graph._wiring.outputs)
+    inputs = {key: tuple((e.node_id, e.port_name) for e in entries) for key, entries in graph._edge_table.keys(output=False).items()}
+    outputs = tuple((entry.key, (entry.node_id, entry.port_name)) for entry in graph._edge_table.outputs)
     ports = tuple((node_id, port) for node_id, node in graph.nodes.items() for port in node.block.ports)
     return Program(tuple(steps), inputs, outputs, ports, _mode_setter([node.block for node in graph.nodes.values()]))
 
 
 def _call(graph: Graph, node: Node, ring: Collection[str]) -> Call:
-    picks, gathers = graph._input_rules(node.node_id, ring, node.defaults)
-    boundary = graph.boundary(node.node_id)
+    bindings, aggregated = graph._input_rules(node.node_id, ring, node.defaults)
+    interface = graph.interface(node.node_id)
     return Call(
         node_id=node.node_id,
         block_type=node.block_type,
         forward=node.block.forward,
         lock=node.block.lock,
-        picks=picks,
-        gathers=gathers,
-        outputs=tuple((name, (node.node_id, name)) for name in boundary.outputs),
-        required=frozenset(name for name, port in boundary.inputs.items() if not port.optional),
+        bindings=bindings,
+        aggregated=aggregated,
+        outputs=tuple((name, (node.node_id, name)) for name in interface.outputs),
+        required=frozenset(name for name, port in interface.inputs.items() if not port.optional),
     )
 
 

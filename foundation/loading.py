@@ -10,10 +10,10 @@ from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.checkpoint import check_block_state
 from yggdrasill.foundation.pool import reuse_identity
 
-__all__ = ["StateLoad"]
+__all__ = ["StateLoader"]
 
 
-class StateLoad:
+class StateLoader:
     """One load: `add` every block with the state meant for it, then `apply`. Each block is loaded once.
 
     A block that got no state takes the one given to another block of the same reuse identity, since a shared block is

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 
 __all__ = ["Port", "PortAggregation", "PortDirection", "PortType", "dtypes_fit"]
 
@@ -68,7 +68,7 @@ class Port:
             try:
                 object.__setattr__(self, field, kind(value))
             except ValueError:
-                options = choices(member.value for member in kind)
+                options = format_options(member.value for member in kind)
                 raise InvalidArgument(f"port {self.name!r}: {field} is {value!r}; it can be {options}") from None
         dtype = self.dtype.value if isinstance(self.dtype, PortType) else self.dtype
         if not isinstance(dtype, str) or not dtype.strip():

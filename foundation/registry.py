@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownBlockType, UnknownName, YggdrasillError, unknown
+from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownBlockType, UnknownName, YggdrasillError, unknown_name
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.settings import Setting
 
@@ -72,7 +72,7 @@ class BlockRegistry:
             return known
         found = self._find_installed(block_type) if self._built_ins else None
         if found is None:
-            raise unknown("block type", block_type, self.types(), "Register it with register_block(type).", UnknownBlockType)
+            raise unknown_name("block type", block_type, self.types(), "Register it with register_block(type).", UnknownBlockType)
         self._factories[block_type] = found
         return found
 

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from yggdrasill.errors import unknown
+from yggdrasill.errors import unknown_name
 from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.edge_table import Interface
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.ports import Port, PortAggregation
-from yggdrasill.foundation.wiring import Boundary
 
 __all__ = [
     "ROLES",
@@ -112,7 +112,7 @@ class RoleGraph(Protocol):
 def suggest_edges_for_new_node(graph: RoleGraph, node_id: str) -> list[Edge]:
     """The edges the rules propose between ``node_id`` and the other nodes (both ways), none of them in the graph yet."""
     if node_id not in graph.nodes:
-        raise unknown("node", node_id, graph.nodes)
+        raise unknown_name("node", node_id, graph.nodes)
     if role_from_block_type(graph.nodes[node_id].block_type) is None:
         return []
     return [
@@ -146,7 +146,7 @@ def use_task_node_auto_connect(graph: RoleGraph) -> list[Edge]:
 
 def _wanted(graph: RoleGraph) -> list[Edge]:
     """The rules' edges for the whole graph, less those into single ports that an explicit edge feeds."""
-    nodes = {node_id: (node.block_type, Boundary.of_block(node.block)) for node_id, node in graph.nodes.items()}
+    nodes = {node_id: (node.block_type, Interface.of_block(node.block)) for node_id, node in graph.nodes.items()}
     wanted = []
     for edge in auto_edges(nodes):
         port = nodes[edge.target_node][1].inputs[edge.target_port]
@@ -156,7 +156,7 @@ def _wanted(graph: RoleGraph) -> list[Edge]:
     return wanted
 
 
-def auto_edges(nodes: Mapping[str, tuple[str, Boundary]]) -> list[Edge]:
+def auto_edges(nodes: Mapping[str, tuple[str, Interface]]) -> list[Edge]:
     """Every edge the rules give for these nodes (``{node_id: (block_type, ports)}``), sorted; policy in the module text."""
     roles = {node: role for node, (block_type, _) in nodes.items() if (role := role_from_block_type(block_type))}
     wanted: dict[tuple[str, str], list[tuple[int, Edge, str]]] = {}
@@ -172,7 +172,7 @@ def auto_edges(nodes: Mapping[str, tuple[str, Boundary]]) -> list[Edge]:
     return sorted(edges, key=str)
 
 
-def _rule_edges(source: str, source_role: str, target: str, target_role: str, nodes: Mapping[str, tuple[str, Boundary]]) -> Iterable[Edge]:
+def _rule_edges(source: str, source_role: str, target: str, target_role: str, nodes: Mapping[str, tuple[str, Interface]]) -> Iterable[Edge]:
     source_side, target_side = nodes[source][1].outputs, nodes[target][1].inputs
     if (source_role, target_role) == ("codec", "solver") and _find("decode_latent", nodes[source][1].inputs):
         return

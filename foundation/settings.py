@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 
 __all__ = ["SETTING_KINDS", "Setting"]
 
@@ -31,7 +31,7 @@ class Setting:
 
     def __post_init__(self) -> None:
         if self.kind not in SETTING_KINDS:
-            raise InvalidArgument(f"setting {self.name!r}: kind is {self.kind!r}; it can be {choices(SETTING_KINDS)}")
+            raise InvalidArgument(f"setting {self.name!r}: kind is {self.kind!r}; it can be {format_options(SETTING_KINDS)}")
         if self.kind == "choice" and not self.options:
             raise InvalidArgument(f"setting {self.name!r} is a choice without options; give some")
 
@@ -54,7 +54,7 @@ class Setting:
         if self.kind == "value":
             return None
         if self.kind == "choice":
-            return None if value in self.options else f"can be {choices(self.options)}"
+            return None if value in self.options else f"can be {format_options(self.options)}"
         if self.kind == "boolean":
             return None if isinstance(value, bool) else "must be true or false"
         if self.kind == "text":

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, choices, unknown
+from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options, unknown_name
 from yggdrasill.foundation.documents import check_version, read_document, read_model
 
 __all__ = ["TEMPLATE_FOLDER", "FileTemplate", "register_template", "render_template", "template_names"]
@@ -32,7 +32,7 @@ _registered: dict[tuple[str, str], Builder] = {}
 def register_template(level: str, name: str, builder: Builder) -> None:
     """Make ``builder(**parameters) -> config`` available as ``from_template(name)`` of a level; it replaces one of that name."""
     if level not in _LEVELS:
-        raise InvalidArgument(f"level is {level!r}; it can be {choices(_LEVELS)}")
+        raise InvalidArgument(f"level is {level!r}; it can be {format_options(_LEVELS)}")
     if not isinstance(name, str) or not name.strip():
         raise InvalidArgument(f"template name must be a non-empty string, got {name!r}")
     _registered[level, name] = builder
@@ -63,7 +63,7 @@ def _render(level: str, name: str, parameters: Mapping[str, Any], inside: tuple[
     builder = _registered.get((level, name))
     if builder is None:
         if name not in template_names(level):
-            raise unknown(f"{level} template", name, template_names(level))
+            raise unknown_name(f"{level} template", name, template_names(level))
         return FileTemplate(TEMPLATE_FOLDER / level / f"{name}.yaml").fill(parameters, (*inside, place))
     return dict(builder(**parameters))
 
@@ -92,7 +92,7 @@ class FileTemplate:
         """The config for these parameters; ``inside`` names the templates this one is a part of, so that a ring is found."""
         for name in given:
             if name not in self.parameters:
-                raise unknown(f"parameter of template {self.name!r}", name, self.parameters)
+                raise unknown_name(f"parameter of template {self.name!r}", name, self.parameters)
         values = {name: self._value(name, given) for name in self.parameters}
         config: dict[str, Any] = self._fill(self._config, values, (), inside)
         return config
@@ -103,7 +103,7 @@ class FileTemplate:
         if parameter.choices is None:
             return copy.deepcopy(value)
         if not isinstance(value, str) or value not in parameter.choices:
-            raise InvalidArgument(f"template {self.name!r}: parameter {name!r} is {value!r}; it can be {choices(parameter.choices)}")
+            raise InvalidArgument(f"template {self.name!r}: parameter {name!r} is {value!r}; it can be {format_options(parameter.choices)}")
         return copy.deepcopy(parameter.choices[value])
 
     def _fill(self, part: Any, values: Mapping[str, Any], open_names: tuple[str, ...], inside: tuple[str, ...]) -> Any:
@@ -127,7 +127,7 @@ class FileTemplate:
         level, _, name = place.partition("/") if isinstance(place, str) else ("", "", "")
         if level not in _LEVELS or not name:
             raise InvalidConfig(
-                f"template {self.name!r}: from_template is {place!r}; it is written level/name with a level of {choices(_LEVELS)}"
+                f"template {self.name!r}: from_template is {place!r}; it is written level/name with a level of {format_options(_LEVELS)}"
             )
         if not isinstance(parameters, Mapping):
             raise InvalidConfig(f"template {self.name!r}: the parameters of {place!r} are {parameters!r}; they must be a mapping by name")
@@ -135,7 +135,9 @@ class FileTemplate:
 
     def _known(self, name: str, open_names: tuple[str, ...]) -> str:
         if name not in self.parameters:
-            raise InvalidConfig(f"template {self.name!r} uses {{{{{name}}}}}, which is none of its parameters {choices(self.parameters)}")
+            raise InvalidConfig(
+                f"template {self.name!r} uses {{{{{name}}}}}, which is none of its parameters {format_options(self.parameters)}"
+            )
         if name in open_names:
             raise InvalidConfig(f"template {self.name!r}: parameter {name!r} contains itself")
         return name

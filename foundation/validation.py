@@ -6,13 +6,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from yggdrasill.errors import InvalidStructure, choices
+from yggdrasill.errors import InvalidStructure, format_options
 from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.edge_table import ExposedPort
 from yggdrasill.foundation.ports import Port, PortAggregation
-from yggdrasill.foundation.wiring import Exposure
 
 if TYPE_CHECKING:
-    from yggdrasill.foundation.wired import Wired
+    from yggdrasill.foundation.connected import ConnectedContainer
 
 __all__ = ["ValidationResult", "check_exposures", "check_inputs", "check_reachability"]
 
@@ -40,37 +40,39 @@ class ValidationResult:
             raise kind(f"{what} is not valid: " + "; ".join(self.errors), errors=list(self.errors))
 
 
-def check_exposures(wired: Wired) -> Iterator[str]:
+def check_exposures(wired: ConnectedContainer) -> Iterator[str]:
     """Errors for exposed entries that name no real port (possible in configs) and for names that feed unlike ports."""
-    for kind, entries in (("input", wired._wiring.inputs), ("output", wired._wiring.outputs)):
+    for kind, entries in (("input", wired._edge_table.inputs), ("output", wired._edge_table.outputs)):
         for entry in entries:
             side = wired._side(entry.node_id, "inputs" if kind == "input" else "outputs")
             if entry.port_name not in side:
                 there = (
-                    f"its {kind}s are {choices(side, near=entry.port_name)}"
+                    f"its {kind}s are {format_options(side, near=entry.port_name)}"
                     if side
-                    else f"{wired.child_word}s are {choices(wired._children)}"
+                    else f"{wired.child_word}s are {format_options(wired._children)}"
                 )
                 yield f"exposed {kind} {entry.key!r} names {entry.node_id}.{entry.port_name}, which does not exist; {there}"
-    for key, exposures in wired._wiring.keys(output=False).items():
+    for key, exposures in wired._edge_table.keys(output=False).items():
         ports = [wired._side(e.node_id, "inputs").get(e.port_name) for e in exposures]
         dtypes = {port.dtype for port in ports if port} - {"any"}
         if len(dtypes) > 1:
             yield f"exposed input {key!r} feeds ports of different types {sorted(dtypes)}; give them different names"
 
 
-def check_inputs(wired: Wired, defaults: Mapping[str, Iterable[str]], position: Mapping[str, tuple[frozenset[str], int]]) -> Iterator[str]:
+def check_inputs(
+    wired: ConnectedContainer, defaults: Mapping[str, Iterable[str]], position: Mapping[str, tuple[frozenset[str], int]]
+) -> Iterator[str]:
     """Errors for inputs that get nothing, too much, or nothing in time.
 
     ``defaults`` names the ports with a default per child; ``position`` gives, for each child in a cycle, the cycle's
     members and its place in their order.
     """
-    exposed = {(entry.node_id, entry.port_name) for entry in wired._wiring.inputs}
+    exposed = {(entry.node_id, entry.port_name) for entry in wired._edge_table.inputs}
     for child in wired._children:
         ring, place = position.get(child, (frozenset(), 0))
         having = set(defaults.get(child, ()))
         for port in wired._side(child, "inputs").values():
-            edges = wired._wiring.sources(child, port.name)
+            edges = wired._edge_table.sources(child, port.name)
             where = f"{wired.child_word} {child!r}, input {port.name!r}"
             yield from _check_several(port, edges, ring, where)
             if port.optional or (child, port.name) in exposed or port.name in having:
@@ -96,21 +98,21 @@ def _check_several(port: Port, edges: list[Edge], ring: frozenset[str], where: s
     )
 
 
-def check_reachability(wired: Wired) -> Iterator[str]:
+def check_reachability(wired: ConnectedContainer) -> Iterator[str]:
     """Warnings for children no exposed input leads to, and for those that lead to no exposed output."""
-    wiring = wired._wiring
+    table = wired._edge_table
     for entries, links, message in (
-        (wiring.inputs, wiring.out_of, "is not reached from any exposed input"),
-        (wiring.outputs, wiring.into, "leads to no exposed output"),
+        (table.inputs, table.out_of, "is not reached from any exposed input"),
+        (table.outputs, table.into, "leads to no exposed output"),
     ):
-        sources = [child for child in wired._children if not wired._side(child, "inputs")] if entries is wiring.inputs else []
-        reached = _reach(entries, sources, links, forward=entries is wiring.inputs)
+        sources = [child for child in wired._children if not wired._side(child, "inputs")] if entries is table.inputs else []
+        reached = _reach(entries, sources, links, forward=entries is table.inputs)
         for child in wired._children:
             if child not in reached:
                 yield f"{wired.child_word} {child!r} {message}"
 
 
-def _reach(entries: list[Exposure], sources: list[str], links: Mapping[str, list[Edge]], *, forward: bool) -> set[str]:
+def _reach(entries: list[ExposedPort], sources: list[str], links: Mapping[str, list[Edge]], *, forward: bool) -> set[str]:
     todo = [*sources, *(entry.node_id for entry in entries)]
     reached: set[str] = set()
     while todo:

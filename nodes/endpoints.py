@@ -36,7 +36,7 @@ class EndpointInfo(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, endpoint: Any = None) -> bool | str:
         """Whether there is such an endpoint."""
-        from yggdrasill.server_ext.comfy.levels.asking import unknown_endpoint
+        from yggdrasill.server_ext.comfy.levels.endpoint_requests import unknown_endpoint
 
         return unknown_endpoint(endpoint) or True
 
@@ -48,7 +48,7 @@ class EndpointInfo(io.ComfyNode):
     @classmethod
     async def execute(cls, endpoint: str) -> Any:
         """Give what the endpoints say."""
-        from yggdrasill.server_ext.comfy.levels.asking import ask_endpoints
+        from yggdrasill.server_ext.comfy.levels.endpoint_requests import ask_endpoints
         from yggdrasill.server_ext.comfy.levels.work import NodeWork
 
         def ask(work: NodeWork[Any]) -> tuple[bool, str, str]:

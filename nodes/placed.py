@@ -1,4 +1,4 @@
-"""The node that stands for a part of a workflow that runs elsewhere. Only the carve writes it into prompts."""
+"""The node that stands for a part of a workflow that runs elsewhere. Only the partition writes it into prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
 from yggdrasill.nodes.sockets import port_inputs, port_outputs, values_in_order
-from yggdrasill.remote.carve.parts import MOST_PORTS, PLACED_NODE
+from yggdrasill.remote.partition.parts import MOST_PORTS, PLACED_NODE
 
 __all__ = ["PlacedPartNode"]
 

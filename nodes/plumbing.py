@@ -32,9 +32,9 @@ class GraphValue(io.ComfyNode):
         """Give the values of the port."""
         from yggdrasill.remote.port_list import port_values
         from yggdrasill.server_ext.comfy.blocking import as_blockers
-        from yggdrasill.server_ext.comfy.current import around
+        from yggdrasill.server_ext.comfy.extension_context import extension_context
 
-        return io.NodeOutput(as_blockers(port_values(around().runner.shelf.take(hash))))
+        return io.NodeOutput(as_blockers(port_values(extension_context().runner.job_inputs.take(hash))))
 
 
 class GraphResult(io.ComfyNode):
@@ -63,10 +63,10 @@ class GraphResult(io.ComfyNode):
         Raises:
             CannotTravel: a value that cannot leave this process, named by port and type.
         """
-        from yggdrasill.server_ext.comfy.current import around
+        from yggdrasill.server_ext.comfy.extension_context import extension_context
         from yggdrasill.server_ext.comfy.types_ports import check_port
 
-        waiting = around().runner.run_of(run[0])
+        waiting = extension_context().runner.run_of(run[0])
         if waiting is not None:
             check_port(port[0], type[0], value)
             waiting.deliver(port[0], value)

@@ -68,7 +68,7 @@ class RemoteGraphNode(io.ComfyNode):
     @classmethod
     async def fingerprint_inputs(cls, graph: list[str] | None = None, endpoint: list[str] | None = None, **others: Any) -> str | float:
         """What ComfyUI compares to know whether an earlier result still holds: the hash of what the endpoint serves now."""
-        from yggdrasill.server_ext.comfy.freshness import fingerprint
+        from yggdrasill.server_ext.comfy.fingerprint import fingerprint
 
         # a graph or endpoint that comes over a link is not known before its node has run
         return await fingerprint(graph[0], endpoint[0]) if graph and endpoint else float("nan")

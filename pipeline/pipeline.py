@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import unknown
+from yggdrasill.errors import unknown_name
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.building import BuildOptions, built
+from yggdrasill.foundation.building import BuildOptions, build_or_pass
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.flow import Flow
+from yggdrasill.pipeline.dag import Dag
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Pipeline"]
 
 
-class Pipeline(Flow):
+class Pipeline(Dag):
     """A DAG of graphs; a child may be any runnable, a remote one included."""
 
     level: ClassVar[str] = "pipeline"
@@ -81,7 +81,7 @@ class Pipeline(Flow):
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
-        return self._adopt(built(graph, _build_graph, registry, pool), pipeline_node_id, trainable)
+        return self._adopt(build_or_pass(graph, _build_graph, registry, pool), pipeline_node_id, trainable)
 
     def remove_graph(self, pipeline_node_id: str) -> None:
         """Take a graph out with its edges and exposures."""
@@ -126,15 +126,15 @@ class Pipeline(Flow):
         options = {"training": training, "device": device, "dry_run": dry_run, **graph_kwargs}
         with enter_run(seed=seed) as context:
             buffer = self._run_children(self._given(inputs or {}), context, emit, options, max_workers)
-        outputs = {e.key: buffer[e.node_id, e.port_name] for e in self._wiring.outputs if (e.node_id, e.port_name) in buffer}
+        outputs = {e.key: buffer[e.node_id, e.port_name] for e in self._edge_table.outputs if (e.node_id, e.port_name) in buffer}
         return {key: load_handles(value) for key, value in outputs.items()} if context.outermost else outputs
 
     def _given(self, inputs: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-        keys = self._wiring.keys(output=False)
+        keys = self._edge_table.keys(output=False)
         given = {}
         for name, value in inputs.items():
             if name not in keys:
-                raise unknown("input", name, keys, f"These are the inputs of pipeline {self.pipeline_id!r}.")
+                raise unknown_name("input", name, keys, f"These are the inputs of pipeline {self.pipeline_id!r}.")
             for entry in keys[name]:
                 given[self._input_key(entry.node_id, entry.port_name)] = value
         return given

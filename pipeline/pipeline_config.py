@@ -12,12 +12,12 @@ from yggdrasill.errors import InvalidConfig
 from yggdrasill.foundation.building import BuildOptions, open_config
 from yggdrasill.foundation.contract import build_foreign, default_resolver
 from yggdrasill.foundation.documents import read_model, resolve_ref
+from yggdrasill.foundation.edge_table import ExposedPort
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
-from yggdrasill.foundation.wiring import Exposure
 
 if TYPE_CHECKING:
-    from yggdrasill.pipeline.flow import Flow
+    from yggdrasill.pipeline.dag import Dag
     from yggdrasill.pipeline.pipeline import Pipeline
 
 __all__ = [
@@ -86,7 +86,7 @@ def place_child(child_id: str, entry: Mapping[str, Any], options: BuildOptions, 
 
 
 def built_children(
-    level: type[Flow],
+    level: type[Dag],
     entries: Iterable[AnyChild],
     where: str,
     options: BuildOptions,
@@ -126,8 +126,8 @@ def pipeline_to_config(pipeline: Pipeline) -> dict[str, Any]:
         "pipeline_id": pipeline.pipeline_id,
         "graphs": graphs,
         "edges": [edge_to_config(edge) for edge in pipeline.get_edges()],
-        "exposed_inputs": [entry.to_config("pipeline_node_id") for entry in pipeline._wiring.inputs],
-        "exposed_outputs": [entry.to_config("pipeline_node_id") for entry in pipeline._wiring.outputs],
+        "exposed_inputs": [entry.to_config("pipeline_node_id") for entry in pipeline._edge_table.inputs],
+        "exposed_outputs": [entry.to_config("pipeline_node_id") for entry in pipeline._edge_table.outputs],
     }
     return {**config, "metadata": copy.deepcopy(pipeline.metadata)} if pipeline.metadata else config
 
@@ -143,7 +143,7 @@ def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], opti
         pipeline.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)
     for entries, output in ((model.exposed_inputs, False), (model.exposed_outputs, True)):
         for exposed in entries:
-            pipeline._wiring.expose(Exposure(exposed.pipeline_node_id, exposed.port_name, exposed.name), output=output)
+            pipeline._edge_table.expose(ExposedPort(exposed.pipeline_node_id, exposed.port_name, exposed.name), output=output)
     pipeline.execution_version += 1
     if validate:
         pipeline.validate(strict=True, validate_graphs=True)

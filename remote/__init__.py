@@ -4,8 +4,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from yggdrasill.remote.artifact_client import ArtifactClient
     from yggdrasill.remote.client import EndpointClient
-    from yggdrasill.remote.depot import Depot
     from yggdrasill.remote.endpoint import Endpoint
     from yggdrasill.remote.endpoints import EndpointRegistry
     from yggdrasill.remote.placement import Placement
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from yggdrasill.remote.remote_world import RemoteWorld
     from yggdrasill.remote.reports import CallReport, observe_calls
     from yggdrasill.remote.resolvers import UrlResolver
-    from yggdrasill.remote.retry import Patience
+    from yggdrasill.remote.retry import RetryPolicy
     from yggdrasill.remote.transports import HttpTransport, MemoryTransport
 
 _HOME = {
     "CallReport": "reports",
-    "Depot": "depot",
+    "ArtifactClient": "artifact_client",
     "Endpoint": "endpoint",
     "EndpointClient": "client",
     "EndpointRegistry": "endpoints",
     "HttpTransport": "transports",
     "MemoryTransport": "transports",
-    "Patience": "retry",
+    "RetryPolicy": "retry",
     "Placement": "placement",
     "RemoteGraph": "remote_graph",
     "RemoteStage": "remote_stage",
@@ -39,19 +39,19 @@ _HOME = {
 }
 
 __all__ = [
+    "ArtifactClient",
     "CallReport",
-    "Depot",
     "Endpoint",
     "EndpointClient",
     "EndpointRegistry",
     "HttpTransport",
     "MemoryTransport",
-    "Patience",
     "Placement",
     "RemoteGraph",
     "RemoteStage",
     "RemoteWorkflow",
     "RemoteWorld",
+    "RetryPolicy",
     "UrlResolver",
     "observe_calls",
     "place",

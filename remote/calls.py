@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yggdrasill.errors import EndpointFailed, EndpointUnreachable, TimedOut, UnknownArtifact, YggdrasillError, error_from_dict
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.events import FINAL, follow
 from yggdrasill.remote.reports import Meter
-from yggdrasill.remote.retry import Patience, Retry
+from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import upload
-from yggdrasill.remote.waits import Learn
+from yggdrasill.remote.wait_graph import Learn
 from yggdrasill.values.artifact_refs import ArtifactRef
 
 __all__ = ["ORPHAN_AFTER", "Call", "Watch", "perform"]
@@ -43,12 +43,12 @@ class Call:
     graph_id: str
     wire: Mapping[str, Any]
     value: Any
-    depot: Depot
+    artifact_client: ArtifactClient
     run: Mapping[str, Any]
     options: Mapping[str, Any] = field(default_factory=dict)
     timeout: float | None = None
     orphan_after: float = ORPHAN_AFTER
-    patience: Patience = field(default_factory=Patience)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     progress: Progress | None = None
     #: A ComfyUI API prompt with ports, to be run without being deployed; else ``graph_id`` is served there.
     prompt: Mapping[str, Any] | None = None
@@ -89,7 +89,7 @@ async def perform(client: EndpointClient, call: Call) -> dict[str, Any]:
             ``details["reached"]`` telling whether the endpoint ever answered this call; TimedOut
     """
     deadline = None if call.timeout is None else time.monotonic() + call.timeout
-    retry = Retry(call.patience, deadline)
+    retry = Retry(call.retry_policy, deadline)
     job: list[str] = []
     try:
         row = await _to_the_end(client, call, retry, job)
@@ -154,11 +154,11 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
                 raise
             if any(map(sent.get, missing)):
                 # what was put into its folder did not get there: that is no longer its folder, or not large enough
-                client.neighbour.forget()
+                client.local_peer.forget()
             for name in missing:
                 sent[name] = sent.get(name, 0) + 1
             with call.meter.sending():
-                call.meter.bytes_sent += await upload(client, missing, call.value, call.depot, retry)
+                call.meter.bytes_sent += await upload(client, missing, call.value, call.artifact_client, retry)
 
 
 async def _cancel(client: EndpointClient, call: Call, job: list[str]) -> None:

@@ -10,8 +10,8 @@ from urllib.parse import quote, urlsplit
 
 from yggdrasill.errors import InvalidArgument, LimitExceeded, PayloadTooLarge
 from yggdrasill.remote.answers import PROTOCOL, check_protocol, document_of, failure, named
-from yggdrasill.remote.bridge import bridge
-from yggdrasill.remote.neighbours import Neighbour
+from yggdrasill.remote.local_peers import LocalPeer
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.transports.http import HttpTransport
 from yggdrasill.remote.transports.transport import Body, Chunk, Request, Response, Transport
@@ -46,7 +46,7 @@ class EndpointClient:
         self._ca = ca
         self._own = transport
         #: Its artifact folder, if it is on this machine.
-        self.neighbour = Neighbour(parts.hostname, self.artifact_folder)
+        self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
         #: What `capabilities` said the first time somebody compared it.
         self.facts: dict[str, Any] | None = None
         #: Fingerprints of model files here that the endpoint has too.
@@ -87,7 +87,7 @@ class EndpointClient:
 
     async def health(self) -> dict[str, Any]:
         """Status, versions and queue depth."""
-        return await self.get("/health", patience=5.0)
+        return await self.get("/health", timeout=5.0)
 
     async def capabilities(self) -> dict[str, Any]:
         """Versions, torch build, devices, block types, limits, store id."""
@@ -115,7 +115,7 @@ class EndpointClient:
             InvalidConfig: the endpoint is no ComfyUI.
         """
         body = {"files": list(files)}
-        found: dict[str, dict[str, str]] = (await self.call("POST", "/checkpoints/fingerprints", body, patience=120.0))[1]["fingerprints"]
+        found: dict[str, dict[str, str]] = (await self.call("POST", "/checkpoints/fingerprints", body, timeout=120.0))[1]["fingerprints"]
         return found
 
     # -- graphs -------------------------------------------------------------------------------------------------
@@ -145,11 +145,11 @@ class EndpointClient:
 
     async def submit(self, graph_id: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Start a job, or find the one of the same key: the status (200 finished, 202 not yet) and its row."""
-        return await self.call("POST", f"/graphs/{quote(graph_id, safe='')}/jobs", body, patience=float(body.get("wait") or 0) + 15.0)
+        return await self.call("POST", f"/graphs/{quote(graph_id, safe='')}/jobs", body, timeout=float(body.get("wait") or 0) + 15.0)
 
     async def submit_workflow(self, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Start a job of the ComfyUI API prompt in ``body``, with ports and without deploying it; answers as `submit`."""
-        return await self.call("POST", "/workflows", body, patience=float(body.get("wait") or 0) + 15.0)
+        return await self.call("POST", "/workflows", body, timeout=float(body.get("wait") or 0) + 15.0)
 
     async def jobs(self, **filters: Any) -> list[dict[str, Any]]:
         """Rows of jobs, newest first, limited by ``graph_id``, ``status`` and ``limit``."""
@@ -171,25 +171,25 @@ class EndpointClient:
 
     async def output(self, job_id: str, wait: float = 20.0) -> tuple[int, dict[str, Any]]:
         """A job's result, waiting up to ``wait`` seconds for it: the status (200 finished, 202 not yet) and its row."""
-        return await self.call("GET", f"/jobs/{quote(job_id, safe='')}/output?wait={wait:g}", patience=wait + 15.0)
+        return await self.call("GET", f"/jobs/{quote(job_id, safe='')}/output?wait={wait:g}", timeout=wait + 15.0)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Ask a job to stop at its next node."""
-        return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/cancel", {}, patience=5.0))[1]
+        return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/cancel", {}, timeout=5.0))[1]
 
     @asynccontextmanager
     async def events(self, job_id: str | None, after: str | None = None) -> AsyncIterator[Response]:
         """The open event stream of a job, or of all jobs, behind the event ``after``."""
         path = "/events" if job_id is None else f"/jobs/{quote(job_id, safe='')}/events"
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after is not None else {})}
-        async with self.open("GET", path, headers=headers, patience=20.0) as response:
+        async with self.open("GET", path, headers=headers, timeout=20.0) as response:
             yield response
 
     # -- artifacts ----------------------------------------------------------------------------------------------
 
     async def artifact_folder(self) -> dict[str, Any]:
         """``{"folder", "store_id", "quota_bytes"}`` of the endpoint's artifacts, for callers on the same machine; others are told no folder."""
-        return await self.get("/artifacts/folder", patience=5.0)
+        return await self.get("/artifacts/folder", timeout=5.0)
 
     async def missing(self, hashes: list[str]) -> list[str]:
         """Those of ``hashes`` that the endpoint does not hold."""
@@ -224,12 +224,12 @@ class EndpointClient:
 
     # -- requests -----------------------------------------------------------------------------------------------
 
-    async def get(self, path: str, *, patience: float = 30.0) -> dict[str, Any]:
+    async def get(self, path: str, *, timeout: float = 30.0) -> dict[str, Any]:
         """The JSON answer to a GET."""
-        return (await self.call("GET", path, patience=patience))[1]
+        return (await self.call("GET", path, timeout=timeout))[1]
 
     async def call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, patience: float = 30.0
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float = 30.0
     ) -> tuple[int, dict[str, Any]]:
         """Send JSON, and give the status and the JSON answer.
 
@@ -239,7 +239,7 @@ class EndpointClient:
         data = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
         headers = {} if data is None else {"Content-Type": "application/json"}
         self.check_size("max_body_bytes", len(data or b""), "a request")
-        async with self.open(method, path, body=data, headers=headers, patience=patience) as response:
+        async with self.open(method, path, body=data, headers=headers, timeout=timeout) as response:
             text = await _read_all(response)
             return response.status, document_of(text, response.status, self.name, self.url) if text else {}
 
@@ -252,11 +252,11 @@ class EndpointClient:
         body: Body = None,
         length: int | None = None,
         headers: Mapping[str, str] | None = None,
-        patience: float = 30.0,
+        timeout: float = 30.0,
     ) -> AsyncIterator[Response]:
         """An open answer with a good status; any other is raised as the error it carries."""
         own = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
-        request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, patience)
+        request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, timeout)
         with named(self.name):
             async with self.transport.request(request) as response:
                 if response.status >= 300:
@@ -288,5 +288,5 @@ async def _drain(response: Response) -> None:
 
 
 def _shared_http(ca: str | None) -> HttpTransport:
-    """The connections of this process, which its bridge closes."""
-    return bridge().keep(f"http:{ca}", lambda: HttpTransport(ca=ca))
+    """The connections of this process, which its loop_thread closes."""
+    return loop_thread().keep(f"http:{ca}", lambda: HttpTransport(ca=ca))

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, unknown
+from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, unknown_name
 from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.contract import Resolver
@@ -167,7 +167,7 @@ class ComfyGraph:
             if emit:
                 emit(self.graph_id, "before", inputs=given)
             context.check_cancelled()
-            with context.outside():
+            with context.release_slot():
                 outputs = runner.run_prompt(self, given, context, preview_method)
             if context.outermost:
                 outputs = {name: load_handles(value) for name, value in outputs.items()}
@@ -178,7 +178,7 @@ class ComfyGraph:
     def _check(self, given: Mapping[str, Any]) -> None:
         for name in given:
             if name not in self.inputs:
-                raise unknown("input", name, self.inputs, f"These are the inputs of workflow {self.graph_id!r}.")
+                raise unknown_name("input", name, self.inputs, f"These are the inputs of workflow {self.graph_id!r}.")
         missing = [name for name, port in self.inputs.items() if not port.optional and name not in given]
         if missing:
             raise MissingInput(

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown
+from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown_name
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import reuse_identity
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
-from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.preflight import check_at
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
@@ -40,7 +40,7 @@ class Deployment:
     kind: str
     config: Mapping[str, Any]
     state: Mapping[str, Any] = field(default_factory=dict)
-    depot: Depot = field(default_factory=Depot.shared)
+    artifact_client: ArtifactClient = field(default_factory=ArtifactClient.shared)
     idle_after: float = STATE_KEPT
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
@@ -72,12 +72,12 @@ class Deployment:
         missing = sorted({name for name in _block_types(self.config) if name not in there})
         if missing:
             hint = f"{self.kind} {self.name!r} needs {', '.join(map(repr, missing))} at endpoint {client.name!r}; serve it with the plugin that has it."
-            error = unknown("block type", missing[0], there, hint, UnknownBlockType)
+            error = unknown_name("block type", missing[0], there, hint, UnknownBlockType)
             error.details.update(endpoint=client.name, missing=missing)
             raise error
 
     def _digest(self) -> str:
-        packed = self.depot.pack(dict(self.state))
+        packed = self.artifact_client.pack(dict(self.state))
         with packed:
             text = json.dumps(
                 [self.kind, self.config, packed.wire["skeleton"], [_named(entry) for entry in packed.wire["payloads"]]], sort_keys=True
@@ -85,7 +85,7 @@ class Deployment:
         return blake3_hex(memoryview(text.encode("utf-8")))
 
     async def _put(self, client: EndpointClient, graph_id: str, retry: Retry, idle_after: float | None = None) -> bool:
-        with self.depot.pack(dict(self.state)) as packed:
+        with self.artifact_client.pack(dict(self.state)) as packed:
             size = sum(entry["nbytes"] for entry in packed.wire["payloads"])
             if size > MAX_STATE_BYTES:
                 raise PayloadTooLarge(
@@ -98,7 +98,7 @@ class Deployment:
             while True:
                 if packed.artifacts:
                     missing = await retry.persist(lambda: client.missing(packed.artifacts))
-                    await upload(client, missing, self.state, self.depot, retry)
+                    await upload(client, missing, self.state, self.artifact_client, retry)
                 try:
                     answer = await retry.persist(lambda: client.deploy(graph_id, body))
                 except UnknownArtifact:

@@ -9,13 +9,13 @@ from collections.abc import AsyncGenerator, Iterable
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, StorageFailed, UnknownArtifact
 from yggdrasill.executor.context import current_run
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
-from yggdrasill.remote.neighbours import FOLDER_FROM
+from yggdrasill.remote.local_peers import FOLDER_FROM
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.receive import pour
 from yggdrasill.remote.reports import LoadReport, Meter, report
-from yggdrasill.remote.retry import Patience, Retry
+from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 from yggdrasill.values.memory_store import MemoryStore
 
@@ -27,15 +27,15 @@ PARALLEL = 4
 class RemoteHandle(ArtifactHandle):
     """A tensor that lies at an endpoint until somebody loads it."""
 
-    def __init__(self, ref: ArtifactRef, client: EndpointClient, depot: Depot) -> None:
-        super().__init__(ref, lambda ref: load(client, ref, depot))
+    def __init__(self, ref: ArtifactRef, client: EndpointClient, artifact_client: ArtifactClient) -> None:
+        super().__init__(ref, lambda ref: load(client, ref, artifact_client))
         self.client = client
 
 
-def load(client: EndpointClient, ref: ArtifactRef, depot: Depot) -> memoryview:
-    """The bytes of an artifact, from the depot if they are there, else fetched while this thread waits."""
+def load(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient) -> memoryview:
+    """The bytes of an artifact, from the artifact_client if they are there, else fetched while this thread waits."""
     meter, started = Meter(), time.perf_counter()
-    data = bridge().run(fetch(client, ref, depot, Retry(), meter))
+    data = loop_thread().run(fetch(client, ref, artifact_client, Retry(), meter))
     if meter.bytes_received:
         report(LoadReport(client.name, started, time.perf_counter(), meter.bytes_received, current_run().pass_index))
     return data
@@ -68,26 +68,26 @@ async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> Asyn
         return
 
 
-async def fetch(client: EndpointClient, ref: ArtifactRef, depot: Depot, retry: Retry, meter: Meter) -> memoryview:
-    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the depot's store."""
+async def fetch(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient, retry: Retry, meter: Meter) -> memoryview:
+    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the artifact_client's store."""
     with contextlib.suppress(UnknownArtifact):
-        return depot.store.read(ref.hash)
-    near = await _neighbour(_holder(client, ref), ref, retry)
+        return artifact_client.store.read(ref.hash)
+    near = await _local_peer(_holder(client, ref), ref, retry)
     if near is not None:
         return near
-    if ref.hash in depot.received:
-        known = await asyncio.to_thread(depot.received.copy, ref.hash)
+    if ref.hash in artifact_client.received:
+        known = await asyncio.to_thread(artifact_client.received.copy, ref.hash)
         if known is not None:
             return known
     memory = await _receive(_holder(client, ref), ref, retry)
     meter.bytes_received += ref.nbytes
-    depot.received.keep(ref.hash, memory)
+    artifact_client.received.keep(ref.hash, memory)
     return memory
 
 
-async def _neighbour(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:
+async def _local_peer(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:
     """The bytes as a private map of their file, if the endpoint is on this machine and has them on disk."""
-    store = await retry.persist(client.neighbour.store) if ref.nbytes > FOLDER_FROM else None
+    store = await retry.persist(client.local_peer.store) if ref.nbytes > FOLDER_FROM else None
     if store is None:
         return None
     try:
@@ -112,13 +112,13 @@ async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> me
 class Fetches:
     """The artifacts of one call's result, a few at a time; those that are known before the call is over may begin before."""
 
-    def __init__(self, depot: Depot, patience: Patience, meter: Meter) -> None:
-        self._depot, self._patience, self._meter = depot, patience, meter
+    def __init__(self, artifact_client: ArtifactClient, retry_policy: RetryPolicy, meter: Meter) -> None:
+        self._artifact_client, self._retry_policy, self._meter = artifact_client, retry_policy, meter
         self._gate = asyncio.Semaphore(PARALLEL)
         self._tasks: dict[str, tuple[EndpointClient, asyncio.Task[memoryview]]] = {}
 
     def begin(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
-        """Fetch, each once, and go on meanwhile; on the bridge's loop."""
+        """Fetch, each once, and go on meanwhile; on the loop_thread's loop."""
         for ref in refs:
             known = self._tasks.get(ref.hash)
             if known is not None and known[0] is client and not _has_failed(known[1]):
@@ -128,8 +128,8 @@ class Fetches:
             self._tasks[ref.hash] = client, asyncio.ensure_future(self._fetch(client, ref))
 
     def arrived(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
-        """`begin` with what can be had before the call is over. A neighbour's folder has it when it is written, and no sooner."""
-        if client.neighbour.known is None:
+        """`begin` with what can be had before the call is over. A local_peer's folder has it when it is written, and no sooner."""
+        if client.local_peer.known is None:
             self.begin(client, refs)
 
     async def all(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> dict[str, memoryview]:
@@ -147,7 +147,7 @@ class Fetches:
 
     async def _fetch(self, client: EndpointClient, ref: ArtifactRef) -> memoryview:
         async with self._gate:
-            return await fetch(client, ref, self._depot, Retry(self._patience), self._meter)
+            return await fetch(client, ref, self._artifact_client, Retry(self._retry_policy), self._meter)
 
 
 def _has_failed(task: asyncio.Task[memoryview]) -> bool:

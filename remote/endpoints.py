@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, choices, unknown
+from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
 from yggdrasill.foundation.documents import read_document
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.placement import LOCAL, Part, Placement, match_keys, name_of
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.registry_file import read_secrets, secrets_path, write_registry, write_secrets
-from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -31,7 +31,7 @@ class EndpointRegistry:
 
     A key is a graph id, or the path ``stage/pipeline/graph`` or an end of it; of several that fit a part the longest holds,
     and a key of a pipeline or stage places it whole, but for what keys inside place elsewhere. ``strict_build`` makes another
-    torch build an error, ``depot`` is where values wait for their journey, ``patience`` how long a lost endpoint is tried.
+    torch build an error, ``artifact_client`` is where values wait for their journey, ``retry_policy`` how long a lost endpoint is tried.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class EndpointRegistry:
         secrets: Mapping[str, str] | None = None,
         path: str | Path | None = None,
         strict_build: bool = False,
-        depot: Depot | None = None,
-        patience: Patience | None = None,
+        artifact_client: ArtifactClient | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
-        self.depot = depot or Depot.shared()
-        self.patience = patience
+        self.artifact_client = artifact_client or ArtifactClient.shared()
+        self.retry_policy = retry_policy
         self.path = None if path is None else Path(path)
         self.strict_build = strict_build
         where = "endpoints" if path is None else str(path)
@@ -81,7 +81,7 @@ class EndpointRegistry:
         """
         stray = sorted(set(map(str, document)) - {"endpoints", "graphs", "default"})
         if stray:
-            raise InvalidConfig(f"{where}: there is {choices(stray)}; it takes 'endpoints', 'graphs' and 'default'")
+            raise InvalidConfig(f"{where}: there is {format_options(stray)}; it takes 'endpoints', 'graphs' and 'default'")
         for section in ("endpoints", "graphs"):
             if not isinstance(document.get(section) or {}, Mapping):
                 raise InvalidConfig(f"{where}: {section!r} is a mapping by name, got {type(document[section]).__name__}")
@@ -140,7 +140,7 @@ class EndpointRegistry:
         self.endpoint(name)
         users = [key for key, placement in {**self.placements, "default": self.default}.items() if name in placement.endpoints]
         if users:
-            raise InvalidArgument(f"endpoint {name!r} still runs {choices(users)}; place those elsewhere first")
+            raise InvalidArgument(f"endpoint {name!r} still runs {format_options(users)}; place those elsewhere first")
         del self.endpoints[name]
         self._clients.pop(name, None)
 
@@ -152,7 +152,7 @@ class EndpointRegistry:
         """The endpoint of that name. Raises `UnknownEndpoint`."""
         known = self.endpoints.get(name)
         if known is None:
-            raise unknown("endpoint", name, self.endpoints, "Add it with: yggdrasill endpoints add NAME URL", UnknownEndpoint)
+            raise unknown_name("endpoint", name, self.endpoints, "Add it with: yggdrasill endpoints add NAME URL", UnknownEndpoint)
         return known
 
     def client(self, name: str) -> EndpointClient:
@@ -187,9 +187,11 @@ class EndpointRegistry:
         """
         found, idle = match_keys(self.placements, parts, project)
         if idle:
-            names = choices([part.name for part in parts], limit=20)
+            names = format_options([part.name for part in parts], limit=20)
             warnings.warn(
-                f"endpoints: {choices(idle)} under 'graphs' names no part of this project; there is {names}", RuntimeWarning, stacklevel=4
+                f"endpoints: {format_options(idle)} under 'graphs' names no part of this project; there is {names}",
+                RuntimeWarning,
+                stacklevel=4,
             )
         return {path: self.placements[key] for path, key in found.items()}
 

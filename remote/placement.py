@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, UnknownEndpoint, choices, unknown
+from yggdrasill.errors import InvalidConfig, UnknownEndpoint, format_options, unknown_name
 
 __all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Part", "Placement", "match_keys", "name_of"]
 
@@ -53,7 +53,7 @@ class Placement:
             raise InvalidConfig(f"{where}: runs at 'local', an endpoint's name, or {{replicas: [names], policy, fallback}}, got {value!r}")
         for name in names:
             if name not in known:
-                error = unknown("endpoint", name, known, f"It stands at {where}; add it under 'endpoints'.", UnknownEndpoint)
+                error = unknown_name("endpoint", name, known, f"It stands at {where}; add it under 'endpoints'.", UnknownEndpoint)
                 raise error
         rest = {key: item for key, item in value.items() if key != "replicas"} if isinstance(value, Mapping) else {}
         for key, item in rest.items():
@@ -62,8 +62,8 @@ class Placement:
             options = {"policy": POLICIES, "fallback": (LOCAL, "fail"), "split": SPLITS}.get(key)
             if options is None or item not in options:
                 raise InvalidConfig(
-                    f"{where}: {key!r} is {item!r}; replicas take policy ({choices(POLICIES)}), fallback ('local', 'fail'), "
-                    f"split ({choices(SPLITS)}) and max_queued (a number)"
+                    f"{where}: {key!r} is {item!r}; replicas take policy ({format_options(POLICIES)}), fallback ('local', 'fail'), "
+                    f"split ({format_options(SPLITS)}) and max_queued (a number)"
                 )
         return cls(tuple(names), **rest)
 
@@ -159,7 +159,9 @@ def match_keys(keys: Iterable[str], parts: Iterable[Part], project: str | None =
         named = exact or [part for part in everything if part.is_named_by(key)]
         named = [part for part in named if not any(part.path[: len(o.path)] == o.path != part.path for o in named)]
         if len(named) > 1:
-            raise InvalidConfig(f"graphs: {key!r} is ambiguous; it can be {choices(part.name for part in named)}. Write the path.", key=key)
+            raise InvalidConfig(
+                f"graphs: {key!r} is ambiguous; it can be {format_options(part.name for part in named)}. Write the path.", key=key
+            )
         for part in named:
             found[part.path] = key
         if not named:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
-from yggdrasill.pipeline.flow import Flow
+from yggdrasill.pipeline.dag import Dag
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.deployment import travelling_state
 from yggdrasill.remote.placement import Part, Placement
@@ -31,7 +31,7 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
         InvalidArgument: no project, or a block that keeps state is shared with a part that runs elsewhere.
         InvalidConfig: an ambiguous key. UnknownBlockType, PayloadTooLarge, EndpointUnreachable, InvalidEdge
     """
-    if not isinstance(project, (Graph, ComfyGraph, Flow, World)):
+    if not isinstance(project, (Graph, ComfyGraph, Dag, World)):
         raise InvalidArgument(f"a graph, pipeline, stage or world can be placed, not {type(project).__name__}")
     root = Part((project.id,), None)
     parts = [part for part in Part.of_config((), project.to_config()).walk() if part.path]
@@ -69,7 +69,7 @@ class _Placer:
             return child
         children = {child_id: self.part(below, (*path, child_id), placement) for child_id, below in child._children.items()}
         changed = {child_id: below for child_id, below in children.items() if below is not child._children[child_id]}
-        return cast("Flow | World", child).with_children(changed) if changed else child
+        return cast("Dag | World", child).with_children(changed) if changed else child
 
     def _proxy(self, child: Any, path: tuple[str, ...], placement: Placement) -> Any:
         return make_proxy(

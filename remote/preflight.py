@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType, unknown
+from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType, unknown_name
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.node_forms import differences, form_of
 from yggdrasill.remote.retry import Retry
@@ -134,7 +134,7 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
         missing = sorted(name for name in wanted - set(classes) if not name.startswith(_OWN))
         if missing:
             hint = f"The workflow needs {', '.join(map(repr, missing))} at endpoint {endpoint!r}; install the node pack that has it there."
-            error = unknown("node class", missing[0], classes, hint, UnknownBlockType)
+            error = unknown_name("node class", missing[0], classes, hint, UnknownBlockType)
             error.details.update(endpoint=endpoint, missing=missing)
             raise error
     models = comfy.get("models")
@@ -181,7 +181,7 @@ def _check_models(prompt: Mapping[str, Any], there: set[str], endpoint: str) -> 
     missing = [(node_id, name) for node_id, name in _files_of(prompt) if same_path(name) not in there]
     if missing:
         node_id, name = missing[0]
-        said = unknown("model file", name, there)
+        said = unknown_name("model file", name, there)
         raise MissingFile(
             f"node {node_id!r} needs {name!r}, which endpoint {endpoint!r} does not have: {said.message} Bring the file there.",
             endpoint=endpoint,

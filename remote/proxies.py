@@ -59,11 +59,11 @@ def make_proxy(
         EndpointUnreachable: no endpoint answers and nothing else is allowed. UnknownBlockType, PayloadTooLarge, RemoteError
     """
     kind = kind_of(config)
-    deployment = Deployment(name, kind, config, state or {}, depot=registry.depot)
+    deployment = Deployment(name, kind, config, state or {}, artifact_client=registry.artifact_client)
     route = Route.placed(registry, placement, name, deployment=deployment)
-    stand_in = fallback if placement.fallback == "local" else None
+    local_fallback = fallback if placement.fallback == "local" else None
     kept = saved if saved is not None else config
-    proxy = _CLASSES.get(kind, RemoteGraph)(route=route, config=kept, fallback=stand_in, depot=registry.depot)
+    proxy = _CLASSES.get(kind, RemoteGraph)(route=route, config=kept, fallback=local_fallback, artifact_client=registry.artifact_client)
     proxy.prepare()
     return proxy
 
@@ -72,8 +72,8 @@ def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mappi
     """The proxy of what is served under a known id already: at the entry's ``endpoint_url``, or where the registry places it."""
     url, graph_id = str(entry["endpoint_url"]), str(entry.get("graph_id") or path[-1])
     if placement is None:
-        route = Route([registry.client_for(url)], graph_id, patience=registry.patience, strict_build=registry.strict_build)
+        route = Route([registry.client_for(url)], graph_id, retry_policy=registry.retry_policy, strict_build=registry.strict_build)
     else:
         route = Route.placed(registry, placement, graph_id)
     cls = RemoteStage if entry.get("stage") else RemoteGraph
-    return cls(route=route, config={"endpoint_url": url, "graph_id": graph_id}, depot=registry.depot)
+    return cls(route=route, config={"endpoint_url": url, "graph_id": graph_id}, artifact_client=registry.artifact_client)

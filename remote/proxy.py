@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import RunContext
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER, Call, Watch
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract
-from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.downloads import Fetches, RemoteHandle, load
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.reports import CallReport, report
 from yggdrasill.remote.route import Route
-from yggdrasill.remote.waits import Learn, waiting
+from yggdrasill.remote.wait_graph import Learn, waiting
 from yggdrasill.values.wire import references, unpack
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Proxy:
         fallback: Callable[[], Any] | None = None,
         timeout: float | None = None,
         orphan_after: float = ORPHAN_AFTER,
-        depot: Depot | None = None,
+        artifact_client: ArtifactClient | None = None,
     ) -> None:
         if not 0 < orphan_after <= _LONGEST_ORPHAN:
             raise InvalidArgument(f"orphan_after is more than 0 and at most {_LONGEST_ORPHAN:g} seconds, got {orphan_after!r}")
@@ -62,7 +62,7 @@ class Proxy:
         self._config = config
         self._fallback = fallback
         self._local: Any = None
-        self._depot = depot or Depot.shared()
+        self._artifact_client = artifact_client or ArtifactClient.shared()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.graph_id!r} at {', '.join(self.route.names)}>"
@@ -80,7 +80,7 @@ class Proxy:
             UnknownGraph, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
         """
         known = self.route.known_contract()
-        return known if known is not None else bridge().run(self.route.contract())
+        return known if known is not None else loop_thread().run(self.route.contract())
 
     @property
     def stateful(self) -> bool:
@@ -159,14 +159,14 @@ class Proxy:
         """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with self._depot.pack(value) as packed, context.outside(), waiting() as learn:
+        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as learn:
             call = self._prepare(value, packed.wire, context, options, inbox, learn)
             call = replace(call, watch=watch)
             if began is not None:
                 began(call.key)
             started = time.perf_counter()
             try:
-                client, row, fetched = bridge().run(self._send(call, context.outermost), token=context.token, inbox=inbox)
+                client, row, fetched = loop_thread().run(self._send(call, context.outermost), token=context.token, inbox=inbox)
             except CancelledError:
                 raise self._cancelled(context) from None
         report(self._report(client, row, call, context, started))
@@ -176,11 +176,11 @@ class Proxy:
         """The same for a caller with an event loop; packing and unpacking stay off it."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with await asyncio.to_thread(self._depot.pack, value) as packed, context.outside(), waiting() as learn:
+        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as learn:
             call = self._prepare(value, packed.wire, context, options, inbox, learn)
             started = time.perf_counter()
             try:
-                client, row, fetched = await bridge().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
+                client, row, fetched = await loop_thread().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
             except CancelledError:
                 raise self._cancelled(context) from None
         report(self._report(client, row, call, context, started))
@@ -194,18 +194,18 @@ class Proxy:
             graph_id=self.graph_id,
             wire=wire,
             value=value,
-            depot=self._depot,
+            artifact_client=self._artifact_client,
             run=context.to_dict(),
             options={name: item for name, item in options.items() if item is not None},
             timeout=self.timeout,
             orphan_after=self.orphan_after,
-            patience=self.route.patience,
+            retry_policy=self.route.retry_policy,
             progress=None if sink is None else lambda *facts: inbox.put(lambda: sink(*facts)),
             learn=learn,
         )
 
     async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
-        fetches = Fetches(self._depot, self.route.patience, call.meter)
+        fetches = Fetches(self._artifact_client, self.route.retry_policy, call.meter)
         try:
             client, row = await self.route.call(replace(call, arrived=fetches.arrived) if whole else call)
             with call.meter.receiving():
@@ -232,9 +232,9 @@ class Proxy:
     def _unpack(self, client: EndpointClient, wire: Any, fetched: Mapping[str, memoryview], whole: bool) -> Any:
         def bytes_of(ref: Any) -> memoryview:
             known = fetched.get(ref.hash)
-            return known if known is not None else load(client, ref, self._depot)
+            return known if known is not None else load(client, ref, self._artifact_client)
 
-        return unpack(wire, bytes_of, handles=None if whole else lambda ref: RemoteHandle(ref, client, self._depot))
+        return unpack(wire, bytes_of, handles=None if whole else lambda ref: RemoteHandle(ref, client, self._artifact_client))
 
     def _cancelled(self, context: RunContext) -> Cancelled:
         reason = context.token.reason if context.token.cancelled else "the connections of this process were closed"

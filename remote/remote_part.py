@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from yggdrasill.errors import InvalidArgument
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint
 from yggdrasill.remote.proxy import Proxy
-from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.remote.route import Route
 
 __all__ = ["RemotePart"]
@@ -21,7 +21,7 @@ class RemotePart(Proxy):
     """The part that ``url`` serves as ``graph_id``.
 
     ``endpoint`` (an `Endpoint` or a client) stands for url and token; without a ``token`` the environment's is used where it is
-    bound to that url. ``timeout`` bounds a call in seconds, ``patience`` how long a lost endpoint is tried again, ``orphan_after`` how long
+    bound to that url. ``timeout`` bounds a call in seconds, ``retry_policy`` how long a lost endpoint is tried again, ``orphan_after`` how long
     the endpoint goes on with a call whose caller is lost. ``strict_build`` makes another torch build an error.
     ``route`` stands for all that says where; ``config`` and ``fallback`` are as for `Proxy`.
     """
@@ -38,14 +38,14 @@ class RemotePart(Proxy):
         endpoint: Endpoint | EndpointClient | None = None,
         timeout: float | None = None,
         orphan_after: float = ORPHAN_AFTER,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         strict_build: bool = False,
-        depot: Depot | None = None,
+        artifact_client: ArtifactClient | None = None,
         route: Route | None = None,
         config: Mapping[str, Any] | None = None,
         fallback: Callable[[], Any] | None = None,
     ) -> None:
-        own = route or Route.single(url, graph_id, token=token, endpoint=endpoint, patience=patience, strict_build=strict_build)
-        super().__init__(own, config=config, fallback=fallback, timeout=timeout, orphan_after=orphan_after, depot=depot)
+        own = route or Route.single(url, graph_id, token=token, endpoint=endpoint, retry_policy=retry_policy, strict_build=strict_build)
+        super().__init__(own, config=config, fallback=fallback, timeout=timeout, orphan_after=orphan_after, artifact_client=artifact_client)
         if fallback is not None and not self.may_run_here:
             raise InvalidArgument(f"{self!r} keeps its content where it runs, so it has no local fallback; place what is in it instead")

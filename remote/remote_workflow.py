@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.remote_graph import RemoteGraph
-from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.remote.route import Route
 from yggdrasill.remote.workflow import Workflow
 
@@ -42,9 +42,9 @@ class RemoteWorkflow(RemoteGraph):
         max_queued: int | None = None,
         timeout: float | None = None,
         orphan_after: float = ORPHAN_AFTER,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         strict_build: bool = False,
-        depot: Depot | None = None,
+        artifact_client: ArtifactClient | None = None,
         fallback: Callable[[], Any] | None = None,
     ) -> None:
         if (url is not None) + (endpoint is not None) + bool(endpoints) != 1:
@@ -52,7 +52,9 @@ class RemoteWorkflow(RemoteGraph):
         clients = [client_of(where, token) for where in (url, endpoint, *endpoints) if where is not None]
         workflow = Workflow(prompt, graph_id)
         route = Route(
-            clients, graph_id, workflow=workflow, policy=policy, max_queued=max_queued, patience=patience, strict_build=strict_build
+            clients, graph_id, workflow=workflow, policy=policy, max_queued=max_queued, retry_policy=retry_policy, strict_build=strict_build
         )
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": workflow.prompt}
-        super().__init__(route=route, config=config, timeout=timeout, orphan_after=orphan_after, depot=depot, fallback=fallback)
+        super().__init__(
+            route=route, config=config, timeout=timeout, orphan_after=orphan_after, artifact_client=artifact_client, fallback=fallback
+        )

@@ -11,13 +11,13 @@ from typing import TypeVar
 
 from yggdrasill.errors import EndpointUnreachable, TimedOut
 
-__all__ = ["Patience", "Retry"]
+__all__ = ["Retry", "RetryPolicy"]
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """Seconds without an answer: from an endpoint that has not answered this call yet, and from one that has."""
 
     first: float = 2.0
@@ -27,8 +27,8 @@ class Patience:
 class Retry:
     """One call's memory of its endpoint: whether it ever answered, and since when it does not. ``deadline`` is monotonic time."""
 
-    def __init__(self, patience: Patience | None = None, deadline: float | None = None) -> None:
-        self.patience = patience or Patience()
+    def __init__(self, retry_policy: RetryPolicy | None = None, deadline: float | None = None) -> None:
+        self.retry_policy = retry_policy or RetryPolicy()
         self.deadline = deadline
         self.reached = False
         self._in_doubt = False
@@ -40,7 +40,7 @@ class Retry:
         self.reached, self._lost_at, self._delay = True, None, 0.05
 
     async def pause(self, error: EndpointUnreachable) -> None:
-        """Wait before the next try, twice as long each time up to 2 s, or raise ``error`` if patience is at its end.
+        """Wait before the next try, twice as long each time up to 2 s, or raise ``error`` once the policy allows no more.
 
         ``details["reached"]`` then says whether the endpoint answered this call, or was lost when it had been asked already.
         """
@@ -48,7 +48,7 @@ class Retry:
         self._in_doubt = self._in_doubt or error.details.get("broken") is True
         if self._lost_at is None:
             self._lost_at = now
-        allowed = self.patience.later if self.reached else self.patience.first
+        allowed = self.retry_policy.later if self.reached else self.retry_policy.first
         if now + self._delay - self._lost_at > allowed:
             error.details["reached"] = self.reached or self._in_doubt
             raise error

@@ -14,7 +14,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, fetch_contract
 from yggdrasill.remote.deployment import Deployment
 from yggdrasill.remote.endpoint import Endpoint, client_of
-from yggdrasill.remote.retry import Patience, Retry
+from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.workflow import Workflow
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class Route:
         workflow: Workflow | None = None,
         policy: str = "first",
         max_queued: int | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         strict_build: bool = False,
     ) -> None:
         self.clients = tuple(clients)
@@ -55,7 +55,7 @@ class Route:
         self.workflow = workflow
         self.policy = policy
         self.max_queued = max_queued
-        self.patience = patience or Patience()
+        self.retry_policy = retry_policy or RetryPolicy()
         self.strict_build = strict_build
         self._contracts: dict[EndpointClient, RemoteContract] = {}
         self._turn = itertools.count()
@@ -68,7 +68,7 @@ class Route:
         *,
         token: str | None = None,
         endpoint: Endpoint | EndpointClient | None = None,
-        patience: Patience | None = None,
+        retry_policy: RetryPolicy | None = None,
         strict_build: bool = False,
     ) -> Self:
         """The route to what one endpoint serves already; arguments as `RemotePart`.
@@ -79,11 +79,11 @@ class Route:
         where = endpoint if url is None else url
         if where is None or (url is not None and endpoint is not None) or not graph_id:
             raise InvalidArgument("a remote graph needs a graph_id and either the url of its endpoint or endpoint=")
-        return cls([client_of(where, token)], graph_id, patience=patience, strict_build=strict_build)
+        return cls([client_of(where, token)], graph_id, retry_policy=retry_policy, strict_build=strict_build)
 
     @classmethod
     def placed(cls, registry: EndpointRegistry, placement: Placement, graph_id: str, *, deployment: Deployment | None = None) -> Self:
-        """The route to where ``placement`` says, with the clients and the patience of ``registry``.
+        """The route to where ``placement`` says, with the clients and the retry policy of ``registry``.
 
         Raises:
             UnknownEndpoint
@@ -94,7 +94,7 @@ class Route:
             deployment=deployment,
             policy=placement.policy,
             max_queued=placement.max_queued,
-            patience=registry.patience,
+            retry_policy=registry.retry_policy,
             strict_build=registry.strict_build,
         )
 
@@ -170,7 +170,7 @@ class Route:
     async def _check_queue(self, client: EndpointClient) -> None:
         if self.max_queued is None:
             return
-        waiting = int((await Retry(self.patience).persist(client.health))["queue"]["queued"])
+        waiting = int((await Retry(self.retry_policy).persist(client.health))["queue"]["queued"])
         if waiting > self.max_queued:
             raise QueueFull(
                 f"endpoint {client.name!r} has {waiting} jobs waiting, and {self.graph_id!r} goes where at most {self.max_queued} are; call again later, "
@@ -182,7 +182,7 @@ class Route:
     async def _contract_at(self, client: EndpointClient) -> RemoteContract:
         known = self._contracts.get(client)
         if known is None:
-            retry = Retry(self.patience)
+            retry = Retry(self.retry_policy)
             if self.workflow is not None:
                 known = await self.workflow.check(client, retry, strict_build=self.strict_build)
             elif self.deployment is None:

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, StorageFailed, UnknownArtifact, YggdrasillError
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.depot import Depot
 from yggdrasill.remote.downloads import RemoteHandle, stream
-from yggdrasill.remote.neighbours import FOLDER_FROM
+from yggdrasill.remote.local_peers import FOLDER_FROM
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports.transport import Chunk
 from yggdrasill.values.artifact_refs import ArtifactHandle
-from yggdrasill.values.artifacts import put_unsteady
+from yggdrasill.values.artifacts import put_mutable
 from yggdrasill.values.codec import encode
 
 __all__ = ["PARALLEL", "find_handles", "upload"]
@@ -28,7 +28,7 @@ _HEAD_BYTES = 40
 _LARGE = "a tensor or byte string"
 
 
-async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, depot: Depot, retry: Retry) -> int:
+async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, artifact_client: ArtifactClient, retry: Retry) -> int:
     """Bring the artifacts of a packed ``value`` to an endpoint, a few at a time, each streamed or, on one machine, written to its
     folder; gives the bytes sent.
 
@@ -43,19 +43,19 @@ async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, depo
     async def one(names: list[str]) -> int:
         async with gate:
             if len(names) > 1:
-                return await _send_batch(client, {name: depot.store.read(name) for name in names}, retry)
-            return await _send(client, names[0], handles.get(names[0]), depot, retry)
+                return await _send_batch(client, {name: artifact_client.store.read(name) for name in names}, retry)
+            return await _send(client, names[0], handles.get(names[0]), artifact_client, retry)
 
-    return sum(await asyncio.gather(*(one(names) for names in _grouped(list(hashes), depot))))
+    return sum(await asyncio.gather(*(one(names) for names in _grouped(list(hashes), artifact_client))))
 
 
-def _grouped(names: list[str], depot: Depot) -> list[list[str]]:
+def _grouped(names: list[str], artifact_client: ArtifactClient) -> list[list[str]]:
     """Small artifacts that are here in groups, every other one by itself."""
     groups: list[list[str]] = []
     batch: list[str] = []
     taken = 0
     for name in names:
-        nbytes = depot.store.nbytes(name) if depot.store.has(name) else None
+        nbytes = artifact_client.store.nbytes(name) if artifact_client.store.has(name) else None
         if nbytes is None or nbytes > SMALL_BYTES:
             groups.append([name])
             continue
@@ -82,10 +82,10 @@ def find_handles(value: Any) -> list[ArtifactHandle]:
     return found
 
 
-async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None, depot: Depot, retry: Retry) -> int:
+async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None, artifact_client: ArtifactClient, retry: Retry) -> int:
     failures: list[YggdrasillError] = []
-    if depot.store.has(name):
-        view = depot.store.read(name)
+    if artifact_client.store.has(name):
+        view = artifact_client.store.read(name)
         client.check_size("max_artifact_bytes", view.nbytes, _LARGE)
         if await _hand_over(client, name, view, retry):
             return 0
@@ -108,13 +108,13 @@ async def _hand_over(client: EndpointClient, name: str, view: memoryview, retry:
     """Write the bytes to the endpoint's folder, if it is on this machine; False if they have to be sent."""
     if view.nbytes <= FOLDER_FROM:
         return False
-    store = await retry.persist(client.neighbour.store)
+    store = await retry.persist(client.local_peer.store)
     if store is None:
         return False
     try:
-        await asyncio.to_thread(put_unsteady, store, name, view)
+        await asyncio.to_thread(put_mutable, store, name, view)
     except StorageFailed:
-        client.neighbour.forget()
+        client.local_peer.forget()
         return False
     return True
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import JobConflict, QueueFull, UnknownArtifact
-from yggdrasill.server_ext.board import Board
+from yggdrasill.server_ext.artifact_resolver import ArtifactResolver
 from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.identity import body_hash
-from yggdrasill.server_ext.intake import Intake
 from yggdrasill.server_ext.job import Job, new_job_id
-from yggdrasill.server_ext.tasks import Task, Workshop
+from yggdrasill.server_ext.job_manager import JobManager
+from yggdrasill.server_ext.tasks import Task, TaskServices
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.wire import references
 
@@ -40,10 +40,10 @@ class Submission:
 
 
 class Admission:
-    """The way to the board, for at most ``max_queue`` jobs at a time."""
+    """The way to the job_manager, for at most ``max_queue`` jobs at a time."""
 
-    def __init__(self, board: Board, intake: Intake, shop: Workshop, max_queue: int) -> None:
-        self._board, self._intake, self._shop, self._max_queue = board, intake, shop, max_queue
+    def __init__(self, job_manager: JobManager, artifact_resolver: ArtifactResolver, services: TaskServices, max_queue: int) -> None:
+        self._job_manager, self._artifact_resolver, self._services, self._max_queue = job_manager, artifact_resolver, services, max_queue
         #: Whether new jobs are taken.
         self.is_open = False
 
@@ -70,7 +70,7 @@ class Admission:
             timing["fetch_s"], timing["bytes_in"] = await self._inputs(refs, call.key)
             known = await self._known(call, named)
             if known is not None:
-                self._board.release_call(known)
+                self._job_manager.release_call(known)
                 return known
             self._check_room()
         request = {"inputs": call.inputs, "options": options, "run": call.run, **(origin or {})}
@@ -78,12 +78,12 @@ class Admission:
             new_job_id(), call.key, deployment.graph_id, deployment.hash, named, request, detached=call.detached,
             orphan_after=call.orphan_after, timeout=call.timeout, timing=timing, artifacts=tuple(ref.hash for ref in refs),
         )  # fmt: skip
-        await self._board.add(job)
-        self._board.run(Task(job, deployment, self._shop))
+        await self._job_manager.add(job)
+        self._job_manager.run(Task(job, deployment, self._services))
         return job
 
     async def _known(self, call: Submission, named: str) -> Job | None:
-        job = await self._board.find_key(call.key)
+        job = await self._job_manager.find_key(call.key)
         if job is not None and job.body_hash != named:
             raise JobConflict(
                 f"job key {call.key[:80]!r} belongs to job {job.job_id}, another call; make a new key for every call", job_id=job.job_id
@@ -93,7 +93,7 @@ class Admission:
     def _check_room(self) -> None:
         if not self.is_open:
             raise QueueFull("the endpoint is shutting down and takes no more jobs; try another one, or later")
-        if len(self._board.live) >= self._max_queue:
+        if len(self._job_manager.live) >= self._max_queue:
             raise QueueFull(f"the endpoint has {self._max_queue} jobs in hand and takes no more for now; try again later")
 
     async def _inputs(self, refs: list[ArtifactRef], key: str) -> tuple[float, float]:
@@ -101,11 +101,11 @@ class Admission:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            fetched = await self._intake.gather(refs, f"call:{key}")
+            fetched = await self._artifact_resolver.gather(refs, f"call:{key}")
         except UnknownArtifact:
-            self._board.expect(key, _PATIENCE_FOR_UPLOADS)
+            self._job_manager.expect(key, _PATIENCE_FOR_UPLOADS)
             raise
         except BaseException:
-            self._board.expect(key, 0.0)
+            self._job_manager.expect(key, 0.0)
             raise
         return loop.time() - started, float(fetched)

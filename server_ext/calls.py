@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidState, choices
+from yggdrasill.errors import InvalidArgument, InvalidState, format_options
 from yggdrasill.stage.state import State
 
 __all__ = ["KINDS", "OPTIONS", "PREVIEW_METHODS", "call", "check_options"]
@@ -36,11 +36,11 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidArgument("training does not cross a wire: gradients stop at an endpoint; train where the weights are")
     stray = sorted(set(given) - OPTIONS[kind])
     if stray:
-        raise InvalidArgument(f"a remote {kind} does not take {', '.join(map(repr, stray))}; it takes {choices(OPTIONS[kind])}")
+        raise InvalidArgument(f"a remote {kind} does not take {', '.join(map(repr, stray))}; it takes {format_options(OPTIONS[kind])}")
     if given.get("dry_run", False) not in (True, False):
         raise InvalidArgument(f"dry_run must be true or false, got {given['dry_run']!r}")
     if given.get("preview_method", "default") not in PREVIEW_METHODS:
-        raise InvalidArgument(f"preview_method is {str(given['preview_method'])[:40]!r}; it can be {choices(PREVIEW_METHODS)}")
+        raise InvalidArgument(f"preview_method is {str(given['preview_method'])[:40]!r}; it can be {format_options(PREVIEW_METHODS)}")
     for name in ("num_loop_steps", "max_workers", "num_steps", "seed"):
         if name in given and (not isinstance(given[name], int) or isinstance(given[name], bool)):
             raise InvalidArgument(f"{name} must be an integer, got {given[name]!r}")
@@ -63,7 +63,7 @@ def call(kind: str, runnable: Any, value: Any, options: Mapping[str, Any], seed:
         return runnable.run(value, **options)
     stray = sorted(str(key) for key in value if key not in ("state", "action"))
     if stray:
-        raise InvalidArgument(f"a {kind} takes 'state' and 'action', not {choices(stray)}")
+        raise InvalidArgument(f"a {kind} takes 'state' and 'action', not {format_options(stray)}")
     given = value.get("state")
     if given is not None and not isinstance(given, Mapping):
         raise InvalidState(f"the state of a {kind} call is a serialised state, got {type(given).__name__}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, choices
+from yggdrasill.errors import InvalidConfig, format_options
 
 __all__ = ["HostRules", "check_config"]
 
@@ -112,7 +112,9 @@ def _path(text: str, where: str, rules: HostRules) -> str:
             path = (root / text).resolve()
             if path.is_relative_to(root.resolve()) and (len(rules.roots) == 1 or path.exists()):
                 return str(path)
-    raise InvalidConfig(f"{where} is {text[:100]!r}, which is under none of the folders this host serves files from ({choices(names)})")
+    raise InvalidConfig(
+        f"{where} is {text[:100]!r}, which is under none of the folders this host serves files from ({format_options(names)})"
+    )
 
 
 def _storage(storage: Mapping[str, Any], world_id: Any, rules: HostRules) -> dict[str, Any]:

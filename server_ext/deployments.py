@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, choices, unknown
+from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
 from yggdrasill.foundation.contract import Resolver
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
-from yggdrasill.pipeline.flow import Flow
+from yggdrasill.pipeline.dag import Dag
 from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
 from yggdrasill.remote.proxies import kind_of
@@ -25,7 +25,7 @@ from yggdrasill.server_ext.deployment import Deployment, check_graph_id
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
 from yggdrasill.server_ext.identity import deployment_hash
-from yggdrasill.server_ext.idle_clock import IdleClock
+from yggdrasill.server_ext.idle_reaper import IdleReaper
 from yggdrasill.stage.stage import Stage
 from yggdrasill.world.world import World
 
@@ -56,7 +56,7 @@ class Deployments:
         self._resolver = resolver
         self._live: dict[str, Deployment] = {}
         #: What is kept only while somebody calls it; a restart counts as a call.
-        self.clock = IdleClock()
+        self.clock = IdleReaper()
         for record in self._files.records():
             self.clock.start(record["graph_id"], record.get("idle_after"))
         self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
@@ -86,7 +86,7 @@ class Deployments:
             if graph_id not in self._live:
                 record = self._files.read(graph_id)
                 if record is None:
-                    raise unknown(
+                    raise unknown_name(
                         "graph", graph_id, self.names(), "Deploy it first, or name it to 'yggdrasill serve --graph'.", UnknownGraph
                     )
                 self._live[graph_id] = self._restore(graph_id, record)
@@ -116,7 +116,7 @@ class Deployments:
         """
         check_graph_id(graph_id)
         if kind not in KINDS:
-            raise InvalidArgument(f"kind is {kind[:60]!r}; an endpoint serves {choices(KINDS, near=kind)}")
+            raise InvalidArgument(f"kind is {kind[:60]!r}; an endpoint serves {format_options(KINDS, near=kind)}")
         with self._building(graph_id):
             there = self._live.get(graph_id) or (self.get(graph_id) if self._files.read(graph_id) else None)
             if there is not None and there.hash == graph_hash:
@@ -170,7 +170,7 @@ class Deployments:
         with self._building(graph_id):
             record = self._files.read(graph_id)
             if graph_id not in self._live and record is None:
-                raise unknown("graph", graph_id, self.names(), kind=UnknownGraph)
+                raise unknown_name("graph", graph_id, self.names(), kind=UnknownGraph)
             self._files.remove(graph_id)
             self._live.pop(graph_id, None)
             self.clock.forget(graph_id)
@@ -206,7 +206,7 @@ class Deployments:
 def _parts(runnable: Any) -> Iterator[Any]:
     """A runnable and everything below it that stands at a place of its own."""
     yield runnable
-    if isinstance(runnable, Flow):
+    if isinstance(runnable, Dag):
         yield from (part for _, part in runnable.walk())
     elif isinstance(runnable, World):
         for stage in runnable.stages.values():

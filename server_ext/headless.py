@@ -107,7 +107,7 @@ class HeadlessHost:
                     self._idle -= 1
                 return
             try:
-                task.execute(lease.outside)
+                task.execute(lease.release_slot)
             finally:
                 self._end(task)
                 del task

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from yggdrasill.errors import AccessDenied, DuplicateName, InvalidArgument, choices, unknown
+from yggdrasill.errors import AccessDenied, DuplicateName, InvalidArgument, format_options, unknown_name
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.preflight import is_model_file
 
@@ -46,7 +46,7 @@ class ModelSources:
         """Raise `AccessDenied` unless a file may be fetched from there."""
         if not self.allows(url):
             origin = url.partition("?")[0][:200]
-            allowed = f"its owner allows {choices(self.prefixes)}" if self.prefixes else "its owner allows no source"
+            allowed = f"its owner allows {format_options(self.prefixes)}" if self.prefixes else "its owner allows no source"
             raise AccessDenied(
                 f"this endpoint fetches no model from {origin!r}: {allowed}; add a prefix to 'model_sources' of settings.yaml there",
                 reason="source",
@@ -61,7 +61,7 @@ class ModelSources:
         self.check_source(request.url)
         folders = self.folders()
         if request.folder not in folders:
-            raise unknown("model folder", request.folder, folders)
+            raise unknown_name("model folder", request.folder, folders)
         parts = PurePosixPath(request.name).parts
         plain = all(_PART.fullmatch(part) and not part.startswith(".") and not part.endswith((".", " ")) for part in parts)
         if not parts or not plain or len(request.name) > _LONGEST_NAME or not is_model_file(request.name):

@@ -10,12 +10,12 @@ from typing import TypeAlias
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation.contract import Resolver
-from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.endpoint import is_below
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.registry_file import secrets_path
 from yggdrasill.remote.resolvers import RegistryProject
-from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.retry import RetryPolicy
 
 __all__ = ["KnownEndpoints"]
 
@@ -27,8 +27,8 @@ class KnownEndpoints:
     """``file`` need not exist; ``peers`` are urls of endpoints to fetch from, and no places to run at.
 
     ``learned`` is told every token that is read, so that it can be kept out of logs. A file that is broken at the start is an
-    error; one that breaks later leaves what was known. Calls of other endpoints pack their values in ``depot``, and try one that is lost
-    with ``patience``.
+    error; one that breaks later leaves what was known. Calls of other endpoints pack their values in ``artifact_client``, and try one that is lost
+    with ``retry_policy``.
 
     Raises:
         InvalidConfig, UnknownEndpoint
@@ -39,14 +39,14 @@ class KnownEndpoints:
         file: Path,
         peers: Sequence[str],
         learned: Callable[[list[str]], None],
-        depot: Depot | None = None,
-        patience: Patience | None = None,
+        artifact_client: ArtifactClient | None = None,
+        retry_policy: RetryPolicy | None = None,
     ) -> None:
         self._file = file
         self._peers = list(peers)
         self._learned = learned
-        self._depot = depot
-        self._patience = patience
+        self._artifact_client = artifact_client
+        self._retry_policy = retry_policy
         self._lock = threading.Lock()
         self._stamp: tuple[_Stamp, _Stamp] = None, None
         self._registry = EndpointRegistry()
@@ -85,9 +85,9 @@ class KnownEndpoints:
 
     def _read(self, stamp: tuple[_Stamp, _Stamp]) -> None:
         if stamp[0] is None:
-            registry = EndpointRegistry(depot=self._depot, patience=self._patience)
+            registry = EndpointRegistry(artifact_client=self._artifact_client, retry_policy=self._retry_policy)
         else:
-            registry = EndpointRegistry.from_yaml(self._file, depot=self._depot, patience=self._patience)
+            registry = EndpointRegistry.from_yaml(self._file, artifact_client=self._artifact_client, retry_policy=self._retry_policy)
         self._learned([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
         self._registry, self._stamp = registry, stamp
 

@@ -185,7 +185,7 @@ class Endpoint:
         )  # fmt: skip
 
     async def _answer_with(self, request: web.Request, job: Job, wait: float) -> web.Response:
-        await self._service.board.wait(job, min(wait, _LONGEST_WAIT), lambda: _is_there(request))
+        await self._service.job_manager.wait(job, min(wait, _LONGEST_WAIT), lambda: _is_there(request))
         return _json(await self._service.result(job), 200 if job.is_final else 202)
 
     async def fetch_model(self, request: web.Request) -> web.Response:
@@ -202,12 +202,12 @@ class Endpoint:
 
     async def job(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}"""
-        return _json((await self._service.board.find(request.match_info["job_id"])).row())
+        return _json((await self._service.job_manager.find(request.match_info["job_id"])).row())
 
     async def output(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}/output"""
         wait = _number(request.query.get("wait", "0"), "wait")
-        return await self._answer_with(request, await self._service.board.find(request.match_info["job_id"]), wait)
+        return await self._answer_with(request, await self._service.job_manager.find(request.match_info["job_id"]), wait)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /jobs/{job_id}/cancel"""
@@ -215,7 +215,7 @@ class Endpoint:
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         """GET /jobs/{job_id}/events"""
-        job = await self._service.board.find(request.match_info["job_id"])
+        job = await self._service.job_manager.find(request.match_info["job_id"])
         return await streams.send_events(request, self._service.events(job.job_id, _last_event(request), _PAUSE))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
@@ -247,7 +247,7 @@ class Endpoint:
 
     async def get_artifact(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /artifacts/{hash}"""
-        return await streams.send_artifact(request, self._service.store, self._service.offers, request.match_info["hash"])
+        return await streams.send_artifact(request, self._service.store, self._service.in_flight, request.match_info["hash"])
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

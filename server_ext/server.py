@@ -20,7 +20,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
-from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, keep_secret, resolve_token
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
@@ -142,7 +142,7 @@ def build_service(
 
     store = DiskStore(settings.artifacts or data_dir / "artifacts", max_artifact_bytes=settings.max_artifact_bytes)
     quota = store.quota_bytes = fair_quota(store) if settings.artifact_quota is None else settings.artifact_quota
-    known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, Depot(store))
+    known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, ArtifactClient(store))
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
     rules = HostRules(roots, data_dir / "worlds", known.knows)
     deployments = Deployments(data_dir / "graphs", rules, resolver=known.resolver)

@@ -11,23 +11,23 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from yggdrasill.errors import EndpointFailed, InvalidConfig, LimitExceeded, unknown
+from yggdrasill.errors import EndpointFailed, InvalidConfig, LimitExceeded, unknown_name
 from yggdrasill.server_ext.admission import Admission, Submission
-from yggdrasill.server_ext.board import Board
+from yggdrasill.server_ext.artifact_resolver import ArtifactResolver, Fetcher
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.identity import deployment_hash, state_facts
-from yggdrasill.server_ext.intake import Fetcher, Intake
+from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job
+from yggdrasill.server_ext.job_manager import JobManager
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
-from yggdrasill.server_ext.offers import Offers
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.signing import Signer
-from yggdrasill.server_ext.tasks import RunLog, Task, Workshop
+from yggdrasill.server_ext.tasks import RunLog, Task, TaskServices
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
 from yggdrasill.values.disk_store import DiskStore
@@ -69,12 +69,12 @@ class Service:
         self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
         #: The store if callers on the same machine may use its folder themselves.
         self.shared = shared
-        self.signer, self._jobs, self._intake = signer, jobs, Intake(store, fetcher)
+        self.signer, self._jobs, self._artifact_resolver = signer, jobs, ArtifactResolver(store, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
-        self.board = Board(jobs, self.hub, host, store, self.redactor, retention or Retention())
-        self._shop = Workshop(jobs, store, self.redactor, self.board.tell, self.board.finished, self.board.waits)
-        self._admission = Admission(self.board, self._intake, self._shop, self.limits.max_queue)
+        self.job_manager = JobManager(jobs, self.hub, host, store, self.redactor, retention or Retention())
+        self._services = TaskServices(jobs, store, self.redactor, self.job_manager.tell, self.job_manager.finished, self.job_manager.waits)
+        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, self.limits.max_queue)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._forgetting: asyncio.Task[None] | None = None
@@ -89,7 +89,7 @@ class Service:
     async def start(self) -> None:
         """Take up what an earlier process left, and take jobs."""
         await self.hub.start()
-        unfinished = await self.board.start()
+        unfinished = await self.job_manager.start()
         logging.getLogger("yggdrasill.run").addHandler(self._run_log)
         self._resuming = asyncio.create_task(self._resume(unfinished))
         self._forgetting = asyncio.create_task(self.deployments.clock.sweep(self._in_use, self.deployments.remove))
@@ -103,24 +103,24 @@ class Service:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        for job in self.board.live:
-            self.board.shelve(job)
+        for job in self.job_manager.live:
+            self.job_manager.shelve(job)
         await self._until_idle(grace)
-        for job in self.board.live:
+        for job in self.job_manager.live:
             if job.status == IN_PROGRESS:
-                self.board.stop_job(job, "the endpoint is shutting down; call again when it is back")
+                self.job_manager.stop_job(job, "the endpoint is shutting down; call again when it is back")
         await self._until_idle(5.0)
-        await self.board.stop()
+        await self.job_manager.stop()
         self.hub.end()
-        await self._intake.close()
+        await self._artifact_resolver.close()
         logging.getLogger("yggdrasill.run").removeHandler(self._run_log)
         self._builders.shutdown(wait=False)
-        self._shop.packers.shutdown(wait=False)
+        self._services.packers.shutdown(wait=False)
         await asyncio.to_thread(self._jobs.close)
 
     async def _until_idle(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
-            if not any(job.status == IN_PROGRESS for job in self.board.live):
+            if not any(job.status == IN_PROGRESS for job in self.job_manager.live):
                 return
             await asyncio.sleep(0.05)
 
@@ -130,9 +130,9 @@ class Service:
                 deployment = await self._deployment_of(job)
                 _check_resumable(job, deployment)
             except Exception as error:  # noqa: BLE001 - whatever keeps the job from running is how it ends
-                self.board.fail(job, error)
+                self.job_manager.fail(job, error)
             else:
-                self.board.run(Task(job, deployment, self._shop))
+                self.job_manager.run(Task(job, deployment, self._services))
 
     async def _deployment_of(self, job: Job) -> Deployment:
         """What a job of an earlier process runs: what came along with its call, else what is served under its graph's name."""
@@ -146,7 +146,7 @@ class Service:
         return await self.deployment(job.graph_id)
 
     def _in_use(self) -> set[str]:
-        return {job.graph_id for job in self.board.live}
+        return {job.graph_id for job in self.job_manager.live}
 
     # -- graphs -------------------------------------------------------------------------------------------------
 
@@ -169,7 +169,7 @@ class Service:
                     bound=_STATE_BYTES,
                     found=nbytes,
                 )
-            await self._intake.gather(refs, f"deploy:{graph_id}")
+            await self._artifact_resolver.gather(refs, f"deploy:{graph_id}")
             value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
         graph_hash = deployment_hash(kind, config, None if state is None else state_facts(state))
         try:
@@ -223,7 +223,7 @@ class Service:
 
         if self.models is None:
             raise InvalidConfig("this endpoint is no ComfyUI and has no model folders; bring the file to one that is")
-        if await self.board.find_key(key) is None:
+        if await self.job_manager.find_key(key) is None:
             await asyncio.to_thread(self.models.target, request)
         deployment = fetching(self.models, request, key)
         nothing: dict[str, Any] = {"skeleton": {}, "payloads": []}
@@ -253,8 +253,8 @@ class Service:
             UnknownName: no such status.
         """
         if status is not None and status not in STATES:
-            raise unknown("job status", status, STATES)
-        return [job.row() for job in await self.board.newest(graph_id, status, max(1, min(limit, 1000)))]
+            raise unknown_name("job status", status, STATES)
+        return [job.row() for job in await self.job_manager.newest(graph_id, status, max(1, min(limit, 1000)))]
 
     async def cancel(self, job_id: str) -> Job:
         """Ask a job to stop. One that has not begun stops at once, a running one at its next node.
@@ -262,8 +262,8 @@ class Service:
         Raises:
             UnknownJob
         """
-        job = await self.board.find(job_id)
-        self.board.stop_job(job, "cancelled by request")
+        job = await self.job_manager.find(job_id)
+        self.job_manager.stop_job(job, "cancelled by request")
         return job
 
     async def events(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
@@ -273,9 +273,9 @@ class Service:
                 async for event in stream:
                     yield event
             return
-        job = await self.board.find(job_id)
+        job = await self.job_manager.find(job_id)
         seen = after or 0
-        with self.board.attended(job):
+        with self.job_manager.attended(job):
             if job.is_final:
                 for event in await asyncio.wrap_future(self._jobs.events(job_id, seen)):
                     yield event
@@ -289,9 +289,9 @@ class Service:
     # -- about --------------------------------------------------------------------------------------------------
 
     @property
-    def offers(self) -> Offers:
+    def in_flight(self) -> InFlightArtifacts:
         """Artifacts of outputs that are on their way to the store."""
-        return self._shop.offers
+        return self._services.in_flight
 
     def queue_depth(self) -> dict[str, Any]:
         """``{"queued", "running", "slots"}``."""

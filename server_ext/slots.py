@@ -74,7 +74,7 @@ class Lease:
         self._held = True
 
     @contextmanager
-    def outside(self) -> Iterator[None]:
+    def release_slot(self) -> Iterator[None]:
         """Lend the slot while waiting for something that computes elsewhere."""
         with self._lock:
             self._outside += 1

@@ -17,8 +17,8 @@ from aiohttp.abc import AbstractStreamWriter
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, YggdrasillError
 from yggdrasill.remote.receive import pour
 from yggdrasill.server_ext.bodies import check_length
+from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.job import Event
-from yggdrasill.server_ext.offers import Offers
 from yggdrasill.values.artifacts import CHUNK_BYTES, ArtifactStore, check_hash
 
 __all__ = ["receive_artifact", "receive_batch", "send_artifact", "send_events"]
@@ -108,14 +108,14 @@ async def _exactly(request: web.Request, count: int) -> bytes:
         return b""
 
 
-async def send_artifact(request: web.Request, store: ArtifactStore, offers: Offers, name: str) -> web.StreamResponse:
+async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: InFlightArtifacts, name: str) -> web.StreamResponse:
     """The bytes of an artifact, or the range asked for; it stays in the store meanwhile. One on its way to the store comes from memory.
 
     Raises:
         UnknownArtifact, InvalidArgument (a range that is none)
     """
     headers = {"Content-Type": "application/octet-stream", "X-Yggdrasill-Protocol": "1"}
-    offered = offers.get(check_hash(name))
+    offered = in_flight.get(check_hash(name))
     if offered is not None:
         return await _send_chunks(request, lambda start, stop: _pieces(offered[start:stop]), offered.nbytes, headers)
     nbytes, path = await asyncio.to_thread(lambda: (store.nbytes(name), store.path(name)))

@@ -13,18 +13,18 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled, EndpointFailed, StorageFailed, TimedOut, YggdrasillError
 from yggdrasill.executor.context import enter_run
-from yggdrasill.remote.waits import observe_waits
+from yggdrasill.remote.wait_graph import observe_waits
 from yggdrasill.server_ext.calls import call
 from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.job import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
-from yggdrasill.server_ext.offers import Offers
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.parcel import Parcel
+from yggdrasill.values.parcel import StreamingPacker
 
-__all__ = ["RunLog", "Task", "Workshop", "error_dict", "stop_error"]
+__all__ = ["RunLog", "Task", "TaskServices", "error_dict", "stop_error"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _PROGRESS_PAUSE = 0.05
@@ -37,7 +37,7 @@ Outside = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
-class Workshop:
+class TaskServices:
     """What every task of an endpoint works with. ``tell(job, kind, data, slot=None)`` may be called from any thread."""
 
     jobs: JobStore
@@ -49,7 +49,7 @@ class Workshop:
     #: Called from any thread with the calls that a task's run waits for, whenever they change.
     waits: Callable[[Task, list[str]], None]
     #: What is being written to the store.
-    offers: Offers = field(default_factory=Offers)
+    in_flight: InFlightArtifacts = field(default_factory=InFlightArtifacts)
     #: Packs outputs while their runs go on.
     packers: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_PACKERS, "yggdrasill-pack"))
 
@@ -68,7 +68,7 @@ class Task:
 
     job: Job
     deployment: Deployment
-    shop: Workshop
+    services: TaskServices
     _shown: dict[str, float] = field(default_factory=dict)
     _lines: int = 0
     _delivered: int = 0
@@ -79,14 +79,14 @@ class Task:
         """Tasks with the same key must not run at the same time; None for those that may."""
         return self.deployment.graph_id if self.deployment.exclusive else None
 
-    def execute(self, outside: Outside | None = None) -> None:
+    def execute(self, release_slot: Outside | None = None) -> None:
         """Run the job, store how it ended and report it. Raises nothing."""
         job = self.job
         try:
             self._begin()
             started = time.perf_counter()
-            with _current_task(self), observe_waits(lambda keys: self.shop.waits(self, keys)):
-                output, artifacts = self._run(outside)
+            with _current_task(self), observe_waits(lambda keys: self.services.waits(self, keys)):
+                output, artifacts = self._run(release_slot)
             run_s = time.perf_counter() - started
             timing = {**job.timing, "queued_s": (job.started or job.created) - job.created, "run_s": run_s}
             final = self._ended(timing, output, artifacts)
@@ -99,20 +99,20 @@ class Task:
         if job.token.cancelled:
             raise Cancelled(job.token.reason)
         job.status, job.started, job.attempts = IN_PROGRESS, time.time(), job.attempts + 1
-        stored = self.shop.jobs.update(job)
+        stored = self.services.jobs.update(job)
         if self.deployment.exclusive:
             # a restart must know that a run which changes something had begun
             stored.result()
-        self.shop.tell(job, "status", {"status": IN_PROGRESS})
+        self.services.tell(job, "status", {"status": IN_PROGRESS})
 
-    def _run(self, outside: Outside | None) -> tuple[dict[str, Any], list[str]]:
+    def _run(self, release_slot: Outside | None) -> tuple[dict[str, Any], list[str]]:
         from yggdrasill.values.wire import pack, unpack
 
         job, request, kind = self.job, self.job.request, self.deployment.kind
         handles = self._handle if self.deployment.accepts_handles else None
         value = unpack(request["inputs"], self._load, handles=handles)
         run = request["run"]
-        parcel = Parcel(self.shop.store, f"job:{job.job_id}", self._offer)
+        packer = StreamingPacker(self.services.store, f"job:{job.job_id}", self._offer)
         try:
             with enter_run(
                 seed=run["seed"],
@@ -120,30 +120,30 @@ class Task:
                 pass_index=run["pass_index"],
                 token=job.token,
                 progress=self._progress,
-                outside=outside,
-                deliver=lambda name, output: self._deliver(parcel, name, output),
+                release_slot=release_slot,
+                emit_output=lambda name, output: self._deliver(packer, name, output),
             ):
                 result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
             early = self._delivered and isinstance(result, dict)
-            packed = parcel.finish(result) if early else pack(result, self.shop.store, owner=f"job:{job.job_id}")
+            packed = packer.finish(result) if early else pack(result, self.services.store, owner=f"job:{job.job_id}")
         finally:
-            parcel.close()
+            packer.close()
         return packed.wire, packed.artifacts
 
-    def _deliver(self, parcel: Parcel, name: str, output: Any) -> None:
+    def _deliver(self, packer: StreamingPacker, name: str, output: Any) -> None:
         """Pack an output that is final in a thread of its own; what is not packed by then is packed when the job ends."""
         self._delivered += 1
         # the threads are gone if the endpoint is closing
         with suppress(RuntimeError):
-            self.shop.packers.submit(self._add, parcel, name, output)
+            self.services.packers.submit(self._add, packer, name, output)
 
-    def _add(self, parcel: Parcel, name: str, output: Any) -> None:
-        self._tell_of(parcel.add(name, output))
+    def _add(self, packer: StreamingPacker, name: str, output: Any) -> None:
+        self._tell_of(packer.add(name, output))
 
     @contextmanager
     def _offer(self, ref: ArtifactRef, data: memoryview) -> Iterator[None]:
         """Let others have an artifact of an output while it is being written."""
-        with self.shop.offers.offered(ref.hash, data):
+        with self.services.in_flight.offered(ref.hash, data):
             self._tell_of([ref])
             yield
 
@@ -152,28 +152,28 @@ class Task:
         fresh = [ref for ref in refs if ref.hash not in self._told][: max(0, _MOST_TOLD - len(self._told))]
         if fresh:
             self._told.update(ref.hash for ref in fresh)
-            self.shop.tell(self.job, "output", {"artifacts": [ref.to_json() for ref in fresh]})
+            self.services.tell(self.job, "output", {"artifacts": [ref.to_json() for ref in fresh]})
 
     def _load(self, ref: ArtifactRef) -> memoryview:
-        return self.shop.store.read(ref.hash)
+        return self.services.store.read(ref.hash)
 
     def _handle(self, ref: ArtifactRef) -> ArtifactHandle:
-        return ArtifactHandle(replace(ref, url=None, store=self.shop.store.store_id), self._load)
+        return ArtifactHandle(replace(ref, url=None, store=self.services.store.store_id), self._load)
 
     def _progress(self, place: str, done: float, total: float, text: str | None) -> None:
         now = time.monotonic()
         if done < total and now - self._shown.get(place, 0.0) < _PROGRESS_PAUSE:
             return
         self._shown[place] = now
-        progress = self.shop.redactor.value({"place": place, "done": done, "total": total, "text": text})
+        progress = self.services.redactor.value({"place": place, "done": done, "total": total, "text": text})
         self.job.progress = progress
-        self.shop.tell(self.job, "progress", progress)
+        self.services.tell(self.job, "progress", progress)
 
     def log(self, level: str, text: str) -> None:
         """Pass a line that a block logged on to whoever follows the job."""
         self._lines += 1
         if self._lines <= _MOST_LOG_LINES:
-            self.shop.tell(self.job, "log", {"level": level, "text": self.shop.redactor.text(text[:_LONGEST_LOG_LINE])})
+            self.services.tell(self.job, "log", {"level": level, "text": self.services.redactor.text(text[:_LONGEST_LOG_LINE])})
 
     # -- endings ------------------------------------------------------------------------------------------------
 
@@ -189,15 +189,17 @@ class Task:
         status = job.stopped_as if job.token.cancelled else CANCELLED if stopped else FAILED
         if not stopped:
             _LOG.error("job %s of graph %r failed", job.job_id, job.graph_id, exc_info=error)
-        return replace(job, status=status, finished=time.time(), error=stop_error(job, error, self.shop.redactor), artifacts=(), request={})
+        return replace(
+            job, status=status, finished=time.time(), error=stop_error(job, error, self.services.redactor), artifacts=(), request={}
+        )
 
     def _store(self, final: Job) -> None:
         try:
-            self.shop.jobs.update(final).result()
+            self.services.jobs.update(final).result()
         except StorageFailed as error:
             _LOG.error("job %s could not be stored: %s", final.job_id, error)
-            final = replace(final, status=FAILED, output=None, artifacts=(), error=error_dict(error, self.shop.redactor))
-        self.shop.finished(self.job, final)
+            final = replace(final, status=FAILED, output=None, artifacts=(), error=error_dict(error, self.services.redactor))
+        self.services.finished(self.job, final)
 
 
 def stop_error(job: Job, error: BaseException, redactor: Redactor) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, RunError, YggdrasillError, choices
+from yggdrasill.errors import InvalidArgument, InvalidConfig, RunError, YggdrasillError, format_options
 from yggdrasill.stage.contract import StateKey, state_key
 from yggdrasill.stage.state import BLOCKS, State
 
@@ -39,13 +39,13 @@ class Condition:
         if isinstance(given, str):
             if given not in PRESETS:
                 raise InvalidArgument(
-                    f"execution condition {given!r} is no preset; there is {choices(PRESETS, near=given)}, a list of blocks, or a callable"
+                    f"execution condition {given!r} is no preset; there is {format_options(PRESETS, near=given)}, a list of blocks, or a callable"
                 )
             self.required, self._empty = PRESETS[given]
         elif self._call is None:
             if not isinstance(given, Iterable):
                 raise InvalidArgument(
-                    f"an execution condition is a preset ({choices(PRESETS)}), a list of blocks, or a callable, got {given!r}"
+                    f"an execution condition is a preset ({format_options(PRESETS)}), a list of blocks, or a callable, got {given!r}"
                 )
             self.required = tuple(state_key(key) for key in given)
 
@@ -73,6 +73,6 @@ class Condition:
         """
         if self._call is not None:
             raise InvalidConfig(
-                f"the condition {self.given!r} is a function, which a config cannot hold; use a preset ({choices(PRESETS)}) or a list of blocks"
+                f"the condition {self.given!r} is a function, which a config cannot hold; use a preset ({format_options(PRESETS)}) or a list of blocks"
             )
         return self.given if isinstance(self.given, str) else list(self.required)

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.stage.state import State, block_number, is_filled
 
-__all__ = ["CONTEXT_SOURCES", "Mapped", "StateContract", "StateKey", "match_ports", "read_source", "state_key"]
+__all__ = ["CONTEXT_SOURCES", "PortMapping", "StateContract", "StateKey", "infer_port_mapping", "resolve_source", "state_key"]
 
 StateKey = int | str
 
@@ -29,7 +29,7 @@ def state_key(key: Any) -> StateKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
+class PortMapping:
     """A block or field (or ``action``, ``content``) and the pipeline port it goes to or comes from."""
 
     block: StateKey
@@ -37,17 +37,17 @@ class Mapped:
     port: str
 
     @classmethod
-    def of(cls, entry: Any) -> Mapped:
+    def of(cls, entry: Any) -> PortMapping:
         """From ``(block, stage_node_id, port)`` or a dict of the three.
 
         Raises:
             InvalidArgument
         """
-        if isinstance(entry, Mapped):
+        if isinstance(entry, PortMapping):
             return entry
         if isinstance(entry, Mapping):
             if set(entry) != {"block", "stage_node_id", "port"}:
-                raise InvalidArgument(f"a mapping entry has block, stage_node_id and port; this one has {choices(map(str, entry))}")
+                raise InvalidArgument(f"a mapping entry has block, stage_node_id and port; this one has {format_options(map(str, entry))}")
             entry = (entry["block"], entry["stage_node_id"], entry["port"])
         if not isinstance(entry, Sequence) or isinstance(entry, str) or len(entry) != 3:
             raise InvalidArgument(f"a mapping entry is (block, stage_node_id, port), got {entry!r}")
@@ -65,8 +65,8 @@ class StateContract:
 
     input_blocks: tuple[StateKey, ...] = ()
     output_blocks: tuple[StateKey, ...] = ()
-    mapping_input: tuple[Mapped, ...] | None = None
-    mapping_output: tuple[Mapped, ...] | None = None
+    mapping_input: tuple[PortMapping, ...] | None = None
+    mapping_output: tuple[PortMapping, ...] | None = None
     carry: bool = True
 
     @classmethod
@@ -82,8 +82,8 @@ class StateContract:
         return cls(
             tuple(state_key(key) for key in input_blocks),
             tuple(state_key(key) for key in output_blocks),
-            None if mapping_input is None else tuple(Mapped.of(entry) for entry in mapping_input),
-            None if mapping_output is None else tuple(Mapped.of(entry) for entry in mapping_output),
+            None if mapping_input is None else tuple(PortMapping.of(entry) for entry in mapping_input),
+            None if mapping_output is None else tuple(PortMapping.of(entry) for entry in mapping_output),
             bool(carry),
         )
 
@@ -96,7 +96,7 @@ class StateContract:
         return config if self.carry else {**config, "carry": False}
 
 
-def read_source(state: State, action: Any, block: StateKey) -> Any:
+def resolve_source(state: State, action: Any, block: StateKey) -> Any:
     """The value a port is fed from, None if it is absent; an empty content is a value, an empty block or action is none."""
     if block == "content":
         return state.content
@@ -104,8 +104,8 @@ def read_source(state: State, action: Any, block: StateKey) -> Any:
     return value if is_filled(value) else None
 
 
-def match_ports(blocks: Sequence[StateKey], ports: Sequence[tuple[str, str]]) -> list[Mapped]:
-    """Pair blocks with boundary ports: by name where a name fits, the rest in order."""
+def infer_port_mapping(blocks: Sequence[StateKey], ports: Sequence[tuple[str, str]]) -> list[PortMapping]:
+    """Pair blocks with interface ports: by name where a name fits, the rest in order."""
     left = list(ports)
     found: dict[StateKey, tuple[str, str]] = {}
     for block in blocks:
@@ -117,4 +117,4 @@ def match_ports(blocks: Sequence[StateKey], ports: Sequence[tuple[str, str]]) ->
     for block in blocks:
         if block not in found and left:
             found[block] = left.pop(0)
-    return [Mapped(block, *found[block]) for block in blocks if block in found]
+    return [PortMapping(block, *found[block]) for block in blocks if block in found]

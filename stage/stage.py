@@ -6,18 +6,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.building import BuildOptions, built
+from yggdrasill.foundation.building import BuildOptions, build_or_pass
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.flow import Flow
+from yggdrasill.pipeline.dag import Dag
 from yggdrasill.stage.conditions import Condition, ConditionLike
-from yggdrasill.stage.contract import Mapped, StateContract, match_ports, read_source
+from yggdrasill.stage.contract import PortMapping, StateContract, infer_port_mapping, resolve_source
 from yggdrasill.stage.state import State
 from yggdrasill.values.handles import load_handles
 
@@ -29,7 +29,7 @@ __all__ = ["ROLES", "Stage"]
 ROLES = ("philosopher", "author", "environment", "architect", "creator")
 
 
-class Stage(Flow):
+class Stage(Dag):
     """Pipelines and a state contract. ``role`` says which of the world's five stages this is, if any."""
 
     level: ClassVar[str] = "stage"
@@ -41,7 +41,7 @@ class Stage(Flow):
         super().__init__()
         self.stage_id = check_name("stage_id", stage_id)
         if role is not None and role not in ROLES:
-            raise InvalidArgument(f"stage {stage_id!r}: role is {role!r}; it can be {choices(ROLES, near=role)}")
+            raise InvalidArgument(f"stage {stage_id!r}: role is {role!r}; it can be {format_options(ROLES, near=role)}")
         self.role = role
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.contract = StateContract()
@@ -85,7 +85,7 @@ class Stage(Flow):
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
         guard = None if condition is None else Condition(condition)
-        name = self._adopt(built(pipeline, _build_pipeline, registry, pool), stage_node_id, trainable)
+        name = self._adopt(build_or_pass(pipeline, _build_pipeline, registry, pool), stage_node_id, trainable)
         if guard is not None:
             self.pipeline_conditions[name] = guard
         return name
@@ -123,21 +123,21 @@ class Stage(Flow):
         """Whether the execution condition holds; the caller asks, `run` does not."""
         return self.execution_condition is None or self.execution_condition.holds(state, self.contract.output_blocks)
 
-    def input_mapping(self) -> list[Mapped]:
+    def input_mapping(self) -> list[PortMapping]:
         """Which block goes to which port, found by name or order where the contract does not say."""
         if self.contract.mapping_input is not None:
             return list(self.contract.mapping_input)
-        fed = {(edge.target_node, edge.target_port) for edge in self._wiring.edges}
-        ports = [(child, name) for child in self.pipelines for name in self.boundary(child).inputs if (child, name) not in fed]
-        return match_ports(self.contract.input_blocks, ports)
+        fed = {(edge.target_node, edge.target_port) for edge in self._edge_table.edges}
+        ports = [(child, name) for child in self.pipelines for name in self.interface(child).inputs if (child, name) not in fed]
+        return infer_port_mapping(self.contract.input_blocks, ports)
 
-    def output_mapping(self) -> list[Mapped]:
+    def output_mapping(self) -> list[PortMapping]:
         """Which port a block comes from."""
         if self.contract.mapping_output is not None:
             return list(self.contract.mapping_output)
-        used = {(edge.source_node, edge.source_port) for edge in self._wiring.edges}
-        ports = [(child, name) for child in self.pipelines for name in self.boundary(child).outputs if (child, name) not in used]
-        return match_ports(self.contract.output_blocks, ports)
+        used = {(edge.source_node, edge.source_port) for edge in self._edge_table.edges}
+        ports = [(child, name) for child in self.pipelines for name in self.interface(child).outputs if (child, name) not in used]
+        return infer_port_mapping(self.contract.output_blocks, ports)
 
     def get_state_input_spec(self) -> list[dict[str, Any]]:
         """What the stage reads: ``{block, stage_node_id, port, dtype}``."""
@@ -147,7 +147,7 @@ class Stage(Flow):
         """What the stage writes: ``{block, stage_node_id, port, dtype}``."""
         return [self._spec(entry, "outputs") for entry in self.output_mapping()]
 
-    def _spec(self, entry: Mapped, side: Any) -> dict[str, Any]:
+    def _spec(self, entry: PortMapping, side: Any) -> dict[str, Any]:
         port = self._side(entry.stage_node_id, side).get(entry.port)
         return {**entry.to_config(), "dtype": port.dtype if port else "any"}
 
@@ -197,7 +197,7 @@ class Stage(Flow):
         options = {"training": training, "device": device, "dry_run": dry_run, **kwargs}
         given: dict[tuple[str, ...], Any] = {}
         for entry in self.input_mapping():
-            value = read_source(before, action, entry.block)
+            value = resolve_source(before, action, entry.block)
             if value is not None:
                 given[self._input_key(entry.stage_node_id, entry.port)] = value
         with enter_run(seed=before.seed if seed is None else seed, pass_index=before.passes) as context:

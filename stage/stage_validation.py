@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from yggdrasill.errors import choices
+from yggdrasill.errors import format_options
 from yggdrasill.foundation.ports import dtypes_fit
 from yggdrasill.stage.contract import CONTEXT_SOURCES
 from yggdrasill.stage.state import BLOCKS
@@ -29,11 +29,11 @@ def check_contract(stage: Stage) -> Iterator[str]:
                 yield f"contract {kind} {block!r} has no pipeline port; map it to one, or add a pipeline with such an {kind}"
         for entry in mapping:
             if entry.stage_node_id not in stage.pipelines:
-                yield f"contract {kind} {entry.block!r} names pipeline {entry.stage_node_id!r}; there is {choices(stage.pipelines, near=entry.stage_node_id)}"
+                yield f"contract {kind} {entry.block!r} names pipeline {entry.stage_node_id!r}; there is {format_options(stage.pipelines, near=entry.stage_node_id)}"
                 continue
             side = stage._side(entry.stage_node_id, "inputs" if kind == "input" else "outputs")
             if entry.port not in side:
-                yield f"contract {kind} {entry.block!r} names port {entry.stage_node_id}.{entry.port}; its {kind}s are {choices(side, near=entry.port)}"
+                yield f"contract {kind} {entry.block!r} names port {entry.stage_node_id}.{entry.port}; its {kind}s are {format_options(side, near=entry.port)}"
             if entry.block not in blocks and entry.block not in CONTEXT_SOURCES:
                 yield f"{kind} mapping uses {entry.block!r}, which is not among the contract's {kind} blocks {list(blocks)}"
             if kind == "output" and entry.block == "action":
@@ -60,7 +60,7 @@ def check_schema(stage_id: str, stage: Stage, fields: Mapping[str, str]) -> Iter
     required = [key for condition in conditions if condition is not None for key in condition.required]
     for block in dict.fromkeys((*stage.contract.input_blocks, *stage.contract.output_blocks, *required)):
         if block not in known:
-            yield f"stage {stage_id!r} uses {block!r}, which is not in the state schema; it has {choices(map(str, known))}"
+            yield f"stage {stage_id!r} uses {block!r}, which is not in the state schema; it has {format_options(map(str, known))}"
     for entry in (*stage.get_state_input_spec(), *stage.get_state_output_spec()):
         declared = fields.get(entry["block"], "any")
         if not dtypes_fit(declared, entry["dtype"]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from yggdrasill.errors import InvalidState, choices
+from yggdrasill.errors import InvalidState, format_options
 from yggdrasill.values.handles import load_handles
 
 __all__ = ["BLOCKS", "State", "block_number", "is_filled"]
@@ -156,7 +156,9 @@ class State:
         """
         stray = sorted(set(value) - {"blocks", "fields", "content", "passes", "seed"})
         if stray or not isinstance(value.get("blocks"), Mapping) or not isinstance(value.get("fields", {}), Mapping):
-            raise InvalidState(f"a serialised state has blocks, fields, content, passes and seed; this one has {choices(map(str, value))}")
+            raise InvalidState(
+                f"a serialised state has blocks, fields, content, passes and seed; this one has {format_options(map(str, value))}"
+            )
         return cls(
             value["blocks"], value.get("fields"), content=value.get("content"), passes=value.get("passes", 0), seed=value.get("seed")
         )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yggdrasill import errors
-from yggdrasill.errors import EndpointFailed, YggdrasillError, choices, error_from_dict, unknown
+from yggdrasill.errors import EndpointFailed, YggdrasillError, error_from_dict, format_options, unknown_name
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, YggdrasillError)]
 by_class = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -113,11 +113,11 @@ def test_any_message_makes_an_error_of_ours(payload: dict[str, Any]) -> None:
     ],
 )
 def test_choices_are_sorted_with_near_ones_first_and_cut(names: list[str], near: str | None, text: str) -> None:
-    assert choices(names, near=near) == text
+    assert format_options(names, near=near) == text
 
 
 def test_an_unknown_name_says_what_there_is_and_which_may_be_meant() -> None:
-    error = unknown("node", "solvr", ["codec", "solver"], "Add it first.")
+    error = unknown_name("node", "solvr", ["codec", "solver"], "Add it first.")
     assert str(error) == "unknown node 'solvr'; there is 'solver', 'codec'. Did you mean 'solver'? Add it first."
     assert error.details == {"name": "solvr"}
-    assert str(unknown("node", "q", [])) == "unknown node 'q'; there is nothing."
+    assert str(unknown_name("node", "q", [])) == "unknown node 'q'; there is nothing."

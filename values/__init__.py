@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from yggdrasill.values.handles import Handle, load_handles
     from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
     from yggdrasill.values.memory_store import MemoryStore
-    from yggdrasill.values.payload import Description, Encoded, Payload
+    from yggdrasill.values.payload import ArraySpec, EncodedValue, Payload
     from yggdrasill.values.wire import Packed, pack, references, unpack, with_urls
 
 _HOME = {
@@ -23,9 +23,9 @@ _HOME = {
     "ArtifactStore": "artifacts",
     "ArtifactWriter": "artifacts",
     "DEFAULT_LIMITS": "limits",
-    "Description": "payload",
+    "ArraySpec": "payload",
     "DiskStore": "disk_store",
-    "Encoded": "payload",
+    "EncodedValue": "payload",
     "Envelope": "envelope",
     "Handle": "handles",
     "Limits": "limits",
@@ -54,13 +54,13 @@ _HOME = {
 
 __all__ = [
     "DEFAULT_LIMITS",
+    "ArraySpec",
     "ArtifactHandle",
     "ArtifactRef",
     "ArtifactStore",
     "ArtifactWriter",
-    "Description",
     "DiskStore",
-    "Encoded",
+    "EncodedValue",
     "Envelope",
     "Handle",
     "Limits",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values.dtypes import dtype_name, read_dtype
 from yggdrasill.values.layout import ALIGNMENT, contiguous_strides, is_dense
-from yggdrasill.values.payload import Description, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, Payload, corrupt
 from yggdrasill.values.scalars import decode_text, encode_text, from_base64, to_base64
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def encode_array(array: NDArray[Any], place: str) -> Payload:
         axes = sorted(range(array.ndim), key=lambda axis: -strides[axis] if array.shape[axis] != 1 else 0)
         data = array.transpose(axes).reshape(-1).view(np.uint8).data.toreadonly()
     order = None if strides == contiguous_strides(array.shape) else strides
-    return Payload(Description(name, tuple(array.shape), array.nbytes, order), data)
+    return Payload(ArraySpec(name, tuple(array.shape), array.nbytes, order), data)
 
 
 def decode_array(payload: Payload) -> NDArray[Any]:

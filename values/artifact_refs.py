@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.values.payload import Description, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, Payload, corrupt
 
 __all__ = ["ArtifactHandle", "ArtifactRef", "Loader"]
 
@@ -25,7 +25,7 @@ class ArtifactRef:
     """
 
     hash: str
-    description: Description
+    description: ArraySpec
     url: str | None = None
     store: str | None = None
 
@@ -36,7 +36,7 @@ class ArtifactRef:
 
     @property
     def dtype(self) -> str:
-        """The dtype as `Description` spells it; ``bytes`` for a byte string."""
+        """The dtype as `ArraySpec` spells it; ``bytes`` for a byte string."""
         return self.description.dtype
 
     @property
@@ -68,7 +68,7 @@ class ArtifactRef:
             raise corrupt(f"artifact {hash} has a store id that is none")
         if "hash" in rest:
             raise corrupt(f"artifact {hash} has a second name")
-        return cls(hash, Description.from_json(rest), url, store)
+        return cls(hash, ArraySpec.from_json(rest), url, store)
 
 
 Loader = Callable[[ArtifactRef], memoryview]

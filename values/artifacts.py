@@ -26,7 +26,7 @@ __all__ = [
     "check_put",
     "check_size",
     "over_quota",
-    "put_unsteady",
+    "put_mutable",
     "span_of",
     "unknown_artifact",
 ]
@@ -231,7 +231,7 @@ def check_put(view: memoryview, digest: str, promised: str | None) -> None:
         raise CorruptData(f"the {view.nbytes} bytes given as artifact {promised} have blake3 {digest}; send them again", hash=promised)
 
 
-def put_unsteady(store: ArtifactStore, hash: str, data: memoryview) -> None:  # noqa: A002
+def put_mutable(store: ArtifactStore, hash: str, data: memoryview) -> None:  # noqa: A002
     """Store ``data``, which others may write to meanwhile, under its ``hash``: what is hashed are the very bytes that are stored.
 
     Raises:

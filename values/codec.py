@@ -16,12 +16,12 @@ from yggdrasill.values.encoder import Encoder
 from yggdrasill.values.envelope import PREFIX_BYTES, Envelope, read_envelope
 from yggdrasill.values.files import write_file
 from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
-from yggdrasill.values.payload import Encoded, Payload, corrupt
+from yggdrasill.values.payload import EncodedValue, Payload, corrupt
 
 __all__ = ["decode", "dump", "dumps", "encode", "from_json", "iter_envelope", "load", "loads", "to_json"]
 
 
-def encode(value: Any, *, limits: Limits = DEFAULT_LIMITS) -> Encoded:
+def encode(value: Any, *, limits: Limits = DEFAULT_LIMITS) -> EncodedValue:
     """``value`` as a JSON skeleton and payloads, which are read-only views of the tensors' own memory.
 
     Raises:
@@ -30,7 +30,7 @@ def encode(value: Any, *, limits: Limits = DEFAULT_LIMITS) -> Encoded:
     """
     encoder = Encoder(limits, inline=False)
     skeleton = encoder.encode(value)
-    return Encoded(skeleton, tuple(encoder.payloads))
+    return EncodedValue(skeleton, tuple(encoder.payloads))
 
 
 def decode(skeleton: Any, payloads: Sequence[Payload], *, limits: Limits = DEFAULT_LIMITS) -> Any:

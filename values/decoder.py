@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.values.arrays import decode_array, decode_number
 from yggdrasill.values.extensions import unpack
 from yggdrasill.values.limits import Limits
-from yggdrasill.values.payload import Description, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, Payload, corrupt
 from yggdrasill.values.scalars import SCALAR_TAGS, from_base64
 from yggdrasill.values.tensors import decode_tensor
 from yggdrasill.values.walk import Visit, Walk
@@ -146,7 +146,7 @@ class Decoder:
 def _inline(body: dict[Any, Any]) -> Payload:
     described = dict(body)
     data = from_base64(described.pop("data", None))
-    return Payload(Description.from_json(described), memoryview(data))
+    return Payload(ArraySpec.from_json(described), memoryview(data))
 
 
 def _byte_string(payload: Payload) -> memoryview:

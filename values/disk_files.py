@@ -13,12 +13,12 @@ from yggdrasill.values.artifacts import unknown_artifact
 from yggdrasill.values.memory_store import aligned_memory
 from yggdrasill.values.payload import corrupt
 
-__all__ = ["Arrival", "read_chunks", "read_file", "using"]
+__all__ = ["PartialFile", "read_chunks", "read_file", "using"]
 
 _MAP_FROM = 256 << 10
 
 
-class Arrival:
+class PartialFile:
     """A file on its way in; ``nbytes`` counts what was written."""
 
     def __init__(self, path: Path, *, durable: bool) -> None:

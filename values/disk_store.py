@@ -27,7 +27,7 @@ from yggdrasill.values.artifacts import (
     span_of,
     unknown_artifact,
 )
-from yggdrasill.values.disk_files import Arrival, read_chunks, read_file, using
+from yggdrasill.values.disk_files import PartialFile, read_chunks, read_file, using
 from yggdrasill.values.disk_pins import PinFolder
 from yggdrasill.values.file_lock import FileLock
 from yggdrasill.values.files import write_file
@@ -113,7 +113,7 @@ class DiskStore(ArtifactStore):
         digest = blake3_hex(view) if verify or promised is None else promised
         check_put(view, digest, promised)
         if not self._touch(self._place(digest)):
-            arrival = Arrival(self._part(), durable=self.durable)
+            arrival = PartialFile(self._part(), durable=self.durable)
             try:
                 arrival.write(view)
                 self._adopt(arrival, digest)
@@ -195,7 +195,7 @@ class DiskStore(ArtifactStore):
             if not self._folder_pins.is_alive(part.name.partition("-")[0]):
                 part.unlink(missing_ok=True)
 
-    def _adopt(self, arrival: Arrival, digest: str) -> None:
+    def _adopt(self, arrival: PartialFile, digest: str) -> None:
         """Give a complete arrival its name."""
         target = self._place(digest)
         with using(self.folder):
@@ -282,7 +282,7 @@ class _DiskWriter(ArtifactWriter):
         if nbytes is not None and not (expected is not None and store.has(expected)):
             store._expect(nbytes)
         self._store = store
-        self._arrival = Arrival(store._part(), durable=store.durable)
+        self._arrival = PartialFile(store._part(), durable=store.durable)
 
     def _append(self, chunk: memoryview) -> None:
         self._arrival.write(chunk)

@@ -10,7 +10,7 @@ from yggdrasill.errors import CannotTravel
 from yggdrasill.values.arrays import encode_array, encode_number, is_array, is_number
 from yggdrasill.values.extensions import Opaque, extension_for, pack
 from yggdrasill.values.limits import Limits
-from yggdrasill.values.payload import Description, Payload
+from yggdrasill.values.payload import ArraySpec, Payload
 from yggdrasill.values.scalars import LEAVES, is_unicode, to_base64
 from yggdrasill.values.tensors import encode_tensor, is_tensor
 from yggdrasill.values.walk import Visit, Walk
@@ -142,7 +142,7 @@ class Encoder:
         if len(value) <= INLINE_BYTES or self._in_key:
             return {tag: to_base64(value)}
         data = memoryview(value).toreadonly()
-        return {tag: self._put(value, lambda: Payload(Description("bytes", (len(value),), len(value)), data))}
+        return {tag: self._put(value, lambda: Payload(ArraySpec("bytes", (len(value),), len(value)), data))}
 
     def _put(self, value: Any, make: Callable[[], Payload]) -> Any:
         """The index of ``value``'s payload, the same for the same object; or the payload itself, inline."""

@@ -10,7 +10,7 @@ from typing import Any
 from yggdrasill.errors import CodecError, InvalidArgument, LimitExceeded, UnsupportedVersion
 from yggdrasill.values.layout import ALIGNMENT
 from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
-from yggdrasill.values.payload import Description, Encoded, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, EncodedValue, Payload, corrupt
 
 __all__ = ["FORMAT_VERSION", "MAGIC", "PREFIX_BYTES", "Envelope", "read_envelope"]
 
@@ -32,7 +32,7 @@ class Envelope:
     memory must not change until the last chunk is written.
     """
 
-    def __init__(self, encoded: Encoded, *, checksum: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
+    def __init__(self, encoded: EncodedValue, *, checksum: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
         self.encoded = encoded
         self.checksum = checksum
         header = self._header(limits)
@@ -71,7 +71,7 @@ class Envelope:
         return header
 
 
-def read_envelope(data: bytes | bytearray | memoryview, *, limits: Limits = DEFAULT_LIMITS, adopt: bool = False) -> Encoded:
+def read_envelope(data: bytes | bytearray | memoryview, *, limits: Limits = DEFAULT_LIMITS, adopt: bool = False) -> EncodedValue:
     """Split ``data`` into skeleton and payloads, which are views of it; payloads with a checksum are verified.
 
     The views are read-only, so that decoded tensors are copies, unless ``adopt`` gives ``data`` away.
@@ -91,7 +91,7 @@ def read_envelope(data: bytes | bytearray | memoryview, *, limits: Limits = DEFA
     payloads = tuple(_cut(view, PREFIX_BYTES + header.nbytes, entries, limits))
     for payload in payloads:
         payload.verify()
-    return Encoded(content["value"], payloads)
+    return EncodedValue(content["value"], payloads)
 
 
 def _read_prefix(view: memoryview, limits: Limits) -> memoryview:
@@ -133,7 +133,7 @@ def _cut(view: memoryview, position: int, entries: list[Any], limits: Limits) ->
     for entry in entries:
         if type(entry) is not dict:
             raise corrupt("a payload has no description")
-        described = Description.from_json(entry)
+        described = ArraySpec.from_json(entry)
         taken += described.nbytes
         limits.check("max_bytes", taken)
         start = _padded(position)

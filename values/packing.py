@@ -7,14 +7,14 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
-from yggdrasill.values.artifacts import ArtifactStore, put_unsteady
+from yggdrasill.values.artifacts import ArtifactStore, put_mutable
 from yggdrasill.values.encoder import Encoder
 from yggdrasill.values.limits import Limits
 from yggdrasill.values.memory_store import MemoryStore
 from yggdrasill.values.payload import Payload
 from yggdrasill.values.scalars import to_base64
 
-__all__ = ["INLINE_BYTES", "MAX_INLINE_TOTAL", "Offer", "Packing", "WireEncoder"]
+__all__ = ["INLINE_BYTES", "MAX_INLINE_TOTAL", "Offer", "Packer", "WireEncoder"]
 
 INLINE_BYTES = 16 << 10
 """Payloads up to this length ride in the message."""
@@ -25,7 +25,7 @@ Offer = Callable[[ArtifactRef, memoryview], AbstractContextManager[None]]
 """Entered with an artifact and the memory it is in while it is being written to the store."""
 
 
-class Packing:
+class Packer:
     """One message in the making, which may `take` several values. ``keeper`` owns the pins of what is stored.
 
     With ``lasting`` the store keeps the bytes for good, else a `MemoryStore` holds the tensors' own memory. With ``changing``
@@ -105,7 +105,7 @@ class Packing:
         if not self._store.missing([ref.hash]):
             return
         with nullcontext() if self._offer is None else self._offer(ref, data):
-            put_unsteady(self._store, ref.hash, data)
+            put_mutable(self._store, ref.hash, data)
 
 
 class WireEncoder(Encoder):

@@ -9,13 +9,13 @@ from typing import Any
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.artifacts import ArtifactStore
 from yggdrasill.values.limits import DEFAULT_LIMITS
-from yggdrasill.values.packing import Offer, Packing
+from yggdrasill.values.packing import Offer, Packer
 from yggdrasill.values.wire import Packed, pack
 
-__all__ = ["Parcel"]
+__all__ = ["StreamingPacker"]
 
 
-class Parcel:
+class StreamingPacker:
     """What `pack` gives for a dict with texts as keys, made in parts. Its artifacts are pinned for ``owner``, and ``offer`` is
     entered while one of them is being written.
 
@@ -25,7 +25,7 @@ class Parcel:
     def __init__(self, store: ArtifactStore, owner: str, offer: Offer | None = None) -> None:
         self._store, self._owner = store, owner
         self._lock = threading.Lock()
-        self._packing = Packing(store, owner, lasting=True, changing=True, offer=offer, limits=DEFAULT_LIMITS)
+        self._packing = Packer(store, owner, lasting=True, changing=True, offer=offer, limits=DEFAULT_LIMITS)
         self._skeletons: dict[str, Any] = {}
         self._broken = False
         self._closed = False

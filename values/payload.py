@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.errors import CorruptData
 from yggdrasill.values.layout import contiguous_strides, element_count, is_dense
 
-__all__ = ["Description", "Encoded", "Payload", "blake3_hex", "corrupt"]
+__all__ = ["ArraySpec", "EncodedValue", "Payload", "blake3_hex", "corrupt"]
 
 _PARALLEL_FROM = 4 << 20
 _FIELDS = {"dtype", "shape", "strides", "nbytes", "hash"}
@@ -22,7 +22,7 @@ def corrupt(what: str) -> CorruptData:
 
 
 @dataclass(frozen=True)
-class Description:
+class ArraySpec:
     """How to read a payload's bytes.
 
     ``dtype`` is torch's name (``bfloat16``), numpy's string (``<f4``, ``>i2``; JSON for a structured one) or ``bytes``;
@@ -47,7 +47,7 @@ class Description:
         return described
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Description:
+    def from_json(cls, data: Mapping[str, Any]) -> ArraySpec:
         """Read `to_json`'s form (a ``hash`` beside it is allowed); anything else is `CorruptData`."""
         if not _FIELDS.issuperset(data):
             raise corrupt(f"a payload is described by {sorted(map(str, data))}, expected {sorted(_FIELDS)}")
@@ -79,7 +79,7 @@ class Payload:
     ``hash`` is the blake3 of the bytes in hex, if somebody computed or promised it.
     """
 
-    description: Description
+    description: ArraySpec
     data: memoryview
     hash: str | None = field(default=None)
 
@@ -100,7 +100,7 @@ class Payload:
 
 
 @dataclass(frozen=True, eq=False)
-class Encoded:
+class EncodedValue:
     """A value in two planes: a JSON ``skeleton`` and the ``payloads`` it refers to by index."""
 
     skeleton: Any

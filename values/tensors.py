@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import CannotTravel, UnsupportedVersion
 from yggdrasill.values.layout import contiguous_strides, is_dense
-from yggdrasill.values.payload import Description, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, Payload, corrupt
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def encode_tensor(tensor: torch.Tensor, place: str) -> Payload:
     shape, strides = tuple(plain.shape), tuple(plain.stride())
     nbytes = count * plain.element_size()
     name = str(plain.dtype).removeprefix("torch.")
-    return Payload(Description(name, shape, nbytes, None if strides == contiguous_strides(shape) else strides), data)
+    return Payload(ArraySpec(name, shape, nbytes, None if strides == contiguous_strides(shape) else strides), data)
 
 
 def decode_tensor(payload: Payload) -> torch.Tensor:
@@ -69,7 +69,7 @@ def decode_tensor(payload: Payload) -> torch.Tensor:
         raise corrupt(f"no tensor of shape {list(described.shape)} can be made ({error})") from error
 
 
-def tensor_dtype(described: Description) -> torch.dtype:
+def tensor_dtype(described: ArraySpec) -> torch.dtype:
     """The dtype of a tensor so described; raises `CorruptData` if none can be, `UnsupportedVersion` for one torch lacks here."""
     import torch
 

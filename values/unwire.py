@@ -9,7 +9,7 @@ from typing import Any, overload
 from yggdrasill.values.artifact_refs import ArtifactRef, Loader
 from yggdrasill.values.decoder import Decoder
 from yggdrasill.values.limits import Limits
-from yggdrasill.values.payload import Description, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, Payload, corrupt
 from yggdrasill.values.scalars import from_base64
 from yggdrasill.values.tensors import tensor_dtype
 
@@ -42,7 +42,7 @@ def _read_entry(entry: Any) -> Payload | ArtifactRef:
     text = rest.pop("inline")
     if "hash" in rest:
         raise corrupt("a payload in the message has a name of its own")
-    description = Description.from_json(rest)
+    description = ArraySpec.from_json(rest)
     if type(text) is not str or len(text) != (description.nbytes + 2) // 3 * 4:
         raise corrupt(f"a payload in the message is not its {description.nbytes} bytes")
     return Payload(description, memoryview(from_base64(text)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.values.artifact_refs import ArtifactRef, Loader
 from yggdrasill.values.artifacts import ArtifactStore
 from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
-from yggdrasill.values.packing import INLINE_BYTES, MAX_INLINE_TOTAL, Packing
+from yggdrasill.values.packing import INLINE_BYTES, MAX_INLINE_TOTAL, Packer
 from yggdrasill.values.unwire import WireDecoder, read_payloads
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def pack(
         StorageFailed: the store has no room.
     """
     keeper = owner or f"packed-{uuid.uuid4().hex}"
-    packing = Packing(store, keeper, lasting=owner is not None, inline_bytes=inline_bytes, max_inline_total=max_inline_total, limits=limits)
+    packing = Packer(store, keeper, lasting=owner is not None, inline_bytes=inline_bytes, max_inline_total=max_inline_total, limits=limits)
     try:
         wire = packing.wire(packing.take(value))
     except BaseException:

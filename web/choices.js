@@ -1,7 +1,7 @@
 /**
  * What a list offers: the endpoints that this server knows, and the graphs at each.
  */
-import { ask } from "./asking.js";
+import { ask } from "./request.js";
 
 /** What was heard of this server: the names of endpoints, and the graphs at each. */
 const heard = { endpoints: [], graphs: new Map(), asked: new Map() };

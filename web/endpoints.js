@@ -1,7 +1,7 @@
 /**
  * Letting this server know another endpoint.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 
 /**
  * Let this server know an endpoint whose address and token the user gives; it is kept if it answers.

@@ -2,7 +2,7 @@
  * Preflight: what of the open workflow would run where, and what is missing there, before it runs. A model file that an endpoint lacks can
  * be fetched there, from a source that its owner allows.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 import { bytes, fill, make, openDialog } from "./elements.js";
 
 const LOOK_MS = 700;

@@ -2,7 +2,7 @@
  * What the registry of this server says about parts of workflows: read once, again when something may have changed, and edited here.
  * The workflow is never touched.
  */
-import { ask } from "./asking.js";
+import { ask } from "./request.js";
 
 /** The place of parts that stay on this server. */
 export const LOCAL = "local";

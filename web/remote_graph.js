@@ -6,7 +6,7 @@
  * and keeps its sockets and links until it is told to follow. The server refuses to run it with other ports; whether the graph was
  * replaced since the last run it asks by itself.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 import { endpointsOf, graphsAt, offer, refreshLists } from "./choices.js";
 import { differences, essence, readContract, tooMany } from "./contract.js";
 import { FOLLOW, badgeOf, say, showSeed } from "./signs.js";

@@ -5,7 +5,7 @@
  *
  * The ports are stored in the node, so a workflow opens as it was saved.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 import { essence, tooMany } from "./contract.js";
 import { setSockets } from "./sockets.js";
 import { origin } from "./sources.js";

@@ -4,7 +4,7 @@
  * Nodes without a name are given one that everybody can see: a frame around them, or a subgraph where a frame would take others in.
  * A selection that only this browser remembered would move work to another machine without a trace in the workflow.
  */
-import { tell } from "./asking.js";
+import { tell } from "./request.js";
 import { make, useStyle } from "./elements.js";
 import { nodesIn, partOf, partsOf } from "./parts.js";
 import { LOCAL, endpoints, place, placeOf } from "./registry.js";

@@ -1,7 +1,7 @@
 /**
  * Settings of this server on ComfyUI's settings page: asked of the server when they are shown, for they belong to it and not to a browser.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 import { make, useStyle } from "./elements.js";
 
 const POLICIES = { fifo: "In the order in which they come", front: "Ahead of my prompts that wait" };

@@ -1,7 +1,7 @@
 /**
  * Serving the open workflow on this server.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 
 const OUTPUT_NODE = "YggdrasillGraphOutput";
 const PORT_NODES = new Set(["YggdrasillGraphInput", OUTPUT_NODE]);

@@ -1,7 +1,7 @@
 /**
  * The tab "Yggdrasill" of the sidebar: its frame, and when what stands in it is looked at again. Each section is a module of its own.
  */
-import { tell } from "./asking.js";
+import { tell } from "./request.js";
 import { iconButton, make, useStyle } from "./elements.js";
 import { refresh } from "./registry.js";
 import { endpointsSection } from "./sidebar_endpoints.js";

@@ -1,7 +1,7 @@
 /**
  * The endpoints in the sidebar: how each one is, what it has; adding one by its pairing line, testing and removing one.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 import { button, bytes, fill, iconButton, make } from "./elements.js";
 import { refresh } from "./registry.js";
 

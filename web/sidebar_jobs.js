@@ -1,7 +1,7 @@
 /**
  * The jobs in the sidebar: what runs here for others and what runs at the endpoints, how far each is, and stopping one.
  */
-import { ask, tell } from "./asking.js";
+import { ask, tell } from "./request.js";
 import { fill, iconButton, make, seconds } from "./elements.js";
 
 const IDLE_MS = 4000;

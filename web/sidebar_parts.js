@@ -1,7 +1,7 @@
 /**
  * The parts of the open workflow in the sidebar, and where each one runs: chosen from a list, which edits the registry.
  */
-import { tell } from "./asking.js";
+import { tell } from "./request.js";
 import { button, fill, make, symbol } from "./elements.js";
 import { partsOf } from "./parts.js";
 import { LOCAL, endpoints, onChange, place, placeOf, refresh } from "./registry.js";

@@ -1,7 +1,7 @@
 /**
  * The last run in the sidebar: for each endpoint what it computed, moved and waited; the whole as a timeline on demand.
  */
-import { ask } from "./asking.js";
+import { ask } from "./request.js";
 import { button, bytes, fill, make, openDialog, seconds } from "./elements.js";
 
 const PAUSE_MS = 5000;

@@ -15,15 +15,15 @@ from yggdrasill.foundation.graph import Graph
 if TYPE_CHECKING:
     from yggdrasill.world.world import World
 
-__all__ = ["recall", "remember"]
+__all__ = ["restore_blocks", "snapshot_blocks"]
 
 
-def remember(world: World) -> dict[str, Any]:
+def snapshot_blocks(world: World) -> dict[str, Any]:
     """The states of all stateful blocks by path (``stage/pipeline/graph/node``), as copies; a shared block stands once."""
     return {path: copy.deepcopy(block.state_dict()) for path, block in _stateful(world)}
 
 
-def recall(world: World, memory: Mapping[str, Any]) -> None:
+def restore_blocks(world: World, memory: Mapping[str, Any]) -> None:
     """Give the stateful blocks back what `remember` took; a block it does not name keeps what it has."""
     for path, block in _stateful(world):
         if path in memory:

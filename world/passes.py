@@ -16,16 +16,16 @@ from yggdrasill.executor.context import RunContext, enter_child, enter_run
 from yggdrasill.executor.hooks import Emit
 from yggdrasill.stage.state import State
 from yggdrasill.values.handles import load_handles
-from yggdrasill.world.memory import recall, remember
+from yggdrasill.world.memory import restore_blocks, snapshot_blocks
 
 if TYPE_CHECKING:
     from yggdrasill.world.world import World
 
-__all__ = ["Passes", "Start", "all_or_nothing"]
+__all__ = ["ResumePoint", "WorldRun", "rollback_on_error"]
 
 
 @dataclass(frozen=True)
-class Start:
+class ResumePoint:
     """Where a run begins: a state, the place in the cycle where the first pass goes on, and what blocks remembered there."""
 
     state: State
@@ -34,18 +34,18 @@ class Start:
 
 
 @contextmanager
-def all_or_nothing(world: World) -> Iterator[None]:
+def rollback_on_error(world: World) -> Iterator[None]:
     """Undo what several passes changed in the world if one of them fails."""
-    content, last_state, memory = world.content, world.last_state, remember(world)
+    content, last_state, memory = world.content, world.last_state, snapshot_blocks(world)
     try:
         yield
     except BaseException:
         world.content, world.last_state = content, last_state
-        recall(world, memory)
+        restore_blocks(world, memory)
         raise
 
 
-class Passes:
+class WorldRun:
     """One run of a world."""
 
     def __init__(self, world: World, emit: Emit | None, options: Mapping[str, Any], dry_run: bool) -> None:
@@ -54,7 +54,7 @@ class Passes:
         self._options = options
         self._dry_run = dry_run
 
-    def run(self, start: Start, actions: Sequence[Any], num_steps: int) -> Iterator[State]:
+    def run(self, start: ResumePoint, actions: Sequence[Any], num_steps: int) -> Iterator[State]:
         """The state after each pass; closing the iterator frees the world for the next run.
 
         Raises:
@@ -66,10 +66,10 @@ class Passes:
                 f"world {world.world_id!r} is running already; wait for that run, or build another world for a second one"
             )
         try:
-            recall(world, start.memory)
+            restore_blocks(world, start.memory)
             state, stages = start.state, world.cycle[start.place :]
             for number in range(num_steps):
-                with all_or_nothing(world):
+                with rollback_on_error(world):
                     state = self._pass(state, stages, actions[number] if number < len(actions) else None)
                 stages = world.cycle
                 yield state
@@ -86,7 +86,7 @@ class Passes:
         state = _loaded(state)
         world = self._world
         if world.storage is not None:
-            world.storage.save_last(world.world_id, state, memory=remember(world))
+            world.storage.save_last(world.world_id, state, memory=snapshot_blocks(world))
         world.content, world.last_state = state.content, state
         return state
 
@@ -114,7 +114,7 @@ class Passes:
         world = self._world
         if world.storage is not None:
             full, following = _loaded(full), _loaded(after)
-            path = world.storage.save_update(world.world_id, full, full.passes, following=following, memory=remember(world))
+            path = world.storage.save_update(world.world_id, full, full.passes, following=following, memory=snapshot_blocks(world))
             self._tell(stage_id, "snapshot", path=path, state_before=full)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, InvalidState, choices
+from yggdrasill.errors import InvalidArgument, InvalidState, format_options
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
 from yggdrasill.foundation.building import BuildOptions
@@ -19,13 +19,13 @@ from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.flow import Flow
+from yggdrasill.pipeline.dag import Dag
 from yggdrasill.stage.contract import CONTEXT_SOURCES, state_key
 from yggdrasill.stage.protocol import StageLike
 from yggdrasill.stage.stage import ROLES, Stage
 from yggdrasill.stage.state import BLOCKS, State
 from yggdrasill.world.last_state import LAST_STATE_FILE, pack_last, unpack_last
-from yggdrasill.world.passes import Passes, Start, all_or_nothing
+from yggdrasill.world.passes import ResumePoint, WorldRun, rollback_on_error
 from yggdrasill.world.storage import WorldStorage
 from yggdrasill.world.world_validation import check_world, cycle_problem
 
@@ -233,31 +233,31 @@ class World(Persistent):
             raise InvalidArgument(problem)
         start = self._start(state, seed)
         options = {"training": training, "device": device, **kwargs}
-        passes = Passes(self, as_emit(callbacks), options, dry_run).run(start, actions, num_steps)
+        passes = WorldRun(self, as_emit(callbacks), options, dry_run).run(start, actions, num_steps)
         return passes if iterate else self._last_of(passes, start.state)
 
     def _last_of(self, passes: Iterator[State], state: State) -> State:
-        with all_or_nothing(self):
+        with rollback_on_error(self):
             for after in passes:
                 state = after
         return state
 
-    def _start(self, state: State | Mapping[Any, Any] | None, seed: int | None) -> Start:
+    def _start(self, state: State | Mapping[Any, Any] | None, seed: int | None) -> ResumePoint:
         progress = None
         if state is None and self.storage is not None and self.storage.load_last_state:
             progress = self.storage.newest(self.world_id)
         if progress is None:
-            return Start(self._first_state(State.of(state), seed))
+            return ResumePoint(self._first_state(State.of(state), seed))
         environment = next((place for place, stage_id in enumerate(self.cycle) if self.role_of(stage_id) == "environment"), None)
         if progress.following is None or environment is None:
-            return Start(self._first_state(progress.resume_state(), seed), 0, progress.memory)
-        return Start(self._first_state(progress.following, seed), environment + 1, progress.memory)
+            return ResumePoint(self._first_state(progress.resume_state(), seed), 0, progress.memory)
+        return ResumePoint(self._first_state(progress.following, seed), environment + 1, progress.memory)
 
     def _first_state(self, start: State, seed: int | None) -> State:
         stray = sorted(name for name in start.fields if name not in self.state_fields)
         if stray:
             raise InvalidState(
-                f"world {self.world_id!r} knows no state field {', '.join(map(repr, stray))}; it has {choices(self.state_fields)}"
+                f"world {self.world_id!r} knows no state field {', '.join(map(repr, stray))}; it has {format_options(self.state_fields)}"
             )
         if start.content is None:
             start = start.replace(content=copy.deepcopy(self.initial_world) if self.content is None else self.content)
@@ -302,6 +302,6 @@ class World(Persistent):
         """Every runnable below with its path, outermost first; graphs are not entered."""
         for stage_id, stage in self.stages.items():
             yield (stage_id,), stage
-            if isinstance(stage, Flow):
+            if isinstance(stage, Dag):
                 for path, below in stage.walk():
                     yield (stage_id, *path), below

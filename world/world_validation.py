@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from yggdrasill.errors import choices
+from yggdrasill.errors import format_options
 from yggdrasill.foundation.validation import ValidationResult
 from yggdrasill.stage.stage import Stage
 from yggdrasill.stage.stage_validation import check_schema
@@ -28,7 +28,7 @@ def cycle_problem(world: World, cycle: Sequence[str]) -> str | None:
     parts = [f"{names} {text}" for names, text in faults if names]
     if not parts:
         return None
-    return f"world {world.world_id!r}: the cycle must name each stage exactly once ({choices(world.stages)}); {'; '.join(parts)}"
+    return f"world {world.world_id!r}: the cycle must name each stage exactly once ({format_options(world.stages)}); {'; '.join(parts)}"
 
 
 def check_world(world: World, validate_stages: bool) -> ValidationResult:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 
 __all__ = ["FEATURE_KINDS", "KEYS", "Feature", "Key", "Terrain", "read_terrain"]
 
@@ -96,12 +96,14 @@ def read_terrain(configuration: Any, block: str, *, size: int | None = None) -> 
     """
     if not isinstance(configuration, Mapping):
         raise InvalidArgument(
-            f"{block}: the configuration is a {type(configuration).__name__}; it must be a dict with keys of {choices(KEYS, limit=20)}"
+            f"{block}: the configuration is a {type(configuration).__name__}; it must be a dict with keys of {format_options(KEYS, limit=20)}"
         )
     known = {*KEYS, "features", "note"}
     for name in configuration:
         if name not in known:
-            raise InvalidArgument(f"{block}: unknown configuration key {name!r}; there is {choices(known, near=str(name), limit=20)}")
+            raise InvalidArgument(
+                f"{block}: unknown configuration key {name!r}; there is {format_options(known, near=str(name), limit=20)}"
+            )
     values: dict[str, Any] = {name: _number(configuration.get(name, key.default), name, key, block) for name, key in KEYS.items()}
     if size is not None:
         values["size"] = size
@@ -128,7 +130,7 @@ def _feature(entry: Any, index: int, block: str) -> Feature:
     if not isinstance(entry, Mapping):
         raise InvalidArgument(f"{place}' is a {type(entry).__name__}; it must be a dict with kind, x, y, radius, height and perhaps angle")
     if entry.get("kind") not in FEATURE_KINDS:
-        raise InvalidArgument(f"{place}.kind' is {entry.get('kind')!r}; it can be {choices(FEATURE_KINDS)}")
+        raise InvalidArgument(f"{place}.kind' is {entry.get('kind')!r}; it can be {format_options(FEATURE_KINDS)}")
     numbers: dict[str, float] = {}
     for name, (low, high) in _FEATURE_RANGES.items():
         value = entry.get(name, 0.0 if name == "angle" else None)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from yggdrasill.blocks.procedural.climate import BIOMES
 from yggdrasill.blocks.procedural.fields import as_field
 from yggdrasill.blocks.procedural.noise import Field
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
 
 __all__ = ["Measure", "compass", "label_bodies"]
@@ -43,7 +43,7 @@ class Measure(AbstractBaseBlock):
         missing = [name for name in (*_FIELDS, "width_km") if name not in artifacts] if isinstance(artifacts, Mapping) else list(_FIELDS)
         if missing:
             raise InvalidArgument(
-                f"{self.block_type}: the artifacts lack {choices(missing)}; it measures the container that procedural/atlas makes"
+                f"{self.block_type}: the artifacts lack {format_options(missing)}; it measures the container that procedural/atlas makes"
             )
         fields = {name: as_field(artifacts[name], name, self.block_type) for name in _FIELDS}
         elevation = fields["elevation"]

@@ -74,7 +74,7 @@ class _Exchange:
         if request.length is not None:
             headers["Content-Length"] = str(request.length)
         body: Any = request.body() if callable(request.body) else request.body
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=request.patience)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=request.timeout)
         with translated(request.url):
             self._response = await self._session.request(
                 request.method, request.url, headers=headers, data=body, timeout=timeout, allow_redirects=False

@@ -16,14 +16,14 @@ Body = bytes | Callable[[], AsyncIterator[Chunk]] | None
 
 @dataclass(frozen=True)
 class Request:
-    """One request. ``length`` is the byte count of a streamed body; ``patience`` the seconds without a byte before giving up."""
+    """One request. ``length`` is the byte count of a streamed body; ``timeout`` the seconds without a byte before giving up."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     body: Body = field(default=None, repr=False)
     length: int | None = None
-    patience: float = 30.0
+    timeout: float = 30.0
 
 
 class Response(Protocol):

@@ -9,20 +9,20 @@ from typing import Any
 
 from yggdrasill.remote.comfy_graph import run_prompts_with
 from yggdrasill.remote.preflight import compare_with
-from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.auth import resolve_token
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
-from yggdrasill.server_ext.comfy.current import Around, set_around
-from yggdrasill.server_ext.comfy.kept import Copies
+from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
+from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
-from yggdrasill.server_ext.comfy.stand_ins import StandIns
 from yggdrasill.server_ext.comfy.types_classes import register_classes
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
 from yggdrasill.server_ext.comfy.web_files import add_web_files
-from yggdrasill.server_ext.lifeline import hold_lifeline
+from yggdrasill.server_ext.comfy.workflow_cache import WorkflowCache
 from yggdrasill.server_ext.model_sources import ModelSources
+from yggdrasill.server_ext.parent_watchdog import exit_with_parent
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
@@ -36,9 +36,9 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 def attach() -> None:
     """Give this ComfyUI an endpoint; if that fails, its log says why and everything else works. On the main loop, before the routes are added."""
-    hold_lifeline()
-    parts = Around(QueueRunner())
-    set_around(parts)
+    exit_with_parent()
+    parts = ExtensionContext(QueueRunner())
+    set_extension_context(parts)
     register_classes()
     with host_api.shielded("the editor's extension cannot be given"):
         add_web_files(host_api.prompt_server().app.router)
@@ -49,15 +49,15 @@ def attach() -> None:
         _LOG.error("Yggdrasill: this ComfyUI is no endpoint: %s", parts.problem)
 
 
-def _attach(parts: Around) -> None:
+def _attach(parts: ExtensionContext) -> None:
     data_dir = Path(host_api.user_directory()) / "yggdrasill"
     data_dir.mkdir(parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
     parts.runner = QueueRunner(settings.queue)
     token = resolve_token(data_dir)
     redactor = Redactor([token, *secrets_of_environment()])
-    patience = Patience(settings.first_patience, settings.patience)
-    parts.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, patience=patience).registry
+    retry_policy = RetryPolicy(settings.first_patience, settings.patience)
+    parts.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
     addresses, port, url = _own_addresses(settings)
     serving = Settings(
         host=addresses[0],
@@ -75,7 +75,7 @@ def _attach(parts: Around) -> None:
     host = ComfyHost(settings.slots)
     compare_with(host)
     service, guard, _ = build_service(serving, data_dir, token, redactor, host)
-    parts.stand_ins = StandIns(Copies(data_dir / "kept"), service.deployments)
+    parts.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
     service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
@@ -87,7 +87,7 @@ def _attach(parts: Around) -> None:
         _LOG.warning("Yggdrasill: %s", problem)
 
 
-def _begin_with(app: Any, service: Service, parts: Around) -> None:
+def _begin_with(app: Any, service: Service, parts: ExtensionContext) -> None:
     async def start(_: Any) -> None:
         try:
             await service.start()

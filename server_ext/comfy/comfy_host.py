@@ -97,14 +97,14 @@ class _WatchedTask:
     def exclusive_key(self) -> str | None:
         return self._task.exclusive_key
 
-    def execute(self, outside: Callable[[], AbstractContextManager[None]] | None = None) -> None:
+    def execute(self, release_slot: Callable[[], AbstractContextManager[None]] | None = None) -> None:
         task = self._task
         try:
             with watched_by(self._tell, task.job.key):
-                task.execute(outside)
+                task.execute(release_slot)
         finally:
             self._done(task)
 
     def _tell(self, kind: str, facts: dict[str, Any]) -> None:
         slot = f"preview/{facts['node']}" if kind == "preview" else None
-        self._task.shop.tell(self._task.job, "comfy", {"what": kind, **facts}, slot)
+        self._task.services.tell(self._task.job, "comfy", {"what": kind, **facts}, slot)

@@ -14,7 +14,7 @@ from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.identity import canonical_json
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["fit_paths", "inventory", "memory", "node_hashes"]
+__all__ = ["inventory", "memory", "node_hashes", "normalize_model_paths"]
 
 
 def inventory() -> dict[str, Any]:
@@ -37,7 +37,7 @@ def memory() -> list[dict[str, Any]]:
     ]
 
 
-def fit_paths(prompt: dict[str, Any]) -> None:
+def normalize_model_paths(prompt: dict[str, Any]) -> None:
     """Spell model files in ``prompt`` as this machine does: the same path may have been written with ``\\`` or ``/``."""
     known: dict[str, str] | None = None
     for node in prompt.values():

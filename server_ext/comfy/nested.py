@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
-__all__ = ["NestedRun", "Swapped"]
+__all__ = ["GlobalsPatch", "NestedRun"]
 
 
-class Swapped:
+class GlobalsPatch:
     """Awaits ``coroutine`` with ``enter()`` before and ``leave()`` after each of its steps."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], enter: Callable[[], None], leave: Callable[[], None]) -> None:
@@ -93,7 +93,7 @@ class NestedRun:
         work = executor.execute_async(run.prompt, run.prompt_id, dict(run.extra_data), run.sinks)
         self._starting = True
         try:
-            await Swapped(work, self._enter, self._leave)
+            await GlobalsPatch(work, self._enter, self._leave)
         finally:
             del executor.add_message
             self._idle.append(executor)

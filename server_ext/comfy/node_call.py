@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.waits import observe_waits
+from yggdrasill.remote.wait_graph import observe_waits
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.loan import Loan
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.reentrant_slot import ReentrantSlot
 from yggdrasill.server_ext.comfy.runner import watched_by
 
 if TYPE_CHECKING:
@@ -46,10 +46,10 @@ class NodeCall(ABC):
         """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
         place = host_api.executing_place()
         self._preview_method = host_api.preview_method()
-        self._run_around = run = around().runner.run_of(place.prompt_id) if place else None
+        self._run_around = run = extension_context().runner.run_of(place.prompt_id) if place else None
         self._messages = self._make_messages(place.prompt_id if place else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
-        self._loan = Loan(around().runner, run.part_of if run is not None else None)
+        self._reentrant_slot = ReentrantSlot(extension_context().runner, run.part_of if run is not None else None)
         self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)
         self._future: Future[dict[int, list[Any]]] = Future()
         threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
@@ -64,20 +64,20 @@ class NodeCall(ABC):
         future = asyncio.wrap_future(self._future)
         try:
             while not future.done():
-                await self._loan.wait_with(future, _POLL)
+                await self._reentrant_slot.wait_with(future, _POLL)
                 if host_api.interrupted():
                     self.token.cancel("interrupted")
-                    await self._loan.stop()
+                    await self._reentrant_slot.stop()
                     host_api.raise_interrupt()
                 if self._run_around is not None and self._run_around.context.token.cancelled:
                     raise Cancelled(self._run_around.context.token.reason)
-            await self._loan.finish()
+            await self._reentrant_slot.finish()
             return future.result()
         except BaseException:
             self.token.cancel("the node that called was stopped")
             raise
         finally:
-            self._loan.end()
+            self._reentrant_slot.end()
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
         return NodeMessages(self.node_id, prompt_id, run)
@@ -90,7 +90,7 @@ class NodeCall(ABC):
 
     def _work(self) -> None:
         try:
-            with observe_waits(self._loan.learn):
+            with observe_waits(self._reentrant_slot.learn):
                 outputs = self._run()
             self._future.set_result(outputs)
         except BaseException as error:  # noqa: BLE001 - the node raises it
@@ -107,6 +107,9 @@ class NodeCall(ABC):
             As `ComfyGraph.run`.
         """
         with watched_by(
-            lambda kind, facts: self._told("comfy", {"what": kind, **facts}), "", begin=self._loan.take, preview_method=self._preview_method
+            lambda kind, facts: self._told("comfy", {"what": kind, **facts}),
+            "",
+            begin=self._reentrant_slot.take,
+            preview_method=self._preview_method,
         ):
-            return around().runner.run_prompt(graph, inputs, self._context)
+            return extension_context().runner.run_prompt(graph, inputs, self._context)

@@ -10,7 +10,7 @@ from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.port_list import Blocked, port_value
-from yggdrasill.remote.waits import Learn
+from yggdrasill.remote.wait_graph import Learn
 from yggdrasill.server_ext.comfy.host_api import Validation
 
 __all__ = ["PromptRun", "Watch"]
@@ -71,7 +71,7 @@ class PromptRun:
         """A sink got the values of its port; one that is blocked is left out, and whoever watches is told what it says."""
         if [type(value) for value in values] != [Blocked]:
             self.outputs[port] = port_value(values)
-            self.context.deliver(port, self.outputs[port])
+            self.context.emit_output(port, self.outputs[port])
         elif self.watch is not None:
             self.watch("port_blocked", {"port": port, "message": values[0].message})
         self.tell("output", {"port": port})

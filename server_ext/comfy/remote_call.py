@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, choices
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, format_options
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
@@ -15,10 +15,10 @@ from yggdrasill.remote.port_list import Blocked, port_value, port_values
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
 from yggdrasill.server_ext.comfy.blocking import as_blockers
-from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.sockets import check_ports
-from yggdrasill.server_ext.comfy.stand_ins import StandIns
 from yggdrasill.server_ext.comfy.stored_contract import StoredContract
 from yggdrasill.server_ext.comfy.types_ports import check_port
 
@@ -35,7 +35,7 @@ def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
         return "name the graph that this node runs: the id that an endpoint serves it under"
     try:
         if isinstance(endpoint, str) and isinstance(graph, str):
-            placement_of(around().registry, graph, endpoint)
+            placement_of(extension_context().registry, graph, endpoint)
         if isinstance(contract, str):
             StoredContract.read(contract)
     except (InvalidArgument, InvalidConfig, KeyError) as error:
@@ -60,20 +60,20 @@ class RemoteCall(NodeCall):
     _blocked: dict[str, str | None] = field(default_factory=dict, init=False)
 
     def _run(self) -> dict[int, list[Any]]:
-        registry = around().registry
+        registry = extension_context().registry
         placement = placement_of(registry, self.graph, self.endpoint)
         local = (placement.fallback if self.fallback == AUTO else self.fallback) == LOCAL
-        stand_ins = around().stand_ins if local else None
+        local_fallbacks = extension_context().local_fallbacks if local else None
         try:
-            contract, outputs = self._run_there(registry, placement, stand_ins)
+            contract, outputs = self._run_there(registry, placement, local_fallbacks)
         except (EndpointUnreachable, QueueFull) as error:
-            if stand_ins is None or "job" in error.details:
+            if local_fallbacks is None or "job" in error.details:
                 raise
             if self._sent and error.details.get("reached"):
                 raise type(error)(
                     f"{error.message}; it had been given the call, so the graph is not run a second time here", **error.details
                 ) from error
-            contract, outputs = self._run_here(stand_ins, registry, placement, error)
+            contract, outputs = self._run_here(local_fallbacks, registry, placement, error)
         names = [entry["name"] for entry in contract.outputs]
         return {index: as_blockers(port_values(outputs.get(name, Blocked(self._blocked.get(name))))) for index, name in enumerate(names)}
 
@@ -83,36 +83,36 @@ class RemoteCall(NodeCall):
         super()._told(kind, data)
 
     def _run_there(
-        self, registry: EndpointRegistry, placement: Placement, stand_ins: StandIns | None
+        self, registry: EndpointRegistry, placement: Placement, local_fallbacks: LocalFallbacks | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
         route = Route.placed(registry, placement, self.graph)
-        if stand_ins is not None and stand_ins.silent(placement.endpoints):
-            route.patience = replace(route.patience, first=0.0)
+        if local_fallbacks is not None and local_fallbacks.silent(placement.endpoints):
+            route.retry_policy = replace(route.retry_policy, first=0.0)
         served = RemoteGraph(route=route)
         contract = served.contract
         self._check(contract, f"endpoint {route.names[0]!r}")
         inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
         outputs = served.call(inputs, self._context, options, watch=self._told, began=self._began)
-        if stand_ins is not None:
+        if local_fallbacks is not None:
             for client, known in route.contracts.items():
-                stand_ins.keep(client, known)
+                local_fallbacks.keep(client, known)
         return contract, outputs
 
     def _began(self, key: str) -> None:
         self._sent = True
 
     def _run_here(
-        self, stand_ins: StandIns, registry: EndpointRegistry, placement: Placement, error: EndpointUnreachable | QueueFull
+        self, local_fallbacks: LocalFallbacks, registry: EndpointRegistry, placement: Placement, error: EndpointUnreachable | QueueFull
     ) -> tuple[RemoteContract, dict[str, Any]]:
         stored = StoredContract.read(self.contract)
         known = None if stored is None else stored.hash
-        stand_in = stand_ins.find(placement.endpoints, self.graph, known, error, strict_build=registry.strict_build)
-        self._check(stand_in.contract, "this ComfyUI")
-        inputs = self._inputs(stand_in.contract)
-        self.ran_here = stand_in.told
-        _LOG.warning("Yggdrasill: node %s: %s", self.node_id, stand_in.told)
-        return stand_in.contract, self.run_nested(stand_in.graph, inputs)
+        local_fallback = local_fallbacks.find(placement.endpoints, self.graph, known, error, strict_build=registry.strict_build)
+        self._check(local_fallback.contract, "this ComfyUI")
+        inputs = self._inputs(local_fallback.contract)
+        self.ran_here = local_fallback.told
+        _LOG.warning("Yggdrasill: node %s: %s", self.node_id, local_fallback.told)
+        return local_fallback.contract, self.run_nested(local_fallback.graph, inputs)
 
     def _check(self, contract: RemoteContract, where: str) -> None:
         check_ports(self.graph, len(contract.inputs), len(contract.outputs), "Remote Graph")
@@ -127,7 +127,7 @@ class RemoteCall(NodeCall):
             if values is None:
                 continue
             if index >= len(contract.inputs):
-                names = choices(entry["name"] for entry in contract.inputs)
+                names = format_options(entry["name"] for entry in contract.inputs)
                 raise InvalidArgument(
                     f"socket {socket!r} is linked, and graph {self.graph!r} has {len(contract.inputs)} inputs ({names}); unlink it"
                 )
@@ -137,7 +137,7 @@ class RemoteCall(NodeCall):
         missing = [entry["name"] for entry in contract.inputs if not entry.get("optional") and entry["name"] not in inputs]
         if missing:
             raise InvalidArgument(
-                f"graph {self.graph!r} needs {choices(missing)}; link the node's sockets, in the order of the contract's inputs"
+                f"graph {self.graph!r} needs {format_options(missing)}; link the node's sockets, in the order of the contract's inputs"
             )
         return inputs
 
@@ -154,7 +154,7 @@ def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Place
     placement = registry.placements.get(graph, registry.default)
     if placement.is_local:
         raise InvalidArgument(
-            f"the registry says of no endpoint that it runs {graph!r} (there is {choices(registry.endpoints)}); pin one on the node, or put "
+            f"the registry says of no endpoint that it runs {graph!r} (there is {format_options(registry.endpoints)}); pin one on the node, or put "
             f"'graphs: {{{graph}: ENDPOINT}}' into endpoints.yaml"
         )
     return placement

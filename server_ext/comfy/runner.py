@@ -12,18 +12,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.waits import waiting
+from yggdrasill.remote.wait_graph import waiting
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.binding import bind_prompt
-from yggdrasill.server_ext.comfy.inventory import fit_paths
-from yggdrasill.server_ext.comfy.lending import Lender
+from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
+from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
+from yggdrasill.server_ext.comfy.job_inputs import JobInputs
 from yggdrasill.server_ext.comfy.node_forms import asks_again
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
-from yggdrasill.server_ext.comfy.shelf import Shelf
-from yggdrasill.server_ext.comfy.teller import Teller
+from yggdrasill.server_ext.comfy.reentrancy import ReentrantScheduler
 from yggdrasill.server_ext.comfy.virtual_socket import VirtualSocket
 
 __all__ = ["POLICIES", "QueueRunner", "watched_by"]
@@ -72,13 +72,13 @@ class QueueRunner:
 
     def __init__(self, policy: str = "fifo") -> None:
         if policy not in POLICIES:
-            raise InvalidArgument(f"queue is {policy!r}; it can be {choices(POLICIES)}")
+            raise InvalidArgument(f"queue is {policy!r}; it can be {format_options(POLICIES)}")
         self.policy = policy
-        self.shelf = Shelf()
+        self.job_inputs = JobInputs()
         self._runs: dict[str, PromptRun] = {}
         self._lock = threading.Lock()
         self._passed: dict[str, int] = {}
-        self.lender = Lender(host_api.delete_queued)
+        self.reentrancy = ReentrantScheduler(host_api.delete_queued)
 
     def run_of(self, prompt_id: str) -> PromptRun | None:
         """The run whose prompt this is; None for the owner's prompts."""
@@ -112,19 +112,19 @@ class QueueRunner:
         digests: dict[str, str] = {}
         try:
             for name, value in inputs.items():
-                digests[name] = self.shelf.put(value)
+                digests[name] = self.job_inputs.put(value)
             with self._lock:
                 self._runs[run.prompt_id] = run
             prompt = bind_prompt(run.graph, digests, run.prompt_id)
-            fit_paths(prompt)
+            normalize_model_paths(prompt)
             asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), host_api.prompt_server().loop)
             self._follow(run)
             return run.settle()
         finally:
-            self.lender.remove_run(run)
+            self.reentrancy.remove_run(run)
             with self._lock:
                 self._runs.pop(run.prompt_id, None)
-            self.shelf.drop(digests.values())
+            self.job_inputs.drop(digests.values())
 
     async def _start(self, run: PromptRun, prompt: dict[str, Any], begin: Callable[[PromptRun], None]) -> None:
         """On ComfyUI's main loop: check the prompt, listen, and begin."""
@@ -147,7 +147,7 @@ class QueueRunner:
         """Put a run that was checked into ComfyUI's queue; on the main loop."""
         host_api.enqueue(self._number(), run.prompt_id, run.prompt, run.extra_data, run.sinks)
         run.state = "queued"
-        self.lender.add_run(run)
+        self.reentrancy.add_run(run)
 
     def _state(self, prompt_id: str) -> str | None:
         run = self.run_of(prompt_id)
@@ -180,13 +180,13 @@ class QueueRunner:
 
     def _follow(self, run: PromptRun) -> None:
         """Pass on what is heard until the prompt is over; a cancelled token takes the prompt out, and no other."""
-        told = Teller(run)
+        told = EventThrottle(run)
         while not run.is_over:
             message = run.next_message(told.patience(_POLL))
             if message is not None:
                 told.tell(*message)
             told.show_due()
-            self.lender.look_after(run, time.monotonic())
+            self.reentrancy.look_after(run, time.monotonic())
             if run.lent_until is not None and time.monotonic() > run.lent_until:
                 run.context.token.cancel("it ran inside a waiting prompt for longer than that could be kept waiting")
             if run.context.token.cancelled:

@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, choices
+from yggdrasill.errors import InvalidConfig, format_options
 from yggdrasill.foundation.documents import read_document
-from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.comfy.runner import POLICIES
 
 __all__ = ["ComfySettings"]
@@ -31,8 +31,8 @@ class ComfySettings:
     artifact_quota: float | None = None
     model_sources: tuple[str, ...] = ()
     model_limit: float = 64.0
-    patience: float = Patience.later
-    first_patience: float = Patience.first
+    patience: float = RetryPolicy.later
+    first_patience: float = RetryPolicy.first
 
     @classmethod
     def read(cls, file: Path) -> ComfySettings:
@@ -53,7 +53,7 @@ class ComfySettings:
         names = [field.name for field in fields(cls)]
         stray = sorted(set(map(str, document)) - set(names))
         if stray:
-            raise InvalidConfig(f"{where}: there is {choices(stray)}; it takes {choices(names)}")
+            raise InvalidConfig(f"{where}: there is {format_options(stray)}; it takes {format_options(names)}")
         facts = dict(document)
         for name in ("allow_hosts", "peers", "model_sources"):
             listed = facts.get(name, ())
@@ -63,7 +63,7 @@ class ComfySettings:
         slots = facts.get("slots", 1)
         if facts.get("queue", "fifo") not in POLICIES or isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
             raise InvalidConfig(
-                f"{where}: 'queue' is {choices(POLICIES)} and 'slots' a number from 1 on; got {facts.get('queue')!r} and {slots!r}"
+                f"{where}: 'queue' is {format_options(POLICIES)} and 'slots' a number from 1 on; got {facts.get('queue')!r} and {slots!r}"
             )
         if any(facts.get(name) is not None and not isinstance(facts[name], str) for name in ("peer_url", "artifacts")):
             raise InvalidConfig(f"{where}: 'peer_url' and 'artifacts' are texts")
@@ -77,7 +77,7 @@ class ComfySettings:
                 raise InvalidConfig(f"{where}: {name!r} is a number of seconds, got {facts[name]!r}")
         stray = [source for source in facts["model_sources"] if not source.startswith(("http://", "https://"))]
         if stray:
-            raise InvalidConfig(f"{where}: 'model_sources' are urls such as https://huggingface.co/Comfy-Org, got {choices(stray)}")
+            raise InvalidConfig(f"{where}: 'model_sources' are urls such as https://huggingface.co/Comfy-Org, got {format_options(stray)}")
         return cls(**facts)
 
 

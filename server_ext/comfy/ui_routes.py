@@ -13,7 +13,6 @@ from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.editor import calling, runs
 from yggdrasill.server_ext.comfy.editor.composing import Composing
-from yggdrasill.server_ext.comfy.editor.door import Door
 from yggdrasill.server_ext.comfy.editor.endpoints import Endpoints
 from yggdrasill.server_ext.comfy.editor.fetching import Fetching
 from yggdrasill.server_ext.comfy.editor.jobs import Jobs
@@ -21,6 +20,7 @@ from yggdrasill.server_ext.comfy.editor.owner_settings import OwnerSettings
 from yggdrasill.server_ext.comfy.editor.placement import Placing
 from yggdrasill.server_ext.comfy.editor.preflight import Preflight
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard
 from yggdrasill.server_ext.comfy.editor.serving import Serving
 from yggdrasill.server_ext.service import Service
 
@@ -31,13 +31,13 @@ UI_PATH = "/yggdrasill/ui"
 
 def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: str, own_url: str | None) -> None:
     """Add the editor's routes to ComfyUI's router; ``token`` and ``own_url`` are for this server's pairing line."""
-    door = Door(service, guard)
+    route_guard = RouteGuard(service, guard)
     folder = Path(host_api.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")
-    endpoints = Endpoints(edit, door, token, own_url)
-    settings = OwnerSettings(folder / "settings.yaml", door)
-    placing, jobs, serving = Placing(edit, door), Jobs(service, door), Serving(service, door)
-    composing = Composing(door)
+    endpoints = Endpoints(edit, route_guard, token, own_url)
+    settings = OwnerSettings(folder / "settings.yaml", route_guard)
+    placing, jobs, serving = Placing(edit, route_guard), Jobs(service, route_guard), Serving(service, route_guard)
+    composing = Composing(route_guard)
     for path, handler in {
         "/endpoints": endpoints.names,
         "/status": endpoints.status,
@@ -51,7 +51,7 @@ def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, tok
         "/settings": settings.settings,
         "/timeline": runs.timeline,
     }.items():
-        router.add_get(UI_PATH + path, door.guarded(handler))
+        router.add_get(UI_PATH + path, route_guard.guarded(handler))
     for path, handler in {
         "/endpoints": endpoints.add,
         "/pair": endpoints.pair,
@@ -60,9 +60,9 @@ def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, tok
         "/place": placing.place,
         "/cancel": jobs.cancel,
         "/settings": settings.change,
-        "/fetch": Fetching(door).fetch,
-        "/preflight": Preflight(door).preflight,
+        "/fetch": Fetching(route_guard).fetch,
+        "/preflight": Preflight(route_guard).preflight,
         "/serve": serving.serve,
         "/ports": composing.ports,
     }.items():
-        router.add_post(UI_PATH + path, door.guarded(handler))
+        router.add_post(UI_PATH + path, route_guard.guarded(handler))

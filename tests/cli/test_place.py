@@ -1,4 +1,4 @@
-"""Workflow files, and a carving in words; what runs on servers is in tests/comfy/placement/test_place_command.py."""
+"""Workflow files, and a partition in words; what runs on servers is in tests/comfy/placement/test_place_command.py."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from PIL.PngImagePlugin import PngInfo
 from samples.comfy_graphs import node
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.cli import main
-from yggdrasill.cli.carvings import carving_picture, carving_text
+from yggdrasill.cli.partitions import partition_picture, partition_text
 from yggdrasill.cli.workflows import read_workflow
-from yggdrasill.draw import draw_carving
+from yggdrasill.draw import draw_partition
 from yggdrasill.errors import InvalidConfig, MissingFile
-from yggdrasill.remote.carve import Part, carve
+from yggdrasill.remote.partition import Part, partition_prompt
 
 PROMPT: dict[str, Any] = {
     "1": node("CheckpointLoaderSimple", ckpt_name="a.safetensors"),
@@ -70,24 +70,24 @@ def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
             read_workflow(tmp_path / name)
 
 
-def test_a_carving_is_told_and_drawn() -> None:
+def test_a_partition_is_told_and_drawn() -> None:
     places = {"paint": "forge"}
-    carving = carve(PROMPT, [Part("paint", frozenset(["4", "5", "6", "7"]))], comfy_schemas())
-    told = carving_text(carving, PROMPT, places)
+    partition = partition_prompt(PROMPT, [Part("paint", frozenset(["4", "5", "6", "7"]))], comfy_schemas())
+    told = partition_text(partition, PROMPT, places)
     assert told.splitlines()[0] == "paint runs at forge"
     assert "  nodes   4 EmptyLatentImage, 5 KSampler, 6 VAEDecode" in told
     assert "  copies  1 CheckpointLoaderSimple" in told
     assert "  takes   2.0 CONDITIONING" in told
     assert "  gives   6.0 IMAGE" in told
     assert "stays     7 SaveImage: it is an output node" in told
-    picture = carving_picture(carving, PROMPT, places, comfy_schemas())
+    picture = partition_picture(partition, PROMPT, places, comfy_schemas())
     (call,) = (each for each in picture["nodes"] if "place" in each)
     assert {inner["title"] for inner in call["inside"]["nodes"] if inner["copy"]} == {"1 CheckpointLoaderSimple"}
     assert {(each["source_port"], each["target_port"]) for each in picture["edges"]} >= {
         ("CONDITIONING", "CONDITIONING 2.0"),
         ("IMAGE 6.0", "images"),
     }
-    assert "5 KSampler" in draw_carving(picture)
+    assert "5 KSampler" in draw_partition(picture)
 
 
 @pytest.mark.parametrize(

@@ -93,8 +93,8 @@ def test_a_server_gets_folders_of_its_own_and_the_extension_and_is_ended(tmp_pat
 _LISTENING = """
 import socket, sys, time
 sys.path.insert(0, {path!r})
-from yggdrasill.server_ext.lifeline import hold_lifeline
-hold_lifeline()
+from yggdrasill.server_ext.parent_watchdog import exit_with_parent
+exit_with_parent()
 with socket.create_server(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1]))):
     print("listening", flush=True)
     time.sleep(600)

@@ -33,7 +33,7 @@ from yggdrasill.server_ext.comfy.types_ports import check_port  # noqa: E402
 from yggdrasill.values import MemoryStore, Opaque, dumps, iter_envelope, loads, pack, unpack  # noqa: E402
 
 
-def journey(value: Any, file: Path) -> dict[str, Any]:
+def transfer(value: Any, file: Path) -> dict[str, Any]:
     """Both ways that a value can go, and what a host without ComfyUI will be shown."""
     data = dumps(value)
     back = loads(data)
@@ -50,7 +50,7 @@ def journey(value: Any, file: Path) -> dict[str, Any]:
 def one(kitchen: Kitchen, file: Path, type_name: str, make: Callable[[Kitchen], Any]) -> dict[str, Any]:
     value = make(kitchen)
     check_port("port", type_name, [value])
-    return {"type": type_name, "class": type(value).__name__, "travels": can_travel(type_name).travels, **journey(value, file)}
+    return {"type": type_name, "class": type(value).__name__, "travels": can_travel(type_name).travels, **transfer(value, file)}
 
 
 def round_trips(kitchen: Kitchen) -> dict[str, Any]:

@@ -8,11 +8,11 @@ import pytest
 
 from yggdrasill.errors import EndpointUnreachable
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.server_ext.comfy.editor.asking import served_at
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_at
+from yggdrasill.server_ext.comfy.editor.endpoint_summary import host_of, models_of, shown
 from yggdrasill.server_ext.comfy.editor.jobs import brief
-from yggdrasill.server_ext.comfy.editor.known import host_of, models_of, shown
 from yggdrasill.server_ext.comfy.editor.runs import figures
-from yggdrasill.server_ext.comfy.placement.states import EndpointState
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
 
 FACTS: dict[str, Any] = {
     "torch": {"version": "2.9"},

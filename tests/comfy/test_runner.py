@@ -11,11 +11,11 @@ from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownArtifact
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy.binding import bind_prompt
+from yggdrasill.server_ext.comfy.event_throttle import PREVIEW_PAUSE, EventThrottle
+from yggdrasill.server_ext.comfy.job_inputs import JobInputs, content_hash
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
-from yggdrasill.server_ext.comfy.shelf import Shelf, content_hash
-from yggdrasill.server_ext.comfy.teller import PREVIEW_PAUSE, Teller
 
 GRAPH = ComfyGraph(
     {
@@ -82,15 +82,15 @@ def test_large_and_small_tensors_are_named_by_their_bytes_alike() -> None:
 
 
 def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
-    shelf = Shelf()
-    first, second = shelf.put([1, 2]), shelf.put([1, 2])
+    job_inputs = JobInputs()
+    first, second = job_inputs.put([1, 2]), job_inputs.put([1, 2])
     assert first == second
-    shelf.drop([first])
-    assert shelf.take(second) == [1, 2]
-    shelf.drop([second])
-    assert len(shelf) == 0
+    job_inputs.drop([first])
+    assert job_inputs.take(second) == [1, 2]
+    job_inputs.drop([second])
+    assert len(job_inputs) == 0
     with pytest.raises(UnknownArtifact, match="belongs to a job that is over"):
-        shelf.take(first)
+        job_inputs.take(first)
 
 
 @pytest.mark.parametrize(
@@ -115,20 +115,20 @@ def test_settings_that_make_no_sense_are_named(document: dict[str, object], said
 def test_of_many_previews_the_newest_is_shown_and_the_last_one_before_the_node_is_left() -> None:
     told: list[tuple[str, str]] = []
     run = PromptRun("p", GRAPH, RunContext(0), lambda kind, facts: told.append((kind, facts.get("image") or facts.get("node", ""))))
-    teller = Teller(run)
+    throttle = EventThrottle(run)
 
     def show(picture: bytes) -> None:
-        teller.tell("preview", {"node": "5", "type": "image/jpeg", "image": picture})
+        throttle.tell("preview", {"node": "5", "type": "image/jpeg", "image": picture})
 
     for picture in (b"1", b"2", b"3"):
         show(picture)
     assert told == [("preview", "MQ==")]
-    assert 0 < teller.patience(9.0) <= PREVIEW_PAUSE
+    assert 0 < throttle.patience(9.0) <= PREVIEW_PAUSE
     time.sleep(PREVIEW_PAUSE)
-    teller.show_due()
+    throttle.show_due()
     assert told[1:] == [("preview", "Mw==")]
     show(b"4")
     show(b"x" * (1 << 20))
-    teller.tell("executing", {"node": "9"})
+    throttle.tell("executing", {"node": "9"})
     assert told[2:] == [("preview", "NA=="), ("executing", "9")]
-    assert teller.patience(9.0) == 9.0
+    assert throttle.patience(9.0) == 9.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidConfig
-from yggdrasill.server_ext.comfy.unaddressed import said_of, unaddressed, without_urls
+from yggdrasill.server_ext.comfy.url_redaction import redact_urls, said_of, without_urls
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_message_names_the_endpoint() -> None:
 
 def test_an_error_loses_the_endpoints_address_and_keeps_its_class_and_other_addresses() -> None:
     said = "endpoint 'forge' at http://forge:8400/key: it fetches no model from 'https://models.example/a.ckpt'"
-    error = unaddressed(AccessDenied(said, endpoint="forge", url="http://forge:8400/key/graphs", reason="source"), "http://forge:8400/key")
+    error = redact_urls(AccessDenied(said, endpoint="forge", url="http://forge:8400/key/graphs", reason="source"), "http://forge:8400/key")
     assert type(error) is AccessDenied
     assert error.message == str(error) == "endpoint 'forge': it fetches no model from 'https://models.example/a.ckpt'"
     assert error.details == {"endpoint": "forge", "reason": "source"}

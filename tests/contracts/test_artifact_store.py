@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, StorageFailed, UnknownArtifact
 from yggdrasill.values import ArtifactStore, DiskStore, MemoryStore, pack, unpack
-from yggdrasill.values.artifacts import put_unsteady
+from yggdrasill.values.artifacts import put_mutable
 
 Make = Callable[..., ArtifactStore]
 SMALL, LARGE = b"Yggdrasill", bytes(range(256)) * 5000
@@ -127,11 +127,11 @@ def test_fewer_and_more_bytes_than_promised_are_corrupt(store: ArtifactStore) ->
 
 def test_bytes_that_are_written_to_meanwhile_are_stored_under_their_own_name_or_not_at_all(store: ArtifactStore) -> None:
     data = bytearray(LARGE)
-    put_unsteady(store, name_of(LARGE), memoryview(data))
+    put_mutable(store, name_of(LARGE), memoryview(data))
     assert bytes(store.read(name_of(LARGE))) == LARGE
     data[-1] ^= 1
     with pytest.raises(CorruptData, match="altered"):
-        put_unsteady(store, "0" * 64, memoryview(data))
+        put_mutable(store, "0" * 64, memoryview(data))
     assert store.missing(["0" * 64, name_of(bytes(data))]) == ["0" * 64, name_of(bytes(data))]
 
 

@@ -96,7 +96,7 @@ def test_a_stage_shows_two_levels_and_the_blocks_of_its_contract(stage: Config) 
     assert {"render", "terrain", "erosion", "2 configuration", "3 artifacts", "ref: pipelines/archive.yaml", "if 3"} <= set(words)
 
 
-def test_blocks_without_a_mapping_go_to_the_port_of_their_name_or_to_the_boundary(stage: Config) -> None:
+def test_blocks_without_a_mapping_go_to_the_port_of_their_name_or_to_the_interface(stage: Config) -> None:
     stage["state_contract"] = {"input_blocks": [1, 2, "in"], "output_blocks": [3]}
     stage["pipelines"][0]["pipeline_config"]["exposed_inputs"] = [
         {"pipeline_node_id": "terrain", "port_name": "in", "name": name} for name in ("in", "block_2")

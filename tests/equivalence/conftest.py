@@ -7,21 +7,21 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from samples.fleet import Fleet, open_fleet
-from samples.tally import TALLY
+from samples.case_counter import TALLY
+from samples.servers import Servers, open_servers
 from yggdrasill.remote import EndpointRegistry
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
-    with open_fleet(tmp_path_factory.mktemp("fleet")) as opened:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    with open_servers(tmp_path_factory.mktemp("servers")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
-def shared_registry(fleet: Fleet) -> EndpointRegistry:
+def shared_registry(servers: Servers) -> EndpointRegistry:
     """One registry for all invented layouts, so that connections are opened once."""
-    return fleet.registry()
+    return servers.registry()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 
 from samples.endpoints import TOKEN, EndpointProcess
-from samples.fleet import pair, start_together
 from samples.http import Http, events_of, one_node, until
+from samples.servers import pair, start_together
 from yggdrasill.errors import InvalidConfig, YggdrasillError
 from yggdrasill.remote import RemoteGraph
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 CALLERS = 20
 
@@ -76,22 +76,22 @@ def at_once(call: Callable[[int], Any], count: int = CALLERS) -> list[Any]:
 
 def assert_idle(*ends: EndpointProcess) -> None:
     for end in ends:
-        queue = bridge().run(end.client().health())["queue"]
+        queue = loop_thread().run(end.client().health())["queue"]
         assert (queue["queued"], queue["running"]) == (0, 0)
-        jobs = bridge().run(end.client().jobs(limit=1000))
+        jobs = loop_thread().run(end.client().jobs(limit=1000))
         assert {job["status"] for job in jobs} == {"COMPLETED"}
 
 
 def test_a_pipeline_served_at_one_end_runs_a_graph_at_the_other(ends: tuple[EndpointProcess, EndpointProcess]) -> None:
     one, other = ends
-    before = len(bridge().run(other.client().jobs(graph_id="leaf")))
+    before = len(loop_thread().run(other.client().jobs(graph_id="leaf")))
     assert served(one, "cross").run({"x": 3}) == {"y": 6}
-    assert len(bridge().run(other.client().jobs(graph_id="leaf"))) == before + 1
+    assert len(loop_thread().run(other.client().jobs(graph_id="leaf"))) == before + 1
 
 
 def test_an_end_that_is_not_in_the_hosts_own_file_is_refused(ends: tuple[EndpointProcess, EndpointProcess]) -> None:
     with pytest.raises(InvalidConfig, match="no endpoint this host knows"):
-        bridge().run(
+        loop_thread().run(
             ends[0].client().deploy("stray", {"kind": "pipeline", "config": through("stray", "http://127.0.0.1:9", "leaf"), "state": None})
         )
 

@@ -13,35 +13,35 @@ import pytest
 import torch
 
 from samples.endpoints import TESTS, TOKEN, EndpointProcess, cutter, registry_of
-from samples.fleet import Fleet
 from samples.graphs import graph_of
 from samples.http import Door, Http, in_background, one_node, until
-from samples.witnesses import REGISTRY, exact, witnessed
+from samples.recorders import REGISTRY, exact, witnessed
+from samples.servers import Servers
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import Endpoint, RemoteGraph
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 ORPHAN_AFTER = 1.0
 CALLER = """
 import sys
 from yggdrasill.remote import EndpointClient
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.calls import Call, perform
-from yggdrasill.remote.depot import Depot
+from yggdrasill.remote.artifact_client import ArtifactClient
 url, token, path, orphan_after = sys.argv[1:]
-value, depot = {"path": path, "x": 1}, Depot.shared()
-with depot.pack(value) as packed:
+value, artifact_client = {"path": path, "x": 1}, ArtifactClient.shared()
+with artifact_client.pack(value) as packed:
     run = {"seed": 1, "path": [], "pass_index": 0}
-    call = Call("gate", packed.wire, value, depot, run, orphan_after=float(orphan_after))
-    bridge().run(perform(EndpointClient(url, token=token), call))
+    call = Call("gate", packed.wire, value, artifact_client, run, orphan_after=float(orphan_after))
+    loop_thread().run(perform(EndpointClient(url, token=token), call))
 """
 
 
 @pytest.fixture(scope="module")
 def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
     """An endpoint with one slot that may be killed."""
-    process = EndpointProcess("mortal", tmp_path_factory.mktemp("mortal"), plugins=["samples.witness_plugin"]).start()
+    process = EndpointProcess("mortal", tmp_path_factory.mktemp("mortal"), plugins=["samples.recorder_plugin"]).start()
     http = Http(process)
     http.deploy("gate", one_node("gate", ("path", "x")))
     yield http
@@ -76,18 +76,18 @@ def test_callers_of_a_killed_endpoint_get_their_one_result_from_its_next_process
     assert len(jobs(mortal)) == before + 4
 
 
-def test_a_pipeline_goes_on_when_one_of_its_endpoints_is_killed_and_comes_back(mortal: Http, fleet: Fleet, tmp_path: Path) -> None:
+def test_a_pipeline_goes_on_when_one_of_its_endpoints_is_killed_and_comes_back(mortal: Http, servers: Servers, tmp_path: Path) -> None:
     """The caller's state of the run lives here; only the graph that was lost runs again."""
     door = Door(tmp_path)
     pipeline = Pipeline("journey")
     for name in ("first", "last"):
-        pipeline.add_graph(graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id=name).place(fleet.registry("forge")), name)
+        pipeline.add_graph(graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id=name).place(servers.registry("forge")), name)
     pipeline.add_graph(RemoteGraph(mortal.process.url, "gate", token=TOKEN), "gate")
     pipeline.add_edge("first", "y", "gate", "x")
     pipeline.add_edge("gate", "y", "last", "x")
     pipeline.infer_exposed_ports()
 
-    with witnessed(fleet.heard) as heard:
+    with witnessed(servers.heard) as heard:
         call = in_background(pipeline.run, {"first:x": torch.arange(6000.0), "gate:path": str(door.path)})
         door.wait_begun()
         mortal.process.kill()
@@ -142,25 +142,25 @@ def doubling(endpoint: Endpoint) -> Any:
 
 
 @pytest.mark.parametrize("after", [200, 100_000, 3_000_000, 7_000_000], ids=lambda after: f"{after} bytes")
-def test_a_connection_cut_in_mid_transfer_changes_no_byte(fleet: Fleet, after: int) -> None:
+def test_a_connection_cut_in_mid_transfer_changes_no_byte(servers: Servers, after: int) -> None:
     """8 MB go up and 11 MB come down through a proxy that cuts every connection four times; the graph runs once."""
     x = torch.randn(2000, 1000, generator=torch.Generator().manual_seed(after))
     expected = graph_of({"n": ("noise", {"shape": [700, 1000]})}, [], [], ["n.noise = noise"], graph_id="cut").run(seed=3)
-    with cutter(fleet.forge) as proxy:
-        remote = doubling(fleet.forge.endpoint(proxy.url))
+    with cutter(servers.forge) as proxy:
+        remote = doubling(servers.forge.endpoint(proxy.url))
         remote.run({"x": torch.zeros(1)}, seed=0)
         proxy.cut(times=4, after=after)
-        with witnessed(fleet.heard) as heard:
+        with witnessed(servers.heard) as heard:
             outputs = remote.run({"x": x}, seed=3)
     assert proxy.cuts == 0
     assert exact(outputs) == exact({"y": x + x, **expected})
     assert {place: len(calls) for place, calls in heard.items()} == {"d": 1, "n": 1}
 
 
-def test_a_connection_cut_between_two_endpoints_changes_no_byte(fleet: Fleet) -> None:
+def test_a_connection_cut_between_two_endpoints_changes_no_byte(servers: Servers) -> None:
     """Others fetch from ``attic`` through a proxy, which cuts them; what ``forge`` cannot fetch, the caller brings."""
-    proxy = fleet.attic_proxy
-    pipeline, local = handing_over().place(fleet.registry(gives="attic", takes="forge")), handing_over()
+    proxy = servers.attic_proxy
+    pipeline, local = handing_over().place(servers.registry(gives="attic", takes="forge")), handing_over()
     before = proxy.to_client
     pipeline.run(seed=1)
     assert proxy.to_client - before > 8_000_000
@@ -197,4 +197,4 @@ def test_an_endpoint_that_stands_still_for_a_while_is_waited_for(mortal: Http, t
     mortal.process.resume()
     assert call.result(30) == {"y": 7}
     assert door.runs == 1
-    assert bridge().run(mortal.process.client().health())["queue"]["running"] == 0
+    assert loop_thread().run(mortal.process.client().health())["queue"]["running"] == 0

@@ -2,7 +2,7 @@
 
 A case is an invented project, an invented placement of its parts at every level, and a few runs of both. What is equal:
 outputs as the codec's bytes, errors with their words, hooks with their facts, and, for every node, the inputs it was given
-in their order, which the blocks themselves note wherever they compute (`samples.witnesses`).
+in their order, which the blocks themselves note wherever they compute (`samples.recorders`).
 
 Endpoints know parts by their content, so cases share what is deployed. A graph that keeps state between calls is
 different: every placing of a project makes it anew at the endpoint, with the state it has in its config, as every build
@@ -20,12 +20,12 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from samples.fleet import ENDPOINTS, Fleet
+from samples.case_counter import TALLY
 from samples.graphs import GraphCase, graph_cases
 from samples.placements import Layout, extended_world_configs, layouts, travelling
 from samples.projects import pipeline_configs, pipeline_inputs, stage_configs, world_configs
-from samples.tally import TALLY
-from samples.witnesses import REGISTRY, Witnessed, exact, witnessed
+from samples.recorders import REGISTRY, Recordered, exact, witnessed
+from samples.servers import ENDPOINTS, Servers
 from samples.worlds import user_state
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation import Graph, ReusePool
@@ -82,12 +82,12 @@ def outcome(run: Callable[[], Any]) -> Any:
 Runs = Sequence[Callable[[Any, Told], Any]]
 
 
-def compare(fleet: Fleet, local: Any, placed: Any, runs: Runs) -> list[Any]:
+def compare(servers: Servers, local: Any, placed: Any, runs: Runs) -> list[Any]:
     """Run both, one after the other, and give the outcomes, which are equal."""
     told, heard, outcomes = [], [], []
     for project in (local, placed):
         hooks = Told()
-        with witnessed(fleet.heard) as inputs:
+        with witnessed(servers.heard) as inputs:
             outcomes.append([outcome(lambda: run(project, hooks)) for run in runs])  # noqa: B023 - called at once
         told.append(hooks.seen)
         heard.append(inputs)
@@ -98,7 +98,7 @@ def compare(fleet: Fleet, local: Any, placed: Any, runs: Runs) -> list[Any]:
     return outcomes[0]
 
 
-def assert_same_inputs(found: Witnessed, expected: Witnessed) -> None:
+def assert_same_inputs(found: Recordered, expected: Recordered) -> None:
     assert set(found) == set(expected)
     for place, given_inputs in expected.items():
         assert found[place] == given_inputs, place
@@ -122,7 +122,7 @@ def proxies_in(project: Any) -> int:
     return sum(isinstance(part, Proxy) for _, part in project.walk()) if not isinstance(project, Graph) else 0
 
 
-def tally(level: str, placed: Any, layout: Layout, local: Any) -> None:
+def case_counter(level: str, placed: Any, layout: Layout, local: Any) -> None:
     TALLY[level] += 1
     TALLY["cases with remote parts"] += bool(proxies_in(placed))
     TALLY["placed whole"] += isinstance(placed, Proxy)
@@ -137,7 +137,7 @@ def enlarged(value: torch.Tensor, rows: int | None) -> torch.Tensor:
 
 @cases("graph")
 @given(case=graph_cases(max_nodes=6), data=st.data(), seed=st.integers(0, 99), dry=st.sampled_from([False, False, False, True]))
-def test_graphs(fleet: Fleet, shared_registry: EndpointRegistry, case: GraphCase, data: st.DataObject, seed: int, dry: bool) -> None:
+def test_graphs(servers: Servers, shared_registry: EndpointRegistry, case: GraphCase, data: st.DataObject, seed: int, dry: bool) -> None:
     local = build(Graph, case.config)
     layout = data.draw(layouts(case.config, ENDPOINTS, "case"))
     placed = place(Graph, case.config, layout, shared_registry, built_first=True)
@@ -146,7 +146,7 @@ def test_graphs(fleet: Fleet, shared_registry: EndpointRegistry, case: GraphCase
     more = {name: value + 1 for name, value in case.inputs.items()}
 
     compare(
-        fleet,
+        servers,
         local,
         placed,
         [
@@ -157,13 +157,13 @@ def test_graphs(fleet: Fleet, shared_registry: EndpointRegistry, case: GraphCase
     )
     assert placed.to_config() == local.to_config()
     TALLY["with cycles"] += "cycle" in case.traits
-    tally("graph", placed, layout, local)
+    case_counter("graph", placed, layout, local)
 
 
 @cases("pipeline")
 @given(config=pipeline_configs(), data=st.data(), seed=st.integers(0, 99), rows=ROWS, built_first=st.booleans())
 def test_pipelines(
-    fleet: Fleet,
+    servers: Servers,
     shared_registry: EndpointRegistry,
     config: dict[str, Any],
     data: st.DataObject,
@@ -171,7 +171,7 @@ def test_pipelines(
     rows: int | None,
     built_first: bool,
 ) -> None:
-    config = travelling(config, fleet.model, rows)
+    config = travelling(config, servers.model, rows)
     local = build(Pipeline, config)
     layout = data.draw(layouts(config, ENDPOINTS, "pipeline" if built_first else None))
     placed = place(Pipeline, config, layout, shared_registry, built_first)
@@ -181,7 +181,7 @@ def test_pipelines(
     steps = data.draw(st.sampled_from([None, 1, 3]))
 
     compare(
-        fleet,
+        servers,
         local,
         placed,
         [
@@ -191,13 +191,13 @@ def test_pipelines(
         ],
     )
     assert placed.to_config() == local.to_config()
-    tally("pipeline", placed, layout, local)
+    case_counter("pipeline", placed, layout, local)
 
 
 @cases("stage")
 @given(role=ROLES, data=st.data(), seed=st.integers(0, 99), rows=ROWS, built_first=st.booleans(), filled=st.tuples(FILLED, FILLED))
 def test_stages(
-    fleet: Fleet,
+    servers: Servers,
     shared_registry: EndpointRegistry,
     role: str | None,
     data: st.DataObject,
@@ -206,7 +206,7 @@ def test_stages(
     built_first: bool,
     filled: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
-    config = travelling(data.draw(stage_configs(role=role)), fleet.model, rows)
+    config = travelling(data.draw(stage_configs(role=role)), servers.model, rows)
     local = build(Stage, config)
     layout = data.draw(layouts(config, ENDPOINTS, local.id if built_first else None))
     placed = place(Stage, config, layout, shared_registry, built_first)
@@ -217,7 +217,7 @@ def test_stages(
         assert plain(placed.preview(state)) == plain(local.preview(state))
         TALLY["stages whose condition does not hold"] += not local.should_run(state)
     compare(
-        fleet,
+        servers,
         local,
         placed,
         [
@@ -227,7 +227,7 @@ def test_stages(
         ],
     )
     assert placed.to_config() == local.to_config()
-    tally("stage", placed, layout, local)
+    case_counter("stage", placed, layout, local)
 
 
 def state_of(blocks: tuple[int, ...], rows: int | None, seed: int | None = 3) -> State:
@@ -238,7 +238,7 @@ def state_of(blocks: tuple[int, ...], rows: int | None, seed: int | None = 3) ->
 @cases("world")
 @given(config=world_configs(), data=st.data(), filled=FILLED, rows=ROWS, built_first=st.booleans())
 def test_worlds(
-    fleet: Fleet,
+    servers: Servers,
     shared_registry: EndpointRegistry,
     config: dict[str, Any],
     data: st.DataObject,
@@ -246,19 +246,24 @@ def test_worlds(
     rows: int | None,
     built_first: bool,
 ) -> None:
-    same_worlds(fleet, shared_registry, travelling(config, fleet.model, rows), data, state_of(filled, rows), "world", built_first)
+    same_worlds(servers, shared_registry, travelling(config, servers.model, rows), data, state_of(filled, rows), "world", built_first)
 
 
 @cases("canonical world")
 @given(config=extended_world_configs(), data=st.data(), filled=FILLED, built_first=st.booleans())
 def test_canonical_worlds(
-    fleet: Fleet, shared_registry: EndpointRegistry, config: dict[str, Any], data: st.DataObject, filled: tuple[int, ...], built_first: bool
+    servers: Servers,
+    shared_registry: EndpointRegistry,
+    config: dict[str, Any],
+    data: st.DataObject,
+    filled: tuple[int, ...],
+    built_first: bool,
 ) -> None:
-    same_worlds(fleet, shared_registry, travelling(config, fleet.model), data, user_state(*filled), "canonical world", built_first)
+    same_worlds(servers, shared_registry, travelling(config, servers.model), data, user_state(*filled), "canonical world", built_first)
 
 
 def same_worlds(
-    fleet: Fleet, registry: EndpointRegistry, config: dict[str, Any], data: st.DataObject, state: State, level: str, built_first: bool
+    servers: Servers, registry: EndpointRegistry, config: dict[str, Any], data: st.DataObject, state: State, level: str, built_first: bool
 ) -> None:
     local = build(World, config)
     layout = data.draw(layouts(config, ENDPOINTS, local.id if built_first else None))
@@ -266,7 +271,7 @@ def same_worlds(
     action = data.draw(st.sampled_from([None, "raise a mountain", ["first", "second"]]))
 
     compare(
-        fleet,
+        servers,
         local,
         placed,
         [
@@ -278,7 +283,7 @@ def same_worlds(
         assert plain(placed.content) == plain(local.content)
         assert placed.to_config() == local.to_config()
     TALLY["worlds whose first pass skips stages"] += not {1, 2, 3} <= set(state.filled_blocks)
-    tally(level, placed, layout, local)
+    case_counter(level, placed, layout, local)
 
 
 def test_at_least_300_cases_ran(request: pytest.FixtureRequest) -> None:

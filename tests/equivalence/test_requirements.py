@@ -10,18 +10,18 @@ import pytest
 import torch
 
 from samples.events import Events
-from samples.fleet import Fleet
 from samples.graphs import graph_of
 from samples.http import Http, one_node
 from samples.placements import travelling
 from samples.projects import graph_of_kind
-from samples.witnesses import REGISTRY, exact, witnessed
+from samples.recorders import REGISTRY, exact, witnessed
+from samples.servers import Servers
 from samples.worlds import canonical_config, canonical_world, user_state
 from yggdrasill.errors import BlockFailed, InvalidEdge, MissingInput, UnknownName
 from yggdrasill.foundation import BlockRegistry, Graph, ReusePool
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import RemoteGraph
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.remote_stage import RemoteStage
 from yggdrasill.stage import Stage, State
 from yggdrasill.values.memory_store import MemoryStore
@@ -67,12 +67,12 @@ def graphs_of(project: Any) -> list[Any]:
 class Jobs:
     """What each endpoint was asked to run since this was made: graph ids without what makes them unique, in order."""
 
-    def __init__(self, fleet: Fleet) -> None:
-        self._clients = {endpoint.name: endpoint.client() for endpoint in fleet.all}
+    def __init__(self, servers: Servers) -> None:
+        self._clients = {endpoint.name: endpoint.client() for endpoint in servers.all}
         self._before = {name: {row["job_id"] for row in self._rows(name)} for name in self._clients}
 
     def _rows(self, name: str) -> list[dict[str, Any]]:
-        return bridge().run(self._clients[name].jobs(limit=1000))
+        return loop_thread().run(self._clients[name].jobs(limit=1000))
 
     def new(self) -> list[tuple[str, str]]:
         """(endpoint, graph) of every job since, oldest first."""
@@ -86,69 +86,69 @@ class Jobs:
 
 
 @pytest.fixture
-def jobs(fleet: Fleet) -> Jobs:
-    return Jobs(fleet)
+def jobs(servers: Servers) -> Jobs:
+    return Jobs(servers)
 
 
 @pytest.fixture(scope="module")
-def forge(fleet: Fleet) -> Http:
-    return Http(fleet.forge)
+def forge(servers: Servers) -> Http:
+    return Http(servers.forge)
 
 
 @pytest.fixture(scope="module")
-def services(fleet: Fleet) -> Services:
+def services(servers: Servers) -> Services:
     """The chain's graphs, its pipeline and its stage, deployed by somebody else: url and id by name."""
     configs = chain().to_config()["graphs"]
     found = {}
-    for endpoint, entry in zip(fleet.all, configs, strict=True):
+    for endpoint, entry in zip(servers.all, configs, strict=True):
         name = entry["pipeline_node_id"]
         Http(endpoint).deploy(f"service-{name}", entry["graph_config"])
         found[name] = (endpoint.url, f"service-{name}")
-    Http(fleet.attic).deploy("service-chain", chain().to_config(), "pipeline")
-    Http(fleet.cave).deploy("service-painting", painting().to_config(), "stage")
-    return {**found, "chain": (fleet.attic.url, "service-chain"), "painting": (fleet.cave.url, "service-painting")}
+    Http(servers.attic).deploy("service-chain", chain().to_config(), "pipeline")
+    Http(servers.cave).deploy("service-painting", painting().to_config(), "stage")
+    return {**found, "chain": (servers.attic.url, "service-chain"), "painting": (servers.cave.url, "service-painting")}
 
 
 # -- a project on several endpoints -----------------------------------------------------------------------------------
 
 
-def test_every_graph_on_an_endpoint_of_its_own(fleet: Fleet, jobs: Jobs) -> None:
+def test_every_graph_on_an_endpoint_of_its_own(servers: Servers, jobs: Jobs) -> None:
     """1. The project can run on several endpoints.
     2. Every graph can have its own.
     5. One graph = one endpoint; a pipeline combines several.
     6. Each-graph-remote is equivalent to one process.
     25. The orchestrator sends the requests, chaining the previous output."""
-    placed = chain().place(fleet.registry(draw="forge", turn="attic", grow="cave"))
+    placed = chain().place(servers.registry(draw="forge", turn="attic", grow="cave"))
     assert exact(placed.run({"x": X}, seed=3)) == exact(chain().run({"x": X}, seed=3))
     assert jobs.new() == [("forge", "draw"), ("attic", "turn"), ("cave", "grow")]
 
 
-def test_state_cycles_and_behaviour_are_kept(fleet: Fleet) -> None:
+def test_state_cycles_and_behaviour_are_kept(servers: Servers) -> None:
     """3. Correctness is fully kept: behaviour, state flow, cycle semantics."""
     placed, local = canonical_world(stateful=True), canonical_world(stateful=True)
-    world = placed.place(fleet.registry("forge"))
+    world = placed.place(servers.registry("forge"))
     state = other = user_state(1, 2, 3)
     for _ in range(3):
         state, other = world.run(state), local.run(other)
         assert state_bits(state) == state_bits(other)
     ring = graph_of({"a": "add"}, ["a.out -> a.a"], ["a.a = start", "a.b = step"], ["a.out = out"], graph_id="ring")
-    remote = ring.place(fleet.registry("attic"))
+    remote = ring.place(servers.registry("attic"))
     for steps in (1, 2, 5):
         assert remote.run({"start": 1, "step": 2}, num_loop_steps=steps) == {"out": 1 + 2 * steps}
 
 
-def test_a_heavy_graph_moves_and_its_weights_stay_where_it_runs(fleet: Fleet) -> None:
+def test_a_heavy_graph_moves_and_its_weights_stay_where_it_runs(servers: Servers) -> None:
     """4. Heavy graphs can move to other services and machines."""
-    config = travelling(graph_of_kind("linear", "heavy").to_config(), fleet.model)
+    config = travelling(graph_of_kind("linear", "heavy").to_config(), servers.model)
     pipeline = {"pipeline_id": "light", "graphs": [{"pipeline_node_id": "heavy", "graph_config": config}]}
-    placed = Pipeline.from_config(pipeline, EMPTY, endpoints=fleet.registry(heavy="cave"))
+    placed = Pipeline.from_config(pipeline, EMPTY, endpoints=servers.registry(heavy="cave"))
     placed.infer_exposed_ports()
     local = Graph.from_config(config, REGISTRY)
     assert placed.state_dict() == {}
     assert exact(placed.run({"heavy:x": X})) == exact({"heavy:y": local.run({"x": X})["y"]})
 
 
-def test_every_graph_of_the_world_is_deployable_alone(fleet: Fleet, forge: Http) -> None:
+def test_every_graph_of_the_world_is_deployable_alone(servers: Servers, forge: Http) -> None:
     """7. Every graph is deployable alone.
     8. The graph is the natural unit: serialisable, clear I/O, one call = one run.
     22. A deployed graph exposes an API: POST inputs -> outputs."""
@@ -172,11 +172,11 @@ def test_every_graph_of_the_world_is_deployable_alone(fleet: Fleet, forge: Http)
 
 
 @pytest.mark.parametrize("moved", GRAPHS)
-def test_a_graph_at_any_position_may_be_moved(fleet: Fleet, jobs: Jobs, moved: str) -> None:
+def test_a_graph_at_any_position_may_be_moved(servers: Servers, jobs: Jobs, moved: str) -> None:
     """12. A graph at any position may be moved; the rest is orchestration keeping order and contracts."""
     heard = []
-    for project in (chain(), chain().place(fleet.registry(**{moved: "attic"}))):
-        with witnessed(fleet.heard) as inputs:
+    for project in (chain(), chain().place(servers.registry(**{moved: "attic"}))):
+        with witnessed(servers.heard) as inputs:
             project.run({"x": X}, seed=3)
         heard.append(inputs)
     assert heard[0] == heard[1]
@@ -190,18 +190,18 @@ def at(service: tuple[str, str]) -> dict[str, str]:
     return {"endpoint_url": service[0], "graph_id": service[1]}
 
 
-def test_a_pipeline_of_services_at_their_own_urls(fleet: Fleet, services: Services, jobs: Jobs) -> None:
+def test_a_pipeline_of_services_at_their_own_urls(servers: Servers, services: Services, jobs: Jobs) -> None:
     """9. Pipeline nodes may be services at their own URLs; the orchestrator feeds one endpoint's output to the next.
     28. Loading and starting the graph behind a URL is a separate deployment task."""
     config = {**chain().to_config(), "graphs": [{"pipeline_node_id": name, **at(services[name])} for name in GRAPHS]}
-    pipeline = Pipeline.from_config(config, EMPTY, endpoints=fleet.registry(), validate=True)
+    pipeline = Pipeline.from_config(config, EMPTY, endpoints=servers.registry(), validate=True)
     assert exact(pipeline.run({"x": X}, seed=3)) == exact(chain().run({"x": X}, seed=3))
-    assert jobs.new() == [(endpoint.name, f"service-{name}") for endpoint, name in zip(fleet.all, GRAPHS, strict=True)]
+    assert jobs.new() == [(endpoint.name, f"service-{name}") for endpoint, name in zip(servers.all, GRAPHS, strict=True)]
 
 
-def test_a_config_gives_each_part_a_local_implementation_or_a_url(fleet: Fleet, services: Services) -> None:
+def test_a_config_gives_each_part_a_local_implementation_or_a_url(servers: Servers, services: Services) -> None:
     """27. Pipeline, stage and world config give each graph a local implementation or `endpoint_url`."""
-    registry = fleet.registry()
+    registry = servers.registry()
     mixed = chain().to_config()
     mixed["graphs"][1] = {"pipeline_node_id": "turn", **at(services["turn"]), "trainable": True}
     pipeline = Pipeline.from_config(mixed, REGISTRY, endpoints=registry)
@@ -223,13 +223,13 @@ def test_a_config_gives_each_part_a_local_implementation_or_a_url(fleet: Fleet, 
         assert built.to_config() == written
 
 
-def test_the_orchestrator_knows_where_each_graph_runs(fleet: Fleet) -> None:
+def test_the_orchestrator_knows_where_each_graph_runs(servers: Servers) -> None:
     """24. The orchestrator knows per graph node: local or URL."""
-    registry = fleet.registry(turn="attic", grow={"replicas": ["forge", "cave"]})
+    registry = servers.registry(turn="attic", grow={"replicas": ["forge", "cave"]})
     assert registry.places(chain().to_config()) == {"": "local", "turn": "attic", "grow": "forge|cave"}
     placed = chain().place(registry)
     assert [type(graph) for graph in placed.graphs.values()] == [Graph, RemoteGraph, RemoteGraph]
-    assert placed.get_graph("turn").route.clients[0].url == fleet.attic.url
+    assert placed.get_graph("turn").route.clients[0].url == servers.attic.url
 
 
 # -- contracts and the wire -------------------------------------------------------------------------------------------
@@ -248,9 +248,9 @@ def test_every_graph_has_a_named_and_typed_contract(forge: Http) -> None:
     assert Graph.from_config(json.loads(json.dumps(config)), REGISTRY).to_config() == config
 
 
-def test_ports_and_types_are_those_of_the_local_graph(fleet: Fleet) -> None:
+def test_ports_and_types_are_those_of_the_local_graph(servers: Servers) -> None:
     """15. Ports, types, state schema as in local."""
-    local, placed = chain(), chain().place(fleet.registry("forge"))
+    local, placed = chain(), chain().place(servers.registry("forge"))
     for name in GRAPHS:
         for side in ("get_input_spec", "get_output_spec"):
             assert getattr(placed.get_graph(name), side)(True) == getattr(local.get_graph(name), side)(True)
@@ -259,7 +259,7 @@ def test_ports_and_types_are_those_of_the_local_graph(fleet: Fleet) -> None:
             pipeline.add_edge("draw", "z", "grow", "x")
         with pytest.raises(UnknownName, match="'wrong'"):
             pipeline.run({"wrong": 1})
-    world = canonical_world().place(fleet.registry("attic"))
+    world = canonical_world().place(servers.registry("attic"))
     world.set_state_schema(["glossary"])
     assert world.validate(validate_stages=True).is_valid
     specs = [[stage.get_state_input_spec() for stage in made.stages.values()] for made in (world, canonical_world())]
@@ -267,7 +267,7 @@ def test_ports_and_types_are_those_of_the_local_graph(fleet: Fleet) -> None:
 
 
 def test_what_crosses_is_json_and_its_binaries_are_references_or_base64(forge: Http) -> None:
-    """16. Boundary data is serialised: JSON, binaries by reference or base64."""
+    """16. Interface data is serialised: JSON, binaries by reference or base64."""
     forge.deploy("through", one_node("double"))
     small, large = torch.arange(8.0), torch.arange(60_000.0)
     with pack({"x": {"small": small, "large": large}}, MemoryStore()) as packed:
@@ -283,7 +283,7 @@ def test_what_crosses_is_json_and_its_binaries_are_references_or_base64(forge: H
     assert forge.run("through", {"x": "text"}) == {"y": "texttext"}
 
 
-def test_a_state_is_one_object_that_travels_between_endpoints(fleet: Fleet) -> None:
+def test_a_state_is_one_object_that_travels_between_endpoints(servers: Servers) -> None:
     """11. State is serialisable and may travel between endpoints.
     19. State crosses as one serialisable object.
     26. The orchestrator (de)serialises state when needed."""
@@ -293,10 +293,10 @@ def test_a_state_is_one_object_that_travels_between_endpoints(fleet: Fleet) -> N
     assert state_bits(State.from_dict(unpack_json(before.to_dict()))) == state_bits(before)
     local = painting()
     expected = local.run(local.run(before))
-    stages = [painting().place(fleet.registry(painting=where)) for where in ("forge", "cave")]
+    stages = [painting().place(servers.registry(painting=where)) for where in ("forge", "cave")]
     assert all(isinstance(stage, RemoteStage) for stage in stages)
     assert state_bits(stages[1].run(stages[0].run(before))) == state_bits(expected)
-    over_http = Http(fleet.forge).run(
+    over_http = Http(servers.forge).run(
         stages[0].contract.graph_id, {"state": before.to_dict()}, run={"seed": 9, "path": [], "pass_index": 3}
     )
     assert list(over_http) == ["state"]
@@ -313,9 +313,9 @@ def unpack_json(value: Any) -> Any:
 # -- what does not change ---------------------------------------------------------------------------------------------
 
 
-def test_stages_reach_remote_graphs_through_pipelines(fleet: Fleet, jobs: Jobs) -> None:
+def test_stages_reach_remote_graphs_through_pipelines(servers: Servers, jobs: Jobs) -> None:
     """10. Stages reach remote graphs through pipelines."""
-    stage = painting().place(fleet.registry(draw="forge", grow="cave"))
+    stage = painting().place(servers.registry(draw="forge", grow="cave"))
     assert isinstance(stage, Stage)
     assert isinstance(stage.get_pipeline("chain"), Pipeline)
     state = State({2: X}, seed=5)
@@ -323,21 +323,21 @@ def test_stages_reach_remote_graphs_through_pipelines(fleet: Fleet, jobs: Jobs) 
     assert jobs.new() == [("forge", "draw"), ("cave", "grow")]
 
 
-def test_topology_and_order_are_unchanged(fleet: Fleet) -> None:
+def test_topology_and_order_are_unchanged(servers: Servers) -> None:
     """13. Topology of graph, pipeline, stage and world cycle unchanged.
     14. Data and state pass in the same order."""
     for make in (chain, painting, canonical_world):
         local: Any = make()
-        placed: Any = make().place(fleet.registry("attic"))
+        placed: Any = make().place(servers.registry("attic"))
         assert placed.to_config() == local.to_config()
         told: list[Events] = [Events(), Events()]
         heard = []
         for project, events in zip((local, placed), told, strict=True):
-            with witnessed(fleet.heard) as inputs:
+            with witnessed(servers.heard) as inputs:
                 run_any(project, events)
             heard.append(inputs)
         assert told[0].seen == told[1].seen != []
-        if make is not canonical_world:  # whose own blocks here are no witnesses
+        if make is not canonical_world:  # whose own blocks here are no recorders
             assert heard[0] == heard[1] != {}
 
 
@@ -348,14 +348,14 @@ def run_any(project: Any, events: Events) -> Any:
 
 
 @pytest.mark.parametrize("level", ["stages", "graphs", "some stages, some graphs"])
-def test_the_cycle_holds_with_stages_or_graphs_remote(fleet: Fleet, level: str) -> None:
+def test_the_cycle_holds_with_stages_or_graphs_remote(servers: Servers, level: str) -> None:
     """17. The five-stage cycle holds with stages or inner graphs remote.
     18. So do stage rules: block conditions, World update only on full state, Development always."""
     stages = dict(zip(CANONICAL_CYCLE, ("forge", "attic", "cave") * 2, strict=False))
     registry = {
-        "stages": fleet.registry(**stages),
-        "graphs": fleet.registry("cave"),
-        "some stages, some graphs": fleet.registry("attic", author="forge", environment="cave"),
+        "stages": servers.registry(**stages),
+        "graphs": servers.registry("cave"),
+        "some stages, some graphs": servers.registry("attic", author="forge", environment="cave"),
     }[level]
     for passed, skipped, updates in (
         ((), ["philosopher", "author"], 0),
@@ -374,34 +374,34 @@ def test_the_cycle_holds_with_stages_or_graphs_remote(fleet: Fleet, level: str) 
         assert len(world.content["episodes"]) == updates + 1
 
 
-def test_only_the_call_differs(fleet: Fleet) -> None:
+def test_only_the_call_differs(servers: Servers) -> None:
     """20. Observable behaviour same; only the call differs."""
     failing = graph_of({"f": ("fail", {"message": "no ink"})}, [], ["f.x = x"], ["f.y = y"], graph_id="failing")
     needs = graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id="needs")
     for graph, inputs, kind in ((failing, {"x": 1}, BlockFailed), (needs, {}, MissingInput)):
         said = []
-        for runnable in (graph, graph.place(fleet.registry("forge"))):
+        for runnable in (graph, graph.place(servers.registry("forge"))):
             with pytest.raises(kind) as caught:
                 runnable.run(inputs)
             said.append((caught.value.message, caught.value.details["node"]))
         assert said[0] == said[1]
-    assert needs.place(fleet.registry("cave")).run({"x": 2}, dry_run=True) == needs.run({"x": 2}, dry_run=True)
+    assert needs.place(servers.registry("cave")).run({"x": 2}, dry_run=True) == needs.run({"x": 2}, dry_run=True)
 
 
-def test_every_level_is_served_by_one_contract_and_orchestrated_together(fleet: Fleet) -> None:
+def test_every_level_is_served_by_one_contract_and_orchestrated_together(servers: Servers) -> None:
     """29. The whole works through orchestration, one contract, serialisability at all levels."""
     world = canonical_config()
     stage = world["stages"]["creator"]
     parts = {"world": world, "stage": stage, "pipeline": stage["pipelines"][0]["pipeline_config"]}
     parts["graph"] = parts["pipeline"]["graphs"][0]["graph_config"]
-    endpoint = Http(fleet.cave)
+    endpoint = Http(servers.cave)
     for kind, config in parts.items():
         endpoint.deploy(f"level-{kind}", json.loads(json.dumps(config)), kind)
         contract = endpoint.get(f"/graphs/level-{kind}/contract").json()
         assert {"graph_id", "kind", "hash", "inputs", "outputs", "deterministic", "stateful"} <= set(contract)
         assert contract["kind"] == kind
     mixed = {"philosopher": "forge", "narrate/narrate": "attic", "environment": "cave", "configure": "forge", "create/create": "attic"}
-    placed = canonical_world().place(fleet.registry(**mixed))
+    placed = canonical_world().place(servers.registry(**mixed))
     assert state_bits(placed.run(num_steps=3)) == state_bits(canonical_world().run(num_steps=3))
 
 

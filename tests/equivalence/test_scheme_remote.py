@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from samples.events import Events
-from samples.fleet import ENDPOINTS, Fleet
+from samples.recorders import Recordered, exact, witnessed
 from samples.scheme import by_row, given
-from samples.witnesses import Witnessed, exact, witnessed
+from samples.servers import ENDPOINTS, Servers
 from samples.worlds import INITIAL_WORLD, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.foundation import BlockRegistry
 from yggdrasill.remote import RemoteGraph
@@ -31,13 +31,13 @@ GRAPHS = {
 
 
 @pytest.fixture(scope="module", params=["placed", "from its config"])
-def remote(request: pytest.FixtureRequest, fleet: Fleet) -> World:
+def remote(request: pytest.FixtureRequest, servers: Servers) -> World:
     """The canonical world without any graph here; nothing of it keeps state but the world."""
     if request.param == "placed":
         paths = {f"{name}/{name}" if "/" not in name else name: where for name, where in GRAPHS.items()}
-        world: World = canonical_world().place(fleet.registry(**paths))
+        world: World = canonical_world().place(servers.registry(**paths))
     else:
-        world = World.from_config(canonical_config(), BlockRegistry(built_ins=False), endpoints=fleet.registry("attic"))
+        world = World.from_config(canonical_config(), BlockRegistry(built_ins=False), endpoints=servers.registry("attic"))
     return world
 
 
@@ -56,8 +56,8 @@ def bits(state: State) -> bytes:
     return exact(state.loaded().to_dict())
 
 
-def first_pass(fleet: Fleet, world: World, state: State | None, events: Events) -> tuple[State, Witnessed]:
-    with witnessed(fleet.heard) as heard:
+def first_pass(servers: Servers, world: World, state: State | None, events: Events) -> tuple[State, Recordered]:
+    with witnessed(servers.heard) as heard:
         after: State = world.run(state, callbacks=events)
     return after, heard
 
@@ -68,9 +68,11 @@ def test_every_graph_is_remote(world: World) -> None:
 
 
 @by_row
-def test_first_pass(fleet: Fleet, world: World, passed: tuple[int, ...] | None, skipped: list[str], updates: bool, tmp_path: Path) -> None:
+def test_first_pass(
+    servers: Servers, world: World, passed: tuple[int, ...] | None, skipped: list[str], updates: bool, tmp_path: Path
+) -> None:
     events = Events()
-    state, heard = first_pass(fleet, world, given(passed), events)
+    state, heard = first_pass(servers, world, given(passed), events)
 
     assert events.of("skipped") == skipped
     assert events.of("after") == [stage for stage in ALL if stage not in skipped]
@@ -133,13 +135,13 @@ def test_a_new_world_here_goes_on_from_the_snapshots_of_remote_graphs(world: Wor
     assert bits(later.run(num_steps=2)) == bits(expected)
 
 
-def test_the_template_world_is_the_same_with_every_graph_remote(fleet: Fleet, tmp_path: Path) -> None:
+def test_the_template_world_is_the_same_with_every_graph_remote(servers: Servers, tmp_path: Path) -> None:
     template: dict[str, Any] = {"size": 64, "seed": 5}
     local = World.from_template("canon_2.0", **template, storage={"state_dir": str(tmp_path / "local")})
     made = World.from_template("canon_2.0", **template, storage={"state_dir": str(tmp_path / "remote")})
     paths = ["/".join(path) for path, part in made.walk() if len(path) == 3]
     graphs = {path: ENDPOINTS[number % 3] for number, path in enumerate(paths)}
-    placed = made.place(fleet.registry(**graphs))
+    placed = made.place(servers.registry(**graphs))
     assert len(paths) >= 6
     assert all(isinstance(graph, RemoteGraph) for graph in graphs_of(placed))
 

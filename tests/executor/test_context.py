@@ -129,12 +129,12 @@ def test_progress_goes_to_the_sink_with_the_place() -> None:
 
 def test_an_output_is_delivered_by_the_run_it_belongs_to_and_by_none_inside_it() -> None:
     got: list[tuple[str, object]] = []
-    with enter_run(deliver=lambda name, value: got.append((name, value))), enter_run() as same:
-        same.deliver("y", 1)
+    with enter_run(emit_output=lambda name, value: got.append((name, value))), enter_run() as same:
+        same.emit_output("y", 1)
         with enter_child(same, "node"), enter_run() as nested:
-            nested.deliver("z", 2)
+            nested.emit_output("z", 2)
     with enter_run() as alone:
-        alone.deliver("y", 3)
+        alone.emit_output("y", 3)
     assert got == [("y", 1)]
 
 

@@ -1,4 +1,4 @@
-"""Running: buffers, cycles, hooks in their exact order, and the boundary around user code."""
+"""Running: buffers, cycles, hooks in their exact order, and the interface around user code."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Twice(AbstractBaseBlock):
 
 
 class Careless(AbstractBaseBlock):
-    """Offers its weight whether frozen or not."""
+    """InFlightArtifacts its weight whether frozen or not."""
 
     def __init__(self, block_id: str | None = None) -> None:
         super().__init__(block_id)

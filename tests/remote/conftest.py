@@ -12,7 +12,7 @@ from samples.endpoints import Cutter, EndpointProcess, cutter, free_port
 
 
 @dataclass(frozen=True)
-class Fleet:
+class Servers:
     """``forge`` and ``attic`` may fetch from each other, ``cave`` fetches from nobody and takes little, ``annex`` shares the folder ``shared``."""
 
     forge: EndpointProcess
@@ -23,7 +23,7 @@ class Fleet:
 
 
 @pytest.fixture(scope="session")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     folder = tmp_path_factory.mktemp("endpoints")
     shared = folder / "shared"
     port = free_port()
@@ -37,25 +37,25 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
             endpoint.begin()
         for endpoint in started:
             endpoint.ready()
-        yield Fleet(forge, attic, cave, annex, shared)
+        yield Servers(forge, attic, cave, annex, shared)
     finally:
         for endpoint in started:
             endpoint.stop()
 
 
 @pytest.fixture
-def forge(fleet: Fleet) -> EndpointProcess:
-    return fleet.forge
+def forge(servers: Servers) -> EndpointProcess:
+    return servers.forge
 
 
 @pytest.fixture
-def attic(fleet: Fleet) -> EndpointProcess:
-    return fleet.attic
+def attic(servers: Servers) -> EndpointProcess:
+    return servers.attic
 
 
 @pytest.fixture
-def cave(fleet: Fleet) -> EndpointProcess:
-    return fleet.cave
+def cave(servers: Servers) -> EndpointProcess:
+    return servers.cave
 
 
 @pytest.fixture

@@ -23,15 +23,15 @@ from yggdrasill.errors import (
     UnknownArtifact,
     YggdrasillError,
 )
-from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, Patience, RemoteGraph
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, RemoteGraph, RetryPolicy
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports.memory import Answer
 from yggdrasill.remote.transports.transport import Request
 
 GOOD = {"X-Yggdrasill-Protocol": "1"}
 CONTRACT = {"graph_id": "g", "kind": "graph", "hash": "h", "inputs": [{"name": "x"}], "outputs": [{"name": "y", "dtype": "any"}]}
-QUICK = Patience(first=0.2, later=0.3)
+QUICK = RetryPolicy(first=0.2, later=0.3)
 
 
 def answer(document: Any, status: int = 200) -> Answer:
@@ -82,7 +82,7 @@ class Script:
         return given
 
     def graph(self, **options: Any) -> RemoteGraph:
-        return RemoteGraph(endpoint=client_of(self), graph_id="g", patience=QUICK, **options)
+        return RemoteGraph(endpoint=client_of(self), graph_id="g", retry_policy=QUICK, **options)
 
 
 DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y": 2}, "payloads": []}, "error": None})
@@ -109,7 +109,7 @@ DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y"
 )
 def test_a_bad_answer_is_named_and_shows_no_token(given: Answer | Exception, kind: type[YggdrasillError], said: str) -> None:
     with pytest.raises(kind) as caught:
-        bridge().run(always(given).health())
+        loop_thread().run(always(given).health())
     assert said in caught.value.message
     assert "very-hidden" not in str(caught.value) + str(caught.value.details)
 
@@ -191,11 +191,11 @@ def test_patience_is_short_before_the_first_answer_and_longer_after() -> None:
         return time.perf_counter() - start
 
     async def both() -> tuple[float, float]:
-        first, later = Retry(Patience(first=0.1, later=0.8)), Retry(Patience(first=0.1, later=0.8))
+        first, later = Retry(RetryPolicy(first=0.1, later=0.8)), Retry(RetryPolicy(first=0.1, later=0.8))
         later.answered()
         return await lose(first), await lose(later)
 
-    first, later = bridge().run(both())
+    first, later = loop_thread().run(both())
     assert first < 0.2 < later < 1.0
 
 

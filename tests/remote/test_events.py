@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yggdrasill.errors import LimitExceeded
-from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.events import Event, read_events
+from yggdrasill.remote.loop_thread import loop_thread
 
 STREAM = (
     b': hello\n\nid: 1\nevent: status\ndata: {"status": "IN_QUEUE"}\n\n'
@@ -32,7 +32,7 @@ def read(pieces: list[bytes]) -> list[Event]:
     async def collect() -> list[Event]:
         return [event async for event in read_events(chunks())]
 
-    return bridge().run(collect())
+    return loop_thread().run(collect())
 
 
 @settings(max_examples=60, deadline=None)

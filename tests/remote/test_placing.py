@@ -21,8 +21,8 @@ from samples.worlds import bits as state_bits
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, InvalidEdge, UnknownEndpoint, UnknownGraph
 from yggdrasill.foundation import BlockRegistry, Graph, ReusePool
 from yggdrasill.pipeline import Pipeline
-from yggdrasill.remote import Endpoint, EndpointRegistry, Patience, RemoteGraph
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote import Endpoint, EndpointRegistry, RemoteGraph, RetryPolicy
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.remote_stage import RemoteStage
 from yggdrasill.remote.remote_world import RemoteWorld
 from yggdrasill.stage import Stage, State
@@ -269,12 +269,12 @@ def test_parts_that_share_a_block_with_memory_are_placed_together_or_not_at_all(
 # -- replicas and fallback --------------------------------------------------------------------------------------------
 
 GONE = Endpoint("gone", "http://127.0.0.1:9", secret="t")
-QUICK = Patience(first=0.2, later=1.0)
+QUICK = RetryPolicy(first=0.2, later=1.0)
 
 
 def test_an_endpoint_that_is_gone_is_replaced_by_the_next(forge: EndpointProcess) -> None:
     for policy in ("first", "least_busy", "round_robin"):
-        registry = registry_of(GONE, forge, graphs={"second": {"replicas": ["gone", "forge"], "policy": policy}}, patience=QUICK)
+        registry = registry_of(GONE, forge, graphs={"second": {"replicas": ["gone", "forge"], "policy": policy}}, retry_policy=QUICK)
         placed = chain().place(registry)
         for number in range(2):
             assert bits(placed.run({"x": 1.0}, seed=number)["middle"]) == bits(chain().run({"x": 1.0}, seed=number)["middle"])
@@ -284,8 +284,8 @@ def test_a_part_runs_here_if_nobody_answers_and_the_placement_allows_it() -> Non
     graphs = {name: {"replicas": ["gone"], "fallback": "local"} for name in ("first", "third")}
     local = chain()
     for placed in (
-        chain().place(registry_of(GONE, graphs=graphs, patience=QUICK)),
-        Pipeline.from_config(chain().to_config(), endpoints=registry_of(GONE, graphs=graphs, patience=QUICK)),
+        chain().place(registry_of(GONE, graphs=graphs, retry_policy=QUICK)),
+        Pipeline.from_config(chain().to_config(), endpoints=registry_of(GONE, graphs=graphs, retry_policy=QUICK)),
     ):
         assert isinstance(placed.get_graph("first"), RemoteGraph)
         assert bits(placed.run({"x": 1.0}, seed=2)) == bits(chain().run({"x": 1.0}, seed=2))
@@ -293,7 +293,7 @@ def test_a_part_runs_here_if_nobody_answers_and_the_placement_allows_it() -> Non
 
 
 async def test_an_awaited_call_falls_back_too() -> None:
-    registry = registry_of(GONE, graphs={"second": {"replicas": ["gone"], "fallback": "local"}}, patience=QUICK)
+    registry = registry_of(GONE, graphs={"second": {"replicas": ["gone"], "fallback": "local"}}, retry_policy=QUICK)
     placed = await asyncio.to_thread(chain().place, registry)
     assert bits(await placed.get_graph("second").run_async({"x": 1.0}, seed=3)) == bits(second().run({"x": 1.0}, seed=3))
 
@@ -301,29 +301,29 @@ async def test_an_awaited_call_falls_back_too() -> None:
 def test_a_part_with_memory_stays_where_it_remembers(forge: EndpointProcess) -> None:
     with cutter(forge) as proxy:
         graphs = {"third": {"replicas": ["forge", "gone"], "policy": "first", "fallback": "local"}}
-        placed = third().place(registry_of(forge.endpoint(proxy.url), GONE, graphs=graphs, patience=QUICK))
+        placed = third().place(registry_of(forge.endpoint(proxy.url), GONE, graphs=graphs, retry_policy=QUICK))
         assert placed.run({"x": 1}) == {"y": 1}
         proxy.cut(times=10_000, after=1)
         with pytest.raises(EndpointUnreachable):
             placed.run({"x": 1})
         proxy.cut(times=0, after=0)
         assert placed.run({"x": 1})["y"] in (2, 3)
-        bridge().run(placed.route.clients[0].remove(placed.contract.graph_id))
+        loop_thread().run(placed.route.clients[0].remove(placed.contract.graph_id))
         with pytest.raises(UnknownGraph):
             placed.run({"x": 1})
 
 
 def test_a_graph_that_was_removed_is_deployed_again(forge: EndpointProcess) -> None:
     placed = second().place(registry_of(forge, default="forge"))
-    bridge().run(placed.route.clients[0].remove(placed.contract.graph_id))
+    loop_thread().run(placed.route.clients[0].remove(placed.contract.graph_id))
     assert bits(placed.run({"x": 1.0}, seed=3)) == bits(second().run({"x": 1.0}, seed=3))
 
 
 def test_without_a_fallback_an_endpoint_that_is_gone_is_an_error() -> None:
     with pytest.raises(EndpointUnreachable, match=r"127\.0\.0\.1:9"):
-        chain().place(registry_of(GONE, graphs={"first": "gone"}, patience=QUICK))
+        chain().place(registry_of(GONE, graphs={"first": "gone"}, retry_policy=QUICK))
 
 
 def test_a_world_has_no_fallback_for_its_content_is_where_it_runs() -> None:
     with pytest.raises(InvalidArgument, match=r"'tiny'.* keeps its content where it runs"):
-        canonical_world().place(registry_of(GONE, graphs={"tiny": {"replicas": ["gone"], "fallback": "local"}}, patience=QUICK))
+        canonical_world().place(registry_of(GONE, graphs={"tiny": {"replicas": ["gone"], "fallback": "local"}}, retry_policy=QUICK))

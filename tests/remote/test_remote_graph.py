@@ -30,8 +30,8 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import CancelToken, enter_run
 from yggdrasill.foundation import Graph
-from yggdrasill.remote import EndpointClient, Patience, RemoteGraph
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote import EndpointClient, RemoteGraph, RetryPolicy
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.values.handles import Handle
 
 
@@ -104,7 +104,7 @@ def test_state_is_kept_between_calls_and_belongs_to_one_placing(forge: EndpointP
     for x in (1, 2, 3):
         assert one.run({"x": x}) == local.run({"x": x})
     assert two.run({"x": 5}) == {"total": 15}
-    served = bridge().run(forge.client().get(f"/graphs/{one.contract.graph_id}"))
+    served = loop_thread().run(forge.client().get(f"/graphs/{one.contract.graph_id}"))
     assert served["idle_after"] == 86400.0
 
 
@@ -156,7 +156,7 @@ def test_a_value_that_cannot_travel_is_named_before_anything_is_sent(forge: Endp
 
 def test_an_endpoint_that_is_down_is_unreachable_and_soon(forge: EndpointProcess) -> None:
     del forge
-    remote = RemoteGraph("http://127.0.0.1:9", "x", token="t", patience=Patience(first=0.3))
+    remote = RemoteGraph("http://127.0.0.1:9", "x", token="t", retry_policy=RetryPolicy(first=0.3))
     start = time.perf_counter()
     with pytest.raises(EndpointUnreachable, match=r"nothing answers at http://127\.0\.0\.1:9"):
         remote.run({})
@@ -192,7 +192,7 @@ def test_training_and_its_hooks_stay_at_home(forge: EndpointProcess) -> None:
 
 def test_another_torch_build_is_named(forge: EndpointProcess) -> None:
     client = forge.client()
-    bridge().run(client.capabilities())
+    loop_thread().run(client.capabilities())
 
     class Elsewhere(EndpointClient):
         async def capabilities(self) -> dict[str, Any]:
@@ -244,11 +244,11 @@ def test_a_cancelled_run_cancels_the_remote_job_at_once(forge: EndpointProcess, 
     with enter_run(token=token, progress=sink), pytest.raises(Cancelled, match="enough"):
         remote.run({"x": 1})
     assert time.perf_counter() - start < 1.5
-    rows = bridge().run(forge.client().jobs(graph_id=remote.contract.graph_id))
+    rows = loop_thread().run(forge.client().jobs(graph_id=remote.contract.graph_id))
     deadline = time.monotonic() + 4
     while rows[0]["status"] == "IN_PROGRESS" and time.monotonic() < deadline:
         time.sleep(0.05)
-        rows = bridge().run(forge.client().jobs(graph_id=remote.contract.graph_id))
+        rows = loop_thread().run(forge.client().jobs(graph_id=remote.contract.graph_id))
     assert rows[0]["status"] == "CANCELLED"
 
 
@@ -278,7 +278,7 @@ async def test_cancelling_the_task_cancels_the_remote_job(forge: EndpointProcess
         await task
     client, status = forge.client(), "IN_PROGRESS"
     for _ in range(100):
-        status = (await bridge().run_async(client.jobs(graph_id=remote.contract.graph_id)))[0]["status"]
+        status = (await loop_thread().run_async(client.jobs(graph_id=remote.contract.graph_id)))[0]["status"]
         if status == "CANCELLED":
             break
         await asyncio.sleep(0.05)

@@ -29,10 +29,10 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
 from yggdrasill.foundation.contract import Runnable
-from yggdrasill.remote import Endpoint, Patience, RemoteGraph, RemoteStage, RemoteWorkflow, RemoteWorld
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote import Endpoint, RemoteGraph, RemoteStage, RemoteWorkflow, RemoteWorld, RetryPolicy
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.downloads import RemoteHandle
+from yggdrasill.remote.loop_thread import loop_thread
 
 MIB = 1 << 20
 
@@ -72,7 +72,7 @@ def test_it_runs_and_leaves_nothing_served(one: EndpointProcess) -> None:
     x = torch.randn(5000)
     assert bits(workflow(one).run({"x": x})) == bits({"y": x + x})
     assert bits(asyncio.run(workflow(one).run_async({"x": x}))) == bits({"y": x + x})
-    assert bridge().run(one.client().graphs()) == []
+    assert loop_thread().run(one.client().graphs()) == []
 
 
 def test_it_is_a_graph_whose_contract_needs_no_endpoint() -> None:
@@ -104,11 +104,11 @@ def test_an_error_of_the_run_keeps_its_class(one: EndpointProcess) -> None:
 
 def test_a_lost_endpoint_is_followed_by_the_next(one: EndpointProcess) -> None:
     nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
-    patience = Patience(first=0.2)
-    remote = RemoteWorkflow(DOUBLE, endpoints=[nobody, one.endpoint()], patience=patience)
+    retry_policy = RetryPolicy(first=0.2)
+    remote = RemoteWorkflow(DOUBLE, endpoints=[nobody, one.endpoint()], retry_policy=retry_policy)
     assert remote.run({"x": 4}) == {"y": 8}
     with pytest.raises(EndpointUnreachable):
-        RemoteWorkflow(DOUBLE, endpoint=nobody, patience=patience).run({"x": 4})
+        RemoteWorkflow(DOUBLE, endpoint=nobody, retry_policy=retry_policy).run({"x": 4})
 
 
 def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: EndpointProcess, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_cancelled_token_cancels_the_job(one: EndpointProcess, tmp_path: Path)
     with pytest.raises(Cancelled, match="enough"):
         workflow(one, prompt=GATE, graph_id="cancelled").call(door.inputs(x=1), RunContext(0, token=token))
     door.open()
-    rows = bridge().run(one.client().jobs(graph_id="cancelled"))
+    rows = loop_thread().run(one.client().jobs(graph_id="cancelled"))
     assert [row["status"] in ("CANCELLED", "IN_PROGRESS") for row in rows] == [True]
 
 
@@ -178,7 +178,7 @@ def test_a_host_is_told_the_key_and_the_progress(one: EndpointProcess, tmp_path:
     context = RunContext(0, ("node",), progress=progress)
     assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, began=keys.append) == {"y": 5}
     assert told[0] == (1.0, 2.0)
-    assert [row["status"] for row in bridge().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
+    assert [row["status"] for row in loop_thread().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
 
 
 def test_a_watcher_is_told_what_a_job_said_that_was_over_at_once(one: EndpointProcess) -> None:
@@ -198,26 +198,26 @@ def test_a_preview_method_that_is_none_is_refused(one: EndpointProcess) -> None:
 def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess, two: EndpointProcess, tmp_path: Path) -> None:
     door = Door(tmp_path)
     client = one.client()
-    bridge().run(client.deploy("gate", {"kind": "graph", "config": one_node("gate", ("path", "x")), "state": None}))
+    loop_thread().run(client.deploy("gate", {"kind": "graph", "config": one_node("gate", ("path", "x")), "state": None}))
     # unlike a workflow, a graph of blocks keeps its slot while it runs or waits for its block; there are four
     gate = RemoteGraph(endpoint=client, graph_id="gate")
     busy = [InBackground(lambda: gate.run(door.inputs(x=1))) for _ in range(5)]
-    until(lambda: bridge().run(one.client().health())["queue"]["queued"] == 1)
+    until(lambda: loop_thread().run(one.client().health())["queue"]["queued"] == 1)
     try:
         assert workflow(one, two, max_queued=0, graph_id="next").run({"x": 2}) == {"y": 4}
-        assert [row["status"] for row in bridge().run(two.client().jobs(graph_id="next"))] == ["COMPLETED"]
+        assert [row["status"] for row in loop_thread().run(two.client().jobs(graph_id="next"))] == ["COMPLETED"]
         with pytest.raises(QueueFull, match="endpoint 'one' has 1 jobs waiting, and 'next' goes where at most 0 are"):
             workflow(one, max_queued=0, graph_id="next").run({"x": 2})
     finally:
         door.open()
     assert [call.wait() for call in busy] == [{"y": 1}] * 5
-    bridge().run(client.remove("gate"))
+    loop_thread().run(client.remove("gate"))
 
 
 def test_who_is_unreachable_or_refuses_is_named(one: EndpointProcess) -> None:
     nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(EndpointUnreachable, match="endpoint 'nobody': nothing answers at") as caught:
-        RemoteWorkflow(DOUBLE, endpoint=nobody, patience=Patience(first=0.1)).run({"x": 4})
+        RemoteWorkflow(DOUBLE, endpoint=nobody, retry_policy=RetryPolicy(first=0.1)).run({"x": 4})
     assert caught.value.details["endpoint"] == "nobody"
     with pytest.raises(AccessDenied, match=r"endpoint 'one' at http.*: the token is wrong"):
         RemoteWorkflow(DOUBLE, endpoint=Endpoint("one", one.url, secret="not-the-token")).run({"x": 4})
@@ -226,7 +226,9 @@ def test_who_is_unreachable_or_refuses_is_named(one: EndpointProcess) -> None:
 def test_a_caller_says_how_long_its_job_goes_on_without_it(one: EndpointProcess, tmp_path: Path) -> None:
     door = Door(tmp_path)
     with cutter(one) as proxy:
-        remote = RemoteWorkflow(GATE, "orphan", endpoint=one.endpoint(proxy.url), orphan_after=0.3, patience=Patience(first=0.2, later=0.2))
+        remote = RemoteWorkflow(
+            GATE, "orphan", endpoint=one.endpoint(proxy.url), orphan_after=0.3, retry_policy=RetryPolicy(first=0.2, later=0.2)
+        )
         lost = InBackground(lambda: remote.run(door.inputs(x=1)))
         door.wait_begun()
         proxy.cut(times=10_000, after=0)
@@ -235,7 +237,7 @@ def test_a_caller_says_how_long_its_job_goes_on_without_it(one: EndpointProcess,
             lost.wait()
         time.sleep(1.0)
         door.open()
-    until(lambda: [row["status"] for row in bridge().run(one.client().jobs(graph_id="orphan"))] == ["CANCELLED"])
+    until(lambda: [row["status"] for row in loop_thread().run(one.client().jobs(graph_id="orphan"))] == ["CANCELLED"])
 
 
 @pytest.mark.parametrize("kind", [RemoteGraph, RemoteStage, RemoteWorld])

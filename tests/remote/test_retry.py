@@ -8,9 +8,9 @@ import pytest
 
 from yggdrasill.errors import EndpointUnreachable
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.retry import Patience, Retry
+from yggdrasill.remote.retry import Retry, RetryPolicy
 
-SHORT = Patience(0.1, 0.2)
+SHORT = RetryPolicy(0.1, 0.2)
 
 
 async def lost(drops: int) -> EndpointUnreachable:
@@ -37,8 +37,8 @@ async def lost(drops: int) -> EndpointUnreachable:
 
 @pytest.mark.parametrize("drops, reached", [(0, False), (1, True)])
 def test_a_question_that_broke_off_may_have_been_taken(drops: int, reached: bool) -> None:
-    from yggdrasill.remote.bridge import bridge
+    from yggdrasill.remote.loop_thread import loop_thread
 
-    error = bridge().run(lost(drops))
+    error = loop_thread().run(lost(drops))
     assert "nothing answers" in error.message
     assert error.details["reached"] is reached

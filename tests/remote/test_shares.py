@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from samples.comfy_graphs import graph_input, graph_output, node
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.remote.carve import Part, carve
-from yggdrasill.remote.carve.sharing import can_be_shared, reach_of
+from yggdrasill.remote.partition import Part, partition_prompt
+from yggdrasill.remote.partition.sharing import can_be_shared, reach_of
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.port_list import Blocked
 from yggdrasill.remote.shares import Batches, Lists, Values
@@ -155,7 +155,9 @@ def test_a_call_is_shared_only_if_every_node_runs_once_for_each_value() -> None:
             "9": node("PreviewImage", images=(f"{1 + len(inner)}", 0)),
         }
         prompt |= {str(index): each for index, each in enumerate(inner, start=2)}
-        (found,) = carve(prompt, [Part("part", frozenset(str(index) for index in range(2, 2 + len(inner))))], comfy_schemas()).calls
+        (found,) = partition_prompt(
+            prompt, [Part("part", frozenset(str(index) for index in range(2, 2 + len(inner))))], comfy_schemas()
+        ).calls
         return found
 
     invert = node("ImageInvert", image=("1", 0))

@@ -14,14 +14,14 @@ from samples.graphs import bits, graph_of
 from yggdrasill.errors import CorruptData, EndpointUnreachable, PayloadTooLarge
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
-from yggdrasill.remote import Depot, Endpoint, Patience
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote import ArtifactClient, Endpoint, RetryPolicy
 from yggdrasill.remote.downloads import RemoteHandle, load
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.artifact_refs import ArtifactRef
 from yggdrasill.values.disk_store import DiskStore
-from yggdrasill.values.payload import Description
+from yggdrasill.values.payload import ArraySpec
 
 MIB = 1 << 20
 
@@ -67,7 +67,7 @@ def test_a_cut_while_a_job_runs_finds_the_same_job_again(forge: EndpointProcess,
 
 def test_an_endpoint_that_is_lost_for_good_is_given_up(forge: EndpointProcess) -> None:
     with cutter(forge) as proxy:
-        registry = registry_of(forge.endpoint(proxy.url), default="forge", patience=Patience(first=0.5, later=0.5))
+        registry = registry_of(forge.endpoint(proxy.url), default="forge", retry_policy=RetryPolicy(first=0.5, later=0.5))
         remote = double("lost").place(registry)
         proxy.cut(times=10_000, after=MIB)
         with pytest.raises(EndpointUnreachable):
@@ -149,10 +149,10 @@ def test_unchanged_inputs_move_no_bytes_again(forge: EndpointProcess, forge_prox
     assert forge_proxy.to_server - before > 4 * MIB
 
 
-def test_with_a_shared_folder_no_tensor_crosses_a_socket(fleet: Any) -> None:
-    with cutter(fleet.annex) as proxy:
-        depot = Depot(DiskStore(fleet.shared))
-        remote = double("shares").place(registry_of(fleet.annex.endpoint(proxy.url), default="annex", depot=depot))
+def test_with_a_shared_folder_no_tensor_crosses_a_socket(servers: Any) -> None:
+    with cutter(servers.annex) as proxy:
+        artifact_client = ArtifactClient(DiskStore(servers.shared))
+        remote = double("shares").place(registry_of(servers.annex.endpoint(proxy.url), default="annex", artifact_client=artifact_client))
         x = fresh()
         assert bits(remote.run({"x": x})) == bits({"y": x + x})
         assert proxy.to_server < 64 * 1024
@@ -181,13 +181,13 @@ async def _count_requests(act: Any, client: Any) -> list[tuple[str, str]]:
 
 
 def test_small_artifacts_share_a_request_and_large_ones_do_not(forge: EndpointProcess) -> None:
-    client, depot = forge.client(), Depot()
+    client, artifact_client = forge.client(), ArtifactClient()
     value = [torch.randn(9000 + number) for number in range(40)] + [fresh(2), fresh(3)]
-    with depot.pack(value) as packed:
+    with artifact_client.pack(value) as packed:
         names = packed.artifacts
-        asked = bridge().run(_count_requests(lambda: upload(client, names, value, depot, Retry()), client))
+        asked = loop_thread().run(_count_requests(lambda: upload(client, names, value, artifact_client, Retry()), client))
         assert sorted(asked) == sorted([("POST", "batch"), ("PUT", names[40]), ("PUT", names[41])])
-        assert bridge().run(client.missing(names)) == []
+        assert loop_thread().run(client.missing(names)) == []
 
 
 def test_a_batch_that_is_cut_is_sent_again(forge: EndpointProcess, forge_proxy: Cutter) -> None:
@@ -202,12 +202,12 @@ def test_a_batch_that_is_cut_is_sent_again(forge: EndpointProcess, forge_proxy: 
 
 
 def test_more_small_artifacts_than_fit_a_batch_go_in_several(forge: EndpointProcess) -> None:
-    client, depot = forge.client(), Depot()
+    client, artifact_client = forge.client(), ArtifactClient()
     value = [torch.randn(200_000 + number) for number in range(25)]
-    with depot.pack(value) as packed:
-        sent = bridge().run(upload(client, packed.artifacts, value, depot, Retry()))
+    with artifact_client.pack(value) as packed:
+        sent = loop_thread().run(upload(client, packed.artifacts, value, artifact_client, Retry()))
         assert sent == sum(tensor.nbytes for tensor in value)
-        assert bridge().run(client.missing(packed.artifacts)) == []
+        assert loop_thread().run(client.missing(packed.artifacts)) == []
 
 
 def test_bytes_that_are_not_those_of_their_name_are_refused(forge: EndpointProcess) -> None:
@@ -217,8 +217,8 @@ def test_bytes_that_are_not_those_of_their_name_are_refused(forge: EndpointProce
         yield data
 
     with pytest.raises(CorruptData):
-        bridge().run(client.put_artifact("0" * 64, chunks, len(data)))
-    assert bridge().run(client.missing(["0" * 64])) == ["0" * 64]
+        loop_thread().run(client.put_artifact("0" * 64, chunks, len(data)))
+    assert loop_thread().run(client.missing(["0" * 64])) == ["0" * 64]
 
 
 def test_what_is_over_the_endpoints_limit_is_named_and_not_tried_for_long(cave: EndpointProcess) -> None:
@@ -238,11 +238,11 @@ def test_an_artifact_of_another_length_than_described_is_corrupt(forge: Endpoint
     async def chunks() -> Any:
         yield data
 
-    bridge().run(client.put_artifact(name, chunks, len(data)))
+    loop_thread().run(client.put_artifact(name, chunks, len(data)))
     for nbytes in (60_000, 80_000):
         with pytest.raises(CorruptData, match="call again"):
-            load(client, ArtifactRef(name, Description("uint8", (nbytes,), nbytes)), Depot())
-    assert bytes(load(client, ArtifactRef(name, Description("uint8", (70_000,), 70_000)), Depot())) == data
+            load(client, ArtifactRef(name, ArraySpec("uint8", (nbytes,), nbytes)), ArtifactClient())
+    assert bytes(load(client, ArtifactRef(name, ArraySpec("uint8", (70_000,), 70_000)), ArtifactClient())) == data
 
 
 def test_a_killed_endpoint_that_comes_back_gives_the_one_result(cave: EndpointProcess) -> None:
@@ -256,4 +256,4 @@ def test_a_killed_endpoint_that_comes_back_gives_the_one_result(cave: EndpointPr
     cave.start()
     caller.join(60)
     assert bits(found) == bits([{"y": x}])
-    assert len(bridge().run(cave.client().jobs(graph_id=remote.contract.graph_id))) == 1
+    assert len(loop_thread().run(cave.client().jobs(graph_id=remote.contract.graph_id))) == 1

@@ -16,7 +16,7 @@ from typing import Any
 from samples.comfy import Server
 from samples.endpoints import EndpointProcess
 from yggdrasill.remote import EndpointClient, EndpointRegistry
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.remote_graph import RemoteGraph
 
 __all__ = [
@@ -120,12 +120,12 @@ class Caller:
     def deploy(self, graph_id: str, prompt: Prompt) -> RemoteGraph:
         """Serve a workflow and give the proxy of it."""
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": copy.deepcopy(prompt)}
-        bridge().run(self.client.deploy(graph_id, {"kind": "comfy", "config": config, "state": None}))
+        loop_thread().run(self.client.deploy(graph_id, {"kind": "comfy", "config": config, "state": None}))
         return RemoteGraph(endpoint=self.client, graph_id=graph_id)
 
     def jobs(self, **filters: Any) -> list[dict[str, Any]]:
         """Rows of jobs, newest first."""
-        return bridge().run(self.client.jobs(**filters))
+        return loop_thread().run(self.client.jobs(**filters))
 
     def events(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Kind and data of every event of a finished job."""
@@ -135,7 +135,7 @@ class Caller:
         async def read() -> list[tuple[str, dict[str, Any]]]:
             return [(event.kind, event.data) async for event in follow(self.client, job_id, Retry())]
 
-        return bridge().run(read())
+        return loop_thread().run(read())
 
     def live_events(self, job_id: str, seconds: float = 0.3) -> list[tuple[str, dict[str, Any]]]:
         """The events of a job so far."""
@@ -154,7 +154,7 @@ class Caller:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(read(), seconds)
 
-        bridge().run(some())
+        loop_thread().run(some())
         return found
 
     def queue(self) -> tuple[list[str], list[str]]:

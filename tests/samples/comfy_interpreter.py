@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.remote.carve import PLACED_NODE, NodeSchema
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, is_link
+from yggdrasill.remote.partition import PLACED_NODE, NodeSchema
 
 __all__ = ["BLOCKED", "Blocked", "Interpreter", "Stuck", "short_hash"]
 

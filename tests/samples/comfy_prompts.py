@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from samples.comfy_interpreter import BLOCKED, Interpreter, short_hash
-from yggdrasill.remote.carve import NodeSchema, NodeSchemas, Part
+from yggdrasill.remote.partition import NodeSchema, NodeSchemas, Part
 
 __all__ = ["ASKED", "FUNCTIONS", "SCHEMAS", "Dice", "Heavy", "is_stuck", "random_parts", "random_prompt", "run_prompt"]
 

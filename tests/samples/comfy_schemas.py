@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.remote.carve import NodeSchemas
+from yggdrasill.remote.partition import NodeSchemas
 
 __all__ = ["ASK_AGAIN", "OBJECT_INFO", "comfy_schemas", "reduced"]
 

@@ -110,7 +110,7 @@ def graph_cases(draw: st.DrawFn, *, max_nodes: int = 7, cyclic: bool | None = No
     if draw_cycles:
         _wire_back(draw, graph, chosen)
     for node_id in ids:
-        for port in graph.boundary(node_id).outputs:
+        for port in graph.interface(node_id).outputs:
             if not any(link.source_port == port for link in graph.get_edges_out(node_id)) or draw(st.booleans()):
                 graph.expose_output(node_id, port, draw(st.sampled_from([None, f"{node_id} {port}"])))
     names = dict.fromkeys(entry["name"] for entry in graph.get_input_spec())

@@ -71,7 +71,7 @@ def pipeline_configs(
         pipeline.add_graph(graph_of_kind(draw(st.sampled_from(kinds)), graph_id))
     order = draw(st.permutations(ids))
     for place, graph_id in enumerate(order):
-        for port in pipeline.boundary(graph_id).inputs:
+        for port in pipeline.interface(graph_id).inputs:
             source = draw(st.sampled_from([*sources, *order[:place]]))
             if source in order[:place]:
                 pipeline.add_edge(source, "y", graph_id, port)

@@ -17,12 +17,12 @@ from yggdrasill.remote.comfy_ports import INPUT_NODE
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["CLASSES", "FILE", "FINGERPRINT", "FORM", "StandIn"]
+__all__ = ["CLASSES", "FILE", "FINGERPRINT", "FORM", "LocalFallback"]
 
 CLASSES = ("StandInDouble", "StandInGate", "StandInLoader", "YggdrasillGraphInput", "YggdrasillGraphOutput")
 
 
-class StandIn:
+class LocalFallback:
     """See `yggdrasill.remote.comfy_graph.PromptRunner`."""
 
     def changing(self, node_types: Sequence[str]) -> list[str]:
@@ -43,7 +43,7 @@ class StandIn:
                 return load_handles(inputs.get(given["name"], given.get("default")))
             context.check_cancelled()
             if node["class_type"] == "StandInDouble":
-                logging.getLogger("yggdrasill.run.stand_in").info("doubling")
+                logging.getLogger("yggdrasill.run.local_fallback").info("doubling")
                 return value_of(given["value"]) * 2
             path = value_of(given["path"])
             begin(path)
@@ -54,7 +54,7 @@ class StandIn:
         outputs = {}
         for name, port in graph.outputs.items():
             outputs[name] = value_of(graph.prompt[port.nodes[0]]["inputs"]["value"])
-            context.deliver(name, outputs[name])
+            context.emit_output(name, outputs[name])
         return outputs
 
 
@@ -76,7 +76,7 @@ def _model_fingerprints(host: HeadlessHost, files: Sequence[str]) -> dict[str, d
     return {name: {"checkpoints": FINGERPRINT} for name in files if name == FILE}
 
 
-run_prompts_with(StandIn())
+run_prompts_with(LocalFallback())
 HeadlessHost.node_forms = _node_forms  # type: ignore[method-assign, assignment]
 HeadlessHost.model_fingerprints = _model_fingerprints  # type: ignore[method-assign, assignment]
 HeadlessHost.describe = _describe  # type: ignore[method-assign, assignment]

@@ -118,12 +118,12 @@ def trees() -> st.SearchStrategy[Any]:
 
 
 def travelled(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The strides that ``tensor`` must have after a journey: its own if it is dense, else those that torch gives a copy without gaps."""
+    """The strides that ``tensor`` must have after a transfer: its own if it is dense, else those that torch gives a copy without gaps."""
     return tuple(as_numbers(tensor).clone().stride())
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether ``right`` is ``left`` after a lossless journey: types, bits, order, dtypes, shapes and strides."""
+    """Whether ``right`` is ``left`` after a lossless transfer: types, bits, order, dtypes, shapes and strides."""
     if type(left) is not type(right):
         return False
     if isinstance(left, torch.Tensor):

@@ -215,7 +215,7 @@ def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) ->
     from yggdrasill.server_ext.fetch import PeerFetcher
     from yggdrasill.values.artifact_refs import ArtifactRef
     from yggdrasill.values.memory_store import MemoryStore
-    from yggdrasill.values.payload import Description
+    from yggdrasill.values.payload import ArraySpec
 
     name = named(b"data")
     path = f"/yggdrasill/v1/artifacts/{name}"
@@ -223,7 +223,7 @@ def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) ->
     async def fetch(peer: str) -> bool:
         fetcher = PeerFetcher(MemoryStore(), lambda url: url.startswith(peer), 1 << 20)
         try:
-            return await fetcher.fetch(ArtifactRef(name, Description("bytes", (4,), 4), peer + path))
+            return await fetcher.fetch(ArtifactRef(name, ArraySpec("bytes", (4,), 4), peer + path))
         finally:
             await fetcher.close()
 
@@ -288,7 +288,7 @@ def test_outputs_stay_while_their_job_is_remembered(server: Http) -> None:
 
 
 def test_a_caller_on_this_machine_is_told_the_folder_and_one_behind_a_proxy_is_not(tmp_path: Path) -> None:
-    process = EndpointProcess("lender", tmp_path / "lender", share_folder=True, artifact_quota=1 << 30).start()
+    process = EndpointProcess("reentrancy", tmp_path / "reentrancy", share_folder=True, artifact_quota=1 << 30).start()
     try:
         http = Http(process)
         told = http.get("/artifacts/folder").json()

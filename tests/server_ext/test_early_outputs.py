@@ -16,7 +16,7 @@ from blake3 import blake3
 
 from samples.http import Door, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
-from yggdrasill.server_ext.offers import Offers
+from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.streams import send_artifact
 from yggdrasill.values.disk_store import DiskStore
 
@@ -64,27 +64,27 @@ def test_a_job_that_is_stopped_keeps_nothing_of_its_early_outputs(host: Http, tm
 
 
 def test_what_is_on_its_way_to_the_disk_is_offered_until_it_is_there() -> None:
-    offers, name, first = Offers(), "0" * 64, memoryview(b"bytes")
-    with offers.offered(name, first):
-        with offers.offered(name, memoryview(b"bytes")):
-            assert offers.get(name) is first
-        assert offers.get(name) is first
-    assert offers.get(name) is None
+    in_flight, name, first = InFlightArtifacts(), "0" * 64, memoryview(b"bytes")
+    with in_flight.offered(name, first):
+        with in_flight.offered(name, memoryview(b"bytes")):
+            assert in_flight.get(name) is first
+        assert in_flight.get(name) is first
+    assert in_flight.get(name) is None
 
 
 def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_afterwards(tmp_path: Path) -> None:
-    store, offers, data = DiskStore(tmp_path), Offers(), os.urandom(3 << 20)
+    store, in_flight, data = DiskStore(tmp_path), InFlightArtifacts(), os.urandom(3 << 20)
     name = blake3(data).hexdigest()
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        return await send_artifact(request, store, offers, request.match_info["hash"])
+        return await send_artifact(request, store, in_flight, request.match_info["hash"])
 
     async def ask() -> None:
         app = web.Application()
         app.router.add_get("/{hash}", answer)
         async with TestClient(TestServer(app)) as client:
             for _ in range(2):
-                with offers.offered(name, memoryview(data)) if not store.has(name) else nullcontext():
+                with in_flight.offered(name, memoryview(data)) if not store.has(name) else nullcontext():
                     whole = await client.get(f"/{name}")
                     assert await whole.read() == data
                     part = await client.get(f"/{name}", headers={"Range": f"bytes={2 << 20}-"})

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from samples.http import until
-from samples.model_shop import SHA256, WEIGHTS, fetching_process, files, service, sources
-from samples.model_shop import shop as open_shop
+from samples.model_server import SHA256, WEIGHTS, fetching_process, files, service, sources
+from samples.model_server import model_server as open_model_server
 from yggdrasill.errors import (
     AccessDenied,
     Cancelled,
@@ -32,21 +32,21 @@ from yggdrasill.server_ext.model_sources import ModelRequest
 
 
 @pytest.fixture(scope="module")
-def shop() -> Iterator[str]:
+def model_server() -> Iterator[str]:
     """The url of a server that gives files."""
-    with open_shop() as server:
+    with open_model_server() as server:
         yield server.url
 
 
-def fetch(folder: Path, shop: str, path: str = "/good/a.safetensors", name: str = "a.safetensors", **facts: Any) -> dict[str, Any]:
-    request = ModelRequest(shop + path, "loras", name, facts.pop("sha256", None))
-    return ModelFetch(sources(folder, shop, **facts), request, "key").run({})
+def fetch(folder: Path, model_server: str, path: str = "/good/a.safetensors", name: str = "a.safetensors", **facts: Any) -> dict[str, Any]:
+    request = ModelRequest(model_server + path, "loras", name, facts.pop("sha256", None))
+    return ModelFetch(sources(folder, model_server, **facts), request, "key").run({})
 
 
-def test_a_file_arrives_whole_in_its_folder_and_its_progress_is_told(tmp_path: Path, shop: str) -> None:
+def test_a_file_arrives_whole_in_its_folder_and_its_progress_is_told(tmp_path: Path, model_server: str) -> None:
     told: list[tuple[float, float]] = []
     with enter_run(progress=lambda place, done, total, text: told.append((done, total))):
-        found = fetch(tmp_path, shop, "/good/a.safetensors", "sub/a.safetensors", sha256=SHA256.upper())
+        found = fetch(tmp_path, model_server, "/good/a.safetensors", "sub/a.safetensors", sha256=SHA256.upper())
     assert found == {"file": "loras/sub/a.safetensors", "nbytes": len(WEIGHTS), "sha256": SHA256}
     assert files(tmp_path) == ["loras/sub/a.safetensors"]
     assert (tmp_path / "loras/sub/a.safetensors").read_bytes() == WEIGHTS
@@ -54,8 +54,8 @@ def test_a_file_arrives_whole_in_its_folder_and_its_progress_is_told(tmp_path: P
     assert len(told) > 2
 
 
-def test_redirects_inside_the_allowed_sources_are_followed(tmp_path: Path, shop: str) -> None:
-    assert fetch(tmp_path, shop, "/good/to/good/a.safetensors")["sha256"] == SHA256
+def test_redirects_inside_the_allowed_sources_are_followed(tmp_path: Path, model_server: str) -> None:
+    assert fetch(tmp_path, model_server, "/good/to/good/a.safetensors")["sha256"] == SHA256
 
 
 @pytest.mark.parametrize(
@@ -73,10 +73,10 @@ def test_redirects_inside_the_allowed_sources_are_followed(tmp_path: Path, shop:
     ],
 )
 def test_a_source_that_is_not_allowed_or_gives_nothing_whole_leaves_no_trace(
-    tmp_path: Path, shop: str, path: str, error: type[YggdrasillError]
+    tmp_path: Path, model_server: str, path: str, error: type[YggdrasillError]
 ) -> None:
     with pytest.raises(error):
-        fetch(tmp_path, shop, path)
+        fetch(tmp_path, model_server, path)
     assert files(tmp_path) == []
 
 
@@ -85,16 +85,16 @@ def test_a_source_that_is_not_allowed_or_gives_nothing_whole_leaves_no_trace(
     [({"sha256": "0" * 64}, CorruptData), ({"most": 1000}, LimitExceeded), ({"allowed": ()}, AccessDenied)],
 )
 def test_another_content_a_file_too_long_and_a_source_of_nobody_leave_no_trace(
-    tmp_path: Path, shop: str, facts: dict[str, Any], error: type[YggdrasillError]
+    tmp_path: Path, model_server: str, facts: dict[str, Any], error: type[YggdrasillError]
 ) -> None:
     with pytest.raises(error):
-        fetch(tmp_path, shop, **facts)
+        fetch(tmp_path, model_server, **facts)
     assert files(tmp_path) == []
 
 
-def test_a_length_that_is_not_told_is_limited_too(tmp_path: Path, shop: str) -> None:
+def test_a_length_that_is_not_told_is_limited_too(tmp_path: Path, model_server: str) -> None:
     with pytest.raises(LimitExceeded):
-        fetch(tmp_path, shop, "/good/untold.safetensors", most=1_500_000)
+        fetch(tmp_path, model_server, "/good/untold.safetensors", most=1_500_000)
     assert files(tmp_path) == []
 
 
@@ -103,50 +103,50 @@ def test_a_length_that_is_not_told_is_limited_too(tmp_path: Path, shop: str) -> 
     ["a.py", "a.safetensors/", "../a.safetensors", "/etc/a.safetensors", "b/../../a.safetensors", ".a.safetensors", "b\\a.safetensors",
      "C:a.safetensors", ".hidden/a.safetensors", "a.safetensors\n.pt", "", "x" * 300 + ".pt"],
 )  # fmt: skip
-def test_only_plain_names_of_model_files_inside_the_folder_are_taken(tmp_path: Path, shop: str, name: str) -> None:
-    wanted = ModelRequest(shop + "/good/a.safetensors", "loras", name)
+def test_only_plain_names_of_model_files_inside_the_folder_are_taken(tmp_path: Path, model_server: str, name: str) -> None:
+    wanted = ModelRequest(model_server + "/good/a.safetensors", "loras", name)
     with pytest.raises(InvalidArgument):
-        sources(tmp_path, shop).target(wanted)
+        sources(tmp_path, model_server).target(wanted)
 
 
-def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path, shop: str) -> None:
-    allowed = sources(tmp_path, shop)
+def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path, model_server: str) -> None:
+    allowed = sources(tmp_path, model_server)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "loras" / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
     with pytest.raises(InvalidArgument, match="outside"):
-        allowed.target(ModelRequest(shop + "/good/a.safetensors", "loras", "out/a.safetensors"))
+        allowed.target(ModelRequest(model_server + "/good/a.safetensors", "loras", "out/a.safetensors"))
 
 
-def test_a_file_that_is_there_is_kept_and_a_folder_that_is_not_is_named(tmp_path: Path, shop: str) -> None:
-    fetch(tmp_path, shop)
+def test_a_file_that_is_there_is_kept_and_a_folder_that_is_not_is_named(tmp_path: Path, model_server: str) -> None:
+    fetch(tmp_path, model_server)
     (tmp_path / "loras/a.safetensors").write_bytes(b"mine")
     with pytest.raises(DuplicateName):
-        fetch(tmp_path, shop)
+        fetch(tmp_path, model_server)
     assert (tmp_path / "loras/a.safetensors").read_bytes() == b"mine"
     with pytest.raises(UnknownName, match="loras"):
-        sources(tmp_path, shop).target(ModelRequest(shop + "/good/a.safetensors", "lora", "b.safetensors"))
+        sources(tmp_path, model_server).target(ModelRequest(model_server + "/good/a.safetensors", "lora", "b.safetensors"))
 
 
-def test_a_cancelled_fetch_leaves_no_trace(tmp_path: Path, shop: str) -> None:
+def test_a_cancelled_fetch_leaves_no_trace(tmp_path: Path, model_server: str) -> None:
     token = CancelToken()
     with pytest.raises(Cancelled), enter_run(token=token, progress=lambda *_: token.cancel("enough")):
-        fetch(tmp_path, shop)
+        fetch(tmp_path, model_server)
     assert files(tmp_path) == []
 
 
-def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, shop: str) -> None:
+def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, model_server: str) -> None:
     async def act() -> None:
         endpoint = service(tmp_path)
         await endpoint.start()
-        wanted = ModelRequest(shop + "/good/a.safetensors", "loras", "a.safetensors")
+        wanted = ModelRequest(model_server + "/good/a.safetensors", "loras", "a.safetensors")
         with pytest.raises(InvalidConfig, match="no ComfyUI"):
             await endpoint.fetch_model(wanted, "k")
-        endpoint.models = sources(tmp_path, shop)
+        endpoint.models = sources(tmp_path, model_server)
         with pytest.raises(AccessDenied):
-            await endpoint.fetch_model(ModelRequest(shop + "/private/a.safetensors", "loras", "a.safetensors"), "k")
+            await endpoint.fetch_model(ModelRequest(model_server + "/private/a.safetensors", "loras", "a.safetensors"), "k")
         job = await endpoint.fetch_model(wanted, "k")
         assert (await endpoint.fetch_model(wanted, "k")).job_id == job.job_id
-        await endpoint.board.wait(job, 10, lambda: True)
+        await endpoint.job_manager.wait(job, 10, lambda: True)
         assert (job.status, job.graph_id) == ("COMPLETED", "fetch a.safetensors")
         assert (await endpoint.fetch_model(wanted, "k")).job_id == job.job_id
         assert job.progress == {"place": "", "done": len(WEIGHTS), "total": len(WEIGHTS), "text": "bytes"}
@@ -159,39 +159,39 @@ def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, shop: str) -> 
 
 
 def test_a_fetch_goes_on_when_its_endpoint_was_killed_and_is_started_again(tmp_path: Path) -> None:
-    with open_shop() as shop:
-        killed = fetching_process(tmp_path, shop.url, "k")
-        until(lambda: shop.halves, 60.0)
+    with open_model_server() as model_server:
+        killed = fetching_process(tmp_path, model_server.url, "k")
+        until(lambda: model_server.halves, 60.0)
         until(lambda: any(name.endswith(".part") for name in files(tmp_path)))
         killed.kill()
         killed.wait(10)
         assert [name for name in files(tmp_path / "loras") if not name.endswith(".part")] == []
-        shop.gate.set()
-        found = asyncio.run(again(tmp_path, shop.url))
+        model_server.gate.set()
+        found = asyncio.run(again(tmp_path, model_server.url))
     assert (found.status, found.attempts, found.error) == ("COMPLETED", 2, None)
     assert (tmp_path / "loras/a.safetensors").read_bytes() == WEIGHTS
     assert files(tmp_path / "loras") == ["a.safetensors"]
 
 
 def test_a_fetch_that_went_on_from_a_source_that_is_allowed_no_more_says_so(tmp_path: Path) -> None:
-    with open_shop() as shop:
-        killed = fetching_process(tmp_path, shop.url, "k")
-        until(lambda: shop.halves, 60.0)
+    with open_model_server() as model_server:
+        killed = fetching_process(tmp_path, model_server.url, "k")
+        until(lambda: model_server.halves, 60.0)
         killed.kill()
         killed.wait(10)
-        found = asyncio.run(again(tmp_path, shop.url, allowed=()))
+        found = asyncio.run(again(tmp_path, model_server.url, allowed=()))
     assert found.status == "FAILED"
     assert found.error is not None
     assert found.error["type"] == "AccessDenied"
 
 
-async def again(folder: Path, shop: str, **facts: Any) -> Job:
+async def again(folder: Path, model_server: str, **facts: Any) -> Job:
     """The job with the key ``k`` when it is finished, at an endpoint that begins over what another one left in a folder."""
     endpoint = service(folder)
-    endpoint.models = sources(folder, shop, **facts)
+    endpoint.models = sources(folder, model_server, **facts)
     await endpoint.start()
-    job = await endpoint.board.find_key("k")
+    job = await endpoint.job_manager.find_key("k")
     assert job is not None
-    await endpoint.board.wait(job, 30, lambda: True)
+    await endpoint.job_manager.wait(job, 30, lambda: True)
     await endpoint.close(0.1)
     return job

@@ -16,7 +16,7 @@ from samples.graphs import sample_registry
 from samples.http import one_node
 from yggdrasill.errors import UnknownArtifact, UnknownJob
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.retry import Patience
+from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
@@ -60,7 +60,7 @@ async def run(endpoint: Service, x: torch.Tensor, key: str) -> Job:
         for name in packed.artifacts:
             endpoint.store.put(x.numpy().tobytes(), hash=name)
         job = await endpoint.submit("double", Submission(key, packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0}))
-    await endpoint.board.wait(job, 10, lambda: True)
+    await endpoint.job_manager.wait(job, 10, lambda: True)
     assert job.status == "COMPLETED", job.error
     return job
 
@@ -69,10 +69,10 @@ def test_the_newest_jobs_are_remembered_and_only_their_outputs_kept(tmp_path: Pa
     async def act() -> None:
         async with service(tmp_path, quota=1_000_000, jobs=2) as endpoint:
             made = [await run(endpoint, torch.full((20_000,), float(n)), f"k{n}") for n in range(4)]
-            await endpoint.board.prune()
+            await endpoint.job_manager.prune()
             with pytest.raises(UnknownJob):
-                await endpoint.board.find(made[0].job_id)
-            assert (await endpoint.board.find(made[3].job_id)).job_id == made[3].job_id
+                await endpoint.job_manager.find(made[0].job_id)
+            assert (await endpoint.job_manager.find(made[3].job_id)).job_id == made[3].job_id
             for number in range(20):
                 endpoint.store.put(os.urandom(70_000 + number))
             there = [not endpoint.store.missing(job.artifacts) for job in made]
@@ -85,7 +85,7 @@ def test_outputs_beyond_the_bytes_that_may_be_kept_are_forgotten_oldest_first(tm
     async def act() -> None:
         async with service(tmp_path, bytes=200_000) as endpoint:
             made = [await run(endpoint, torch.full((20_000,), float(n)), f"k{n}") for n in range(4)]
-            await endpoint.board.prune()
+            await endpoint.job_manager.prune()
             known = [job["job_id"] for job in await endpoint.jobs()]
             assert known == [job.job_id for job in reversed(made[2:])]
 
@@ -97,7 +97,7 @@ def test_inputs_are_let_go_when_the_job_is_done(tmp_path: Path) -> None:
         async with service(tmp_path, quota=250_000) as endpoint:
             for number in range(5):
                 job = await run(endpoint, torch.full((20_000,), float(number)), f"k{number}")
-                await endpoint.board.prune()
+                await endpoint.job_manager.prune()
                 endpoint.store.unpin(f"job:{job.job_id}")
             assert not endpoint.store.missing(job.artifacts)
 
@@ -134,12 +134,12 @@ def test_known_endpoints_follow_their_file(tmp_path: Path) -> None:
 
 
 def test_known_endpoints_are_tried_with_their_owners_patience_whatever_becomes_of_the_file(tmp_path: Path) -> None:
-    file, patience = tmp_path / "endpoints.yaml", Patience(0.25, 5.0)
-    known = KnownEndpoints(file, [], lambda tokens: None, patience=patience)
-    assert known.registry().patience == patience
+    file, retry_policy = tmp_path / "endpoints.yaml", RetryPolicy(0.25, 5.0)
+    known = KnownEndpoints(file, [], lambda tokens: None, retry_policy=retry_policy)
+    assert known.registry().retry_policy == retry_policy
     file.write_text("endpoints: {forge: {url: 'http://forge:8400'}}\n", encoding="utf-8")
     assert list(known.registry().endpoints) == ["forge"]
-    assert known.registry().patience == patience
+    assert known.registry().retry_policy == retry_policy
 
 
 def test_secrets_are_known_by_the_names_of_their_variables() -> None:

@@ -36,8 +36,8 @@ class Room:
         return found is None
 
 
-def outside(lease: Lease, come_back: threading.Event) -> None:
-    with lease.outside():
+def release_slot(lease: Lease, come_back: threading.Event) -> None:
+    with lease.release_slot():
         come_back.wait(10)
 
 
@@ -55,7 +55,7 @@ def test_there_are_as_many_leases_as_slots() -> None:
 def test_a_job_outside_lends_its_slot_and_goes_before_new_ones_when_it_comes_back() -> None:
     room, back = Room(), threading.Event()
     lease = room.lease()
-    waiting = in_background(outside, lease, back)
+    waiting = in_background(release_slot, lease, back)
     until(lambda: not room.full)
     other = room.lease()
     back.set()
@@ -68,10 +68,10 @@ def test_a_job_outside_lends_its_slot_and_goes_before_new_ones_when_it_comes_bac
     assert not room.full
 
 
-def test_no_slot_is_held_while_any_branch_of_a_job_is_outside() -> None:
+def test_no_slot_is_held_while_any_branch_of_a_job_is_release_slot() -> None:
     room, first, second = Room(), threading.Event(), threading.Event()
     lease = room.lease()
-    branches = [in_background(outside, lease, event) for event in (first, second)]
+    branches = [in_background(release_slot, lease, event) for event in (first, second)]
     until(lambda: not room.full)
     first.set()
     branches[0].result(5)
@@ -86,7 +86,7 @@ def test_no_slot_is_held_while_any_branch_of_a_job_is_outside() -> None:
 def test_a_cancelled_job_does_not_wait_for_its_slot_nor_keep_others_from_it() -> None:
     room, back, token = Room(), threading.Event(), CancelToken()
     lease = room.lease(token)
-    waiting = in_background(outside, lease, back)
+    waiting = in_background(release_slot, lease, back)
     until(lambda: not room.full)
     other = room.lease()
     back.set()
@@ -106,7 +106,7 @@ def test_slots_come_out_even_after_many_branches_came_and_went() -> None:
 
     def branch(lease: Lease) -> None:
         for _ in range(20):
-            with lease.outside():
+            with lease.release_slot():
                 time.sleep(0.0005)
 
     leases = [room.lease(), room.lease()]

@@ -85,7 +85,7 @@ def test_names_go_before_order() -> None:
     assert [(entry["block"], entry["port"]) for entry in stage.get_state_input_spec()] == [(1, "1"), (2, "free")]
 
 
-def test_ports_inside_edges_are_no_boundary() -> None:
+def test_ports_inside_edges_are_no_interface() -> None:
     stage = Stage()
     stage.add_pipeline(double("first"))
     stage.add_pipeline(double("second"))

@@ -12,7 +12,7 @@ from samples.graphs import bits
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values import DiskStore, MemoryStore, pack, unpack
 from yggdrasill.values.artifacts import ArtifactStore, ArtifactWriter
-from yggdrasill.values.parcel import Parcel
+from yggdrasill.values.parcel import StreamingPacker
 
 WHOLE: dict[str, Any] = {
     "image": torch.arange(60_000.0).reshape(2, 30_000).T,
@@ -33,56 +33,56 @@ def opened(packed: Any, store: ArtifactStore) -> Any:
 
 @pytest.mark.parametrize("early", [[], ["image"], ["", "mask"], list(reversed(WHOLE))], ids=str)
 def test_it_holds_what_pack_gives_whichever_items_came_early(store: ArtifactStore, early: list[str]) -> None:
-    parcel = Parcel(store, "job")
+    packer = StreamingPacker(store, "job")
     for key in early:
-        parcel.add(key, WHOLE[key])
-    packed = parcel.finish(WHOLE)
+        packer.add(key, WHOLE[key])
+    packed = packer.finish(WHOLE)
     assert list(opened(packed, store)) == list(WHOLE)
     assert bits(opened(packed, store)) == bits(WHOLE)
     assert sorted(packed.artifacts) == sorted(pack(WHOLE, store, owner="other").artifacts)
 
 
 def test_the_artifacts_of_an_item_are_there_when_it_is_added(store: ArtifactStore) -> None:
-    parcel = Parcel(store, "job")
-    (ref,) = parcel.add("image", WHOLE["image"])
+    packer = StreamingPacker(store, "job")
+    (ref,) = packer.add("image", WHOLE["image"])
     assert store.has(ref.hash)
     assert ref.shape == (30_000, 2)
-    assert parcel.add("mask", WHOLE["mask"]) == []
+    assert packer.add("mask", WHOLE["mask"]) == []
 
 
 def test_an_item_is_what_it_was_when_it_was_added(store: ArtifactStore) -> None:
     tensor = torch.zeros(9000)
-    parcel = Parcel(store, "job")
-    parcel.add("first", tensor)
+    packer = StreamingPacker(store, "job")
+    packer.add("first", tensor)
     tensor += 1
-    parcel.add("second", tensor)
+    packer.add("second", tensor)
     tensor += 1
-    got = opened(parcel.finish({"first": tensor, "second": tensor, "third": tensor}), store)
+    got = opened(packer.finish({"first": tensor, "second": tensor, "third": tensor}), store)
     assert [float(got[key][0]) for key in ("first", "second", "third")] == [0.0, 1.0, 2.0]
 
 
 def test_what_cannot_travel_is_said_at_the_end_with_its_place(store: ArtifactStore) -> None:
-    parcel = Parcel(store, "job")
+    packer = StreamingPacker(store, "job")
     whole = {"good": torch.zeros(9000), "bad": [object()]}
     for key, value in whole.items():
-        parcel.add(key, value)
+        packer.add(key, value)
     with pytest.raises(CannotTravel, match=r'value\["bad"\]\[0\]'):
-        parcel.finish(whole)
+        packer.finish(whole)
 
 
 def test_keys_that_json_cannot_spell_are_kept(store: ArtifactStore) -> None:
     whole = {"\ud800": torch.zeros(9000), "plain": 1}
-    parcel = Parcel(store, "job")
-    parcel.add("\ud800", whole["\ud800"])
-    assert bits(opened(parcel.finish(whole), store)) == bits(whole)
+    packer = StreamingPacker(store, "job")
+    packer.add("\ud800", whole["\ud800"])
+    assert bits(opened(packer.finish(whole), store)) == bits(whole)
 
 
 def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
-    parcel = Parcel(store, "job")
-    parcel.close()
+    packer = StreamingPacker(store, "job")
+    packer.close()
     store.unpin("job")
-    assert parcel.add("image", WHOLE["image"]) == []
+    assert packer.add("image", WHOLE["image"]) == []
     assert not list((tmp_path / "objects").rglob("*"))
 
 
@@ -99,9 +99,9 @@ class _Disturbed(DiskStore):
 def test_bytes_that_change_on_their_way_are_never_stored_under_a_wrong_name(tmp_path: Path) -> None:
     store = _Disturbed(tmp_path)
     store.tensor = torch.zeros(9000)
-    parcel = Parcel(store, "job")
-    assert parcel.add("x", store.tensor) == []
-    packed = parcel.finish({"x": store.tensor})
+    packer = StreamingPacker(store, "job")
+    assert packer.add("x", store.tensor) == []
+    packed = packer.finish({"x": store.tensor})
     assert bits(opened(packed, store)) == bits({"x": store.tensor})
     files = [path for path in tmp_path.rglob("*") if path.is_file() and path.parent.parent.parent == tmp_path / "objects"]
     assert [path.name for path in files] == packed.artifacts

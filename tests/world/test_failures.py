@@ -13,7 +13,7 @@ import pytest
 from samples.worlds import bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.errors import BlockFailed, HookFailed, InvalidArgument, StorageFailed
 from yggdrasill.world import CANONICAL_CYCLE, World
-from yggdrasill.world.memory import remember
+from yggdrasill.world.memory import snapshot_blocks
 
 STAGES = list(CANONICAL_CYCLE)
 BLOCKS = [
@@ -34,7 +34,7 @@ def uninterrupted(passes: int = 3) -> World:
 def facts(world: World) -> tuple[bytes, bytes, bytes]:
     """Everything a run may change in a world, as bytes."""
     last = None if world.last_state is None else world.last_state.to_dict()
-    return bits(world.content), bits(last), bits(remember(world))
+    return bits(world.content), bits(last), bits(snapshot_blocks(world))
 
 
 # -- in memory --------------------------------------------------------------------------------------------------

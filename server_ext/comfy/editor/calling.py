@@ -7,13 +7,13 @@ from typing import Any
 
 from aiohttp import web
 
-from yggdrasill.errors import EndpointUnreachable, InvalidArgument, choices
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, format_options
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import Placement
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.asking import ask, served_at
-from yggdrasill.server_ext.comfy.editor.door import json_answer
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import ask, served_at
+from yggdrasill.server_ext.comfy.editor.route_guard import json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.remote_call import AUTO
 
 __all__ = ["contract", "graphs"]
@@ -21,7 +21,7 @@ __all__ = ["contract", "graphs"]
 
 async def graphs(request: web.Request) -> web.Response:
     """GET /graphs?endpoint=NAME: the graphs that a Remote Graph node can call there, as ``{graph_id, kind}``."""
-    registry, name = around().registry, request.query.get("endpoint", AUTO)
+    registry, name = extension_context().registry, request.query.get("endpoint", AUTO)
     if name != AUTO:
         return json_answer({"graphs": await served_at(registry.client(name))})
     placed = [{"graph_id": key, "kind": None} for key, placement in sorted(registry.placements.items()) if not placement.is_local]
@@ -34,7 +34,7 @@ async def graphs(request: web.Request) -> web.Response:
 
 async def contract(request: web.Request) -> web.Response:
     """GET /contract?endpoint=NAME&graph=ID: what the graph takes and gives now, from the first of its endpoints that answers."""
-    registry, name, graph = around().registry, request.query.get("endpoint", AUTO), request.query.get("graph", "")
+    registry, name, graph = extension_context().registry, request.query.get("endpoint", AUTO), request.query.get("graph", "")
     placement = _placement(registry, name, graph)
     for place in placement.endpoints[:-1]:
         try:
@@ -46,9 +46,9 @@ async def contract(request: web.Request) -> web.Response:
 
 async def _contract_at(client: EndpointClient, graph: str) -> dict[str, Any]:
     found = await ask(client, client.contract(graph))
-    stand_ins = around().stand_ins
-    if stand_ins is not None:
-        await asyncio.to_thread(stand_ins.saw, client.name, graph, str(found.get("hash")))
+    local_fallbacks = extension_context().local_fallbacks
+    if local_fallbacks is not None:
+        await asyncio.to_thread(local_fallbacks.saw, client.name, graph, str(found.get("hash")))
     return {"endpoint": client.name, "contract": found}
 
 
@@ -57,5 +57,5 @@ def _placement(registry: EndpointRegistry, endpoint: str, graph: str) -> Placeme
         return Placement((registry.endpoint(endpoint).name,))
     placement = registry.placements.get(graph, registry.default)
     if placement.is_local:
-        raise InvalidArgument(f"the registry places {graph!r} nowhere; choose an endpoint: there is {choices(registry.endpoints)}")
+        raise InvalidArgument(f"the registry places {graph!r} nowhere; choose an endpoint: there is {format_options(registry.endpoints)}")
     return placement

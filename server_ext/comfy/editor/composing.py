@@ -6,7 +6,7 @@ import asyncio
 
 from aiohttp import web
 
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.levels.composed import PortsModel, composed_contract
 
 __all__ = ["Composing"]
@@ -15,10 +15,10 @@ __all__ = ["Composing"]
 class Composing:
     """The handler."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, guard: RouteGuard) -> None:
+        self._guard = guard
 
     async def ports(self, request: web.Request) -> web.Response:
         """POST /ports: its contract."""
-        body = await self._door.body(request, PortsModel)
+        body = await self._guard.body(request, PortsModel)
         return json_answer({"contract": await asyncio.to_thread(composed_contract, body)})

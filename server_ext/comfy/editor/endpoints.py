@@ -12,11 +12,11 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.pairing import pairing_line, read_pairing
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.asking import served_at
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
-from yggdrasill.server_ext.comfy.editor.known import host_of, models_of, shown
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_at
+from yggdrasill.server_ext.comfy.editor.endpoint_summary import host_of, models_of, shown
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.inventory import memory
 
 __all__ = ["EndpointModel", "Endpoints", "NameModel", "PairModel"]
@@ -57,27 +57,29 @@ class NameModel(BaseModel):
 class Endpoints:
     """The handlers. ``token`` is this server's own; ``own_url`` is how others reach it, if its owner said so."""
 
-    def __init__(self, edit: RegistryEdit, door: Door, token: str, own_url: str | None) -> None:
-        self._edit, self._door = edit, door
+    def __init__(self, edit: RegistryEdit, guard: RouteGuard, token: str, own_url: str | None) -> None:
+        self._edit, self._guard = edit, guard
         self._token, self._own_url = token, own_url
 
     async def names(self, request: web.Request) -> web.Response:
         """GET /endpoints: their names, and the graphs that the registry places somewhere."""
-        registry = around().registry
+        registry = extension_context().registry
         placed = sorted(key for key, placement in registry.placements.items() if not placement.is_local)
         return json_answer({"endpoints": sorted(registry.endpoints), "placed": placed})
 
     async def status(self, request: web.Request) -> web.Response:
         """GET /status: this server and every endpoint, as `shown` tells it."""
-        registry = around().registry
+        registry = extension_context().registry
         names = sorted(registry.endpoints)
-        states = await around().placing.states.know(names, younger=0.0 if "fresh" in request.query else _FRESH, seconds=_PATIENCE)
+        states = await extension_context().placing.states.know(
+            names, younger=0.0 if "fresh" in request.query else _FRESH, seconds=_PATIENCE
+        )
         found = [shown(states[name], registry.endpoints[name].url) for name in names]
         waiting, running = host_api.queue_depth()
         here = {
             "version": yggdrasill.__version__,
             "comfy": host_api.comfy_version(),
-            "problem": around().problem,
+            "problem": extension_context().problem,
             "queue": {"queued": waiting, "running": running, "slots": 1},
             "memory": memory(),
         }
@@ -85,22 +87,22 @@ class Endpoints:
 
     async def one(self, request: web.Request) -> web.Response:
         """GET /endpoint?name=NAME: one endpoint asked anew, and the names of its model files."""
-        endpoint = around().registry.endpoint(request.query.get("name", ""))
+        endpoint = extension_context().registry.endpoint(request.query.get("name", ""))
         started = time.perf_counter()
-        state = await around().placing.states.ask_again(endpoint.name)
+        state = await extension_context().placing.states.ask_again(endpoint.name)
         ms = round(1000 * (time.perf_counter() - started), 1)
         return json_answer({**shown(state, endpoint.url), "ms": ms, "files": models_of(state.facts) if state.up else {}})
 
     async def add(self, request: web.Request) -> web.Response:
         """POST /endpoints: write one into endpoints.yaml, once it has answered."""
-        body = await self._door.body(request, EndpointModel)
+        body = await self._guard.body(request, EndpointModel)
         return await self._add(body.name, body.url, body.token)
 
     async def pair(self, request: web.Request) -> web.Response:
         """POST /pair: the endpoint of a pairing line, once it has answered."""
-        body = await self._door.body(request, PairModel)
+        body = await self._guard.body(request, PairModel)
         told = read_pairing(body.line)
-        name = (body.name or told.name or _name_for(told.url, around().registry)).strip()
+        name = (body.name or told.name or _name_for(told.url, extension_context().registry)).strip()
         return await self._add(name, told.url, body.token or told.token)
 
     async def _add(self, name: str, url: str, token: str | None) -> web.Response:
@@ -114,14 +116,14 @@ class Endpoints:
 
     async def remove(self, request: web.Request) -> web.Response:
         """POST /remove: take one out of endpoints.yaml, and its token out of secrets.yaml."""
-        body = await self._door.body(request, NameModel)
+        body = await self._guard.body(request, NameModel)
         registry = await self._edit.apply(lambda registry: registry.remove(body.name))
         return json_answer({"endpoints": sorted(registry.endpoints)})
 
     async def pairing(self, request: web.Request) -> web.Response:
         """POST /pairing: this server's own pairing line, for the person who asked for it; it holds this server's token."""
-        if around().problem is not None:
-            raise InvalidArgument(f"this ComfyUI is no endpoint: {around().problem}")
+        if extension_context().problem is not None:
+            raise InvalidArgument(f"this ComfyUI is no endpoint: {extension_context().problem}")
         asked = f"{request.scheme}://{request.host}"
         url = self._own_url or asked
         return json_answer({"line": pairing_line(url, self._token), "near": host_of(url).startswith(_LOOPBACK)})

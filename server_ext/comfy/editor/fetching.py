@@ -7,10 +7,10 @@ import uuid
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.asking import ask
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import ask
 from yggdrasill.server_ext.comfy.editor.jobs import brief
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 
 __all__ = ["FetchModel", "Fetching"]
 
@@ -30,12 +30,12 @@ class FetchModel(BaseModel):
 class Fetching:
     """The handler."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, guard: RouteGuard) -> None:
+        self._guard = guard
 
     async def fetch(self, request: web.Request) -> web.Response:
         """POST /fetch: start it; answers with the endpoint's job."""
-        body = await self._door.body(request, FetchModel)
-        client = around().registry.client(body.endpoint)
+        body = await self._guard.body(request, FetchModel)
+        client = extension_context().registry.client(body.endpoint)
         wanted = {"key": uuid.uuid4().hex, **body.model_dump(exclude={"endpoint"})}
         return json_answer(brief(await ask(client, client.fetch_model(wanted))), 202)

@@ -11,10 +11,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.errors import YggdrasillError, error_from_dict
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.asking import ask
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
-from yggdrasill.server_ext.comfy.unaddressed import said_of
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import ask
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.url_redaction import said_of
 from yggdrasill.server_ext.job import FINAL
 from yggdrasill.server_ext.service import Service
 
@@ -38,28 +38,28 @@ class CancelModel(BaseModel):
 class Jobs:
     """The handlers, over the service of this server."""
 
-    def __init__(self, service: Service, door: Door) -> None:
-        self._service, self._door = service, door
+    def __init__(self, service: Service, guard: RouteGuard) -> None:
+        self._service, self._guard = service, guard
 
     async def jobs(self, request: web.Request) -> web.Response:
         """GET /jobs: per place (None: here) the unfinished jobs and the last few finished ones, or why it could not be asked. Endpoints
         that did not answer a moment ago are left out."""
-        registry, states = around().registry, around().placing.states
+        registry, states = extension_context().registry, extension_context().placing.states
         names = [name for name in sorted(registry.endpoints) if states.state(name).up is not False]
         places = await asyncio.gather(self._here(), *(_there(registry.client(name)) for name in names))
         return json_answer({"places": places})
 
     async def job(self, request: web.Request) -> web.Response:
         """GET /job?job_id=ID&endpoint=NAME: one job at an endpoint."""
-        client = around().registry.client(request.query.get("endpoint", ""))
+        client = extension_context().registry.client(request.query.get("endpoint", ""))
         return json_answer(brief(await ask(client, client.job(request.query.get("job_id", "")))))
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /cancel: ask a job to stop."""
-        body = await self._door.body(request, CancelModel)
+        body = await self._guard.body(request, CancelModel)
         if body.endpoint is None:
             return json_answer(brief((await self._service.cancel(body.job_id)).row()))
-        client = around().registry.client(body.endpoint)
+        client = extension_context().registry.client(body.endpoint)
         return json_answer(brief(await ask(client, client.cancel(body.job_id))))
 
     async def _here(self) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from typing import Literal
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.values.files import write_file
 
@@ -31,18 +31,18 @@ class SettingsModel(BaseModel):
 class OwnerSettings:
     """The handlers, over a settings.yaml."""
 
-    def __init__(self, file: Path, door: Door) -> None:
-        self._file, self._door = file, door
+    def __init__(self, file: Path, guard: RouteGuard) -> None:
+        self._file, self._guard = file, guard
 
     async def settings(self, request: web.Request) -> web.Response:
         """GET /settings: ``{queue}`` as it holds now."""
-        return json_answer({"queue": around().runner.policy})
+        return json_answer({"queue": extension_context().runner.policy})
 
     async def change(self, request: web.Request) -> web.Response:
         """POST /settings: hold from now on, and after the next start. Raises `InvalidConfig`, `StorageFailed`."""
-        body = await self._door.body(request, SettingsModel)
+        body = await self._guard.body(request, SettingsModel)
         await asyncio.to_thread(self._write, body.queue)
-        around().runner.policy = body.queue
+        extension_context().runner.policy = body.queue
         return json_answer({"queue": body.queue})
 
     def _write(self, queue: str) -> None:

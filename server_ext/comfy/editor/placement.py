@@ -6,9 +6,9 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 
 __all__ = ["PlaceModel", "Placing"]
 
@@ -25,16 +25,16 @@ class PlaceModel(BaseModel):
 class Placing:
     """The handlers."""
 
-    def __init__(self, edit: RegistryEdit, door: Door) -> None:
-        self._edit, self._door = edit, door
+    def __init__(self, edit: RegistryEdit, guard: RouteGuard) -> None:
+        self._edit, self._guard = edit, guard
 
     async def placements(self, request: web.Request) -> web.Response:
         """GET /placements: ``{endpoints, graphs, default}`` of the registry."""
-        return json_answer(_told(around().registry))
+        return json_answer(_told(extension_context().registry))
 
     async def place(self, request: web.Request) -> web.Response:
         """POST /place: change one line of the section ``graphs``; answers as GET /placements."""
-        body = await self._door.body(request, PlaceModel)
+        body = await self._guard.body(request, PlaceModel)
 
         def change(registry: EndpointRegistry) -> None:
             if body.place is None:

@@ -10,16 +10,16 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.carve.carving import carve
-from yggdrasill.remote.carve.naming import PlacedPart, parts_of
-from yggdrasill.remote.carve.parts import CarvedCall, Carving
-from yggdrasill.remote.carve.schemas import NodeSchemas
+from yggdrasill.remote.partition.partitioning import partition_prompt
+from yggdrasill.remote.partition.parts import PartCall, Partition
+from yggdrasill.remote.partition.placement_keys import PlacedPart, parts_of
+from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.preflight import missing_at
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.model_files import model_files
-from yggdrasill.server_ext.comfy.placement.forms import NodeForms
-from yggdrasill.server_ext.comfy.placement.states import EndpointState
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
+from yggdrasill.server_ext.comfy.placement.schema_cache import NodeForms
 
 __all__ = ["Preflight", "PreflightModel", "sources_of"]
 
@@ -39,13 +39,13 @@ class PreflightModel(BaseModel):
 class Preflight:
     """The handler."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, guard: RouteGuard) -> None:
+        self._guard = guard
         self._forms = NodeForms()
 
     async def preflight(self, request: web.Request) -> web.Response:
-        """POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be carved."""
-        body = await self._door.body(request, PreflightModel)
+        """POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be partitioned."""
+        body = await self._guard.body(request, PreflightModel)
         found: dict[str, Any] = {"problem": None, "warnings": [], "parts": [], "stays": []}
         try:
             await self._look(body, found)
@@ -54,36 +54,36 @@ class Preflight:
         return json_answer(found)
 
     async def _look(self, body: PreflightModel, found: dict[str, Any]) -> None:
-        registry = around().registry
+        registry = extension_context().registry
         extra = {"extra_pnginfo": {"workflow": body.workflow}}
         naming = await asyncio.to_thread(parts_of, body.prompt, extra, registry.placements, registry.endpoints)
         found["warnings"] = list(naming.warnings)
         if not naming.parts:
             return
         names = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
-        states = await around().placing.states.know(names, younger=_FRESH, seconds=_PATIENCE)
+        states = await extension_context().placing.states.know(names, younger=_FRESH, seconds=_PATIENCE)
         schemas = await self._schemas(body.prompt, names)
-        carving = await asyncio.to_thread(carve, body.prompt, [placed.part for placed in naming.parts], schemas)
-        states |= await self._looked_again(naming.parts, carving, states)
+        partition = await asyncio.to_thread(partition_prompt, body.prompt, [placed.part for placed in naming.parts], schemas)
+        states |= await self._looked_again(naming.parts, partition, states)
         label = _Labels(body.prompt)
         known = await asyncio.to_thread(sources_of, body.workflow)
-        found["parts"] = [_part(placed, carving, states, label, known) for placed in naming.parts if _calls(placed, carving)]
-        found["stays"] = [{"node": label(node), "why": why} for node, why in sorted(carving.stays.items())]
+        found["parts"] = [_part(placed, partition, states, label, known) for placed in naming.parts if _calls(placed, partition)]
+        found["stays"] = [{"node": label(node), "why": why} for node, why in sorted(partition.stays.items())]
 
     async def _looked_again(
-        self, parts: Iterable[PlacedPart], carving: Carving, states: Mapping[str, EndpointState]
+        self, parts: Iterable[PlacedPart], partition: Partition, states: Mapping[str, EndpointState]
     ) -> dict[str, EndpointState]:
         """The states of endpoints that lacked something when they were asked last: they may have got it since."""
-        pairs = [(name, call) for placed in parts for name in placed.placement.endpoints for call in _calls(placed, carving)]
+        pairs = [(name, call) for placed in parts for name in placed.placement.endpoints for call in _calls(placed, partition)]
         lacking = sorted({name for name, call in pairs if states[name].up and missing_at(call.prompt, states[name].facts) != []})
-        found = await asyncio.gather(*(around().placing.states.ask_again(name) for name in lacking))
+        found = await asyncio.gather(*(extension_context().placing.states.ask_again(name) for name in lacking))
         return dict(zip(lacking, found, strict=True))
 
     async def _schemas(self, prompt: Mapping[str, Any], names: Iterable[str]) -> NodeSchemas:
         classes = sorted({str(node.get("class_type")) for node in prompt.values()})
         own = await self._forms.schemas(classes)
         lacking = self._forms.missing(classes)
-        return await around().placing.states.schemas(names, lacking, seconds=_PATIENCE) | own if lacking else own
+        return await extension_context().placing.states.schemas(names, lacking, seconds=_PATIENCE) | own if lacking else own
 
 
 class _Labels:
@@ -98,14 +98,14 @@ class _Labels:
         return f"{title} ({node_id})" if title else node_id
 
 
-def _calls(placed: PlacedPart, carving: Carving) -> list[CarvedCall]:
-    return [call for call in carving.calls if call.part == placed.part.name]
+def _calls(placed: PlacedPart, partition: Partition) -> list[PartCall]:
+    return [call for call in partition.calls if call.part == placed.part.name]
 
 
 def _part(
-    placed: PlacedPart, carving: Carving, states: Mapping[str, EndpointState], label: _Labels, known: Mapping[str, Mapping[str, Any]]
+    placed: PlacedPart, partition: Partition, states: Mapping[str, EndpointState], label: _Labels, known: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    calls = _calls(placed, carving)
+    calls = _calls(placed, partition)
     return {
         "name": placed.part.name,
         "stages": len(calls),
@@ -117,7 +117,7 @@ def _part(
     }
 
 
-def _place(state: EndpointState, calls: Iterable[CarvedCall], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _place(state: EndpointState, calls: Iterable[PartCall], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     missing = {(thing["kind"], thing["name"]): thing for call in calls for thing in _missing(call, state, known)} if state.up else {}
     return {
         "name": state.name,
@@ -128,7 +128,7 @@ def _place(state: EndpointState, calls: Iterable[CarvedCall], known: Mapping[str
     }
 
 
-def _missing(call: CarvedCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _missing(call: PartCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     missing = missing_at(call.prompt, state.facts)
     if missing is None:
         yield {"kind": "node class", "name": "any: it is no ComfyUI"}

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from yggdrasill.draw.timeline import Span, draw_timeline
 from yggdrasill.errors import UnknownName
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.editor.door import json_answer
+from yggdrasill.server_ext.comfy.editor.route_guard import json_answer
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 
 __all__ = ["figures", "run", "timeline"]
 
@@ -20,7 +20,7 @@ _MOVED = ("bytes_sent", "bytes_received", "bytes_direct")
 
 async def run(request: web.Request) -> web.Response:
     """GET /run: see `figures`; ``{"places": []}`` before the first run."""
-    last = around().placing.timeline.last()
+    last = extension_context().placing.timeline.last()
     return json_answer({"places": [], "seconds": 0.0} if last is None else figures(last))
 
 
@@ -30,7 +30,7 @@ async def timeline(request: web.Request) -> web.Response:
     Raises:
         UnknownName: nothing has run elsewhere yet.
     """
-    last = around().placing.timeline.last()
+    last = extension_context().placing.timeline.last()
     if last is None or not last["calls"]:
         raise UnknownName("nothing has run elsewhere since this ComfyUI was started; place a part of a workflow and run it")
     spans = [

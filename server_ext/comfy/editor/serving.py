@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.errors import DuplicateName, InvalidArgument
-from yggdrasill.server_ext.comfy.editor.door import Door, json_answer
+from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.service import Service
 
 __all__ = ["ServeModel", "Serving"]
@@ -28,13 +28,13 @@ class ServeModel(BaseModel):
 class Serving:
     """The handler, over the service of this server."""
 
-    def __init__(self, service: Service, door: Door) -> None:
+    def __init__(self, service: Service, guard: RouteGuard) -> None:
         self._service = service
-        self._door = door
+        self._guard = guard
 
     async def serve(self, request: web.Request) -> web.Response:
         """POST /serve: deploy the open workflow on this server."""
-        body = await self._door.body(request, ServeModel)
+        body = await self._guard.body(request, ServeModel)
         config = {"kind": "comfy", "graph_id": body.graph_id, "prompt": body.prompt}
         await asyncio.to_thread(self._check_free, body, config)
         deployment, created = await self._service.deploy(body.graph_id, "comfy", config, None)

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, choices
+from yggdrasill.errors import InvalidConfig, format_options
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph
@@ -16,8 +16,8 @@ from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import Part, match_keys, name_of
 from yggdrasill.remote.proxies import kind_of, make_proxy
 from yggdrasill.remote.resolvers import RegistryProject
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.levels.house import check
+from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.levels.host_paths import check
 from yggdrasill.stage import Stage
 from yggdrasill.world import World
 
@@ -46,8 +46,8 @@ def checked_level(config: Any, *levels: str) -> str:
     level = "graph" if kind == "comfy" else kind
     marked = kind != "graph" or "nodes" in config or "graph_id" in config
     if level not in levels or not marked:
-        what = f"a {level}'s" if marked else f"of no level: it has {choices(map(str, config))}"
-        raise InvalidConfig(f"this config is {what}, and here goes one of {choices(levels)}; load it with the node for its level")
+        what = f"a {level}'s" if marked else f"of no level: it has {format_options(map(str, config))}"
+        raise InvalidConfig(f"this config is {what}, and here goes one of {format_options(levels)}; load it with the node for its level")
     return kind
 
 
@@ -69,7 +69,7 @@ def placed(config: Mapping[str, Any]) -> Any:
     Raises:
         InvalidConfig, EndpointUnreachable, RemoteError, and as `build`.
     """
-    registry, kind = around().registry, kind_of(config)
+    registry, kind = extension_context().registry, kind_of(config)
     if not registry.endpoints:
         return build(config)
     whole, apart = _whole(config, kind, registry)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation import Edge, Graph, Port
-from yggdrasill.foundation.wired import Wired
+from yggdrasill.foundation.connected import ConnectedContainer
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
-from yggdrasill.server_ext.comfy.levels.house import check
+from yggdrasill.server_ext.comfy.levels.host_paths import check
 from yggdrasill.server_ext.comfy.levels.wires import read_wires
 
 __all__ = ["add_block", "child_ids", "connect", "expose_rest", "join_by_name", "make_pipeline"]
@@ -97,7 +97,9 @@ def child_ids(children: Sequence[Mapping[str, Any]], names: str, id_fields: Sequ
     """
     given = [name.strip() for name in names.split(",")] if names.strip() else []
     if len(given) > len(children):
-        raise InvalidArgument(f"there are {len(given)} names ({choices(given)}) and {len(children)} {word}s; link more, or name fewer")
+        raise InvalidArgument(
+            f"there are {len(given)} names ({format_options(given)}) and {len(children)} {word}s; link more, or name fewer"
+        )
     taken = {name for name in given if name}
     ids = []
     for number, child in enumerate(children):
@@ -127,7 +129,7 @@ def _apply(whole: Graph | Pipeline, lines: str) -> None:
             whole.expose_output(wire.source, wire.source_port, wire.target_port or None)
 
 
-def expose_rest(whole: Wired) -> None:
+def expose_rest(whole: ConnectedContainer) -> None:
     """Open every input that nothing feeds and every output that nothing takes, under its own name where that is free."""
     edges = whole.get_edges()
     fed, used = {(e.target_node, e.target_port) for e in edges}, {(e.source_node, e.source_port) for e in edges}
@@ -143,7 +145,7 @@ def expose_rest(whole: Wired) -> None:
             expose(child, port, port if names.count(port) == 1 else None)
 
 
-def _ports(whole: Wired, side: str) -> Iterator[tuple[str, str]]:
+def _ports(whole: ConnectedContainer, side: str) -> Iterator[tuple[str, str]]:
     for child in whole._children:
         for port in whole._side(child, "inputs" if side == "inputs" else "outputs"):
             yield child, port
@@ -154,7 +156,7 @@ def join_by_name(pipeline: Pipeline) -> None:
     type of the nearest graph, if it is the only input of that type."""
     earlier: list[str] = []
     for graph in pipeline.node_ids:
-        inputs = pipeline.boundary(graph).inputs
+        inputs = pipeline.interface(graph).inputs
         for name, port in inputs.items():
             source = next((end for other in reversed(earlier) if (end := _same_name(pipeline, other, name, port))), None)
             if source is None and earlier and [p.dtype for p in inputs.values()].count(port.dtype) == 1:
@@ -165,10 +167,10 @@ def join_by_name(pipeline: Pipeline) -> None:
 
 
 def _same_name(pipeline: Pipeline, graph: str, name: str, port: Port) -> tuple[str, str] | None:
-    found = pipeline.boundary(graph).outputs.get(name)
+    found = pipeline.interface(graph).outputs.get(name)
     return (graph, name) if found is not None and found.compatible_with(port) else None
 
 
 def _only_one(pipeline: Pipeline, graph: str, port: Port) -> tuple[str, str] | None:
-    fitting = [name for name, found in pipeline.boundary(graph).outputs.items() if found.dtype == port.dtype]
+    fitting = [name for name, found in pipeline.interface(graph).outputs.items() if found.dtype == port.dtype]
     return (graph, fitting[0]) if len(fitting) == 1 else None

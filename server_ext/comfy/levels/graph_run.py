@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.foundation.wired import Wired
+from yggdrasill.foundation.connected import ConnectedContainer
 from yggdrasill.server_ext.comfy.levels.building import checked_level, placed
 from yggdrasill.server_ext.comfy.levels.ports import inputs_by_name, outputs_in_order
 from yggdrasill.server_ext.comfy.levels.work import NodeWork
@@ -24,7 +24,7 @@ def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[s
     name = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
     graph = placed(config)
     inputs = inputs_by_name(graph, name, sockets)
-    work.meter.begin(len(graph._children) if isinstance(graph, Wired) else 1)
+    work.meter.begin(len(graph._children) if isinstance(graph, ConnectedContainer) else 1)
 
     def told(child_id: str, phase: str, **facts: Any) -> None:
         if phase == "after":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
 from yggdrasill.server_ext.comfy.sockets import check_ports
@@ -49,13 +49,13 @@ def inputs_by_name(graph: Any, name: str, sockets: Mapping[str, Any]) -> dict[st
         if value is None:
             continue
         if index >= len(ports):
-            names = choices(port["name"] for port in ports)
+            names = format_options(port["name"] for port in ports)
             raise InvalidArgument(f"socket {socket!r} is linked, and {name!r} has {len(ports)} inputs ({names}); unlink it")
         port = ports[index]
         inputs[port["name"]] = _picture(value, port["name"]) if port["dtype"] == "image" else value
     missing = [port["name"] for port in ports if not port["optional"] and port["name"] not in inputs]
     if missing:
-        raise InvalidArgument(f"{name!r} needs {choices(missing)}; link the node's sockets, in the order of its inputs")
+        raise InvalidArgument(f"{name!r} needs {format_options(missing)}; link the node's sockets, in the order of its inputs")
     return inputs
 
 

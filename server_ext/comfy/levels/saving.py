@@ -9,7 +9,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.proxies import kind_of
-from yggdrasill.server_ext.comfy.levels.house import data_folder
+from yggdrasill.server_ext.comfy.levels.host_paths import data_folder
 from yggdrasill.values.files import write_file
 
 __all__ = ["save_config"]

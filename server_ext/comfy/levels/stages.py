@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, choices
+from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
 from yggdrasill.server_ext.comfy.levels.composing import child_ids
-from yggdrasill.server_ext.comfy.levels.house import read_mapping
+from yggdrasill.server_ext.comfy.levels.host_paths import read_mapping
 from yggdrasill.server_ext.comfy.levels.wires import Wire, read_lines, read_wires
 from yggdrasill.stage import Stage
-from yggdrasill.stage.contract import CONTEXT_SOURCES, Mapped, StateKey, state_key
+from yggdrasill.stage.contract import CONTEXT_SOURCES, PortMapping, StateKey, state_key
 from yggdrasill.world import World
 from yggdrasill.world.world import CANONICAL_CYCLE
 
@@ -55,8 +55,8 @@ def make_stage(
     for wire in wires:
         if wire.source and wire.target:
             stage.add_edge(wire.source, wire.source_port, wire.target, wire.target_port)
-    inputs = [Mapped(_block(wire.source_port, wire), wire.target, wire.target_port) for wire in wires if not wire.source]
-    outputs = [Mapped(_block(wire.target_port, wire), wire.source, wire.source_port) for wire in wires if not wire.target]
+    inputs = [PortMapping(_block(wire.source_port, wire), wire.target, wire.target_port) for wire in wires if not wire.source]
+    outputs = [PortMapping(_block(wire.target_port, wire), wire.source, wire.source_port) for wire in wires if not wire.target]
     stage.set_state_contract(
         _blocks(reads) or _unique(inputs),
         _blocks(writes) or _unique(outputs),
@@ -79,7 +79,7 @@ def _blocks(text: str) -> list[StateKey]:
     return [state_key(part.strip()) for part in text.split(",") if part.strip()]
 
 
-def _unique(mapping: Sequence[Mapped]) -> list[StateKey]:
+def _unique(mapping: Sequence[PortMapping]) -> list[StateKey]:
     """The blocks of a mapping, numbers in order and then fields; what is no block of a state is left out."""
     keys = {entry.block for entry in mapping} - set(CONTEXT_SOURCES)
     return sorted(keys, key=lambda key: (isinstance(key, str), key))
@@ -97,7 +97,7 @@ def _conditions(text: str, ids: Collection[str]) -> dict[str, str | list[StateKe
     for line in read_lines(text):
         name, colon, said = (part.strip() for part in line.partition(":"))
         if not colon or name not in ids:
-            raise InvalidArgument(f"{line!r} is no condition of a pipeline; write 'name: condition' with a name of {choices(ids)}")
+            raise InvalidArgument(f"{line!r} is no condition of a pipeline; write 'name: condition' with a name of {format_options(ids)}")
         found[name] = _condition(said)
     return found
 

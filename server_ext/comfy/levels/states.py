@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from yggdrasill.errors import InvalidState, choices
-from yggdrasill.server_ext.comfy.levels.house import read_mapping
+from yggdrasill.errors import InvalidState, format_options
+from yggdrasill.server_ext.comfy.levels.host_paths import read_mapping
 from yggdrasill.server_ext.comfy.levels.ports import pictures_of
 from yggdrasill.stage import State
 from yggdrasill.stage.state import BLOCKS, is_filled
@@ -58,7 +58,7 @@ def check_holes(state: State | None, world: World) -> None:
     if missing:
         later = [number for number in filled if number > missing[0]]
         raise InvalidState(
-            f"the state has a hole: block {choices(map(str, missing))} is empty and {choices(map(str, later))} is filled, so no stage would go on "
+            f"the state has a hole: block {format_options(map(str, missing))} is empty and {format_options(map(str, later))} is filled, so no stage would go on "
             "from it and it would be lost; fill the earlier blocks, or empty the later ones with a State node"
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from yggdrasill.errors import InvalidArgument, choices
+from yggdrasill.errors import InvalidArgument, format_options
 
 __all__ = ["Wire", "read_lines", "read_wires"]
 
@@ -41,10 +41,12 @@ def read_wires(text: str, parts: Collection[str], word: str) -> list[Wire]:
     for line in read_lines(text):
         left, arrow, right = line.partition(_ARROW)
         if not arrow or _ARROW in right:
-            raise InvalidArgument(f"{line!r} is no connection; write one in a line, such as 'a.out -> b.in' ({word}s: {choices(parts)})")
+            raise InvalidArgument(
+                f"{line!r} is no connection; write one in a line, such as 'a.out -> b.in' ({word}s: {format_options(parts)})"
+            )
         (source, source_port), (target, target_port) = (_end(side.strip(), parts, word, line) for side in (left, right))
         if not source and not target:
-            raise InvalidArgument(f"{line!r} names no {word}; there is {choices(parts)}")
+            raise InvalidArgument(f"{line!r} names no {word}; there is {format_options(parts)}")
         wires.append(Wire(source, source_port, target, target_port, line))
     return wires
 
@@ -59,5 +61,5 @@ def _end(text: str, parts: Collection[str], word: str, line: str) -> tuple[str, 
         return part, port
     if "." in text:
         name = text.split(".", 1)[0]
-        raise InvalidArgument(f"{line!r}: there is no {word} {name!r}; there is {choices(parts, near=name)}")
+        raise InvalidArgument(f"{line!r}: there is no {word} {name!r}; there is {format_options(parts, near=name)}")
     return "", text

@@ -13,12 +13,12 @@ from typing import Any, Generic, TypeVar
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
-from yggdrasill.remote.waits import observe_waits
+from yggdrasill.remote.wait_graph import observe_waits
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.current import around
-from yggdrasill.server_ext.comfy.loan import Loan
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.reentrant_slot import ReentrantSlot
 from yggdrasill.server_ext.comfy.runner import watched_by
 
 __all__ = ["Meter", "NodeWork"]
@@ -65,8 +65,8 @@ class NodeWork(Generic[Result]):
 
     def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
         place = host_api.executing_place()
-        self._around_run: PromptRun | None = around().runner.run_of(place.prompt_id) if place else None
-        self._loan = Loan(around().runner, self._around_run.part_of if self._around_run is not None else None)
+        self._around_run: PromptRun | None = extension_context().runner.run_of(place.prompt_id) if place else None
+        self._reentrant_slot = ReentrantSlot(extension_context().runner, self._around_run.part_of if self._around_run is not None else None)
         self._preview_method = host_api.preview_method()
         self.messages = NodeMessages(node_id, place.prompt_id if place else "", self._around_run)
         self.meter = Meter(self.messages)
@@ -79,8 +79,8 @@ class NodeWork(Generic[Result]):
     def _run(self) -> None:
         try:
             with (
-                observe_waits(self._loan.learn),
-                watched_by(self._heard, "", begin=self._loan.take, preview_method=self._preview_method),
+                observe_waits(self._reentrant_slot.learn),
+                watched_by(self._heard, "", begin=self._reentrant_slot.take, preview_method=self._preview_method),
                 enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.inside) as context,
             ):
                 self.context: RunContext = context
@@ -101,20 +101,20 @@ class NodeWork(Generic[Result]):
         future = asyncio.wrap_future(self._future)
         try:
             while not future.done():
-                await self._loan.wait_with(future, _POLL)
+                await self._reentrant_slot.wait_with(future, _POLL)
                 if host_api.interrupted():
                     self.token.cancel("interrupted")
-                    await self._loan.stop()
+                    await self._reentrant_slot.stop()
                     await asyncio.wait([future], timeout=_GRACE)
                     host_api.raise_interrupt()
                 if self._around_run is not None and self._around_run.context.token.cancelled:
                     self.token.cancel(self._around_run.context.token.reason)
-                    await self._loan.stop()
+                    await self._reentrant_slot.stop()
                     raise Cancelled(self.token.reason)
-            await self._loan.finish()
+            await self._reentrant_slot.finish()
             return future.result()
         finally:
             self.token.cancel("the node was stopped")
-            self._loan.end()
+            self._reentrant_slot.end()
             if not future.done():
                 future.cancel()

@@ -15,11 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import CorruptData, InvalidArgument, InvalidConfig, MissingFile, StorageFailed, choices
+from yggdrasill.errors import CorruptData, InvalidArgument, InvalidConfig, MissingFile, StorageFailed, format_options
 from yggdrasill.executor.context import CancelToken
 from yggdrasill.foundation.documents import read_document
 from yggdrasill.server_ext.comfy.levels.building import build
-from yggdrasill.server_ext.comfy.levels.house import worlds_folder
+from yggdrasill.server_ext.comfy.levels.host_paths import worlds_folder
 from yggdrasill.stage import State
 from yggdrasill.values.file_lock import FileLock
 from yggdrasill.values.files import write_file
@@ -180,7 +180,8 @@ def load_world(name: str) -> tuple[dict[str, Any], State | None]:
     saved, run = _configs(home)
     if not saved.is_file() and not run.is_file():
         raise MissingFile(
-            f"there is no world {name!r} here; there is {choices(saved_worlds(), near=name)}. Save one with Save World.", path=str(home)
+            f"there is no world {name!r} here; there is {format_options(saved_worlds(), near=name)}. Save one with Save World.",
+            path=str(home),
         )
     state, written = None, 0
     if saved.is_file():

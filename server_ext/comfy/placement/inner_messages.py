@@ -9,8 +9,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt
-from yggdrasill.server_ext.comfy.shown_files import keep_files
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
+from yggdrasill.server_ext.comfy.preview_files import keep_files
 
 __all__ = ["InnerMessages"]
 
@@ -21,10 +21,10 @@ class InnerMessages:
     ``inner`` are the ids that are told of; what else runs at the endpoint, such as ports, is nobody's.
     """
 
-    def __init__(self, node_id: str, prompt_id: str, carved: CarvedPrompt | None, inner: Collection[str]) -> None:
+    def __init__(self, node_id: str, prompt_id: str, partitioned: PartitionedPrompt | None, inner: Collection[str]) -> None:
         self._node_id = node_id
         self._prompt_id = prompt_id
-        self._carved = carved
+        self._partitioned = partitioned
         self._inner = frozenset(inner)
         self._sid = host_api.prompt_server().client_id
         self._registry: Any = importlib.import_module("comfy_execution.progress").get_progress_state()
@@ -33,7 +33,7 @@ class InnerMessages:
         #: What blocked ports say, by name.
         self.blocked: dict[str, str | None] = {}
         # no thread may add nodes while another one sends them all
-        for known in (*self._inner, *(carved.prompt if carved is not None else ())):
+        for known in (*self._inner, *(partitioned.prompt if partitioned is not None else ())):
             self._registry.ensure_entry(known)
 
     @property
@@ -54,8 +54,8 @@ class InnerMessages:
     def end(self) -> None:
         """The call is over, and well."""
         self._finish_running()
-        if self._carved is not None:
-            self._carved.running.pop(self._node_id, None)
+        if self._partitioned is not None:
+            self._partitioned.running.pop(self._node_id, None)
 
     # -- by what happened ---------------------------------------------------------------------------------------
 
@@ -75,9 +75,9 @@ class InnerMessages:
         if display not in self._inner:
             return
         self._running = node
-        if self._carved is not None:
-            self._carved.running[self._node_id] = display
-            self._carved.executed.add(display)
+        if self._partitioned is not None:
+            self._partitioned.running[self._node_id] = display
+            self._partitioned.executed.add(display)
         self._send("executing", {"node": node, "display_node": display})
         self._registry.start_progress(display)
 
@@ -97,8 +97,8 @@ class InnerMessages:
         if output:
             output = keep_files(output, data.get("files"), lambda name: f"{self._prompt_id[:8]}-{node.replace(':', '.')}-{name}")
             self._shown[node] = output
-        if self._carved is not None:
-            self._carved.shown.add(node)
+        if self._partitioned is not None:
+            self._partitioned.shown.add(node)
         self._send("executed", {"node": node, "display_node": display, "output": output})
 
     def _preview(self, data: Mapping[str, Any]) -> None:

@@ -18,25 +18,25 @@ from yggdrasill.remote.remote_workflow import RemoteWorkflow
 from yggdrasill.remote.reports import observe_calls
 from yggdrasill.remote.shares import Values
 from yggdrasill.server_ext.comfy.blocking import as_blockers
-from yggdrasill.server_ext.comfy.current import around
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
-from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, InnerFailure
+from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, PartitionedPrompt
 from yggdrasill.server_ext.comfy.placement.shared_call import SharedCall, share_out
-from yggdrasill.server_ext.comfy.placement.terms import pack_outputs
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.types_ports import check_port
-from yggdrasill.server_ext.comfy.unaddressed import said_of
+from yggdrasill.server_ext.comfy.url_redaction import said_of
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["HandedOver", "PlacedCall", "Plan", "placed_call", "plan_asks_again"]
+__all__ = ["PlacedCall", "Plan", "TransferredCall", "placed_call", "plan_asks_again"]
 
 _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a placed node is given as its constant ``plan``, and its ``text``; see `yggdrasill.remote.carve.parts.CarvedCall.plan`."""
+    """What a placed node is given as its constant ``plan``, and its ``text``; see `yggdrasill.remote.partition.parts.PartCall.plan`."""
 
     text: str
     part: str
@@ -60,7 +60,7 @@ class Plan:
             raise InvalidConfig("the plan of this node is none; place the part again, for only placing writes plans") from None
 
 
-class HandedOver:
+class TransferredCall:
     """A value on a link between two placed nodes, whose tensors may lie at an endpoint; no other node takes it."""
 
     __slots__ = ("plan", "value")
@@ -88,10 +88,10 @@ class PlacedCall(NodeCall):
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
         self._prompt_id = prompt_id
-        self._carved: CarvedPrompt | None = around().placing.runs.get(prompt_id)
-        known = self._carved is not None and self.node_id in self._carved.calls
-        inner = self._carved.inner_ids(self.node_id) if self._carved is not None and known else ()
-        self._inner = InnerMessages(self.node_id, prompt_id, self._carved, inner)
+        self._partitioned: PartitionedPrompt | None = extension_context().placing.runs.get(prompt_id)
+        known = self._partitioned is not None and self.node_id in self._partitioned.calls
+        inner = self._partitioned.inner_ids(self.node_id) if self._partitioned is not None and known else ()
+        self._inner = InnerMessages(self.node_id, prompt_id, self._partitioned, inner)
         return self._inner
 
     # -- in the call's own thread -------------------------------------------------------------------------------
@@ -100,34 +100,34 @@ class PlacedCall(NodeCall):
         try:
             return self._call()
         except YggdrasillError as error:
-            carved = self._carved
-            if carved is not None and self.node_id in carved.calls:
-                carved.failures[self.node_id] = self._failure(error, carved)
+            partitioned = self._partitioned
+            if partitioned is not None and self.node_id in partitioned.calls:
+                partitioned.failures[self.node_id] = self._failure(error, partitioned)
             raise
 
     def _call(self) -> dict[int, list[Any]]:
         placement, values = self._placement(), self._values()
         self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
-        timeline = around().placing.timeline
+        timeline = extension_context().placing.timeline
         with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
             outputs = self._outputs(placement, values)
             given = {index: self._given(port, outputs) for index, port in enumerate(self.plan.outputs)}
-        around().placing.stale.discard(self.plan.text)
+        extension_context().placing.stale.discard(self.plan.text)
         self._inner.end()
         return given
 
     def _at(self, placement: Placement, values: Values, watch: Watch) -> dict[str, Any]:
         """The outputs by name, from the first of the placement's endpoints that takes the call."""
-        registry = around().registry
+        registry = extension_context().registry
         remote = RemoteWorkflow(
             self.plan.prompt,
             self.plan.part,
             endpoints=[registry.client(name) for name in placement.endpoints],
             policy=placement.policy,
             max_queued=placement.max_queued,
-            patience=registry.patience,
+            retry_policy=registry.retry_policy,
             strict_build=registry.strict_build,
-            depot=registry.depot,
+            artifact_client=registry.artifact_client,
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}
@@ -136,9 +136,9 @@ class PlacedCall(NodeCall):
 
     def _shared_out(self, placement: Placement, values: Values) -> dict[str, Any] | None:
         """The outputs from all of the endpoints together; None if the call goes to one of them."""
-        carved = self._carved
+        partitioned = self._partitioned
         alone = len(placement.endpoints) < 2 or placement.policy == "first" or placement.split == "none"
-        if alone or carved is None or self.node_id not in carved.shareable:
+        if alone or partitioned is None or self.node_id not in partitioned.shareable:
             return None
         sharing, shares = share_out(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
         if not shares:
@@ -171,8 +171,8 @@ class PlacedCall(NodeCall):
 
     def _mark_stale(self) -> None:
         """What was handed over may be gone from where it lay: whoever made it makes it anew when the workflow is queued again."""
-        handed = (value for values in self.ports.values() for value in values or () if type(value) is HandedOver)
-        around().placing.stale.update(value.plan for value in handed)
+        handed = (value for values in self.ports.values() for value in values or () if type(value) is TransferredCall)
+        extension_context().placing.stale.update(value.plan for value in handed)
 
     def _given(self, port: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Any]:
         """The values of an output; a port that gave none is blocked."""
@@ -180,7 +180,7 @@ class PlacedCall(NodeCall):
         if name not in outputs:
             values: list[Any] = [Blocked(self._inner.blocked.get(name))]
         elif port["hand_over"]:
-            values = [each if type(each) is Blocked else HandedOver(each, self.plan.text) for each in port_values(outputs[name])]
+            values = [each if type(each) is Blocked else TransferredCall(each, self.plan.text) for each in port_values(outputs[name])]
         else:
             values = [load_handles(each) for each in port_values(outputs[name])]
         return as_blockers(values)
@@ -191,8 +191,8 @@ class PlacedCall(NodeCall):
         Raises:
             UnknownEndpoint. InvalidArgument: nobody said where the part runs.
         """
-        registry = around().registry
-        placed = self._carved.placements.get(self.node_id) if self._carved is not None else None
+        registry = extension_context().registry
+        placed = self._partitioned.placements.get(self.node_id) if self._partitioned is not None else None
         placement = placed or registry.placements.get(self.plan.part)
         if placement is None or placement.is_local:
             raise InvalidArgument(
@@ -208,19 +208,19 @@ class PlacedCall(NodeCall):
         for index, port in enumerate(self.plan.inputs):
             listed = self.ports.get(f"p{index}") or ()
             # what was handed over has travelled already
-            check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not HandedOver])
-            values[port["name"]] = [value.value if type(value) is HandedOver else value for value in listed]
+            check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not TransferredCall])
+            values[port["name"]] = [value.value if type(value) is TransferredCall else value for value in listed]
         return values
 
     # -- failures -----------------------------------------------------------------------------------------------
 
-    def _failure(self, error: YggdrasillError, carved: CarvedPrompt) -> InnerFailure:
+    def _failure(self, error: YggdrasillError, partitioned: PartitionedPrompt) -> InnerFailure:
         """What went wrong, on the inner node where it did, else on the one that speaks for all."""
         details = error.details
         refused = details.get("node_errors")
         node = details.get("node_id") or (next(iter(refused), None) if isinstance(refused, Mapping) else self._of_class(details))
-        inner = self._users_node(str(node), carved) if node is not None else None
-        name, kind = carved.face_of(self.node_id) if inner is None else (inner, str(carved.users[inner]["class_type"]))
+        inner = self._users_node(str(node), partitioned) if node is not None else None
+        name, kind = partitioned.face_of(self.node_id) if inner is None else (inner, str(partitioned.users[inner]["class_type"]))
         if inner is None or "exception_type" not in details:
             return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{said_of(error)}\n")
         said, lines = str(details.get("exception_message", error.message)), details.get("traceback")
@@ -234,12 +234,12 @@ class PlacedCall(NodeCall):
         wanted = set(map(str, named)) if isinstance(named, list) else set()
         return next((name for name, node in self.plan.prompt.items() if node["class_type"] in wanted), None)
 
-    def _users_node(self, node: str, carved: CarvedPrompt) -> str | None:
+    def _users_node(self, node: str, partitioned: PartitionedPrompt) -> str | None:
         """The node itself, or where a port failed the one whose value it carries."""
-        if node in carved.users:
+        if node in partitioned.users:
             return node
         value = self.plan.prompt.get(node, {}).get("inputs", {}).get("value")
-        return value[0] if is_link(value) and value[0] in carved.users else None
+        return value[0] if is_link(value) and value[0] in partitioned.users else None
 
 
 def placed_call(plan: str, ports: Mapping[str, list[Any]], node_id: str) -> PlacedCall:
@@ -256,6 +256,6 @@ def plan_asks_again(plan: Any) -> bool:
     """Whether a plan, or a list of one, has to be run though nothing in it changed."""
     text = plan[0] if isinstance(plan, list) and plan else plan
     try:
-        return Plan.read(text).asks_again or text in around().placing.stale
+        return Plan.read(text).asks_again or text in extension_context().placing.stale
     except InvalidConfig:
         return True

@@ -8,16 +8,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.carve.naming import parts_of
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.partition.placement_keys import parts_of
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.blocking import let_through
-from yggdrasill.server_ext.comfy.placement.checking import Checker
-from yggdrasill.server_ext.comfy.placement.forms import NodeForms
-from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, PostedPrompt
-from yggdrasill.server_ext.comfy.placement.states import EndpointStates
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointStates
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
+from yggdrasill.server_ext.comfy.placement.patches import wrap_comfyui
+from yggdrasill.server_ext.comfy.placement.schema_cache import NodeForms
 from yggdrasill.server_ext.comfy.placement.timeline import Timeline
-from yggdrasill.server_ext.comfy.placement.wraps import wrap_comfyui
+from yggdrasill.server_ext.comfy.placement.validator import Checker
 
 __all__ = ["Placing"]
 
@@ -35,7 +35,7 @@ class Placing:
         self._known = known
         self.states = EndpointStates(known)
         self.timeline = Timeline()
-        self.runs: dict[str, CarvedPrompt] = {}
+        self.runs: dict[str, PartitionedPrompt] = {}
         self.stale: set[str] = set()
         self.checker = Checker(self.states, NodeForms())
 
@@ -46,8 +46,8 @@ class Placing:
         host_api.prompt_server().add_on_prompt_handler(self.on_prompt)
 
     @contextmanager
-    def _running(self, prompt_id: str, carved: CarvedPrompt) -> Iterator[None]:
-        self.runs[prompt_id] = carved
+    def _running(self, prompt_id: str, partitioned: PartitionedPrompt) -> Iterator[None]:
+        self.runs[prompt_id] = partitioned
         self.timeline.begin(prompt_id)
         try:
             yield

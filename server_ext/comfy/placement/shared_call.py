@@ -11,7 +11,7 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.remote.calls import Watch
-from yggdrasill.remote.carve.sharing import reach_of
+from yggdrasill.remote.partition.sharing import reach_of
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.port_list import port_values
 from yggdrasill.remote.shares import Batches, Lists, Share, Sharing, Values

@@ -31,9 +31,9 @@ class Pair:
 
 
 @pytest.fixture(scope="session")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+def job_inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
     """A folder whose files a web server gives, and its url; the studio's owner allows to fetch models from it."""
-    folder = tmp_path_factory.mktemp("shelf")
+    folder = tmp_path_factory.mktemp("job_inputs")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
@@ -41,12 +41,12 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]
 
 
 @pytest.fixture(scope="session")
-def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory, shelf: tuple[Path, str]) -> Pair:
+def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory, job_inputs: tuple[Path, str]) -> Pair:
     """The two servers; the first wants previews, the second has a small model."""
     base = tmp_path_factory.mktemp("studio")
     settings = base / "user" / "yggdrasill" / "settings.yaml"
     settings.parent.mkdir(parents=True)
-    settings.write_text(f"model_sources: ['{shelf[1]}']\n", encoding="utf-8")
+    settings.write_text(f"model_sources: ['{job_inputs[1]}']\n", encoding="utf-8")
     written = installation.run(Path(__file__).parent.parent / "checkpoint.py", str(base / "models"))
     assert written.returncode == 0, written.stderr
     there = servers.start(base=base)

@@ -11,7 +11,7 @@ import pytest
 from samples.comfy_graphs import graph_input, graph_output, until
 from samples.editor import Editor
 from samples.served_prompts import paint, soften
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -225,7 +225,7 @@ def test_its_seed_can_be_a_widget_of_the_subgraph(editor: Editor, pair: Any) -> 
         "exposed_inputs": [{"node_id": "n", "port_name": "text", "name": "text"}],
         "exposed_outputs": [{"node_id": "n", "port_name": "token_ids", "name": "ids"}],
     }
-    bridge().run(pair.studio.client.deploy("tokens", {"kind": "graph", "config": config, "state": None}))
+    loop_thread().run(pair.studio.client.deploy("tokens", {"kind": "graph", "config": config, "state": None}))
     made = remote(editor, "tokens", 1)
     editor.link(editor.add("PrimitiveString", 80, 150, value="bees"), 0, made, "text")
     editor.link(made, 0, editor.add("PreviewAny", 780, 150), "source")

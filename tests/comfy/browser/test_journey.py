@@ -111,7 +111,7 @@ def run_on(editor: Editor, endpoint: str, picture: str | None = None) -> None:
     editor.page.locator(".litemenu-entry", has_text="Run on").click()
     editor.page.wait_for_timeout(300)
     if picture is not None:
-        editor.picture(picture, "journey")
+        editor.picture(picture, "transfer")
     editor.page.locator(".litemenu-entry", has_text=endpoint).click()
 
 
@@ -142,7 +142,7 @@ def test_a_part_of_a_template_runs_elsewhere_and_the_saved_picture_gives_the_wor
     editor: Editor, pair: Any, registry: Path
 ) -> None:
     open_template(editor)
-    editor.picture("template", "journey")
+    editor.picture("template", "transfer")
     paint = into_subgraph(editor)
     editor.page.evaluate(SET_INSIDE, [next(SEEDS), 8])
     before = workflow_of(editor)
@@ -153,7 +153,7 @@ def test_a_part_of_a_template_runs_elsewhere_and_the_saved_picture_gives_the_wor
     editor.run()
     sampler = f"{paint}:3"
     editor.wait_until(lambda: len(editor.heard("b_preview_with_metadata")) >= 3, 100)
-    editor.picture("running", "journey")
+    editor.picture("running", "transfer")
     finish(editor)
     assert {each["node"] for each in editor.heard("b_preview_with_metadata")} == {sampler}
     steps = {told["nodes"][sampler]["value"] for told in editor.heard("progress_state") if told["nodes"].get(sampler, {}).get("max") == 8}
@@ -174,7 +174,7 @@ def test_a_part_of_a_template_runs_elsewhere_and_the_saved_picture_gives_the_wor
     editor.page.evaluate(DROP, f"{pair.here.url}/view?filename={file.name}&type=output")
     editor.wait_until(lambda: editor.page.evaluate("() => app.graph._nodes.length") == 4)
     editor.page.wait_for_timeout(700)
-    editor.picture("dragged", "journey")
+    editor.picture("dragged", "transfer")
     editor.wait_until(lambda: "on studio" in editor.badges(paint))
     assert editor.prompt() == posted
     again = workflow_of(editor)
@@ -192,7 +192,7 @@ def test_inside_the_subgraph_its_nodes_show_how_far_they_are(editor: Editor, pai
     editor.page.wait_for_timeout(700)
     start(editor)
     editor.wait_until(lambda: len(editor.heard("b_preview_with_metadata")) >= 3, 100)
-    editor.picture("inside-vue" if vue else "inside", "journey")
+    editor.picture("inside-vue" if vue else "inside", "transfer")
     finish(editor)
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.Graph.ExitSubgraph'); }")
 
@@ -206,7 +206,7 @@ def test_a_part_drawn_as_an_element_shows_where_it_runs_and_how_far_it_is(editor
     element.get_by_text("on studio", exact=True).wait_for()
     start(editor)
     editor.wait_until(lambda: len(editor.heard("b_preview_with_metadata")) >= 3, 100)
-    editor.picture("running-vue", "journey")
+    editor.picture("running-vue", "transfer")
     finish(editor)
 
 
@@ -257,7 +257,7 @@ def test_a_server_that_stops_is_an_error_with_the_reason_or_the_next_one_runs_th
         start(editor)
         editor.wait_until(lambda: "nothing answers" in said_on_nodes(editor), 30)
         editor.page.wait_for_timeout(500)
-        editor.picture("down", "journey")
+        editor.picture("down", "transfer")
         editor.page.wait_for_timeout(12_000)
         editor.page.keyboard.press("Escape")
         for where, here in (("{replicas: [studio, desk]}", 1), ("{replicas: [studio], fallback: local}", 0)):

@@ -117,9 +117,9 @@ def test_two_parts_that_need_nothing_run_elsewhere_side_by_side(editor: Editor, 
 
 
 def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner_allows(
-    editor: Editor, tab: Any, registry: Path, pair: Any, shelf: tuple[Path, str]
+    editor: Editor, tab: Any, registry: Path, pair: Any, job_inputs: tuple[Path, str]
 ) -> None:
-    folder, url = shelf
+    folder, url = job_inputs
     shutil.copy(pair.there.base / "models" / "checkpoints" / "tiny.ckpt", folder / "other.ckpt")
     draw(editor, "other.ckpt", f"{url}/other.ckpt")
     place(editor, tab, registry, "studio")
@@ -142,7 +142,7 @@ def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner
     fetched.unlink()
 
 
-def test_what_cannot_be_carved_is_said_in_words(editor: Editor, tab: Any, registry: Path) -> None:
+def test_what_cannot_be_partitioned_is_said_in_words(editor: Editor, tab: Any, registry: Path) -> None:
     first, last = editor.add("EmptyImage", 420, 100), editor.add("PreviewImage", 760, 100)
     editor.page.evaluate(LINK, [first, 0, last, 0])
     for title, box in (("One", [400, 40, 320, 300]), ("Two", [410, 50, 320, 300])):

@@ -93,7 +93,7 @@ def test_escape_leaves_the_form(editor: Editor, tab: Any) -> None:
 
 def test_the_own_pairing_line_is_copied_and_not_shown(browser: Any, editor: Editor, tab: Any, pair: Any) -> None:
     browser.grant_permissions(["clipboard-read", "clipboard-write"])
-    tab.get_by_role("button", name="Copy this server's pairing line").click()
+    tab.get_by_role("button", name="CachedWorkflow this server's pairing line").click()
     editor.wait_until(lambda: any("pairing line is copied" in text for text in editor.messages()))
     assert editor.page.evaluate("() => navigator.clipboard.readText()") == pairing_line(pair.here.url, token_of(pair.here))
     assert token_of(pair.here) not in editor.page.content()

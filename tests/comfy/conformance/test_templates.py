@@ -1,4 +1,4 @@
-"""ComfyUI's official templates, made into prompts by the real editor: what the names in them mean, and what is carved out of them."""
+"""ComfyUI's official templates, made into prompts by the real editor: what the names in them mean, and what is partitioned out of them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from samples.comfy import ROOT, Installation, Server
-from samples.conformance.carvings import Made, attempts, check_refusal, reason_of
 from samples.conformance.lab import versions_of
+from samples.conformance.partitions import Made, attempts, check_refusal, reason_of
 from samples.conformance.template_report import TemplateReport
 from samples.conformance.templates import MARKER, Template, opened, template_files
 from samples.editor import Editor
-from yggdrasill.errors import CarveError, InvalidConfig
-from yggdrasill.remote.carve import Carving, NodeSchemas
-from yggdrasill.remote.carve.titles import GROUP, SUBGRAPH, NamedPart, named_parts
+from yggdrasill.errors import InvalidConfig, PartitionError
 from yggdrasill.remote.comfy_ports import OUTPUT_NODE
+from yggdrasill.remote.partition import NodeSchemas, Partition
+from yggdrasill.remote.partition.workflow_parts import GROUP, SUBGRAPH, NamedPart, named_parts
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1200)]
 
@@ -29,8 +29,8 @@ def test_the_editor_makes_a_prompt_of_every_template(templates: list[Template], 
 
 
 def test_the_kept_workflow_makes_the_kept_prompt(validating: Server, browser: Any) -> None:
-    """What tests/remote/carve says of names was said of what this editor makes."""
-    drawn = json.loads((ROOT / "tests" / "remote" / "carve" / "drawn.json").read_text(encoding="utf-8"))
+    """What tests/remote/partition says of names was said of what this editor makes."""
+    drawn = json.loads((ROOT / "tests" / "remote" / "partition" / "drawn.json").read_text(encoding="utf-8"))
     made = opened(Editor(browser.new_page(), validating.url).open().empty(), "drawn", drawn["workflow"])
     assert made.prompt == drawn["prompt"]
     assert {group["title"]: group["nodes"] for group in made.groups} == dict(drawn["groups"])
@@ -60,7 +60,7 @@ def _groups_of_the_editor(template: Template, found: list[NamedPart]) -> Iterato
                 yield group["title"], frozenset(node for node in template.prompt if f"{node}:".startswith(heads))
 
 
-def test_what_is_carved_out_of_a_template_is_its_computation_and_valid_elsewhere(
+def test_what_is_partitioned_out_of_a_template_is_its_computation_and_valid_elsewhere(
     templates: list[Template], validating: Server, template_report: TemplateReport, subtests: pytest.Subtests
 ) -> None:
     made = Made(NodeSchemas.from_object_info(validating.get("/object_info")))
@@ -75,7 +75,7 @@ def test_what_is_carved_out_of_a_template_is_its_computation_and_valid_elsewhere
                 template_report.counts["foreign"] += 1
                 continue
             template_report.counts["nodes"] += len(template.prompt)
-            _check_valid(template, list(_carved(template, made, template_report)), validating, made.schemas, template_report)
+            _check_valid(template, list(_partitioned(template, made, template_report)), validating, made.schemas, template_report)
     assert template_report.counts["templates"] - template_report.counts["foreign"] > 490
 
 
@@ -105,33 +105,33 @@ def test_the_server_that_validates_says_what_is_wrong(validating: Server, node: 
     assert error == "missing_node_type" or len(found) == 2
 
 
-def _carved(template: Template, made: Made, report: TemplateReport) -> Iterator[Carving]:
-    """All that can be carved out of a template."""
+def _partitioned(template: Template, made: Made, report: TemplateReport) -> Iterator[Partition]:
+    """All that can be partitioned out of a template."""
     local = made.run(template.prompt)
     for attempt in attempts(template):
         report.tried[attempt.kind] += 1
-        error: CarveError | InvalidConfig | None = attempt.refusal
+        error: PartitionError | InvalidConfig | None = attempt.refusal
         try:
-            carving = made.check(template, local, attempt.parts) if error is None else None
-        except CarveError as raised:
+            partition = made.check(template, local, attempt.parts) if error is None else None
+        except PartitionError as raised:
             check_refusal(raised, template.prompt, attempt.parts, made.schemas)
-            error, carving = raised, None
-        if error is not None or carving is None:
+            error, partition = raised, None
+        if error is not None or partition is None:
             assert error is not None
             report.refused[f"{attempt.kind}: {reason_of(error)}"] += 1
             continue
-        report.carved[attempt.kind] += 1
-        report.carved[f"{attempt.kind}, calls"] += len(carving.calls)
-        yield carving
+        report.partitioned[attempt.kind] += 1
+        report.partitioned[f"{attempt.kind}, calls"] += len(partition.calls)
+        yield partition
 
 
-def _check_valid(template: Template, carvings: list[Carving], server: Server, schemas: NodeSchemas, report: TemplateReport) -> None:
+def _check_valid(template: Template, partitions: list[Partition], server: Server, schemas: NodeSchemas, report: TemplateReport) -> None:
     """A server finds valid what runs there and what is left here, but for absent models and what it says of the template itself.
 
     No call loads an upload: its file is here.
     """
-    calls = [call.prompt for carving in carvings for call in carving.calls]
-    prompts = [template.prompt, *calls, *(carving.prompt for carving in carvings)]
+    calls = [call.prompt for partition in partitions for call in partition.calls]
+    prompts = [template.prompt, *calls, *(partition.prompt for partition in partitions)]
     own, *answers = server.post("/tests/validate", prompts, timeout=120)
     uploaders = {node for node, facts in template.prompt.items() if schemas[facts["class_type"]].uploads}
     known = {tuple(error) for error in own if not _is_absent(error) and error[0] not in uploaders}

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, until
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
 
@@ -87,7 +87,7 @@ def served_by_both(graph: str, prompt: Prompt, a: Caller, b: Caller) -> str:
     """The contract of a workflow that both servers serve, as a node stores it."""
     for side in (a, b):
         side.deploy(graph, prompt)
-    return json.dumps(bridge().run(b.client.contract(graph)))
+    return json.dumps(loop_thread().run(b.client.contract(graph)))
 
 
 def error_of(entry: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from samples.comfy import Servers, make_base_directory
 from samples.comfy_graphs import Caller, Prompt, data_folder, graph_input, graph_output, know, node, remote_node, until
 from samples.endpoints import Cutter
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.timeout(240), pytest.mark.conformance]
 
@@ -151,7 +151,7 @@ def test_memory_that_runs_out_over_there_is_said_on_the_node(a: Caller, b: Calle
 def test_a_graph_deleted_since_is_said_on_the_node(a: Caller, b: Caller) -> None:
     b.deploy("gone", slow("gone", 0.01))
     assert succeeded(a, a.start(calling("gone")))
-    bridge().run(b.client.remove("gone"))
+    loop_thread().run(b.client.remove("gone"))
     prompt = calling("gone")
     prompt["1"]["inputs"]["count"] = 2
     error = error_of(a, a.start(prompt))
@@ -239,7 +239,7 @@ def test_how_long_an_endpoint_is_tried_is_what_the_callers_owner_says(b: Caller,
     time.sleep(1.5)  # the call is answered by then, and follows the job
     way.close()
     error = error_of(impatient, prompt_id, 15.0)
-    bridge().run(b.client.cancel(job["job_id"]))
+    loop_thread().run(b.client.cancel(job["job_id"]))
     impatient.server.stop()
     assert f"nothing answers at {way.url}" in error["exception_message"]
 
@@ -255,7 +255,7 @@ def test_a_run_that_is_lost_midway_is_not_run_again_here(a: Caller, peer: Caller
     }
     for side in (a, peer):
         side.deploy("midway", prompt)
-    contract = json.dumps(bridge().run(peer.client.contract("midway")))
+    contract = json.dumps(loop_thread().run(peer.client.contract("midway")))
     outer = {**calling("midway", "peer"), "2": remote_node("midway", "peer", ("1", 0), fallback="local", contract=contract)}
     prompt_id = a.start(outer)
     until(lambda: any(job["progress"] for job in peer.jobs(graph_id="midway")))

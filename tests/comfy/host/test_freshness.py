@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from samples.comfy_graphs import Caller, Prompt, graph_input, graph_output, know, load_image, node, remote_node
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
@@ -65,7 +65,7 @@ def test_a_workflow_whose_nodes_may_change_is_always_called(a: Caller, b: Caller
 
     workflow = {"1": graph_input("x", "IMAGE"), "2": paint(10), "3": graph_output("y", ("2", 0), "IMAGE")}
     b.deploy("changing", workflow)
-    contract = bridge().run(b.client.contract("changing"))
+    contract = loop_thread().run(b.client.contract("changing"))
     assert contract["reusable"] is False
     first = shown(a, prompt_of("changing"))
     paint(200)

@@ -154,7 +154,7 @@ def ends(side: Caller, prompt_id: str) -> None:
 def test_a_ring_through_the_parts_of_a_node_ends(a: Caller, b: Caller) -> None:
     a.deploy("level-end", step("ImageInvert"))
     placed(a, b, around="b")
-    around = workflow("around", {**step("ImageInvert"), "2": remote_node("level-end", "a", ("1", 0))})
+    around = workflow("extension_context", {**step("ImageInvert"), "2": remote_node("level-end", "a", ("1", 0))})
     ends(a, a.start(run(around)))
     found = values_of(a, run(chain("more", workflow("turn", step("ImageInvert")), around)), picture=("2", 0), result=("3", 0))
     assert torch.equal(found["result"], 1.0 - (1.0 - found["picture"]))

@@ -15,8 +15,8 @@ from yggdrasill.errors import CheckpointMismatch, InvalidArgument, MissingFile, 
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import EndpointRegistry, RemoteGraph
-from yggdrasill.remote.bridge import bridge
 from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.loop_thread import loop_thread
 
 ADJUST: dict[str, Any] = {
     "graph_id": "adjust",
@@ -83,7 +83,7 @@ def test_a_built_pipeline_is_placed_the_same_way(a: Caller) -> None:
 
 
 def test_the_whole_pipeline_is_served_by_the_comfyui(a: Caller) -> None:
-    bridge().run(a.client.deploy("both", {"kind": "pipeline", "config": PIPELINE, "state": None}))
+    loop_thread().run(a.client.deploy("both", {"kind": "pipeline", "config": PIPELINE, "state": None}))
     served = RemoteGraph(endpoint=a.client, graph_id="both")
     for _ in range(2):
         picture = torch.rand(1, 200, 100, 3)
@@ -104,7 +104,7 @@ def test_a_comfyui_places_nothing_where_a_model_file_is_another_one(a: Caller, b
     for side, content in ((a, b"a"), (b, b"b")):
         (side.server.base / "models" / "vae").mkdir(parents=True, exist_ok=True)
         (side.server.base / "models" / "vae" / "twin.safetensors").write_bytes(content * 1000)
-    told = [bridge().run(side.client.model_fingerprints(["twin.safetensors", "none.safetensors"])) for side in (a, b)]
+    told = [loop_thread().run(side.client.model_fingerprints(["twin.safetensors", "none.safetensors"])) for side in (a, b)]
     assert [list(found) for found in told] == [["twin.safetensors"]] * 2
     assert told[0] != told[1]
     prompt = {**INVERT["prompt"], "7": node("VAELoader", vae_name="twin.safetensors"), "8": graph_output("more", ("7", 0))}
@@ -114,6 +114,6 @@ def test_a_comfyui_places_nothing_where_a_model_file_is_another_one(a: Caller, b
     know(a.server, {"a": a.server, "b": b.server}, {"invert": "b"})
     try:
         with pytest.raises(CheckpointMismatch, match=r"node '7' needs 'twin.safetensors', and endpoint 'b' has another file of that name"):
-            bridge().run(a.client.deploy("twins", {"kind": "pipeline", "config": config, "state": None}))
+            loop_thread().run(a.client.deploy("twins", {"kind": "pipeline", "config": config, "state": None}))
     finally:
         know(a.server, {"a": a.server, "b": b.server})

@@ -14,7 +14,7 @@ from samples.comfy import ROOT, Installation, Servers, make_base_directory
 from samples.comfy_graphs import Caller, data_folder, graph_input, graph_output, node
 from yggdrasill.errors import AccessDenied
 from yggdrasill.remote import EndpointClient
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
@@ -42,8 +42,8 @@ def test_the_page_loads_two_files_and_the_others_when_they_are_needed(a: Caller)
 
 def test_the_routes_ask_for_the_token(a: Caller) -> None:
     with pytest.raises(AccessDenied, match="token"):
-        bridge().run(EndpointClient(a.server.url).capabilities())
-    facts = bridge().run(a.client.capabilities())
+        loop_thread().run(EndpointClient(a.server.url).capabilities())
+    facts = loop_thread().run(a.client.capabilities())
     assert facts["host"] == "comfy"
     assert "CheckpointLoaderSimple" in facts["comfy"]["node_classes"]
     assert facts["comfy"]["version"]

@@ -10,10 +10,10 @@ import pytest
 
 from samples.comfy import Servers, make_base_directory
 from samples.comfy_graphs import Caller, InBackground, data_folder, give, graph_input, graph_output, node, until
-from samples.model_shop import WEIGHTS
-from samples.model_shop import shop as open_shop
+from samples.model_server import WEIGHTS
+from samples.model_server import model_server as open_model_server
 from yggdrasill.errors import Cancelled, RunError
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
@@ -34,7 +34,7 @@ def own(salt: str, seconds: float = 1.0) -> dict[str, Any]:
 
 def cancel(side: Caller, graph_id: str) -> None:
     """Cancel the newest job of a graph."""
-    bridge().run(side.client.cancel(side.jobs(graph_id=graph_id)[0]["job_id"]))
+    loop_thread().run(side.client.cancel(side.jobs(graph_id=graph_id)[0]["job_id"]))
 
 
 def succeeded(side: Caller, prompt_id: str) -> bool:
@@ -118,7 +118,7 @@ def test_front_jobs_go_ahead_of_waiting_prompts_but_starve_none(servers: Servers
 def test_a_caller_that_is_gone_leaves_nothing_running(a: Caller) -> None:
     served = a.deploy("orphan", slow("orphan"))
     body = {"key": "orphan-1", "inputs": {"skeleton": {"x": 1}, "payloads": []}, "options": {}, "run": {}, "orphan_after": 1.0, "wait": 0.0}
-    assert bridge().run(a.client.submit(served.graph_id, body))[0] == 202
+    assert loop_thread().run(a.client.submit(served.graph_id, body))[0] == 202
     until(lambda: a.queue()[0])
     until(lambda: a.queue() == ([], []))
     until(lambda: a.jobs(graph_id="orphan")[0]["status"] == "CANCELLED")
@@ -130,11 +130,11 @@ def test_a_job_survives_the_servers_death(servers: Servers, pair: tuple[Caller, 
     killed = Caller(servers.start(base=base))
     killed.deploy("resumed", slow("resumed", 1.0))
     body = {"key": "k", "inputs": {"skeleton": {"x": 5}, "payloads": []}, "options": {}, "run": {}, "detached": True, "wait": 0.0}
-    _, row = bridge().run(killed.client.submit("resumed", body))
+    _, row = loop_thread().run(killed.client.submit("resumed", body))
     until(lambda: killed.queue()[0])
     killed.server.kill()
     again = Caller(servers.start(base=base))
-    status, row = bridge().run(again.client.output(row["job_id"], 20.0))
+    status, row = loop_thread().run(again.client.output(row["job_id"], 20.0))
     assert (status, row["status"], row["output"]["skeleton"]) == (200, "COMPLETED", {"y": 5})
     assert (data_folder(again.server) / "jobs.sqlite").exists()
     again.server.stop()
@@ -144,16 +144,16 @@ def test_a_job_survives_the_servers_death(servers: Servers, pair: tuple[Caller, 
 def test_fetching_a_model_survives_the_servers_death(servers: Servers) -> None:
     base = make_base_directory(servers.folder / "fetching")
     (base / "user" / "yggdrasill").mkdir(parents=True)
-    with open_shop() as shop:
-        (base / "user" / "yggdrasill" / "settings.yaml").write_text(f"model_sources: ['{shop.url}/good']\n", encoding="utf-8")
+    with open_model_server() as model_server:
+        (base / "user" / "yggdrasill" / "settings.yaml").write_text(f"model_sources: ['{model_server.url}/good']\n", encoding="utf-8")
         killed = Caller(servers.start(base=base))
-        wanted = {"key": "k", "url": f"{shop.url}/good/gated.safetensors", "folder": "loras", "name": "a.safetensors"}
-        job_id = bridge().run(killed.client.fetch_model(wanted))["job_id"]
-        until(lambda: shop.halves)
+        wanted = {"key": "k", "url": f"{model_server.url}/good/gated.safetensors", "folder": "loras", "name": "a.safetensors"}
+        job_id = loop_thread().run(killed.client.fetch_model(wanted))["job_id"]
+        until(lambda: model_server.halves)
         killed.server.kill()
-        shop.gate.set()
+        model_server.gate.set()
         servers.start_again(killed.server)
-        status, row = bridge().run(killed.client.output(job_id, 20.0))
+        status, row = loop_thread().run(killed.client.output(job_id, 20.0))
     assert (status, row["status"]) == (200, "COMPLETED"), row
     assert [path.name for path in (base / "models" / "loras").iterdir() if path.stat().st_size] == ["a.safetensors"]
     assert (base / "models" / "loras" / "a.safetensors").read_bytes() == WEIGHTS

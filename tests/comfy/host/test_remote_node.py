@@ -256,7 +256,7 @@ def test_progress_over_there_is_progress_of_the_node(a: Caller, b: Caller) -> No
 
 
 def test_a_block_of_ours_runs_behind_the_same_node(a: Caller, b: Caller) -> None:
-    from yggdrasill.remote.bridge import bridge
+    from yggdrasill.remote.loop_thread import loop_thread
 
     config = {
         "graph_id": "tokens",
@@ -264,7 +264,7 @@ def test_a_block_of_ours_runs_behind_the_same_node(a: Caller, b: Caller) -> None
         "exposed_inputs": [{"node_id": "n", "port_name": "text", "name": "text"}],
         "exposed_outputs": [{"node_id": "n", "port_name": "token_ids", "name": "ids"}],
     }
-    bridge().run(b.client.deploy("tokens", {"kind": "graph", "config": config, "state": None}))
+    loop_thread().run(b.client.deploy("tokens", {"kind": "graph", "config": config, "state": None}))
     prompt = {"1": graph_input("x"), "2": remote_node("tokens", "b", ("1", 0)), "3": graph_output("y", ("2", 0))}
     assert a.deploy("tokenized", prompt).run({"x": "bees"})["y"] == "bees"
 

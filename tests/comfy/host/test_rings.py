@@ -122,9 +122,9 @@ def test_a_lent_prompt_is_cancelled_alone(a: Caller, b: Caller) -> None:
     )
     job = until(lambda: a.jobs(graph_id="slow-end", status="IN_PROGRESS"))[0]
     until(lambda: [data for kind, data in a.live_events(job["job_id"]) if kind == "progress"])
-    from yggdrasill.remote.bridge import bridge
+    from yggdrasill.remote.loop_thread import loop_thread
 
-    bridge().run(a.client.cancel(job["job_id"]))
+    loop_thread().run(a.client.cancel(job["job_id"]))
     until(lambda: a.jobs(graph_id="slow-end")[0]["status"] == "CANCELLED")
     entry = until(lambda: a.history(prompt_id))
     assert entry["status"]["messages"][-1][0] == "execution_error"

@@ -15,7 +15,7 @@ from samples.endpoints import EndpointProcess
 from samples.http import one_node
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote import EndpointClient, EndpointRegistry
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.remote_graph import RemoteGraph
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
@@ -58,7 +58,7 @@ def there(caller: Caller, graph: str) -> dict[str, Any]:
 def deploy(client: EndpointClient, config: dict[str, Any]) -> RemoteGraph:
     """Serve a pipeline."""
     name = config["pipeline_id"]
-    bridge().run(client.deploy(name, {"kind": "pipeline", "config": config, "state": None}))
+    loop_thread().run(client.deploy(name, {"kind": "pipeline", "config": config, "state": None}))
     return RemoteGraph(endpoint=client, graph_id=name)
 
 
@@ -150,8 +150,8 @@ def test_a_cancelled_ring_through_blocks_leaves_nobody_waiting(a: Caller, blocks
     call = InBackground(partial(give, long, torch.rand(1, 8, 8, 3)))
     until(lambda: a.jobs(graph_id="long-end", status="IN_PROGRESS"))
     job = until(lambda: a.jobs(graph_id="long-start", status="IN_PROGRESS"))[0]
-    bridge().run(a.client.cancel(job["job_id"]))
+    loop_thread().run(a.client.cancel(job["job_id"]))
     with pytest.raises(YggdrasillError, match="cancelled"):
         call.wait(20)
     until(lambda: a.jobs(graph_id="long-end")[0]["status"] == "CANCELLED")
-    until(lambda: bridge().run(blocks.jobs(graph_id="long-blocks"))[0]["status"] == "CANCELLED")
+    until(lambda: loop_thread().run(blocks.jobs(graph_id="long-blocks"))[0]["status"] == "CANCELLED")

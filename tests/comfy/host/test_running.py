@@ -13,7 +13,7 @@ from samples.comfy_graphs import Caller, Prompt, graph_input, graph_output, load
 from yggdrasill.errors import BlockFailed, InvalidStructure, MissingInput, UnknownName
 from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.remote import RemoteWorkflow
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.port_list import PortList
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")  # the tests' torch need not be ComfyUI's
@@ -57,11 +57,11 @@ def test_a_run_by_route_equals_a_run_by_prompt(a: Caller) -> None:
 
 def test_a_workflow_that_is_deployed_nowhere_runs_like_one_that_is(a: Caller) -> None:
     served = a.deploy("mix", MIX)
-    before = bridge().run(a.client.graphs())
+    before = loop_thread().run(a.client.graphs())
     passing = RemoteWorkflow(MIX, "passing", endpoint=a.client)
     given = picture(11)
     assert torch.equal(passing.run({"picture": given})["mixed"], served.run({"picture": given})["mixed"])
-    assert bridge().run(a.client.graphs()) == before
+    assert loop_thread().run(a.client.graphs()) == before
     assert [row["status"] for row in a.jobs(graph_id="passing")] == ["COMPLETED"]
     failing = {"1": graph_input("x", "FLOAT"), "77": node("TestFail", value=("1", 0), message="cold"), "3": graph_output("y", ("77", 0))}
     with pytest.raises(BlockFailed, match=r"'part/77' \(TestFail\) failed: ValueError: cold"):
@@ -70,7 +70,7 @@ def test_a_workflow_that_is_deployed_nowhere_runs_like_one_that_is(a: Caller) ->
 
 def test_an_endpoint_tells_the_forms_of_its_node_classes_as_comfyui_does(a: Caller) -> None:
     names = ["KSampler", "ImageBlend", "LoadImage", "PrimitiveFloat", "YggdrasillGraphInput"]
-    told = bridge().run(a.client.nodes([*names, "No,Such Node"]))
+    told = loop_thread().run(a.client.nodes([*names, "No,Such Node"]))
     assert told["nodes"] == {name: a.server.get(f"/object_info/{name}")[name] for name in names}
     assert told["asks_again"] == ["LoadImage"]
     assert told["unknown"] == ["No", "Such Node"]

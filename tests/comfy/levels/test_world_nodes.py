@@ -15,7 +15,7 @@ from samples.comfy_graphs import Caller, data_folder, node, until
 from samples.endpoints import EndpointProcess
 from samples.level_nodes import error_of, pasted, value_of, values_of
 from yggdrasill.foundation.templates import render_template
-from yggdrasill.remote.bridge import bridge
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.placement import Part
 from yggdrasill.remote.port_list import port_values
 from yggdrasill.stage import Stage, State
@@ -182,9 +182,9 @@ def test_a_part_of_a_stage_that_runs_alone_has_the_key_it_has_in_the_world(
         "2": node("YggdrasillState", edits="1: A cold land of lakes"),
         "3": node("YggdrasillRunStage", stage=("1", 0), state=("2", 0), action="", seed=5),
     }
-    before = len(bridge().run(forge.client().jobs()))
+    before = len(loop_thread().run(forge.client().jobs()))
     assert equal(value_of(comfy, prompt, ("3", 0)), Stage.from_config(config).run(state, seed=5).to_dict())
-    assert len(bridge().run(forge.client().jobs())) == before + 1
+    assert len(loop_thread().run(forge.client().jobs())) == before + 1
 
 
 def test_an_endpoint_tells_how_it_is(comfy: Caller, place: Callable[..., None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.server_ext.comfy.placement.answers import Answer, excused, refusal
+from yggdrasill.server_ext.comfy.placement.validation_result import Answer, excused, refusal
 
 
 def errors(*kinds: str, outputs: tuple[str, ...] = ("9",)) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import time
 from typing import Any
 
 from yggdrasill.remote import EndpointRegistry
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PostedPrompt
 from yggdrasill.server_ext.comfy.placement.placing import Placing
-from yggdrasill.server_ext.comfy.placement.posted import PostedPrompt
 
 REGISTRY = EndpointRegistry({"forge": "http://127.0.0.1:9"}, {"soft": "forge", "hard": "local"})
 

@@ -39,7 +39,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_a_workflow_is_carved_drawn_and_run(
+def test_a_workflow_is_partitioned_drawn_and_run(
     command: list[str], a: Caller, b: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
@@ -47,10 +47,10 @@ def test_a_workflow_is_carved_drawn_and_run(
     assert main([*whole, "--json"]) == 0
     assert said(capsys)["parts"] == []
     placed = [*command, "--run", "--at", "a", "--out", str(tmp_path / "placed"), "--on", "b", "--nodes", "2,3"]
-    assert main([*placed, "--svg", str(tmp_path / "carved.svg")]) == 0
+    assert main([*placed, "--svg", str(tmp_path / "partitioned.svg")]) == 0
     told = capsys.readouterr().out
     assert "selection runs at b\n  nodes   2 ImageInvert, 3 ImageBlur\n  takes   1.0 IMAGE\n  gives   3.0 IMAGE\n" in told
-    assert "<svg" in (tmp_path / "carved.svg").read_text(encoding="utf-8")
+    assert "<svg" in (tmp_path / "partitioned.svg").read_text(encoding="utf-8")
     assert b.jobs(graph_id="selection", limit=1)[0]["status"] == "COMPLETED"
     (one,), (other,) = (list((tmp_path / name).iterdir()) for name in ("whole", "placed"))
     with Image.open(one) as here, Image.open(other) as there:

@@ -176,7 +176,7 @@ def test_a_blocked_input_blocks_only_what_depends_on_it(a: Caller, b: Caller) ->
     }
     here = show(a.server, prompt)
     for nodes in (["3", "4"], ["2", "3", "4"]):
-        placed = show(a.server, prompt, on_endpoints(shop=("b", nodes)))
+        placed = show(a.server, prompt, on_endpoints(services=("b", nodes)))
         assert placed.outputs == here.outputs == {"5": {"text": ["0.0", "2.0"]}}
         assert placed.entry["status"]["status_str"] == "success"
 

@@ -11,7 +11,7 @@ import pytest
 
 from samples.endpoints import Cutter, EndpointProcess, cutter
 from yggdrasill.remote import EndpointRegistry
-from yggdrasill.server_ext.comfy.placement.states import EndpointState, EndpointStates
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState, EndpointStates
 
 
 @pytest.fixture

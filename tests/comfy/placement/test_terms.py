@@ -1,4 +1,4 @@
-"""What ComfyUI says of a carved prompt, in the terms of the posted one."""
+"""What ComfyUI says of a partitioned prompt, in the terms of the posted one."""
 
 from __future__ import annotations
 
@@ -7,75 +7,75 @@ from typing import Any
 
 import pytest
 
-from yggdrasill.remote.carve.parts import CarvedCall
+from yggdrasill.remote.partition.parts import PartCall
 from yggdrasill.remote.placement import Placement
-from yggdrasill.server_ext.comfy.placement.posted import CarvedPrompt, InnerFailure, PostedPrompt
-from yggdrasill.server_ext.comfy.placement.terms import history_in_terms, message_in_terms, pack_outputs
+from yggdrasill.server_ext.comfy.placement.message_translation import history_in_terms, message_in_terms, pack_outputs
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, PartitionedPrompt, PostedPrompt
 
 USERS: dict[str, Any] = {node: {"class_type": f"Class{node[-1]}", "inputs": {}} for node in ("1", "7:2", "7:3", "4")}
 
 
 @pytest.fixture
-def carved() -> CarvedPrompt:
+def partitioned() -> PartitionedPrompt:
     """Nodes 7:2 and 7:3 run elsewhere, in the place of 7."""
     inside = {**{node: USERS[node] for node in ("7:2", "7:3")}, "in-x": {"class_type": "YggdrasillGraphInput", "inputs": {}}}
-    call = CarvedCall("soft", "7", 0, inside, (), (), ("7:2", "7:3"), (), False)
+    call = PartCall("soft", "7", 0, inside, (), (), ("7:2", "7:3"), (), False)
     prompt = {"1": USERS["1"], "7": {"class_type": "YggdrasillPlacedPart", "inputs": {}}, "4": USERS["4"]}
-    return CarvedPrompt(prompt, USERS, {"7": call}, {"7": Placement(("b",))})
+    return PartitionedPrompt(prompt, USERS, {"7": call}, {"7": Placement(("b",))})
 
 
-def test_inner_nodes_are_cached_where_the_node_that_stands_for_them_is(carved: CarvedPrompt) -> None:
-    assert message_in_terms(carved, "execution_cached", {"nodes": ["1", "7"], "prompt_id": "p"}) == [
+def test_inner_nodes_are_cached_where_the_node_that_stands_for_them_is(partitioned: PartitionedPrompt) -> None:
+    assert message_in_terms(partitioned, "execution_cached", {"nodes": ["1", "7"], "prompt_id": "p"}) == [
         ("execution_cached", {"nodes": ["1", "7:2", "7:3"], "prompt_id": "p"})
     ]
 
 
-def test_the_node_that_stands_for_others_is_never_executing_itself(carved: CarvedPrompt) -> None:
-    assert message_in_terms(carved, "executing", {"node": "7", "display_node": "7"}) == []
-    assert message_in_terms(carved, "executing", {"node": "1"}) == [("executing", {"node": "1"})]
-    assert message_in_terms(carved, "executing", {"node": None}) == [("executing", {"node": None})]
+def test_the_node_that_stands_for_others_is_never_executing_itself(partitioned: PartitionedPrompt) -> None:
+    assert message_in_terms(partitioned, "executing", {"node": "7", "display_node": "7"}) == []
+    assert message_in_terms(partitioned, "executing", {"node": "1"}) == [("executing", {"node": "1"})]
+    assert message_in_terms(partitioned, "executing", {"node": None}) == [("executing", {"node": None})]
 
 
-def test_what_inner_nodes_showed_is_theirs_and_is_told_once(carved: CarvedPrompt) -> None:
+def test_what_inner_nodes_showed_is_theirs_and_is_told_once(partitioned: PartitionedPrompt) -> None:
     packed = pack_outputs({"7:2": {"text": ["a"]}, "7:3": {"text": ["b"]}})
-    carved.shown.add("7:2")
-    told = message_in_terms(carved, "executed", {"node": "7", "display_node": "7", "output": packed, "prompt_id": "p"})
+    partitioned.shown.add("7:2")
+    told = message_in_terms(partitioned, "executed", {"node": "7", "display_node": "7", "output": packed, "prompt_id": "p"})
     assert told == [("executed", {"node": "7:3", "display_node": "7:3", "output": {"text": ["b"]}, "prompt_id": "p"})]
-    assert message_in_terms(carved, "executed", {"node": "7", "output": None}) == []
+    assert message_in_terms(partitioned, "executed", {"node": "7", "output": None}) == []
     assert pack_outputs({}) is None
 
 
-def test_an_error_is_said_on_the_node_where_it_was(carved: CarvedPrompt) -> None:
+def test_an_error_is_said_on_the_node_where_it_was(partitioned: PartitionedPrompt) -> None:
     said = {"node_id": "7", "node_type": "YggdrasillPlacedPart", "exception_type": "x", "exception_message": "y", "traceback": ["z"]}
-    carved.executed |= {"7:2", "7:3"}
-    carved.running["7"] = "7:3"
-    ((_, face),) = message_in_terms(carved, "execution_error", {**said, "executed": ["1"]})
+    partitioned.executed |= {"7:2", "7:3"}
+    partitioned.running["7"] = "7:3"
+    ((_, face),) = message_in_terms(partitioned, "execution_error", {**said, "executed": ["1"]})
     assert (face["node_id"], face["node_type"], face["executed"]) == ("7:3", "Class3", ["1", "7:2"])
-    carved.failures["7"] = InnerFailure("7:2", "Class2", "ValueError", "too cold\n", ("  line\n",))
-    ((_, facts),) = message_in_terms(carved, "execution_error", said)
+    partitioned.failures["7"] = InnerFailure("7:2", "Class2", "ValueError", "too cold\n", ("  line\n",))
+    ((_, facts),) = message_in_terms(partitioned, "execution_error", said)
     assert facts["node_id"] == "7:2"
     assert (facts["exception_type"], facts["exception_message"], facts["traceback"]) == ("ValueError", "too cold\n", ["  line\n"])
-    ((_, stopped),) = message_in_terms(carved, "execution_interrupted", {"node_id": "7", "node_type": "x", "executed": []})
+    ((_, stopped),) = message_in_terms(partitioned, "execution_interrupted", {"node_id": "7", "node_type": "x", "executed": []})
     assert (stopped["node_id"], stopped["node_type"]) == ("7:3", "Class3")
 
 
-def test_an_error_elsewhere_stays_what_it_is(carved: CarvedPrompt) -> None:
+def test_an_error_elsewhere_stays_what_it_is(partitioned: PartitionedPrompt) -> None:
     said = {"node_id": "4", "node_type": "Class4", "executed": ["1", "7"]}
-    assert message_in_terms(carved, "execution_error", said) == [("execution_error", {**said, "executed": ["1", "7:2", "7:3"]})]
+    assert message_in_terms(partitioned, "execution_error", said) == [("execution_error", {**said, "executed": ["1", "7:2", "7:3"]})]
 
 
-def test_the_history_has_outputs_of_nodes_that_were_posted(carved: CarvedPrompt) -> None:
+def test_the_history_has_outputs_of_nodes_that_were_posted(partitioned: PartitionedPrompt) -> None:
     packed = pack_outputs({"7:2": {"text": ["a"]}})
     result = {"outputs": {"7": packed, "4": {"images": []}}, "meta": {"7": {"node_id": "7"}, "4": {"node_id": "4"}}}
-    told = history_in_terms(carved, result)
+    told = history_in_terms(partitioned, result)
     assert told["outputs"] == {"7:2": {"text": ["a"]}, "4": {"images": []}}
     assert told["meta"]["7:2"] == {"node_id": "7:2", "display_node": "7:2", "parent_node": None, "real_node_id": "7:2"}
     assert told["meta"].keys() == {"7:2", "4"}
 
 
-def test_a_copy_of_a_posted_prompt_is_what_was_posted(carved: CarvedPrompt) -> None:
+def test_a_copy_of_a_posted_prompt_is_what_was_posted(partitioned: PartitionedPrompt) -> None:
     posted = PostedPrompt(USERS)
-    posted.carved = carved
+    posted.partitioned = partitioned
     copied = copy.deepcopy(posted)
     assert type(copied) is dict
     assert copied == USERS

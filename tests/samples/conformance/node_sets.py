@@ -1,4 +1,4 @@
-"""Sets of a prompt's nodes to carve out: grown along its links and closed, so that no path leaves and returns, or picked anywhere."""
+"""Sets of a prompt's nodes to partition out: grown along its links and closed, so that no path leaves and returns, or picked anywhere."""
 
 from __future__ import annotations
 

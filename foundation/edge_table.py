@@ -1,0 +1,186 @@
+"""Edges and exposed ports of the children of a graph, a pipeline or a stage: data, indexes, and the rules of linking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidEdge, format_options
+from yggdrasill.foundation.block import AbstractBaseBlock
+from yggdrasill.foundation.contract import Runnable
+from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.ports import Port, PortAggregation, PortDirection, PortType
+
+__all__ = ["EdgeTable", "ExposedPort", "Interface", "check_edge", "spec_entries"]
+
+
+@dataclass(frozen=True, slots=True)
+class ExposedPort:
+    """A child's port made an input or output of the whole; ``key`` is its external name."""
+
+    node_id: str
+    port_name: str
+    name: str | None = None
+
+    @property
+    def key(self) -> str:
+        """The external key: ``name``, else ``node_id:port_name``."""
+        return self.name or f"{self.node_id}:{self.port_name}"
+
+    def to_config(self, id_field: str) -> dict[str, str]:
+        """``{id_field, port_name, name?}``."""
+        entry = {id_field: self.node_id, "port_name": self.port_name}
+        return {**entry, "name": self.name} if self.name else entry
+
+
+class EdgeTable:
+    """The edges in insertion order with indexes per child, and the two lists of exposures."""
+
+    def __init__(self) -> None:
+        self.edges: dict[Edge, None] = {}
+        self.into: dict[str, list[Edge]] = {}
+        self.out_of: dict[str, list[Edge]] = {}
+        self.inputs: list[ExposedPort] = []
+        self.outputs: list[ExposedPort] = []
+
+    def add_child(self, child: str) -> None:
+        """Make room for a child's edges."""
+        self.into[child] = []
+        self.out_of[child] = []
+
+    def add(self, edge: Edge) -> bool:
+        """Add an edge; False if it is there already."""
+        if edge in self.edges:
+            return False
+        self.edges[edge] = None
+        self.into[edge.target_node].append(edge)
+        self.out_of[edge.source_node].append(edge)
+        return True
+
+    def remove(self, edge: Edge) -> None:
+        """Take an edge out."""
+        del self.edges[edge]
+        self.into[edge.target_node].remove(edge)
+        self.out_of[edge.source_node].remove(edge)
+
+    def remove_child(self, child: str) -> None:
+        """Take a child out with its edges and exposures."""
+        for edge in [*self.into[child], *self.out_of[child]]:
+            if edge in self.edges:
+                self.remove(edge)
+        del self.into[child], self.out_of[child]
+        self.inputs = [entry for entry in self.inputs if entry.node_id != child]
+        self.outputs = [entry for entry in self.outputs if entry.node_id != child]
+
+    def sources(self, child: str, port: str) -> list[Edge]:
+        """The edges into one port, in insertion order."""
+        return [edge for edge in self.into[child] if edge.target_port == port]
+
+    def expose(self, entry: ExposedPort, *, output: bool) -> None:
+        """Add an exposure; the same again changes nothing. An output name is unique, an input name may feed several ports.
+
+        Raises:
+            DuplicateName: another port has that output name.
+        """
+        entries = self.outputs if output else self.inputs
+        if entry in entries:
+            return
+        if entry.name is not None and not entry.name.strip():
+            raise InvalidArgument(f"the external name of {entry.node_id}.{entry.port_name} must be a non-empty string, got {entry.name!r}")
+        if output:
+            for other in entries:
+                if other.key == entry.key:
+                    raise DuplicateName(
+                        f"output {entry.key!r} already comes from {other.node_id}.{other.port_name}; give this one another name"
+                    )
+        entries.append(entry)
+
+    def keys(self, *, output: bool) -> dict[str, list[ExposedPort]]:
+        """Exposures by external key, in order."""
+        grouped: dict[str, list[ExposedPort]] = {}
+        for entry in self.outputs if output else self.inputs:
+            grouped.setdefault(entry.key, []).append(entry)
+        return grouped
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A child's ports as its neighbours see them. An input and an output may share a name (image in, image out)."""
+
+    inputs: Mapping[str, Port]
+    outputs: Mapping[str, Port]
+
+    @classmethod
+    def of_block(cls, block: AbstractBaseBlock) -> Interface:
+        """The interface of a block: its declared ports."""
+        ports = block.ports
+        return cls({n: p for n, p in ports.items() if p.is_input}, {n: p for n, p in ports.items() if p.is_output})
+
+    @classmethod
+    def of_runnable(cls, runnable: Runnable) -> Interface:
+        """The interface of anything that runs: its two specs by external key.
+
+        A key that feeds several ports has the narrowest of their dtypes and is optional if all of them are.
+        """
+        return cls(
+            _ports_of_spec(runnable.get_input_spec(include_dtype=True), PortDirection.IN),
+            _ports_of_spec(runnable.get_output_spec(include_dtype=True), PortDirection.OUT),
+        )
+
+    def side(self, direction: PortDirection) -> Mapping[str, Port]:
+        """The ports of one direction."""
+        return self.inputs if direction is PortDirection.IN else self.outputs
+
+
+def _ports_of_spec(entries: Iterable[Mapping[str, Any]], direction: PortDirection) -> dict[str, Port]:
+    ports: dict[str, Port] = {}
+    for entry in entries:
+        name, dtype, optional = entry["name"], entry.get("dtype", PortType.ANY.value), bool(entry.get("optional", False))
+        aggregation = PortAggregation(entry.get("aggregation", PortAggregation.SINGLE.value))
+        other = ports.get(name)
+        if other is not None:
+            dtype = other.dtype if dtype == PortType.ANY.value else dtype
+            optional, aggregation = optional and other.optional, other.aggregation
+        ports[name] = Port(name, direction, dtype, optional, aggregation)
+    return ports
+
+
+def check_edge(edge: Edge, word: str, children: Mapping[str, Interface]) -> None:
+    """Raise `InvalidEdge` unless both ends exist, go the right way and their types fit; ``word`` names the children."""
+    source = _end(edge, edge.source_node, edge.source_port, PortDirection.OUT, word, children)
+    target = _end(edge, edge.target_node, edge.target_port, PortDirection.IN, word, children)
+    if not source.compatible_with(target):
+        raise InvalidEdge(
+            f"edge {edge}: {source.dtype!r} does not fit {target.dtype!r}; types must be equal, or one of them 'any'", edge=str(edge)
+        )
+
+
+def _end(edge: Edge, child: str, name: str, direction: PortDirection, word: str, children: Mapping[str, Interface]) -> Port:
+    if child not in children:
+        raise InvalidEdge(f"edge {edge}: there is no {word} {child!r}; there is {format_options(children, near=child)}", edge=str(edge))
+    side = children[child].side(direction)
+    port = side.get(name)
+    if port is not None:
+        return port
+    kind, other = ("output", "input") if direction is PortDirection.OUT else ("input", "output")
+    opposite = children[child].inputs if direction is PortDirection.OUT else children[child].outputs
+    wrong = f"{name!r} is an {other} of {word} {child!r}, not an {kind}" if name in opposite else f"{word} {child!r} has no {kind} {name!r}"
+    raise InvalidEdge(f"edge {edge}: {wrong}; its {kind}s are {format_options(side, near=name)}", edge=str(edge))
+
+
+def spec_entries(
+    exposures: Iterable[ExposedPort], side: Callable[[str], Mapping[str, Port]], id_field: str, with_dtype: bool
+) -> list[dict[str, Any]]:
+    """Spec entries ``{id_field, port_name, name, dtype?, optional?, aggregation?}`` with ``name`` the external key."""
+    entries = []
+    for exposure in exposures:
+        entry: dict[str, Any] = {id_field: exposure.node_id, "port_name": exposure.port_name, "name": exposure.key}
+        if with_dtype:
+            port = side(exposure.node_id).get(exposure.port_name)
+            entry["dtype"] = port.dtype if port else PortType.ANY.value
+            entry["optional"] = bool(port and port.optional)
+            if port and port.aggregation is not PortAggregation.SINGLE:
+                entry["aggregation"] = port.aggregation.value
+        entries.append(entry)
+    return entries

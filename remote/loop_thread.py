@@ -1,0 +1,229 @@
+"""From blocking code to the asynchronous core: one background event loop per process, started when it is first needed."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import os
+import queue
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import Any, Generic, Protocol, TypeVar
+
+from yggdrasill.errors import InvalidArgument
+from yggdrasill.executor.context import CancelToken
+
+__all__ = ["Closable", "LoopThread", "Pending", "loop_thread"]
+
+Result = TypeVar("Result")
+
+
+class Closable(Protocol):
+    """Something that lives on the loop and is closed there."""
+
+    async def aclose(self) -> None:
+        """Close it."""
+        ...
+
+
+Kept = TypeVar("Kept", bound=Closable)
+
+#: How often a waiting thread looks at its cancel token, in seconds.
+POLL_SECONDS = 0.04
+_CLOSE_SECONDS = 3.0
+
+
+class Pending(Generic[Result]):
+    """A coroutine that runs on the loop_thread's loop; ``future`` is done when it really ended, after a `cancel` too."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Result]) -> None:
+        self.future: Future[Result] = Future()
+        self.future.set_running_or_notify_cancel()
+        self._loop = loop
+        self._task: asyncio.Task[Result] | None = None
+        loop.call_soon_threadsafe(self._start, coroutine)
+
+    def _start(self, coroutine: Coroutine[Any, Any, Result]) -> None:
+        self._task = self._loop.create_task(coroutine)
+        self._task.add_done_callback(self._finish)
+
+    def _finish(self, task: asyncio.Task[Result]) -> None:
+        if task.cancelled():
+            self.future.set_exception(CancelledError())
+        elif (error := task.exception()) is not None:
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(task.result())
+
+    def cancel(self) -> None:
+        """Ask the coroutine to stop; it may still do what it must before it ends."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+
+
+class LoopThread:
+    """Runs coroutines for threads that wait. After a fork the child starts its own; `close` may be called at any time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._kept: dict[str, Any] = {}
+
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> Pending[Result]:
+        """Run a coroutine on the loop without waiting for it."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="yggdrasill-remote", daemon=True)
+                self._thread.start()
+            return Pending(self._loop, coroutine)
+
+    def keep(self, key: str, make: Callable[[], Kept]) -> Kept:
+        """What ``make()`` gave the first time for ``key``, shared until the loop_thread closes it."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            kept: Kept = self._kept[key]
+            return kept
+
+    def run(
+        self,
+        coroutine: Coroutine[Any, Any, Result],
+        *,
+        token: CancelToken | None = None,
+        inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
+    ) -> Result:
+        """Wait for a coroutine in this thread, calling what arrives in ``inbox`` here meanwhile.
+
+        A cancelled token, KeyboardInterrupt, or whatever an inbox call raises cancels the coroutine and waits until it ended.
+
+        Raises:
+            InvalidArgument: called on the loop_thread's own thread, which would wait for itself.
+            concurrent.futures.CancelledError: the token was cancelled.
+        """
+        if threading.current_thread() is self._thread:
+            coroutine.close()
+            raise InvalidArgument("a blocking call on the thread that serves all blocking calls; await the asynchronous form here")
+        pending = self.start(coroutine)
+        box: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue() if inbox is None else inbox
+        pending.future.add_done_callback(lambda _: box.put(None))
+        try:
+            _serve_inbox(box, pending, token)
+        except BaseException:
+            pending.cancel()
+            with contextlib.suppress(BaseException):
+                pending.future.result(_CLOSE_SECONDS)
+            raise
+        return pending.future.result()
+
+    async def run_async(
+        self,
+        coroutine: Coroutine[Any, Any, Result],
+        *,
+        token: CancelToken | None = None,
+        inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
+    ) -> Result:
+        """The same for a caller with an event loop of its own, which stays free meanwhile."""
+        pending = self.start(coroutine)
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        pending.future.add_done_callback(lambda _: _wake(loop, ended))
+        try:
+            while not ended.is_set():
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(ended.wait(), POLL_SECONDS)
+                _call_waiting(inbox)
+                if token is not None and token.cancelled:
+                    pending.cancel()
+                    token = None
+        except BaseException:
+            pending.cancel()
+            raise
+        return pending.future.result()
+
+    def close(self) -> None:
+        """Cancel what still runs, close connections, and stop the thread; the next call starts a new one."""
+        with self._lock:
+            loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
+            kept, self._kept = list(self._kept.values()), {}
+        if loop is None or thread is None or thread is threading.current_thread():
+            return
+        future = asyncio.run_coroutine_threadsafe(_wind_up(kept), loop)
+        with contextlib.suppress(Exception):
+            future.result(_CLOSE_SECONDS)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(_CLOSE_SECONDS)
+
+    @staticmethod
+    def _serve(loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        try:
+            loop.run_forever()
+        finally:
+            loop.run_until_complete(loop.shutdown_default_executor())
+            loop.close()
+
+
+def _serve_inbox(box: queue.SimpleQueue[Callable[[], None] | None], pending: Pending[Any], token: CancelToken | None) -> None:
+    asked = False
+    while True:
+        try:
+            call = box.get(timeout=POLL_SECONDS)
+        except queue.Empty:
+            call = _nothing
+        if call is None:
+            return
+        call()
+        if token is not None and token.cancelled and not asked:
+            asked = True
+            pending.cancel()
+
+
+def _call_waiting(inbox: queue.SimpleQueue[Callable[[], None] | None] | None) -> None:
+    while inbox is not None and not inbox.empty():
+        call = inbox.get_nowait()
+        if call is not None:
+            call()
+
+
+def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
+    with contextlib.suppress(RuntimeError):  # that loop may be closed by now
+        loop.call_soon_threadsafe(ended.set)
+
+
+def _nothing() -> None:
+    """No message arrived."""
+
+
+async def _wind_up(kept: list[Closable]) -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    for thing in kept:
+        await thing.aclose()
+
+
+_bridges: dict[int, LoopThread] = {}  # by process id: a forked child must not touch its parent's loop, not even to close it
+_bridges_lock = threading.Lock()
+
+
+def loop_thread() -> LoopThread:
+    """The loop_thread of this process."""
+    process = os.getpid()
+    found = _bridges.get(process)
+    if found is None:
+        with _bridges_lock:
+            found = _bridges.setdefault(process, LoopThread())
+    return found
+
+
+def _close_at_exit() -> None:
+    found = _bridges.get(os.getpid())
+    if found is not None:
+        found.close()
+
+
+atexit.register(_close_at_exit)

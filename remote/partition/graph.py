@@ -1,0 +1,143 @@
+"""A prompt as a graph: the nodes that the wanted outputs need, their links, and an order in which they can run."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from yggdrasill.errors import InvalidConfig
+from yggdrasill.remote.comfy_ports import is_link
+from yggdrasill.remote.partition.schemas import InputSchema, NodeSchema
+
+__all__ = ["Link", "PromptGraph", "Source", "natural"]
+
+Source = tuple[str, int]
+_UNDECLARED = InputSchema("*", need="optional")
+
+
+class Link(NamedTuple):
+    """Input ``input`` of ``node`` takes output ``slot`` of ``source``."""
+
+    node: str
+    input: str
+    source: str
+    slot: int
+    schema: InputSchema
+
+
+@dataclass(frozen=True)
+class PromptGraph:
+    """The part of a prompt that its ``targets`` need. ``order`` is one in which each node comes after its sources.
+
+    It depends on what the prompt says, not on the order in which it says it.
+    """
+
+    prompt: Mapping[str, Mapping[str, Any]]
+    targets: frozenset[str]
+    order: tuple[str, ...]
+    links: Mapping[str, tuple[Link, ...]]
+    users: Mapping[str, tuple[Link, ...]]
+    classes: Mapping[str, NodeSchema | None]
+
+    @classmethod
+    def of(
+        cls, prompt: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, NodeSchema], targets: Collection[str] | None = None
+    ) -> PromptGraph:
+        """The graph of an API prompt; without ``targets`` all output nodes are wanted.
+
+        Raises:
+            InvalidConfig: a link to nowhere, or a cycle; ComfyUI refuses such a prompt.
+        """
+        classes = {kind: schemas.get(kind) for kind in {node["class_type"] for node in prompt.values()}}
+        wanted = frozenset(
+            node_id
+            for node_id, node in prompt.items()
+            if (targets is None or node_id in targets) and (schema := classes[node["class_type"]]) is not None and schema.is_output_node
+        )
+        links: dict[str, tuple[Link, ...]] = {}
+        order = tuple(_walk(prompt, classes, sorted(wanted, key=natural), links))
+        users: dict[str, list[Link]] = {node_id: [] for node_id in order}
+        for node_id in order:
+            for link in links[node_id]:
+                users[link.source].append(link)
+        return cls(prompt, wanted, order, links, {node_id: tuple(found) for node_id, found in users.items()}, classes)
+
+    def __contains__(self, node_id: object) -> bool:
+        return node_id in self.links
+
+    def class_of(self, node_id: str) -> str:
+        """The class of a node."""
+        return str(self.prompt[node_id]["class_type"])
+
+    def schema(self, node_id: str) -> NodeSchema | None:
+        """The schema of a node's class; None if none is known."""
+        return self.classes[self.prompt[node_id]["class_type"]]
+
+    def label(self, node_id: str) -> str:
+        """A node for a message: ``'3' (KSampler)``."""
+        return f"{node_id!r} ({self.class_of(node_id)})"
+
+    def before(self, last: str) -> set[str]:
+        """``last`` and all that it needs."""
+        return self._reached([last], lambda node: (link.source for link in self.links[node]))
+
+    def between(self, first: str, last: str) -> set[str]:
+        """The nodes on the paths from ``first`` to ``last``, both included."""
+        return self.before(last) & self._reached([first], lambda node: (link.node for link in self.users[node])) | {first, last}
+
+    @staticmethod
+    def _reached(start: Iterable[str], step: Any) -> set[str]:
+        found = set(start)
+        stack = list(found)
+        while stack:
+            fresh = set(step(stack.pop())) - found
+            found |= fresh
+            stack += fresh
+        return found
+
+
+@lru_cache(maxsize=8192)
+def natural(node_id: str) -> tuple[tuple[int, int, str], ...]:
+    """A key that sorts ids as people count: ``2``, ``10``, ``10:2``, ``a``."""
+    return tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in node_id.split(":"))
+
+
+def _walk(
+    prompt: Mapping[str, Mapping[str, Any]], classes: Mapping[str, NodeSchema | None], wanted: list[str], links: dict[str, tuple[Link, ...]]
+) -> Iterator[str]:
+    """Yield what ``wanted`` needs, sources first, and fill ``links``."""
+    done: set[str] = set()
+    open_nodes: dict[str, Iterator[Link]] = {}
+    for first in wanted:
+        stack = [] if first in done else [first]
+        while stack:
+            node_id = stack[-1]
+            if node_id not in open_nodes:
+                links[node_id] = found = _links_of(node_id, prompt, classes)
+                open_nodes[node_id] = iter(found)
+            link = next((link for link in open_nodes[node_id] if link.source not in done), None)
+            if link is None:
+                done.add(node_id)
+                yield stack.pop()
+            elif link.source in open_nodes:
+                cycle = [*stack[stack.index(link.source) :], link.source]
+                raise InvalidConfig(f"the prompt has a cycle: {' -> '.join(reversed(cycle))}", nodes=cycle[:-1])
+            else:
+                stack.append(link.source)
+
+
+def _links_of(node_id: str, prompt: Mapping[str, Mapping[str, Any]], classes: Mapping[str, NodeSchema | None]) -> tuple[Link, ...]:
+    node = prompt[node_id]
+    schema = classes[node["class_type"]]
+    found = []
+    for name, value in sorted([item for item in node.get("inputs", {}).items() if is_link(item[1])]):
+        if value[0] not in prompt:
+            raise InvalidConfig(
+                f"input {name!r} of node {node_id!r} ({node['class_type']}) is linked to node {value[0]!r}, which is not there",
+                nodes=[node_id],
+            )
+        declared = schema.input(name) if schema is not None else None
+        found.append(Link(node_id, name, value[0], value[1], declared or _UNDECLARED))
+    return tuple(found)

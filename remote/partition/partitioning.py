@@ -1,0 +1,92 @@
+"""The partition: a prompt, parts of it and schemas in; a prompt with placed nodes and their calls out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from yggdrasill.errors import PartitionError
+from yggdrasill.remote.partition.assignment import Assignment, check_parts
+from yggdrasill.remote.partition.blocking import Blocking
+from yggdrasill.remote.partition.colocation import Colocation
+from yggdrasill.remote.partition.graph import PromptGraph, natural
+from yggdrasill.remote.partition.layout import Layout
+from yggdrasill.remote.partition.lazy_inputs import LazyInputs
+from yggdrasill.remote.partition.parts import Part, Partition
+from yggdrasill.remote.partition.plans import write_calls, write_rest
+from yggdrasill.remote.partition.schedule import Needs, schedule
+from yggdrasill.remote.partition.schemas import NodeSchema
+from yggdrasill.remote.partition.transferability import Transferability
+
+__all__ = ["partition_prompt"]
+
+
+def partition_prompt(
+    prompt: Mapping[str, Any], parts: Sequence[Part], schemas: Mapping[str, NodeSchema], targets: Collection[str] | None = None
+) -> Partition:
+    """Replace ``parts`` of an API prompt by placed nodes, so that what runs computes what it computed before.
+
+    ``targets`` are the output nodes of a partial execution; what they do not need is not partitioned. The prompt given is not changed.
+
+    Raises:
+        PartitionError: parts that overlap, a class without schema, a part of which nothing can run elsewhere, too many ports; ``details``
+            name ``part`` and ``nodes``. UnknownName: a part names a node that is not there. InvalidConfig: ComfyUI refuses the prompt.
+    """
+    if not parts:
+        return Partition({node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()})
+    graph = PromptGraph.of(prompt, schemas, targets)
+    check_parts(graph, parts)
+    assignment = Assignment(graph, Transferability(graph), parts)
+    lazy_inputs = LazyInputs(graph)
+    layout = _lay_out(assignment, lazy_inputs)
+    _check_all_partitioned(assignment, layout)
+    written = write_calls(assignment, layout)
+    rest, dropped = write_rest(prompt, assignment, layout, written)
+    return Partition(
+        prompt=rest,
+        calls=written.calls,
+        stays=dict(sorted(assignment.reasons.items(), key=lambda item: natural(item[0]))),
+        kept=tuple(layout.kept),
+        eager=tuple(sorted(lazy_inputs.eager(layout), key=natural)),
+        dropped=dropped,
+        relinks=tuple(sorted(layout.relinks, key=lambda relink: (natural(relink.node), relink.input))),
+    )
+
+
+def _lay_out(assignment: Assignment, lazy_inputs: LazyInputs) -> Layout:
+    """Who runs what. What would come out another way than here goes into calls of its own, or stays, until nothing does."""
+    colocation, blocking = Colocation(assignment), Blocking(assignment.graph)
+    while True:
+        while colocation.settle_assignment():
+            pass
+        needs = Needs(assignment)
+        asked, blocked, tied = lazy_inputs.groups(assignment), blocking.groups(assignment), colocation.groups()
+        colours = {node: (part, asked[node], blocked[node], tied[node]) for node, part in assignment.of.items() if node not in needs.floats}
+        batches = schedule(assignment, needs, colours)
+        layout = Layout(assignment, batches, [assignment.of[nodes[0]] for _, nodes in batches])
+        if not (colocation.settle(layout) or lazy_inputs.settle(assignment, layout) or blocking.settle(assignment, layout)):
+            return layout
+
+
+def _check_all_partitioned(assignment: Assignment, layout: Layout) -> None:
+    """Raise `PartitionError` for a part that is wanted and of which nothing runs elsewhere, not even as a copy in another part's call."""
+    partitioned = {draft.part for draft in layout.drafts}
+    elsewhere = {node for draft in layout.drafts for node in draft.members}
+    for index, part in enumerate(assignment.parts):
+        wanted = sorted((node for node in part.nodes if node in assignment.graph), key=natural)
+        if index in partitioned or not wanted or not elsewhere.isdisjoint(wanted):
+            continue
+        why = [f"{assignment.graph.label(node)}: {assignment.reasons.get(node, _no_way_out(assignment, node))}" for node in wanted]
+        more = f" and {len(why) - 6} more" if len(why) > 6 else ""
+        raise PartitionError(
+            f"nothing of part {part.name!r} can run elsewhere: {'; '.join(why[:6])}{more}; place the nodes too that use what it makes",
+            part=part.name,
+            nodes=wanted,
+            reasons=dict(zip(wanted, why, strict=True)),
+        )
+
+
+def _no_way_out(assignment: Assignment, node_id: str) -> str:
+    stuck = [link for link in assignment.graph.users[node_id] if not assignment.transferability.travels(link)]
+    kinds = sorted({assignment.transferability.type_of(link.source, link.slot) for link in stuck or assignment.graph.users[node_id]})
+    return f"what it makes ({', '.join(kinds)}) cannot travel and is needed here"

@@ -1,0 +1,180 @@
+"""From names to parts: which nodes of a prompt run elsewhere, by what the registry, the caller and the workflow say.
+
+The precedence is the same everywhere: what the call says (``extra_data.yggdrasill.graphs``), the registry, a subgraph node's own
+property, here. A key is a part's path ``outer/inner`` or an end of it; of several keys that fit a part the longest holds, and a key
+that names a part and others inside it means the outermost. Instances of one definition are parts of their own under one name, and
+``Upscale (7)`` is the one of node 7 alone; a name for different things is an error unless it is the whole path of one of them. Where
+a placed part lies inside another one, the inner one runs where it is placed and the outer one has the rest. The key ``*`` is all of a
+prompt.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from yggdrasill.errors import InvalidConfig, format_options, unknown_name
+from yggdrasill.remote.partition.parts import Part
+from yggdrasill.remote.partition.workflow_parts import PINNED_BY, SELECTION, SUBGRAPH, WORKFLOW, NamedPart, drawn_ids, named_parts
+from yggdrasill.remote.placement import WHOLE, Placement
+
+__all__ = ["Naming", "PlacedPart", "parts_of"]
+
+_WHERE = "extra_data.yggdrasill.graphs"
+
+
+@dataclass(frozen=True)
+class PlacedPart:
+    """A part, and where it runs."""
+
+    part: Part
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class Naming:
+    """The parts that run elsewhere, none of which shares a node or a name with another one, and what the caller should be told.
+
+    Of several instances each bears its node's id after the common name: ``Upscale (7)``.
+    """
+
+    parts: tuple[PlacedPart, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str, Placement], endpoints: Collection[str]) -> Naming:
+    """What of ``prompt`` runs elsewhere. ``extra_data`` is as it was posted, with the editor's workflow in ``extra_pnginfo``;
+    ``placements`` are the registry's, of which those that name nothing here belong to other workflows; ``endpoints`` the known names.
+
+    Raises:
+        InvalidConfig: entries of another shape, a name for different things, or parts of which each holds a piece of the other.
+        UnknownName: the caller names a node or a part that is not there. UnknownEndpoint
+    """
+    extra = extra_data if isinstance(extra_data, Mapping) else {}
+    chosen, called = _called(extra, endpoints)
+    png = extra.get("extra_pnginfo")
+    workflow = png.get("workflow") if isinstance(png, Mapping) else None
+    keys = {*placements, *called}
+    whole = [NamedPart((WHOLE,), WORKFLOW, (WORKFLOW,), frozenset(prompt))] if WHOLE in keys else []
+    keys -= {WHOLE}
+    found = [*_selections(chosen, prompt, workflow), *named_parts(workflow, prompt, keys)]
+    if not found and not called and not whole:
+        return Naming()
+    by_name = {part.name for part in found if part.kind == SELECTION}
+    found = [part for part in found if part.kind == SELECTION or part.name not in by_name] + whole
+    placed = _pinned(found, endpoints) | _keyed(placements, found) | _keyed(called, found)
+    _check_called(called, found, workflow, prompt)
+    idle = [part.name for part in found if part.kind == SELECTION and part not in placed]
+    hints = [f"{_WHERE}: nothing places {format_options(idle)}, so it runs here; place it under 'graphs' of endpoints.yaml"] if idle else []
+    return Naming(tuple(_apart(placed, prompt)), tuple(hints))
+
+
+def _called(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:
+    """What the caller says: the nodes of names, and the placements of names."""
+    own = extra.get("yggdrasill")
+    graphs = own.get("graphs") if isinstance(own, Mapping) else None
+    if not graphs:
+        return {}, {}
+    if not isinstance(graphs, Mapping):
+        raise InvalidConfig(f"{_WHERE} is a mapping from names to {{nodes, endpoint}}, got {type(graphs).__name__}")
+    chosen, called = {}, {}
+    for name, entry in graphs.items():
+        where = f"{_WHERE}.{name}"
+        stray = sorted(set(map(str, entry)) - {"nodes", "endpoint"}) if isinstance(entry, Mapping) else None
+        if stray is None or stray or not entry:
+            raise InvalidConfig(f"{where} is {entry!r}; it takes 'nodes', a list of node ids, and 'endpoint', where the part runs")
+        if "nodes" in entry:
+            if not isinstance(entry["nodes"], list) or not all(isinstance(node, (str, int)) for node in entry["nodes"]):
+                raise InvalidConfig(f"{where}.nodes is a list of node ids, got {entry['nodes']!r}")
+            chosen[str(name)] = entry["nodes"]
+        if "endpoint" in entry:
+            called[str(name)] = Placement.of(entry["endpoint"], endpoints, where)
+    return chosen, called
+
+
+def _selections(chosen: Mapping[str, list[Any]], prompt: Mapping[str, Any], workflow: Any) -> list[NamedPart]:
+    """The caller's sets of nodes. A subgraph node stands for all that is inside; what the prompt leaves out may be named too."""
+    if not chosen:
+        return []
+    drawn = {part.node_id: part.nodes for part in named_parts(workflow, prompt)}
+    left_out = drawn_ids(workflow)
+    found = []
+    for name, nodes in chosen.items():
+        inside: set[str] = set()
+        for node_id in map(str, nodes):
+            below = {node_id} if node_id in prompt else drawn.get(node_id) or {other for other in prompt if other.startswith(f"{node_id}:")}
+            if not below and node_id.rpartition(":")[2] not in left_out:
+                error = unknown_name("node", node_id, prompt, f"It stands at {_WHERE}.{name}.nodes.")
+                raise error
+            inside |= below
+        found.append(NamedPart((name,), SELECTION, (SELECTION, name), frozenset(inside)))
+    return found
+
+
+def _pinned(found: Iterable[NamedPart], endpoints: Collection[str]) -> dict[NamedPart, Placement]:
+    where = "property {!r} of {}; a key of the same name under 'graphs' of endpoints.yaml overrides it"
+    return {part: Placement.of(part.pinned, endpoints, where.format(PINNED_BY, part)) for part in found if part.pinned is not None}
+
+
+def _keyed(placements: Mapping[str, Placement], found: list[NamedPart]) -> dict[NamedPart, Placement]:
+    """Where keys place parts, the longest of those that fit one."""
+    placed = {}
+    for key in sorted(placements, key=len):
+        for part in _named_by(key, found, placements[key]):
+            placed[part] = placements[key]
+    return placed
+
+
+def _named_by(key: str, found: list[NamedPart], placement: Placement) -> list[NamedPart]:
+    """The parts that a key names."""
+    fitting = [part for part in found if part.nodes and part.is_named_by(key)]
+    whole = {part.source for part in fitting if key in {part.name, part.own_name}}
+    fitting = [part for part in fitting if not whole or part.source in whole]
+    outermost = [part for part in fitting if not any(part.is_inside(other) for other in fitting)]
+    if len({part.source for part in outermost}) > 1 and not placement.is_local:
+        count_of = Counter(map(str, outermost))
+        names = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in sorted(count_of.items())[:6])
+        raise InvalidConfig(
+            f"{key!r} is ambiguous in this workflow: it can be {names}. Write one of these names, or give them different titles.",
+            key=key,
+            nodes=sorted(part.node_id for part in outermost if part.node_id),
+        )
+    return outermost
+
+
+def _check_called(called: Mapping[str, Placement], found: list[NamedPart], workflow: Any, prompt: Mapping[str, Any]) -> None:
+    """Raise for a name that the caller places and that nothing has; one whose nodes are all muted is no mistake."""
+    for key in called:
+        if not any(part.is_named_by(key) for part in found):
+            existing = {part.name for part in [*found, *named_parts(workflow, prompt)]}
+            error = unknown_name(
+                "part", key, existing, f"It stands at {_WHERE}; a part is a subgraph or group by its title, or a list of 'nodes'."
+            )
+            raise error
+
+
+def _apart(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> Iterable[PlacedPart]:
+    """The placed parts without what placed parts inside of them hold. One inside another of the same placement is part of it."""
+    parts = sorted((part for part in placed if part.nodes), key=lambda part: len(part.nodes))
+    shared = Counter(part.name for part in parts)
+    for number, part in enumerate(parts):
+        around = [other for other in parts[:number] + parts[number + 1 :] if not part.nodes.isdisjoint(other.nodes)]
+        for other in around:
+            if not part.is_inside(other) and not other.is_inside(part):
+                raise InvalidConfig(
+                    f"{part} and {other} share nodes {format_options(part.nodes & other.nodes)}, and neither lies inside the other; "
+                    "place one of them, or draw them apart",
+                    nodes=sorted(part.nodes & other.nodes),
+                )
+        outer = [other for other in around if part.is_inside(other)]
+        parent = next((other for other in outer if all(other.is_inside(next_) for next_ in outer if next_ is not other)), None)
+        if placed[part].is_local or (parent is not None and placed[parent] == placed[part]):
+            continue
+        inner = (other.nodes for other in around if other.is_inside(part) and placed[other] != placed[part])
+        nodes = part.nodes.difference(*inner)
+        if nodes:
+            own = part.node_id if part.kind == SUBGRAPH and part.node_id not in prompt else None
+            name = part.name if shared[part.name] == 1 else part.own_name
+            yield PlacedPart(Part(name, nodes, own), placed[part])

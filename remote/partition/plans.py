@@ -1,0 +1,216 @@
+"""The prompts of a partition: one of its own for each call, and the one that is left, with a placed node for each call."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from yggdrasill.errors import PartitionError
+from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, is_link
+from yggdrasill.remote.partition.assignment import Assignment
+from yggdrasill.remote.partition.graph import PromptGraph, Source, natural
+from yggdrasill.remote.partition.layout import Draft, Layout
+from yggdrasill.remote.partition.parts import MOST_PORTS, PLACED_NODE, PartCall, PlacedInput, PlacedOutput
+
+__all__ = ["Written", "write_calls", "write_rest"]
+
+_HANDED = " handed over"
+
+
+@dataclass(frozen=True)
+class Written:
+    """The calls, and which output socket of which placed node has the value of a partitioned output, for a user here or in a call."""
+
+    calls: tuple[PartCall, ...]
+    sockets: Mapping[tuple[Source, bool], tuple[str, int]]
+
+
+def write_calls(assignment: Assignment, layout: Layout) -> Written:
+    """A call for each draft.
+
+    Raises:
+        PartitionError: more ports than a node can have.
+    """
+    names = _Names(assignment)
+    seen: set[str] = set(layout.here)
+    calls: list[PartCall] = []
+    sockets: dict[tuple[Source, bool], tuple[str, int]] = {}
+    for draft in layout.drafts:
+        own = {node for node in draft.members if assignment.of.get(node) == draft.part and layout.owner(node) in (None, draft)} - seen
+        seen |= own
+        call = _call(assignment, draft, names, own)
+        calls.append(call)
+        for index, port in enumerate(call.outputs):
+            sockets[(port.node, port.slot), port.hand_over] = (call.node_id, index)
+    return Written(tuple(calls), sockets)
+
+
+def write_rest(
+    prompt: Mapping[str, Any], assignment: Assignment, layout: Layout, written: Written
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The prompt that is left, and the ids of nodes that nothing wanted needs and that would hang on a partitioned one."""
+    graph = assignment.graph
+    moved = {node for node in graph.order if node not in layout.here}
+    dropped = _hanging(prompt, graph, moved)
+    rest: dict[str, Any] = {}
+    for node_id, node in prompt.items():
+        if node_id in moved or node_id in dropped:
+            continue
+        inputs = dict(node.get("inputs", {}))
+        for link in graph.links.get(node_id, ()):
+            if link.source in assignment.of and assignment.transferability.travels(link):
+                inputs[link.input] = list(written.sockets[(link.source, link.slot), False])
+        rest[node_id] = {**node, "inputs": inputs}
+    for call in written.calls:
+        rest[call.node_id] = _placed_node(call, written)
+    return rest, tuple(sorted(dropped, key=natural))
+
+
+def _placed_node(call: PartCall, written: Written) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"part": call.part, "plan": call.plan}
+    for index, port in enumerate(call.inputs):
+        source = (port.node, port.slot)
+        inputs[f"ports.p{index}"] = list(written.sockets.get((source, True), source))
+    return {"class_type": PLACED_NODE, "inputs": inputs, "_meta": {"title": call.part}}
+
+
+def _hanging(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[str]) -> set[str]:
+    """Nodes that are not wanted and that need one that is not there."""
+    users: dict[str, list[str]] = {}
+    for node_id, node in prompt.items():
+        if node_id not in graph:
+            for value in node.get("inputs", {}).values():
+                if is_link(value):
+                    users.setdefault(value[0], []).append(node_id)
+    found: set[str] = set()
+    stack = [user for node in moved for user in users.get(node, ())] if users else []
+    while stack:
+        node_id = stack.pop()
+        if node_id not in found:
+            found.add(node_id)
+            stack += users.get(node_id, ())
+    return found
+
+
+class _Names:
+    """Ids that no node of the user's prompt has: for placed nodes, and for the port nodes of their prompts."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._parts = assignment.parts
+        self._taken = set(assignment.graph.prompt)
+        self._stages: dict[int, int] = {}
+        self._wanted: dict[int, str] = {}
+        self._ports = "port"
+        while any(node_id.startswith(self._ports) for node_id in assignment.graph.prompt):
+            self._ports += "_"
+
+    def next_stage(self, part: int) -> tuple[int, str]:
+        """The next stage of a part, and the id of its placed node."""
+        stage = self._stages.get(part, 0)
+        self._stages[part] = stage + 1
+        if stage == 0:
+            chosen = self._parts[part]
+            self._wanted[part] = chosen.node_id or f"{min(chosen.nodes, key=natural)}.placed"
+        node_id = self._wanted[part] + (f".{stage}" if stage else "")
+        while node_id in self._taken:
+            node_id += "_"
+        self._taken.add(node_id)
+        return stage, node_id
+
+    def port(self, side: str, index: int) -> str:
+        """The id of a port node."""
+        return f"{self._ports}.{side}.{index}"
+
+
+def _call(assignment: Assignment, draft: Draft, names: _Names, own: Collection[str]) -> PartCall:
+    part = assignment.parts[draft.part]
+    inputs, outputs = _inputs(assignment, draft), _outputs(assignment, draft)
+    members = sorted(draft.members, key=natural)
+    for side, count in (("inputs", len(inputs)), ("outputs", len(outputs))):
+        if count > MOST_PORTS:
+            raise PartitionError(
+                f"part {part.name!r} would have {count} {side}, and a placed part has at most {MOST_PORTS}; "
+                "place fewer nodes, or those too that are linked to it",
+                part=part.name,
+                nodes=members,
+            )
+    stage, node_id = names.next_stage(draft.part)
+    return PartCall(
+        part=part.name,
+        node_id=node_id,
+        stage=stage,
+        prompt=_prompt(assignment, draft, names, members, inputs, outputs),
+        inputs=inputs,
+        outputs=outputs,
+        nodes=tuple(node for node in members if node in own),
+        copies=tuple(node for node in members if node not in own),
+        asks_again=any(schema.asks_again for schema in map(assignment.graph.schema, members) if schema is not None),
+    )
+
+
+def _inputs(assignment: Assignment, draft: Draft) -> tuple[PlacedInput, ...]:
+    found = []
+    for source in sorted(draft.ports, key=_by_place):
+        transfer = assignment.transferability.transfer(*source)
+        found.append(PlacedInput(_port_name(source), transfer.type, *source, transfer.known))
+    return tuple(found)
+
+
+def _outputs(assignment: Assignment, draft: Draft) -> tuple[PlacedOutput, ...]:
+    found = []
+    for source in sorted(draft.outputs, key=_by_place):
+        transfer = assignment.transferability.transfer(*source)
+        if source in draft.used_here:
+            found.append(PlacedOutput(_port_name(source), transfer.type, False, *source, transfer.known))
+        if source in draft.used_there:
+            found.append(PlacedOutput(_port_name(source) + _HANDED, transfer.type, True, *source, transfer.known))
+    return tuple(found)
+
+
+def _prompt(
+    assignment: Assignment,
+    draft: Draft,
+    names: _Names,
+    members: Sequence[str],
+    inputs: Sequence[PlacedInput],
+    outputs: Sequence[PlacedOutput],
+) -> dict[str, Any]:
+    """The call's own API prompt: its members under their ids, and a port node for every input and output."""
+    ports: dict[Source, str] = {}
+    prompt: dict[str, Any] = {}
+    for index, port in enumerate(inputs):
+        ports[port.node, port.slot] = port_id = names.port("in", index)
+        prompt[port_id] = {"class_type": INPUT_NODE, "inputs": {"name": port.name, "type": port.type}}
+    for node_id in members:
+        prompt[node_id] = _member(assignment, draft, node_id, ports)
+    for index, out in enumerate(outputs):
+        marks = {"name": out.name, "type": out.type, "value": [out.node, out.slot]}
+        prompt[names.port("out", index)] = {"class_type": OUTPUT_NODE, "inputs": marks}
+    return prompt
+
+
+def _member(assignment: Assignment, draft: Draft, node_id: str, ports: Mapping[Source, str]) -> dict[str, Any]:
+    """A node as it travels: class, inputs and title, and nothing that was written on it when it ran before."""
+    node = assignment.graph.prompt[node_id]
+    inputs = dict(node.get("inputs", {}))
+    for link in assignment.graph.links[node_id]:
+        source = assignment.inside(link)
+        inputs[link.input] = list(source) if source[0] in draft.inside else [ports[source], 0]
+    for name, value in inputs.items():
+        if isinstance(value, dict):
+            inputs[name] = copy.deepcopy(value)
+    found: dict[str, Any] = {"class_type": assignment.graph.class_of(node_id), "inputs": inputs}
+    meta = node.get("_meta")
+    if isinstance(meta, Mapping) and isinstance(meta.get("title"), str):
+        found["_meta"] = {"title": meta["title"]}
+    return found
+
+
+def _port_name(source: Source) -> str:
+    return f"{source[0]}.{source[1]}"
+
+
+def _by_place(source: Source) -> tuple[object, int]:
+    return natural(source[0]), source[1]

@@ -1,0 +1,39 @@
+"""Asking other endpoints while a person waits: every question has a time within which it is answered or given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+from yggdrasill.errors import EndpointUnreachable, YggdrasillError
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.loop_thread import loop_thread
+from yggdrasill.server_ext.comfy.url_redaction import redact_urls
+
+__all__ = ["CALLABLE", "ask", "served_at"]
+
+CALLABLE = ("graph", "pipeline", "comfy")
+"""The kinds of graphs that a Remote Graph node can call."""
+_PATIENCE = 10.0
+_Answer = TypeVar("_Answer")
+
+
+async def ask(client: EndpointClient, question: Coroutine[Any, Any, _Answer], patience: float = _PATIENCE) -> _Answer:
+    """The answer of another endpoint, if it comes while a person may wait for it.
+
+    Raises:
+        EndpointUnreachable, and whatever the endpoint says went wrong; its url is in none of it.
+    """
+    try:
+        return await asyncio.wait_for(loop_thread().run_async(question), patience)
+    except asyncio.TimeoutError:
+        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {patience:g} s", endpoint=client.name) from None
+    except YggdrasillError as error:
+        raise redact_urls(error, client.url) from error
+
+
+async def served_at(client: EndpointClient) -> list[dict[str, Any]]:
+    """The graphs there that can be called, as ``{graph_id, kind}``. Raises as `ask`."""
+    served = await ask(client, client.graphs())
+    return [{"graph_id": entry["graph_id"], "kind": entry["kind"]} for entry in served if entry["kind"] in CALLABLE]

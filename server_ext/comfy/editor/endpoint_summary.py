@@ -1,0 +1,48 @@
+"""What is known of one endpoint, for a person who looks at it: whether it answers, what it is, how busy, and what it has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
+
+__all__ = ["host_of", "models_of", "shown"]
+
+_STATES = {"EndpointUnreachable": "down", "AccessDenied": "refused", "ProtocolMismatch": "other version", None: "down"}
+
+
+def shown(state: EndpointState, url: str) -> dict[str, Any]:
+    """``{name, host, state, problem, version, comfy, torch, queue, memory, devices, models, graphs}``; the last eight of one that is up.
+
+    ``state`` is ``up``, ``down``, ``refused`` (the token), ``other version`` or ``failing``; ``problem`` says it in words. ``models``
+    is the number of files in each folder.
+    """
+    facts: dict[str, Any] = {"name": state.name, "host": host_of(url), "state": "up", "problem": None}
+    if not state.up:
+        return {**facts, "state": _STATES.get(state.kind, "failing"), "problem": state.reason or "it has not answered yet"}
+    comfy = state.facts.get("comfy") or {}
+    return {
+        **facts,
+        "version": state.health.get("version"),
+        "queue": dict(state.queue),
+        "memory": state.health.get("memory") or [],
+        "comfy": comfy.get("version"),
+        "torch": (state.facts.get("torch") or {}).get("version"),
+        "devices": [device.get("name") for device in state.facts.get("devices") or ()],
+        "models": {folder: len(files) for folder, files in models_of(state.facts).items()},
+        "graphs": state.facts.get("graphs"),
+    }
+
+
+def host_of(url: str) -> str:
+    """Host and port: which machine it is. A path may be a key of a gateway, so it is not shown."""
+    return urlsplit(url).netloc
+
+
+def models_of(capabilities: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The model files by folder, none of an endpoint that is no ComfyUI."""
+    comfy = capabilities.get("comfy")
+    models = comfy.get("models") if isinstance(comfy, Mapping) else None
+    return {str(folder): [str(file) for file in files] for folder, files in models.items()} if isinstance(models, Mapping) else {}

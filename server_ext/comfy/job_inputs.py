@@ -1,0 +1,72 @@
+"""Values of jobs inside the ComfyUI process, by the hash of their content: input nodes name the hash, so equal inputs are equal prompts."""
+
+from __future__ import annotations
+
+import base64
+import threading
+from collections.abc import Iterable
+from typing import Any
+
+from yggdrasill.errors import UnknownArtifact
+from yggdrasill.server_ext.identity import canonical_json
+from yggdrasill.values.handles import load_handles
+from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.wire import pack
+
+__all__ = ["JobInputs", "content_hash"]
+
+
+def content_hash(value: Any) -> str:
+    """The blake3 of what `pack` makes of ``value``: equal for equal bits in equal memory order, and for handles of them.
+
+    Raises:
+        CannotTravel: a part has no lossless form.
+    """
+    with pack(value, MemoryStore()) as packed:
+        entries = [{key: item for key, item in entry.items() if key not in ("url", "store", "inline")} for entry in packed.wire["payloads"]]
+        for entry, full in zip(entries, packed.wire["payloads"], strict=True):
+            if "inline" in full:
+                entry["artifact"] = blake3_hex(memoryview(base64.b64decode(full["inline"])))
+        return blake3_hex(memoryview(canonical_json([packed.wire["skeleton"], entries])))
+
+
+class JobInputs:
+    """Values under their hashes while a job that needs them is under way. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._values: dict[str, tuple[Any, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def put(self, value: Any) -> str:
+        """Keep a value until `drop` is called as often as this; gives its hash. Raises as `content_hash`."""
+        digest = content_hash(value)
+        with self._lock:
+            known, users = self._values.get(digest, (value, 0))
+            self._values[digest] = known, users + 1
+        return digest
+
+    def take(self, digest: str) -> Any:
+        """The value, its handles loaded.
+
+        Raises:
+            UnknownArtifact: no job needs it (any more).
+        """
+        with self._lock:
+            found = self._values.get(digest)
+        if found is None:
+            raise UnknownArtifact(
+                f"the input {digest[:12]}... belongs to a job that is over; start the job again, not its prompt", name=digest
+            )
+        return load_handles(found[0])
+
+    def drop(self, digests: Iterable[str]) -> None:
+        """Undo one `put` of each."""
+        with self._lock:
+            for digest in digests:
+                value, users = self._values.pop(digest)
+                if users > 1:
+                    self._values[digest] = value, users - 1

@@ -1,0 +1,58 @@
+"""Asking the endpoints that this ComfyUI knows how they are."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from yggdrasill.errors import RemoteError, UnknownEndpoint
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.loop_thread import loop_thread
+from yggdrasill.server_ext.comfy.extension_context import extension_context
+
+__all__ = ["ask_endpoints", "unknown_endpoint"]
+
+_PATIENCE = 15.0
+
+
+def unknown_endpoint(name: Any) -> str | None:
+    """Why there is no endpoint of that name, or None."""
+    if not isinstance(name, str) or not name.strip():
+        return None
+    try:
+        extension_context().registry.endpoint(name.strip())
+    except UnknownEndpoint as error:
+        return error.message
+    return None
+
+
+def ask_endpoints(name: str) -> tuple[bool, str, str]:
+    """Whether the endpoint (or each, for a blank name) answers, what it says as YAML, and the graphs it serves.
+
+    Raises:
+        UnknownEndpoint
+    """
+    from yaml import safe_dump
+
+    registry = extension_context().registry
+    names = [registry.endpoint(name.strip()).name] if name.strip() else sorted(registry.endpoints)
+    answers = loop_thread().run(_ask_all([registry.client(one) for one in names]))
+    served = [f"{one}/{graph}" for one, answer in answers.items() for graph in answer.get("graphs", ())]
+    text = safe_dump(answers, sort_keys=False, allow_unicode=True) if answers else ""
+    return bool(answers) and all("error" not in answer for answer in answers.values()), text, "\n".join(served)
+
+
+async def _ask_all(clients: list[EndpointClient]) -> dict[str, dict[str, Any]]:
+    return dict(zip([client.name for client in clients], await asyncio.gather(*map(_ask, clients)), strict=True))
+
+
+async def _ask(client: EndpointClient) -> dict[str, Any]:
+    try:
+        parts = await asyncio.wait_for(asyncio.gather(client.health(), client.capabilities(), client.graphs()), _PATIENCE)
+    except asyncio.TimeoutError:
+        return {"error": f"no answer within {_PATIENCE:g} s"}
+    except RemoteError as error:
+        return {"error": error.message}
+    health, capabilities, graphs = parts
+    about = {key: capabilities[key] for key in ("host", "versions", "devices") if key in capabilities}
+    return {**health, **about, "graphs": [entry["graph_id"] for entry in graphs]}

@@ -1,0 +1,86 @@
+"""What ComfyUI says of a partitioned prompt, in the terms of the prompt that was posted: inner nodes in the place of those that stand for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
+
+__all__ = ["INNER_OUTPUTS", "history_in_terms", "message_in_terms", "pack_outputs"]
+
+INNER_OUTPUTS = "yggdrasill"
+"""The key under which a node that stands for others keeps what they show, so that ComfyUI's cache keeps it too."""
+
+Message = tuple[str, dict[str, Any]]
+
+
+def pack_outputs(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What inner nodes show, as the output of the node that stands for them; None if they show nothing."""
+    return {INNER_OUTPUTS: [[node, output] for node, output in outputs.items()]} if outputs else None
+
+
+def _unpack(output: Any) -> dict[str, Any]:
+    return dict(output.get(INNER_OUTPUTS) or ()) if isinstance(output, Mapping) else {}
+
+
+def message_in_terms(partitioned: PartitionedPrompt, event: str, data: Mapping[str, Any]) -> list[Message]:
+    """The messages to send in the place of one that ComfyUI sends; most are what they are."""
+    if event == "execution_cached":
+        return [(event, {**data, "nodes": _inner(partitioned, data["nodes"])})]
+    speaker = data.get("node_id") if event.startswith("execution_") else data.get("node")
+    if not isinstance(speaker, str) or speaker not in partitioned.calls:
+        return [(event, _with_lists(partitioned, data))]
+    if event == "executing":
+        return []
+    if event == "executed":
+        return _executed(partitioned, data)
+    return [(event, {**_with_lists(partitioned, data), **_failure(partitioned, speaker, data)})]
+
+
+def _executed(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> list[Message]:
+    """Of a call that ran, all was shown while it did; of one that ComfyUI had in its cache, nothing yet."""
+    fresh = {node: output for node, output in _unpack(data.get("output")).items() if node not in partitioned.shown}
+    return [("executed", {**data, "node": node, "display_node": node, "output": output}) for node, output in fresh.items()]
+
+
+def _failure(partitioned: PartitionedPrompt, speaker: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    failed = partitioned.failures.get(speaker)
+    if failed is None or "exception_type" not in data:
+        node, kind = partitioned.face_of(speaker)
+        return {"node_id": node, "node_type": kind}
+    return {
+        "node_id": failed.node_id,
+        "node_type": failed.node_type,
+        "exception_type": failed.exception_type,
+        "exception_message": failed.message,
+        "traceback": list(failed.traceback) or data.get("traceback", []),
+        "current_inputs": {},
+    }
+
+
+def _with_lists(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> dict[str, Any]:
+    """With inner nodes among those that ran, and among those whose outputs are there."""
+    lists = {name: _inner(partitioned, data[name]) for name in ("executed", "current_outputs") if isinstance(data.get(name), list)}
+    if "executed" in lists:
+        unfinished = set(partitioned.running.values())
+        lists["executed"] += [node for node in partitioned.executed if node not in lists["executed"] and node not in unfinished]
+    return {**data, **lists}
+
+
+def _inner(partitioned: PartitionedPrompt, nodes: Iterable[str]) -> list[str]:
+    return [inner for node in nodes for inner in (partitioned.inner_ids(node) if node in partitioned.calls else [node])]
+
+
+def history_in_terms(partitioned: PartitionedPrompt, result: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs by node of a prompt that ended, and what belongs to them, as the history keeps them."""
+    outputs: dict[str, Any] = {}
+    meta: dict[str, Any] = {}
+    for node, output in result.get("outputs", {}).items():
+        if node not in partitioned.calls:
+            outputs[node], meta[node] = output, result["meta"].get(node)
+            continue
+        for inner, shown in _unpack(output).items():
+            outputs[inner] = shown
+            meta[inner] = {"node_id": inner, "display_node": inner, "parent_node": None, "real_node_id": inner}
+    return {**result, "outputs": outputs, "meta": meta}

@@ -1,0 +1,99 @@
+"""The two functions of ComfyUI that are wrapped, each for what it has no hook for; a prompt without placed parts passes through untouched.
+
+`validate_prompt`: a posted prompt is partitioned after node replacement and with its execution targets known, and a reason not to is
+an answer in ComfyUI's own form. `PromptExecutor.execute_async`: what runs is the partitioned prompt, what is told is in the terms of
+the posted one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from yggdrasill.server_ext.comfy.placement.message_translation import history_in_terms, message_in_terms
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
+from yggdrasill.server_ext.comfy.placement.validation_result import Answer, Validate
+
+__all__ = ["Check", "Running", "wrap_comfyui"]
+
+Check = Callable[[PostedPrompt, Validate], Awaitable[Answer]]
+Running = Callable[[str, PartitionedPrompt], AbstractContextManager[None]]
+
+_MARK = "yggdrasill_wrapped"
+_BY_EXECUTOR = frozenset({"execution_cached", "execution_error", "execution_interrupted"})
+_BY_SERVER = frozenset({"executing", "executed"})
+
+
+def wrap_comfyui(check: Check, running: Running) -> None:
+    """Wrap both; ``check`` judges posted prompts, ``running(prompt_id, partitioned)`` is entered while a partitioned one runs."""
+    execution: Any = importlib.import_module("execution")
+    if getattr(execution, _MARK, False):
+        return
+    setattr(execution, _MARK, True)
+    execution.validate_prompt = _checked(execution.validate_prompt, check)
+    execution.PromptExecutor.execute_async = _executed(execution.PromptExecutor.execute_async, running)
+
+
+def _checked(validate: Callable[..., Awaitable[Answer]], check: Check) -> Callable[..., Awaitable[Answer]]:
+    async def validate_prompt(prompt_id: str, prompt: Any, *rest: Any, **named: Any) -> Answer:
+        if type(prompt) is not PostedPrompt:
+            return await validate(prompt_id, prompt, *rest, **named)
+        return await check(prompt, lambda other: validate(prompt_id, other, *rest, **named))
+
+    return validate_prompt
+
+
+def _executed(execute: Callable[..., Awaitable[None]], running: Running) -> Callable[..., Awaitable[None]]:
+    async def execute_async(self: Any, prompt: Any, prompt_id: str, *rest: Any, **named: Any) -> None:
+        partitioned = prompt.partitioned if type(prompt) is PostedPrompt else None
+        if partitioned is None:
+            await execute(self, prompt, prompt_id, *rest, **named)
+            return
+        server, self.server = self.server, _Server(self.server, partitioned)
+        self.add_message = _told(self, type(self).add_message, partitioned)
+        try:
+            with running(prompt_id, partitioned):
+                await execute(self, partitioned.prompt, prompt_id, *rest, **named)
+                self.history_result = history_in_terms(partitioned, self.history_result)
+        finally:
+            del self.add_message
+            self.server = server
+
+    return execute_async
+
+
+def _told(executor: Any, add_message: Callable[..., None], partitioned: PartitionedPrompt) -> Callable[[str, dict[str, Any], bool], None]:
+    def tell(event: str, data: dict[str, Any], broadcast: bool) -> None:
+        if event == "execution_cached":
+            _show_users_prompt(partitioned)
+        for kind, facts in message_in_terms(partitioned, event, data) if event in _BY_EXECUTOR else [(event, data)]:
+            add_message(executor, kind, facts, broadcast)
+
+    return tell
+
+
+def _show_users_prompt(partitioned: PartitionedPrompt) -> None:
+    """Nodes that ask for the hidden PROMPT, such as those that save it with a picture, get what was posted; none has run yet."""
+    running = importlib.import_module("comfy_execution.progress").get_progress_state().dynprompt
+    running.get_original_prompt = lambda: dict(partitioned.users)
+
+
+class _Server:
+    """ComfyUI's server as the executor of one partitioned prompt has it: the same in all but what it says of nodes."""
+
+    def __init__(self, server: Any, partitioned: PartitionedPrompt) -> None:
+        object.__setattr__(self, "_server", server)
+        object.__setattr__(self, "_partitioned", partitioned)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._server, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._server, name, value)
+
+    def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
+        messages = message_in_terms(self._partitioned, event, data) if event in _BY_SERVER else [(event, data)]
+        for kind, facts in messages:
+            self._server.send_sync(kind, facts, sid)

@@ -1,0 +1,72 @@
+"""Workflows of other endpoints as files, one for each endpoint and graph: the last that was called there, under the hash of its config."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from yggdrasill.server_ext.identity import deployment_hash
+from yggdrasill.values.files import write_file
+from yggdrasill.values.payload import blake3_hex
+
+__all__ = ["MOST_KEPT", "CachedWorkflow", "WorkflowCache"]
+
+MOST_KEPT = 200
+
+
+@dataclass(frozen=True)
+class CachedWorkflow:
+    """A workflow's config as an endpoint served it; ``torch`` is that endpoint's build, ``kept`` when it was asked, in seconds since 1970."""
+
+    endpoint: str
+    graph_id: str
+    hash: str
+    config: dict[str, Any]
+    torch: dict[str, Any] | None = None
+    kept: float = 0.0
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether the config is the one that the hash names."""
+        return deployment_hash("comfy", self.config) == self.hash
+
+
+class WorkflowCache:
+    """The files in ``folder``, which is made when the first is written; those not called for longest go when there are too many."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def read(self, endpoint: str, graph_id: str) -> CachedWorkflow | None:
+        """What is kept of a graph; None if nothing is, or the file is damaged."""
+        try:
+            record = json.loads(self._file(endpoint, graph_id).read_text(encoding="utf-8"))
+            copy = CachedWorkflow(**record)
+            sound = (copy.endpoint, copy.graph_id) == (endpoint, graph_id) and isinstance(copy.kept, (int, float)) and copy.is_sound
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+        return copy if sound else None
+
+    def write(self, copy: CachedWorkflow) -> None:
+        """Keep ``copy`` instead of an earlier one of that graph.
+
+        Raises:
+            StorageFailed
+        """
+        record = {**asdict(copy), "kept": copy.kept or time.time()}
+        write_file(self._file(copy.endpoint, copy.graph_id), json.dumps(record).encode("utf-8"), durable=True)
+        with contextlib.suppress(OSError):
+            for file in sorted(self._folder.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-MOST_KEPT]:
+                file.unlink()
+
+    def drop(self, endpoint: str, graph_id: str) -> None:
+        """Keep nothing of that graph."""
+        with contextlib.suppress(OSError):
+            self._file(endpoint, graph_id).unlink()
+
+    def _file(self, endpoint: str, graph_id: str) -> Path:
+        return self._folder / f"{blake3_hex(memoryview(json.dumps([endpoint, graph_id]).encode('utf-8')))[:32]}.json"

@@ -1,0 +1,33 @@
+"""A part whose nodes only make for other parts what cannot travel: they go along as copies, and it has no call of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from samples.comfy_prompts import SCHEMAS
+from yggdrasill.errors import PartitionError
+from yggdrasill.remote.partition import Part, partition_prompt, plug
+
+PROMPT = {
+    "1": {"class_type": "LoadModel", "inputs": {"name": "m"}},
+    "2": {"class_type": "Encode", "inputs": {"text": "t"}},
+    "3": {"class_type": "MakeLatent", "inputs": {"seed": 1}},
+    "4": {"class_type": "Sample", "inputs": {"model": ["1", 0], "cond": ["2", 0], "latent": ["3", 0]}},
+    "5": {"class_type": "SaveLatent", "inputs": {"samples": ["4", 0]}},
+}
+LOADERS = Part("loaders", frozenset({"1"}))
+
+
+def test_loaders_placed_beside_what_they_load_for_run_in_its_call() -> None:
+    partition = partition_prompt(PROMPT, [LOADERS, Part("sampling", frozenset({"4"}))], SCHEMAS)
+    (call,) = partition.calls
+    assert call.part == "sampling"
+    assert set(call.prompt) >= {"1", "4"}
+    assert plug(partition) == PROMPT
+
+
+def test_loaders_placed_alone_are_refused_with_what_cannot_travel() -> None:
+    with pytest.raises(
+        PartitionError, match=r"nothing of part 'loaders' can run elsewhere: '1' \(LoadModel\): what it makes \(MODEL\) cannot travel"
+    ):
+        partition_prompt(PROMPT, [LOADERS, Part("words", frozenset({"2"}))], SCHEMAS)

@@ -1,0 +1,382 @@
+"""What the names in a workflow of the editor mean: ``drawn.json`` was saved by ComfyUI's editor, with the prompt it makes of it.
+
+In it node 7 and its copies 8, 9 (muted) and 10 (bypassed) are the subgraph 'Soften', inside of which node 6 is the subgraph
+'Invert it' and the group 'Blurring' lies around node 3, which is collapsed. Node 18 is another subgraph 'Invert it'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import random
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from yggdrasill.errors import InvalidConfig, UnknownEndpoint, UnknownName, YggdrasillError
+from yggdrasill.remote.partition.placement_keys import Naming, parts_of
+from yggdrasill.remote.partition.workflow_parts import GROUP, named_parts
+from yggdrasill.remote.placement import Placement
+
+DRAWN = json.loads((Path(__file__).parent / "drawn.json").read_text(encoding="utf-8"))
+PROMPT: dict[str, Any] = DRAWN["prompt"]
+KNOWN = ("studio", "attic")
+JUNK: list[Any] = [
+    None,
+    True,
+    -1,
+    1e400,
+    float("nan"),
+    "",
+    "7",
+    [],
+    [[]],
+    {},
+    [None],
+    ["7", 0],
+    {"0": "x"},
+    {"id": 7, "type": {}},
+    [{"id": [], "type": ""}],
+]
+
+
+@pytest.fixture
+def workflow() -> dict[str, Any]:
+    """The workflow, to change."""
+    return copy.deepcopy(dict(DRAWN["workflow"]))
+
+
+def naming(workflow: Any, graphs: dict[str, str] | None = None, chosen: Any = None, prompt: dict[str, Any] = PROMPT) -> Naming:
+    extra = {"extra_pnginfo": {"workflow": workflow}, "yggdrasill": {"graphs": chosen}}
+    placements = {key: Placement.of(value, KNOWN, key) for key, value in (graphs or {}).items()}
+    return parts_of(prompt, extra, placements, KNOWN)
+
+
+def placed(workflow: Any, graphs: dict[str, str] | None = None, chosen: Any = None) -> dict[tuple[str, str | None], tuple[set[str], str]]:
+    """Nodes and endpoint by name and by the id that the remote node gets."""
+    parts = naming(workflow, graphs, chosen).parts
+    found = {(each.part.name, each.part.node_id): (set(each.part.nodes), each.placement.endpoints[0]) for each in parts}
+    assert len(found) == len(parts)
+    return found
+
+
+def node(workflow: dict[str, Any], node_id: int, title: str | None = None) -> dict[str, Any]:
+    graphs = [workflow] if title is None else [each for each in workflow["definitions"]["subgraphs"] if each["name"] == title]
+    found: dict[str, Any] = next(each for each in graphs[0]["nodes"] if each["id"] == node_id)
+    return found
+
+
+def box(workflow: dict[str, Any], title: str, left: float, top: float, width: float, height: float) -> None:
+    workflow["groups"].append({"id": 90, "title": title, "bounding": [left, top, width, height], "flags": {}})
+
+
+def box_around(workflow: dict[str, Any], title: str, *nodes: int) -> None:
+    """Put nodes where nothing else is, and a group around them."""
+    for number, node_id in enumerate(nodes):
+        node(workflow, node_id)["pos"] = [5000, 5000 + 500 * number]
+    box(workflow, title, 4900, 4900, 1000, 500 * len(nodes))
+
+
+# -- subgraphs --------------------------------------------------------------------------------------------------
+
+
+def test_each_instance_of_a_subgraph_is_a_part_of_its_own_under_one_name(workflow: dict[str, Any]) -> None:
+    found = named_parts(workflow, PROMPT, ["Soften"])
+    assert {part.node_id: set(part.nodes) for part in found} == {"7": {"7:6:2", "7:3"}, "8": {"8:6:2", "8:3"}, "9": set(), "10": set()}
+    parts = naming(workflow, {"Soften": "studio"}).parts
+    assert [(each.part.name, each.part.node_id, set(each.part.nodes)) for each in parts] == [
+        ("Soften (7)", "7", {"7:6:2", "7:3"}),
+        ("Soften (8)", "8", {"8:6:2", "8:3"}),
+    ]
+
+
+def test_a_title_that_the_user_gave_a_node_is_its_name_and_the_definitions_name_is_the_others(workflow: dict[str, Any]) -> None:
+    node(workflow, 8)["title"] = "Soften more"
+    assert placed(workflow, {"Soften": "studio"}) == {("Soften", "7"): ({"7:6:2", "7:3"}, "studio")}
+    assert placed(workflow, {"Soften more": "attic"}) == {("Soften more", "8"): ({"8:6:2", "8:3"}, "attic")}
+
+
+def test_a_path_names_what_is_nested_in_every_instance(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"Soften/Invert it": "studio"}) == {
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
+    }
+
+
+def test_a_whole_path_is_not_ambiguous_but_a_short_name_of_two_things_is(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"Invert it": "studio"}) == {("Invert it", "18"): ({"18:14"}, "studio")}
+    node(workflow, 18)["title"] = "Soften"
+    with pytest.raises(
+        InvalidConfig, match=r"'Soften' is ambiguous.*subgraph 'Soften \(18\)', subgraph 'Soften \(7\)'.*different titles"
+    ) as caught:
+        naming(workflow, {"Soften": "studio"})
+    assert caught.value.details["nodes"] == ["18", "7", "8"]
+    assert not naming(workflow, {"Soften": "local"}).parts
+
+
+def test_instances_of_one_definition_at_several_depths_are_one_thing(workflow: dict[str, Any]) -> None:
+    definition = next(each for each in workflow["definitions"]["subgraphs"] if each["name"] == "Invert it")
+    node(workflow, 18)["type"] = definition["id"]
+    assert set(placed(workflow, {"Invert it": "studio"})) == {
+        ("Invert it", "18"),
+        ("Soften/Invert it (7:6)", "7:6"),
+        ("Soften/Invert it (8:6)", "8:6"),
+    }
+
+
+def test_a_name_with_the_node_means_that_instance_alone(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"Soften (8)": "attic"}) == {("Soften", "8"): ({"8:6:2", "8:3"}, "attic")}
+    assert placed(workflow, {"Invert it (8:6)": "attic"}) == {("Soften/Invert it", "8:6"): ({"8:6:2"}, "attic")}
+    assert placed(workflow, {"Blurring (7)": "attic"}) == {("Soften/Blurring", None): ({"7:3"}, "attic")}
+    assert placed(workflow, {"Soften": "studio", "Soften (8)": "attic"}) == {
+        ("Soften (7)", "7"): ({"7:6:2", "7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:6:2", "8:3"}, "attic"),
+    }
+    node(workflow, 18)["title"] = "Soften"
+    assert placed(workflow, {"Soften (18)": "attic"}) == {("Soften", "18"): ({"18:14"}, "attic")}
+    node(workflow, 18)["title"] = "Twice (2)"
+    assert placed(workflow, {"Twice (2)": "attic"}) == {("Twice (2)", "18"): ({"18:14"}, "attic")}
+
+
+def test_a_title_with_a_slash_is_one_title(workflow: dict[str, Any]) -> None:
+    node(workflow, 18)["title"] = "Image/Invert"
+    assert set(placed(workflow, {"Image/Invert": "studio"})) == {("Image/Invert", "18")}
+    assert placed(workflow, {"Invert": "studio"}) == {}
+
+
+def test_an_id_that_the_prompt_has_already_is_not_taken_for_the_remote_node(workflow: dict[str, Any]) -> None:
+    parts = naming(workflow, {"Invert it": "studio"}, prompt={**PROMPT, "18": PROMPT["1"]}).parts
+    assert [each.part.node_id for each in parts] == [None]
+
+
+def test_muted_and_bypassed_subgraphs_are_no_parts_and_no_error(workflow: dict[str, Any]) -> None:
+    node(workflow, 9)["title"] = "Off"
+    assert naming(workflow, {"Off": "studio"}) == Naming()
+    assert naming(workflow, chosen={"Off": {"endpoint": "studio"}}) == Naming()
+
+
+# -- groups -----------------------------------------------------------------------------------------------------
+
+
+def test_a_group_holds_what_the_editor_says_it_holds(workflow: dict[str, Any]) -> None:
+    editor = {title: {node_id for node_id in PROMPT if node_id.split(":")[0] in members} for title, members in DRAWN["groups"]}
+    for title in ("First half", "All"):
+        (part,) = [each for each in named_parts(workflow, PROMPT) if each.path == (title,)]
+        assert part.kind == GROUP
+        assert part.nodes == editor[title]
+
+
+def test_a_group_takes_all_that_is_inside_of_its_subgraph_nodes(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"First half": "studio"}) == {("First half", None): ({"1", "7:6:2", "7:3", "18:14"}, "studio")}
+
+
+def test_a_group_in_a_definition_is_a_part_of_each_instance(workflow: dict[str, Any]) -> None:
+    for key in ("Blurring", "Soften/Blurring"):
+        parts = naming(workflow, {key: "studio"}).parts
+        assert [(each.part.name, set(each.part.nodes)) for each in parts] == [
+            ("Soften/Blurring (7)", {"7:3"}),
+            ("Soften/Blurring (8)", {"8:3"}),
+        ]
+
+
+@pytest.mark.parametrize("left, inside", [(0.0, True), (0.1, False), (-80.0, False), (-79.9, True)])
+def test_the_left_edge_of_a_group_belongs_to_it_and_the_right_one_does_not(workflow: dict[str, Any], left: float, inside: bool) -> None:
+    drawn = node(workflow, 1)
+    box(workflow, "Edge", drawn["pos"][0] + drawn["size"][0] / 2 + left, drawn["pos"][1] - 30, 80, 500)
+    assert bool(naming(workflow, {"Edge": "studio"}).parts) is inside
+
+
+def test_positions_of_older_editors_are_read(workflow: dict[str, Any]) -> None:
+    for each in workflow["nodes"]:
+        each["size"] = {"0": each["size"][0], "1": each["size"][1]}
+    assert set(placed(workflow, {"First half": "studio"})) == {("First half", None)}
+
+
+def test_two_groups_of_one_title_are_ambiguous(workflow: dict[str, Any]) -> None:
+    box(workflow, "First half", 880, -100, 300, 300)
+    with pytest.raises(InvalidConfig, match="'First half' is ambiguous in this workflow: it can be 2 × group 'First half'"):
+        naming(workflow, {"First half": "studio"})
+
+
+def test_a_group_around_a_subgraph_of_the_same_title_means_the_group(workflow: dict[str, Any]) -> None:
+    box_around(workflow, "Invert it", 18, 1)
+    assert placed(workflow, {"Invert it": "studio"}) == {("Invert it", None): ({"18:14", "1"}, "studio")}
+
+
+# -- what the caller says ---------------------------------------------------------------------------------------
+
+
+def test_a_caller_without_a_workflow_names_nodes() -> None:
+    chosen = {"mine": {"nodes": ["4", 5], "endpoint": "studio"}}
+    assert placed(None, chosen=chosen) == {("mine", None): ({"4", "5"}, "studio")}
+    assert placed(None, {"mine": "attic"}, {"mine": {"nodes": ["4"]}}) == {("mine", None): ({"4"}, "attic")}
+
+
+def test_a_subgraph_node_among_the_callers_nodes_stands_for_what_is_inside(workflow: dict[str, Any]) -> None:
+    for drawing in (None, workflow):
+        assert placed(drawing, {"mine": "studio"}, {"mine": {"nodes": ["7", "4"]}}) == {("mine", None): ({"7:6:2", "7:3", "4"}, "studio")}
+
+
+def test_nodes_that_are_muted_may_be_among_the_callers(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"mine": "studio"}, {"mine": {"nodes": ["4", "9", "16", "17"]}}) == {("mine", None): ({"4"}, "studio")}
+
+
+def test_the_call_wins_over_the_registry_and_the_registry_over_the_property(workflow: dict[str, Any]) -> None:
+    node(workflow, 18)["properties"]["yggdrasill.endpoint"] = "studio"
+    assert placed(workflow) == {("Invert it", "18"): ({"18:14"}, "studio")}
+    assert placed(workflow, {"Invert it": "attic"}) == {("Invert it", "18"): ({"18:14"}, "attic")}
+    assert placed(workflow, {"Invert it": "local"}) == {}
+    assert placed(workflow, {"Invert it": "local"}, {"Invert it": {"endpoint": "attic"}}) == {("Invert it", "18"): ({"18:14"}, "attic")}
+
+
+def test_an_endpoint_pinned_inside_a_definition_holds_for_each_instance(workflow: dict[str, Any]) -> None:
+    node(workflow, 6, "Soften")["properties"]["yggdrasill.endpoint"] = "studio"
+    assert placed(workflow) == {
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
+    }
+
+
+def test_a_name_that_the_caller_gives_and_nothing_places_is_told(workflow: dict[str, Any]) -> None:
+    found = naming(workflow, {"other": "studio"}, {"mine": {"nodes": ["4"]}})
+    assert found.parts == ()
+    assert len(found.warnings) == 1
+    assert "nothing places 'mine', so it runs here" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    "chosen, error, message",
+    [
+        ({"mine": {"nodes": ["4", "99"]}}, UnknownName, r"unknown node '99'; there is '1', .*graphs\.mine\.nodes"),
+        ({"Softn": {"endpoint": "studio"}}, UnknownName, r"unknown part 'Softn'; there is 'Soften',.*Did you mean 'Soften'\?"),
+        ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes is a list of node ids, got '4'"),
+        ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "is a list of node ids"),
+        ({"mine": {"node": ["4"]}}, InvalidConfig, "it takes 'nodes'.*and 'endpoint'"),
+        ({"mine": "studio"}, InvalidConfig, "it takes 'nodes'"),
+        (["mine"], InvalidConfig, "is a mapping from names to"),
+        ({"mine": {"nodes": ["4"], "endpoint": "cellar"}}, UnknownEndpoint, r"unknown endpoint 'cellar'.*graphs\.mine"),
+        ({"mine": {"nodes": ["4"], "endpoint": 7}}, InvalidConfig, "got 7"),
+    ],
+)
+def test_what_the_caller_says_must_fit(workflow: dict[str, Any], chosen: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        naming(workflow, chosen=chosen)
+
+
+@pytest.mark.parametrize("pin, error", [("cellar", UnknownEndpoint), (["studio"], InvalidConfig)])
+def test_a_property_that_names_no_endpoint_is_refused_with_its_place(workflow: dict[str, Any], pin: Any, error: type[Exception]) -> None:
+    node(workflow, 18)["properties"]["yggdrasill.endpoint"] = pin
+    with pytest.raises(error, match=r"property 'yggdrasill\.endpoint' of subgraph 'Invert it \(18\)'"):
+        naming(workflow)
+
+
+def test_registry_keys_of_other_workflows_are_passed_over_in_silence(workflow: dict[str, Any]) -> None:
+    assert naming(workflow, {"terrain/atlas": "studio", "Upscale": "attic"}) == Naming()
+
+
+# -- parts inside parts -----------------------------------------------------------------------------------------
+
+
+def test_a_part_inside_another_runs_where_it_is_placed_and_the_outer_one_has_the_rest(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"Soften": "studio", "Soften/Invert it": "attic"}) == {
+        ("Soften (7)", "7"): ({"7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:3"}, "studio"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "attic"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "attic"),
+    }
+    assert placed(workflow, {"Soften": "studio", "Soften/Invert it": "local"}) == {
+        ("Soften (7)", "7"): ({"7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:3"}, "studio"),
+    }
+
+
+def test_a_part_inside_another_of_the_same_placement_belongs_to_it(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"First half": "studio", "Invert it": "studio", "Blurring": "studio"}) == {
+        ("First half", None): ({"1", "7:6:2", "7:3", "18:14"}, "studio"),
+        ("Soften/Blurring (8)", None): ({"8:3"}, "studio"),
+    }
+
+
+def test_a_part_two_levels_down_is_taken_out_of_every_part_around_it(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"First half": "studio", "Soften": "attic", "Soften/Invert it": "studio"}) == {
+        ("First half", None): ({"1", "18:14"}, "studio"),
+        ("Soften (7)", "7"): ({"7:3"}, "attic"),
+        ("Soften (8)", "8"): ({"8:3"}, "attic"),
+        ("Soften/Invert it (7:6)", "7:6"): ({"7:6:2"}, "studio"),
+        ("Soften/Invert it (8:6)", "8:6"): ({"8:6:2"}, "studio"),
+    }
+
+
+def test_of_a_group_and_the_subgraph_it_holds_alone_the_subgraph_is_the_inner_one(workflow: dict[str, Any]) -> None:
+    box_around(workflow, "Around", 18)
+    assert placed(workflow, {"Around": "studio", "Invert it": "attic"}) == {("Invert it", "18"): ({"18:14"}, "attic")}
+
+
+def test_parts_of_which_each_holds_a_piece_of_the_other_are_refused(workflow: dict[str, Any]) -> None:
+    with pytest.raises(InvalidConfig, match=r"selection 'mine' and group 'First half' share nodes '1', and neither lies inside the other"):
+        naming(workflow, {"First half": "studio"}, {"mine": {"nodes": ["1", "4"], "endpoint": "attic"}})
+
+
+# -- the door ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [None, 7, "x", [], [7], [{"id": 7, "type": ["x"]}], {"nodes": 1}])
+def test_a_workflow_of_another_shape_names_nothing(workflow: dict[str, Any], value: Any) -> None:
+    for field in ("nodes", "groups", "definitions"):
+        assert naming({**workflow, field: value}, {"nowhere": "studio"}) == Naming()
+    workflow["definitions"]["subgraphs"][0]["nodes"] = value
+    workflow["definitions"]["subgraphs"][1]["groups"] = value
+    naming(workflow, {"Soften": "studio"})
+    for field in ("title", "properties", "pos", "size", "flags"):
+        node(workflow, 18)[field] = value
+    naming(workflow, {"All": "studio"})
+    naming(value, {"All": "studio"})
+
+
+def test_definitions_that_hold_each_other_end(workflow: dict[str, Any]) -> None:
+    for definition in workflow["definitions"]["subgraphs"]:
+        definition["nodes"].append({**node(workflow, 7), "id": 7})
+    assert set(placed(workflow, {"First half": "studio"})) == {("First half", None)}
+
+
+def test_whatever_stands_in_a_workflow_only_errors_of_ours_come_out() -> None:
+    placements = {name: Placement.of("studio", KNOWN, name) for name in ("Invert it", "First half", "Blurring")}
+    chosen = {"mine": {"nodes": ["4", "7"], "endpoint": "studio"}, "Soften": {"endpoint": "attic"}}
+    for seed in range(400):
+        extra = copy.deepcopy({"extra_pnginfo": {"workflow": DRAWN["workflow"]}, "yggdrasill": {"graphs": chosen}})
+        _spoil(extra, random.Random(seed))
+        with contextlib.suppress(YggdrasillError):
+            parts_of(PROMPT, extra, placements, KNOWN)
+
+
+def _spoil(holder: Any, chance: random.Random) -> None:
+    """Put something else somewhere."""
+    while True:
+        key = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
+        if not isinstance(holder[key], (dict, list)) or not holder[key] or chance.random() < 0.1:
+            holder[key] = copy.deepcopy(chance.choice(JUNK))
+            return
+        holder = holder[key]
+
+
+def test_nesting_without_end_is_looked_into_to_a_bound(workflow: dict[str, Any]) -> None:
+    soften = next(each for each in workflow["definitions"]["subgraphs"] if each["name"] == "Soften")
+    soften["nodes"] = [{**node(workflow, 7), "id": 7}]
+    deep = ":".join(["7"] * 5000)
+    parts = naming(workflow, {"Soften": "studio"}, prompt={**PROMPT, deep: {}}).parts
+    assert {"7:6:2", "7:3", deep} in [set(each.part.nodes) for each in parts]
+
+
+def test_nothing_placed_costs_under_a_millisecond(workflow: dict[str, Any]) -> None:
+    large = {**workflow, "nodes": [{**each, "id": 1000 * copy_ + each["id"]} for copy_ in range(40) for each in workflow["nodes"]]}
+    prompt: dict[str, Any] = {str(1000 * copy_ + number): {} for copy_ in range(40) for number in range(12)}
+    keys = {f"somewhere {number}/else": "studio" for number in range(20)}
+    fastest = 1.0
+    for _ in range(20):
+        started = time.perf_counter()
+        assert naming(large, keys, prompt=prompt) == Naming()
+        fastest = min(fastest, time.perf_counter() - started)
+    assert fastest < 0.001
