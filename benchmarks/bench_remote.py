@@ -28,7 +28,7 @@ from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import PARALLEL, upload
-from yggdrasill.values.disk_store import DiskStore
+from yggdrasill.values.stores.disk import DiskStore
 
 __all__ = ["run"]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, format_options, unknown_name
 from yggdrasill.foundation.archive import open_source
-from yggdrasill.foundation.documents import parse_document, read_document
+from yggdrasill.foundation.config import parse_document, read_document
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.templates import render_template, template_names
 from yggdrasill.pipeline import Pipeline

@@ -3,11 +3,11 @@
 from yggdrasill.executor.context import RunContext, current_run
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.contract import Resolver, Runnable
-from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.edges import Edge
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.pool import ReusePool
-from yggdrasill.foundation.ports import Port, PortAggregation, PortDirection, PortType
+from yggdrasill.foundation.ports import Port, PortAggregation, PortDirection, PortType, Setting
 from yggdrasill.foundation.registry import BlockRegistry, register_block
 from yggdrasill.foundation.roles import (
     apply_auto_connect,
@@ -16,7 +16,6 @@ from yggdrasill.foundation.roles import (
     suggest_edges_for_new_node,
     use_task_node_auto_connect,
 )
-from yggdrasill.foundation.settings import Setting
 from yggdrasill.foundation.templates import register_template, template_names
 from yggdrasill.foundation.validation import ValidationResult
 

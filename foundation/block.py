@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, unknown_name
-from yggdrasill.foundation.ports import Port
-from yggdrasill.foundation.settings import Setting
+from yggdrasill.foundation.ports import Port, Setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -178,7 +177,7 @@ class AbstractBaseBlock(ABC):
         Raises:
             MissingFile, InvalidCheckpoint, CheckpointMismatch, UnsupportedFormat
         """
-        from yggdrasill.foundation.checkpoint import check_block_state, read_state
+        from yggdrasill.foundation.checkpoints import check_block_state, read_state
 
         state = read_state(path)
         check_block_state(self, state, f"block {self.block_id!r}", strict=True)

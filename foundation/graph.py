@@ -15,18 +15,15 @@ from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.executor.program import Program
 from yggdrasill.foundation import roles
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.building import BuildOptions
-from yggdrasill.foundation.checkpoint import read_state
-from yggdrasill.foundation.connected import ConnectedContainer
-from yggdrasill.foundation.container import check_name
-from yggdrasill.foundation.edge import Edge
-from yggdrasill.foundation.edge_table import Interface
-from yggdrasill.foundation.graph_program import compile_graph
-from yggdrasill.foundation.loading import StateLoader
+from yggdrasill.foundation.checkpoints import StateLoader, read_state
+from yggdrasill.foundation.compile import compile_graph
+from yggdrasill.foundation.config import BuildOptions
+from yggdrasill.foundation.container import ConnectedContainer, check_name
+from yggdrasill.foundation.edges import Edge, Interface
 from yggdrasill.foundation.node import Node
-from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool, reuse_identity
 from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
 
 if TYPE_CHECKING:

@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from yggdrasill.foundation.building import BuildOptions, open_config
-from yggdrasill.foundation.documents import at, is_ref, read_model, resolve_ref
-from yggdrasill.foundation.edge import Edge
-from yggdrasill.foundation.edge_table import ExposedPort
+from yggdrasill.foundation.config import BuildOptions, at, is_ref, open_config, read_model, resolve_ref
+from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.node import Node
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownBlockType, UnknownName, YggdrasillError, unknown_name
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.settings import Setting
+from yggdrasill.foundation.ports import Setting
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

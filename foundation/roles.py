@@ -17,8 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Protocol
 
 from yggdrasill.errors import unknown_name
-from yggdrasill.foundation.edge import Edge
-from yggdrasill.foundation.edge_table import Interface
+from yggdrasill.foundation.edges import Edge, Interface
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.ports import Port, PortAggregation
 

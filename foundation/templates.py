@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options, unknown_name
-from yggdrasill.foundation.documents import check_version, read_document, read_model
+from yggdrasill.foundation.config import check_version, read_document, read_model
 
 __all__ = ["TEMPLATE_FOLDER", "FileTemplate", "register_template", "render_template", "template_names"]
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from yggdrasill.errors import InvalidStructure, format_options
-from yggdrasill.foundation.edge import Edge
-from yggdrasill.foundation.edge_table import ExposedPort
+from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.ports import Port, PortAggregation
 
 if TYPE_CHECKING:
-    from yggdrasill.foundation.connected import ConnectedContainer
+    from yggdrasill.foundation.container import ConnectedContainer
 
 __all__ = ["ValidationResult", "check_exposures", "check_inputs", "check_reachability"]
 

@@ -1,10 +1,14 @@
-"""A flow: runnables linked into a DAG. What a pipeline (of graphs) and a stage (of pipelines) have in common."""
+"""The edge between two graphs of a pipeline, or two pipelines of a stage: external key to external key.
+
+A flow: runnables linked into a DAG. What a pipeline (of graphs) and a stage (of pipelines) have in common.
+"""
 
 from __future__ import annotations
 
 import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import BlockFailed, CycleFound, InvalidArgument
@@ -13,19 +17,22 @@ from yggdrasill.executor.context import RunContext, current_run, enter_child
 from yggdrasill.executor.hooks import Emit
 from yggdrasill.executor.loop import collect_inputs
 from yggdrasill.executor.program import Key
-from yggdrasill.foundation.connected import ConnectedContainer
-from yggdrasill.foundation.container import Container, check_name
+from yggdrasill.foundation.container import ConnectedContainer, Container, check_name
 from yggdrasill.foundation.contract import Runnable
-from yggdrasill.foundation.edge_table import EdgeTable, Interface
-from yggdrasill.foundation.persistence import Persistent
+from yggdrasill.foundation.edges import Edge, EdgeTable, Interface
+from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
-from yggdrasill.pipeline.edge import PipelineEdge
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Dag"]
+__all__ = ["Dag", "PipelineEdge"]
+
+
+@dataclass(frozen=True)
+class PipelineEdge(Edge):
+    """Like `Edge`, the ports being external keys of the children's specs."""
 
 
 class Dag(ConnectedContainer, Persistent):

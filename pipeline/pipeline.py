@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import unknown_name
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.building import BuildOptions, build_or_pass
+from yggdrasill.foundation.config import BuildOptions, build_or_pass
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.pool import ReusePool

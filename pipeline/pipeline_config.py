@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pydantic import Field
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.foundation.building import BuildOptions, open_config
+from yggdrasill.foundation.config import BuildOptions, open_config, read_model, resolve_ref
 from yggdrasill.foundation.contract import build_foreign, default_resolver
-from yggdrasill.foundation.documents import read_model, resolve_ref
-from yggdrasill.foundation.edge_table import ExposedPort
+from yggdrasill.foundation.edges import ExposedPort
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
 

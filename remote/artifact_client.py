@@ -6,8 +6,8 @@ from functools import lru_cache
 from typing import Any
 
 from yggdrasill.remote.download_cache import KEPT_BYTES, DownloadCache
-from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import Packed, pack
 
 __all__ = ["ArtifactClient"]

@@ -18,7 +18,7 @@ from yggdrasill.remote.reports import Meter
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import upload
 from yggdrasill.remote.wait_graph import Learn
-from yggdrasill.values.artifact_refs import ArtifactRef
+from yggdrasill.values.handles import ArtifactRef
 
 __all__ = ["ORPHAN_AFTER", "Call", "Watch", "perform"]
 

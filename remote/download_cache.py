@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 
-from yggdrasill.values.memory_store import aligned_memory
 from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.stores.memory import aligned_memory
 
 __all__ = ["KEPT_BYTES", "DownloadCache"]
 

@@ -16,8 +16,8 @@ from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.receive import pour
 from yggdrasill.remote.reports import LoadReport, Meter, report
 from yggdrasill.remote.retry import Retry, RetryPolicy
-from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
-from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.stores.memory import MemoryStore
 
 __all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
-from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.config import read_document
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.endpoint import Endpoint, client_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.foundation.documents import resolve_ref
+from yggdrasill.foundation.config import resolve_ref
 
 __all__ = ["inline_refs"]
 

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from yggdrasill.errors import EndpointUnreachable, StorageFailed, YggdrasillError
-from yggdrasill.values.disk_store import DiskStore, read_store_id
+from yggdrasill.values.stores.disk import DiskStore, read_store_id
 
 __all__ = ["FOLDER_FROM", "LocalPeer", "is_this_machine"]
 

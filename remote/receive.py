@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 
-from yggdrasill.values.artifacts import ArtifactWriter
+from yggdrasill.values.stores.base import ArtifactWriter
 
 __all__ = ["pour"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, StorageFailed
-from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.config import read_document
 from yggdrasill.values.files import write_file
 
 __all__ = ["HEADER", "read_secrets", "secrets_path", "write_registry", "write_secrets"]

@@ -13,9 +13,9 @@ from yggdrasill.remote.downloads import RemoteHandle, stream
 from yggdrasill.remote.local_peers import FOLDER_FROM
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports.transport import Chunk
-from yggdrasill.values.artifact_refs import ArtifactHandle
-from yggdrasill.values.artifacts import put_mutable
 from yggdrasill.values.codec import encode
+from yggdrasill.values.handles import ArtifactHandle
+from yggdrasill.values.stores.base import put_mutable
 
 __all__ = ["PARALLEL", "find_handles", "upload"]
 

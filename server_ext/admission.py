@@ -15,7 +15,7 @@ from yggdrasill.server_ext.identity import body_hash
 from yggdrasill.server_ext.job import Job, new_job_id
 from yggdrasill.server_ext.job_manager import JobManager
 from yggdrasill.server_ext.tasks import Task, TaskServices
-from yggdrasill.values.artifact_refs import ArtifactRef
+from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.wire import references
 
 __all__ = ["Admission", "Submission"]

@@ -6,8 +6,8 @@ import asyncio
 from typing import Protocol
 
 from yggdrasill.errors import UnknownArtifact
-from yggdrasill.values.artifact_refs import ArtifactRef
-from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.stores.base import ArtifactStore
 
 __all__ = ["ArtifactResolver", "Fetcher"]
 

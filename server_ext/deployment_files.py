@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, StorageFailed
-from yggdrasill.foundation.documents import parse_document
+from yggdrasill.foundation.config import parse_document
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.values.files import FileSet
 

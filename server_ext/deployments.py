@@ -10,8 +10,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
+from yggdrasill.foundation.config import read_document
 from yggdrasill.foundation.contract import Resolver
-from yggdrasill.foundation.documents import read_document
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry

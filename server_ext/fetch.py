@@ -10,8 +10,8 @@ import aiohttp
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.receive import pour
-from yggdrasill.values.artifact_refs import ArtifactRef
-from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.stores.base import ArtifactStore
 
 __all__ = ["PeerFetcher"]
 

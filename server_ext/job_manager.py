@@ -23,7 +23,7 @@ from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Memory, Retention
 from yggdrasill.server_ext.tasks import Task, error_dict, stop_error
-from yggdrasill.values.artifacts import ArtifactStore
+from yggdrasill.values.stores.base import ArtifactStore
 
 __all__ = ["JobManager"]
 

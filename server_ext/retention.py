@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext.jobs import JobStore
-from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.disk_store import DiskStore
+from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.disk import DiskStore
 
 __all__ = ["Memory", "Retention", "fair_quota"]
 

@@ -34,7 +34,7 @@ from yggdrasill.server_ext.retention import Retention, fair_quota
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.server_ext.signing import Signer
-from yggdrasill.values.disk_store import DiskStore
+from yggdrasill.values.stores.disk import DiskStore
 
 __all__ = ["Settings", "build_service", "serve"]
 

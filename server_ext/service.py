@@ -28,9 +28,9 @@ from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.signing import Signer
 from yggdrasill.server_ext.tasks import RunLog, Task, TaskServices
-from yggdrasill.values.artifact_refs import ArtifactRef
-from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.disk_store import DiskStore
+from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.disk import DiskStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]

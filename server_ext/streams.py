@@ -19,7 +19,7 @@ from yggdrasill.remote.receive import pour
 from yggdrasill.server_ext.bodies import check_length
 from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.job import Event
-from yggdrasill.values.artifacts import CHUNK_BYTES, ArtifactStore, check_hash
+from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
 
 __all__ = ["receive_artifact", "receive_batch", "send_artifact", "send_events"]
 

@@ -20,9 +20,9 @@ from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.job import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
-from yggdrasill.values.artifact_refs import ArtifactHandle, ArtifactRef
-from yggdrasill.values.artifacts import ArtifactStore
-from yggdrasill.values.parcel import StreamingPacker
+from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.wire import StreamingPacker
 
 __all__ = ["RunLog", "Task", "TaskServices", "error_dict", "stop_error"]
 

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from yggdrasill.foundation.building import BuildOptions, open_config
-from yggdrasill.foundation.documents import read_model, resolve_ref
+from yggdrasill.foundation.config import BuildOptions, open_config, read_model, resolve_ref
 from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
 from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.pipeline.pipeline_config import ChildModel, build_graph, built_children

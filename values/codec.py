@@ -15,8 +15,7 @@ from yggdrasill.values.decoder import Decoder
 from yggdrasill.values.encoder import Encoder
 from yggdrasill.values.envelope import PREFIX_BYTES, Envelope, read_envelope
 from yggdrasill.values.files import write_file
-from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
-from yggdrasill.values.payload import EncodedValue, Payload, corrupt
+from yggdrasill.values.payload import DEFAULT_LIMITS, EncodedValue, Limits, Payload, corrupt
 
 __all__ = ["decode", "dump", "dumps", "encode", "from_json", "iter_envelope", "load", "loads", "to_json"]
 

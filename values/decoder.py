@@ -6,13 +6,11 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from yggdrasill.values.arrays import decode_array, decode_number
+from yggdrasill.values.encoder import Visit, Walk
 from yggdrasill.values.extensions import unpack
-from yggdrasill.values.limits import Limits
-from yggdrasill.values.payload import ArraySpec, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, Limits, Payload, corrupt
 from yggdrasill.values.scalars import SCALAR_TAGS, from_base64
-from yggdrasill.values.tensors import decode_tensor
-from yggdrasill.values.walk import Visit, Walk
+from yggdrasill.values.tensors import decode_array, decode_number, decode_tensor
 
 __all__ = ["Decoder"]
 

@@ -1,21 +1,62 @@
-"""From a value to its skeleton and payloads: one walk, which knows the place it is at."""
+"""A depth-first walk over nested values on a stack of its own, so that depth is a limit and never Python's recursion.
+
+From a value to its skeleton and payloads: one walk, which knows the place it is at.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
+from types import GeneratorType
 from typing import Any
 
 from yggdrasill.errors import CannotTravel
-from yggdrasill.values.arrays import encode_array, encode_number, is_array, is_number
 from yggdrasill.values.extensions import Opaque, extension_for, pack
-from yggdrasill.values.limits import Limits
-from yggdrasill.values.payload import ArraySpec, Payload
+from yggdrasill.values.payload import ArraySpec, Limits, Payload
 from yggdrasill.values.scalars import LEAVES, is_unicode, to_base64
-from yggdrasill.values.tensors import encode_tensor, is_tensor
-from yggdrasill.values.walk import Visit, Walk
+from yggdrasill.values.tensors import encode_array, encode_number, encode_tensor, is_array, is_number, is_tensor
 
-__all__ = ["INLINE_BYTES", "Encoder"]
+__all__ = ["INLINE_BYTES", "Encoder", "Visit", "Walk"]
+
+Visit = Generator[tuple[Any, Any], Any, Any]
+"""What visiting a container is: it yields ``(step, part)``, is sent what became of the part, and returns the whole."""
+
+
+class Walk:
+    """One walk; ``steps`` are the indices and keys that lead from the root to the part being visited."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.steps: list[Any] = []
+        self._items = 0
+
+    def run(self, visit: Callable[[Any], Any], root: Any) -> Any:
+        """What ``visit(root)`` returns, or, if that is a `Visit`, what it returns once all its parts are visited."""
+        visits: list[Visit] = []
+        part = root
+        while True:
+            result = visit(part)
+            if isinstance(result, GeneratorType):
+                self.limits.check("max_depth", len(visits) + 1)
+                visits.append(result)
+                self.steps.append(None)
+                result = None
+            while visits:
+                try:
+                    self.steps[-1], part = visits[-1].send(result)
+                    break
+                except StopIteration as finished:
+                    visits.pop()
+                    self.steps.pop()
+                    result = finished.value
+            else:
+                return result
+
+    def count(self, items: int) -> None:
+        """Count ``items`` against ``max_items``."""
+        self._items += items
+        self.limits.check("max_items", self._items)
+
 
 INLINE_BYTES = 512
 """Byte strings up to this length stay in the skeleton as base64."""

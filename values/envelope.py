@@ -8,9 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from yggdrasill.errors import CodecError, InvalidArgument, LimitExceeded, UnsupportedVersion
-from yggdrasill.values.layout import ALIGNMENT
-from yggdrasill.values.limits import DEFAULT_LIMITS, Limits
-from yggdrasill.values.payload import ArraySpec, EncodedValue, Payload, corrupt
+from yggdrasill.values.payload import ALIGNMENT, DEFAULT_LIMITS, ArraySpec, EncodedValue, Limits, Payload, corrupt
 
 __all__ = ["FORMAT_VERSION", "MAGIC", "PREFIX_BYTES", "Envelope", "read_envelope"]
 

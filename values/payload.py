@@ -1,15 +1,100 @@
-"""The data plane: the bytes of one tensor, array or byte string, and the words that describe them."""
+"""How large, how many and how deep a value may be, on the way out and on the way in alike.
+
+Shapes and strides as numbers: which tensors fill their memory without gaps, and in what order. Knows neither torch nor numpy.
+
+The data plane: the bytes of one tensor, array or byte string, and the words that describe them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
-from yggdrasill.errors import CorruptData
-from yggdrasill.values.layout import contiguous_strides, element_count, is_dense
+from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded
 
-__all__ = ["ArraySpec", "EncodedValue", "Payload", "blake3_hex", "corrupt"]
+__all__ = [
+    "ALIGNMENT",
+    "DEFAULT_LIMITS",
+    "ArraySpec",
+    "EncodedValue",
+    "Limits",
+    "Payload",
+    "blake3_hex",
+    "contiguous_strides",
+    "corrupt",
+    "element_count",
+    "is_dense",
+]
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that are checked before memory is taken; what `encode` lets out under some limits, `decode` lets in under the same."""
+
+    max_depth: int = 200
+    """Containers inside one another; at most 240, so that the JSON stays within Python's recursion limit."""
+    max_items: int = 2_000_000
+    """List items, tuple items, dict entries and set items together."""
+    max_header: int = 64 * MIB
+    """Bytes of an envelope's header: everything but the payloads."""
+    max_payloads: int = 100_000
+    """Tensors, arrays and long byte strings."""
+    max_bytes: int = 64 * 1024 * MIB
+    """Bytes of all payloads together."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.max_depth <= 240:
+            raise InvalidArgument(f"max_depth is {self.max_depth}; it must lie between 1 and 240; nest the value less deeply")
+
+    def check(self, name: str, found: int) -> None:
+        """Raise `LimitExceeded` if ``found`` is above the limit ``name``."""
+        bound: int = getattr(self, name)
+        if found > bound:
+            raise LimitExceeded(
+                f"the value needs {name} = {found}, and the limit is {bound}; split the value, or pass Limits({name}=...) on both sides",
+                limit=name,
+                bound=bound,
+                found=found,
+            )
+
+
+DEFAULT_LIMITS = Limits()
+
+
+ALIGNMENT = 64
+"""Bytes. Kernels may add in another order in memory aligned otherwise, so every decoded tensor starts on such a boundary, as torch's own do."""
+
+
+def element_count(shape: Sequence[int]) -> int:
+    """Elements in ``shape``; 1 for a scalar's ``()``."""
+    return prod(shape)
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides of ``shape`` in elements; an empty axis counts as 1, as in torch."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Whether elements at ``strides`` (in elements) fill one block of memory, each place once; axes may stand in any order."""
+    if 0 in shape:
+        return all(stride >= 0 for stride in strides)
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return all(stride >= 0 for stride in strides)
+
 
 _PARALLEL_FROM = 4 << 20
 _FIELDS = {"dtype", "shape", "strides", "nbytes", "hash"}

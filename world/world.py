@@ -12,12 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, InvalidState, format_options
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
-from yggdrasill.foundation.building import BuildOptions
+from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.container import check_name
-from yggdrasill.foundation.documents import read_document
-from yggdrasill.foundation.persistence import Persistent
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult
 from yggdrasill.pipeline.dag import Dag
 from yggdrasill.stage.contract import CONTEXT_SOURCES, state_key

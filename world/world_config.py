@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from pydantic import Field
 
 from yggdrasill.errors import InvalidConfig, MissingFile, format_options
-from yggdrasill.foundation.building import BuildOptions, open_config
-from yggdrasill.foundation.documents import is_ref, read_model, resolve_ref
+from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
 from yggdrasill.foundation.graph_config import StrictModel
 from yggdrasill.pipeline.pipeline_config import place_child
 from yggdrasill.stage.stage import Stage

@@ -10,8 +10,8 @@ from typing import Any
 from yggdrasill.errors import UnknownArtifact
 from yggdrasill.server_ext.identity import canonical_json
 from yggdrasill.values.handles import load_handles
-from yggdrasill.values.memory_store import MemoryStore
 from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
 
 __all__ = ["JobInputs", "content_hash"]

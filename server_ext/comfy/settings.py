@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, format_options
-from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.config import read_document
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.comfy.runner import POLICIES
 

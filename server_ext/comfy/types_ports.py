@@ -10,10 +10,9 @@ from yggdrasill.errors import CannotTravel
 from yggdrasill.remote.comfy_types import can_travel, refusal
 from yggdrasill.server_ext.comfy.types_classes import parts_of
 from yggdrasill.values import Opaque
-from yggdrasill.values.arrays import is_array, is_number
 from yggdrasill.values.extensions import extension_for
 from yggdrasill.values.scalars import LEAVES
-from yggdrasill.values.tensors import is_tensor
+from yggdrasill.values.tensors import is_array, is_number, is_tensor
 
 __all__ = ["check_port"]
 

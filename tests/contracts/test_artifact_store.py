@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, StorageFailed, UnknownArtifact
 from yggdrasill.values import ArtifactStore, DiskStore, MemoryStore, pack, unpack
-from yggdrasill.values.artifacts import put_mutable
+from yggdrasill.values.stores.base import put_mutable
 
 Make = Callable[..., ArtifactStore]
 SMALL, LARGE = b"Yggdrasill", bytes(range(256)) * 5000

@@ -24,7 +24,7 @@ from yggdrasill.remote import RemoteGraph
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.remote_stage import RemoteStage
 from yggdrasill.stage import Stage, State
-from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack, unpack
 from yggdrasill.world import CANONICAL_CYCLE, World
 

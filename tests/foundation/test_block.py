@@ -12,7 +12,7 @@ import torch
 from samples.blocks import Accumulate, Add, Composite, Double, Identity, Linear
 from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidCheckpoint, MissingFile, UnsupportedFormat
 from yggdrasill.foundation import AbstractBaseBlock, Edge, Node, Port, PortDirection
-from yggdrasill.foundation.checkpoint import pack_state
+from yggdrasill.foundation.checkpoints import pack_state
 
 
 class Twice(AbstractBaseBlock):

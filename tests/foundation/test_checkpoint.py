@@ -17,7 +17,7 @@ from samples.blocks import Accumulate, Add, Linear
 from samples.graphs import bits, graph_of, sample_registry
 from yggdrasill.errors import CheckpointMismatch, InvalidCheckpoint, MissingFile, StorageFailed, UnsupportedFormat
 from yggdrasill.foundation import Graph
-from yggdrasill.foundation.checkpoint import BACKENDS, pack_state, read_state, unpack_state
+from yggdrasill.foundation.checkpoints import BACKENDS, pack_state, read_state, unpack_state
 
 TENSORS = {
     "float": torch.tensor([1.5, -0.0, float("nan"), float("inf")]),

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed
-from yggdrasill.foundation import documents
-from yggdrasill.foundation.documents import parse_document, read_document
+from yggdrasill.foundation import config as documents
+from yggdrasill.foundation.config import parse_document, read_document
 
 BROKEN = {
     "yaml syntax": ("a: 1\nb: [1,\n  2\n", True, "w, line 4, column 1: did not find expected ',' or ']'"),

@@ -13,7 +13,7 @@ import yaml
 from samples.graphs import graph_of, sample_registry
 from yggdrasill.errors import InvalidConfig, MissingFile, UnsupportedVersion, YggdrasillError
 from yggdrasill.foundation import Graph, ReusePool
-from yggdrasill.foundation.checkpoint import pack_state
+from yggdrasill.foundation.checkpoints import pack_state
 
 
 def config() -> dict[str, Any]:

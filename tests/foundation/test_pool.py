@@ -16,7 +16,7 @@ from samples.blocks import Accumulate, Add, Linear
 from samples.graphs import bits, graph_of, sample_registry
 from yggdrasill.errors import CheckpointMismatch
 from yggdrasill.foundation import Graph, ReusePool
-from yggdrasill.foundation.checkpoint import pack_state
+from yggdrasill.foundation.checkpoints import pack_state
 from yggdrasill.foundation.pool import reuse_identity
 
 

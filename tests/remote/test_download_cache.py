@@ -11,8 +11,8 @@ from samples.endpoints import Cutter, EndpointProcess, registry_of
 from samples.graphs import bits, graph_of
 from yggdrasill.remote import ArtifactClient
 from yggdrasill.remote.download_cache import DownloadCache
-from yggdrasill.values.memory_store import aligned_memory
 from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.stores.memory import aligned_memory
 
 MIB = 1 << 20
 

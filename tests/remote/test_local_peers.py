@@ -16,7 +16,7 @@ from yggdrasill.errors import EndpointUnreachable, PayloadTooLarge, StorageFaile
 from yggdrasill.foundation import Graph
 from yggdrasill.remote import RetryPolicy
 from yggdrasill.remote.local_peers import LocalPeer, is_this_machine
-from yggdrasill.values.disk_store import DiskStore
+from yggdrasill.values.stores.disk import DiskStore
 
 MIB = 1 << 20
 MESSAGES = 64 << 10

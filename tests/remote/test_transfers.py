@@ -19,9 +19,9 @@ from yggdrasill.remote.downloads import RemoteHandle, load
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
-from yggdrasill.values.artifact_refs import ArtifactRef
-from yggdrasill.values.disk_store import DiskStore
+from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.payload import ArraySpec
+from yggdrasill.values.stores.disk import DiskStore
 
 MIB = 1 << 20
 

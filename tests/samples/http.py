@@ -13,7 +13,7 @@ from typing import Any
 import requests
 
 from samples.endpoints import EndpointProcess
-from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack, unpack
 
 __all__ = ["BASE", "SECRET_VALUE", "Door", "Http", "error_of", "events_of", "in_background", "one_node", "until"]

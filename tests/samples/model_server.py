@@ -23,7 +23,7 @@ from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
 from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.signing import Signer
-from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.stores.memory import MemoryStore
 
 __all__ = ["SHA256", "WEIGHTS", "ModelServer", "fetching_process", "files", "model_server", "service", "sources"]
 

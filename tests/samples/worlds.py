@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from samples.blocks import register_samples
 from yggdrasill.executor.context import current_run
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.edge import Edge
+from yggdrasill.foundation.edges import Edge
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.ports import Port, PortDirection

@@ -213,9 +213,9 @@ def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) ->
     import asyncio
 
     from yggdrasill.server_ext.fetch import PeerFetcher
-    from yggdrasill.values.artifact_refs import ArtifactRef
-    from yggdrasill.values.memory_store import MemoryStore
+    from yggdrasill.values.handles import ArtifactRef
     from yggdrasill.values.payload import ArraySpec
+    from yggdrasill.values.stores.memory import MemoryStore
 
     name = named(b"data")
     path = f"/yggdrasill/v1/artifacts/{name}"

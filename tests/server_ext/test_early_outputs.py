@@ -18,7 +18,7 @@ from samples.http import Door, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
 from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.streams import send_artifact
-from yggdrasill.values.disk_store import DiskStore
+from yggdrasill.values.stores.disk import DiskStore
 
 
 def begin(host: Http, door: Door, x: torch.Tensor) -> tuple[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ from yggdrasill.pipeline import Pipeline
 from yggdrasill.server_ext.identity import deployment_hash
 from yggdrasill.stage import Stage
 from yggdrasill.stage.state import State
-from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
 from yggdrasill.world import World
 

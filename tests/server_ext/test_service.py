@@ -29,7 +29,7 @@ from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.server_ext.signing import Signer
-from yggdrasill.values.memory_store import MemoryStore
+from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
 
 

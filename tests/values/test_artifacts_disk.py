@@ -16,7 +16,8 @@ import torch
 from blake3 import blake3
 
 from yggdrasill.errors import StorageFailed, UnknownArtifact
-from yggdrasill.values import DiskStore, disk_pins, pack, unpack
+from yggdrasill.values import DiskStore, pack, unpack
+from yggdrasill.values.stores import disk
 
 TELL = "import sys, time; from yggdrasill.values import DiskStore; store = DiskStore(sys.argv[1], quota_bytes={quota})\n"
 
@@ -111,7 +112,7 @@ def test_the_pins_of_a_killed_process_hold_until_it_had_time_to_come_back(
     successor = DiskStore(tmp_path, quota_bytes=2000)
     if returns:
         successor.pin("job", [first])
-    monkeypatch.setattr(disk_pins, "GRACE_S", -1.0)
+    monkeypatch.setattr(disk, "GRACE_S", -1.0)
     store.put(b"d" * 1000)
     store.put(b"e" * 1000)
     assert store.has(first) == returns

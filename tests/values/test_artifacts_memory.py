@@ -8,7 +8,7 @@ from blake3 import blake3
 
 from yggdrasill.errors import LimitExceeded, UnknownArtifact
 from yggdrasill.values import MemoryStore
-from yggdrasill.values.arrays import is_ownable
+from yggdrasill.values.tensors import is_ownable
 
 
 def held(store: MemoryStore, tensor: torch.Tensor, owner: str = "call") -> str:

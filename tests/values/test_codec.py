@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from samples.values import NUMPY_DTYPES, STRUCTURED, TORCH_DTYPES, arrays, same, tensors, travelled, trees
 from yggdrasill.errors import CannotTravel, LimitExceeded
 from yggdrasill.values import Limits, decode, dumps, encode, from_json, iter_envelope, loads, to_json
-from yggdrasill.values.layout import ALIGNMENT
+from yggdrasill.values.payload import ALIGNMENT
 
 modest = settings(max_examples=60, deadline=None)
 

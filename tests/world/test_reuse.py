@@ -201,7 +201,7 @@ def test_a_checkpoint_file_is_read_once_for_all_levels(tmp_path: Path) -> None:
     donor = Linear(config={"seed": 5})
     source = Graph(registry=REGISTRY)
     source.add_node(donor, node_id="n")
-    from yggdrasill.foundation.checkpoint import pack_state
+    from yggdrasill.foundation.checkpoints import pack_state
 
     (tmp_path / "linear.json").write_bytes(pack_state(donor.state_dict()))
     config = build("world", ReusePool.off(), {"seed": 0}).to_config()

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.foundation import BlockRegistry, Setting
-from yggdrasill.foundation.documents import parse_document
+from yggdrasill.foundation.config import parse_document
 from yggdrasill.server_ext.comfy.levels.values import REST, given_values
 
 __all__ = ["block_settings", "chosen_block"]

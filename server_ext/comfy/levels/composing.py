@@ -7,7 +7,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation import Edge, Graph, Port
-from yggdrasill.foundation.connected import ConnectedContainer
+from yggdrasill.foundation.container import ConnectedContainer
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
 from yggdrasill.server_ext.comfy.levels.host_paths import check

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.foundation.connected import ConnectedContainer
+from yggdrasill.foundation.container import ConnectedContainer
 from yggdrasill.server_ext.comfy.levels.building import checked_level, placed
 from yggdrasill.server_ext.comfy.levels.ports import inputs_by_name, outputs_in_order
 from yggdrasill.server_ext.comfy.levels.work import NodeWork

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingFile, format_options
-from yggdrasill.foundation.documents import parse_document, read_document
+from yggdrasill.foundation.config import parse_document, read_document
 from yggdrasill.remote.prefix import is_below
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.extension_context import extension_context

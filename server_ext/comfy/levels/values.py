@@ -7,7 +7,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation import Setting
-from yggdrasill.foundation.documents import parse_document
+from yggdrasill.foundation.config import parse_document
 
 __all__ = ["REST", "given_values", "read_value"]
 

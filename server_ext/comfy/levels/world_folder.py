@@ -17,12 +17,12 @@ from typing import Any
 
 from yggdrasill.errors import CorruptData, InvalidArgument, InvalidConfig, MissingFile, StorageFailed, format_options
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.config import read_document
 from yggdrasill.server_ext.comfy.levels.building import build
 from yggdrasill.server_ext.comfy.levels.host_paths import worlds_folder
 from yggdrasill.stage import State
-from yggdrasill.values.file_lock import FileLock
 from yggdrasill.values.files import write_file
+from yggdrasill.values.stores.disk_files import FileLock
 from yggdrasill.world import World
 from yggdrasill.world.last_state import LAST_STATE_FILE, unpack_last
 from yggdrasill.world.storage import Progress, WorldStorage

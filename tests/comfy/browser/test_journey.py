@@ -15,7 +15,7 @@ from PIL import Image
 from samples.comfy import Servers
 from samples.comfy_graphs import Caller, data_folder, know, token_of
 from samples.editor import Editor
-from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.config import read_document
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from samples.editor import Editor
-from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.config import read_document
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -10,7 +10,7 @@ import pytest
 from samples.comfy_graphs import token_of
 from samples.editor import Editor
 from samples.served_prompts import paint
-from yggdrasill.foundation.documents import read_document
+from yggdrasill.foundation.config import read_document
 from yggdrasill.remote.pairing import pairing_line
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

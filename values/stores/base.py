@@ -1,4 +1,4 @@
-"""Artifacts: immutable bytes named by their blake3, and what every store of them offers (`memory_store`, `disk_store`)."""
+"""Artifacts: immutable bytes named by their blake3, and what every store of them offers (`memory`, `disk`)."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import torch
 from samples.graphs import bits
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values import DiskStore, MemoryStore, pack, unpack
-from yggdrasill.values.artifacts import ArtifactStore, ArtifactWriter
-from yggdrasill.values.parcel import StreamingPacker
+from yggdrasill.values.stores.base import ArtifactStore, ArtifactWriter
+from yggdrasill.values.wire import StreamingPacker
 
 WHOLE: dict[str, Any] = {
     "image": torch.arange(60_000.0).reshape(2, 30_000).T,

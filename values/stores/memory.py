@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from yggdrasill.errors import StorageFailed
-from yggdrasill.values.artifacts import (
+from yggdrasill.values.payload import ALIGNMENT, blake3_hex
+from yggdrasill.values.stores.base import (
     CHUNK_BYTES,
     MAX_ARTIFACT_BYTES,
     ArtifactStore,
@@ -21,8 +22,6 @@ from yggdrasill.values.artifacts import (
     span_of,
     unknown_artifact,
 )
-from yggdrasill.values.layout import ALIGNMENT
-from yggdrasill.values.payload import blake3_hex
 
 __all__ = ["MemoryStore", "aligned_memory"]
 

@@ -3,11 +3,14 @@
 A graph's folder holds ``config.json`` and ``checkpoint.json``. Above it, ``checkpoints/<child>/`` holds the child's own
 folder and ``checkpoints/<level>_meta.json`` says whose they are; so any part of a save can be loaded alone. A block
 shared by several parts is written once, where it is first used.
+
+Which ids can be file names, on every system.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,12 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile
 from yggdrasill.foundation.archive import FolderSource, Source, open_source, write_archive
-from yggdrasill.foundation.building import BuildOptions
-from yggdrasill.foundation.checkpoint import BACKENDS, check_backend, pack_state, read_state, unpack_state
+from yggdrasill.foundation.checkpoints import BACKENDS, check_backend, pack_state, read_state, unpack_state
+from yggdrasill.foundation.config import BuildOptions, at, parse_document, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import whole_project
-from yggdrasill.foundation.documents import at, parse_document, read_document
-from yggdrasill.foundation.file_names import file_name, file_names
 from yggdrasill.values.files import FileSet, write_file
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["Persistent"]
+__all__ = ["Persistent", "file_name", "file_names"]
 
 _CONFIGS = ("config.yaml", "config.yml", "config.json")
 
@@ -300,3 +301,31 @@ def _read_config(source: Source) -> dict[str, Any]:
                 raise InvalidConfig(f"{source.describe(name)} is not UTF-8 text: {error}") from error
             return parse_document(text, source.describe(name), yaml=not name.endswith(".json"))
     raise MissingFile(f"{source.describe('')} holds no config.json or config.yaml; choose a folder or archive that save() wrote")
+
+
+_UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.+$|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
+
+
+def file_names(word: str, child_ids: Iterable[str]) -> dict[str, str]:
+    """File names by id, each its own also where upper and lower case are one."""
+    names: dict[str, str] = {}
+    for child_id in child_ids:
+        other = names.setdefault(file_name(word, child_id).casefold(), child_id)
+        if other != child_id:
+            raise InvalidArgument(
+                f"{word} ids {other!r} and {child_id!r} would be one file on some systems; rename one or use format='single'"
+            )
+    return {child_id: child_id for child_id in names.values()}
+
+
+def file_name(word: str, child_id: str) -> str:
+    """``child_id`` if it can be a file name on every system.
+
+    Raises:
+        InvalidArgument: it has a path separator or another character some system refuses.
+    """
+    if _UNSAFE.search(child_id):
+        raise InvalidArgument(
+            f"{word} id {child_id!r} cannot be a file name (path separators and <>:\"|?* are refused); rename it or use format='single'"
+        )
+    return child_id

@@ -1,18 +1,36 @@
-"""Edges and exposed ports of the children of a graph, a pipeline or a stage: data, indexes, and the rules of linking."""
+"""Edges and exposed ports of a container's children: the data, its indexes, and the rules of connecting."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidEdge, format_options
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.contract import Runnable
-from yggdrasill.foundation.edge import Edge
 from yggdrasill.foundation.ports import Port, PortAggregation, PortDirection, PortType
 
-__all__ = ["EdgeTable", "ExposedPort", "Interface", "check_edge", "spec_entries"]
+__all__ = ["Edge", "EdgeTable", "ExposedPort", "Interface", "check_edge", "spec_entries"]
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """Where a value goes; prints as ``a.x -> b.y``, the spelling every error uses."""
+
+    source_node: str
+    source_port: str
+    target_node: str
+    target_port: str
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, str) or not value.strip():
+                raise InvalidArgument(f"edge field {field.name} must be a non-empty string, got {value!r}")
+
+    def __str__(self) -> str:
+        return f"{self.source_node}.{self.source_port} -> {self.target_node}.{self.target_port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,35 @@
-"""Config documents: JSON or YAML files, ``{"ref": path}`` in them, and models that name the place of every mistake."""
+"""Config documents: JSON or YAML files, ``{"ref": path}`` in them, and models that name the place of every mistake.
+
+What building from a config passes down through the levels, and how every level opens its config.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion, YggdrasillError
+
+if TYPE_CHECKING:
+    from yggdrasill.foundation.contract import Resolver
+    from yggdrasill.foundation.pool import ReusePool
+    from yggdrasill.foundation.registry import BlockRegistry
+    from yggdrasill.foundation.saving import Persistent
 
 __all__ = [
     "MAX_DOCUMENT_BYTES",
     "MAX_DOCUMENT_DEPTH",
+    "BuildOptions",
     "at",
+    "build_or_pass",
     "check_version",
     "is_ref",
+    "open_config",
     "parse_document",
     "read_document",
     "read_model",
@@ -221,3 +234,51 @@ def _place(location: tuple[int | str, ...]) -> str:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{type(value).__name__} {text[:50]}..."
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """Registry, pool, resolver, the folder refs are relative to, the place in the whole project, and whether refs are allowed."""
+
+    registry: BlockRegistry | None = None
+    pool: ReusePool | None = None
+    base_dir: str | Path | None = None
+    endpoints: Resolver | None = None
+    path: tuple[str, ...] = ()
+    allow_ref: bool = True
+
+    def at(self, base_dir: str | Path | None) -> BuildOptions:
+        """The same for a config that stands in another folder."""
+        return replace(self, base_dir=base_dir)
+
+    def below(self, child_id: str, base_dir: str | Path | None) -> BuildOptions:
+        """The options for a child."""
+        return replace(self, base_dir=base_dir, path=(*self.path, child_id))
+
+
+def build_or_pass(
+    given: Any, build: Callable[[Mapping[str, Any], BuildOptions], Any], registry: BlockRegistry | None, pool: ReusePool | None
+) -> Any:
+    """What was given, if it is neither a config nor the path of one; else what ``build`` makes of that.
+
+    Raises:
+        InvalidConfig, MissingFile, and what ``build`` raises
+    """
+    options = BuildOptions(registry, pool)
+    if isinstance(given, (str, Path)):
+        return build(read_document(given), options.at(Path(given).parent))
+    return build(given, options) if isinstance(given, Mapping) else given
+
+
+def open_config(level: type[Persistent], config: Any, options: BuildOptions) -> tuple[dict[str, Any], str, BuildOptions]:
+    """The document of a config of this level (a ref followed), what messages call it, and the options for what stands in it.
+
+    Raises:
+        InvalidConfig, UnsupportedVersion, MissingFile
+    """
+    document, base = resolve_ref(config, options.base_dir, f"{level.level} config", options.allow_ref)
+    if not isinstance(document, Mapping):
+        raise InvalidConfig(f"a {level.level} config is a mapping, got {type(document).__name__}")
+    where = f"{level.level} {document.get(f'{level.level}_id', 'config')!r}"
+    check_version(document, level.schema_version, where)
+    return dict(document), where, options.at(base)
