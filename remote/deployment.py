@@ -134,7 +134,7 @@ def travelling_state(part: Container) -> dict[str, Any]:
 def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for child_id, child_state in state.items():
-        child = part._children[child_id]
+        child = part.children[child_id]
         if isinstance(child, Container):
             below = _collect(child, child_state)
             if below:

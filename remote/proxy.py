@@ -159,7 +159,7 @@ class Proxy:
         """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as learn:
+        with self._artifact_client.pack(value) as packed, context.host.release_slot(), waiting() as learn:
             call = self._prepare(value, packed.wire, context, options, inbox, learn)
             call = replace(call, watch=watch)
             if began is not None:
@@ -176,7 +176,7 @@ class Proxy:
         """The same for a caller with an event loop; packing and unpacking stay off it."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as learn:
+        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.host.release_slot(), waiting() as learn:
             call = self._prepare(value, packed.wire, context, options, inbox, learn)
             started = time.perf_counter()
             try:

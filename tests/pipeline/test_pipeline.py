@@ -172,7 +172,7 @@ def test_a_pipeline_edge_has_no_blank_field(field: int, blank: str) -> None:
 @pytest.mark.parametrize(
     "edge, complaint",
     [
-        (("c", "y", "b", "x"), "there is no graph 'c'; there is 'a', 'b'"),
+        (("c", "y", "b", "x"), "unknown graph 'c'. Available: 'a', 'b'"),
         (("a", "z", "b", "x"), "graph 'a' has no output 'z'; its outputs are 'y'"),
         (("a", "y", "b", "z"), "graph 'b' has no input 'z'; its inputs are 'x'"),
         (("a", "x", "b", "x"), "'x' is an input of graph 'a', not an output"),
