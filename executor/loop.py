@@ -24,7 +24,7 @@ from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
 from yggdrasill.executor.program import MISSING, Buffer, Call, Executable, Join, Loop, Program, Step
 from yggdrasill.executor.workers import WorkerPool, check_workers, run_branches
 
-__all__ = ["Frame", "check_options", "execute", "fill", "loop_count", "options_of", "run"]
+__all__ = ["Frame", "check_options", "execute", "fill", "loop_count", "read_outputs", "run"]
 
 
 @dataclass(slots=True)
@@ -73,8 +73,7 @@ def run(
         InvalidArgument: an unknown run option. InvalidEdge: an edge to a port that no longer exists.
         BlockFailed, MissingInput, HookFailed, Cancelled: see `yggdrasill.errors`.
     """
-    if unknown:
-        check_options(unknown, (), options_of(run))
+    check_options(unknown, (), run)
     program = graph.program()
     times = loop_count(num_loop_steps, graph.metadata)
     emit = as_emit(callbacks)
@@ -87,16 +86,15 @@ def run(
     return read_outputs(program, buffer)
 
 
-def options_of(method: Callable[..., Any]) -> list[str]:
-    """Return the names of a run method's keyword options, in order."""
-    return [name for name, parameter in inspect.signature(method).parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
-
-
-def check_options(given: Iterable[str], known: Collection[str], listed: Iterable[str]) -> None:
-    """Raise `InvalidArgument` for the first of ``given`` that is not ``known``; the message lists ``listed`` and ``known``."""
+def check_options(given: Iterable[str], known: Collection[str], method: Callable[..., Any]) -> None:
+    """Raise `InvalidArgument` for the first of ``given`` that is not ``known``; the message also lists the options of ``method``."""
     for name in given:
         if name not in known:
-            raise InvalidArgument(f"Unknown run option {name!r}. Available: {format_options([*listed, *known], near=name)}.", option=name)
+            parameters = inspect.signature(method).parameters.values()
+            options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+            raise InvalidArgument(
+                f"Unknown run option {name!r}. Available: {format_options([*options, *known], near=name)}.", option=name
+            )
 
 
 def loop_count(argument: int | None, metadata: Mapping[str, Any]) -> int:

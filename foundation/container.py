@@ -329,10 +329,14 @@ class ConnectedContainer(Container):
         Raises:
             InvalidEdge: an edge no longer fits the ports of its children. CycleFound: a cycle in an acyclic container.
         """
+        return self.keyed_program()[1]
+
+    def keyed_program(self) -> tuple[Any, Program]:
+        """Return `structure_key` and the program that belongs to it; errors as `program`."""
         key = self.structure_key()
         if self._program is None or self._program[0] != key:
             self._program = (key, compile_program(self))
-        return self._program[1]
+        return self._program
 
     def cycles(self) -> list[tuple[str, ...]]:
         """The children of each cycle, in the order in which they run."""

@@ -289,7 +289,9 @@ class Graph(ConnectedContainer, Persistent):
         Raises:
             InvalidArgument: ``metadata["cycle_order"]`` is not a list of node ids.
         """
-        order = self.metadata.get("cycle_order") or ()
+        order = self.metadata.get("cycle_order")
+        if not order:
+            return self.execution_version, ()
         if not isinstance(order, (list, tuple)) or not all(isinstance(node_id, str) for node_id in order):
             raise InvalidArgument(f"graph {self.graph_id!r}: metadata 'cycle_order' must be a list of node ids, got {order!r}")
         return self.execution_version, tuple(order)

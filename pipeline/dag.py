@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import CycleFound, InvalidArgument, RemoteError
 from yggdrasill.executor.context import RunContext
-from yggdrasill.executor.hooks import Emit
 from yggdrasill.executor.loop import Frame, check_options, execute
-from yggdrasill.executor.program import Buffer
+from yggdrasill.executor.program import MISSING, Program
 from yggdrasill.foundation.container import ConnectedContainer, Container, check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.edges import Edge, EdgeTable, Interface
@@ -23,7 +22,7 @@ from yggdrasill.values.handles import load_handles
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Dag", "PipelineEdge"]
+__all__ = ["Dag", "PipelineEdge", "check_child_options", "execute_program"]
 
 #: The run options that a pipeline or stage passes on to its children.
 CHILD_OPTIONS = ("num_loop_steps",)
@@ -175,34 +174,28 @@ class Dag(ConnectedContainer, Persistent):
             if isinstance(child, ConnectedContainer):
                 result.add(child.validate(strict=False, deep=True), child_id)
 
-    # -- running ------------------------------------------------------------------------------------------------
 
-    def _execute(
-        self,
-        buffer: Buffer,
-        context: RunContext,
-        emit: Emit | None,
-        options: Mapping[str, Any],
-        max_workers: int | None,
-        wanted: Callable[[str], bool] | None = None,
-    ) -> None:
-        """Run the program on a buffer with the given inputs.
+def check_child_options(program: Program, given: Mapping[str, Any], method: Callable[..., Any]) -> None:
+    """Raise `InvalidArgument` for an option that no child can take; children of other kinds have options of their own."""
+    if given and not program.foreign:
+        check_options(given, CHILD_OPTIONS, method)
 
-        Handles are loaded where the inputs come in if every child computes in this process. Otherwise each child that
-        takes no handles has its inputs loaded.
-        """
-        program = self.program()
-        if not program.foreign and context.handles:
-            values = buffer.values_by_slot
-            values[:] = map(load_handles, values)
-        context.handles = program.foreign
-        frame = Frame(program, buffer, emit, options=options, wanted=wanted, load=load_handles if program.foreign else None)
-        execute(frame, context, max_workers)
 
-    def _check_options(self, given: Mapping[str, Any], listed: list[str]) -> None:
-        """Raise `InvalidArgument` for an option that no child can take; children of other kinds have options of their own."""
-        if given and not self.program().foreign:
-            check_options(given, CHILD_OPTIONS, listed)
+def execute_program(frame: Frame, context: RunContext, max_workers: int | None) -> None:
+    """Run a program of runnables on a buffer with the given inputs.
+
+    Handles are loaded where the inputs come in if every child computes in this process. Otherwise each child that takes no
+    handles has its inputs loaded.
+    """
+    if frame.program.foreign:
+        frame.load = load_handles
+    elif context.handles:
+        values = frame.buffer.values_by_slot
+        for slot, value in enumerate(values):
+            if value is not MISSING:
+                values[slot] = load_handles(value)
+    context.handles = frame.program.foreign
+    execute(frame, context, max_workers)
 
 
 def _known_ports(child: Any) -> Interface | None:

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.executor.loop import fill, options_of, read_outputs
+from yggdrasill.executor.loop import Frame, fill, read_outputs
 from yggdrasill.foundation.config import BuildOptions, build_or_pass
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.dag import Dag
+from yggdrasill.pipeline.dag import Dag, check_child_options, execute_program
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:
@@ -126,13 +126,13 @@ class Pipeline(Dag):
             CycleFound, InvalidEdge (an edge to a port that no longer exists), UnknownName (an input that the pipeline does
             not have), InvalidArgument (an unknown run option), BlockFailed, HookFailed, Cancelled
         """
-        self._check_options(graph_kwargs, options_of(Pipeline.run))
         emit = as_emit(callbacks)
         program = self.program()
+        check_child_options(program, graph_kwargs, Pipeline.run)
         buffer = fill(program, inputs or {})
         options = {"training": training, "device": device, "dry_run": dry_run, **graph_kwargs}
         with enter_run(seed=seed) as context:
-            self._execute(buffer, context, emit, options, max_workers)
+            execute_program(Frame(program, buffer, emit, options=options), context, max_workers)
         outputs = read_outputs(program, buffer)
         if context.outermost and program.foreign:
             return {key: load_handles(value) for key, value in outputs.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.executor.loop import options_of
+from yggdrasill.executor.loop import Frame
 from yggdrasill.executor.program import Buffer
 from yggdrasill.foundation.config import BuildOptions, build_or_pass
 from yggdrasill.foundation.container import check_name
@@ -17,7 +17,7 @@ from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.dag import Dag
+from yggdrasill.pipeline.dag import Dag, check_child_options, execute_program
 from yggdrasill.stage.conditions import Condition, ConditionLike
 from yggdrasill.stage.contract import PortMapping, StateContract, infer_port_mapping, resolve_source
 from yggdrasill.stage.state import State
@@ -128,11 +128,19 @@ class Stage(Dag):
 
     def input_mapping(self) -> list[PortMapping]:
         """Return which block goes to which port, found by name or order where the contract does not say."""
-        return list(self.contract.mapping_input if self.contract.mapping_input is not None else self._inferred()[0])
+        return list(self._input_mapping(None))
 
     def output_mapping(self) -> list[PortMapping]:
         """Return which port a block comes from."""
-        return list(self.contract.mapping_output if self.contract.mapping_output is not None else self._inferred()[1])
+        return list(self._output_mapping(None))
+
+    def _input_mapping(self, key: Any) -> Sequence[PortMapping]:
+        given = self.contract.mapping_input
+        return self._inferred(key)[0] if given is None else given
+
+    def _output_mapping(self, key: Any) -> Sequence[PortMapping]:
+        given = self.contract.mapping_output
+        return self._inferred(key)[1] if given is None else given
 
     def _used_ports(self, child_id: str) -> tuple[set[str], set[str]]:
         inputs, outputs = super()._used_ports(child_id)
@@ -140,9 +148,9 @@ class Stage(Dag):
         outputs |= {entry.port for entry in self.contract.mapping_output or () if entry.stage_node_id == child_id}
         return inputs, outputs
 
-    def _inferred(self) -> tuple[list[PortMapping], list[PortMapping]]:
+    def _inferred(self, key: Any = None) -> tuple[list[PortMapping], list[PortMapping]]:
         """Return the mappings by name and order, kept until the structure or the contract changes."""
-        key = (self.structure_key(), self.contract)
+        key = (self.structure_key() if key is None else key, self.contract)
         if self._mappings is None or self._mappings[0] != key:
             edges = self.get_edges()
             fed = {(edge.target_node, edge.target_port) for edge in edges}
@@ -212,22 +220,22 @@ class Stage(Dag):
             InvalidState, CycleFound, InvalidEdge, InvalidArgument (an unknown run option), BlockFailed, HookFailed, Cancelled
         """
         before = State.of(state)
-        self._check_options(kwargs, options_of(Stage.run))
         emit = as_emit(callbacks)
         options = {"training": training, "device": device, "dry_run": dry_run, **kwargs}
-        program = self.program()
+        key, program = self.keyed_program()
+        check_child_options(program, kwargs, Stage.run)
         buffer = Buffer(program.slots)
-        for entry in self.input_mapping():
+        for entry in self._input_mapping(key):
             value = resolve_source(before, action, entry.block)
             slot = program.slots.get((entry.stage_node_id, entry.port, "in"))
             if value is not None and slot is not None:
                 buffer.values_by_slot[slot] = value
         wanted = (lambda child: self._guard_holds(child, before)) if self.pipeline_conditions else None
         with enter_run(seed=before.seed if seed is None else seed, pass_index=before.passes) as context:
-            self._execute(buffer, context, emit, options, max_workers, wanted)
+            execute_program(Frame(program, buffer, emit, options=options, wanted=wanted), context, max_workers)
         if dry_run:
             return before
-        keys = [(entry.block, (entry.stage_node_id, entry.port, "out")) for entry in self.output_mapping()]
+        keys = [(entry.block, (entry.stage_node_id, entry.port, "out")) for entry in self._output_mapping(key)]
         written = {block: buffer[key] for block, key in keys if key in buffer}
         if context.outermost and program.foreign:
             written = {key: load_handles(value) for key, value in written.items()}
