@@ -21,8 +21,8 @@ from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import ConnectedContainer, check_name
 from yggdrasill.foundation.edges import Edge, Interface, check_edge
 from yggdrasill.foundation.node import Node
-from yggdrasill.foundation.ports import PortAggregation
 from yggdrasill.foundation.pool import ReusePool, reuse_identity
+from yggdrasill.foundation.ports import PortAggregation
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult, check_edges, check_exposures, check_inputs, check_reachability

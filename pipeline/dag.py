@@ -54,10 +54,9 @@ class Dag(ConnectedContainer, Persistent):
 
     def structure_key(self) -> Any:
         """Return the version, and what each child is at present: the key of a container, the ports of another runnable."""
-        keys: list[Any] = []
-        for child in self._children.values():
-            keys.append(child.structure_key() if isinstance(child, ConnectedContainer) else _known_ports(child))
-        return self.execution_version, keys
+        return self.execution_version, [
+            child.structure_key() if isinstance(child, ConnectedContainer) else _known_ports(child) for child in self._children.values()
+        ]
 
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> PipelineEdge:
         """An edge between children."""
