@@ -92,9 +92,7 @@ def check_options(given: Iterable[str], known: Collection[str], method: Callable
         if name not in known:
             parameters = inspect.signature(method).parameters.values()
             options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-            raise InvalidArgument(
-                f"Unknown run option {name!r}. Available: {format_options([*options, *known], near=name)}.", option=name
-            )
+            raise InvalidArgument(f"Unknown run option {name!r}. Available: {format_options([*options, *known], near=name)}.", option=name)
 
 
 def loop_count(argument: int | None, metadata: Mapping[str, Any]) -> int:
@@ -134,24 +132,30 @@ def read_outputs(program: Program, buffer: Buffer) -> dict[str, Any]:
 def execute(frame: Frame, context: RunContext, max_workers: int | None = None) -> None:
     """Run a program in ``context``, which is current.
 
-    The first run that asks for several workers makes the pool; runs nested in it share that pool, whatever they ask for,
-    except that 1 keeps them in their thread.
+    The first run with a ``max_workers`` makes the pool. Runs nested in it share the pool, whatever they ask for, except that
+    1 keeps them in their thread.
     """
-    workers, program = check_workers(max_workers), frame.program
-    owned = None
-    if max_workers == 1:
-        context.workers = None
-    elif context.workers is None and workers > 1:
-        owned = context.workers = WorkerPool(workers)
+    if max_workers is None:
+        _execute(frame, context)
+        return
+    workers = check_workers(max_workers)
+    if context.workers is not None and workers > 1:
+        _execute(frame, context)
+        return
+    outer, context.workers = context.workers, WorkerPool(workers)
     try:
-        if context.workers is None or frame.dry_run or not program.has_branches:
-            _run_steps(program.steps, frame, context)
-        else:
-            _run_branches(frame, context, context.workers)
+        _execute(frame, context)
     finally:
-        if owned is not None:
-            context.workers = None
-            owned.close()
+        context.workers.close()
+        context.workers = outer
+
+
+def _execute(frame: Frame, context: RunContext) -> None:
+    pool, program = context.workers, frame.program
+    if pool is None or pool.limit == 1 or frame.dry_run or not program.has_branches:
+        _run_steps(program.steps, frame, context)
+    else:
+        _run_branches(frame, context, pool)
 
 
 def _run_branches(frame: Frame, context: RunContext, pool: WorkerPool) -> None:

@@ -91,7 +91,10 @@ def _leave_autocast(torch: Any) -> None:
 
 def _mode_stacks(torch: Any) -> Iterator[_Setting]:
     overrides, dispatch = torch.overrides, torch.utils._python_dispatch
-    for module, stack in ((overrides, overrides._get_current_function_mode_stack()), (dispatch, dispatch._get_current_dispatch_mode_stack())):
+    for module, stack in (
+        (overrides, overrides._get_current_function_mode_stack()),
+        (dispatch, dispatch._get_current_dispatch_mode_stack()),
+    ):
         for mode in stack:
             yield _mode_setting(module, mode)
 

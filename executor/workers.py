@@ -23,16 +23,15 @@ __all__ = ["WorkerPool", "check_workers", "run_branches"]
 _MOST_THREADS = 1 << 20
 
 
-def check_workers(max_workers: int | None) -> int:
-    """Return the number of threads: ``max_workers``, 1 for None.
+def check_workers(max_workers: int) -> int:
+    """Return ``max_workers``.
 
     Raises:
         InvalidArgument: it is not an integer of at least 1.
     """
-    workers = 1 if max_workers is None else max_workers
-    if not isinstance(workers, int) or isinstance(workers, bool) or workers < 1:
+    if not isinstance(max_workers, int) or isinstance(max_workers, bool) or max_workers < 1:
         raise InvalidArgument(f"max_workers must be an integer of at least 1, got {max_workers!r}")
-    return workers
+    return max_workers
 
 
 class WorkerPool:
@@ -44,11 +43,12 @@ class WorkerPool:
         self.changed = threading.Condition(threading.Lock())
         self.free = limit - 1
         self._waiting: list[_Branches] = []
-        self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="yggdrasill-branch")
+        self._threads: ThreadPoolExecutor | None = None
 
     def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown()
+        if self._threads is not None:
+            self._threads.shutdown()
 
     def add(self, branches: _Branches) -> None:
         """Give ready steps of ``branches`` to free threads from now on. Call with `changed` held."""
@@ -72,10 +72,14 @@ class WorkerPool:
             while self.free > 0 and branches.unclaimed() > 0:
                 self.free -= 1
                 branches.coming += 1
+                if self._threads is None:
+                    self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="yggdrasill-branch")
                 self._threads.submit(branches.help)
 
 
-def run_branches(pool: WorkerPool, sources: Sequence[frozenset[int]], token: CancelToken, run_step: Callable[[int, CancelToken], None]) -> None:
+def run_branches(
+    pool: WorkerPool, sources: Sequence[frozenset[int]], token: CancelToken, run_step: Callable[[int, CancelToken], None]
+) -> None:
     """Call ``run_step(position, token)`` for every step after the steps in ``sources[position]``, several at the same time.
 
     Each call has a copy of the caller's context variables and torch's thread state. After a failure no further step

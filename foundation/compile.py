@@ -64,13 +64,14 @@ class _CallBuilder:
         keys = [
             key
             for child_id, interface in interfaces.items()
-            for key in (*(self.given(child_id, port) for port in interface.inputs), *(self.written(child_id, port) for port in interface.outputs))
+            for key in (
+                *(self.given(child_id, port) for port in interface.inputs),
+                *(self.written(child_id, port) for port in interface.outputs),
+            )
         ]
         self.slots = {key: slot for slot, key in enumerate(keys)}
         rings = {child_id: frozenset(ids) for ids in container.cycles() for child_id in ids}
-        self.calls = {
-            child_id: self._call(child_id, interface, rings.get(child_id, ())) for child_id, interface in interfaces.items()
-        }
+        self.calls = {child_id: self._call(child_id, interface, rings.get(child_id, ())) for child_id, interface in interfaces.items()}
 
     def given(self, child_id: str, port: str) -> Key:
         """The key of a value given from outside."""
@@ -95,9 +96,7 @@ class _CallBuilder:
         handles = bool(getattr(child, "accepts_handles", False))
         return Call(child_id, self._container.child_word, child, None, tuple(inputs), tuple(joins), outputs, accepts_handles=handles)
 
-    def _add_input(
-        self, child_id: str, port: Port, ring: Collection[str], default: Any, inputs: list[Input], joins: list[Join]
-    ) -> None:
+    def _add_input(self, child_id: str, port: Port, ring: Collection[str], default: Any, inputs: list[Input], joins: list[Join]) -> None:
         edges = self._container.edges_into(child_id, port.name)
         join = _JOINS.get(port.aggregation)
         if port.aggregation is PortAggregation.SINGLE:
@@ -147,6 +146,7 @@ def _mode_setter(block: AbstractBaseBlock) -> Callable[[bool], None] | None:
     kind, base = type(block), AbstractBaseBlock
     if kind.train is base.train and kind.eval is base.eval and kind.get_sub_blocks is base.get_sub_blocks:
         return None
+
     def set_mode(training: bool) -> None:
         # The flag alone does not show the mode of a block whose own `train` leaves it alone.
         if block.__dict__.get("_mode_set") is not training or not _has_mode(block, training):

@@ -132,7 +132,7 @@ class Pipeline(Dag):
         buffer = fill(program, inputs or {})
         options = {"training": training, "device": device, "dry_run": dry_run, **graph_kwargs}
         with enter_run(seed=seed) as context:
-            execute_program(Frame(program, buffer, emit, options=options), context, max_workers)
+            execute_program(Frame(program, buffer, emit, dry_run=dry_run, options=options), context, max_workers)
         outputs = read_outputs(program, buffer)
         if context.outermost and program.foreign:
             return {key: load_handles(value) for key, value in outputs.items()}

@@ -232,7 +232,7 @@ class Stage(Dag):
                 buffer.values_by_slot[slot] = value
         wanted = (lambda child: self._guard_holds(child, before)) if self.pipeline_conditions else None
         with enter_run(seed=before.seed if seed is None else seed, pass_index=before.passes) as context:
-            execute_program(Frame(program, buffer, emit, options=options, wanted=wanted), context, max_workers)
+            execute_program(Frame(program, buffer, emit, dry_run=dry_run, options=options, wanted=wanted), context, max_workers)
         if dry_run:
             return before
         keys = [(entry.block, (entry.stage_node_id, entry.port, "out")) for entry in self._output_mapping(key)]
