@@ -1,4 +1,4 @@
-"""What the executor adds to each node, beside a bare loop over the same blocks and beside three other engines; and the plan."""
+"""The cost of the executor: per node beside a bare loop and three other engines, per child of a pipeline and a stage, per plan."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.blocks import Add, Step, Total
+from benchmarks.blocks import Add, Double, Identity, Step, Total
 from benchmarks.figures import Figure
 from benchmarks.peers import PEERS, peer_version
 from benchmarks.shapes import START, Part, chain, evaluate, layered, wide
 from benchmarks.timing import Act, interleave, median, ratios, seconds
 from yggdrasill.foundation import AbstractBaseBlock, Edge, Graph
+from yggdrasill.pipeline import Pipeline
+from yggdrasill.stage import Stage
 
 __all__ = ["run"]
 
@@ -27,7 +29,11 @@ BESIDE_PEERS = {
     "layered": ("10 layers of 30", layered(10, 30)),
 }
 KINDS: dict[str, type[AbstractBaseBlock]] = {"step": Step, "add": Add, "total": Total}
-TIMES_THE_LOOP = 8.0
+TIMES_THE_LOOP = 5.0
+LOOKUP_SECONDS = 100e-9
+LEVEL_SECONDS = 1e-3
+LEVEL_SIZES = (20, 1_000)
+LEVEL_GROWTH = 1.5
 BELOW_PEERS = 10.0
 PLAN_SECONDS = 0.1
 PLAN_GROWTH = 1.5
@@ -35,7 +41,7 @@ PLAN_SIZES = (1_000, 10_000, 100_000)
 
 
 def run() -> list[Figure]:
-    """Figures per node: our loop over the bare one, every peer over our loop; then planning."""
+    """Return figures per node (our loop over the bare one, every peer over our loop), per child of a level, and of planning."""
     figures = []
     for shape, (title, parts) in ALONE.items():
         graph = build(parts)
@@ -51,7 +57,7 @@ def run() -> list[Figure]:
         )
     for shape, (title, parts) in BESIDE_PEERS.items():
         figures += _beside_peers(shape, title, parts)
-    return [*figures, *_planning()]
+    return [*figures, _lookup(), *_levels(), *_planning()]
 
 
 def build(parts: list[Part]) -> Graph:
@@ -142,6 +148,85 @@ def _beside_peers(shape: str, title: str, parts: list[Part]) -> list[Figure]:
         for name in acts
         if name != "ours"
     ]
+
+
+def _lookup() -> Figure:
+    """The price of seeing a wrapped ``forward`` at once: looking it up at every call."""
+    blocks = [kind(f"b{i}") for i in range(200) for kind in (Step, Double, Identity)]
+    bound = [block.forward for block in blocks]
+    inputs = {"x": 1}
+
+    def looked_up() -> None:
+        for block in blocks:
+            block.forward(inputs)
+
+    def kept() -> None:
+        for forward in bound:
+            forward(inputs)
+
+    taken = interleave("lookup", {"looked up": looked_up, "kept": kept}, ROUNDS, {"looked up": 100, "kept": 100})
+    extra = [(a - b) / len(blocks) for a, b in zip(taken["looked up"], taken["kept"], strict=True)]
+    return Figure.of(
+        "looking `forward` up at every call",
+        f"the limit of {seconds(LOOKUP_SECONDS)}",
+        [value / LOOKUP_SECONDS for value in extra],
+        at_most=1.0,
+        parts={"a call": seconds(median(extra))},
+    )
+
+
+def _levels() -> list[Figure]:
+    """The overhead of levels over chains of one-block graphs, which computes next to nothing."""
+    figures = []
+    for level, make in (("pipeline", _pipeline), ("stage", _stage)):
+        acts = {f"{level} {size}": make(size) for size in LEVEL_SIZES}
+        small, large = (f"{level} {size}" for size in LEVEL_SIZES)
+        taken = interleave(f"a {level}", acts, ROUNDS, {small: 50, large: 2})
+        figures += [
+            Figure.of(
+                f"a {level} of {LEVEL_SIZES[0]} children",
+                f"the limit of {seconds(LEVEL_SECONDS)}",
+                [value / LEVEL_SECONDS for value in taken[small]],
+                at_most=1.0,
+                parts={name: seconds(median(times)) for name, times in taken.items()},
+            ),
+            Figure.of(
+                f"a child of a {level} of {LEVEL_SIZES[1]:,}",
+                f"a child of a {level} of {LEVEL_SIZES[0]}",
+                [ratio * LEVEL_SIZES[0] / LEVEL_SIZES[1] for ratio in ratios(taken[large], taken[small])],
+                at_most=LEVEL_GROWTH,
+                note="1 = linear",
+            ),
+        ]
+    return figures
+
+
+def _pipeline(size: int) -> Act:
+    pipeline = Pipeline("pipeline")
+    for i in range(size):
+        pipeline.add_graph(build(chain(1)), f"g{i}")
+        if i:
+            pipeline.add_edge(f"g{i - 1}", "answer", f"g{i}", START)
+    pipeline.expose_input("g0", START, START)
+    pipeline.expose_output(f"g{size - 1}", "answer", "answer")
+    return _equal(lambda: pipeline.run({START: 0})["answer"], size)
+
+
+def _stage(size: int) -> Act:
+    stage = Stage("stage")
+    for i in range(size):
+        stage.add_pipeline(build(chain(1)), f"p{i}")
+        if i:
+            stage.add_edge(f"p{i - 1}", "answer", f"p{i}", START)
+    stage.set_state_contract([1], [2])
+    return _equal(lambda: stage.run({1: 0})[2], size)
+
+
+def _equal(act: Callable[[], Any], expected: int) -> Act:
+    """Return the act, once it has given the right answer."""
+    if act() != expected:
+        raise AssertionError(f"got {act()} instead of {expected}")
+    return act
 
 
 def _planning() -> list[Figure]:

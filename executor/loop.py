@@ -186,7 +186,7 @@ def _run_steps(steps: Sequence[Step], frame: Frame, context: RunContext) -> None
     token, buffer, emit, training, dry_run = context.token, frame.buffer, frame.emit, frame.training, frame.dry_run
     values = buffer.values_by_slot
     for call in steps:
-        if type(call) is not Call:
+        if type(call) is Loop:
             _run_cycle(call, frame, context)
             continue
         context.node = call.node_id

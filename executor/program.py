@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, final
 
 __all__ = ["MISSING", "Buffer", "Call", "Executable", "Input", "Join", "Key", "Lock", "Loop", "Program", "Step"]
 
@@ -47,6 +47,7 @@ class Join(NamedTuple):
     default: Any = MISSING
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One child ready to run: a block (``target.forward``, under its lock) or, without a lock, a runnable (``target.run``).
@@ -68,6 +69,7 @@ class Call:
     accepts_handles: bool = False
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False)
 class Loop:
     """A cycle: its calls run in order, as many times as the run asks for."""

@@ -15,6 +15,7 @@ from yggdrasill.foundation.checkpoints import StateLoader
 from yggdrasill.foundation.compile import compile_program
 from yggdrasill.foundation.edges import Edge, EdgeTable, ExposedPort, Interface, check_edge, spec_entries
 from yggdrasill.foundation.ports import Port
+from yggdrasill.foundation.validation import ValidationResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -195,6 +196,14 @@ class ConnectedContainer(Container):
     @abstractmethod
     def structure_key(self) -> Any:
         """Return a value that differs whenever an earlier plan or program of this container no longer holds."""
+
+    @abstractmethod
+    def validate(self, strict: bool = True, deep: bool = False) -> ValidationResult:
+        """Check the structure; with ``deep`` also that of the containers in it.
+
+        Raises:
+            InvalidStructure: (a ValueError) ``strict`` and there are errors.
+        """
 
     @abstractmethod
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> Edge:

@@ -49,7 +49,7 @@ class Dag(ConnectedContainer, Persistent):
         key = (child, child.structure_key())
         known = self._interfaces.get(child_id)
         if known is None or known[0] != key:
-            known = self._interfaces[child_id] = (key, Interface.of_runnable(child))
+            known = self._interfaces[child_id] = (key, Interface.of_runnable(self._child(child_id)))
         return known[1]
 
     def structure_key(self) -> Any:

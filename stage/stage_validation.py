@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from yggdrasill.errors import format_options
 from yggdrasill.foundation.ports import dtypes_fit
-from yggdrasill.stage.contract import CONTEXT_SOURCES
+from yggdrasill.stage.contract import CONTEXT_SOURCES, PortMapping, StateKey
 from yggdrasill.stage.state import BLOCKS
 
 if TYPE_CHECKING:
@@ -19,10 +19,11 @@ __all__ = ["check_contract", "check_reach", "check_schema"]
 def check_contract(stage: Stage) -> Iterator[str]:
     """Errors: a contracted block without a port, a mapping to no port, a required input nothing feeds."""
     contract = stage.contract
-    for kind, blocks, mapping in (
+    sides: tuple[tuple[Literal["input", "output"], tuple[StateKey, ...], list[PortMapping]], ...] = (
         ("input", contract.input_blocks, stage.input_mapping()),
         ("output", contract.output_blocks, stage.output_mapping()),
-    ):
+    )
+    for kind, blocks, mapping in sides:
         mapped = {entry.block for entry in mapping}
         for block in blocks:
             if block not in mapped:

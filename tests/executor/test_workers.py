@@ -58,7 +58,12 @@ class Meter:
 
 def test_independent_steps_run_at_the_same_time() -> None:
     meeting = threading.Barrier(2, timeout=20)
-    run(DIAMOND, lambda step, _: meeting.wait() and None if step in {1, 2} else None, 2)
+
+    def call(step: int, _: CancelToken) -> None:
+        if step in {1, 2}:
+            meeting.wait()
+
+    run(DIAMOND, call, 2)
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from yggdrasill.errors import BlockFailed, EndpointUnreachable, InvalidArgument, InvalidEdge, InvalidStructure
-from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection
+from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortAggregation, PortDirection
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.stage import Stage
 
@@ -33,7 +33,7 @@ class Gives(AbstractBaseBlock):
 class Passes(AbstractBaseBlock):
     """Returns its input, ``absent`` without one."""
 
-    aggregation = "single"
+    aggregation = PortAggregation.SINGLE
 
     def declare_ports(self) -> list[Port]:
         return [Port("x", IN, optional=True, aggregation=self.aggregation), Port("y", OUT)]
@@ -45,7 +45,7 @@ class Passes(AbstractBaseBlock):
 class Concatenates(Passes):
     """Returns its inputs joined."""
 
-    aggregation = "concat"
+    aggregation = PortAggregation.CONCAT
 
 
 def graph_of_one(block: AbstractBaseBlock, name: str = "g") -> Graph:

@@ -29,10 +29,10 @@ from yggdrasill.errors import (
     UnknownName,
 )
 from yggdrasill.executor.context import CancelToken, enter_run
-from yggdrasill.foundation import Graph
+from yggdrasill.foundation import AbstractBaseBlock, Graph, Port, PortDirection
 from yggdrasill.remote import EndpointClient, RemoteGraph, RetryPolicy
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.values.handles import Handle
+from yggdrasill.values.handles import Handle, load_handles
 
 
 def placed(graph: Graph, endpoint: EndpointProcess) -> Any:
@@ -65,6 +65,31 @@ def test_a_remote_graph_draws_by_its_place_in_the_run(forge: EndpointProcess) ->
             out = graph.run({})
             results.append(bits({key: value.load() if isinstance(value, Handle) else value for key, value in out.items()}))
     assert results[0] == results[1]
+
+
+class Thrice(AbstractBaseBlock):
+    """Runs a graph three times in one call."""
+
+    def __init__(self, graph: Any) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"y": [load_handles(self.graph.run({"factor": 2.0})["noise"]) for _ in range(3)]}
+
+
+def test_several_remote_runs_in_one_call_draw_what_local_ones_draw(forge: EndpointProcess) -> None:
+    results = []
+    for inner in (noisy(), placed(noisy(), forge)):
+        graph = Graph("outer")
+        graph.add_node(Thrice(inner), node_id="o")
+        graph.expose_output("o", "y", "y")
+        results.append([bits(noise) for noise in graph.run(seed=4)["y"]])
+    assert results[0] == results[1]
+    assert len(set(results[0])) == 3
 
 
 def test_its_spec_and_config_are_those_of_the_graph(forge: EndpointProcess) -> None:
