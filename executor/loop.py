@@ -213,8 +213,9 @@ def _run_steps(steps: Sequence[Step], frame: Frame, context: RunContext) -> None
                         continue
                     value = _fresh(default) if type(default) in _MUTABLE else default
             inputs[port] = value
-        for join in call.joins:
-            _join(join, values, inputs, context, dry_run)
+        if call.joins:
+            for join in call.joins:
+                _join(join, values, inputs, context, dry_run)
         if lock is None:
             outputs = _run_child(call, inputs, frame, context)
             for port, slot in call.outputs:

@@ -42,7 +42,7 @@ class Dag(ConnectedContainer, Persistent):
         self._interfaces: dict[str, tuple[Any, Interface]] = {}
 
     def interface(self, child_id: str) -> Interface:
-        """The child's external ports."""
+        """Return the child's external ports."""
         child = self._child(child_id)
         if not isinstance(child, ConnectedContainer):
             return Interface.of_runnable(child)
@@ -53,13 +53,13 @@ class Dag(ConnectedContainer, Persistent):
         return known[1]
 
     def structure_key(self) -> Any:
-        """Return the version, and what each child is at present: the key of a container, the ports of another runnable."""
+        """Return the version with the structure of each child: the key of a container, the ports of another runnable."""
         return self.execution_version, [
             child.structure_key() if isinstance(child, ConnectedContainer) else _known_ports(child) for child in self._children.values()
         ]
 
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> PipelineEdge:
-        """An edge between children."""
+        """Return an edge between children."""
         return PipelineEdge(source, source_port, target, target_port)
 
     def add_edge(self, source: str, source_port: str, target: str, target_port: str) -> None:
@@ -126,8 +126,7 @@ class Dag(ConnectedContainer, Persistent):
                 interfaces[child_id] = self.interface(child_id)
             except RemoteError:
                 interfaces[child_id] = self._assumed_interface(child_id)
-        for error in self._misfits(interfaces):
-            raise error
+        self._refuse_misfits(interfaces)
         return interfaces
 
     def _used_ports(self, child_id: str) -> tuple[set[str], set[str]]:
@@ -198,7 +197,7 @@ def execute_program(frame: Frame, context: RunContext, max_workers: int | None) 
 
 
 def _known_ports(child: Any) -> Interface | None:
-    """Return the ports of a runnable that is not a container, None as long as its endpoint has not told them."""
+    """Return the ports of a runnable that is not a container; None until its endpoint has sent them."""
     if not getattr(child, "knows_ports", True):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The stage: pipelines linked into a DAG, with a state outside. It maps state to ports, runs, and maps back."""
+"""The stage: pipelines linked into a DAG. It maps a state to ports, runs the pipelines, and maps their outputs back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ROLES = ("philosopher", "author", "environment", "architect", "creator")
 
 
 class Stage(Dag):
-    """Pipelines and a state contract. ``role`` says which of the world's five stages this is, if any."""
+    """Pipelines and a state contract. ``role`` names the world's stage that this is, if any."""
 
     level: ClassVar[str] = "stage"
     child_word: ClassVar[str] = "pipeline"
@@ -65,10 +65,10 @@ class Stage(Dag):
         return self._children
 
     def get_pipeline(self, stage_node_id: str) -> Any:
-        """The pipeline of that id.
+        """Return the pipeline of that id.
 
         Raises:
-            UnknownName: (a KeyError) there is none.
+            UnknownName: (a KeyError) the stage does not have it.
         """
         return self._child(stage_node_id)
 
@@ -115,23 +115,23 @@ class Stage(Dag):
         *,
         carry: bool = True,
     ) -> None:
-        """Say which blocks (1 to 5) and extra fields the stage reads and writes, and which ports they are; see `StateContract`."""
+        """Set the blocks (1 to 5) and extra fields that the stage reads and writes, and their ports; see `StateContract`."""
         self.contract = StateContract.of(input_blocks, output_blocks, mapping_input, mapping_output, carry)
 
     def set_execution_condition(self, condition: ConditionLike) -> None:
-        """When a world calls this stage: a preset, a list of required blocks, a callable, or None for always."""
+        """Set when a world calls this stage: a preset, a list of required blocks, a callable, or None for always."""
         self.execution_condition = None if condition is None else Condition(condition)
 
     def should_run(self, state: State) -> bool:
-        """Whether the execution condition holds; the caller asks, `run` does not."""
+        """Return whether the execution condition holds. The caller checks it; `run` does not."""
         return self.execution_condition is None or self.execution_condition.holds(state, self.contract.output_blocks)
 
     def input_mapping(self) -> list[PortMapping]:
-        """Return which block goes to which port, found by name or order where the contract does not say."""
+        """Return the ports that the blocks go to, found by name or order unless the contract names them."""
         return list(self._input_mapping(None))
 
     def output_mapping(self) -> list[PortMapping]:
-        """Return which port a block comes from."""
+        """Return the ports that the blocks come from, found like those of `input_mapping`."""
         return list(self._output_mapping(None))
 
     def _input_mapping(self, key: Any) -> Sequence[PortMapping]:
@@ -164,11 +164,11 @@ class Stage(Dag):
         return self._mappings[1]
 
     def get_state_input_spec(self) -> list[dict[str, Any]]:
-        """What the stage reads: ``{block, stage_node_id, port, dtype}``."""
+        """Return the blocks that the stage reads: ``{block, stage_node_id, port, dtype}``."""
         return [self._spec(entry, "input") for entry in self.input_mapping()]
 
     def get_state_output_spec(self) -> list[dict[str, Any]]:
-        """What the stage writes: ``{block, stage_node_id, port, dtype}``."""
+        """Return the blocks that the stage writes: ``{block, stage_node_id, port, dtype}``."""
         return [self._spec(entry, "output") for entry in self.output_mapping()]
 
     def _spec(self, entry: PortMapping, kind: Literal["input", "output"]) -> dict[str, Any]:
@@ -242,7 +242,7 @@ class Stage(Dag):
         return self._written(before, written)
 
     def preview(self, state: State, *, marker: str = "(written by {stage})") -> State:
-        """The state as a run would leave it, with a text in place of every block that would be written."""
+        """Return the state after a run, with a text in place of every block that the run would write."""
         text = marker.format(stage=self.stage_id)
         written = {e.block: text for e in self.output_mapping() if self._guard_holds(e.stage_node_id, state)}
         return self._written(state, written)
@@ -260,7 +260,7 @@ class Stage(Dag):
     # -- config -------------------------------------------------------------------------------------------------
 
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values, `from_config`'s inverse."""
+        """Return the structure as JSON values, `from_config`'s inverse."""
         from yggdrasill.stage.stage_config import stage_to_config
 
         return stage_to_config(self)
