@@ -96,10 +96,10 @@ def test_what_is_not_here_is_an_unknown_artifact(store: ArtifactStore, act: str)
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n"])
 def test_a_text_that_is_no_hash_is_refused(store: ArtifactStore, name: str) -> None:
     for act in (store.has, store.nbytes, store.read, store.chunks, store.path, store.writer):
-        with pytest.raises(InvalidArgument, match="names no artifact"):
+        with pytest.raises(InvalidArgument, match="Invalid artifact hash"):
             act(name)
     for many in (store.missing, lambda names: store.pin("job", names)):
-        with pytest.raises(InvalidArgument, match="names no artifact"):
+        with pytest.raises(InvalidArgument, match="Invalid artifact hash"):
             many([name])
 
 

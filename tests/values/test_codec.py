@@ -282,6 +282,11 @@ def test_what_cannot_travel_is_named_with_its_place(value: Any, place: str, kind
         assert kind in str(caught.value)
 
 
+def test_the_location_of_a_value_under_a_very_long_integer_key_is_reported() -> None:
+    with pytest.raises(CannotTravel, match=r"value\[<int>\]"):
+        dumps({10**5000: object()})
+
+
 @pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_quantized_and_nested_tensors_are_refused() -> None:

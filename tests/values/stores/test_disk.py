@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -80,7 +82,7 @@ def test_a_writer_killed_in_mid_write_leaves_nothing_once_a_store_opens(tmp_path
 
 
 def test_a_process_that_dies_holding_the_lock_stops_nobody(tmp_path: Path) -> None:
-    process = start(tmp_path, "store._alone().acquire(); print('ready', flush=True); sys.stdin.readline()")
+    process = start(tmp_path, "store._locked().acquire(); print('ready', flush=True); sys.stdin.readline()")
     end(process, kill=True)
     assert DiskStore(tmp_path).put(b"on it goes") == name_of(b"on it goes")
 
@@ -147,20 +149,47 @@ def test_a_file_that_vanishes_is_an_unknown_artifact(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     for data in (b"small", b"large" * 100_000):
         digest = store.put(data)
-        chunks = store.chunks(digest)
         path = store.path(digest)
         assert path is not None
         path.unlink()
-        for act in (store.nbytes, store.read, store.path):
+        for act in (store.nbytes, store.read, store.chunks, store.path):
             with pytest.raises(UnknownArtifact):
                 act(digest)
-        with pytest.raises(UnknownArtifact):
-            next(chunks)
         assert store.missing([digest]) == [digest]
         assert store.put(data) == digest
 
 
-def test_an_evicted_artifact_stays_whole_for_who_reads_it(tmp_path: Path) -> None:
+def test_chunks_of_a_file_that_vanishes_between_size_and_open_raise_when_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(b"small")
+    path = store.path(digest)
+    assert path is not None
+    monkeypatch.setattr(DiskStore, "_touch", staticmethod(lambda path: path.unlink() or True))
+    with pytest.raises(UnknownArtifact):
+        store.chunks(digest)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not delete an open file")
+def test_chunks_that_were_requested_survive_the_eviction_before_the_first_is_read(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(b"large" * 100_000)
+    chunks, path = store.chunks(digest), store.path(digest)
+    assert path is not None
+    path.unlink()
+    assert b"".join(chunks) == b"large" * 100_000
+
+
+def test_chunks_that_are_never_read_leave_no_open_file(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(b"small")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        chunks = store.chunks(digest)
+        del chunks
+        gc.collect()
+
+
+def test_an_evicted_artifact_stays_complete_for_its_readers(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, quota_bytes=4 << 20)
     data = bytes(range(256)) * 8192
     view, chunks = store.read(store.put(data)), store.chunks(name_of(data))
@@ -211,7 +240,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match="file"):
         DiskStore(tmp_path / "file" / "store")
     (tmp_path / "store-id").write_bytes(b"not an id")
-    with pytest.raises(StorageFailed, match="'not an id' and no store id"):
+    with pytest.raises(StorageFailed, match="'not an id'; expected a store id"):
         DiskStore(tmp_path)
 
 
@@ -248,7 +277,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(small_disk: Pa
         store.put(b"b" * 1_500_000)
     writer = store.writer()
     writer.write(b"c" * 500_000)
-    with pytest.raises(StorageFailed, match="nothing was kept"):
+    with pytest.raises(StorageFailed, match="Nothing was stored"):
         writer.write(b"c" * 1_000_000)
     assert files_in(small_disk) == before
     assert bytes(store.read(digest)) == b"a" * 1_000_000
@@ -258,7 +287,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(small_disk: Pa
 def test_a_pin_waits_for_an_eviction_in_another_process(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     digest = store.put(b"a")
-    process = start(tmp_path, "lock = store._alone(); lock.acquire(); print('ready', flush=True); time.sleep(0.5); lock.release()")
+    process = start(tmp_path, "lock = store._locked(); lock.acquire(); print('ready', flush=True); time.sleep(0.5); lock.release()")
     begin = time.monotonic()
     store.pin("job", [digest])
     assert time.monotonic() - begin > 0.2

@@ -12,7 +12,7 @@ from yggdrasill.values.tensors import is_ownable
 
 
 def held(store: MemoryStore, tensor: torch.Tensor, owner: str = "call") -> str:
-    return store.hold(tensor.numpy().data.cast("B"), owner=owner)
+    return store.borrow(tensor.numpy().data.cast("B"), owner=owner)
 
 
 def address(view: memoryview) -> int:
@@ -51,7 +51,7 @@ def test_what_a_job_pinned_is_a_copy_after_the_call() -> None:
     assert bytes(store.read(digest)) == before
 
 
-def test_a_view_above_the_limit_is_not_held() -> None:
+def test_a_view_above_the_limit_is_not_borrowed() -> None:
     with pytest.raises(LimitExceeded):
         held(MemoryStore(max_artifact_bytes=10), torch.rand(1000))
 
@@ -64,20 +64,20 @@ def test_bytes_that_came_in_are_given_away_uncopied_for_a_tensor_to_live_in(prom
             writer.write(b"x" * 100_000)
         digest = writer.commit()
     place = address(store._kept[digest])
-    taken = store.take(digest)
+    taken = store.pop(digest)
     assert address(taken) == place
     assert is_ownable(taken)
     assert not store.has(digest)
     with pytest.raises(UnknownArtifact):
-        store.take(digest)
+        store.pop(digest)
 
 
 def test_pinned_and_held_bytes_are_not_given_away() -> None:
     store, tensor = MemoryStore(), torch.rand(10)
     kept, lent = store.put(b"abc"), held(store, tensor)
     store.pin("job", [kept])
-    assert store.take(kept).readonly
-    assert store.take(lent).readonly
+    assert store.pop(kept).readonly
+    assert store.pop(lent).readonly
     assert store.has(kept)
     assert store.has(lent)
 
