@@ -1,4 +1,4 @@
-"""Values in messages: lossless, by reference where large, and safe to read from anybody."""
+"""The wire form: lossless, by reference for large payloads, and safe to read from untrusted senders."""
 
 from __future__ import annotations
 
