@@ -192,8 +192,8 @@ def child_of(name: str, config: Mapping[str, Any], entry: Mapping[str, Any]) -> 
     """Return a child given as a nested config, as ``{"ref": path}`` or with an ``endpoint_url``."""
     endpoint = config.get("endpoint_url") or entry.get("endpoint_url")
     ref = config.get("ref") or entry.get("ref")
-    own = config if level_of(config) else None
-    return Child(name, entry, own, str(ref) if ref and own is None else None, str(endpoint) if endpoint else None)
+    inner = config if level_of(config) else None
+    return Child(name, entry, inner, str(ref) if ref and inner is None else None, str(endpoint) if endpoint else None)
 
 
 def block_name(key: str) -> str:
@@ -239,8 +239,8 @@ def contract_exposures(
 def _child(name: str, entry: Mapping[str, Any], level: str) -> Child:
     if level == "graph":
         return Child(name, entry)
-    own = entry.get("graph_config" if level == "pipeline" else "pipeline_config")
-    return child_of(name, own if isinstance(own, Mapping) else entry, entry)
+    inner = entry.get("graph_config" if level == "pipeline" else "pipeline_config")
+    return child_of(name, inner if isinstance(inner, Mapping) else entry, entry)
 
 
 def _complete(
@@ -248,8 +248,8 @@ def _complete(
 ) -> list[ExposedPort]:
     found = []
     for key in keys:
-        own = [entry for entry in mapped if entry.name == key]
-        named = own or [
+        explicit = [entry for entry in mapped if entry.name == key]
+        named = explicit or [
             ExposedPort(key, part.id, port) for part in parts for port in (key, f"block_{key}") if port in _external(part, exposed)
         ]
         found += named or [ExposedPort(key, part.id, "") for part in interface]
