@@ -1,22 +1,29 @@
-"""The client of one endpoint: its routes as coroutines. Requests carry the token, answers are checked and become values or our errors."""
+"""Client of one endpoint: its routes as coroutines, and the conversion of its responses to values or errors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from yggdrasill.errors import InvalidArgument, LimitExceeded, PayloadTooLarge
-from yggdrasill.remote.answers import PROTOCOL, check_protocol, document_of, failure, named
+from yggdrasill.errors import (
+    AccessDenied,
+    EndpointFailed,
+    EndpointUnreachable,
+    InvalidArgument,
+    LimitExceeded,
+    PayloadTooLarge,
+    ProtocolMismatch,
+    YggdrasillError,
+    error_from_dict,
+)
 from yggdrasill.remote.local_peers import LocalPeer
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.prefix import is_below
-from yggdrasill.remote.transports.http import HttpTransport
-from yggdrasill.remote.transports.transport import Body, Chunk, Request, Response, Transport
+from yggdrasill.remote.transports import Body, Chunk, HttpTransport, Request, Response, Transport
 
-__all__ = ["PROTOCOL", "EndpointClient"]
+__all__ = ["PROTOCOL", "EndpointClient", "check_protocol", "document_of", "failure", "is_below", "named"]
 
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
@@ -290,3 +297,84 @@ async def _drain(response: Response) -> None:
 def _shared_http(ca: str | None) -> HttpTransport:
     """The connections of this process, which its loop_thread closes."""
     return loop_thread().keep(f"http:{ca}", lambda: HttpTransport(ca=ca))
+
+
+PROTOCOL = 1
+
+
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Let the errors of a connection say which endpoint it was to: below that, only its url is known."""
+    try:
+        yield
+    except (EndpointUnreachable, AccessDenied, ProtocolMismatch) as error:
+        if "endpoint" not in error.details:
+            error.details["endpoint"] = name
+            if repr(name) not in error.message and name not in error.message:
+                error.message = f"endpoint {name!r}: {error.message}"
+                error.args = (error.message,)
+        raise
+
+
+def check_protocol(response: Response, name: str, url: str) -> None:
+    """Raise `ProtocolMismatch` if the answer is of another protocol, or of none."""
+    spoken = response.headers.get("X-Yggdrasill-Protocol")
+    if spoken != str(PROTOCOL):
+        said = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
+        raise ProtocolMismatch(
+            f"endpoint {name!r} at {url} speaks {said}, this client version {PROTOCOL}; "
+            + ("check the url and the port" if spoken is None else "install the same version of yggdrasill on both sides"),
+            endpoint=name,
+        )
+
+
+def failure(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
+    """The error that an answer with a bad status stands for."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
+        if response.status in (502, 503, 504):
+            return EndpointUnreachable(f"endpoint {name!r} at {url} is not up (HTTP {response.status})", endpoint=name)
+        check_protocol(response, name, url)
+        return EndpointFailed(f"endpoint {name!r} at {url} answered HTTP {response.status} without saying why", endpoint=name)
+    error = error_from_dict(document["error"])
+    if isinstance(error, AccessDenied) and "endpoint" not in error.details:
+        return AccessDenied(f"endpoint {name!r} at {url}: {error.message}", **error.details, endpoint=name)
+    error.details.setdefault("endpoint", name)
+    return error
+
+
+def document_of(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
+    """The JSON object that an answer holds.
+
+    Raises:
+        ProtocolMismatch: it holds none.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise ProtocolMismatch(
+            f"endpoint {name!r} at {url} answered HTTP {status} with something that is no JSON object; check the url and the port",
+            endpoint=name,
+        )
+    return document
+
+
+def is_below(url: str, prefix: str) -> bool:
+    """Whether ``url`` lies at or below ``prefix``: same scheme, host and port, and a path that continues it at a slash."""
+    try:
+        given, bound = urlsplit(url), urlsplit(prefix)
+        origins = [(part.scheme, part.hostname, part.port or {"http": 80, "https": 443}.get(part.scheme)) for part in (given, bound)]
+    except ValueError:
+        return False
+    base, path = bound.path.rstrip("/"), given.path
+    return (
+        origins[0] == origins[1]
+        and "@" not in given.netloc
+        and (path == base or path.startswith(base + "/"))
+        and ".." not in unquote(path).split("/")
+    )

@@ -1,11 +1,11 @@
-"""Artifacts from an endpoint: as a stream that goes on where a connection broke, or into this process's memory."""
+"""Downloads of artifacts from endpoints, resumed after a broken connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, StorageFailed, UnknownArtifact
 from yggdrasill.executor.context import current_run
@@ -13,13 +13,13 @@ from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.local_peers import FOLDER_FROM
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.receive import pour
-from yggdrasill.remote.reports import LoadReport, Meter, report
+from yggdrasill.remote.observers import LoadReport, Meter, report
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.stores.base import ArtifactWriter
 from yggdrasill.values.stores.memory import MemoryStore
 
-__all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
+__all__ = ["Fetches", "RemoteHandle", "fetch", "load", "pour", "stream"]
 
 PARALLEL = 4
 
@@ -167,3 +167,41 @@ def _corrupt(client: EndpointClient, ref: ArtifactRef, what: str) -> CorruptData
         hash=ref.hash,
         endpoint=client.name,
     )
+
+
+_BATCH = 1 << 20
+"""Bytes handed to the thread at a time; twice as many are in memory at most."""
+
+
+async def pour(chunks: AsyncIterator[bytes], writer: ArtifactWriter) -> None:
+    """Write every chunk, in order; the next batch is received while the last is written.
+
+    Raises what ``writer.write`` raises. However it ends, nothing is written any more.
+    """
+    loop = asyncio.get_running_loop()
+    batch: list[bytes] = []
+    size = 0
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for chunk in chunks:
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= _BATCH:
+                if writing is not None:
+                    await writing
+                writing = loop.run_in_executor(None, _write, writer, batch)
+                batch, size = [], 0
+        if writing is not None:
+            await writing
+        if batch:
+            writing = loop.run_in_executor(None, _write, writer, batch)
+            await writing
+    finally:
+        if writing is not None and not writing.done():
+            # a thread cannot be interrupted: the writer is the caller's again only when it has ended
+            await asyncio.wait([writing])
+
+
+def _write(writer: ArtifactWriter, batch: list[bytes]) -> None:
+    for chunk in batch:
+        writer.write(chunk)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
 from yggdrasill.foundation.config import read_document
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.client import EndpointClient, is_below
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.placement import LOCAL, Part, Placement, match_keys, name_of
-from yggdrasill.remote.prefix import is_below
 from yggdrasill.remote.registry_file import read_secrets, secrets_path, write_registry, write_secrets
 from yggdrasill.remote.retry import RetryPolicy
 

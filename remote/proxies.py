@@ -10,11 +10,9 @@ from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.deployment import Deployment
 from yggdrasill.remote.placement import Placement
-from yggdrasill.remote.proxy import Proxy
 from yggdrasill.remote.remote_graph import RemoteGraph
-from yggdrasill.remote.remote_part import RemotePart
-from yggdrasill.remote.remote_stage import RemoteStage
-from yggdrasill.remote.remote_world import RemoteWorld
+from yggdrasill.remote.remote_part import Proxy, RemotePart
+from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
 from yggdrasill.remote.route import Route
 from yggdrasill.stage.stage import Stage
 

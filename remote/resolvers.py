@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig
+from yggdrasill.remote.deployment import inline_refs
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.inlining import inline_refs
 from yggdrasill.remote.placement import Part, Placement, match_keys
 from yggdrasill.remote.proxies import build_here, kind_of, make_proxy, served_proxy
 

@@ -12,10 +12,9 @@ from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull, U
 from yggdrasill.remote.calls import Call, perform
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, fetch_contract
-from yggdrasill.remote.deployment import Deployment
+from yggdrasill.remote.deployment import Deployment, Workflow
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.retry import Retry, RetryPolicy
-from yggdrasill.remote.workflow import Workflow
 
 if TYPE_CHECKING:
     from typing_extensions import Self

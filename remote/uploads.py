@@ -12,7 +12,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.downloads import RemoteHandle, stream
 from yggdrasill.remote.local_peers import FOLDER_FROM
 from yggdrasill.remote.retry import Retry
-from yggdrasill.remote.transports.transport import Chunk
+from yggdrasill.remote.transports import Chunk
 from yggdrasill.values.codec import encode
 from yggdrasill.values.handles import ArtifactHandle
 from yggdrasill.values.stores.base import put_mutable

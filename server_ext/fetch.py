@@ -9,7 +9,7 @@ from collections.abc import Callable
 import aiohttp
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.receive import pour
+from yggdrasill.remote.downloads import pour
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 

@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, YggdrasillError
-from yggdrasill.remote.receive import pour
+from yggdrasill.remote.downloads import pour
 from yggdrasill.server_ext.bodies import check_length
 from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.job import Event

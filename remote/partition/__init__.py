@@ -1,9 +1,18 @@
 """Cutting parts out of a ComfyUI prompt, so that they can run somewhere else: pure, without ComfyUI, files, clocks or chance."""
 
-from yggdrasill.remote.partition.description import describe
-from yggdrasill.remote.partition.inverse import plug
 from yggdrasill.remote.partition.partitioning import partition_prompt
-from yggdrasill.remote.partition.parts import MOST_PORTS, PLACED_NODE, Part, PartCall, Partition, PlacedInput, PlacedOutput, Relink
+from yggdrasill.remote.partition.parts import (
+    MOST_PORTS,
+    PLACED_NODE,
+    Part,
+    PartCall,
+    Partition,
+    PlacedInput,
+    PlacedOutput,
+    Relink,
+    describe,
+    plug,
+)
 from yggdrasill.remote.partition.schemas import InputSchema, NodeSchema, NodeSchemas
 
 __all__ = [

@@ -1,16 +1,15 @@
-"""What runs where in the end: from the wanted outputs backwards, each node in its call, as a copy in another one, or here."""
+"""Layout"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from yggdrasill.remote.partition.assignment import Assignment
 from yggdrasill.remote.partition.graph import Link, Source, natural
 from yggdrasill.remote.partition.parts import Relink
-from yggdrasill.remote.partition.schedule import Batch
 
-__all__ = ["Draft", "Layout"]
+__all__ = ["Batch", "Draft", "Layout", "Needs", "schedule"]
 
 
 @dataclass(eq=False)
@@ -105,3 +104,154 @@ class Layout:
         else:
             draft.ports.add(source)
             self._take(source, draft)
+
+
+#: The colour of a call: its part, and what else sets its nodes apart.
+Colour = Hashable
+Batch = tuple[Colour, list[str]]
+
+
+class Needs:
+    """What each node waits for, in a world where values that cannot travel are made where they are used.
+
+    ``of[node]`` are the nodes whose travelling outputs it needs, itself or through the copies that are made for it.
+    ``floats`` are nodes of parts none of whose outputs travels: they are in every call that needs them.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._graph = assignment.graph
+        self._transferability = assignment.transferability
+        self._copied: dict[str, frozenset[str]] = {}
+        self._kept: dict[str, frozenset[str]] = {}
+        self.floats = frozenset(
+            node for node in assignment.of if not any(self._transferability.travels(link) for link in self._graph.users[node])
+        )
+        self.of: dict[str, frozenset[str]] = {}
+        for node_id in self._graph.order:
+            here = self._here(node_id)
+            there = self._there(node_id)
+            self._kept[node_id], self._copied[node_id] = here, there
+            self.of[node_id] = there if node_id in assignment.of else here
+
+    def _there(self, node_id: str) -> frozenset[str]:
+        """What a node waits for where it runs in a call."""
+        found: set[str] = set()
+        for link in self._graph.links[node_id]:
+            source = self._assignment.inside(link)
+            if source in self._transferability.heavy:
+                found |= self._copied[source[0]]
+            else:
+                found.add(source[0])
+        return frozenset(found)
+
+    def _here(self, node_id: str) -> frozenset[str]:
+        """What a node waits for where it runs here."""
+        found: set[str] = set()
+        for link in self._graph.links[node_id]:
+            if self._transferability.travels(link) or link.source not in self._assignment.of:
+                found.add(link.source)
+            else:
+                found |= self._kept[link.source]
+        return frozenset(found)
+
+
+def schedule(assignment: Assignment, needs: Needs, colours: Mapping[str, Colour]) -> list[Batch]:
+    """The calls in an order in which each needs only what ran before it, few of them: nodes of one colour go together where they can.
+
+    ``colours`` has the nodes of parts that are no floats.
+    """
+    users: dict[str, list[str]] = {}
+    missing: dict[str, int] = {}
+    for node in assignment.graph.order:
+        if node not in needs.floats:
+            wanted = needs.of[node]
+            missing[node] = len(wanted)
+            for source in wanted:
+                users.setdefault(source, []).append(node)
+    batches = _Queue(missing, users, colours).run()
+    _sink(batches, users)
+    return [batch for batch in batches if batch[1]]
+
+
+class _Queue:
+    """Nodes that need nothing more run here at once, or wait with those of their colour until these are called."""
+
+    def __init__(self, missing: dict[str, int], users: Mapping[str, Sequence[str]], colours: Mapping[str, Colour]) -> None:
+        self._missing = missing
+        self._users = users
+        self._colours = colours
+        self._left: dict[Colour, int] = {}
+        for node in missing:
+            if node in colours:
+                self._left[colours[node]] = self._left.get(colours[node], 0) + 1
+        self._waiting: dict[Colour, list[str]] = {colour: [] for colour in self._left}
+
+    def run(self) -> list[Batch]:
+        """All calls."""
+        batches: list[Batch] = []
+        self._release([node for node, count in self._missing.items() if count == 0])
+        while self._left:
+            colour = max(self._left, key=lambda each: (len(self._waiting[each]) == self._left[each], len(self._waiting[each])))
+            batch, self._waiting[colour] = self._waiting[colour], []
+            self._left[colour] -= len(batch)
+            if not self._left[colour]:
+                del self._left[colour]
+            batches.append((colour, batch))
+            self._release(self._arrived(batch, colour))
+        return batches
+
+    def _arrived(self, nodes: Sequence[str], colour: Colour) -> list[str]:
+        """Count a call's values for all that are not of its colour, for which they counted when it was still waiting."""
+        ready = []
+        for node in nodes:
+            for user in self._users.get(node, ()):
+                if self._colours.get(user) != colour:
+                    self._missing[user] -= 1
+                    if not self._missing[user]:
+                        ready.append(user)
+        return ready
+
+    def _release(self, ready: list[str]) -> None:
+        while ready:
+            node = ready.pop()
+            colour = self._colours.get(node)
+            if colour is not None:
+                self._waiting[colour].append(node)
+            for user in self._users.get(node, ()):
+                if colour is None or self._colours.get(user) == colour:
+                    self._missing[user] -= 1
+                    if not self._missing[user]:
+                        ready.append(user)
+
+
+def _sink(batches: Sequence[Batch], users: Mapping[str, Sequence[str]]) -> None:
+    """Move each node that only a later call of its colour needs into that call, so that its value stays there."""
+    place = {node: index for index, (_, nodes) in enumerate(batches) for node in nodes}
+    for index in reversed(range(len(batches))):
+        colour, nodes = batches[index]
+        later = [place.get(user, -1) for node in nodes for user in users.get(node, ())]
+        if not later or max(later) <= index:
+            continue
+        for node in _users_first(nodes, users):
+            targets = [place.get(user, -1) for user in users.get(node, ())]
+            if targets and min(targets) > index and all(batches[target][0] == colour for target in targets):
+                place[node] = min(targets)
+                batches[min(targets)][1].append(node)
+        nodes[:] = [node for node in nodes if place[node] == index]
+
+
+def _users_first(nodes: Sequence[str], users: Mapping[str, Sequence[str]]) -> list[str]:
+    among = set(nodes)
+    done: dict[str, None] = {}
+    for first in nodes:
+        stack = [first]
+        while stack:
+            node = stack[-1]
+            fresh = next((user for user in users.get(node, ()) if user in among and user not in done), None) if node not in done else None
+            if fresh is not None:
+                stack.append(fresh)
+            else:
+                done[node] = None
+                stack.pop()
+    return list(done)

@@ -6,17 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.partition.assignment import Assignment, check_parts
-from yggdrasill.remote.partition.blocking import Blocking
-from yggdrasill.remote.partition.colocation import Colocation
+from yggdrasill.remote.partition.assignment import Assignment, Transferability, check_parts
+from yggdrasill.remote.partition.constraints import Blocking, Colocation, LazyInputs
 from yggdrasill.remote.partition.graph import PromptGraph, natural
-from yggdrasill.remote.partition.layout import Layout
-from yggdrasill.remote.partition.lazy_inputs import LazyInputs
+from yggdrasill.remote.partition.layout import Layout, Needs, schedule
 from yggdrasill.remote.partition.parts import Part, Partition
 from yggdrasill.remote.partition.plans import write_calls, write_rest
-from yggdrasill.remote.partition.schedule import Needs, schedule
 from yggdrasill.remote.partition.schemas import NodeSchema
-from yggdrasill.remote.partition.transferability import Transferability
 
 __all__ = ["partition_prompt"]
 

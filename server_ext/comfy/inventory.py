@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from yggdrasill.remote.node_forms import form_of
-from yggdrasill.remote.preflight import is_model_file, same_path
+from yggdrasill.remote.preflight import form_of, is_model_file, same_path
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.identity import canonical_json

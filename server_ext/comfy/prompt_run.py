@@ -9,8 +9,8 @@ from typing import Any
 from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.port_list import Blocked, port_value
-from yggdrasill.remote.wait_graph import Learn
+from yggdrasill.remote.comfy_ports import Blocked, port_value
+from yggdrasill.remote.observers import Learn
 from yggdrasill.server_ext.comfy.host_api import Validation
 
 __all__ = ["PromptRun", "Watch"]

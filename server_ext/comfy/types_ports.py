@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from yggdrasill.errors import CannotTravel
-from yggdrasill.remote.comfy_types import can_travel, refusal
+from yggdrasill.remote.comfy_ports import can_travel, refusal
 from yggdrasill.server_ext.comfy.types_classes import parts_of
 from yggdrasill.values import Opaque
 from yggdrasill.values.extensions import extension_for

@@ -26,7 +26,7 @@ importlib.import_module("comfy.options").enable_args_parsing()
 from samples.comfy_compare import difference  # noqa: E402
 from samples.comfy_values import BUILT, LIVE, Kitchen  # noqa: E402
 from yggdrasill.errors import CannotTravel, YggdrasillError  # noqa: E402
-from yggdrasill.remote.comfy_types import can_travel  # noqa: E402
+from yggdrasill.remote.comfy_ports import can_travel  # noqa: E402
 from yggdrasill.server_ext.comfy import types_classes  # noqa: E402
 from yggdrasill.server_ext.comfy.types_classes import register_classes  # noqa: E402
 from yggdrasill.server_ext.comfy.types_ports import check_port  # noqa: E402

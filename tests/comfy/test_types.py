@@ -14,7 +14,7 @@ import pytest
 from samples.comfy import Installation, Server, make_base_directory
 from samples.comfy_values import BUILT, LIVE
 from yggdrasill.errors import CannotTravel
-from yggdrasill.remote.comfy_types import can_travel, refusal
+from yggdrasill.remote.comfy_ports import can_travel, refusal
 
 INSIDE = Path(__file__).resolve().parent / "inside_comfyui.py"
 

@@ -26,8 +26,7 @@ from yggdrasill.errors import (
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, RemoteGraph, RetryPolicy
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
-from yggdrasill.remote.transports.memory import Answer
-from yggdrasill.remote.transports.transport import Request
+from yggdrasill.remote.transports import Answer, Request
 
 GOOD = {"X-Yggdrasill-Protocol": "1"}
 CONTRACT = {"graph_id": "g", "kind": "graph", "hash": "h", "inputs": [{"name": "x"}], "outputs": [{"name": "y", "dtype": "any"}]}

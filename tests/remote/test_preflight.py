@@ -11,8 +11,7 @@ import pytest
 from samples.endpoints import EndpointProcess
 from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType
 from yggdrasill.remote import RemoteWorkflow
-from yggdrasill.remote.node_forms import differences, form_of
-from yggdrasill.remote.preflight import check_workflow, compare_with
+from yggdrasill.remote.preflight import check_workflow, compare_with, differences, form_of
 
 #: As `samples.prompts` has them, which only an endpoint process may load.
 FORM: dict[str, Any] = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}

@@ -10,11 +10,10 @@ from functools import partial
 from typing import Any
 
 from yggdrasill.errors import Cancelled
+from yggdrasill.remote.call_splitting import Batches, Lists, Share, Sharing, Values, reach_of
 from yggdrasill.remote.calls import Watch
-from yggdrasill.remote.partition.sharing import reach_of
+from yggdrasill.remote.comfy_ports import port_values
 from yggdrasill.remote.placement import Placement
-from yggdrasill.remote.port_list import port_values
-from yggdrasill.remote.shares import Batches, Lists, Share, Sharing, Values
 
 __all__ = ["SharedCall", "share_out"]
 

@@ -15,7 +15,7 @@ from samples.conformance.lab import Lab
 from samples.conformance.models import PREVIEWED
 from samples.conformance.report import Entry, Report
 from samples.conformance.workflow import Drawing, as_parts
-from yggdrasill.remote.comfy_types import can_travel
+from yggdrasill.remote.comfy_ports import can_travel
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:BuildMismatch:RuntimeWarning"),  # this process only passes on what ComfyUI made

@@ -15,9 +15,9 @@ from samples.comfy_graphs import Caller, data_folder, node, until
 from samples.endpoints import EndpointProcess
 from samples.level_nodes import error_of, pasted, value_of, values_of
 from yggdrasill.foundation.templates import render_template
+from yggdrasill.remote.comfy_ports import port_values
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.placement import Part
-from yggdrasill.remote.port_list import port_values
 from yggdrasill.stage import Stage, State
 from yggdrasill.values import dumps
 from yggdrasill.world import World

@@ -18,8 +18,7 @@ from samples.comfy_interpreter import Interpreter
 from samples.comfy_prompts import SCHEMAS, Dice, random_parts, random_prompt, run_prompt
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.comfy_ports import INPUT_NODE, is_link
-from yggdrasill.remote.comfy_types import can_travel
+from yggdrasill.remote.comfy_ports import INPUT_NODE, can_travel, is_link
 from yggdrasill.remote.partition import MOST_PORTS, NodeSchema, NodeSchemas, Part, Partition, partition_prompt, plug
 
 Prompt = dict[str, Any]

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, UnknownName, YggdrasillError
-from yggdrasill.remote.partition.placement_keys import Naming, parts_of
-from yggdrasill.remote.partition.workflow_parts import GROUP, named_parts
+from yggdrasill.remote.partition.placement_keys import GROUP, Naming, named_parts, parts_of
 from yggdrasill.remote.placement import Placement
 
 DRAWN = json.loads((Path(__file__).parent / "drawn.json").read_text(encoding="utf-8"))

@@ -16,11 +16,9 @@ from samples.comfy_interpreter import Interpreter, short_hash
 from samples.conformance.node_sets import random_sets
 from samples.conformance.templates import Template
 from yggdrasill.errors import InvalidConfig, PartitionError
-from yggdrasill.remote.comfy_ports import is_link
-from yggdrasill.remote.comfy_types import can_travel
+from yggdrasill.remote.comfy_ports import can_travel, is_link
 from yggdrasill.remote.partition import NodeSchema, NodeSchemas, Part, Partition, partition_prompt, plug
-from yggdrasill.remote.partition.placement_keys import parts_of
-from yggdrasill.remote.partition.workflow_parts import GROUP, SUBGRAPH, named_parts
+from yggdrasill.remote.partition.placement_keys import GROUP, SUBGRAPH, named_parts, parts_of
 from yggdrasill.remote.placement import Placement
 
 __all__ = ["AMBIGUOUS", "NOTHING_LEAVES", "OVERLAP", "Attempt", "Made", "attempts", "check_refusal", "reason_of", "wanted_of"]

@@ -1,10 +1,4 @@
-"""The values of one call shared out to several endpoints, and what comes back put together in order.
-
-A list: ComfyUI calls a node once for each value of a list, and repeats the last value of a shorter one, so that any piece of the
-values gives that piece of the outputs. A batch: pictures, masks and latents along their first dimension, for parts that the registry
-says treat each by itself; a latent carries ``batch_index``, so that its noise is that of its place in the whole batch
-(``comfy.sample.prepare_noise``). Where pieces might not give what the whole gives, nothing is shared out.
-"""
+"""Splitting"""
 
 from __future__ import annotations
 
@@ -14,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.remote.port_list import Blocked
+from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, Blocked, is_link
+from yggdrasill.remote.partition.parts import PartCall
+from yggdrasill.remote.partition.schemas import NodeSchema
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["Batches", "Lists", "Share", "Sharing", "Values"]
+__all__ = ["Batches", "Lists", "Share", "Sharing", "Values", "can_be_shared", "reach_of"]
 
 Values = Mapping[str, Sequence[Any]]
 """The values of each port, by its name."""
@@ -196,3 +192,36 @@ def _is_tensor(value: Any) -> bool:
     import torch
 
     return isinstance(value, torch.Tensor) and not getattr(value, "is_nested", False)
+
+
+def can_be_shared(call: PartCall, schemas: Mapping[str, NodeSchema]) -> bool:
+    """Whether ComfyUI calls every node inside once for each value, and nothing there may change by itself.
+
+    A node that takes a list whole, or gives one, has to see it whole.
+    """
+    if call.asks_again:
+        return False
+    inside = [schemas.get(call.prompt[node]["class_type"]) for node in (*call.nodes, *call.copies)]
+    return all(schema is not None and not schema.input_is_list and not any(schema.output_is_list) for schema in inside)
+
+
+def reach_of(prompt: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """For each output of a prompt with ports, by name, the inputs that it depends on."""
+    known: dict[str, frozenset[str]] = {}
+
+    def inputs_behind(start: str) -> frozenset[str]:
+        waiting = [start]
+        while waiting:
+            node = waiting[-1]
+            links = [value[0] for value in prompt[node].get("inputs", {}).values() if is_link(value)]
+            unknown = [link for link in links if link not in known]
+            if unknown:
+                waiting += unknown
+                continue
+            own = {str(prompt[node]["inputs"]["name"])} if prompt[node]["class_type"] == INPUT_NODE else set()
+            known[node] = frozenset(own.union(*(known[link] for link in links)))
+            waiting.pop()
+        return known[start]
+
+    sinks = [node for node in prompt if prompt[node]["class_type"] == OUTPUT_NODE]
+    return {str(prompt[node]["inputs"]["name"]): inputs_behind(node) for node in sinks}

@@ -12,8 +12,8 @@ from samples.comfy_prompts import SCHEMAS
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import InvalidConfig, PartitionError, UnknownName
 from yggdrasill.remote.partition import PLACED_NODE, NodeSchema, NodeSchemas, Part, PartCall, Partition, describe, partition_prompt, plug
+from yggdrasill.remote.partition.assignment import Transferability
 from yggdrasill.remote.partition.graph import PromptGraph
-from yggdrasill.remote.partition.transferability import Transferability
 
 Prompt = dict[str, Any]
 #: Text to image, whose picture is saved, inverted, and shown.

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from samples.comfy_graphs import graph_input, graph_output, node
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import InvalidConfig
+from yggdrasill.remote.call_splitting import Batches, Lists, Values, can_be_shared, reach_of
+from yggdrasill.remote.comfy_ports import Blocked
 from yggdrasill.remote.partition import Part, partition_prompt
-from yggdrasill.remote.partition.sharing import can_be_shared, reach_of
 from yggdrasill.remote.placement import Placement
-from yggdrasill.remote.port_list import Blocked
-from yggdrasill.remote.shares import Batches, Lists, Values
 
 REACH = {"sum": frozenset({"a", "b"}), "b": frozenset({"b"}), "nothing": frozenset[str]()}
 KINDS = {"a": "INT", "b": "INT"}, {"sum": "INT", "b": "INT", "nothing": "INT"}

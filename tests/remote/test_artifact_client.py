@@ -10,7 +10,7 @@ import torch
 from samples.endpoints import Cutter, EndpointProcess, registry_of
 from samples.graphs import bits, graph_of
 from yggdrasill.remote import ArtifactClient
-from yggdrasill.remote.download_cache import DownloadCache
+from yggdrasill.remote.artifact_client import DownloadCache
 from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.memory import aligned_memory
 
