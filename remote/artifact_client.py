@@ -28,7 +28,7 @@ class ArtifactClient:
 
     def __init__(self, store: ArtifactStore | None = None, *, kept_bytes: int = KEPT_BYTES) -> None:
         self.store: ArtifactStore = MemoryStore() if store is None else store
-        self.received = DownloadCache(kept_bytes)
+        self.downloads = DownloadCache(kept_bytes)
 
     def pack(self, value: Any) -> Packed:
         """``value`` as JSON and artifacts; raises `CannotTravel` naming type and place."""

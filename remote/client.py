@@ -23,11 +23,11 @@ from yggdrasill.remote.local_peers import LocalPeer
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.transports import Body, Chunk, HttpTransport, Request, Response, Transport
 
-__all__ = ["PROTOCOL", "EndpointClient", "check_protocol", "document_of", "failure", "is_below", "named"]
+__all__ = ["PROTOCOL", "EndpointClient", "add_endpoint_name", "check_protocol", "error_of_response", "is_below", "json_object"]
 
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
-_CLASSES_AT_ONCE = 50
+_CLASSES_PER_REQUEST = 50
 
 
 class EndpointClient:
@@ -51,7 +51,7 @@ class EndpointClient:
         self.name = name or self.url
         self._token = token
         self._ca = ca
-        self._own = transport
+        self._transport = transport
         #: Its artifact folder, if it is on this machine.
         self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
         #: What `capabilities` said the first time somebody compared it.
@@ -67,7 +67,7 @@ class EndpointClient:
     @property
     def transport(self) -> Transport:
         """The way to the endpoint: the one given, else HTTP connections shared by this process."""
-        return self._own if self._own is not None else _shared_http(self._ca)
+        return self._transport if self._transport is not None else _shared_http(self._ca)
 
     def is_own(self, url: str) -> bool:
         """Whether ``url`` lies at this endpoint."""
@@ -107,8 +107,8 @@ class EndpointClient:
             InvalidConfig: the endpoint is no ComfyUI.
         """
         found: dict[str, Any] = {"nodes": {}, "asks_again": [], "unknown": []}
-        for start in range(0, len(classes), _CLASSES_AT_ONCE):
-            names = ",".join(quote(name, safe="") for name in classes[start : start + _CLASSES_AT_ONCE])
+        for start in range(0, len(classes), _CLASSES_PER_REQUEST):
+            names = ",".join(quote(name, safe="") for name in classes[start : start + _CLASSES_PER_REQUEST])
             answer = await self.get(f"/nodes?classes={names}")
             found["nodes"].update(answer["nodes"])
             found["asks_again"] += answer["asks_again"]
@@ -248,7 +248,7 @@ class EndpointClient:
         self.check_size("max_body_bytes", len(data or b""), "a request")
         async with self.open(method, path, body=data, headers=headers, timeout=timeout) as response:
             text = await _read_all(response)
-            return response.status, document_of(text, response.status, self.name, self.url) if text else {}
+            return response.status, json_object(text, response.status, self.name, self.url) if text else {}
 
     @asynccontextmanager
     async def open(
@@ -264,10 +264,10 @@ class EndpointClient:
         """An open answer with a good status; any other is raised as the error it carries."""
         own = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, timeout)
-        with named(self.name):
+        with add_endpoint_name(self.name):
             async with self.transport.request(request) as response:
                 if response.status >= 300:
-                    raise failure(response, await _read_all(response), self.name, self.url)
+                    raise error_of_response(response, await _read_all(response), self.name, self.url)
                 check_protocol(response, self.name, self.url)
                 yield response
 
@@ -296,14 +296,14 @@ async def _drain(response: Response) -> None:
 
 def _shared_http(ca: str | None) -> HttpTransport:
     """The connections of this process, which its loop_thread closes."""
-    return loop_thread().keep(f"http:{ca}", lambda: HttpTransport(ca=ca))
+    return loop_thread().shared(f"http:{ca}", lambda: HttpTransport(ca=ca))
 
 
 PROTOCOL = 1
 
 
 @contextmanager
-def named(name: str) -> Iterator[None]:
+def add_endpoint_name(name: str) -> Iterator[None]:
     """Let the errors of a connection say which endpoint it was to: below that, only its url is known."""
     try:
         yield
@@ -328,7 +328,7 @@ def check_protocol(response: Response, name: str, url: str) -> None:
         )
 
 
-def failure(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
+def error_of_response(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
     """The error that an answer with a bad status stands for."""
     try:
         document = json.loads(text)
@@ -346,7 +346,7 @@ def failure(response: Response, text: bytes, name: str, url: str) -> YggdrasillE
     return error
 
 
-def document_of(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
+def json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
     """The JSON object that an answer holds.
 
     Raises:

@@ -17,15 +17,15 @@ __all__ = [
     "Blocked",
     "ComfyPort",
     "PortList",
-    "Verdict",
-    "can_travel",
+    "TypeTransferability",
     "check_prompt",
     "dtype_of",
     "is_link",
+    "not_transferable",
     "port_value",
     "port_values",
     "ports_of",
-    "refusal",
+    "type_transferability",
 ]
 
 INPUT_NODE = "YggdrasillGraphInput"
@@ -117,7 +117,7 @@ def ports_of(prompt: Mapping[str, Any], class_type: str, graph_id: str) -> dict[
         port = _port(node_id, node, graph_id)
         other = found.get(port.name)
         if other is not None:
-            port = _joined(other, port, class_type, graph_id)
+            port = _merged_port(other, port, class_type, graph_id)
         found[port.name] = port
     return found
 
@@ -138,7 +138,7 @@ def _port(node_id: str, node: Mapping[str, Any], graph_id: str) -> ComfyPort:
     return ComfyPort(name, kind, inputs.get("default") is not None, (node_id,))
 
 
-def _joined(first: ComfyPort, second: ComfyPort, class_type: str, graph_id: str) -> ComfyPort:
+def _merged_port(first: ComfyPort, second: ComfyPort, class_type: str, graph_id: str) -> ComfyPort:
     nodes = (*first.nodes, *second.nodes)
     types = {first.type, second.type} - {ANY_TYPE}
     if class_type == OUTPUT_NODE or len(types) > 1:
@@ -148,14 +148,14 @@ def _joined(first: ComfyPort, second: ComfyPort, class_type: str, graph_id: str)
 
 
 @dataclass(frozen=True)
-class Verdict:
+class TypeTransferability:
     """What is known of a type: whether it ``travels`` and ``how``, or why it does not.
 
     ``known`` is false for a type that no table names: its values are looked at when they are there.
     """
 
     type: str
-    travels: bool
+    transferable: bool
     known: bool
     how: str
 
@@ -170,7 +170,7 @@ _UNKNOWN = "by what its values turn out to be: tensors and plain values travel, 
 _WEIGHTS = "it holds weights that live on a device"
 _CODE = "it holds functions, which are not values"
 
-_TRAVELS = {
+_TRANSFERABLE = {
     **dict.fromkeys("IMAGE MASK SIGMAS WAN_CAMERA_EMBEDDING".split(), _TENSOR),
     **dict.fromkeys("AUDIO AUDIO_ENCODER_OUTPUT LAYERS LORA_MODEL LOSS_MAP TRACKS".split(), _TREE),
     **dict.fromkeys("DA3_GEOMETRY FACE_LANDMARKS IC_LORA_PARAMETERS MOGE_GEOMETRY POSE_KEYPOINT SAM3_TRACK_DATA".split(), _TREE),
@@ -183,7 +183,7 @@ _TRAVELS = {
     "SVG": "as the bytes of each drawing",
     "CURVE": "by its points",
 }
-_STAYS = {
+_NOT_TRANSFERABLE = {
     **dict.fromkeys("MODEL CLIP VAE CONTROL_NET CLIP_VISION STYLE_MODEL UPSCALE_MODEL LATENT_UPSCALE_MODEL GLIGEN".split(), _WEIGHTS),
     **dict.fromkeys("PHOTOMAKER AUDIO_ENCODER MODEL_PATCH BACKGROUND_REMOVAL OPTICAL_FLOW".split(), _WEIGHTS),
     **dict.fromkeys("NOISE SAMPLER GUIDER LATENT_OPERATION HOOKS HOOK_KEYFRAMES".split(), _CODE),
@@ -193,41 +193,41 @@ _STAYS = {
 }
 
 
-def can_travel(type_name: str | Sequence[str]) -> Verdict:
-    """The verdict on a type as ComfyUI spells it: a name, names with commas between them, or the options of a combo.
+def type_transferability(type_name: str | Sequence[str]) -> TypeTransferability:
+    """The result on a type as ComfyUI spells it: a name, names with commas between them, or the options of a combo.
 
     Of several types each must travel for the whole to be known to; if none does, the whole stays.
     """
     if not isinstance(type_name, str):
-        return Verdict("COMBO", travels=True, known=True, how=_PLAIN)
+        return TypeTransferability("COMBO", transferable=True, known=True, how=_PLAIN)
     # a plain str, because node packs name types by strings that equal everything
     parts = type_name.split(",")
     name = ",".join(parts)
-    verdicts = [_verdict(part.strip()) for part in parts]
-    first = verdicts[0]
-    if len(verdicts) == 1 or all((each.travels, each.known) == (first.travels, first.known) for each in verdicts):
-        return Verdict(name, first.travels, first.known, first.how)
-    return Verdict(name, travels=any(each.travels for each in verdicts), known=False, how=_UNKNOWN)
+    results = [_single_type(part.strip()) for part in parts]
+    first = results[0]
+    if len(results) == 1 or all((each.transferable, each.known) == (first.transferable, first.known) for each in results):
+        return TypeTransferability(name, first.transferable, first.known, first.how)
+    return TypeTransferability(name, transferable=any(each.transferable for each in results), known=False, how=_UNKNOWN)
 
 
-def _verdict(name: str) -> Verdict:
-    how = _FILE if name == "FILE_3D" or name.startswith("FILE_3D_") else _TRAVELS.get(name)
+def _single_type(name: str) -> TypeTransferability:
+    how = _FILE if name == "FILE_3D" or name.startswith("FILE_3D_") else _TRANSFERABLE.get(name)
     if how is not None:
-        return Verdict(name, travels=True, known=True, how=how)
-    why = _STAYS.get(name) or (_WEIGHTS if name.endswith("_MODEL") else None)
+        return TypeTransferability(name, transferable=True, known=True, how=how)
+    why = _NOT_TRANSFERABLE.get(name) or (_WEIGHTS if name.endswith("_MODEL") else None)
     if why is not None:
-        return Verdict(name, travels=False, known=True, how=why)
-    return Verdict(name, travels=True, known=False, how=_UNKNOWN)
+        return TypeTransferability(name, transferable=False, known=True, how=why)
+    return TypeTransferability(name, transferable=True, known=False, how=_UNKNOWN)
 
 
-def refusal(port: str, type_name: str | Sequence[str], why: str | None = None) -> CannotTravel:
+def not_transferable(port: str, type_name: str | Sequence[str], why: str | None = None) -> CannotTravel:
     """The error for ``port``: ``why`` its value cannot travel, or else what the table says of its type."""
-    verdict = can_travel(type_name)
+    result = type_transferability(type_name)
     return CannotTravel(
-        f"port {port!r} ({verdict.type}) cannot travel: {why or verdict.how}; what travels is tensors, plain values and ComfyUI's own types "
+        f"port {port!r} ({result.type}) cannot travel: {why or result.how}; what travels is tensors, plain values and ComfyUI's own types "
         "made of them, such as IMAGE, LATENT, CONDITIONING, AUDIO and VIDEO; let the nodes that make this value run on the side that uses it",
         port=port,
-        type=verdict.type,
+        type=result.type,
     )
 
 

@@ -23,16 +23,16 @@ from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["MAX_STATE_BYTES", "STATE_KEPT", "Deployment", "Workflow", "inline_refs", "travelling_state"]
+__all__ = ["MAX_STATE_BYTES", "STATEFUL_IDLE_SECONDS", "DeploymentSpec", "WorkflowSpec", "inline_refs", "state_without_checkpoint"]
 
 #: States above this are weights, and weights are brought to an endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
-STATE_KEPT = 86400.0
+STATEFUL_IDLE_SECONDS = 86400.0
 """Seconds for which an endpoint keeps a part that remembers something and that nobody calls: a day, as it does finished jobs."""
 
 
 @dataclass(frozen=True)
-class Deployment:
+class DeploymentSpec:
     """A part that can be served anywhere. The id it gets is made of ``name`` and its content, so equal parts meet.
 
     A part that keeps state between calls gets an id of its own, because what it remembers belongs to one project; the endpoint
@@ -44,7 +44,7 @@ class Deployment:
     config: Mapping[str, Any]
     state: Mapping[str, Any] = field(default_factory=dict)
     artifact_client: ArtifactClient = field(default_factory=ArtifactClient.shared)
-    idle_after: float = STATE_KEPT
+    idle_after: float = STATEFUL_IDLE_SECONDS
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
     async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
@@ -83,7 +83,7 @@ class Deployment:
         packed = self.artifact_client.pack(dict(self.state))
         with packed:
             text = json.dumps(
-                [self.kind, self.config, packed.wire["skeleton"], [_named(entry) for entry in packed.wire["payloads"]]], sort_keys=True
+                [self.kind, self.config, packed.wire["skeleton"], [_content_of(entry) for entry in packed.wire["payloads"]]], sort_keys=True
             )
         return blake3_hex(memoryview(text.encode("utf-8")))
 
@@ -110,7 +110,7 @@ class Deployment:
                 return bool(answer.get("created"))
 
 
-def _named(entry: Mapping[str, Any]) -> Any:
+def _content_of(entry: Mapping[str, Any]) -> Any:
     return [entry["dtype"], entry["shape"], entry.get("strides"), entry.get("artifact") or entry.get("inline")]
 
 
@@ -129,17 +129,17 @@ def _block_types(config: Any) -> Iterator[str]:
             yield from _block_types(entry)
 
 
-def travelling_state(part: Container) -> dict[str, Any]:
+def state_without_checkpoint(part: Container) -> dict[str, Any]:
     """The state of every block below ``part`` that names no checkpoint, by child ids, a shared block once."""
-    return _collect(part, part.state_dict())
+    return _collect_state(part, part.state_dict())
 
 
-def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
+def _collect_state(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for child_id, child_state in state.items():
         child = part._children[child_id]
         if isinstance(child, Container):
-            below = _collect(child, child_state)
+            below = _collect_state(child, child_state)
             if below:
                 kept[child_id] = below
         elif isinstance(part, Graph):
@@ -149,7 +149,7 @@ def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-class Workflow:
+class WorkflowSpec:
     """The API prompt ``prompt`` with ports, under the name that messages and job rows call it.
 
     Raises:

@@ -10,13 +10,24 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["CallReport", "Learn", "LoadReport", "Meter", "Report", "WaitGraph", "observe_calls", "observe_waits", "report", "waiting"]
+__all__ = [
+    "CallReport",
+    "LoadReport",
+    "Report",
+    "TransferMeter",
+    "WaitCallback",
+    "WaitedCalls",
+    "observe_calls",
+    "observe_waits",
+    "report",
+    "waiting",
+]
 
 Kind = Literal["compute", "transfer", "wait"]
 
 
 @dataclass
-class Meter:
+class TransferMeter:
     """Filled in while a call is under way: bytes and seconds of its transfers."""
 
     bytes_sent: int = 0
@@ -61,7 +72,7 @@ class CallReport:
     run_s: float
     fetch_s: float
     bytes_direct: int
-    meter: Meter = field(default_factory=Meter)
+    meter: TransferMeter = field(default_factory=TransferMeter)
 
     @property
     def bytes_moved(self) -> int:
@@ -130,10 +141,10 @@ def report(finished: Report) -> None:
 MOST_KEYS = 64
 
 #: Takes the keys of all the calls that are waited for in one place now.
-Learn = Callable[[Iterable[str]], None]
+WaitCallback = Callable[[Iterable[str]], None]
 
 
-class WaitGraph:
+class WaitedCalls:
     """The keys of the calls that one run waits for, in all its threads.
 
     ``tell(keys)`` gets them in order, at most 64, whenever they change: from any thread, but never two at a time.
@@ -146,7 +157,7 @@ class WaitGraph:
         self._told: list[str] = []
 
     @contextmanager
-    def waiting(self) -> Iterator[Learn]:
+    def waiting(self) -> Iterator[WaitCallback]:
         """Within this block one more place waits, for what the given function was last called with."""
         place = object()
         with self._lock:
@@ -172,13 +183,13 @@ class WaitGraph:
             self._tell(keys)
 
 
-_waits: ContextVar[WaitGraph | None] = ContextVar("yggdrasill_waits", default=None)
+_waits: ContextVar[WaitedCalls | None] = ContextVar("yggdrasill_waits", default=None)
 
 
 @contextmanager
 def observe_waits(tell: Callable[[list[str]], None]) -> Iterator[None]:
-    """Within this block, and in the branches it starts, ``tell`` gets the calls that are waited for; see `WaitGraph`."""
-    before = _waits.set(WaitGraph(tell))
+    """Within this block, and in the branches it starts, ``tell`` gets the calls that are waited for; see `WaitedCalls`."""
+    before = _waits.set(WaitedCalls(tell))
     try:
         yield
     finally:
@@ -186,7 +197,7 @@ def observe_waits(tell: Callable[[list[str]], None]) -> Iterator[None]:
 
 
 @contextmanager
-def waiting() -> Iterator[Learn | None]:
+def waiting() -> Iterator[WaitCallback | None]:
     """Within this block the current run waits for the calls that the given function was last told; None if nobody observes."""
     waits = _waits.get()
     if waits is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.deployment import Deployment
+from yggdrasill.remote.deployment import DeploymentSpec
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.remote_part import Proxy, RemotePart
@@ -57,7 +57,7 @@ def make_proxy(
         EndpointUnreachable: no endpoint answers and nothing else is allowed. UnknownBlockType, PayloadTooLarge, RemoteError
     """
     kind = kind_of(config)
-    deployment = Deployment(name, kind, config, state or {}, artifact_client=registry.artifact_client)
+    deployment = DeploymentSpec(name, kind, config, state or {}, artifact_client=registry.artifact_client)
     route = Route.placed(registry, placement, name, deployment=deployment)
     local_fallback = fallback if placement.fallback == "local" else None
     kept = saved if saved is not None else config

@@ -13,7 +13,7 @@ from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.deployment import Workflow
+from yggdrasill.remote.deployment import WorkflowSpec
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.remote_part import RemotePart, refuse_training
 from yggdrasill.remote.retry import RetryPolicy
@@ -39,7 +39,7 @@ class RemoteGraph(RemotePart):
             try:
                 return self.contract.spec(side, include_dtype)
             except EndpointUnreachable as error:
-                self._here(error)
+                self._fallback_or_raise(error)
         local = self._local
         found: list[dict[str, Any]] = (local.get_input_spec if side == "inputs" else local.get_output_spec)(include_dtype)
         return found
@@ -75,7 +75,7 @@ class RemoteGraph(RemotePart):
             try:
                 outputs: dict[str, Any] = self._call(given, context, asked)
             except (EndpointUnreachable, QueueFull) as error:
-                outputs = self._run_here(error, given, {**asked, "device": device})
+                outputs = self._run_fallback(error, given, {**asked, "device": device})
             if emit:
                 emit(self.graph_id, "after", outputs=outputs)
         return outputs
@@ -98,11 +98,13 @@ class RemoteGraph(RemotePart):
             try:
                 outputs: dict[str, Any] = await self._call_async(dict(inputs or {}), context, asked)
             except (EndpointUnreachable, QueueFull) as error:
-                outputs = await asyncio.to_thread(self._run_here, error, dict(inputs or {}), asked)
+                outputs = await asyncio.to_thread(self._run_fallback, error, dict(inputs or {}), asked)
         return outputs
 
-    def _run_here(self, error: EndpointUnreachable | QueueFull, inputs: Mapping[Any, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        local = self._here(error)
+    def _run_fallback(
+        self, error: EndpointUnreachable | QueueFull, inputs: Mapping[Any, Any], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        local = self._fallback_or_raise(error)
         unknown_here = () if isinstance(local, Pipeline) else ("max_workers",)
         given = {name: item for name, item in options.items() if item is not None and name not in unknown_here}
         outputs: dict[str, Any] = local.run(load_handles(inputs), **given)
@@ -141,7 +143,7 @@ class RemoteWorkflow(RemoteGraph):
         if (url is not None) + (endpoint is not None) + bool(endpoints) != 1:
             raise InvalidArgument("a remote workflow needs one of url, endpoint and endpoints")
         clients = [client_of(where, token) for where in (url, endpoint, *endpoints) if where is not None]
-        workflow = Workflow(prompt, graph_id)
+        workflow = WorkflowSpec(prompt, graph_id)
         route = Route(
             clients, graph_id, workflow=workflow, policy=policy, max_queued=max_queued, retry_policy=retry_policy, strict_build=strict_build
         )

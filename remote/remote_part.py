@@ -16,10 +16,10 @@ from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER, Call, Watch
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract
-from yggdrasill.remote.downloads import Fetches, RemoteHandle, load
+from yggdrasill.remote.downloads import Downloads, RemoteHandle, load
 from yggdrasill.remote.endpoint import Endpoint
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.observers import CallReport, Learn, report, waiting
+from yggdrasill.remote.observers import CallReport, WaitCallback, report, waiting
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.remote.route import Route
 from yggdrasill.values.wire import references, unpack
@@ -127,7 +127,7 @@ class Proxy:
         try:
             _ = self.contract
         except EndpointUnreachable as error:
-            self._here(error)
+            self._fallback_or_raise(error)
 
     # -- calling ------------------------------------------------------------------------------------------------
 
@@ -160,8 +160,8 @@ class Proxy:
         """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as learn:
-            call = self._prepare(value, packed.wire, context, options, inbox, learn)
+        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as on_wait:
+            call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             call = replace(call, watch=watch)
             if began is not None:
                 began(call.key)
@@ -177,8 +177,8 @@ class Proxy:
         """The same for a caller with an event loop; packing and unpacking stay off it."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as learn:
-            call = self._prepare(value, packed.wire, context, options, inbox, learn)
+        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as on_wait:
+            call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             started = time.perf_counter()
             try:
                 client, row, fetched = await loop_thread().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
@@ -188,7 +188,13 @@ class Proxy:
         return await asyncio.to_thread(self._unpack, client, row["output"], fetched, context.outermost)
 
     def _prepare(
-        self, value: Any, wire: Mapping[str, Any], context: RunContext, options: Mapping[str, Any], inbox: Inbox, learn: Learn | None
+        self,
+        value: Any,
+        wire: Mapping[str, Any],
+        context: RunContext,
+        options: Mapping[str, Any],
+        inbox: Inbox,
+        on_wait: WaitCallback | None,
     ) -> Call:
         sink = context.progress_sink
         return Call(
@@ -202,17 +208,17 @@ class Proxy:
             orphan_after=self.orphan_after,
             retry_policy=self.route.retry_policy,
             progress=None if sink is None else lambda *facts: inbox.put(lambda: sink(*facts)),
-            learn=learn,
+            on_wait=on_wait,
         )
 
     async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
-        fetches = Fetches(self._artifact_client, self.route.retry_policy, call.meter)
+        downloads = Downloads(self._artifact_client, self.route.retry_policy, call.meter)
         try:
-            client, row = await self.route.call(replace(call, arrived=fetches.arrived) if whole else call)
+            client, row = await self.route.call(replace(call, arrived=downloads.arrived) if whole else call)
             with call.meter.receiving():
-                return client, row, await fetches.all(client, references(row["output"]) if whole else [])
+                return client, row, await downloads.all(client, references(row["output"]) if whole else [])
         finally:
-            await fetches.close()
+            await downloads.close()
 
     def _report(self, client: EndpointClient, row: Mapping[str, Any], call: Call, context: RunContext, started: float) -> CallReport:
         timing = row.get("timing") or {}
@@ -241,7 +247,7 @@ class Proxy:
         reason = context.token.reason if context.token.cancelled else "the connections of this process were closed"
         return Cancelled(f"{context.place or self.graph_id}: {reason}", node=context.place)
 
-    def _here(self, error: EndpointUnreachable | QueueFull) -> Any:
+    def _fallback_or_raise(self, error: EndpointUnreachable | QueueFull) -> Any:
         """The part built in this process, if the placement says so, else ``error``.
 
         What a run at the endpoint raised is no reason, and what a part remembers at its endpoint is not here.
@@ -272,7 +278,7 @@ class RemotePart(Proxy):
     """
 
     #: Whether a ``fallback`` may stand in for it: what it keeps at its endpoint is not here.
-    may_run_here: ClassVar[bool] = True
+    allows_fallback: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -292,5 +298,5 @@ class RemotePart(Proxy):
     ) -> None:
         own = route or Route.single(url, graph_id, token=token, endpoint=endpoint, retry_policy=retry_policy, strict_build=strict_build)
         super().__init__(own, config=config, fallback=fallback, timeout=timeout, orphan_after=orphan_after, artifact_client=artifact_client)
-        if fallback is not None and not self.may_run_here:
+        if fallback is not None and not self.allows_fallback:
             raise InvalidArgument(f"{self!r} keeps its content where it runs, so it has no local fallback; place what is in it instead")

@@ -41,7 +41,7 @@ class RemoteStage(RemoteGraph):
             try:
                 self._outline = _outline(self.stage_id, self.contract.stage, repr(self))
             except EndpointUnreachable as error:
-                found: Stage = self._here(error)
+                found: Stage = self._fallback_or_raise(error)
                 return found
         return self._outline
 
@@ -82,7 +82,7 @@ class RemoteStage(RemoteGraph):
             try:
                 after = State.from_dict(self._call({"state": before.to_dict(), "action": action}, context, asked)["state"])
             except (EndpointUnreachable, QueueFull) as error:
-                after = self._stage_here(error, before, action, {**asked, "device": device, "seed": context.seed})
+                after = self._run_fallback_stage(error, before, action, {**asked, "device": device, "seed": context.seed})
             if emit:
                 emit(self.stage_id, "after", state_before=before, state_after=after)
         return after
@@ -106,11 +106,11 @@ class RemoteStage(RemoteGraph):
             try:
                 return State.from_dict((await self._call_async({"state": before.to_dict(), "action": action}, context, asked))["state"])
             except (EndpointUnreachable, QueueFull) as error:
-                return await asyncio.to_thread(self._stage_here, error, before, action, {**asked, "seed": context.seed})
+                return await asyncio.to_thread(self._run_fallback_stage, error, before, action, {**asked, "seed": context.seed})
 
-    def _stage_here(self, error: EndpointUnreachable | QueueFull, state: State, action: Any, options: Mapping[str, Any]) -> State:
+    def _run_fallback_stage(self, error: EndpointUnreachable | QueueFull, state: State, action: Any, options: Mapping[str, Any]) -> State:
         given = {name: item for name, item in options.items() if item is not None}
-        after: State = self._here(error).run(state.loaded(), action=action, **given)
+        after: State = self._fallback_or_raise(error).run(state.loaded(), action=action, **given)
         return after
 
 
@@ -130,7 +130,7 @@ def _outline(stage_id: str, facts: Mapping[str, Any] | None, what: str) -> Stage
 class RemoteWorld(RemotePart):
     """The world that an endpoint serves; arguments as `RemotePart`, without a ``fallback``."""
 
-    may_run_here: ClassVar[bool] = False
+    allows_fallback: ClassVar[bool] = False
 
     @property
     def world_id(self) -> str:

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FOREIGN",
-    "Answer",
     "Body",
     "Chunk",
     "Handler",
+    "HandlerResponse",
     "HttpTransport",
     "MemoryTransport",
     "Request",
@@ -175,7 +175,7 @@ class _HttpResponse:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HandlerResponse:
     """What a handler gives: a status, headers, and a body as bytes or as a stream of them."""
 
     status: int = 200
@@ -184,7 +184,7 @@ class Answer:
 
 
 #: Takes the request and its whole body.
-Handler = Callable[[Request, bytes], Awaitable[Answer]]
+Handler = Callable[[Request, bytes], Awaitable[HandlerResponse]]
 
 
 class MemoryTransport:
@@ -208,7 +208,7 @@ class MemoryTransport:
 
 
 class _MemoryResponse:
-    def __init__(self, answer: Answer, url: str) -> None:
+    def __init__(self, answer: HandlerResponse, url: str) -> None:
         self._answer, self._url = answer, url
         self.status = answer.status
         self.headers = answer.headers
@@ -234,18 +234,22 @@ def translate(error: Exception, url: str) -> YggdrasillError:
         return InvalidArgument(f"{url!r} is no url of an endpoint; give one such as 'http://127.0.0.1:8400'", url=url)
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch)):
         return AccessDenied(
-            f"the endpoint at {url} has no certificate this machine trusts ({_said(error)}); name its authority with 'ca' in endpoints.yaml",
+            f"the endpoint at {url} has no certificate this machine trusts ({_describe_error(error)}); name its authority with 'ca' in endpoints.yaml",
             url=url,
         )
     if isinstance(error, (aiohttp.ContentTypeError, aiohttp.TooManyRedirects, aiohttp.WSServerHandshakeError)):
-        return ProtocolMismatch(f"what answers at {url} is no Yggdrasill endpoint ({_said(error)}); check the url and the port", url=url)
+        return ProtocolMismatch(
+            f"what answers at {url} is no Yggdrasill endpoint ({_describe_error(error)}); check the url and the port", url=url
+        )
     if isinstance(error, aiohttp.ClientResponseError):
-        return ProtocolMismatch(f"what answers at {url} speaks another HTTP ({_said(error)}); check the url and the port", url=url)
+        return ProtocolMismatch(
+            f"what answers at {url} speaks another HTTP ({_describe_error(error)}); check the url and the port", url=url
+        )
     if isinstance(error, (aiohttp.ClientConnectorError, ConnectionRefusedError)):
-        return EndpointUnreachable(f"nothing answers at {url} ({_said(error)}); start the endpoint or correct its url", url=url)
+        return EndpointUnreachable(f"nothing answers at {url} ({_describe_error(error)}); start the endpoint or correct its url", url=url)
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
         return EndpointUnreachable(f"the endpoint at {url} is silent for too long; check that it is alive", url=url, broken=True)
-    return EndpointUnreachable(f"the connection to {url} broke ({_said(error)})", url=url, broken=True)
+    return EndpointUnreachable(f"the connection to {url} broke ({_describe_error(error)})", url=url, broken=True)
 
 
 @contextmanager
@@ -261,5 +265,5 @@ def translated(url: str) -> Iterator[None]:
         raise translate(error, url) from error
 
 
-def _said(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__

@@ -11,7 +11,7 @@ from yggdrasill.remote.partition.parts import (
     PlacedOutput,
     Relink,
     describe,
-    plug,
+    restore_prompt,
 )
 from yggdrasill.remote.partition.schemas import InputSchema, NodeSchema, NodeSchemas
 
@@ -29,5 +29,5 @@ __all__ = [
     "Relink",
     "describe",
     "partition_prompt",
-    "plug",
+    "restore_prompt",
 ]

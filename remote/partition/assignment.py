@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from yggdrasill.errors import PartitionError, UnknownName, unknown_name
-from yggdrasill.remote.comfy_ports import can_travel
+from yggdrasill.remote.comfy_ports import type_transferability
 from yggdrasill.remote.partition.graph import Link, PromptGraph, Source, natural
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.partition.schemas import MATCH_TYPE, NodeSchema
 
-__all__ = ["Assignment", "Transfer", "Transferability", "before_savers", "check_parts", "reason_to_stay"]
+__all__ = ["Assignment", "Transfer", "Transferability", "check_parts", "local_only_reason", "skip_pass_through"]
 
 
 def check_parts(graph: PromptGraph, parts: Sequence[Part]) -> None:
@@ -56,60 +56,60 @@ class Assignment:
         self.reasons: dict[str, str] = {}
         self.of: dict[str, int] = {}
         #: Nodes that are given a link itself: they look at the nodes behind it.
-        self.tied = frozenset(node for node in graph.order for link in graph.links[node] if link.schema.raw)
+        self.raw_link_nodes = frozenset(node for node in graph.order for link in graph.links[node] if link.schema.raw)
         chosen = {node: index for index, part in enumerate(parts) for node in part.nodes if node in graph}
         for node_id in graph.order:
             if node_id in chosen:
                 schema = graph.schema(node_id)
-                reason = reason_to_stay(schema, parts[chosen[node_id]].credentials) if schema is not None else None
+                reason = local_only_reason(schema, parts[chosen[node_id]].credentials) if schema is not None else None
                 if reason is None:
                     self.of[node_id] = chosen[node_id]
                 else:
                     self.reasons[node_id] = reason
-        self._settle()
+        self._propagate_local()
 
-    def inside(self, link: Link) -> Source:
+    def source_in_call(self, link: Link) -> Source:
         """Where a node that runs in a part takes the value on ``link`` from: from before output nodes that only pass it on."""
-        return before_savers(self.graph, link) if link.source in self.graph.targets else (link.source, link.slot)
+        return skip_pass_through(self.graph, link) if link.source in self.graph.targets else (link.source, link.slot)
 
-    def keep(self, nodes: Iterable[str], reason: str) -> bool:
+    def make_local(self, nodes: Iterable[str], reason: str) -> bool:
         """Let nodes run here; whether any did not before."""
         moved = [node for node in nodes if node in self.of]
         for node in moved:
             del self.of[node]
             self.reasons[node] = reason
-        self._settle()
+        self._propagate_local()
         return bool(moved)
 
-    def _settle(self) -> None:
+    def _propagate_local(self) -> None:
         """Keep here what needs a value that cannot travel from a node that cannot be copied."""
-        grounded: set[str] = set()
+        fixed_local: set[str] = set()
         for node_id in self.graph.order:
-            holder = self._holder(node_id, grounded)
+            producer = self._local_producer(node_id, fixed_local)
             if node_id in self.of:
-                if holder is None:
+                if producer is None:
                     continue
                 del self.of[node_id]
                 self.reasons[node_id] = (
-                    f"it needs what node {self.graph.label(holder)} makes, which cannot travel, and that node stays here"
+                    f"it needs what node {self.graph.label(producer)} makes, which cannot travel, and that node stays here"
                 )
-            if holder is not None or node_id in self.reasons or node_id in self.tied or not self._copies(node_id):
-                grounded.add(node_id)
+            if producer is not None or node_id in self.reasons or node_id in self.raw_link_nodes or not self._is_copyable(node_id):
+                fixed_local.add(node_id)
 
-    def _holder(self, node_id: str, grounded: set[str]) -> str | None:
+    def _local_producer(self, node_id: str, fixed_local: set[str]) -> str | None:
         for link in self.graph.links[node_id]:
-            source = self.inside(link)
-            if source[0] in grounded and source in self.transferability.heavy:
+            source = self.source_in_call(link)
+            if source[0] in fixed_local and source in self.transferability.non_transferable:
                 return source[0]
         return None
 
-    def _copies(self, node_id: str) -> bool:
+    def _is_copyable(self, node_id: str) -> bool:
         schema = self.graph.schema(node_id)
-        return schema is not None and reason_to_stay(schema, credentials=False) is None
+        return schema is not None and local_only_reason(schema, credentials=False) is None
 
 
 #: Loaders whose files are in this server's input or output folder, though no socket of theirs uploads one.
-_READ_HERE = frozenset(
+_LOCAL_FILE_LOADERS = frozenset(
     "LoadLatent LoadImageDataSetFromFolder LoadImageTextDataSetFromFolder LoadVideoDataSetFromFolder LoadVideoTextDataSetFromFolder "
     "LoadTrainingDataset".split()
 )
@@ -123,23 +123,23 @@ _PASS_THROUGH = {
     "SaveText": "text",
     "SaveVideo": "video",
 }
-_OURS = "Yggdrasill"
+_OWN_PREFIX = "Yggdrasill"
 
 
-def reason_to_stay(schema: NodeSchema, credentials: bool) -> str | None:
+def local_only_reason(schema: NodeSchema, credentials: bool) -> str | None:
     """Why a node of this class is not partitioned; None if it may be."""
-    if schema.class_type.startswith(_OURS):
+    if schema.class_type.startswith(_OWN_PREFIX):
         return "it belongs to this server's own graphs and endpoints"
     if schema.is_output_node:
         return "it is an output node, and its files and previews belong here"
-    if schema.uploads or schema.class_type in _READ_HERE:
+    if schema.uploads or schema.class_type in _LOCAL_FILE_LOADERS:
         return "it loads a file of this server"
     if schema.needs_credentials and not credentials:
         return "it needs the user's account, which does not travel"
     return None
 
 
-def before_savers(graph: PromptGraph, link: Link) -> Source:
+def skip_pass_through(graph: PromptGraph, link: Link) -> Source:
     """Where the value on ``link`` comes from if the output nodes that only pass it on are skipped.
 
     A node is skipped only if it runs anyway and if nothing but that value is linked to it, so that lists keep their length.
@@ -169,7 +169,7 @@ class Transfer:
     """Whether an output of type ``type`` travels; ``known`` is false where only its values will tell."""
 
     type: str
-    travels: bool
+    transferable: bool
     known: bool
 
 
@@ -179,7 +179,7 @@ class Transferability:
     def __init__(self, graph: PromptGraph) -> None:
         self._graph = graph
         self._types: dict[Source, str] = {}
-        self._journeys: dict[Source, Transfer] = {}
+        self._transfers: dict[Source, Transfer] = {}
         self._tainted: set[str] = set()
         for node_id in graph.order:
             # each link is asked, so that no later question goes deeper than one node
@@ -187,7 +187,7 @@ class Transferability:
                 self._tainted.add(node_id)
         used = {(link.source, link.slot) for links in graph.links.values() for link in links}
         #: The outputs that cannot travel, of those that are used.
-        self.heavy = frozenset(source for source in used if not self.transfer(*source).travels)
+        self.non_transferable = frozenset(source for source in used if not self.transfer(*source).transferable)
 
     def type_of(self, node_id: str, slot: int) -> str:
         """The type of an output: where the class leaves it open, that of what is linked to it; ``*`` if nothing tells."""
@@ -201,22 +201,22 @@ class Transferability:
 
     def transfer(self, node_id: str, slot: int) -> Transfer:
         """Whether the output travels."""
-        found = self._journeys.get((node_id, slot))
+        found = self._transfers.get((node_id, slot))
         if found is None:
-            found = self._journeys[node_id, slot] = self._judge(node_id, slot)
+            found = self._transfers[node_id, slot] = self._classify(node_id, slot)
         return found
 
-    def travels(self, link: Link) -> bool:
+    def is_transferable(self, link: Link) -> bool:
         """Whether the value on a link does."""
-        return link[2:4] not in self.heavy
+        return link[2:4] not in self.non_transferable
 
-    def _judge(self, node_id: str, slot: int) -> Transfer:
+    def _classify(self, node_id: str, slot: int) -> Transfer:
         kind = self.type_of(node_id, slot)
-        if _stays(kind) or ("CONDITIONING" in kind and node_id in self._tainted):
-            return Transfer(kind, travels=False, known=True)
-        if kind in _OPEN and any(link.slot == slot and _must_stay(link.schema.type) for link in self._graph.users[node_id]):
-            return Transfer(kind, travels=False, known=True)
-        return Transfer("*" if kind in _OPEN else kind, travels=True, known=_known(kind))
+        if _any_not_transferable(kind) or ("CONDITIONING" in kind and node_id in self._tainted):
+            return Transfer(kind, transferable=False, known=True)
+        if kind in _OPEN and any(link.slot == slot and _not_transferable(link.schema.type) for link in self._graph.users[node_id]):
+            return Transfer(kind, transferable=False, known=True)
+        return Transfer("*" if kind in _OPEN else kind, transferable=True, known=_is_known(kind))
 
     def _linked_type(self, node_id: str, slot: int, schema: NodeSchema) -> str:
         template = schema.output_match[slot] if slot < len(schema.output_match) else None
@@ -234,16 +234,16 @@ class Transferability:
 
 
 @lru_cache(maxsize=4096)
-def _stays(kind: str) -> bool:
+def _any_not_transferable(kind: str) -> bool:
     """Whether values of this type may be such that cannot travel: one of several types that cannot is enough."""
-    return any(not can_travel(each.strip()).travels for each in kind.split(","))
+    return any(not type_transferability(each.strip()).transferable for each in kind.split(","))
 
 
 @lru_cache(maxsize=4096)
-def _must_stay(kind: str) -> bool:
-    return not can_travel(kind).travels
+def _not_transferable(kind: str) -> bool:
+    return not type_transferability(kind).transferable
 
 
 @lru_cache(maxsize=4096)
-def _known(kind: str) -> bool:
-    return kind not in _OPEN and can_travel(kind).known
+def _is_known(kind: str) -> bool:
+    return kind not in _OPEN and type_transferability(kind).known

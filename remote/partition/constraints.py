@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 from yggdrasill.remote.partition.assignment import Assignment
 from yggdrasill.remote.partition.graph import Link, PromptGraph, Source
-from yggdrasill.remote.partition.layout import Draft, Layout
+from yggdrasill.remote.partition.layout import CallDraft, Layout
 
-__all__ = ["ALWAYS", "Blocking", "Colocation", "Demand", "LazyInputs", "covers"]
+__all__ = ["ALWAYS", "Blocking", "Colocation", "LazyCondition", "LazyInputs", "covers"]
 
 _LOOP_REASON = "it is in a loop of which not every node can run in one call"
 
@@ -20,7 +20,7 @@ class Colocation:
         self._assignment = assignment
         self._loops: list[tuple[str, frozenset[str]]] = []
         self._before: dict[str, frozenset[str]] = {}
-        for node in assignment.graph.order if assignment.tied else ():
+        for node in assignment.graph.order if assignment.raw_link_nodes else ():
             for link in assignment.graph.links[node]:
                 if link.schema.raw:
                     self._loops.append((node, frozenset(assignment.graph.between(link.source, node))))
@@ -34,32 +34,32 @@ class Colocation:
         here = {node: before for node, before in self._before.items() if node not in self._assignment.of}
         return {node: frozenset(end for end, before in here.items() if node in before) for node in self._assignment.of}
 
-    def settle_assignment(self) -> bool:
+    def enforce_assignment(self) -> bool:
         """Keep here what is in a loop with nodes of somewhere else; whether there was anything."""
         changed = False
         for _, loop in self._loops:
             if len({self._assignment.of.get(node) for node in loop}) > 1:
-                changed = self._assignment.keep(loop, _LOOP_REASON) or changed
+                changed = self._assignment.make_local(loop, _LOOP_REASON) or changed
         return changed
 
-    def settle(self, layout: Layout) -> bool:
+    def enforce(self, layout: Layout) -> bool:
         """Keep here what is in a loop that would be in several calls, or copied; whether there was anything."""
         changed = False
         for node, loop in self._loops:
             owners = {layout.owner(each) for each in loop} - {None}
             places = [draft for draft in layout.drafts if node in draft.members]
-            if len(owners) > 1 or len(places) > 1 or (places and node in layout.here):
-                changed = self._assignment.keep(loop, _LOOP_REASON) or changed
+            if len(owners) > 1 or len(places) > 1 or (places and node in layout.local):
+                changed = self._assignment.make_local(loop, _LOOP_REASON) or changed
         return changed
 
 
 #: The lazy inputs (node, input) of which one must be asked for.
-Demand = frozenset[tuple[str, str]]
-ALWAYS: Demand = frozenset({("", "")})
+LazyCondition = frozenset[tuple[str, str]]
+ALWAYS: LazyCondition = frozenset({("", "")})
 _LAZY_REASON = "it asks for inputs only when it needs them, and what it may ask for is made outside of its part"
 
 
-def covers(one: Demand, other: Demand) -> bool:
+def covers(one: LazyCondition, other: LazyCondition) -> bool:
     """Whether what runs on demand ``one`` runs whenever what runs on demand ``other`` does."""
     return one == ALWAYS or (other != ALWAYS and other <= one)
 
@@ -70,12 +70,12 @@ class LazyInputs:
     def __init__(self, graph: PromptGraph) -> None:
         self._graph = graph
         self.lazy = any(link.schema.lazy for links in graph.links.values() for link in links)
-        self.of: dict[str, Demand] = dict.fromkeys(graph.order, ALWAYS)
+        self.of: dict[str, LazyCondition] = dict.fromkeys(graph.order, ALWAYS)
         if self.lazy:
             for node_id in reversed(graph.order):
-                self.of[node_id] = ALWAYS if node_id in graph.targets else self._asked_by_users(node_id)
+                self.of[node_id] = ALWAYS if node_id in graph.targets else self._condition_from_users(node_id)
 
-    def _asked_by_users(self, node_id: str) -> Demand:
+    def _condition_from_users(self, node_id: str) -> LazyCondition:
         asked: set[tuple[str, str]] = set()
         for link in self._graph.users[node_id]:
             if link.schema.lazy:
@@ -87,12 +87,12 @@ class LazyInputs:
         # who only runs on a demand that is here already adds nothing by asking
         return frozenset(each for each in asked if not self.of[each[0]] <= asked - {each})
 
-    def groups(self, assignment: Assignment) -> Mapping[str, Demand]:
+    def groups(self, assignment: Assignment) -> Mapping[str, LazyCondition]:
         """For every node of a part the demand on which a call with it runs.
 
         What only lazy inputs of the same part ask for goes with these: there it is as lazy as here.
         """
-        found: dict[str, Demand] = {}
+        found: dict[str, LazyCondition] = {}
         for node_id in reversed(self._graph.order):
             part = assignment.of.get(node_id)
             if part is None:
@@ -104,21 +104,21 @@ class LazyInputs:
             found[node_id] = around.pop() if inner else demand
         return found
 
-    def settle(self, assignment: Assignment, layout: Layout) -> bool:
+    def enforce(self, assignment: Assignment, layout: Layout) -> bool:
         """Keep lazy nodes here whose calls would compute what nobody asks for; whether there were any."""
         if not self.lazy:
             return False
-        blamed: set[str] = set()
+        responsible: set[str] = set()
         for draft in layout.drafts:
-            for node_id in self._unasked(draft):
-                blamed |= self._blamed(assignment, draft, node_id)
-        return assignment.keep(blamed, _LAZY_REASON)
+            for node_id in self._maybe_unneeded(draft):
+                responsible |= self._responsible(assignment, draft, node_id)
+        return assignment.make_local(responsible, _LAZY_REASON)
 
     def eager(self, layout: Layout) -> set[str]:
         """The nodes whose values calls take although nobody might ask for them."""
-        return {node for draft in layout.drafts for node in self._unasked(draft)} if self.lazy else set()
+        return {node for draft in layout.drafts for node in self._maybe_unneeded(draft)} if self.lazy else set()
 
-    def _unasked(self, draft: Draft) -> Iterable[str]:
+    def _maybe_unneeded(self, draft: CallDraft) -> Iterable[str]:
         """Nodes behind ports of a call that might not be asked for when the call is."""
         outputs = {node for node, _ in draft.outputs}
         lazy_inputs = [self.of[node] for node in outputs]
@@ -127,11 +127,11 @@ class LazyInputs:
             if not covers(self.of[node], whole):
                 yield node
 
-    def _blamed(self, assignment: Assignment, draft: Draft, node_id: str) -> set[str]:
+    def _responsible(self, assignment: Assignment, draft: CallDraft, node_id: str) -> set[str]:
         """The lazy nodes of the part because of which a node behind one of its ports might not be asked for."""
         demand = set(self.of[node_id])
         for member in draft.members:
-            if any(assignment.inside(link)[0] == node_id for link in self._graph.links[member]):
+            if any(assignment.source_in_call(link)[0] == node_id for link in self._graph.links[member]):
                 demand |= self.of[member]
         return {
             asker
@@ -141,13 +141,13 @@ class LazyInputs:
 
 
 def _is_copied(assignment: Assignment, link: Link) -> bool:
-    return link.node in assignment.of and not assignment.transferability.travels(link)
+    return link.node in assignment.of and not assignment.transferability.is_transferable(link)
 
 
 Origins = frozenset[Source]
 _NONE: Origins = frozenset()
-_IN_PART = "some values of a list that it takes or gives may be blocked, and a placed node is blocked by one of them"
-_APART = "a value it does not need may be blocked, and would block its whole call"
+_LIST_REASON = "some values of a list that it takes or gives may be blocked, and a placed node is blocked by one of them"
+_UNNEEDED_REASON = "a value it does not need may be blocked, and would block its whole call"
 
 
 class Blocking:
@@ -185,14 +185,14 @@ class Blocking:
             found[node] = mine
         return found
 
-    def settle(self, assignment: Assignment, layout: Layout) -> bool:
+    def enforce(self, assignment: Assignment, layout: Layout) -> bool:
         """Set apart, or keep here, what a blocker would stop that it does not stop here; whether there was anything."""
         if not self.possible:
             return False
         changed = False
         for draft in layout.drafts:
-            changed = self._settle_lists(assignment, draft) or changed
-            changed = self._settle_outputs(assignment, draft) or changed
+            changed = self._enforce_lists(assignment, draft) or changed
+            changed = self._enforce_outputs(assignment, draft) or changed
         return changed
 
     # -- what is known of a prompt ------------------------------------------------------------------------------
@@ -219,17 +219,17 @@ class Blocking:
 
     def _gives_list(self, link: Link) -> bool:
         schema = self._graph.schema(link.source)
-        return link.source in self._mapped or (schema is not None and schema.gives_list(link.slot))
+        return link.source in self._mapped or (schema is not None and schema.is_list_output(link.slot))
 
     def _is_partial(self, node: str, slot: int) -> bool:
         """Whether some values on an output may be blocked, and others not."""
         schema = self._graph.schema(node)
-        several = node in self._mapped or (schema is not None and schema.gives_list(slot))
+        several = node in self._mapped or (schema is not None and schema.is_list_output(slot))
         return node in self._partly or (several and self._may_block(node))
 
     # -- what it means for calls --------------------------------------------------------------------------------
 
-    def _settle_lists(self, assignment: Assignment, draft: Draft) -> bool:
+    def _enforce_lists(self, assignment: Assignment, draft: CallDraft) -> bool:
         partial = {source for source in draft.ports if self._is_partial(*source)}
         mapped = {node for node, slot in draft.outputs if self._is_partial(node, slot)}
         for member in draft.members if partial else ():
@@ -237,12 +237,12 @@ class Blocking:
             if (
                 schema is not None
                 and not schema.input_is_list
-                and any(assignment.inside(link) in partial for link in self._graph.links[member])
+                and any(assignment.source_in_call(link) in partial for link in self._graph.links[member])
             ):
-                mapped |= self._users_at_home(assignment, draft, member)
-        return assignment.keep(mapped, _IN_PART)
+                mapped |= self._assigned_users(assignment, draft, member)
+        return assignment.make_local(mapped, _LIST_REASON)
 
-    def _users_at_home(self, assignment: Assignment, draft: Draft, node: str) -> set[str]:
+    def _assigned_users(self, assignment: Assignment, draft: CallDraft, node: str) -> set[str]:
         """A node if it is the part's own; of a copy those it is made for."""
         found: set[str] = set()
         stack, seen = [node], {node}
@@ -256,20 +256,23 @@ class Blocking:
             stack += fresh
         return found
 
-    def _settle_outputs(self, assignment: Assignment, draft: Draft) -> bool:
+    def _enforce_outputs(self, assignment: Assignment, draft: CallDraft) -> bool:
         blockers = _NONE.union(*(self._on(self._may, node, slot) for node, slot in draft.ports))
         apart = self._apart.setdefault(draft.part, set())
         changed = False
         for node in sorted({node for node, _ in draft.outputs}):
             missing = blockers - self._will[node]
             if missing <= apart:
-                changed = (bool(missing) and assignment.keep(self._lazy_ways(assignment, draft, missing) or {node}, _APART)) or changed
+                changed = (
+                    bool(missing)
+                    and assignment.make_local(self._lazy_nodes_reading(assignment, draft, missing) or {node}, _UNNEEDED_REASON)
+                ) or changed
             else:
                 apart |= missing
                 changed = True
         return changed
 
-    def _lazy_ways(self, assignment: Assignment, draft: Draft, origins: Origins) -> set[str]:
+    def _lazy_nodes_reading(self, assignment: Assignment, draft: CallDraft, origins: Origins) -> set[str]:
         """The part's own lazy nodes in a call that may ask for what ``origins`` block."""
         return {
             link.node

@@ -9,113 +9,113 @@ from yggdrasill.remote.partition.assignment import Assignment
 from yggdrasill.remote.partition.graph import Link, Source, natural
 from yggdrasill.remote.partition.parts import Relink
 
-__all__ = ["Batch", "Draft", "Layout", "Needs", "schedule"]
+__all__ = ["CallDraft", "Dependencies", "Layout", "ScheduledCall", "schedule"]
 
 
 @dataclass(eq=False)
-class Draft:
-    """A call in the making: ``own`` nodes run in it by the schedule, ``members`` are all that it needs to give its outputs."""
+class CallDraft:
+    """A call in the making: ``own`` nodes run in it by the schedule, ``members`` are all that it dependencies to give its outputs."""
 
     part: int
-    own: frozenset[str]
-    inside: frozenset[str] = frozenset()
+    scheduled: frozenset[str]
+    included: frozenset[str] = frozenset()
     members: set[str] = field(default_factory=set)
     ports: set[Source] = field(default_factory=set)
-    used_here: set[Source] = field(default_factory=set)
-    used_there: set[Source] = field(default_factory=set)
+    used_locally: set[Source] = field(default_factory=set)
+    used_by_calls: set[Source] = field(default_factory=set)
 
     @property
     def outputs(self) -> set[Source]:
         """What other calls or nodes here use of it."""
-        return self.used_here | self.used_there
+        return self.used_locally | self.used_by_calls
 
 
 class Layout:
     """Who runs what. ``here`` are the nodes of the prompt that is left, ``drafts`` the calls that have something to do."""
 
-    def __init__(self, assignment: Assignment, batches: Sequence[Batch], parts: Sequence[int]) -> None:
+    def __init__(self, assignment: Assignment, scheduled: Sequence[ScheduledCall], parts: Sequence[int]) -> None:
         self._assignment = assignment
         self._graph = assignment.graph
         self._transferability = assignment.transferability
-        drafts = [Draft(part, frozenset(nodes)) for (_, nodes), part in zip(batches, parts, strict=True)]
-        self._owner = {node: each for each in drafts for node in each.own}
+        drafts = [CallDraft(part, frozenset(nodes)) for (_, nodes), part in zip(scheduled, parts, strict=True)]
+        self._owner = {node: each for each in drafts for node in each.scheduled}
         for each in drafts:
-            each.inside = self._carried(each.own)
-        self.here: set[str] = set()
+            each.included = self._with_non_transferable_sources(each.scheduled)
+        self.local: set[str] = set()
         self.relinks: set[Relink] = set()
-        self._todo: list[tuple[Draft | None, str]] = []
+        self._todo: list[tuple[CallDraft | None, str]] = []
         for target in assignment.graph.targets:
             self._visit(None, target)
         while self._todo:
             draft, node = self._todo.pop()
             for link in self._graph.links[node]:
                 if draft is None:
-                    self._follow_here(link)
+                    self._follow_local(link)
                 else:
-                    self._follow_there(draft, link)
+                    self._follow_in_call(draft, link)
         self.drafts = [draft for draft in drafts if draft.members]
 
-    def owner(self, node_id: str) -> Draft | None:
+    def owner(self, node_id: str) -> CallDraft | None:
         """The call whose own a node is; None if it is nobody's."""
         return self._owner.get(node_id)
 
     @property
     def kept(self) -> list[str]:
         """Nodes of parts that also run here."""
-        return sorted((node for node in self.here if node in self._assignment.of), key=natural)
+        return sorted((node for node in self.local if node in self._assignment.of), key=natural)
 
-    def _carried(self, own: frozenset[str]) -> frozenset[str]:
+    def _with_non_transferable_sources(self, own: frozenset[str]) -> frozenset[str]:
         """``own`` and all that makes for them what cannot travel."""
         found = set(own)
         stack = list(own)
         while stack:
             for link in self._graph.links[stack.pop()]:
-                source = self._assignment.inside(link)
-                if source in self._transferability.heavy and source[0] not in found:
+                source = self._assignment.source_in_call(link)
+                if source in self._transferability.non_transferable and source[0] not in found:
                     found.add(source[0])
                     stack.append(source[0])
         return frozenset(found)
 
-    def _visit(self, draft: Draft | None, node_id: str) -> None:
-        seen = self.here if draft is None else draft.members
+    def _visit(self, draft: CallDraft | None, node_id: str) -> None:
+        seen = self.local if draft is None else draft.members
         if node_id not in seen:
             seen.add(node_id)
             self._todo.append((draft, node_id))
 
-    def _take(self, source: Source, user: Draft | None) -> None:
-        """``user`` needs a value that travels to it."""
+    def _take(self, source: Source, user: CallDraft | None) -> None:
+        """``user`` dependencies a value that travels to it."""
         owner = self._owner.get(source[0])
         self._visit(owner, source[0])
         if owner is not None:
-            (owner.used_here if user is None else owner.used_there).add(source)
+            (owner.used_locally if user is None else owner.used_by_calls).add(source)
 
-    def _follow_here(self, link: Link) -> None:
-        if link.source in self._assignment.of and self._transferability.travels(link):
+    def _follow_local(self, link: Link) -> None:
+        if link.source in self._assignment.of and self._transferability.is_transferable(link):
             self._take((link.source, link.slot), None)
         else:
             self._visit(None, link.source)
 
-    def _follow_there(self, draft: Draft, link: Link) -> None:
-        source = self._assignment.inside(link)
+    def _follow_in_call(self, draft: CallDraft, link: Link) -> None:
+        source = self._assignment.source_in_call(link)
         if source != (link.source, link.slot):
             self.relinks.add(Relink(link.node, link.input, (link.source, link.slot), source))
-        if source[0] in draft.inside:
+        if source[0] in draft.included:
             self._visit(draft, source[0])
         else:
             draft.ports.add(source)
             self._take(source, draft)
 
 
-#: The colour of a call: its part, and what else sets its nodes apart.
-Colour = Hashable
-Batch = tuple[Colour, list[str]]
+#: The key of a call: its part, and what else sets its nodes apart.
+GroupKey = Hashable
+ScheduledCall = tuple[GroupKey, list[str]]
 
 
-class Needs:
+class Dependencies:
     """What each node waits for, in a world where values that cannot travel are made where they are used.
 
-    ``of[node]`` are the nodes whose travelling outputs it needs, itself or through the copies that are made for it.
-    ``floats`` are nodes of parts none of whose outputs travels: they are in every call that needs them.
+    ``of[node]`` are the nodes whose travelling outputs it dependencies, itself or through the copies that are made for it.
+    ``replicated`` are nodes of parts none of whose outputs travels: they are in every call that dependencies them.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -124,8 +124,8 @@ class Needs:
         self._transferability = assignment.transferability
         self._copied: dict[str, frozenset[str]] = {}
         self._kept: dict[str, frozenset[str]] = {}
-        self.floats = frozenset(
-            node for node in assignment.of if not any(self._transferability.travels(link) for link in self._graph.users[node])
+        self.replicated = frozenset(
+            node for node in assignment.of if not any(self._transferability.is_transferable(link) for link in self._graph.users[node])
         )
         self.of: dict[str, frozenset[str]] = {}
         for node_id in self._graph.order:
@@ -138,8 +138,8 @@ class Needs:
         """What a node waits for where it runs in a call."""
         found: set[str] = set()
         for link in self._graph.links[node_id]:
-            source = self._assignment.inside(link)
-            if source in self._transferability.heavy:
+            source = self._assignment.source_in_call(link)
+            if source in self._transferability.non_transferable:
                 found |= self._copied[source[0]]
             else:
                 found.add(source[0])
@@ -149,64 +149,64 @@ class Needs:
         """What a node waits for where it runs here."""
         found: set[str] = set()
         for link in self._graph.links[node_id]:
-            if self._transferability.travels(link) or link.source not in self._assignment.of:
+            if self._transferability.is_transferable(link) or link.source not in self._assignment.of:
                 found.add(link.source)
             else:
                 found |= self._kept[link.source]
         return frozenset(found)
 
 
-def schedule(assignment: Assignment, needs: Needs, colours: Mapping[str, Colour]) -> list[Batch]:
-    """The calls in an order in which each needs only what ran before it, few of them: nodes of one colour go together where they can.
+def schedule(assignment: Assignment, dependencies: Dependencies, group_keys: Mapping[str, GroupKey]) -> list[ScheduledCall]:
+    """The calls in an order in which each dependencies only what ran before it, few of them: nodes of one key go together where they can.
 
-    ``colours`` has the nodes of parts that are no floats.
+    ``group_keys`` has the nodes of parts that are no replicated.
     """
     users: dict[str, list[str]] = {}
     missing: dict[str, int] = {}
     for node in assignment.graph.order:
-        if node not in needs.floats:
-            wanted = needs.of[node]
+        if node not in dependencies.replicated:
+            wanted = dependencies.of[node]
             missing[node] = len(wanted)
             for source in wanted:
                 users.setdefault(source, []).append(node)
-    batches = _Queue(missing, users, colours).run()
-    _sink(batches, users)
-    return [batch for batch in batches if batch[1]]
+    scheduled = _Queue(missing, users, group_keys).run()
+    _delay_to_users(scheduled, users)
+    return [batch for batch in scheduled if batch[1]]
 
 
 class _Queue:
-    """Nodes that need nothing more run here at once, or wait with those of their colour until these are called."""
+    """Nodes that need nothing more run here at once, or wait with those of their key until these are called."""
 
-    def __init__(self, missing: dict[str, int], users: Mapping[str, Sequence[str]], colours: Mapping[str, Colour]) -> None:
+    def __init__(self, missing: dict[str, int], users: Mapping[str, Sequence[str]], group_keys: Mapping[str, GroupKey]) -> None:
         self._missing = missing
         self._users = users
-        self._colours = colours
-        self._left: dict[Colour, int] = {}
+        self._group_keys = group_keys
+        self._left: dict[GroupKey, int] = {}
         for node in missing:
-            if node in colours:
-                self._left[colours[node]] = self._left.get(colours[node], 0) + 1
-        self._waiting: dict[Colour, list[str]] = {colour: [] for colour in self._left}
+            if node in group_keys:
+                self._left[group_keys[node]] = self._left.get(group_keys[node], 0) + 1
+        self._waiting: dict[GroupKey, list[str]] = {key: [] for key in self._left}
 
-    def run(self) -> list[Batch]:
+    def run(self) -> list[ScheduledCall]:
         """All calls."""
-        batches: list[Batch] = []
+        scheduled: list[ScheduledCall] = []
         self._release([node for node, count in self._missing.items() if count == 0])
         while self._left:
-            colour = max(self._left, key=lambda each: (len(self._waiting[each]) == self._left[each], len(self._waiting[each])))
-            batch, self._waiting[colour] = self._waiting[colour], []
-            self._left[colour] -= len(batch)
-            if not self._left[colour]:
-                del self._left[colour]
-            batches.append((colour, batch))
-            self._release(self._arrived(batch, colour))
-        return batches
+            key = max(self._left, key=lambda each: (len(self._waiting[each]) == self._left[each], len(self._waiting[each])))
+            batch, self._waiting[key] = self._waiting[key], []
+            self._left[key] -= len(batch)
+            if not self._left[key]:
+                del self._left[key]
+            scheduled.append((key, batch))
+            self._release(self._arrived(batch, key))
+        return scheduled
 
-    def _arrived(self, nodes: Sequence[str], colour: Colour) -> list[str]:
-        """Count a call's values for all that are not of its colour, for which they counted when it was still waiting."""
+    def _arrived(self, nodes: Sequence[str], key: GroupKey) -> list[str]:
+        """Count a call's values for all that are not of its key, for which they counted when it was still waiting."""
         ready = []
         for node in nodes:
             for user in self._users.get(node, ()):
-                if self._colours.get(user) != colour:
+                if self._group_keys.get(user) != key:
                     self._missing[user] -= 1
                     if not self._missing[user]:
                         ready.append(user)
@@ -215,29 +215,29 @@ class _Queue:
     def _release(self, ready: list[str]) -> None:
         while ready:
             node = ready.pop()
-            colour = self._colours.get(node)
-            if colour is not None:
-                self._waiting[colour].append(node)
+            key = self._group_keys.get(node)
+            if key is not None:
+                self._waiting[key].append(node)
             for user in self._users.get(node, ()):
-                if colour is None or self._colours.get(user) == colour:
+                if key is None or self._group_keys.get(user) == key:
                     self._missing[user] -= 1
                     if not self._missing[user]:
                         ready.append(user)
 
 
-def _sink(batches: Sequence[Batch], users: Mapping[str, Sequence[str]]) -> None:
-    """Move each node that only a later call of its colour needs into that call, so that its value stays there."""
-    place = {node: index for index, (_, nodes) in enumerate(batches) for node in nodes}
-    for index in reversed(range(len(batches))):
-        colour, nodes = batches[index]
+def _delay_to_users(scheduled: Sequence[ScheduledCall], users: Mapping[str, Sequence[str]]) -> None:
+    """Move each node that only a later call of its key dependencies into that call, so that its value stays there."""
+    place = {node: index for index, (_, nodes) in enumerate(scheduled) for node in nodes}
+    for index in reversed(range(len(scheduled))):
+        key, nodes = scheduled[index]
         later = [place.get(user, -1) for node in nodes for user in users.get(node, ())]
         if not later or max(later) <= index:
             continue
         for node in _users_first(nodes, users):
             targets = [place.get(user, -1) for user in users.get(node, ())]
-            if targets and min(targets) > index and all(batches[target][0] == colour for target in targets):
+            if targets and min(targets) > index and all(scheduled[target][0] == key for target in targets):
                 place[node] = min(targets)
-                batches[min(targets)][1].append(node)
+                scheduled[min(targets)][1].append(node)
         nodes[:] = [node for node in nodes if place[node] == index]
 
 

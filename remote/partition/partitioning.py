@@ -9,7 +9,7 @@ from yggdrasill.errors import PartitionError
 from yggdrasill.remote.partition.assignment import Assignment, Transferability, check_parts
 from yggdrasill.remote.partition.constraints import Blocking, Colocation, LazyInputs
 from yggdrasill.remote.partition.graph import PromptGraph, natural
-from yggdrasill.remote.partition.layout import Layout, Needs, schedule
+from yggdrasill.remote.partition.layout import Dependencies, Layout, schedule
 from yggdrasill.remote.partition.parts import Part, Partition
 from yggdrasill.remote.partition.plans import write_calls, write_rest
 from yggdrasill.remote.partition.schemas import NodeSchema
@@ -34,8 +34,8 @@ def partition_prompt(
     check_parts(graph, parts)
     assignment = Assignment(graph, Transferability(graph), parts)
     lazy_inputs = LazyInputs(graph)
-    layout = _lay_out(assignment, lazy_inputs)
-    _check_all_partitioned(assignment, layout)
+    layout = _find_layout(assignment, lazy_inputs)
+    _check_no_empty_part(assignment, layout)
     written = write_calls(assignment, layout)
     rest, dropped = write_rest(prompt, assignment, layout, written)
     return Partition(
@@ -49,22 +49,26 @@ def partition_prompt(
     )
 
 
-def _lay_out(assignment: Assignment, lazy_inputs: LazyInputs) -> Layout:
+def _find_layout(assignment: Assignment, lazy_inputs: LazyInputs) -> Layout:
     """Who runs what. What would come out another way than here goes into calls of its own, or stays, until nothing does."""
     colocation, blocking = Colocation(assignment), Blocking(assignment.graph)
     while True:
-        while colocation.settle_assignment():
+        while colocation.enforce_assignment():
             pass
-        needs = Needs(assignment)
+        dependencies = Dependencies(assignment)
         asked, blocked, tied = lazy_inputs.groups(assignment), blocking.groups(assignment), colocation.groups()
-        colours = {node: (part, asked[node], blocked[node], tied[node]) for node, part in assignment.of.items() if node not in needs.floats}
-        batches = schedule(assignment, needs, colours)
-        layout = Layout(assignment, batches, [assignment.of[nodes[0]] for _, nodes in batches])
-        if not (colocation.settle(layout) or lazy_inputs.settle(assignment, layout) or blocking.settle(assignment, layout)):
+        group_keys = {
+            node: (part, asked[node], blocked[node], tied[node])
+            for node, part in assignment.of.items()
+            if node not in dependencies.replicated
+        }
+        scheduled = schedule(assignment, dependencies, group_keys)
+        layout = Layout(assignment, scheduled, [assignment.of[nodes[0]] for _, nodes in scheduled])
+        if not (colocation.enforce(layout) or lazy_inputs.enforce(assignment, layout) or blocking.enforce(assignment, layout)):
             return layout
 
 
-def _check_all_partitioned(assignment: Assignment, layout: Layout) -> None:
+def _check_no_empty_part(assignment: Assignment, layout: Layout) -> None:
     """Raise `PartitionError` for a part that is wanted and of which nothing runs elsewhere, not even as a copy in another part's call."""
     partitioned = {draft.part for draft in layout.drafts}
     elsewhere = {node for draft in layout.drafts for node in draft.members}
@@ -72,7 +76,9 @@ def _check_all_partitioned(assignment: Assignment, layout: Layout) -> None:
         wanted = sorted((node for node in part.nodes if node in assignment.graph), key=natural)
         if index in partitioned or not wanted or not elsewhere.isdisjoint(wanted):
             continue
-        why = [f"{assignment.graph.label(node)}: {assignment.reasons.get(node, _no_way_out(assignment, node))}" for node in wanted]
+        why = [
+            f"{assignment.graph.label(node)}: {assignment.reasons.get(node, _untransferable_reason(assignment, node))}" for node in wanted
+        ]
         more = f" and {len(why) - 6} more" if len(why) > 6 else ""
         raise PartitionError(
             f"nothing of part {part.name!r} can run elsewhere: {'; '.join(why[:6])}{more}; place the nodes too that use what it makes",
@@ -82,7 +88,7 @@ def _check_all_partitioned(assignment: Assignment, layout: Layout) -> None:
         )
 
 
-def _no_way_out(assignment: Assignment, node_id: str) -> str:
-    stuck = [link for link in assignment.graph.users[node_id] if not assignment.transferability.travels(link)]
+def _untransferable_reason(assignment: Assignment, node_id: str) -> str:
+    stuck = [link for link in assignment.graph.users[node_id] if not assignment.transferability.is_transferable(link)]
     kinds = sorted({assignment.transferability.type_of(link.source, link.slot) for link in stuck or assignment.graph.users[node_id]})
     return f"what it makes ({', '.join(kinds)}) cannot travel and is needed here"

@@ -11,7 +11,18 @@ from yggdrasill.errors import PartitionError
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, is_link
 from yggdrasill.remote.partition.graph import Source, natural
 
-__all__ = ["MOST_PORTS", "PLACED_NODE", "Part", "PartCall", "Partition", "PlacedInput", "PlacedOutput", "Relink", "describe", "plug"]
+__all__ = [
+    "MOST_PORTS",
+    "PLACED_NODE",
+    "Part",
+    "PartCall",
+    "Partition",
+    "PlacedInput",
+    "PlacedOutput",
+    "Relink",
+    "describe",
+    "restore_prompt",
+]
 
 #: The class of the node that stands for a partitioned part.
 PLACED_NODE = "YggdrasillPlacedPart"
@@ -132,15 +143,15 @@ class Partition:
     relinks: tuple[Relink, ...] = ()
 
 
-def plug(partition: Partition) -> dict[str, Any]:
+def restore_prompt(partition: Partition) -> dict[str, Any]:
     """The API prompt that ``partition`` was made of, as far as its outputs need it.
 
     Raises:
         PartitionError: two calls have different nodes of one id, or a wire leads nowhere; then it was not made by a partition.
     """
     calls = {call.node_id: call for call in partition.calls}
-    plugged = {
-        node_id: {**node, "inputs": {name: _release_slot(partition, calls, value) for name, value in node["inputs"].items()}}
+    restored = {
+        node_id: {**node, "inputs": {name: _restored_input(partition, calls, value) for name, value in node["inputs"].items()}}
         for node_id, node in partition.prompt.items()
         if node_id not in calls
     }
@@ -149,21 +160,22 @@ def plug(partition: Partition) -> dict[str, Any]:
         for node_id in (*call.nodes, *call.copies):
             node = call.prompt[node_id]
             inputs = {
-                name: through.get((node_id, name)) or _inside(partition, calls, call, value) for name, value in node["inputs"].items()
+                name: through.get((node_id, name)) or _restored_call_input(partition, calls, call, value)
+                for name, value in node["inputs"].items()
             }
-            there = plugged.setdefault(node_id, {**node, "inputs": inputs})
+            there = restored.setdefault(node_id, {**node, "inputs": inputs})
             if there["class_type"] != node["class_type"] or there["inputs"] != inputs:
                 raise PartitionError(f"part {call.part!r}: node {node_id!r} is another one than elsewhere", part=call.part, nodes=[node_id])
-    return dict(sorted(plugged.items(), key=lambda item: natural(item[0])))
+    return dict(sorted(restored.items(), key=lambda item: natural(item[0])))
 
 
-def _release_slot(partition: Partition, calls: dict[str, PartCall], value: Any) -> Any:
-    """What an input of the prompt that is left has in the plugged one."""
+def _restored_input(partition: Partition, calls: dict[str, PartCall], value: Any) -> Any:
+    """What an input of the prompt that is left has in the restored one."""
     return list(_origin(partition, calls, value[0], value[1])) if is_link(value) else value
 
 
-def _inside(partition: Partition, calls: dict[str, PartCall], call: PartCall, value: Any) -> Any:
-    """What an input of a call's prompt has in the plugged one."""
+def _restored_call_input(partition: Partition, calls: dict[str, PartCall], call: PartCall, value: Any) -> Any:
+    """What an input of a call's prompt has in the restored one."""
     if not is_link(value) or call.prompt[value[0]]["class_type"] != INPUT_NODE:
         return value
     name = call.prompt[value[0]]["inputs"]["name"]

@@ -20,17 +20,17 @@ from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.placement import WHOLE, Placement
 
 __all__ = [
+    "ENDPOINT_PROPERTY",
     "GROUP",
-    "PINNED_BY",
     "SELECTION",
     "SUBGRAPH",
     "WORKFLOW",
     "NamedPart",
-    "Naming",
     "PlacedPart",
-    "drawn_ids",
+    "PlacedParts",
     "named_parts",
     "parts_of",
+    "workflow_node_ids",
 ]
 
 _WHERE = "extra_data.yggdrasill.graphs"
@@ -45,7 +45,7 @@ class PlacedPart:
 
 
 @dataclass(frozen=True)
-class Naming:
+class PlacedParts:
     """The parts that run elsewhere, none of which shares a node or a name with another one, and what the caller should be told.
 
     Of several instances each bears its node's id after the common name: ``Upscale (7)``.
@@ -55,7 +55,7 @@ class Naming:
     warnings: tuple[str, ...] = ()
 
 
-def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str, Placement], endpoints: Collection[str]) -> Naming:
+def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str, Placement], endpoints: Collection[str]) -> PlacedParts:
     """What of ``prompt`` runs elsewhere. ``extra_data`` is as it was posted, with the editor's workflow in ``extra_pnginfo``;
     ``placements`` are the registry's, of which those that name nothing here belong to other workflows; ``endpoints`` the known names.
 
@@ -64,7 +64,7 @@ def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str
         UnknownName: the caller names a node or a part that is not there. UnknownEndpoint
     """
     extra = extra_data if isinstance(extra_data, Mapping) else {}
-    chosen, called = _called(extra, endpoints)
+    chosen, called = _caller_entries(extra, endpoints)
     png = extra.get("extra_pnginfo")
     workflow = png.get("workflow") if isinstance(png, Mapping) else None
     keys = {*placements, *called}
@@ -72,17 +72,17 @@ def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str
     keys -= {WHOLE}
     found = [*_selections(chosen, prompt, workflow), *named_parts(workflow, prompt, keys)]
     if not found and not called and not whole:
-        return Naming()
+        return PlacedParts()
     by_name = {part.name for part in found if part.kind == SELECTION}
     found = [part for part in found if part.kind == SELECTION or part.name not in by_name] + whole
-    placed = _pinned(found, endpoints) | _keyed(placements, found) | _keyed(called, found)
-    _check_called(called, found, workflow, prompt)
+    placed = _placed_by_property(found, endpoints) | _placed_by_key(placements, found) | _placed_by_key(called, found)
+    _check_caller_names(called, found, workflow, prompt)
     idle = [part.name for part in found if part.kind == SELECTION and part not in placed]
     hints = [f"{_WHERE}: nothing places {format_options(idle)}, so it runs here; place it under 'graphs' of endpoints.yaml"] if idle else []
-    return Naming(tuple(_apart(placed, prompt)), tuple(hints))
+    return PlacedParts(tuple(_disjoint(placed, prompt)), tuple(hints))
 
 
-def _called(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:
+def _caller_entries(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:
     """What the caller says: the nodes of names, and the placements of names."""
     own = extra.get("yggdrasill")
     graphs = own.get("graphs") if isinstance(own, Mapping) else None
@@ -110,7 +110,7 @@ def _selections(chosen: Mapping[str, list[Any]], prompt: Mapping[str, Any], work
     if not chosen:
         return []
     drawn = {part.node_id: part.nodes for part in named_parts(workflow, prompt)}
-    left_out = drawn_ids(workflow)
+    left_out = workflow_node_ids(workflow)
     found = []
     for name, nodes in chosen.items():
         inside: set[str] = set()
@@ -124,12 +124,12 @@ def _selections(chosen: Mapping[str, list[Any]], prompt: Mapping[str, Any], work
     return found
 
 
-def _pinned(found: Iterable[NamedPart], endpoints: Collection[str]) -> dict[NamedPart, Placement]:
+def _placed_by_property(found: Iterable[NamedPart], endpoints: Collection[str]) -> dict[NamedPart, Placement]:
     where = "property {!r} of {}; a key of the same name under 'graphs' of endpoints.yaml overrides it"
-    return {part: Placement.of(part.pinned, endpoints, where.format(PINNED_BY, part)) for part in found if part.pinned is not None}
+    return {part: Placement.of(part.pinned, endpoints, where.format(ENDPOINT_PROPERTY, part)) for part in found if part.pinned is not None}
 
 
-def _keyed(placements: Mapping[str, Placement], found: list[NamedPart]) -> dict[NamedPart, Placement]:
+def _placed_by_key(placements: Mapping[str, Placement], found: list[NamedPart]) -> dict[NamedPart, Placement]:
     """Where keys place parts, the longest of those that fit one."""
     placed = {}
     for key in sorted(placements, key=len):
@@ -141,7 +141,7 @@ def _keyed(placements: Mapping[str, Placement], found: list[NamedPart]) -> dict[
 def _named_by(key: str, found: list[NamedPart], placement: Placement) -> list[NamedPart]:
     """The parts that a key names."""
     fitting = [part for part in found if part.nodes and part.is_named_by(key)]
-    whole = {part.source for part in fitting if key in {part.name, part.own_name}}
+    whole = {part.source for part in fitting if key in {part.name, part.instance_name}}
     fitting = [part for part in fitting if not whole or part.source in whole]
     outermost = [part for part in fitting if not any(part.is_inside(other) for other in fitting)]
     if len({part.source for part in outermost}) > 1 and not placement.is_local:
@@ -155,7 +155,7 @@ def _named_by(key: str, found: list[NamedPart], placement: Placement) -> list[Na
     return outermost
 
 
-def _check_called(called: Mapping[str, Placement], found: list[NamedPart], workflow: Any, prompt: Mapping[str, Any]) -> None:
+def _check_caller_names(called: Mapping[str, Placement], found: list[NamedPart], workflow: Any, prompt: Mapping[str, Any]) -> None:
     """Raise for a name that the caller places and that nothing has; one whose nodes are all muted is no mistake."""
     for key in called:
         if not any(part.is_named_by(key) for part in found):
@@ -166,7 +166,7 @@ def _check_called(called: Mapping[str, Placement], found: list[NamedPart], workf
             raise error
 
 
-def _apart(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> Iterable[PlacedPart]:
+def _disjoint(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> Iterable[PlacedPart]:
     """The placed parts without what placed parts inside of them hold. One inside another of the same placement is part of it."""
     parts = sorted((part for part in placed if part.nodes), key=lambda part: len(part.nodes))
     shared = Counter(part.name for part in parts)
@@ -187,17 +187,17 @@ def _apart(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> 
         nodes = part.nodes.difference(*inner)
         if nodes:
             own = part.node_id if part.kind == SUBGRAPH and part.node_id not in prompt else None
-            name = part.name if shared[part.name] == 1 else part.own_name
+            name = part.name if shared[part.name] == 1 else part.instance_name
             yield PlacedPart(Part(name, nodes, own), placed[part])
 
 
 SUBGRAPH, GROUP, SELECTION, WORKFLOW = "subgraph", "group", "selection", "workflow"
 
 #: The property of a subgraph node that names the endpoint its inside runs on.
-PINNED_BY = "yggdrasill.endpoint"
+ENDPOINT_PROPERTY = "yggdrasill.endpoint"
 _TITLE_HEIGHT = 30
 #: Subgraphs nested deeper have no parts of their own.
-_DEEPEST = 64
+_MAX_DEPTH = 64
 _LETTER = 7
 
 
@@ -221,7 +221,7 @@ class NamedPart:
         return "/".join(self.path)
 
     @property
-    def own_name(self) -> str:
+    def instance_name(self) -> str:
         """The name, with the instance where there may be several: ``Upscale (7)``."""
         return f"{self.name} ({self.instance})" if self.instance else self.name
 
@@ -239,7 +239,7 @@ class NamedPart:
         return (WORKFLOW, GROUP, SUBGRAPH, SELECTION).index(self.kind), len(self.path)
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.own_name!r}"
+        return f"{self.kind} {self.instance_name!r}"
 
 
 def named_parts(workflow: Any, prompt: Mapping[str, Any], keys: Collection[str] | None = None) -> list[NamedPart]:
@@ -247,20 +247,20 @@ def named_parts(workflow: Any, prompt: Mapping[str, Any], keys: Collection[str] 
 
     ``keys`` limits them to those that one of these could name and to subgraph nodes with an endpoint pinned on them.
     """
-    drawn = _Drawing(workflow)
-    words = None if keys is None else {word for key in keys for word in _ends(key)}
-    if not drawn.mentions(words):
+    drawn = _WorkflowReader(workflow)
+    words = None if keys is None else {word for key in keys for word in _possible_titles(key)}
+    if not drawn.has_any(words):
         return []
-    return list(drawn.walk(drawn.root, (), "", _inside(prompt), words))
+    return list(drawn.walk(drawn.root, (), "", _nodes_by_prefix(prompt), words))
 
 
-def drawn_ids(workflow: Any) -> set[str]:
+def workflow_node_ids(workflow: Any) -> set[str]:
     """The ids of all nodes that a workflow shows, each as its own graph has it."""
-    drawn = _Drawing(workflow)
+    drawn = _WorkflowReader(workflow)
     return {str(node.get("id")) for graph in drawn.graphs for node in _entries(graph, "nodes")}
 
 
-def _ends(key: str) -> Iterator[str]:
+def _possible_titles(key: str) -> Iterator[str]:
     """The titles that a key may mean: it or its end, without the instance too."""
     bare = key[: key.rindex(" (")] if key.endswith(")") and " (" in key else key
     for text in {key, bare}:
@@ -270,18 +270,18 @@ def _ends(key: str) -> Iterator[str]:
                 yield text[position + 1 :]
 
 
-def _inside(prompt: Mapping[str, Any]) -> dict[str, set[str]]:
+def _nodes_by_prefix(prompt: Mapping[str, Any]) -> dict[str, set[str]]:
     """The nodes of a prompt by the ids of what they are in: ``7:6:3`` is in itself, in ``7:6`` and in ``7``."""
     found: dict[str, set[str]] = defaultdict(set)
     for node_id in prompt:
         found[node_id].add(node_id)
-        pieces = node_id.split(":", _DEEPEST)
-        for depth in range(1, min(len(pieces), _DEEPEST)):
+        pieces = node_id.split(":", _MAX_DEPTH)
+        for depth in range(1, min(len(pieces), _MAX_DEPTH)):
             found[":".join(pieces[:depth])].add(node_id)
     return dict(found)
 
 
-class _Drawing:
+class _WorkflowReader:
     def __init__(self, workflow: Any) -> None:
         self.root: Mapping[str, Any] = workflow if isinstance(workflow, Mapping) else {}
         definitions = self.root.get("definitions")
@@ -289,12 +289,12 @@ class _Drawing:
         self._definitions = {entry["id"]: entry for entry in subgraphs if isinstance(entry.get("id"), str)}
         self.graphs = (self.root, *self._definitions.values())
 
-    def mentions(self, words: Collection[str] | None) -> bool:
+    def has_any(self, words: Collection[str] | None) -> bool:
         """Whether anything is called by one of the words, or pinned."""
         for graph in self.graphs:
             for node in _entries(graph, "nodes"):
                 definition = self._definition(node)
-                if definition is not None and (words is None or _title(node, definition) in words or _pin(node) is not None):
+                if definition is not None and (words is None or _title(node, definition) in words or _endpoint_property(node) is not None):
                     return True
             if any(words is None or group.get("title") in words for group in _entries(graph, "groups")):
                 return True
@@ -313,13 +313,13 @@ class _Drawing:
         for number, group in enumerate(_entries(graph, "groups")):
             title = group.get("title")
             if isinstance(title, str) and (words is None or title in words):
-                members = (inside.get(f"{prefix}{node.get('id')}", ()) for node in _entries(graph, "nodes") if _is_in(node, group))
+                members = (inside.get(f"{prefix}{node.get('id')}", ()) for node in _entries(graph, "nodes") if _is_in_group(node, group))
                 yield NamedPart((*path, title), GROUP, (source, str(number)), frozenset().union(*members), instance=prefix[:-1])
         for node in _entries(graph, "nodes"):
             definition = self._definition(node)
             if definition is None:
                 continue
-            node_id, title, pin = f"{prefix}{node.get('id')}", _title(node, definition), _pin(node)
+            node_id, title, pin = f"{prefix}{node.get('id')}", _title(node, definition), _endpoint_property(node)
             nodes = inside.get(node_id, set())
             if words is None or title in words or pin is not None:
                 yield NamedPart((*path, title), SUBGRAPH, (str(node["type"]),), frozenset(nodes), node_id, node_id, pin)
@@ -340,12 +340,12 @@ def _title(node: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
     return str(node.get("title") or definition.get("name") or "")
 
 
-def _pin(node: Mapping[str, Any]) -> Any:
+def _endpoint_property(node: Mapping[str, Any]) -> Any:
     properties = node.get("properties")
-    return properties.get(PINNED_BY) if isinstance(properties, Mapping) else None
+    return properties.get(ENDPOINT_PROPERTY) if isinstance(properties, Mapping) else None
 
 
-def _is_in(node: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
+def _is_in_group(node: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
     """Whether a node's centre lies in a group's box, left and upper edge included (``LGraphGroup.recomputeInsideNodes``).
 
     A node's box begins above its position, at its title bar. A collapsed node is a title bar as wide as its text, which the editor

@@ -11,30 +11,30 @@ from yggdrasill.errors import PartitionError
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, is_link
 from yggdrasill.remote.partition.assignment import Assignment
 from yggdrasill.remote.partition.graph import PromptGraph, Source, natural
-from yggdrasill.remote.partition.layout import Draft, Layout
+from yggdrasill.remote.partition.layout import CallDraft, Layout
 from yggdrasill.remote.partition.parts import MOST_PORTS, PLACED_NODE, PartCall, PlacedInput, PlacedOutput
 
-__all__ = ["Written", "write_calls", "write_rest"]
+__all__ = ["WrittenCalls", "write_calls", "write_rest"]
 
-_HANDED = " handed over"
+_HANDED_OVER = " handed over"
 
 
 @dataclass(frozen=True)
-class Written:
+class WrittenCalls:
     """The calls, and which output socket of which placed node has the value of a partitioned output, for a user here or in a call."""
 
     calls: tuple[PartCall, ...]
     sockets: Mapping[tuple[Source, bool], tuple[str, int]]
 
 
-def write_calls(assignment: Assignment, layout: Layout) -> Written:
+def write_calls(assignment: Assignment, layout: Layout) -> WrittenCalls:
     """A call for each draft.
 
     Raises:
         PartitionError: more ports than a node can have.
     """
     names = _Names(assignment)
-    seen: set[str] = set(layout.here)
+    seen: set[str] = set(layout.local)
     calls: list[PartCall] = []
     sockets: dict[tuple[Source, bool], tuple[str, int]] = {}
     for draft in layout.drafts:
@@ -44,23 +44,23 @@ def write_calls(assignment: Assignment, layout: Layout) -> Written:
         calls.append(call)
         for index, port in enumerate(call.outputs):
             sockets[(port.node, port.slot), port.hand_over] = (call.node_id, index)
-    return Written(tuple(calls), sockets)
+    return WrittenCalls(tuple(calls), sockets)
 
 
 def write_rest(
-    prompt: Mapping[str, Any], assignment: Assignment, layout: Layout, written: Written
+    prompt: Mapping[str, Any], assignment: Assignment, layout: Layout, written: WrittenCalls
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The prompt that is left, and the ids of nodes that nothing wanted needs and that would hang on a partitioned one."""
     graph = assignment.graph
-    moved = {node for node in graph.order if node not in layout.here}
-    dropped = _hanging(prompt, graph, moved)
+    moved = {node for node in graph.order if node not in layout.local}
+    dropped = _dependents_outside(prompt, graph, moved)
     rest: dict[str, Any] = {}
     for node_id, node in prompt.items():
         if node_id in moved or node_id in dropped:
             continue
         inputs = dict(node.get("inputs", {}))
         for link in graph.links.get(node_id, ()):
-            if link.source in assignment.of and assignment.transferability.travels(link):
+            if link.source in assignment.of and assignment.transferability.is_transferable(link):
                 inputs[link.input] = list(written.sockets[(link.source, link.slot), False])
         rest[node_id] = {**node, "inputs": inputs}
     for call in written.calls:
@@ -68,7 +68,7 @@ def write_rest(
     return rest, tuple(sorted(dropped, key=natural))
 
 
-def _placed_node(call: PartCall, written: Written) -> dict[str, Any]:
+def _placed_node(call: PartCall, written: WrittenCalls) -> dict[str, Any]:
     inputs: dict[str, Any] = {"part": call.part, "plan": call.plan}
     for index, port in enumerate(call.inputs):
         source = (port.node, port.slot)
@@ -76,7 +76,7 @@ def _placed_node(call: PartCall, written: Written) -> dict[str, Any]:
     return {"class_type": PLACED_NODE, "inputs": inputs, "_meta": {"title": call.part}}
 
 
-def _hanging(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[str]) -> set[str]:
+def _dependents_outside(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[str]) -> set[str]:
     """Nodes that are not wanted and that need one that is not there."""
     users: dict[str, list[str]] = {}
     for node_id, node in prompt.items():
@@ -124,7 +124,7 @@ class _Names:
         return f"{self._ports}.{side}.{index}"
 
 
-def _call(assignment: Assignment, draft: Draft, names: _Names, own: Collection[str]) -> PartCall:
+def _call(assignment: Assignment, draft: CallDraft, names: _Names, own: Collection[str]) -> PartCall:
     part = assignment.parts[draft.part]
     inputs, outputs = _inputs(assignment, draft), _outputs(assignment, draft)
     members = sorted(draft.members, key=natural)
@@ -150,7 +150,7 @@ def _call(assignment: Assignment, draft: Draft, names: _Names, own: Collection[s
     )
 
 
-def _inputs(assignment: Assignment, draft: Draft) -> tuple[PlacedInput, ...]:
+def _inputs(assignment: Assignment, draft: CallDraft) -> tuple[PlacedInput, ...]:
     found = []
     for source in sorted(draft.ports, key=_by_place):
         transfer = assignment.transferability.transfer(*source)
@@ -158,20 +158,20 @@ def _inputs(assignment: Assignment, draft: Draft) -> tuple[PlacedInput, ...]:
     return tuple(found)
 
 
-def _outputs(assignment: Assignment, draft: Draft) -> tuple[PlacedOutput, ...]:
+def _outputs(assignment: Assignment, draft: CallDraft) -> tuple[PlacedOutput, ...]:
     found = []
     for source in sorted(draft.outputs, key=_by_place):
         transfer = assignment.transferability.transfer(*source)
-        if source in draft.used_here:
+        if source in draft.used_locally:
             found.append(PlacedOutput(_port_name(source), transfer.type, False, *source, transfer.known))
-        if source in draft.used_there:
-            found.append(PlacedOutput(_port_name(source) + _HANDED, transfer.type, True, *source, transfer.known))
+        if source in draft.used_by_calls:
+            found.append(PlacedOutput(_port_name(source) + _HANDED_OVER, transfer.type, True, *source, transfer.known))
     return tuple(found)
 
 
 def _prompt(
     assignment: Assignment,
-    draft: Draft,
+    draft: CallDraft,
     names: _Names,
     members: Sequence[str],
     inputs: Sequence[PlacedInput],
@@ -191,13 +191,13 @@ def _prompt(
     return prompt
 
 
-def _member(assignment: Assignment, draft: Draft, node_id: str, ports: Mapping[Source, str]) -> dict[str, Any]:
+def _member(assignment: Assignment, draft: CallDraft, node_id: str, ports: Mapping[Source, str]) -> dict[str, Any]:
     """A node as it travels: class, inputs and title, and nothing that was written on it when it ran before."""
     node = assignment.graph.prompt[node_id]
     inputs = dict(node.get("inputs", {}))
     for link in assignment.graph.links[node_id]:
-        source = assignment.inside(link)
-        inputs[link.input] = list(source) if source[0] in draft.inside else [ports[source], 0]
+        source = assignment.source_in_call(link)
+        inputs[link.input] = list(source) if source[0] in draft.included else [ports[source], 0]
     for name, value in inputs.items():
         if isinstance(value, dict):
             inputs[name] = copy.deepcopy(value)

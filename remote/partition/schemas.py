@@ -14,7 +14,7 @@ MATCH_TYPE = "COMFY_MATCHTYPE_V3"
 _AUTOGROW = "COMFY_AUTOGROW_V3"
 _DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _CREDENTIALS = frozenset({"AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG"})
-_DEEPEST = 8
+_MAX_DEPTH = 8
 
 Need = Literal["required", "optional"]
 
@@ -67,7 +67,7 @@ class NodeSchema:
         """The declared type of an output; ``*`` for one that is not declared."""
         return self.outputs[index] if 0 <= index < len(self.outputs) else "*"
 
-    def gives_list(self, index: int) -> bool:
+    def is_list_output(self, index: int) -> bool:
         """Whether an output is a list of values by declaration."""
         return 0 <= index < len(self.output_is_list) and self.output_is_list[index]
 
@@ -137,7 +137,7 @@ def _schema(name: str, entry: Any, asks_again: bool, may_block: bool) -> NodeSch
 def _read_sockets(
     sockets: Mapping[str, Any], prefix: str, inputs: dict[str, InputSchema], grown: dict[str, InputSchema], depth: int
 ) -> None:
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise TypeError("sockets within sockets go too deep")
     needs: tuple[Need, Need] = ("required", "optional")
     for need in needs:

@@ -18,8 +18,8 @@ from samples.comfy_interpreter import Interpreter
 from samples.comfy_prompts import SCHEMAS, Dice, random_parts, random_prompt, run_prompt
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.comfy_ports import INPUT_NODE, can_travel, is_link
-from yggdrasill.remote.partition import MOST_PORTS, NodeSchema, NodeSchemas, Part, Partition, partition_prompt, plug
+from yggdrasill.remote.comfy_ports import INPUT_NODE, is_link, type_transferability
+from yggdrasill.remote.partition import MOST_PORTS, NodeSchema, NodeSchemas, Part, Partition, partition_prompt, restore_prompt
 
 Prompt = dict[str, Any]
 DRAWN = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
@@ -105,7 +105,7 @@ def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Inter
 
 def check_plugged(case: Case, partition: Partition) -> None:
     """Putting the parts back gives the computation of every output that was asked for."""
-    plugged = plug(partition)
+    plugged = restore_prompt(partition)
     known: dict[str, int] = {}
     again: dict[str, int] = {}
     for node in case.needed:
@@ -284,7 +284,7 @@ def test_prompts_of_comfyui_s_own_classes_come_apart_and_together(seed: int) -> 
             continue
         partitioned += 1
         sinks = {node for node in prompt if schemas[prompt[node]["class_type"]].is_output_node}
-        plugged = plug(partition)
+        plugged = restore_prompt(partition)
         known: dict[str, int] = {}
         again: dict[str, int] = {}
         for node in needs(prompt, sinks):
@@ -308,7 +308,7 @@ def check_whole(partition: Partition, schemas: NodeSchemas) -> None:
             p.name for p in call.inputs
         }
         for kind in [port.type for port in call.inputs] + [port.type for port in call.outputs]:
-            assert can_travel(kind).travels
+            assert type_transferability(kind).transferable
         for node in (*call.nodes, *call.copies):
             assert not schemas[call.prompt[node]["class_type"]].is_output_node
             assert not schemas[call.prompt[node]["class_type"]].uploads

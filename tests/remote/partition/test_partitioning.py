@@ -11,7 +11,17 @@ import pytest
 from samples.comfy_prompts import SCHEMAS
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import InvalidConfig, PartitionError, UnknownName
-from yggdrasill.remote.partition import PLACED_NODE, NodeSchema, NodeSchemas, Part, PartCall, Partition, describe, partition_prompt, plug
+from yggdrasill.remote.partition import (
+    PLACED_NODE,
+    NodeSchema,
+    NodeSchemas,
+    Part,
+    PartCall,
+    Partition,
+    describe,
+    partition_prompt,
+    restore_prompt,
+)
 from yggdrasill.remote.partition.assignment import Transferability
 from yggdrasill.remote.partition.graph import PromptGraph
 
@@ -270,7 +280,7 @@ def test_the_type_behind_reroutes_and_switches_is_found(link: list[Any], kind: s
     }
     travel = Transferability(PromptGraph.of(prompt, SCHEMAS))
     transfer = travel.transfer(link[0], link[1])
-    assert (travel.type_of(link[0], link[1]), transfer.travels, transfer.known) == (kind, travels, known)
+    assert (travel.type_of(link[0], link[1]), transfer.transferable, transfer.known) == (kind, travels, known)
 
 
 # -- stages and several parts -----------------------------------------------------------------------------------------------
@@ -539,7 +549,7 @@ def test_a_partition_is_told_as_plain_data() -> None:
 
 
 def test_plugging_the_parts_back_gives_the_prompt() -> None:
-    plugged = plug(cut(DRAWING, "3", "4", "8", "10"))
+    plugged = restore_prompt(cut(DRAWING, "3", "4", "8", "10"))
     inputs = {node_id: each["inputs"] for node_id, each in plugged.items()}
     assert inputs == {node_id: each["inputs"] for node_id, each in DRAWING.items()}
 
@@ -550,4 +560,4 @@ def test_plugging_notices_a_node_that_was_exchanged() -> None:
     kept = cut(DRAWING, "3")
     only(kept).prompt["4"]["inputs"]["ckpt_name"] = "other.safetensors"
     with pytest.raises(PartitionError, match="node '4' is another one than elsewhere"):
-        plug(kept)
+        restore_prompt(kept)

@@ -6,7 +6,7 @@ import pytest
 
 from samples.comfy_prompts import SCHEMAS
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.partition import Part, partition_prompt, plug
+from yggdrasill.remote.partition import Part, partition_prompt, restore_prompt
 
 PROMPT = {
     "1": {"class_type": "LoadModel", "inputs": {"name": "m"}},
@@ -23,7 +23,7 @@ def test_loaders_placed_beside_what_they_load_for_run_in_its_call() -> None:
     (call,) = partition.calls
     assert call.part == "sampling"
     assert set(call.prompt) >= {"1", "4"}
-    assert plug(partition) == PROMPT
+    assert restore_prompt(partition) == PROMPT
 
 
 def test_loaders_placed_alone_are_refused_with_what_cannot_travel() -> None:
