@@ -11,7 +11,7 @@ from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.deployment import DeploymentSpec
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.remote_graph import RemoteGraph
-from yggdrasill.remote.remote_part import Proxy, RemotePart
+from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
 from yggdrasill.remote.route import Route
 from yggdrasill.stage.stage import Stage
@@ -48,7 +48,7 @@ def make_proxy(
     state: Mapping[str, Any] | None = None,
     saved: Mapping[str, Any] | None = None,
     fallback: Callable[[], Any] | None = None,
-) -> Proxy:
+) -> RemotePart:
     """The proxy of a part that is deployed where ``placement`` says, at once where that answers.
 
     ``saved`` is what its `to_config` gives, if that is not ``config``.
@@ -66,7 +66,7 @@ def make_proxy(
     return proxy
 
 
-def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mapping[str, Any], placement: Placement | None) -> Proxy:
+def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mapping[str, Any], placement: Placement | None) -> RemotePart:
     """The proxy of what is served under a known id already: at the entry's ``endpoint_url``, or where the registry places it."""
     url, graph_id = str(entry["endpoint_url"]), str(entry.get("graph_id") or path[-1])
     if placement is None:

@@ -27,36 +27,52 @@ from yggdrasill.values.wire import references, unpack
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Proxy", "RemotePart", "refuse_training"]
+__all__ = ["RemotePart", "refuse_training"]
 
 _LONGEST_ORPHAN = 86400.0
 
 Inbox = queue.SimpleQueue["Callable[[], None] | None"]
 
 
-class Proxy:
-    """A part of a project that runs at an endpoint. It has no weights here: no state and no parameters.
+class RemotePart:
+    """Base of the parts of a project that run at an endpoint. It has neither state nor parameters in this process.
 
-    ``config`` is what `to_config` gives: the part's own config if a registry placed it, so that moving it changes no saved
-    file. ``fallback`` builds the part here, for when no endpoint takes the call. ``orphan_after`` is how many seconds an endpoint
-    goes on with a call whose caller it does not hear of any more.
+    ``url`` and ``graph_id`` name what is served. ``endpoint`` (an `Endpoint` or a client) replaces ``url`` and ``token``; without a
+    ``token``, the environment's token is used if it is bound to that URL. ``timeout`` bounds a call in seconds, ``retry_policy`` how long
+    a lost endpoint is tried again, ``orphan_after`` for how many seconds the endpoint continues a call whose caller is lost.
+    ``strict_build`` makes a different torch build an error. ``route`` replaces all arguments that locate the part.
+
+    ``config`` is the result of `to_config`: the part's original config if a registry placed it, so that placing changes no saved
+    file. ``fallback`` builds the part in this process; it is used when no endpoint accepts the call.
+
+    Raises:
+        InvalidArgument: ``orphan_after`` out of range, an incomplete location, or a ``fallback`` for a part that cannot have one.
     """
 
-    #: Inputs may be handles; they travel as references.
+    #: Inputs may be handles; they are sent as references.
     accepts_handles = True
+    #: Whether a ``fallback`` may replace it: content that is stored at its endpoint is not available in this process.
+    allows_fallback: ClassVar[bool] = True
 
     def __init__(
         self,
-        route: Route,
+        url: str | None = None,
+        graph_id: str | None = None,
         *,
-        config: Mapping[str, Any] | None = None,
-        fallback: Callable[[], Any] | None = None,
+        token: str | None = None,
+        endpoint: Endpoint | EndpointClient | None = None,
         timeout: float | None = None,
         orphan_after: float = ORPHAN_AFTER,
+        retry_policy: RetryPolicy | None = None,
+        strict_build: bool = False,
         artifact_client: ArtifactClient | None = None,
+        route: Route | None = None,
+        config: Mapping[str, Any] | None = None,
+        fallback: Callable[[], Any] | None = None,
     ) -> None:
+        route = route or Route.single(url, graph_id, token=token, endpoint=endpoint, retry_policy=retry_policy, strict_build=strict_build)
         if not 0 < orphan_after <= _LONGEST_ORPHAN:
-            raise InvalidArgument(f"orphan_after is more than 0 and at most {_LONGEST_ORPHAN:g} seconds, got {orphan_after!r}")
+            raise InvalidArgument(f"orphan_after must be greater than 0 and at most {_LONGEST_ORPHAN:g} seconds, got {orphan_after!r}")
         self.route = route
         self.timeout = timeout
         self.orphan_after = float(orphan_after)
@@ -64,6 +80,10 @@ class Proxy:
         self._fallback = fallback
         self._local: Any = None
         self._artifact_client = artifact_client or ArtifactClient.shared()
+        if fallback is not None and not self.allows_fallback:
+            raise InvalidArgument(
+                f"{self!r} stores its content at its endpoint, so it cannot have a local fallback; place the parts inside it instead"
+            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.graph_id!r} at {', '.join(self.route.names)}>"
@@ -266,37 +286,3 @@ def refuse_training(training: bool, what: object) -> None:
         raise InvalidArgument(
             f"{what!r} runs at an endpoint and cannot train, because gradients do not cross a wire; train it where it is local"
         )
-
-
-class RemotePart(Proxy):
-    """The part that ``url`` serves as ``graph_id``.
-
-    ``endpoint`` (an `Endpoint` or a client) stands for url and token; without a ``token`` the environment's is used where it is
-    bound to that url. ``timeout`` bounds a call in seconds, ``retry_policy`` how long a lost endpoint is tried again, ``orphan_after`` how long
-    the endpoint goes on with a call whose caller is lost. ``strict_build`` makes another torch build an error.
-    ``route`` stands for all that says where; ``config`` and ``fallback`` are as for `Proxy`.
-    """
-
-    #: Whether a ``fallback`` may stand in for it: what it keeps at its endpoint is not here.
-    allows_fallback: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        url: str | None = None,
-        graph_id: str | None = None,
-        *,
-        token: str | None = None,
-        endpoint: Endpoint | EndpointClient | None = None,
-        timeout: float | None = None,
-        orphan_after: float = ORPHAN_AFTER,
-        retry_policy: RetryPolicy | None = None,
-        strict_build: bool = False,
-        artifact_client: ArtifactClient | None = None,
-        route: Route | None = None,
-        config: Mapping[str, Any] | None = None,
-        fallback: Callable[[], Any] | None = None,
-    ) -> None:
-        own = route or Route.single(url, graph_id, token=token, endpoint=endpoint, retry_policy=retry_policy, strict_build=strict_build)
-        super().__init__(own, config=config, fallback=fallback, timeout=timeout, orphan_after=orphan_after, artifact_client=artifact_client)
-        if fallback is not None and not self.allows_fallback:
-            raise InvalidArgument(f"{self!r} keeps its content where it runs, so it has no local fallback; place what is in it instead")

@@ -1,4 +1,4 @@
-"""Cutting parts out of a ComfyUI prompt, so that they can run somewhere else: pure, without ComfyUI, files, clocks or chance."""
+"""Partition of ComfyUI prompts: split a prompt into local nodes and calls. Pure: no ComfyUI, files, clocks or random numbers."""
 
 from yggdrasill.remote.partition.partitioning import partition_prompt
 from yggdrasill.remote.partition.parts import (

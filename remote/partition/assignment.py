@@ -1,4 +1,8 @@
-"""Assignment of nodes to parts."""
+"""Assignment of nodes to parts: the user's choice, except for nodes that must run locally, each with a reason.
+
+Three questions are answered in this module: which node runs in which part, which classes are local only, and which outputs are
+transferable.
+"""
 
 from __future__ import annotations
 
@@ -16,38 +20,41 @@ __all__ = ["Assignment", "Transfer", "Transferability", "check_parts", "local_on
 
 
 def check_parts(graph: PromptGraph, parts: Sequence[Part]) -> None:
-    """Return if the parts can be told apart and every node of theirs is known.
+    """Check that parts have different names and nodes, and that every node in them is known.
 
     Raises:
-        UnknownName: a part names a node that the prompt has not. PartitionError: two parts share a node or a name; a class has no schema.
+        UnknownName: a part names a node that is not in the prompt.
+        PartitionError: two parts share a node or a name; a class has no schema.
     """
     owner: dict[str, str] = {}
     names: set[str] = set()
     for part in parts:
         if part.name in names:
-            raise PartitionError(f"two parts are named {part.name!r}; give one another name", part=part.name, nodes=sorted(part.nodes))
+            raise PartitionError(f"Two parts are named {part.name!r}. Rename one of them.", part=part.name, nodes=sorted(part.nodes))
         names.add(part.name)
         for node_id in sorted(part.nodes, key=natural):
             if node_id not in graph.prompt:
                 raise unknown_name("node", node_id, graph.prompt, f"Part {part.name!r} names it.", UnknownName)
             if node_id in owner:
                 raise PartitionError(
-                    f"parts {owner[node_id]!r} and {part.name!r} both have node {graph.label(node_id)}; take it out of one of them",
+                    f"Parts {owner[node_id]!r} and {part.name!r} both contain node {graph.label(node_id)}. Remove it from one of them.",
                     part=part.name,
                     nodes=[node_id],
                 )
             owner[node_id] = part.name
             if graph.schema(node_id) is None:
                 raise PartitionError(
-                    f"part {part.name!r}: nothing is known of the class of node {graph.label(node_id)}, neither here nor where the part is to run; "
-                    "install the node pack there",
+                    f"Part {part.name!r}: no schema for the class of node {graph.label(node_id)}, neither on this server nor on the part's endpoint. "
+                    "Install the node pack there.",
                     part=part.name,
                     nodes=[node_id],
                 )
 
 
 class Assignment:
-    """``of`` says the index of the part in which a node runs; a node that is not there runs here. ``reasons`` tells why it does."""
+    """Assignment of nodes to parts. ``of[node]`` is the index of the part; nodes without an entry run locally, and ``reasons[node]`` is
+    why.
+    """
 
     def __init__(self, graph: PromptGraph, transferability: Transferability, parts: Sequence[Part]) -> None:
         self.graph = graph
@@ -55,7 +62,7 @@ class Assignment:
         self.parts = parts
         self.reasons: dict[str, str] = {}
         self.of: dict[str, int] = {}
-        #: Nodes that are given a link itself: they look at the nodes behind it.
+        #: Nodes with a raw link input: they read the nodes behind the link.
         self.raw_link_nodes = frozenset(node for node in graph.order for link in graph.links[node] if link.schema.raw)
         chosen = {node: index for index, part in enumerate(parts) for node in part.nodes if node in graph}
         for node_id in graph.order:
@@ -69,11 +76,11 @@ class Assignment:
         self._propagate_local()
 
     def source_in_call(self, link: Link) -> Source:
-        """Where a node that runs in a part takes the value on ``link`` from: from before output nodes that only pass it on."""
+        """Return the output that a node inside a part reads on ``link``, skipping output nodes that only pass a value on."""
         return skip_pass_through(self.graph, link) if link.source in self.graph.targets else (link.source, link.slot)
 
     def make_local(self, nodes: Iterable[str], reason: str) -> bool:
-        """Let nodes run here; whether any did not before."""
+        """Assign ``nodes`` to this server for ``reason``. Return True if any of them was in a part."""
         moved = [node for node in nodes if node in self.of]
         for node in moved:
             del self.of[node]
@@ -82,7 +89,7 @@ class Assignment:
         return bool(moved)
 
     def _propagate_local(self) -> None:
-        """Keep here what needs a value that cannot travel from a node that cannot be copied."""
+        """Make nodes local that need a non-transferable value from a node that cannot be copied."""
         fixed_local: set[str] = set()
         for node_id in self.graph.order:
             producer = self._local_producer(node_id, fixed_local)
@@ -91,7 +98,7 @@ class Assignment:
                     continue
                 del self.of[node_id]
                 self.reasons[node_id] = (
-                    f"it needs what node {self.graph.label(producer)} makes, which cannot travel, and that node stays here"
+                    f"it needs an output of node {self.graph.label(producer)} that cannot be transferred, and that node runs locally"
                 )
             if producer is not None or node_id in self.reasons or node_id in self.raw_link_nodes or not self._is_copyable(node_id):
                 fixed_local.add(node_id)
@@ -108,12 +115,12 @@ class Assignment:
         return schema is not None and local_only_reason(schema, credentials=False) is None
 
 
-#: Loaders whose files are in this server's input or output folder, though no socket of theirs uploads one.
+#: Loaders of files in this server's input or output folder that have no upload socket.
 _LOCAL_FILE_LOADERS = frozenset(
     "LoadLatent LoadImageDataSetFromFolder LoadImageTextDataSetFromFolder LoadVideoDataSetFromFolder LoadVideoTextDataSetFromFolder "
     "LoadTrainingDataset".split()
 )
-#: Output nodes whose first output is what came in by this input, the same object.
+#: Output nodes whose first output is the very object of this input.
 _PASS_THROUGH = {
     **dict.fromkeys("PreviewImage SaveAnimatedPNG SaveAnimatedWEBP SaveImage SaveImageAdvanced SaveWEBM".split(), "images"),
     **dict.fromkeys("PreviewAudio SaveAudio SaveAudioAdvanced SaveAudioMP3 SaveAudioOpus".split(), "audio"),
@@ -127,22 +134,22 @@ _OWN_PREFIX = "Yggdrasill"
 
 
 def local_only_reason(schema: NodeSchema, credentials: bool) -> str | None:
-    """Why a node of this class is not partitioned; None if it may be."""
+    """Return why nodes of this class must run locally, or None."""
     if schema.class_type.startswith(_OWN_PREFIX):
         return "it belongs to this server's own graphs and endpoints"
     if schema.is_output_node:
-        return "it is an output node, and its files and previews belong here"
+        return "it is an output node; its files and previews belong to this server"
     if schema.uploads or schema.class_type in _LOCAL_FILE_LOADERS:
         return "it loads a file of this server"
     if schema.needs_credentials and not credentials:
-        return "it needs the user's account, which does not travel"
+        return "it needs the user's account, and credentials are not transferred"
     return None
 
 
 def skip_pass_through(graph: PromptGraph, link: Link) -> Source:
-    """Where the value on ``link`` comes from if the output nodes that only pass it on are skipped.
+    """Return the output behind ``link`` after skipping output nodes that only pass a value on.
 
-    A node is skipped only if it runs anyway and if nothing but that value is linked to it, so that lists keep their length.
+    A node is skipped only if it runs anyway and that value is its only link, so that lists keep their length.
     """
     node_id, slot = link.source, link.slot
     while slot == 0 and node_id in graph.targets:
@@ -159,14 +166,14 @@ def skip_pass_through(graph: PromptGraph, link: Link) -> Source:
 
 
 _OPEN = frozenset({"*", MATCH_TYPE})
-#: Types that leave an object behind in each CONDITIONING (and CLIP) that is made with them.
+#: Types that leave an object in each CONDITIONING (and CLIP) that is made with them.
 _LEAVES_OBJECTS = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})
 _CARRIES_OBJECTS = frozenset({"CONDITIONING", "CLIP"})
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """Whether an output of type ``type`` travels; ``known`` is false where only its values will tell."""
+    """Whether an output of type ``type`` is ``transferable``; ``known`` is False if only its values can tell."""
 
     type: str
     transferable: bool
@@ -174,7 +181,7 @@ class Transfer:
 
 
 class Transferability:
-    """Answers for every output of a graph, and remembers the answers."""
+    """Transferability of every output of a graph, cached."""
 
     def __init__(self, graph: PromptGraph) -> None:
         self._graph = graph
@@ -182,15 +189,15 @@ class Transferability:
         self._transfers: dict[Source, Transfer] = {}
         self._tainted: set[str] = set()
         for node_id in graph.order:
-            # each link is asked, so that no later question goes deeper than one node
+            # No short circuit: each link is resolved, so that later queries recurse by one node at most.
             if True in [self._taints(link) for link in graph.links[node_id]]:
                 self._tainted.add(node_id)
         used = {(link.source, link.slot) for links in graph.links.values() for link in links}
-        #: The outputs that cannot travel, of those that are used.
+        #: The outputs in use that are not transferable.
         self.non_transferable = frozenset(source for source in used if not self.transfer(*source).transferable)
 
     def type_of(self, node_id: str, slot: int) -> str:
-        """The type of an output: where the class leaves it open, that of what is linked to it; ``*`` if nothing tells."""
+        """Return the type of an output. Where the class leaves it open: the type of the linked value, or ``*`` if unknown."""
         found = self._types.get((node_id, slot))
         if found is None:
             schema = self._graph.schema(node_id)
@@ -200,14 +207,14 @@ class Transferability:
         return found
 
     def transfer(self, node_id: str, slot: int) -> Transfer:
-        """Whether the output travels."""
+        """Return the transferability of an output."""
         found = self._transfers.get((node_id, slot))
         if found is None:
             found = self._transfers[node_id, slot] = self._classify(node_id, slot)
         return found
 
     def is_transferable(self, link: Link) -> bool:
-        """Whether the value on a link does."""
+        """Return whether the value on a link is transferable."""
         return link[2:4] not in self.non_transferable
 
     def _classify(self, node_id: str, slot: int) -> Transfer:
@@ -235,7 +242,7 @@ class Transferability:
 
 @lru_cache(maxsize=4096)
 def _any_not_transferable(kind: str) -> bool:
-    """Whether values of this type may be such that cannot travel: one of several types that cannot is enough."""
+    """Return whether values of this type may be non-transferable; one such type among several is enough."""
     return any(not type_transferability(each.strip()).transferable for each in kind.split(","))
 
 

@@ -1,4 +1,8 @@
-"""Constraints"""
+"""Constraints that keep a partitioned prompt equivalent to the local one: loops, lazy inputs and blocked values.
+
+Each class has ``groups()``, which separates nodes that must not share a call, and ``enforce()``, which makes nodes local
+where separation is not enough and returns whether it changed anything.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,14 @@ from yggdrasill.remote.partition.layout import CallDraft, Layout
 
 __all__ = ["ALWAYS", "Blocking", "Colocation", "LazyCondition", "LazyInputs", "covers"]
 
-_LOOP_REASON = "it is in a loop of which not every node can run in one call"
+_LOOP_REASON = "it is in a loop whose nodes cannot all run in one call"
 
 
 class Colocation:
-    """The sets of nodes that must not be taken apart."""
+    """Sets of nodes that must run together.
+
+    A node that receives a link instead of its value reads all nodes behind it, as loops do; it must run where they run.
+    """
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
@@ -27,15 +34,15 @@ class Colocation:
                     self._before[node] = frozenset(assignment.graph.before(node))
 
     def groups(self) -> Mapping[str, frozenset[str]]:
-        """For every node of a part the loops here that it comes before.
+        """Map every node of a part to the local loops that it precedes.
 
-        A call of nodes that come before a loop's end and of others could be in the loop, though none of its nodes is.
+        A call that mixes nodes before a loop's end with other nodes could lie inside the loop although none of its nodes does.
         """
-        here = {node: before for node, before in self._before.items() if node not in self._assignment.of}
-        return {node: frozenset(end for end, before in here.items() if node in before) for node in self._assignment.of}
+        local_ends = {node: before for node, before in self._before.items() if node not in self._assignment.of}
+        return {node: frozenset(end for end, before in local_ends.items() if node in before) for node in self._assignment.of}
 
     def enforce_assignment(self) -> bool:
-        """Keep here what is in a loop with nodes of somewhere else; whether there was anything."""
+        """Make loops local whose nodes are assigned to different places. Return whether anything changed."""
         changed = False
         for _, loop in self._loops:
             if len({self._assignment.of.get(node) for node in loop}) > 1:
@@ -43,7 +50,7 @@ class Colocation:
         return changed
 
     def enforce(self, layout: Layout) -> bool:
-        """Keep here what is in a loop that would be in several calls, or copied; whether there was anything."""
+        """Make loops local that would be split between calls, or copied. Return whether anything changed."""
         changed = False
         for node, loop in self._loops:
             owners = {layout.owner(each) for each in loop} - {None}
@@ -53,19 +60,19 @@ class Colocation:
         return changed
 
 
-#: The lazy inputs (node, input) of which one must be asked for.
+#: A set of lazy inputs (node, input); the condition holds if at least one of them is requested.
 LazyCondition = frozenset[tuple[str, str]]
 ALWAYS: LazyCondition = frozenset({("", "")})
-_LAZY_REASON = "it asks for inputs only when it needs them, and what it may ask for is made outside of its part"
+_LAZY_REASON = "it requests inputs only if it needs them, and an input that it may request is computed outside its part"
 
 
 def covers(one: LazyCondition, other: LazyCondition) -> bool:
-    """Whether what runs on demand ``one`` runs whenever what runs on demand ``other`` does."""
+    """Return True if a node with condition ``one`` runs in every case in which a node with condition ``other`` runs."""
     return one == ALWAYS or (other != ALWAYS and other <= one)
 
 
 class LazyInputs:
-    """``of[node]`` is the demand on which a node runs, were all of them here."""
+    """Lazy conditions of a local run: ``of[node]`` is the condition under which the node runs."""
 
     def __init__(self, graph: PromptGraph) -> None:
         self._graph = graph
@@ -76,36 +83,36 @@ class LazyInputs:
                 self.of[node_id] = ALWAYS if node_id in graph.targets else self._condition_from_users(node_id)
 
     def _condition_from_users(self, node_id: str) -> LazyCondition:
-        asked: set[tuple[str, str]] = set()
+        requested: set[tuple[str, str]] = set()
         for link in self._graph.users[node_id]:
             if link.schema.lazy:
-                asked.add((link.node, link.input))
+                requested.add((link.node, link.input))
             elif self.of[link.node] == ALWAYS:
                 return ALWAYS
             else:
-                asked |= self.of[link.node]
-        # who only runs on a demand that is here already adds nothing by asking
-        return frozenset(each for each in asked if not self.of[each[0]] <= asked - {each})
+                requested |= self.of[link.node]
+        # A node that runs only under a condition already in the set adds nothing by requesting the input.
+        return frozenset(each for each in requested if not self.of[each[0]] <= requested - {each})
 
     def groups(self, assignment: Assignment) -> Mapping[str, LazyCondition]:
-        """For every node of a part the demand on which a call with it runs.
+        """Map every node of a part to the condition under which its call runs.
 
-        What only lazy inputs of the same part ask for goes with these: there it is as lazy as here.
+        A node that is only requested by lazy inputs of its own part joins them: laziness is preserved inside a call.
         """
         found: dict[str, LazyCondition] = {}
         for node_id in reversed(self._graph.order):
             part = assignment.of.get(node_id)
             if part is None:
                 continue
-            demand = self.of[node_id]
-            askers = {asker for asker, _ in demand} if demand != ALWAYS else set()
-            around = {found[asker] for asker in askers if assignment.of.get(asker) == part}
-            inner = askers and all(assignment.of.get(asker) == part for asker in askers) and len(around) == 1
-            found[node_id] = around.pop() if inner else demand
+            condition = self.of[node_id]
+            requesters = {requester for requester, _ in condition} if condition != ALWAYS else set()
+            joined = {found[requester] for requester in requesters if assignment.of.get(requester) == part}
+            inner = requesters and all(assignment.of.get(requester) == part for requester in requesters) and len(joined) == 1
+            found[node_id] = joined.pop() if inner else condition
         return found
 
     def enforce(self, assignment: Assignment, layout: Layout) -> bool:
-        """Keep lazy nodes here whose calls would compute what nobody asks for; whether there were any."""
+        """Make lazy nodes local whose calls would compute values that may not be requested. Return whether anything changed."""
         if not self.lazy:
             return False
         responsible: set[str] = set()
@@ -115,28 +122,28 @@ class LazyInputs:
         return assignment.make_local(responsible, _LAZY_REASON)
 
     def eager(self, layout: Layout) -> set[str]:
-        """The nodes whose values calls take although nobody might ask for them."""
+        """Return the nodes whose values calls take although a local run might not request them."""
         return {node for draft in layout.drafts for node in self._maybe_unneeded(draft)} if self.lazy else set()
 
     def _maybe_unneeded(self, draft: CallDraft) -> Iterable[str]:
-        """Nodes behind ports of a call that might not be asked for when the call is."""
+        """Yield inputs and outputs of a call that local lazy evaluation might have skipped although the call itself runs."""
         outputs = {node for node, _ in draft.outputs}
         lazy_inputs = [self.of[node] for node in outputs]
-        whole = ALWAYS if ALWAYS in lazy_inputs else frozenset().union(*lazy_inputs)
+        call_condition = ALWAYS if ALWAYS in lazy_inputs else frozenset().union(*lazy_inputs)
         for node in sorted(outputs | {node for node, _ in draft.ports}):
-            if not covers(self.of[node], whole):
+            if not covers(self.of[node], call_condition):
                 yield node
 
     def _responsible(self, assignment: Assignment, draft: CallDraft, node_id: str) -> set[str]:
-        """The lazy nodes of the part because of which a node behind one of its ports might not be asked for."""
-        demand = set(self.of[node_id])
+        """Return the lazy nodes of the part that may leave a node behind one of the call's ports unrequested."""
+        condition = set(self.of[node_id])
         for member in draft.members:
             if any(assignment.source_in_call(link)[0] == node_id for link in self._graph.links[member]):
-                demand |= self.of[member]
+                condition |= self.of[member]
         return {
-            asker
-            for asker, _ in demand
-            if assignment.of.get(asker) == draft.part and not any(_is_copied(assignment, link) for link in self._graph.users[asker])
+            requester
+            for requester, _ in condition
+            if assignment.of.get(requester) == draft.part and not any(_is_copied(assignment, link) for link in self._graph.users[requester])
         }
 
 
@@ -146,47 +153,50 @@ def _is_copied(assignment: Assignment, link: Link) -> bool:
 
 Origins = frozenset[Source]
 _NONE: Origins = frozenset()
-_LIST_REASON = "some values of a list that it takes or gives may be blocked, and a placed node is blocked by one of them"
-_UNNEEDED_REASON = "a value it does not need may be blocked, and would block its whole call"
+_LIST_REASON = "some values of a list that it takes or returns may be blocked, and one blocked value blocks a whole placed node"
+_UNNEEDED_REASON = "a value that it does not need may be blocked, which would block its whole call"
 
 
 class Blocking:
-    """Which outputs may be blocked, and by which nodes; from the classes that are known to give blockers."""
+    """Outputs that may be blocked, with the nodes that block them, derived from the classes marked ``may_block``.
+
+    A blocked value on any port of a placed node blocks the whole node, so all nodes of a call must be blocked together.
+    """
 
     def __init__(self, graph: PromptGraph) -> None:
         self._graph = graph
         self.possible = any(self._may_block(node) for node in graph.order)
-        #: Per node: the origins whose blockers may reach its inputs, and those that then block it for certain.
+        #: Per node: the origins whose blockers may reach its inputs, and those that certainly block it.
         self._may: dict[str, Origins] = dict.fromkeys(graph.order, _NONE)
         self._will: dict[str, Origins] = dict.fromkeys(graph.order, _NONE)
         self._mapped: set[str] = set()
         self._partly: set[str] = set()
-        #: Per part: origins outside of a call that its outputs do not share.
-        self._apart: dict[int, set[Source]] = {}
+        #: Per part: origins outside a call that not all of its outputs share.
+        self._separated: dict[int, set[Source]] = {}
         if self.possible:
             for node in graph.order:
                 self._read(node)
 
     def groups(self, assignment: Assignment) -> Mapping[str, Origins]:
-        """For every node of a part what may block a call with it; nodes of one call have the same.
+        """Map every node of a part to the origins that may block its call; the nodes of one call have equal sets.
 
-        A node that only such nodes use goes with them: if they are blocked, nobody uses what it makes.
+        A node that is only used by such nodes joins them: if they are blocked, its outputs are unused.
         """
         found: dict[str, Origins] = {}
         for node in reversed(self._graph.order):
             part = assignment.of.get(node)
             if part is None:
                 continue
-            mine = self._may[node] & frozenset(self._apart.get(part, ()))
+            origins = self._may[node] & frozenset(self._separated.get(part, ()))
             users = {link.node for link in self._graph.users[node]}
-            around = {found[user] for user in users if assignment.of.get(user) == part}
-            if len(around) == 1 and all(assignment.of.get(user) == part for user in users) and mine <= min(around):
-                mine = around.pop()
-            found[node] = mine
+            joined = {found[user] for user in users if assignment.of.get(user) == part}
+            if len(joined) == 1 and all(assignment.of.get(user) == part for user in users) and origins <= min(joined):
+                origins = joined.pop()
+            found[node] = origins
         return found
 
     def enforce(self, assignment: Assignment, layout: Layout) -> bool:
-        """Set apart, or keep here, what a blocker would stop that it does not stop here; whether there was anything."""
+        """Separate nodes, or make them local, where a blocker would stop more than in a local run. Return whether anything changed."""
         if not self.possible:
             return False
         changed = False
@@ -213,16 +223,16 @@ class Blocking:
         if any(self._is_partial(link.source, link.slot) for link in links):
             self._partly.add(node)
 
-    def _on(self, known: Mapping[str, Origins], node: str, slot: int) -> Origins:
-        """The origins of what may stand on an output."""
-        return known[node] | {(node, slot)} if self._may_block(node) else known[node]
+    def _on(self, origins: Mapping[str, Origins], node: str, slot: int) -> Origins:
+        """Return the origins of the blockers that may be on an output."""
+        return origins[node] | {(node, slot)} if self._may_block(node) else origins[node]
 
     def _gives_list(self, link: Link) -> bool:
         schema = self._graph.schema(link.source)
         return link.source in self._mapped or (schema is not None and schema.is_list_output(link.slot))
 
     def _is_partial(self, node: str, slot: int) -> bool:
-        """Whether some values on an output may be blocked, and others not."""
+        """Return whether some values on an output may be blocked and others not."""
         schema = self._graph.schema(node)
         several = node in self._mapped or (schema is not None and schema.is_list_output(slot))
         return node in self._partly or (several and self._may_block(node))
@@ -243,7 +253,7 @@ class Blocking:
         return assignment.make_local(mapped, _LIST_REASON)
 
     def _assigned_users(self, assignment: Assignment, draft: CallDraft, node: str) -> set[str]:
-        """A node if it is the part's own; of a copy those it is made for."""
+        """Return the node itself if the part has it; for a copy, the nodes that it is made for."""
         found: set[str] = set()
         stack, seen = [node], {node}
         while stack:
@@ -258,22 +268,22 @@ class Blocking:
 
     def _enforce_outputs(self, assignment: Assignment, draft: CallDraft) -> bool:
         blockers = _NONE.union(*(self._on(self._may, node, slot) for node, slot in draft.ports))
-        apart = self._apart.setdefault(draft.part, set())
+        separated = self._separated.setdefault(draft.part, set())
         changed = False
         for node in sorted({node for node, _ in draft.outputs}):
             missing = blockers - self._will[node]
-            if missing <= apart:
+            if missing <= separated:
                 changed = (
                     bool(missing)
                     and assignment.make_local(self._lazy_nodes_reading(assignment, draft, missing) or {node}, _UNNEEDED_REASON)
                 ) or changed
             else:
-                apart |= missing
+                separated |= missing
                 changed = True
         return changed
 
     def _lazy_nodes_reading(self, assignment: Assignment, draft: CallDraft, origins: Origins) -> set[str]:
-        """The part's own lazy nodes in a call that may ask for what ``origins`` block."""
+        """Return the part's lazy nodes in a call that may request what ``origins`` block."""
         return {
             link.node
             for member in draft.members

@@ -1,4 +1,4 @@
-"""Layout"""
+"""Layout of a partition: the order of calls, and which nodes run in which call, as copies, or locally."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["CallDraft", "Dependencies", "Layout", "ScheduledCall", "schedule"]
 
 @dataclass(eq=False)
 class CallDraft:
-    """A call in the making: ``own`` nodes run in it by the schedule, ``members`` are all that it dependencies to give its outputs."""
+    """A call under construction. ``scheduled`` nodes were assigned to it; ``members`` are all nodes that its outputs need."""
 
     part: int
     scheduled: frozenset[str]
@@ -26,12 +26,12 @@ class CallDraft:
 
     @property
     def outputs(self) -> set[Source]:
-        """What other calls or nodes here use of it."""
+        """Return the values that other calls or local nodes use."""
         return self.used_locally | self.used_by_calls
 
 
 class Layout:
-    """Who runs what. ``here`` are the nodes of the prompt that is left, ``drafts`` the calls that have something to do."""
+    """Final location of every node. ``local`` are the nodes of the remaining prompt, ``drafts`` the calls that have work."""
 
     def __init__(self, assignment: Assignment, scheduled: Sequence[ScheduledCall], parts: Sequence[int]) -> None:
         self._assignment = assignment
@@ -56,18 +56,18 @@ class Layout:
         self.drafts = [draft for draft in drafts if draft.members]
 
     def owner(self, node_id: str) -> CallDraft | None:
-        """The call whose own a node is; None if it is nobody's."""
+        """Return the call that a node is scheduled in, or None."""
         return self._owner.get(node_id)
 
     @property
     def kept(self) -> list[str]:
-        """Nodes of parts that also run here."""
+        """Return the nodes of parts that also run locally."""
         return sorted((node for node in self.local if node in self._assignment.of), key=natural)
 
-    def _with_non_transferable_sources(self, own: frozenset[str]) -> frozenset[str]:
-        """``own`` and all that makes for them what cannot travel."""
-        found = set(own)
-        stack = list(own)
+    def _with_non_transferable_sources(self, nodes: frozenset[str]) -> frozenset[str]:
+        """Return ``nodes`` and all producers of the non-transferable values that they need."""
+        found = set(nodes)
+        stack = list(nodes)
         while stack:
             for link in self._graph.links[stack.pop()]:
                 source = self._assignment.source_in_call(link)
@@ -83,7 +83,7 @@ class Layout:
             self._todo.append((draft, node_id))
 
     def _take(self, source: Source, user: CallDraft | None) -> None:
-        """``user`` dependencies a value that travels to it."""
+        """Record that ``user`` receives a value by transfer."""
         owner = self._owner.get(source[0])
         self._visit(owner, source[0])
         if owner is not None:
@@ -106,16 +106,16 @@ class Layout:
             self._take(source, draft)
 
 
-#: The key of a call: its part, and what else sets its nodes apart.
+#: Key of a call: its part, and the constraints that separate its nodes from others.
 GroupKey = Hashable
 ScheduledCall = tuple[GroupKey, list[str]]
 
 
 class Dependencies:
-    """What each node waits for, in a world where values that cannot travel are made where they are used.
+    """Dependencies between nodes, with non-transferable producers (loaders, models) treated as copied into each call that uses them.
 
-    ``of[node]`` are the nodes whose travelling outputs it dependencies, itself or through the copies that are made for it.
-    ``replicated`` are nodes of parts none of whose outputs travels: they are in every call that dependencies them.
+    ``of[node]`` are the nodes whose transferable outputs it needs, directly or through such copies.
+    ``replicated`` are nodes of parts without a transferable output: they are in every call that needs them.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -129,13 +129,13 @@ class Dependencies:
         )
         self.of: dict[str, frozenset[str]] = {}
         for node_id in self._graph.order:
-            here = self._here(node_id)
-            there = self._there(node_id)
-            self._kept[node_id], self._copied[node_id] = here, there
-            self.of[node_id] = there if node_id in assignment.of else here
+            local = self._local_dependencies(node_id)
+            in_call = self._call_dependencies(node_id)
+            self._kept[node_id], self._copied[node_id] = local, in_call
+            self.of[node_id] = in_call if node_id in assignment.of else local
 
-    def _there(self, node_id: str) -> frozenset[str]:
-        """What a node waits for where it runs in a call."""
+    def _call_dependencies(self, node_id: str) -> frozenset[str]:
+        """Return the dependencies of a node that runs in a call."""
         found: set[str] = set()
         for link in self._graph.links[node_id]:
             source = self._assignment.source_in_call(link)
@@ -145,8 +145,8 @@ class Dependencies:
                 found.add(source[0])
         return frozenset(found)
 
-    def _here(self, node_id: str) -> frozenset[str]:
-        """What a node waits for where it runs here."""
+    def _local_dependencies(self, node_id: str) -> frozenset[str]:
+        """Return the dependencies of a node that runs locally."""
         found: set[str] = set()
         for link in self._graph.links[node_id]:
             if self._transferability.is_transferable(link) or link.source not in self._assignment.of:
@@ -157,9 +157,9 @@ class Dependencies:
 
 
 def schedule(assignment: Assignment, dependencies: Dependencies, group_keys: Mapping[str, GroupKey]) -> list[ScheduledCall]:
-    """The calls in an order in which each dependencies only what ran before it, few of them: nodes of one key go together where they can.
+    """Return calls in an order in which each needs only earlier ones; nodes with one key share a call where possible, so calls are few.
 
-    ``group_keys`` has the nodes of parts that are no replicated.
+    ``group_keys`` contains the nodes of parts that are not replicated.
     """
     users: dict[str, list[str]] = {}
     missing: dict[str, int] = {}
@@ -175,7 +175,7 @@ def schedule(assignment: Assignment, dependencies: Dependencies, group_keys: Map
 
 
 class _Queue:
-    """Nodes that need nothing more run here at once, or wait with those of their key until these are called."""
+    """Queue of ready nodes. Ready local nodes run at once; others wait with the nodes of their key until that call is emitted."""
 
     def __init__(self, missing: dict[str, int], users: Mapping[str, Sequence[str]], group_keys: Mapping[str, GroupKey]) -> None:
         self._missing = missing
@@ -188,7 +188,7 @@ class _Queue:
         self._waiting: dict[GroupKey, list[str]] = {key: [] for key in self._left}
 
     def run(self) -> list[ScheduledCall]:
-        """All calls."""
+        """Return all calls."""
         scheduled: list[ScheduledCall] = []
         self._release([node for node, count in self._missing.items() if count == 0])
         while self._left:
@@ -202,7 +202,7 @@ class _Queue:
         return scheduled
 
     def _arrived(self, nodes: Sequence[str], key: GroupKey) -> list[str]:
-        """Count a call's values for all that are not of its key, for which they counted when it was still waiting."""
+        """Count a call's values for users with other keys; users with the same key counted them while they waited."""
         ready = []
         for node in nodes:
             for user in self._users.get(node, ()):
@@ -226,7 +226,7 @@ class _Queue:
 
 
 def _delay_to_users(scheduled: Sequence[ScheduledCall], users: Mapping[str, Sequence[str]]) -> None:
-    """Move each node that only a later call of its key dependencies into that call, so that its value stays there."""
+    """Move each node that only a later call with its key needs into that call, so that its value is not transferred."""
     place = {node: index for index, (_, nodes) in enumerate(scheduled) for node in nodes}
     for index in reversed(range(len(scheduled))):
         key, nodes = scheduled[index]
@@ -248,9 +248,9 @@ def _users_first(nodes: Sequence[str], users: Mapping[str, Sequence[str]]) -> li
         stack = [first]
         while stack:
             node = stack[-1]
-            fresh = next((user for user in users.get(node, ()) if user in among and user not in done), None) if node not in done else None
-            if fresh is not None:
-                stack.append(fresh)
+            pending = next((user for user in users.get(node, ()) if user in among and user not in done), None) if node not in done else None
+            if pending is not None:
+                stack.append(pending)
             else:
                 done[node] = None
                 stack.pop()

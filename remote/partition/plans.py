@@ -1,4 +1,4 @@
-"""The prompts of a partition: one of its own for each call, and the one that is left, with a placed node for each call."""
+"""Prompts of a partition: one for each call, and the remaining prompt with a placed node for each call."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _HANDED_OVER = " handed over"
 
 @dataclass(frozen=True)
 class WrittenCalls:
-    """The calls, and which output socket of which placed node has the value of a partitioned output, for a user here or in a call."""
+    """The calls, and the output socket of a placed node for each partitioned output, by use: local (False) or in a call (True)."""
 
     calls: tuple[PartCall, ...]
     sockets: Mapping[tuple[Source, bool], tuple[str, int]]
 
 
 def write_calls(assignment: Assignment, layout: Layout) -> WrittenCalls:
-    """A call for each draft.
+    """Write a call for each draft.
 
     Raises:
-        PartitionError: more ports than a node can have.
+        PartitionError: more ports than a placed node can have.
     """
     names = _Names(assignment)
     seen: set[str] = set(layout.local)
     calls: list[PartCall] = []
     sockets: dict[tuple[Source, bool], tuple[str, int]] = {}
     for draft in layout.drafts:
-        own = {node for node in draft.members if assignment.of.get(node) == draft.part and layout.owner(node) in (None, draft)} - seen
-        seen |= own
-        call = _call(assignment, draft, names, own)
+        nodes = {node for node in draft.members if assignment.of.get(node) == draft.part and layout.owner(node) in (None, draft)} - seen
+        seen |= nodes
+        call = _call(assignment, draft, names, nodes)
         calls.append(call)
         for index, port in enumerate(call.outputs):
             sockets[(port.node, port.slot), port.hand_over] = (call.node_id, index)
@@ -50,7 +50,7 @@ def write_calls(assignment: Assignment, layout: Layout) -> WrittenCalls:
 def write_rest(
     prompt: Mapping[str, Any], assignment: Assignment, layout: Layout, written: WrittenCalls
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The prompt that is left, and the ids of nodes that nothing wanted needs and that would hang on a partitioned one."""
+    """Return the remaining prompt, and the ids of nodes that no target needs and that depend on a partitioned node."""
     graph = assignment.graph
     moved = {node for node in graph.order if node not in layout.local}
     dropped = _dependents_outside(prompt, graph, moved)
@@ -77,7 +77,7 @@ def _placed_node(call: PartCall, written: WrittenCalls) -> dict[str, Any]:
 
 
 def _dependents_outside(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[str]) -> set[str]:
-    """Nodes that are not wanted and that need one that is not there."""
+    """Return the nodes that no target needs and that depend on a moved node."""
     users: dict[str, list[str]] = {}
     for node_id, node in prompt.items():
         if node_id not in graph:
@@ -95,7 +95,7 @@ def _dependents_outside(prompt: Mapping[str, Any], graph: PromptGraph, moved: Co
 
 
 class _Names:
-    """Ids that no node of the user's prompt has: for placed nodes, and for the port nodes of their prompts."""
+    """Ids that do not occur in the user's prompt, for placed nodes and for the port nodes of their prompts."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._parts = assignment.parts
@@ -107,7 +107,7 @@ class _Names:
             self._ports += "_"
 
     def next_stage(self, part: int) -> tuple[int, str]:
-        """The next stage of a part, and the id of its placed node."""
+        """Return the next stage of a part, and the id of its placed node."""
         stage = self._stages.get(part, 0)
         self._stages[part] = stage + 1
         if stage == 0:
@@ -120,19 +120,19 @@ class _Names:
         return stage, node_id
 
     def port(self, side: str, index: int) -> str:
-        """The id of a port node."""
+        """Return the id of a port node."""
         return f"{self._ports}.{side}.{index}"
 
 
-def _call(assignment: Assignment, draft: CallDraft, names: _Names, own: Collection[str]) -> PartCall:
+def _call(assignment: Assignment, draft: CallDraft, names: _Names, nodes: Collection[str]) -> PartCall:
     part = assignment.parts[draft.part]
     inputs, outputs = _inputs(assignment, draft), _outputs(assignment, draft)
     members = sorted(draft.members, key=natural)
     for side, count in (("inputs", len(inputs)), ("outputs", len(outputs))):
         if count > MOST_PORTS:
             raise PartitionError(
-                f"part {part.name!r} would have {count} {side}, and a placed part has at most {MOST_PORTS}; "
-                "place fewer nodes, or those too that are linked to it",
+                f"Part {part.name!r} would have {count} {side}, and a placed part has at most {MOST_PORTS}. "
+                "Place fewer nodes, or also those that are linked to it.",
                 part=part.name,
                 nodes=members,
             )
@@ -144,8 +144,8 @@ def _call(assignment: Assignment, draft: CallDraft, names: _Names, own: Collecti
         prompt=_prompt(assignment, draft, names, members, inputs, outputs),
         inputs=inputs,
         outputs=outputs,
-        nodes=tuple(node for node in members if node in own),
-        copies=tuple(node for node in members if node not in own),
+        nodes=tuple(node for node in members if node in nodes),
+        copies=tuple(node for node in members if node not in nodes),
         asks_again=any(schema.asks_again for schema in map(assignment.graph.schema, members) if schema is not None),
     )
 
@@ -177,7 +177,7 @@ def _prompt(
     inputs: Sequence[PlacedInput],
     outputs: Sequence[PlacedOutput],
 ) -> dict[str, Any]:
-    """The call's own API prompt: its members under their ids, and a port node for every input and output."""
+    """Return the call's API prompt: its members under their ids, and a port node for every input and output."""
     ports: dict[Source, str] = {}
     prompt: dict[str, Any] = {}
     for index, port in enumerate(inputs):
@@ -186,13 +186,13 @@ def _prompt(
     for node_id in members:
         prompt[node_id] = _member(assignment, draft, node_id, ports)
     for index, out in enumerate(outputs):
-        marks = {"name": out.name, "type": out.type, "value": [out.node, out.slot]}
-        prompt[names.port("out", index)] = {"class_type": OUTPUT_NODE, "inputs": marks}
+        settings = {"name": out.name, "type": out.type, "value": [out.node, out.slot]}
+        prompt[names.port("out", index)] = {"class_type": OUTPUT_NODE, "inputs": settings}
     return prompt
 
 
 def _member(assignment: Assignment, draft: CallDraft, node_id: str, ports: Mapping[Source, str]) -> dict[str, Any]:
-    """A node as it travels: class, inputs and title, and nothing that was written on it when it ran before."""
+    """Return a node as it is sent: class, inputs and title, without data that an earlier run wrote into it."""
     node = assignment.graph.prompt[node_id]
     inputs = dict(node.get("inputs", {}))
     for link in assignment.graph.links[node_id]:

@@ -42,7 +42,7 @@ class Case:
         return cls(prompt, parts, targets)
 
     def partition_prompt(self) -> Partition | None:
-        """The partition; None where nothing of some part can run elsewhere."""
+        """The partition; None where nothing of some part can run on an endpoint."""
         return partitioned_or_none(self.prompt, self.parts, SCHEMAS, self.targets)
 
     @property
@@ -56,7 +56,7 @@ def partitioned_or_none(prompt: Prompt, parts: list[Part], schemas: NodeSchemas,
     try:
         return partition_prompt(prompt, parts, schemas, targets)
     except PartitionError as error:
-        if "can run elsewhere" not in error.message:
+        if "can run on an endpoint" not in error.message:
             raise
         return None
 
@@ -132,7 +132,7 @@ def test_among_a_few_hundred_prompts_is_every_kind_of_difficulty() -> None:
         case = Case.draw(dice, 8 + seed % 24)
         partition = case.partition_prompt()
         if partition is None:
-            met["nothing can run elsewhere"] += 1
+            met["nothing can run on an endpoint"] += 1
             continue
         check_plugged(case, partition)
         _, partitioned = check_same_run(case, partition)
@@ -142,7 +142,7 @@ def test_among_a_few_hundred_prompts_is_every_kind_of_difficulty() -> None:
 
 
 KINDS = (
-    "nothing can run elsewhere",
+    "nothing can run on an endpoint",
     "stages",
     "parts feed each other in turns",
     "handed over",
@@ -180,7 +180,7 @@ def kinds_of(case: Case, partition: Partition, partitioned: Interpreter) -> set[
         "a blocker at a port": bool(partitioned.blocked_calls),
         "a blocker comes out": bool({"Gate", "Fork"} & inner),
         "lazy inside": bool({"Switch", "LazyImage"} & inner),
-        "lazy stays": "asks for inputs only" in reasons,
+        "lazy stays": "requests inputs only" in reasons,
         "a loop inside": "LoopEnd" in inner,
         "a loop stays": "in a loop" in reasons,
         "partial execution": case.targets is not None,

@@ -28,6 +28,7 @@ def test_loaders_placed_beside_what_they_load_for_run_in_its_call() -> None:
 
 def test_loaders_placed_alone_are_refused_with_what_cannot_travel() -> None:
     with pytest.raises(
-        PartitionError, match=r"nothing of part 'loaders' can run elsewhere: '1' \(LoadModel\): what it makes \(MODEL\) cannot travel"
+        PartitionError,
+        match=r"No node of part 'loaders' can run on an endpoint: '1' \(LoadModel\): its output \(MODEL\) cannot be transferred",
     ):
         partition_prompt(PROMPT, [LOADERS, Part("words", frozenset({"2"}))], SCHEMAS)

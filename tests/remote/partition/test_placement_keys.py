@@ -243,7 +243,7 @@ def test_a_name_that_the_caller_gives_and_nothing_places_is_told(workflow: dict[
     found = naming(workflow, {"other": "studio"}, {"mine": {"nodes": ["4"]}})
     assert found.parts == ()
     assert len(found.warnings) == 1
-    assert "nothing places 'mine', so it runs here" in found.warnings[0]
+    assert "no placement for 'mine', so it runs locally" in found.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -251,11 +251,11 @@ def test_a_name_that_the_caller_gives_and_nothing_places_is_told(workflow: dict[
     [
         ({"mine": {"nodes": ["4", "99"]}}, UnknownName, r"unknown node '99'; there is '1', .*graphs\.mine\.nodes"),
         ({"Softn": {"endpoint": "studio"}}, UnknownName, r"unknown part 'Softn'; there is 'Soften',.*Did you mean 'Soften'\?"),
-        ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes is a list of node ids, got '4'"),
-        ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "is a list of node ids"),
+        ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes must be a list of node ids, got '4'"),
+        ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "must be a list of node ids"),
         ({"mine": {"node": ["4"]}}, InvalidConfig, "it takes 'nodes'.*and 'endpoint'"),
         ({"mine": "studio"}, InvalidConfig, "it takes 'nodes'"),
-        (["mine"], InvalidConfig, "is a mapping from names to"),
+        (["mine"], InvalidConfig, "must be a mapping from names to"),
         ({"mine": {"nodes": ["4"], "endpoint": "cellar"}}, UnknownEndpoint, r"unknown endpoint 'cellar'.*graphs\.mine"),
         ({"mine": {"nodes": ["4"], "endpoint": 7}}, InvalidConfig, "got 7"),
     ],

@@ -73,7 +73,7 @@ def _named(template: Template, kind: str, names: Mapping[str, int]) -> Attempt:
 
 def reason_of(error: PartitionError | InvalidConfig) -> str:
     """The kind of a refusal; an unforeseen one is an AssertionError."""
-    words = {"is ambiguous": AMBIGUOUS, "neither lies inside the other": OVERLAP, "can run elsewhere": NOTHING_LEAVES}
+    words = {"is ambiguous": AMBIGUOUS, "neither lies inside the other": OVERLAP, "can run on an endpoint": NOTHING_LEAVES}
     found = [reason for text, reason in words.items() if text in error.message]
     assert len(found) == 1, error.message
     return found[0]
