@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from yggdrasill.errors import CannotTravel
-from yggdrasill.remote.comfy_types import can_travel, refusal
+from yggdrasill.remote.comfy_ports import not_transferable, type_transferability
 from yggdrasill.server_ext.comfy.types_classes import parts_of
 from yggdrasill.values import Opaque
 from yggdrasill.values.extensions import extension_for
@@ -30,12 +30,12 @@ def check_port(port: str, type_name: str | Sequence[str], values: Sequence[Any])
     Raises:
         CannotTravel: the type or a part of a value cannot; the message names port, type, place and class.
     """
-    if not can_travel(type_name).travels:
-        raise refusal(port, type_name)
+    if not type_transferability(type_name).transferable:
+        raise not_transferable(port, type_name)
     for index, value in enumerate(values):
         for place, what in _offenders(value):
             part = next((f" ({key} is {_KEYS[key]})" for key in _KEYS if f"[{_show(key)}]" in place), "")
-            raise refusal(port, type_name, f"value {index}{place} is {what}{part}")
+            raise not_transferable(port, type_name, f"value {index}{place} is {what}{part}")
 
 
 def _offenders(root: Any) -> Iterator[tuple[str, str]]:
