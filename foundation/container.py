@@ -284,7 +284,15 @@ class ConnectedContainer(Container):
             raise InvalidArgument(
                 f"{self.child_word} {child_id!r} has no {kind} {port!r}; its {kind}s are {format_options(side, near=port)}"
             )
-        self._edge_table.expose(ExposedPort(child_id, port, name), output=kind == "output")
+        self.add_exposed_port(ExposedPort(child_id, port, name), output=kind == "output")
+
+    def add_exposed_port(self, entry: ExposedPort, *, output: bool) -> None:
+        """Expose a port without checking that its child has it, as an entry of a config; `validate` reports a missing port.
+
+        Raises:
+            DuplicateName: another port has that output name.
+        """
+        self._edge_table.expose(entry, output=output)
         self.execution_version += 1
 
     @property

@@ -22,7 +22,7 @@ from yggdrasill.values.handles import load_handles
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Dag", "PipelineEdge", "check_child_options", "execute_program"]
+__all__ = ["CHILD_OPTIONS", "Dag", "PipelineEdge", "check_child_options", "execute_program"]
 
 #: The run options that a pipeline or stage passes on to its children.
 CHILD_OPTIONS = ("num_loop_steps",)
