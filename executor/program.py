@@ -87,7 +87,7 @@ class Program:
 
     Values are in a list with one slot per key, because hashing a key for each value would cost more than the rest of a call.
     ``ordered`` says that the order of the steps is part of the result (children share a block that keeps state), so they
-    never run at the same time. ``foreign`` says that a child, at any depth, is neither a graph nor a pipeline of this
+    never run at the same time. ``of_runnables`` says that the calls are those of runnables, not of blocks. ``foreign`` says that a child, at any depth, is neither a graph nor a pipeline of this
     process: its outputs may be handles, and it may take run options that are unknown here. ``hint`` ends the message about
     an unknown input.
     """
@@ -97,6 +97,7 @@ class Program:
     outputs: tuple[tuple[str, int], ...]
     slots: Mapping[Key, int]
     ordered: bool = False
+    of_runnables: bool = False
     foreign: bool = False
     hint: str = ""
 
@@ -166,6 +167,11 @@ class Executable(Protocol):
     """An object that `executor.run` runs."""
 
     metadata: dict[str, Any]
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The object's method that prepares its run: handles, a state."""
+        ...
 
     def program(self) -> Program:
         """The program of the current structure."""

@@ -50,6 +50,7 @@ def compile_program(container: ConnectedContainer) -> Program:
         tuple((key, slot) for key, slot in outputs if slot is not None),
         slots,
         ordered=_shares_state([list(_blocks_below(child)) for child in children], container.cycles(), list(container.children)),
+        of_runnables=separate,
         foreign=any(_is_foreign(child) for child in children),
         hint=container.input_hint,
     )

@@ -115,7 +115,6 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
         for number, entry in enumerate(entries):
             with at(f"{where}, {kind}[{number}]"):
                 graph.add_exposed_port(ExposedPort(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
-    graph.execution_version += 1
     if validate:
         graph.validate(strict=True)
     return graph

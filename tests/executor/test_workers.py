@@ -261,6 +261,18 @@ def test_an_interrupt_while_the_run_waits_cancels_its_branches(monkeypatch: pyte
     assert sorted(seen) == [0, 1]
 
 
+def test_a_run_finishes_in_its_own_thread_if_no_other_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    done: list[int] = []
+    pool = WorkerPool(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        run_branches(pool, DIAMOND, CancelToken(), lambda step, _: done.append(step))
+    assert sorted(done) == [0, 1, 2, 3]
+
+
 def test_every_branch_has_a_copy_of_the_callers_context_variables() -> None:
     seen = {}
     with enter_run(seed=6):
