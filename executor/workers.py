@@ -222,7 +222,7 @@ class _Branches:
         return None
 
     def _interrupt(self, error: BaseException) -> None:
-        """Stop after an interrupt outside a step: start nothing, cancel what runs, and wait for it."""
+        """Stop after an interrupt outside a step: start nothing, cancel the running steps, and wait for them."""
         pool = self._pool
         with pool.changed:
             self._first = -1 if self._first is None else self._first

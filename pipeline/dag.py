@@ -74,15 +74,21 @@ class Dag(ConnectedContainer, Persistent):
         if not isinstance(child, Runnable):
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, configs or paths, got {type(child).__name__}")
         if isinstance(child, Container) and child.level in {"stage", "world"}:
-            raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}: it runs a state, not ports")
+            raise InvalidArgument(
+                f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}, which runs a state instead of ports"
+            )
         if child is self or (isinstance(child, Dag) and any(below is self for _, below in child.walk())):
             raise InvalidArgument(f"{self.level} {self.id!r} cannot contain itself")
-        own = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
-        name = child_id if child_id is not None else own if own is not None else self._free_id(self.child_word)
+        known = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
+        name = child_id if child_id is not None else known if known is not None else self._free_id(self.child_word)
         check_name(f"{self.child_id_field}", name, self._children)
         self._add_child(name, child)
         self._trainable[name] = trainable
         return name
+
+    def _remove_child(self, child_id: str) -> None:
+        super()._remove_child(child_id)
+        self._interfaces.pop(child_id, None)
 
     def with_children(self, children: Mapping[str, Any]) -> Self:
         """Return a copy in which ``children`` replace the children of their ids; every edge must fit their ports.
@@ -149,7 +155,7 @@ class Dag(ConnectedContainer, Persistent):
             ring = [edge for edge in self.get_edges() if edge.source_node in ids and edge.target_node in ids]
             raise CycleFound(
                 f"{self.level} {self.id!r} has a cycle: {', '.join(map(str, ring))}; a {self.level} is acyclic. "
-                "Put what must repeat into one graph.",
+                "Put the repeated part into one graph.",
                 nodes=list(ids),
             )
 
