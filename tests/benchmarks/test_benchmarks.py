@@ -39,7 +39,7 @@ def test_a_partial_run_replaces_its_own_figures_and_keeps_the_others(bench: Any,
     page.write_page(merged, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text(encoding="utf-8")
     assert "1 of 2 targets are met." in text
-    assert "- Import: importing: 1.7 beside the limit; the target is at most 1" in text
+    assert "- Import: importing: 1.7 relative to the limit; the target is at most 1" in text
     assert "| encode | 1.5 | 1.5 to 1.5 | a copy | at most 2 | met |" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["performance.json", "performance.md"]
 
