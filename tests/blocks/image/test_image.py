@@ -93,6 +93,8 @@ def test_adjust_changes_colours_and_keeps_alpha() -> None:
         ("image/grid", {"images": []}, {}, "got 0 images"),
     ],
 )
-def test_invalid_inputs_of_an_image_block_are_refused_with_the_reason(block_type: str, inputs: dict[str, Any], config: dict[str, Any], message: str) -> None:
+def test_invalid_inputs_of_an_image_block_are_refused_with_the_reason(
+    block_type: str, inputs: dict[str, Any], config: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidArgument, match=message):
         BlockRegistry().build({"block_type": block_type, **config}).run(inputs)
