@@ -33,17 +33,17 @@ def run() -> list[Figure]:
         fleet.wait()
         forms = _forms(servers)
         with started_browser(binary, Path(name) / "profile") as browser:
-            times, asked = _opened(browser, servers)
+            times, requested = _opened(browser, servers)
     ready = {"ours": seconds(median(times["with"])), "bare": seconds(median(times["bare"]))}
     version = f"ComfyUI {comfy_version(installation)}, chromium"
     page = Figure.of("the page until nodes can be added", BARE, ratios(times["with"], times["bare"]), parts=ready, note=version)
-    return [page, *_counts(asked), forms]
+    return [page, *_counts(requested), forms]
 
 
 def _opened(browser: Any, servers: dict[str, Server]) -> tuple[dict[str, list[float]], dict[str, set[str]]]:
     """Return the seconds until each page was ready, one per round after an untimed one, and the paths that it requested."""
     times: dict[str, list[float]] = {name: [] for name in servers}
-    asked: dict[str, set[str]] = {}
+    requested: dict[str, set[str]] = {}
     for round_number in (-1, *in_rounds(ROUNDS, "page")):
         for name, server in servers.items():
             page = browser.new_page()
@@ -51,18 +51,18 @@ def _opened(browser: Any, servers: dict[str, Server]) -> tuple[dict[str, list[fl
             if round_number < 0:
                 page.wait_for_timeout(SETTLED_MS)
                 paths = (url.removeprefix(server.url).partition("?")[0] for url in editor.requests)
-                asked[name] = {path for path in paths if path.startswith("/")}
+                requested[name] = {path for path in paths if path.startswith("/")}
             else:
                 times[name].append(editor.ready_after)
             page.close()
-    return times, asked
+    return times, requested
 
 
-def _counts(asked: dict[str, set[str]]) -> list[Figure]:
-    more = sorted(asked["with"] - asked["bare"])
+def _counts(requested: dict[str, set[str]]) -> list[Figure]:
+    more = sorted(requested["with"] - requested["bare"])
     script = sum(file.stat().st_size for file in (ROOT / "web" / "start").glob("*.js"))
     whole = sum(file.stat().st_size for file in (ROOT / "web").rglob("*.js"))
-    parts = {"more": f"{len(more)} requests", "all": f"{len(asked['with'])}"}
+    parts = {"more": f"{len(more)} requests", "all": f"{len(requested['with'])}"}
     return [
         Figure.of("additional requests of the page", f"the limit of {REQUESTS}", [len(more) / REQUESTS], at_most=1.0, parts=parts),
         Figure.of(

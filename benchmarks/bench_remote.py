@@ -174,8 +174,8 @@ def _memory(served: Served) -> Figure:
         return Figure.missing(what, beside, "this system does not tell RssAnon; it is measured on Linux", at_most=1.5)
     shares = []
     for _ in in_rounds(MEMORY_ROUNDS, "memory"):
-        told = json.loads(python(["-m", "benchmarks.caller", served.url], YGGDRASILL_TOKEN=served.token))
-        shares.append(told["extra"] / told["nbytes"])
+        measured = json.loads(python(["-m", "benchmarks.caller", served.url], YGGDRASILL_TOKEN=served.token))
+        shares.append(measured["extra"] / measured["nbytes"])
     return Figure.of(what, beside, shares, at_most=1.5, parts={"extra": f"{median(shares) * NBYTES / (1 << 20):.0f} MiB"})
 
 

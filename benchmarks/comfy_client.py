@@ -21,7 +21,7 @@ LONGEST_SECONDS = 300.0
 class Ended:
     """The result of a prompt: the outputs of each output node, and the number of previews."""
 
-    told: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, Any] = field(default_factory=dict)
     previews: int = 0
 
 
@@ -102,5 +102,5 @@ def _is_last(message: Mapping[str, Any], prompt_id: str, ended: Ended) -> bool:
     if kind in ("execution_error", "execution_interrupted"):
         raise RuntimeError(f"node {data.get('node_id')} ({data.get('node_type')}): {data.get('exception_message', kind)}")
     if kind == "executed" and data.get("output"):
-        ended.told[str(data["node"])] = data["output"].get("told")
+        ended.reported[str(data["node"])] = data["output"].get("reported")
     return bool(kind == "executing" and data.get("node") is None)

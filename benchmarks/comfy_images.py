@@ -123,8 +123,8 @@ def _image_errors(page: Page, rivals: Sequence[Rival]) -> list[Figure]:
         made = noise(fresh(), low=low, high=high)
         compare = {"8": node("BenchCompare", got=("images", 0), **made["inputs"])}
         there = noise_there(made["inputs"]["seed"], low, high)
-        ours = page.run({**there, "8": node("BenchCompare", got=("4", 0), **made["inputs"])}).told["8"][0]
-        theirs = {rival.name: rival.fetch(made, compare).told["8"][0] for rival in rivals}
+        ours = page.run({**there, "8": node("BenchCompare", got=("4", 0), **made["inputs"])}).reported["8"][0]
+        theirs = {rival.name: rival.fetch(made, compare).reported["8"][0] for rival in rivals}
         parts = {"ours": f"{ours:g}", **{name: f"{error:.4g}" for name, error in theirs.items()}}
         what = f"largest absolute error of an IMAGE of noise in [{low:g}, {high:g}]"
         figures.append(Figure.of(what, "1/255, a step of 8 bits", [ours * 255], at_most=0.0, parts=parts))

@@ -40,8 +40,8 @@ def noise_there(seed: int, low: float = 0.0, high: float = 1.0) -> Prompt:
 
 def check_images(ended: Ended, sink: str) -> None:
     """Raise AssertionError if node ``sink`` did not receive the whole batch."""
-    if ended.told != {sink: [[BATCH, SIZE, SIZE, 3]]}:
-        raise AssertionError(f"unexpected images arrived: {ended.told}")
+    if ended.reported != {sink: [[BATCH, SIZE, SIZE, 3]]}:
+        raise AssertionError(f"unexpected images arrived: {ended.reported}")
 
 
 def serve_images(there: Server) -> None:

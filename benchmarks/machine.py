@@ -31,5 +31,5 @@ def _processors() -> int:
 
 def _memory() -> str:
     if sys.platform == "win32":
-        return "not asked for on Windows"
+        return "not read on Windows"
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.0f} GiB"

@@ -41,8 +41,8 @@ def warm_memory() -> None:
 
     A virtual machine returns freed memory to its host, and the next allocation would pay for getting it back.
     """
-    held = bytearray(WARM_BYTES)
-    held[::PAGE_BYTES] = bytes(len(range(0, WARM_BYTES, PAGE_BYTES)))
+    block = bytearray(WARM_BYTES)
+    block[::PAGE_BYTES] = bytes(len(range(0, WARM_BYTES, PAGE_BYTES)))
 
 
 def memory_folder(nbytes: int) -> str | None:

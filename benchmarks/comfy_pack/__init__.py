@@ -74,7 +74,7 @@ class Sink:
         tensor = value["samples"] if isinstance(value, dict) else value
         if isinstance(tensor, torch.Tensor):
             float(tensor.reshape(-1)[:: 4096 // tensor.element_size()].sum())
-        return {"ui": {"told": [list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor]}}
+        return {"ui": {"reported": [list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor]}}
 
 
 class Compare:
@@ -93,7 +93,7 @@ class Compare:
         (expected,) = Noise().make(**noise)
         if got.shape != expected.shape:
             raise ValueError(f"got {list(got.shape)} and expected {list(expected.shape)}")
-        return {"ui": {"told": [float((got.float() - expected).abs().max())]}}
+        return {"ui": {"reported": [float((got.float() - expected).abs().max())]}}
 
 
 NODE_CLASS_MAPPINGS = {f"Bench{kind.__name__}": kind for kind in (Noise, Sleep, Sink, Compare)}

@@ -1,4 +1,4 @@
-"""Timelines: rows, lanes, kinds, passes, an axis that begins at the first span."""
+"""Timelines: rows, lanes, kinds, passes, and an axis that starts at the first span."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ class Stranger:
 
 
 class Labelled(torch.Tensor):
-    """A tensor with a state of its own."""
+    """A subclass of Tensor."""
 
 
 def looped() -> list[Any]:
@@ -273,7 +273,7 @@ def looped() -> list[Any]:
         (looped(), 'value[1]["again"]', "list"),
     ],
 )
-def test_what_cannot_travel_is_named_with_its_place(value: Any, place: str, kind: str) -> None:
+def test_a_value_that_cannot_be_encoded_is_named_with_its_location(value: Any, place: str, kind: str) -> None:
     for act in (encode, to_json, dumps):
         with pytest.raises(CannotTravel) as caught:
             act(value)
