@@ -1,4 +1,4 @@
-"""Parts of a project behind endpoints: the registry that places them, and proxies that run like the parts themselves."""
+"""Remote execution: parts of a project on endpoints, the registry that places them, and their client."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -176,7 +176,7 @@ def test_a_host_is_told_the_key_and_the_progress(one: EndpointProcess, tmp_path:
         door.open()
 
     context = RunContext(0, ("node",), progress=progress)
-    assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, began=keys.append) == {"y": 5}
+    assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, on_key=keys.append) == {"y": 5}
     assert told[0] == (1.0, 2.0)
     assert [row["status"] for row in loop_thread().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
 
