@@ -91,8 +91,8 @@ DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y"
     "given, kind, said",
     [
         (HandlerResponse(200, b"{}", {}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (HandlerResponse(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "no JSON object"),
-        (HandlerResponse(200, b"[1]", GOOD), ProtocolMismatch, "no JSON object"),
+        (HandlerResponse(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "not a JSON object"),
+        (HandlerResponse(200, b"[1]", GOOD), ProtocolMismatch, "not a JSON object"),
         (HandlerResponse(200, b"{}", {"X-Yggdrasill-Protocol": "2"}), ProtocolMismatch, "protocol version 2"),
         (HandlerResponse(404, b"not here", {}), ProtocolMismatch, "no Yggdrasill protocol"),
         (HandlerResponse(302, b"", {"Location": "http://elsewhere"}), ProtocolMismatch, "no Yggdrasill protocol"),
@@ -144,7 +144,7 @@ def test_what_the_endpoint_lacks_is_sent_and_asked_for_again_with_the_same_key()
     data = bytes(100_000)
     missing = UnknownArtifact("missing", missing=["e" * 64])
     script = Script(refusal(missing, 409), DONE)
-    with pytest.raises(UnknownArtifact, match="nobody here has it"):
+    with pytest.raises(UnknownArtifact, match="no longer available here"):
         script.graph().run({"x": data})
     from yggdrasill.values.payload import blake3_hex
 

@@ -75,12 +75,12 @@ def test_two_inputs_of_one_name_are_one_port() -> None:
 @pytest.mark.parametrize(
     "prompt, said",
     [
-        ({}, "a prompt is a mapping"),
-        ([], "a prompt is a mapping"),
+        ({}, "a prompt must be a mapping"),
+        ([], "a prompt must be a mapping"),
         ({"nodes": [], "links": []}, r"Export \(API\)"),
         ({"1": {"inputs": {}}}, "node '1' needs a class_type"),
-        ({"1": {"class_type": "A", "inputs": {"x": ["7", 0]}}}, "linked to node '7', which is not there"),
-        ({"1": {"class_type": "A", "inputs": {"x": {1}}}}, "made of JSON values"),
+        ({"1": {"class_type": "A", "inputs": {"x": ["7", 0]}}}, "linked to node '7', which does not exist"),
+        ({"1": {"class_type": "A", "inputs": {"x": {1}}}}, "consist of JSON values"),
         (changed("1", name=" "), "node '1'.*needs a name"),
         (changed("1", type=["a"]), "node '1'.*needs a name, and a type"),
         ({**PROMPT, "5": PROMPT["4"]}, "two outputs named 'blended', at nodes 4, 5"),

@@ -59,7 +59,7 @@ def test_a_file_that_a_node_writes_need_not_be_there() -> None:
 
 @pytest.mark.parametrize("facts", [None, {}, {"comfy": None}])
 def test_an_endpoint_that_is_no_comfyui_is_said_to_be_none(facts: Any) -> None:
-    with pytest.raises(InvalidConfig, match="endpoint 'cpu' is no ComfyUI"):
+    with pytest.raises(InvalidConfig, match="endpoint 'cpu' is not a ComfyUI"):
         check_workflow(loader("two.ckpt"), facts, "cpu")
 
 
@@ -91,11 +91,11 @@ def form(**changes: Any) -> dict[str, Any]:
         (form(y=["INT"]), []),
         (form(more=["INT"]), []),
         (form(output=["IMAGE"]), []),
-        (form(x=["FLOAT"]), ["input 'x' is INT here and FLOAT there"]),
-        (form(x=None), ["input 'x' is INT here and missing there"]),
-        (form(new=["MASK"]), ["input 'new' (MASK) is needed there and missing here"]),
-        (form(output=["MASK", "IMAGE"]), ["output 0 is IMAGE here and MASK there"]),
-        (form(output=[]), ["output 0 is IMAGE here and missing there"]),
+        (form(x=["FLOAT"]), ["input 'x' is INT here and FLOAT on the endpoint"]),
+        (form(x=None), ["input 'x' is INT here and missing on the endpoint"]),
+        (form(new=["MASK"]), ["input 'new' (MASK) is required on the endpoint and missing here"]),
+        (form(output=["MASK", "IMAGE"]), ["output 0 is IMAGE here and MASK on the endpoint"]),
+        (form(output=[]), ["output 0 is IMAGE here and missing on the endpoint"]),
     ],
     ids=["same", "other files", "combo", "unused input", "more inputs", "unused output", "type", "missing", "new", "outputs", "no output"],
 )
@@ -151,14 +151,14 @@ def test_a_comfyui_that_has_the_same_is_content(gpu: EndpointProcess, compared: 
 
 def test_another_class_of_one_name_is_told_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own({"input": {"required": {"value": ["IMAGE", {}]}}, "output": ["IMAGE"]}))
-    with pytest.raises(InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* there, output 0 is"):
+    with pytest.raises(InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* on the endpoint, output 0 is"):
         RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
 
 
 def test_another_file_of_one_name_is_told(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own(mark="bb22"))
     with pytest.raises(
-        CheckpointMismatch, match=r"node '3' needs 'tiny.ckpt'.*endpoint 'gpu' has another.*bb22 here and aa11 there"
+        CheckpointMismatch, match=r"node '3' needs 'tiny.ckpt'.*endpoint 'gpu' has another.*bb22 here and aa11 on the endpoint"
     ) as caught:
         RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
     assert caught.value.details["node_id"] == "3"

@@ -93,7 +93,7 @@ def test_a_prompt_that_is_none_and_no_endpoint_are_refused_at_once() -> None:
 def test_what_an_endpoint_lacks_is_named_before_anything_is_sent(one: EndpointProcess, forge: EndpointProcess) -> None:
     with pytest.raises(UnknownBlockType, match=r"unknown node class 'NoSuchNode'.*at endpoint 'one'"):
         workflow(one, prompt={**DOUBLE, "9": node("NoSuchNode")}).run({"x": 1})
-    with pytest.raises(InvalidConfig, match="endpoint 'forge' is no ComfyUI"):
+    with pytest.raises(InvalidConfig, match="endpoint 'forge' is not a ComfyUI"):
         workflow(forge).run({"x": 1})
 
 
@@ -206,7 +206,7 @@ def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess
     try:
         assert workflow(one, two, max_queued=0, graph_id="next").run({"x": 2}) == {"y": 4}
         assert [row["status"] for row in loop_thread().run(two.client().jobs(graph_id="next"))] == ["COMPLETED"]
-        with pytest.raises(QueueFull, match="endpoint 'one' has 1 jobs waiting, and 'next' goes where at most 0 are"):
+        with pytest.raises(QueueFull, match="endpoint 'one' has 1 jobs waiting, and the limit for 'next' is 0"):
             workflow(one, max_queued=0, graph_id="next").run({"x": 2})
     finally:
         door.open()
@@ -243,5 +243,5 @@ def test_a_caller_says_how_long_its_job_goes_on_without_it(one: EndpointProcess,
 @pytest.mark.parametrize("kind", [RemoteGraph, RemoteStage, RemoteWorld])
 def test_every_proxy_takes_orphan_after_within_a_day(kind: type[RemoteGraph]) -> None:
     assert kind("http://127.0.0.1:9", "graph", orphan_after=90).orphan_after == 90.0
-    with pytest.raises(InvalidArgument, match="orphan_after is more than 0 and at most 86400 seconds"):
+    with pytest.raises(InvalidArgument, match="orphan_after must be greater than 0 and at most 86400 seconds"):
         kind("http://127.0.0.1:9", "graph", orphan_after=0)
