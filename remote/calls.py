@@ -41,6 +41,9 @@ MAX_UPLOADS = 5
 Progress = Callable[[str, float, float, "str | None"], None]
 #: Receives kind and data of an event.
 Watch = Callable[[str, Mapping[str, Any]], None]
+#: Final states of a job.
+FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
+MAX_EVENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -188,11 +191,6 @@ async def _find_and_cancel(client: EndpointClient, call: Call, job: list[str]) -
             await asyncio.sleep(0.05)
         else:
             return
-
-
-#: Final states of a job.
-FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
-MAX_EVENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)

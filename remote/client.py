@@ -23,11 +23,12 @@ from yggdrasill.remote.local_peers import LocalPeer
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.transports import Body, Chunk, HttpTransport, Request, Response, Transport
 
-__all__ = ["PROTOCOL", "EndpointClient", "add_endpoint_name", "check_protocol", "error_of_response", "is_below", "json_object"]
+__all__ = ["BASE_PATH", "PROTOCOL", "EndpointClient", "is_below"]
 
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
 _CLASSES_PER_REQUEST = 50
+PROTOCOL = 1
 
 
 class EndpointClient:
@@ -252,7 +253,7 @@ class EndpointClient:
         self.check_size("max_body_bytes", len(data or b""), "a request")
         async with self.open(method, path, body=data, headers=headers, timeout=timeout) as response:
             text = await _read_all(response)
-            return response.status, json_object(text, response.status, self.name, self.url) if text else {}
+            return response.status, _json_object(text, response.status, self.name, self.url) if text else {}
 
     @asynccontextmanager
     async def open(
@@ -268,11 +269,11 @@ class EndpointClient:
         """Open a response with a good status. Any other response is raised as the error that it carries."""
         protocol_headers = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**protocol_headers, **(headers or {})}, body, length, timeout)
-        with add_endpoint_name(self.name):
+        with _add_endpoint_name(self.name):
             async with self.transport.request(request) as response:
                 if response.status >= 300:
-                    raise error_of_response(response, await _read_all(response), self.name, self.url)
-                check_protocol(response, self.name, self.url)
+                    raise _error_of_response(response, await _read_all(response), self.name, self.url)
+                _check_protocol(response, self.name, self.url)
                 yield response
 
 
@@ -304,11 +305,8 @@ def _shared_http(ca: str | None) -> HttpTransport:
     return loop_thread().shared(f"http:{ca}", lambda: HttpTransport(ca=ca))
 
 
-PROTOCOL = 1
-
-
 @contextmanager
-def add_endpoint_name(name: str) -> Iterator[None]:
+def _add_endpoint_name(name: str) -> Iterator[None]:
     """Add the endpoint's name to connection errors; the transport knows only its URL."""
     try:
         yield
@@ -321,7 +319,7 @@ def add_endpoint_name(name: str) -> Iterator[None]:
         raise
 
 
-def check_protocol(response: Response, name: str, url: str) -> None:
+def _check_protocol(response: Response, name: str, url: str) -> None:
     """Raise `ProtocolMismatch` if the response has another protocol version, or none."""
     spoken = response.headers.get("X-Yggdrasill-Protocol")
     if spoken != str(PROTOCOL):
@@ -333,7 +331,7 @@ def check_protocol(response: Response, name: str, url: str) -> None:
         )
 
 
-def error_of_response(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
+def _error_of_response(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
     """Return the error that a response with an error status carries."""
     try:
         document = json.loads(text)
@@ -342,7 +340,7 @@ def error_of_response(response: Response, text: bytes, name: str, url: str) -> Y
     if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
         if response.status in (502, 503, 504):
             return EndpointUnreachable(f"endpoint {name!r} at {url} is not up (HTTP {response.status})", endpoint=name)
-        check_protocol(response, name, url)
+        _check_protocol(response, name, url)
         return EndpointFailed(f"endpoint {name!r} at {url} answered HTTP {response.status} without an error description", endpoint=name)
     error = error_from_dict(document["error"])
     if isinstance(error, AccessDenied) and "endpoint" not in error.details:
@@ -351,7 +349,7 @@ def error_of_response(response: Response, text: bytes, name: str, url: str) -> Y
     return error
 
 
-def json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
+def _json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
     """Return the JSON object in a response.
 
     Raises:

@@ -40,6 +40,35 @@ _LONGEST_NAME = 200
 
 #: ComfyUI types that blocks know under another name; the others are ``comfy/<TYPE>``.
 _DTYPES = {"IMAGE": "image", "STRING": "text", ANY_TYPE: "any"}
+_TENSOR = "as a tensor"
+_TREE = "as dicts and lists of tensors and plain values"
+_PLAIN = "as plain values"
+_FIELDS = "by its fields, which are tensors and plain values"
+_FILE = "as the bytes of the file and its format"
+_UNKNOWN = "depending on its values: tensors and plain values are transferable, in lists, tuples and dicts"
+_WEIGHTS = "it holds weights on a device"
+_CODE = "it holds functions, which are not values"
+_TRANSFERABLE = {
+    **dict.fromkeys("IMAGE MASK SIGMAS WAN_CAMERA_EMBEDDING".split(), _TENSOR),
+    **dict.fromkeys("AUDIO AUDIO_ENCODER_OUTPUT LAYERS LORA_MODEL LOSS_MAP TRACKS".split(), _TREE),
+    **dict.fromkeys("DA3_GEOMETRY FACE_LANDMARKS IC_LORA_PARAMETERS MOGE_GEOMETRY POSE_KEYPOINT SAM3_TRACK_DATA".split(), _TREE),
+    **dict.fromkeys("STRING INT FLOAT FLOATS BOOLEAN COMBO COLOR COLORS BOUNDING_BOX BOUNDING_BOXES HISTOGRAM".split(), _PLAIN),
+    **dict.fromkeys("TIMESTEPS_RANGE DICT ARRAY LOAD_3D LOAD_3D_ANIMATION LOAD3D_CAMERA LOAD3D_MODEL_INFO".split(), _PLAIN),
+    **dict.fromkeys("MESH VOXEL SPLAT RANGE CLIP_VISION_OUTPUT".split(), _FIELDS),
+    "LATENT": "as a dict with every key it has; samples that are a NestedTensor by their parts",
+    "CONDITIONING": "as tensors with every key they have, except control, gligen and hooks",
+    "VIDEO": "by its frames, audio and rate, or as the bytes of the file and the used part of it",
+    "SVG": "as the bytes of each drawing",
+    "CURVE": "by its points",
+}
+_NOT_TRANSFERABLE = {
+    **dict.fromkeys("MODEL CLIP VAE CONTROL_NET CLIP_VISION STYLE_MODEL UPSCALE_MODEL LATENT_UPSCALE_MODEL GLIGEN".split(), _WEIGHTS),
+    **dict.fromkeys("PHOTOMAKER AUDIO_ENCODER MODEL_PATCH BACKGROUND_REMOVAL OPTICAL_FLOW".split(), _WEIGHTS),
+    **dict.fromkeys("NOISE SAMPLER GUIDER LATENT_OPERATION HOOKS HOOK_KEYFRAMES".split(), _CODE),
+    "GPU_OPTIONS": "it names devices of the machine that made it",
+    "FLOW_CONTROL": "it names nodes of the prompt that made it",
+    "SHAPE_SUBDIVIDES": "it holds sparse tensors whose caches belong to the VAE that made them",
+}
 
 
 @dataclass(frozen=True)
@@ -163,39 +192,6 @@ class TypeTransferability:
     transferable: bool
     known: bool
     detail: str
-
-
-_TENSOR = "as a tensor"
-_TREE = "as dicts and lists of tensors and plain values"
-_PLAIN = "as plain values"
-_FIELDS = "by its fields, which are tensors and plain values"
-_FILE = "as the bytes of the file and its format"
-_UNKNOWN = "depending on its values: tensors and plain values are transferable, in lists, tuples and dicts"
-
-_WEIGHTS = "it holds weights on a device"
-_CODE = "it holds functions, which are not values"
-
-_TRANSFERABLE = {
-    **dict.fromkeys("IMAGE MASK SIGMAS WAN_CAMERA_EMBEDDING".split(), _TENSOR),
-    **dict.fromkeys("AUDIO AUDIO_ENCODER_OUTPUT LAYERS LORA_MODEL LOSS_MAP TRACKS".split(), _TREE),
-    **dict.fromkeys("DA3_GEOMETRY FACE_LANDMARKS IC_LORA_PARAMETERS MOGE_GEOMETRY POSE_KEYPOINT SAM3_TRACK_DATA".split(), _TREE),
-    **dict.fromkeys("STRING INT FLOAT FLOATS BOOLEAN COMBO COLOR COLORS BOUNDING_BOX BOUNDING_BOXES HISTOGRAM".split(), _PLAIN),
-    **dict.fromkeys("TIMESTEPS_RANGE DICT ARRAY LOAD_3D LOAD_3D_ANIMATION LOAD3D_CAMERA LOAD3D_MODEL_INFO".split(), _PLAIN),
-    **dict.fromkeys("MESH VOXEL SPLAT RANGE CLIP_VISION_OUTPUT".split(), _FIELDS),
-    "LATENT": "as a dict with every key it has; samples that are a NestedTensor by their parts",
-    "CONDITIONING": "as tensors with every key they have, except control, gligen and hooks",
-    "VIDEO": "by its frames, audio and rate, or as the bytes of the file and the used part of it",
-    "SVG": "as the bytes of each drawing",
-    "CURVE": "by its points",
-}
-_NOT_TRANSFERABLE = {
-    **dict.fromkeys("MODEL CLIP VAE CONTROL_NET CLIP_VISION STYLE_MODEL UPSCALE_MODEL LATENT_UPSCALE_MODEL GLIGEN".split(), _WEIGHTS),
-    **dict.fromkeys("PHOTOMAKER AUDIO_ENCODER MODEL_PATCH BACKGROUND_REMOVAL OPTICAL_FLOW".split(), _WEIGHTS),
-    **dict.fromkeys("NOISE SAMPLER GUIDER LATENT_OPERATION HOOKS HOOK_KEYFRAMES".split(), _CODE),
-    "GPU_OPTIONS": "it names devices of the machine that made it",
-    "FLOW_CONTROL": "it names nodes of the prompt that made it",
-    "SHAPE_SUBDIVIDES": "it holds sparse tensors whose caches belong to the VAE that made them",
-}
 
 
 def type_transferability(type_name: str | Sequence[str]) -> TypeTransferability:

@@ -29,6 +29,8 @@ __all__ = ["MAX_STATE_BYTES", "STATEFUL_IDLE_SECONDS", "DeploymentSpec", "Workfl
 MAX_STATE_BYTES = 16 << 20
 STATEFUL_IDLE_SECONDS = 86400.0
 """Seconds without calls after which an endpoint removes a stateful part: one day, as for finished jobs."""
+#: The lists of children by level, with the key of a child's config.
+_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,6 @@ class WorkflowSpec:
         await check_build(client, retry, strict=strict_build)
         await check_at(self.prompt, client, retry)
         return self.contract
-
-
-#: The lists of children by level, with the key of a child's config.
-_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
 
 
 def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:

@@ -22,6 +22,8 @@ from yggdrasill.values.stores.memory import MemoryStore
 __all__ = ["Downloads", "RemoteHandle", "fetch", "load", "stream_artifact", "write_stream"]
 
 PARALLEL = 4
+_BATCH = 1 << 20
+"""Bytes passed to the thread at a time; at most twice as many are in memory."""
 
 
 class RemoteHandle(ArtifactHandle):
@@ -169,10 +171,6 @@ def _corrupt(client: EndpointClient, ref: ArtifactRef, what: str) -> CorruptData
         hash=ref.hash,
         endpoint=client.name,
     )
-
-
-_BATCH = 1 << 20
-"""Bytes passed to the thread at a time; at most twice as many are in memory."""
 
 
 async def write_stream(chunks: AsyncIterator[bytes], writer: ArtifactWriter) -> None:

@@ -20,6 +20,11 @@ from yggdrasill.remote.transports import Transport
 
 __all__ = ["Endpoint", "Pairing", "client_of", "is_below", "pairing_line", "read_pairing", "token_from_environment"]
 
+_COMMAND = "yggdrasill endpoints add"
+_OPEN_NAME = "NAME"
+_OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
+_LONGEST = 4000
+
 
 @dataclass(frozen=True)
 class Endpoint:
@@ -94,12 +99,6 @@ def _is_loopback(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-_COMMAND = "yggdrasill endpoints add"
-_OPEN_NAME = "NAME"
-_OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
-_LONGEST = 4000
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,10 @@ from yggdrasill.executor.context import CancelToken
 __all__ = ["AsyncCloseable", "LoopThread", "PendingResult", "loop_thread"]
 
 Result = TypeVar("Result")
+#: How often a waiting thread checks its cancel token, in seconds.
+POLL_SECONDS = 0.04
+_CLOSE_SECONDS = 3.0
+_loop_threads_lock = threading.Lock()
 
 
 class AsyncCloseable(Protocol):
@@ -29,10 +33,6 @@ class AsyncCloseable(Protocol):
 
 
 Shared = TypeVar("Shared", bound=AsyncCloseable)
-
-#: How often a waiting thread checks its cancel token, in seconds.
-POLL_SECONDS = 0.04
-_CLOSE_SECONDS = 3.0
 
 
 class PendingResult(Generic[Result]):
@@ -207,7 +207,6 @@ async def _close_all(shared: list[AsyncCloseable]) -> None:
 
 
 _loop_threads: dict[int, LoopThread] = {}  # By process id: a forked child must not use its parent's loop, not even to close it.
-_loop_threads_lock = threading.Lock()
 
 
 def loop_thread() -> LoopThread:

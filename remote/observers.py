@@ -28,6 +28,10 @@ __all__ = [
 ]
 
 Kind = Literal["compute", "transfer", "wait"]
+_observer: ContextVar[Callable[[Report], None] | None] = ContextVar("yggdrasill_calls", default=None)
+MOST_KEYS = 64
+#: Receives the keys of all calls that one location waits for.
+WaitCallback = Callable[[Iterable[str]], None]
 
 
 @dataclass
@@ -122,8 +126,6 @@ class LoadReport:
 
 Report = CallReport | LoadReport
 
-_observer: ContextVar[Callable[[Report], None] | None] = ContextVar("yggdrasill_calls", default=None)
-
 
 @contextmanager
 def observe_calls(observer: Callable[[Report], None]) -> Iterator[None]:
@@ -140,12 +142,6 @@ def report(finished: Report) -> None:
     observer = _observer.get()
     if observer is not None:
         observer(finished)
-
-
-MOST_KEYS = 64
-
-#: Receives the keys of all calls that one location waits for.
-WaitCallback = Callable[[Iterable[str]], None]
 
 
 class WaitedCalls:

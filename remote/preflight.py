@@ -30,6 +30,7 @@ __all__ = [
 
 _MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 _OWN_PREFIX = "Yggdrasill"
+Signature = dict[str, Any]
 
 
 def is_model_file(name: str) -> bool:
@@ -224,9 +225,6 @@ def _files_of(prompt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name, value in node["inputs"].items():
             if isinstance(value, str) and is_model_file(value) and "Load" in node["class_type"] and "prefix" not in name:
                 yield node_id, value
-
-
-Signature = dict[str, Any]
 
 
 def class_signature(entry: Mapping[str, Any]) -> Signature:

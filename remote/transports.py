@@ -36,6 +36,10 @@ __all__ = [
 Chunk = bytes | memoryview
 #: Bytes, or a function that opens the stream from its beginning, so that a request can be repeated.
 Body = bytes | Callable[[], AsyncIterator[Chunk]] | None
+CONNECT_SECONDS = 5.0
+READ_BUFFER = 1 << 20
+#: Exceptions that `translated` converts; aiohttp's errors, all subclasses of ClientError, are added when aiohttp is imported.
+FOREIGN: tuple[type[Exception], ...] = (OSError, asyncio.TimeoutError, TimeoutError, EOFError, asyncio.InvalidStateError)
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,6 @@ class Transport(Protocol):
             EndpointUnreachable, AccessDenied, ProtocolMismatch: see `translate`.
         """
         ...
-
-
-CONNECT_SECONDS = 5.0
-READ_BUFFER = 1 << 20
 
 
 class HttpTransport:
@@ -224,10 +224,6 @@ class _MemoryResponse:
         with translated(self._url):
             async for chunk in self._answer.body:
                 yield chunk
-
-
-#: Exceptions that `translated` converts; aiohttp's errors, all subclasses of ClientError, are added when aiohttp is imported.
-FOREIGN: tuple[type[Exception], ...] = (OSError, asyncio.TimeoutError, TimeoutError, EOFError, asyncio.InvalidStateError)
 
 
 def translate(error: Exception, url: str) -> YggdrasillError:

@@ -151,7 +151,9 @@ def test_a_comfyui_that_has_the_same_is_content(gpu: EndpointProcess, compared: 
 
 def test_another_class_of_one_name_is_told_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own({"input": {"required": {"value": ["IMAGE", {}]}}, "output": ["IMAGE"]}))
-    with pytest.raises(InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* on the endpoint, output 0 is"):
+    with pytest.raises(
+        InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* on the endpoint, output 0 is"
+    ):
         RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
 
 
