@@ -41,11 +41,11 @@ def test_lists_come_back_as_the_whole_would(first: int, second: int, count: int)
 
 
 @pytest.mark.parametrize("a", [[], [1], [1, Blocked("no")]])
-def test_lists_that_cannot_be_shared_stay_together(a: list[Any]) -> None:
+def test_lists_that_cannot_be_split_stay_together(a: list[Any]) -> None:
     assert ListSplitter(REACH, *KINDS).split({"a": a, "b": [1]}, 4) == []
 
 
-def test_shares_that_gave_another_number_of_values_tell_nothing() -> None:
+def test_pieces_that_return_another_number_of_values_are_not_joined() -> None:
     lists = ListSplitter(REACH, *KINDS)
     values = {"a": [1, 2, 3], "b": [4]}
     shares = lists.split(values, 2)
@@ -128,13 +128,13 @@ def test_what_may_not_be_the_same_in_pieces_stays_together(
     assert batches(inputs, outputs, seeded=seeded).split({name: [value] for name, value in zip(inputs, values, strict=True)}, 2) == []
 
 
-def test_what_all_pictures_have_in_common_goes_along_with_each_share() -> None:
+def test_values_common_to_all_images_are_in_each_piece() -> None:
     sharing = batches({"x": "LATENT", "c": "CONDITIONING", "s": "SIGMAS"}, {"y": "LATENT"}, seeded=True)
     shares = sharing.split({"x": [LATENT], "c": [PAIR], "s": [torch.zeros(20)]}, 2)
     assert [share.values["c"] for share in shares] == [[PAIR], [PAIR]]
 
 
-def test_pictures_that_are_not_one_for_one_tell_nothing() -> None:
+def test_images_that_are_not_one_for_one_are_not_joined() -> None:
     sharing = batches({"x": "IMAGE"}, {"y": "IMAGE"})
     shares = sharing.split({"x": [IMAGES]}, 2)
     assert sharing.join(shares, [{"y": [share.values["x"][0][:1]]} for share in shares]) is None
@@ -147,7 +147,7 @@ def test_pictures_that_are_not_one_for_one_tell_nothing() -> None:
 # -- which calls ------------------------------------------------------------------------------------------------
 
 
-def test_a_call_is_shared_only_if_every_node_runs_once_for_each_value() -> None:
+def test_a_call_is_split_only_if_every_node_runs_once_for_each_value() -> None:
     def call(*inner: dict[str, Any]) -> Any:
         prompt = {
             "1": node("EmptyImage", width=8, height=8, batch_size=1, color=0),

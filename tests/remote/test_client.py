@@ -114,7 +114,7 @@ def test_a_bad_answer_is_named_and_shows_no_token(given: HandlerResponse | Excep
 
 
 @pytest.mark.parametrize("document", [{}, {**CONTRACT, "inputs": None}, {**CONTRACT, "outputs": [{}]}, {**CONTRACT, "hash": 3}])
-def test_a_contract_that_is_none_is_a_protocol_mismatch(document: Any) -> None:
+def test_an_invalid_contract_is_a_protocol_mismatch(document: Any) -> None:
     with pytest.raises(ProtocolMismatch, match="'memory'"):
         _ = RemoteGraph(endpoint=always(answer(document)), graph_id="g").contract
 
@@ -155,7 +155,7 @@ def test_what_the_endpoint_lacks_is_sent_and_asked_for_again_with_the_same_key()
     assert len(set(script.keys)) == 1
 
 
-def test_an_endpoint_that_keeps_losing_an_artifact_is_not_fed_for_ever() -> None:
+def test_uploads_to_an_endpoint_that_keeps_losing_an_artifact_are_bounded() -> None:
     from yggdrasill.values.payload import blake3_hex
 
     data = bytes(100_000)
@@ -178,7 +178,7 @@ def test_a_job_that_ends_without_output_or_error_is_the_endpoints_failure() -> N
         Script(answer({"job_id": "j", "status": "COMPLETED"})).graph().run({"x": 1})
 
 
-def test_patience_is_short_before_the_first_answer_and_longer_after() -> None:
+def test_the_retry_policy_is_short_before_the_first_response_and_longer_after() -> None:
     async def lose(retry: Retry) -> float:
         async def for_ever() -> None:
             while True:

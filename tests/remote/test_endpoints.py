@@ -187,7 +187,7 @@ def test_a_key_that_is_a_whole_path_is_never_ambiguous() -> None:
     assert found == {("paint",): "paint"}
 
 
-def test_an_ambiguous_key_is_named_with_the_paths_it_can_be() -> None:
+def test_an_ambiguous_key_is_named_with_its_candidate_paths() -> None:
     with pytest.raises(InvalidConfig, match="'a/gen', 'b/gen'"):
         match_keys(["gen"], parts("a", "a/gen", "b", "b/gen"))
 

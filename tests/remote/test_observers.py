@@ -6,7 +6,7 @@ from yggdrasill.executor.branches import run_branches
 from yggdrasill.remote.observers import observe_waits, waiting
 
 
-def test_whoever_observes_a_run_is_told_the_calls_of_all_its_places_and_only_what_changed() -> None:
+def test_an_observer_receives_the_calls_of_all_waiting_locations_and_only_changes() -> None:
     told: list[list[str]] = []
     with observe_waits(told.append), waiting() as one:
         assert one is not None
@@ -20,7 +20,7 @@ def test_whoever_observes_a_run_is_told_the_calls_of_all_its_places_and_only_wha
     assert told == [["b"], ["a", "b"], ["a", "b", "c"], ["c"], []]
 
 
-def test_what_is_learned_too_late_is_of_no_account() -> None:
+def test_keys_that_arrive_after_the_wait_are_ignored() -> None:
     told: list[list[str]] = []
     with observe_waits(told.append):
         with waiting() as late:
@@ -30,7 +30,7 @@ def test_what_is_learned_too_late_is_of_no_account() -> None:
     assert told == []
 
 
-def test_a_place_that_breaks_waits_no_longer() -> None:
+def test_a_location_that_fails_waits_no_longer() -> None:
     told: list[list[str]] = []
     with observe_waits(told.append):
         try:
@@ -62,7 +62,7 @@ def test_without_an_observer_nothing_is_kept() -> None:
         assert learn is None
 
 
-def test_at_most_64_calls_are_told() -> None:
+def test_at_most_64_calls_are_reported() -> None:
     told: list[list[str]] = []
     with observe_waits(told.append), waiting() as learn:
         assert learn is not None

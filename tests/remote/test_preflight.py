@@ -58,7 +58,7 @@ def test_a_file_that_a_node_writes_need_not_be_there() -> None:
 
 
 @pytest.mark.parametrize("facts", [None, {}, {"comfy": None}])
-def test_an_endpoint_that_is_no_comfyui_is_said_to_be_none(facts: Any) -> None:
+def test_an_endpoint_that_is_not_a_comfyui_is_refused(facts: Any) -> None:
     with pytest.raises(InvalidConfig, match="endpoint 'cpu' is not a ComfyUI"):
         check_workflow(loader("two.ckpt"), facts, "cpu")
 
@@ -149,7 +149,7 @@ def test_a_comfyui_that_has_the_same_is_content(gpu: EndpointProcess, compared: 
     assert RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3}) == {"y": 6}
 
 
-def test_another_class_of_one_name_is_told_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
+def test_a_different_class_of_one_name_is_found_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own({"input": {"required": {"value": ["IMAGE", {}]}}, "output": ["IMAGE"]}))
     with pytest.raises(
         InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* on the endpoint, output 0 is"
@@ -157,7 +157,7 @@ def test_another_class_of_one_name_is_told_by_its_ports(gpu: EndpointProcess, co
         RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
 
 
-def test_another_file_of_one_name_is_told(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
+def test_a_different_file_of_one_name_is_found(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own(mark="bb22"))
     with pytest.raises(
         CheckpointMismatch, match=r"node '3' needs 'tiny.ckpt'.*endpoint 'gpu' has another.*bb22 here and aa11 on the endpoint"
@@ -166,7 +166,7 @@ def test_another_file_of_one_name_is_told(gpu: EndpointProcess, compared: Callab
     assert caught.value.details["node_id"] == "3"
 
 
-def test_what_an_endpoint_has_got_meanwhile_counts(gpu: EndpointProcess) -> None:
+def test_capabilities_are_fetched_again_before_a_refusal(gpu: EndpointProcess) -> None:
     client = gpu.client()
     client.facts = {"comfy": {"node_classes": {}}}
     assert RemoteWorkflow(PROMPT, endpoint=client).run({"x": 3}) == {"y": 6}

@@ -166,7 +166,7 @@ def test_a_cancelled_token_cancels_the_job(one: EndpointProcess, tmp_path: Path)
     assert [row["status"] in ("CANCELLED", "IN_PROGRESS") for row in rows] == [True]
 
 
-def test_a_host_is_told_the_key_and_the_progress(one: EndpointProcess, tmp_path: Path) -> None:
+def test_a_host_receives_the_key_and_the_progress(one: EndpointProcess, tmp_path: Path) -> None:
     door = Door(tmp_path)
     keys: list[str] = []
     told: list[tuple[float, float]] = []
@@ -181,7 +181,7 @@ def test_a_host_is_told_the_key_and_the_progress(one: EndpointProcess, tmp_path:
     assert [row["status"] for row in loop_thread().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
 
 
-def test_a_watcher_is_told_what_a_job_said_that_was_over_at_once(one: EndpointProcess) -> None:
+def test_a_watcher_receives_the_events_of_a_job_that_finished_at_once(one: EndpointProcess) -> None:
     told: list[tuple[str, str]] = []
     remote = workflow(one)
     for _ in range(2):
@@ -214,7 +214,7 @@ def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess
     loop_thread().run(client.remove("gate"))
 
 
-def test_who_is_unreachable_or_refuses_is_named(one: EndpointProcess) -> None:
+def test_an_unreachable_or_refusing_endpoint_is_named(one: EndpointProcess) -> None:
     nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(EndpointUnreachable, match="endpoint 'nobody': nothing answers at") as caught:
         RemoteWorkflow(DOUBLE, endpoint=nobody, retry_policy=RetryPolicy(first=0.1)).run({"x": 4})
@@ -241,7 +241,7 @@ def test_a_caller_says_how_long_its_job_goes_on_without_it(one: EndpointProcess,
 
 
 @pytest.mark.parametrize("kind", [RemoteGraph, RemoteStage, RemoteWorld])
-def test_every_proxy_takes_orphan_after_within_a_day(kind: type[RemoteGraph]) -> None:
+def test_orphan_after_is_at_most_a_day(kind: type[RemoteGraph]) -> None:
     assert kind("http://127.0.0.1:9", "graph", orphan_after=90).orphan_after == 90.0
     with pytest.raises(InvalidArgument, match="orphan_after must be greater than 0 and at most 86400 seconds"):
         kind("http://127.0.0.1:9", "graph", orphan_after=0)

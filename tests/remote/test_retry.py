@@ -36,7 +36,7 @@ async def lost(drops: int) -> EndpointUnreachable:
 
 
 @pytest.mark.parametrize("drops, reached", [(0, False), (1, True)])
-def test_a_question_that_broke_off_may_have_been_taken(drops: int, reached: bool) -> None:
+def test_a_request_that_broke_off_may_have_been_accepted(drops: int, reached: bool) -> None:
     from yggdrasill.remote.loop_thread import loop_thread
 
     error = loop_thread().run(lost(drops))

@@ -65,7 +65,7 @@ def test_a_cut_while_a_job_runs_finds_the_same_job_again(forge: EndpointProcess,
     assert remote.run({"x": 1}) == {"y": 2}
 
 
-def test_an_endpoint_that_is_lost_for_good_is_given_up(forge: EndpointProcess) -> None:
+def test_an_endpoint_that_stays_lost_is_given_up(forge: EndpointProcess) -> None:
     with cutter(forge) as proxy:
         registry = registry_of(forge.endpoint(proxy.url), default="forge", retry_policy=RetryPolicy(first=0.5, later=0.5))
         remote = double("lost").place(registry)
@@ -74,7 +74,7 @@ def test_an_endpoint_that_is_lost_for_good_is_given_up(forge: EndpointProcess) -
             remote.run({"x": fresh()})
 
 
-def test_large_outputs_stay_where_they_are_until_somebody_loads_them(forge: EndpointProcess, forge_proxy: Cutter) -> None:
+def test_large_outputs_stay_at_the_endpoint_until_they_are_loaded(forge: EndpointProcess, forge_proxy: Cutter) -> None:
     from yggdrasill.executor.context import enter_run
 
     remote = double("stays").place(registry_of(forge.endpoint(forge_proxy.url), default="forge"))

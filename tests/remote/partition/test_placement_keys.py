@@ -239,7 +239,7 @@ def test_an_endpoint_pinned_inside_a_definition_holds_for_each_instance(workflow
     }
 
 
-def test_a_name_that_the_caller_gives_and_nothing_places_is_told(workflow: dict[str, Any]) -> None:
+def test_an_unplaced_name_of_the_caller_is_a_warning(workflow: dict[str, Any]) -> None:
     found = naming(workflow, {"other": "studio"}, {"mine": {"nodes": ["4"]}})
     assert found.parts == ()
     assert len(found.warnings) == 1
@@ -341,7 +341,7 @@ def test_definitions_that_hold_each_other_end(workflow: dict[str, Any]) -> None:
     assert set(placed(workflow, {"First half": "studio"})) == {("First half", None)}
 
 
-def test_whatever_stands_in_a_workflow_only_errors_of_ours_come_out() -> None:
+def test_any_workflow_raises_only_errors_of_ours() -> None:
     placements = {name: Placement.of("studio", KNOWN, name) for name in ("Invert it", "First half", "Blurring")}
     chosen = {"mine": {"nodes": ["4", "7"], "endpoint": "studio"}, "Soften": {"endpoint": "attic"}}
     for seed in range(400):

@@ -67,6 +67,6 @@ def test_later_schemas_win() -> None:
 @pytest.mark.parametrize(
     "entry", [None, {}, {"input": 3, "output": []}, {"input": {}, "output": 4}, {"input": {"required": {"x": []}}, "output": []}]
 )
-def test_an_entry_that_is_none_is_refused_by_name(entry: object) -> None:
+def test_a_malformed_entry_is_refused_by_name(entry: object) -> None:
     with pytest.raises(InvalidConfig, match="class 'Odd'"):
         NodeSchemas.from_object_info({"Odd": entry})
