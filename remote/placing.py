@@ -51,7 +51,7 @@ class _Placer:
         self._registry = registry
         self._placements = placements
         #: Where each stateful block runs: the name of the placed part, or empty for this process.
-        self._homes: dict[int, set[str]] = {}
+        self._locations: dict[int, set[str]] = {}
 
     def part(self, child: Any, path: tuple[str, ...], inherited: Placement | None) -> Any:
         """Return the placed form of ``child``: a remote part, a copy with remote parts inside, or ``child``."""
@@ -63,10 +63,10 @@ class _Placer:
             placement = self._registry.default
         split = any(other[: len(path)] == path and other != path and found != placement for other, found in self._placements.items())
         if placement is not None and not placement.is_local and (is_leaf or not split):
-            self._settle(child, "/".join(path) or child.id)
+            self._record(child, "/".join(path) or child.id)
             return self._proxy(child, path, placement)
         if is_leaf:
-            self._settle(child, "")
+            self._record(child, "")
             return child
         children = {child_id: self.part(below, (*path, child_id), placement) for child_id, below in child._children.items()}
         changed = {child_id: below for child_id, below in children.items() if below is not child._children[child_id]}
@@ -82,16 +82,16 @@ class _Placer:
             fallback=lambda: child,
         )
 
-    def _settle(self, part: Container | ComfyGraph, home: str) -> None:
+    def _record(self, part: Container | ComfyGraph, location: str) -> None:
         for block in part.blocks() if isinstance(part, Container) else ():
             if block.stateful:
-                self._homes.setdefault(id(block), set()).add(home)
+                self._locations.setdefault(id(block), set()).add(location)
 
     def check_shared_state(self) -> None:
         """Raise `InvalidArgument` if parts that now run in different places shared a stateful block."""
-        for homes in self._homes.values():
-            if len(homes) > 1:
-                names = ", ".join(repr(home) if home else "this process" for home in sorted(homes))
+        for locations in self._locations.values():
+            if len(locations) > 1:
+                names = ", ".join(repr(location) if location else "this process" for location in sorted(locations))
                 raise InvalidArgument(
                     f"{names} share a block that keeps state between calls, which can live in one place only; place them together, as one pipeline"
                 )

@@ -1,4 +1,4 @@
-"""Values shared out and put together again: what comes back is what the whole gives, or nothing is shared out."""
+"""Values split into pieces and joined: the result is that of the whole, or nothing is split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {"a": "INT", "b": "INT"}, {"sum": "INT", "b": "INT", "nothing": "INT"}
 
 
 def mapped(values: Values) -> dict[str, list[Any]]:
-    """What ComfyUI gives for nodes that add two values, pass one on, and make one."""
+    """The results of ComfyUI nodes that add two values, return one, and create one."""
     a, b = values["a"], values["b"]
     longest = range(max(len(a), len(b)))
     return {"sum": [(a[min(i, len(a) - 1)], b[min(i, len(b) - 1)]) for i in longest], "b": list(b), "nothing": [7]}
@@ -77,7 +77,7 @@ def test_pictures_come_back_in_order() -> None:
 
 
 def noise(latent: dict[str, Any], seed: int) -> torch.Tensor:
-    """As ``comfy.sample.prepare_noise``: for the whole at once, or in turn for the places that ``batch_index`` names."""
+    """As ``comfy.sample.prepare_noise``: for the whole at once, or in turn for the positions in ``batch_index``."""
     generator = torch.manual_seed(seed)
     if "batch_index" not in latent:
         return torch.randn(latent["samples"].size(), generator=generator)

@@ -1,4 +1,4 @@
-"""The client against answers that no good endpoint gives, and its patience; no process is needed for these."""
+"""The client against invalid responses, and its retry policy; without endpoint processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def always(given: HandlerResponse | Exception) -> EndpointClient:
 
 
 class Script:
-    """An endpoint whose jobs answer what was written down, in order, the last one for ever."""
+    """An endpoint whose jobs return the given responses in order, then the last one repeatedly."""
 
     def __init__(self, *answers: HandlerResponse | Exception) -> None:
         self.answers = list(answers)

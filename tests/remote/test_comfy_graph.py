@@ -1,4 +1,4 @@
-"""A ComfyUI workflow as a graph, outside ComfyUI: what it says of itself, where it may stand, and why it does not run here."""
+"""A ComfyUI workflow as a graph, outside ComfyUI: its contract, where it may be used, and why it does not run in this process."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def test_it_runs_in_a_pipeline_beside_graphs_of_blocks() -> None:
 
 
 class Echo:
-    """Gives the input back, as a runner of prompts."""
+    """A runner that returns its input."""
 
     def run_prompt(
         self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None

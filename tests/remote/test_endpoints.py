@@ -1,4 +1,4 @@
-"""The registry of endpoints: its file, its secrets, and what its keys name."""
+"""The registry of endpoints: its file, its secrets, and its keys."""
 
 from __future__ import annotations
 
@@ -177,9 +177,9 @@ def parts(*names: str) -> list[ProjectPart]:
 
 def test_of_several_keys_the_longest_holds() -> None:
     project = parts("creator", "creator/paint", "creator/paint/gen", "author", "author/write", "author/write/llm")
-    found, idle = match_keys(["gen", "paint/gen", "creator/paint/gen", "author", "nobody"], project)
+    found, unused = match_keys(["gen", "paint/gen", "creator/paint/gen", "author", "unused"], project)
     assert found == {("creator", "paint", "gen"): "creator/paint/gen", ("author",): "author"}
-    assert idle == ["nobody"]
+    assert unused == ["unused"]
 
 
 def test_a_key_that_is_a_whole_path_is_never_ambiguous() -> None:
@@ -200,8 +200,8 @@ def test_a_key_of_a_part_and_of_what_is_inside_it_places_it_whole() -> None:
 def test_the_key_of_a_part_of_a_stage_holds_in_a_world_and_in_the_stage_alone() -> None:
     keys = ["creator/paint/gen", "gen"]
     assert match_keys(keys, parts("creator", "creator/paint", "creator/paint/gen"))[0] == {("creator", "paint", "gen"): "creator/paint/gen"}
-    found, idle = match_keys(keys, parts("paint", "paint/gen"), "creator")
-    assert (found, idle) == ({("paint", "gen"): "creator/paint/gen"}, [])
+    found, unused = match_keys(keys, parts("paint", "paint/gen"), "creator")
+    assert (found, unused) == ({("paint", "gen"): "creator/paint/gen"}, [])
     assert match_keys(["creator/paint/gen"], parts("paint", "paint/gen"), "author") == ({}, ["creator/paint/gen"])
 
 

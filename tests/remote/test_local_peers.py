@@ -1,4 +1,4 @@
-"""Endpoints on this machine: tensors go through their folder of artifacts, and over a socket where that cannot be."""
+"""Local peers: tensors go through their artifact folder, or over a socket where that is not possible."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fresh(mib: int = 4) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
-    """An endpoint that lends its folder to callers on its machine."""
+    """An endpoint that shares its folder with callers on its machine."""
     process = EndpointProcess("near", tmp_path_factory.mktemp("near"), share_folder=True).start()
     yield process
     process.stop()
@@ -41,7 +41,7 @@ def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
 
 @pytest.fixture
 def way(near: EndpointProcess) -> Iterator[Cutter]:
-    """The socket to it, which counts what crosses."""
+    """A connection to it that counts the bytes."""
     with cutter(near) as proxy:
         yield proxy
 
@@ -150,13 +150,13 @@ def test_a_full_folder_is_the_error_that_the_endpoint_reports(tmp_path: Path) ->
 
 def test_addresses_of_this_machine_are_distinguished_from_others() -> None:
     assert all(map(is_this_machine, ("127.0.0.1", "localhost", "127.0.0.7")))
-    # addresses that documentation may use, and a name that cannot be
+    # Addresses reserved for documentation, and an invalid name.
     assert not any(map(is_this_machine, ("192.0.2.7", "2001:db8::7", "no such host", "x" * 300)))
 
 
-def found(host: str = "127.0.0.1", **told: Any) -> DiskStore | None:
+def found(host: str = "127.0.0.1", **reported: Any) -> DiskStore | None:
     async def ask() -> Mapping[str, Any]:
-        return told
+        return reported
 
     return asyncio.run(LocalPeer(host, ask).store())
 

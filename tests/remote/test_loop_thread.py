@@ -1,4 +1,4 @@
-"""Blocking calls over the one background loop: from any thread, from inside other loops, cancelled, closed, forked."""
+"""Blocking calls over the background loop: from any thread, inside other loops, cancelled, closed, forked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Placing changes where parts run and nothing else: results, skips, configs, and what happens when an endpoint is gone."""
+"""Placing changes only where parts run: results, skipped stages and configs stay equal; and failover."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from yggdrasill.world import World
 
 @pytest.fixture(autouse=True)
 def sample_blocks() -> Iterator[None]:
-    """Configs are built from the global registry here, which other tests find as it was."""
+    """Configs are built from the global registry, which is restored for other tests."""
     registry = BlockRegistry.global_registry()
     before = dict(registry._factories)
     register_samples(registry)

@@ -1,4 +1,4 @@
-"""Before a workflow is sent anywhere: what is missing, where, and what there is instead."""
+"""Checks before a workflow is sent: what is missing, where, and what is available instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructur
 from yggdrasill.remote import RemoteWorkflow
 from yggdrasill.remote.preflight import check_workflow, class_signature, set_local_comfy, signature_differences
 
-#: As `samples.prompts` has them, which only an endpoint process may load.
+#: As in `samples.prompts`, which only an endpoint process may load.
 FORM: dict[str, Any] = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}
 FILE, FINGERPRINT = "tiny.ckpt", "aa11"
 FACTS: dict[str, Any] = {
@@ -108,7 +108,7 @@ def test_only_what_a_prompt_uses_of_a_class_makes_a_difference(there: dict[str, 
 
 
 class Own:
-    """A ComfyUI that has the stand-in's class and file, perhaps others of these names."""
+    """A ComfyUI with the sample's class and file, or different ones under these names."""
 
     def __init__(self, form: dict[str, Any] | None = None, mark: str = FINGERPRINT) -> None:
         self.form, self.mark = form or FORM, mark

@@ -1,4 +1,4 @@
-"""A graph behind an endpoint runs like the graph itself: results, errors, seeds, loops, progress, cancel."""
+"""A graph at an endpoint runs like the local graph: results, errors, seeds, loops, progress, cancellation."""
 
 from __future__ import annotations
 

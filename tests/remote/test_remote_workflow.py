@@ -1,4 +1,4 @@
-"""A workflow that goes along with its calls, against endpoint processes that stand in for ComfyUIs."""
+"""A workflow that is sent with its calls, against endpoint processes that imitate ComfyUI."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EndpointProcess, EndpointProcess]]:
-    """Two that may fetch from each other."""
+    """Two endpoints that may fetch from each other."""
     folder = tmp_path_factory.mktemp("stand-ins")
     ports = [free_port(), free_port()]
     plugins = ["samples.served_blocks", "samples.prompts"]
@@ -103,12 +103,12 @@ def test_an_error_of_the_run_keeps_its_class(one: EndpointProcess) -> None:
 
 
 def test_a_lost_endpoint_is_followed_by_the_next(one: EndpointProcess) -> None:
-    nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
+    down = Endpoint("down", f"http://127.0.0.1:{free_port()}")
     retry_policy = RetryPolicy(first=0.2)
-    remote = RemoteWorkflow(DOUBLE, endpoints=[nobody, one.endpoint()], retry_policy=retry_policy)
+    remote = RemoteWorkflow(DOUBLE, endpoints=[down, one.endpoint()], retry_policy=retry_policy)
     assert remote.run({"x": 4}) == {"y": 8}
     with pytest.raises(EndpointUnreachable):
-        RemoteWorkflow(DOUBLE, endpoint=nobody, retry_policy=retry_policy).run({"x": 4})
+        RemoteWorkflow(DOUBLE, endpoint=down, retry_policy=retry_policy).run({"x": 4})
 
 
 def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: EndpointProcess, tmp_path: Path) -> None:
@@ -169,24 +169,24 @@ def test_a_cancelled_token_cancels_the_job(one: EndpointProcess, tmp_path: Path)
 def test_a_host_receives_the_key_and_the_progress(one: EndpointProcess, tmp_path: Path) -> None:
     door = Door(tmp_path)
     keys: list[str] = []
-    told: list[tuple[float, float]] = []
+    reported: list[tuple[float, float]] = []
 
     def progress(place: str, done: float, total: float, text: str | None) -> None:
-        told.append((done, total))
+        reported.append((done, total))
         door.open()
 
     context = RunContext(0, ("node",), progress=progress)
     assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, on_key=keys.append) == {"y": 5}
-    assert told[0] == (1.0, 2.0)
+    assert reported[0] == (1.0, 2.0)
     assert [row["status"] for row in loop_thread().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
 
 
 def test_a_watcher_receives_the_events_of_a_job_that_finished_at_once(one: EndpointProcess) -> None:
-    told: list[tuple[str, str]] = []
+    reported: list[tuple[str, str]] = []
     remote = workflow(one)
     for _ in range(2):
-        assert remote.call({"x": 2}, RunContext(0), watch=lambda kind, data: told.append((kind, str(data.get("text"))))) == {"y": 4}
-    assert told == [("log", "doubling")] * 2
+        assert remote.call({"x": 2}, RunContext(0), watch=lambda kind, data: reported.append((kind, str(data.get("text"))))) == {"y": 4}
+    assert reported == [("log", "doubling")] * 2
 
 
 def test_a_preview_method_that_is_none_is_refused(one: EndpointProcess) -> None:
@@ -199,7 +199,7 @@ def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess
     door = Door(tmp_path)
     client = one.client()
     loop_thread().run(client.deploy("gate", {"kind": "graph", "config": one_node("gate", ("path", "x")), "state": None}))
-    # unlike a workflow, a graph of blocks keeps its slot while it runs or waits for its block; there are four
+    # Unlike a workflow, a graph of blocks holds its slot while it runs or waits for its block; there are four slots.
     gate = RemoteGraph(endpoint=client, graph_id="gate")
     busy = [InBackground(lambda: gate.run(door.inputs(x=1))) for _ in range(5)]
     until(lambda: loop_thread().run(one.client().health())["queue"]["queued"] == 1)
@@ -215,10 +215,10 @@ def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess
 
 
 def test_an_unreachable_or_refusing_endpoint_is_named(one: EndpointProcess) -> None:
-    nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(EndpointUnreachable, match="endpoint 'nobody': nothing answers at") as caught:
-        RemoteWorkflow(DOUBLE, endpoint=nobody, retry_policy=RetryPolicy(first=0.1)).run({"x": 4})
-    assert caught.value.details["endpoint"] == "nobody"
+    down = Endpoint("down", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(EndpointUnreachable, match="endpoint 'down': nothing answers at") as caught:
+        RemoteWorkflow(DOUBLE, endpoint=down, retry_policy=RetryPolicy(first=0.1)).run({"x": 4})
+    assert caught.value.details["endpoint"] == "down"
     with pytest.raises(AccessDenied, match=r"endpoint 'one' at http.*: the token is wrong"):
         RemoteWorkflow(DOUBLE, endpoint=Endpoint("one", one.url, secret="not-the-token")).run({"x": 4})
 

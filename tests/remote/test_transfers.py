@@ -1,4 +1,4 @@
-"""Tensors on their way: cut connections, hand-over between endpoints, and bytes that are not sent."""
+"""Transfers of tensors: cut connections, direct transfer between endpoints, and bytes that are not sent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fresh(mib: int = 4) -> torch.Tensor:
 
 
 def pair(first: Endpoint | EndpointProcess, second: Endpoint | EndpointProcess, **options: Any) -> Pipeline:
-    """Two graphs, one after another, each on its own endpoint."""
+    """Two graphs in sequence, each on a different endpoint."""
     pipeline = Pipeline("pair")
     pipeline.add_graph(double("one"))
     pipeline.add_graph(double("two"))
@@ -166,7 +166,7 @@ def test_many_inputs_arrive_side_by_side(forge: EndpointProcess) -> None:
 
 
 async def _count_requests(act: Any, client: Any) -> list[tuple[str, str]]:
-    """Method and last part of the path of what ``client`` asks while ``act`` runs, but for the folder that it may use."""
+    """Count the requests of ``client`` during ``act`` by method and last part of the path, except for the artifact folder."""
     asked: list[tuple[str, str]] = []
     whole = client.open
 

@@ -1,4 +1,4 @@
-"""Every exception of the network enters through one map, and the map leaves none out."""
+"""Every exception of the network is converted by one map, and the map is total."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def below(cls: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def made(cls: type[Exception]) -> Exception:
-    """An instance, whatever its constructor wants."""
+    """Create an instance, whatever its constructor requires."""
     error = cls.__new__(cls)
     if isinstance(error, aiohttp.ClientResponseError):
         aiohttp.ClientResponseError.__init__(error, REQUEST, ())

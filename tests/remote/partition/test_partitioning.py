@@ -1,4 +1,4 @@
-"""Cutting parts out of a prompt: what goes, what stays, what is copied, and what is said of it."""
+"""Partition of prompts: which nodes run on endpoints, locally, or as copies, and the reported reasons."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def cut(prompt: Prompt, *nodes: str, node_id: str | None = None, targets: set[str] | None = None) -> Partition:
-    """One part of ``nodes`` partitioned out, over ComfyUI's classes or those of the samples."""
+    """Return the partition of one part ``nodes``, over ComfyUI's classes or those of the samples."""
     return partition_prompt(prompt, [Part("drawing", frozenset(nodes), node_id)], schemas_for(prompt), targets)
 
 
@@ -524,9 +524,9 @@ def test_a_prompt_that_comfyui_refuses_is_no_matter_of_parts(broken: dict[str, A
 
 
 def test_a_partition_is_described_as_plain_data() -> None:
-    told = describe(cut(DRAWING, "3", "4", "8", "9", "10", node_id="20"))
-    assert json.loads(json.dumps(told)) == told
-    assert told["parts"] == [
+    reported = describe(cut(DRAWING, "3", "4", "8", "9", "10", node_id="20"))
+    assert json.loads(json.dumps(reported)) == reported
+    assert reported["parts"] == [
         {
             "name": "drawing",
             "calls": [
@@ -549,9 +549,9 @@ def test_a_partition_is_described_as_plain_data() -> None:
             ],
         }
     ]
-    assert told["here"] == ["4", "5", "6", "7", "9", "11"]
-    assert told["kept"] == ["4"]
-    assert told["through"] == [{"node": "10", "input": "image", "skips": "9", "takes": ["8", 0]}]
+    assert reported["here"] == ["4", "5", "6", "7", "9", "11"]
+    assert reported["kept"] == ["4"]
+    assert reported["through"] == [{"node": "10", "input": "image", "skips": "9", "takes": ["8", 0]}]
 
 
 def test_restoring_the_parts_gives_the_prompt() -> None:

@@ -1,4 +1,4 @@
-"""A part whose nodes only make for other parts what cannot travel: they go along as copies, and it has no call of its own."""
+"""A part whose nodes only make non-transferable values for other parts: they run there as copies, and the part has no call."""
 
 from __future__ import annotations
 
