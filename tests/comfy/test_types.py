@@ -163,7 +163,7 @@ def test_every_known_type_that_travels_and_has_a_node_has_a_sample_value(server:
 def test_the_verdict_on_a_type_by_its_name(name: str, travels: bool, known: bool) -> None:
     verdict = type_transferability(name)
     assert (verdict.type, verdict.transferable, verdict.known) == (name, travels, known)
-    assert verdict.how
+    assert verdict.detail
 
 
 def test_the_options_of_a_combo_are_a_combo() -> None:
