@@ -167,7 +167,7 @@ class ComfyGraph:
             if emit:
                 emit(self.graph_id, "before", inputs=values)
             context.check_cancelled()
-            with context.release_slot():
+            with context.host.release_slot():
                 outputs = runner.run_prompt(self, values, context, preview_method)
             if context.outermost:
                 outputs = {name: load_handles(value) for name, value in outputs.items()}

@@ -110,7 +110,7 @@ async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> me
             writer.commit()
         except CorruptData:
             raise _corrupt(client, ref, "other") from None
-    return arriving.take(ref.hash)
+    return arriving.pop(ref.hash)
 
 
 class Downloads:

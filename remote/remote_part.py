@@ -182,7 +182,7 @@ class RemotePart:
         """Return the remote run's output; large tensors are handles, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as on_wait:
+        with self._artifact_client.pack(value) as packed, context.host.release_slot(), waiting() as on_wait:
             call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             call = replace(call, watch=watch)
             if on_key is not None:
@@ -199,7 +199,7 @@ class RemotePart:
         """Do the same for a caller with an event loop; packing and unpacking run in threads."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as on_wait:
+        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.host.release_slot(), waiting() as on_wait:
             call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             started = time.perf_counter()
             try:

@@ -14,10 +14,10 @@ from yggdrasill.remote.local_peers import MIN_FOLDER_BYTES
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports import Chunk
 from yggdrasill.values.codec import encode
-from yggdrasill.values.handles import ArtifactHandle
+from yggdrasill.values.handles import ArtifactHandle, find_handles
 from yggdrasill.values.stores.base import put_mutable
 
-__all__ = ["PARALLEL", "find_handles", "upload"]
+__all__ = ["PARALLEL", "upload"]
 
 PARALLEL = 4
 CHUNK_BYTES = 1 << 20
@@ -66,21 +66,6 @@ def _grouped(names: list[str], artifact_client: ArtifactClient) -> list[list[str
         batch.append(name)
         batch_bytes += nbytes
     return [*groups, batch] if batch else groups
-
-
-def find_handles(value: Any) -> list[ArtifactHandle]:
-    """Return every handle in ``value``, at any depth of lists, tuples and dicts."""
-    found: list[ArtifactHandle] = []
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, ArtifactHandle):
-            found.append(item)
-        elif isinstance(item, dict):
-            waiting.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            waiting.extend(item)
-    return found
 
 
 async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None, artifact_client: ArtifactClient, retry: Retry) -> int:

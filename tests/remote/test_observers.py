@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from yggdrasill.executor.branches import run_branches
+from yggdrasill.executor import CancelToken
+from yggdrasill.executor.workers import WorkerPool, run_branches
 from yggdrasill.remote.observers import observe_waits, waiting
 
 
@@ -46,13 +47,15 @@ def test_a_location_that_fails_waits_no_longer() -> None:
 def test_branches_wait_for_the_run_that_started_them() -> None:
     reported: list[list[str]] = []
 
-    def call(name: str) -> None:
+    def call(step: int, _: CancelToken) -> None:
         with waiting() as set_keys:
             assert set_keys is not None
-            set_keys([name])
+            set_keys(["ab"[step]])
 
+    pool = WorkerPool(2)
     with observe_waits(reported.append):
-        run_branches(["a", "b"], {"a": set(), "b": set()}, call, max_workers=2)
+        run_branches(pool, [frozenset()] * 2, CancelToken(), call)
+    pool.close()
     assert reported[-1] == []
     assert {key for keys in reported for key in keys} == {"a", "b"}
 
