@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, format_options
+from yggdrasill.errors import InvalidConfig, format_options, unknown_message
 
 __all__ = [
     "Child",
@@ -110,9 +110,7 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
         for end in (edge.source, edge.target):
             if end not in parts:
                 spelled = f"{edge.source}.{edge.source_port} -> {edge.target}.{edge.target_port}"
-                raise InvalidConfig(
-                    f"{where} ({spelled}) names {end!r}, which is not in this {level}; there is {format_options(parts, near=end)}"
-                )
+                raise InvalidConfig(f"{where} ({spelled}): {unknown_message('child', end, parts)}")
         found.append(edge)
     return found
 
@@ -126,7 +124,7 @@ def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[s
         where = f"{key}[{index}]"
         part, port = name_in(entry, id_key, where), name_in(entry, "port_name", where)
         if part not in parts:
-            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}; there is {format_options(parts, near=part)}")
+            raise InvalidConfig(f"{where}: {unknown_message('child', part, parts)}")
         found.append(ExposedPort(str(entry.get("name") or f"{part}:{port}"), part, port))
     return found
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.draw.config import Child, Connection, ExposedPort
-from yggdrasill.errors import InvalidConfig, format_options
+from yggdrasill.errors import InvalidConfig, unknown_message
 
 __all__ = ["BLOCK_HUES", "BLOCK_NAMES", "Contract", "block_name", "contract_exposures", "read_contract"]
 
@@ -61,9 +61,7 @@ def contract_exposures(
     ids = {part.id for part in parts}
     for entry in (*contract.inputs, *contract.outputs):
         if entry.part not in ids:
-            raise InvalidConfig(
-                f"state_contract maps {entry.name!r} to {entry.part!r}, which is not in this stage; there is {format_options(ids, near=entry.part)}"
-            )
+            raise InvalidConfig(f"state_contract, {entry.name!r}: {unknown_message('pipeline', entry.part, ids)}")
     fed, leading = {link.target for link in links}, {link.source for link in links}
     first = [part for part in parts if part.id not in fed]
     last = [part for part in parts if part.id not in leading]

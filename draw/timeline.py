@@ -10,7 +10,7 @@ from yggdrasill.draw.legend import swatch
 from yggdrasill.draw.lettering import shortened, width_of
 from yggdrasill.draw.palette import stylesheet
 from yggdrasill.draw.svg import Markup, Picture, document, number, tag, text, tooltip
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, format_options, unknown_message
 
 __all__ = ["KINDS", "THEMES", "Span", "draw_timeline"]
 
@@ -42,7 +42,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InvalidArgument(f"the span {self.label!r} has the kind {self.kind!r}; there is {format_options(KINDS)}; use one of them")
+            raise InvalidArgument(f"span {self.label!r}: {unknown_message('kind', self.kind, KINDS)}")
         if not -_LATEST < self.start <= self.end < _LATEST:
             raise InvalidArgument(
                 f"the span {self.label!r} runs from {self.start} to {self.end}; times are finite seconds and a span does not end before it starts"

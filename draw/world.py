@@ -13,7 +13,7 @@ from yggdrasill.draw.lettering import shortened, width_of
 from yggdrasill.draw.ring import Ring, Spot, border_point, ring_of, seats
 from yggdrasill.draw.state import BLOCK_HUES, BLOCK_NAMES, Contract, read_contract
 from yggdrasill.draw.svg import Markup, Picture, join, number, tag, text, tooltip
-from yggdrasill.errors import InvalidConfig, format_options
+from yggdrasill.errors import InvalidConfig, unknown_message
 
 __all__ = ["draw_world"]
 
@@ -56,9 +56,7 @@ def _stages(config: Mapping[str, Any], legend: Legend) -> list[Child]:
     found = []
     for name in cycle:
         if not isinstance(name, str) or name not in stages:
-            raise InvalidConfig(
-                f"cycle names the stage {name!r}; there is {format_options(map(str, stages), near=str(name))}; add it to stages"
-            )
+            raise InvalidConfig(f"cycle: {unknown_message('stage', name, map(str, stages), 'Add it to stages.')}")
         if not isinstance(stages[name], Mapping):
             raise InvalidConfig(f"stages.{name} is a {type(stages[name]).__name__}; a stage is a config, a ref or an endpoint_url")
         found.append(part(name, stages[name], stages[name]))

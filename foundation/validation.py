@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from yggdrasill.errors import InvalidStructure, format_options
+from yggdrasill.errors import InvalidStructure, unknown_message
 from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.ports import Port, PortAggregation
 
@@ -45,12 +45,11 @@ def check_exposures(wired: ConnectedContainer) -> Iterator[str]:
         for entry in entries:
             side = wired._side(entry.node_id, "inputs" if kind == "input" else "outputs")
             if entry.port_name not in side:
-                there = (
-                    f"its {kind}s are {format_options(side, near=entry.port_name)}"
-                    if side
-                    else f"{wired.child_word}s are {format_options(wired._children)}"
-                )
-                yield f"exposed {kind} {entry.key!r} names {entry.node_id}.{entry.port_name}, which does not exist; {there}"
+                if entry.node_id in wired._children:
+                    wrong = f"{wired.child_word} {entry.node_id!r}: {unknown_message(kind, entry.port_name, side)}"
+                else:
+                    wrong = unknown_message(wired.child_word, entry.node_id, wired._children)
+                yield f"exposed {kind} {entry.key!r}: {wrong}"
     for key, exposures in wired._edge_table.keys(output=False).items():
         ports = [wired._side(e.node_id, "inputs").get(e.port_name) for e in exposures]
         dtypes = {port.dtype for port in ports if port} - {"any"}

@@ -25,7 +25,6 @@ def named(name: str) -> Iterator[None]:
             error.details["endpoint"] = name
             if repr(name) not in error.message and name not in error.message:
                 error.message = f"endpoint {name!r}: {error.message}"
-                error.args = (error.message,)
         raise
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, RunError, YggdrasillError, format_options
+from yggdrasill.errors import InvalidArgument, InvalidConfig, RunError, YggdrasillError, format_options, unknown_message
 from yggdrasill.stage.contract import StateKey, state_key
 from yggdrasill.stage.state import BLOCKS, State
 
@@ -38,9 +38,8 @@ class Condition:
         self._empty: tuple[StateKey, ...] | None = None
         if isinstance(given, str):
             if given not in PRESETS:
-                raise InvalidArgument(
-                    f"execution condition {given!r} is no preset; there is {format_options(PRESETS, near=given)}, a list of blocks, or a callable"
-                )
+                hint = "A condition can also be a list of blocks or a callable."
+                raise InvalidArgument(unknown_message("execution condition", given, PRESETS, hint))
             self.required, self._empty = PRESETS[given]
         elif self._call is None:
             if not isinstance(given, Iterable):

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, InvalidState, format_options
+from yggdrasill.errors import InvalidArgument, InvalidState, unknown_message
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
 from yggdrasill.foundation.config import BuildOptions, read_document
@@ -255,9 +255,7 @@ class World(Persistent):
     def _first_state(self, start: State, seed: int | None) -> State:
         stray = sorted(name for name in start.fields if name not in self.state_fields)
         if stray:
-            raise InvalidState(
-                f"world {self.world_id!r} knows no state field {', '.join(map(repr, stray))}; it has {format_options(self.state_fields)}"
-            )
+            raise InvalidState(f"world {self.world_id!r}: {unknown_message('state field', stray[0], self.state_fields)}")
         if start.content is None:
             start = start.replace(content=copy.deepcopy(self.initial_world) if self.content is None else self.content)
         chosen = next((candidate for candidate in (seed, start.seed, self.seed) if candidate is not None), None)

@@ -95,8 +95,8 @@ def test_a_partition_is_told_and_drawn() -> None:
     [
         (["--nodes", "5"], "--on ENDPOINT"),
         (["--run"], "--at URL"),
-        (["--on", "forge"], "unknown endpoint 'forge'"),
-        (["--at", "forge", "--run"], "unknown endpoint 'forge'"),
+        (["--on", "forge"], "Unknown endpoint 'forge'"),
+        (["--at", "forge", "--run"], "Unknown endpoint 'forge'"),
     ],
 )
 def test_what_is_left_out_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], said: str) -> None:

@@ -300,7 +300,7 @@ def test_a_taken_id_an_unknown_pipeline_and_a_stage_as_pipeline_are_refused() ->
     stage.add_pipeline(double("p"))
     with pytest.raises(DuplicateName, match="stage_node_id 'p' is taken"):
         stage.add_pipeline(double("p"))
-    with pytest.raises(UnknownName, match="unknown pipeline 'x'; there is 'p'"):
+    with pytest.raises(UnknownName, match=r"Unknown pipeline 'x'\. Available: 'p'"):
         stage.get_pipeline("x")
     with pytest.raises(InvalidArgument, match="not a stage"):
         stage.add_pipeline(Stage("other"))  # type: ignore[arg-type]  # that is what is tested
@@ -312,7 +312,7 @@ def test_an_edge_to_no_port_and_a_cycle_are_refused() -> None:
     stage = Stage("s")
     stage.add_pipeline(double("p"))
     stage.add_pipeline(double("q"))
-    with pytest.raises(InvalidEdge, match=r"edge p\.z -> q\.x: pipeline 'p' has no output 'z'; its outputs are 'y'"):
+    with pytest.raises(InvalidEdge, match=r"edge p\.z -> q\.x: pipeline 'p': Unknown output 'z'\. Available: 'y'"):
         stage.add_edge("p", "z", "q", "x")
     stage.add_edge("p", "y", "q", "x")
     stage.add_edge("q", "y", "p", "x")

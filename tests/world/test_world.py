@@ -296,7 +296,7 @@ def test_a_state_given_in_stays_as_it_was(world: World) -> None:
 
 def test_an_unknown_state_field_is_refused(world: World) -> None:
     world.set_state_schema(["style"])
-    with pytest.raises(InvalidState, match="no state field 'stile'; it has 'style'"):
+    with pytest.raises(InvalidState, match=r"Unknown state field 'stile'\. Available: 'style'\."):
         world.run({"stile": "noir"})
 
 

@@ -63,7 +63,7 @@ def test_a_part_is_named_by_its_title(command: list[str], capsys: pytest.Capture
     (part,) = said(capsys)["parts"]
     assert [call["nodes"] for call in part["calls"]] == [["2"]]
     assert main([*command, "--on", "b", "--part", "no such"]) == 2
-    assert "unknown part 'no such'" in capsys.readouterr().err
+    assert "Unknown part 'no such'" in capsys.readouterr().err
 
 
 def test_a_refused_prompt_and_a_failing_node_say_which(
