@@ -51,7 +51,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, overload
 
 __all__ = [
     "AccessDenied",
@@ -315,13 +315,17 @@ def unknown_message(what: str, name: object, existing: Iterable[str], hint: str 
     return " ".join([*parts, *([f"Did you mean {close[0]!r}?"] if close else []), *([hint] if hint else [])])
 
 
+@overload
+def unknown_name(what: str, name: object, existing: Iterable[str], hint: str = "") -> UnknownName: ...
+
+
+@overload
+def unknown_name(what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[AnyError] = ...) -> AnyError: ...
+
+
 def unknown_name(
-    what: str,
-    name: object,
-    existing: Iterable[str],
-    hint: str = "",
-    kind: type[AnyError] = UnknownName,  # type: ignore[assignment]  # the default of a type variable
-) -> AnyError:
+    what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[YggdrasillError] = UnknownName
+) -> YggdrasillError:
     """Return the error for a name that does not exist, as ``unknown_name("node", "b", graph.nodes)``, with `unknown_message`."""
     return kind(unknown_message(what, name, existing, hint), name=str(name))
 

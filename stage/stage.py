@@ -1,4 +1,4 @@
-"""The stage: pipelines linked into a DAG, with a state outside. It maps state to ports, runs, and maps back."""
+"""The stage: an acyclic container of pipelines that maps a state to ports, runs, and maps the outputs back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, unknown_message
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.config import BuildOptions, build_or_pass
@@ -16,7 +16,7 @@ from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
 from yggdrasill.pipeline.dag import Dag
-from yggdrasill.stage.conditions import Condition, ConditionLike
+from yggdrasill.stage.conditions import Condition, ConditionLike, canonical_condition, canonical_guard
 from yggdrasill.stage.contract import PortMapping, StateContract, infer_port_mapping, resolve_source
 from yggdrasill.stage.state import State
 from yggdrasill.values.handles import load_handles
@@ -30,7 +30,11 @@ ROLES = ("philosopher", "author", "environment", "architect", "creator")
 
 
 class Stage(Dag):
-    """Pipelines and a state contract. ``role`` says which of the world's five stages this is, if any."""
+    """Pipelines and a state contract. ``role`` is which of the world's five stages this is, if any.
+
+    A role implies its canonical conditions: the execution condition of Philosopher, Author, Architect and Creator, and the
+    guard of Environment's pipeline ``world_update``. Conditions that are set replace them; "always" removes them.
+    """
 
     level: ClassVar[str] = "stage"
     child_word: ClassVar[str] = "pipeline"
@@ -41,7 +45,7 @@ class Stage(Dag):
         super().__init__()
         self.stage_id = check_name("stage_id", stage_id)
         if role is not None and role not in ROLES:
-            raise InvalidArgument(f"stage {stage_id!r}: role is {role!r}; it can be {format_options(ROLES, near=role)}")
+            raise InvalidArgument(f"stage {stage_id!r}: {unknown_message('role', role, ROLES)}")
         self.role = role
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.contract = StateContract()
@@ -62,10 +66,10 @@ class Stage(Dag):
         return self._children
 
     def get_pipeline(self, stage_node_id: str) -> Any:
-        """The pipeline of that id.
+        """Return the pipeline of that id.
 
         Raises:
-            UnknownName: (a KeyError) there is none.
+            UnknownName: (a KeyError) it does not exist.
         """
         return self._child(stage_node_id)
 
@@ -79,7 +83,7 @@ class Stage(Dag):
         pool: ReusePool | None = None,
         trainable: bool = True,
     ) -> str:
-        """Add a pipeline (an object, a config, or a file) and return its id; with a ``condition`` it runs only when that holds.
+        """Add a pipeline (an object, a config, or a file) and return its id; with a ``condition`` it runs only if that holds.
 
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
@@ -91,12 +95,12 @@ class Stage(Dag):
         return name
 
     def remove_pipeline(self, stage_node_id: str) -> None:
-        """Take a pipeline out with its edges."""
+        """Remove a pipeline with its edges."""
         self._remove_child(stage_node_id)
         self.pipeline_conditions.pop(stage_node_id, None)
 
     def with_children(self, children: Mapping[str, Any]) -> Self:
-        """A copy in which ``children`` stand in place of the own pipelines of their ids; guards and contract are its own."""
+        """Return a copy in which ``children`` replace the pipelines of their ids; guards and contract are copied."""
         changed = super().with_children(children)
         changed.pipeline_conditions = dict(self.pipeline_conditions)
         return changed
@@ -112,19 +116,29 @@ class Stage(Dag):
         *,
         carry: bool = True,
     ) -> None:
-        """Say which blocks (1 to 5) and extra fields the stage reads and writes, and which ports they are; see `StateContract`."""
+        """Set which blocks (1 to 5) and extra fields the stage reads and writes, and their ports; see `StateContract`."""
         self.contract = StateContract.of(input_blocks, output_blocks, mapping_input, mapping_output, carry)
 
     def set_execution_condition(self, condition: ConditionLike) -> None:
-        """When a world calls this stage: a preset, a list of required blocks, a callable, or None for always."""
+        """Set when a world calls this stage: a preset, a list of required blocks, a callable, or None for that of the role."""
         self.execution_condition = None if condition is None else Condition(condition)
 
     def should_run(self, state: State) -> bool:
-        """Whether the execution condition holds; the caller asks, `run` does not."""
-        return self.execution_condition is None or self.execution_condition.holds(state, self.contract.output_blocks)
+        """Return whether the execution condition holds; the caller checks it, `run` does not."""
+        condition = self.condition
+        return condition is None or condition.holds(state, self.contract.output_blocks)
+
+    @property
+    def condition(self) -> Condition | None:
+        """The execution condition in force: the one set, else that of the role; None is always."""
+        return canonical_condition(self.role) if self.execution_condition is None else self.execution_condition
+
+    def guard(self, stage_node_id: str) -> Condition | None:
+        """Return the condition of a pipeline: the one set, else that of the role; None is always."""
+        return self.pipeline_conditions.get(stage_node_id) or canonical_guard(self.role, stage_node_id)
 
     def input_mapping(self) -> list[PortMapping]:
-        """Which block goes to which port, found by name or order where the contract does not say."""
+        """Return which block feeds which port, found by name or order if the contract has no mapping."""
         if self.contract.mapping_input is not None:
             return list(self.contract.mapping_input)
         fed = {(edge.target_node, edge.target_port) for edge in self._edge_table.edges}
@@ -132,7 +146,7 @@ class Stage(Dag):
         return infer_port_mapping(self.contract.input_blocks, ports)
 
     def output_mapping(self) -> list[PortMapping]:
-        """Which port a block comes from."""
+        """Return which port writes which block, found by name or order if the contract has no mapping."""
         if self.contract.mapping_output is not None:
             return list(self.contract.mapping_output)
         used = {(edge.source_node, edge.source_port) for edge in self._edge_table.edges}
@@ -140,11 +154,11 @@ class Stage(Dag):
         return infer_port_mapping(self.contract.output_blocks, ports)
 
     def get_state_input_spec(self) -> list[dict[str, Any]]:
-        """What the stage reads: ``{block, stage_node_id, port, dtype}``."""
+        """Return what the stage reads, as ``{block, stage_node_id, port, dtype}``."""
         return [self._spec(entry, "inputs") for entry in self.input_mapping()]
 
     def get_state_output_spec(self) -> list[dict[str, Any]]:
-        """What the stage writes: ``{block, stage_node_id, port, dtype}``."""
+        """Return what the stage writes, as ``{block, stage_node_id, port, dtype}``."""
         return [self._spec(entry, "outputs") for entry in self.output_mapping()]
 
     def _spec(self, entry: PortMapping, side: Any) -> dict[str, Any]:
@@ -154,16 +168,18 @@ class Stage(Dag):
     # -- running ------------------------------------------------------------------------------------------------
 
     def validate(self, strict: bool = True, validate_pipelines: bool = False) -> ValidationResult:
-        """Check for cycles, the contract against the pipelines' ports, unfed inputs and unreachable pipelines.
+        """Check for cycles, the contract against the pipelines' ports, inputs without a source, unused pipelines, and the role.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
-        from yggdrasill.stage.stage_validation import check_contract, check_reach
+        from yggdrasill.stage.stage_validation import check_contract, check_reach, check_role
 
         result = self._structure()
         result.errors += check_contract(self)
         result.warnings += check_reach(self)
+        if self.role is not None:
+            result.warnings += check_role(self, self.role)
         if validate_pipelines:
             self._validate_children(result)
         if strict:
@@ -185,9 +201,10 @@ class Stage(Dag):
     ) -> State:
         """Map the state to ports, run the pipelines in order, and return a new state with what they wrote.
 
-        Blocks nothing writes carry over, unless the contract says otherwise. Hooks get phases ``before`` (inputs),
-        ``after`` (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it. Random numbers are those
-        of the state's ``seed`` (unless one is given) and ``passes``.
+        Other blocks carry over, unless the contract has ``carry=False``. Hooks receive ``before`` (inputs), ``after``
+        (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it. Random numbers derive from
+        ``seed``, or else from the state's, and its ``passes``. ``dry_run`` walks the pipelines without calling blocks and
+        returns the state as it is.
 
         Raises:
             InvalidState, CycleFound, BlockFailed, HookFailed, Cancelled
@@ -202,15 +219,17 @@ class Stage(Dag):
                 given[self._input_key(entry.stage_node_id, entry.port)] = value
         with enter_run(seed=before.seed if seed is None else seed, pass_index=before.passes) as context:
             buffer = self._run_children(given, context, emit, options, max_workers, lambda child: self._guard_holds(child, before))
+        if dry_run:
+            return before
         written = {e.block: buffer[e.stage_node_id, e.port] for e in self.output_mapping() if (e.stage_node_id, e.port) in buffer}
         if context.outermost:
             written = {key: load_handles(value) for key, value in written.items()}
         return self._written(before, written)
 
     def preview(self, state: State, *, marker: str = "(written by {stage})") -> State:
-        """The state as a run would leave it, with a text in place of every block that would be written."""
+        """Return the state with a text in each block that a run would write; the content is unchanged."""
         text = marker.format(stage=self.stage_id)
-        written = {e.block: text for e in self.output_mapping() if self._guard_holds(e.stage_node_id, state)}
+        written = {e.block: text for e in self.output_mapping() if e.block != "content" and self._guard_holds(e.stage_node_id, state)}
         return self._written(state, written)
 
     def _written(self, before: State, written: Mapping[Any, Any]) -> State:
@@ -220,14 +239,14 @@ class Stage(Dag):
         return kept.replace(values, **changes)
 
     def _guard_holds(self, child_id: str, state: State) -> bool:
-        guard = self.pipeline_conditions.get(child_id)
+        guard = self.guard(child_id)
         own = [entry.block for entry in self.output_mapping() if entry.stage_node_id == child_id]
         return guard is None or guard.holds(state, own)
 
     # -- config -------------------------------------------------------------------------------------------------
 
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values, `from_config`'s inverse."""
+        """Return the structure as JSON values, `from_config`'s inverse."""
         from yggdrasill.stage.stage_config import stage_to_config
 
         return stage_to_config(self)
