@@ -51,7 +51,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, TypeVar, overload
+from typing import Any
 
 __all__ = [
     "AccessDenied",
@@ -292,9 +292,6 @@ class EndpointFailed(RemoteError):
     """An unexpected failure inside the endpoint."""
 
 
-AnyError = TypeVar("AnyError", bound=YggdrasillError)
-
-
 def format_options(names: Iterable[str], *, near: str | None = None, limit: int = 12) -> str:
     """Return ``'a', 'b', 'c'`` for a message, sorted, with those closest to ``near`` first; ``none`` without names."""
     options = sorted(names)
@@ -315,17 +312,7 @@ def unknown_message(what: str, name: object, existing: Iterable[str], hint: str 
     return " ".join([*parts, *([f"Did you mean {close[0]!r}?"] if close else []), *([hint] if hint else [])])
 
 
-@overload
-def unknown_name(what: str, name: object, existing: Iterable[str], hint: str = "") -> UnknownName: ...
-
-
-@overload
-def unknown_name(what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[AnyError] = ...) -> AnyError: ...
-
-
-def unknown_name(
-    what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[YggdrasillError] = UnknownName
-) -> YggdrasillError:
+def unknown_name(what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[UnknownName] = UnknownName) -> UnknownName:
     """Return the error for a name that does not exist, as ``unknown_name("node", "b", graph.nodes)``, with `unknown_message`."""
     return kind(unknown_message(what, name, existing, hint), name=str(name))
 

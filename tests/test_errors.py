@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from yggdrasill import errors
 from yggdrasill.errors import (
     EndpointFailed,
-    InvalidConfig,
+    UnknownEndpoint,
     YggdrasillError,
     error_context,
     error_from_dict,
@@ -135,8 +135,8 @@ def test_unknown_name_lists_the_available_names_a_near_match_and_a_hint() -> Non
 
 
 def test_unknown_name_makes_an_error_of_the_given_class() -> None:
-    error = unknown_name("stage", "b", ["a"], kind=InvalidConfig)
-    assert type(error) is InvalidConfig
+    error = unknown_name("stage", "b", ["a"], kind=UnknownEndpoint)
+    assert type(error) is UnknownEndpoint
     assert str(error) == unknown_message("stage", "b", ["a"])
 
 

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from samples.comfy_graphs import node
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.cli import main
-from yggdrasill.cli.partitions import partition_picture, partition_text
+from yggdrasill.cli.place import partition_picture, partition_text
 from yggdrasill.cli.workflows import read_workflow
 from yggdrasill.draw import draw_partition
 from yggdrasill.errors import InvalidConfig, MissingFile
