@@ -32,23 +32,29 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("workflow", metavar="WORKFLOW", help="an exported API prompt, a body of POST /prompt, or a PNG that ComfyUI saved")
     parser.add_argument(
-        "--on", metavar="ENDPOINT", help="where the parts run, several replicas with commas (default: what the registry says)"
+        "--on",
+        metavar="ENDPOINT",
+        help="the endpoint of the parts, or replicas separated by commas (default: the placements of the registry)",
     )
-    parser.add_argument("--nodes", metavar="IDS", help="the nodes of one part, with commas; a subgraph node stands for all inside")
+    parser.add_argument(
+        "--nodes", metavar="IDS", help="the node ids of one part, separated by commas; a subgraph node includes all nodes in it"
+    )
     parser.add_argument(
         "--part", action="append", default=[], metavar="NAME", help="a part by the title of its subgraph or group; may be repeated"
     )
-    parser.add_argument("--svg", metavar="FILE", help="draw the partitioned workflow")
-    parser.add_argument("--run", action="store_true", help="run the whole workflow on the ComfyUI at --at")
+    parser.add_argument("--svg", metavar="FILE", help="write a drawing of the partitioned workflow")
+    parser.add_argument("--run", action="store_true", help="run the workflow on the ComfyUI given by --at")
     parser.add_argument(
-        "--at", metavar="SERVER", help="the ComfyUI that runs the rest, by url or endpoint; of several with commas the least busy"
+        "--at",
+        metavar="SERVER",
+        help="the ComfyUI that runs the local nodes, as URL or endpoint; of several separated by commas the least busy",
     )
-    parser.add_argument("--out", metavar="DIR", help="where to write the files that the run saved")
+    parser.add_argument("--out", metavar="DIR", help="the folder to write the saved files of the run to")
     parser.add_argument("--file", default=str(DEFAULT_FILE), metavar="FILE", help="the endpoints.yaml (default: %(default)s)")
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Show the partition, and run it if asked to."""
+    """Show the partition, run it with ``--run``, and return the exit code."""
     from yggdrasill.draw import draw_partition
     from yggdrasill.remote.partition import partition_prompt
     from yggdrasill.values.files import write_file
@@ -57,7 +63,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     registry = open_registry(arguments.file, must_exist=False)
     servers = _servers(arguments, registry)
     extra = _extra_data(workflow, arguments)
-    naming = _naming(workflow, extra, registry, here=arguments.on is None)
+    naming = _naming(workflow, extra, registry, use_registry=arguments.on is None)
     places = {placed.part.name: "|".join(placed.placement.endpoints) for placed in naming.parts}
     endpoints = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
     schemas = _schemas(workflow.prompt, registry, endpoints, servers)
@@ -76,43 +82,43 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _extra_data(workflow: Workflow, arguments: argparse.Namespace) -> dict[str, Any]:
-    """What is posted along: the caller's parts in the place of those in the file, if any are given.
+    """Return the ``extra_data`` of the request: the parts on the command line replace those in the file.
 
     Raises:
-        InvalidArgument: parts without a place, or a place without parts.
+        InvalidArgument: parts without an endpoint.
     """
     if arguments.on is None:
         if arguments.nodes or arguments.part:
-            raise InvalidArgument("--nodes and --part name what is placed; say where it runs with --on ENDPOINT")
+            raise InvalidArgument("--nodes and --part select parts; name their endpoint with --on ENDPOINT")
         return workflow.extra_data
     names = _split(arguments.on)
     endpoint: Any = names[0] if len(names) == 1 else {"replicas": names}
     graphs: dict[str, Any] = {name: {"endpoint": endpoint} for name in arguments.part}
     if arguments.nodes or not graphs:
         graphs[_SELECTION] = {"nodes": _split(arguments.nodes) if arguments.nodes else list(workflow.prompt), "endpoint": endpoint}
-    own = workflow.extra_data.get("yggdrasill")
-    known = own.get("graphs") if isinstance(own, Mapping) else None
+    saved = workflow.extra_data.get("yggdrasill")
+    known = saved.get("graphs") if isinstance(saved, Mapping) else None
     chosen = {name: {**(known or {}).get(name, {}), **entry} for name, entry in graphs.items()}
     return {**workflow.extra_data, "yggdrasill": {"graphs": chosen}}
 
 
-def _naming(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, here: bool) -> Naming:
+def _naming(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, use_registry: bool) -> Naming:
     from yggdrasill.remote.partition.placement_keys import parts_of
 
-    return parts_of(workflow.prompt, extra, registry.placements if here else {}, registry.endpoints)
+    return parts_of(workflow.prompt, extra, registry.placements if use_registry else {}, registry.endpoints)
 
 
 def _servers(arguments: argparse.Namespace, registry: Any) -> list[ComfyServer]:
     from yggdrasill.remote.comfy_server import ComfyServer
 
     if arguments.run and not arguments.at:
-        raise InvalidArgument("--run needs to know which ComfyUI runs the workflow; name it with --at URL or --at ENDPOINT")
+        raise InvalidArgument("--run needs a ComfyUI; name it with --at URL or --at ENDPOINT")
     named = _split(arguments.at or "")
     return [ComfyServer(name) if "://" in name else ComfyServer(registry.endpoint(name).url, name) for name in named]
 
 
 def _schemas(prompt: Mapping[str, Any], registry: Any, endpoints: Sequence[str], servers: Sequence[ComfyServer]) -> NodeSchemas:
-    """The forms of the prompt's classes, from the endpoints that parts run on; of those they lack, from the ComfyUI of the rest."""
+    """Return the schemas of the prompt's node classes, from the endpoints of the parts, else from the ComfyUI given by ``--at``."""
     from yggdrasill.remote.loop_thread import loop_thread
     from yggdrasill.remote.partition import NodeSchemas
 
@@ -140,13 +146,13 @@ async def _run(
     done: set[str] = set()
     with console.progress(len(workflow.prompt), workflow.name) as bar:
 
-        def told(kind: str, data: Mapping[str, Any]) -> None:
+        def on_event(kind: str, data: Mapping[str, Any]) -> None:
             nodes = data.get("nodes") if kind == "execution_cached" else [data.get("node")] if kind == "executing" else ()
             done.update(str(node) for node in nodes or () if node is not None)
             bar.n = min(len(done), len(workflow.prompt))
             bar.refresh()
 
-        outputs = await server.run(workflow.prompt, extra, told)
+        outputs = await server.run(workflow.prompt, extra, on_event)
     files = saved_files(outputs)
     written = await _save(server, files, Path(out)) if out else []
     console.say(f"\nran at {server.name}")
@@ -160,10 +166,10 @@ async def _run(
 
 
 async def _least_busy(servers: Sequence[ComfyServer]) -> ComfyServer:
-    """The first of those with the fewest prompts; one that does not answer is passed over as long as another one does.
+    """Return the server with the fewest prompts, ignoring servers that do not answer.
 
     Raises:
-        EndpointUnreachable: none answers.
+        EndpointUnreachable: no server answers.
     """
     from yggdrasill.errors import EndpointUnreachable
 
@@ -172,11 +178,11 @@ async def _least_busy(servers: Sequence[ComfyServer]) -> ComfyServer:
     if answered:
         return servers[min(answered)[1]]
     failure = next((load for load in loads if isinstance(load, BaseException)), None)
-    raise failure or EndpointUnreachable("there is no server to run the workflow at")
+    raise failure or EndpointUnreachable("no server to run the workflow")
 
 
 async def _save(server: ComfyServer, files: Sequence[Any], folder: Path) -> list[Path]:
-    """Fetch the files and write them, all or none. A name is made of what the server calls the file, and leads nowhere else."""
+    """Fetch the files and write them, all or none. The server's file names are reduced to safe names in ``folder``."""
     from yggdrasill.values.files import FileSet
 
     written: list[Path] = []
@@ -198,7 +204,7 @@ def _texts(outputs: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _label(workflow: Workflow, node_id: str) -> str:
-    """An output node by id and class; one that another node made at run time has only an id."""
+    """Return an output node as id and class; a node created at run time has only an id."""
     return f"{node_id} {workflow.prompt[node_id]['class_type']}" if node_id in workflow.prompt else node_id
 
 
@@ -231,17 +237,17 @@ def _lines(partition: Partition, prompt: Mapping[str, Any], places: Mapping[str,
             yield f"  nodes   {_named(call['nodes'], prompt)}"
             if call["copies"]:
                 yield f"  copies  {_named(call['copies'], prompt)}"
-            yield from (f"  takes   {port['name']} {port['type']}{_from(port['from'])}" for port in call["inputs"])
-            yield from (f"  gives   {port['name']} {port['type']}" for port in call["outputs"])
+            yield from (f"  input   {port['name']} {port['type']}{_from(port['from'])}" for port in call["inputs"])
+            yield from (f"  output  {port['name']} {port['type']}" for port in call["outputs"])
             if call["asks_again"]:
-                yield "  is asked in every run: it holds nodes that may change by themselves"
+                yield "  called in every run: it contains nodes whose results may change"
         yield ""
-    yield f"here      {_named(facts['here'], prompt)}"
+    yield f"local     {_named(facts['here'], prompt)}"
     yield from (f"stays     {_named([node], prompt)}: {reason}" for node, reason in facts["stays"].items())
     if facts["kept"]:
-        yield f"here too  {_named(facts['kept'], prompt)}"
+        yield f"copied    {_named(facts['kept'], prompt)}"
     if facts["dropped"]:
-        yield f"left out  {_named(facts['dropped'], prompt)}: nothing that is asked for needs it"
+        yield f"unused    {_named(facts['dropped'], prompt)}: no requested output needs it"
 
 
 def _named(nodes: Iterable[str], prompt: Mapping[str, Any]) -> str:
@@ -249,7 +255,7 @@ def _named(nodes: Iterable[str], prompt: Mapping[str, Any]) -> str:
 
 
 def _from(source: str) -> str:
-    return "" if source == "here" else f", handed over by {source}"
+    return "" if source == "here" else f", from {source}"
 
 
 def partition_picture(
