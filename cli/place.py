@@ -14,13 +14,13 @@ from yggdrasill.cli.endpoints import DEFAULT_FILE, open_registry
 from yggdrasill.cli.workflows import Workflow, read_workflow
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.comfy_ports import is_link
-from yggdrasill.remote.partition.description import describe
+from yggdrasill.remote.partition.parts import describe
 
 if TYPE_CHECKING:
     from yggdrasill.remote.comfy_server import ComfyServer
     from yggdrasill.remote.partition import NodeSchemas
     from yggdrasill.remote.partition.parts import PartCall, Partition
-    from yggdrasill.remote.partition.placement_keys import Naming
+    from yggdrasill.remote.partition.placement_keys import PlacedParts
     from yggdrasill.remote.partition.schemas import NodeSchema
 
 __all__ = ["add", "main", "partition_picture", "partition_text"]
@@ -63,11 +63,11 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     registry = open_registry(arguments.file, must_exist=False)
     servers = _servers(arguments, registry)
     extra = _extra_data(workflow, arguments)
-    naming = _naming(workflow, extra, registry, use_registry=arguments.on is None)
-    places = {placed.part.name: "|".join(placed.placement.endpoints) for placed in naming.parts}
-    endpoints = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
+    placed_parts = _placed_parts(workflow, extra, registry, use_registry=arguments.on is None)
+    places = {placed.part.name: "|".join(placed.placement.endpoints) for placed in placed_parts.parts}
+    endpoints = sorted({name for placed in placed_parts.parts for name in placed.placement.endpoints})
     schemas = _schemas(workflow.prompt, registry, endpoints, servers)
-    partition = partition_prompt(workflow.prompt, [placed.part for placed in naming.parts], schemas)
+    partition = partition_prompt(workflow.prompt, [placed.part for placed in placed_parts.parts], schemas)
     console.say(partition_text(partition, workflow.prompt, places))
     result: dict[str, Any] = {**describe(partition), "places": places}
     if arguments.svg:
@@ -102,7 +102,7 @@ def _extra_data(workflow: Workflow, arguments: argparse.Namespace) -> dict[str, 
     return {**workflow.extra_data, "yggdrasill": {"graphs": chosen}}
 
 
-def _naming(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, use_registry: bool) -> Naming:
+def _placed_parts(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, use_registry: bool) -> PlacedParts:
     from yggdrasill.remote.partition.placement_keys import parts_of
 
     return parts_of(workflow.prompt, extra, registry.placements if use_registry else {}, registry.endpoints)

@@ -125,7 +125,7 @@ def _wait(servers: Sequence[ComfyProcess], tokens: dict[str, str], seconds: floa
 
 def _print_pairing(server: ComfyProcess, token: str, console: Console) -> None:
     """Print the command that registers the server on another machine; the token is shown on a terminal only."""
-    from yggdrasill.remote.pairing import pairing_line
+    from yggdrasill.remote.endpoint import pairing_line
 
     if sys.stdout.isatty():
         console.say(f"for another registry: {pairing_line(server.url, token, server.name)}")

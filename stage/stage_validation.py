@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from yggdrasill.errors import unknown_message
 from yggdrasill.foundation.ports import dtypes_fit
 from yggdrasill.stage.conditions import WORLD_UPDATE, Condition, canonical_condition
-from yggdrasill.stage.contract import CONTEXT_SOURCES, PortMapping
+from yggdrasill.stage.contract import CONTEXT_SOURCES, PortMapping, StateKey
 from yggdrasill.stage.state import BLOCKS
 
 if TYPE_CHECKING:
@@ -21,7 +21,11 @@ __all__ = ["check_contract", "check_reach", "check_role", "check_schema"]
 def check_contract(stage: Stage) -> Iterator[str]:
     """Yield errors: a contracted block without a port, a mapping that cannot work, a required input without a source."""
     contract, inputs, outputs = stage.contract, stage.input_mapping(), stage.output_mapping()
-    for kind, blocks, mapping in (("input", contract.input_blocks, inputs), ("output", contract.output_blocks, outputs)):
+    sides: tuple[tuple[Literal["input", "output"], tuple[StateKey, ...], list[PortMapping]], ...] = (
+        ("input", contract.input_blocks, inputs),
+        ("output", contract.output_blocks, outputs),
+    )
+    for kind, blocks, mapping in sides:
         mapped = {entry.block for entry in mapping}
         for block in blocks:
             if block not in mapped:
@@ -31,7 +35,7 @@ def check_contract(stage: Stage) -> Iterator[str]:
             if entry.stage_node_id not in stage.pipelines:
                 yield f"{where}: {unknown_message('pipeline', entry.stage_node_id, stage.pipelines)}"
                 continue
-            side = stage._side(entry.stage_node_id, "inputs" if kind == "input" else "outputs")
+            side = stage.ports(entry.stage_node_id, kind)
             if entry.port not in side:
                 yield f"{where}: pipeline {entry.stage_node_id!r}: {unknown_message(kind, entry.port, side)}"
             if entry.block not in blocks and entry.block not in CONTEXT_SOURCES:
@@ -41,7 +45,7 @@ def check_contract(stage: Stage) -> Iterator[str]:
     yield from _repeated(inputs, outputs)
     fed = {(e.target_node, e.target_port) for e in stage.get_edges()} | {(e.stage_node_id, e.port) for e in inputs}
     for child in stage.pipelines:
-        for port in stage._side(child, "inputs").values():
+        for port in stage.ports(child, "input").values():
             if not port.optional and (child, port.name) not in fed:
                 yield f"pipeline {child!r}, input {port.name!r} is required and has no source; map a block to it or connect it"
 

@@ -185,8 +185,10 @@ class World(Persistent):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True, validate_stages: bool = False) -> ValidationResult:
-        """Check the ring, the roles, the contracts against the state schema, and the storage; with ``validate_stages`` each stage too.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_stages: bool = False) -> ValidationResult:
+        """Check the ring, the roles, the contracts against the state schema, and the storage.
+
+        With ``deep`` (or ``validate_stages``, its older name) each stage is checked too, its messages prefixed by its id.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
@@ -198,9 +200,9 @@ class World(Persistent):
             if not isinstance(stage, Stage):
                 continue
             result.errors += check_schema(stage_id, stage, self.state_fields)
-            if validate_stages:
-                result.add(stage.validate(strict=False, validate_pipelines=True), stage_id)
-            if stage.role is None or not validate_stages:
+            if deep or validate_stages:
+                result.add(stage.validate(strict=False, deep=True), stage_id)
+            if stage.role is None or not (deep or validate_stages):
                 result.warnings += (f"{stage_id}: {warning}" for warning in check_role(stage, self.role_of(stage_id)))
         if self.storage is not None and (trouble := self.storage.problem(self.world_id)):
             result.errors.append(trouble)
