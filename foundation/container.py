@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_name
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_message, unknown_name
 from yggdrasill.executor.plan import Plan, make_plan
 from yggdrasill.executor.program import Program
 from yggdrasill.foundation.block import AbstractBaseBlock
@@ -40,7 +40,7 @@ def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) 
     if not isinstance(name, str) or not name.strip():
         raise InvalidArgument(f"{kind} must be a non-empty string, got {name!r}")
     if taken is not None and name in taken:
-        raise DuplicateName(f"{kind} {name!r} is taken. Existing: {format_options(taken, near=name)}. Choose another id.")
+        raise DuplicateName(f"{kind} {name!r} is taken. In use: {format_options(taken, near=name)}. Choose another id.")
     return name
 
 
@@ -157,7 +157,7 @@ class Container(ABC):
         stray = sorted(str(key) for key in state if key not in self._children)
         if stray and strict:
             raise CheckpointMismatch(
-                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}; it has {format_options(self._children)}. "
+                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}. Available: {format_options(self._children)}. "
                 f"This state belongs to another {self.level}.",
                 unexpected=stray,
             )
@@ -281,9 +281,7 @@ class ConnectedContainer(Container):
         interface = self.interface(child_id)
         side = interface.inputs if kind == "input" else interface.outputs
         if port not in side:
-            raise InvalidArgument(
-                f"{self.child_word} {child_id!r} has no {kind} {port!r}; its {kind}s are {format_options(side, near=port)}"
-            )
+            raise InvalidArgument(f"{self.child_word} {child_id!r}: {unknown_message(kind, port, side)}")
         self.add_exposed_port(ExposedPort(child_id, port, name), output=kind == "output")
 
     def add_exposed_port(self, entry: ExposedPort, *, output: bool) -> None:

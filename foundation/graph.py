@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, format_options, unknown_message
 from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.foundation import roles
@@ -299,7 +299,7 @@ class Graph(ConnectedContainer, Persistent):
     def _check_metadata(self) -> Iterator[str]:
         for node_id in self.structure_key()[1]:
             if node_id not in self._children:
-                yield f"metadata 'cycle_order' names {node_id!r}; nodes are {format_options(self._children, near=node_id)}"
+                yield f"metadata 'cycle_order': {unknown_message('node', node_id, self._children)}"
         try:
             loop_count(None, self.metadata)
         except InvalidArgument as error:

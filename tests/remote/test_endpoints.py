@@ -132,7 +132,7 @@ def test_a_mistake_in_the_file_is_named(file: Path, text: str, said: str) -> Non
 
 def test_an_unknown_endpoint_is_named_with_its_near_matches(file: Path) -> None:
     file.write_text(TEXT.replace("creator: forge", "creator: frge"), encoding="utf-8")
-    with pytest.raises(UnknownEndpoint, match=r"unknown endpoint 'frge'.*Did you mean 'forge'.*graphs\.creator"):
+    with pytest.raises(UnknownEndpoint, match=r"Unknown endpoint 'frge'.*Did you mean 'forge'.*graphs\.creator"):
         EndpointRegistry.from_yaml(file)
     with pytest.raises(KeyError):
         registry().endpoint("frge")

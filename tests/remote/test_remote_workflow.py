@@ -91,7 +91,7 @@ def test_a_prompt_that_is_none_and_no_endpoint_are_refused_at_once() -> None:
 
 
 def test_what_an_endpoint_lacks_is_named_before_anything_is_sent(one: EndpointProcess, forge: EndpointProcess) -> None:
-    with pytest.raises(UnknownBlockType, match=r"unknown node class 'NoSuchNode'.*at endpoint 'one'"):
+    with pytest.raises(UnknownBlockType, match=r"Unknown node class 'NoSuchNode'.*at endpoint 'one'"):
         workflow(one, prompt={**DOUBLE, "9": node("NoSuchNode")}).run({"x": 1})
     with pytest.raises(InvalidConfig, match="endpoint 'forge' is not a ComfyUI"):
         workflow(forge).run({"x": 1})
