@@ -312,7 +312,7 @@ def test_a_refused_run_copies_no_block_memory(monkeypatch: pytest.MonkeyPatch) -
     sums = world.get_stage("creator").get_pipeline("create").get_graph("create").get_node("sum").block
     passes = world.run(num_steps=2, iterate=True)
     next(passes)
-    held = sums.state_dict()
+    held: dict[str, Any] = sums.state_dict()
     touched: list[str] = []
 
     def state_dict(block: object) -> dict[str, Any]:
