@@ -43,11 +43,11 @@ class ExposedPort:
 
     @property
     def key(self) -> str:
-        """The external key: ``name``, else ``node_id:port_name``."""
+        """``name``, else ``node_id:port_name``."""
         return self.name or f"{self.node_id}:{self.port_name}"
 
     def to_config(self, id_field: str) -> dict[str, str]:
-        """``{id_field, port_name, name?}``."""
+        """Return ``{id_field, port_name, name?}``."""
         entry = {id_field: self.node_id, "port_name": self.port_name}
         return {**entry, "name": self.name} if self.name else entry
 
@@ -92,7 +92,7 @@ class EdgeTable:
         self.outputs = [entry for entry in self.outputs if entry.node_id != child]
 
     def sources(self, child: str, port: str) -> list[Edge]:
-        """The edges into one port, in insertion order."""
+        """Return the edges into one port, in insertion order."""
         return [edge for edge in self.into[child] if edge.target_port == port]
 
     def expose(self, entry: ExposedPort, *, output: bool) -> None:

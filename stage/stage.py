@@ -141,11 +141,11 @@ class Stage(Dag):
         return self.pipeline_conditions.get(stage_node_id) or canonical_guard(self.role, stage_node_id)
 
     def input_mapping(self) -> list[PortMapping]:
-        """Return which block goes to which port, found by name or order where the contract does not say."""
+        """Return the ports that the blocks go to, found by name or order unless the contract names them."""
         return list(self._input_mapping(None))
 
     def output_mapping(self) -> list[PortMapping]:
-        """Return which port a block comes from."""
+        """Return the ports that the blocks come from, found like those of `input_mapping`."""
         return list(self._output_mapping(None))
 
     def _input_mapping(self, key: Any) -> Sequence[PortMapping]:

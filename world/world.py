@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import InvalidArgument, InvalidState, format_options, unknown_message
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.executor.loop import check_options
 from yggdrasill.foundation.archive import Source
 from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.container import check_name
@@ -20,7 +21,7 @@ from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.dag import Dag
+from yggdrasill.pipeline.dag import CHILD_OPTIONS, Dag
 from yggdrasill.stage.contract import CONTEXT_SOURCES, StageLike, state_key
 from yggdrasill.stage.stage import ROLES, Stage
 from yggdrasill.stage.stage_validation import check_role, check_schema
@@ -261,6 +262,8 @@ class World(Persistent):
         problem = self._cycle_problem(self.cycle)
         if problem:
             raise InvalidArgument(problem)
+        if all(isinstance(stage, Dag) and not stage.program().foreign for stage in self.stages.values()):
+            check_options(kwargs, ("max_workers", *CHILD_OPTIONS), World.run)
         given = None if state is None else State.of(state)
         self._check_fields(given)
         options = {"training": training, "device": device, **kwargs}

@@ -110,7 +110,7 @@ def test_an_id_is_taken_once() -> None:
         (("sample/add",), {"node_id": "a"}),
     ]
     for arguments, options in calls:
-        with pytest.raises(DuplicateName, match=r"node_id 'a' is taken\. In use: 'a'\."):
+        with pytest.raises(DuplicateName, match=r"node_id 'a' is taken\. Existing: 'a'"):
             graph.add_node(*arguments, **options)
 
 
@@ -158,7 +158,7 @@ def test_a_registry_may_be_given_for_one_node() -> None:
 def test_a_graph_needs_an_id_and_a_known_kind(graph_id: Any) -> None:
     with pytest.raises(ValueError, match="graph_id must be a non-empty string"):
         Graph(graph_id)
-    with pytest.raises(ValueError, match="it can be one of diffusion, llm, vlm, data, generic"):
+    with pytest.raises(ValueError, match="Available: diffusion, llm, vlm, data, generic"):
         Graph(graph_kind="picture")
 
 

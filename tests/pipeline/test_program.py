@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from yggdrasill.errors import BlockFailed, EndpointUnreachable, InvalidArgument, InvalidEdge, InvalidStructure
-from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection
+from yggdrasill.executor import run as run_graph
+from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortAggregation, PortDirection
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.stage import Stage
 
@@ -33,7 +34,7 @@ class Gives(AbstractBaseBlock):
 class Passes(AbstractBaseBlock):
     """Returns its input, ``absent`` without one."""
 
-    aggregation = "single"
+    aggregation = PortAggregation.SINGLE
 
     def declare_ports(self) -> list[Port]:
         return [Port("x", IN, optional=True, aggregation=self.aggregation), Port("y", OUT)]
@@ -45,7 +46,7 @@ class Passes(AbstractBaseBlock):
 class Concatenates(Passes):
     """Returns its inputs joined."""
 
-    aggregation = "concat"
+    aggregation = PortAggregation.CONCAT
 
 
 def graph_of_one(block: AbstractBaseBlock, name: str = "g") -> Graph:
@@ -146,6 +147,11 @@ def test_a_type_that_no_longer_fits_is_refused() -> None:
     pipeline.get_graph("g0").replace_block("n", Image())
     with pytest.raises(InvalidEdge, match="'image' does not fit 'text'"):
         pipeline.run()
+
+
+def test_the_executor_runs_a_pipeline_as_the_pipeline_runs_itself() -> None:
+    pipeline = chain(Gives(5), Passes())
+    assert run_graph(pipeline, {}, seed=1, max_workers=2) == pipeline.run(seed=1) == {"y": 5}
 
 
 # -- places of errors -------------------------------------------------------------------------------------------
