@@ -140,7 +140,7 @@ def nan_bits(key: Any) -> Any:
 @pytest.mark.parametrize("form", ["bytes", "json"])
 def test_several_nan_keys_of_a_dict_and_items_of_a_set_come_back(form: str) -> None:
     nans = [float("nan"), float("nan"), -float("nan"), struct.unpack(">d", bytes.fromhex("7ff8000000000123"))[0]]
-    value = {
+    value: dict[str, Any] = {
         "keys": {key: number for number, key in enumerate(nans)},
         "tuples": {(nans[0], "a"): 0, (nans[1], "a"): 1},
         "items": set(nans),

@@ -314,7 +314,12 @@ def test_a_refused_run_copies_no_block_memory(monkeypatch: pytest.MonkeyPatch) -
     next(passes)
     held = sums.state_dict()
     touched: list[str] = []
-    monkeypatch.setattr(type(sums), "state_dict", lambda self: touched.append("read") or held)
+
+    def read(self: Any) -> Any:
+        touched.append("read")
+        return held
+
+    monkeypatch.setattr(type(sums), "state_dict", read)
     monkeypatch.setattr(type(sums), "load_state_dict", lambda self, state, strict=True: touched.append("written"))
 
     with pytest.raises(InvalidArgument, match="is running already"):
