@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, format_options
+from yggdrasill.errors import InvalidConfig, format_options, unknown_message
 
 __all__ = [
     "BLOCK_HUES",
@@ -136,9 +136,7 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
         for end in (edge.source, edge.target):
             if end not in parts:
                 spelled = f"{edge.source}.{edge.source_port} -> {edge.target}.{edge.target_port}"
-                raise InvalidConfig(
-                    f"{where} ({spelled}) names {end!r}, which is not in this {level}. Available: {format_options(parts, near=end)}."
-                )
+                raise InvalidConfig(f"{where} ({spelled}): {unknown_message('child', end, parts)}")
         found.append(edge)
     return found
 
@@ -152,7 +150,7 @@ def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[s
         where = f"{key}[{index}]"
         part, port = name_in(entry, id_key, where), name_in(entry, "port_name", where)
         if part not in parts:
-            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}. Available: {format_options(parts, near=part)}.")
+            raise InvalidConfig(f"{where}: {unknown_message('child', part, parts)}")
         found.append(ExposedPort(str(entry.get("name") or f"{part}:{port}"), part, port))
     return found
 
@@ -225,9 +223,7 @@ def contract_exposures(
     ids = {part.id for part in parts}
     for entry in (*contract.inputs, *contract.outputs):
         if entry.part not in ids:
-            raise InvalidConfig(
-                f"state_contract maps {entry.name!r} to {entry.part!r}, which is not in this stage. Available: {format_options(ids, near=entry.part)}."
-            )
+            raise InvalidConfig(f"state_contract, {entry.name!r}: {unknown_message('pipeline', entry.part, ids)}")
     fed, leading = {link.target for link in links}, {link.source for link in links}
     first = [part for part in parts if part.id not in fed]
     last = [part for part in parts if part.id not in leading]

@@ -40,7 +40,7 @@ def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) 
     if not isinstance(name, str) or not name.strip():
         raise InvalidArgument(f"{kind} must be a non-empty string, got {name!r}")
     if taken is not None and name in taken:
-        raise DuplicateName(f"{kind} {name!r} is taken. In use: {format_options(taken, near=name)}. Choose another id.")
+        raise DuplicateName(f"{kind} {name!r} is taken. Existing: {format_options(taken, near=name)}. Choose another id.")
     return name
 
 

@@ -110,7 +110,7 @@ def test_an_id_is_taken_once() -> None:
         (("sample/add",), {"node_id": "a"}),
     ]
     for arguments, options in calls:
-        with pytest.raises(DuplicateName, match=r"node_id 'a' is taken\. In use: 'a'\."):
+        with pytest.raises(DuplicateName, match=r"node_id 'a' is taken\. Existing: 'a'"):
             graph.add_node(*arguments, **options)
 
 
