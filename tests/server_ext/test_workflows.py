@@ -82,7 +82,7 @@ def test_a_caller_that_stays_away_loses_its_job(host: Http, tmp_path: Path) -> N
         ({"nodes": [], "links": []}, (400, "InvalidConfig"), "Export (API)"),
         ({"1": {"inputs": {}}}, (400, "InvalidConfig"), "needs a class_type"),
         ({**DOUBLE, "4": graph_output("y", ("1", 0))}, (400, "InvalidConfig"), "two outputs named 'y'"),
-        ({str(number): node("StandInDouble") for number in range(20_001)}, (400, "LimitExceeded"), "at most 20000"),
+        ({str(number): node("StandInDouble") for number in range(20_001)}, (400, "LimitExceeded"), "the limit is 20000"),
     ],
     ids=["empty", "editor's", "no class", "two of a name", "too many"],
 )
