@@ -128,7 +128,7 @@ class Container(ABC):
         return self._collect_state(set())
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Load a state of `state_dict`. Keys are checked first: a mismatch changes nothing.
+        """Take back what `state_dict` gave. Keys are checked first: a mismatch changes nothing.
 
         Raises:
             CheckpointMismatch: (a KeyError) ``strict`` and the state names unknown children or other keys than a block's.

@@ -128,7 +128,7 @@ def test_what_cannot_be_a_graph_is_refused(tmp_path: Path) -> None:
     pipeline = Pipeline("p")
     with pytest.raises(InvalidArgument, match="takes graphs, configs or paths, got int"):
         pipeline.add_graph(3)  # type: ignore[arg-type]  # that is what is tested
-    with pytest.raises(InvalidArgument, match="not a stage: it runs a state"):
+    with pytest.raises(InvalidArgument, match="not a stage, which runs a state"):
         pipeline.add_graph(Stage("s"))  # type: ignore[arg-type]  # that is what is tested
     with pytest.raises(MissingFile):
         pipeline.add_graph(tmp_path / "gone.json")
