@@ -1,4 +1,4 @@
-"""The cost of the executor: per node beside a bare loop and three other engines, per child of a pipeline and a stage, per plan."""
+"""The executor's overhead: per node beside a bare loop and three other engines, per child of a pipeline and a stage, and of planning."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PLAN_SIZES = (1_000, 10_000, 100_000)
 
 
 def run() -> list[Figure]:
-    """Return figures per node (our loop over the bare one, every peer over our loop), per child of a level, and of planning."""
+    """Return figures per node (our loop relative to the bare loop, every peer relative to our loop), per child of a level, and of planning."""
     figures = []
     for shape, (title, parts) in ALONE.items():
         graph = build(parts)
@@ -61,7 +61,7 @@ def run() -> list[Figure]:
 
 
 def build(parts: list[Part]) -> Graph:
-    """Our graph of a shape: input ``start``, output ``answer``."""
+    """Return our graph of a shape: input ``start``, output ``answer``."""
     graph = Graph("shape")
     for part in parts:
         graph.add_node(KINDS[part.kind](part.name), node_id=part.name, auto_connect=False)
@@ -80,15 +80,15 @@ def _ours(graph: Graph, parts: list[Part]) -> Act:
 
 
 def _checked(act: Callable[[], Any], parts: list[Part], name: str) -> Act:
-    """The act, once it has given the right answer."""
+    """Return the act after its answer was checked."""
     answer = act()
     if answer != evaluate(parts, 1):
-        raise AssertionError(f"{name} gave {answer} instead of {evaluate(parts, 1)}")
+        raise AssertionError(f"{name} returned {answer} instead of {evaluate(parts, 1)}")
     return act
 
 
 def _bare(shape: str, graph: Graph, parts: list[Part]) -> Act:
-    """The loop somebody would write by hand for this one shape: no names, no buffer, only calls of ``forward``."""
+    """Return a loop written by hand for this one shape: without names and buffers, only calls of ``forward``."""
     forwards = [graph.nodes[part.name].block.forward for part in parts]
     return _checked({"chain": _bare_chain, "wide": _bare_wide, "layered": _bare_layered}[shape](forwards, parts), parts, "the bare loop")
 
@@ -252,24 +252,24 @@ def _planning() -> list[Figure]:
             ratios(plan_growth, pass_growth),
             at_most=PLAN_GROWTH,
             parts={"plan": f"{median(plan_growth):.0f}-fold", "pass": f"{median(pass_growth):.0f}-fold"},
-            note="linear work grows with both alike, and both feel the caches; n log n would give 1.67, a quadratic plan 100",
+            note="linear work grows with both alike, and caches affect both; n log n would give 1.67, a quadratic plan 100",
         ),
         Figure.of(
-            "the same as an exponent of the size", "1 = linear", exponents, parts={"one pass over the edges": f"{median(floor):.3g}"}
+            "the growth as an exponent of the size", "1 = linear", exponents, parts={"one pass over the edges": f"{median(floor):.3g}"}
         ),
     ]
 
 
 def _planner(graph: Graph) -> Act:
     def act() -> Any:
-        graph.execution_version += 1  # as if the structure had changed: the kept plan is not used
+        graph.execution_version += 1  # as after a change of the structure, so that the cached plan is not used
         return graph.plan()
 
     return act
 
 
 def _one_pass(graph: Graph) -> Act:
-    """The least that any plan must do: read every node and every edge once."""
+    """Read every node and every edge once, the minimum work of any plan."""
     nodes, edges = graph.node_ids, graph.get_edges()
 
     def act() -> Any:

@@ -1,4 +1,4 @@
-"""A graph behind an endpoint runs like the graph itself: results, errors, seeds, loops, progress, cancel."""
+"""A graph at an endpoint runs like the local graph: results, errors, seeds, loops, progress, cancellation."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_an_input_nothing_takes_is_an_unknown_name(forge: EndpointProcess) -> No
             runnable.run({"z": 1})
 
 
-def test_a_value_that_cannot_travel_is_named_before_anything_is_sent(forge: EndpointProcess) -> None:
+def test_a_non_transferable_value_is_named_before_anything_is_sent(forge: EndpointProcess) -> None:
     remote = placed(noisy(), forge)
     with pytest.raises(CannotTravel) as caught:
         remote.run({"factor": [1, threading.Lock()]})
@@ -210,7 +210,7 @@ def test_block_types_the_endpoint_lacks_are_named_before_anything_is_deployed(fo
         placed(graph, forge)
 
 
-def test_training_and_its_hooks_stay_at_home(forge: EndpointProcess) -> None:
+def test_training_is_refused(forge: EndpointProcess) -> None:
     with pytest.raises(InvalidArgument, match="cannot train"):
         placed(noisy(), forge).run({}, training=True)
 
