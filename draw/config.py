@@ -1,6 +1,6 @@
-"""Reads what a picture needs out of a config mapping, and says what is wrong with one that cannot be drawn.
+"""Reader of configs for drawing: parts, edges, exposed ports and ids, and an error for what cannot be drawn.
 
-Not a validator: types, ports and contracts are the business of the levels themselves.
+It does not validate: the kinds check types, ports and contracts when a config is built.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, format_options
+from yggdrasill.foundation.kinds import Kind, detect_kind, find_kind, kinds
 
 __all__ = [
     "Child",
     "Connection",
     "ExposedPort",
+    "child_keys",
     "children",
     "condition_of",
     "connections",
@@ -27,15 +29,13 @@ __all__ = [
     "part",
 ]
 
-_DRAWABLE = "a drawable config has 'nodes' (a graph), 'graphs' (a pipeline), 'pipelines' (a stage), or 'cycle' and 'stages' (a world)"
-_LEVEL_KEYS = (("cycle", "world"), ("stages", "world"), ("pipelines", "stage"), ("graphs", "pipeline"), ("nodes", "graph"))
-_CHILDREN = {"graph": ("nodes", "node_id"), "pipeline": ("graphs", "pipeline_node_id"), "stage": ("pipelines", "stage_node_id")}
-_IDS = {"graph": "graph_id", "pipeline": "pipeline_id", "stage": "stage_id", "world": "world_id"}
+#: The nodes of a graph are listed like children, and have no kind.
+_NODES = ("nodes", "node_id")
 
 
 @dataclass(frozen=True)
 class Child:
-    """One part of a level: its own ``config``, or the ``ref`` or ``endpoint`` that stands for it."""
+    """One part of a config: its ``config``, or the ``ref`` or ``endpoint`` where its config is."""
 
     id: str
     entry: Mapping[str, Any]
@@ -64,14 +64,27 @@ class ExposedPort:
 
 
 def level_of(config: object) -> str | None:
-    """``graph``, ``pipeline``, ``stage`` or ``world`` by the keys of the mapping; None if it is none of them."""
-    if not isinstance(config, Mapping):
+    """Return the name of the kind that a mapping describes by a key or its ``kind``; None if it describes none, or an unknown kind.
+
+    An id alone does not make a config drawable, and neither does the url of a part that is described at an endpoint.
+    """
+    try:
+        kind = detect_kind(config)
+    except InvalidConfig:
         return None
-    return next((level for key, level in _LEVEL_KEYS if key in config), None)
+    return None if kind is None or not isinstance(config, Mapping) or not _is_described(config, kind) else kind.name
+
+
+def _is_described(config: Mapping[str, Any], kind: Kind) -> bool:
+    return kind.boundary is not None and (isinstance(config.get("kind"), str) or any(mark in config for mark in kind.marks))
 
 
 def nested(config: object, what: str = "config") -> tuple[str, Mapping[str, Any]]:
-    """The level and the mapping; `InvalidConfig` tells what a drawable config looks like."""
+    """Return the kind's name and the mapping.
+
+    Raises:
+        InvalidConfig: it is no drawable config; the message names the keys that a drawable config has.
+    """
     level = level_of(config)
     if level is None or not isinstance(config, Mapping):
         if isinstance(config, Mapping):
@@ -79,18 +92,29 @@ def nested(config: object, what: str = "config") -> tuple[str, Mapping[str, Any]
         else:
             found = f"it is a {type(config).__name__}, not a mapping"
         hint = "read the file its 'ref' names and draw that" if isinstance(config, Mapping) and "ref" in config else "pass one of these"
-        raise InvalidConfig(f"{what} cannot be drawn: {found}; {_DRAWABLE}; {hint}")
+        marks = [f"{' or '.join(map(repr, kind.marks))} (a {kind.name})" for kind in kinds() if kind.marks and kind.boundary is not None]
+        raise InvalidConfig(f"{what} cannot be drawn: {found}; a drawable config has {', '.join(marks)}; {hint}")
     return level, config
 
 
 def id_of(config: Mapping[str, Any], level: str) -> str:
-    """The id a config gives itself, or the name of its level."""
-    return str(config.get(_IDS[level]) or level)
+    """Return the id in a config, or the name of its kind."""
+    return find_kind(level).id_of(config)
+
+
+def child_keys(level: str) -> tuple[str, str | None]:
+    """Return the config key of a kind's parts, and the key of a part's id in its entry; ``("", None)`` for a kind without parts."""
+    kind = find_kind(level)
+    if kind.drawing == "nodes":
+        return _NODES
+    return ("", None) if kind.children is None else (kind.children.key, kind.children.id_key)
 
 
 def children(config: Mapping[str, Any], level: str) -> list[Child]:
-    """The nodes of a graph, graphs of a pipeline, pipelines of a stage; ids must be there and differ."""
-    key, id_key = _CHILDREN[level]
+    """Return the nodes of a graph, graphs of a pipeline, pipelines of a stage; every part needs an id of its own."""
+    key, id_key = child_keys(level)
+    if id_key is None:
+        return []
     found: dict[str, Child] = {}
     for index, entry in enumerate(entries(config, key)):
         name = name_in(entry, id_key, f"{key}[{index}]")
@@ -101,7 +125,7 @@ def children(config: Mapping[str, Any], level: str) -> list[Child]:
 
 
 def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> list[Connection]:
-    """The edges, each between parts that exist."""
+    """Return the edges; both ends must be parts of the config."""
     parts = set(known)
     found = []
     for index, entry in enumerate(entries(config, "edges")):
@@ -118,9 +142,9 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
 
 
 def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[str]) -> list[ExposedPort]:
-    """The entries of ``exposed_inputs`` or ``exposed_outputs`` (``key``), named by ``name`` or else ``part:port``."""
+    """Return the entries of ``exposed_inputs`` or ``exposed_outputs`` (``key``), named by ``name`` or else ``part:port``."""
     parts = set(known)
-    id_key = _CHILDREN[level][1]
+    id_key = child_keys(level)[1] or "node_id"
     found = []
     for index, entry in enumerate(entries(config, key)):
         where = f"{key}[{index}]"
@@ -132,7 +156,7 @@ def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[s
 
 
 def entries(config: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
-    """The list of mappings under ``key``; empty if it is absent."""
+    """Return the list of mappings under ``key``; empty if it is absent."""
     value = config.get(key)
     if value is None:
         return ()
@@ -145,7 +169,7 @@ def entries(config: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
 
 
 def condition_of(part: Child) -> str:
-    """``if world_update`` or ``if 1, 2`` for a part that only runs on a condition; empty if it always runs."""
+    """Return ``if world_update`` or ``if 1, 2`` for a part with a condition; an empty string for a part without one."""
     condition = part.entry.get("condition")
     if not condition:
         return ""
@@ -153,7 +177,7 @@ def condition_of(part: Child) -> str:
 
 
 def name_in(entry: Mapping[str, Any], key: str, where: str) -> str:
-    """The non-empty name under ``key`` of an entry."""
+    """Return the non-empty name under ``key`` of an entry."""
     value = entry.get(key)
     if not isinstance(value, str) or not value:
         raise InvalidConfig(
@@ -163,14 +187,15 @@ def name_in(entry: Mapping[str, Any], key: str, where: str) -> str:
 
 
 def _child(name: str, entry: Mapping[str, Any], level: str) -> Child:
-    if level == "graph":
+    keys = find_kind(level).children
+    if keys is None:
         return Child(name, entry)
-    own = entry.get("graph_config" if level == "pipeline" else "pipeline_config")
+    own = entry.get(keys.config_key)
     return part(name, own if isinstance(own, Mapping) else entry, entry)
 
 
 def part(name: str, config: Mapping[str, Any], entry: Mapping[str, Any]) -> Child:
-    """A part given as a nested config, as ``{"ref": path}`` or with an ``endpoint_url``."""
+    """Return the part of an entry that is a nested config, ``{"ref": path}``, or has an ``endpoint_url``."""
     endpoint = config.get("endpoint_url") or entry.get("endpoint_url")
     ref = config.get("ref") or entry.get("ref")
     own = config if level_of(config) else None

@@ -6,7 +6,7 @@ What building from a config passes down through the levels, and how every level 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -26,7 +26,6 @@ __all__ = [
     "MAX_DOCUMENT_DEPTH",
     "BuildOptions",
     "at",
-    "build_or_pass",
     "check_version",
     "is_ref",
     "open_config",
@@ -256,20 +255,6 @@ class BuildOptions:
         return replace(self, base_dir=base_dir, path=(*self.path, child_id))
 
 
-def build_or_pass(
-    given: Any, build: Callable[[Mapping[str, Any], BuildOptions], Any], registry: BlockRegistry | None, pool: ReusePool | None
-) -> Any:
-    """What was given, if it is neither a config nor the path of one; else what ``build`` makes of that.
-
-    Raises:
-        InvalidConfig, MissingFile, and what ``build`` raises
-    """
-    options = BuildOptions(registry, pool)
-    if isinstance(given, (str, Path)):
-        return build(read_document(given), options.at(Path(given).parent))
-    return build(given, options) if isinstance(given, Mapping) else given
-
-
 def open_config(level: type[Persistent], config: Any, options: BuildOptions) -> tuple[dict[str, Any], str, BuildOptions]:
     """The document of a config of this level (a ref followed), what messages call it, and the options for what stands in it.
 
@@ -281,4 +266,5 @@ def open_config(level: type[Persistent], config: Any, options: BuildOptions) -> 
         raise InvalidConfig(f"a {level.level} config is a mapping, got {type(document).__name__}")
     where = f"{level.level} {document.get(f'{level.level}_id', 'config')!r}"
     check_version(document, level.schema_version, where)
-    return dict(document), where, options.at(base)
+    rest = {key: value for key, value in document.items() if key != "kind" or value != level.level}
+    return rest, where, options.at(base)

@@ -20,6 +20,7 @@ from yggdrasill.foundation.compile import compile_graph
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import ConnectedContainer, check_name
 from yggdrasill.foundation.edges import Edge, Interface
+from yggdrasill.foundation.kinds import Kind, register_kind
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.pool import ReusePool, reuse_identity
 from yggdrasill.foundation.registry import BlockRegistry
@@ -214,8 +215,8 @@ class Graph(ConnectedContainer, Persistent):
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True) -> ValidationResult:
-        """Check the structure; see `ValidationResult`.
+    def validate(self, strict: bool = True, deep: bool = False) -> ValidationResult:
+        """Check the structure; see `ValidationResult`. ``deep`` changes nothing: a graph has no children with a structure.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
@@ -301,3 +302,15 @@ class Graph(ConnectedContainer, Persistent):
         from yggdrasill.foundation.graph_config import graph_from_config
 
         return graph_from_config(cls, config, options, validate)
+
+
+register_kind(
+    Kind(
+        "graph",
+        load_class=lambda: Graph,
+        build=Graph._build,
+        marks=("nodes",),
+        drawing="nodes",
+        run_options=frozenset({"num_loop_steps", "dry_run"}),
+    )
+)

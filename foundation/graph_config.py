@@ -1,70 +1,23 @@
-"""A graph's config: its models, and graph <-> config. Ports are not stored: blocks declare them."""
+"""Conversion between a graph and its config. Ports are not stored: blocks declare them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from yggdrasill.foundation.config import BuildOptions, at, is_ref, open_config, read_model, resolve_ref
 from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.node import Node
+from yggdrasill.foundation.schemas import GraphModel, NodeModel
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.graph import Graph
 
-__all__ = ["EdgeModel", "ExposedModel", "GraphModel", "NodeModel", "StrictModel", "edge_to_config", "graph_from_config", "graph_to_config"]
+__all__ = ["edge_to_config", "graph_from_config", "graph_to_config"]
 
 AnyGraph = TypeVar("AnyGraph", bound="Graph")
-
-
-class StrictModel(BaseModel):
-    """A config model: unknown keys and wrong types are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class EdgeModel(StrictModel):
-    """An edge in a config."""
-
-    source_node: str
-    source_port: str
-    target_node: str
-    target_port: str
-
-
-class NodeModel(StrictModel):
-    """A node in a config. Nodes of one graph with the same ``block_id``, type and config have one block."""
-
-    node_id: str
-    block_type: str
-    block_id: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    trainable: bool = True
-
-
-class ExposedModel(StrictModel):
-    """An exposed port in a config."""
-
-    node_id: str
-    port_name: str
-    name: str | None = None
-
-
-class GraphModel(StrictModel):
-    """A graph's config, ``schema_version`` 1.0."""
-
-    schema_version: str = "1.0"
-    graph_id: str = "graph"
-    graph_kind: Literal["diffusion", "llm", "vlm", "data", "generic"] | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    nodes: list[NodeModel] = Field(default_factory=list)
-    edges: list[EdgeModel] = Field(default_factory=list)
-    exposed_inputs: list[ExposedModel] = Field(default_factory=list)
-    exposed_outputs: list[ExposedModel] = Field(default_factory=list)
 
 
 def edge_to_config(edge: Edge) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options, unknown_name
 from yggdrasill.foundation.config import check_version, read_document, read_model
+from yggdrasill.foundation.kinds import kind_names
 
 __all__ = ["TEMPLATE_FOLDER", "FileTemplate", "register_template", "render_template", "template_names"]
 
@@ -24,15 +25,14 @@ Builder = Callable[..., Mapping[str, Any]]
 
 TEMPLATE_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "templates"
 
-_LEVELS = ("graph", "pipeline", "stage", "world")
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _registered: dict[tuple[str, str], Builder] = {}
 
 
 def register_template(level: str, name: str, builder: Builder) -> None:
     """Make ``builder(**parameters) -> config`` available as ``from_template(name)`` of a level; it replaces one of that name."""
-    if level not in _LEVELS:
-        raise InvalidArgument(f"level is {level!r}; it can be {format_options(_LEVELS)}")
+    if level not in kind_names():
+        raise InvalidArgument(f"Unknown level {level!r}. Available: {format_options(kind_names(), near=str(level))}.")
     if not isinstance(name, str) or not name.strip():
         raise InvalidArgument(f"template name must be a non-empty string, got {name!r}")
     _registered[level, name] = builder
@@ -72,7 +72,7 @@ class FileTemplate:
     """A template in a YAML or JSON file; call it with its parameters."""
 
     def __init__(self, path: str | Path) -> None:
-        from yggdrasill.foundation.template_config import TemplateModel
+        from yggdrasill.foundation.schemas import TemplateModel
 
         self.path = Path(path)
         document = read_document(self.path)
@@ -125,9 +125,9 @@ class FileTemplate:
         """The config that ``{from_template, parameters?}`` stands for."""
         place, parameters = part["from_template"], part.get("parameters", {})
         level, _, name = place.partition("/") if isinstance(place, str) else ("", "", "")
-        if level not in _LEVELS or not name:
+        if level not in kind_names() or not name:
             raise InvalidConfig(
-                f"template {self.name!r}: from_template is {place!r}; it is written level/name with a level of {format_options(_LEVELS)}"
+                f"template {self.name!r}: from_template is {place!r}; write it level/name. Available levels: {format_options(kind_names())}."
             )
         if not isinstance(parameters, Mapping):
             raise InvalidConfig(f"template {self.name!r}: the parameters of {place!r} are {parameters!r}; they must be a mapping by name")

@@ -20,6 +20,7 @@ from yggdrasill.executor.program import Key
 from yggdrasill.foundation.container import ConnectedContainer, Container, check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.edges import Edge, EdgeTable, Interface
+from yggdrasill.foundation.kinds import find_kind
 from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
 from yggdrasill.values.handles import load_handles
@@ -57,11 +58,11 @@ class Dag(ConnectedContainer, Persistent):
     def _adopt(self, child: Any, child_id: str | None, trainable: bool) -> str:
         if not isinstance(child, Runnable):
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, configs or paths, got {type(child).__name__}")
-        if isinstance(child, Container) and child.level in {"stage", "world"}:
+        if isinstance(child, Container) and find_kind(child.level).boundary != "ports":
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}: it runs a state, not ports")
         if child is self or (isinstance(child, Dag) and any(below is self for _, below in child.walk())):
             raise InvalidArgument(f"{self.level} {self.id!r} cannot contain itself")
-        own = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
+        own = next((found for key in ("graph_id", "id") if isinstance(found := getattr(child, key, None), str)), None)
         name = child_id if child_id is not None else own if own is not None else self._free_id(self.child_word)
         check_name(f"{self.child_id_field}", name, self._children)
         self._add_child(name, child)
@@ -118,10 +119,10 @@ class Dag(ConnectedContainer, Persistent):
         result.warnings += check_reachability(self)
 
     def _validate_children(self, result: ValidationResult) -> None:
-        containers: dict[str, Any] = {child_id: child for child_id, child in self._children.items() if isinstance(child, Container)}
-        for child_id, child in containers.items():
-            below = {"validate_graphs": True} if isinstance(child, Dag) else {}
-            result.add(child.validate(strict=False, **below), child_id)
+        for child_id, child in self._children.items():
+            validate = getattr(child, "validate", None)
+            if validate is not None:
+                result.add(validate(strict=False, deep=True), child_id)
 
     # -- running ------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import unknown_name
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.config import BuildOptions, build_or_pass
+from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
+from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
@@ -81,21 +82,23 @@ class Pipeline(Dag):
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
-        return self._adopt(build_or_pass(graph, _build_graph, registry, pool), pipeline_node_id, trainable)
+        return self._adopt(build_given(graph, "graph", registry, pool), pipeline_node_id, trainable)
 
     def remove_graph(self, pipeline_node_id: str) -> None:
         """Take a graph out with its edges and exposures."""
         self._remove_child(pipeline_node_id)
 
-    def validate(self, strict: bool = True, validate_graphs: bool = False) -> ValidationResult:
-        """Check for cycles, unfed inputs and unreachable graphs; with ``validate_graphs`` also each graph, prefixed by its id.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_graphs: bool = False) -> ValidationResult:
+        """Check for cycles, unfed inputs and unreachable graphs; with ``deep`` also each graph, prefixed by its id.
+
+        ``validate_graphs`` is an older name of ``deep``.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
         result = self._structure()
         self._inputs_and_reach(result)
-        if validate_graphs:
+        if deep or validate_graphs:
             self._validate_children(result)
         if strict:
             result.raise_if_invalid(f"pipeline {self.pipeline_id!r}")
@@ -152,7 +155,15 @@ class Pipeline(Dag):
         return pipeline_from_config(cls, config, options, validate)
 
 
-def _build_graph(config: Mapping[str, Any], options: BuildOptions) -> Any:
-    from yggdrasill.pipeline.pipeline_config import build_graph
-
-    return build_graph(config, options)
+register_kind(
+    Kind(
+        "pipeline",
+        load_class=lambda: Pipeline,
+        build=Pipeline._build,
+        id_key="pipeline_id",
+        marks=("graphs",),
+        children=ChildKeys("graphs", "pipeline_node_id", "graph_config", "graph"),
+        drawing="network",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    )
+)

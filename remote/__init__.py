@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from yggdrasill.remote.artifact_client import ArtifactClient
     from yggdrasill.remote.client import EndpointClient
     from yggdrasill.remote.endpoint import Endpoint
-    from yggdrasill.remote.endpoints import EndpointRegistry
+    from yggdrasill.remote.endpoints import EndpointRegistry, UrlResolver
     from yggdrasill.remote.placement import Placement
     from yggdrasill.remote.placing import place
     from yggdrasill.remote.remote_graph import RemoteGraph
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from yggdrasill.remote.remote_workflow import RemoteWorkflow
     from yggdrasill.remote.remote_world import RemoteWorld
     from yggdrasill.remote.reports import CallReport, observe_calls
-    from yggdrasill.remote.resolvers import UrlResolver
     from yggdrasill.remote.retry import RetryPolicy
     from yggdrasill.remote.transports import HttpTransport, MemoryTransport
 
@@ -33,7 +32,7 @@ _HOME = {
     "RemoteStage": "remote_stage",
     "RemoteWorkflow": "remote_workflow",
     "RemoteWorld": "remote_world",
-    "UrlResolver": "resolvers",
+    "UrlResolver": "endpoints",
     "observe_calls": "reports",
     "place": "placing",
 }

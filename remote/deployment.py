@@ -11,6 +11,7 @@ from typing import Any
 from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown_name
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.kinds import kinds
 from yggdrasill.foundation.pool import reuse_identity
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
@@ -112,14 +113,13 @@ def _named(entry: Mapping[str, Any]) -> Any:
 
 
 def _block_types(config: Any) -> Iterator[str]:
-    """The types of all nodes in a config of any level."""
+    """Yield the types of all nodes in a config of any level."""
+    inside = {name for kind in kinds() if kind.children for name in (kind.children.key, kind.children.config_key)}
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key == "nodes" and isinstance(value, list):
                 yield from (node["block_type"] for node in value if isinstance(node, Mapping) and isinstance(node.get("block_type"), str))
-            elif key in ("graphs", "pipelines", "stages", "graph_config", "pipeline_config", "stage_config") or (
-                isinstance(value, Mapping) and any(name in value for name in ("pipelines", "graphs", "nodes"))
-            ):
+            elif key in inside or (isinstance(value, Mapping) and any(name in value for name in (*inside, "nodes"))):
                 yield from _block_types(value)
     elif isinstance(config, list):
         for entry in config:

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.foundation.config import resolve_ref
+from yggdrasill.foundation.kinds import kinds
 
 __all__ = ["inline_refs"]
-
-#: The lists of children by level, with the field that holds a child's own config.
-_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
 
 
 def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:
@@ -24,9 +22,12 @@ def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:
     if not isinstance(document, Mapping):
         return document
     whole = dict(document)
-    for field, inner in _CHILDREN.items():
-        if isinstance(whole.get(field), list):
-            whole[field] = [_entry(entry, inner, base, f"{where}, {field}[{number}]") for number, entry in enumerate(whole[field])]
+    for keys in (kind.children for kind in kinds() if kind.children is not None):
+        entries = whole.get(keys.key)
+        if isinstance(entries, list):
+            whole[keys.key] = [
+                _entry(entry, keys.config_key, base, f"{where}, {keys.key}[{number}]") for number, entry in enumerate(entries)
+            ]
     if isinstance(whole.get("nodes"), list):
         whole["nodes"] = [_node(node, base, f"{where}, nodes[{number}]") for number, node in enumerate(whole["nodes"])]
     return whole

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.container import Container
+from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.kinds import detect_kind
 from yggdrasill.pipeline.dag import Dag
-from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.deployment import travelling_state
 from yggdrasill.remote.placement import Part, Placement
 from yggdrasill.remote.proxies import make_proxy
+from yggdrasill.remote.proxy import Proxy
 from yggdrasill.world.world import World
 
 if TYPE_CHECKING:
@@ -31,18 +33,26 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
         InvalidArgument: no project, or a block that keeps state is shared with a part that runs elsewhere.
         InvalidConfig: an ambiguous key. UnknownBlockType, PayloadTooLarge, EndpointUnreachable, InvalidEdge
     """
-    if not isinstance(project, (Graph, ComfyGraph, Dag, World)):
+    if not isinstance(project, Container) and not _is_leaf(project):
         raise InvalidArgument(f"a graph, pipeline, stage or world can be placed, not {type(project).__name__}")
     root = Part((project.id,), None)
     parts = [part for part in Part.of_config((), project.to_config()).walk() if part.path]
     placements = registry.placements_of([root, *parts], project.id)
     whole = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
-    if whole is None and isinstance(project, (Graph, ComfyGraph)):
+    if whole is None and _is_leaf(project):
         whole = registry.default
     placer = _Placer(registry, placements)
     placed = placer.part(project, (), whole)
     placer.check_shared_state()
     return placed
+
+
+def _is_leaf(part: Any) -> bool:
+    """Whether a part is placed whole or not at all: a graph, or a runnable of another kind that endpoints serve."""
+    if isinstance(part, (Graph, Container, Proxy)):
+        return isinstance(part, Graph)
+    kind = detect_kind(part.to_config()) if isinstance(part, Runnable) else None
+    return kind is not None and kind.servable
 
 
 class _Placer:
@@ -55,7 +65,7 @@ class _Placer:
     def part(self, child: Any, path: tuple[str, ...], around: Placement | None) -> Any:
         """What stands for ``child`` after placing: a proxy, a copy with proxies inside, or itself."""
         placement = self._placements.get(path, around)
-        is_leaf = isinstance(child, (Graph, ComfyGraph))
+        is_leaf = _is_leaf(child)
         if not isinstance(child, Container) and not is_leaf:
             return child
         if placement is None and is_leaf:
@@ -81,7 +91,7 @@ class _Placer:
             fallback=lambda: child,
         )
 
-    def _settle(self, part: Container | ComfyGraph, home: str) -> None:
+    def _settle(self, part: Any, home: str) -> None:
         for block in part.blocks() if isinstance(part, Container) else ():
             if block.stateful:
                 self._homes.setdefault(id(block), set()).add(home)

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.foundation.config import BuildOptions
+from yggdrasill.foundation.kinds import build_project
 from yggdrasill.remote.inlining import inline_refs
-from yggdrasill.remote.placement import Part, Placement, match_keys
-from yggdrasill.remote.proxies import build_here, kind_of, make_proxy, served_proxy
+from yggdrasill.remote.placement import Part, Placement, config_keys, match_keys
+from yggdrasill.remote.proxies import make_proxy, served_proxy
 
-__all__ = ["RegistryProject", "UrlResolver"]
+if TYPE_CHECKING:
+    from yggdrasill.remote.endpoints import EndpointRegistry
 
-_CONFIG_FIELDS = ("graph_config", "pipeline_config", "stage_config")
+__all__ = ["RegistryProject"]
 
 
 class RegistryProject:
@@ -34,7 +35,7 @@ class RegistryProject:
             InvalidConfig: an ambiguous key, or a part that is to run here and has no config. Otherwise as `make_proxy`.
         """
         base = config.get("base_dir")
-        inner = next((inline_refs(config[field], base, "/".join(path)) for field in _CONFIG_FIELDS if field in config), None)
+        inner = next((inline_refs(config[field], base, "/".join(path)) for field in config_keys() if field in config), None)
         part = Part.of_config(path, inner)
         for below in part.walk():
             self._parts.setdefault(below.path, below)
@@ -53,7 +54,7 @@ class RegistryProject:
             self._inherited[path] = placement
             return None
         own = part.own_id or path[-1]
-        return make_proxy(self._registry, placement, own, inner, fallback=lambda: build_here(kind_of(inner), inner, base))
+        return make_proxy(self._registry, placement, own, inner, fallback=lambda: build_project(inner, BuildOptions(base_dir=base)))
 
     def _placement(self, part: Part, keys: Mapping[tuple[str, ...], str]) -> Placement | None:
         """By the part's own key, else by the nearest level around it, else, for a graph, by default."""
@@ -71,21 +72,3 @@ class RegistryProject:
     def finish(self) -> None:
         """Check every key against the whole project; warns about those that name nothing."""
         self._registry.placements_of(list(self._parts.values()), self._name)
-
-
-class UrlResolver:
-    """Resolves parts whose config names an ``endpoint_url``.
-
-    Credentials come from ``registry``, else from the file that ``YGGDRASILL_ENDPOINTS`` names, else from the environment
-    (`token_from_environment`); each is bound to a url prefix.
-    """
-
-    def __init__(self, registry: EndpointRegistry | None = None) -> None:
-        if registry is None:
-            path = os.environ.get("YGGDRASILL_ENDPOINTS")
-            registry = EndpointRegistry.from_yaml(path) if path else EndpointRegistry()
-        self._registry = registry
-
-    def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
-        """A proxy for the url, or None for an entry without one."""
-        return served_proxy(self._registry, path, config, None) if config.get("endpoint_url") is not None else None

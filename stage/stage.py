@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.foundation.config import BuildOptions, build_or_pass
+from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
+from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
@@ -85,7 +86,7 @@ class Stage(Dag):
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
         guard = None if condition is None else Condition(condition)
-        name = self._adopt(build_or_pass(pipeline, _build_pipeline, registry, pool), stage_node_id, trainable)
+        name = self._adopt(build_given(pipeline, "pipeline", registry, pool), stage_node_id, trainable)
         if guard is not None:
             self.pipeline_conditions[name] = guard
         return name
@@ -153,8 +154,9 @@ class Stage(Dag):
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True, validate_pipelines: bool = False) -> ValidationResult:
-        """Check for cycles, the contract against the pipelines' ports, unfed inputs and unreachable pipelines.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_pipelines: bool = False) -> ValidationResult:
+        """Check for cycles, the contract against the pipelines' ports, unfed inputs and unreachable pipelines; with ``deep`` also
+        each pipeline and what is in it. ``validate_pipelines`` is an older name of ``deep``.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
@@ -164,7 +166,7 @@ class Stage(Dag):
         result = self._structure()
         result.errors += check_contract(self)
         result.warnings += check_reach(self)
-        if validate_pipelines:
+        if deep or validate_pipelines:
             self._validate_children(result)
         if strict:
             result.raise_if_invalid(f"stage {self.stage_id!r}")
@@ -239,7 +241,16 @@ class Stage(Dag):
         return stage_from_config(cls, config, options, validate)
 
 
-def _build_pipeline(config: Mapping[str, Any], options: BuildOptions) -> Any:
-    from yggdrasill.stage.stage_config import build_pipeline
-
-    return build_pipeline(config, options)
+register_kind(
+    Kind(
+        "stage",
+        load_class=lambda: Stage,
+        build=Stage._build,
+        id_key="stage_id",
+        marks=("pipelines",),
+        children=ChildKeys("pipelines", "stage_node_id", "pipeline_config", "pipeline"),
+        boundary="state",
+        drawing="stage",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    )
+)

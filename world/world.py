@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.errors import InvalidArgument, InvalidState, format_options
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.archive import Source
-from yggdrasill.foundation.config import BuildOptions, read_document
+from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
+from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.saving import Persistent
@@ -118,11 +119,7 @@ class World(Persistent):
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
-        child: Any = stage
-        if isinstance(stage, (str, Path)):
-            child = Stage.from_config(read_document(stage), registry, pool=pool, base_dir=Path(stage).parent)
-        elif isinstance(stage, Mapping):
-            child = Stage.from_config(stage, registry, pool=pool)
+        child = build_given(stage, "stage", registry, pool)
         if not isinstance(child, StageLike):
             raise InvalidArgument(f"world {self.world_id!r} takes stages, configs or paths, got {type(child).__name__}")
         name = check_name("stage_id", stage_id if stage_id is not None else child.stage_id, self._children)
@@ -185,13 +182,15 @@ class World(Persistent):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True, validate_stages: bool = False) -> ValidationResult:
-        """Check the ring, the contracts against the state schema, and the storage; with ``validate_stages`` each stage too.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_stages: bool = False) -> ValidationResult:
+        """Check the ring, the contracts against the state schema, and the storage; with ``deep`` each stage and what is in it too.
+
+        ``validate_stages`` is an older name of ``deep``.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
-        result = check_world(self, validate_stages)
+        result = check_world(self, deep or validate_stages)
         if strict:
             result.raise_if_invalid(f"world {self.world_id!r}")
         return result
@@ -304,3 +303,18 @@ class World(Persistent):
             if isinstance(stage, Dag):
                 for path, below in stage.walk():
                     yield (stage_id, *path), below
+
+
+register_kind(
+    Kind(
+        "world",
+        load_class=lambda: World,
+        build=World._build,
+        id_key="world_id",
+        marks=("stages", "cycle"),
+        children=ChildKeys("stages", None, "stage_config", "stage"),
+        boundary="world",
+        drawing="ring",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers", "num_steps", "seed"}),
+    )
+)

@@ -11,9 +11,8 @@ from pydantic import Field
 
 from yggdrasill.errors import InvalidConfig, MissingFile, format_options
 from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
-from yggdrasill.foundation.graph_config import StrictModel
-from yggdrasill.pipeline.pipeline_config import place_child
-from yggdrasill.stage.stage import Stage
+from yggdrasill.foundation.kinds import build_child, place_child
+from yggdrasill.foundation.schemas import StrictModel
 from yggdrasill.world.storage import WorldStorage
 
 if TYPE_CHECKING:
@@ -104,7 +103,7 @@ def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: B
     if checkpoint is not None:
         world.load_from_checkpoint(checkpoint_path=checkpoint)
     if validate:
-        world.validate(strict=True, validate_stages=True)
+        world.validate(strict=True, deep=True)
     return world
 
 
@@ -117,7 +116,7 @@ def _stage(stage_id: str, entry: Mapping[str, Any], where: str, options: BuildOp
     placed = place_child(stage_id, {"stage_config": config, "graph_id": stage_id}, options, base)
     if placed is not None:
         return placed
-    return Stage._build(config, options.below(stage_id, base))
+    return build_child(config, options.below(stage_id, base), "stage")
 
 
 def _absolute(path: str, base: Path | None) -> str:

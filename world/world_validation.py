@@ -31,7 +31,7 @@ def cycle_problem(world: World, cycle: Sequence[str]) -> str | None:
     return f"world {world.world_id!r}: the cycle must name each stage exactly once ({format_options(world.stages)}); {'; '.join(parts)}"
 
 
-def check_world(world: World, validate_stages: bool) -> ValidationResult:
+def check_world(world: World, deep: bool) -> ValidationResult:
     """Errors and warnings of a world, and of its stages if asked for."""
     result = ValidationResult()
     problem = cycle_problem(world, world.cycle)
@@ -39,8 +39,8 @@ def check_world(world: World, validate_stages: bool) -> ValidationResult:
     for stage_id, stage in world.stages.items():
         if isinstance(stage, Stage):
             result.errors += check_schema(stage_id, stage, world.state_fields)
-            if validate_stages:
-                result.add(stage.validate(strict=False, validate_pipelines=True), stage_id)
+            if deep:
+                result.add(stage.validate(strict=False, deep=True), stage_id)
     if world.storage is not None and (trouble := world.storage.problem(world.world_id)):
         result.errors.append(trouble)
     return result

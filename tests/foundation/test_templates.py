@@ -117,7 +117,7 @@ def test_a_function_may_be_a_template() -> None:
 
 @pytest.mark.parametrize("level, name", [("node", "x"), ("graph", ""), ("graph", None)])
 def test_a_template_needs_a_level_and_a_name(level: str, name: Any) -> None:
-    with pytest.raises(ValueError, match=r"it can be 'graph'|non-empty string"):
+    with pytest.raises(ValueError, match=r"Available: .*'graph'|non-empty string"):
         register_template(level, name, dict)
 
 
