@@ -119,7 +119,7 @@ def children(config: Mapping[str, Any], level: str) -> list[Child]:
     for index, entry in enumerate(entries(config, key)):
         name = name_in(entry, id_key, f"{key}[{index}]")
         if name in found:
-            raise InvalidConfig(f"{key}[{index}] repeats the {id_key} {name!r}; ids in one {level} differ: rename one")
+            raise InvalidConfig(f"{key}[{index}] repeats the {id_key} {name!r}; ids in one {level} must differ: rename one")
         found[name] = _child(name, entry, level)
     return list(found.values())
 
@@ -135,7 +135,7 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
             if end not in parts:
                 spelled = f"{edge.source}.{edge.source_port} -> {edge.target}.{edge.target_port}"
                 raise InvalidConfig(
-                    f"{where} ({spelled}) names {end!r}, which is not in this {level}; there is {format_options(parts, near=end)}"
+                    f"{where} ({spelled}) names {end!r}, which is not in this {level}. Available: {format_options(parts, near=end)}."
                 )
         found.append(edge)
     return found
@@ -150,7 +150,7 @@ def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[s
         where = f"{key}[{index}]"
         part, port = name_in(entry, id_key, where), name_in(entry, "port_name", where)
         if part not in parts:
-            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}; there is {format_options(parts, near=part)}")
+            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}. Available: {format_options(parts, near=part)}.")
         found.append(ExposedPort(str(entry.get("name") or f"{part}:{port}"), part, port))
     return found
 

@@ -21,7 +21,7 @@ AnyGraph = TypeVar("AnyGraph", bound="Graph")
 
 
 def edge_to_config(edge: Edge) -> dict[str, str]:
-    """The four fields of an edge."""
+    """Return the four fields of an edge."""
     return {
         "source_node": edge.source_node,
         "source_port": edge.source_port,
@@ -31,7 +31,7 @@ def edge_to_config(edge: Edge) -> dict[str, str]:
 
 
 def graph_to_config(graph: Graph) -> dict[str, Any]:
-    """The config of a graph."""
+    """Return the config of a graph."""
     config: dict[str, Any] = {"schema_version": graph.schema_version, "graph_id": graph.graph_id}
     if graph.graph_kind is not None:
         config["graph_kind"] = graph.graph_kind
@@ -55,7 +55,7 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
 
 
 def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyGraph:
-    """Build a graph from its config; a graph is placed whole, so the resolver changes nothing inside it."""
+    """Build a graph from its config. A graph is placed as a whole, so the resolver is not used inside it."""
     document, where, here = open_config(cls, config, options)
     base = None if here.base_dir is None else Path(here.base_dir)
     model = read_model(GraphModel, _with_node_refs(document, base, where, here.allow_ref), where)
@@ -75,7 +75,7 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
 
 
 def _block_ids(graph: Graph) -> dict[str, str]:
-    """A block id per node: the same for nodes that share a block, and for no others."""
+    """Return a block id per node; nodes have equal ids if and only if they share a block."""
     owners: dict[str, int] = {}
     block_ids = {}
     for node_id, node in graph.nodes.items():
@@ -122,7 +122,7 @@ def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, 
 
 
 def _with_absolute_checkpoint(config: dict[str, Any], base: Path | None) -> dict[str, Any]:
-    """A checkpoint path in a config file is relative to that file, and absolute from here on."""
+    """Return the config with absolute checkpoint paths; in a config file they are relative to that file."""
     for key in ("checkpoint_ref", "checkpoint_path"):
         path = config.get(key)
         if base is not None and isinstance(path, str) and "://" not in path and not Path(path).is_absolute():

@@ -1,4 +1,4 @@
-"""A pipeline's config: its models, and pipeline <-> config."""
+"""Models of a pipeline's config, and conversion between a pipeline and its config."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class PipelineModel(StrictModel):
 
 
 def pipeline_to_config(pipeline: Pipeline) -> dict[str, Any]:
-    """The config of a pipeline."""
+    """Return the config of a pipeline."""
     graphs = []
     for node_id, graph in pipeline.graphs.items():
         config = graph.to_config()
@@ -68,7 +68,7 @@ def pipeline_to_config(pipeline: Pipeline) -> dict[str, Any]:
 
 
 def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyPipeline:
-    """Build a pipeline; arguments as `Pipeline.from_config`."""
+    """Build a pipeline from its config; arguments as for `Pipeline.from_config`."""
     document, where, here = open_config(cls, config, options)
     model = read_model(PipelineModel, document, where)
     pipeline = cls(model.pipeline_id, metadata=copy.deepcopy(model.metadata))

@@ -1,4 +1,4 @@
-"""A stage's config: its models, and stage <-> config."""
+"""Models of a stage's config, and conversion between a stage and its config."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Key = int | str
 
 
 class MappedModel(StrictModel):
-    """A mapping entry: block or field, and the port."""
+    """Entry of a mapping: a block or field, and a port."""
 
     block: Key
     stage_node_id: str
@@ -62,7 +62,7 @@ class StageModel(StrictModel):
 
 
 def stage_to_config(stage: Stage) -> dict[str, Any]:
-    """The config of a stage."""
+    """Return the config of a stage."""
     pipelines = []
     for node_id, pipeline in stage.pipelines.items():
         config = pipeline.to_config()
@@ -82,7 +82,7 @@ def stage_to_config(stage: Stage) -> dict[str, Any]:
 
 
 def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyStage:
-    """Build a stage; arguments as `Stage.from_config`."""
+    """Build a stage from its config; arguments as for `Stage.from_config`."""
     document, where, here = open_config(cls, config, options)
     model = read_model(StageModel, document, where)
     stage = cls(model.stage_id, role=model.role, metadata=copy.deepcopy(model.metadata))

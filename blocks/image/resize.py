@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Resize"]
 
@@ -24,10 +24,12 @@ class Resize(AbstractBaseBlock):
     block_type = "image/resize"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("width", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
-        Setting("height", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
-        Setting("scale", "number", None, 0.01, 16.0, meaning="a factor, where no size is given"),
-        Setting("method", "choice", "bilinear", options=("nearest", "bilinear", "bicubic"), meaning="how pixels between pixels are found"),
+        ConfigField("width", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
+        ConfigField("height", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
+        ConfigField("scale", "number", None, 0.01, 16.0, meaning="a factor, where no size is given"),
+        ConfigField(
+            "method", "choice", "bilinear", options=("nearest", "bilinear", "bicubic"), meaning="how pixels between pixels are found"
+        ),
     )
 
     def declare_ports(self) -> Iterable[Port]:

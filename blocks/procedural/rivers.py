@@ -12,7 +12,7 @@ from yggdrasill.blocks.procedural.configuration import read_terrain
 from yggdrasill.blocks.procedural.drainage import accumulate, fill_depressions, receivers
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Rivers"]
 
@@ -35,7 +35,7 @@ class Rivers(AbstractBaseBlock):
     block_type = "procedural/rivers"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("source", "number", 6.0, 0.01, 10000.0, meaning="cubic metres per second that make a river on a map 1,200 km wide"),
+        ConfigField("source", "number", 6.0, 0.01, 10000.0, meaning="cubic metres per second that make a river on a map 1,200 km wide"),
     )
 
     def declare_ports(self) -> Iterable[Port]:

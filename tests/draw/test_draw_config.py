@@ -222,7 +222,7 @@ def test_levels_without_parts_draw() -> None:
         ({"nodes": [_node("a"), _node("a")]}, r"nodes\[1\] repeats the node_id 'a'"),
         (
             {"nodes": [_node("adder")], "edges": [_edge("adder", "ader")]},
-            r"edges\[0\] \(adder.y -> ader.x\) names 'ader'.*there is 'adder'",
+            r"edges\[0\] \(adder.y -> ader.x\) names 'ader'.*Available: 'adder'",
         ),
         ({"nodes": [], "exposed_inputs": [{"node_id": "a", "port_name": "x"}]}, r"exposed_inputs\[0\] names 'a'"),
         ({"pipelines": [], "state_contract": [1]}, "state_contract is a list"),

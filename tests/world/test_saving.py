@@ -230,7 +230,7 @@ def test_load_from_checkpoint_restores_stateful_blocks(tmp_path: Path) -> None:
         ({"cycles": []}, "cycles"),
         ({"cycle": ["author"]}, "are left out"),
         ({"state_schema": {"blocks": 6}}, r"state_schema\.blocks"),
-        ({"frozen_stages": ["autor"]}, "'autor' are no stages"),
+        ({"frozen_stages": ["autor"]}, "unknown stages 'autor'"),
         ({"stages": {"author": {"endpoint_url": "http://x", "port": 3}}}, "port"),
     ],
     ids=["newer version", "unknown key", "cycle", "six blocks", "frozen stage", "remote stage"],
