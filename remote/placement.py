@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, format_options, unknown_name
 from yggdrasill.foundation.kinds import kinds
 
-__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Part", "Placement", "config_keys", "match_keys", "name_of"]
+__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "config_keys", "match_keys", "name_of"]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
@@ -79,19 +79,19 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Part:
+class ProjectPart:
     """A place in a project: ids from the outermost level down, the part's own id where that differs, and what is inside."""
 
     path: tuple[str, ...]
     own_id: str | None = None
-    children: tuple[Part, ...] = ()
+    children: tuple[ProjectPart, ...] = ()
 
     @property
     def name(self) -> str:
         """The path as keys and messages write it."""
         return "/".join(self.path)
 
-    def walk(self) -> Iterator[Part]:
+    def walk(self) -> Iterator[ProjectPart]:
         """This part and everything below."""
         yield self
         for child in self.children:
@@ -112,7 +112,7 @@ class Part:
         return any(words == path[len(path) - len(words) :] for path in self._paths if len(words) <= len(path))
 
     @classmethod
-    def of_config(cls, path: tuple[str, ...], config: Any) -> Part:
+    def of_config(cls, path: tuple[str, ...], config: Any) -> ProjectPart:
         """The part at ``path`` from its entry or config, of any level; what stands in other files is not looked into."""
         if not isinstance(config, Mapping):
             return cls(path)
@@ -133,19 +133,21 @@ def name_of(config: Mapping[str, Any]) -> str | None:
     return next((config[kind.id_key] for kind in kinds() if isinstance(config.get(kind.id_key), str)), None)
 
 
-def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Part]:
+def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[ProjectPart]:
     for keys in (kind.children for kind in kinds() if kind.children is not None):
         entries = config.get(keys.key)
         if keys.id_key is None:
             for child_id, entry in entries.items() if isinstance(entries, Mapping) else ():
-                yield Part.of_config((*path, str(child_id)), entry)
+                yield ProjectPart.of_config((*path, str(child_id)), entry)
             continue
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, Mapping) and isinstance(entry.get(keys.id_key), str):
-                yield Part.of_config((*path, entry[keys.id_key]), entry)
+                yield ProjectPart.of_config((*path, entry[keys.id_key]), entry)
 
 
-def match_keys(keys: Iterable[str], parts: Iterable[Part], project: str | None = None) -> tuple[dict[tuple[str, ...], str], list[str]]:
+def match_keys(
+    keys: Iterable[str], parts: Iterable[ProjectPart], project: str | None = None
+) -> tuple[dict[tuple[str, ...], str], list[str]]:
     """The key that places each part, by path, the most specific of several; and the keys that name nothing.
 
     A key that names a part and others inside it means the outermost: it is placed whole. A key that begins with the id of the

@@ -11,10 +11,10 @@ from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.kinds import detect_kind
 from yggdrasill.pipeline.dag import Dag
-from yggdrasill.remote.deployment import travelling_state
-from yggdrasill.remote.placement import Part, Placement
+from yggdrasill.remote.deployment import state_without_checkpoint
+from yggdrasill.remote.placement import Placement, ProjectPart
 from yggdrasill.remote.proxies import make_proxy
-from yggdrasill.remote.proxy import Proxy
+from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.world.world import World
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
     """
     if not isinstance(project, Container) and not _is_leaf(project):
         raise InvalidArgument(f"a graph, pipeline, stage or world can be placed, not {type(project).__name__}")
-    root = Part((project.id,), None)
-    parts = [part for part in Part.of_config((), project.to_config()).walk() if part.path]
+    root = ProjectPart((project.id,), None)
+    parts = [part for part in ProjectPart.of_config((), project.to_config()).walk() if part.path]
     placements = registry.placements_of([root, *parts], project.id)
     whole = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
     if whole is None and _is_leaf(project):
@@ -49,7 +49,7 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
 
 def _is_leaf(part: Any) -> bool:
     """Whether a part is placed whole or not at all: a graph, or a runnable of another kind that endpoints serve."""
-    if isinstance(part, (Graph, Container, Proxy)):
+    if isinstance(part, (Graph, Container, RemotePart)):
         return isinstance(part, Graph)
     kind = detect_kind(part.to_config()) if isinstance(part, Runnable) else None
     return kind is not None and kind.servable
@@ -87,7 +87,7 @@ class _Placer:
             placement,
             child.id,
             child.to_config(),
-            state=travelling_state(child) if isinstance(child, Container) else None,
+            state=state_without_checkpoint(child) if isinstance(child, Container) else None,
             fallback=lambda: child,
         )
 

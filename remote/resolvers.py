@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import InvalidConfig
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.kinds import build_project
-from yggdrasill.remote.inlining import inline_refs
-from yggdrasill.remote.placement import Part, Placement, config_keys, match_keys
+from yggdrasill.remote.deployment import inline_refs
+from yggdrasill.remote.placement import Placement, ProjectPart, config_keys, match_keys
 from yggdrasill.remote.proxies import make_proxy, served_proxy
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class RegistryProject:
     def __init__(self, registry: EndpointRegistry, name: str | None = None) -> None:
         self._registry = registry
         self._name = name
-        self._parts: dict[tuple[str, ...], Part] = {}
+        self._parts: dict[tuple[str, ...], ProjectPart] = {}
         #: What parts inside a level inherit because something else inside it is placed apart.
         self._inherited: dict[tuple[str, ...], Placement] = {}
 
@@ -36,7 +36,7 @@ class RegistryProject:
         """
         base = config.get("base_dir")
         inner = next((inline_refs(config[field], base, "/".join(path)) for field in config_keys() if field in config), None)
-        part = Part.of_config(path, inner)
+        part = ProjectPart.of_config(path, inner)
         for below in part.walk():
             self._parts.setdefault(below.path, below)
         keys, _ = match_keys(self._registry.placements, self._parts.values(), self._name)
@@ -56,7 +56,7 @@ class RegistryProject:
         own = part.own_id or path[-1]
         return make_proxy(self._registry, placement, own, inner, fallback=lambda: build_project(inner, BuildOptions(base_dir=base)))
 
-    def _placement(self, part: Part, keys: Mapping[tuple[str, ...], str]) -> Placement | None:
+    def _placement(self, part: ProjectPart, keys: Mapping[tuple[str, ...], str]) -> Placement | None:
         """By the part's own key, else by the nearest level around it, else, for a graph, by default."""
         if part.path in keys:
             found = self._registry.placements[keys[part.path]]

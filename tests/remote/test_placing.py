@@ -23,8 +23,7 @@ from yggdrasill.foundation import BlockRegistry, Graph, ReusePool
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import Endpoint, EndpointRegistry, RemoteGraph, RetryPolicy
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.remote_stage import RemoteStage
-from yggdrasill.remote.remote_world import RemoteWorld
+from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
 from yggdrasill.stage import Stage, State
 from yggdrasill.world import World
 
@@ -325,5 +324,5 @@ def test_without_a_fallback_an_endpoint_that_is_gone_is_an_error() -> None:
 
 
 def test_a_world_has_no_fallback_for_its_content_is_where_it_runs() -> None:
-    with pytest.raises(InvalidArgument, match=r"'tiny'.* keeps its content where it runs"):
+    with pytest.raises(InvalidArgument, match=r"'tiny'.* stores its content at its endpoint"):
         canonical_world().place(registry_of(GONE, graphs={"tiny": {"replicas": ["gone"], "fallback": "local"}}, retry_policy=QUICK))
