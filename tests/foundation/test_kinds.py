@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from yggdrasill import KIND_MODULES
 from yggdrasill.errors import InvalidArgument, InvalidConfig
 from yggdrasill.foundation import kinds as module
 from yggdrasill.foundation.config import BuildOptions
@@ -28,7 +29,8 @@ from yggdrasill.foundation.kinds import (
     register_kind,
 )
 
-BUILT_IN = ["graph", "pipeline", "stage", "world", "comfy", "remote"]
+BUILT_IN = list(KIND_MODULES)
+#: An example of each kind, with the id ``x``.
 CONFIGS: dict[str, dict[str, Any]] = {
     "graph": {"graph_id": "x", "nodes": []},
     "pipeline": {"pipeline_id": "x", "graphs": []},
