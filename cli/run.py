@@ -13,6 +13,7 @@ from yggdrasill.cli.projects import add_project_arguments, load_plugins, open_pr
 from yggdrasill.cli.worlds import run_world
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.executor import enter_run
+from yggdrasill.foundation.kinds import kind_of
 from yggdrasill.stage import Stage, State
 from yggdrasill.world import World
 
@@ -45,7 +46,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     if isinstance(project, World):
         return run_world(project, inputs, arguments, console)
     if arguments.action is not None and not isinstance(project, Stage):
-        raise InvalidArgument(f"--action is for worlds and stages; this is a {project.level}")
+        raise InvalidArgument(f"--action is for worlds and stages; this is a {kind_of(project.to_config(), 'graph').name}")
     options: dict[str, Any] = {} if arguments.steps is None else {"num_loop_steps": arguments.steps}
     with console.progress(100, project.id) as bar:
 

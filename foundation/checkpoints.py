@@ -23,7 +23,6 @@ from yggdrasill.errors import (
     UnsupportedFormat,
     YggdrasillError,
 )
-from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.pool import reuse_identity
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from yggdrasill.foundation.checkpoints import StateLoader, read_state
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import ConnectedContainer, check_name
 from yggdrasill.foundation.edges import Edge, Interface, check_edge
+from yggdrasill.foundation.kinds import Kind, register_kind
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.pool import ReusePool, reuse_identity
 from yggdrasill.foundation.ports import PortAggregation
@@ -342,3 +343,15 @@ class Graph(ConnectedContainer, Persistent):
         from yggdrasill.foundation.graph_config import graph_from_config
 
         return graph_from_config(cls, config, options, validate)
+
+
+register_kind(
+    Kind(
+        "graph",
+        load_class=lambda: Graph,
+        build=Graph._build,
+        marks=("nodes",),
+        drawing="nodes",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    )
+)

@@ -1,75 +1,28 @@
-"""A graph's config: its models, and graph <-> config. Ports are not stored: blocks declare them."""
+"""Conversion between a graph and its config. Ports are not stored: blocks declare them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from yggdrasill.errors import error_context
 from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
 from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.node import Node
+from yggdrasill.foundation.schemas import GraphModel, NodeModel
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.graph import Graph
 
-__all__ = ["EdgeModel", "ExposedModel", "GraphModel", "NodeModel", "StrictModel", "edge_to_config", "graph_from_config", "graph_to_config"]
+__all__ = ["edge_to_config", "graph_from_config", "graph_to_config"]
 
 AnyGraph = TypeVar("AnyGraph", bound="Graph")
 
 
-class StrictModel(BaseModel):
-    """A config model: unknown keys and wrong types are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class EdgeModel(StrictModel):
-    """An edge in a config."""
-
-    source_node: str
-    source_port: str
-    target_node: str
-    target_port: str
-
-
-class NodeModel(StrictModel):
-    """A node in a config. Nodes of one graph with the same ``block_id``, type and config have one block."""
-
-    node_id: str
-    block_type: str
-    block_id: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    trainable: bool = True
-
-
-class ExposedModel(StrictModel):
-    """An exposed port in a config."""
-
-    node_id: str
-    port_name: str
-    name: str | None = None
-
-
-class GraphModel(StrictModel):
-    """A graph's config, ``schema_version`` 1.0."""
-
-    schema_version: str = "1.0"
-    graph_id: str = "graph"
-    graph_kind: Literal["diffusion", "llm", "vlm", "data", "generic"] | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    nodes: list[NodeModel] = Field(default_factory=list)
-    edges: list[EdgeModel] = Field(default_factory=list)
-    exposed_inputs: list[ExposedModel] = Field(default_factory=list)
-    exposed_outputs: list[ExposedModel] = Field(default_factory=list)
-
-
 def edge_to_config(edge: Edge) -> dict[str, str]:
-    """The four fields of an edge."""
+    """Return the four fields of an edge."""
     return {
         "source_node": edge.source_node,
         "source_port": edge.source_port,
@@ -79,7 +32,7 @@ def edge_to_config(edge: Edge) -> dict[str, str]:
 
 
 def graph_to_config(graph: Graph) -> dict[str, Any]:
-    """The config of a graph."""
+    """Return the config of a graph."""
     config: dict[str, Any] = {"schema_version": graph.schema_version, "graph_id": graph.graph_id}
     if graph.graph_kind is not None:
         config["graph_kind"] = graph.graph_kind
@@ -103,7 +56,7 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
 
 
 def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyGraph:
-    """Build a graph from its config; a graph is placed whole, so the resolver changes nothing inside it."""
+    """Build a graph from its config. A graph is placed as a whole, so the resolver is not used inside it."""
     document, where, here = open_config(cls, config, options)
     base = None if here.base_dir is None else Path(here.base_dir)
     model = read_model(GraphModel, _with_node_refs(document, base, where, here.allow_ref), where)
@@ -122,7 +75,7 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
 
 
 def _block_ids(graph: Graph) -> dict[str, str]:
-    """A block id per node: the same for nodes that share a block, and for no others."""
+    """Return a block id per node; nodes have equal ids if and only if they share a block."""
     owners: dict[str, int] = {}
     block_ids = {}
     for node_id, node in graph.nodes.items():
@@ -169,7 +122,7 @@ def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, 
 
 
 def _with_absolute_checkpoint(config: dict[str, Any], base: Path | None) -> dict[str, Any]:
-    """A checkpoint path in a config file is relative to that file, and absolute from here on."""
+    """Return the config with absolute checkpoint paths; in a config file they are relative to that file."""
     for key in ("checkpoint_ref", "checkpoint_path"):
         path = config.get(key)
         if base is not None and isinstance(path, str) and "://" not in path and not Path(path).is_absolute():

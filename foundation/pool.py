@@ -10,9 +10,10 @@ import json
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.foundation.block import AbstractBaseBlock
+if TYPE_CHECKING:
+    from yggdrasill.foundation.block import AbstractBaseBlock
 
 __all__ = ["ReusePool", "reuse_identity"]
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["Persistent", "file_name", "file_names"]
+__all__ = ["Persistent", "file_name", "file_names", "read_config"]
 
 _CONFIGS = ("config.yaml", "config.yml", "config.json")
 
@@ -207,7 +207,7 @@ class Persistent(Container):
             InvalidConfig, InvalidCheckpoint, CheckpointMismatch
         """
         with open_source(path) as source:
-            config = _read_config(source)
+            config = read_config(source)
             with error_context(source.describe("")):
                 built = cls.from_config(config, registry, base_dir=Path(path) if isinstance(source, FolderSource) else None, **options)
             built.load_state_dict(built._read_states(source, ""), strict=True)
@@ -266,15 +266,32 @@ class Persistent(Container):
     # -- templates ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_template(cls, name: str, *, registry: BlockRegistry | None = None, validate: bool = False, **parameters: Any) -> Self:
-        """Build from a template of this level; ``parameters`` are the template's own.
+    def from_template(
+        cls,
+        name: str,
+        *,
+        registry: BlockRegistry | None = None,
+        validate: bool = False,
+        pool: ReusePool | None = None,
+        endpoints: Resolver | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> Self:
+        """Build from a template of this level. ``registry``, ``validate``, ``pool`` and ``endpoints`` are options of `from_config`.
+
+        Parameters of the template are ``keywords``, or entries of ``parameters``, which may also have the name of an option.
 
         Raises:
             UnknownName: (a KeyError) no template, or no parameter, of that name.
+            InvalidArgument: a parameter is given both ways.
         """
         from yggdrasill.foundation.templates import render_template
 
-        return cls.from_config(render_template(cls.level, name, parameters), registry, validate)
+        given = dict(parameters or {})
+        if twice := sorted(given.keys() & keywords.keys()):
+            raise InvalidArgument(f"Parameter {twice[0]!r} of template {name!r} is given twice; pass it once.")
+        config = render_template(cls.level, name, {**given, **keywords})
+        return cls.from_config(config, registry, validate, pool=pool, endpoints=endpoints)
 
 
 def _write_folder(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
@@ -291,7 +308,12 @@ def _write_folder(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
                 other.unlink(missing_ok=True)
 
 
-def _read_config(source: Source) -> dict[str, Any]:
+def read_config(source: Source) -> dict[str, Any]:
+    """Return the config of a save: its ``config.yaml``, ``config.yml`` or ``config.json``, the first that exists.
+
+    Raises:
+        MissingFile, InvalidConfig
+    """
     for name in _CONFIGS:
         data = source.read(name)
         if data is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from yggdrasill.foundation import Setting
+from yggdrasill.foundation import ConfigField
 from yggdrasill.server_ext.comfy.levels.values import REST
 
 __all__ = ["inputs_of", "number_limits", "widget"]
@@ -16,7 +16,7 @@ __all__ = ["inputs_of", "number_limits", "widget"]
 _MOST = 2**53
 
 
-def inputs_of(settings: Sequence[Setting] | None) -> list[Any]:
+def inputs_of(settings: Sequence[ConfigField] | None) -> list[Any]:
     """An input for each setting, all optional; one for YAML where nothing is declared."""
     if settings is None:
         return [
@@ -27,7 +27,7 @@ def inputs_of(settings: Sequence[Setting] | None) -> list[Any]:
     return [widget(setting) for setting in settings]
 
 
-def widget(setting: Setting) -> Any:
+def widget(setting: ConfigField) -> Any:
     """The input for one setting. A number without a default is a text that may stay blank."""
     name, default = setting.name, setting.default
     said: dict[str, Any] = {"optional": True, "tooltip": _sentence(setting.meaning)}
@@ -48,7 +48,7 @@ def widget(setting: Setting) -> Any:
     return io.Float.Input(name, default=default, min=low, max=high, step=0.01, **said)
 
 
-def number_limits(setting: Setting) -> tuple[Any, Any]:
+def number_limits(setting: ConfigField) -> tuple[Any, Any]:
     """The lowest and highest value, within what the editor can count."""
     kind = int if setting.kind == "integer" else float
     low = -_MOST if setting.low is None else max(setting.low, -_MOST)
@@ -56,7 +56,7 @@ def number_limits(setting: Setting) -> tuple[Any, Any]:
     return kind(low), kind(high)
 
 
-def _range(setting: Setting) -> str:
+def _range(setting: ConfigField) -> str:
     return f"{setting.low:g} to {setting.high:g}" if setting.low is not None and setting.high is not None else ""
 
 

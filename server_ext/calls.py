@@ -6,22 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidState, format_options
+from yggdrasill.foundation.kinds import find_kind
 from yggdrasill.stage.state import State
 
-__all__ = ["KINDS", "OPTIONS", "PREVIEW_METHODS", "call", "check_options"]
+__all__ = ["PREVIEW_METHODS", "call", "check_options"]
 
 #: How ComfyUI makes previews of latents; ``default`` is as its owner started it.
 PREVIEW_METHODS = ("auto", "latent2rgb", "taesd", "none", "default")
-KINDS = ("graph", "pipeline", "stage", "world", "comfy")
-
-#: Run options that may cross a wire, by kind. ``max_workers`` changes no result, so a workflow, which has no use for it, ignores it.
-OPTIONS: dict[str, frozenset[str]] = {
-    "graph": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
-    "pipeline": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
-    "stage": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
-    "comfy": frozenset({"num_loop_steps", "dry_run", "max_workers", "preview_method"}),
-    "world": frozenset({"num_loop_steps", "dry_run", "max_workers", "num_steps", "seed"}),
-}
+#: ``max_workers`` changes no result, so every kind accepts it and those without parallel children ignore it.
+_FOR_EVERY_KIND = frozenset({"dry_run", "max_workers"})
 _MOST_WORKERS = 64
 
 
@@ -34,9 +27,11 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
     given = {name: value for name, value in options.items() if value is not None}
     if given.pop("training", False):
         raise InvalidArgument("training does not cross a wire: gradients stop at an endpoint; train where the weights are")
-    stray = sorted(set(given) - OPTIONS[kind])
+    options_of_kind = find_kind(kind).run_options
+    allowed = options_of_kind | _FOR_EVERY_KIND
+    stray = sorted(set(given) - allowed)
     if stray:
-        raise InvalidArgument(f"a remote {kind} does not take {', '.join(map(repr, stray))}; it takes {format_options(OPTIONS[kind])}")
+        raise InvalidArgument(f"a remote {kind} does not take {', '.join(map(repr, stray))}; it takes {format_options(allowed)}")
     if given.get("dry_run", False) not in (True, False):
         raise InvalidArgument(f"dry_run must be true or false, got {given['dry_run']!r}")
     if given.get("preview_method", "default") not in PREVIEW_METHODS:
@@ -46,7 +41,7 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidArgument(f"{name} must be an integer, got {given[name]!r}")
     if given.get("max_workers", 1) > _MOST_WORKERS:
         given["max_workers"] = _MOST_WORKERS
-    if kind == "comfy":
+    if "max_workers" not in options_of_kind:
         given.pop("max_workers", None)
     return given
 
@@ -59,7 +54,8 @@ def call(kind: str, runnable: Any, value: Any, options: Mapping[str, Any], seed:
     """
     if not isinstance(value, Mapping):
         raise InvalidArgument(f"the inputs of a {kind} are a dict, got {type(value).__name__}")
-    if kind in ("graph", "pipeline", "comfy"):
+    boundary = find_kind(kind).boundary
+    if boundary == "ports":
         return runnable.run(value, **options)
     stray = sorted(str(key) for key in value if key not in ("state", "action"))
     if stray:
@@ -67,7 +63,7 @@ def call(kind: str, runnable: Any, value: Any, options: Mapping[str, Any], seed:
     given = value.get("state")
     if given is not None and not isinstance(given, Mapping):
         raise InvalidState(f"the state of a {kind} call is a serialised state, got {type(given).__name__}")
-    if kind == "stage":
+    if boundary == "state":
         after = runnable.run(State.of(given), action=value.get("action"), seed=seed, **options)
     else:
         after = runnable.run(None if given is None else State.of(given), action=value.get("action"), **options)

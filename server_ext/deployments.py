@@ -10,28 +10,22 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
-from yggdrasill.foundation.config import read_document
+from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.contract import Resolver
-from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.kinds import build_project, kind_of, kinds
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.dag import Dag
-from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
-from yggdrasill.remote.proxies import kind_of
-from yggdrasill.server_ext.calls import KINDS
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.deployment import Deployment, check_graph_id
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
 from yggdrasill.server_ext.identity import deployment_hash
 from yggdrasill.server_ext.idle_reaper import IdleReaper
-from yggdrasill.stage.stage import Stage
 from yggdrasill.world.world import World
 
 __all__ = ["Deployments"]
-
-_CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
 
 
 class Deployments:
@@ -115,8 +109,9 @@ class Deployments:
             StorageFailed: it could not be kept.
         """
         check_graph_id(graph_id)
-        if kind not in KINDS:
-            raise InvalidArgument(f"kind is {kind[:60]!r}; an endpoint serves {format_options(KINDS, near=kind)}")
+        served = [known.name for known in kinds() if known.servable]
+        if kind not in served:
+            raise InvalidArgument(f"Unknown kind {kind[:60]!r}. Available: {format_options(served, near=kind)}.")
         with self._building(graph_id):
             there = self._live.get(graph_id) or (self.get(graph_id) if self._files.read(graph_id) else None)
             if there is not None and there.hash == graph_hash:
@@ -147,11 +142,12 @@ class Deployments:
         names = ("config.yaml", "config.yml", "config.json")
         file = path if path.is_file() else next((path / name for name in names if (path / name).is_file()), path / names[-1])
         config = read_document(file)
-        kind = kind_of(config)
-        options: dict[str, Any] = {"registry": self._registry, "pool": self._pool, "endpoints": self._resolver()}
-        runnable = (
-            _CLASSES[kind].from_config(config, base_dir=path.parent, **options) if path.is_file() else _CLASSES[kind].load(path, **options)
-        )
+        found = kind_of(config, "graph")
+        kind, load = found.name, getattr(found.load_class(), "load", None)
+        if path.is_file() or load is None:
+            runnable = build_project(config, BuildOptions(self._registry, self._pool, file.parent, self._resolver()))
+        else:
+            runnable = load(path, registry=self._registry, pool=self._pool, endpoints=self._resolver())
         graph_id = check_graph_id(runnable.id)
         with self._building(graph_id):
             if graph_id in self._live:
@@ -179,10 +175,10 @@ class Deployments:
 
     def _build(self, graph_id: str, kind: str, config: dict[str, Any], graph_hash: str, state: Any) -> Deployment:
         checked = check_config(config, self._rules)
-        if kind_of(config) != kind:
-            raise InvalidConfig(f"the config of {graph_id!r} is one of a {kind_of(config)}, not of a {kind}")
-        cls = _CLASSES[kind]
-        runnable = cls.from_config(checked, self._registry, pool=self._pool, endpoints=self._resolver(), allow_ref=False)
+        described = kind_of(config, "graph").name
+        if described != kind:
+            raise InvalidConfig(f"The config of {graph_id!r} describes a {described}, not a {kind}")
+        runnable = build_project(checked, BuildOptions(self._registry, self._pool, None, self._resolver(), allow_ref=False))
         if not can_run_prompts() and any(isinstance(part, ComfyGraph) for part in _parts(runnable)):
             raise InvalidConfig(
                 f"{graph_id!r} holds a ComfyUI workflow, which runs only on an endpoint that is a ComfyUI; this one is none"

@@ -72,7 +72,7 @@ def _is_deterministic(runnable: Any) -> bool:
     if isinstance(runnable, World):
         return False
     if not isinstance(runnable, Container):
-        return bool(runnable.deterministic)
+        return bool(getattr(runnable, "deterministic", False))
     return all(block.deterministic for block in runnable.blocks()) and all(
         getattr(leaf, "deterministic", False) for leaf in _elsewhere(runnable)
     )

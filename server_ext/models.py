@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from yggdrasill.foundation.kinds import kinds
+
 __all__ = [
     "ArtifactFolder",
     "ArtifactHashes",
@@ -58,10 +60,15 @@ class WireModel(_Body):
     payloads: list[dict[str, Any]]
 
 
+def _served_kinds(schema: dict[str, Any]) -> None:
+    """Name in the document the kinds that `Deployments.put` accepts."""
+    schema["enum"] = [kind.name for kind in kinds() if kind.servable]
+
+
 class GraphModel(_Body):
     """What to serve: a config, and the state of blocks that name no checkpoint; ``idle_after`` seconds without a call it is removed."""
 
-    kind: Literal["graph", "pipeline", "stage", "world", "comfy"]
+    kind: str = Field(min_length=1, max_length=100, json_schema_extra=_served_kinds)
     config: dict[str, Any]
     state: WireModel | None = None
     idle_after: float | None = Field(default=None, gt=0, le=366 * 86400, allow_inf_nan=False)

@@ -11,9 +11,10 @@ from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.executor.loop import Frame
 from yggdrasill.executor.program import Buffer
-from yggdrasill.foundation.config import BuildOptions, build_or_pass
+from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
+from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
@@ -92,7 +93,7 @@ class Stage(Dag):
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
         guard = None if condition is None else Condition(condition)
-        name = self._adopt(build_or_pass(pipeline, _build_pipeline, registry, pool), stage_node_id, trainable)
+        name = self._adopt(build_given(pipeline, "pipeline", registry, pool), stage_node_id, trainable)
         if guard is not None:
             self.pipeline_conditions[name] = guard
         return name
@@ -290,7 +291,16 @@ class Stage(Dag):
         return stage_from_config(cls, config, options, validate)
 
 
-def _build_pipeline(config: Mapping[str, Any], options: BuildOptions) -> Any:
-    from yggdrasill.stage.stage_config import build_pipeline
-
-    return build_pipeline(config, options)
+register_kind(
+    Kind(
+        "stage",
+        load_class=lambda: Stage,
+        build=Stage._build,
+        id_key="stage_id",
+        marks=("pipelines",),
+        children=ChildKeys("pipelines", "stage_node_id", "pipeline_config", "pipeline"),
+        boundary="state",
+        drawing="stage",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    )
+)

@@ -15,8 +15,9 @@ from yggdrasill.errors import InvalidArgument, InvalidState, format_options, unk
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.executor.loop import check_options
 from yggdrasill.foundation.archive import Source
-from yggdrasill.foundation.config import BuildOptions, read_document
+from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
+from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.saving import Persistent
@@ -119,11 +120,7 @@ class World(Persistent):
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
-        child: Any = stage
-        if isinstance(stage, (str, Path)):
-            child = Stage.from_config(read_document(stage), registry, pool=pool, base_dir=Path(stage).parent)
-        elif isinstance(stage, Mapping):
-            child = Stage.from_config(stage, registry, pool=pool)
+        child = build_given(stage, "stage", registry, pool)
         if not isinstance(child, StageLike):
             raise InvalidArgument(f"world {self.world_id!r} takes stages, configs or paths, got {type(child).__name__}")
         name = check_name("stage_id", stage_id if stage_id is not None else child.stage_id, self._children)
@@ -383,3 +380,18 @@ class World(Persistent):
             if isinstance(stage, Dag):
                 for path, below in stage.walk():
                     yield (stage_id, *path), below
+
+
+register_kind(
+    Kind(
+        "world",
+        load_class=lambda: World,
+        build=World._build,
+        id_key="world_id",
+        marks=("stages", "cycle"),
+        children=ChildKeys("stages", None, "stage_config", "stage"),
+        boundary="world",
+        drawing="ring",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers", "num_steps", "seed"}),
+    )
+)

@@ -118,7 +118,7 @@ def test_a_factory_may_be_a_function_but_must_give_a_block() -> None:
     not_a_block: Any = str
     registry.register("wrong", lambda block_id, config: not_a_block("a block"))
     assert registry.build({"type": "made"}).config == {"offset": 9}
-    with pytest.raises(ValueError, match="gave str, not a block"):
+    with pytest.raises(ValueError, match="returned str, not a block"):
         registry.build({"type": "wrong"})
 
 

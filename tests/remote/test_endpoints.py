@@ -108,7 +108,7 @@ def test_the_environment_goes_before_the_secrets(file: Path, monkeypatch: pytest
     "text, said",
     [
         ("endpoints:\n  forge: {url: 'http://x'\n", "line 3"),
-        ("endpoints:\n  a: {url: 'http://x'}\n  a: {url: 'http://y'}\n", "stands twice"),
+        ("endpoints:\n  a: {url: 'http://x'}\n  a: {url: 'http://y'}\n", "duplicate key"),
         ("endpoints: [1]\n", "'endpoints' must be a mapping"),
         ("hosts: {}\n", "'hosts'"),
         ("endpoints: {forge: {address: x}}\n", "needs a url"),

@@ -83,7 +83,7 @@ def test_what_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, name: str,
     [
         (b"qeue: front\n", "settings.yaml: there is 'qeue'; it takes 'allow_hosts'"),
         (b"queue: [front\n", "settings.yaml, line"),
-        (b"queue: front\nqueue: fifo\n", "settings.yaml.*twice"),
+        (b"queue: front\nqueue: fifo\n", "settings.yaml.*duplicate key"),
         (b"- front\n", "settings.yaml: a config is a mapping"),
         (GARBAGE, "settings.yaml"),
     ],

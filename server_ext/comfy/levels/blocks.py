@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.foundation import BlockRegistry, Setting
+from yggdrasill.foundation import BlockRegistry, ConfigField
 from yggdrasill.foundation.config import parse_document
 from yggdrasill.server_ext.comfy.levels.values import REST, given_values
 
 __all__ = ["block_settings", "chosen_block"]
 
 
-def block_settings() -> dict[str, tuple[Setting, ...] | None]:
+def block_settings() -> dict[str, tuple[ConfigField, ...] | None]:
     """Every block type with its settings; None for one that does not tell, or whose package nobody has asked for yet."""
     registry = BlockRegistry.global_registry()
     return {name: registry.settings(name) for name in registry.types()}

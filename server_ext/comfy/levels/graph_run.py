@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.foundation.container import ConnectedContainer
+from yggdrasill.foundation.kinds import find_kind
 from yggdrasill.server_ext.comfy.levels.building import checked_level, placed
 from yggdrasill.server_ext.comfy.levels.ports import inputs_by_name, outputs_in_order
 from yggdrasill.server_ext.comfy.levels.work import NodeWork
@@ -21,7 +22,7 @@ def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[s
         InvalidArgument: sockets that do not fit. Otherwise as the graph's ``run``.
     """
     kind = checked_level(config, "graph", "pipeline")
-    name = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
+    name = find_kind(kind).id_of(config)
     graph = placed(config)
     inputs = inputs_by_name(graph, name, sockets)
     work.meter.begin(len(graph.children) if isinstance(graph, ConnectedContainer) else 1)

@@ -7,6 +7,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation.contract import Runnable
+from yggdrasill.foundation.kinds import find_kind
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
 from yggdrasill.server_ext.comfy.sockets import check_ports
 
@@ -18,7 +19,7 @@ def contract_of(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = checked_level(config, "graph", "pipeline")
     graph = build(config)
     inputs, outputs = _entries(graph)
-    own = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
+    own = find_kind(kind).id_of(config)
     return {"graph_id": own, "kind": kind, "hash": "", "inputs": inputs, "outputs": outputs}
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.remote.proxies import kind_of
+from yggdrasill.foundation.kinds import kind_of
 from yggdrasill.server_ext.comfy.levels.host_paths import data_folder
 from yggdrasill.values.files import write_file
 
@@ -23,8 +23,8 @@ def save_config(config: Mapping[str, Any], name: str) -> tuple[str, str]:
     Raises:
         InvalidArgument: no name of a file. StorageFailed: what was there before is as it was.
     """
-    kind = kind_of(config)
-    file = name.strip() or f"{config.get('graph_id' if kind == 'comfy' else f'{kind}_id', kind)}.yaml"
+    kind = kind_of(config, "graph")
+    file = name.strip() or f"{kind.id_of(config)}.yaml"
     if not _NAME.fullmatch(file):
         raise InvalidArgument(
             f"{file[:100]!r} is no name to save under; use letters, digits, '.', '_' and '-', and end it in .yaml or .json"

@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.foundation import Setting, template_names
+from yggdrasill.foundation import ConfigField, template_names
 from yggdrasill.foundation.templates import TEMPLATE_FOLDER, FileTemplate, render_template
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level, config_key
 from yggdrasill.server_ext.comfy.levels.host_paths import open_file, read_text
@@ -19,7 +19,7 @@ PREFIX = "template: "
 """What the choice of a template begins with."""
 
 
-def template_settings(level: str) -> dict[str, tuple[Setting, ...] | None]:
+def template_settings(level: str) -> dict[str, tuple[ConfigField, ...] | None]:
     """The parameters of every template of a level by its name; None for one that does not tell them."""
     return {name: _settings_of(level, name) for name in template_names(level)}
 
@@ -48,7 +48,7 @@ def _whole(level: str, config: Mapping[str, Any]) -> dict[str, Any]:
     return whole if storage is None else {**whole, "storage": dict(storage)}
 
 
-def _settings_of(level: str, name: str) -> tuple[Setting, ...] | None:
+def _settings_of(level: str, name: str) -> tuple[ConfigField, ...] | None:
     file = TEMPLATE_FOLDER / level / f"{name}.yaml"
     try:
         return _read_settings(str(file), file.stat().st_mtime_ns)
@@ -57,7 +57,7 @@ def _settings_of(level: str, name: str) -> tuple[Setting, ...] | None:
 
 
 @lru_cache(maxsize=256)
-def _read_settings(file: str, changed: int) -> tuple[Setting, ...] | None:
+def _read_settings(file: str, changed: int) -> tuple[ConfigField, ...] | None:
     try:
         parameters = FileTemplate(file).parameters
     except YggdrasillError:
@@ -65,12 +65,12 @@ def _read_settings(file: str, changed: int) -> tuple[Setting, ...] | None:
     return tuple(_setting(name, parameter) for name, parameter in parameters.items())
 
 
-def _setting(name: str, parameter: Any) -> Setting:
+def _setting(name: str, parameter: Any) -> ConfigField:
     default, meaning = parameter.default, parameter.description
     if parameter.choices is not None:
-        return Setting(name, "choice", default, options=tuple(parameter.choices), meaning=meaning)
+        return ConfigField(name, "choice", default, options=tuple(parameter.choices), meaning=meaning)
     kinds = {bool: "boolean", int: "integer", float: "number", str: "text"}
-    return Setting(name, kinds.get(type(default), "value"), default, meaning=meaning)
+    return ConfigField(name, kinds.get(type(default), "value"), default, meaning=meaning)
 
 
 def load_source(level: str, source: Mapping[str, Any] | None, chosen: str) -> dict[str, Any]:

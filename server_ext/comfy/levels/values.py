@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import Setting
+from yggdrasill.foundation import ConfigField
 from yggdrasill.foundation.config import parse_document
 
 __all__ = ["REST", "given_values", "read_value"]
@@ -15,7 +15,7 @@ REST = "config"
 """The widget for what is written as YAML, where a block does not declare its settings."""
 
 
-def given_values(settings: Sequence[Setting] | None, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
+def given_values(settings: Sequence[ConfigField] | None, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """The config that widgets of ``settings`` say; without settings, what the one widget for YAML holds.
 
     Raises:
@@ -34,7 +34,7 @@ def given_values(settings: Sequence[Setting] | None, given: Mapping[str, Any], o
     return config
 
 
-def read_value(setting: Setting, value: Any, owner: str) -> Any:
+def read_value(setting: ConfigField, value: Any, owner: str) -> Any:
     """The config value of one widget; the text widget of a number without default may be blank."""
     if isinstance(value, str) and setting.kind != "choice":
         if setting.kind == "value" or (setting.default is None and setting.kind in ("integer", "number", "boolean")):
@@ -45,7 +45,7 @@ def read_value(setting: Setting, value: Any, owner: str) -> Any:
     return int(checked) if setting.kind == "number" and isinstance(value, int) and not isinstance(value, bool) else checked
 
 
-def _written(setting: Setting, text: str, owner: str) -> Any:
+def _written(setting: ConfigField, text: str, owner: str) -> Any:
     if not text.strip():
         return setting.default
     try:
