@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
@@ -17,20 +17,21 @@ __all__ = ["Node"]
 class Node:
     """Exactly one block under a ``node_id``; the edges live in the graph.
 
-    ``defaults`` (values for unfed ports) and ``trainable`` belong to the node, since nodes may share one block.
+    ``defaults`` (values for unfed ports) and ``trainable`` belong to the node, since nodes may share one block; None for
+    ``defaults`` takes those of the block's config.
     """
 
     node_id: str
     block: AbstractBaseBlock
     trainable: bool = True
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = None  # type: ignore[assignment]  # replaced in __post_init__
 
     def __post_init__(self) -> None:
         if not isinstance(self.node_id, str) or not self.node_id.strip():
             raise InvalidArgument(f"node_id must be a non-empty string, got {self.node_id!r}")
         if not isinstance(self.block, AbstractBaseBlock):
             raise InvalidArgument(f"node {self.node_id!r} needs a block, got {type(self.block).__name__}")
-        if not self.defaults:
+        if self.defaults is None:
             self.defaults = self.block.config.get("defaults") or {}
         if not isinstance(self.defaults, Mapping):
             raise InvalidArgument(f"node {self.node_id!r}: 'defaults' must map port names to values, got {self.defaults!r}")

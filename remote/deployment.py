@@ -11,7 +11,7 @@ from typing import Any
 from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown_name
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
-from yggdrasill.foundation.pool import reuse_identity
+from yggdrasill.foundation.pool import names_model
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
@@ -141,6 +141,6 @@ def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
                 kept[child_id] = below
         elif isinstance(part, Graph):
             node = part.get_node(child_id)
-            if reuse_identity(node.block_type, node.config) is None:
+            if not names_model(node.config):
                 kept[child_id] = child_state
     return kept

@@ -143,7 +143,7 @@ def test_a_folder_without_config_and_a_file_that_is_no_archive_are_named(tmp_pat
     with pytest.raises(MissingFile):
         Pipeline.load(tmp_path / "gone")
     (tmp_path / "x.zip").write_bytes(b"no archive")
-    with pytest.raises(InvalidCheckpoint, match="is no readable archive"):
+    with pytest.raises(InvalidCheckpoint, match="is not a readable archive"):
         Pipeline.load(tmp_path / "x.zip")
     with pytest.raises(InvalidArgument, match=r"ends in \.zip, \.tar or \.tar\.gz"):
         trained().save(tmp_path / "x.rar", format="archive")

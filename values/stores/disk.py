@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yggdrasill.errors import StorageFailed
-from yggdrasill.values.files import write_file
+from yggdrasill.values.files import sync_folder, write_file
 from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.base import (
     CHUNK_BYTES,
@@ -206,10 +206,15 @@ class DiskStore(ArtifactStore):
                 if self._touch(target):
                     return
                 used = self._make_room(arrival.nbytes)
+                known = target.parent.exists()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 arrival.path.replace(target)
                 self._touch(target)
                 self._write_used(used + arrival.nbytes)
+            if self.durable:
+                # the file's name lies in its folder, and the name of a new folder in the folder above it
+                for folder in (target.parent,) if known else (target.parent, target.parent.parent, self._objects):
+                    sync_folder(folder)
 
     def _expect(self, nbytes: int) -> None:
         """Make room before the first byte comes."""
