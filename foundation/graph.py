@@ -309,8 +309,8 @@ class Graph(ConnectedContainer, Persistent):
         for node_id in self.nodes:
             load.add(self, node_id, state.get(node_id), f"node {'/'.join((*path, node_id))!r}", required=required)
 
-    def _adopt(self, built: Self) -> None:
-        super()._adopt(built)
+    def _become(self, built: Self) -> None:
+        super()._become(built)
         for node in self.nodes.values():
             ReusePool.use(node.block, self)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.container import Container
     from yggdrasill.foundation.graph import Graph
 
-__all__ = ["StateLoader", "collect_states", "move_block"]
+__all__ = ["StateLoader", "collect_states", "model_key", "move_block"]
 
 
 def collect_states(container: Container) -> dict[str, Any]:

@@ -26,7 +26,6 @@ from yggdrasill.foundation.checkpoints import (
     pack_manifest,
     read_saved_states,
     read_state,
-    state_digest,
 )
 from yggdrasill.foundation.config import BuildOptions, at, parse_document, read_document
 from yggdrasill.foundation.container import Container
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["Persistent", "file_name", "file_names"]
+__all__ = ["Persistent", "file_name", "file_names", "saved_files"]
 
 _CONFIGS = ("config.yaml", "config.yml", "config.json")
 _CHECKPOINTS = tuple(f"checkpoint.{backend}" for backend in BACKENDS)
@@ -170,29 +169,26 @@ class Persistent(Container):
         """
         state = self._given_state(checkpoint, checkpoint_path, checkpoint_dir, backend)
         target = self
-        graph = next((graph for _, graph, _ in self.walk_nodes()), self)
-        options = {
-            "registry": registry if registry is not None else getattr(graph, "registry", None),
-            "pool": getattr(graph, "pool", None),
-        }
+        first: Any = next((graph for _, graph, _ in self.walk_nodes()), self)
+        registry = registry if registry is not None else getattr(first, "registry", None)
+        pool = getattr(first, "pool", None)
         if config_path is not None:
-            target = self.from_yaml(config_path, **options)
+            target = self.from_yaml(config_path, registry, pool=pool)
         elif config is not None:
-            target = self.from_config(config, **options)
+            target = self.from_config(config, registry, pool=pool)
         target._check_state_ids(state, (), strict=not set(state) & set(target._children))
         target.load_state_dict({key: value for key, value in state.items() if key in target._children}, strict=False)
         if target is not self:
-            self._adopt(target)
+            self._become(target)
         return self
 
-    def _adopt(self, built: Self) -> None:
+    def _become(self, built: Self) -> None:
         """Become what was built: all attributes but the run lock."""
-        version = getattr(self, "execution_version", 0)
         kept = {name: self.__dict__[name] for name in _KEPT if name in self.__dict__}
-        self.__dict__ = {**built.__dict__, **kept}
-        if hasattr(self, "execution_version"):
+        if "execution_version" in self.__dict__:
             # plans of the old structure that others hold must not look current
-            self.execution_version = max(version, self.execution_version) + 1
+            kept["execution_version"] = max(self.__dict__["execution_version"], built.__dict__["execution_version"]) + 1
+        self.__dict__ = {**built.__dict__, **kept}
 
     @staticmethod
     def _given_state(
@@ -232,7 +228,7 @@ class Persistent(Container):
             check_backend(backend)
         if format == "dir":
             with StagedFolder(path, owned=saved_files(Path(path))) as folder:
-                for name, content in self._files("", _StateFiles(backend)):
+                for name, content in self._files("", _StateFiles(backend, folder)):
                     folder.write(name, content)
         elif format == "archive":
             write_archive(path, self._files("", _StateFiles(backend)))
@@ -318,15 +314,19 @@ class Persistent(Container):
 
 
 class _StateFiles:
-    """The weights files of one save: each block's state once, each distinct state in one file."""
+    """The weights files of one save: each block's state once, each distinct state in one file.
 
-    def __init__(self, backend: str | None) -> None:
+    A file's name is the digest of its state. In a ``folder`` it is known after writing, in an archive before.
+    """
+
+    def __init__(self, backend: str | None, folder: StagedFolder | None = None) -> None:
         self._backend = backend
+        self._folder = folder
         self._known: dict[int, Any] = {}
         self._written: set[str] = set()
 
     def add(self, block: AbstractBaseBlock, node_id: str, states: dict[str, Any]) -> Iterator[tuple[str, StateFile]]:
-        """Enter a node's state, or the name of its file, into ``states``; yield the file unless it was yielded before."""
+        """Enter a node's state, or the name of its file, into ``states``; yield a file that is still to be written."""
         if id(block) not in self._known:
             state = block.state_dict()
             backend = choose_backend(state, self._backend)
@@ -334,10 +334,14 @@ class _StateFiles:
             if not state or (backend == "json" and content.nbytes <= _INLINE_BYTES):
                 self._known[id(block)] = state
             else:
-                name = self._known[id(block)] = f"{state_digest(state)}.{backend}"
-                if name not in self._written:
-                    self._written.add(name)
+                if self._folder is not None:
+                    self._folder.write(f"{BLOBS}/new.part", content)
+                name = self._known[id(block)] = f"{content.digest}.{backend}"
+                if self._folder is not None:
+                    self._folder.rename(f"{BLOBS}/new.part", f"{BLOBS}/{name}")
+                elif name not in self._written:
                     yield f"{BLOBS}/{name}", content
+                self._written.add(name)
         if self._known[id(block)]:
             states[node_id] = self._known[id(block)]
 

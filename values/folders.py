@@ -83,6 +83,14 @@ class StagedFolder:
                 write_chunks(file, data)
                 sync_file(file)
 
+    def rename(self, name: str, new: str) -> None:
+        """Give a file that was written another name, or drop it if a file has that name."""
+        with failing(self.target / new):
+            if (self.path / new).exists():
+                (self.path / name).unlink()
+            else:
+                (self.path / name).rename(self.path / new)
+
     def _commit(self) -> None:
         folders: list[str] = []
         if self.target.exists():

@@ -283,11 +283,11 @@ class World(Persistent):
         if data is not None:
             self.last_state, self.content = unpack_last(data, source.describe(LAST_STATE_FILE))
 
-    def _adopt(self, built: Self) -> None:
+    def _become(self, built: Self) -> None:
         if not self._running.acquire(blocking=False):
             raise InvalidArgument(f"world {self.world_id!r} is running; wait for that run before loading a config into it")
         try:
-            super()._adopt(built)
+            super()._become(built)
         finally:
             self._running.release()
 

@@ -241,7 +241,7 @@ def test_loading_is_not_strict_about_nodes_and_may_rebuild_first(tmp_path: Path)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match="checkpoint folder .* does not exist"):
+    with pytest.raises(MissingFile, match=r"checkpoint folder .* does not exist"):
         trained().load_from_checkpoint(checkpoint_dir=tmp_path / "none")
 
 
