@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from yggdrasill.values.files import Data, MadeFolders, failing, link_or_copy, sync_file, sync_folder, undo, write_chunks, write_file
+from yggdrasill.values.files import Data, MadeFolders, failing, link_or_copy, sync_file, sync_folder, undo, write_chunks
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -97,7 +97,9 @@ class StagedFolder:
             self._carry_over(Path(), folders)
         if folders:
             self._moves = self.path.with_suffix(_MOVES)
-            write_file(self._moves, "\n".join(folders).encode("utf-8", "surrogateescape"), durable=True)
+            with self._moves.open("wb") as file:
+                file.write("\n".join(folders).encode("utf-8", "surrogateescape"))
+                sync_file(file)
         for folder, _, _ in os.walk(self.path, topdown=False):
             sync_folder(Path(folder))
         inside = _working_folder_in(self.target)
@@ -113,7 +115,7 @@ class StagedFolder:
 
     def _carry_over(self, folder: Path, folders: list[str]) -> None:
         """Link the files of others into the new folder; note the folders that hold nothing but such files."""
-        for entry in os.scandir(self.target / folder):
+        for entry in list(os.scandir(self.target / folder)):
             relative = folder / entry.name
             name, new = relative.as_posix(), self.path / relative
             is_folder = entry.is_dir(follow_symlinks=False)
@@ -130,7 +132,7 @@ class StagedFolder:
 
     def _move_others(self, folder: Path) -> None:
         """After the exchange: move what others wrote to the old folder, files that appeared since included."""
-        for entry in os.scandir(self.path / folder):
+        for entry in list(os.scandir(self.path / folder)):
             relative = folder / entry.name
             name = relative.as_posix()
             if entry.is_dir(follow_symlinks=False) and self._owns_in(name):
@@ -159,9 +161,12 @@ def recover_folder(target: str | Path) -> None:
     running process still writes is left alone. Without permission to rename, nothing changes.
     """
     place = Path(os.path.realpath(target))
-    pattern = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{{_DIGITS}}}\.(part|old)")
+    pattern = re.compile(rf"\.{re.escape(place.name)}\.[0-9a-f]{{{_DIGITS}}}\.(part|old|moves)")
     try:
-        leftovers = sorted(path for path in place.parent.iterdir() if pattern.fullmatch(path.name))
+        # folders first: a list of moves goes with its folder
+        leftovers = sorted(
+            (path for path in place.parent.iterdir() if pattern.fullmatch(path.name)), key=lambda path: path.suffix == _MOVES
+        )
     except OSError:
         return
     for leftover in leftovers:
@@ -170,6 +175,10 @@ def recover_folder(target: str | Path) -> None:
 
 
 def _recover(leftover: Path, place: Path) -> None:
+    if leftover.suffix == _MOVES:
+        if not any(leftover.with_suffix(suffix).exists() for suffix in (_STAGED, _OLD)):
+            leftover.unlink(missing_ok=True)
+        return
     lock = _lock_folder(leftover)
     if lock is None:
         return
