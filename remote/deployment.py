@@ -1,4 +1,4 @@
-"""Bringing a part of a project to an endpoint: its structure, and the state of blocks whose weights are in no checkpoint."""
+"""What is sent to an endpoint so that it can run a part: a deployment, or a workflow that accompanies each call."""
 
 from __future__ import annotations
 
@@ -6,34 +6,39 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown_name
+from yggdrasill.foundation.config import resolve_ref
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import names_model
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
 from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
 from yggdrasill.remote.preflight import check_at
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["MAX_STATE_BYTES", "STATE_KEPT", "Deployment", "travelling_state"]
+__all__ = ["MAX_STATE_BYTES", "STATEFUL_IDLE_SECONDS", "DeploymentSpec", "WorkflowSpec", "inline_refs", "state_without_checkpoint"]
 
-#: States above this are weights, and weights are brought to an endpoint as checkpoints.
+#: Larger states count as weights, which must be on the endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
-STATE_KEPT = 86400.0
-"""Seconds for which an endpoint keeps a part that remembers something and that nobody calls: a day, as it does finished jobs."""
+STATEFUL_IDLE_SECONDS = 86400.0
+"""Seconds without calls after which an endpoint removes a stateful part: one day, as for finished jobs."""
+#: The lists of children by level, with the key of a child's config.
+_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
 
 
 @dataclass(frozen=True)
-class Deployment:
-    """A part that can be served anywhere. The id it gets is made of ``name`` and its content, so equal parts meet.
+class DeploymentSpec:
+    """A part to be deployed. Its id consists of ``name`` and a hash of its content, so equal parts share a deployment.
 
-    A part that keeps state between calls gets an id of its own, because what it remembers belongs to one project; the endpoint
-    removes it when nobody called it for ``idle_after`` seconds.
+    A stateful part gets a unique id, because its state belongs to one project; the endpoint removes it after ``idle_after`` seconds
+    without calls.
     """
 
     name: str
@@ -41,14 +46,16 @@ class Deployment:
     config: Mapping[str, Any]
     state: Mapping[str, Any] = field(default_factory=dict)
     artifact_client: ArtifactClient = field(default_factory=ArtifactClient.shared)
-    idle_after: float = STATE_KEPT
+    idle_after: float = STATEFUL_IDLE_SECONDS
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
     async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
-        """Serve the part at an endpoint, unless it is there, and give its contract.
+        """Deploy the part unless it is deployed, and return its contract.
 
         Raises:
-            UnknownBlockType: the endpoint lacks block types. PayloadTooLarge: too much state. InvalidConfig, CannotTravel, RemoteError
+            UnknownBlockType: the endpoint lacks block types.
+            PayloadTooLarge: too much state.
+            InvalidConfig, CannotTravel, RemoteError
         """
         await check_build(client, retry, strict=strict_build)
         if self.kind == "comfy":
@@ -66,13 +73,13 @@ class Deployment:
         return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
 
     def _check_blocks(self, client: EndpointClient) -> None:
-        there = (client.facts or {}).get("block_types")
-        if not isinstance(there, list):
+        available = (client.facts or {}).get("block_types")
+        if not isinstance(available, list):
             return
-        missing = sorted({name for name in _block_types(self.config) if name not in there})
+        missing = sorted({name for name in _block_types(self.config) if name not in available})
         if missing:
-            hint = f"{self.kind} {self.name!r} needs {', '.join(map(repr, missing))} at endpoint {client.name!r}; serve it with the plugin that has it."
-            error = unknown_name("block type", missing[0], there, hint, UnknownBlockType)
+            hint = f"{self.kind} {self.name!r} needs {', '.join(map(repr, missing))} at endpoint {client.name!r}. Start the endpoint with the plugin that registers it."
+            error = unknown_name("block type", missing[0], available, hint, UnknownBlockType)
             error.details.update(endpoint=client.name, missing=missing)
             raise error
 
@@ -80,7 +87,7 @@ class Deployment:
         packed = self.artifact_client.pack(dict(self.state))
         with packed:
             text = json.dumps(
-                [self.kind, self.config, packed.wire["skeleton"], [_named(entry) for entry in packed.wire["payloads"]]], sort_keys=True
+                [self.kind, self.config, packed.wire["skeleton"], [_content_of(entry) for entry in packed.wire["payloads"]]], sort_keys=True
             )
         return blake3_hex(memoryview(text.encode("utf-8")))
 
@@ -89,8 +96,8 @@ class Deployment:
             size = sum(entry["nbytes"] for entry in packed.wire["payloads"])
             if size > MAX_STATE_BYTES:
                 raise PayloadTooLarge(
-                    f"{self.kind} {self.name!r} holds {size >> 20} MiB of state in no checkpoint, and {MAX_STATE_BYTES >> 20} MiB may travel; save it "
-                    "with save_checkpoint(), bring the file to the endpoint, and name it as the block's checkpoint_ref",
+                    f"{self.kind} {self.name!r} has {size >> 20} MiB of state outside checkpoints, and the limit is {MAX_STATE_BYTES >> 20} MiB; save it "
+                    "with save_checkpoint(), copy the file to the endpoint, and name it as the block's checkpoint_ref",
                     nbytes=size,
                     bound=MAX_STATE_BYTES,
                 )
@@ -107,12 +114,12 @@ class Deployment:
                 return bool(answer.get("created"))
 
 
-def _named(entry: Mapping[str, Any]) -> Any:
+def _content_of(entry: Mapping[str, Any]) -> Any:
     return [entry["dtype"], entry["shape"], entry.get("strides"), entry.get("artifact") or entry.get("inline")]
 
 
 def _block_types(config: Any) -> Iterator[str]:
-    """The types of all nodes in a config of any level."""
+    """Yield the types of all nodes in a config of any level."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key == "nodes" and isinstance(value, list):
@@ -126,21 +133,83 @@ def _block_types(config: Any) -> Iterator[str]:
             yield from _block_types(entry)
 
 
-def travelling_state(part: Container) -> dict[str, Any]:
-    """The state of every block below ``part`` that names no checkpoint, by child ids, a shared block once."""
-    return _collect(part, part.state_dict())
+def state_without_checkpoint(part: Container) -> dict[str, Any]:
+    """Return the state of every block below ``part`` that names no checkpoint, by child ids; a shared block occurs once."""
+    return _collect_state(part, part.state_dict())
 
 
-def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {}
+def _collect_state(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
+    collected = {}
     for child_id, child_state in state.items():
-        child = part._children[child_id]
+        child = part.children[child_id]
         if isinstance(child, Container):
-            below = _collect(child, child_state)
+            below = _collect_state(child, child_state)
             if below:
-                kept[child_id] = below
+                collected[child_id] = below
         elif isinstance(part, Graph):
             node = part.get_node(child_id)
             if not names_model(node.config):
-                kept[child_id] = child_state
-    return kept
+                collected[child_id] = child_state
+    return collected
+
+
+class WorkflowSpec:
+    """The API prompt ``prompt`` with ports, sent with each call. ``graph_id`` is its name in messages and job rows.
+
+    Raises:
+        InvalidConfig, LimitExceeded: as `yggdrasill.remote.comfy_graph.ComfyGraph`.
+    """
+
+    def __init__(self, prompt: Mapping[str, Any], graph_id: str = "workflow") -> None:
+        self.prompt = check_prompt(prompt, graph_id)
+        inputs, outputs = (
+            [port.spec(True) for port in ports_of(self.prompt, kind, graph_id).values()] for kind in (INPUT_NODE, OUTPUT_NODE)
+        )
+        #: The ports follow from the prompt, so no endpoint is asked.
+        self.contract = RemoteContract(graph_id, "comfy", "", inputs, outputs)
+
+    async def check(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
+        """Return the contract after checking, as far as possible, that an endpoint can run the workflow.
+
+        Raises:
+            InvalidConfig, UnknownBlockType, MissingFile, InvalidStructure, CheckpointMismatch: as `check_at`.
+            EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch if ``strict_build``
+        """
+        await check_build(client, retry, strict=strict_build)
+        await check_at(self.prompt, client, retry)
+        return self.contract
+
+
+def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:
+    """Return a graph, pipeline or stage config with every ``ref`` replaced by its content: an endpoint reads no file that a config names.
+
+    Raises:
+        MissingFile, InvalidConfig
+    """
+    document, base = resolve_ref(config, base_dir, where)
+    if not isinstance(document, Mapping):
+        return document
+    inlined = dict(document)
+    for children, inner in _CHILDREN.items():
+        if isinstance(inlined.get(children), list):
+            inlined[children] = [
+                _entry(entry, inner, base, f"{where}, {children}[{number}]") for number, entry in enumerate(inlined[children])
+            ]
+    if isinstance(inlined.get("nodes"), list):
+        inlined["nodes"] = [_node(node, base, f"{where}, nodes[{number}]") for number, node in enumerate(inlined["nodes"])]
+    return inlined
+
+
+def _entry(entry: Any, inner: str, base: Path | None, where: str) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    rest = {key: value for key, value in entry.items() if key not in ("ref", inner)}
+    if isinstance(entry.get("ref"), str):
+        return {**rest, inner: inline_refs({"ref": entry["ref"]}, base, where)}
+    return {**rest, inner: inline_refs(entry[inner], base, where)} if entry.get(inner) is not None else entry
+
+
+def _node(node: Any, base: Path | None, where: str) -> Any:
+    if not isinstance(node, Mapping) or "config" not in node:
+        return node
+    return {**node, "config": resolve_ref(node["config"], base, f"{where}.config")[0]}

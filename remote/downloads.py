@@ -1,31 +1,33 @@
-"""Artifacts from an endpoint: as a stream that goes on where a connection broke, or into this process's memory."""
+"""Downloads of artifacts from endpoints, resumed after a broken connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, StorageFailed, UnknownArtifact
 from yggdrasill.executor.context import current_run
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.local_peers import FOLDER_FROM
+from yggdrasill.remote.local_peers import MIN_FOLDER_BYTES
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.receive import pour
-from yggdrasill.remote.reports import LoadReport, Meter, report
+from yggdrasill.remote.observers import LoadReport, TransferMeter, report
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.stores.base import ArtifactWriter
 from yggdrasill.values.stores.memory import MemoryStore
 
-__all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
+__all__ = ["Downloads", "RemoteHandle", "fetch", "load", "stream_artifact", "write_stream"]
 
 PARALLEL = 4
+_BATCH = 1 << 20
+"""Bytes passed to the thread at a time; at most twice as many are in memory."""
 
 
 class RemoteHandle(ArtifactHandle):
-    """A tensor that lies at an endpoint until somebody loads it."""
+    """A handle of a tensor that is stored at an endpoint."""
 
     def __init__(self, ref: ArtifactRef, client: EndpointClient, artifact_client: ArtifactClient) -> None:
         super().__init__(ref, lambda ref: load(client, ref, artifact_client))
@@ -33,16 +35,16 @@ class RemoteHandle(ArtifactHandle):
 
 
 def load(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient) -> memoryview:
-    """The bytes of an artifact, from the artifact_client if they are there, else fetched while this thread waits."""
-    meter, started = Meter(), time.perf_counter()
+    """Return the bytes of an artifact, from the artifact client or by a download that blocks this thread."""
+    meter, started = TransferMeter(), time.perf_counter()
     data = loop_thread().run(fetch(client, ref, artifact_client, Retry(), meter))
     if meter.bytes_received:
         report(LoadReport(client.name, started, time.perf_counter(), meter.bytes_received, current_run().pass_index))
     return data
 
 
-async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
-    """An artifact's bytes in order, each once, however often the connection breaks.
+async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
+    """Yield an artifact's bytes in order, each once, resuming after broken connections.
 
     Raises:
         UnknownArtifact, CorruptData (more or fewer bytes than described), EndpointUnreachable
@@ -54,12 +56,12 @@ async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> Asyn
                 skip = offset if offset and response.status != 206 else 0
                 async for chunk in response.chunks():
                     retry.answered()
-                    fresh, skip = chunk[skip:], max(0, skip - len(chunk))
-                    offset += len(fresh)
+                    unread, skip = chunk[skip:], max(0, skip - len(chunk))
+                    offset += len(unread)
                     if offset > ref.nbytes:
                         raise _corrupt(client, ref, "more")
-                    if fresh:
-                        yield fresh
+                    if unread:
+                        yield unread
         except EndpointUnreachable as error:
             await retry.pause(error)
             continue
@@ -68,26 +70,28 @@ async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> Asyn
         return
 
 
-async def fetch(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient, retry: Retry, meter: Meter) -> memoryview:
-    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the artifact_client's store."""
+async def fetch(
+    client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient, retry: Retry, meter: TransferMeter
+) -> memoryview:
+    """Return the verified bytes of an artifact, in memory that a tensor may own unless they are in the artifact client's store."""
     with contextlib.suppress(UnknownArtifact):
         return artifact_client.store.read(ref.hash)
-    near = await _local_peer(_holder(client, ref), ref, retry)
-    if near is not None:
-        return near
-    if ref.hash in artifact_client.received:
-        known = await asyncio.to_thread(artifact_client.received.copy, ref.hash)
-        if known is not None:
-            return known
-    memory = await _receive(_holder(client, ref), ref, retry)
+    mapped = await _local_peer(_client_for(client, ref), ref, retry)
+    if mapped is not None:
+        return mapped
+    if ref.hash in artifact_client.downloads:
+        copied = await asyncio.to_thread(artifact_client.downloads.copy, ref.hash)
+        if copied is not None:
+            return copied
+    memory = await _receive(_client_for(client, ref), ref, retry)
     meter.bytes_received += ref.nbytes
-    artifact_client.received.keep(ref.hash, memory)
+    artifact_client.downloads.keep(ref.hash, memory)
     return memory
 
 
 async def _local_peer(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:
-    """The bytes as a private map of their file, if the endpoint is on this machine and has them on disk."""
-    store = await retry.persist(client.local_peer.store) if ref.nbytes > FOLDER_FROM else None
+    """Return the bytes as a private map of their file if the endpoint is a local peer with them on disk, else None."""
+    store = await retry.persist(client.local_peer.store) if ref.nbytes > MIN_FOLDER_BYTES else None
     if store is None:
         return None
     try:
@@ -97,49 +101,49 @@ async def _local_peer(client: EndpointClient, ref: ArtifactRef, retry: Retry) ->
 
 
 async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview:
-    """The bytes, hashed while they arrive, in memory that nobody else has."""
+    """Return the bytes in new memory, hashed during the transfer."""
     arriving = MemoryStore()
     with arriving.writer(ref.hash, ref.nbytes) as writer:
-        async with contextlib.aclosing(stream(client, ref, retry)) as chunks:
-            await pour(chunks, writer)
+        async with contextlib.aclosing(stream_artifact(client, ref, retry)) as chunks:
+            await write_stream(chunks, writer)
         try:
             writer.commit()
         except CorruptData:
             raise _corrupt(client, ref, "other") from None
-    return arriving.take(ref.hash)
+    return arriving.pop(ref.hash)
 
 
-class Fetches:
-    """The artifacts of one call's result, a few at a time; those that are known before the call is over may begin before."""
+class Downloads:
+    """Downloads of one call's artifacts, a few in parallel; those known before the end of the call may begin earlier."""
 
-    def __init__(self, artifact_client: ArtifactClient, retry_policy: RetryPolicy, meter: Meter) -> None:
+    def __init__(self, artifact_client: ArtifactClient, retry_policy: RetryPolicy, meter: TransferMeter) -> None:
         self._artifact_client, self._retry_policy, self._meter = artifact_client, retry_policy, meter
         self._gate = asyncio.Semaphore(PARALLEL)
         self._tasks: dict[str, tuple[EndpointClient, asyncio.Task[memoryview]]] = {}
 
     def begin(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
-        """Fetch, each once, and go on meanwhile; on the loop_thread's loop."""
+        """Start downloads, each once, without waiting. Must run on the loop thread's loop."""
         for ref in refs:
-            known = self._tasks.get(ref.hash)
-            if known is not None and known[0] is client and not _has_failed(known[1]):
+            running = self._tasks.get(ref.hash)
+            if running is not None and running[0] is client and not _has_failed(running[1]):
                 continue
-            if known is not None:
-                known[1].cancel()
+            if running is not None:
+                running[1].cancel()
             self._tasks[ref.hash] = client, asyncio.ensure_future(self._fetch(client, ref))
 
     def arrived(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
-        """`begin` with what can be had before the call is over. A local_peer's folder has it when it is written, and no sooner."""
-        if client.local_peer.known is None:
+        """Start downloads of artifacts available before the end of the call. A local peer's folder is read after the call instead."""
+        if client.local_peer.opened is None:
             self.begin(client, refs)
 
     async def all(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> dict[str, memoryview]:
-        """The bytes by hash; raises as `fetch`."""
+        """Return the bytes by hash. Raise as `fetch`."""
         wanted = {ref.hash: ref for ref in refs}
         self.begin(client, wanted.values())
         return dict(zip(wanted, await asyncio.gather(*(self._tasks[name][1] for name in wanted)), strict=True))
 
     async def close(self) -> None:
-        """Give up what is still under way."""
+        """Cancel unfinished downloads."""
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
             task.cancel()
@@ -154,8 +158,8 @@ def _has_failed(task: asyncio.Task[memoryview]) -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
 
 
-def _holder(client: EndpointClient, ref: ArtifactRef) -> EndpointClient:
-    """Who is asked for the bytes: the known endpoint whose url stands in the reference, else the one that gave it."""
+def _client_for(client: EndpointClient, ref: ArtifactRef) -> EndpointClient:
+    """Return the client to download from: the known endpoint of the reference's URL, or the one that sent the reference."""
     if ref.url is None or client.is_own(ref.url):
         return client
     return client.peer(ref.url) or client
@@ -167,3 +171,37 @@ def _corrupt(client: EndpointClient, ref: ArtifactRef, what: str) -> CorruptData
         hash=ref.hash,
         endpoint=client.name,
     )
+
+
+async def write_stream(chunks: AsyncIterator[bytes], writer: ArtifactWriter) -> None:
+    """Write every chunk in order; the next batch is received while the last one is hashed and written in a thread.
+
+    Raises what ``writer.write`` raises. No write is in progress after this returns or raises.
+    """
+    loop = asyncio.get_running_loop()
+    batch: list[bytes] = []
+    size = 0
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for chunk in chunks:
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= _BATCH:
+                if writing is not None:
+                    await writing
+                writing = loop.run_in_executor(None, _write, writer, batch)
+                batch, size = [], 0
+        if writing is not None:
+            await writing
+        if batch:
+            writing = loop.run_in_executor(None, _write, writer, batch)
+            await writing
+    finally:
+        if writing is not None and not writing.done():
+            # A thread cannot be interrupted: the caller may use the writer again only after it ended.
+            await asyncio.wait([writing])
+
+
+def _write(writer: ArtifactWriter, batch: list[bytes]) -> None:
+    for chunk in batch:
+        writer.write(chunk)

@@ -1,25 +1,37 @@
-"""One named endpoint: where it is and which credential belongs to it. The token itself is in no repr, config or error."""
+"""One named endpoint: its URL and its credential, and the pairing line that passes both to another machine.
+
+The pairing line is the command ``yggdrasill endpoints add NAME URL --token TOKEN``, so it can be pasted into a terminal or an editor.
+Anyone with the line may use the endpoint.
+"""
 
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
-from yggdrasill.errors import InvalidConfig
-from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.prefix import is_below
-from yggdrasill.remote.transports.transport import Transport
+from yggdrasill.errors import InvalidArgument, InvalidConfig
+from yggdrasill.remote.client import EndpointClient, is_below
+from yggdrasill.remote.transports import Transport
 
-__all__ = ["Endpoint", "client_of", "is_below", "token_from_environment"]
+__all__ = ["Endpoint", "Pairing", "client_of", "is_below", "pairing_line", "read_pairing", "token_from_environment"]
+
+_COMMAND = "yggdrasill endpoints add"
+_OPEN_NAME = "NAME"
+_OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
+_LONGEST = 4000
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """``token_env`` names the variable that holds the token; it goes before ``secret``, which comes from secrets.yaml."""
+    """A named endpoint. ``token_env`` names the variable with the token; it has precedence over ``secret``, which comes from secrets.yaml.
+
+    The token appears in no repr, config or error.
+    """
 
     name: str
     url: str
@@ -30,16 +42,16 @@ class Endpoint:
 
     @property
     def token(self) -> str | None:
-        """The token, the environment first; None if there is none anywhere."""
+        """Return the token (environment first), or None."""
         return (os.environ.get(self.token_env) if self.token_env else None) or self.secret
 
     def client(self) -> EndpointClient:
-        """A client for it."""
+        """Return a client for it."""
         return EndpointClient(self.url, token=self.token, name=self.name, ca=self.ca, transport=self.transport)
 
     @classmethod
     def from_config(cls, name: str, config: Any, where: str, secret: str | None = None) -> Endpoint:
-        """From ``{url, token_env?, ca?}`` or a bare url.
+        """Build from ``{url, token_env?, ca?}`` or a URL.
 
         Raises:
             InvalidConfig: another shape, or a token in it.
@@ -54,27 +66,27 @@ class Endpoint:
             raise InvalidConfig(
                 f"{where}: endpoint {name!r} has a token in it; name a variable with token_env, or put it into secrets.yaml"
             )
-        stray = sorted(set(map(str, config)) - {"url", "token_env", "ca"})
+        unknown = sorted(set(map(str, config)) - {"url", "token_env", "ca"})
         texts = {key: value for key, value in config.items() if value is not None}
-        if stray or not all(isinstance(value, str) for value in texts.values()):
-            raise InvalidConfig(f"{where}: endpoint {name!r} has {stray or list(texts)}; it takes the texts url, token_env and ca")
+        if unknown or not all(isinstance(value, str) for value in texts.values()):
+            raise InvalidConfig(f"{where}: endpoint {name!r} has {unknown or list(texts)}; it takes url, token_env and ca as texts")
         return cls(name, secret=secret, **texts)
 
     def to_config(self) -> dict[str, str]:
-        """JSON form, without the token."""
+        """Return the JSON form, without the token."""
         facts = {"url": self.url, "token_env": self.token_env, "ca": self.ca}
         return {key: value for key, value in facts.items() if value is not None}
 
 
 def client_of(where: str | Endpoint | EndpointClient, token: str | None = None) -> EndpointClient:
-    """The client of an endpoint, or one for a url with ``token``, else with the environment's if that is bound to the url."""
+    """Return the client of an endpoint, or one for a URL with ``token``, else with the environment's token if that is bound to the URL."""
     if isinstance(where, EndpointClient):
         return where
     return where.client() if isinstance(where, Endpoint) else EndpointClient(where, token=token or token_from_environment(where))
 
 
 def token_from_environment(url: str) -> str | None:
-    """``YGGDRASILL_TOKEN``, for urls below ``YGGDRASILL_URL``, or where that is not set, for this machine's own addresses."""
+    """Return ``YGGDRASILL_TOKEN`` for URLs below ``YGGDRASILL_URL``; if that is not set, for addresses of this machine; else None."""
     token, prefix = os.environ.get("YGGDRASILL_TOKEN"), os.environ.get("YGGDRASILL_URL")
     if not token:
         return None
@@ -87,3 +99,52 @@ def _is_loopback(url: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """A parsed pairing line; ``name`` and ``token`` are None if the line leaves them open."""
+
+    url: str
+    name: str | None = None
+    token: str | None = field(default=None, repr=False)
+
+
+def pairing_line(url: str, token: str, name: str | None = None) -> str:
+    """Return the pairing line of an endpoint."""
+    return f"{_COMMAND} {shlex.join([name or _OPEN_NAME, url, '--token', token])}"
+
+
+def read_pairing(line: str) -> Pairing:
+    """Parse a pairing line, with any text before the command; or a URL with an optional token after it.
+
+    Raises:
+        InvalidArgument: neither; the message does not repeat the line.
+    """
+    _, found, rest = line[:_LONGEST].partition(_COMMAND)
+    try:
+        words = shlex.split(rest if found else line[:_LONGEST])
+    except ValueError:
+        raise _unreadable() from None
+    token = None
+    if "--token" in words[:-1]:
+        at = words.index("--token")
+        token = words[at + 1]
+        words = words[:at]
+    named = words[: 2 if found else 0]
+    if len(named) == 2 and _is_url(named[1]):
+        return Pairing(named[1], None if named[0] == _OPEN_NAME else named[0], None if token == _OPEN_TOKEN else token)
+    if found or not words or len(words) > 2 or not _is_url(words[0]):
+        raise _unreadable()
+    return Pairing(words[0], None, words[1] if len(words) == 2 else token)
+
+
+def _is_url(text: str) -> bool:
+    return text.startswith(("http://", "https://"))
+
+
+def _unreadable() -> InvalidArgument:
+    return InvalidArgument(
+        "not a pairing line; expected 'yggdrasill endpoints add NAME URL --token TOKEN', or an address such as "
+        "http://192.168.1.20:8188. The other machine's editor copies its pairing line"
+    )

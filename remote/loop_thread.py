@@ -1,4 +1,4 @@
-"""From blocking code to the asynchronous core: one background event loop per process, started when it is first needed."""
+"""Event loop thread: one background asyncio loop per process that runs coroutines for blocking code, started on first use."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from typing import Any, Generic, Protocol, TypeVar
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.executor.context import CancelToken
 
-__all__ = ["Closable", "LoopThread", "Pending", "loop_thread"]
+__all__ = ["AsyncCloseable", "LoopThread", "PendingResult", "loop_thread"]
 
 Result = TypeVar("Result")
+#: How often a waiting thread checks its cancel token, in seconds.
+POLL_SECONDS = 0.04
+_CLOSE_SECONDS = 3.0
+_loop_threads_lock = threading.Lock()
 
 
-class Closable(Protocol):
-    """Something that lives on the loop and is closed there."""
+class AsyncCloseable(Protocol):
+    """A resource that belongs to the loop and is closed on it."""
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the resource."""
         ...
 
 
-Kept = TypeVar("Kept", bound=Closable)
-
-#: How often a waiting thread looks at its cancel token, in seconds.
-POLL_SECONDS = 0.04
-_CLOSE_SECONDS = 3.0
+Shared = TypeVar("Shared", bound=AsyncCloseable)
 
 
-class Pending(Generic[Result]):
-    """A coroutine that runs on the loop_thread's loop; ``future`` is done when it really ended, after a `cancel` too."""
+class PendingResult(Generic[Result]):
+    """A coroutine on the loop thread. ``future`` is done when the coroutine has ended, also after `cancel`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Result]) -> None:
         self.future: Future[Result] = Future()
@@ -58,36 +58,36 @@ class Pending(Generic[Result]):
             self.future.set_result(task.result())
 
     def cancel(self) -> None:
-        """Ask the coroutine to stop; it may still do what it must before it ends."""
+        """Cancel the coroutine; it may finish its cleanup before it ends."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
 
 class LoopThread:
-    """Runs coroutines for threads that wait. After a fork the child starts its own; `close` may be called at any time."""
+    """Runs coroutines for waiting threads. A forked child starts a new thread; `close` may be called at any time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._kept: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
 
-    def start(self, coroutine: Coroutine[Any, Any, Result]) -> Pending[Result]:
-        """Run a coroutine on the loop without waiting for it."""
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> PendingResult[Result]:
+        """Start a coroutine on the loop without waiting for it."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="yggdrasill-remote", daemon=True)
                 self._thread.start()
-            return Pending(self._loop, coroutine)
+            return PendingResult(self._loop, coroutine)
 
-    def keep(self, key: str, make: Callable[[], Kept]) -> Kept:
-        """What ``make()`` gave the first time for ``key``, shared until the loop_thread closes it."""
+    def shared(self, key: str, make: Callable[[], Shared]) -> Shared:
+        """Return the resource that ``make()`` created for ``key``, shared until the loop thread closes it."""
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = make()
-            kept: Kept = self._kept[key]
-            return kept
+            if key not in self._shared:
+                self._shared[key] = make()
+            shared: Shared = self._shared[key]
+            return shared
 
     def run(
         self,
@@ -96,17 +96,17 @@ class LoopThread:
         token: CancelToken | None = None,
         inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
     ) -> Result:
-        """Wait for a coroutine in this thread, calling what arrives in ``inbox`` here meanwhile.
+        """Run a coroutine and wait for it in this thread, calling the functions put into ``inbox``.
 
-        A cancelled token, KeyboardInterrupt, or whatever an inbox call raises cancels the coroutine and waits until it ended.
+        A cancelled token, KeyboardInterrupt, or an exception of an inbox function cancels the coroutine and waits for its end.
 
         Raises:
-            InvalidArgument: called on the loop_thread's own thread, which would wait for itself.
+            InvalidArgument: called on the loop thread, which would wait for itself.
             concurrent.futures.CancelledError: the token was cancelled.
         """
         if threading.current_thread() is self._thread:
             coroutine.close()
-            raise InvalidArgument("a blocking call on the thread that serves all blocking calls; await the asynchronous form here")
+            raise InvalidArgument("blocking call on the thread that serves all blocking calls; await the asynchronous form")
         pending = self.start(coroutine)
         box: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue() if inbox is None else inbox
         pending.future.add_done_callback(lambda _: box.put(None))
@@ -126,7 +126,7 @@ class LoopThread:
         token: CancelToken | None = None,
         inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
     ) -> Result:
-        """The same for a caller with an event loop of its own, which stays free meanwhile."""
+        """Do the same for a caller on another event loop, without blocking that loop."""
         pending = self.start(coroutine)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         pending.future.add_done_callback(lambda _: _wake(loop, ended))
@@ -134,7 +134,7 @@ class LoopThread:
             while not ended.is_set():
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(ended.wait(), POLL_SECONDS)
-                _call_waiting(inbox)
+                _run_inbox(inbox)
                 if token is not None and token.cancelled:
                     pending.cancel()
                     token = None
@@ -144,13 +144,13 @@ class LoopThread:
         return pending.future.result()
 
     def close(self) -> None:
-        """Cancel what still runs, close connections, and stop the thread; the next call starts a new one."""
+        """Cancel running coroutines, close connections, and stop the thread. The next call starts a new one."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-            kept, self._kept = list(self._kept.values()), {}
+            shared, self._shared = list(self._shared.values()), {}
         if loop is None or thread is None or thread is threading.current_thread():
             return
-        future = asyncio.run_coroutine_threadsafe(_wind_up(kept), loop)
+        future = asyncio.run_coroutine_threadsafe(_close_all(shared), loop)
         with contextlib.suppress(Exception):
             future.result(_CLOSE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
@@ -166,22 +166,22 @@ class LoopThread:
             loop.close()
 
 
-def _serve_inbox(box: queue.SimpleQueue[Callable[[], None] | None], pending: Pending[Any], token: CancelToken | None) -> None:
-    asked = False
+def _serve_inbox(box: queue.SimpleQueue[Callable[[], None] | None], pending: PendingResult[Any], token: CancelToken | None) -> None:
+    cancel_sent = False
     while True:
         try:
             call = box.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            call = _nothing
+            call = _no_message
         if call is None:
             return
         call()
-        if token is not None and token.cancelled and not asked:
-            asked = True
+        if token is not None and token.cancelled and not cancel_sent:
+            cancel_sent = True
             pending.cancel()
 
 
-def _call_waiting(inbox: queue.SimpleQueue[Callable[[], None] | None] | None) -> None:
+def _run_inbox(inbox: queue.SimpleQueue[Callable[[], None] | None] | None) -> None:
     while inbox is not None and not inbox.empty():
         call = inbox.get_nowait()
         if call is not None:
@@ -189,39 +189,38 @@ def _call_waiting(inbox: queue.SimpleQueue[Callable[[], None] | None] | None) ->
 
 
 def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # that loop may be closed by now
+    with contextlib.suppress(RuntimeError):  # That loop may be closed.
         loop.call_soon_threadsafe(ended.set)
 
 
-def _nothing() -> None:
-    """No message arrived."""
+def _no_message() -> None:
+    """Do nothing: no message arrived."""
 
 
-async def _wind_up(kept: list[Closable]) -> None:
+async def _close_all(shared: list[AsyncCloseable]) -> None:
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    for thing in kept:
-        await thing.aclose()
+    for resource in shared:
+        await resource.aclose()
 
 
-_bridges: dict[int, LoopThread] = {}  # by process id: a forked child must not touch its parent's loop, not even to close it
-_bridges_lock = threading.Lock()
+_loop_threads: dict[int, LoopThread] = {}  # By process id: a forked child must not use its parent's loop, not even to close it.
 
 
 def loop_thread() -> LoopThread:
-    """The loop_thread of this process."""
+    """Return the loop thread of this process."""
     process = os.getpid()
-    found = _bridges.get(process)
+    found = _loop_threads.get(process)
     if found is None:
-        with _bridges_lock:
-            found = _bridges.setdefault(process, LoopThread())
+        with _loop_threads_lock:
+            found = _loop_threads.setdefault(process, LoopThread())
     return found
 
 
 def _close_at_exit() -> None:
-    found = _bridges.get(os.getpid())
+    found = _loop_threads.get(os.getpid())
     if found is not None:
         found.close()
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, format_options
+from yggdrasill.remote.comfy_ports import Blocked, port_value, port_values
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
-from yggdrasill.remote.port_list import Blocked, port_value, port_values
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
 from yggdrasill.server_ext.comfy.blocking import as_blockers
@@ -93,7 +93,7 @@ class RemoteCall(NodeCall):
         self._check(contract, f"endpoint {route.names[0]!r}")
         inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
-        outputs = served.call(inputs, self._context, options, watch=self._told, began=self._began)
+        outputs = served.call(inputs, self._context, options, watch=self._told, on_key=self._began)
         if local_fallbacks is not None:
             for client, known in route.contracts.items():
                 local_fallbacks.keep(client, known)

@@ -157,7 +157,7 @@ def test_what_cannot_be_is_said_on_the_node(comfy: Caller, bad: dict[str, Any], 
     "lines, said",
     [
         ("light.adjusted", "is no connection; write one in a line"),
-        ("light.adjusted -> dark.image", "there is no node 'dark'; there is 'image_resize_1', 'light'"),
+        ("light.adjusted -> dark.image", "unknown node 'dark'. Available: 'image_resize_1', 'light'"),
         ("light.shine -> image_resize_1.image", "has no output 'shine'; its outputs are 'adjusted'"),
         ("a -> b", "names no node"),
     ],

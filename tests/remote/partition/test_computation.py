@@ -1,4 +1,4 @@
-"""Random prompts, whole and partitioned, run by a small ComfyUI: the same results from the same nodes, whatever was placed where."""
+"""Random prompts, whole and partitioned, run by a small ComfyUI: equal results from equal nodes for every placement."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from samples.comfy_interpreter import Interpreter
 from samples.comfy_prompts import SCHEMAS, Dice, random_parts, random_prompt, run_prompt
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.comfy_ports import INPUT_NODE, is_link
-from yggdrasill.remote.comfy_types import can_travel
-from yggdrasill.remote.partition import MOST_PORTS, NodeSchema, NodeSchemas, Part, Partition, partition_prompt, plug
+from yggdrasill.remote.comfy_ports import INPUT_NODE, is_link, type_transferability
+from yggdrasill.remote.partition import MOST_PORTS, NodeSchema, NodeSchemas, Part, Partition, partition_prompt, restore_prompt
 
 Prompt = dict[str, Any]
 DRAWN = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
@@ -28,7 +27,7 @@ DRAWN = settings(max_examples=120, deadline=None, suppress_health_check=list(Hea
 
 @dataclass
 class Case:
-    """A prompt, what is to be placed, and which outputs are asked for."""
+    """A prompt, the parts to place, and the requested outputs."""
 
     prompt: Prompt
     parts: list[Part]
@@ -43,12 +42,12 @@ class Case:
         return cls(prompt, parts, targets)
 
     def partition_prompt(self) -> Partition | None:
-        """The partition; None where nothing of some part can run elsewhere."""
+        """Return the partition, or None if no node of some part can run on an endpoint."""
         return partitioned_or_none(self.prompt, self.parts, SCHEMAS, self.targets)
 
     @property
     def needed(self) -> set[str]:
-        """The nodes that what is asked for needs."""
+        """Return the nodes that the requested outputs need."""
         sinks = {node for node in self.prompt if SCHEMAS[self.prompt[node]["class_type"]].is_output_node}
         return needs(self.prompt, sinks if self.targets is None else sinks & self.targets)
 
@@ -57,7 +56,7 @@ def partitioned_or_none(prompt: Prompt, parts: list[Part], schemas: NodeSchemas,
     try:
         return partition_prompt(prompt, parts, schemas, targets)
     except PartitionError as error:
-        if "can run elsewhere" not in error.message:
+        if "can run on an endpoint" not in error.message:
             raise
         return None
 
@@ -67,7 +66,7 @@ def sources(node: Any) -> set[str]:
 
 
 def needs(prompt: Prompt, nodes: Iterable[str]) -> set[str]:
-    """``nodes`` and all before them."""
+    """Return ``nodes`` and all nodes before them."""
     found, stack = set(nodes), list(nodes)
     while stack:
         fresh = sources(prompt[stack.pop()]) - found
@@ -77,7 +76,7 @@ def needs(prompt: Prompt, nodes: Iterable[str]) -> set[str]:
 
 
 def computation(prompt: Prompt, node_id: str, known: dict[str, int]) -> int:
-    """A node's class, constants and what it is linked to, all the way up, as one number."""
+    """Return one number for a node's class, constants and links, transitively."""
     if node_id not in known:
         node = prompt[node_id]
         inputs = [
@@ -89,7 +88,7 @@ def computation(prompt: Prompt, node_id: str, known: dict[str, int]) -> int:
 
 
 def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Interpreter]:
-    """The partitioned prompt gives what the whole one gives, and each node runs where it says and no oftener."""
+    """Check that the partitioned prompt gives the results of the whole one, and that each node runs where it should and not more often."""
     whole, partitioned = run_prompt(case.prompt, case.targets), run_prompt(partition.prompt, case.targets)
     assert partitioned.results == whole.results
     eager = needs(case.prompt, partition.eager)
@@ -97,7 +96,7 @@ def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Inter
     copied = Counter(node for call in partition.calls for node in call.copies)
     for node in case.needed:
         if partitioned.calls[node] and not whole.calls[node]:
-            assert node in eager, f"{node} ran, and nobody had asked for it"
+            assert node in eager, f"{node} ran without a request"
         if whole.calls[node] and not partitioned.calls[node]:
             assert node in stopped, f"{node} did not run"
         assert partitioned.calls[node] <= 1 + copied[node], f"{node} ran too often"
@@ -105,8 +104,8 @@ def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Inter
 
 
 def check_plugged(case: Case, partition: Partition) -> None:
-    """Putting the parts back gives the computation of every output that was asked for."""
-    plugged = plug(partition)
+    """Check that restoring the parts gives the computation of every requested output."""
+    plugged = restore_prompt(partition)
     known: dict[str, int] = {}
     again: dict[str, int] = {}
     for node in case.needed:
@@ -133,7 +132,7 @@ def test_among_a_few_hundred_prompts_is_every_kind_of_difficulty() -> None:
         case = Case.draw(dice, 8 + seed % 24)
         partition = case.partition_prompt()
         if partition is None:
-            met["nothing can run elsewhere"] += 1
+            met["nothing can run on an endpoint"] += 1
             continue
         check_plugged(case, partition)
         _, partitioned = check_same_run(case, partition)
@@ -143,7 +142,7 @@ def test_among_a_few_hundred_prompts_is_every_kind_of_difficulty() -> None:
 
 
 KINDS = (
-    "nothing can run elsewhere",
+    "nothing can run on an endpoint",
     "stages",
     "parts feed each other in turns",
     "handed over",
@@ -163,7 +162,7 @@ KINDS = (
 
 
 def kinds_of(case: Case, partition: Partition, partitioned: Interpreter) -> set[str]:
-    """Which of ``KINDS`` a partition has."""
+    """Return those of ``KINDS`` that a partition has."""
     calls = partition.calls
     inner = {node["class_type"] for call in calls for node in call.prompt.values()}
     reasons = " ".join(partition.stays.values())
@@ -181,7 +180,7 @@ def kinds_of(case: Case, partition: Partition, partitioned: Interpreter) -> set[
         "a blocker at a port": bool(partitioned.blocked_calls),
         "a blocker comes out": bool({"Gate", "Fork"} & inner),
         "lazy inside": bool({"Switch", "LazyImage"} & inner),
-        "lazy stays": "asks for inputs only" in reasons,
+        "lazy stays": "requests inputs only" in reasons,
         "a loop inside": "LoopEnd" in inner,
         "a loop stays": "in a loop" in reasons,
         "partial execution": case.targets is not None,
@@ -204,7 +203,7 @@ def test_a_partition_says_the_same_whatever_order_a_prompt_is_written_in() -> No
             assert again.prompt == partition.prompt
 
 
-#: What can make more than one call of a part that no path leaves and enters again.
+#: Reasons for more than one call of a part that no path leaves and enters again.
 SPLITS = ("Gate", "Fork", "Switch", "LazyImage", "LoopStart", "LoopEnd", "CallService", "StampAndSave", "SaveModel")
 
 
@@ -214,7 +213,7 @@ def test_what_no_path_leaves_and_enters_again_is_one_call(dice: random.Random, s
     prompt = random_prompt(dice, size, SPLITS)
     last = dice.choice(sorted(prompt))
     first = needs(prompt, [last])
-    # a saver whose name is linked too is not linked past, so a path through it does leave
+    # A saver whose name is linked too is not skipped, so a path through it leaves the part.
     assume(all(len(sources(prompt[each])) < 2 for each in first if SCHEMAS[prompt[each]["class_type"]].is_output_node))
     partition = partitioned_or_none(prompt, [Part("first", frozenset(first))], SCHEMAS)
     assert partition is None or len(partition.calls) <= 1
@@ -227,7 +226,7 @@ WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
 def draw_real(dice: random.Random, schemas: NodeSchemas, size: int) -> Prompt:
-    """A prompt over ComfyUI's own classes, with links that its validation takes."""
+    """Draw a prompt over ComfyUI's classes, with links that its validation accepts."""
     prompt: Prompt = {}
     given_types: dict[str, list[tuple[str, int]]] = {}
     names = sorted(schemas)
@@ -285,7 +284,7 @@ def test_prompts_of_comfyui_s_own_classes_come_apart_and_together(seed: int) -> 
             continue
         partitioned += 1
         sinks = {node for node in prompt if schemas[prompt[node]["class_type"]].is_output_node}
-        plugged = plug(partition)
+        plugged = restore_prompt(partition)
         known: dict[str, int] = {}
         again: dict[str, int] = {}
         for node in needs(prompt, sinks):
@@ -295,7 +294,7 @@ def test_prompts_of_comfyui_s_own_classes_come_apart_and_together(seed: int) -> 
 
 
 def check_whole(partition: Partition, schemas: NodeSchemas) -> None:
-    """Every prompt of a partition stands on its own, and only what can travel crosses."""
+    """Check that every prompt of a partition is complete and that only transferable values cross."""
     prompts = [partition.prompt, *(call.prompt for call in partition.calls)]
     for prompt in prompts:
         for node in prompt.values():
@@ -309,7 +308,7 @@ def check_whole(partition: Partition, schemas: NodeSchemas) -> None:
             p.name for p in call.inputs
         }
         for kind in [port.type for port in call.inputs] + [port.type for port in call.outputs]:
-            assert can_travel(kind).travels
+            assert type_transferability(kind).transferable
         for node in (*call.nodes, *call.copies):
             assert not schemas[call.prompt[node]["class_type"]].is_output_node
             assert not schemas[call.prompt[node]["class_type"]].uploads

@@ -1,4 +1,4 @@
-"""Node classes as /object_info tells of them."""
+"""Node classes as described by /object_info."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def test_output_nodes_lists_and_uploads_are_told() -> None:
     schemas = comfy_schemas()
     assert schemas["SaveImage"].is_output_node
     assert schemas["RebatchImages"].input_is_list
-    assert schemas["RebatchImages"].gives_list(0)
-    assert not schemas["KSampler"].gives_list(0)
+    assert schemas["RebatchImages"].is_list_output(0)
+    assert not schemas["KSampler"].is_list_output(0)
     uploads = "Load3D Load3DAdvanced LoadAudio LoadImage LoadImageMask LoadImageOutput LoadVideo Painter WebcamCapture"
     assert sorted(name for name in schemas if schemas[name].uploads) == uploads.split()
     assert schemas["ClaudeNode"].needs_credentials
@@ -34,7 +34,7 @@ def test_sockets_that_come_with_a_choice_or_grow_are_found_by_their_full_names()
     grown = schemas["CreateList"].input("inputs.input3")
     assert grown is not None
     assert grown.match == schemas["CreateList"].output_match[0]
-    assert schemas["KSampler"].input("nobody") is None
+    assert schemas["KSampler"].input("undeclared") is None
 
 
 def test_lazy_and_raw_sockets_are_told() -> None:
@@ -67,6 +67,6 @@ def test_later_schemas_win() -> None:
 @pytest.mark.parametrize(
     "entry", [None, {}, {"input": 3, "output": []}, {"input": {}, "output": 4}, {"input": {"required": {"x": []}}, "output": []}]
 )
-def test_an_entry_that_is_none_is_refused_by_name(entry: object) -> None:
+def test_a_malformed_entry_is_refused_by_name(entry: object) -> None:
     with pytest.raises(InvalidConfig, match="class 'Odd'"):
         NodeSchemas.from_object_info({"Odd": entry})
