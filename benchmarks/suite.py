@@ -18,6 +18,7 @@ TITLES = {
     "import": "Import",
     "codec": "Codec: a 96 MiB float32 tensor",
     "artifacts": "Artifact stores: a 96 MiB float32 tensor",
+    "saving": "Saving and loading 1 GiB of weights",
     "partition": "Partitioning a prompt",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",

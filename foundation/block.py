@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, unknown_name
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, MissingFile, UnsupportedFormat, unknown_name
 from yggdrasill.foundation.ports import ConfigField, Port
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ class AbstractBaseBlock(ABC):
     ``deterministic`` says that equal inputs and config give equal outputs, so a result may be reused by content.
     ``stateful`` says that the block keeps something between calls: it is serialised, has one replica and is not retried.
     ``settings`` declares the fields of the config (`ConfigField`); None means that they are not declared.
+    ``references`` lists what `load_reference` can load: ``file``, ``folder``, ``hub`` (an id such as ``org/model``).
     A block must not change its inputs, and inference must not change its weights. What is no port (seeded generators,
     cancellation, progress, a logger) comes from ``yggdrasill.current_run()``.
     """
@@ -32,8 +33,11 @@ class AbstractBaseBlock(ABC):
     deterministic: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
     settings: ClassVar[tuple[ConfigField, ...] | None] = None
+    references: ClassVar[frozenset[str]] = frozenset({"file"})
 
     block_type: str = ""
+    #: Set by the reuse pool on the blocks that it shares.
+    _pool_entry: Any = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -183,6 +187,40 @@ class AbstractBaseBlock(ABC):
         check_block_state(self, state, f"block {self.block_id!r}", strict=True)
         self.load_state_dict(state, strict=True)
         return self
+
+    def load_reference(self, reference: str) -> None:
+        """Load the weights that the config names as ``checkpoint_ref`` or ``checkpoint_path``.
+
+        Called once, after construction, with an absolute path, a hub id or a URL. The default reads a json or
+        safetensors file and leaves URLs to the constructor. A class that loads folders or hub ids overrides this method
+        and lists them in ``references``; `check_reference` then refuses the other kinds.
+
+        Raises:
+            MissingFile: the reference names a path that does not exist.
+            UnsupportedFormat: the class cannot load this kind of reference.
+            InvalidCheckpoint, CheckpointMismatch
+        """
+        if "://" not in reference:
+            self.check_reference(reference)
+            self.load_from_checkpoint(reference)
+
+    def check_reference(self, reference: str) -> None:
+        """Raise unless the class loads references of this kind; URLs pass.
+
+        Raises:
+            MissingFile, UnsupportedFormat
+        """
+        if "://" in reference:
+            return
+        path = Path(reference)
+        kind = "file" if path.is_file() else "folder" if path.is_dir() else "hub"
+        if kind == "hub" and ("hub" not in self.references or path.is_absolute()):
+            raise MissingFile(f"checkpoint {reference!r} of block type {self.block_type!r} does not exist; check the path", path=reference)
+        if kind not in self.references:
+            raise UnsupportedFormat(
+                f"block type {self.block_type!r} cannot load {reference!r}, a {kind}; it loads: {', '.join(sorted(self.references))}. "
+                "Choose another reference or another block type."
+            )
 
     def trainable_parameters(self) -> Iterator[Any]:
         """Parameters an optimiser may change (torch tensors with gradients); none while frozen."""

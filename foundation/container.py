@@ -11,14 +11,17 @@ from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument
 from yggdrasill.executor.plan import Plan, make_plan
 from yggdrasill.executor.program import Program
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.checkpoints import StateLoader
 from yggdrasill.foundation.compile import compile_program
 from yggdrasill.foundation.edges import Edge, EdgeTable, ExposedPort, Interface, check_edge, spec_entries
+from yggdrasill.foundation.loading import StateLoader, collect_states, move_block
 from yggdrasill.foundation.ports import Port
 from yggdrasill.foundation.validation import ValidationResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+    from yggdrasill.foundation.graph import Graph
+    from yggdrasill.foundation.node import Node
 
 __all__ = ["ConnectedContainer", "Container", "Placer", "check_name"]
 
@@ -112,7 +115,7 @@ class Container(ABC):
         """Move every block that has a ``to`` method; None changes nothing."""
         if device is not None:
             for block in self.blocks():
-                _move(block, device)
+                move_block(block, device)
         return self
 
     # -- placing ------------------------------------------------------------------------------------------------
@@ -124,31 +127,43 @@ class Container(ABC):
     # -- state --------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """States by child id, empty ones left out; a block shared by several nodes is written once, at the first."""
-        return self._collect_state(set())
+        """Return the states by child id, empty ones left out; see `collect_states` for blocks that several nodes use."""
+        return collect_states(self)
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Take back what `state_dict` gave. Keys are checked first: a mismatch changes nothing.
+        """Load what `state_dict` returned. Keys are checked first: a mismatch changes nothing.
+
+        Blocks that a graph outside this container uses as well are replaced here and keep their weights there; take
+        parameters for an optimiser after loading.
 
         Raises:
-            CheckpointMismatch: (a KeyError) ``strict`` and the state names unknown children or other keys than a block's.
+            CheckpointMismatch: (a KeyError) ``strict`` and the state names unknown children, other keys than a block's, or
+                lacks a node that has weights.
         """
-        load = StateLoader(strict=strict)
+        self._load_states(state, strict=strict)
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Load strictly, except that nodes whose config names a model may be absent: their weights come from there."""
+        self._load_states(state, strict=True, models_optional=True)
+
+    def _load_states(self, state: Mapping[str, Any] | None, *, strict: bool, models_optional: bool = False) -> None:
+        load = StateLoader(strict=strict, models_optional=models_optional)
         self._assign_state(state, (), load, strict)
         load.apply()
 
-    def _collect_state(self, written: set[int]) -> dict[str, Any]:
-        states = {}
+    def walk_nodes(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Graph, Node]]:
+        """Yield every node below with its path and its graph; children that run on another endpoint have none."""
         for child_id, child in self._children.items():
-            if isinstance(child, Container) and (state := child._collect_state(written)):
-                states[child_id] = state
-        return states
+            if isinstance(child, Container):
+                yield from child.walk_nodes((*path, child_id))
 
     def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoader, strict: bool) -> None:
+        missing: dict[str, Any] | None = None if state is None else {}
+        state = {} if state is None else state
         self._check_state_ids(state, path, strict)
         for child_id, child in self._children.items():
             if isinstance(child, Container):
-                child._assign_state(state.get(child_id, {}), (*path, child_id), load, strict)
+                child._assign_state(state.get(child_id, missing), (*path, child_id), load, strict)
 
     def _check_state_ids(self, state: Any, path: tuple[str, ...], strict: bool) -> None:
         where = "/".join(path) or self.id
@@ -161,16 +176,6 @@ class Container(ABC):
                 f"This state belongs to another {self.level}.",
                 unexpected=stray,
             )
-
-
-def _move(block: AbstractBaseBlock, device: Any) -> None:
-    """Move a block; a block without a ``to`` method has its sub-blocks moved instead."""
-    move = getattr(block, "to", None)
-    if callable(move):
-        move(device)
-    else:
-        for part in block.get_sub_blocks().values():
-            _move(part, device)
 
 
 class ConnectedContainer(Container):

@@ -16,15 +16,16 @@ from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.foundation import roles
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.checkpoints import StateLoader, read_state
+from yggdrasill.foundation.checkpoints import read_state
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import ConnectedContainer, check_name
 from yggdrasill.foundation.edges import Edge, Interface, check_edge
 from yggdrasill.foundation.kinds import Kind, register_kind
+from yggdrasill.foundation.loading import StateLoader
 from yggdrasill.foundation.node import Node
-from yggdrasill.foundation.pool import ReusePool, reuse_identity
+from yggdrasill.foundation.pool import ReusePool, absolute_references, identify
 from yggdrasill.foundation.ports import PortAggregation
-from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.registry import BlockFactory, BlockRegistry
 from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult, check_edges, check_exposures, check_inputs, check_reachability
 
@@ -40,8 +41,8 @@ GRAPH_KINDS = ("diffusion", "llm", "vlm", "data", "generic")
 class Graph(ConnectedContainer, Persistent):
     """One whole task: nodes, edges, exposed ports, metadata.
 
-    ``registry`` builds blocks by type (default: the global one); ``pool`` shares blocks of one model (default: the
-    process's; ``ReusePool.off()`` for copies). ``metadata["num_loop_steps"]`` is how often cycles run and
+    ``registry`` builds blocks by type (default: the global one); ``pool`` shares blocks of one model (default: the pool of
+    the process; ``ReusePool.off()`` for copies). ``metadata["num_loop_steps"]`` is how often cycles run and
     ``metadata["cycle_order"]`` a list of node ids that replaces the sorted order inside cycles.
     """
 
@@ -143,9 +144,13 @@ class Graph(ConnectedContainer, Persistent):
             if block_type is not None and node_id is not None:
                 raise InvalidArgument(f"add_node got two node ids, {node!r} and {node_id!r}")
             new_id = self._new_id(node_id, node) if block_type is None else check_name("node_id", node, self._children)
-            build = self._builder(new_id, block_type or node, config or {}, block_id, registry if registry is not None else self.registry)
-            # Weights of its own make a block of its own, whatever model its config names.
-            block = build() if pretrained is not None else self.pool.acquire(block_type or node, config or {}, build)
+            given_type, blocks = block_type or node, registry if registry is not None else self.registry
+            factory = blocks.get(given_type)
+            config = absolute_references(factory, config or {})
+            build = self._builder(block_id or new_id, given_type, config, blocks, factory)
+            # given weights make a block of its own, whatever model the config names
+            identity = None if pretrained is not None else identify(factory, given_type, config)
+            block = self.pool.acquire(identity, build, self)
         if pretrained is not None:
             block.load_state_dict(pretrained if isinstance(pretrained, Mapping) else read_state(pretrained), strict=False)
         defaults: Any = (config or {}).get("defaults")
@@ -158,21 +163,23 @@ class Graph(ConnectedContainer, Persistent):
 
     @staticmethod
     def _builder(
-        node_id: str, block_type: str, config: Mapping[str, Any], block_id: str | None, registry: BlockRegistry
+        block_id: str, block_type: str, config: Mapping[str, Any], registry: BlockRegistry, factory: BlockFactory
     ) -> Callable[[], AbstractBaseBlock]:
+        # defaults belong to the node: a block that other nodes may use does not carry those of the first
+        own = {key: value for key, value in config.items() if key != "defaults"}
+
         def build() -> AbstractBaseBlock:
-            # Defaults belong to the node: a block that other nodes may share does not carry those of the first.
-            own = config if reuse_identity(block_type, config) is None else {key: config[key] for key in config if key != "defaults"}
-            block = registry.build({**own, "block_type": block_type, "block_id": block_id or node_id})
-            checkpoint = config.get("checkpoint_ref") or config.get("checkpoint_path")
-            if isinstance(checkpoint, str) and "://" not in checkpoint and config.get("backend") != "api":
-                block.load_from_checkpoint(checkpoint)
+            block = registry.build({**own, "block_type": block_type, "block_id": block_id}, factory)
+            reference = own.get("checkpoint_ref") or own.get("checkpoint_path")
+            if isinstance(reference, str) and own.get("backend") != "api":
+                block.load_reference(reference)
             return block
 
         return build
 
     def _place(self, node: Node, auto_connect: bool) -> str:
         check_name("node_id", node.node_id, self._children)
+        ReusePool.use(node.block, self)
         self._interfaces[node.node_id] = Interface.of_block(node.block)
         self._add_child(node.node_id, node)
         if auto_connect:
@@ -181,7 +188,9 @@ class Graph(ConnectedContainer, Persistent):
 
     def remove_node(self, node_id: str) -> None:
         """Remove a node with its edges and exposed ports."""
+        block = self.get_node(node_id).block
         self._remove_child(node_id)
+        self._release(block)
         self._interfaces.pop(node_id, None)
         self.auto_wired &= set(self._edge_table.edges)
 
@@ -208,8 +217,15 @@ class Graph(ConnectedContainer, Persistent):
                         f"block {block!r} has no {kind} {entry.port_name!r}, which graph {self.graph_id!r} exposes at node {node_id!r}. "
                         f"Available: {format_options(ports, near=entry.port_name)}."
                     )
+        old = self.get_node(node_id).block
         self._children[node_id], self._interfaces[node_id] = changed, interface
+        ReusePool.use(block, self)
+        self._release(old)
         self.execution_version += 1
+
+    def _release(self, block: AbstractBaseBlock) -> None:
+        if all(node.block is not block for node in self.nodes.values()):
+            ReusePool.release(block, self)
 
     def _edges_of(self, node_id: str) -> list[Edge]:
         return [*self.get_edges_in(node_id), *self.get_edges_out(node_id)]
@@ -313,22 +329,22 @@ class Graph(ConnectedContainer, Persistent):
             if not trainable_only or node.trainable:
                 yield node.block
 
-    def _collect_state(self, written: set[int]) -> dict[str, Any]:
-        # A block without a reuse identity comes back once per graph, so that each graph has to bring its state.
-        here: set[int] = set()
-        states = {}
+    def walk_nodes(self, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Graph, Node]]:
+        """Yield every node with its path."""
         for node_id, node in self.nodes.items():
-            seen = here if reuse_identity(node.block_type, node.block.config) is None else written
-            if id(node.block) not in seen:
-                seen.add(id(node.block))
-                if state := node.block.state_dict():
-                    states[node_id] = state
-        return states
+            yield (*path, node_id), self, node
 
     def _assign_state(self, state: Any, path: tuple[str, ...], load: StateLoader, strict: bool) -> None:
+        required = state is not None
+        state = {} if state is None else state
         self._check_state_ids(state, path, strict)
-        for node_id, node in self.nodes.items():
-            load.add(node.block, state.get(node_id), f"node {'/'.join((*path, node_id))!r}")
+        for node_id in self.nodes:
+            load.add(self, node_id, state.get(node_id), f"node {'/'.join((*path, node_id))!r}", required=required)
+
+    def _become(self, built: Self) -> None:
+        super()._become(built)
+        for node in self.nodes.values():
+            ReusePool.use(node.block, self)
 
     # -- config -------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from yggdrasill.errors import error_context
 from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
 from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.node import Node
+from yggdrasill.foundation.pool import absolute_references
+from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.schemas import GraphModel, NodeModel
 
 if TYPE_CHECKING:
@@ -59,7 +61,8 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
     """Build a graph from its config. A graph is placed as a whole, so the resolver is not used inside it."""
     document, where, here = open_config(cls, config, options)
     base = None if here.base_dir is None else Path(here.base_dir)
-    model = read_model(GraphModel, _with_node_refs(document, base, where, here.allow_ref), where)
+    registry = here.registry if here.registry is not None else BlockRegistry.global_registry()
+    model = read_model(GraphModel, _with_node_refs(document, base, where, here.allow_ref, registry), where)
     graph = cls(model.graph_id, graph_kind=model.graph_kind, metadata=copy.deepcopy(model.metadata), registry=here.registry, pool=here.pool)
     _add_nodes(graph, model.nodes, base, where)
     for number, edge in enumerate(model.edges):
@@ -91,7 +94,7 @@ def _add_nodes(graph: Graph, nodes: list[NodeModel], base: Path | None, where: s
     shared: dict[tuple[str, str], Node] = {}
     for number, node in enumerate(nodes):
         with error_context(f"{where}, nodes[{number}] ({node.node_id!r})"):
-            config = _with_absolute_checkpoint(node.config, base)
+            config = absolute_references(graph.registry.get(node.block_type), node.config, base)
             twin = shared.get((node.block_type, node.block_id or "")) if graph.pool.shares else None
             if twin is not None and _without_defaults(twin.config) == _without_defaults(config):
                 graph.add_node(Node(node.node_id, twin.block, node.trainable, config.get("defaults") or {}))
@@ -107,7 +110,7 @@ def _without_defaults(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in config.items() if key != "defaults"}
 
 
-def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, allow_ref: bool) -> dict[str, Any]:
+def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, allow_ref: bool, registry: BlockRegistry) -> dict[str, Any]:
     nodes = document.get("nodes", [])
     if not isinstance(nodes, list):
         return dict(document)
@@ -115,16 +118,13 @@ def _with_node_refs(document: Mapping[str, Any], base: Path | None, where: str, 
     for number, node in enumerate(nodes):
         if isinstance(node, Mapping) and is_ref(node.get("config")):
             config, folder = resolve_ref(node["config"], base, f"{where}, nodes[{number}].config", allow_ref)
-            resolved.append({**node, "config": _with_absolute_checkpoint(config, folder)})
+            factory = _known_factory(registry, node.get("block_type"))
+            resolved.append({**node, "config": absolute_references(factory, config, folder) if isinstance(config, Mapping) else config})
         else:
             resolved.append(node)
     return {**document, "nodes": resolved}
 
 
-def _with_absolute_checkpoint(config: dict[str, Any], base: Path | None) -> dict[str, Any]:
-    """Return the config with absolute checkpoint paths; in a config file they are relative to that file."""
-    for key in ("checkpoint_ref", "checkpoint_path"):
-        path = config.get(key)
-        if base is not None and isinstance(path, str) and "://" not in path and not Path(path).is_absolute():
-            config = {**config, key: str((base / path).resolve())}
-    return config
+def _known_factory(registry: BlockRegistry, block_type: Any) -> Any:
+    """The factory of a type, None for one that is not registered, which is reported when the node is built."""
+    return registry.get(block_type) if isinstance(block_type, str) and block_type in registry else None

@@ -18,7 +18,7 @@ from yggdrasill.foundation.ports import ConfigField
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["ENTRY_POINT_GROUP", "BlockRegistry", "register_block"]
+__all__ = ["ENTRY_POINT_GROUP", "BlockFactory", "BlockRegistry", "register_block"]
 
 ENTRY_POINT_GROUP = "yggdrasill.blocks"
 _BUILT_IN_TABLE = "yggdrasill.blocks"
@@ -97,8 +97,8 @@ class BlockRegistry:
             names |= {*_built_in_table(), *_installed()}
         return sorted(names)
 
-    def build(self, config: Mapping[str, Any]) -> AbstractBaseBlock:
-        """Build a block from ``{"block_type" or "type", "block_id"?, **config}``.
+    def build(self, config: Mapping[str, Any], factory: BlockFactory | None = None) -> AbstractBaseBlock:
+        """Build a block from ``{"block_type" or "type", "block_id"?, ...its config}``, with ``factory`` if one is given.
 
         Raises:
             UnknownName: neither ``block_type`` nor ``type`` is present.
@@ -110,7 +110,7 @@ class BlockRegistry:
         if block_type is None:
             raise UnknownName(f"a block config needs 'block_type' (or 'type'); this one has {sorted(config)}", name="block_type")
         block_id = rest.pop("block_id", None)
-        factory = self.get(block_type)
+        factory = self.get(block_type) if factory is None else factory
         try:
             block = factory(block_id=block_id, config=rest)
         except YggdrasillError:

@@ -1,10 +1,9 @@
 """Saving and loading, the same at every level: config, checkpoint, folder, archive, template.
 
 A graph's folder holds ``config.json`` and ``checkpoint.json``. Above it, ``checkpoints/<child>/`` holds the child's own
-folder and ``checkpoints/<level>_meta.json`` says whose they are; so any part of a save can be loaded alone. A block
-shared by several parts is written once, where it is first used.
-
-Which ids can be file names, on every system.
+folder and ``checkpoints/<level>_meta.json`` names the children. Weights are in ``checkpoints/blobs`` of the whole save, one
+file per distinct state, named by its digest; each graph's ``checkpoint.json`` names the file of each node. So a part can
+be loaded alone from inside a save, and a state that several nodes share is written once.
 """
 
 from __future__ import annotations
@@ -17,23 +16,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile, error_context
-from yggdrasill.foundation.archive import FolderSource, Source, open_source, write_archive
-from yggdrasill.foundation.checkpoints import BACKENDS, check_backend, pack_state, read_state, unpack_state
+from yggdrasill.foundation.archive import BLOBS, FolderSource, Source, open_source, write_archive
+from yggdrasill.foundation.checkpoints import (
+    BACKENDS,
+    STATE_FILE,
+    StateFile,
+    check_backend,
+    choose_backend,
+    pack_manifest,
+    read_saved_states,
+    read_state,
+)
 from yggdrasill.foundation.config import BuildOptions, parse_document, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import whole_project
-from yggdrasill.values.files import FileSet, write_file
+from yggdrasill.values.files import write_file
+from yggdrasill.values.folders import StagedFolder, recover_folder
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from yggdrasill.foundation.block import AbstractBaseBlock
     from yggdrasill.foundation.contract import Resolver
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["Persistent", "file_name", "file_names", "read_config"]
+__all__ = ["Persistent", "file_name", "file_names", "read_config", "saved_files"]
 
 _CONFIGS = ("config.yaml", "config.yml", "config.json")
+_CHECKPOINTS = tuple(f"checkpoint.{backend}" for backend in BACKENDS)
+#: Files of a level besides config and states; see `Persistent._read_extras`.
+_EXTRAS = ("last_state.ygg",)
+#: A config with none of these is not ours.
+_OUR_KEYS = frozenset({"schema_version", "graph_id", "pipeline_id", "stage_id", "world_id", "nodes", "graphs", "pipelines", "stages"})
+#: What belongs to the object and not to its structure.
+_KEPT = ("_running",)
+#: A state whose json is not larger is written into checkpoint.json.
+_INLINE_BYTES = 4096
 
 
 class Persistent(Container):
@@ -103,27 +122,31 @@ class Persistent(Container):
 
     # -- checkpoint ---------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, path: str | Path, format: str = "single", backend: str = "json") -> None:  # noqa: A002 - the name callers know
-        """Write the states: one file (``single``), or a folder with a file per child (``dir``). Files of the same name with
-        the other backend's ending, which would be read as well, are removed.
+    def save_checkpoint(self, path: str | Path, format: str = "single", backend: str | None = None) -> None:  # noqa: A002 - the name callers know
+        """Write the states: one file (``single``), or a folder with a file per child (``dir``).
+
+        Without a ``backend`` a single file is safetensors if its name ends so, else json; in a folder, states with tensors
+        are safetensors and others json. Files of the children with the other ending are removed, other files are kept.
 
         Raises:
             UnsupportedFormat: (a NotImplementedError) a pickle backend.
             InvalidArgument: another format, or (``dir``) an id that cannot be a file name.
+            StorageFailed: what was there before is unchanged.
         """
-        check_backend(backend)
+        if backend is not None:
+            check_backend(backend)
         if format == "single":
-            write_file(path, pack_state(self.state_dict(), backend))
+            write_file(path, StateFile(self.state_dict(), backend or _backend_of(path)), durable=True)
         elif format == "dir":
-            _write_folder(Path(path), self._checkpoint_files(backend))
+            states = self.state_dict()
+            names = file_names(self.child_word, states)
+            owned = [f"{name}.{ending}" for name in file_names(self.child_word, self._children).values() for ending in BACKENDS]
+            with StagedFolder(path, owned=owned) as folder:
+                for child_id, state in states.items():
+                    used = choose_backend(state, backend)
+                    folder.write(f"{names[child_id]}.{used}", StateFile(state, used))
         else:
             raise InvalidArgument(f"checkpoint format is {format!r}; it can be 'single' or 'dir'")
-
-    def _checkpoint_files(self, backend: str) -> Iterator[tuple[str, bytes]]:
-        states = self.state_dict()
-        names = file_names(self.child_word, states)
-        for child_id, state in states.items():
-            yield f"{names[child_id]}.{backend}", pack_state(state, backend)
 
     def load_from_checkpoint(
         self,
@@ -138,24 +161,34 @@ class Persistent(Container):
     ) -> Self:
         """Load states (a dict, a file, or a folder of files), after rebuilding from a config if one is given.
 
-        Loading is not strict: children without a state keep theirs. A checkpoint none of whose children exist here is
-        refused, and nothing is changed.
+        Rebuilding uses ``registry`` (default: this container's) and this container's pool. Loading is not strict: children
+        without a state keep theirs. A checkpoint with none of the present children is refused, and nothing is changed.
 
         Raises:
             CheckpointMismatch, InvalidCheckpoint, MissingFile, InvalidConfig
         """
         state = self._given_state(checkpoint, checkpoint_path, checkpoint_dir, backend)
         target = self
+        first: Any = next((graph for _, graph, _ in self.walk_nodes()), self)
+        registry = registry if registry is not None else getattr(first, "registry", None)
+        pool = getattr(first, "pool", None)
         if config_path is not None:
-            target = self.from_yaml(config_path, registry)
+            target = self.from_yaml(config_path, registry, pool=pool)
         elif config is not None:
-            target = self.from_config(config, registry)
+            target = self.from_config(config, registry, pool=pool)
         target._check_state_ids(state, (), strict=not set(state) & set(target._children))
         target.load_state_dict({key: value for key, value in state.items() if key in target._children}, strict=False)
         if target is not self:
-            self.__dict__.clear()
-            self.__dict__.update(target.__dict__)
+            self._become(target)
         return self
+
+    def _become(self, built: Self) -> None:
+        """Become what was built: all attributes but the run lock."""
+        kept = {name: self.__dict__[name] for name in _KEPT if name in self.__dict__}
+        if "execution_version" in self.__dict__:
+            # plans of the old structure that others hold must not look current
+            kept["execution_version"] = max(self.__dict__["execution_version"], built.__dict__["execution_version"]) + 1
+        self.__dict__ = {**built.__dict__, **kept}
 
     @staticmethod
     def _given_state(
@@ -170,74 +203,77 @@ class Persistent(Container):
         if folder is None:
             return {}
         if not Path(folder).is_dir():
-            raise MissingFile(f"there is no checkpoint folder {str(folder)!r}; check the path", path=str(folder))
+            raise MissingFile(f"checkpoint folder {str(folder)!r} does not exist; check the path", path=str(folder))
+        recover_folder(folder)
         suffixes = [f".{name}" for name in (BACKENDS if backend is None else (backend,))]
         files = sorted(file for file in Path(folder).iterdir() if file.suffix in suffixes)
         return {file.stem: read_state(file) for file in files}
 
     # -- folder and archive -------------------------------------------------------------------------------------
 
-    def save(self, path: str | Path, format: str = "dir", backend: str = "json") -> None:  # noqa: A002 - the name callers know
+    def save(self, path: str | Path, format: str = "dir", backend: str | None = None) -> None:  # noqa: A002 - the name callers know
         """Write config and states: a folder (``dir``), or a zip or tar of the same tree (``archive``).
+
+        The folder replaces an older save as a whole: after a failure, a full disk or a kill, one of the two is there. Files
+        of the older save that the new one lacks are gone; files that no save wrote are kept. Without a ``backend``, states
+        with tensors are safetensors and others json.
 
         Raises:
             UnsupportedFormat: a pickle backend.
-            InvalidArgument: another format, an id that cannot be a file name, or a folder whose config.yaml `load` would prefer.
-            StorageFailed: nothing was written.
+            InvalidArgument: another format, an id that cannot be a file name, or a folder whose config is of another program
+                or would be loaded first.
+            StorageFailed: what was there before is unchanged.
         """
-        check_backend(backend)
+        if backend is not None:
+            check_backend(backend)
         if format == "dir":
-            for name in _CONFIGS[:-1]:
-                if (Path(path) / name).exists():
-                    raise InvalidArgument(
-                        f"{str(Path(path) / name)!r} would be loaded before config.json; remove it or choose another folder"
-                    )
-            _write_folder(Path(path), self._files(backend, set()))
+            with StagedFolder(path, owned=saved_files(Path(path))) as folder:
+                for name, content in self._files("", _StateFiles(backend, folder)):
+                    folder.write(name, content)
         elif format == "archive":
-            write_archive(path, self._files(backend, set()))
+            write_archive(path, self._files("", _StateFiles(backend)))
         else:
             raise InvalidArgument(f"save format is {format!r}; it can be 'dir' or 'archive'")
 
     @classmethod
     def load(cls, path: str | Path, *, registry: BlockRegistry | None = None, **options: Any) -> Self:
-        """Build from what `save` wrote, a folder or an archive, and load its states (strictly).
+        """Build from what `save` wrote, a folder or an archive, and load its states (strictly). A graph's folder without a
+        checkpoint is loaded as built.
 
         Raises:
-            MissingFile: (a FileNotFoundError) no config in it.
+            MissingFile: (a FileNotFoundError) no config in it, or weights of a part whose save is not around it.
             InvalidConfig, InvalidCheckpoint, CheckpointMismatch
         """
         with open_source(path) as source:
             config = read_config(source)
             with error_context(source.describe("")):
                 built = cls.from_config(config, registry, base_dir=Path(path) if isinstance(source, FolderSource) else None, **options)
-            built.load_state_dict(built._read_states(source, ""), strict=True)
+            built._load_states(built._read_states(source, ""), strict=True)
             built._read_extras(source)
         return built
 
-    def _files(self, backend: str, written: set[int]) -> Iterator[tuple[str, bytes]]:
-        """Every file of the save as (name, bytes), made one after another."""
-        yield "config.json", self._config_bytes()
+    def _files(self, folder: str, states: _StateFiles) -> Iterator[tuple[str, bytes | StateFile]]:
+        """Yield every file of the save as (name, content), in ``folder`` of it."""
+        yield f"{folder}config.json", self._config_bytes()
         if self.level == "graph":
-            yield f"checkpoint.{backend}", pack_state(self._collect_state(written), backend)
+            found: dict[str, Any] = {}
+            for path, _, node in self.walk_nodes():
+                yield from states.add(node.block, path[-1], found)
+            yield f"{folder}checkpoint.json", pack_manifest(found)
             return
         names = file_names(self.child_word, self._children)
         for child_id, child in self._children.items():
             if isinstance(child, Persistent):
-                folder = f"checkpoints/{names[child_id]}"
-                for name, data in child._files(backend, written):
-                    yield f"{folder}/{name}", data
-        yield f"checkpoints/{self.level}_meta.json", (json.dumps(self._meta(), indent=2) + "\n").encode("utf-8")
+                yield from child._files(f"{folder}checkpoints/{names[child_id]}/", states)
+        yield f"{folder}checkpoints/{self.level}_meta.json", (json.dumps(self._meta(), indent=2) + "\n").encode("utf-8")
 
     def _meta(self) -> dict[str, Any]:
         return {f"{self.level}_id": self.id, "node_ids": list(self._children), "version": self.schema_version}
 
-    def _read_states(self, source: Source, folder: str) -> dict[str, Any]:
+    def _read_states(self, source: Source, folder: str) -> dict[str, Any] | None:
+        """The states of the save, None for a graph without a checkpoint."""
         if self.level == "graph":
-            for backend in BACKENDS:
-                data = source.read(f"{folder}checkpoint.{backend}")
-                if data is not None:
-                    return unpack_state(data, backend, source.describe(f"{folder}checkpoint.{backend}"))
-            return {}
+            return read_saved_states(source, folder)
         self._check_meta(source, folder)
         states = {}
         for child_id, child in self._children.items():
@@ -294,18 +330,82 @@ class Persistent(Container):
         return cls.from_config(config, registry, validate, pool=pool, endpoints=endpoints)
 
 
-def _write_folder(folder: Path, contents: Iterable[tuple[str, bytes]]) -> None:
-    """Write the files; then remove the other backends' versions of them, which a later load would find."""
-    names = []
-    with FileSet() as files:
-        for name, data in contents:
-            files.write(folder / name, data)
-            names.append(folder / name)
-    for path in names:
-        for backend in BACKENDS:
-            other = path.with_name(f"{path.name.removesuffix(path.suffix)}.{backend}")
-            if path.name != "config.json" and path.suffix.lstrip(".") in BACKENDS and other not in names:
-                other.unlink(missing_ok=True)
+class _StateFiles:
+    """The weights files of one save: each block's state once, each distinct state in one file.
+
+    A file's name is the digest of its state. In a ``folder`` it is known after writing, in an archive before.
+    """
+
+    def __init__(self, backend: str | None, folder: StagedFolder | None = None) -> None:
+        self._backend = backend
+        self._folder = folder
+        self._known: dict[int, Any] = {}
+        self._written: set[str] = set()
+
+    def add(self, block: AbstractBaseBlock, node_id: str, states: dict[str, Any]) -> Iterator[tuple[str, StateFile]]:
+        """Enter a node's state, or the name of its file, into ``states``; yield a file that is still to be written."""
+        if id(block) not in self._known:
+            state = block.state_dict()
+            backend = choose_backend(state, self._backend)
+            content = StateFile(state, backend)
+            if not state or (backend == "json" and content.nbytes <= _INLINE_BYTES):
+                self._known[id(block)] = state
+            else:
+                if self._folder is not None:
+                    self._folder.write(f"{BLOBS}/new.part", content)
+                name = self._known[id(block)] = f"{content.digest}.{backend}"
+                if self._folder is not None:
+                    self._folder.rename(f"{BLOBS}/new.part", f"{BLOBS}/{name}")
+                elif name not in self._written:
+                    yield f"{BLOBS}/{name}", content
+                self._written.add(name)
+        if self._known[id(block)]:
+            states[node_id] = self._known[id(block)]
+
+
+def saved_files(folder: Path) -> list[str]:
+    """Return the files in ``folder`` that belong to a save of this package, relative to it with ``/``.
+
+    Raises:
+        InvalidArgument: its config is of another program, or one that `Persistent.load` would prefer.
+    """
+    for name in _CONFIGS[:-1]:
+        if (folder / name).exists():
+            raise InvalidArgument(f"{str(folder / name)!r} would be loaded before config.json; remove it or choose another folder")
+    config = folder / "config.json"
+    if not config.is_file():
+        return []
+    try:
+        document = read_document(config)
+    except InvalidConfig:
+        # a damaged save may be replaced
+        document = dict.fromkeys(_OUR_KEYS)
+    if not _OUR_KEYS & set(document):
+        raise InvalidArgument(f"{str(config)!r} is the config of another program; choose another folder")
+    return list(_files_of_save(folder, ""))
+
+
+def _files_of_save(folder: Path, prefix: str) -> Iterator[str]:
+    for name in ("config.json", *_CHECKPOINTS, *_EXTRAS):
+        if (folder / name).is_file():
+            yield f"{prefix}{name}"
+    below = folder / "checkpoints"
+    for file in (below / "blobs").glob("*"):
+        if STATE_FILE.fullmatch(file.name):
+            yield f"{prefix}checkpoints/blobs/{file.name}"
+    for meta in sorted(below.glob("*_meta.json")):
+        yield f"{prefix}checkpoints/{meta.name}"
+        try:
+            children = read_document(meta).get("node_ids", [])
+        except InvalidConfig:
+            children = []
+        for child_id in children if isinstance(children, list) else []:
+            if isinstance(child_id, str) and not _UNSAFE.search(child_id):
+                yield from _files_of_save(below / child_id, f"{prefix}checkpoints/{child_id}/")
+
+
+def _backend_of(path: str | Path) -> str:
+    return "safetensors" if Path(path).suffix.lower() == ".safetensors" else "json"
 
 
 def read_config(source: Source) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from yggdrasill.foundation.config import resolve_ref
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.kinds import kinds
-from yggdrasill.foundation.pool import reuse_identity
+from yggdrasill.foundation.pool import names_model
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
@@ -146,7 +146,7 @@ def _collect_state(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
                 collected[child_id] = below
         elif isinstance(part, Graph):
             node = part.get_node(child_id)
-            if reuse_identity(node.block_type, node.config) is None:
+            if not names_model(node.config):
                 collected[child_id] = child_state
     return collected
 

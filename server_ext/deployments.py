@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
 from yggdrasill.foundation.config import BuildOptions, read_document
+from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import Resolver
 from yggdrasill.foundation.kinds import build_project, kind_of, kinds
 from yggdrasill.foundation.pool import ReusePool
@@ -184,7 +185,9 @@ class Deployments:
                 f"{graph_id!r} holds a ComfyUI workflow, which runs only on an endpoint that is a ComfyUI; this one is none"
             )
         if state is not None:
-            runnable.load_state_dict(state)
+            # only blocks that name no model bring their state along
+            load = runnable.load_own_state if isinstance(runnable, Container) else runnable.load_state_dict
+            load(state)
         return self._deployment(graph_id, kind, config, graph_hash, runnable)
 
     def _restore(self, graph_id: str, record: Mapping[str, Any]) -> Deployment:

@@ -1,36 +1,90 @@
-"""Writing files so that a failure, a full disk included, leaves what was there before and nothing beside it."""
+"""Atomic writing of files: after a failure or a kill, a path names the old content or the new, never a part of it.
+
+A file is written beside its target and renamed over it. ``durable`` writing also flushes the file and the folder that
+names it, so that the result survives a power cut. Whole folders: `yggdrasill.values.folders`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import shutil
+import sys
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 from yggdrasill.errors import StorageFailed
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FileSet", "write_file"]
+__all__ = [
+    "FileSet",
+    "MadeFolders",
+    "failing",
+    "link_or_copy",
+    "replacing",
+    "sync_file",
+    "sync_folder",
+    "undo",
+    "write_chunks",
+    "write_file",
+]
+
+Data = bytes | memoryview | Iterable[bytes | memoryview]
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path, *, durable: bool = True) -> Iterator[BinaryIO]:
+    """Open a temporary file beside ``path``; rename it over ``path`` when the block ends normally, else remove it.
+
+    Raises:
+        StorageFailed: the file could not be written; an older file at ``path`` is unchanged.
+    """
+    target = Path(path)
+    with failing(target), MadeFolders(target.parent):
+        temporary = _beside(target)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                if durable:
+                    sync_file(file)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        if durable:
+            sync_folder(target.parent)
+
+
+def write_file(path: str | Path, data: Data, *, durable: bool = False) -> None:
+    """Write one file whole or not at all.
+
+    Raises:
+        StorageFailed: the file could not be written; an older file at ``path`` is unchanged.
+    """
+    with replacing(path, durable=durable) as file:
+        write_chunks(file, data)
 
 
 class FileSet:
-    """Several files that appear together or not at all: written beside their targets, renamed when all are complete.
+    """Several files that replace their targets together: all are written beside them first, then renamed.
 
-    Use as a context manager: leaving it normally renames, leaving it by an exception removes every trace.
+    Use as a context manager. Leaving it by an exception removes every trace; a rename that fails undoes those before it.
+    A process killed between two renames leaves some targets old and some new: where that matters, use `yggdrasill.values.folders.StagedFolder`.
 
     Raises:
-        StorageFailed: a file or folder could not be written.
+        StorageFailed: a file or folder could not be written; all targets are unchanged.
     """
 
     def __init__(self, *, durable: bool = False) -> None:
         self._durable = durable
         self._pending: list[tuple[Path, Path]] = []
-        self._folders: list[Path] = []
+        self._made = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         return self
@@ -41,70 +95,152 @@ class FileSet:
         else:
             self.discard()
 
-    def write(self, path: str | Path, data: bytes | memoryview | Iterable[bytes | memoryview]) -> None:
-        """Write ``data`` (bytes, or chunks of them) for ``path``; folders are made as needed."""
+    def write(self, path: str | Path, data: Data) -> None:
+        """Write ``data`` (bytes, or chunks of them) for ``path``; missing folders are made."""
         target = Path(path)
-        temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
         try:
-            self._make_folder(target.parent)
-            self._pending.append((temporary, target))
-            with temporary.open("wb") as file:
-                for chunk in (data,) if isinstance(data, (bytes, memoryview)) else data:
-                    file.write(chunk)
-                if self._durable:
-                    file.flush()
-                    os.fsync(file.fileno())
-        except OSError as error:
-            self.discard()
-            raise _failed(target, error) from error
+            with failing(target):
+                self._made.enter_context(MadeFolders(target.parent))
+                temporary = _beside(target)
+                self._pending.append((temporary, target))
+                with temporary.open("wb") as file:
+                    write_chunks(file, data)
+                    if self._durable:
+                        sync_file(file)
         except BaseException:
             self.discard()
             raise
 
     def commit(self) -> None:
-        """Give every file its name."""
+        """Rename every file over its target; undo all of it if one rename fails."""
+        done: list[tuple[Path, Path | None]] = []
         try:
             for temporary, target in self._pending:
-                temporary.replace(target)
-        except OSError as error:
+                with failing(target):
+                    backup = _backup(target)
+                    done.append((target, backup))
+                    temporary.replace(target)
+        except BaseException:
+            for target, backup in reversed(done):
+                with contextlib.suppress(OSError):
+                    if backup is not None:
+                        backup.replace(target)
+                    elif not target.is_dir():
+                        target.unlink(missing_ok=True)
             self.discard()
-            raise _failed(target, error) from error
+            raise
+        for _, backup in done:
+            if backup is not None:
+                with contextlib.suppress(OSError):
+                    backup.unlink()
+        if self._durable:
+            for folder in {target.parent for _, target in self._pending}:
+                with failing(folder):
+                    sync_folder(folder)
         self._pending.clear()
-        self._folders.clear()
+        self._made.pop_all()
 
     def discard(self) -> None:
-        """Remove what was written so far, and the folders made for it."""
+        """Remove the files written so far and the folders made for them."""
         for temporary, _ in self._pending:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-        for folder in reversed(self._folders):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
         self._pending.clear()
-        self._folders.clear()
+        undo(self._made)
 
-    def _make_folder(self, folder: Path) -> None:
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to the disk; without effect where the system has no such call."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # some network and FUSE file systems cannot flush a folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+class MadeFolders:
+    """The folders missing down to ``folder``, made on entry and removed on exit by an exception if they are empty."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: list[Path] = []
+
+    def __enter__(self) -> Self:
         missing = []
+        folder = self._folder
         while not folder.exists():
             missing.append(folder)
             folder = folder.parent
         for path in reversed(missing):
             path.mkdir(exist_ok=True)
-            self._folders.append(path)
+            self._made.append(path)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is not None:
+            for folder in reversed(self._made):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
 
 
-def write_file(path: str | Path, data: bytes | memoryview | Iterable[bytes | memoryview], *, durable: bool = False) -> None:
-    """Write one file whole or not at all.
-
-    Raises:
-        StorageFailed: the file could not be written; an older one of that name is unchanged.
-    """
-    with FileSet(durable=durable) as files:
-        files.write(path, data)
+class _Undone(Exception):
+    """Ends an `ExitStack` by an exception."""
 
 
-def _failed(path: Path, error: OSError) -> StorageFailed:
-    reason = error.strerror or str(error)
-    return StorageFailed(
-        f"cannot write {str(path)!r}: {reason}; what was there before is unchanged. Free space or choose another folder.", path=str(path)
-    )
+def undo(made: contextlib.ExitStack) -> None:
+    """Leave the contexts in ``made`` as by an exception."""
+    with contextlib.suppress(_Undone), made:
+        raise _Undone
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give ``source`` a second name, or copy it where the file system has no links."""
+    try:
+        os.link(source, target, follow_symlinks=False)
+    except (OSError, NotImplementedError):
+        shutil.copy2(source, target, follow_symlinks=False)
+
+
+def _beside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.part")
+
+
+def _backup(target: Path) -> Path | None:
+    """Another name for the file at ``target``, None if no file is there."""
+    if not target.is_file():
+        return None
+    backup = target.with_name(f".{target.name}.{uuid.uuid4().hex[:8]}.backup")
+    link_or_copy(target, backup)
+    return backup
+
+
+def write_chunks(file: BinaryIO, data: Data) -> None:
+    """Write bytes, or chunks of them."""
+    file.writelines((data,) if isinstance(data, (bytes, memoryview)) else data)
+
+
+def sync_file(file: BinaryIO) -> None:
+    """Flush a file to the disk."""
+    file.flush()
+    os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def failing(path: Path) -> Iterator[None]:
+    """Turn an OSError about ``path`` into `StorageFailed`."""
+    try:
+        yield
+    except StorageFailed:
+        raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StorageFailed(
+            f"cannot write {str(path)!r}: {reason}; what was there before is unchanged. Free space or choose another folder.",
+            path=str(path),
+        ) from error

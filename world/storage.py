@@ -87,7 +87,8 @@ class WorldStorage:
     ) -> None:
         if "://" in str(state_dir):
             raise InvalidArgument(f"storage state_dir {str(state_dir)!r} is not a folder on this machine; give a path")
-        self.state_dir = Path(state_dir)
+        # absolute, so that a saved world finds its storage whatever the working directory
+        self.state_dir = Path(state_dir).absolute()
         self.naming_template = naming_template
         self.max_snapshots = max_snapshots
         self.load_last_state = load_last_state

@@ -18,7 +18,7 @@ from yggdrasill.foundation.archive import Source
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
-from yggdrasill.foundation.pool import ReusePool
+from yggdrasill.foundation.pool import ReusePool, canonical_reference
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult
@@ -66,7 +66,7 @@ class World(Persistent):
         self.description = description
         self.seed = seed
         self.tags = list(tags)
-        self.checkpoint_ref = checkpoint_ref
+        self.checkpoint_ref = None if checkpoint_ref is None else canonical_reference(checkpoint_ref, ("file",))
         self.cycle: list[str] = []
         self.state_fields: dict[str, str] = {}
         self.initial_world: dict[str, Any] = {}
@@ -349,15 +349,23 @@ class World(Persistent):
     def _meta(self) -> dict[str, Any]:
         return {"world_id": self.world_id, "cycle": list(self.cycle), "node_ids": list(self.stages), "schema_version": self.schema_version}
 
-    def _files(self, backend: str, written: set[int]) -> Iterator[tuple[str, bytes]]:
-        yield from super()._files(backend, written)
+    def _files(self, folder: str, states: Any) -> Iterator[tuple[str, Any]]:
+        yield from super()._files(folder, states)
         if self.last_state is not None or self.content is not None:
-            yield LAST_STATE_FILE, pack_last(self.last_state, self.content)
+            yield f"{folder}{LAST_STATE_FILE}", pack_last(self.last_state, self.content)
 
     def _read_extras(self, source: Source) -> None:
         data = source.read(LAST_STATE_FILE)
         if data is not None:
             self.last_state, self.content = unpack_last(data, source.describe(LAST_STATE_FILE))
+
+    def _become(self, built: Self) -> None:
+        if not self._running.acquire(blocking=False):
+            raise InvalidArgument(f"world {self.world_id!r} is running; wait for that run before loading a config into it")
+        try:
+            super()._become(built)
+        finally:
+            self._running.release()
 
     # -- config -------------------------------------------------------------------------------------------------
 

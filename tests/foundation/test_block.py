@@ -182,7 +182,7 @@ def test_a_block_refuses_the_checkpoint_of_another_and_keeps_its_state(tmp_path:
 
 
 def test_a_checkpoint_that_cannot_be_read_is_one_clear_error(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match=r"there is no checkpoint .*none\.json"):
+    with pytest.raises(MissingFile, match=r"checkpoint .*none\.json' does not exist"):
         Add().load_from_checkpoint(tmp_path / "none.json")
     (tmp_path / "cut.json").write_text('{"offset": ', encoding="utf-8")
     with pytest.raises(InvalidCheckpoint, match="not a json checkpoint"):

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from samples.blocks import register_samples
+from samples.blocks import Accumulate, register_samples
 from samples.events import Events
 from yggdrasill.errors import (
     BlockFailed,
@@ -29,7 +29,7 @@ from yggdrasill.errors import (
     UnknownName,
 )
 from yggdrasill.executor.context import CancelToken, current_run, enter_run
-from yggdrasill.foundation import Edge, Graph, ReusePool
+from yggdrasill.foundation import Edge, Graph
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.ports import Port, PortDirection
 from yggdrasill.foundation.registry import BlockRegistry
@@ -883,11 +883,11 @@ def test_a_graph_that_checks_for_cancellation_ends_when_another_fails() -> None:
 
 def test_a_stateful_block_in_several_graphs_is_called_in_order() -> None:
     def build() -> Pipeline:
-        pipeline, pool = Pipeline(), ReusePool()
+        pipeline, total = Pipeline(), Accumulate()
         for name, seconds in (("slow", 0.1), ("quick", 0.0)):
-            graph = Graph(registry=REGISTRY, pool=pool)
+            graph = Graph(registry=REGISTRY)
             graph.add_node("wait", "sample/slow", config={"seconds": seconds}, auto_connect=False)
-            graph.add_node("sum", "sample/accumulate", config={"checkpoint_ref": "memory://sum"}, auto_connect=False)
+            graph.add_node(total, node_id="sum", auto_connect=False)
             graph.add_edge(Edge("wait", "y", "sum", "x"))
             graph.expose_input("wait", "x", "x")
             graph.expose_output("sum", "total", "total")

@@ -21,6 +21,7 @@ from yggdrasill.errors import (
     UnsupportedVersion,
 )
 from yggdrasill.foundation import Graph
+from yggdrasill.foundation.checkpoints import state_digest
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.templates import register_template
 from yggdrasill.pipeline import Pipeline
@@ -78,9 +79,11 @@ def test_save_and_load_keep_config_and_weights(tmp_path: Path, name: str, backen
 
 
 def test_the_folder_has_the_layout_of_the_canon(tmp_path: Path) -> None:
-    trained().save(tmp_path)
+    pipeline = trained()
+    pipeline.save(tmp_path)
     files = {file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file()}
     assert files == {
+        *(f"checkpoints/blobs/{state_digest(block.state_dict())}.safetensors" for block in pipeline.blocks()),
         "config.json",
         "checkpoints/a/config.json",
         "checkpoints/a/checkpoint.json",
@@ -143,7 +146,7 @@ def test_a_folder_without_config_and_a_file_that_is_no_archive_are_named(tmp_pat
     with pytest.raises(MissingFile):
         Pipeline.load(tmp_path / "gone")
     (tmp_path / "x.zip").write_bytes(b"no archive")
-    with pytest.raises(InvalidCheckpoint, match="is no readable archive"):
+    with pytest.raises(InvalidCheckpoint, match="is not a readable archive"):
         Pipeline.load(tmp_path / "x.zip")
     with pytest.raises(InvalidArgument, match=r"ends in \.zip, \.tar or \.tar\.gz"):
         trained().save(tmp_path / "x.rar", format="archive")

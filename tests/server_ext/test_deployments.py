@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samples.graphs import sample_registry
 from samples.http import one_node
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownGraph
-from yggdrasill.foundation import Graph
+from yggdrasill.foundation import Graph, ReusePool
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.identity import deployment_hash
 
 
-def served(folder: Path) -> Deployments:
+def served(folder: Path, pool: ReusePool | None = None) -> Deployments:
     rules = HostRules([folder / "models"], folder / "worlds", lambda url: url.startswith("http://known/"))
-    return Deployments(folder / "graphs", rules, registry=sample_registry())
+    return Deployments(folder / "graphs", rules, registry=sample_registry(), pool=pool)
 
 
 def put(deployments: Deployments, name: str, config: dict[str, Any], state: Any = None) -> bool:
@@ -136,3 +139,64 @@ def test_what_a_config_may_say_stays_as_it_is(tmp_path: Path) -> None:
         ],
     }
     assert check_config(config, rules) == config
+
+
+def test_a_deployment_with_a_state_leaves_the_weights_of_another_alone(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "add.json").write_text('{"offset": 1}', encoding="utf-8")
+    config = one_node("add", ("a", "b"), ("out",), checkpoint_ref="add.json")
+    deployments = served(tmp_path)
+    put(deployments, "alice", config)
+    put(deployments, "bob", config, {"node": {"offset": -5}})
+    outputs = {name: deployments.get(name).runnable.run({"a": 0, "b": 0}) for name in ("alice", "bob")}
+    assert outputs == {"alice": {"out": 1}, "bob": {"out": -5}}
+    restarted = served(tmp_path)
+    assert {name: restarted.get(name).runnable.run({"a": 0, "b": 0}) for name in ("bob", "alice")} == outputs
+
+
+def test_deployments_of_one_model_share_it_while_their_weights_are_equal(tmp_path: Path) -> None:
+    config, deployments = one_node("add", ("a", "b"), ("out",), model_id="m"), served(tmp_path)
+    for name, state in (("a", None), ("b", None), ("c", {"node": {"offset": 2}}), ("d", {"node": {"offset": 2}})):
+        put(deployments, name, config, state)
+    blocks = {name: deployments.get(name).runnable.get_node("node").block for name in "abcd"}
+    assert blocks["a"] is blocks["b"]
+    assert blocks["c"] is blocks["d"]
+    assert blocks["a"] is not blocks["c"]
+
+
+def test_a_state_without_the_weights_of_the_checkpoint_is_deployed(tmp_path: Path) -> None:
+    graph = Graph("g", registry=sample_registry())
+    graph.add_node("model", "sample/add", config={"model_id": "m"}, auto_connect=False)
+    graph.add_node("own", "sample/add", auto_connect=False)
+    graph.expose_output("own", "out", "out")
+    graph.expose_input("own", "a", "a")
+    graph.expose_input("own", "b", "b")
+    deployments = served(tmp_path)
+    put(deployments, "g", graph.to_config(), {"own": {"offset": 4}})
+    assert deployments.get("g").runnable.state_dict() == {"model": {"offset": 0}, "own": {"offset": 4}}
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["put", "remove", "restart"]), st.sampled_from("abc"), st.sampled_from("mn"), st.sampled_from([None, 1, 2])
+        ),
+        max_size=10,
+    )
+)
+def test_what_is_served_gives_the_same_with_and_without_sharing(steps: list[tuple[str, str, str, int | None]]) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        places = [Path(name) / "shared", Path(name) / "apart"]
+        both = [served(places[0]), served(places[1], ReusePool.off())]
+        for what, graph_id, model, offset in steps:
+            for deployments in both:
+                if what == "put":
+                    config = one_node("add", ("a", "b"), ("out",), model_id=model)
+                    put(deployments, graph_id, config, None if offset is None else {"node": {"offset": offset}})
+                elif what == "remove" and graph_id in deployments.names():
+                    deployments.remove(graph_id)
+            if what == "restart":
+                both = [served(places[0]), served(places[1], ReusePool.off())]
+            outputs = [{served_id: found.get(served_id).runnable.run({"a": 0, "b": 0}) for served_id in found.names()} for found in both]
+            assert outputs[0] == outputs[1]

@@ -157,7 +157,8 @@ def test_a_checkpoint_holds_the_block_once(level: str, tmp_path: Path) -> None:
     assert leaves(built.state_dict()) == 1
 
     built.save(tmp_path / "saved")
-    assert sum(file.read_text(encoding="utf-8").count('"weight"') for file in (tmp_path / "saved").rglob("checkpoint.json")) == 1
+    assert len([file for file in (tmp_path / "saved").rglob("*") if file.suffix == ".safetensors"]) == 1
+    assert sum(file.read_text(encoding="utf-8").count(".safetensors") for file in (tmp_path / "saved").rglob("checkpoint.json")) == 2
 
 
 class Counting(Linear):

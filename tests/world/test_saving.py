@@ -15,6 +15,7 @@ from samples.worlds import bits, block_of, canonical_config, canonical_world, us
 from yggdrasill.errors import (
     CheckpointMismatch,
     CorruptData,
+    InvalidArgument,
     InvalidConfig,
     MissingFile,
     UnknownName,
@@ -288,3 +289,45 @@ def test_walk_gives_every_runnable_with_its_path(world: World) -> None:
     assert paths[:3] == ["philosopher", "philosopher/describe", "philosopher/describe/describe"]
     assert "environment/development_of_the_world/development_of_the_world" in paths
     assert dict(world.walk())["author", "narrate", "narrate"].get_node("narrate").block is block_of(world, "author")
+
+
+def test_a_world_that_never_ran_replaces_an_older_save_with_its_last_state(tmp_path: Path) -> None:
+    world = canonical_world()
+    world.run()
+    world.save(tmp_path / "saved")
+    canonical_world().save(tmp_path / "saved")
+    loaded = World.load(tmp_path / "saved", registry=world_registry())
+    assert (loaded.last_state, loaded.content) == (None, None)
+
+
+def test_a_relative_storage_survives_save_and_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    world = canonical_world()
+    world.set_storage("snapshots", load_last_state=True)
+    assert world.run(num_steps=2).passes == 2
+    world.save("saved")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    loaded = World.load("../saved", registry=world_registry())
+    assert loaded.storage is not None
+    assert loaded.storage.state_dir == tmp_path / "snapshots"
+    assert loaded.run().passes == 3
+
+
+def test_a_relative_checkpoint_of_a_world_is_kept_as_an_absolute_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert World(checkpoint_ref="w.json").checkpoint_ref == str(tmp_path / "w.json")
+    assert World(checkpoint_ref="x://w").checkpoint_ref == "x://w"
+
+
+def test_rebuilding_a_world_keeps_its_run_lock_and_waits_for_no_run() -> None:
+    world = canonical_world()
+    lock = world._running
+    config = canonical_world(seed=5).to_config()
+    world.load_from_checkpoint(config=config, registry=world_registry())
+    assert (world.seed, world._running) == (5, lock)
+    running = world.run(num_steps=2, iterate=True)
+    next(running)
+    with pytest.raises(InvalidArgument, match="is running; wait for that run"):
+        world.load_from_checkpoint(config=config, registry=world_registry())
+    assert next(running).passes == 2

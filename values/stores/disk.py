@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from yggdrasill.errors import StorageFailed
-from yggdrasill.values.files import write_file
+from yggdrasill.values.files import sync_folder, write_file
 from yggdrasill.values.stores.base import (
     CHUNK_BYTES,
     MAX_ARTIFACT_BYTES,
@@ -202,10 +202,15 @@ class DiskStore(ArtifactStore):
                 if self._touch(target):
                     return
                 used = self._make_room(partial.nbytes)
+                known = target.parent.exists()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.path.replace(target)
                 self._touch(target)
                 self._write_used(used + partial.nbytes)
+            if self.durable:
+                # the file's name lies in its folder, and the name of a new folder in the folder above it
+                for folder in (target.parent,) if known else (target.parent, target.parent.parent, self._objects):
+                    sync_folder(folder)
 
     def _reserve(self, nbytes: int) -> None:
         """Make room before the first byte is written."""
