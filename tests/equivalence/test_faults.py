@@ -114,7 +114,7 @@ def test_the_job_of_a_killed_caller_is_cancelled_after_orphan_after(mortal: Http
     gone = time.monotonic()
     until(lambda: status_unseen(mortal) == "CANCELLED")
     assert time.monotonic() - gone > ORPHAN_AFTER / 2
-    assert "caller gone" in jobs(mortal)[0]["error"]["message"]
+    assert "caller was disconnected" in jobs(mortal)[0]["error"]["message"]
     other = Door(tmp_path)
     other.open()
     assert mortal.run("gate", other.inputs(x=5)) == {"y": 5}

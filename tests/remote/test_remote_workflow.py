@@ -191,7 +191,7 @@ def test_a_watcher_is_told_what_a_job_said_that_was_over_at_once(one: EndpointPr
 
 def test_a_preview_method_that_is_none_is_refused(one: EndpointProcess) -> None:
     assert workflow(one).run({"x": 2}, preview_method="latent2rgb") == {"y": 4}
-    with pytest.raises(InvalidArgument, match=r"preview_method is 'best'; it can be 'auto', 'default', 'latent2rgb'"):
+    with pytest.raises(InvalidArgument, match=r"Unknown preview_method 'best'. Available: 'auto', 'default', 'latent2rgb'"):
         workflow(one).run({"x": 2}, preview_method="best")
 
 

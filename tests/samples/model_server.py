@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from samples.endpoints import TESTS
+from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.fetch import PeerFetcher
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs import JobStore
-from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
+from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources
+from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.signing import Signer
 from yggdrasill.values.stores.memory import MemoryStore
 
 __all__ = ["SHA256", "WEIGHTS", "ModelServer", "fetching_process", "files", "model_server", "service", "sources"]

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http import Http, error_of
-from yggdrasill.server_ext.retention import Retention, fair_quota
+from yggdrasill.server_ext.retention import Retention, default_quota
 from yggdrasill.values import DiskStore
 
 
@@ -212,7 +212,7 @@ def test_no_path_of_a_peer_but_the_artifacts_own_is_asked(server: Http, holder: 
 def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) -> None:
     import asyncio
 
-    from yggdrasill.server_ext.fetch import PeerFetcher
+    from yggdrasill.server_ext.peer_fetcher import PeerFetcher
     from yggdrasill.values.handles import ArtifactRef
     from yggdrasill.values.payload import ArraySpec
     from yggdrasill.values.stores.memory import MemoryStore
@@ -259,7 +259,7 @@ def test_a_signed_url_gives_one_artifact_for_a_while_and_nothing_else(server: Ht
 
 def test_a_signed_url_expires() -> None:
     from yggdrasill.errors import AccessDenied
-    from yggdrasill.server_ext.signing import LIFETIME, Signer
+    from yggdrasill.server_ext.auth import LIFETIME, Signer
 
     signer = Signer("key", "http://here")
     with pytest.MonkeyPatch.context() as patch:
@@ -308,7 +308,7 @@ def test_an_endpoint_that_lends_no_folder_tells_none(server: Http) -> None:
 def test_a_folder_without_a_quota_of_its_owner_has_half_of_what_the_disk_has_left(server: Http, tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     free = shutil.disk_usage(tmp_path).free
-    assert fair_quota(store) == pytest.approx(min(64 << 30, free // 2), rel=0.05)
+    assert default_quota(store) == pytest.approx(min(64 << 30, free // 2), rel=0.05)
     assert Retention().within(8 << 30).bytes == 4 << 30
     assert Retention().within(1 << 40) == Retention()
 

@@ -61,7 +61,7 @@ def test_an_endpoint_starts_with_foreign_and_half_written_things_around(tmp_path
         ("endpoints.yaml", GARBAGE, 0o600, "endpoints.yaml"),
         ("secrets.yaml", b"a: tell-nobody\n", 0o644, "chmod 600"),
         ("secrets.yaml", b"a: [tell-nobody", 0o600, "is no YAML mapping"),
-        ("signing_key", b"", 0o600, "delete it, and a new secret is made"),
+        ("signing_key", b"", 0o600, "Delete it; the next start creates a new secret"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, name: str, content: bytes, mode: int, said: str) -> None:
@@ -144,7 +144,7 @@ def test_a_damaged_job_file_is_kept_under_another_name_and_an_empty_one_takes_it
     (line,) = caplog.messages
     (kept,) = tmp_path.glob("jobs.sqlite.damaged-*")
     assert f"{str(file)!r} is damaged (" in line
-    assert f"it is kept as {kept.name!r}, and the endpoint begins with no jobs" in line
+    assert f"It was renamed to {kept.name!r}; the endpoint starts without jobs" in line
     assert "\n" not in line
     assert "tell-nobody" not in line
     # one that seems whole at first is opened for writing, which leaves a mark
@@ -165,7 +165,7 @@ def test_what_was_kept_of_an_earlier_damage_is_not_written_over(tmp_path: Path) 
 def test_a_job_file_that_another_endpoint_uses_is_not_set_aside(tmp_path: Path) -> None:
     file = file_with_jobs(tmp_path / "jobs.sqlite")
     first = JobStore(file)
-    with pytest.raises(StorageFailed, match="another endpoint uses the job file"):
+    with pytest.raises(StorageFailed, match="Another endpoint uses the job file"):
         JobStore(file)
     assert len(first.unfinished().result(5)) == 3
     first.close()
@@ -182,7 +182,7 @@ def test_a_job_file_that_breaks_while_it_is_used_is_named(tmp_path: Path) -> Non
     store.close()
     store = JobStore(file)
     break_the_pages(file)
-    with pytest.raises(StorageFailed, match=r"jobs.sqlite' is damaged: .*; move it away"):
+    with pytest.raises(StorageFailed, match=r"jobs.sqlite' is damaged: .* move it and its"):
         [store.get(name).result(5) for name in ("a", "job-0", "job-1")]
     store.close()
 
@@ -196,7 +196,7 @@ def test_an_endpoint_starts_though_its_job_file_is_damaged(tmp_path: Path) -> No
         http.deploy("double", one_node("double"))
         assert http.value(http.submit("double", {"x": 2}).json()["output"]) == {"y": 4}
         (line,) = [line for line in process.log().splitlines() if "jobs.sqlite" in line]
-        assert "begins with no jobs" in line
+        assert "starts without jobs" in line
     finally:
         process.stop()
     (kept,) = tmp_path.glob("jobs.sqlite.damaged-*")

@@ -14,8 +14,8 @@ from samples.http import one_node
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownGraph
 from yggdrasill.foundation import Graph
 from yggdrasill.server_ext.configs import HostRules, check_config
+from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.identity import deployment_hash
 
 
 def served(folder: Path) -> Deployments:
@@ -50,7 +50,7 @@ def test_the_owners_files_may_refer_to_others_and_cannot_be_replaced(tmp_path: P
     deployments = served(tmp_path)
     owned = deployments.add_file(tmp_path / "add.yaml")
     assert owned.runnable.run({"a": 1, "b": 1}) == {"out": 5}
-    with pytest.raises(DuplicateName, match="by this endpoint's owner"):
+    with pytest.raises(DuplicateName, match="by the endpoint's owner"):
         put(deployments, "add", one_node("double"))
     same = owned.runnable.to_config()
     assert deployments.put("add", "graph", same, deployment_hash("graph", same)) == (owned, False)
@@ -116,15 +116,13 @@ def test_foreign_files_among_the_records_are_left_out_with_one_line_each(tmp_pat
     for _ in range(3):
         assert again.names() == ["double"]
         assert [entry["graph_id"] for entry in again.summaries()] == ["double"]
-        assert again.clock.idle() == []
+        assert again.reaper.idle() == []
     assert again.get("double").runnable.run({"x": 2})["y"] == 4
-    said = [entry.getMessage() for entry in caplog.records]
-    assert len(said) == 6
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert len(lines) == 6
     for name in ("mine", "list", "typo", "latin", "copy of double", "folder"):
-        assert sum(f"{name}.json" in line for line in said) == 1, name
-    assert any(
-        "is no record of something deployed (without a proper 'kind')" in line and "deploy it if it is a config" in line for line in said
-    )
+        assert sum(f"{name}.json" in line for line in lines) == 1, name
+    assert any("is not a deployment record: 'kind' is missing" in line and "deploy it if it is a config" in line for line in lines)
 
 
 def test_what_a_config_may_say_stays_as_it_is(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from blake3 import blake3
 
 from samples.http import Door, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
-from yggdrasill.server_ext.in_flight import InFlightArtifacts
-from yggdrasill.server_ext.streams import send_artifact
+from yggdrasill.server_ext.artifacts import InFlightArtifacts
+from yggdrasill.server_ext.bodies import send_artifact
 from yggdrasill.values.stores.disk import DiskStore
 
 
@@ -65,8 +65,8 @@ def test_a_job_that_is_stopped_keeps_nothing_of_its_early_outputs(host: Http, tm
 
 def test_what_is_on_its_way_to_the_disk_is_offered_until_it_is_there() -> None:
     in_flight, name, first = InFlightArtifacts(), "0" * 64, memoryview(b"bytes")
-    with in_flight.offered(name, first):
-        with in_flight.offered(name, memoryview(b"bytes")):
+    with in_flight.register(name, first):
+        with in_flight.register(name, memoryview(b"bytes")):
             assert in_flight.get(name) is first
         assert in_flight.get(name) is first
     assert in_flight.get(name) is None
@@ -84,7 +84,7 @@ def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_aft
         app.router.add_get("/{hash}", answer)
         async with TestClient(TestServer(app)) as client:
             for _ in range(2):
-                with in_flight.offered(name, memoryview(data)) if not store.has(name) else nullcontext():
+                with in_flight.register(name, memoryview(data)) if not store.has(name) else nullcontext():
                     whole = await client.get(f"/{name}")
                     assert await whole.read() == data
                     part = await client.get(f"/{name}", headers={"Range": f"bytes={2 << 20}-"})

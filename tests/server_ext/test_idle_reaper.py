@@ -45,11 +45,11 @@ def test_a_lifetime_holds_over_a_restart(tmp_path: Path, monkeypatch: pytest.Mon
     put.put("g", "graph", config, "hash", None, 60.0)
     again = Deployments(tmp_path / "graphs", rules)
     assert again.get("g").idle_after == 60.0
-    assert again.clock.idle() == []
+    assert again.reaper.idle() == []
     now[0] += 61.0
-    assert again.clock.idle() == ["g"]
-    again.clock.touch("g")
-    assert again.clock.idle() == []
+    assert again.reaper.idle() == ["g"]
+    again.reaper.touch("g")
+    assert again.reaper.idle() == []
 
 
 def test_what_cannot_be_removed_is_served_still_and_keeps_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -61,7 +61,7 @@ def test_what_cannot_be_removed_is_served_still_and_keeps_nothing_else(tmp_path:
         deployments.remove("stuck")
 
     async def act() -> None:
-        sweep = asyncio.create_task(deployments.clock.sweep(list, deployments.remove))
+        sweep = asyncio.create_task(deployments.reaper.sweep(list, deployments.remove))
         for _ in range(200):
             await asyncio.sleep(0.1)
             if deployments.names() == ["stuck"] and caplog.text:
@@ -71,4 +71,4 @@ def test_what_cannot_be_removed_is_served_still_and_keeps_nothing_else(tmp_path:
 
     asyncio.run(act())
     assert deployments.names() == ["stuck"]
-    assert "graph 'stuck', which nobody calls, cannot be removed" in caplog.text
+    assert "Idle graph 'stuck' cannot be removed" in caplog.text

@@ -86,7 +86,7 @@ def test_what_is_old_or_too_much_expires(store: JobStore) -> None:
 
 
 def test_one_file_has_one_user(store: JobStore, tmp_path: Path) -> None:
-    with pytest.raises(StorageFailed, match="another endpoint uses the job file"):
+    with pytest.raises(StorageFailed, match="Another endpoint uses the job file"):
         JobStore(tmp_path / "jobs.sqlite")
 
 
@@ -95,7 +95,7 @@ def test_a_file_of_a_newer_version_or_in_no_folder_is_refused(tmp_path: Path) ->
     with sqlite3.connect(newer) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(UnsupportedVersion, match="update yggdrasill"):
+    with pytest.raises(UnsupportedVersion, match="Update yggdrasill"):
         JobStore(newer)
     assert [path.name for path in tmp_path.iterdir()] == ["newer.sqlite"]
     with pytest.raises(StorageFailed):

@@ -27,8 +27,7 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import CancelToken, enter_run
 from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.model_fetch import ModelFetch
-from yggdrasill.server_ext.model_sources import ModelRequest
+from yggdrasill.server_ext.model_fetch import ModelFetch, ModelRequest
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +138,7 @@ def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, model_server: 
         endpoint = service(tmp_path)
         await endpoint.start()
         wanted = ModelRequest(model_server + "/good/a.safetensors", "loras", "a.safetensors")
-        with pytest.raises(InvalidConfig, match="no ComfyUI"):
+        with pytest.raises(InvalidConfig, match="not a ComfyUI"):
             await endpoint.fetch_model(wanted, "k")
         endpoint.models = sources(tmp_path, model_server)
         with pytest.raises(AccessDenied):

@@ -13,7 +13,7 @@ from samples.http import Door, Http, error_of, in_background, one_node
 from yggdrasill.executor.context import enter_run
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
-from yggdrasill.server_ext.identity import deployment_hash
+from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.stage import Stage
 from yggdrasill.stage.state import State
 from yggdrasill.values.stores.memory import MemoryStore

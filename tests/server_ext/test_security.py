@@ -15,7 +15,7 @@ import requests
 
 from samples.http import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
-from yggdrasill.server_ext.auth import Guard, keep_secret, resolve_token
+from yggdrasill.server_ext.auth import Guard, load_or_create_secret, resolve_token
 from yggdrasill.server_ext.route_table import ROUTES
 
 
@@ -56,7 +56,7 @@ def test_the_token_file_is_for_its_owner_and_made_once(tmp_path: Path) -> None:
     if os.name == "posix":
         assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
         (tmp_path / "token").chmod(0o644)
-        keep_secret(tmp_path / "token")
+        load_or_create_secret(tmp_path / "token")
         assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     assert resolve_token(tmp_path, environment={"YGGDRASILL_TOKEN": "from-environment"}) == "from-environment"
     assert resolve_token(tmp_path, "given-by-caller", {"YGGDRASILL_TOKEN": "from-environment"}) == "given-by-caller"
@@ -64,7 +64,7 @@ def test_the_token_file_is_for_its_owner_and_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weak", ["short", "with space in it", "line\nbreak-here", "t\u00f6ken-with-umlaut"])
 def test_a_weak_token_is_refused(tmp_path: Path, weak: str) -> None:
-    with pytest.raises(InvalidArgument, match="token must be"):
+    with pytest.raises(InvalidArgument, match="token must have"):
         resolve_token(tmp_path, weak)
 
 

@@ -18,17 +18,17 @@ from yggdrasill.errors import UnknownArtifact, UnknownJob
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.admission import Submission
+from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.fetch import PeerFetcher
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.service import Limits, Service
-from yggdrasill.server_ext.signing import Signer
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
 

@@ -68,7 +68,7 @@ def test_a_job_outside_lends_its_slot_and_goes_before_new_ones_when_it_comes_bac
     assert not room.full
 
 
-def test_no_slot_is_held_while_any_branch_of_a_job_is_release_slot() -> None:
+def test_no_slot_is_held_while_any_branch_of_a_job_waits_for_an_endpoint() -> None:
     room, first, second = Room(), threading.Event(), threading.Event()
     lease = room.lease()
     branches = [in_background(release_slot, lease, event) for event in (first, second)]

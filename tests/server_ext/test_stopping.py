@@ -57,7 +57,7 @@ def test_a_job_whose_caller_stays_away_is_cancelled(server: Http, door: Door) ->
     time.sleep(1.5)
     outcome = server.result(job_id)
     assert outcome["status"] == "CANCELLED"
-    assert "caller gone" in outcome["error"]["message"]
+    assert "caller was disconnected" in outcome["error"]["message"]
 
 
 def test_a_detached_job_needs_no_caller(server: Http, door: Door) -> None:

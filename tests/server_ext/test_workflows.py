@@ -101,7 +101,7 @@ def test_inputs_are_checked_as_those_of_a_served_workflow(host: Http) -> None:
 def test_an_endpoint_that_is_no_comfyui_says_so(server: Http) -> None:
     answer = server.submit_workflow(DOUBLE, {"x": 1})
     assert error_of(answer) == (400, "InvalidConfig")
-    assert "runs only on an endpoint that is a ComfyUI" in answer.json()["error"]["message"]
+    assert "this endpoint is not a ComfyUI" in answer.json()["error"]["message"]
 
 
 def test_node_classes_are_asked_of_a_comfyui_and_not_too_many_at_a_time(server: Http) -> None:
