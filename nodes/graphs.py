@@ -194,7 +194,7 @@ class RunGraph(io.ComfyNode):
         cls, graph: dict[str, Any], seed: int, loop_steps: int, preview: bool = True, ports: dict[str, Any] | None = None
     ) -> Any:
         """Return the outputs in the order of the graph. An output without a value blocks the nodes that need it."""
-        from yggdrasill.remote.port_list import port_values
+        from yggdrasill.remote.comfy_ports import port_values
         from yggdrasill.server_ext.comfy.levels.graph_run import run_graph
         from yggdrasill.server_ext.comfy.levels.ports import pictures_of
         from yggdrasill.server_ext.comfy.levels.work import NodeWork

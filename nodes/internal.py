@@ -75,7 +75,7 @@ class GraphValue(io.ComfyNode):
     @classmethod
     def execute(cls, hash: str) -> Any:  # noqa: A002 - the socket's name
         """Return the values of the port."""
-        from yggdrasill.remote.port_list import port_values
+        from yggdrasill.remote.comfy_ports import port_values
         from yggdrasill.server_ext.comfy.blocking import as_blockers
         from yggdrasill.server_ext.comfy.extension_context import extension_context
 

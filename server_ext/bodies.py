@@ -20,7 +20,7 @@ from aiohttp.abc import AbstractStreamWriter
 from pydantic import BaseModel, ValidationError
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
-from yggdrasill.remote.receive import pour
+from yggdrasill.remote.downloads import write_stream
 from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.job import Event
 from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
@@ -119,7 +119,7 @@ async def receive_artifact(request: web.Request, store: ArtifactStore, name: str
         await _discard(request)
         return False
     with store.writer(name, length) as writer:
-        await pour(request.content.iter_any(), writer)
+        await write_stream(request.content.iter_any(), writer)
         await asyncio.to_thread(writer.commit)
     return True
 

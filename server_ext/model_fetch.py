@@ -26,7 +26,7 @@ from yggdrasill.errors import (
     unknown_name,
 )
 from yggdrasill.executor.context import current_run
-from yggdrasill.remote.prefix import is_below
+from yggdrasill.remote.client import is_below
 from yggdrasill.remote.preflight import is_model_file
 from yggdrasill.server_ext.deployment import Deployment, deployment_hash
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from yggdrasill.errors import CannotTravel
-from yggdrasill.remote.comfy_types import can_travel, refusal
+from yggdrasill.remote.comfy_ports import not_transferable, type_transferability
 from yggdrasill.server_ext.comfy.types_classes import parts_of
 from yggdrasill.values import Opaque
 from yggdrasill.values.extensions import extension_for
-from yggdrasill.values.scalars import LEAVES
+from yggdrasill.values.scalars import SCALAR_ENCODERS
 from yggdrasill.values.tensors import is_array, is_number, is_tensor
 
 __all__ = ["check_port"]
@@ -30,12 +30,12 @@ def check_port(port: str, type_name: str | Sequence[str], values: Sequence[Any])
     Raises:
         CannotTravel: the type or a part of a value cannot; the message names port, type, place and class.
     """
-    if not can_travel(type_name).travels:
-        raise refusal(port, type_name)
+    if not type_transferability(type_name).transferable:
+        raise not_transferable(port, type_name)
     for index, value in enumerate(values):
         for place, what in _offenders(value):
             part = next((f" ({key} is {_KEYS[key]})" for key in _KEYS if f"[{_show(key)}]" in place), "")
-            raise refusal(port, type_name, f"value {index}{place} is {what}{part}")
+            raise not_transferable(port, type_name, f"value {index}{place} is {what}{part}")
 
 
 def _offenders(root: Any) -> Iterator[tuple[str, str]]:
@@ -45,13 +45,15 @@ def _offenders(root: Any) -> Iterator[tuple[str, str]]:
     while stack:
         place, value = stack.pop()
         kind = type(value)
-        if kind in LEAVES or kind in _OTHER_LEAVES or id(value) in seen:
+        if kind in SCALAR_ENCODERS or kind in _OTHER_LEAVES or id(value) in seen:
             continue
         seen[id(value)] = value
         if kind is dict:
             stack += [(f"{place}[{_show(key)}]", part) for key, part in reversed(value.items())]
         elif kind in (list, tuple):
-            stack += [(f"{place}[{index}]", value[index]) for index in reversed(range(len(value))) if type(value[index]) not in LEAVES]
+            stack += [
+                (f"{place}[{index}]", value[index]) for index in reversed(range(len(value))) if type(value[index]) not in SCALAR_ENCODERS
+            ]
         elif not _has_codec(value):
             yield place, _described(value)
         else:
