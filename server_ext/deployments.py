@@ -174,7 +174,7 @@ class Deployments:
                 raise unknown_name("graph", graph_id, self.names(), kind=UnknownGraph)
             self._files.remove(graph_id)
             self._live.pop(graph_id, None)
-            self.reaper.forget(graph_id)
+            self.reaper.untrack(graph_id)
 
     # -- building -----------------------------------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ class IdleReaper:
             if graph_id in self._called:
                 self._called[graph_id] = time.monotonic(), self._called[graph_id][1]
 
-    def forget(self, graph_id: str) -> None:
+    def untrack(self, graph_id: str) -> None:
         """Stop tracking a deployment."""
         with self._lock:
             self._called.pop(graph_id, None)
@@ -63,7 +63,7 @@ class IdleReaper:
                 try:
                     await asyncio.to_thread(remove, graph_id)
                 except UnknownGraph:
-                    self.forget(graph_id)
+                    self.untrack(graph_id)
                 except YggdrasillError as error:
                     self.touch(graph_id)
                     _LOG.warning("Idle graph %r cannot be removed: %s", graph_id, error)

@@ -55,7 +55,7 @@ def test_short_times_are_in_milliseconds() -> None:
     assert "10 ms" in texts(draw_timeline([Span("local", "quick", "compute", 0.0, 0.05)]))
 
 
-def test_overlapping_spans_of_a_place_local_fallback_lanes_below_each_other() -> None:
+def test_overlapping_spans_of_a_place_are_drawn_in_lanes_below_each_other() -> None:
     one = draw_timeline([Span("p", "a", "compute", 0, 2), Span("p", "b", "compute", 2, 4)])
     two = draw_timeline([Span("p", "a", "compute", 0, 2), Span("p", "b", "compute", 1, 4)])
     assert len(_rows_of_bars(one)) == 1

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from samples.endpoints import TOKEN, EndpointProcess
-from samples.http import Http, events_of, one_node, until
+from samples.http_client import Http, events_of, one_node, until
 from samples.servers import pair, start_together
 from yggdrasill.errors import InvalidConfig, YggdrasillError
 from yggdrasill.remote import RemoteGraph

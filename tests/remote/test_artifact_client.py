@@ -91,7 +91,7 @@ def test_an_equal_result_is_not_fetched_again(forge: EndpointProcess, forge_prox
     assert forge_proxy.to_client - before > 4 * MIB
 
 
-def test_a_artifact_client_that_keeps_nothing_fetches_again(forge: EndpointProcess, forge_proxy: Cutter) -> None:
+def test_an_artifact_client_without_a_cache_fetches_again(forge: EndpointProcess, forge_proxy: Cutter) -> None:
     registry = registry_of(forge.endpoint(forge_proxy.url), default="forge", artifact_client=ArtifactClient(kept_bytes=0))
     remote = graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id="forgetful").place(registry)
     x = torch.randn(4 * MIB // 4)

@@ -51,7 +51,7 @@ def test_its_ports_are_its_graph_input_and_output_nodes(graph: ComfyGraph) -> No
     assert graph.get_output_spec(include_dtype=True) == [{"name": "blended", "dtype": "image", "comfy_type": "IMAGE", "optional": False}]
 
 
-def test_ports_local_fallback_the_order_that_their_nodes_are_numbered_in() -> None:
+def test_ports_are_in_the_order_of_their_nodes_numbers() -> None:
     def named(name: str, **more: Any) -> dict[str, Any]:
         return {"class_type": "YggdrasillGraphInput", "inputs": {"name": name, "type": "IMAGE"}, **more}
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samples.comfy import Server
 from samples.comfy_graphs import Caller, InBackground, data_folder, know, load_image, node, token_of, until
-from samples.pages import Shown, on_endpoints, show
+from samples.page_view import Shown, on_endpoints, show
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 

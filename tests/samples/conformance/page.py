@@ -1,4 +1,4 @@
-"""The page of the conformance suite. What each run found is kept beside it as JSON, so that one run does not erase what another found."""
+"""The page of the conformance suite. The results of each run are stored as JSON, so that runs add to the page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SECTIONS: dict[str, Lines] = {"workflows": workflow_lines, "placing": placing_li
 
 
 def write_page(path: Path, found: Mapping[str, Mapping[str, Any]], date: datetime.date) -> None:
-    """Write the page with new facts for the sections in ``found``; the others stay as they are."""
+    """Write the page with new results for the sections in ``found``; the other sections are unchanged."""
     kept = path.with_suffix(".json")
     facts = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     facts |= {name: {"date": date.isoformat(), "facts": value} for name, value in found.items()}

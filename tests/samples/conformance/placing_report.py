@@ -1,4 +1,4 @@
-"""What the conformance suite found of placed parts, as a section of the page."""
+"""The section of the conformance page about placed parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PlacingEntry", "PlacingReport", "placing_lines"]
 
 @dataclass(frozen=True)
 class PlacingEntry:
-    """One placed run of a workflow: how many nodes it has, how many in each part, whether a part leaves and returns, the jobs it took."""
+    """One placed run of a workflow: number of nodes, sizes of the parts, whether a part leaves and returns, number of jobs."""
 
     name: str
     kind: str
@@ -25,15 +25,15 @@ class PlacingEntry:
 
 @dataclass
 class PlacingReport:
-    """Everything that was tried; ``refused`` are sets of which nothing can run elsewhere, which was said, and ``stays`` the workflows
-    that have no other."""
+    """All results; ``refused`` counts the sets refused because none of their nodes can run remotely, ``stays`` holds the workflows with
+    only such sets."""
 
     entries: list[PlacingEntry] = field(default_factory=list)
     refused: int = 0
     stays: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any] | None:
-        """The section's JSON; None if nothing was run."""
+        """Return the section's JSON, or None if nothing was run."""
         if not self.entries:
             return None
         entries = sorted(self.entries, key=lambda entry: (entry.name, entry.kind))
@@ -41,7 +41,7 @@ class PlacingReport:
 
 
 def placing_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
-    """The section of those facts."""
+    """Yield the section of these results."""
     entries = [PlacingEntry(**entry) for entry in facts["entries"]]
     workflows = {entry.name for entry in entries}
     equal = sum(entry.equal for entry in entries)

@@ -1,4 +1,4 @@
-"""What the conformance suite found of workflows run remotely, as a section of the page."""
+"""The section of the conformance page about workflows with remote parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Entry", "Report", "workflow_lines"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One workflow: its parts, and whether each way to run it gave what the local run gave."""
+    """One workflow: its parts, and whether each way to run it gives the local result."""
 
     name: str
     here: int
@@ -27,7 +27,7 @@ class Entry:
 
     @classmethod
     def of(cls, name: str, drawing: Drawing, parts: list[ServedPrompt], *, compared: int, saved: int, remote: bool, python: bool) -> Entry:
-        """With the sizes and types of a drawing's parts."""
+        """Add the sizes and types of a drawing's parts."""
         there = tuple(len(part.nodes) for part in parts)
         sent = _types(port.type for part in parts for port in part.inputs)
         returned = _types(port.type for part in parts for port in part.outputs)
@@ -36,20 +36,20 @@ class Entry:
 
 @dataclass
 class Report:
-    """Everything that was tried."""
+    """All results."""
 
     entries: list[Entry] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any] | None:
-        """The section's JSON; None if nothing was run."""
+        """Return the section's JSON, or None if nothing was run."""
         if not self.entries:
             return None
         return {"versions": self.versions, "entries": [asdict(entry) for entry in sorted(self.entries, key=lambda entry: entry.name)]}
 
 
 def workflow_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
-    """The section of those facts."""
+    """Yield the section of these results."""
     entries = [Entry(**entry) for entry in facts["entries"]]
     equal = sum(entry.remote and entry.python for entry in entries)
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())

@@ -1,4 +1,4 @@
-"""What the conformance suite found of ComfyUI's official templates, as a section of the page."""
+"""The section of the conformance page about ComfyUI's official templates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TemplateReport", "template_lines"]
 
 @dataclass
 class TemplateReport:
-    """Counts by what was counted; ``refused`` by the way nodes were chosen and the words of the error."""
+    """Counts by category; ``refused`` by selection and error text."""
 
     versions: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -21,7 +21,7 @@ class TemplateReport:
     refused: Counter[str] = field(default_factory=Counter)
 
     def facts(self) -> dict[str, Any] | None:
-        """The section's JSON; None if nothing was run."""
+        """Return the section's JSON, or None if nothing was run."""
         if not self.tried:
             return None
         counts = {name: dict(getattr(self, name)) for name in ("counts", "tried", "partitioned", "refused")}
@@ -29,7 +29,7 @@ class TemplateReport:
 
 
 def template_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
-    """The section of those facts."""
+    """Yield the section of these results."""
     counts, versions = facts["counts"], ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     yield "## Official templates"
     yield ""

@@ -1,4 +1,4 @@
-"""What the invented cases of equivalence were made of, counted over a test run."""
+"""Counts of the properties of generated equivalence cases over a test run."""
 
 from __future__ import annotations
 
