@@ -4,6 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-__all__ = ["TALLY"]
+__all__ = ["CASE_COUNTS"]
 
-TALLY: Counter[str] = Counter()
+CASE_COUNTS: Counter[str] = Counter()
