@@ -35,6 +35,7 @@ from yggdrasill.foundation.ports import Port, PortDirection
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline import Pipeline, PipelineEdge
 from yggdrasill.stage import Stage
+from yggdrasill.values import Handle
 
 REGISTRY = BlockRegistry(built_ins=False)
 register_samples(REGISTRY)
@@ -545,8 +546,8 @@ def test_cancelling_stops_before_the_next_graph() -> None:
 # -- handles ----------------------------------------------------------------------------------------------------
 
 
-class Reference:
-    """A handle that counts how often it is asked for its value."""
+class Reference(Handle):
+    """A handle that counts its loads."""
 
     dtype = "float32"
     shape = (1,)

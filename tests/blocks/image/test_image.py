@@ -82,17 +82,19 @@ def test_adjust_changes_colours_and_keeps_alpha() -> None:
 @pytest.mark.parametrize(
     "block_type, inputs, config, message",
     [
-        ("image/resize", {"image": plain(1, 2, 2, 3)}, {}, "config names no size; give 'width', 'height' or 'scale'"),
+        ("image/resize", {"image": plain(1, 2, 2, 3)}, {}, "config has no size; set 'width', 'height' or 'scale'"),
         ("image/resize", {"image": plain(1, 2, 2, 3)}, {"width": 0}, "'width' is 0; it must be a number from 1 to 16384"),
         ("image/resize", {"image": plain(1, 2, 2, 3)}, {"width": 4, "method": "best"}, "'method' is 'best'; it can be 'bicubic'"),
         ("image/resize", {"image": "a.png"}, {"width": 4}, "port 'image' got a str"),
         ("image/adjust", {"image": plain(2, 2)}, {}, r"port 'image' got shape \[2, 2\]"),
-        ("image/adjust", {"image": torch.zeros(1, 2, 2, 3, dtype=torch.uint8)}, {}, "uint8; an image is a float32 tensor"),
-        ("image/blend", {"below": plain(1, 2, 2, 3), "above": plain(1, 3, 2, 3)}, {}, "bring them to one size with image/resize"),
+        ("image/adjust", {"image": torch.zeros(1, 2, 2, 3, dtype=torch.uint8)}, {}, "uint8; expected an image, a float32 tensor"),
+        ("image/blend", {"below": plain(1, 2, 2, 3), "above": plain(1, 3, 2, 3)}, {}, "make the sizes equal with image/resize"),
         ("image/blend", {"below": plain(1, 2, 2, 3), "above": plain(1, 2, 2, 3), "mask": plain(3, 3)}, {}, r"mask is \[3, 3\]"),
         ("image/grid", {"images": []}, {}, "got 0 images"),
     ],
 )
-def test_what_an_image_block_cannot_take_is_said(block_type: str, inputs: dict[str, Any], config: dict[str, Any], message: str) -> None:
+def test_invalid_inputs_of_an_image_block_are_refused_with_the_reason(
+    block_type: str, inputs: dict[str, Any], config: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidArgument, match=message):
         BlockRegistry().build({"block_type": block_type, **config}).run(inputs)

@@ -198,14 +198,14 @@ def test_a_feature_changes_the_ground_at_its_place_and_nowhere_else(kind: str, s
         ({"land": float("nan")}, r"'land' is nan; it must be a number from 0.05 to 0.95"),
         ({"land": True}, r"'land' is True"),
         ({"relief": "high"}, r"'relief' is 'high'"),
-        ({"sea_levl": 3}, r"unknown configuration key 'sea_levl'; there is 'sea_level'"),
+        ({"sea_levl": 3}, r"Unknown configuration key 'sea_levl'. Available: 'sea_level'"),
         ({"features": {}}, r"'features' must be a list of at most 64 dicts"),
-        ({"features": [{"kind": "tower"}]}, r"'features\[0\].kind' is 'tower'; it can be 'basin', 'crater', 'range', 'volcano'"),
+        ({"features": [{"kind": "tower"}]}, r"'features\[0\].kind' is 'tower'; available: 'basin', 'crater', 'range', 'volcano'"),
         (
             {"features": [{"kind": "range", "x": 2, "y": 0, "radius": 0.1, "height": 9}]},
             r"'features\[0\].x' is 2; it must be a number from 0 to 1",
         ),
-        ("a map", r"the configuration is a str; it must be a dict"),
+        ("a map", r"the configuration is a str; expected a dict"),
     ],
 )
 def test_a_bad_configuration_is_named_with_its_allowed_range(bad: Any, message: str) -> None:
