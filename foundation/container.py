@@ -1,17 +1,18 @@
-"""What the levels have in common: children with ids, trainable flags and state; edges and exposed ports between them."""
+"""Containers: children with ids, trainable flags and state; edges and exposed ports between them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, format_options, unknown_name
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_name
 from yggdrasill.executor.plan import Plan, make_plan
-from yggdrasill.executor.program import MISSING, AggregatedInput, InputBinding
+from yggdrasill.executor.program import Program
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.checkpoints import StateLoader
-from yggdrasill.foundation.compile import input_rule
+from yggdrasill.foundation.compile import compile_program
 from yggdrasill.foundation.edges import Edge, EdgeTable, ExposedPort, Interface, check_edge, spec_entries
 from yggdrasill.foundation.ports import Port
 
@@ -59,6 +60,11 @@ class Container(ABC):
     @abstractmethod
     def id(self) -> str:
         """The container's own id."""
+
+    @property
+    def children(self) -> Mapping[str, Any]:
+        """The children by id, in insertion order; a read-only view."""
+        return MappingProxyType(self._children)
 
     def _child(self, child_id: str) -> Any:
         try:
@@ -167,17 +173,28 @@ def _move(block: AbstractBaseBlock, device: Any) -> None:
 
 
 class ConnectedContainer(Container):
-    """A container with `EdgeTable`; ``execution_version`` counts changes of the structure, so plans can be kept."""
+    """A container with edges between its children. Its plan and program are kept until `structure_key` changes."""
+
+    metadata: dict[str, Any]
+
+    #: The end of the message about an unknown input of a run.
+    input_hint: str = ""
 
     def __init__(self) -> None:
         super().__init__()
         self._edge_table = EdgeTable()
         self._plan: tuple[Any, Plan] | None = None
+        self._program: tuple[Any, Program] | None = None
+        #: The number of changes of the structure so far.
         self.execution_version = 0
 
     @abstractmethod
     def interface(self, child_id: str) -> Interface:
-        """The child's ports as its neighbours see them."""
+        """The ports of a child as its container sees them."""
+
+    @abstractmethod
+    def structure_key(self) -> Any:
+        """Return a value that differs whenever an earlier plan or program of this container no longer holds."""
 
     @abstractmethod
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> Edge:
@@ -206,15 +223,15 @@ class ConnectedContainer(Container):
     # -- edges --------------------------------------------------------------------------------------------------
 
     def _add_edge(self, edge: Edge) -> None:
-        check_edge(edge, self.child_word, _Interfaces(self))
+        check_edge(edge, self.child_word, _Interfaces(self.children, self.interface))
         if self._edge_table.add(edge):
             self.execution_version += 1
 
     def remove_edge(self, edge: Edge) -> None:
-        """Take an edge out.
+        """Remove an edge.
 
         Raises:
-            UnknownName: it is not there.
+            UnknownName: the container does not have it.
         """
         if edge not in self._edge_table.edges:
             raise unknown_name("edge", str(edge), map(str, self._edge_table.edges))
@@ -229,6 +246,11 @@ class ConnectedContainer(Container):
         """The edges into a child."""
         self._child(child_id)
         return list(self._edge_table.into[child_id])
+
+    def edges_into(self, child_id: str, port: str) -> list[Edge]:
+        """The edges into one port of a child, in the order in which they were added."""
+        self._child(child_id)
+        return self._edge_table.sources(child_id, port)
 
     def get_edges_out(self, child_id: str) -> list[Edge]:
         """The edges out of a child."""
@@ -256,6 +278,16 @@ class ConnectedContainer(Container):
         self._edge_table.expose(ExposedPort(child_id, port, name), output=kind == "output")
         self.execution_version += 1
 
+    @property
+    def exposed_inputs(self) -> Sequence[ExposedPort]:
+        """The exposed inputs in order; one external key may occur several times."""
+        return tuple(self._edge_table.inputs)
+
+    @property
+    def exposed_outputs(self) -> Sequence[ExposedPort]:
+        """The exposed outputs in order."""
+        return tuple(self._edge_table.outputs)
+
     def infer_exposed_ports(self) -> None:
         """Replace both lists: every input without an incoming edge, every output without an outgoing one."""
         table = self._edge_table
@@ -268,73 +300,89 @@ class ConnectedContainer(Container):
 
     def get_input_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
         """The exposed inputs, ``name`` being the external key; with ``include_dtype`` also dtype and optional."""
-        return spec_entries(self._edge_table.inputs, lambda child: self._side(child, "inputs"), self.child_id_field, include_dtype)
+        return spec_entries(self._edge_table.inputs, lambda child: self.ports(child, "input"), self.child_id_field, include_dtype)
 
     def get_output_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
         """The exposed outputs, as `get_input_spec`."""
-        return spec_entries(self._edge_table.outputs, lambda child: self._side(child, "outputs"), self.child_id_field, include_dtype)
+        return spec_entries(self._edge_table.outputs, lambda child: self.ports(child, "output"), self.child_id_field, include_dtype)
 
-    def _side(self, child_id: str, side: Literal["inputs", "outputs"]) -> Mapping[str, Port]:
+    def ports(self, child_id: str, kind: Literal["input", "output"]) -> Mapping[str, Port]:
+        """The inputs or outputs of a child by name; empty for an unknown child, as an entry of a config may name one."""
         if child_id not in self._children:
             return {}
         interface = self.interface(child_id)
-        return interface.inputs if side == "inputs" else interface.outputs
+        return interface.inputs if kind == "input" else interface.outputs
 
     # -- running ------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """The order of the children, kept until the structure changes."""
-        key = self._structure_key()
+        key = self.structure_key()
         if self._plan is None or self._plan[0] != key:
             edges = ((edge.source_node, edge.target_node) for edge in self._edge_table.edges)
             self._plan = (key, make_plan(list(self._children), edges, self._order_cycle))
         return self._plan[1]
 
-    def _structure_key(self) -> Any:
-        """Changes whenever a plan made before no longer holds."""
-        return self.execution_version
+    def program(self) -> Program:
+        """The program that the executor runs, kept until the structure changes.
+
+        Raises:
+            InvalidEdge: an edge no longer fits the ports of its children. CycleFound: a cycle in an acyclic container.
+        """
+        return self.keyed_program()[1]
+
+    def keyed_program(self) -> tuple[Any, Program]:
+        """Return `structure_key` and the program that belongs to it; errors as `program`."""
+        key = self.structure_key()
+        if self._program is None or self._program[0] != key:
+            self._program = (key, compile_program(self))
+        return self._program
+
+    def cycles(self) -> list[tuple[str, ...]]:
+        """The children of each cycle, in the order in which they run."""
+        return self.plan().cycles
+
+    def check_edges(self) -> Iterator[InvalidEdge]:
+        """Yield an error for each edge that no longer fits the ports of its children."""
+        yield from self._misfits(_Interfaces(self.children, self.interface))
+
+    def _misfits(self, interfaces: Mapping[str, Interface]) -> Iterator[InvalidEdge]:
+        for edge in self._edge_table.edges:
+            try:
+                check_edge(edge, self.child_word, interfaces)
+            except InvalidEdge as error:
+                yield error
+
+    def interfaces_for_run(self) -> dict[str, Interface]:
+        """Return the ports of every child, for the program.
+
+        Raises:
+            InvalidEdge: an edge no longer fits them.
+        """
+        interfaces = {child_id: self.interface(child_id) for child_id in self._children}
+        for error in self._misfits(interfaces):
+            raise error
+        return interfaces
 
     def _order_cycle(self, ids: list[str]) -> list[str]:
         return sorted(ids)
 
-    def _rings(self) -> dict[str, frozenset[str]]:
-        """For each child in a cycle, the cycle's children."""
-        return {child_id: frozenset(ids) for ids in self.plan().cycles for child_id in ids}
-
-    def _input_rules(
-        self, child_id: str, ring: Collection[str], defaults: Mapping[str, Any]
-    ) -> tuple[tuple[InputBinding, ...], tuple[AggregatedInput, ...]]:
-        """How each input of a child gets its value; a carried value (an edge within a cycle) goes before an initialiser."""
-        rules: list[InputBinding | AggregatedInput] = []
-        for port in self.interface(child_id).inputs.values():
-            edges = sorted(self._edge_table.sources(child_id, port.name), key=lambda edge: edge.source_node not in ring)
-            if port.aggregation.value != "single":
-                edges = self._edge_table.sources(child_id, port.name)
-            sources = [(edge.source_node, edge.source_port) for edge in edges]
-            rules.append(input_rule(port, sources, self._input_key(child_id, port.name), defaults.get(port.name, MISSING)))
-        bindings = tuple(rule for rule in rules if isinstance(rule, InputBinding))
-        return bindings, tuple(rule for rule in rules if isinstance(rule, AggregatedInput))
-
-    @staticmethod
-    def _input_key(child_id: str, port: str) -> tuple[str, ...]:
-        """The buffer key of a value given from outside; a third part where inputs and outputs may share names."""
-        return (child_id, port, "in")
-
 
 class _Interfaces(Mapping[str, Interface]):
-    """The children's interfaces, made only for those that are looked at."""
+    """The children's interfaces, made only for those that are looked up."""
 
-    def __init__(self, owner: ConnectedContainer) -> None:
-        self._owner = owner
+    def __init__(self, children: Mapping[str, Any], interface: Callable[[str], Interface]) -> None:
+        self._children = children
+        self._interface = interface
 
     def __getitem__(self, child_id: str) -> Interface:
-        return self._owner.interface(child_id)
+        return self._interface(child_id)
 
     def __contains__(self, child_id: object) -> bool:
-        return child_id in self._owner._children
+        return child_id in self._children
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._owner._children)
+        return iter(self._children)
 
     def __len__(self) -> int:
-        return len(self._owner._children)
+        return len(self._children)

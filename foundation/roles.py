@@ -83,7 +83,7 @@ def get_rule_edges(source_role: str, target_role: str) -> list[tuple[str, str]]:
 
 
 class RoleGraph(Protocol):
-    """What automatic wiring needs of a graph."""
+    """The part of a graph that automatic wiring uses."""
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -99,12 +99,12 @@ class RoleGraph(Protocol):
         """The edges into a node."""
         ...
 
-    def add_edge(self, edge: Edge) -> None:
-        """Add an edge."""
+    def add_auto_edge(self, edge: Edge) -> None:
+        """Add an edge and note that automatic wiring made it."""
         ...
 
     def remove_edge(self, edge: Edge) -> None:
-        """Take an edge out."""
+        """Remove an edge."""
         ...
 
 
@@ -133,8 +133,7 @@ def apply_auto_connect(graph: RoleGraph, node_id: str) -> list[Edge]:
     for edge in again:
         graph.remove_edge(edge)
     for edge in sorted({*again, *suggested}, key=str):
-        graph.add_edge(edge)
-        graph.auto_wired.add(edge)
+        graph.add_auto_edge(edge)
     return suggested
 
 

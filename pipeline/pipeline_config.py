@@ -145,7 +145,7 @@ def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], opti
             pipeline._edge_table.expose(ExposedPort(exposed.pipeline_node_id, exposed.port_name, exposed.name), output=output)
     pipeline.execution_version += 1
     if validate:
-        pipeline.validate(strict=True, validate_graphs=True)
+        pipeline.validate(strict=True, deep=True)
     return pipeline
 
 

@@ -167,7 +167,7 @@ class ComfyGraph:
             if emit:
                 emit(self.graph_id, "before", inputs=given)
             context.check_cancelled()
-            with context.release_slot():
+            with context.host.release_slot():
                 outputs = runner.run_prompt(self, given, context, preview_method)
             if context.outermost:
                 outputs = {name: load_handles(value) for name, value in outputs.items()}

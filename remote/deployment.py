@@ -137,7 +137,7 @@ def state_without_checkpoint(part: Container) -> dict[str, Any]:
 def _collect_state(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for child_id, child_state in state.items():
-        child = part._children[child_id]
+        child = part.children[child_id]
         if isinstance(child, Container):
             below = _collect_state(child, child_state)
             if below:

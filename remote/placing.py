@@ -67,8 +67,8 @@ class _Placer:
         if is_leaf:
             self._settle(child, "")
             return child
-        children = {child_id: self.part(below, (*path, child_id), placement) for child_id, below in child._children.items()}
-        changed = {child_id: below for child_id, below in children.items() if below is not child._children[child_id]}
+        children = {child_id: self.part(below, (*path, child_id), placement) for child_id, below in child.children.items()}
+        changed = {child_id: below for child_id, below in children.items() if below is not child.children[child_id]}
         return cast("Dag | World", child).with_children(changed) if changed else child
 
     def _proxy(self, child: Any, path: tuple[str, ...], placement: Placement) -> Any:

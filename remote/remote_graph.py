@@ -9,7 +9,6 @@ from typing import Any
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
@@ -33,6 +32,11 @@ class RemoteGraph(RemotePart):
     def get_output_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
         """The outputs by external key, from the contract."""
         return self._spec("outputs", include_dtype)
+
+    @property
+    def knows_ports(self) -> bool:
+        """Whether the specs are known without a request to the endpoint."""
+        return self._local is not None or self.route.known_contract() is not None
 
     def _spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:
         if self._local is None or self.route.known_contract() is not None:
@@ -105,8 +109,7 @@ class RemoteGraph(RemotePart):
         self, error: EndpointUnreachable | QueueFull, inputs: Mapping[Any, Any], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         local = self._fallback_or_raise(error)
-        unknown_here = () if isinstance(local, Pipeline) else ("max_workers",)
-        given = {name: item for name, item in options.items() if item is not None and name not in unknown_here}
+        given = {name: item for name, item in options.items() if item is not None}
         outputs: dict[str, Any] = local.run(load_handles(inputs), **given)
         return outputs
 

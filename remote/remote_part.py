@@ -180,7 +180,7 @@ class RemotePart:
         """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as on_wait:
+        with self._artifact_client.pack(value) as packed, context.host.release_slot(), waiting() as on_wait:
             call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             call = replace(call, watch=watch)
             if began is not None:
@@ -197,7 +197,7 @@ class RemotePart:
         """The same for a caller with an event loop; packing and unpacking stay off it."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as on_wait:
+        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.host.release_slot(), waiting() as on_wait:
             call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             started = time.perf_counter()
             try:

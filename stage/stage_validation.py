@@ -31,7 +31,7 @@ def check_contract(stage: Stage) -> Iterator[str]:
             if entry.stage_node_id not in stage.pipelines:
                 yield f"contract {kind} {entry.block!r} names pipeline {entry.stage_node_id!r}; there is {format_options(stage.pipelines, near=entry.stage_node_id)}"
                 continue
-            side = stage._side(entry.stage_node_id, "inputs" if kind == "input" else "outputs")
+            side = stage.ports(entry.stage_node_id, kind)
             if entry.port not in side:
                 yield f"contract {kind} {entry.block!r} names port {entry.stage_node_id}.{entry.port}; its {kind}s are {format_options(side, near=entry.port)}"
             if entry.block not in blocks and entry.block not in CONTEXT_SOURCES:
@@ -40,7 +40,7 @@ def check_contract(stage: Stage) -> Iterator[str]:
                 yield "an action is given from outside; no output can be mapped to it"
     fed = {(e.target_node, e.target_port) for e in stage.get_edges()} | {(e.stage_node_id, e.port) for e in stage.input_mapping()}
     for child in stage.pipelines:
-        for port in stage._side(child, "inputs").values():
+        for port in stage.ports(child, "input").values():
             if not port.optional and (child, port.name) not in fed:
                 yield f"pipeline {child!r}, input {port.name!r} is required and nothing feeds it; map a block to it or connect it"
 

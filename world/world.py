@@ -185,13 +185,13 @@ class World(Persistent):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True, validate_stages: bool = False) -> ValidationResult:
-        """Check the ring, the contracts against the state schema, and the storage; with ``validate_stages`` each stage too.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_stages: bool = False) -> ValidationResult:
+        """Check the ring, the contracts against the state schema, and the storage; with ``deep`` (or ``validate_stages``, its older name) each stage too.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
-        result = check_world(self, validate_stages)
+        result = check_world(self, deep or validate_stages)
         if strict:
             result.raise_if_invalid(f"world {self.world_id!r}")
         return result

@@ -71,7 +71,7 @@ class PromptRun:
         """A sink got the values of its port; one that is blocked is left out, and whoever watches is told what it says."""
         if [type(value) for value in values] != [Blocked]:
             self.outputs[port] = port_value(values)
-            self.context.emit_output(port, self.outputs[port])
+            self.context.host.emit_output(port, self.outputs[port])
         elif self.watch is not None:
             self.watch("port_blocked", {"port": port, "message": values[0].message})
         self.tell("output", {"port": port})

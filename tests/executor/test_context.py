@@ -11,7 +11,7 @@ import torch
 
 from samples.graphs import bits, graph_of
 from yggdrasill.errors import Cancelled
-from yggdrasill.executor import CancelToken, RunContext, current_run, enter_run
+from yggdrasill.executor import CancelToken, Host, RunContext, current_run, enter_run
 from yggdrasill.executor.context import derive_seed, enter_child
 
 
@@ -127,14 +127,14 @@ def test_progress_goes_to_the_sink_with_the_place() -> None:
     RunContext(1).progress(1, 1)
 
 
-def test_an_output_is_delivered_by_the_run_it_belongs_to_and_by_none_inside_it() -> None:
+def test_outputs_are_published_by_the_outermost_run_only() -> None:
     got: list[tuple[str, object]] = []
-    with enter_run(emit_output=lambda name, value: got.append((name, value))), enter_run() as same:
-        same.emit_output("y", 1)
+    with enter_run(host=Host(emit_output=lambda name, value: got.append((name, value)))), enter_run() as same:
+        same.host.emit_output("y", 1)
         with enter_child(same, "node"), enter_run() as nested:
-            nested.emit_output("z", 2)
+            nested.host.emit_output("z", 2)
     with enter_run() as alone:
-        alone.emit_output("y", 3)
+        alone.host.emit_output("y", 3)
     assert got == [("y", 1)]
 
 

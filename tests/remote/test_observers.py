@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from yggdrasill.executor.branches import run_branches
+from yggdrasill.executor import CancelToken
+from yggdrasill.executor.workers import WorkerPool, run_branches
 from yggdrasill.remote.observers import observe_waits, waiting
 
 
@@ -46,13 +47,15 @@ def test_a_place_that_breaks_waits_no_longer() -> None:
 def test_branches_wait_for_the_run_that_started_them() -> None:
     told: list[list[str]] = []
 
-    def call(name: str) -> None:
+    def call(step: int, _: CancelToken) -> None:
         with waiting() as learn:
             assert learn is not None
-            learn([name])
+            learn(["ab"[step]])
 
+    pool = WorkerPool(2)
     with observe_waits(told.append):
-        run_branches(["a", "b"], {"a": set(), "b": set()}, call, max_workers=2)
+        run_branches(pool, [frozenset()] * 2, CancelToken(), call)
+    pool.close()
     assert told[-1] == []
     assert {key for keys in told for key in keys} == {"a", "b"}
 
