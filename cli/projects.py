@@ -41,6 +41,8 @@ def load_plugins(modules: list[str]) -> None:
             importlib.import_module(module)
         except ImportError as error:
             raise InvalidConfig(f"plugin {module!r} cannot be imported: {error}; it must be a module on the Python path") from error
+        except Exception as error:
+            raise InvalidConfig(f"plugin {module!r} failed while it was imported: {type(error).__name__}: {error}") from error
 
 
 def level_of(config: Mapping[str, Any]) -> str:

@@ -80,7 +80,7 @@ def arrange(boxes: Sequence[Box], wires: Sequence[Wire], *, layer_gap: float = 7
     """Place boxes with distinct ids and wires between them; takes time nearly linear in boxes and wires."""
     if not boxes:
         return Layout({}, (), 0.0, 0.0)
-    return LayoutState(boxes, wires, layer_gap).layout()
+    return _LayoutState(boxes, wires, layer_gap).layout()
 
 
 @dataclass
@@ -93,7 +93,7 @@ class _Slot:
 
 
 @dataclass
-class LayoutState:
+class _LayoutState:
     """The intermediate results of `arrange`."""
 
     boxes: Sequence[Box]

@@ -234,7 +234,7 @@ def _ports(ends: Iterable[tuple[str, str]], exposed: Iterable[ExposedPort]) -> d
 
 
 def _pills(exposed: Iterable[ExposedPort], named: Mapping[str, str], hues: Mapping[str, str]) -> list[Pill]:
-    """Return one pill per external name with all its ends, in its own hue or that of its child."""
+    """Return one pill per external name with all its ends, in the hue of its name or of its child."""
     ends: dict[str, dict[tuple[str, str], None]] = {}
     for entry in exposed:
         ends.setdefault(entry.name, {})[entry.part, entry.port] = None

@@ -1,6 +1,6 @@
 """SVG text: elements, escaped text, estimated text widths, and pictures that can be placed inside others.
 
-Markup has a type of its own (`Markup`), so that the type checker rejects text that was not escaped.
+Markup is a distinct type (`Markup`), so that the type checker rejects text that was not escaped.
 """
 
 from __future__ import annotations

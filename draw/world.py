@@ -84,7 +84,7 @@ def _hue(contract: Contract) -> str:
 
 def _seat_blocks(blocks: Sequence[str], contracts: Sequence[Contract], ring: Ring) -> dict[str, Point]:
     """Return a position in the middle for each block: the free one nearest to the stage that writes it, else any free one."""
-    free = circle_points(len(blocks), _SEAT)
+    free = _circle_points(len(blocks), _SEAT)
     at: dict[str, Point] = {}
     for key in blocks:
         writer = next((place for place, contract in enumerate(contracts) if key in contract.writes), None)
@@ -234,7 +234,7 @@ def border_point(spot: CardBox, towards: Point, margin: float = 0.0) -> Point:
     return spot.x + dx * share, spot.y + dy * share
 
 
-def circle_points(count: int, radius: float) -> list[Point]:
+def _circle_points(count: int, radius: float) -> list[Point]:
     """Return points spread evenly around a circle, clockwise from the top."""
     return [_on_ellipse(index / count, radius, radius) for index in range(count)]
 

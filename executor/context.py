@@ -1,4 +1,4 @@
-"""The run context: what a block may ask about the run it is part of (randomness, cancellation, progress, a logger).
+"""The run context: a block's access to the run it is part of (randomness, cancellation, progress, a logger).
 
 The context is a context variable. It follows a run into worker threads (`executor.workers`) and, as `RunContext.to_dict`,
 to other machines. The services of a host are a separate object, `Host`, which blocks do not need.
@@ -71,7 +71,7 @@ def _discard(name: str, value: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The services of what executes a run: a job server, or ComfyUI's queue.
+    """The services of the host that executes a run: a job server, or ComfyUI's queue.
 
     ``release_slot()`` is a context manager that is held while the run waits for another machine, so that the run's slot
     can serve another job. ``emit_output(name, value)`` publishes an output of the run before the run finishes.
@@ -263,7 +263,7 @@ def enter_run(
     progress: ProgressSink | None = None,
     host: Host | None = None,
 ) -> enter_context:
-    """Return a context manager that makes a run current. The outermost run draws a seed if none is given; a nested run inherits what is not given."""
+    """Return a context manager that makes a run current. The outermost run draws a seed if none is given; a nested run inherits the rest."""
     outer = _current.get()
     if outer is None:
         seed = secrets.randbits(63) if seed is None else seed

@@ -59,7 +59,7 @@ def run(
     max_workers: int | None = None,
     **unknown: Any,
 ) -> dict[str, Any]:
-    """Run a graph and return its exposed outputs by external key; an output that nothing wrote is left out.
+    """Run a graph or pipeline and return its exposed outputs by external key; an output that nothing wrote is left out.
 
     ``inputs`` are keyed by external key or by ``(node_id, port)``. Every cycle runs ``num_loop_steps`` times (default:
     ``metadata["num_loop_steps"]``, else 1). Hooks are called as ``hook(node_id, phase, **facts)`` with phases ``before``
@@ -75,6 +75,11 @@ def run(
     """
     check_options(unknown, (), run)
     program = graph.program()
+    if program.of_runnables:
+        given = {"num_loop_steps": num_loop_steps} if num_loop_steps is not None else {}
+        options = {"training": training, "device": device, "callbacks": callbacks, "dry_run": dry_run, "seed": seed, **given}
+        outputs: dict[str, Any] = graph.run(inputs, max_workers=max_workers, **options)
+        return outputs
     times = loop_count(num_loop_steps, graph.metadata)
     emit = as_emit(callbacks)
     buffer = fill(program, inputs or {})
@@ -186,7 +191,7 @@ def _run_steps(steps: Sequence[Step], frame: Frame, context: RunContext) -> None
     token, buffer, emit, training, dry_run = context.token, frame.buffer, frame.emit, frame.training, frame.dry_run
     values = buffer.values_by_slot
     for call in steps:
-        if type(call) is not Call:
+        if type(call) is Loop:
             _run_cycle(call, frame, context)
             continue
         context.node = call.node_id
@@ -213,8 +218,9 @@ def _run_steps(steps: Sequence[Step], frame: Frame, context: RunContext) -> None
                         continue
                     value = _fresh(default) if type(default) in _MUTABLE else default
             inputs[port] = value
-        for join in call.joins:
-            _join(join, values, inputs, context, dry_run)
+        if call.joins:
+            for join in call.joins:
+                _join(join, values, inputs, context, dry_run)
         if lock is None:
             outputs = _run_child(call, inputs, frame, context)
             for port, slot in call.outputs:

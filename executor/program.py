@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, final
 
 __all__ = ["MISSING", "Buffer", "Call", "Executable", "Input", "Join", "Key", "Lock", "Loop", "Program", "Step"]
 
@@ -47,6 +47,7 @@ class Join(NamedTuple):
     default: Any = MISSING
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False)
 class Call:
     """One child ready to run: a block (``target.forward``, under its lock) or, without a lock, a runnable (``target.run``).
@@ -68,6 +69,7 @@ class Call:
     accepts_handles: bool = False
 
 
+@final
 @dataclass(frozen=True, slots=True, eq=False)
 class Loop:
     """A cycle: its calls run in order, as many times as the run asks for."""
@@ -85,7 +87,7 @@ class Program:
 
     Values are in a list with one slot per key, because hashing a key for each value would cost more than the rest of a call.
     ``ordered`` says that the order of the steps is part of the result (children share a block that keeps state), so they
-    never run at the same time. ``foreign`` says that a child, at any depth, is neither a graph nor a pipeline of this
+    never run at the same time. ``of_runnables`` says that the calls are those of runnables, not of blocks. ``foreign`` says that a child, at any depth, is neither a graph nor a pipeline of this
     process: its outputs may be handles, and it may take run options that are unknown here. ``hint`` ends the message about
     an unknown input.
     """
@@ -95,6 +97,7 @@ class Program:
     outputs: tuple[tuple[str, int], ...]
     slots: Mapping[Key, int]
     ordered: bool = False
+    of_runnables: bool = False
     foreign: bool = False
     hint: str = ""
 
@@ -164,6 +167,11 @@ class Executable(Protocol):
     """An object that `executor.run` runs."""
 
     metadata: dict[str, Any]
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The object's method that prepares its run: handles, a state."""
+        ...
 
     def program(self) -> Program:
         """The program of the current structure."""

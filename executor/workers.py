@@ -12,6 +12,7 @@ import heapq
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from yggdrasill.errors import Cancelled, InvalidArgument
 from yggdrasill.executor.context import CancelToken
@@ -74,7 +75,9 @@ class WorkerPool:
                 branches.coming += 1
                 if self._threads is None:
                     self._threads = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="yggdrasill-branch")
-                self._threads.submit(branches.help)
+                # Without another thread the run continues with those it has, its own at least.
+                with suppress(RuntimeError):
+                    self._threads.submit(branches.help)
 
 
 def run_branches(
@@ -219,7 +222,7 @@ class _Branches:
         return None
 
     def _interrupt(self, error: BaseException) -> None:
-        """Stop after an interrupt outside a step: start nothing, cancel what runs, and wait for it."""
+        """Stop after an interrupt outside a step: start nothing, cancel the running steps, and wait for them."""
         pool = self._pool
         with pool.changed:
             self._first = -1 if self._first is None else self._first

@@ -50,6 +50,7 @@ def compile_program(container: ConnectedContainer) -> Program:
         tuple((key, slot) for key, slot in outputs if slot is not None),
         slots,
         ordered=_shares_state([list(_blocks_below(child)) for child in children], container.cycles(), list(container.children)),
+        of_runnables=separate,
         foreign=any(_is_foreign(child) for child in children),
         hint=container.input_hint,
     )
@@ -142,7 +143,7 @@ def _shares_state(blocks: Sequence[Sequence[AbstractBaseBlock]], cycles: Sequenc
 
 
 def _mode_setter(block: AbstractBaseBlock) -> Callable[[bool], None] | None:
-    """Return what puts a block into training or inference mode; None if its ``training`` flag is all there is to set."""
+    """Return a function that puts a block into training or inference mode; None if setting its ``training`` flag suffices."""
     kind, base = type(block), AbstractBaseBlock
     if kind.train is base.train and kind.eval is base.eval and kind.get_sub_blocks is base.get_sub_blocks:
         return None

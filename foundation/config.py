@@ -6,14 +6,13 @@ What building from a config passes down through the levels, and how every level 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion, YggdrasillError
+from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.contract import Resolver
@@ -25,7 +24,6 @@ __all__ = [
     "MAX_DOCUMENT_BYTES",
     "MAX_DOCUMENT_DEPTH",
     "BuildOptions",
-    "at",
     "build_or_pass",
     "check_version",
     "is_ref",
@@ -146,16 +144,6 @@ def _yaml_loader() -> Any:
     Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
     Loader.add_constructor("tag:yaml.org,2002:timestamp", lambda loader, node: loader.construct_scalar(node))
     return Loader
-
-
-@contextmanager
-def at(place: str) -> Iterator[None]:
-    """Name the place in a config in any error of ours that comes from inside."""
-    try:
-        yield
-    except YggdrasillError as error:
-        error.message = f"{place}: {error.message}"
-        raise
 
 
 def is_ref(value: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_name
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_message, unknown_name
 from yggdrasill.executor.plan import Plan, make_plan
 from yggdrasill.executor.program import Program
 from yggdrasill.foundation.block import AbstractBaseBlock
@@ -15,6 +15,7 @@ from yggdrasill.foundation.checkpoints import StateLoader
 from yggdrasill.foundation.compile import compile_program
 from yggdrasill.foundation.edges import Edge, EdgeTable, ExposedPort, Interface, check_edge, spec_entries
 from yggdrasill.foundation.ports import Port
+from yggdrasill.foundation.validation import ValidationResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,15 +24,15 @@ __all__ = ["ConnectedContainer", "Container", "Placer", "check_name"]
 
 
 class Placer(Protocol):
-    """What `Container.place` needs of a registry of endpoints."""
+    """The part of a registry of endpoints that `Container.place` uses."""
 
     def place(self, project: Any) -> Any:
-        """``project`` with its placed parts remote."""
+        """Return ``project`` with its placed parts remote."""
         ...
 
 
 def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) -> str:
-    """``name`` if it is a non-empty string that ``taken`` lacks.
+    """Return ``name`` if it is a non-empty string that ``taken`` does not have.
 
     Raises:
         InvalidArgument, DuplicateName
@@ -39,12 +40,12 @@ def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) 
     if not isinstance(name, str) or not name.strip():
         raise InvalidArgument(f"{kind} must be a non-empty string, got {name!r}")
     if taken is not None and name in taken:
-        raise DuplicateName(f"{kind} {name!r} is taken; there is {format_options(taken, near=name)}. Choose another id.")
+        raise DuplicateName(f"{kind} {name!r} is taken. In use: {format_options(taken, near=name)}. Choose another id.")
     return name
 
 
 class Container(ABC):
-    """Children by id, with trainable flags, states and parameters; see the subclasses for what a child is."""
+    """Children by id, with trainable flags, states and parameters. A graph keeps the flags in its nodes."""
 
     #: ``graph``, ``pipeline``, ``stage`` or ``world``.
     level: ClassVar[str]
@@ -75,17 +76,17 @@ class Container(ABC):
     # -- training -----------------------------------------------------------------------------------------------
 
     def set_trainable(self, child_id: str, trainable: bool) -> None:
-        """Whether `trainable_parameters` covers a child."""
+        """Set whether `trainable_parameters` covers a child."""
         self._child(child_id)
         self._trainable[child_id] = bool(trainable)
 
     def is_trainable(self, child_id: str) -> bool:
-        """The child's trainable flag (True unless set)."""
+        """Return the child's trainable flag (default: True)."""
         self._child(child_id)
         return self._trainable.get(child_id, True)
 
     def trainable_parameters(self) -> Iterator[Any]:
-        """Parameters of all trainable children, each once, however many nodes share its block."""
+        """Yield the parameters of all trainable children, each once, however many nodes share its block."""
         seen: set[int] = set()
         for block in self._blocks(trainable_only=True):
             if not block.frozen:
@@ -95,7 +96,7 @@ class Container(ABC):
                         yield parameter
 
     def blocks(self) -> Iterator[AbstractBaseBlock]:
-        """Every block below, in order, a shared one once."""
+        """Yield every block below, in order, a shared block once."""
         seen: set[int] = set()
         for block in self._blocks(trainable_only=False):
             if id(block) not in seen:
@@ -108,7 +109,7 @@ class Container(ABC):
                 yield from child._blocks(trainable_only=trainable_only)
 
     def to(self, device: Any) -> Self:
-        """Move every block that can be moved; None changes nothing."""
+        """Move every block that has a ``to`` method; None changes nothing."""
         if device is not None:
             for block in self.blocks():
                 _move(block, device)
@@ -117,7 +118,7 @@ class Container(ABC):
     # -- placing ------------------------------------------------------------------------------------------------
 
     def place(self, endpoints: Placer) -> Any:
-        """A copy in which the parts that ``endpoints`` (an `EndpointRegistry`) places elsewhere are remote; the rest is shared."""
+        """Return a copy whose parts that ``endpoints`` (an `EndpointRegistry`) places on endpoints are remote; the rest is shared."""
         return endpoints.place(self)
 
     # -- state --------------------------------------------------------------------------------------------------
@@ -156,14 +157,14 @@ class Container(ABC):
         stray = sorted(str(key) for key in state if key not in self._children)
         if stray and strict:
             raise CheckpointMismatch(
-                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}; it has {format_options(self._children)}. "
+                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}. Available: {format_options(self._children)}. "
                 f"This state belongs to another {self.level}.",
                 unexpected=stray,
             )
 
 
 def _move(block: AbstractBaseBlock, device: Any) -> None:
-    """``to`` is a block's to offer: the parts of one that has none are asked instead."""
+    """Move a block; a block without a ``to`` method has its sub-blocks moved instead."""
     move = getattr(block, "to", None)
     if callable(move):
         move(device)
@@ -197,8 +198,16 @@ class ConnectedContainer(Container):
         """Return a value that differs whenever an earlier plan or program of this container no longer holds."""
 
     @abstractmethod
+    def validate(self, strict: bool = True, deep: bool = False) -> ValidationResult:
+        """Check the structure; with ``deep`` also that of the containers in it.
+
+        Raises:
+            InvalidStructure: (a ValueError) ``strict`` and there are errors.
+        """
+
+    @abstractmethod
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> Edge:
-        """An edge of this level's own class."""
+        """Return an edge of this level's class."""
 
     # -- children -----------------------------------------------------------------------------------------------
 
@@ -239,32 +248,32 @@ class ConnectedContainer(Container):
         self.execution_version += 1
 
     def get_edges(self) -> list[Edge]:
-        """All edges in the order in which they were added."""
+        """Return all edges in the order in which they were added."""
         return list(self._edge_table.edges)
 
     def get_edges_in(self, child_id: str) -> list[Edge]:
-        """The edges into a child."""
+        """Return the edges into a child."""
         self._child(child_id)
         return list(self._edge_table.into[child_id])
 
     def edges_into(self, child_id: str, port: str) -> list[Edge]:
-        """The edges into one port of a child, in the order in which they were added."""
+        """Return the edges into one port of a child, in the order in which they were added."""
         self._child(child_id)
         return self._edge_table.sources(child_id, port)
 
     def get_edges_out(self, child_id: str) -> list[Edge]:
-        """The edges out of a child."""
+        """Return the edges out of a child."""
         self._child(child_id)
         return list(self._edge_table.out_of[child_id])
 
     # -- exposed ports ------------------------------------------------------------------------------------------
 
     def expose_input(self, child_id: str, port: str, name: str | None = None) -> None:
-        """Make a child's input an input of the whole, under ``name`` or ``child_id:port``; one name may feed several ports."""
+        """Make a child's input an input of the container, under ``name`` or ``child_id:port``; one name may feed several ports."""
         self._expose(child_id, port, name, "input")
 
     def expose_output(self, child_id: str, port: str, name: str | None = None) -> None:
-        """Make a child's output an output of the whole, under ``name`` or ``child_id:port``."""
+        """Make a child's output an output of the container, under ``name`` or ``child_id:port``."""
         self._expose(child_id, port, name, "output")
 
     def _expose(self, child_id: str, port: str, name: str | None, kind: Literal["input", "output"]) -> None:
@@ -272,10 +281,16 @@ class ConnectedContainer(Container):
         interface = self.interface(child_id)
         side = interface.inputs if kind == "input" else interface.outputs
         if port not in side:
-            raise InvalidArgument(
-                f"{self.child_word} {child_id!r} has no {kind} {port!r}; its {kind}s are {format_options(side, near=port)}"
-            )
-        self._edge_table.expose(ExposedPort(child_id, port, name), output=kind == "output")
+            raise InvalidArgument(f"{self.child_word} {child_id!r}: {unknown_message(kind, port, side)}")
+        self.add_exposed_port(ExposedPort(child_id, port, name), output=kind == "output")
+
+    def add_exposed_port(self, entry: ExposedPort, *, output: bool) -> None:
+        """Expose a port without checking that its child has it, as an entry of a config; `validate` reports a missing port.
+
+        Raises:
+            DuplicateName: another port has that output name.
+        """
+        self._edge_table.expose(entry, output=output)
         self.execution_version += 1
 
     @property
@@ -289,7 +304,7 @@ class ConnectedContainer(Container):
         return tuple(self._edge_table.outputs)
 
     def infer_exposed_ports(self) -> None:
-        """Replace both lists: every input without an incoming edge, every output without an outgoing one."""
+        """Expose exactly the inputs without an incoming edge and the outputs without an outgoing edge."""
         table = self._edge_table
         fed = {(edge.target_node, edge.target_port) for edge in table.edges}
         used = {(edge.source_node, edge.source_port) for edge in table.edges}
@@ -299,15 +314,15 @@ class ConnectedContainer(Container):
         self.execution_version += 1
 
     def get_input_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The exposed inputs, ``name`` being the external key; with ``include_dtype`` also dtype and optional."""
+        """Return the exposed inputs, ``name`` being the external key; with ``include_dtype`` also dtype and optional."""
         return spec_entries(self._edge_table.inputs, lambda child: self.ports(child, "input"), self.child_id_field, include_dtype)
 
     def get_output_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The exposed outputs, as `get_input_spec`."""
+        """Return the exposed outputs, as `get_input_spec`."""
         return spec_entries(self._edge_table.outputs, lambda child: self.ports(child, "output"), self.child_id_field, include_dtype)
 
     def ports(self, child_id: str, kind: Literal["input", "output"]) -> Mapping[str, Port]:
-        """The inputs or outputs of a child by name; empty for an unknown child, as an entry of a config may name one."""
+        """Return the inputs or outputs of a child by name; empty for an unknown child, which a config may expose."""
         if child_id not in self._children:
             return {}
         interface = self.interface(child_id)
@@ -316,7 +331,7 @@ class ConnectedContainer(Container):
     # -- running ------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        """The order of the children, kept until the structure changes."""
+        """Return the order of the children, kept until the structure changes."""
         key = self.structure_key()
         if self._plan is None or self._plan[0] != key:
             edges = ((edge.source_node, edge.target_node) for edge in self._edge_table.edges)
@@ -324,7 +339,7 @@ class ConnectedContainer(Container):
         return self._plan[1]
 
     def program(self) -> Program:
-        """The program that the executor runs, kept until the structure changes.
+        """Return the program that the executor runs, kept until the structure changes.
 
         Raises:
             InvalidEdge: an edge no longer fits the ports of its children. CycleFound: a cycle in an acyclic container.
@@ -339,7 +354,7 @@ class ConnectedContainer(Container):
         return self._program
 
     def cycles(self) -> list[tuple[str, ...]]:
-        """The children of each cycle, in the order in which they run."""
+        """Return the children of each cycle, in the order in which they run."""
         return self.plan().cycles
 
     def check_edges(self) -> Iterator[InvalidEdge]:
@@ -360,9 +375,12 @@ class ConnectedContainer(Container):
             InvalidEdge: an edge no longer fits them.
         """
         interfaces = {child_id: self.interface(child_id) for child_id in self._children}
-        for error in self._misfits(interfaces):
-            raise error
+        self._refuse_misfits(interfaces)
         return interfaces
+
+    def _refuse_misfits(self, interfaces: Mapping[str, Interface]) -> None:
+        for error in self._misfits(interfaces):
+            raise InvalidEdge(f"{self.level} {self.id!r}: {error.message}", **error.details)
 
     def _order_cycle(self, ids: list[str]) -> list[str]:
         return sorted(ids)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, format_options, unknown_message
 from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.foundation import roles
@@ -62,7 +62,7 @@ class Graph(ConnectedContainer, Persistent):
         super().__init__()
         self.graph_id = check_name("graph_id", graph_id)
         if graph_kind is not None and graph_kind not in GRAPH_KINDS:
-            raise InvalidArgument(f"graph_kind is {graph_kind!r}; it can be one of {', '.join(GRAPH_KINDS)}")
+            raise InvalidArgument(f"Unknown graph_kind {graph_kind!r}. Available: {', '.join(GRAPH_KINDS)}.")
         self.graph_kind = graph_kind
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.registry = registry if registry is not None else BlockRegistry.global_registry()
@@ -91,16 +91,16 @@ class Graph(ConnectedContainer, Persistent):
         return list(self._children)
 
     def get_node(self, node_id: str) -> Node:
-        """The node of that id.
+        """Return the node of that id.
 
         Raises:
-            UnknownName: (a KeyError) there is none.
+            UnknownName: (a KeyError) the graph does not have it.
         """
         node: Node = self._child(node_id)
         return node
 
     def interface(self, child_id: str) -> Interface:
-        """The ports of a node's block."""
+        """Return the ports of a node's block."""
         known = self._interfaces.get(child_id)
         if known is None:
             known = self._interfaces[child_id] = Interface.of_block(self.get_node(child_id).block)
@@ -224,7 +224,7 @@ class Graph(ConnectedContainer, Persistent):
     # -- edges --------------------------------------------------------------------------------------------------
 
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> Edge:
-        """An edge of a graph."""
+        """Return an edge of a graph."""
         return Edge(source, source_port, target, target_port)
 
     def add_edge(self, edge: Edge) -> None:
@@ -299,7 +299,7 @@ class Graph(ConnectedContainer, Persistent):
     def _check_metadata(self) -> Iterator[str]:
         for node_id in self.structure_key()[1]:
             if node_id not in self._children:
-                yield f"metadata 'cycle_order' names {node_id!r}; nodes are {format_options(self._children, near=node_id)}"
+                yield f"metadata 'cycle_order': {unknown_message('node', node_id, self._children)}"
         try:
             loop_count(None, self.metadata)
         except InvalidArgument as error:
@@ -332,7 +332,7 @@ class Graph(ConnectedContainer, Persistent):
     # -- config -------------------------------------------------------------------------------------------------
 
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values, `from_config`'s inverse; weights are in `state_dict`."""
+        """Return the structure as JSON values, `from_config`'s inverse; weights are in `state_dict`."""
         from yggdrasill.foundation.graph_config import graph_to_config
 
         return graph_to_config(self)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from yggdrasill.foundation.config import BuildOptions, at, is_ref, open_config, read_model, resolve_ref
+from yggdrasill.errors import error_context
+from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
 from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.node import Node
 
@@ -96,8 +97,8 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
         for node_id, node in graph.nodes.items()
     ]
     config["edges"] = [edge_to_config(edge) for edge in graph.get_edges()]
-    config["exposed_inputs"] = [entry.to_config("node_id") for entry in graph._edge_table.inputs]
-    config["exposed_outputs"] = [entry.to_config("node_id") for entry in graph._edge_table.outputs]
+    config["exposed_inputs"] = [entry.to_config("node_id") for entry in graph.exposed_inputs]
+    config["exposed_outputs"] = [entry.to_config("node_id") for entry in graph.exposed_outputs]
     return config
 
 
@@ -109,13 +110,12 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
     graph = cls(model.graph_id, graph_kind=model.graph_kind, metadata=copy.deepcopy(model.metadata), registry=here.registry, pool=here.pool)
     _add_nodes(graph, model.nodes, base, where)
     for number, edge in enumerate(model.edges):
-        with at(f"{where}, edges[{number}]"):
+        with error_context(f"{where}, edges[{number}]"):
             graph.add_edge(Edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port))
     for kind, entries in (("exposed_inputs", model.exposed_inputs), ("exposed_outputs", model.exposed_outputs)):
         for number, entry in enumerate(entries):
-            with at(f"{where}, {kind}[{number}]"):
-                graph._edge_table.expose(ExposedPort(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
-    graph.execution_version += 1
+            with error_context(f"{where}, {kind}[{number}]"):
+                graph.add_exposed_port(ExposedPort(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
     if validate:
         graph.validate(strict=True)
     return graph
@@ -137,7 +137,7 @@ def _block_ids(graph: Graph) -> dict[str, str]:
 def _add_nodes(graph: Graph, nodes: list[NodeModel], base: Path | None, where: str) -> None:
     shared: dict[tuple[str, str], Node] = {}
     for number, node in enumerate(nodes):
-        with at(f"{where}, nodes[{number}] ({node.node_id!r})"):
+        with error_context(f"{where}, nodes[{number}] ({node.node_id!r})"):
             config = _with_absolute_checkpoint(node.config, base)
             twin = shared.get((node.block_type, node.block_id or "")) if graph.pool.shares else None
             if twin is not None and _without_defaults(twin.config) == _without_defaults(config):

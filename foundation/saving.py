@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile
+from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile, error_context
 from yggdrasill.foundation.archive import FolderSource, Source, open_source, write_archive
 from yggdrasill.foundation.checkpoints import BACKENDS, check_backend, pack_state, read_state, unpack_state
-from yggdrasill.foundation.config import BuildOptions, at, parse_document, read_document
+from yggdrasill.foundation.config import BuildOptions, parse_document, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import whole_project
 from yggdrasill.values.files import FileSet, write_file
@@ -80,7 +80,7 @@ class Persistent(Container):
     def from_yaml(cls, path: str | Path, registry: BlockRegistry | None = None, validate: bool = False, **options: Any) -> Self:
         """Build from a YAML or JSON file; ``ref`` paths in it are relative to it."""
         document = read_document(path)
-        with at(repr(str(path))):
+        with error_context(repr(str(path))):
             return cls.from_config(document, registry, validate, base_dir=Path(path).parent, **options)
 
     def save_config(self, path: str | Path) -> None:
@@ -208,7 +208,7 @@ class Persistent(Container):
         """
         with open_source(path) as source:
             config = _read_config(source)
-            with at(source.describe("")):
+            with error_context(source.describe("")):
                 built = cls.from_config(config, registry, base_dir=Path(path) if isinstance(source, FolderSource) else None, **options)
             built.load_state_dict(built._read_states(source, ""), strict=True)
             built._read_extras(source)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options, unknown_name
+from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options, unknown_message, unknown_name
 from yggdrasill.foundation.config import check_version, read_document, read_model
 
 __all__ = ["TEMPLATE_FOLDER", "FileTemplate", "register_template", "render_template", "template_names"]
@@ -135,9 +135,7 @@ class FileTemplate:
 
     def _known(self, name: str, open_names: tuple[str, ...]) -> str:
         if name not in self.parameters:
-            raise InvalidConfig(
-                f"template {self.name!r} uses {{{{{name}}}}}, which is none of its parameters {format_options(self.parameters)}"
-            )
+            raise InvalidConfig(f"template {self.name!r} uses {{{{{name}}}}}: {unknown_message('parameter', name, self.parameters)}")
         if name in open_names:
             raise InvalidConfig(f"template {self.name!r}: parameter {name!r} contains itself")
         return name

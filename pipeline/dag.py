@@ -22,7 +22,7 @@ from yggdrasill.values.handles import load_handles
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Dag", "PipelineEdge", "check_child_options", "execute_program"]
+__all__ = ["CHILD_OPTIONS", "Dag", "PipelineEdge", "check_child_options", "execute_program"]
 
 #: The run options that a pipeline or stage passes on to its children.
 CHILD_OPTIONS = ("num_loop_steps",)
@@ -42,24 +42,24 @@ class Dag(ConnectedContainer, Persistent):
         self._interfaces: dict[str, tuple[Any, Interface]] = {}
 
     def interface(self, child_id: str) -> Interface:
-        """The child's external ports."""
+        """Return the child's external ports."""
         child = self._child(child_id)
         if not isinstance(child, ConnectedContainer):
             return Interface.of_runnable(child)
         key = (child, child.structure_key())
         known = self._interfaces.get(child_id)
         if known is None or known[0] != key:
-            known = self._interfaces[child_id] = (key, Interface.of_runnable(child))
+            known = self._interfaces[child_id] = (key, Interface.of_runnable(self._child(child_id)))
         return known[1]
 
     def structure_key(self) -> Any:
-        """Return the version, and what each child is at present: the key of a container, the ports of another runnable."""
+        """Return the version with the structure of each child: the key of a container, the ports of another runnable."""
         return self.execution_version, [
             child.structure_key() if isinstance(child, ConnectedContainer) else _known_ports(child) for child in self._children.values()
         ]
 
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> PipelineEdge:
-        """An edge between children."""
+        """Return an edge between children."""
         return PipelineEdge(source, source_port, target, target_port)
 
     def add_edge(self, source: str, source_port: str, target: str, target_port: str) -> None:
@@ -74,15 +74,21 @@ class Dag(ConnectedContainer, Persistent):
         if not isinstance(child, Runnable):
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, configs or paths, got {type(child).__name__}")
         if isinstance(child, Container) and child.level in {"stage", "world"}:
-            raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}: it runs a state, not ports")
+            raise InvalidArgument(
+                f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}, which runs a state instead of ports"
+            )
         if child is self or (isinstance(child, Dag) and any(below is self for _, below in child.walk())):
             raise InvalidArgument(f"{self.level} {self.id!r} cannot contain itself")
-        own = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
-        name = child_id if child_id is not None else own if own is not None else self._free_id(self.child_word)
+        known = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
+        name = child_id if child_id is not None else known if known is not None else self._free_id(self.child_word)
         check_name(f"{self.child_id_field}", name, self._children)
         self._add_child(name, child)
         self._trainable[name] = trainable
         return name
+
+    def _remove_child(self, child_id: str) -> None:
+        super()._remove_child(child_id)
+        self._interfaces.pop(child_id, None)
 
     def with_children(self, children: Mapping[str, Any]) -> Self:
         """Return a copy in which ``children`` replace the children of their ids; every edge must fit their ports.
@@ -126,8 +132,7 @@ class Dag(ConnectedContainer, Persistent):
                 interfaces[child_id] = self.interface(child_id)
             except RemoteError:
                 interfaces[child_id] = self._assumed_interface(child_id)
-        for error in self._misfits(interfaces):
-            raise error
+        self._refuse_misfits(interfaces)
         return interfaces
 
     def _used_ports(self, child_id: str) -> tuple[set[str], set[str]]:
@@ -150,7 +155,7 @@ class Dag(ConnectedContainer, Persistent):
             ring = [edge for edge in self.get_edges() if edge.source_node in ids and edge.target_node in ids]
             raise CycleFound(
                 f"{self.level} {self.id!r} has a cycle: {', '.join(map(str, ring))}; a {self.level} is acyclic. "
-                "Put what must repeat into one graph.",
+                "Put the repeated part into one graph.",
                 nodes=list(ids),
             )
 
@@ -198,7 +203,7 @@ def execute_program(frame: Frame, context: RunContext, max_workers: int | None) 
 
 
 def _known_ports(child: Any) -> Interface | None:
-    """Return the ports of a runnable that is not a container, None as long as its endpoint has not told them."""
+    """Return the ports of a runnable that is not a container; None until its endpoint has sent them."""
     if not getattr(child, "knows_ports", True):
         return None
     try:

@@ -25,14 +25,14 @@ __all__ = ["Pipeline"]
 
 
 class Pipeline(Dag):
-    """A DAG of graphs; a child may be any runnable, a remote one included."""
+    """A DAG of graphs. A child may be any runnable, also a remote one."""
 
     level: ClassVar[str] = "pipeline"
     child_word: ClassVar[str] = "graph"
     child_id_field: ClassVar[str] = "pipeline_node_id"
     schema_version: ClassVar[str] = "1.0"
 
-    #: Inputs may be handles: each child that wants values gets them loaded.
+    #: Inputs may be handles; a child that takes no handles receives the loaded values.
     accepts_handles: ClassVar[bool] = True
 
     def __init__(self, pipeline_id: str = "pipeline", *, metadata: Mapping[str, Any] | None = None) -> None:
@@ -60,10 +60,10 @@ class Pipeline(Dag):
         return list(self._children)
 
     def get_graph(self, pipeline_node_id: str) -> Any:
-        """The graph of that id.
+        """Return the graph of that id.
 
         Raises:
-            UnknownName: (a KeyError) there is none.
+            UnknownName: (a KeyError) the pipeline does not have it.
         """
         return self._child(pipeline_node_id)
 
@@ -139,7 +139,7 @@ class Pipeline(Dag):
         return outputs
 
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values, `from_config`'s inverse."""
+        """Return the structure as JSON values, `from_config`'s inverse."""
         from yggdrasill.pipeline.pipeline_config import pipeline_to_config
 
         return pipeline_to_config(self)

@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import yggdrasill
+from yggdrasill.remote.client import BASE_PATH
 from yggdrasill.server_ext import models
 from yggdrasill.server_ext.models import ErrorModel
 
 __all__ = ["BASE_PATH", "ROUTES", "Route", "openapi_document"]
 
-BASE_PATH = "/yggdrasill/v1"
 _REFERENCES = "#/components/schemas/{model}"
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from yggdrasill.errors import InvalidConfig, MissingFile, format_options
+from yggdrasill.errors import InvalidConfig, MissingFile, unknown_message
 from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
 from yggdrasill.foundation.graph_config import StrictModel
 from yggdrasill.pipeline.pipeline_config import place_child
@@ -90,7 +90,7 @@ def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: B
     checkpoint = None if model.checkpoint_ref is None else _absolute(model.checkpoint_ref, base)
     world = cls(model.world_id, description=model.description, seed=model.seed, tags=model.tags, checkpoint_ref=checkpoint)
     if stray := sorted(set(model.frozen_stages) - set(model.stages)):
-        raise InvalidConfig(f"{where}, frozen_stages: {', '.join(map(repr, stray))} are no stages; there is {format_options(model.stages)}")
+        raise InvalidConfig(f"{where}, frozen_stages: {unknown_message('stage', stray[0], model.stages)}")
     for stage_id, entry in model.stages.items():
         world.add_stage(
             _stage(stage_id, entry, f"{where}, stages.{stage_id}", here), stage_id, trainable=stage_id not in model.frozen_stages

@@ -67,14 +67,14 @@ def receivers(filled: Field) -> Cells:
     best = np.zeros_like(filled)
     target = np.arange(rows * columns, dtype=np.int64).reshape(rows, columns)
     inner = filled[1:-1, 1:-1]
-    own = target.copy()
+    self_index = target.copy()
     for dy, dx in _NEIGHBOURS:
         there = (slice(1 + dy, rows - 1 + dy), slice(1 + dx, columns - 1 + dx))
         drop = (inner - filled[there]) / (2.0**0.5 if dy and dx else 1.0)
         better = drop > best[1:-1, 1:-1]
         best[1:-1, 1:-1] = np.where(better, drop, best[1:-1, 1:-1])
-        target[1:-1, 1:-1] = np.where(better, own[there], target[1:-1, 1:-1])
-    target = np.where(filled > 0.0, target, own)
+        target[1:-1, 1:-1] = np.where(better, self_index[there], target[1:-1, 1:-1])
+    target = np.where(filled > 0.0, target, self_index)
     return target.ravel()
 
 

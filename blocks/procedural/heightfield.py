@@ -96,14 +96,14 @@ def _relief(terrain: Terrain, x: Field, y: Field, coast: Field) -> Field:
 
 def _feature(terrain: Terrain, feature: Feature, x: Field, y: Field) -> Field:
     """Return the metres that one feature adds; its outline is roughened by separate noise."""
-    own = terrain.seed + 1000 + int(feature.x * 4096) * 4099 + int(feature.y * 4096)
-    rough = fractal(x, y, own, frequency=0.9 / feature.radius, octaves=4)
+    noise_seed = terrain.seed + 1000 + int(feature.x * 4096) * 4099 + int(feature.y * 4096)
+    rough = fractal(x, y, noise_seed, frequency=0.9 / feature.radius, octaves=4)
     dx, dy = x - feature.x, y - feature.y
     if feature.kind == "range":
         turn = np.deg2rad(feature.angle)
         along, across = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
         far = np.sqrt((along / 2.2) ** 2 + (across * 2.0) ** 2) / feature.radius
-        crest = ridged(x, y, own + 5, frequency=1.6 / feature.radius, octaves=5)
+        crest = ridged(x, y, noise_seed + 5, frequency=1.6 / feature.radius, octaves=5)
         return feature.height * smoothstep(1.0, 0.0, far + 0.25 * rough) * (0.35 + 0.9 * crest)
     far = np.sqrt(dx * dx + dy * dy) / feature.radius + 0.22 * rough
     if feature.kind == "basin":

@@ -74,12 +74,12 @@ def begin(mentions: list[Mention], seed: int) -> dict[str, Any]:
     configuration["continents"] = int(rng.integers(2, 5))
     configuration["wind"] = round(float(rng.uniform(0.0, 360.0)))
     configuration["features"] = []
-    asked: set[str] = set()
+    mentioned: set[str] = set()
     for mention in mentions:
         for name, value in THEMES[mention.theme].first.items():
-            share = 0.5 if name in asked else min(mention.strength, 1.2)
+            share = 0.5 if name in mentioned else min(mention.strength, 1.2)
             _set(configuration, name, configuration[name] + (value - configuration[name]) * share)
-            asked.add(name)
+            mentioned.add(name)
         if THEMES[mention.theme].feature and (mention.place or not THEMES[mention.theme].first):
             configuration["features"].append(_feature(mention, seed))
     return configuration

@@ -93,7 +93,7 @@ class RemoteCall(NodeCall):
         self._check(contract, f"endpoint {route.names[0]!r}")
         inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
-        outputs = served.call(inputs, self._context, options, watch=self._told, began=self._began)
+        outputs = served.call(inputs, self._context, options, watch=self._told, on_key=self._began)
         if local_fallbacks is not None:
             for client, known in route.contracts.items():
                 local_fallbacks.keep(client, known)

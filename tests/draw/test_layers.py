@@ -1,4 +1,4 @@
-"""Columns and orders: cycles are cut, layers grow, crossings are counted right and never added."""
+"""Layers and their orders: cycles are cut, arcs lead to later layers, crossings are counted correctly and never increased."""
 
 from __future__ import annotations
 

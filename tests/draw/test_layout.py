@@ -1,4 +1,4 @@
-"""Coordinates: boxes never overlap, wires begin and end on their boxes and pass by all others."""
+"""Coordinates: boxes do not overlap, wires begin and end at their boxes and avoid all others."""
 
 from __future__ import annotations
 

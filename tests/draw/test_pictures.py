@@ -247,7 +247,7 @@ def _scalars() -> st.SearchStrategy[Any]:
 
 
 def _mangled(value: Any, path: list[int], put: Any) -> Any:
-    """A copy with one value somewhere inside replaced."""
+    """Return a copy with one nested value replaced."""
     keys: Iterator[Any] = iter(value) if isinstance(value, dict) else iter(range(len(value))) if isinstance(value, list) else iter(())
     options = list(keys)
     if not path or not options:

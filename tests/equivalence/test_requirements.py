@@ -255,7 +255,7 @@ def test_ports_and_types_are_those_of_the_local_graph(servers: Servers) -> None:
         for side in ("get_input_spec", "get_output_spec"):
             assert getattr(placed.get_graph(name), side)(True) == getattr(local.get_graph(name), side)(True)
     for pipeline in (local, placed):
-        with pytest.raises(InvalidEdge, match="'draw' has no output 'z'"):
+        with pytest.raises(InvalidEdge, match="'draw': Unknown output 'z'"):
             pipeline.add_edge("draw", "z", "grow", "x")
         with pytest.raises(UnknownName, match="'wrong'"):
             pipeline.run({"wrong": 1})

@@ -152,6 +152,37 @@ def test_the_logger_has_the_name_of_the_place() -> None:
     assert context().logger.name == "yggdrasill.run.g.n"
 
 
+def test_cancelling_a_token_cancels_those_derived_from_it_and_not_the_other_way_round() -> None:
+    token = CancelToken()
+    first, second = token.derive(), token.derive()
+    below = first.derive()
+    first.cancel("one branch")
+    assert [t.cancelled for t in (token, first, below, second)] == [False, True, True, False]
+    token.cancel("all")
+    assert (second.cancelled, second.reason, token.derive().cancelled, token.derive().reason) == (True, "all", True, "all")
+
+
+def test_runs_nested_in_one_call_are_counted_per_call() -> None:
+    with enter_run(seed=1, path=("g",)) as outer:
+        paths = []
+        for outer.node, outer.call in (("n", 0), ("n", 0), ("n", 1), ("n", 1), ("m", 0), ("n", 0)):
+            with enter_run() as nested:
+                paths.append(nested.path[-1])
+        outer.node, outer.call = "", 0
+        for _ in range(2):
+            with enter_run() as same:
+                paths.append("/".join(same.path))
+    assert paths == ["n", "n+1", "n#1", "n#1+1", "m", "n", "g", "g"]
+
+
+def test_a_branch_is_the_same_run_with_its_own_node_and_token() -> None:
+    with enter_run(seed=1, path=("g",)) as outer:
+        token = outer.token.derive()
+        branch = outer.branch(token)
+        branch.node = "n"
+        assert (branch.seed, branch.path, branch.outermost, branch.token, outer.node) == (1, ("g",), True, token, "")
+
+
 def test_the_json_form_holds_what_draws_the_same_numbers_elsewhere() -> None:
     here = context(seed=5, path=("w", "s"), pass_index=2)
     facts = here.to_dict()

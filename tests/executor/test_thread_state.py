@@ -23,11 +23,11 @@ class Doubled(TorchFunctionMode):
         return result * 2 if func is torch.add else result
 
 
-class Counting(TorchDispatchMode):
+class Counting(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the operations below autograd."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -132,8 +132,8 @@ def test_without_torch_there_is_nothing_to_carry(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_current_cuda_device_and_stream_follow() -> None:
-    torch.cuda.init()
-    stream = torch.cuda.Stream()
+    torch.cuda.init()  # type: ignore[no-untyped-call]
+    stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     with torch.cuda.stream(stream):
         state = ThreadState.capture()
 

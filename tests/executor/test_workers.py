@@ -58,7 +58,12 @@ class Meter:
 
 def test_independent_steps_run_at_the_same_time() -> None:
     meeting = threading.Barrier(2, timeout=20)
-    run(DIAMOND, lambda step, _: meeting.wait() and None if step in {1, 2} else None, 2)
+
+    def call(step: int, _: CancelToken) -> None:
+        if step in {1, 2}:
+            meeting.wait()
+
+    run(DIAMOND, call, 2)
 
 
 @pytest.mark.parametrize("workers", [2, 3, 8])
@@ -254,6 +259,18 @@ def test_an_interrupt_while_the_run_waits_cancels_its_branches(monkeypatch: pyte
         with pytest.raises(KeyboardInterrupt):
             run_branches(pool, (frozenset(), frozenset(), frozenset({0, 1})), CancelToken(), call)
     assert sorted(seen) == [0, 1]
+
+
+def test_a_run_finishes_in_its_own_thread_if_no_other_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    done: list[int] = []
+    pool = WorkerPool(3)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refused)
+        run_branches(pool, DIAMOND, CancelToken(), lambda step, _: done.append(step))
+    assert sorted(done) == [0, 1, 2, 3]
 
 
 def test_every_branch_has_a_copy_of_the_callers_context_variables() -> None:

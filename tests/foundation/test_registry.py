@@ -75,7 +75,7 @@ def test_only_what_can_be_called_is_registered() -> None:
 
 
 def test_an_unknown_type_is_answered_with_near_ones() -> None:
-    with pytest.raises(UnknownBlockType, match=r"unknown block type 'sample/ad'; there is 'sample/add', .*Did you mean 'sample/add'\?"):
+    with pytest.raises(UnknownBlockType, match=r"Unknown block type 'sample/ad'. Available: 'sample/add', .*Did you mean 'sample/add'\?"):
         sample_registry().build({"block_type": "sample/ad"})
 
 

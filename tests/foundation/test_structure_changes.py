@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
 from typing import Any
 
@@ -120,7 +121,7 @@ def test_a_replaced_block_computes_in_the_next_run_and_is_in_the_state() -> None
 @pytest.mark.parametrize(
     "node, block, error, message",
     [
-        ("c", Number("n"), InvalidEdge, "edge a.y -> c.x: node 'c' has no input 'x'"),
+        ("c", Number("n"), InvalidEdge, "edge a.y -> c.x: node 'c': Unknown input 'x'"),
         ("a", Number("n"), InvalidArgument, "has no input 'x', which graph 'g' exposes at node 'a'"),
         ("z", Tagged("z"), UnknownName, "'z'"),
         ("a", "no block", InvalidArgument, "node 'a' needs a block, got str"),
@@ -201,10 +202,10 @@ class Backbone(AbstractBaseBlock):
 @pytest.mark.parametrize("order", ["cbs", "bcs", "sbc", "bsc"])
 def test_an_explicit_edge_displaces_an_automatic_one_in_any_order(order: str) -> None:
     graph = Graph("g")
-    make = {"c": Conditioner, "b": Backbone, "s": lambda: Source("explicit")}
+    make: dict[str, Callable[[], AbstractBaseBlock]] = {"c": Conditioner, "b": Backbone, "s": lambda: Source("explicit")}
     explicit = Edge("s", "y", "b", "condition")
     for name in order:
-        graph.add_node(make[name](), node_id=name)  # type: ignore[arg-type]
+        graph.add_node(make[name](), node_id=name)
         if {"s", "b"} <= set(graph.nodes) and explicit not in graph.get_edges():
             graph.add_edge(explicit)
     graph.expose_output("b", "pred", "pred")

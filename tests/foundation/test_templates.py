@@ -70,7 +70,7 @@ def test_a_value_that_is_no_choice_is_refused_with_those_there_are(file: Path, v
 
 
 def test_an_unknown_parameter_is_answered_with_near_ones(file: Path) -> None:
-    with pytest.raises(UnknownName, match=r"unknown parameter of template 'one' 'ofset'; there is 'offset', .*Did you mean 'offset'\?"):
+    with pytest.raises(UnknownName, match=r"Unknown parameter of template 'one' 'ofset'. Available: 'offset', .*Did you mean 'offset'\?"):
         FileTemplate(file)(ofset=1)
 
 
@@ -90,7 +90,7 @@ def test_two_renderings_share_nothing(file: Path) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("config: {a: '{{b}}'}", "uses {{b}}, which is none of its parameters"),
+        ("config: {a: '{{b}}'}", "uses {{b}}: Unknown parameter 'b'. Available:"),
         ("parameters: {a: {default: x, choices: {x: '{{a}}'}}}\nconfig: {a: '{{a}}'}", "parameter 'a' contains itself"),
         ("parameters: {a: {defualt: 1}}\nconfig: {}", "parameters.a.defualt: Extra inputs are not permitted"),
         ("parameters: {}", "config: Field required"),
@@ -123,7 +123,7 @@ def test_a_template_needs_a_level_and_a_name(level: str, name: Any) -> None:
 
 @pytest.mark.parametrize("name", ["text_to_imag", "../graph/text_to_image", "", "text_to_image.yaml"])
 def test_an_unknown_template_is_answered_with_those_there_are(name: str) -> None:
-    with pytest.raises(KeyError, match=r"unknown graph template .*'text_to_image'"):
+    with pytest.raises(KeyError, match=r"Unknown graph template .*'text_to_image'"):
         Graph.from_template(name)
 
 

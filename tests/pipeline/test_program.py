@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from yggdrasill.errors import BlockFailed, EndpointUnreachable, InvalidArgument, InvalidEdge, InvalidStructure
-from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection
+from yggdrasill.executor import run as run_graph
+from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortAggregation, PortDirection
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.stage import Stage
 
@@ -33,7 +34,7 @@ class Gives(AbstractBaseBlock):
 class Passes(AbstractBaseBlock):
     """Returns its input, ``absent`` without one."""
 
-    aggregation = "single"
+    aggregation = PortAggregation.SINGLE
 
     def declare_ports(self) -> list[Port]:
         return [Port("x", IN, optional=True, aggregation=self.aggregation), Port("y", OUT)]
@@ -45,7 +46,7 @@ class Passes(AbstractBaseBlock):
 class Concatenates(Passes):
     """Returns its inputs joined."""
 
-    aggregation = "concat"
+    aggregation = PortAggregation.CONCAT
 
 
 def graph_of_one(block: AbstractBaseBlock, name: str = "g") -> Graph:
@@ -104,7 +105,7 @@ def test_an_edge_to_a_port_that_is_gone_is_reported_and_refused() -> None:
     assert pipeline.run() == {"y": 5}
     child.infer_exposed_ports()
     child.expose_output("n", "y", "y")
-    message = "edge g0.y -> g1.x: graph 'g1' has no input 'x'"
+    message = "edge g0.y -> g1.x: graph 'g1': Unknown input 'x'"
     with pytest.raises(InvalidStructure, match=message):
         pipeline.validate()
     with pytest.raises(InvalidEdge, match=message):
@@ -125,12 +126,12 @@ def test_an_edge_from_a_port_that_is_gone_is_refused_at_every_level() -> None:
     assert stage.run()[2] == 5
     graph = pipeline.get_graph("g1")
     graph.remove_node("n")
-    with pytest.raises(InvalidEdge, match="graph 'g1' has no input 'x'"):
+    with pytest.raises(InvalidEdge, match="graph 'g1': Unknown input 'x'"):
         stage.run()
     pipeline.remove_graph("g1")
-    with pytest.raises(InvalidEdge, match=r"edge p\.y -> q\.x: pipeline 'p' has no output 'y'"):
+    with pytest.raises(InvalidEdge, match=r"edge p\.y -> q\.x: pipeline 'p': Unknown output 'y'"):
         stage.run()
-    assert "edge p.y -> q.x: pipeline 'p' has no output 'y'" in "".join(stage.validate(strict=False).errors)
+    assert "edge p.y -> q.x: pipeline 'p': Unknown output 'y'" in "".join(stage.validate(strict=False).errors)
 
 
 def test_a_type_that_no_longer_fits_is_refused() -> None:
@@ -146,6 +147,11 @@ def test_a_type_that_no_longer_fits_is_refused() -> None:
     pipeline.get_graph("g0").replace_block("n", Image())
     with pytest.raises(InvalidEdge, match="'image' does not fit 'text'"):
         pipeline.run()
+
+
+def test_the_executor_runs_a_pipeline_as_the_pipeline_runs_itself() -> None:
+    pipeline = chain(Gives(5), Passes())
+    assert run_graph(pipeline, {}, seed=1, max_workers=2) == pipeline.run(seed=1) == {"y": 5}
 
 
 # -- places of errors -------------------------------------------------------------------------------------------

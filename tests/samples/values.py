@@ -1,4 +1,4 @@
-"""Generated values of every kind that the codec supports, and the equality that lossless transfer requires."""
+"""Generated values of every type that the codec supports, and exact equality."""
 
 from __future__ import annotations
 

@@ -193,8 +193,9 @@ def world_registry() -> BlockRegistry:
     return registry
 
 
-def canonical_world(*, stateful: bool = False, seed: int | None = 7, world_id: str = "tiny") -> World:
-    """Build the world in code; with ``stateful`` the Creator returns the sum of all its artifacts."""
+def canonical_world(*, stateful: bool = False, seed: int | None = 7, world_id: str = "tiny", by_role: bool = False) -> World:
+    """The world, built in code; with ``stateful`` the Creator gives the sum of all artifacts it ever made, and with
+    ``by_role`` the stages have roles and no conditions."""
     world = World(world_id, seed=seed)
     for stage_id, (condition, carry, reads, writes, pipelines) in _STAGES.items():
         stage = Stage(stage_id, role=stage_id)
@@ -205,13 +206,13 @@ def canonical_world(*, stateful: bool = False, seed: int | None = 7, world_id: s
             for port in block.takes:
                 pipeline.expose_input(name, port, port)
             pipeline.expose_output(name, block.gives, block.gives)
-            stage.add_pipeline(pipeline, condition=guard)
+            stage.add_pipeline(pipeline, condition=None if by_role else guard)
             into += [(source, name, port) for port, source in sources.items()]
             out_of.append((target, name, block.gives))
         if stage_id == "environment":
             stage.add_edge(*_UPDATED)
         stage.set_state_contract(reads, writes, into, out_of, carry=carry)
-        stage.set_execution_condition(condition)
+        stage.set_execution_condition(None if by_role else condition)
         world.add_stage(stage)
     world.set_canonical_cycle()
     world.set_initial_world(INITIAL_WORLD)

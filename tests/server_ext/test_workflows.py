@@ -78,7 +78,7 @@ def test_a_workflow_job_is_cancelled_when_its_caller_disconnects(host: Http, tmp
 @pytest.mark.parametrize(
     "prompt, expected, message",
     [
-        ({}, (400, "InvalidConfig"), "a prompt is a mapping"),
+        ({}, (400, "InvalidConfig"), "a prompt must be a mapping"),
         ({"nodes": [], "links": []}, (400, "InvalidConfig"), "Export (API)"),
         ({"1": {"inputs": {}}}, (400, "InvalidConfig"), "needs a class_type"),
         ({**DOUBLE, "4": graph_output("y", ("1", 0))}, (400, "InvalidConfig"), "two outputs named 'y'"),

@@ -87,7 +87,7 @@ def _unique(mapping: Sequence[PortMapping]) -> list[StateKey]:
 
 def _condition(text: str) -> str | list[StateKey] | None:
     said = text.strip()
-    if not said or said == "always":
+    if not said:
         return None
     return _blocks(said) if "," in said or said.isdecimal() else said
 

@@ -24,8 +24,7 @@ from yggdrasill.stage import State
 from yggdrasill.values.files import write_file
 from yggdrasill.values.stores.disk_files import FileLock
 from yggdrasill.world import World
-from yggdrasill.world.last_state import LAST_STATE_FILE, unpack_last
-from yggdrasill.world.storage import Progress, WorldStorage
+from yggdrasill.world.storage import LAST_STATE_FILE, Progress, WorldStorage, unpack_last
 
 __all__ = ["RunFolder", "load_world", "save_world", "saved_worlds", "world_stamp"]
 

@@ -117,7 +117,9 @@ class _Passes:
 
     def _states(self) -> Iterator[State]:
         call, world = self._call, self._world
-        actions, steps = list(call.actions)[self._done :], call.steps - self._done
+        # a run that was stopped behind Environment has applied the action of the pass that it completes
+        applied = self._done + int(self._stopped is not None and self._stopped.following is not None and isinstance(world, World))
+        actions, steps = list(call.actions)[applied:], call.steps - self._done
         state = self._start if self._stopped is None else None
         if isinstance(world, World):
             if self._folder is not None:

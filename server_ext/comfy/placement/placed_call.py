@@ -130,7 +130,7 @@ class PlacedCall(NodeCall):
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}
-        outputs: dict[str, Any] = remote.call(sent, self._context, options, watch=watch, began=self._began)
+        outputs: dict[str, Any] = remote.call(sent, self._context, options, watch=watch, on_key=self._began)
         return outputs
 
     def _shared_out(self, placement: Placement, values: Values) -> dict[str, Any] | None:

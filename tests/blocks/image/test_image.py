@@ -1,4 +1,4 @@
-"""Resize, blend, grid and adjust."""
+"""The image blocks resize, blend, grid and adjust."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain(*shape: int, value: float = 0.5) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
-def test_resize_gives_the_size_asked_for(config: dict[str, Any], shape: tuple[int, ...], method: str) -> None:
+def test_resize_returns_the_configured_size(config: dict[str, Any], shape: tuple[int, ...], method: str) -> None:
     image = torch.rand(2, 20, 40, 3, generator=torch.Generator().manual_seed(1))
     assert tuple(run("image/resize", {"image": image}, method=method, **config).shape) == shape
 
@@ -56,14 +56,14 @@ def test_blend_modes_are_the_known_formulas(mode: str, expected: float) -> None:
     assert set(run("image/blend", inputs, mode=mode).flatten().tolist()) == {expected}
 
 
-def test_opacity_and_mask_say_how_much_and_where() -> None:
+def test_opacity_and_mask_weight_the_blend() -> None:
     inputs = {"below": plain(2, 1, 2, 3, value=0.0), "above": plain(1, 1, 2, 3, value=1.0), "mask": torch.tensor([[0.0, 1.0]])}
     image = run("image/blend", inputs, opacity=0.5)
     assert tuple(image.shape) == (2, 1, 2, 3)
     assert image[:, 0, :, 0].tolist() == [[0.0, 0.5], [0.0, 0.5]]
 
 
-def test_grid_lays_batches_and_lists_out_in_order() -> None:
+def test_grid_arranges_batches_and_lists_in_order() -> None:
     images = {"a:image": plain(2, 4, 6, 3, value=0.25), "b:image": [plain(1, 2, 2, 3, value=0.75)]}
     sheet = run("image/grid", {"images": images}, columns=2, gap=1)
     assert tuple(sheet.shape) == (1, 11, 15, 3)

@@ -1,4 +1,4 @@
-"""The terrain chain makes believable, repeatable ground, water and pictures, and says clearly what it cannot take."""
+"""The terrain blocks: plausible, repeatable ground, water and pictures, and clear errors for invalid configurations."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_every_allowed_configuration_gives_finite_ground(values: dict[str, Any])
     assert bool((image >= 0).all() and (image <= 1).all())
 
 
-def test_the_sea_takes_land_as_it_rises_and_gives_it_back(creator: Graph) -> None:
+def test_a_rising_sea_floods_land_and_a_falling_sea_uncovers_it(creator: Graph) -> None:
     shares = [land_share(map_of(creator, sea_level=level)) for level in (-300, -100, 0, 100, 300)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[-1] + 0.05
@@ -178,7 +178,7 @@ def test_a_mountain_wall_has_a_rain_shadow() -> None:
 
 
 @pytest.mark.parametrize("kind, sign", [("volcano", 1), ("range", 1), ("basin", -1), ("crater", -1)])
-def test_a_feature_changes_the_ground_at_its_place_and_nowhere_else(kind: str, sign: int) -> None:
+def test_a_feature_changes_the_ground_only_at_its_position(kind: str, sign: int) -> None:
     feature = {"kind": kind, "x": 0.3, "y": 0.6, "radius": 0.12, "height": 1500.0}
     heights = [
         block("procedural/heightfield").run({"configuration": {**SMALL, "features": features}})["elevation"] for features in ([], [feature])
@@ -230,7 +230,7 @@ def test_fields_of_two_maps_are_refused(creator: Graph) -> None:
         )
 
 
-def test_nothing_that_came_in_is_changed(creator: Graph) -> None:
+def test_terrain_blocks_do_not_change_their_inputs(creator: Graph) -> None:
     configuration = {**SMALL, "features": [{"kind": "volcano", "x": 0.5, "y": 0.5, "radius": 0.1, "height": 900.0}]}
     before = copy.deepcopy(configuration)
     outputs = creator.run({"configuration": configuration})
@@ -245,6 +245,6 @@ def test_nothing_that_came_in_is_changed(creator: Graph) -> None:
     assert digest(fields) == kept
 
 
-def test_a_configuration_may_carry_a_note_and_omit_everything() -> None:
+def test_a_configuration_may_have_a_note_and_no_other_key() -> None:
     terrain = read_terrain({"note": "as the architect wished"}, "here")
     assert (terrain.size, terrain.seed, terrain.features) == (512, 0, ())

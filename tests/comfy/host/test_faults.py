@@ -156,7 +156,7 @@ def test_a_graph_deleted_since_is_said_on_the_node(a: Caller, b: Caller) -> None
     prompt["1"]["inputs"]["count"] = 2
     error = error_of(a, a.start(prompt))
     assert error["node_id"] == "2"
-    assert "unknown graph 'gone'" in error["exception_message"]
+    assert "Unknown graph 'gone'" in error["exception_message"]
 
 
 def test_a_value_of_another_type_is_refused_by_the_node_that_gets_it(a: Caller, b: Caller) -> None:

@@ -130,13 +130,13 @@ def test_an_unknown_endpoint_is_said_on_the_node_before_anything_runs(a: Caller)
             "3": node("PreviewImage", images=("2", 0)),
         }
     )
-    assert "unknown endpoint 'c'" in json.dumps(refused["node_errors"]["2"])
+    assert "Unknown endpoint 'c'" in json.dumps(refused["node_errors"]["2"])
 
 
 @pytest.mark.parametrize(
     "graph, contract, said",
     [
-        ("nowhere", "", "unknown graph 'nowhere'"),
+        ("nowhere", "", "Unknown graph 'nowhere'"),
         ("blur", '{"inputs": [{"name": "image"}], "outputs": [{"name": "blurred"}]}', "this node was made for ['image']"),
         (
             "blur",

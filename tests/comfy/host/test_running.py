@@ -203,7 +203,7 @@ def test_ports_are_checked_before_anything_is_queued(a: Caller) -> None:
     served = a.deploy("mix", MIX)
     with pytest.raises(MissingInput, match="no value for 'picture'"):
         served.run({})
-    with pytest.raises(UnknownName, match="unknown input 'pictures'"):
+    with pytest.raises(UnknownName, match="Unknown input 'pictures'"):
         served.run({"pictures": picture()})
 
 

@@ -128,12 +128,12 @@ def test_a_graph_in_a_state_is_refused_by_its_type(comfy: Caller) -> None:
 @pytest.mark.parametrize(
     "bad, said",
     [
-        (node("YggdrasillLoadGraph", source="template: removed"), "unknown graph template 'removed'; there is 'architect'"),
-        (add_block("image/adjusted"), "unknown block type 'image/adjusted'; there is 'image/adjust'"),
+        (node("YggdrasillLoadGraph", source="template: removed"), "Unknown graph template 'removed'. Available: 'architect'"),
+        (add_block("image/adjusted"), "Unknown block type 'image/adjusted'. Available: 'image/adjust'"),
         (pasted("graph", {"schema_version": "2.0", "nodes": []}), "newer than '1.0', the newest this version reads; update yggdrasill"),
         (pasted("graph", "nodes: ["), "the file must hold YAML"),
         (pasted("graph", {"stages": {}, "cycle": []}), "a world's, and here goes one of 'graph'"),
-        (pasted("graph", {"nodes": [{"node_id": "a", "block_type": "oil/painting"}]}), "unknown block type 'oil/painting'"),
+        (pasted("graph", {"nodes": [{"node_id": "a", "block_type": "oil/painting"}]}), "Unknown block type 'oil/painting'"),
         (
             pasted("graph", {"nodes": [{"node_id": "a", "block_type": "image/adjust", "config": {"checkpoint_path": "/etc/passwd"}}]}),
             "not in a folder that this host allows",
@@ -157,8 +157,8 @@ def test_what_cannot_be_is_said_on_the_node(comfy: Caller, bad: dict[str, Any], 
     "lines, said",
     [
         ("light.adjusted", "is no connection; write one in a line"),
-        ("light.adjusted -> dark.image", "there is no node 'dark'; there is 'image_resize_1', 'light'"),
-        ("light.shine -> image_resize_1.image", "has no output 'shine'; its outputs are 'adjusted'"),
+        ("light.adjusted -> dark.image", "Unknown node 'dark'. Available: 'image_resize_1', 'light'"),
+        ("light.shine -> image_resize_1.image", "Unknown output 'shine'. Available: 'adjusted'"),
         ("a -> b", "names no node"),
     ],
 )

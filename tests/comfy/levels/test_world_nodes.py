@@ -193,7 +193,7 @@ def test_an_endpoint_tells_how_it_is(comfy: Caller, place: Callable[..., None]) 
     assert found["ready"] is True
     assert "forge:" in found["info"]
     refused = comfy.refused({"1": node("YggdrasillEndpointInfo", endpoint="mill")})
-    assert "unknown endpoint 'mill'; there is 'forge'" in json.dumps(refused["node_errors"]["1"])
+    assert "Unknown endpoint 'mill'. Available: 'forge'" in json.dumps(refused["node_errors"]["1"])
 
 
 # -- stopping -----------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def test_a_world_that_was_written_half_is_named_with_what_to_do(comfy: Caller, c
 @pytest.mark.parametrize(
     "nodes, said",
     [
-        ({"1": node("YggdrasillWorld", source="template: removed")}, "unknown world template 'removed'; there is 'art_generation'"),
+        ({"1": node("YggdrasillWorld", source="template: removed")}, "Unknown world template 'removed'. Available: 'art_generation'"),
         ({"1": pasted("world", {"schema_version": "3.0", "world_id": "w", "cycle": [], "stages": {}})}, "newer than '2.0'"),
         (
             {"1": small(artifacts="map"), "2": node("YggdrasillState", edits="1: a\n3: b"), "3": run_node(("1", 0), state=("2", 0))},

@@ -46,7 +46,7 @@ def test_a_prompt_of_which_a_part_is_placed_is_marked_in_a_new_body() -> None:
 
 def test_names_that_are_wrong_are_kept_to_be_said() -> None:
     marked = Placing(lambda: REGISTRY).on_prompt(body(soft={"nodes": ["99"]}))
-    assert "unknown node '99'" in str(marked["prompt"].problem)
+    assert "Unknown node '99'" in str(marked["prompt"].problem)
 
 
 def test_it_takes_less_than_a_millisecond_where_nothing_is_placed() -> None:

@@ -49,7 +49,7 @@ def test_a_workflow_is_partitioned_drawn_and_run(
     placed = [*command, "--run", "--at", "a", "--out", str(tmp_path / "placed"), "--on", "b", "--nodes", "2,3"]
     assert main([*placed, "--svg", str(tmp_path / "partitioned.svg")]) == 0
     told = capsys.readouterr().out
-    assert "selection runs at b\n  nodes   2 ImageInvert, 3 ImageBlur\n  takes   1.0 IMAGE\n  gives   3.0 IMAGE\n" in told
+    assert "selection runs at b\n  nodes   2 ImageInvert, 3 ImageBlur\n  input   1.0 IMAGE\n  output  3.0 IMAGE\n" in told
     assert "<svg" in (tmp_path / "partitioned.svg").read_text(encoding="utf-8")
     assert b.jobs(graph_id="selection", limit=1)[0]["status"] == "COMPLETED"
     (one,), (other,) = (list((tmp_path / name).iterdir()) for name in ("whole", "placed"))
@@ -63,7 +63,7 @@ def test_a_part_is_named_by_its_title(command: list[str], capsys: pytest.Capture
     (part,) = said(capsys)["parts"]
     assert [call["nodes"] for call in part["calls"]] == [["2"]]
     assert main([*command, "--on", "b", "--part", "no such"]) == 2
-    assert "unknown part 'no such'" in capsys.readouterr().err
+    assert "Unknown part 'no such'" in capsys.readouterr().err
 
 
 def test_a_refused_prompt_and_a_failing_node_say_which(
