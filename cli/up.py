@@ -47,14 +47,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Start the servers and keep them running until interrupted; return the exit code."""
-    from yggdrasill.server_ext.auth import keep_secret
+    from yggdrasill.server_ext.auth import load_or_create_secret
 
     devices = devices_of(arguments.gpus, arguments.cpu)
     installation = find_installation(arguments.comfy, arguments.python)
     registry_file, folder = Path(arguments.file).expanduser(), Path(arguments.data_dir).expanduser().resolve()
     _check_names(registry_file, [device.name for device in devices])
     with _interrupted_by_signals(), comfy_processes(installation, devices, folder, port=arguments.port, flags=arguments.flags) as servers:
-        tokens = {server.name: keep_secret(server.data_dir / "token") for server in servers}
+        tokens = {server.name: load_or_create_secret(server.data_dir / "token") for server in servers}
         for file in (registry_file, *(server.data_dir / "endpoints.yaml" for server in servers)):
             _register(file, servers, tokens)
         _wait(servers, tokens, arguments.patience, console)

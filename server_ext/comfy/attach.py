@@ -21,7 +21,7 @@ from yggdrasill.server_ext.comfy.types_classes import register_classes
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
 from yggdrasill.server_ext.comfy.web_files import add_web_files
 from yggdrasill.server_ext.comfy.workflow_cache import WorkflowCache
-from yggdrasill.server_ext.model_sources import ModelSources
+from yggdrasill.server_ext.model_fetch import ModelSources
 from yggdrasill.server_ext.parent_watchdog import exit_with_parent
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment

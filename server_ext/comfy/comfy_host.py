@@ -107,4 +107,4 @@ class _WatchedTask:
 
     def _tell(self, kind: str, facts: dict[str, Any]) -> None:
         slot = f"preview/{facts['node']}" if kind == "preview" else None
-        self._task.services.tell(self._task.job, "comfy", {"what": kind, **facts}, slot)
+        self._task.services.emit(self._task.job, "comfy", {"what": kind, **facts}, slot)

@@ -10,7 +10,7 @@ from typing import Any
 from yggdrasill.remote.preflight import class_signature, is_model_file, same_path
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.model_files import model_files
-from yggdrasill.server_ext.identity import canonical_json
+from yggdrasill.server_ext.deployment import canonical_json
 from yggdrasill.values.payload import blake3_hex
 
 __all__ = ["inventory", "memory", "node_hashes", "normalize_model_paths"]

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from yggdrasill.errors import UnknownArtifact
-from yggdrasill.server_ext.identity import canonical_json
+from yggdrasill.server_ext.deployment import canonical_json
 from yggdrasill.values.handles import load_handles
 from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.memory import MemoryStore

@@ -124,7 +124,7 @@ class LocalFallbacks:
         other = other_build(copy.torch)
         if other and strict_build:
             raise BuildMismatch(f"{why}, and this is another torch build than {copy.endpoint!r} has: {other}", endpoint=copy.endpoint)
-        deployment = self._built(lambda: self._deployments.passing(copy.graph_id, _KIND, copy.config), error)
+        deployment = self._built(lambda: self._deployments.build_once(copy.graph_id, _KIND, copy.config), error)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(copy.kept))
         told = f"{why}, so {_name(deployment)} ran here, from the copy that was kept on {when}"
         return LocalFallback(deployment, f"{told}; the last bits may differ, for the torch build does: {other}" if other else told)

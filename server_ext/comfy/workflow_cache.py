@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.server_ext.identity import deployment_hash
+from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.values.files import write_file
 from yggdrasill.values.payload import blake3_hex
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from samples.endpoints import free_port
-from samples.http import until
+from samples.http_client import until
 from yggdrasill.cli import main
 from yggdrasill.cli.comfy_processes import comfy_processes, devices_of
 from yggdrasill.cli.installation import PACKAGE, Installation, find_installation

@@ -62,7 +62,7 @@ def test_a_server_ends_when_the_command_is_killed(installation: Installation, tm
         up.kill()
         up.wait(10)
     until(lambda: not _answers(f"http://127.0.0.1:{port}"))
-    assert "what started this server is gone" in (tmp_path / "up" / "cpu0" / "server.log").read_text(encoding="utf-8")
+    assert "the parent process exited" in (tmp_path / "up" / "cpu0" / "server.log").read_text(encoding="utf-8")
 
 
 def _place(folder: Path, registry: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

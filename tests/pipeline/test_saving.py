@@ -160,7 +160,7 @@ def test_an_id_that_is_no_file_name_cannot_be_saved_and_leaves_nothing(tmp_path:
     assert not (tmp_path / "saved").exists()
 
 
-def test_refs_are_relative_to_the_file_they_local_fallback(tmp_path: Path) -> None:
+def test_refs_are_relative_to_the_file_that_contains_them(tmp_path: Path) -> None:
     config = trained().to_config()
     (tmp_path / "graphs").mkdir()
     for entry in config["graphs"]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from samples.canonical_scheme import by_row, given
 from samples.events import Events
-from samples.scheme import by_row, given
 from samples.worlds import bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.stage import State
 from yggdrasill.world import CANONICAL_CYCLE, World

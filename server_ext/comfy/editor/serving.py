@@ -44,7 +44,7 @@ class Serving:
     def _check_free(self, body: ServeModel, config: dict[str, Any]) -> None:
         """Raise unless the workflow has outputs and its name is free, or is to be replaced."""
         from yggdrasill.remote.comfy_graph import ComfyGraph
-        from yggdrasill.server_ext.identity import deployment_hash
+        from yggdrasill.server_ext.deployment import deployment_hash
 
         graph = ComfyGraph.from_config(config)
         if not graph.outputs:

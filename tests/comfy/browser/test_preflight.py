@@ -133,7 +133,7 @@ def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner
     editor.picture("missing")
     source.fill("https://example.com/other.ckpt")
     dialog.get_by_role("button", name="Fetch to studio").click()
-    editor.wait_until(lambda: "fetches no model from 'https://example.com/other.ckpt'" in dialog.inner_text())
+    editor.wait_until(lambda: "'https://example.com/other.ckpt' is not allowed on this endpoint" in dialog.inner_text())
     source.fill(f"{url}/other.ckpt")
     dialog.get_by_role("button", name="Fetch to studio").click()
     editor.wait_until(lambda: "It can run like this." in dialog.inner_text(), 60)

@@ -48,7 +48,7 @@ def inner_inputs(editor: Editor, around: int) -> list[str]:
     return found
 
 
-def test_inside_a_subgraph_the_sockets_follow_a_graph_from_release_slot(opened: Editor) -> None:
+def test_inside_a_subgraph_the_sockets_follow_a_graph_from_outside(opened: Editor) -> None:
     editor = opened.empty()
     block = editor.add("YggdrasillAddBlock", 40, 40, block="image/adjust", name="b")
     connect = editor.add("YggdrasillConnect", 460, 40)

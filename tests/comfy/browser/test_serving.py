@@ -47,7 +47,7 @@ def test_the_open_workflow_is_served_under_the_name_that_is_given(editor: Editor
     assert editor.save()["extra"]["yggdrasill"] == {"served_as": "invert it"}
 
 
-def test_ports_are_served_from_top_to_bottom_as_they_local_fallback_the_editor(editor: Editor, pair: Any) -> None:
+def test_ports_are_served_from_top_to_bottom_as_they_are_in_the_editor(editor: Editor, pair: Any) -> None:
     places = {"third": (80, 500), "first": (80, 120), "second, on the left": (80, 300), "second, on the right": (260, 300)}
     for name, (x, y) in places.items():
         before = editor.add("YggdrasillGraphInput", x, y, name=name)

@@ -106,7 +106,7 @@ def test_a_damaged_job_file_is_set_aside_and_jobs_run(servers: Servers) -> None:
     (folder / "jobs.sqlite").write_text("no database" * 500, encoding="utf-8")
     server = servers.start(base=base)
     (line,) = [line for line in server.printed().splitlines() if "jobs.sqlite" in line]
-    assert "begins with no jobs" in line
+    assert "starts without jobs" in line
     assert [path.read_text(encoding="utf-8") for path in folder.glob("jobs.sqlite.damaged-*")] == ["no database" * 500]
     served = Caller(server).deploy("echo", {"1": graph_input("x"), "2": graph_output("y", ("1", 0))})
     assert served.run({"x": 5}) == {"y": 5}
@@ -153,8 +153,8 @@ def test_a_config_of_a_workflow_is_refused_by_an_endpoint_without_comfyui(tmp_pa
 
     config = {"kind": "comfy", "graph_id": "g", "prompt": {"1": graph_input("x"), "2": graph_output("y", ("1", 0))}}
     deployments = Deployments(tmp_path, HostRules([tmp_path], tmp_path, lambda url: False))
-    with pytest.raises(InvalidConfig, match="runs only on an endpoint that is a ComfyUI"):
+    with pytest.raises(InvalidConfig, match="Workflows run only on ComfyUI endpoints"):
         deployments.put("g", "comfy", config, "hash")
     pipeline = {"pipeline_id": "p", "graphs": [{"pipeline_node_id": "g", "graph_config": json.loads(json.dumps(config))}]}
-    with pytest.raises(InvalidConfig, match="runs only on an endpoint that is a ComfyUI"):
+    with pytest.raises(InvalidConfig, match="Workflows run only on ComfyUI endpoints"):
         deployments.put("p", "pipeline", pipeline, "hash")

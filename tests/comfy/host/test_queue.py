@@ -47,7 +47,7 @@ def test_a_running_job_is_cancelled_and_the_owners_next_prompt_runs(a: Caller) -
     until(lambda: a.queue()[0])
     next_one = a.start(own("next", 0.2))
     cancel(a, "running")
-    with pytest.raises(Cancelled, match="cancelled by request"):
+    with pytest.raises(Cancelled, match="Cancelled by request"):
         call.wait()
     assert succeeded(a, next_one)
 

@@ -30,7 +30,7 @@ from samples.comfy_graphs import (
     until,
 )
 from samples.endpoints import cutter
-from samples.pages import show
+from samples.page_view import show
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote import EndpointRegistry, RemoteWorkflow
 

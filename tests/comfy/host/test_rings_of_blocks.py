@@ -12,7 +12,7 @@ import torch
 from samples.comfy import Server
 from samples.comfy_graphs import Caller, InBackground, give, graph_input, graph_output, know, node, remote_node, token_of, until
 from samples.endpoints import EndpointProcess
-from samples.http import one_node
+from samples.http_client import one_node
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote import EndpointClient, EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread

@@ -69,9 +69,9 @@ def test_the_route_is_for_the_editor_alone(comfy: Caller) -> None:
     "entry, said",
     [
         ({"config": {"ref": "/etc/passwd"}}, "'ref' is not allowed"),
-        ({"config": {"checkpoint_ref": "../../../etc/passwd"}}, "which is under none of the folders"),
-        ({"config": {"api_key_env": "SOME_TOKEN"}}, "names a secret of this host"),
-        ({"config": {"base_url": "http://127.0.0.1:1/"}}, "no endpoint this host knows"),
+        ({"config": {"checkpoint_ref": "../../../etc/passwd"}}, "which is not in a folder that this host allows"),
+        ({"config": {"api_key_env": "SOME_TOKEN"}}, "refers to a secret of this host"),
+        ({"config": {"base_url": "http://127.0.0.1:1/"}}, "not an endpoint known to this host"),
     ],
 )
 def test_a_pasted_config_names_nothing_of_this_host(comfy: Caller, entry: dict[str, Any], said: str) -> None:

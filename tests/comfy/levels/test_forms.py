@@ -12,15 +12,15 @@ from samples.comfy import Server
 
 NODES = {
     "YggdrasillAddBlock": "Add Block",
-    "YggdrasillConnect": "Connect",
+    "YggdrasillConnect": "Connect (Yggdrasill)",
     "YggdrasillEndpointInfo": "Endpoint Info",
     "YggdrasillGraphInput": "Graph Input",
     "YggdrasillGraphOutput": "Graph Output",
-    "YggdrasillLoadGraph": "Load Graph",
+    "YggdrasillLoadGraph": "Load Graph (Yggdrasill)",
     "YggdrasillLoadPipeline": "Load Pipeline",
     "YggdrasillLoadStage": "Load Stage",
     "YggdrasillLoadWorld": "Load World",
-    "YggdrasillPipeline": "Pipeline",
+    "YggdrasillPipeline": "Pipeline (Yggdrasill)",
     "YggdrasillReadState": "Read State",
     "YggdrasillRemoteGraph": "Remote Graph",
     "YggdrasillRunGraph": "Run Graph",
@@ -28,9 +28,9 @@ NODES = {
     "YggdrasillRunWorld": "Run World",
     "YggdrasillSaveConfig": "Save Config",
     "YggdrasillSaveWorld": "Save World",
-    "YggdrasillStage": "Stage",
-    "YggdrasillState": "State",
-    "YggdrasillWorld": "World",
+    "YggdrasillStage": "Stage (Yggdrasill)",
+    "YggdrasillState": "State (Yggdrasill)",
+    "YggdrasillWorld": "World (Yggdrasill)",
     "YggdrasillWorldFromStages": "World from Stages",
 }
 #: Sockets that the editor makes after a contract.

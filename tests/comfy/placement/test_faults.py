@@ -11,7 +11,7 @@ import pytest
 
 from samples.comfy import Server, Servers, make_base_directory
 from samples.comfy_graphs import Caller, InBackground, know, node, until
-from samples.pages import Shown, show
+from samples.page_view import Shown, show
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from samples.comfy_graphs import Caller, data_folder, know, node, until
-from samples.pages import Shown, on_endpoints, show
+from samples.page_view import Shown, on_endpoints, show
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samples.comfy import Server
 from samples.comfy_graphs import Caller, InBackground, data_folder, know, load_image, node, token_of, until
-from samples.pages import Shown, on_endpoints, show
+from samples.page_view import Shown, on_endpoints, show
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
@@ -251,7 +251,7 @@ def test_the_registry_says_where_a_name_runs_and_may_change_meanwhile(a: Caller,
         (data_folder(a.server) / "endpoints.yaml").write_text("endpoints: [", encoding="utf-8")
         show(a.server, {**prompt, "1": node("TestSeveral", count=3)}, extra)
         assert len(b.jobs(graph_id="moving")) == 2
-        assert "is left as it was read before" in a.server.printed()
+        assert "the version read before stays in use" in a.server.printed()
         know(a.server, both, {"moving": "local"})
         show(a.server, {**prompt, "1": node("TestSeveral", count=4)}, extra)
         assert len(b.jobs(graph_id="moving")) == 2

@@ -13,7 +13,7 @@ from PIL import Image
 
 from samples.comfy import Servers
 from samples.comfy_graphs import Caller, know, load_image, node
-from samples.pages import Shown, show
+from samples.page_view import Shown, show
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
 

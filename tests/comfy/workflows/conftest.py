@@ -11,7 +11,7 @@ import pytest
 
 from samples.comfy import Server, Servers, make_base_directory
 from samples.comfy_graphs import Caller, know
-from samples.shipped import PLACES, api_form
+from samples.shipped_workflows import PLACES, api_form
 
 _TESTS = Path(__file__).parent.parent.parent
 

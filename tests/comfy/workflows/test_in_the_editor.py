@@ -15,7 +15,7 @@ from PIL import Image
 from samples.comfy import Server
 from samples.comfy_graphs import data_folder, until
 from samples.editor import Editor
-from samples.shipped import NAMES, api_form, editor_form, in_small, write_api_form
+from samples.shipped_workflows import NAMES, api_form, editor_form, in_small, write_api_form
 from yggdrasill.values import dumps
 from yggdrasill.world import World
 

@@ -10,7 +10,7 @@ import pytest
 
 from samples.comfy_graphs import Prompt
 from samples.conformance.capture import fingerprint
-from samples.shipped import CAPTURE, NAMES, PLACES, api_form, editor_form, groups_of, in_small
+from samples.shipped_workflows import CAPTURE, NAMES, PLACES, api_form, editor_form, groups_of, in_small
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.stage import Stage, State

@@ -1,4 +1,4 @@
-"""Scheme 4.8 as data: what the first pass of a canonical world does for each thing a user may pass."""
+"""The canonical scheme as data: the first pass of a canonical world for each state that a user may pass."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ by_row = pytest.mark.parametrize("passed, skipped, updates", ROWS)
 
 
 def given(passed: tuple[int, ...] | None) -> State | None:
-    """The state a user passes in a row."""
+    """Return the state that a user passes in a row."""
     return None if passed is None else user_state(*passed)

@@ -1,4 +1,4 @@
-"""What a page of the editor sees of a prompt: its messages and pictures, the answer to POST /prompt, and the history's entry."""
+"""The view that an editor page has of a prompt: its messages and images, the response to POST /prompt, the history entry."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Shown", "on_endpoints", "show"]
 
 @dataclass
 class Shown:
-    """One prompt as a page saw it."""
+    """A prompt as a page sees it."""
 
     status: int
     answer: dict[str, Any]
@@ -27,33 +27,33 @@ class Shown:
     previews: list[tuple[dict[str, Any], bytes]] = field(default_factory=list)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """The messages of a kind."""
+        """Return the messages of a kind."""
         return [data for name, data in self.messages if name == kind]
 
     @property
     def ran(self) -> set[str]:
-        """The nodes that were executing, as the editor shows them."""
+        """The nodes that were executed, as the editor shows them."""
         return {str(data["display_node"]) for data in self.of("executing") if data.get("node") is not None}
 
     @property
     def cached(self) -> set[str]:
-        """The nodes that were taken from a cache."""
+        """The nodes that came from a cache."""
         return {str(node) for data in self.of("execution_cached") for node in data["nodes"]}
 
     @property
     def error(self) -> dict[str, Any]:
-        """The error that it ended with."""
+        """The error that the prompt ended with."""
         return self.of("execution_error")[-1]
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """The history's outputs by node."""
+        """The outputs by node in the history."""
         found: dict[str, Any] = self.entry["outputs"]
         return found
 
 
 def on_endpoints(**parts: tuple[str, list[str]]) -> dict[str, Any]:
-    """``extra_data`` that places parts: name, endpoint and nodes of each."""
+    """Return the ``extra_data`` that places parts: name, endpoint and nodes of each."""
     return {"yggdrasill": {"graphs": {name: {"nodes": nodes, "endpoint": endpoint} for name, (endpoint, nodes) in parts.items()}}}
 
 
@@ -86,7 +86,7 @@ async def _show(server: Server, body: dict[str, Any]) -> Shown:
 
 
 def _take_preview(shown: Shown, message: bytes) -> None:
-    """u32 4, u32 length, JSON, picture."""
+    """Parse a preview message: u32 4, u32 length, JSON, image."""
     if int.from_bytes(message[:4], "big") == 4:
         length = int.from_bytes(message[4:8], "big")
         shown.previews.append((json.loads(message[8 : 8 + length]), message[8 + length :]))

@@ -1,4 +1,4 @@
-"""An endpoint spoken to in plain HTTP, so that the protocol is tested and not a client of it, and what such tests need."""
+"""A plain HTTP client of an endpoint, so that tests cover the protocol and not the project's client."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from samples.endpoints import EndpointProcess
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack, unpack
 
-__all__ = ["BASE", "SECRET_VALUE", "Door", "Http", "error_of", "events_of", "in_background", "one_node", "until"]
+__all__ = ["BASE", "SECRET_VALUE", "GateFile", "Http", "error_of", "events_of", "in_background", "one_node", "until"]
 
 SECRET_VALUE = "env-secret-0815-4711"
 BASE = "/yggdrasill/v1"
@@ -24,7 +24,7 @@ SOON = 15.0
 
 
 class Http:
-    """One endpoint's routes, and short ways to use them."""
+    """The routes of one endpoint, with shortcuts."""
 
     def __init__(self, process: EndpointProcess) -> None:
         self.process = process
@@ -51,7 +51,7 @@ class Http:
         return deployed
 
     def submit(self, graph_id: str, value: Any, *, wait: float = SOON, key: str | None = None, **facts: Any) -> requests.Response:
-        """Start a job; artifacts the endpoint asks for are sent."""
+        """Start a job, and upload the artifacts that the endpoint requests."""
         return self._start(f"/graphs/{graph_id}/jobs", value, {"key": key or uuid.uuid4().hex, "wait": wait, **facts})
 
     def submit_workflow(self, prompt: Any, value: Any, *, wait: float = SOON, key: str | None = None, **facts: Any) -> requests.Response:
@@ -70,18 +70,18 @@ class Http:
         return answer
 
     def run(self, graph_id: str, value: Any, **facts: Any) -> Any:
-        """The output of a call that succeeds."""
+        """Run a call that succeeds, and return its output."""
         answer = self.submit(graph_id, value, **facts)
         assert answer.status_code == 200, answer.text
         assert answer.json()["error"] is None, answer.text
         return self.value(answer.json()["output"])
 
     def value(self, wire: Any) -> Any:
-        """What a wire holds, its artifacts fetched with the token."""
+        """Return the value of a wire form, with its artifacts fetched with the token."""
         return unpack(wire, lambda ref: memoryview(self.get(f"/artifacts/{ref.hash}").content))
 
     def start(self, graph_id: str, value: Any, **facts: Any) -> str:
-        """The id of a job nobody waits for."""
+        """Start a job without waiting, and return its id."""
         answer = self.submit(graph_id, value, wait=0.0, **facts)
         assert answer.status_code in (200, 202), answer.text
         return str(answer.json()["job_id"])
@@ -90,15 +90,15 @@ class Http:
         return str(self.get(f"/jobs/{job_id}").json()["status"])
 
     def result(self, job_id: str) -> dict[str, Any]:
-        """How a job ended."""
+        """Wait for a job and return its result."""
         answer = self.get(f"/jobs/{job_id}/output?wait={SOON}")
         assert answer.status_code == 200, answer.text
         outcome: dict[str, Any] = answer.json()
         return outcome
 
 
-class Door:
-    """The file a gate waits for."""
+class GateFile:
+    """The file that a gate block waits for."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / uuid.uuid4().hex
@@ -119,7 +119,7 @@ class Door:
 
 
 def until(holds: Any, seconds: float = SOON) -> None:
-    """Wait until ``holds()``."""
+    """Wait until ``holds()`` is true."""
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end, "it did not happen"
@@ -127,7 +127,7 @@ def until(holds: Any, seconds: float = SOON) -> None:
 
 
 def one_node(block: str, inputs: tuple[str, ...] = ("x",), outputs: tuple[str, ...] = ("y",), **config: Any) -> dict[str, Any]:
-    """The config of a graph of one sample block, its ports exposed under their names."""
+    """Return the config of a graph of one sample block, with its ports exposed under their names."""
     return {
         "graph_id": block,
         "nodes": [{"node_id": "node", "block_type": f"sample/{block}", "config": config}],
@@ -137,7 +137,7 @@ def one_node(block: str, inputs: tuple[str, ...] = ("x",), outputs: tuple[str, .
 
 
 def in_background(act: Any, *arguments: Any, **options: Any) -> Future[Any]:
-    """``act(...)`` in a thread."""
+    """Call ``act(...)`` in a thread."""
     pool = ThreadPoolExecutor(1)
     future: Future[Any] = pool.submit(act, *arguments, **options)
     pool.shutdown(wait=False)
@@ -145,12 +145,12 @@ def in_background(act: Any, *arguments: Any, **options: Any) -> Future[Any]:
 
 
 def error_of(answer: requests.Response) -> tuple[int, str]:
-    """Status and error type."""
+    """Return status and error type of a response."""
     return answer.status_code, answer.json()["error"]["type"]
 
 
 def events_of(answer: requests.Response, stop_after: int | None = None) -> list[dict[str, Any]]:
-    """The events of a stream, up to its end or so many of them: ``{"id", "event", "data"}``."""
+    """Return the events of a stream, up to its end or ``stop_after`` of them, as ``{"id", "event", "data"}``."""
     found: list[dict[str, Any]] = []
     event: dict[str, Any] = {}
     for line in answer.iter_lines(chunk_size=1, decode_unicode=True):

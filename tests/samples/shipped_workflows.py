@@ -1,4 +1,4 @@
-"""The workflows that are shipped for the editor: their two forms, and where the parts of each are placed for tests."""
+"""The workflows that the editor ships: their two formats, and the placements of their parts in tests."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ _NOTES = {"MarkdownNote", "Note"}
 
 
 def editor_form(name: str) -> dict[str, Any]:
-    """A workflow as the editor opens it."""
+    """Return a workflow in the editor's format."""
     found: dict[str, Any] = json.loads((FOLDER / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
 
 def api_form(name: str) -> Prompt:
-    """The same as a prompt."""
+    """Return the same workflow as a prompt."""
     found: Prompt = json.loads((FOLDER / "api" / f"{name}.json").read_text(encoding="utf-8"))
     return found
 
 
 def write_api_form(name: str, prompt: Prompt) -> Path:
-    """Keep what the editor makes of a workflow."""
+    """Write the editor's conversion of a workflow to a file."""
     path = FOLDER / "api" / f"{name}.json"
     path.write_text(json.dumps(prompt, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return path
 
 
 def groups_of(workflow: dict[str, Any]) -> dict[str, list[str]]:
-    """The ids of the nodes in each group, which a prompt alone does not tell."""
+    """Return the ids of the nodes in each group, which a prompt does not contain."""
     found = {}
     for group in workflow.get("groups", ()):
         left, top, width, height = group["bounding"]
@@ -75,12 +75,12 @@ def groups_of(workflow: dict[str, Any]) -> dict[str, list[str]]:
 
 
 def without_notes(workflow: dict[str, Any]) -> list[dict[str, Any]]:
-    """The nodes that run."""
+    """Return the nodes that run."""
     return [each for each in workflow["nodes"] if each["type"] not in _NOTES]
 
 
 def in_small(prompt: Prompt) -> Prompt:
-    """A prompt that a test has time for: the noise model instead of a real one, few steps, and its values noted down."""
+    """Return a prompt that is fast enough for tests: the noise model in place of a real one, few steps, and recorded values."""
     small = copy.deepcopy(prompt)
     for each in small.values():
         changes = _SMALL.get(each["class_type"], {})

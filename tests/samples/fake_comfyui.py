@@ -1,7 +1,7 @@
-"""A headless endpoint that is started with this module as a plugin stands in for a ComfyUI: it runs prompts of two node classes.
+"""A plugin that makes a headless endpoint a fake ComfyUI: it runs prompts of two node classes.
 
-``StandInDouble`` (value) doubles, ``StandInGate`` (path, value) notes that it runs and waits for the file; everything else of an endpoint
-is what it always is.
+``FakeDouble`` (value) doubles its value, ``FakeGate`` (path, value) records its start and waits for the file. Everything else is the real
+endpoint.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from yggdrasill.remote.comfy_ports import INPUT_NODE
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["CLASSES", "FILE", "FINGERPRINT", "FORM", "LocalFallback"]
+__all__ = ["CLASSES", "FILE", "FINGERPRINT", "FORM", "FakePromptRunner"]
 
-CLASSES = ("StandInDouble", "StandInGate", "StandInLoader", "YggdrasillGraphInput", "YggdrasillGraphOutput")
+CLASSES = ("FakeDouble", "FakeGate", "FakeLoader", "YggdrasillGraphInput", "YggdrasillGraphOutput")
 
 
-class LocalFallback:
-    """See `yggdrasill.remote.comfy_graph.PromptRunner`."""
+class FakePromptRunner:
+    """A `yggdrasill.remote.comfy_graph.PromptRunner` for the fake node classes."""
 
     def changing(self, node_types: Sequence[str]) -> list[str]:
-        """None of them."""
+        """Return no node classes."""
         return []
 
     def run_prompt(
         self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
     ) -> dict[str, Any]:
-        """The values that the Graph Output nodes are linked to."""
+        """Run the prompt, and return the values at its Graph Output nodes."""
 
         def value_of(item: Any) -> Any:
             if not isinstance(item, list):
@@ -42,8 +42,8 @@ class LocalFallback:
             if node["class_type"] == INPUT_NODE:
                 return load_handles(inputs.get(given["name"], given.get("default")))
             context.check_cancelled()
-            if node["class_type"] == "StandInDouble":
-                logging.getLogger("yggdrasill.run.local_fallback").info("doubling")
+            if node["class_type"] == "FakeDouble":
+                logging.getLogger("yggdrasill.run.fake_comfyui").info("doubling")
                 return value_of(given["value"]) * 2
             path = value_of(given["path"])
             begin(path)
@@ -64,19 +64,19 @@ FILE, FINGERPRINT = "tiny.ckpt", "aa11"
 
 
 def _describe(host: HeadlessHost) -> dict[str, Any]:
-    classes = {**dict.fromkeys(CLASSES, ""), "StandInDouble": "there"}
+    classes = {**dict.fromkeys(CLASSES, ""), "FakeDouble": "there"}
     return {"comfy": {"version": "0.0.0", "node_classes": classes, "models": {"checkpoints": [FILE]}}}
 
 
 def _node_forms(host: HeadlessHost, names: Sequence[str]) -> dict[str, Any]:
-    return {"nodes": {name: FORM for name in names if name == "StandInDouble"}, "asks_again": [], "unknown": []}
+    return {"nodes": {name: FORM for name in names if name == "FakeDouble"}, "asks_again": [], "unknown": []}
 
 
 def _model_fingerprints(host: HeadlessHost, files: Sequence[str]) -> dict[str, dict[str, str]]:
     return {name: {"checkpoints": FINGERPRINT} for name in files if name == FILE}
 
 
-run_prompts_with(LocalFallback())
+run_prompts_with(FakePromptRunner())
 HeadlessHost.node_forms = _node_forms  # type: ignore[method-assign, assignment]
 HeadlessHost.model_fingerprints = _model_fingerprints  # type: ignore[method-assign, assignment]
 HeadlessHost.describe = _describe  # type: ignore[method-assign, assignment]
