@@ -36,7 +36,7 @@ class EndpointInfo(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, endpoint: Any = None) -> bool | str:
         """Whether there is such an endpoint."""
-        from yggdrasill.server_ext.comfy.levels.endpoint_requests import unknown_endpoint
+        from yggdrasill.server_ext.comfy.levels.endpoint_info import unknown_endpoint
 
         return unknown_endpoint(endpoint) or True
 
@@ -48,12 +48,12 @@ class EndpointInfo(io.ComfyNode):
     @classmethod
     async def execute(cls, endpoint: str) -> Any:
         """Give what the endpoints say."""
-        from yggdrasill.server_ext.comfy.levels.endpoint_requests import ask_endpoints
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.endpoint_info import query_endpoints
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
 
         def ask(work: NodeWork[Any]) -> tuple[bool, str, str]:
-            found = ask_endpoints(endpoint)
-            work.messages.say("all answer" if found[0] else "not all answer")
+            found = query_endpoints(endpoint)
+            work.messages.show_text("all answer" if found[0] else "not all answer")
             return found
 
         return io.NodeOutput(*await NodeWork(str(cls.hidden.unique_id), ask).result())

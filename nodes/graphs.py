@@ -10,7 +10,7 @@ from yggdrasill.nodes.loading import chosen
 from yggdrasill.nodes.sockets import linked_parts, names_input, part_inputs, port_inputs, port_outputs, values_in_order
 from yggdrasill.nodes.types import GRAPH, PIPELINE, category, seed_input
 from yggdrasill.nodes.widgets import inputs_of
-from yggdrasill.server_ext.comfy.sockets import MOST_PORTS
+from yggdrasill.server_ext.comfy.port_checks import MAX_PORTS
 
 __all__ = ["AddBlock", "Connect", "PipelineNode", "RunGraph"]
 
@@ -81,7 +81,7 @@ class AddBlock(io.ComfyNode):
     ) -> Any:
         """Give the new graph's config."""
         from yggdrasill.server_ext.comfy.levels.blocks import chosen_block
-        from yggdrasill.server_ext.comfy.levels.composing import add_block
+        from yggdrasill.server_ext.comfy.levels.graph_composing import add_block
 
         block_type, settings = chosen_block(block, chosen(cls, "block"), defaults)
         return io.NodeOutput(*add_block(graph, graph_id, name, block_type, settings, auto_connect=auto_connect, trainable=trainable))
@@ -112,7 +112,7 @@ class Connect(io.ComfyNode):
     @classmethod
     def execute(cls, graph: dict[str, Any], connections: str, open_rest: bool) -> Any:
         """Give the new config."""
-        from yggdrasill.server_ext.comfy.levels.composing import connect
+        from yggdrasill.server_ext.comfy.levels.graph_composing import connect
 
         return io.NodeOutput(connect(graph, connections, open_rest=open_rest))
 
@@ -143,7 +143,7 @@ class PipelineNode(io.ComfyNode):
     @classmethod
     def execute(cls, graphs: dict[str, Any], pipeline_id: str, connections: str, names: str, open_rest: bool) -> Any:
         """Give the pipeline's config."""
-        from yggdrasill.server_ext.comfy.levels.composing import make_pipeline
+        from yggdrasill.server_ext.comfy.levels.graph_composing import make_pipeline
 
         return io.NodeOutput(make_pipeline(pipeline_id, linked_parts(graphs), names, connections, open_rest=open_rest))
 
@@ -168,9 +168,9 @@ class RunGraph(io.ComfyNode):
                     "loop_steps", default=0, min=0, max=100_000, tooltip="How often cycles run; 0 is as the graph says.", advanced=True
                 ),
                 io.Boolean.Input("preview", default=True, tooltip="Show pictures among the outputs on the node."),
-                port_inputs(MOST_PORTS, "The graph's inputs, in their order."),
+                port_inputs(MAX_PORTS, "The graph's inputs, in their order."),
             ],
-            outputs=port_outputs(MOST_PORTS),
+            outputs=port_outputs(MAX_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -181,11 +181,11 @@ class RunGraph(io.ComfyNode):
         """Give the outputs in the graph's order; one without value blocks what depends on it."""
         from yggdrasill.nodes.pictures import preview_of
         from yggdrasill.remote.port_list import port_values
+        from yggdrasill.server_ext.comfy.levels.graph_ports import pictures_of
         from yggdrasill.server_ext.comfy.levels.graph_run import run_graph
-        from yggdrasill.server_ext.comfy.levels.ports import pictures_of
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
 
         work = NodeWork(str(cls.hidden.unique_id), lambda own: run_graph(own, graph, ports or {}, seed, loop_steps), seed=seed)
         outputs = {index: port_values(value) for index, value in (await work.result()).items()}
         pictures = [picture for values in outputs.values() for picture in pictures_of(values)] if preview else []
-        return io.NodeOutput(*values_in_order(outputs, MOST_PORTS), ui=preview_of(pictures, cls))
+        return io.NodeOutput(*values_in_order(outputs, MAX_PORTS), ui=preview_of(pictures, cls))

@@ -27,7 +27,7 @@ class _Load(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """The node's form."""
-        from yggdrasill.server_ext.comfy.levels.sources import PREFIX, template_settings
+        from yggdrasill.server_ext.comfy.levels.config_sources import PREFIX, template_settings
 
         file = io.String.Input(
             "name",
@@ -57,14 +57,14 @@ class _Load(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, source: Any = None) -> Any:
         """A file is read again when it changed."""
-        from yggdrasill.server_ext.comfy.levels.sources import fingerprint
+        from yggdrasill.server_ext.comfy.levels.config_sources import fingerprint
 
         return fingerprint(source)
 
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None) -> Any:
         """Give the config; raises as `from_template`, `from_file`, `from_text`."""
-        from yggdrasill.server_ext.comfy.levels.sources import load_source
+        from yggdrasill.server_ext.comfy.levels.config_sources import load_source
 
         return io.NodeOutput(load_source(cls.level, source, chosen(cls, "source")))
 

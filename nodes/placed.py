@@ -16,7 +16,7 @@ __all__ = ["PlacedPartNode"]
 class PlacedPartNode(io.ComfyNode):
     """Runs its plan at an endpoint. It is never seen in the editor: what happens in it is told under the ids of the nodes in the plan."""
 
-    #: See `yggdrasill.server_ext.comfy.blocking`.
+    #: See `yggdrasill.server_ext.comfy.execution_blockers`.
     takes_blocked = True
 
     @classmethod

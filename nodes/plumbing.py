@@ -31,7 +31,7 @@ class GraphValue(io.ComfyNode):
     def execute(cls, hash: str) -> Any:  # noqa: A002 - the socket's name
         """Give the values of the port."""
         from yggdrasill.remote.port_list import port_values
-        from yggdrasill.server_ext.comfy.blocking import as_blockers
+        from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
         from yggdrasill.server_ext.comfy.extension_context import extension_context
 
         return io.NodeOutput(as_blockers(port_values(extension_context().runner.job_inputs.take(hash))))
@@ -40,7 +40,7 @@ class GraphValue(io.ComfyNode):
 class GraphResult(io.ComfyNode):
     """Where a job's output arrives. It has no outputs, so that running it each time leaves nothing in ComfyUI's cache but its key."""
 
-    #: See `yggdrasill.server_ext.comfy.blocking`.
+    #: See `yggdrasill.server_ext.comfy.execution_blockers`.
     takes_blocked = True
 
     @classmethod
@@ -64,7 +64,7 @@ class GraphResult(io.ComfyNode):
             CannotTravel: a value that cannot leave this process, named by port and type.
         """
         from yggdrasill.server_ext.comfy.extension_context import extension_context
-        from yggdrasill.server_ext.comfy.types_ports import check_port
+        from yggdrasill.server_ext.comfy.port_checks import check_port
 
         waiting = extension_context().runner.run_of(run[0])
         if waiting is not None:

@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
 from yggdrasill.nodes.sockets import port_inputs, port_outputs, values_in_order
-from yggdrasill.server_ext.comfy.sockets import MOST_PORTS
+from yggdrasill.server_ext.comfy.port_checks import MAX_PORTS
 
 __all__ = ["REMOTE_NODE", "RemoteGraphNode"]
 
@@ -52,9 +52,9 @@ class RemoteGraphNode(io.ComfyNode):
                     tooltip="If no endpoint takes the call: fail, or run the same workflow here (local). auto: what the registry says.",
                     socketless=True,
                 ),
-                port_inputs(MOST_PORTS),
+                port_inputs(MAX_PORTS),
             ],
-            outputs=port_outputs(MOST_PORTS),
+            outputs=port_outputs(MAX_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -68,7 +68,7 @@ class RemoteGraphNode(io.ComfyNode):
     @classmethod
     async def fingerprint_inputs(cls, graph: list[str] | None = None, endpoint: list[str] | None = None, **others: Any) -> str | float:
         """What ComfyUI compares to know whether an earlier result still holds: the hash of what the endpoint serves now."""
-        from yggdrasill.server_ext.comfy.fingerprint import fingerprint
+        from yggdrasill.server_ext.comfy.contract_fingerprint import fingerprint
 
         # a graph or endpoint that comes over a link is not known before its node has run
         return await fingerprint(graph[0], endpoint[0]) if graph and endpoint else float("nan")
@@ -97,4 +97,4 @@ class RemoteGraphNode(io.ComfyNode):
         ).start()
         outputs = await call.result()
         shown = {"yggdrasill": [{"ran_here": call.ran_here}]} if call.ran_here else None
-        return io.NodeOutput(*values_in_order(outputs, MOST_PORTS), ui=shown)
+        return io.NodeOutput(*values_in_order(outputs, MAX_PORTS), ui=shown)

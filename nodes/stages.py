@@ -81,7 +81,7 @@ class StageNode(io.ComfyNode):
         names: str,
     ) -> Any:
         """Give the stage's config."""
-        from yggdrasill.server_ext.comfy.levels.stages import make_stage
+        from yggdrasill.server_ext.comfy.levels.world_composing import make_stage
 
         settings: dict[str, Any] = {"reads": reads, "writes": writes, "condition": condition, "conditions": conditions, "carry": carry}
         return io.NodeOutput(make_stage(stage_id, role, linked_parts(pipelines), names=names, lines=connections, **settings))
@@ -114,7 +114,7 @@ class RunStage(io.ComfyNode):
     @classmethod
     async def execute(cls, stage: dict[str, Any], action: str, seed: int, state: Any = None) -> Any:
         """Give the new state."""
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
         from yggdrasill.server_ext.comfy.levels.world_run import run_stage
 
         own = None if seed < 0 else seed
@@ -176,7 +176,7 @@ class WorldFromStages(io.ComfyNode):
         names: str,
     ) -> Any:
         """Give the world's config."""
-        from yggdrasill.server_ext.comfy.levels.stages import make_world
+        from yggdrasill.server_ext.comfy.levels.world_composing import make_world
 
         facts = {"description": description, "initial_world": initial_world, "fields": fields, "cycle": cycle, "names": names}
         return io.NodeOutput(make_world(world_id, linked_parts(stages), seed=world_seed, **facts))

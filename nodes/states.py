@@ -96,10 +96,10 @@ class ReadState(io.ComfyNode):
         """Give the blocks; an empty one, or none at all, blocks what depends on it."""
         from comfy_execution.graph_utils import ExecutionBlocker
 
-        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, opened, state_pictures, words_of
+        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, parse_state, state_pictures, state_text
         from yggdrasill.stage import State
 
-        found = opened(state) or State()
+        found = parse_state(state) or State()
         blocks = [ExecutionBlocker(None) if found[number] is None else found[number] for number in _BLOCKS]
         pictures = state_pictures(found) or [ExecutionBlocker(None)]
-        return io.NodeOutput(*blocks, pictures, words_of(found), chronicle_text(found.content), found.passes)
+        return io.NodeOutput(*blocks, pictures, state_text(found), chronicle_text(found.content), found.passes)

@@ -1,6 +1,6 @@
 """Which types of ComfyUI's links can travel, and how: the table that is asked before anything is sent.
 
-The classes behind the types are in `server_ext.comfy.types_classes`, the values on ports in `server_ext.comfy.types_ports`.
+The classes behind the types are in `server_ext.comfy.value_classes`, the values on ports in `server_ext.comfy.port_checks`.
 """
 
 from __future__ import annotations

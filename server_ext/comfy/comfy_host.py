@@ -10,15 +10,15 @@ from typing import Any
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.inventory import inventory, memory, node_hashes
 from yggdrasill.server_ext.comfy.model_files import fingerprints
-from yggdrasill.server_ext.comfy.node_forms import node_forms
-from yggdrasill.server_ext.comfy.runner import watched_by
+from yggdrasill.server_ext.comfy.object_info import read_object_info
+from yggdrasill.server_ext.comfy.runner import observe_prompts
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.tasks import Task
 
 __all__ = ["ComfyHost"]
 
-_MOST_PROMPTS = 64
+_MAX_PROMPTS = 64
 """Workflow jobs whose values are unpacked or packed at the same time. One whose prompt is in ComfyUI's queue lends its place, so any number are there."""
 
 
@@ -29,7 +29,7 @@ class ComfyHost:
 
     def __init__(self, slots: int = 1) -> None:
         self._blocks = HeadlessHost(slots)
-        self._prompts = HeadlessHost(_MOST_PROMPTS)
+        self._prompts = HeadlessHost(_MAX_PROMPTS)
         self._lock = threading.Lock()
         self._watched: dict[str, tuple[HeadlessHost, _WatchedTask]] = {}
 
@@ -73,8 +73,8 @@ class ComfyHost:
         return node_hashes()
 
     def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
-        """See `yggdrasill.server_ext.comfy.node_forms.node_forms`."""
-        found: dict[str, Any] = host_api.on_main_loop(node_forms(names))
+        """See `yggdrasill.server_ext.comfy.object_info.node_forms`."""
+        found: dict[str, Any] = host_api.on_main_loop(read_object_info(names))
         return found
 
     def _done(self, task: Task) -> None:
@@ -100,11 +100,11 @@ class _WatchedTask:
     def execute(self, release_slot: Callable[[], AbstractContextManager[None]] | None = None) -> None:
         task = self._task
         try:
-            with watched_by(self._tell, task.job.key):
+            with observe_prompts(self._on_message, task.job.key):
                 task.execute(release_slot)
         finally:
             self._done(task)
 
-    def _tell(self, kind: str, facts: dict[str, Any]) -> None:
+    def _on_message(self, kind: str, facts: dict[str, Any]) -> None:
         slot = f"preview/{facts['node']}" if kind == "preview" else None
         self._task.services.tell(self._task.job, "comfy", {"what": kind, **facts}, slot)

@@ -12,7 +12,7 @@ from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 
 if TYPE_CHECKING:
-    from yggdrasill.server_ext.comfy.placement.placing import Placing
+    from yggdrasill.server_ext.comfy.placement.service import PlacementService
 
 __all__ = ["ExtensionContext", "extension_context", "set_extension_context"]
 
@@ -28,16 +28,16 @@ class ExtensionContext:
     known: Callable[[], EndpointRegistry] = EndpointRegistry
     problem: str | None = None
     local_fallbacks: LocalFallbacks | None = None
-    _placing: Placing | None = field(default=None, repr=False)
+    _placement: PlacementService | None = field(default=None, repr=False)
 
     @property
-    def placing(self) -> Placing:
+    def placement(self) -> PlacementService:
         """Placement of parts of workflows: `states` of the endpoints, the `timeline` of the last calls."""
-        if self._placing is None:
-            from yggdrasill.server_ext.comfy.placement.placing import Placing
+        if self._placement is None:
+            from yggdrasill.server_ext.comfy.placement.service import PlacementService
 
-            self._placing = Placing(lambda: self.registry)
-        return self._placing
+            self._placement = PlacementService(lambda: self.registry)
+        return self._placement
 
     @property
     def registry(self) -> EndpointRegistry:

@@ -34,7 +34,7 @@ class LocalFallback:
     """A workflow that is served, or was kept, here; ``told`` says to a person why it runs here and which one it is."""
 
     deployment: Deployment
-    told: str
+    reason: str
 
     @property
     def contract(self) -> RemoteContract:
@@ -51,34 +51,34 @@ class LocalFallback:
 class LocalFallbacks:
     """``copies`` of what other endpoints serve, and the ``deployments`` of this one. Safe to use from several threads."""
 
-    def __init__(self, copies: WorkflowCache, deployments: Deployments) -> None:
-        self._copies = copies
+    def __init__(self, cache: WorkflowCache, deployments: Deployments) -> None:
+        self._cache = cache
         self._deployments = deployments
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, str], str] = {}
+        self._served_hashes: dict[tuple[str, str], str] = {}
         self._silent: set[str] = set()
 
     # -- while endpoints answer ---------------------------------------------------------------------------------
 
-    def saw(self, endpoint: str, graph_id: str, graph_hash: str) -> None:
+    def record_hash(self, endpoint: str, graph_id: str, graph_hash: str) -> None:
         """An endpoint said what it serves under a name; a copy of anything else is dropped."""
         with self._lock:
             self._silent.discard(endpoint)
-            if self._seen.get((endpoint, graph_id)) == graph_hash:
+            if self._served_hashes.get((endpoint, graph_id)) == graph_hash:
                 return
-            self._seen[endpoint, graph_id] = graph_hash
-            copy = self._copies.read(endpoint, graph_id)
+            self._served_hashes[endpoint, graph_id] = graph_hash
+            copy = self._cache.read(endpoint, graph_id)
             if copy is not None and copy.hash != graph_hash:
-                self._copies.drop(endpoint, graph_id)
+                self._cache.drop(endpoint, graph_id)
 
-    def keep(self, client: EndpointClient, contract: RemoteContract) -> None:
+    def cache_workflow(self, client: EndpointClient, contract: RemoteContract) -> None:
         """Keep the workflow that an endpoint serves, unless it is kept; what goes wrong is one line in the log."""
-        self.saw(client.name, contract.graph_id, contract.hash)
+        self.record_hash(client.name, contract.graph_id, contract.hash)
         if contract.kind != _KIND:
             return
         with host_api.shielded(f"graph {contract.graph_id!r} could not be kept for when endpoint {client.name!r} is away"):
             with self._lock:
-                kept = self._copies.read(client.name, contract.graph_id)
+                kept = self._cache.read(client.name, contract.graph_id)
             if kept is None:
                 self._fetch(client, contract)
 
@@ -88,11 +88,11 @@ class LocalFallbacks:
         copy = CachedWorkflow(client.name, contract.graph_id, contract.hash, config if isinstance(config, dict) else {}, torch)
         if copy.is_sound:  # else it was replaced just now, and the next call keeps what is there then
             with self._lock:
-                self._copies.write(copy)
+                self._cache.write(copy)
 
     # -- when none does -----------------------------------------------------------------------------------------
 
-    def silent(self, endpoints: Sequence[str]) -> bool:
+    def are_silent(self, endpoints: Sequence[str]) -> bool:
         """Whether a call waited for ``endpoints`` in vain, and none of them was heard of since."""
         with self._lock:
             return self._silent.issuperset(endpoints)
@@ -110,24 +110,24 @@ class LocalFallbacks:
         with self._lock:
             if isinstance(error, EndpointUnreachable):
                 self._silent.update(endpoints)
-            found = [copy for name in endpoints if (copy := self._copies.read(name, graph_id)) is not None]
-            seen = next((self._seen[name, graph_id] for name in endpoints if (name, graph_id) in self._seen), saved_hash)
+            found = [copy for name in endpoints if (copy := self._cache.read(name, graph_id)) is not None]
+            seen = next((self._served_hashes[name, graph_id] for name in endpoints if (name, graph_id) in self._served_hashes), saved_hash)
         if found:
-            return self._of_copy(max(found, key=lambda copy: copy.kept), why, error, strict_build)
+            return self._from_copy(max(found, key=lambda copy: copy.kept), why, error, strict_build)
         own = next((entry for entry in self._deployments.summaries() if entry["graph_id"] == graph_id), None)
         if own is not None and own["kind"] == _KIND and own["hash"] == seen:
             deployment = self._built(lambda: self._deployments.get(graph_id), error)
             return LocalFallback(deployment, f"{why}, so {_name(deployment)}, which this ComfyUI serves itself, ran here")
         raise _with(error, _nothing(graph_id, seen, own))
 
-    def _of_copy(self, copy: CachedWorkflow, why: str, error: _NotTaken, strict_build: bool) -> LocalFallback:
+    def _from_copy(self, copy: CachedWorkflow, why: str, error: _NotTaken, strict_build: bool) -> LocalFallback:
         other = other_build(copy.torch)
         if other and strict_build:
             raise BuildMismatch(f"{why}, and this is another torch build than {copy.endpoint!r} has: {other}", endpoint=copy.endpoint)
         deployment = self._built(lambda: self._deployments.passing(copy.graph_id, _KIND, copy.config), error)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(copy.kept))
-        told = f"{why}, so {_name(deployment)} ran here, from the copy that was kept on {when}"
-        return LocalFallback(deployment, f"{told}; the last bits may differ, for the torch build does: {other}" if other else told)
+        reason = f"{why}, so {_name(deployment)} ran here, from the copy that was kept on {when}"
+        return LocalFallback(deployment, f"{reason}; the last bits may differ, for the torch build does: {other}" if other else reason)
 
     @staticmethod
     def _built(build: Callable[[], Deployment], error: _NotTaken) -> Deployment:

@@ -15,9 +15,9 @@ __all__ = ["fingerprint", "fingerprints", "model_files"]
 
 _WINDOWS = 16
 _WINDOW = 64 << 10
-_MOST_KEPT = 10_000
+_MAX_CACHED = 10_000
 
-_kept: dict[tuple[str, int, int], str] = {}
+_fingerprints: dict[tuple[str, int, int], str] = {}
 _lock = threading.Lock()
 
 
@@ -58,7 +58,7 @@ def fingerprint(path: Path) -> str:
     facts = path.stat()
     key = (str(path), facts.st_size, facts.st_mtime_ns)
     with _lock:
-        known = _kept.get(key)
+        known = _fingerprints.get(key)
     if known is not None:
         return known
     digest = blake3(facts.st_size.to_bytes(8, "little"))
@@ -69,7 +69,7 @@ def fingerprint(path: Path) -> str:
             digest.update(file.read(_WINDOW))
     found = digest.hexdigest()
     with _lock:
-        while len(_kept) >= _MOST_KEPT:
-            del _kept[next(iter(_kept))]
-        _kept[key] = found
+        while len(_fingerprints) >= _MAX_CACHED:
+            del _fingerprints[next(iter(_fingerprints))]
+        _fingerprints[key] = found
     return found

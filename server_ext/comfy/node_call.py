@@ -23,7 +23,7 @@ from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.reentrant_slot import ReentrantSlot
-from yggdrasill.server_ext.comfy.runner import watched_by
+from yggdrasill.server_ext.comfy.runner import observe_prompts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -44,12 +44,12 @@ class NodeCall(ABC):
 
     def start(self) -> Self:
         """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
-        place = host_api.executing_place()
+        place = host_api.executing_node()
         self._preview_method = host_api.preview_method()
-        self._run_around = run = extension_context().runner.run_of(place.prompt_id) if place else None
+        self._outer_run = run = extension_context().runner.run_of(place.prompt_id) if place else None
         self._messages = self._make_messages(place.prompt_id if place else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
-        self._reentrant_slot = ReentrantSlot(extension_context().runner, run.part_of if run is not None else None)
+        self._reentrant_slot = ReentrantSlot(extension_context().runner, run.reentrant_root if run is not None else None)
         self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)
         self._future: Future[dict[int, list[Any]]] = Future()
         threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
@@ -69,8 +69,8 @@ class NodeCall(ABC):
                     self.token.cancel("interrupted")
                     await self._reentrant_slot.stop()
                     host_api.raise_interrupt()
-                if self._run_around is not None and self._run_around.context.token.cancelled:
-                    raise Cancelled(self._run_around.context.token.reason)
+                if self._outer_run is not None and self._outer_run.context.token.cancelled:
+                    raise Cancelled(self._outer_run.context.token.reason)
             await self._reentrant_slot.finish()
             return future.result()
         except BaseException:
@@ -96,7 +96,7 @@ class NodeCall(ABC):
         except BaseException as error:  # noqa: BLE001 - the node raises it
             self._future.set_exception(error)
 
-    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
+    def _on_event(self, kind: str, data: Mapping[str, Any]) -> None:
         """An event of the called job."""
         self._messages.watch(kind, data)
 
@@ -106,8 +106,8 @@ class NodeCall(ABC):
         Raises:
             As `ComfyGraph.run`.
         """
-        with watched_by(
-            lambda kind, facts: self._told("comfy", {"what": kind, **facts}),
+        with observe_prompts(
+            lambda kind, facts: self._on_event("comfy", {"what": kind, **facts}),
             "",
             begin=self._reentrant_slot.take,
             preview_method=self._preview_method,

@@ -37,15 +37,15 @@ class NodeMessages:
         """Show a preview that came as an event of the job."""
         if kind == "comfy" and data.get("what") == "preview":
             with host_api.shielded("a preview could not be shown"):
-                self.show(str(data.get("type")), base64.b64decode(str(data.get("image", ""))))
+                self.show_image(str(data.get("type")), base64.b64decode(str(data.get("image", ""))))
 
-    def show(self, image_type: str, image: bytes) -> None:
+    def show_image(self, image_type: str, image: bytes) -> None:
         """Show an encoded picture (``JPEG`` or ``PNG``) on the node."""
         if self._sid is not None:
             with host_api.shielded("a preview could not be shown"):
                 host_api.send_preview(self._metadata(image_type), image, self._sid)
 
-    def say(self, text: str) -> None:
+    def show_text(self, text: str) -> None:
         """Show a line of text on the node."""
         if self._sid is not None:
             with host_api.shielded("a text could not be shown"):

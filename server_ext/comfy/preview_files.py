@@ -12,22 +12,22 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MOST_BYTES", "keep_files", "read_files"]
+__all__ = ["MAX_BYTES", "keep_files", "read_files"]
 
-MOST_BYTES = 512 << 10
+MAX_BYTES = 512 << 10
 """Bytes of files that go along with one message."""
-_MOST_FILES = 64
+_MAX_FILES = 64
 _KEYS = frozenset({"filename", "subfolder", "type"})
 
 
 def read_files(output: Any) -> list[dict[str, str]]:
     """The files that ``output`` names, as ``{"filename", "subfolder", "type", "data": base64}``, as long as they are small."""
     found: list[dict[str, str]] = []
-    left = MOST_BYTES
+    left = MAX_BYTES
     for item in _named(output):
         path = _path(item)
-        size = path.stat().st_size if path is not None and path.is_file() else MOST_BYTES + 1
-        if path is not None and size <= left and len(found) < _MOST_FILES:
+        size = path.stat().st_size if path is not None and path.is_file() else MAX_BYTES + 1
+        if path is not None and size <= left and len(found) < _MAX_FILES:
             left -= size
             found.append({**{key: str(item[key]) for key in _KEYS}, "data": base64.b64encode(path.read_bytes()).decode("ascii")})
     return found

@@ -21,7 +21,7 @@ _FINAL = frozenset({"success", "ended", "lost", "refused"})
 
 
 class PromptRun:
-    """Messages come in from ComfyUI's threads by `tell` and `deliver`; one thread waits with `next_message` and `settle`."""
+    """Messages come in from ComfyUI's threads by `post` and `deliver`; one thread waits with `next_message` and `result`."""
 
     def __init__(
         self,
@@ -30,42 +30,42 @@ class PromptRun:
         context: RunContext,
         watch: Watch | None = None,
         key: str | None = None,
-        learn: Learn | None = None,
+        report_waits: Learn | None = None,
     ) -> None:
         self.prompt_id = prompt_id
         #: The key of the call that this run is (part of); what others report to be blocked by.
         self.key = key
         self.watch = watch
         #: Told the calls that ComfyUI's only executor waits for; whoever waits for this run waits for them too.
-        self.learn = learn
+        self.report_waits = report_waits
         self.prompt: dict[str, Any] = {}
         self.sinks: list[str] = []
         #: What ComfyUI is told about the prompt beside it.
         self.extra_data: dict[str, Any] = {"client_id": prompt_id}
         #: Of a run that is lent another prompt's place: how to stop it, when it must be over, its progress registry.
-        self.stop_inner: Callable[[], None] | None = None
-        self.lent_until: float | None = None
+        self.cancel_nested: Callable[[], None] | None = None
+        self.deadline: float | None = None
         self.registry: Any = None
         #: The lent run that this one is part of: itself, or the one whose node runs this one for itself; None for all others.
-        self.part_of: PromptRun | None = None
+        self.reentrant_root: PromptRun | None = None
         self.stuck_since: float | None = None
         self.graph = graph
         self.context = context
         #: ``new``, then what ComfyUI's queue says, or ``lent`` for a prompt that runs inside another one.
         self.state = "new"
         self.outputs: dict[str, Any] = {}
-        self._box: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._problem: Exception | None = None
-        self._over = False
+        self._finished = False
 
     @property
-    def place(self) -> str:
+    def node_path(self) -> str:
         """Where the run stands in its caller's project."""
         return self.context.place or self.graph.graph_id
 
-    def tell(self, kind: str, facts: dict[str, Any]) -> None:
+    def post(self, kind: str, facts: dict[str, Any]) -> None:
         """Something happened; see `VirtualSocket`."""
-        self._box.put((kind, facts))
+        self._messages.put((kind, facts))
 
     def deliver(self, port: str, values: list[Any]) -> None:
         """A sink got the values of its port; one that is blocked is left out, and whoever watches is told what it says."""
@@ -74,40 +74,44 @@ class PromptRun:
             self.context.emit_output(port, self.outputs[port])
         elif self.watch is not None:
             self.watch("port_blocked", {"port": port, "message": values[0].message})
-        self.tell("output", {"port": port})
+        self.post("output", {"port": port})
 
     def refuse(self, error: Exception) -> None:
         """It could not be started."""
         self._problem = error
-        self.tell("refused", {})
+        self.post("refused", {})
 
     def next_message(self, seconds: float) -> Message | None:
-        """The next message, or None if none comes in time; after the last one `settle` may be called."""
+        """The next message, or None if none comes in time; after the last one `result` may be called."""
         try:
-            message = self._box.get(timeout=seconds)
+            message = self._messages.get(timeout=seconds)
         except queue.Empty:
             return None
         self._read(*message)
         return message
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the last message was read."""
-        return self._over
+        return self._finished
 
     def _read(self, kind: str, facts: dict[str, Any]) -> None:
-        self._over = self._over or kind in _FINAL
+        self._finished = self._finished or kind in _FINAL
         if self._problem is not None:
             return
         if kind == "error" and facts["exception_type"] != "ExecutionBlocked":
             self._problem = self._failed(facts)
         elif kind == "interrupted":
-            self._problem = Cancelled(f"{self.place}: interrupted by the owner of this ComfyUI", node=self.place, node_id=facts["node"])
+            self._problem = Cancelled(
+                f"{self.node_path}: interrupted by the owner of this ComfyUI", node=self.node_path, node_id=facts["node"]
+            )
         elif kind == "lost":
-            self._problem = RunError(f"{self.place}: the prompt is no longer in ComfyUI's queue; its owner cleared the queue. Call again")
+            self._problem = RunError(
+                f"{self.node_path}: the prompt is no longer in ComfyUI's queue; its owner cleared the queue. Call again"
+            )
 
     def _failed(self, facts: Mapping[str, Any]) -> BlockFailed:
-        node = f"{self.place}/{facts['node']}"
+        node = f"{self.node_path}/{facts['node']}"
         return BlockFailed(
             f"node {node!r} ({facts['node_type']}) failed: {facts['exception_type'].rpartition('.')[2]}: {facts['message']}",
             node=node,
@@ -118,14 +122,14 @@ class PromptRun:
             traceback=facts["traceback"][-20:],
         )
 
-    def settle(self) -> dict[str, Any]:
+    def result(self) -> dict[str, Any]:
         """The outputs, or what went wrong.
 
         Raises:
             BlockFailed, Cancelled, RunError, InvalidStructure
         """
         if self.context.token.cancelled:
-            raise Cancelled(f"{self.place}: {self.context.token.reason}", node=self.place)
+            raise Cancelled(f"{self.node_path}: {self.context.token.reason}", node=self.node_path)
         if self._problem is not None:
             raise self._problem
         return dict(self.outputs)
@@ -143,7 +147,7 @@ class PromptRun:
         if not errors and validation.error is not None:
             errors = [f"{validation.error.get('message')}: {validation.error.get('details')}"]
         raise InvalidStructure(
-            f"{self.place}: ComfyUI refuses the workflow: {'; '.join(errors[:5]) or 'it does not say why'}",
+            f"{self.node_path}: ComfyUI refuses the workflow: {'; '.join(errors[:5]) or 'it does not say why'}",
             errors=errors,
             node_errors=validation.node_errors,
             error=validation.error,

@@ -15,7 +15,7 @@ from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
 __all__ = ["ReentrantScheduler", "Wait"]
 
-PATIENCE = 3.0
+STUCK_AFTER = 3.0
 """Seconds that a run must seem stuck; another place may yet be lent to what it waits for."""
 
 
@@ -63,7 +63,7 @@ class ReentrantScheduler:
                 run.stuck_since = None
             elif run.stuck_since is None:
                 run.stuck_since = now
-            elif now - run.stuck_since > PATIENCE:
+            elif now - run.stuck_since > STUCK_AFTER:
                 self._refuse(run)
 
     # -- waits --------------------------------------------------------------------------------------------------
@@ -99,16 +99,16 @@ class ReentrantScheduler:
     def _report(self) -> None:
         """Whoever waits for a run waits for what this ComfyUI's only executor waits for, or for what a lent run itself waits for."""
         for run in self._runs.values():
-            if run.learn is not None:
-                waits = [wait for wait in self._waits if run.state != "lent" or wait.nested is run]
-                run.learn(frozenset[str]().union(*(wait.keys for wait in waits)))
+            if run.report_waits is not None:
+                waits = [wait for wait in self._waits if run.state != "nested" or wait.nested is run]
+                run.report_waits(frozenset[str]().union(*(wait.keys for wait in waits)))
 
     def _look(self) -> None:
         """Lend to whom a waited-for job is blocked by, one at a time, and never out of what is lent itself."""
         for wait in self._waits:
             for run in [run for run in self._runs.values() if run.state == "queued" and run.key in wait.keys]:
-                if wait.nested is None and not any(other.running for other in self._waits) and self._take(run, "lent"):
-                    wait.running = run.part_of = run
+                if wait.nested is None and not any(other.running for other in self._waits) and self._take(run, "nested"):
+                    wait.running = run.reentrant_root = run
                     self._report()
                     wait.offer(run)
 
@@ -124,7 +124,7 @@ class ReentrantScheduler:
         if self._take(run, "refused"):
             run.refuse(
                 RunError(
-                    f"{run.place}: these servers call each other in a ring that goes around more than once, so none could ever go on; "
+                    f"{run.node_path}: these servers call each other in a ring that goes around more than once, so none could ever go on; "
                     "let one of the graphs call less"
                 )
             )

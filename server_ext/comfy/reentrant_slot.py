@@ -12,7 +12,7 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled, RunError
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.nested import NestedRun
+from yggdrasill.server_ext.comfy.nested_run import NestedRun
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.reentrancy import Wait
 from yggdrasill.server_ext.comfy.runner import QueueRunner
@@ -61,8 +61,8 @@ class ReentrantSlot:
         """
         with self._lock:
             if self._over:
-                raise Cancelled(f"{run.place}: the node that called was stopped", node=run.place)
-            run.state, run.part_of = "lent", self._nested
+                raise Cancelled(f"{run.node_path}: the node that called was stopped", node=run.node_path)
+            run.state, run.reentrant_root = "nested", self._nested
             self._own.add(run)
             self._offer(run)
 
@@ -112,17 +112,17 @@ class ReentrantSlot:
 
     async def _run(self, run: PromptRun) -> None:
         inner, own = NestedRun(run), run in self._own
-        run.stop_inner = inner.cancel
-        run.lent_until = None if own else time.monotonic() + LONGEST_NESTED_RUN
+        run.cancel_nested = inner.cancel
+        run.deadline = None if own else time.monotonic() + LONGEST_NESTED_RUN
         try:
             await inner.go()
         except asyncio.CancelledError:
             self._give_up(run)
             raise
         except Exception as error:  # noqa: BLE001 - the run ends with it
-            run.refuse(RunError(f"{run.place}: it could not run inside a waiting prompt: {type(error).__name__}: {error}"))
+            run.refuse(RunError(f"{run.node_path}: it could not run inside a waiting prompt: {type(error).__name__}: {error}"))
         finally:
-            run.stop_inner = run.lent_until = None
+            run.cancel_nested = run.deadline = None
             self._own.discard(run)
             if self._wait is not None and not own:
                 self._runner.reentrancy.gave_back(self._wait)
@@ -139,11 +139,11 @@ class ReentrantSlot:
     def _give_up(self, run: PromptRun) -> None:
         """The prompt around it ended first: what was lent the place gets its own in the queue after all; what is the node's own ends too."""
         if run in self._own:
-            run.refuse(Cancelled(f"{run.place}: the prompt around it has ended", node=run.place))
-        elif run.state == "lent":
+            run.refuse(Cancelled(f"{run.node_path}: the prompt around it has ended", node=run.node_path))
+        elif run.state == "nested":
             asyncio.run_coroutine_threadsafe(self._requeue(run), host_api.prompt_server().loop)
 
     async def _requeue(self, run: PromptRun) -> None:
-        run.part_of = None
+        run.reentrant_root = None
         with host_api.shielded("a job could not be put back into the queue"):
             self._runner.queue(run)

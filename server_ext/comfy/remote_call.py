@@ -14,13 +14,12 @@ from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.port_list import Blocked, port_value, port_values
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
-from yggdrasill.server_ext.comfy.blocking import as_blockers
+from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.node_call import NodeCall
-from yggdrasill.server_ext.comfy.sockets import check_ports
+from yggdrasill.server_ext.comfy.port_checks import check_port, check_port_count
 from yggdrasill.server_ext.comfy.stored_contract import StoredContract
-from yggdrasill.server_ext.comfy.types_ports import check_port
 
 __all__ = ["AUTO", "RemoteCall", "check_settings", "placement_of"]
 
@@ -65,7 +64,7 @@ class RemoteCall(NodeCall):
         local = (placement.fallback if self.fallback == AUTO else self.fallback) == LOCAL
         local_fallbacks = extension_context().local_fallbacks if local else None
         try:
-            contract, outputs = self._run_there(registry, placement, local_fallbacks)
+            contract, outputs = self._run_remote(registry, placement, local_fallbacks)
         except (EndpointUnreachable, QueueFull) as error:
             if local_fallbacks is None or "job" in error.details:
                 raise
@@ -73,36 +72,36 @@ class RemoteCall(NodeCall):
                 raise type(error)(
                     f"{error.message}; it had been given the call, so the graph is not run a second time here", **error.details
                 ) from error
-            contract, outputs = self._run_here(local_fallbacks, registry, placement, error)
+            contract, outputs = self._run_local(local_fallbacks, registry, placement, error)
         names = [entry["name"] for entry in contract.outputs]
         return {index: as_blockers(port_values(outputs.get(name, Blocked(self._blocked.get(name))))) for index, name in enumerate(names)}
 
-    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
+    def _on_event(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "comfy" and data.get("what") == "port_blocked":
             self._blocked[str(data.get("port"))] = data.get("message")
-        super()._told(kind, data)
+        super()._on_event(kind, data)
 
-    def _run_there(
+    def _run_remote(
         self, registry: EndpointRegistry, placement: Placement, local_fallbacks: LocalFallbacks | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
         route = Route.placed(registry, placement, self.graph)
-        if local_fallbacks is not None and local_fallbacks.silent(placement.endpoints):
+        if local_fallbacks is not None and local_fallbacks.are_silent(placement.endpoints):
             route.retry_policy = replace(route.retry_policy, first=0.0)
         served = RemoteGraph(route=route)
         contract = served.contract
         self._check(contract, f"endpoint {route.names[0]!r}")
         inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
-        outputs = served.call(inputs, self._context, options, watch=self._told, began=self._began)
+        outputs = served.call(inputs, self._context, options, watch=self._on_event, began=self._on_sent)
         if local_fallbacks is not None:
             for client, known in route.contracts.items():
-                local_fallbacks.keep(client, known)
+                local_fallbacks.cache_workflow(client, known)
         return contract, outputs
 
-    def _began(self, key: str) -> None:
+    def _on_sent(self, key: str) -> None:
         self._sent = True
 
-    def _run_here(
+    def _run_local(
         self, local_fallbacks: LocalFallbacks, registry: EndpointRegistry, placement: Placement, error: EndpointUnreachable | QueueFull
     ) -> tuple[RemoteContract, dict[str, Any]]:
         stored = StoredContract.read(self.contract)
@@ -110,12 +109,12 @@ class RemoteCall(NodeCall):
         local_fallback = local_fallbacks.find(placement.endpoints, self.graph, known, error, strict_build=registry.strict_build)
         self._check(local_fallback.contract, "this ComfyUI")
         inputs = self._inputs(local_fallback.contract)
-        self.ran_here = local_fallback.told
-        _LOG.warning("Yggdrasill: node %s: %s", self.node_id, local_fallback.told)
+        self.ran_here = local_fallback.reason
+        _LOG.warning("Yggdrasill: node %s: %s", self.node_id, local_fallback.reason)
         return local_fallback.contract, self.run_nested(local_fallback.graph, inputs)
 
     def _check(self, contract: RemoteContract, where: str) -> None:
-        check_ports(self.graph, len(contract.inputs), len(contract.outputs), "Remote Graph")
+        check_port_count(self.graph, len(contract.inputs), len(contract.outputs), "Remote Graph")
         stored = StoredContract.read(self.contract)
         if stored is not None:
             stored.check(contract, where)

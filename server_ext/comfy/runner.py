@@ -21,17 +21,17 @@ from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
 from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
 from yggdrasill.server_ext.comfy.job_inputs import JobInputs
-from yggdrasill.server_ext.comfy.node_forms import asks_again
+from yggdrasill.server_ext.comfy.object_info import may_rerun
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 from yggdrasill.server_ext.comfy.reentrancy import ReentrantScheduler
 from yggdrasill.server_ext.comfy.virtual_socket import VirtualSocket
 
-__all__ = ["POLICIES", "QueueRunner", "watched_by"]
+__all__ = ["POLICIES", "QueueRunner", "observe_prompts"]
 
 POLICIES = ("fifo", "front")
 _POLL = 0.1
 _FAR_AHEAD = -(1 << 40)
-_MOST_AHEAD = 8
+_MAX_AHEAD = 8
 """Jobs that go ahead of a prompt that the owner has waiting; the next one waits behind it."""
 _STEP = 1e-6
 
@@ -48,7 +48,7 @@ _caller: ContextVar[_Caller] = ContextVar("yggdrasill_comfy_caller", default=_Ca
 
 
 @contextlib.contextmanager
-def watched_by(
+def observe_prompts(
     watch: Watch, key: str, *, begin: Callable[[PromptRun], None] | None = None, preview_method: str | None = None
 ) -> Iterator[None]:
     """Tell ``watch(kind, facts)`` what happens in the prompts that this thread and its branches run for the call ``key``, in JSON values.
@@ -88,7 +88,7 @@ class QueueRunner:
     def changing(self, node_types: Sequence[str]) -> list[str]:
         """See `PromptRunner.changing`."""
         classes = host_api.node_classes()
-        return [name for name in node_types if name not in classes or asks_again(classes[name])]
+        return [name for name in node_types if name not in classes or may_rerun(classes[name])]
 
     # -- one run ------------------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class QueueRunner:
         context: RunContext,
         preview_method: str | None = None,
     ) -> dict[str, Any]:
-        """See `PromptRunner.run_prompt`; `watched_by` says how the prompt begins."""
+        """See `PromptRunner.run_prompt`; `observe_prompts` says how the prompt begins."""
         caller = _caller.get()
         with waiting() as learn:
             run = PromptRun(str(uuid.uuid4()), graph, context, caller.watch, caller.key, learn)
@@ -119,7 +119,7 @@ class QueueRunner:
             normalize_model_paths(prompt)
             asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), host_api.prompt_server().loop)
             self._follow(run)
-            return run.settle()
+            return run.result()
         finally:
             self.reentrancy.remove_run(run)
             with self._lock:
@@ -135,7 +135,7 @@ class QueueRunner:
                 run.refuse(InvalidArgument("cancelled before it was queued"))
                 return
             host_api.open_socket(
-                run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._heard(run, kind, facts), self._state)
+                run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._on_message(run, kind, facts), self._state)
             )
             run.prompt, run.sinks = prompt, validation.outputs
             begin(run)
@@ -155,8 +155,8 @@ class QueueRunner:
             return run.state
         return host_api.prompt_state(prompt_id)
 
-    def _heard(self, run: PromptRun, kind: str, facts: dict[str, Any]) -> None:
-        run.tell(kind, facts)
+    def _on_message(self, run: PromptRun, kind: str, facts: dict[str, Any]) -> None:
+        run.post(kind, facts)
         if kind in ("ended", "lost"):
             host_api.close_socket(run.prompt_id)
             host_api.forget(run.prompt_id)
@@ -171,7 +171,7 @@ class QueueRunner:
     def _front_number(self, waiting: list[tuple[float, str]], count: float) -> float:
         """Before the owner's prompts, but behind jobs that came earlier and prompts that enough jobs went ahead of already."""
         owners = {prompt_id: number for number, prompt_id in waiting if self.run_of(prompt_id) is None}
-        behind = [number for number, prompt_id in waiting if prompt_id not in owners or self._passed.get(prompt_id, 0) >= _MOST_AHEAD]
+        behind = [number for number, prompt_id in waiting if prompt_id not in owners or self._passed.get(prompt_id, 0) >= _MAX_AHEAD]
         place = max([_FAR_AHEAD + count, *(number + _STEP for number in behind)])
         self._passed = {prompt_id: self._passed.get(prompt_id, 0) + (place < number) for prompt_id, number in owners.items()}
         return place
@@ -180,26 +180,26 @@ class QueueRunner:
 
     def _follow(self, run: PromptRun) -> None:
         """Pass on what is heard until the prompt is over; a cancelled token takes the prompt out, and no other."""
-        told = EventThrottle(run)
-        while not run.is_over:
-            message = run.next_message(told.patience(_POLL))
+        throttle = EventThrottle(run)
+        while not run.is_finished:
+            message = run.next_message(throttle.timeout(_POLL))
             if message is not None:
-                told.tell(*message)
-            told.show_due()
+                throttle.handle(*message)
+            throttle.flush_due()
             self.reentrancy.look_after(run, time.monotonic())
-            if run.lent_until is not None and time.monotonic() > run.lent_until:
+            if run.deadline is not None and time.monotonic() > run.deadline:
                 run.context.token.cancel("it ran inside a waiting prompt for longer than that could be kept waiting")
             if run.context.token.cancelled:
                 self._cancel(run)
 
     def _cancel(self, run: PromptRun) -> None:
         """Take the prompt out of the queue, or stop it where it runs: this one, whatever else runs."""
-        stop_inner = run.stop_inner
-        if stop_inner is not None:
-            stop_inner()
+        cancel_nested = run.cancel_nested
+        if cancel_nested is not None:
+            cancel_nested()
         elif run.state == "queued" and host_api.delete_queued(run.prompt_id):
             asyncio.run_coroutine_threadsafe(self._close(run), host_api.prompt_server().loop)
-            run.tell("lost", {})
+            run.post("lost", {})
         elif run.state == "queued":
             host_api.interrupt_running(run.prompt_id)
 

@@ -7,7 +7,7 @@ import re
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.prefix import is_below
 
-__all__ = ["redact_urls", "said_of", "without_urls"]
+__all__ = ["public_message", "redact_urls", "strip_urls"]
 
 _ADDRESS = re.compile(r"'?(https?://[^\s')]*[^\s'):;,.])'?")
 _DETAIL = re.compile(r" \(\w*(Error|Exception)\b.*?\)(?=[;,.]|$)", re.DOTALL)
@@ -16,16 +16,16 @@ _DETAIL = re.compile(r" \(\w*(Error|Exception)\b.*?\)(?=[;,.]|$)", re.DOTALL)
 def redact_urls(error: YggdrasillError, url: str) -> YggdrasillError:
     """The same error without what lies at or below ``url``, the endpoint's; other addresses stay, such as a model file's source."""
     details = {name: value for name, value in error.details.items() if not (isinstance(value, str) and is_below(value, url))}
-    return type(error)(without_urls(error.message, url), **details)
+    return type(error)(strip_urls(error.message, url), **details)
 
 
-def said_of(error: YggdrasillError) -> str:
+def public_message(error: YggdrasillError) -> str:
     """A message that names the endpoint but not its address."""
-    said, endpoint = without_urls(error.message), error.details.get("endpoint")
+    said, endpoint = strip_urls(error.message), error.details.get("endpoint")
     return said if endpoint is None or repr(endpoint) in said else f"endpoint {endpoint!r}: {said}"
 
 
-def without_urls(text: str, below: str | None = None) -> str:
+def strip_urls(text: str, below: str | None = None) -> str:
     """A message without the addresses in it, or without those at or below one: it may come to stand where others see it."""
 
     def told(found: re.Match[str]) -> str:

@@ -13,9 +13,9 @@ from yggdrasill.server_ext.identity import deployment_hash
 from yggdrasill.values.files import write_file
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["MOST_KEPT", "CachedWorkflow", "WorkflowCache"]
+__all__ = ["MAX_WORKFLOWS", "CachedWorkflow", "WorkflowCache"]
 
-MOST_KEPT = 200
+MAX_WORKFLOWS = 200
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class WorkflowCache:
         record = {**asdict(copy), "kept": copy.kept or time.time()}
         write_file(self._file(copy.endpoint, copy.graph_id), json.dumps(record).encode("utf-8"), durable=True)
         with contextlib.suppress(OSError):
-            for file in sorted(self._folder.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-MOST_KEPT]:
+            for file in sorted(self._folder.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-MAX_WORKFLOWS]:
                 file.unlink()
 
     def drop(self, endpoint: str, graph_id: str) -> None:

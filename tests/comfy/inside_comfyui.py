@@ -27,9 +27,9 @@ from samples.comfy_compare import difference  # noqa: E402
 from samples.comfy_values import BUILT, LIVE, Kitchen  # noqa: E402
 from yggdrasill.errors import CannotTravel, YggdrasillError  # noqa: E402
 from yggdrasill.remote.comfy_types import can_travel  # noqa: E402
-from yggdrasill.server_ext.comfy import types_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types_classes import register_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types_ports import check_port  # noqa: E402
+from yggdrasill.server_ext.comfy import value_classes  # noqa: E402
+from yggdrasill.server_ext.comfy.port_checks import check_port  # noqa: E402
+from yggdrasill.server_ext.comfy.value_classes import register_classes  # noqa: E402
 from yggdrasill.values import MemoryStore, Opaque, dumps, iter_envelope, loads, pack, unpack  # noqa: E402
 
 
@@ -118,7 +118,7 @@ def _refused(port: str, type_name: str, value: Any) -> str:
 def missing_class(kitchen: Kitchen) -> dict[str, Any]:
     """A ComfyUI that lacks a class, such as an older one, hands its values on."""
     data = dumps([kitchen.mesh()])
-    kind = types_classes._KINDS["mesh"]
+    kind = value_classes._KINDS["mesh"]
     object.__setattr__(kind, "home", "comfy_api.latest:Types.NO_SUCH_CLASS")
     try:
         back = loads(data)

@@ -8,10 +8,10 @@ import pytest
 
 from yggdrasill.errors import EndpointUnreachable
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_at
-from yggdrasill.server_ext.comfy.editor.endpoint_summary import host_of, models_of, shown
-from yggdrasill.server_ext.comfy.editor.jobs import brief
-from yggdrasill.server_ext.comfy.editor.runs import figures
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_graphs
+from yggdrasill.server_ext.comfy.editor.endpoint_summary import endpoint_summary, host_of, models_of
+from yggdrasill.server_ext.comfy.editor.jobs import job_summary
+from yggdrasill.server_ext.comfy.editor.last_run import figures
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
 
 FACTS: dict[str, Any] = {
@@ -34,7 +34,7 @@ def call(endpoint: str, start: float, **spans: float) -> dict[str, Any]:
 def test_an_endpoint_that_is_up_is_told_with_what_it_has() -> None:
     queue = {"queued": 1, "running": 2, "slots": 1}
     state = EndpointState("forge", True, health={"version": "0.1", "queue": queue, "memory": []}, facts=FACTS)
-    found = shown(state, "https://forge.example:8443/secret-path")
+    found = endpoint_summary(state, "https://forge.example:8443/secret-path")
     assert (found["state"], found["problem"], found["host"]) == ("up", None, "forge.example:8443")
     assert (found["queue"], found["comfy"], found["models"], found["graphs"]) == (queue, "0.33.0", {"loras": 2}, 2)
     assert "secret-path" not in str(found)
@@ -51,21 +51,21 @@ def test_an_endpoint_that_is_up_is_told_with_what_it_has() -> None:
     ],
 )
 def test_one_that_is_not_up_is_told_with_the_reason(kind: str | None, state: str) -> None:
-    found = shown(EndpointState("forge", False, "it said no", kind=kind), "http://forge")
+    found = endpoint_summary(EndpointState("forge", False, "it said no", kind=kind), "http://forge")
     assert found == {"name": "forge", "host": "forge", "state": state, "problem": "it said no"}
 
 
 async def test_one_that_cannot_be_asked_is_named_without_its_address() -> None:
     with pytest.raises(EndpointUnreachable) as caught:
-        await served_at(EndpointClient("http://127.0.0.1:9/secret-path", name="closed"))
+        await served_graphs(EndpointClient("http://127.0.0.1:9/secret-path", name="closed"))
     assert caught.value.message == "endpoint 'closed': nothing answers at its url; start the endpoint or correct its url"
     assert "127.0.0.1" not in str(caught.value.to_dict())
 
 
 def test_a_job_that_failed_over_a_lost_endpoint_names_that_without_its_address() -> None:
     lost = EndpointUnreachable("endpoint 'forge' at http://forge:8400/secret-path is not up (HTTP 503)", endpoint="forge")
-    assert brief({"job_id": "a", "error": lost.to_dict()})["error"] == "endpoint 'forge' is not up (HTTP 503)"
-    assert brief({"job_id": "a", "error": {"message": "there is no https://models.example/a", "details": {}}})["error"] == (
+    assert job_summary({"job_id": "a", "error": lost.to_dict()})["error"] == "endpoint 'forge' is not up (HTTP 503)"
+    assert job_summary({"job_id": "a", "error": {"message": "there is no https://models.example/a", "details": {}}})["error"] == (
         "there is no https://models.example/a"
     )
 

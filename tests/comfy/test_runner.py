@@ -11,7 +11,7 @@ from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownArtifact
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy.binding import bind_prompt
-from yggdrasill.server_ext.comfy.event_throttle import PREVIEW_PAUSE, EventThrottle
+from yggdrasill.server_ext.comfy.event_throttle import PREVIEW_INTERVAL, EventThrottle
 from yggdrasill.server_ext.comfy.job_inputs import JobInputs, content_hash
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.runner import QueueRunner
@@ -118,17 +118,17 @@ def test_of_many_previews_the_newest_is_shown_and_the_last_one_before_the_node_i
     throttle = EventThrottle(run)
 
     def show(picture: bytes) -> None:
-        throttle.tell("preview", {"node": "5", "type": "image/jpeg", "image": picture})
+        throttle.handle("preview", {"node": "5", "type": "image/jpeg", "image": picture})
 
     for picture in (b"1", b"2", b"3"):
         show(picture)
     assert told == [("preview", "MQ==")]
-    assert 0 < throttle.patience(9.0) <= PREVIEW_PAUSE
-    time.sleep(PREVIEW_PAUSE)
-    throttle.show_due()
+    assert 0 < throttle.timeout(9.0) <= PREVIEW_INTERVAL
+    time.sleep(PREVIEW_INTERVAL)
+    throttle.flush_due()
     assert told[1:] == [("preview", "Mw==")]
     show(b"4")
     show(b"x" * (1 << 20))
-    throttle.tell("executing", {"node": "9"})
+    throttle.handle("executing", {"node": "9"})
     assert told[2:] == [("preview", "NA=="), ("executing", "9")]
-    assert throttle.patience(9.0) == 9.0
+    assert throttle.timeout(9.0) == 9.0

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
 
-__all__ = ["host_of", "models_of", "shown"]
+__all__ = ["endpoint_summary", "host_of", "models_of"]
 
 _STATES = {"EndpointUnreachable": "down", "AccessDenied": "refused", "ProtocolMismatch": "other version", None: "down"}
 
 
-def shown(state: EndpointState, url: str) -> dict[str, Any]:
+def endpoint_summary(state: EndpointState, url: str) -> dict[str, Any]:
     """``{name, host, state, problem, version, comfy, torch, queue, memory, devices, models, graphs}``; the last eight of one that is up.
 
     ``state`` is ``up``, ``down``, ``refused`` (the token), ``other version`` or ``failing``; ``problem`` says it in words. ``models``

@@ -12,8 +12,8 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.pairing import pairing_line, read_pairing
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_at
-from yggdrasill.server_ext.comfy.editor.endpoint_summary import host_of, models_of, shown
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_graphs
+from yggdrasill.server_ext.comfy.editor.endpoint_summary import endpoint_summary, host_of, models_of
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
@@ -22,7 +22,7 @@ from yggdrasill.server_ext.comfy.inventory import memory
 __all__ = ["EndpointModel", "Endpoints", "NameModel", "PairModel"]
 
 _FRESH = 3.0
-_PATIENCE = 1.5
+_TIMEOUT = 1.5
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
 
@@ -71,10 +71,10 @@ class Endpoints:
         """GET /status: this server and every endpoint, as `shown` tells it."""
         registry = extension_context().registry
         names = sorted(registry.endpoints)
-        states = await extension_context().placing.states.know(
-            names, younger=0.0 if "fresh" in request.query else _FRESH, seconds=_PATIENCE
+        states = await extension_context().placement.monitor.refresh(
+            names, max_age=0.0 if "fresh" in request.query else _FRESH, timeout=_TIMEOUT
         )
-        found = [shown(states[name], registry.endpoints[name].url) for name in names]
+        found = [endpoint_summary(states[name], registry.endpoints[name].url) for name in names]
         waiting, running = host_api.queue_depth()
         here = {
             "version": yggdrasill.__version__,
@@ -89,9 +89,9 @@ class Endpoints:
         """GET /endpoint?name=NAME: one endpoint asked anew, and the names of its model files."""
         endpoint = extension_context().registry.endpoint(request.query.get("name", ""))
         started = time.perf_counter()
-        state = await extension_context().placing.states.ask_again(endpoint.name)
+        state = await extension_context().placement.monitor.requery(endpoint.name)
         ms = round(1000 * (time.perf_counter() - started), 1)
-        return json_answer({**shown(state, endpoint.url), "ms": ms, "files": models_of(state.facts) if state.up else {}})
+        return json_answer({**endpoint_summary(state, endpoint.url), "ms": ms, "files": models_of(state.facts) if state.up else {}})
 
     async def add(self, request: web.Request) -> web.Response:
         """POST /endpoints: write one into endpoints.yaml, once it has answered."""
@@ -109,7 +109,7 @@ class Endpoints:
         served = []
 
         async def answers(registry: EndpointRegistry) -> None:
-            served.extend(await served_at(registry.client(name)))
+            served.extend(await served_graphs(registry.client(name)))
 
         registry = await self._edit.apply(lambda registry: registry.add(name, url, token=token or None), answers)
         return json_answer({"name": name, "endpoints": sorted(registry.endpoints), "graphs": served}, 201)

@@ -7,8 +7,8 @@ import uuid
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from yggdrasill.server_ext.comfy.editor.endpoint_queries import ask
-from yggdrasill.server_ext.comfy.editor.jobs import brief
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import query_endpoint
+from yggdrasill.server_ext.comfy.editor.jobs import job_summary
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 
@@ -38,4 +38,4 @@ class Fetching:
         body = await self._guard.body(request, FetchModel)
         client = extension_context().registry.client(body.endpoint)
         wanted = {"key": uuid.uuid4().hex, **body.model_dump(exclude={"endpoint"})}
-        return json_answer(brief(await ask(client, client.fetch_model(wanted))), 202)
+        return json_answer(job_summary(await query_endpoint(client, client.fetch_model(wanted))), 202)

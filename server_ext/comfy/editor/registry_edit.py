@@ -16,7 +16,7 @@ class RegistryEdit:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def apply(
         self, change: Callable[[EndpointRegistry], None], check: Callable[[EndpointRegistry], Awaitable[None]] | None = None
@@ -26,7 +26,7 @@ class RegistryEdit:
         Raises:
             InvalidConfig, UnknownEndpoint: the file as it is now. StorageFailed, and what ``change`` and ``check`` raise.
         """
-        async with self._turn:
+        async with self._lock:
             registry = await asyncio.to_thread(self._read)
             change(registry)
             if check is not None:

@@ -21,19 +21,19 @@ from yggdrasill.server_ext.comfy.host_api.prompts import (
     validate,
     waiting_prompts,
 )
-from yggdrasill.server_ext.comfy.host_api.running import Place, executing_place, interrupted, preview_method, raise_interrupt
+from yggdrasill.server_ext.comfy.host_api.running import ExecutingNode, executing_node, interrupted, preview_method, raise_interrupt
 from yggdrasill.server_ext.comfy.host_api.version import MINIMUM_VERSION, comfy_version, flags_problem, version_problem
 
 __all__ = [
     "MINIMUM_VERSION",
-    "Place",
+    "ExecutingNode",
     "Validation",
     "call_node",
     "close_socket",
     "comfy_version",
     "delete_queued",
     "enqueue",
-    "executing_place",
+    "executing_node",
     "flags_problem",
     "forget",
     "interrupt_running",

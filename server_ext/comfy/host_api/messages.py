@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.server_ext.comfy.host_api.plain import plain
+from yggdrasill.server_ext.comfy.host_api.json_values import json_copy
 from yggdrasill.server_ext.comfy.host_api.process import prompt_server, shielded
 
 __all__ = ["close_socket", "open_socket", "send_json", "send_preview", "send_text"]
 
 _PREVIEW_WITH_METADATA = 4
-_LONGEST_LINE = 500
+_MAX_LINE = 500
 
 
 def send_json(event: str, data: Mapping[str, Any], sid: str | None) -> None:
@@ -28,7 +28,7 @@ def send_json(event: str, data: Mapping[str, Any], sid: str | None) -> None:
     """
     if not isinstance(event, str) or not event:
         raise InvalidArgument(f"a message is named by a text, got {event!r}; pictures go through send_preview")
-    prompt_server().send_sync(event, plain(dict(data), f"message {event!r}"), sid)
+    prompt_server().send_sync(event, json_copy(dict(data), f"message {event!r}"), sid)
 
 
 def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> None:
@@ -39,7 +39,7 @@ def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> 
     """
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise InvalidArgument(f"a preview is bytes, got {type(image).__name__}")
-    text = json.dumps(plain(dict(metadata), "a preview's metadata")).encode("utf-8")
+    text = json.dumps(json_copy(dict(metadata), "a preview's metadata")).encode("utf-8")
     server = prompt_server()
     payload = len(text).to_bytes(4, "big") + text + bytes(image)
     asyncio.run_coroutine_threadsafe(_quietly(server, payload, sid), server.loop)
@@ -47,7 +47,7 @@ def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> 
 
 def send_text(text: str, node_id: str, sid: str | None) -> None:
     """Show a line of text on a node while it runs."""
-    prompt_server().send_progress_text(text[:_LONGEST_LINE], node_id, sid)
+    prompt_server().send_progress_text(text[:_MAX_LINE], node_id, sid)
 
 
 async def _quietly(server: Any, payload: bytes, sid: str | None) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.server_ext.comfy.host_api.plain import plain
+from yggdrasill.server_ext.comfy.host_api.json_values import json_copy
 from yggdrasill.server_ext.comfy.host_api.process import prompt_server
 
 __all__ = [
@@ -54,8 +54,8 @@ def enqueue(number: float, prompt_id: str, prompt: Mapping[str, Any], extra_data
         raise InvalidArgument(f"a place in the queue is a number, got {number!r}")
     if not prompt_id or not isinstance(prompt_id, str) or not outputs:
         raise InvalidArgument("a prompt in the queue needs an id and at least one output node")
-    copy = plain(dict(prompt), "the prompt")
-    extra = {**plain(dict(extra_data), "extra_data"), "create_time": int(time.time() * 1000)}
+    copy = json_copy(dict(prompt), "the prompt")
+    extra = {**json_copy(dict(extra_data), "extra_data"), "create_time": int(time.time() * 1000)}
     prompt_server().prompt_queue.put((number, prompt_id, copy, extra, [str(node) for node in outputs], {}))
 
 

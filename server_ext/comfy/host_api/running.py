@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
-__all__ = ["Place", "executing_place", "interrupted", "preview_method", "raise_interrupt"]
+__all__ = ["ExecutingNode", "executing_node", "interrupted", "preview_method", "raise_interrupt"]
 
 
 @dataclass(frozen=True)
-class Place:
+class ExecutingNode:
     """The prompt and node that this code is called for."""
 
     prompt_id: str
@@ -26,10 +26,10 @@ def raise_interrupt() -> None:
     importlib.import_module("comfy.model_management").throw_exception_if_processing_interrupted()
 
 
-def executing_place() -> Place | None:
+def executing_node() -> ExecutingNode | None:
     """The prompt and node whose code is running, in a node's own thread or task."""
     context = importlib.import_module("comfy_execution.utils").get_executing_context()
-    return None if context is None else Place(str(context.prompt_id), str(context.node_id))
+    return None if context is None else ExecutingNode(str(context.prompt_id), str(context.node_id))
 
 
 def preview_method() -> str:

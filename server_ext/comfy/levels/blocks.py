@@ -7,7 +7,7 @@ from typing import Any
 
 from yggdrasill.foundation import BlockRegistry, Setting
 from yggdrasill.foundation.config import parse_document
-from yggdrasill.server_ext.comfy.levels.values import REST, given_values
+from yggdrasill.server_ext.comfy.levels.widget_values import REST, given_values
 
 __all__ = ["block_settings", "chosen_block"]
 

@@ -21,12 +21,12 @@ from yggdrasill.server_ext.comfy.levels.host_paths import check
 from yggdrasill.stage import Stage
 from yggdrasill.world import World
 
-__all__ = ["CLASSES", "build", "checked_level", "config_key", "placed"]
+__all__ = ["CLASSES", "build", "build_placed", "checked_level", "config_key"]
 
 CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
-_MOST_KEPT = 8
-_kept: OrderedDict[str, Any] = OrderedDict()
-_kept_lock = threading.Lock()
+_MAX_BUILT = 8
+_built: OrderedDict[str, Any] = OrderedDict()
+_built_lock = threading.Lock()
 
 
 def config_key(config: Mapping[str, Any]) -> str:
@@ -60,10 +60,10 @@ def build(config: Mapping[str, Any]) -> Any:
     kind = kind_of(config)
     if kind == "comfy":
         return ComfyGraph.from_config(check(config))
-    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False))
+    return _retain(config, CLASSES[kind].from_config(check(config), allow_ref=False))
 
 
-def placed(config: Mapping[str, Any]) -> Any:
+def build_placed(config: Mapping[str, Any]) -> Any:
     """As `build`, with the parts that the registry of this ComfyUI places elsewhere as proxies of what is deployed there.
 
     Raises:
@@ -80,7 +80,7 @@ def placed(config: Mapping[str, Any]) -> Any:
         return build(config)
     if whole is not None and not whole.is_local:
         return registry.place(build(config))
-    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False, endpoints=RegistryProject(registry, name_of(config))))
+    return _retain(config, CLASSES[kind].from_config(check(config), allow_ref=False, endpoints=RegistryProject(registry, name_of(config))))
 
 
 def _whole(config: Mapping[str, Any], kind: str, registry: EndpointRegistry) -> tuple[Any, bool]:
@@ -94,11 +94,11 @@ def _whole(config: Mapping[str, Any], kind: str, registry: EndpointRegistry) -> 
     return whole, any(registry.placements[other] != whole for other in keys.values())
 
 
-def _keep(config: Mapping[str, Any], built: Any) -> Any:
+def _retain(config: Mapping[str, Any], built: Any) -> Any:
     """Hold on to the last few that were built: the reuse pool shares a model for as long as somebody has it."""
-    with _kept_lock:
-        _kept[config_key(config)] = built
-        _kept.move_to_end(config_key(config))
-        while len(_kept) > _MOST_KEPT:
-            _kept.popitem(last=False)
+    with _built_lock:
+        _built[config_key(config)] = built
+        _built.move_to_end(config_key(config))
+        while len(_built) > _MAX_BUILT:
+            _built.popitem(last=False)
     return built

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.foundation.container import ConnectedContainer
-from yggdrasill.server_ext.comfy.levels.building import checked_level, placed
-from yggdrasill.server_ext.comfy.levels.ports import inputs_by_name, outputs_in_order
-from yggdrasill.server_ext.comfy.levels.work import NodeWork
+from yggdrasill.server_ext.comfy.levels.building import build_placed, checked_level
+from yggdrasill.server_ext.comfy.levels.graph_ports import inputs_by_name, outputs_in_order
+from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
 from yggdrasill.values.handles import load_handles
 
 __all__ = ["run_graph"]
@@ -22,14 +22,14 @@ def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[s
     """
     kind = checked_level(config, "graph", "pipeline")
     name = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
-    graph = placed(config)
+    graph = build_placed(config)
     inputs = inputs_by_name(graph, name, sockets)
     work.meter.begin(len(graph._children) if isinstance(graph, ConnectedContainer) else 1)
 
-    def told(child_id: str, phase: str, **facts: Any) -> None:
+    def on_child(child_id: str, phase: str, **facts: Any) -> None:
         if phase == "after":
             work.meter.step()
 
     options: dict[str, Any] = {"num_loop_steps": loop_steps} if loop_steps > 0 else {}
-    outputs = graph.run(inputs, seed=seed, callbacks=told, **options)
+    outputs = graph.run(inputs, seed=seed, callbacks=on_child, **options)
     return outputs_in_order(graph, load_handles(dict(outputs)))

@@ -6,16 +6,16 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidState, format_options
+from yggdrasill.server_ext.comfy.levels.graph_ports import pictures_of
 from yggdrasill.server_ext.comfy.levels.host_paths import read_mapping
-from yggdrasill.server_ext.comfy.levels.ports import pictures_of
 from yggdrasill.stage import State
 from yggdrasill.stage.state import BLOCKS, is_filled
 from yggdrasill.world.world import CANONICAL_CYCLE, World
 
-__all__ = ["check_holes", "chronicle_text", "edit_state", "opened", "state_pictures", "words_of"]
+__all__ = ["check_no_gaps", "chronicle_text", "edit_state", "parse_state", "state_pictures", "state_text"]
 
 
-def opened(state: Any) -> State | None:
+def parse_state(state: Any) -> State | None:
     """The state that travelled, or None for none.
 
     Raises:
@@ -41,11 +41,11 @@ def edit_state(state: Any, edits: str, blocks: Mapping[int, Any]) -> dict[str, A
         changes[int(name) if name.isdecimal() else name] = value
     content = {"content": changes.pop("content")} if "content" in changes else {}
     linked = {number: value for number, value in blocks.items() if value is not None}
-    before = opened(state) or State()
+    before = parse_state(state) or State()
     return before.replace({**changes, **linked}, **content).to_dict()
 
 
-def check_holes(state: State | None, world: World) -> None:
+def check_no_gaps(state: State | None, world: World) -> None:
     """Raise `InvalidState` if the blocks of a state for a canonical world are not filled from 1 on without a gap.
 
     Such a state reaches no stage but Environment, which would throw it away.
@@ -68,9 +68,9 @@ def state_pictures(state: State) -> list[Any]:
     return pictures_of(state[3])
 
 
-def words_of(state: State) -> str:
+def state_text(state: State) -> str:
     """The newest words of a state: what really happened, else the description, else what should happen."""
-    return next((text for number in (5, 4, 1) if (text := _words(state[number]))), "")
+    return next((text for number in (5, 4, 1) if (text := _text(state[number]))), "")
 
 
 def chronicle_text(content: Any) -> str:
@@ -90,10 +90,10 @@ def _episode(entry: Mapping[str, Any]) -> Iterable[str]:
     happening = entry.get("happening")
     title = happening.get("title") if isinstance(happening, Mapping) else None
     yield f"{entry.get('episode', '')}. {title or 'Episode'}".strip()
-    yield from (text for name in ("happening", "description", "account") if (text := _words(entry.get(name))))
+    yield from (text for name in ("happening", "description", "account") if (text := _text(entry.get(name))))
 
 
-def _words(value: Any) -> str:
+def _text(value: Any) -> str:
     if not is_filled(value):
         return ""
     text = value.get("text") or value.get("words") if isinstance(value, Mapping) else value

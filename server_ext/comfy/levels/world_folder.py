@@ -32,10 +32,10 @@ __all__ = ["RunFolder", "load_world", "save_world", "saved_worlds", "world_stamp
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _RUN, _BEFORE, _RECORD = "run", "run-before", "run.json"
 _SNAPSHOTS_KEPT = 3
-_PATIENCE = 3.0
+_TIMEOUT = 3.0
 
 
-def _home(name: str) -> Path:
+def _world_path(name: str) -> Path:
     if not _NAME.fullmatch(name) or name.endswith("."):
         raise InvalidArgument(f"a world kept here has a name of letters, digits, '.', '_' and '-', got {name[:100]!r}; choose another one")
     return worlds_folder() / name
@@ -46,12 +46,12 @@ class RunFolder:
 
     def __init__(self, world_id: str, key: str) -> None:
         self.world_id = world_id
-        self._home = _home(world_id)
+        self._home = _world_path(world_id)
         self._key = key
         self._run = self._home / _RUN
 
     @contextmanager
-    def held(self, token: CancelToken) -> Iterator[None]:
+    def lock(self, token: CancelToken) -> Iterator[None]:
         """No other run of the world meanwhile, in this process or another; one that is just being stopped is waited for.
 
         Raises:
@@ -72,12 +72,12 @@ class RunFolder:
         finally:
             lock.release()
 
-    def stopped(self) -> Progress | None:
+    def interrupted_progress(self) -> Progress | None:
         """How far a run with these inputs came before it was stopped; None if there is none or it came to its end."""
         record = self._record()
         if record.get("key") != self._key or record.get("done"):
             return None
-        return self.storage(go_on=True).newest(self.world_id)
+        return self.storage(resume=True).newest(self.world_id)
 
     def begin(self, config: Mapping[str, Any]) -> None:
         """Make room for a new run; that of the newest before it is kept beside. Raises StorageFailed."""
@@ -94,9 +94,9 @@ class RunFolder:
         """The run came to its end."""
         self._write({**self._record(), "done": True})
 
-    def storage(self, *, go_on: bool) -> WorldStorage:
-        """Where the world keeps its snapshots; with ``go_on`` a run without a state goes on from the newest."""
-        return WorldStorage(self._run, max_snapshots=_SNAPSHOTS_KEPT, load_last_state=go_on)
+    def storage(self, *, resume: bool) -> WorldStorage:
+        """Where the world keeps its snapshots; with ``resume`` a run without a state goes on from the newest."""
+        return WorldStorage(self._run, max_snapshots=_SNAPSHOTS_KEPT, load_last_state=resume)
 
     def _record(self) -> dict[str, Any]:
         file = self._run / _RECORD
@@ -139,7 +139,7 @@ def _read_record(file: Path) -> dict[str, Any]:
 
 def _take(lock: FileLock, token: CancelToken) -> bool:
     """Whether the lock could be had within a moment."""
-    end = time.monotonic() + _PATIENCE
+    end = time.monotonic() + _TIMEOUT
     while not lock.acquire(wait=False):
         if token.cancelled or time.monotonic() > end:
             return False
@@ -157,7 +157,7 @@ def save_world(config: Mapping[str, Any], state: State | None, name: str) -> Pat
     Raises:
         InvalidArgument, StorageFailed: what was saved before is as it was.
     """
-    home = _home(name.strip() or str(config.get("world_id", "world")))
+    home = _world_path(name.strip() or str(config.get("world_id", "world")))
     world: World = build(config)
     if isinstance(config.get("storage"), Mapping):
         world.set_storage(WorldStorage.from_config(config["storage"]))
@@ -176,7 +176,7 @@ def load_world(name: str) -> tuple[dict[str, Any], State | None]:
     Raises:
         MissingFile: there is none of that name. InvalidConfig, CorruptData
     """
-    home = _home(name)
+    home = _world_path(name)
     saved, run = _configs(home)
     if not saved.is_file() and not run.is_file():
         raise MissingFile(

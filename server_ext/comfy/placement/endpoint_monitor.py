@@ -20,16 +20,16 @@ from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
-from yggdrasill.server_ext.comfy.url_redaction import without_urls
+from yggdrasill.server_ext.comfy.url_redaction import strip_urls
 
-__all__ = ["EndpointState", "EndpointStates"]
+__all__ = ["EndpointMonitor", "EndpointState"]
 
-_PAUSE = 5.0
-_LONGEST_PAUSE = 60.0
-_INTEREST = 30.0
+_INTERVAL = 5.0
+_MAX_INTERVAL = 60.0
+_WATCH_TIME = 30.0
 """Seconds for which an endpoint that somebody asked about is watched."""
-_FACTS_AGE = 300.0
-_PATIENCE = 5.0
+_MAX_FACTS_AGE = 300.0
+_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
@@ -85,19 +85,19 @@ class _Watched:
     client: EndpointClient
     state: EndpointState
     due: float = 0.0
-    pause: float = 1.0
+    interval: float = 1.0
     facts_at: float = float("-inf")
-    asking: asyncio.Task[None] | None = None
+    query: asyncio.Task[None] | None = None
     schemas: dict[str, NodeSchema] = field(default_factory=dict)
 
 
-class EndpointStates:
+class EndpointMonitor:
     """States by name. What is called `state...` may be called from any thread and never waits; the rest belongs to the main loop."""
 
     def __init__(self, known: Callable[[], EndpointRegistry]) -> None:
         self._known = known
         self._watched: dict[str, _Watched] = {}
-        self._interest: dict[str, float] = {}
+        self._watch_until: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
@@ -113,7 +113,7 @@ class EndpointStates:
         """What is known of each endpoint of the registry now, by name."""
         return {name: self.state(name) for name in sorted(self._known().endpoints)}
 
-    # -- asking -------------------------------------------------------------------------------------------------
+    # -- query -------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin to watch; on the main loop, where it goes on until `stop`."""
@@ -123,7 +123,7 @@ class EndpointStates:
         """Watch no longer."""
         self._stopped = True
         self._wake.set()
-        questions = [watched.asking for watched in self._watched.values() if watched.asking is not None]
+        questions = [watched.query for watched in self._watched.values() if watched.query is not None]
         for task in [*questions, *([self._task] if self._task else [])]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -131,60 +131,60 @@ class EndpointStates:
 
     def watch(self, names: Iterable[str]) -> None:
         """Somebody wants to know about these for a while; called again as long as that is so."""
-        until = time.monotonic() + _INTEREST
-        self._interest.update(dict.fromkeys(names, until))
+        until = time.monotonic() + _WATCH_TIME
+        self._watch_until.update(dict.fromkeys(names, until))
         self._wake.set()
 
-    async def know(self, names: Collection[str], *, younger: float, seconds: float) -> dict[str, EndpointState]:
-        """The states of ``names``, asked for now where they are older than ``younger`` seconds, and waited for ``seconds`` at most."""
+    async def refresh(self, names: Collection[str], *, max_age: float, timeout: float) -> dict[str, EndpointState]:
+        """The states of ``names``, asked for now where they are older than ``max_age`` timeout, and waited for ``seconds`` at most."""
         registry = self._known()
         self.watch(names)
-        old = [name for name in names if name in registry.endpoints and time.time() - self._current(registry, name).state.checked > younger]
+        old = [name for name in names if name in registry.endpoints and time.time() - self._current(registry, name).state.checked > max_age]
         if old:
-            await asyncio.wait([self._ask(registry, name) for name in old], timeout=seconds)
+            await asyncio.wait([self._query(registry, name) for name in old], timeout=timeout)
         return {name: self.state(name) for name in names}
 
-    async def ask_again(self, name: str) -> EndpointState:
+    async def requery(self, name: str) -> EndpointState:
         """Its state after it was asked for everything anew."""
         registry = self._known()
         self._current(registry, name).facts_at = float("-inf")
-        await asyncio.wait([self._ask(registry, name)], timeout=_PATIENCE)
+        await asyncio.wait([self._query(registry, name)], timeout=_TIMEOUT)
         return self.state(name)
 
-    async def schemas(self, names: Iterable[str], classes: Collection[str], *, seconds: float) -> NodeSchemas:
+    async def schemas(self, names: Iterable[str], classes: Collection[str], *, timeout: float) -> NodeSchemas:
         """The schemas of ``classes`` from those of the endpoints ``names`` that are up and have them; each is asked for a class once."""
         asked = [self._watched[name] for name in names if name in self._watched and self._watched[name].state.up]
-        questions = [asyncio.ensure_future(_learn(watched, classes)) for watched in asked]
+        questions = [asyncio.ensure_future(_fetch_schemas(watched, classes)) for watched in asked]
         if questions:
-            await asyncio.wait(questions, timeout=seconds)
+            await asyncio.wait(questions, timeout=timeout)
         found = NodeSchemas()
         for watched in reversed(asked):
             found |= {name: watched.schemas[name] for name in classes if name in watched.schemas}
         return found
 
     async def _watch(self) -> None:
-        wait = _PAUSE
+        wait = _INTERVAL
         while not self._stopped:
             with host_api.shielded("the endpoints could not be watched"):
-                wait = self._ask_due()
+                wait = self._query_due()
             self._wake.clear()
             woken = asyncio.ensure_future(self._wake.wait())
             # not wait_for: before Python 3.12 it may lose a cancellation
             await asyncio.wait([woken], timeout=wait)
             woken.cancel()
 
-    def _ask_due(self) -> float:
+    def _query_due(self) -> float:
         """Ask those that are due; gives the seconds until the next one is."""
         registry, now = self._known(), time.monotonic()
-        self._interest = {name: until for name, until in self._interest.items() if until > now}
+        self._watch_until = {name: until for name, until in self._watch_until.items() if until > now}
         placed = {name for placement in registry.placements.values() for name in placement.endpoints}
-        wanted = [name for name in registry.endpoints if name in placed or name in self._interest]
+        wanted = [name for name in registry.endpoints if name in placed or name in self._watch_until]
         self._watched = {name: watched for name, watched in self._watched.items() if name in registry.endpoints}
         for name in wanted:
             if self._current(registry, name).due <= now:
-                self._ask(registry, name)
+                self._query(registry, name)
         # the file of the registry is looked at as often as that, though nobody is asked
-        return min([_PAUSE, *(max(self._watched[name].due - now, 0.05) for name in wanted)])
+        return min([_INTERVAL, *(max(self._watched[name].due - now, 0.05) for name in wanted)])
 
     def _current(self, registry: EndpointRegistry, name: str) -> _Watched:
         """What is known of an endpoint as the registry has it now; another url or token is another endpoint."""
@@ -193,47 +193,47 @@ class EndpointStates:
             if found is None or registry.endpoint(name).url != found.client.url:
                 found = _Watched(client, EndpointState(name))
             else:
-                found = replace(found, client=client, due=0.0, asking=None)
+                found = replace(found, client=client, due=0.0, query=None)
             self._watched[name] = found
         return found
 
-    def _ask(self, registry: EndpointRegistry, name: str) -> asyncio.Task[None]:
+    def _query(self, registry: EndpointRegistry, name: str) -> asyncio.Task[None]:
         watched = self._current(registry, name)
-        if watched.asking is None or watched.asking.done():
+        if watched.query is None or watched.query.done():
             watched.due = float("inf")
-            watched.asking = asyncio.get_running_loop().create_task(self._answered(name, watched))
-        return watched.asking
+            watched.query = asyncio.get_running_loop().create_task(self._run_query(name, watched))
+        return watched.query
 
-    async def _answered(self, name: str, watched: _Watched) -> None:
+    async def _run_query(self, name: str, watched: _Watched) -> None:
         up, reason, kind, health, facts = True, None, None, watched.state.health, watched.state.facts
         try:
-            health = await _patiently(watched.client, watched.client.health())
-            if time.monotonic() - watched.facts_at > _FACTS_AGE or not watched.state.up:
-                facts = await _patiently(watched.client, watched.client.capabilities(), 4 * _PATIENCE)
+            health = await _with_timeout(watched.client, watched.client.health())
+            if time.monotonic() - watched.facts_at > _MAX_FACTS_AGE or not watched.state.up:
+                facts = await _with_timeout(watched.client, watched.client.capabilities(), 4 * _TIMEOUT)
                 watched.facts_at = time.monotonic()
                 watched.client.facts = dict(facts)
                 watched.schemas.clear()
         except YggdrasillError as error:
-            up, reason, kind = False, without_urls(error.message), type(error).__name__
+            up, reason, kind = False, strip_urls(error.message), type(error).__name__
         finally:
-            watched.pause = _PAUSE if up else min(2 * watched.pause, _LONGEST_PAUSE)
-            watched.due = time.monotonic() + watched.pause
+            watched.interval = _INTERVAL if up else min(2 * watched.interval, _MAX_INTERVAL)
+            watched.due = time.monotonic() + watched.interval
         was, now = watched.state, time.time()
         since = was.since if was.up is up else now
         watched.state = EndpointState(name, up, reason, since, now, health, facts, kind)
 
 
-async def _learn(watched: _Watched, classes: Iterable[str]) -> None:
+async def _fetch_schemas(watched: _Watched, classes: Iterable[str]) -> None:
     wanted = sorted(set(classes) - set(watched.schemas))
     if wanted:
         with host_api.shielded(f"endpoint {watched.client.name!r} did not tell its node classes"):
-            forms = await _patiently(watched.client, watched.client.nodes(wanted))
+            forms = await _with_timeout(watched.client, watched.client.nodes(wanted))
             watched.schemas.update(read_schemas(forms))
 
 
-async def _patiently(client: EndpointClient, question: Any, seconds: float = _PATIENCE) -> dict[str, Any]:
+async def _with_timeout(client: EndpointClient, question: Any, timeout: float = _TIMEOUT) -> dict[str, Any]:
     try:
-        answer: dict[str, Any] = await asyncio.wait_for(loop_thread().run_async(question), seconds)
+        answer: dict[str, Any] = await asyncio.wait_for(loop_thread().run_async(question), timeout)
     except asyncio.TimeoutError:
-        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {seconds:g} s", endpoint=client.name) from None
+        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {timeout:g} s", endpoint=client.name) from None
     return answer

@@ -46,10 +46,10 @@ class InnerMessages:
 
     def watch(self, kind: str, data: Mapping[str, Any]) -> None:
         """Tell of an event of the job."""
-        tell = _TELLERS.get(str(data.get("what"))) if kind == "comfy" else None
-        if tell is not None:
+        handle = _HANDLERS.get(str(data.get("what"))) if kind == "comfy" else None
+        if handle is not None:
             with host_api.shielded("what happens elsewhere could not be shown"):
-                tell(self, data)
+                handle(self, data)
 
     def end(self) -> None:
         """The call is over, and well."""
@@ -81,7 +81,7 @@ class InnerMessages:
         self._send("executing", {"node": node, "display_node": display})
         self._registry.start_progress(display)
 
-    def _progressed(self, data: Mapping[str, Any]) -> None:
+    def _progress(self, data: Mapping[str, Any]) -> None:
         _, display = self._ids(data)
         if display in self._inner:
             value, most = float(data["value"]), float(data["max"])
@@ -124,11 +124,11 @@ class InnerMessages:
             host_api.send_json(event, {**facts, "prompt_id": self._prompt_id}, self._sid)
 
 
-_TELLERS = {
+_HANDLERS = {
     "port_blocked": InnerMessages._blocked,
     "cached": InnerMessages._cached,
     "executing": InnerMessages._executing,
-    "progress": InnerMessages._progressed,
+    "progress": InnerMessages._progress,
     "executed": InnerMessages._executed,
     "preview": InnerMessages._preview,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
 
-__all__ = ["INNER_OUTPUTS", "history_in_terms", "message_in_terms", "pack_outputs"]
+__all__ = ["INNER_OUTPUTS", "pack_outputs", "translate_history", "translate_message"]
 
 INNER_OUTPUTS = "yggdrasill"
 """The key under which a node that stands for others keeps what they show, so that ComfyUI's cache keeps it too."""
@@ -24,18 +24,18 @@ def _unpack(output: Any) -> dict[str, Any]:
     return dict(output.get(INNER_OUTPUTS) or ()) if isinstance(output, Mapping) else {}
 
 
-def message_in_terms(partitioned: PartitionedPrompt, event: str, data: Mapping[str, Any]) -> list[Message]:
+def translate_message(partitioned: PartitionedPrompt, event: str, data: Mapping[str, Any]) -> list[Message]:
     """The messages to send in the place of one that ComfyUI sends; most are what they are."""
     if event == "execution_cached":
         return [(event, {**data, "nodes": _inner(partitioned, data["nodes"])})]
-    speaker = data.get("node_id") if event.startswith("execution_") else data.get("node")
-    if not isinstance(speaker, str) or speaker not in partitioned.calls:
+    node_id = data.get("node_id") if event.startswith("execution_") else data.get("node")
+    if not isinstance(node_id, str) or node_id not in partitioned.calls:
         return [(event, _with_lists(partitioned, data))]
     if event == "executing":
         return []
     if event == "executed":
         return _executed(partitioned, data)
-    return [(event, {**_with_lists(partitioned, data), **_failure(partitioned, speaker, data)})]
+    return [(event, {**_with_lists(partitioned, data), **_failure(partitioned, node_id, data)})]
 
 
 def _executed(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> list[Message]:
@@ -44,10 +44,10 @@ def _executed(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> list[M
     return [("executed", {**data, "node": node, "display_node": node, "output": output}) for node, output in fresh.items()]
 
 
-def _failure(partitioned: PartitionedPrompt, speaker: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    failed = partitioned.failures.get(speaker)
+def _failure(partitioned: PartitionedPrompt, node_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    failed = partitioned.failures.get(node_id)
     if failed is None or "exception_type" not in data:
-        node, kind = partitioned.face_of(speaker)
+        node, kind = partitioned.display_node(node_id)
         return {"node_id": node, "node_type": kind}
     return {
         "node_id": failed.node_id,
@@ -72,7 +72,7 @@ def _inner(partitioned: PartitionedPrompt, nodes: Iterable[str]) -> list[str]:
     return [inner for node in nodes for inner in (partitioned.inner_ids(node) if node in partitioned.calls else [node])]
 
 
-def history_in_terms(partitioned: PartitionedPrompt, result: Mapping[str, Any]) -> dict[str, Any]:
+def translate_history(partitioned: PartitionedPrompt, result: Mapping[str, Any]) -> dict[str, Any]:
     """The outputs by node of a prompt that ended, and what belongs to them, as the history keeps them."""
     outputs: dict[str, Any] = {}
     meta: dict[str, Any] = {}

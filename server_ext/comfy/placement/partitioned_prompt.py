@@ -31,7 +31,7 @@ class PartitionedPrompt:
     """What runs here in the place of a posted prompt, what runs elsewhere, and where. Filled in while it runs by several threads."""
 
     prompt: dict[str, Any]
-    users: Mapping[str, Any]
+    posted: Mapping[str, Any]
     calls: Mapping[str, PartCall]
     placements: Mapping[str, Placement]
     #: The ids of nodes that stand for calls whose values may go to several endpoints.
@@ -46,12 +46,12 @@ class PartitionedPrompt:
     def inner_ids(self, node_id: str) -> list[str]:
         """The nodes that run elsewhere in the place of which ``node_id`` stands here, in the order of the posted prompt."""
         inside = self.calls[node_id].prompt
-        return [name for name in self.users if name in inside and name not in self.prompt]
+        return [name for name in self.posted if name in inside and name not in self.prompt]
 
-    def face_of(self, node_id: str) -> tuple[str, str]:
+    def display_node(self, node_id: str) -> tuple[str, str]:
         """Which node of the posted prompt, by id and class, speaks for a call when no inner one is known to."""
         inner = self.running.get(node_id) or next(iter(self.inner_ids(node_id)), None)
-        return (node_id, self.prompt[node_id]["class_type"]) if inner is None else (inner, self.users[inner]["class_type"])
+        return (node_id, self.prompt[node_id]["class_type"]) if inner is None else (inner, self.posted[inner]["class_type"])
 
 
 class PostedPrompt(dict[str, Any]):

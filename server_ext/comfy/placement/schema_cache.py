@@ -7,12 +7,12 @@ from typing import Any
 
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.node_forms import node_forms
+from yggdrasill.server_ext.comfy.object_info import read_object_info
 
-__all__ = ["NodeForms", "read_schemas"]
+__all__ = ["SchemaCache", "read_schemas"]
 
 
-class NodeForms:
+class SchemaCache:
     """Forms of this process's classes, each read once; the choices in them, often this machine's files, do not matter to the partition."""
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class NodeForms:
         there = {name: classes[name] for name in names if name in classes}
         fresh = [name for name, node_class in there.items() if name not in self._known or self._known[name][0] is not node_class]
         if fresh:
-            for name, schema in read_schemas(await node_forms(fresh)).items():
+            for name, schema in read_schemas(await read_object_info(fresh)).items():
                 self._known[name] = there[name], schema
         return NodeSchemas({name: self._known[name][1] for name in there if name in self._known})
 
 
 def read_schemas(forms: dict[str, Any]) -> NodeSchemas:
-    """From what `node_forms`, or an endpoint's ``GET /nodes``, gives."""
+    """From what `read_object_info`, or an endpoint's ``GET /nodes``, gives."""
     return NodeSchemas.from_object_info(forms["nodes"], asks_again=forms["asks_again"])

@@ -16,17 +16,17 @@ from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.port_list import port_values
 from yggdrasill.remote.shares import Batches, Lists, Share, Sharing, Values
 
-__all__ = ["SharedCall", "share_out"]
+__all__ = ["SharedCall", "split_call"]
 
 Send = Callable[[Placement, Values, Watch], "dict[str, Any]"]
-"""Makes one call: where, with what, and who is told."""
+"""Makes one call: where, with what, and who is on_event."""
 
 Ports = Sequence[Mapping[str, Any]]
 
 _SEEDS = frozenset({"noise_seed", "seed"})
 
 
-def share_out(
+def split_call(
     prompt: Mapping[str, Any], inputs: Ports, outputs: Ports, placement: Placement, values: Values
 ) -> tuple[Sharing, list[Share]]:
     """The shares of a call for the placement's endpoints, none if it goes to one of them, and what puts them together again."""
@@ -45,10 +45,10 @@ def share_out(
 class SharedCall:
     """Runs shares, each in a thread of its own. Of what happens inside, the first share's progress is shown, and the outputs of all."""
 
-    def __init__(self, send: Send, placement: Placement, told: Watch) -> None:
+    def __init__(self, send: Send, placement: Placement, on_event: Watch) -> None:
         self._send = send
         self._placement = placement
-        self._told = told
+        self._on_event = on_event
         self._shown: list[dict[str, Mapping[str, Any]]] = []
 
     def run(self, shares: Sequence[Share]) -> list[dict[str, list[Any]]]:
@@ -59,7 +59,7 @@ class SharedCall:
         """
         self._shown = [{} for _ in shares]
         with ThreadPoolExecutor(len(shares), thread_name_prefix="yggdrasill-share") as pool:
-            calls = [pool.submit(contextvars.copy_context().run, self._one, number, share) for number, share in enumerate(shares)]
+            calls = [pool.submit(contextvars.copy_context().run, self._call_share, number, share) for number, share in enumerate(shares)]
         errors = [error for call in calls if (error := call.exception()) is not None]
         if errors:
             raise next((error for error in errors if not isinstance(error, Cancelled)), errors[0])
@@ -68,32 +68,32 @@ class SharedCall:
     def show(self) -> None:
         """Tell what nodes inside showed, put together as ComfyUI does for the values of a list."""
         for node, first in self._shown[0].items():
-            together: dict[str, list[Any]] = {}
+            merged: dict[str, list[Any]] = {}
             files: list[Any] = []
             for number, shown in enumerate(self._shown):
                 event = _renamed(dict(shown.get(node, ())), number)
                 files += event.get("files") or ()
                 for name, listed in (event.get("output") or {}).items():
-                    together.setdefault(name, []).extend(listed)
-            self._told("comfy", {**first, "output": together, "files": files})
+                    merged.setdefault(name, []).extend(listed)
+            self._on_event("comfy", {**first, "output": merged, "files": files})
 
-    def _one(self, number: int, share: Share) -> dict[str, list[Any]]:
+    def _call_share(self, number: int, share: Share) -> dict[str, list[Any]]:
         names = self._placement.endpoints
-        turned = (*names[number:], *names[:number])
-        placement = replace(self._placement, endpoints=turned, policy="first")
-        outputs = self._send(placement, share.values, partial(self._hear, number))
+        rotated = (*names[number:], *names[:number])
+        placement = replace(self._placement, endpoints=rotated, policy="first")
+        outputs = self._send(placement, share.values, partial(self._on_share_event, number))
         return {name: port_values(value) for name, value in outputs.items()}
 
-    def _hear(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
+    def _on_share_event(self, number: int, kind: str, data: Mapping[str, Any]) -> None:
         what = data.get("what") if kind == "comfy" else None
         if what == "executed":
             self._shown[number][str(data.get("node"))] = data
         elif number == 0 and what != "port_blocked":
-            self._told(kind, data)
+            self._on_event(kind, data)
 
 
 def _renamed(value: Any, number: int) -> Any:
-    """What a share told, with files in it under names that no other share's files have."""
+    """What a share on_event, with files in it under names that no other share's files have."""
     if isinstance(value, list):
         return [_renamed(item, number) for item in value]
     if not isinstance(value, dict):

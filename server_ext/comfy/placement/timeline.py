@@ -12,8 +12,8 @@ from yggdrasill.remote.reports import CallReport, Report
 
 __all__ = ["PlacedRun", "Timeline"]
 
-_MOST_RUNS = 20
-_MOST_CALLS = 2000
+_MAX_RUNS = 20
+_MAX_CALLS = 2000
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Timeline:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._runs: deque[PlacedRun] = deque(maxlen=_MOST_RUNS)
+        self._runs: deque[PlacedRun] = deque(maxlen=_MAX_RUNS)
 
     def begin(self, prompt_id: str) -> None:
         """A prompt with parts elsewhere begins."""
@@ -42,7 +42,7 @@ class Timeline:
         entry = {"part": part, "node": node_id, **_facts(report)}
         with self._lock:
             run = next((run for run in self._runs if run.prompt_id == prompt_id), None)
-            if run is not None and len(run.calls) < _MOST_CALLS:
+            if run is not None and len(run.calls) < _MAX_CALLS:
                 run.calls.append(entry)
 
     def runs(self) -> list[dict[str, Any]]:

@@ -7,18 +7,18 @@ from typing import Any
 
 from yggdrasill.errors import YggdrasillError
 
-__all__ = ["Answer", "Validate", "excused", "refusal"]
+__all__ = ["Validate", "ValidationResult", "drop_file_errors", "error_result"]
 
-Answer = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
+ValidationResult = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
 """What `validate_prompt` gives: whether it is good, what is wrong with it as a whole, the output nodes to run, what is wrong by node."""
 
-Validate = Callable[[dict[str, Any]], Awaitable[Answer]]
+Validate = Callable[[dict[str, Any]], Awaitable[ValidationResult]]
 
 _ABOUT_FILES = frozenset({"value_not_in_list", "custom_validation_failed"})
 """Kinds of errors by which a class says that something is not on this machine; where the node runs elsewhere it may be there."""
 
 
-def refusal(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str]) -> Answer:
+def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str]) -> ValidationResult:
     """An error of ours, said on ``nodes``."""
     kind = f"yggdrasill_{type(error).__name__}"
     said = {"type": kind, "message": "This part cannot run where it is placed", "details": error.message, "extra_info": {}}
@@ -34,7 +34,7 @@ def refusal(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[s
     return False, {**whole, "extra_info": {}}, [], by_node
 
 
-def excused(answer: Answer, inside: frozenset[str]) -> tuple[Answer, list[str]]:
+def drop_file_errors(answer: ValidationResult, inside: frozenset[str]) -> tuple[ValidationResult, list[str]]:
     """The answer without what is no error where the nodes ``inside`` run elsewhere, and the output nodes that are left to run."""
     _, _, good, by_node = answer
     wanted, lost, left = set(good), set[str](), dict[str, Any]()

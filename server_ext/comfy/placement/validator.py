@@ -16,26 +16,26 @@ from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.sharing import can_be_shared
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import gaps_of
-from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState, EndpointStates
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
-from yggdrasill.server_ext.comfy.placement.schema_cache import NodeForms
-from yggdrasill.server_ext.comfy.placement.validation_result import Answer, Validate, excused, refusal
+from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
+from yggdrasill.server_ext.comfy.placement.validation_result import Validate, ValidationResult, drop_file_errors, error_result
 
-__all__ = ["Checker"]
+__all__ = ["PromptValidator"]
 
 _FRESH = 10.0
 """An endpoint that was up so many seconds ago is taken to be up; one that was not is asked again."""
-_PATIENCE = 2.0
+_TIMEOUT = 2.0
 
 
-class Checker:
+class PromptValidator:
     """Checks and partitions posted prompts, on ComfyUI's main loop."""
 
-    def __init__(self, states: EndpointStates, forms: NodeForms) -> None:
-        self._states = states
-        self._forms = forms
+    def __init__(self, monitor: EndpointMonitor, schema_cache: SchemaCache) -> None:
+        self._monitor = monitor
+        self._schema_cache = schema_cache
 
-    async def check(self, posted: PostedPrompt, validate: Validate) -> Answer:
+    async def check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
         """What ComfyUI is to answer to whoever posted the prompt; if it is good, ``posted.partitioned`` is what runs, None for the prompt itself."""
         posted.partitioned = None
         try:
@@ -43,21 +43,21 @@ class Checker:
                 raise posted.problem
             return await self._check(posted, validate)
         except YggdrasillError as error:
-            return refusal(error, posted, self._standing(error, posted))
+            return error_result(error, posted, self._standing(error, posted))
 
-    async def _check(self, posted: PostedPrompt, validate: Validate) -> Answer:
+    async def _check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
         # ComfyUI's check writes what it unwraps into the prompt, and would not know it again
         checked = copy.deepcopy(posted)
         inside = frozenset[str]().union(*(placed.part.nodes for placed in posted.parts))
         known = await self._states_of(posted.parts)
-        lacking = self._forms.missing(_classes(posted))
+        lacking = self._schema_cache.missing(_classes(posted))
         if lacking and not lacking <= set(_classes({node: posted[node] for node in inside})):
             return await validate(posted)
         if lacking:
-            own: Answer = True, None, [], {}
+            own: ValidationResult = True, None, [], {}
             wanted: Collection[str] = list(posted)
         else:
-            own, wanted = excused(await validate(checked), inside)
+            own, wanted = drop_file_errors(await validate(checked), inside)
             if not wanted:
                 return own
         parts = self._parts(posted, wanted, known, lacking)
@@ -76,9 +76,11 @@ class Checker:
         posted.update(checked)
         return answer
 
-    async def _partitioned(self, posted: PostedPrompt, partitioned: PartitionedPrompt, own: Answer, validate: Validate) -> Answer:
+    async def _partitioned(
+        self, posted: PostedPrompt, partitioned: PartitionedPrompt, own: ValidationResult, validate: Validate
+    ) -> ValidationResult:
         good, error, outputs, node_errors = await validate(partitioned.prompt)
-        told = {(partitioned.face_of(node)[0] if node in partitioned.calls else node): facts for node, facts in node_errors.items()}
+        told = {(partitioned.display_node(node)[0] if node in partitioned.calls else node): facts for node, facts in node_errors.items()}
         if good:
             posted.partitioned = partitioned
         return good, error, outputs, {**own[3], **told}
@@ -87,9 +89,9 @@ class Checker:
 
     async def _states_of(self, parts: Iterable[PlacedPart]) -> dict[str, EndpointState]:
         names = sorted({name for placed in parts for name in placed.placement.endpoints})
-        known = await self._states.know(names, younger=_FRESH, seconds=_PATIENCE)
+        known = await self._monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         down = [name for name in names if not known[name].up]
-        return {**known, **await self._states.know(down, younger=0.5, seconds=_PATIENCE)}
+        return {**known, **await self._monitor.refresh(down, max_age=0.5, timeout=_TIMEOUT)}
 
     def _parts(
         self, posted: PostedPrompt, wanted: Collection[str], known: Mapping[str, EndpointState], lacking: set[str]
@@ -130,11 +132,11 @@ class Checker:
         names = _placed_as(call, parts).placement.endpoints
         if any(gaps_of(call.prompt, known[name].facts) == {} for name in names):
             return known
-        return {**known, **{name: await self._states.ask_again(name) for name in names}}
+        return {**known, **{name: await self._monitor.requery(name) for name in names}}
 
     async def _schemas(self, prompt: Mapping[str, Any], lacking: set[str], names: Iterable[str]) -> NodeSchemas:
-        own = await self._forms.schemas(_classes(prompt))
-        return await self._states.schemas(names, lacking, seconds=_PATIENCE) | own if lacking else own
+        own = await self._schema_cache.schemas(_classes(prompt))
+        return await self._monitor.schemas(names, lacking, timeout=_TIMEOUT) | own if lacking else own
 
     def _standing(self, error: YggdrasillError, posted: PostedPrompt) -> list[str]:
         """The nodes to say an error on."""

@@ -9,7 +9,7 @@ import pytest
 
 from yggdrasill.remote.partition.parts import PartCall
 from yggdrasill.remote.placement import Placement
-from yggdrasill.server_ext.comfy.placement.message_translation import history_in_terms, message_in_terms, pack_outputs
+from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs, translate_history, translate_message
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, PartitionedPrompt, PostedPrompt
 
 USERS: dict[str, Any] = {node: {"class_type": f"Class{node[-1]}", "inputs": {}} for node in ("1", "7:2", "7:3", "4")}
@@ -25,23 +25,23 @@ def partitioned() -> PartitionedPrompt:
 
 
 def test_inner_nodes_are_cached_where_the_node_that_stands_for_them_is(partitioned: PartitionedPrompt) -> None:
-    assert message_in_terms(partitioned, "execution_cached", {"nodes": ["1", "7"], "prompt_id": "p"}) == [
+    assert translate_message(partitioned, "execution_cached", {"nodes": ["1", "7"], "prompt_id": "p"}) == [
         ("execution_cached", {"nodes": ["1", "7:2", "7:3"], "prompt_id": "p"})
     ]
 
 
 def test_the_node_that_stands_for_others_is_never_executing_itself(partitioned: PartitionedPrompt) -> None:
-    assert message_in_terms(partitioned, "executing", {"node": "7", "display_node": "7"}) == []
-    assert message_in_terms(partitioned, "executing", {"node": "1"}) == [("executing", {"node": "1"})]
-    assert message_in_terms(partitioned, "executing", {"node": None}) == [("executing", {"node": None})]
+    assert translate_message(partitioned, "executing", {"node": "7", "display_node": "7"}) == []
+    assert translate_message(partitioned, "executing", {"node": "1"}) == [("executing", {"node": "1"})]
+    assert translate_message(partitioned, "executing", {"node": None}) == [("executing", {"node": None})]
 
 
 def test_what_inner_nodes_showed_is_theirs_and_is_told_once(partitioned: PartitionedPrompt) -> None:
     packed = pack_outputs({"7:2": {"text": ["a"]}, "7:3": {"text": ["b"]}})
     partitioned.shown.add("7:2")
-    told = message_in_terms(partitioned, "executed", {"node": "7", "display_node": "7", "output": packed, "prompt_id": "p"})
+    told = translate_message(partitioned, "executed", {"node": "7", "display_node": "7", "output": packed, "prompt_id": "p"})
     assert told == [("executed", {"node": "7:3", "display_node": "7:3", "output": {"text": ["b"]}, "prompt_id": "p"})]
-    assert message_in_terms(partitioned, "executed", {"node": "7", "output": None}) == []
+    assert translate_message(partitioned, "executed", {"node": "7", "output": None}) == []
     assert pack_outputs({}) is None
 
 
@@ -49,25 +49,25 @@ def test_an_error_is_said_on_the_node_where_it_was(partitioned: PartitionedPromp
     said = {"node_id": "7", "node_type": "YggdrasillPlacedPart", "exception_type": "x", "exception_message": "y", "traceback": ["z"]}
     partitioned.executed |= {"7:2", "7:3"}
     partitioned.running["7"] = "7:3"
-    ((_, face),) = message_in_terms(partitioned, "execution_error", {**said, "executed": ["1"]})
+    ((_, face),) = translate_message(partitioned, "execution_error", {**said, "executed": ["1"]})
     assert (face["node_id"], face["node_type"], face["executed"]) == ("7:3", "Class3", ["1", "7:2"])
     partitioned.failures["7"] = InnerFailure("7:2", "Class2", "ValueError", "too cold\n", ("  line\n",))
-    ((_, facts),) = message_in_terms(partitioned, "execution_error", said)
+    ((_, facts),) = translate_message(partitioned, "execution_error", said)
     assert facts["node_id"] == "7:2"
     assert (facts["exception_type"], facts["exception_message"], facts["traceback"]) == ("ValueError", "too cold\n", ["  line\n"])
-    ((_, stopped),) = message_in_terms(partitioned, "execution_interrupted", {"node_id": "7", "node_type": "x", "executed": []})
+    ((_, stopped),) = translate_message(partitioned, "execution_interrupted", {"node_id": "7", "node_type": "x", "executed": []})
     assert (stopped["node_id"], stopped["node_type"]) == ("7:3", "Class3")
 
 
 def test_an_error_elsewhere_stays_what_it_is(partitioned: PartitionedPrompt) -> None:
     said = {"node_id": "4", "node_type": "Class4", "executed": ["1", "7"]}
-    assert message_in_terms(partitioned, "execution_error", said) == [("execution_error", {**said, "executed": ["1", "7:2", "7:3"]})]
+    assert translate_message(partitioned, "execution_error", said) == [("execution_error", {**said, "executed": ["1", "7:2", "7:3"]})]
 
 
 def test_the_history_has_outputs_of_nodes_that_were_posted(partitioned: PartitionedPrompt) -> None:
     packed = pack_outputs({"7:2": {"text": ["a"]}})
     result = {"outputs": {"7": packed, "4": {"images": []}}, "meta": {"7": {"node_id": "7"}, "4": {"node_id": "4"}}}
-    told = history_in_terms(partitioned, result)
+    told = translate_history(partitioned, result)
     assert told["outputs"] == {"7:2": {"text": ["a"]}, "4": {"images": []}}
     assert told["meta"]["7:2"] == {"node_id": "7:2", "display_node": "7:2", "parent_node": None, "real_node_id": "7:2"}
     assert told["meta"].keys() == {"7:2", "4"}

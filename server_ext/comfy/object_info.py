@@ -11,12 +11,12 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.server_ext.comfy import host_api
 
-__all__ = ["asks_again", "node_forms"]
+__all__ = ["may_rerun", "read_object_info"]
 
 _PATH = "/object_info/{node_class}"
 
 
-async def node_forms(names: Iterable[str]) -> dict[str, Any]:
+async def read_object_info(names: Iterable[str]) -> dict[str, Any]:
     """``{"nodes": {name: entry of /object_info}, "asks_again": [name], "unknown": [name]}``. On ComfyUI's main loop only.
 
     ``unknown`` are classes that are not there, or whose form cannot be read.
@@ -33,12 +33,12 @@ async def node_forms(names: Iterable[str]) -> dict[str, Any]:
             found.update(json.loads((await handler(SimpleNamespace(match_info={"node_class": name}))).text))
         if name not in found:
             unknown.append(name)
-        elif asks_again(classes[name]):
+        elif may_rerun(classes[name]):
             again.append(name)
     return {"nodes": found, "asks_again": again, "unknown": unknown}
 
 
-def asks_again(node_class: Any) -> bool:
+def may_rerun(node_class: Any) -> bool:
     """Whether ComfyUI may run a node of this class again though its inputs are the same."""
     internal = importlib.import_module("comfy_api.internal")
     if getattr(node_class, "NOT_IDEMPOTENT", False) or hasattr(node_class, "IS_CHANGED"):

@@ -17,9 +17,9 @@ from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.remote_call import placement_of
 
-__all__ = ["PATIENCE", "fingerprint"]
+__all__ = ["TIMEOUT", "fingerprint"]
 
-PATIENCE = 2.0
+TIMEOUT = 2.0
 """Seconds that a prompt may be kept from starting by endpoints that do not answer, for each graph."""
 
 _asked: tuple[str, dict[tuple[str, ...], RemoteContract | None]] = ("", {})
@@ -46,7 +46,7 @@ async def fingerprint(graph: str, endpoint: str) -> str | float:
 
 def _heard_for_this_prompt() -> dict[tuple[str, ...], RemoteContract | None]:
     global _asked  # noqa: PLW0603 - one prompt starts at a time
-    place = host_api.executing_place()
+    place = host_api.executing_node()
     prompt_id = place.prompt_id if place else ""
     if _asked[0] != prompt_id or not prompt_id:
         _asked = prompt_id, {}
@@ -55,7 +55,7 @@ def _heard_for_this_prompt() -> dict[tuple[str, ...], RemoteContract | None]:
 
 async def _ask(registry: EndpointRegistry, placement: Placement, graph: str) -> RemoteContract | None:
     try:
-        return await asyncio.wait_for(_first_answer([registry.client(name) for name in placement.endpoints], graph), PATIENCE)
+        return await asyncio.wait_for(_first_answer([registry.client(name) for name in placement.endpoints], graph), TIMEOUT)
     except (YggdrasillError, asyncio.TimeoutError):
         return None
 
@@ -68,6 +68,6 @@ async def _first_answer(clients: list[EndpointClient], graph: str) -> RemoteCont
             continue
         local_fallbacks = extension_context().local_fallbacks
         if local_fallbacks is not None:
-            await asyncio.to_thread(local_fallbacks.saw, client.name, graph, contract.hash)
+            await asyncio.to_thread(local_fallbacks.record_hash, client.name, graph, contract.hash)
         return contract
     return None

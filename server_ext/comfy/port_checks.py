@@ -6,22 +6,34 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from yggdrasill.errors import CannotTravel
+from yggdrasill.errors import CannotTravel, InvalidArgument
 from yggdrasill.remote.comfy_types import can_travel, refusal
-from yggdrasill.server_ext.comfy.types_classes import parts_of
+from yggdrasill.server_ext.comfy.value_classes import parts_of
 from yggdrasill.values import Opaque
 from yggdrasill.values.extensions import extension_for
 from yggdrasill.values.scalars import LEAVES
 from yggdrasill.values.tensors import is_array, is_number, is_tensor
 
-__all__ = ["check_port"]
+__all__ = ["MAX_PORTS", "check_port", "check_port_count"]
 
+MAX_PORTS = 32
+"""Sockets on each side of a node; the editor has the same number in ``contract.js``."""
 _OTHER_LEAVES = (bytes, bytearray, Opaque)
 _KEYS = {
     "control": "a ControlNet with its weights",
     "gligen": "a GLIGEN model with its weights",
     "hooks": "hooks, which change a model while it samples",
 }
+
+
+def check_port_count(graph: str, inputs: int, outputs: int, node: str) -> None:
+    """Raise `InvalidArgument` if ``graph`` has more ports on a side than the node called ``node`` has sockets."""
+    for count, side in ((inputs, "inputs"), (outputs, "outputs")):
+        if count > MAX_PORTS:
+            raise InvalidArgument(
+                f"{graph!r} has {count} {side}, but {node} supports at most {MAX_PORTS}. Expose fewer ports, or split the graph into "
+                "several graphs, each with its own node."
+            )
 
 
 def check_port(port: str, type_name: str | Sequence[str], values: Sequence[Any]) -> None:

@@ -10,7 +10,7 @@ from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 
-__all__ = ["PlaceModel", "Placing"]
+__all__ = ["PlaceModel", "PlacementRoutes"]
 
 
 class PlaceModel(BaseModel):
@@ -22,7 +22,7 @@ class PlaceModel(BaseModel):
     place: str | None = Field(max_length=100)
 
 
-class Placing:
+class PlacementRoutes:
     """The handlers."""
 
     def __init__(self, edit: RegistryEdit, guard: RouteGuard) -> None:
@@ -30,7 +30,7 @@ class Placing:
 
     async def placements(self, request: web.Request) -> web.Response:
         """GET /placements: ``{endpoints, graphs, default}`` of the registry."""
-        return json_answer(_told(extension_context().registry))
+        return json_answer(_placements(extension_context().registry))
 
     async def place(self, request: web.Request) -> web.Response:
         """POST /place: change one line of the section ``graphs``; answers as GET /placements."""
@@ -42,9 +42,9 @@ class Placing:
             else:
                 registry.place_key(body.key, body.place)
 
-        return json_answer(_told(await self._edit.apply(change)))
+        return json_answer(_placements(await self._edit.apply(change)))
 
 
-def _told(registry: EndpointRegistry) -> dict[str, object]:
+def _placements(registry: EndpointRegistry) -> dict[str, object]:
     document = registry.to_dict()
     return {"endpoints": sorted(registry.endpoints), "graphs": document["graphs"], "default": document["default"]}

@@ -11,20 +11,20 @@ from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.partition.placement_keys import parts_of
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.blocking import let_through
-from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointStates
+from yggdrasill.server_ext.comfy.execution_blockers import allow_blockers
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
-from yggdrasill.server_ext.comfy.placement.patches import wrap_comfyui
-from yggdrasill.server_ext.comfy.placement.schema_cache import NodeForms
+from yggdrasill.server_ext.comfy.placement.patches import patch_comfyui
+from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
 from yggdrasill.server_ext.comfy.placement.timeline import Timeline
-from yggdrasill.server_ext.comfy.placement.validator import Checker
+from yggdrasill.server_ext.comfy.placement.validator import PromptValidator
 
-__all__ = ["Placing"]
+__all__ = ["PlacementService"]
 
 _LOG = logging.getLogger("yggdrasill.comfy")
 
 
-class Placing:
+class PlacementService:
     """``known`` gives the registry of endpoints as it is now.
 
     `states` is what is known of the endpoints, `timeline` what the last calls cost, `runs` the prompts with parts elsewhere that run
@@ -33,16 +33,16 @@ class Placing:
 
     def __init__(self, known: Callable[[], EndpointRegistry]) -> None:
         self._known = known
-        self.states = EndpointStates(known)
+        self.monitor = EndpointMonitor(known)
         self.timeline = Timeline()
         self.runs: dict[str, PartitionedPrompt] = {}
         self.stale: set[str] = set()
-        self.checker = Checker(self.states, NodeForms())
+        self.validator = PromptValidator(self.monitor, SchemaCache())
 
     def install(self) -> None:
         """Look at every prompt that is posted from now on."""
-        let_through()
-        wrap_comfyui(self.checker.check, self._running)
+        allow_blockers()
+        patch_comfyui(self.validator.check, self._running)
         host_api.prompt_server().add_on_prompt_handler(self.on_prompt)
 
     @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidConfig
-from yggdrasill.server_ext.comfy.url_redaction import redact_urls, said_of, without_urls
+from yggdrasill.server_ext.comfy.url_redaction import public_message, redact_urls, strip_urls
 
 
 @pytest.mark.parametrize(
@@ -25,13 +25,13 @@ from yggdrasill.server_ext.comfy.url_redaction import redact_urls, said_of, with
     ],
 )
 def test_a_message_loses_its_addresses_and_nothing_else(text: str, said: str) -> None:
-    assert without_urls(text) == said
+    assert strip_urls(text) == said
 
 
 def test_a_message_names_the_endpoint() -> None:
-    assert said_of(EndpointUnreachable("it is silent", endpoint="forge")) == "endpoint 'forge': it is silent"
-    assert said_of(EndpointUnreachable("endpoint 'forge' is silent", endpoint="forge")) == "endpoint 'forge' is silent"
-    assert said_of(InvalidConfig("it is odd")) == "it is odd"
+    assert public_message(EndpointUnreachable("it is silent", endpoint="forge")) == "endpoint 'forge': it is silent"
+    assert public_message(EndpointUnreachable("endpoint 'forge' is silent", endpoint="forge")) == "endpoint 'forge' is silent"
+    assert public_message(InvalidConfig("it is odd")) == "it is odd"
 
 
 def test_an_error_loses_the_endpoints_address_and_keeps_its_class_and_other_addresses() -> None:

@@ -19,7 +19,7 @@ from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.reentrant_slot import ReentrantSlot
-from yggdrasill.server_ext.comfy.runner import watched_by
+from yggdrasill.server_ext.comfy.runner import observe_prompts
 
 __all__ = ["Meter", "NodeWork"]
 
@@ -50,7 +50,7 @@ class Meter:
             self._done += count
         self._show(0.0)
 
-    def inside(self, place: str, done: float, total: float, text: str | None) -> None:
+    def step_progress(self, place: str, done: float, total: float, text: str | None) -> None:
         """A `ProgressSink`: how far the step that runs is."""
         self._show(min(max(done / total, 0.0), 1.0) if total > 0 else 0.0)
 
@@ -64,11 +64,13 @@ class NodeWork(Generic[Result]):
     """``work(self)`` runs in a thread, in a run context of its own. To be made in the node's own task."""
 
     def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
-        place = host_api.executing_place()
-        self._around_run: PromptRun | None = extension_context().runner.run_of(place.prompt_id) if place else None
-        self._reentrant_slot = ReentrantSlot(extension_context().runner, self._around_run.part_of if self._around_run is not None else None)
+        place = host_api.executing_node()
+        self._outer_run: PromptRun | None = extension_context().runner.run_of(place.prompt_id) if place else None
+        self._reentrant_slot = ReentrantSlot(
+            extension_context().runner, self._outer_run.reentrant_root if self._outer_run is not None else None
+        )
         self._preview_method = host_api.preview_method()
-        self.messages = NodeMessages(node_id, place.prompt_id if place else "", self._around_run)
+        self.messages = NodeMessages(node_id, place.prompt_id if place else "", self._outer_run)
         self.meter = Meter(self.messages)
         self.token = CancelToken()
         self._seed = seed
@@ -80,15 +82,15 @@ class NodeWork(Generic[Result]):
         try:
             with (
                 observe_waits(self._reentrant_slot.learn),
-                watched_by(self._heard, "", begin=self._reentrant_slot.take, preview_method=self._preview_method),
-                enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.inside) as context,
+                observe_prompts(self._on_message, "", begin=self._reentrant_slot.take, preview_method=self._preview_method),
+                enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.step_progress) as context,
             ):
                 self.context: RunContext = context
                 self._future.set_result(self._work(self))
         except BaseException as error:  # noqa: BLE001 - the node raises it
             self._future.set_exception(error)
 
-    def _heard(self, kind: str, facts: dict[str, Any]) -> None:
+    def _on_message(self, kind: str, facts: dict[str, Any]) -> None:
         """Something happened in a workflow that this node runs."""
         self.messages.watch("comfy", {"what": kind, **facts})
 
@@ -107,8 +109,8 @@ class NodeWork(Generic[Result]):
                     await self._reentrant_slot.stop()
                     await asyncio.wait([future], timeout=_GRACE)
                     host_api.raise_interrupt()
-                if self._around_run is not None and self._around_run.context.token.cancelled:
-                    self.token.cancel(self._around_run.context.token.reason)
+                if self._outer_run is not None and self._outer_run.context.token.cancelled:
+                    self.token.cancel(self._outer_run.context.token.reason)
                     await self._reentrant_slot.stop()
                     raise Cancelled(self.token.reason)
             await self._reentrant_slot.finish()

@@ -10,9 +10,9 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 
-__all__ = ["ask_endpoints", "unknown_endpoint"]
+__all__ = ["query_endpoints", "unknown_endpoint"]
 
-_PATIENCE = 15.0
+_TIMEOUT = 15.0
 
 
 def unknown_endpoint(name: Any) -> str | None:
@@ -26,7 +26,7 @@ def unknown_endpoint(name: Any) -> str | None:
     return None
 
 
-def ask_endpoints(name: str) -> tuple[bool, str, str]:
+def query_endpoints(name: str) -> tuple[bool, str, str]:
     """Whether the endpoint (or each, for a blank name) answers, what it says as YAML, and the graphs it serves.
 
     Raises:
@@ -36,21 +36,21 @@ def ask_endpoints(name: str) -> tuple[bool, str, str]:
 
     registry = extension_context().registry
     names = [registry.endpoint(name.strip()).name] if name.strip() else sorted(registry.endpoints)
-    answers = loop_thread().run(_ask_all([registry.client(one) for one in names]))
+    answers = loop_thread().run(_query_all([registry.client(one) for one in names]))
     served = [f"{one}/{graph}" for one, answer in answers.items() for graph in answer.get("graphs", ())]
     text = safe_dump(answers, sort_keys=False, allow_unicode=True) if answers else ""
     return bool(answers) and all("error" not in answer for answer in answers.values()), text, "\n".join(served)
 
 
-async def _ask_all(clients: list[EndpointClient]) -> dict[str, dict[str, Any]]:
-    return dict(zip([client.name for client in clients], await asyncio.gather(*map(_ask, clients)), strict=True))
+async def _query_all(clients: list[EndpointClient]) -> dict[str, dict[str, Any]]:
+    return dict(zip([client.name for client in clients], await asyncio.gather(*map(_query, clients)), strict=True))
 
 
-async def _ask(client: EndpointClient) -> dict[str, Any]:
+async def _query(client: EndpointClient) -> dict[str, Any]:
     try:
-        parts = await asyncio.wait_for(asyncio.gather(client.health(), client.capabilities(), client.graphs()), _PATIENCE)
+        parts = await asyncio.wait_for(asyncio.gather(client.health(), client.capabilities(), client.graphs()), _TIMEOUT)
     except asyncio.TimeoutError:
-        return {"error": f"no answer within {_PATIENCE:g} s"}
+        return {"error": f"no answer within {_TIMEOUT:g} s"}
     except RemoteError as error:
         return {"error": error.message}
     health, capabilities, graphs = parts

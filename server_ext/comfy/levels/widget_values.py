@@ -38,14 +38,14 @@ def read_value(setting: Setting, value: Any, owner: str) -> Any:
     """The config value of one widget; the text widget of a number without default may be blank."""
     if isinstance(value, str) and setting.kind != "choice":
         if setting.kind == "value" or (setting.default is None and setting.kind in ("integer", "number", "boolean")):
-            value = _written(setting, value, owner)
+            value = _parse_text(setting, value, owner)
         elif not value and setting.default is None:
             value = None
     checked = setting.read({setting.name: value}, owner)
     return int(checked) if setting.kind == "number" and isinstance(value, int) and not isinstance(value, bool) else checked
 
 
-def _written(setting: Setting, text: str, owner: str) -> Any:
+def _parse_text(setting: Setting, text: str, owner: str) -> Any:
     if not text.strip():
         return setting.default
     try:

@@ -7,7 +7,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
-from yggdrasill.server_ext.comfy.levels.composing import child_ids
+from yggdrasill.server_ext.comfy.levels.graph_composing import child_ids
 from yggdrasill.server_ext.comfy.levels.host_paths import read_mapping
 from yggdrasill.server_ext.comfy.levels.wires import Wire, read_lines, read_wires
 from yggdrasill.stage import Stage

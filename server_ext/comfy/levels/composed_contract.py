@@ -10,9 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from yggdrasill.errors import InvalidArgument, InvalidConfig
 from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.levels.ports import contract_of
+from yggdrasill.server_ext.comfy.levels.graph_ports import contract_of
 
-__all__ = ["COMPOSING", "PortsModel", "composed_contract"]
+__all__ = ["COMPOSING", "ComposedGraphModel", "composed_contract"]
 
 COMPOSING = frozenset(f"Yggdrasill{name}" for name in ("LoadGraph", "AddBlock", "Connect", "LoadPipeline", "Pipeline"))
 """The classes of nodes that give configs and do nothing else."""
@@ -20,7 +20,7 @@ _PLAIN = frozenset({"PrimitiveString", "PrimitiveStringMultiline", "PrimitiveInt
 _DEPTH = 200
 
 
-class PortsModel(BaseModel):
+class ComposedGraphModel(BaseModel):
     """The nodes that put a graph together, in ComfyUI's API format, and the output that gives it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -30,7 +30,7 @@ class PortsModel(BaseModel):
     output: int = Field(ge=0, le=100)
 
 
-def composed_contract(asked: PortsModel) -> dict[str, Any]:
+def composed_contract(asked: ComposedGraphModel) -> dict[str, Any]:
     """The contract of the graph.
 
     Raises:

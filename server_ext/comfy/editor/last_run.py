@@ -20,7 +20,7 @@ _MOVED = ("bytes_sent", "bytes_received", "bytes_direct")
 
 async def run(request: web.Request) -> web.Response:
     """GET /run: see `figures`; ``{"places": []}`` before the first run."""
-    last = extension_context().placing.timeline.last()
+    last = extension_context().placement.timeline.last()
     return json_answer({"places": [], "seconds": 0.0} if last is None else figures(last))
 
 
@@ -30,7 +30,7 @@ async def timeline(request: web.Request) -> web.Response:
     Raises:
         UnknownName: nothing has run elsewhere yet.
     """
-    last = extension_context().placing.timeline.last()
+    last = extension_context().placement.timeline.last()
     if last is None or not last["calls"]:
         raise UnknownName("nothing has run elsewhere since this ComfyUI was started; place a part of a workflow and run it")
     spans = [

@@ -11,7 +11,7 @@ from yggdrasill.foundation import Setting, template_names
 from yggdrasill.foundation.templates import TEMPLATE_FOLDER, FileTemplate, render_template
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level, config_key
 from yggdrasill.server_ext.comfy.levels.host_paths import open_file, read_text
-from yggdrasill.server_ext.comfy.levels.values import given_values
+from yggdrasill.server_ext.comfy.levels.widget_values import given_values
 
 __all__ = ["PREFIX", "fingerprint", "from_file", "from_template", "from_text", "load_source", "template_settings"]
 

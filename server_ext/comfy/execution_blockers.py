@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from yggdrasill.remote.port_list import Blocked
-from yggdrasill.server_ext.comfy.types_classes import find_class
+from yggdrasill.server_ext.comfy.value_classes import find_class
 
-__all__ = ["as_blocked", "as_blockers", "let_through"]
+__all__ = ["allow_blockers", "as_blocked", "as_blockers"]
 
 _BLOCKER = "comfy_execution.graph_utils:ExecutionBlocker"
-_MARK = "yggdrasill_lets_through"
+_MARK = "yggdrasill_allows_blockers"
 
 
 def as_blocked(values: Iterable[Any]) -> list[Any]:
@@ -31,15 +31,15 @@ def as_blockers(values: Iterable[Any]) -> list[Any]:
     return [blocker(value.message) if type(value) is Blocked else value for value in values]
 
 
-def let_through() -> None:
+def allow_blockers() -> None:
     """Wrap ComfyUI's `get_input_data`, which has no hook for this, once per process."""
     execution: Any = importlib.import_module("execution")
     if not getattr(execution, _MARK, False):
         setattr(execution, _MARK, True)
-        execution.get_input_data = _letting_through(execution.get_input_data)
+        execution.get_input_data = _with_blockers(execution.get_input_data)
 
 
-def _letting_through(get_input_data: Callable[..., Any]) -> Callable[..., Any]:
+def _with_blockers(get_input_data: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(inputs: Any, class_def: Any, *rest: Any, **named: Any) -> Any:
         found = get_input_data(inputs, class_def, *rest, **named)
         if not getattr(class_def, "takes_blocked", False):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.server_ext.comfy.placement.validation_result import Answer, excused, refusal
+from yggdrasill.server_ext.comfy.placement.validation_result import ValidationResult, drop_file_errors, error_result
 
 
 def errors(*kinds: str, outputs: tuple[str, ...] = ("9",)) -> dict[str, Any]:
@@ -13,21 +13,21 @@ def errors(*kinds: str, outputs: tuple[str, ...] = ("9",)) -> dict[str, Any]:
 
 
 def test_what_is_not_in_a_list_here_may_be_where_the_node_runs() -> None:
-    answer: Answer = False, {"type": "prompt_outputs_failed_validation"}, [], {"2": errors("value_not_in_list")}
-    assert excused(answer, frozenset({"2"})) == ((True, None, ["9"], {}), ["9"])
-    assert excused(answer, frozenset({"3"})) == (answer, [])
+    answer: ValidationResult = False, {"type": "prompt_outputs_failed_validation"}, [], {"2": errors("value_not_in_list")}
+    assert drop_file_errors(answer, frozenset({"2"})) == ((True, None, ["9"], {}), ["9"])
+    assert drop_file_errors(answer, frozenset({"3"})) == (answer, [])
 
 
 def test_an_output_that_hangs_on_another_error_does_not_run() -> None:
     by_node = {"2": errors("value_not_in_list", outputs=("8", "9")), "3": errors("required_input_missing", outputs=("9",))}
-    assert excused((False, {"type": "x"}, ["7"], by_node), frozenset({"2", "3"})) == (
+    assert drop_file_errors((False, {"type": "x"}, ["7"], by_node), frozenset({"2", "3"})) == (
         (True, None, ["7", "8"], {"3": by_node["3"]}),
         ["7", "8"],
     )
 
 
 def test_an_error_of_ours_has_comfyuis_form() -> None:
-    good, error, outputs, by_node = refusal(InvalidConfig("no way"), {"2": {"class_type": "Blur"}}, ["2"])
+    good, error, outputs, by_node = error_result(InvalidConfig("no way"), {"2": {"class_type": "Blur"}}, ["2"])
     assert (good, outputs) == (False, [])
     assert error is not None
     assert error.keys() == {"type", "message", "details", "extra_info"}

@@ -8,7 +8,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level
-from yggdrasill.server_ext.comfy.sockets import check_ports
+from yggdrasill.server_ext.comfy.port_checks import check_port_count
 
 __all__ = ["contract_of", "inputs_by_name", "outputs_in_order", "pictures_of"]
 
@@ -42,7 +42,7 @@ def inputs_by_name(graph: Any, name: str, sockets: Mapping[str, Any]) -> dict[st
         InvalidArgument: more ports than a node has sockets, a socket too many, or an input that is needed and not linked.
     """
     ports, outputs = _entries(graph)
-    check_ports(name, len(ports), len(outputs), "Run Graph")
+    check_port_count(name, len(ports), len(outputs), "Run Graph")
     inputs = {}
     for socket, value in sockets.items():
         index = int(socket.removeprefix("p"))

@@ -11,7 +11,7 @@ import pytest
 
 from samples.endpoints import Cutter, EndpointProcess, cutter
 from yggdrasill.remote import EndpointRegistry
-from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState, EndpointStates
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 
 
 @pytest.fixture
@@ -37,8 +37,8 @@ def registry(forge: EndpointProcess, url: str, **graphs: str) -> EndpointRegistr
 
 
 @asynccontextmanager
-async def watching(known: Callable[[], EndpointRegistry]) -> AsyncIterator[EndpointStates]:
-    states = EndpointStates(known)
+async def watching(known: Callable[[], EndpointRegistry]) -> AsyncIterator[EndpointMonitor]:
+    states = EndpointMonitor(known)
     states.start()
     try:
         yield states
@@ -46,7 +46,7 @@ async def watching(known: Callable[[], EndpointRegistry]) -> AsyncIterator[Endpo
         await states.stop()
 
 
-async def until(states: EndpointStates, what: Callable[[EndpointState], bool]) -> EndpointState:
+async def until(states: EndpointMonitor, what: Callable[[EndpointState], bool]) -> EndpointState:
     for _ in range(500):
         if what(states.state("forge")):
             return states.state("forge")
@@ -73,23 +73,23 @@ async def test_one_that_something_is_placed_on_is_known_before_it_is_needed(forg
     async with watching(lambda: known) as states:
         await until(states, lambda state: bool(state.up))
         asked = seen.to_server
-        assert (await states.know(["forge"], younger=60.0, seconds=5.0))["forge"].up
+        assert (await states.refresh(["forge"], max_age=60.0, timeout=5.0))["forge"].up
         assert seen.to_server == asked
 
 
 async def test_one_that_went_down_is_known_to_be_down_and_why(forge: EndpointProcess, seen: Cutter) -> None:
     known = registry(forge, seen.url)
     async with watching(lambda: known) as states:
-        assert (await states.know(["forge"], younger=0.0, seconds=10.0))["forge"].up
+        assert (await states.refresh(["forge"], max_age=0.0, timeout=10.0))["forge"].up
         forge.kill()
-        down = (await states.know(["forge"], younger=0.0, seconds=10.0))["forge"]
+        down = (await states.refresh(["forge"], max_age=0.0, timeout=10.0))["forge"]
         assert down.up is False
         assert down.load == float("inf")
         assert down.facts
         assert str(down.reason).startswith("endpoint 'forge': ")
         assert "http" not in repr(down.to_dict())
         forge.start()
-        again = (await states.know(["forge"], younger=0.0, seconds=10.0))["forge"]
+        again = (await states.refresh(["forge"], max_age=0.0, timeout=10.0))["forge"]
         assert again.up
         assert again.since > down.since
 
