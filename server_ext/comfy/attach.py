@@ -1,4 +1,4 @@
-"""Attaching the endpoint to the ComfyUI that is starting: its context, its routes, its beginning. What fails here is one line in the log."""
+"""Start-up of the endpoint inside ComfyUI: builds the extension context, adds the routes, and starts the service."""
 
 from __future__ import annotations
 
@@ -34,18 +34,21 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 def attach() -> None:
-    """Give this ComfyUI an endpoint; if that fails, its log says why and everything else works. On the main loop, before the routes are added."""
+    """Attach an endpoint to this ComfyUI. Call it on the main loop, before the routes are added.
+
+    A failure is written to ComfyUI's log and to ``ExtensionContext.problem``; ComfyUI itself starts in any case.
+    """
     exit_with_parent()
     context = ExtensionContext(QueueRunner())
     set_extension_context(context)
     register_classes()
-    with host_api.shielded("the editor's extension cannot be given"):
+    with host_api.shielded("the editor's extension cannot be served"):
         add_web_files(host_api.prompt_server().app.router)
     try:
         _attach(context)
     except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
         context.problem = f"{type(error).__name__}: {error}"
-        _LOG.error("Yggdrasill: this ComfyUI is no endpoint: %s", context.problem)
+        _LOG.error("Yggdrasill: this ComfyUI is not an endpoint: %s", context.problem)
 
 
 def _attach(context: ExtensionContext) -> None:
@@ -56,7 +59,7 @@ def _attach(context: ExtensionContext) -> None:
     token = resolve_token(data_dir)
     redactor = Redactor([token, *secrets_of_environment()])
     retry_policy = RetryPolicy(settings.first_patience, settings.patience)
-    context.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
+    context.read_registry = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
     addresses, port, url = _own_addresses(settings)
     serving = Settings(
         host=addresses[0],
@@ -79,25 +82,25 @@ def _attach(context: ExtensionContext) -> None:
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
     add_ui_routes(app.router, service, guard, token, settings.peer_url)
-    _begin_with(app, service, context)
+    _register_lifecycle(app, service, context)
     context.placement.install()
     problem = host_api.flags_problem()
     if problem is not None:
         _LOG.warning("Yggdrasill: %s", problem)
 
 
-def _begin_with(app: Any, service: Service, context: ExtensionContext) -> None:
+def _register_lifecycle(app: Any, service: Service, context: ExtensionContext) -> None:
     async def start(_: Any) -> None:
         try:
             await service.start()
         except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
             context.problem = f"{type(error).__name__}: {error}"
-            _LOG.error("Yggdrasill: this ComfyUI takes no jobs: %s", context.problem)
-        with host_api.shielded("the other endpoints cannot be watched"):
+            _LOG.error("Yggdrasill: this ComfyUI does not accept jobs: %s", context.problem)
+        with host_api.shielded("the other endpoints cannot be monitored"):
             context.placement.monitor.start()
 
     async def stop(_: Any) -> None:
-        with host_api.shielded("the other endpoints are still watched"):
+        with host_api.shielded("monitoring of the other endpoints could not be stopped"):
             await context.placement.monitor.stop()
         with host_api.shielded("the endpoint could not be closed"):
             await service.close(1.0)
@@ -107,7 +110,7 @@ def _begin_with(app: Any, service: Service, context: ExtensionContext) -> None:
 
 
 def _own_addresses(settings: ComfySettings) -> tuple[list[str], int, str]:
-    """The addresses and the port ComfyUI listens on, and the url this machine reaches it by."""
+    """Return the addresses and the port that ComfyUI listens on, and the URL at which this machine reaches it."""
     args = importlib.import_module("comfy.cli_args").args
     addresses = [part.strip() for part in str(args.listen).split(",")]
     scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"

@@ -1,6 +1,7 @@
-"""Whether what a Remote Graph node gave before still holds: the endpoint is asked when a prompt starts, once per graph.
+"""Fingerprint of a Remote Graph node: whether its cached result is still valid, by the contract that the endpoint serves now.
 
-ComfyUI asks its nodes one after another in the thread that runs prompts, so the question has a short bound.
+Each endpoint is queried once per prompt and graph. ComfyUI computes the fingerprints one after another in the thread that runs prompts, so
+the query has a short timeout.
 """
 
 from __future__ import annotations
@@ -20,40 +21,40 @@ from yggdrasill.server_ext.comfy.remote_call import placement_of
 __all__ = ["TIMEOUT", "fingerprint"]
 
 TIMEOUT = 2.0
-"""Seconds that a prompt may be kept from starting by endpoints that do not answer, for each graph."""
+"""Seconds that endpoints without an answer may delay the start of a prompt, for each graph."""
 
-_asked: tuple[str, dict[tuple[str, ...], RemoteContract | None]] = ("", {})
-"""The prompt that starts now, and what was heard for it."""
+_answers: tuple[str, dict[tuple[str, ...], RemoteContract | None]] = ("", {})
+"""The prompt that is starting, and the contracts received for it by graph and endpoints."""
 
 
 async def fingerprint(graph: str, endpoint: str) -> str | float:
-    """The hash of what is served now, if results of it may be reused; else a number that equals nothing, so that the node runs.
+    """Return the hash of the graph that is served now if its results may be reused; else NaN, so that the node executes again.
 
-    A graph runs again too if its endpoint cannot be asked in time.
+    NaN is also returned if no endpoint answers in time.
     """
     try:
         registry = extension_context().registry
         placement = placement_of(registry, graph, endpoint)
     except YggdrasillError:
         return float("nan")
-    known = _heard_for_this_prompt()
+    known = _contracts_of_this_prompt()
     question = (graph, *placement.endpoints)
     if question not in known:
-        known[question] = await _ask(registry, placement, graph)
+        known[question] = await _query(registry, placement, graph)
     contract = known[question]
     return contract.hash if contract is not None and contract.reusable else float("nan")
 
 
-def _heard_for_this_prompt() -> dict[tuple[str, ...], RemoteContract | None]:
-    global _asked  # noqa: PLW0603 - one prompt starts at a time
-    place = host_api.executing_node()
-    prompt_id = place.prompt_id if place else ""
-    if _asked[0] != prompt_id or not prompt_id:
-        _asked = prompt_id, {}
-    return _asked[1]
+def _contracts_of_this_prompt() -> dict[tuple[str, ...], RemoteContract | None]:
+    global _answers  # noqa: PLW0603 - one prompt starts at a time
+    node = host_api.executing_node()
+    prompt_id = node.prompt_id if node else ""
+    if _answers[0] != prompt_id or not prompt_id:
+        _answers = prompt_id, {}
+    return _answers[1]
 
 
-async def _ask(registry: EndpointRegistry, placement: Placement, graph: str) -> RemoteContract | None:
+async def _query(registry: EndpointRegistry, placement: Placement, graph: str) -> RemoteContract | None:
     try:
         return await asyncio.wait_for(_first_answer([registry.client(name) for name in placement.endpoints], graph), TIMEOUT)
     except (YggdrasillError, asyncio.TimeoutError):

@@ -1,7 +1,7 @@
-"""ComfyUI's sign for a value that nothing may run with: as itself on links here, as `Blocked` on the way to another server.
+"""Conversion between ComfyUI's `ExecutionBlocker` on local links and `Blocked`, its form on the way to another endpoint.
 
-ComfyUI does not call a node that gets the sign anywhere in its inputs. Nodes that stand for several others must be called all the same,
-because only some of those may need that input: their classes say ``takes_blocked`` and get `Blocked` instead.
+ComfyUI does not execute a node that receives a blocker in any input. A node that represents several other nodes must execute all the same,
+because only some of those may need the blocked input: its class sets ``takes_blocked`` and receives `Blocked` instead.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _MARK = "yggdrasill_allows_blockers"
 
 
 def as_blocked(values: Iterable[Any]) -> list[Any]:
-    """``values`` with `Blocked` in the place of ComfyUI's sign."""
+    """Return ``values`` with each `ExecutionBlocker` replaced by `Blocked`."""
     blocker: Any = find_class(_BLOCKER)
     return [Blocked(value.message) if isinstance(value, blocker) else value for value in values]
 
 
 def as_blockers(values: Iterable[Any]) -> list[Any]:
-    """The other way around."""
+    """Return ``values`` with each `Blocked` replaced by an `ExecutionBlocker`."""
     blocker: Any = find_class(_BLOCKER)
     return [blocker(value.message) if type(value) is Blocked else value for value in values]
 
 
 def allow_blockers() -> None:
-    """Wrap ComfyUI's `get_input_data`, which has no hook for this, once per process."""
+    """Patch ComfyUI's `get_input_data`, once per process, so that classes with ``takes_blocked`` receive blocked inputs."""
     execution: Any = importlib.import_module("execution")
     if not getattr(execution, _MARK, False):
         setattr(execution, _MARK, True)

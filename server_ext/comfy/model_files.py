@@ -1,4 +1,4 @@
-"""The model files of this ComfyUI: which there are, and a short reading of a file that tells it from any other weights."""
+"""The model files of this ComfyUI, and a fast fingerprint that distinguishes a file from other weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _lock = threading.Lock()
 
 
 def model_files() -> dict[str, list[str]]:
-    """The files ComfyUI finds in each of its model folders, as it spells them; folders without any are left out."""
+    """Return the files in each of ComfyUI's model folders, as ComfyUI spells them, without empty folders."""
     folders = importlib.import_module("folder_paths")
     names = [name for name in folders.folder_names_and_paths if name != "custom_nodes"]
     found = {name: [file for file in folders.get_filename_list(name) if is_model_file(file)] for name in names}
@@ -30,7 +30,7 @@ def model_files() -> dict[str, list[str]]:
 
 
 def fingerprints(files: Sequence[str]) -> dict[str, dict[str, str]]:
-    """``{file: {folder: fingerprint}}`` for those of ``files`` that ComfyUI finds in a model folder; nothing else is opened."""
+    """Return ``{file: {folder: fingerprint}}`` for those of ``files`` that are in a model folder. No other file is opened."""
     folders = importlib.import_module("folder_paths")
     wanted = {same_path(file): file for file in files}
     found: dict[str, dict[str, str]] = {}
@@ -45,10 +45,10 @@ def fingerprints(files: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def fingerprint(path: Path) -> str:
-    """blake3 (hex) over the file's size, 8 bytes little-endian, and 16 windows of 64 KiB, evenly from its beginning to its end.
+    """Return the BLAKE3 hash (hex) of the file's size, 8 bytes little-endian, and of 16 windows of 64 KiB evenly spaced over the file.
 
-    So a file of many GB is read in a moment, and only once while its size and time stay; other weights differ nearly everywhere. A
-    change of a few bytes between two windows is not seen.
+    A file of many GB is thus read in a moment, and only once while its size and modification time are unchanged. A change of a few bytes
+    between two windows is not detected.
 
     Raises:
         OSError

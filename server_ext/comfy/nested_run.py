@@ -1,7 +1,7 @@
-"""Running a prompt inside another one that waits, on the same thread and event loop, so never two nodes at once.
+"""Runs a prompt inside another one that waits, on the same thread and event loop, so that two nodes never execute at once.
 
-ComfyUI keeps facts about *the* running prompt in globals. They are exchanged at every step: while a piece of the inner prompt
-runs they are its own, else the outer's. The owner's interrupt is for the outer prompt and is never lost to the inner one.
+ComfyUI keeps facts about *the* running prompt in globals. They are exchanged around every step of the nested prompt: during a step they
+are those of the nested prompt, otherwise those of the outer one. An interrupt of the owner applies to the outer prompt and is never lost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["GlobalsPatch", "NestedRun"]
 
 
 class GlobalsPatch:
-    """Awaits ``coroutine`` with ``enter()`` before and ``leave()`` after each of its steps."""
+    """Awaits ``coroutine``, calling ``enter()`` before and ``leave()`` after each of its steps."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, Any], enter: Callable[[], None], leave: Callable[[], None]) -> None:
         self._coroutine, self._enter, self._leave = coroutine, enter, leave
@@ -25,23 +25,23 @@ class GlobalsPatch:
     def __await__(self) -> Generator[Any, Any, Any]:
         steps = self._coroutine.__await__()
         step: Callable[[Any], Any] = steps.send
-        given: Any = None
+        sent: Any = None
         while True:
             self._enter()
             try:
-                waited_for = step(given)
+                awaited = step(sent)
             except StopIteration as end:
                 return end.value
             finally:
                 self._leave()
             try:
-                step, given = steps.send, (yield waited_for)
-            except BaseException as error:  # noqa: BLE001 - it is for the inner coroutine
-                step, given = steps.throw, error
+                step, sent = steps.send, (yield awaited)
+            except BaseException as error:  # noqa: BLE001 - the coroutine handles it
+                step, sent = steps.throw, error
 
 
 class _Globals:
-    """What ComfyUI knows of the running prompt."""
+    """ComfyUI's global facts about the running prompt."""
 
     def __init__(self) -> None:
         self._progress: Any = importlib.import_module("comfy_execution.progress")
@@ -69,24 +69,24 @@ class _Globals:
 
 
 class NestedRun:
-    """Runs ``run`` once, with caches of its own. Its `cancel` may be called from any thread."""
+    """One nested execution of ``run``, with a cache of its own. `cancel` may be called from any thread."""
 
-    #: Executors that run nothing now; several nodes of a prompt may run something while they wait. Their caches outlive each run.
+    #: Idle executors; several waiting nodes may run nested prompts at once. Their caches outlive each run.
     _idle: ClassVar[list[Any]] = []
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
         self._globals = _Globals()
         self._management: Any = importlib.import_module("comfy.model_management")
-        self._inner: tuple[Any, ...] = ("", None, run.prompt_id, None, *self._globals.read()[4:])
-        self._outer: tuple[Any, ...] = ()
-        self._flag = False
+        self._nested_globals: tuple[Any, ...] = ("", None, run.prompt_id, None, *self._globals.read()[4:])
+        self._outer_globals: tuple[Any, ...] = ()
+        self._interrupted = False
         self._inside = False
         self._starting = False
         self._cancelled = False
 
-    async def go(self) -> None:
-        """Run the prompt to its end, good or bad; messages go to the run's socket as always."""
+    async def execute(self) -> None:
+        """Run the prompt until it succeeds or fails. Messages go to the socket of the run, as for a queued prompt."""
         run = self._run
         executor = self._idle.pop() if self._idle else self._new_executor()
         executor.add_message = self._with_start(executor, type(executor).add_message)
@@ -103,7 +103,7 @@ class NestedRun:
         host_api.send_json("executing", {"node": None, "prompt_id": run.prompt_id}, run.prompt_id)
 
     def cancel(self) -> None:
-        """Let the inner prompt stop at its next look at ComfyUI's interrupt flag."""
+        """Stop the nested prompt when it next checks ComfyUI's interrupt flag."""
         with self._management.interrupt_processing_mutex:
             self._cancelled = True
             if self._inside:
@@ -117,7 +117,7 @@ class NestedRun:
         )
 
     def _with_start(self, executor: Any, add_message: Callable[..., Any]) -> Callable[..., Any]:
-        """`execute_async` clears the interrupt flag before its first message; until then the flag is held, and then put back."""
+        """Wrap ``add_message``: `execute_async` clears the interrupt flag before its first message, so the flag is locked until then and restored."""
 
         def add(event: str, data: dict[str, Any], broadcast: bool) -> Any:
             if self._starting and event == "execution_start":
@@ -128,30 +128,30 @@ class NestedRun:
 
     def _end_start(self) -> None:
         self._starting = False
-        self._management.interrupt_current_processing(self._flag or self._cancelled)
+        self._management.interrupt_current_processing(self._interrupted or self._cancelled)
         self._management.interrupt_processing_mutex.release()
 
     def _enter(self) -> None:
         mutex = self._management.interrupt_processing_mutex
         mutex.acquire()
-        self._flag = self._management.interrupt_processing
+        self._interrupted = self._management.interrupt_processing
         self._inside = True
         if self._cancelled:
             self._management.interrupt_current_processing(True)
         if not self._starting:
             mutex.release()
-        self._outer = self._globals.read()
-        self._globals.write(self._inner)
+        self._outer_globals = self._globals.read()
+        self._globals.write(self._nested_globals)
 
     def _leave(self) -> None:
-        self._inner = self._globals.read()
-        self._run.registry = self._inner[3]
-        self._globals.write(self._outer)
+        self._nested_globals = self._globals.read()
+        self._run.registry = self._nested_globals[3]
+        self._globals.write(self._outer_globals)
         if self._starting:
             self._end_start()
         with self._management.interrupt_processing_mutex:
             self._inside = False
-            if self._flag:
+            if self._interrupted:
                 self._management.interrupt_current_processing(True)
             elif self._cancelled:
                 self._management.interrupt_current_processing(False)

@@ -1,4 +1,4 @@
-"""The forms of this ComfyUI's node classes, word for word as its own ``/object_info`` tells them, and which must be asked again."""
+"""The definitions of this ComfyUI's node classes, exactly as its ``/object_info`` returns them, and which classes may have to run again."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _PATH = "/object_info/{node_class}"
 
 
 async def read_object_info(names: Iterable[str]) -> dict[str, Any]:
-    """``{"nodes": {name: entry of /object_info}, "asks_again": [name], "unknown": [name]}``. On ComfyUI's main loop only.
+    """Return ``{"nodes": {name: entry of /object_info}, "asks_again": [name], "unknown": [name]}``. Call it on ComfyUI's main loop.
 
-    ``unknown`` are classes that are not there, or whose form cannot be read.
+    ``asks_again`` lists classes that `may_rerun`; ``unknown`` those that do not exist or cannot be read.
     """
     handler = next((route.handler for route in host_api.prompt_server().routes if getattr(route, "path", None) == _PATH), None)
     if handler is None:
-        raise InvalidArgument(f"this ComfyUI has no route {_PATH!r}, so its node classes cannot be told; update ComfyUI")
+        raise InvalidArgument(f"This ComfyUI has no route {_PATH!r}, so its node classes cannot be read. Update ComfyUI.")
     classes = host_api.node_classes()
     found: dict[str, Any] = {}
     again, unknown = [], []
     for name in dict.fromkeys(names):
-        with host_api.shielded(f"the form of node class {name!r} could not be read"):
-            # the route's own code is the only place in ComfyUI that makes an entry; of a request it looks at the name alone
+        with host_api.shielded(f"the definition of node class {name!r} could not be read"):
+            # only the handler of this route builds an entry; of the request it reads the name alone
             found.update(json.loads((await handler(SimpleNamespace(match_info={"node_class": name}))).text))
         if name not in found:
             unknown.append(name)
@@ -39,9 +39,9 @@ async def read_object_info(names: Iterable[str]) -> dict[str, Any]:
 
 
 def may_rerun(node_class: Any) -> bool:
-    """Whether ComfyUI may run a node of this class again though its inputs are the same."""
+    """Return whether ComfyUI may execute a node of this class again although its inputs are unchanged."""
     internal = importlib.import_module("comfy_api.internal")
     if getattr(node_class, "NOT_IDEMPOTENT", False) or hasattr(node_class, "IS_CHANGED"):
         return True
-    of_new_kind = issubclass(node_class, internal._ComfyNodeInternal)
-    return of_new_kind and internal.first_real_override(node_class, "fingerprint_inputs") is not None
+    has_schema = issubclass(node_class, internal._ComfyNodeInternal)
+    return has_schema and internal.first_real_override(node_class, "fingerprint_inputs") is not None

@@ -1,4 +1,4 @@
-"""What lies on a port: ComfyUI's own list of values, checked before anything is sent."""
+"""Checks on ports before anything is sent: their number, and whether their values are transferable."""
 
 from __future__ import annotations
 
@@ -37,40 +37,40 @@ def check_port_count(graph: str, inputs: int, outputs: int, node: str) -> None:
 
 
 def check_port(port: str, type_name: str | Sequence[str], values: Sequence[Any]) -> None:
-    """Return if ``values``, the list of values on ``port``, can travel; copies and reads nothing.
+    """Check that ``values``, the list of values on ``port``, are transferable. Nothing is copied or read.
 
     Raises:
-        CannotTravel: the type or a part of a value cannot; the message names port, type, place and class.
+        CannotTravel: the type or a part of a value is not transferable; the message names the port, the type, the location and the class.
     """
     if not can_travel(type_name).travels:
         raise refusal(port, type_name)
     for index, value in enumerate(values):
-        for place, what in _offenders(value):
-            part = next((f" ({key} is {_KEYS[key]})" for key in _KEYS if f"[{_show(key)}]" in place), "")
-            raise refusal(port, type_name, f"value {index}{place} is {what}{part}")
+        for location, what in _offenders(value):
+            part = next((f" ({key} is {_KEYS[key]})" for key in _KEYS if f"[{_show(key)}]" in location), "")
+            raise refusal(port, type_name, f"value {index}{location} is {what}{part}")
 
 
 def _offenders(root: Any) -> Iterator[tuple[str, str]]:
-    """The places in ``root`` of what no codec takes, each with what is there; an object is looked into once."""
+    """Yield the locations in ``root`` of parts without a codec, each with a description. An object is visited once."""
     stack: list[tuple[str, Any]] = [("", root)]
     seen: dict[int, Any] = {}
     while stack:
-        place, value = stack.pop()
+        location, value = stack.pop()
         kind = type(value)
         if kind in LEAVES or kind in _OTHER_LEAVES or id(value) in seen:
             continue
         seen[id(value)] = value
         if kind is dict:
-            stack += [(f"{place}[{_show(key)}]", part) for key, part in reversed(value.items())]
+            stack += [(f"{location}[{_show(key)}]", part) for key, part in reversed(value.items())]
         elif kind in (list, tuple):
-            stack += [(f"{place}[{index}]", value[index]) for index in reversed(range(len(value))) if type(value[index]) not in LEAVES]
+            stack += [(f"{location}[{index}]", value[index]) for index in reversed(range(len(value))) if type(value[index]) not in LEAVES]
         elif not _has_codec(value):
-            yield place, _described(value)
+            yield location, _described(value)
         else:
             try:
-                stack.append((place, parts_of(value)))
+                stack.append((location, parts_of(value)))
             except CannotTravel:
-                yield place, f"{_described(value)}, which only shares its name with a class of ComfyUI's"
+                yield location, f"{_described(value)}, which only shares its name with a class of ComfyUI"
 
 
 def _has_codec(value: Any) -> bool:
@@ -88,7 +88,7 @@ def _is_plain(tensor: Any) -> bool:
 
 def _described(value: Any) -> str:
     name = f"a {type(value).__module__}.{type(value).__qualname__}"
-    return f"{name} of {value.layout} on {value.device} with {value.dtype}, which is no plain memory" if is_tensor(value) else name
+    return f"{name} of {value.layout} on {value.device} with {value.dtype}, which is not plain memory" if is_tensor(value) else name
 
 
 def _show(key: Any) -> str:

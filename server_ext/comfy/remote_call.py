@@ -1,4 +1,4 @@
-"""What a Remote Graph node calls: its constants checked, its sockets matched with the graph's ports, and what happens if nobody answers."""
+"""The call of a Remote Graph node: checks its settings, maps sockets to the graph's ports, and falls back to a local run."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
-    """What is wrong with a Remote Graph node's constants, in words for the node; None if nothing is. Links are not looked at."""
+    """Return what is wrong with a Remote Graph node's settings, as a message for the user, or None. Links are not checked."""
     graph, endpoint, contract = (value[0] if isinstance(value, list) and value else value for value in (graph, endpoint, contract))
     if isinstance(graph, str) and not graph.strip():
-        return "name the graph that this node runs: the id that an endpoint serves it under"
+        return "No graph is set. Enter the id under which an endpoint serves the graph."
     try:
         if isinstance(endpoint, str) and isinstance(graph, str):
             placement_of(extension_context().registry, graph, endpoint)
@@ -44,16 +44,16 @@ def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
 
 @dataclass(eq=False, kw_only=True)
 class RemoteCall(NodeCall):
-    """One call. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the contract's inputs.
+    """One call. ``ports`` maps sockets ``p0``, ``p1`` ... to their values, in the order of the contract's inputs.
 
-    ``fallback`` is ``fail``, ``local``, or ``auto`` for what the registry says.
+    ``fallback`` is ``fail``, ``local``, or ``auto`` for the policy in the registry.
     """
 
     graph: str
     endpoint: str
     contract: str
     fallback: str = AUTO
-    #: Why the graph ran here and not where it is placed; None if it did not.
+    #: The reason why the graph ran locally instead of at its endpoint; None if it ran there.
     ran_here: str | None = field(default=None, init=False)
     _sent: bool = field(default=False, init=False)
     _blocked: dict[str, str | None] = field(default_factory=dict, init=False)
@@ -70,7 +70,7 @@ class RemoteCall(NodeCall):
                 raise
             if self._sent and error.details.get("reached"):
                 raise type(error)(
-                    f"{error.message}; it had been given the call, so the graph is not run a second time here", **error.details
+                    f"{error.message.rstrip('.')}; it had already received the call, so the graph is not run again locally", **error.details
                 ) from error
             contract, outputs = self._run_local(local_fallbacks, registry, placement, error)
         names = [entry["name"] for entry in contract.outputs]
@@ -128,7 +128,7 @@ class RemoteCall(NodeCall):
             if index >= len(contract.inputs):
                 names = format_options(entry["name"] for entry in contract.inputs)
                 raise InvalidArgument(
-                    f"socket {socket!r} is linked, and graph {self.graph!r} has {len(contract.inputs)} inputs ({names}); unlink it"
+                    f"Socket {socket!r} is linked, but graph {self.graph!r} has {len(contract.inputs)} inputs: {names}. Unlink the socket."
                 )
             entry = contract.inputs[index]
             check_port(entry["name"], str(entry.get("comfy_type", "*")), values)
@@ -136,16 +136,16 @@ class RemoteCall(NodeCall):
         missing = [entry["name"] for entry in contract.inputs if not entry.get("optional") and entry["name"] not in inputs]
         if missing:
             raise InvalidArgument(
-                f"graph {self.graph!r} needs {format_options(missing)}; link the node's sockets, in the order of the contract's inputs"
+                f"Graph {self.graph!r} is missing the inputs {format_options(missing)}. Link the node's sockets, in the order of the contract's inputs."
             )
         return inputs
 
 
 def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Placement:
-    """Where the call goes.
+    """Return the placement of a call.
 
     Raises:
-        UnknownEndpoint. InvalidArgument: nobody said where the graph runs.
+        UnknownEndpoint. InvalidArgument: neither the node nor the registry places the graph.
     """
     if endpoint.strip() not in ("", AUTO):
         registry.endpoint(endpoint)
@@ -153,7 +153,7 @@ def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Place
     placement = registry.placements.get(graph, registry.default)
     if placement.is_local:
         raise InvalidArgument(
-            f"the registry says of no endpoint that it runs {graph!r} (there is {format_options(registry.endpoints)}); pin one on the node, or put "
-            f"'graphs: {{{graph}: ENDPOINT}}' into endpoints.yaml"
+            f"The registry places graph {graph!r} on no endpoint. Available endpoints: {format_options(registry.endpoints)}. Choose one on the node, "
+            f"or add 'graphs: {{{graph}: ENDPOINT}}' to endpoints.yaml."
         )
     return placement

@@ -1,6 +1,6 @@
-"""The table of the editor's own routes, for pages of this server alone. What each one does stands in ``editor/``.
+"""The routes of the editor, for pages of this server alone; the handlers are in ``editor/``.
 
-Nothing here answers with an endpoint's token. Of its url host and port are told, for a person must know which machine it is.
+No route returns the token of an endpoint. Of an endpoint's URL, host and port are returned, because users need to know which machine it is.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ WEB_PATH = "/yggdrasill/web"
 
 
 def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: str, own_url: str | None) -> None:
-    """Add the editor's routes to ComfyUI's router; ``token`` and ``own_url`` are for this server's pairing line."""
+    """Add the editor's routes to ComfyUI's router. ``token`` and ``own_url`` appear in this server's pairing line."""
     route_guard = RouteGuard(service, guard)
     folder = Path(host_api.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")

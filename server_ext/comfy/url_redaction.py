@@ -1,4 +1,4 @@
-"""Errors about endpoints without their addresses: whoever reads them knows an endpoint by its name, and a path may be a key."""
+"""Replaces endpoint URLs in error messages, so that URLs and the secrets in their paths are not shown; users know an endpoint by its name."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _DETAIL = re.compile(r" \(\w*(Error|Exception)\b.*?\)(?=[;,.]|$)", re.DOTALL)
 
 
 def redact_urls(error: YggdrasillError, url: str) -> YggdrasillError:
-    """The same error without what lies at or below ``url``, the endpoint's; other addresses stay, such as a model file's source."""
+    """Return the error without ``url``, that of the endpoint, and URLs below it. Other URLs remain, such as the source of a model file."""
     details = {name: value for name, value in error.details.items() if not (isinstance(value, str) and is_below(value, url))}
     return type(error)(strip_urls(error.message, url), **details)
 
 
 def public_message(error: YggdrasillError) -> str:
-    """A message that names the endpoint but not its address."""
-    said, endpoint = strip_urls(error.message), error.details.get("endpoint")
-    return said if endpoint is None or repr(endpoint) in said else f"endpoint {endpoint!r}: {said}"
+    """Return the message of an error with the name of the endpoint and without its URL."""
+    message, endpoint = strip_urls(error.message), error.details.get("endpoint")
+    return message if endpoint is None or repr(endpoint) in message else f"endpoint {endpoint!r}: {message}"
 
 
 def strip_urls(text: str, below: str | None = None) -> str:
-    """A message without the addresses in it, or without those at or below one: it may come to stand where others see it."""
+    """Return a message without its URLs, or without those at or below the URL ``below``."""
 
-    def told(found: re.Match[str]) -> str:
+    def replacement(found: re.Match[str]) -> str:
         return "its url" if below is None or is_below(found[1], below) else found[0]
 
-    return _DETAIL.sub("", _ADDRESS.sub(told, text).replace("' at its url", "'"))
+    return _DETAIL.sub("", _ADDRESS.sub(replacement, text).replace("' at its url", "'"))

@@ -1,4 +1,4 @@
-"""A browser that is none: ComfyUI sends it everything about one prompt, as it would to a page, and it keeps what matters."""
+"""A fake websocket client registered with ComfyUI, through which a run receives all messages about one prompt."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ _BEGINNING = (0.0, 1.0)
 
 
 class VirtualSocket:
-    """Gets the messages of the prompt ``prompt_id`` and calls ``told(kind, facts)`` for each that says something.
+    """Receives the messages of the prompt ``prompt_id`` and calls ``on_message(kind, facts)`` for each relevant one.
 
     Kinds: ``started``, ``cached`` (nodes), ``executing`` (node), ``progress`` (node, value, max), ``executed`` (node, output),
     ``preview`` (node, type, image), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
-    ``success``, ``ended`` and ``lost`` (the prompt is in no queue any more). A node that another one made has ``display`` beside
-    it, the node that the editor shows. Neither method raises, whatever it is given:
-    ComfyUI would lose its main loop.
+    ``success``, ``ended`` and ``lost`` (the prompt is no longer in any queue). A node that another node created has ``display`` too, the id of
+    the node that the editor shows. The methods never raise, because an exception would end ComfyUI's main loop.
     """
 
     def __init__(self, prompt_id: str, on_message: Callable[[str, dict[str, Any]], None], state: Callable[[str], str | None]) -> None:
@@ -32,12 +31,12 @@ class VirtualSocket:
         self._progress: dict[str, tuple[Any, Any]] = {}
 
     async def send_json(self, message: Any) -> None:
-        """Take a message as ComfyUI sends it."""
+        """Receive a JSON message."""
         with host_api.shielded("a message of ComfyUI could not be read"):
             self._handle(message["type"], message.get("data") or {})
 
     async def send_bytes(self, message: Any) -> None:
-        """Take a binary message: a preview with the node it belongs to; others are left out."""
+        """Receive a binary message. A preview with the id of its node is forwarded, others are ignored."""
         with host_api.shielded("a preview of ComfyUI could not be read"):
             data = memoryview(message)
             if len(data) < 8 or int.from_bytes(data[:4], "big") != _PREVIEW_WITH_METADATA:
@@ -64,16 +63,16 @@ class VirtualSocket:
             self._handle_progress(data.get("nodes") or {})
 
     def _handle_progress(self, nodes: Mapping[str, Any]) -> None:
-        """Those nodes whose progress is not what it was."""
+        """Forward the progress of nodes for which it changed."""
         for node, state in nodes.items():
-            now = (state.get("value"), state.get("max"))
-            # every node begins with 0 of 1 and ends with 1 of 1; only those that tell of steps in between have any
-            has_steps = now != _BEGINNING and state.get("state") == "running"
+            progress = (state.get("value"), state.get("max"))
+            # every node starts with 0 of 1 and ends with 1 of 1; only nodes that report steps in between have progress
+            has_steps = progress != _BEGINNING and state.get("state") == "running"
             has_ended = state.get("state") == "finished" and node in self._progress
-            if (has_steps or has_ended) and self._progress.get(node) != now:
-                self._progress[node] = now
+            if (has_steps or has_ended) and self._progress.get(node) != progress:
+                self._progress[node] = progress
                 ids = _node_ids({"node": node, "display_node": state.get("display_node_id")})
-                self._on_message("progress", {**ids, "value": float(now[0]), "max": float(now[1])})
+                self._on_message("progress", {**ids, "value": float(progress[0]), "max": float(progress[1])})
 
 
 def _executing(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -82,7 +81,7 @@ def _executing(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def _node_ids(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The node, and for one that another node made, the one that the editor shows in its place."""
+    """Return the id of a node and, for a node that another node created, the id of the node that the editor shows."""
     node, display = str(data.get("node")), data.get("display_node")
     return {"node": node} if display is None or str(display) == node else {"node": node, "display": str(display)}
 

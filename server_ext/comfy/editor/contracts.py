@@ -1,4 +1,4 @@
-"""What a Remote Graph node can call from here: the graphs that endpoints serve, and what each takes and gives."""
+"""Routes for contracts: those of the graphs that endpoints serve, and that of a graph composed on the canvas."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["ComposedPorts", "contract", "graphs"]
 
 
 async def graphs(request: web.Request) -> web.Response:
-    """GET /graphs?endpoint=NAME: the graphs that a Remote Graph node can call there, as ``{graph_id, kind}``."""
+    """Answer GET /graphs?endpoint=NAME: the graphs that a Remote Graph node can call at an endpoint, as ``{graph_id, kind}``."""
     registry, name = extension_context().registry, request.query.get("endpoint", AUTO)
     if name != AUTO:
         return json_answer({"graphs": await served_graphs(registry.client(name))})
@@ -34,12 +34,12 @@ async def graphs(request: web.Request) -> web.Response:
 
 
 async def contract(request: web.Request) -> web.Response:
-    """GET /contract?endpoint=NAME&graph=ID: what the graph takes and gives now, from the first of its endpoints that answers."""
+    """Answer GET /contract?endpoint=NAME&graph=ID: the contract of a graph, from the first of its endpoints that answers."""
     registry, name, graph = extension_context().registry, request.query.get("endpoint", AUTO), request.query.get("graph", "")
     placement = _placement(registry, name, graph)
-    for place in placement.endpoints[:-1]:
+    for endpoint in placement.endpoints[:-1]:
         try:
-            return json_answer(await _contract_at(registry.client(place), graph))
+            return json_answer(await _contract_at(registry.client(endpoint), graph))
         except EndpointUnreachable:
             continue
     return json_answer(await _contract_at(registry.client(placement.endpoints[-1]), graph))
@@ -58,7 +58,9 @@ def _placement(registry: EndpointRegistry, endpoint: str, graph: str) -> Placeme
         return Placement((registry.endpoint(endpoint).name,))
     placement = registry.placements.get(graph, registry.default)
     if placement.is_local:
-        raise InvalidArgument(f"the registry places {graph!r} nowhere; choose an endpoint: there is {format_options(registry.endpoints)}")
+        raise InvalidArgument(
+            f"The registry does not place graph {graph!r}. Choose an endpoint. Available: {format_options(registry.endpoints)}."
+        )
     return placement
 
 

@@ -1,4 +1,4 @@
-"""The jobs that are under way and were lately: those served here, and those at the endpoints this ComfyUI knows."""
+"""Routes for current and recent jobs: those that this server runs, and those at the endpoints in its registry."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SUMMARY_FIELDS = ("job_id", "graph_id", "status", "created", "started", "finish
 
 
 class CancelModel(BaseModel):
-    """A job; ``endpoint`` is None for one that is served here."""
+    """A job. ``endpoint`` is None for a job on this server."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,20 +42,22 @@ class Jobs:
         self._service, self._guard = service, guard
 
     async def jobs(self, request: web.Request) -> web.Response:
-        """GET /jobs: per place (None: here) the unfinished jobs and the last few finished ones, or why it could not be asked. Endpoints
-        that did not answer a moment ago are left out."""
-        registry, states = extension_context().registry, extension_context().placement.monitor
-        names = [name for name in sorted(registry.endpoints) if states.state(name).up is not False]
+        """Answer GET /jobs: for this server (None) and each endpoint the unfinished and the last few finished jobs, or the error of the query.
+
+        Endpoints that are known to be down are left out.
+        """
+        registry, monitor = extension_context().registry, extension_context().placement.monitor
+        names = [name for name in sorted(registry.endpoints) if monitor.state(name).up is not False]
         places = await asyncio.gather(self._local_jobs(), *(_remote_jobs(registry.client(name)) for name in names))
         return json_answer({"places": places})
 
     async def job(self, request: web.Request) -> web.Response:
-        """GET /job?job_id=ID&endpoint=NAME: one job at an endpoint."""
+        """Answer GET /job?job_id=ID&endpoint=NAME: one job at an endpoint."""
         client = extension_context().registry.client(request.query.get("endpoint", ""))
         return json_answer(job_summary(await query_endpoint(client, client.job(request.query.get("job_id", "")))))
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """POST /cancel: ask a job to stop."""
+        """Answer POST /cancel: cancel a job."""
         body = await self._guard.body(request, CancelModel)
         if body.endpoint is None:
             return json_answer(job_summary((await self._service.cancel(body.job_id)).row()))
@@ -75,20 +77,20 @@ async def _remote_jobs(client: EndpointClient) -> dict[str, Any]:
 
 
 def _select(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    chosen, finished = [], 0
+    selected, finished = [], 0
     for row in rows:
         finished += row["status"] in FINAL
         if row["status"] not in FINAL or finished <= _MAX_FINISHED:
-            chosen.append(job_summary(row))
-    return chosen
+            selected.append(job_summary(row))
+    return selected
 
 
 def job_summary(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a person is told of a job."""
+    """Return the fields of a job that the editor shows."""
     error = row.get("error")
     return {**{name: row.get(name) for name in _SUMMARY_FIELDS}, "error": _error_text(error) if isinstance(error, Mapping) else None}
 
 
-def _error_text(told: Mapping[str, Any]) -> str:
-    error = error_from_dict(told)
+def _error_text(document: Mapping[str, Any]) -> str:
+    error = error_from_dict(document)
     return public_message(error) if "endpoint" in error.details else error.message

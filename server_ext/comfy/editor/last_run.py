@@ -1,4 +1,4 @@
-"""What the last run with parts elsewhere cost: figures per endpoint, and the whole as a picture."""
+"""Routes for the costs of the last run with placed parts: figures per endpoint, and a timeline as a picture."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _MOVED = ("bytes_sent", "bytes_received", "bytes_direct")
 
 
 async def run(request: web.Request) -> web.Response:
-    """GET /run: see `figures`; ``{"places": []}`` before the first run."""
+    """Answer GET /run: see `figures`; ``{"places": []}`` before the first run."""
     last = extension_context().placement.timeline.last()
     return json_answer({"places": [], "seconds": 0.0} if last is None else figures(last))
 
 
 async def timeline(request: web.Request) -> web.Response:
-    """GET /timeline?theme=dark: the last run as SVG, in ``{"svg"}``.
+    """Answer GET /timeline?theme=dark: the last run as SVG, in ``{"svg"}``.
 
     Raises:
-        UnknownName: nothing has run elsewhere yet.
+        UnknownName: no placed part has run yet.
     """
     last = extension_context().placement.timeline.last()
     if last is None or not last["calls"]:
-        raise UnknownName("nothing has run elsewhere since this ComfyUI was started; place a part of a workflow and run it")
+        raise UnknownName("No part has run on an endpoint since this ComfyUI was started. Place a part of a workflow and run it.")
     spans = [
         Span(call["endpoint"], call["part"], span["kind"], span["start"], max(span["start"], span["end"]))
         for call in last["calls"]
@@ -43,8 +43,10 @@ async def timeline(request: web.Request) -> web.Response:
 
 
 def figures(last: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"places": [{"name", "compute", "transfer", "wait", "total", "bytes"}], "seconds"}``: seconds and bytes by endpoint, ``seconds``
-    from the first call's beginning to the last one's end."""
+    """Return ``{"places": [{"name", "compute", "transfer", "wait", "total", "bytes"}], "seconds"}``: seconds and bytes by endpoint.
+
+    The last ``seconds`` is the time from the start of the first call to the end of the last one.
+    """
     places: dict[str, dict[str, Any]] = {}
     for call in last["calls"]:
         place = places.setdefault(call["endpoint"], {"name": call["endpoint"], **dict.fromkeys(_KINDS, 0.0), "bytes": 0})

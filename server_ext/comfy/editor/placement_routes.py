@@ -1,4 +1,4 @@
-"""Which part of a workflow runs where, as endpoints.yaml says it. The workflow itself is never touched."""
+"""Routes for placements in endpoints.yaml. The workflow itself is never changed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PlaceModel", "PlacementRoutes"]
 
 
 class PlaceModel(BaseModel):
-    """Where the part of that name runs: an endpoint's name or ``local``; None takes the entry out."""
+    """The placement of a part: the name of an endpoint or ``local``; None removes the entry."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -29,11 +29,11 @@ class PlacementRoutes:
         self._edit, self._guard = edit, guard
 
     async def placements(self, request: web.Request) -> web.Response:
-        """GET /placements: ``{endpoints, graphs, default}`` of the registry."""
+        """Answer GET /placements: ``{endpoints, graphs, default}`` of the registry."""
         return json_answer(_placements(extension_context().registry))
 
     async def place(self, request: web.Request) -> web.Response:
-        """POST /place: change one line of the section ``graphs``; answers as GET /placements."""
+        """Answer POST /place: change one entry of the section ``graphs``; the answer is that of GET /placements."""
         body = await self._guard.body(request, PlaceModel)
 
         def change(registry: EndpointRegistry) -> None:

@@ -1,4 +1,4 @@
-"""Preflight: what of an open workflow would run where, and what is missing there. Nothing runs."""
+"""Preflight of the open workflow: which nodes would run on which endpoint, and what is missing there. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _TIMEOUT = 6.0
 
 
 class PreflightModel(BaseModel):
-    """The open workflow: as ComfyUI's API takes it, and as the editor saves it."""
+    """The open workflow, in ComfyUI's API format and in the editor's format."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -44,7 +44,7 @@ class Preflight:
         self._schema_cache = SchemaCache()
 
     async def preflight(self, request: web.Request) -> web.Response:
-        """POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be partitioned."""
+        """Answer POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be partitioned."""
         body = await self._guard.body(request, PreflightModel)
         found: dict[str, Any] = {"problem": None, "warnings": [], "parts": [], "stays": []}
         try:
@@ -73,7 +73,7 @@ class Preflight:
     async def _requery_lacking(
         self, parts: Iterable[PlacedPart], partition: Partition, states: Mapping[str, EndpointState]
     ) -> dict[str, EndpointState]:
-        """The states of endpoints that lacked something when they were asked last: they may have got it since."""
+        """Query endpoints again that lacked something, because it may have been installed since, and return their states."""
         pairs = [(name, call) for placed in parts for name in placed.placement.endpoints for call in _calls(placed, partition)]
         lacking = sorted({name for name, call in pairs if states[name].up and missing_at(call.prompt, states[name].facts) != []})
         found = await asyncio.gather(*(extension_context().placement.monitor.requery(name) for name in lacking))
@@ -81,13 +81,13 @@ class Preflight:
 
     async def _schemas(self, prompt: Mapping[str, Any], names: Iterable[str]) -> NodeSchemas:
         classes = sorted({str(node.get("class_type")) for node in prompt.values()})
-        own = await self._schema_cache.schemas(classes)
+        local = await self._schema_cache.schemas(classes)
         lacking = self._schema_cache.missing(classes)
-        return await extension_context().placement.monitor.schemas(names, lacking, timeout=_TIMEOUT) | own if lacking else own
+        return await extension_context().placement.monitor.schemas(names, lacking, timeout=_TIMEOUT) | local if lacking else local
 
 
 class _Labels:
-    """Nodes as people know them: by title, with the id that the editor shows."""
+    """Labels of nodes: the title with the id that the editor shows."""
 
     def __init__(self, prompt: Mapping[str, Any]) -> None:
         self._prompt = prompt
@@ -131,16 +131,16 @@ def _place(state: EndpointState, calls: Iterable[PartCall], known: Mapping[str, 
 def _missing(call: PartCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     missing = missing_at(call.prompt, state.facts)
     if missing is None:
-        yield {"kind": "node class", "name": "any: it is no ComfyUI"}
+        yield {"kind": "node class", "name": "all: the endpoint is not a ComfyUI"}
         return
     for _, kind, name in missing:
         yield {"kind": kind, "name": name, **(known.get(name, {}) if kind == "model file" else {})}
 
 
 def sources_of(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a workflow and this machine know of model files, by name: ``folder``, ``url``, ``sha256``, as far as they do.
+    """Return what a workflow and this machine define about model files, by name: ``folder``, ``url``, ``sha256``, each if known.
 
-    Workflows name the sources of their models in ``properties.models`` of the nodes that load them.
+    Workflows define the sources of models in ``properties.models`` of the nodes that load them.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder, files in model_files().items():

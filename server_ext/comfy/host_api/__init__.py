@@ -1,7 +1,6 @@
-"""Every entry into ComfyUI: its queue, its messages, its folders, its version. Nothing else here knows how ComfyUI is made.
+"""Access to ComfyUI: its queue, messages, folders, running prompt and version.
 
-ComfyUI trusts its callers. What is handed to it is checked here first, in the module of its kind; functions may be called from
-any thread unless they say otherwise.
+ComfyUI trusts its callers, so arguments are checked here first. Functions may be called from any thread unless they say otherwise.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""From a config to something that is checked or runs: locally, or with its parts where the registry places them."""
+"""Builds runnables from configs: locally, or with the parts that the registry places as proxies."""
 
 from __future__ import annotations
 
@@ -30,29 +30,29 @@ _built_lock = threading.Lock()
 
 
 def config_key(config: Mapping[str, Any]) -> str:
-    """Equal for equal configs."""
+    """Return a string that is equal for equal configs."""
     return json.dumps(config, sort_keys=True, default=repr)
 
 
 def checked_level(config: Any, *levels: str) -> str:
-    """The level of ``config`` if it is one of ``levels`` (a ComfyUI workflow with ports counts as a graph).
+    """Return the kind of ``config`` if its level is one of ``levels``. A ComfyUI workflow with ports counts as a graph.
 
     Raises:
         InvalidConfig
     """
     if not isinstance(config, Mapping):
-        raise InvalidConfig(f"a config is a mapping, got {type(config).__name__}; link what a Yggdrasill node gives")
+        raise InvalidConfig(f"A config must be a mapping, got {type(config).__name__}. Link the output of a Yggdrasill node.")
     kind = kind_of(config)
     level = "graph" if kind == "comfy" else kind
     marked = kind != "graph" or "nodes" in config or "graph_id" in config
     if level not in levels or not marked:
-        what = f"a {level}'s" if marked else f"of no level: it has {format_options(map(str, config))}"
-        raise InvalidConfig(f"this config is {what}, and here goes one of {format_options(levels)}; load it with the node for its level")
+        found = f"the config of a {level}" if marked else f"a config of unknown level with the keys {format_options(map(str, config))}"
+        raise InvalidConfig(f"Expected the config of one of {format_options(levels)}, got {found}. Load it with the node for its level.")
     return kind
 
 
 def build(config: Mapping[str, Any]) -> Any:
-    """The graph, pipeline, stage or world of ``config`` in this process. Its models stay loaded while others like it are built.
+    """Build the graph, pipeline, stage or world of ``config`` in this process. Its models stay loaded while similar configs are built.
 
     Raises:
         InvalidConfig, UnsupportedVersion, UnknownBlockType, InvalidEdge
@@ -64,18 +64,18 @@ def build(config: Mapping[str, Any]) -> Any:
 
 
 def build_placed(config: Mapping[str, Any]) -> Any:
-    """As `build`, with the parts that the registry of this ComfyUI places elsewhere as proxies of what is deployed there.
+    """Build ``config`` as `build` does, with the parts that the registry places on endpoints as proxies of deployments.
 
     Raises:
-        InvalidConfig, EndpointUnreachable, RemoteError, and as `build`.
+        InvalidConfig, EndpointUnreachable, RemoteError, and the errors of `build`.
     """
     registry, kind = extension_context().registry, kind_of(config)
     if not registry.endpoints:
         return build(config)
     whole, apart = _whole(config, kind, registry)
     if whole is not None and not whole.is_local and not apart:
-        own = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
-        return make_proxy(registry, whole, own, check(config), fallback=lambda: build(config))
+        config_id = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
+        return make_proxy(registry, whole, config_id, check(config), fallback=lambda: build(config))
     if kind == "comfy":
         return build(config)
     if whole is not None and not whole.is_local:
@@ -84,18 +84,18 @@ def build_placed(config: Mapping[str, Any]) -> Any:
 
 
 def _whole(config: Mapping[str, Any], kind: str, registry: EndpointRegistry) -> tuple[Any, bool]:
-    """Where the project as a whole is placed, if anywhere, and whether some of its parts are placed apart from it."""
-    own = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
+    """Return the placement of the project as a whole, if any, and whether some of its parts are placed differently."""
+    config_id = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
     parts = [part for part in Part.of_config((), config).walk() if part.path]
-    keys, _ = match_keys(registry.placements, [Part((own,), None), *parts], own)
-    taken = (own,) in {part.path for part in parts}
-    key = None if taken else keys.pop((own,), None)
+    keys, _ = match_keys(registry.placements, [Part((config_id,), None), *parts], config_id)
+    taken = (config_id,) in {part.path for part in parts}
+    key = None if taken else keys.pop((config_id,), None)
     whole = registry.placements[key] if key is not None else registry.default if kind in ("graph", "comfy") else None
     return whole, any(registry.placements[other] != whole for other in keys.values())
 
 
 def _retain(config: Mapping[str, Any], built: Any) -> Any:
-    """Hold on to the last few that were built: the reuse pool shares a model for as long as somebody has it."""
+    """Keep the last few runnables alive, because the reuse pool shares a model only while a runnable uses it."""
     with _built_lock:
         _built[config_key(config)] = built
         _built.move_to_end(config_key(config))

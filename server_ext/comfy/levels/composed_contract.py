@@ -1,4 +1,4 @@
-"""What a graph that stands on the canvas takes and gives, before anything runs: the nodes that put it together are asked one by one."""
+"""The contract of a graph composed on the canvas, before anything runs: the composing nodes are executed one by one, outside any prompt."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from yggdrasill.server_ext.comfy.levels.graph_ports import contract_of
 __all__ = ["COMPOSING", "ComposedGraphModel", "composed_contract"]
 
 COMPOSING = frozenset(f"Yggdrasill{name}" for name in ("LoadGraph", "AddBlock", "Connect", "LoadPipeline", "Pipeline"))
-"""The classes of nodes that give configs and do nothing else."""
+"""The classes of nodes that only compose configs."""
 _PLAIN = frozenset({"PrimitiveString", "PrimitiveStringMultiline", "PrimitiveInt", "PrimitiveFloat", "PrimitiveBoolean"})
 _DEPTH = 200
 
 
 class ComposedGraphModel(BaseModel):
-    """The nodes that put a graph together, in ComfyUI's API format, and the output that gives it."""
+    """The nodes that compose a graph, in ComfyUI's API format, and the output that returns it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -30,26 +30,26 @@ class ComposedGraphModel(BaseModel):
     output: int = Field(ge=0, le=100)
 
 
-def composed_contract(asked: ComposedGraphModel) -> dict[str, Any]:
-    """The contract of the graph.
+def composed_contract(composed: ComposedGraphModel) -> dict[str, Any]:
+    """Return the contract of the graph.
 
     Raises:
-        InvalidArgument: another node takes part, so it is known when the workflow runs. Otherwise as the nodes.
+        InvalidArgument: the graph depends on another node, so its contract is known only when the workflow runs. Also the errors of the nodes.
     """
     found: dict[str, tuple[Any, ...]] = {}
-    return contract_of(_value(asked.prompt, [asked.node, asked.output], found, 0))
+    return contract_of(_value(composed.prompt, [composed.node, composed.output], found, 0))
 
 
 def _value(prompt: Mapping[str, Any], link: list[Any], found: dict[str, tuple[Any, ...]], depth: int) -> Any:
     node_id, output = link
     if depth > _DEPTH:
-        raise InvalidConfig(f"more than {_DEPTH} nodes stand behind one another, or in a ring")
+        raise InvalidConfig(f"The graph is composed by a chain of more than {_DEPTH} nodes, or by a cycle.")
     if node_id not in found:
         node = prompt.get(node_id)
         kind = None if node is None else node.get("class_type")
         if node is None or kind not in COMPOSING | _PLAIN:
-            raise InvalidArgument(f"the graph comes from a {kind or 'missing'} node, so its ports are known when the workflow runs")
-        given = node.get("inputs", {})
-        values = {name: _value(prompt, value, found, depth + 1) if is_link(value) else value for name, value in given.items()}
-        found[node_id] = host_api.call_node(kind, given, values)
+            raise InvalidArgument(f"The graph depends on a {kind or 'missing'} node, so its ports are known only when the workflow runs.")
+        inputs = node.get("inputs", {})
+        values = {name: _value(prompt, value, found, depth + 1) if is_link(value) else value for name, value in inputs.items()}
+        found[node_id] = host_api.call_node(kind, inputs, values)
     return found[node_id][output]

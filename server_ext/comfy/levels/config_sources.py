@@ -1,4 +1,4 @@
-"""Where a config comes from: a template with its parameters, a file in one of the open folders, or pasted text."""
+"""The sources of configs: a template with its parameters, a file in a readable folder, or pasted text."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from yggdrasill.foundation import Setting, template_names
 from yggdrasill.foundation.templates import TEMPLATE_FOLDER, FileTemplate, render_template
 from yggdrasill.server_ext.comfy.levels.building import build, checked_level, config_key
 from yggdrasill.server_ext.comfy.levels.host_paths import open_file, read_text
-from yggdrasill.server_ext.comfy.levels.widget_values import given_values
+from yggdrasill.server_ext.comfy.levels.widget_values import config_from_widgets
 
 __all__ = ["PREFIX", "fingerprint", "from_file", "from_template", "from_text", "load_source", "template_settings"]
 
 PREFIX = "template: "
-"""What the choice of a template begins with."""
+"""The prefix of the choices that are templates."""
 
 
 def template_settings(level: str) -> dict[str, tuple[Setting, ...] | None]:
-    """The parameters of every template of a level by its name; None for one that does not tell them."""
+    """Return the parameters of every template of a level by its name; None for a template that declares none."""
     return {name: _settings_of(level, name) for name in template_names(level)}
 
 
-def from_template(level: str, name: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of a template. Raises `UnknownName` for one that is not there (any more), else as `render_template`."""
+def from_template(level: str, name: str, widgets: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a template. Raises `UnknownName` if it does not exist, else as `render_template`."""
     known = _settings_of(level, name) if name in template_names(level) else None
-    return _whole(level, render_template(level, name, given_values(known, given, f"template {name!r}")))
+    return _whole(level, render_template(level, name, config_from_widgets(known, widgets, f"template {name!r}")))
 
 
 def from_file(level: str, name: str) -> dict[str, Any]:
-    """The config in a file; see `open_file`."""
+    """Return the config in a file; see `open_file`."""
     return _whole(level, open_file(name))
 
 
 def from_text(level: str, text: str) -> dict[str, Any]:
-    """The config in pasted JSON or YAML."""
+    """Return the config in pasted JSON or YAML."""
     return _whole(level, read_text(text, f"{level} config"))
 
 
 def _whole(level: str, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config as the level itself writes it, so that equal things are equal however they were written."""
+    """Return the config as the level itself writes it, so that equal configs are equal regardless of how they were written."""
     checked_level(config, level)
     whole = dict(build(config).to_config())
     storage = config.get("storage") if level == "world" else None
@@ -74,22 +74,24 @@ def _setting(name: str, parameter: Any) -> Setting:
 
 
 def load_source(level: str, source: Mapping[str, Any] | None, chosen: str) -> dict[str, Any]:
-    """The config that the widgets of a loading node name; ``chosen`` is what its list says, also where the list has no such choice.
+    """Return the config that the widgets of a loading node define.
+
+    ``chosen`` is the choice in the prompt, which this server may not have.
 
     Raises:
-        UnknownName: a template that is not there. InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
+        UnknownName: the template does not exist. InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
     """
     choice = chosen if source is None else str(source.get("source", chosen))
-    given = {name: value for name, value in (source or {}).items() if name != "source" and value is not None}
+    widgets = {name: value for name, value in (source or {}).items() if name != "source" and value is not None}
     if choice == "file":
-        return from_file(level, str(given.get("name", "")))
+        return from_file(level, str(widgets.get("name", "")))
     if choice == "text":
-        return from_text(level, str(given.get("text", "")))
-    return from_template(level, choice.removeprefix(PREFIX), given)
+        return from_text(level, str(widgets.get("text", "")))
+    return from_template(level, choice.removeprefix(PREFIX), widgets)
 
 
 def fingerprint(source: Any) -> Any:
-    """Changes when a file that is named was written or a template changed."""
+    """Return a value that changes when the named file or template changes."""
     if not isinstance(source, Mapping):
         return None
     choice = str(source.get("source"))

@@ -1,4 +1,4 @@
-"""Asking the endpoints that this ComfyUI knows how they are."""
+"""The answers of endpoints for the Endpoint Info node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TIMEOUT = 15.0
 
 
 def unknown_endpoint(name: Any) -> str | None:
-    """Why there is no endpoint of that name, or None."""
+    """Return the message that no endpoint has this name, or None if one has or the name is blank."""
     if not isinstance(name, str) or not name.strip():
         return None
     try:
@@ -27,7 +27,7 @@ def unknown_endpoint(name: Any) -> str | None:
 
 
 def query_endpoints(name: str) -> tuple[bool, str, str]:
-    """Whether the endpoint (or each, for a blank name) answers, what it says as YAML, and the graphs it serves.
+    """Return whether the endpoint (or every endpoint, for a blank name) answers, its answers as YAML, and the graphs it serves.
 
     Raises:
         UnknownEndpoint

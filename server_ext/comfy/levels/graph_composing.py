@@ -1,4 +1,4 @@
-"""Graphs and pipelines put together: each act takes configs and gives a new one, as `to_config` of the level would."""
+"""Composes graphs and pipelines: each function takes configs and returns a new one, as `to_config` of the level would."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add_block(
     auto_connect: bool = True,
     trainable: bool = True,
 ) -> tuple[dict[str, Any], str]:
-    """A graph's config with one more block, and the id of its node; without a config a new graph of that id.
+    """Return a graph's config with one more block, and the id of its node. Without a config, a new graph with that id is created.
 
     Raises:
         UnknownBlockType, DuplicateName, InvalidArgument, InvalidConfig
@@ -35,9 +35,7 @@ def add_block(
         graph = Graph(graph_id.strip() or "graph")
     else:
         if checked_level(config, "graph") == "comfy":
-            raise InvalidArgument(
-                "this graph is a ComfyUI workflow, which has nodes and no blocks; put it into a Pipeline beside a graph of blocks"
-            )
+            raise InvalidArgument("Blocks cannot be added to a ComfyUI workflow. Combine it with a graph of blocks in a Pipeline.")
         graph = build(config)
     node: Any = check({"nodes": [{"block_type": block_type, "config": dict(settings)}]})["nodes"][0]
     name = node_id.strip()
@@ -47,15 +45,15 @@ def add_block(
 
 
 def connect(config: Mapping[str, Any], lines: str, *, open_rest: bool) -> dict[str, Any]:
-    """The config of a graph or pipeline with the connections of ``lines``; see `read_wires`.
+    """Return the config of a graph or pipeline with the connections in ``lines``; see `read_wires`.
 
-    With ``open_rest``, inputs that nothing feeds and outputs that nothing takes become those of the whole, see `expose_rest`.
+    With ``open_rest``, unconnected inputs and outputs are exposed; see `expose_rest`.
 
     Raises:
         InvalidArgument, InvalidEdge, DuplicateName, InvalidConfig
     """
     if checked_level(config, "graph", "pipeline") == "comfy":
-        raise InvalidArgument("a ComfyUI workflow is connected in the editor; its ports are its Graph Input and Graph Output nodes")
+        raise InvalidArgument("A ComfyUI workflow is connected in the editor. Its ports are its Graph Input and Graph Output nodes.")
     whole = build(config)
     _apply(whole, lines)
     if open_rest:
@@ -66,15 +64,15 @@ def connect(config: Mapping[str, Any], lines: str, *, open_rest: bool) -> dict[s
 def make_pipeline(
     pipeline_id: str, graphs: Sequence[Mapping[str, Any]], names: str, lines: str, *, open_rest: bool = True
 ) -> dict[str, Any]:
-    """The config of a pipeline of ``graphs``, called ``names`` (divided by commas) or by their ids.
+    """Return the config of a pipeline of ``graphs``. Their ids are those in ``names`` (comma-separated), else their own.
 
-    Without ``lines`` each graph takes what those before it give, see `join_by_name`.
+    Without ``lines``, inputs are connected to earlier outputs; see `join_by_name`.
 
     Raises:
         InvalidArgument, InvalidEdge, DuplicateName, InvalidConfig
     """
     if not graphs:
-        raise InvalidArgument("a pipeline without graphs does nothing; link at least one graph")
+        raise InvalidArgument("The pipeline has no graphs. Link at least one graph.")
     pipeline = Pipeline(pipeline_id.strip() or "pipeline")
     for graph, name in zip(graphs, child_ids(graphs, names, ("graph_id", "pipeline_id"), "graph"), strict=True):
         checked_level(graph, "graph", "pipeline")
@@ -90,27 +88,27 @@ def make_pipeline(
 
 
 def child_ids(children: Sequence[Mapping[str, Any]], names: str, id_fields: Sequence[str], word: str) -> list[str]:
-    """What each child is called: by ``names``, in order, else by its own id, which gets a number where it is taken.
+    """Return the id of each child: the name in ``names``, in order, else its own id, with a number if that is taken.
 
     Raises:
-        InvalidArgument: more names than children.
+        InvalidArgument: there are more names than children.
     """
-    given = [name.strip() for name in names.split(",")] if names.strip() else []
-    if len(given) > len(children):
+    given_names = [name.strip() for name in names.split(",")] if names.strip() else []
+    if len(given_names) > len(children):
         raise InvalidArgument(
-            f"there are {len(given)} names ({format_options(given)}) and {len(children)} {word}s; link more, or name fewer"
+            f"Got {len(given_names)} names ({format_options(given_names)}) for {len(children)} {word}s. Link more {word}s, or remove names."
         )
-    taken = {name for name in given if name}
+    taken = {name for name in given_names if name}
     ids = []
     for number, child in enumerate(children):
-        if number < len(given) and given[number]:
-            ids.append(given[number])
+        if number < len(given_names) and given_names[number]:
+            ids.append(given_names[number])
             continue
-        own = next((str(child[field]) for field in id_fields if child.get(field)), word)
-        name, count = own, 1
+        child_id = next((str(child[field]) for field in id_fields if child.get(field)), word)
+        name, count = child_id, 1
         while name in taken:
             count += 1
-            name = f"{own}_{count}"
+            name = f"{child_id}_{count}"
         taken.add(name)
         ids.append(name)
     return ids
@@ -130,12 +128,12 @@ def _apply(whole: Graph | Pipeline, lines: str) -> None:
 
 
 def expose_rest(whole: ConnectedContainer) -> None:
-    """Open every input that nothing feeds and every output that nothing takes, under its own name where that is free."""
+    """Expose every input without a source and every unused output, under its own name if that is unique."""
     edges = whole.get_edges()
-    fed, used = {(e.target_node, e.target_port) for e in edges}, {(e.source_node, e.source_port) for e in edges}
-    opened = {(entry[whole.child_id_field], entry["port_name"]) for entry in [*whole.get_input_spec(), *whole.get_output_spec()]}
-    inputs = [end for end in _ports(whole, "inputs") if end not in fed | opened]
-    outputs = [end for end in _ports(whole, "outputs") if end not in used | opened]
+    connected, used = {(e.target_node, e.target_port) for e in edges}, {(e.source_node, e.source_port) for e in edges}
+    exposed = {(entry[whole.child_id_field], entry["port_name"]) for entry in [*whole.get_input_spec(), *whole.get_output_spec()]}
+    inputs = [end for end in _ports(whole, "inputs") if end not in connected | exposed]
+    outputs = [end for end in _ports(whole, "outputs") if end not in used | exposed]
     for ends, spec, expose in (
         (inputs, whole.get_input_spec(), whole.expose_input),
         (outputs, whole.get_output_spec(), whole.expose_output),
@@ -152,8 +150,11 @@ def _ports(whole: ConnectedContainer, side: str) -> Iterator[tuple[str, str]]:
 
 
 def join_by_name(pipeline: Pipeline) -> None:
-    """Link each graph to those before it, the nearest first: an input takes the output of its name and type, else the only one of its
-    type of the nearest graph, if it is the only input of that type."""
+    """Connect the inputs of each graph to outputs of earlier graphs, the nearest first.
+
+    An input is connected to the output of the same name and a compatible type, else to the only output of its type of the preceding graph, if it
+    is the only input of that type.
+    """
     earlier: list[str] = []
     for graph in pipeline.node_ids:
         inputs = pipeline.interface(graph).inputs
@@ -172,5 +173,5 @@ def _same_name(pipeline: Pipeline, graph: str, name: str, port: Port) -> tuple[s
 
 
 def _only_one(pipeline: Pipeline, graph: str, port: Port) -> tuple[str, str] | None:
-    fitting = [name for name, found in pipeline.interface(graph).outputs.items() if found.dtype == port.dtype]
-    return (graph, fitting[0]) if len(fitting) == 1 else None
+    matching = [name for name, found in pipeline.interface(graph).outputs.items() if found.dtype == port.dtype]
+    return (graph, matching[0]) if len(matching) == 1 else None

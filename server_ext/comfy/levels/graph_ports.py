@@ -1,4 +1,4 @@
-"""The ports of a graph as a node's sockets: their order, ComfyUI's types, and values across the border."""
+"""The ports of a graph as a node's sockets: order, ComfyUI types, and conversion of values."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["contract_of", "inputs_by_name", "outputs_in_order", "pictures_of"]
 
 
 def contract_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``{graph_id, kind, hash, inputs, outputs}`` of a graph or pipeline, as an endpoint tells it of one that it serves."""
+    """Return the contract ``{graph_id, kind, hash, inputs, outputs}`` of a graph or pipeline, as an endpoint publishes it, with an empty hash."""
     kind = checked_level(config, "graph", "pipeline")
     graph = build(config)
     inputs, outputs = _entries(graph)
-    own = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
-    return {"graph_id": own, "kind": kind, "hash": "", "inputs": inputs, "outputs": outputs}
+    graph_id = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
+    return {"graph_id": graph_id, "kind": kind, "hash": "", "inputs": inputs, "outputs": outputs}
 
 
 def _entries(graph: Runnable) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
@@ -36,10 +36,10 @@ def _entries(graph: Runnable) -> tuple[list[dict[str, Any]], list[dict[str, Any]
 
 
 def inputs_by_name(graph: Any, name: str, sockets: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of sockets ``p0``, ``p1`` ... by the graph's input names; pictures as blocks want them.
+    """Return the values of sockets ``p0``, ``p1`` ... by the graph's input names; IMAGE values are converted for blocks.
 
     Raises:
-        InvalidArgument: more ports than a node has sockets, a socket too many, or an input that is needed and not linked.
+        InvalidArgument: the graph has more ports than a node has sockets, a linked socket has no port, or a required input is not linked.
     """
     ports, outputs = _entries(graph)
     check_port_count(name, len(ports), len(outputs), "Run Graph")
@@ -50,42 +50,44 @@ def inputs_by_name(graph: Any, name: str, sockets: Mapping[str, Any]) -> dict[st
             continue
         if index >= len(ports):
             names = format_options(port["name"] for port in ports)
-            raise InvalidArgument(f"socket {socket!r} is linked, and {name!r} has {len(ports)} inputs ({names}); unlink it")
+            raise InvalidArgument(f"Socket {socket!r} is linked, but {name!r} has {len(ports)} inputs: {names}. Unlink the socket.")
         port = ports[index]
         inputs[port["name"]] = _picture(value, port["name"]) if port["dtype"] == "image" else value
     missing = [port["name"] for port in ports if not port["optional"] and port["name"] not in inputs]
     if missing:
-        raise InvalidArgument(f"{name!r} needs {format_options(missing)}; link the node's sockets, in the order of its inputs")
+        raise InvalidArgument(
+            f"{name!r} is missing the inputs {format_options(missing)}. Link the node's sockets, in the order of its inputs."
+        )
     return inputs
 
 
 def outputs_in_order(graph: Any, outputs: Mapping[str, Any]) -> dict[int, Any]:
-    """The values by the number of their socket; an output that nothing wrote has none."""
+    """Return the output values by socket number, without outputs that were not written."""
     names = [port["name"] for port in _entries(graph)[1]]
     return {index: outputs[name] for index, name in enumerate(names) if outputs.get(name) is not None}
 
 
 def _picture(value: Any, port: str) -> Any:
-    """A picture [batch, height, width, channels] in float32, the same in every bit.
+    """Return a picture [batch, height, width, channels] as float32, without loss.
 
     Raises:
-        InvalidArgument: it is no picture, or float32 cannot hold it.
+        InvalidArgument: the value is not a picture, or float32 cannot represent it exactly.
     """
     import torch
 
     if not isinstance(value, torch.Tensor) or value.ndim != 4:
         what = f"a tensor of shape {list(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
-        raise InvalidArgument(f"input {port!r} takes an IMAGE [batch, height, width, channels], got {what}; convert it first")
+        raise InvalidArgument(f"Input {port!r} requires an IMAGE [batch, height, width, channels], got {what}. Convert it first.")
     if value.dtype is torch.float32:
         return value
     exact = value.to(torch.float32)
     if not value.is_floating_point() or not torch.equal(exact.to(value.dtype), value) or value.element_size() > 4:
-        raise InvalidArgument(f"input {port!r} is {value.dtype}, which float32 may not hold without loss; convert it first")
+        raise InvalidArgument(f"Input {port!r} is {value.dtype}, which float32 may not represent exactly. Convert it first.")
     return exact
 
 
 def pictures_of(value: Any) -> list[Any]:
-    """The pictures [batch, height, width, 3 or 4] in a value: itself, the parts of a list, or what a dict has under ``images``."""
+    """Return the pictures [batch, height, width, 1, 3 or 4 channels] in a value: a tensor, the items of a list, or the ``images`` of a dict."""
     import torch
 
     if isinstance(value, torch.Tensor):

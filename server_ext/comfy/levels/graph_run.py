@@ -1,4 +1,4 @@
-"""Running a graph or pipeline for a node."""
+"""Runs a graph or pipeline for the Run Graph node."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["run_graph"]
 
 
 def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[str, Any], seed: int, loop_steps: int) -> dict[int, Any]:
-    """The outputs of a graph by socket, each part where the registry places it; the result is that of a run in Python with this seed.
+    """Run a graph, each part where the registry places it, and return its outputs by socket. They equal those of a Python run with this seed.
 
     Raises:
-        InvalidArgument: sockets that do not fit. Otherwise as the graph's ``run``.
+        InvalidArgument: the linked sockets do not match the ports. Also the errors of the graph's ``run``.
     """
     kind = checked_level(config, "graph", "pipeline")
     name = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))

@@ -1,6 +1,6 @@
-"""The work of one node in a thread of its own: the node waits without holding ComfyUI up, and an interrupt stops the work.
+"""The work of one node in a thread of its own: the node waits without blocking ComfyUI's event loop, and an interrupt stops the work.
 
-While it waits the node runs the ComfyUI workflows of its own project, and whatever its calls of other servers wait for here.
+While it waits, the node runs ComfyUI workflows of its own project nested, and re-entrant runs that its calls to other servers depend on.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["Meter", "NodeWork"]
 Result = TypeVar("Result")
 _POLL = 0.1
 _GRACE = 20.0
-"""Seconds an interrupted node waits for its work to stop, so that the next one finds everything free."""
+"""Seconds that an interrupted node waits for its work to stop, so that memory is free for the next node."""
 
 
 class Meter:
-    """The progress of a node: so many steps, and how far the one that runs is."""
+    """The progress of a node: completed steps, and the fraction of the running one."""
 
     def __init__(self, messages: NodeMessages) -> None:
         self._messages = messages
@@ -39,38 +39,38 @@ class Meter:
         self._done = 0
 
     def begin(self, total: int, done: int = 0) -> None:
-        """Count from ``done`` to ``total``."""
+        """Start counting at ``done`` of ``total`` steps."""
         with self._lock:
             self._total, self._done = max(total, 1), done
         self._show(0.0)
 
     def step(self, count: int = 1) -> None:
-        """One more step is over."""
+        """Complete ``count`` steps."""
         with self._lock:
             self._done += count
         self._show(0.0)
 
-    def step_progress(self, place: str, done: float, total: float, text: str | None) -> None:
-        """A `ProgressSink`: how far the step that runs is."""
+    def step_progress(self, node_path: str, done: float, total: float, text: str | None) -> None:
+        """Set the progress of the running step; a `ProgressSink`."""
         self._show(min(max(done / total, 0.0), 1.0) if total > 0 else 0.0)
 
     def _show(self, share: float) -> None:
         with self._lock:
-            now = min(self._done + share, self._total)
-        self._messages.progress("", now, self._total, None)
+            done = min(self._done + share, self._total)
+        self._messages.progress("", done, self._total, None)
 
 
 class NodeWork(Generic[Result]):
-    """``work(self)`` runs in a thread, in a run context of its own. To be made in the node's own task."""
+    """Runs ``work(self)`` in a thread, in a run context of its own. Create it in the task of the node."""
 
     def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
-        place = host_api.executing_node()
-        self._outer_run: PromptRun | None = extension_context().runner.run_of(place.prompt_id) if place else None
+        node = host_api.executing_node()
+        self._outer_run: PromptRun | None = extension_context().runner.run_of(node.prompt_id) if node else None
         self._reentrant_slot = ReentrantSlot(
             extension_context().runner, self._outer_run.reentrant_root if self._outer_run is not None else None
         )
         self._preview_method = host_api.preview_method()
-        self.messages = NodeMessages(node_id, place.prompt_id if place else "", self._outer_run)
+        self.messages = NodeMessages(node_id, node.prompt_id if node else "", self._outer_run)
         self.meter = Meter(self.messages)
         self.token = CancelToken()
         self._seed = seed
@@ -81,8 +81,8 @@ class NodeWork(Generic[Result]):
     def _run(self) -> None:
         try:
             with (
-                observe_waits(self._reentrant_slot.learn),
-                observe_prompts(self._on_message, "", begin=self._reentrant_slot.take, preview_method=self._preview_method),
+                observe_waits(self._reentrant_slot.update_waits),
+                observe_prompts(self._on_message, "", begin=self._reentrant_slot.run_local, preview_method=self._preview_method),
                 enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.step_progress) as context,
             ):
                 self.context: RunContext = context
@@ -91,14 +91,14 @@ class NodeWork(Generic[Result]):
             self._future.set_exception(error)
 
     def _on_message(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened in a workflow that this node runs."""
+        """Show a message of a workflow that this node runs nested."""
         self.messages.watch("comfy", {"what": kind, **facts})
 
     async def result(self) -> Result:
-        """What the work gives. An interrupt stops it before its next part and waits for that.
+        """Wait for the work and return its result. An interrupt stops the work before its next part, and waits for that.
 
         Raises:
-            What the work raises; ComfyUI's InterruptProcessingException.
+            The errors of the work; ComfyUI's InterruptProcessingException.
         """
         future = asyncio.wrap_future(self._future)
         try:

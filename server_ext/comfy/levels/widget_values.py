@@ -1,4 +1,4 @@
-"""What widgets hold as config values: a widget left at its default writes nothing, so a config says what somebody chose."""
+"""Config values from widgets. A widget at its default writes nothing, so a config has only what the user chose."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation import Setting
 from yggdrasill.foundation.config import parse_document
 
-__all__ = ["REST", "given_values", "read_value"]
+__all__ = ["REST", "config_from_widgets", "read_value"]
 
 REST = "config"
-"""The widget for what is written as YAML, where a block does not declare its settings."""
+"""The widget for YAML, where a block does not declare its settings."""
 
 
-def given_values(settings: Sequence[Setting] | None, given: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """The config that widgets of ``settings`` say; without settings, what the one widget for YAML holds.
+def config_from_widgets(settings: Sequence[Setting] | None, widgets: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """Return the config that the widgets of ``settings`` define; without settings, that in the YAML widget.
 
     Raises:
-        InvalidArgument: a value that does not fit; ``owner`` is named. InvalidConfig: YAML that is none.
+        InvalidArgument: a value is not valid; the message names ``owner``. InvalidConfig: the YAML is not valid.
     """
     if settings is None:
-        text = str(given.get(REST) or "")
+        text = str(widgets.get(REST) or "")
         return parse_document(text, f"{owner}, config", yaml=True) if text.strip() else {}
     config = {}
     for setting in settings:
-        if setting.name not in given:
+        if setting.name not in widgets:
             continue
-        value = read_value(setting, given[setting.name], owner)
+        value = read_value(setting, widgets[setting.name], owner)
         if value != setting.default:
             config[setting.name] = value
     return config
 
 
 def read_value(setting: Setting, value: Any, owner: str) -> Any:
-    """The config value of one widget; the text widget of a number without default may be blank."""
+    """Return the config value of one widget. The text widget of a number without a default may be blank."""
     if isinstance(value, str) and setting.kind != "choice":
         if setting.kind == "value" or (setting.default is None and setting.kind in ("integer", "number", "boolean")):
             value = _parse_text(setting, value, owner)
@@ -53,7 +53,7 @@ def _parse_text(setting: Setting, text: str, owner: str) -> Any:
             f"value: {text}" if "\n" not in text else "value:\n" + _indented(text), f"{owner}, {setting.name}", yaml=True
         )["value"]
     except ValueError as error:
-        raise InvalidArgument(f"{owner}: {setting.name!r} is {text[:80]!r}, which is no value: {error}") from error
+        raise InvalidArgument(f"{owner}: {setting.name!r} is not valid YAML: {text[:80]!r}: {error}") from error
 
 
 def _indented(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Stages and worlds put together: each act takes configs and gives a new one, as `to_config` of the level would."""
+"""Composes stages and worlds: each function takes configs and returns a new one, as `to_config` of the level would."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ def make_stage(
     conditions: str = "",
     carry: bool = True,
 ) -> dict[str, Any]:
-    """The config of a stage.
+    """Return the config of a stage.
 
-    ``lines`` link pipelines, and state blocks (1 to 5, fields, ``action``, ``content``) with their ports: ``2 -> a.configuration``,
-    ``a.artifacts -> 3``. ``reads`` and ``writes`` are the blocks of the contract; blank, those in the lines. ``condition`` says when
-    the stage runs, ``conditions`` the same for single pipelines, ``name: condition`` in a line.
+    ``lines`` connect pipelines with each other, and state blocks (1 to 5, fields, ``action``, ``content``) with their ports:
+    ``2 -> a.configuration``, ``a.artifacts -> 3``. ``reads`` and ``writes`` are the blocks of the state contract; if blank, those in the lines.
+    ``condition`` is the execution condition of the stage; ``conditions`` has those of single pipelines, one ``name: condition`` per line.
 
     Raises:
         InvalidArgument, InvalidEdge, DuplicateName, InvalidConfig, InvalidStructure
     """
     if not pipelines:
-        raise InvalidArgument("a stage without pipelines does nothing; link at least one")
+        raise InvalidArgument("The stage has no pipelines. Link at least one.")
     ids = child_ids(pipelines, names, _ID_FIELDS, "pipeline")
     guards = _conditions(conditions, ids)
     stage = Stage(stage_id.strip() or "stage", role=None if role in ("", NO_ROLE) else role)
@@ -71,7 +71,7 @@ def make_stage(
 
 def _block(name: str, wire: Wire) -> StateKey:
     if not name:
-        raise InvalidArgument(f"{wire.line!r} names no block of the state; write 1 to 5, a field's name, action or content")
+        raise InvalidArgument(f"{wire.line!r} does not name a state block. Use 1 to 5, the name of a field, action or content.")
     return state_key(name)
 
 
@@ -80,25 +80,27 @@ def _blocks(text: str) -> list[StateKey]:
 
 
 def _unique(mapping: Sequence[PortMapping]) -> list[StateKey]:
-    """The blocks of a mapping, numbers in order and then fields; what is no block of a state is left out."""
+    """Return the state blocks of a mapping, numbers in order and then fields, without sources that are not state blocks."""
     keys = {entry.block for entry in mapping} - set(CONTEXT_SOURCES)
     return sorted(keys, key=lambda key: (isinstance(key, str), key))
 
 
 def _condition(text: str) -> str | list[StateKey] | None:
-    said = text.strip()
-    if not said or said == "always":
+    condition = text.strip()
+    if not condition or condition == "always":
         return None
-    return _blocks(said) if "," in said or said.isdecimal() else said
+    return _blocks(condition) if "," in condition or condition.isdecimal() else condition
 
 
 def _conditions(text: str, ids: Collection[str]) -> dict[str, str | list[StateKey] | None]:
     found = {}
     for line in read_lines(text):
-        name, colon, said = (part.strip() for part in line.partition(":"))
+        name, colon, condition = (part.strip() for part in line.partition(":"))
         if not colon or name not in ids:
-            raise InvalidArgument(f"{line!r} is no condition of a pipeline; write 'name: condition' with a name of {format_options(ids)}")
-        found[name] = _condition(said)
+            raise InvalidArgument(
+                f"{line!r} is not a condition of a pipeline. Write 'name: condition' with one of the names {format_options(ids)}."
+            )
+        found[name] = _condition(condition)
     return found
 
 
@@ -113,15 +115,16 @@ def make_world(
     initial_world: str = "",
     fields: str = "",
 ) -> dict[str, Any]:
-    """The config of a world of ``stages``. A blank ``cycle`` is the canonical one where each role is there, else the stages' order.
+    """Return the config of a world of ``stages``.
 
-    ``initial_world`` and ``fields`` are YAML: the parts of the first content, and the extra fields of the state with their types.
+    A blank ``cycle`` is the canonical one if every role is present, else the order of the stages. ``initial_world`` and ``fields`` are YAML: the
+    initial content, and the extra fields of the state with their types.
 
     Raises:
         InvalidArgument, DuplicateName, InvalidConfig
     """
     if not stages:
-        raise InvalidArgument("a world without stages does nothing; link at least one")
+        raise InvalidArgument("The world has no stages. Link at least one.")
     world = World(world_id.strip() or "world", description=description, seed=None if seed < 0 else seed)
     for stage, name in zip(stages, child_ids(stages, names, ("stage_id",), "stage"), strict=True):
         checked_level(stage, "stage")
@@ -142,5 +145,5 @@ def make_world(
 def _fields(fields: Mapping[str, Any]) -> dict[str, str]:
     for name, dtype in fields.items():
         if not isinstance(dtype, str):
-            raise InvalidConfig(f"the fields of a state are 'name: type' lines such as 'mood: text'; {name!r} has {dtype!r}")
+            raise InvalidConfig(f"The fields of a state must be 'name: type' lines such as 'mood: text'; {name!r} has {dtype!r}.")
     return {str(name): dtype for name, dtype in fields.items()}

@@ -1,4 +1,4 @@
-"""Running a world or a stage for a node: pass after pass, its picture shown as it comes, stopped between stages, gone on with later."""
+"""Runs a world or a stage for a node. A world runs pass by pass, shows its newest picture, stops between stages, and can be resumed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _THUMBNAIL_SIZE = 512
 
 @dataclass(frozen=True)
 class WorldCall:
-    """What a Run World node is given: configs and values, and whether the world is kept so that it goes on after a stop."""
+    """The inputs of a Run World node. With ``keep`` the run is stored, so that it can be resumed after an interrupt."""
 
     config: Mapping[str, Any]
     state: Any
@@ -38,7 +38,7 @@ class WorldCall:
 
     @property
     def key(self) -> str:
-        """Equal for equal calls."""
+        """Return a digest that is equal for equal calls."""
         from yggdrasill.values import dumps
 
         digest = hashlib.blake2b(dumps([self.state, list(self.actions), self.steps, self.seed]), digest_size=16)
@@ -55,7 +55,7 @@ class WorldResult:
 
 
 def actions_of(text: str) -> list[str | None]:
-    """One action per pass: a line of three hyphens divides them, a blank part is none."""
+    """Return one action per pass. A line of three hyphens separates them; a blank action is None."""
     parts: list[list[str]] = [[]]
     for line in text.splitlines():
         if line.strip() == _DIVIDER:
@@ -66,15 +66,15 @@ def actions_of(text: str) -> list[str | None]:
 
 
 def run_world(work: NodeWork[WorldResult], call: WorldCall) -> WorldResult:
-    """Run the passes of a call; the last state is that of the same run in Python, also if it was stopped and went on in between.
+    """Run the passes of a call. The last state equals that of the same run in Python, also if the run was interrupted and resumed.
 
     Raises:
-        InvalidArgument, InvalidState, StorageFailed, Cancelled. Otherwise as `World.run`.
+        InvalidArgument, InvalidState, StorageFailed, Cancelled. Also the errors of `World.run`.
     """
     if call.steps < 0:
-        raise InvalidArgument(f"steps is {call.steps}; a world makes 0 passes or more")
+        raise InvalidArgument(f"steps must be at least 0, got {call.steps}.")
     if len(call.actions) > max(call.steps, 1):
-        raise InvalidArgument(f"there are {len(call.actions)} actions for {call.steps} passes; write one, or one per pass")
+        raise InvalidArgument(f"Got {len(call.actions)} actions for {call.steps} passes. Write one action, or one per pass.")
     start = parse_state(call.state)
     folder = RunFolder(str(call.config.get("world_id", "world")), call.key) if call.keep else None
     with folder.lock(work.token) if folder else nullcontext():
@@ -91,7 +91,7 @@ def run_world(work: NodeWork[WorldResult], call: WorldCall) -> WorldResult:
 
 
 class _Passes:
-    """The passes of one run, from the beginning or from where it was resume_from."""
+    """The passes of one run, from the beginning or resumed."""
 
     def __init__(
         self, work: NodeWork[Any], call: WorldCall, world: Any, folder: RunFolder | None, start: State | None, resume_from: Progress | None
@@ -127,9 +127,9 @@ class _Passes:
                 world.set_storage(None)
             yield from world.run(state, action=actions or None, num_steps=steps, seed=call.seed, callbacks=self._on_stage, iterate=True)
             return
-        # a world that an endpoint serves remembers the content of its last run; a new run begins with that of the config
-        begin = self._start or State(content=copy.deepcopy(dict(call.config.get("initial_world") or {})))
-        state = self._resume_from.resume_state() if self._resume_from is not None else begin
+        # a world that an endpoint serves keeps the content of its last run; a new run starts with that of the config
+        initial = self._start or State(content=copy.deepcopy(dict(call.config.get("initial_world") or {})))
+        state = self._resume_from.resume_state() if self._resume_from is not None else initial
         storage = self._folder.storage(resume=False) if self._folder is not None else None
         for number in range(steps):
             action = actions[number] if number < len(actions) else None
@@ -148,8 +148,8 @@ class _Passes:
         if phase == "after":
             self._show(facts["state_after"])
 
-    def _show_status(self, what: str) -> None:
-        self._work.messages.show_text(f"pass {min(self._done + 1, max(self._call.steps, 1))} of {self._call.steps}{what}")
+    def _show_status(self, suffix: str) -> None:
+        self._work.messages.show_text(f"pass {min(self._done + 1, max(self._call.steps, 1))} of {self._call.steps}{suffix}")
 
     def _show(self, state: State) -> None:
         if state[3] is self._shown:
@@ -174,7 +174,7 @@ def _jpeg(picture: Any) -> bytes:
 
 
 def run_stage(work: NodeWork[State], config: Mapping[str, Any], state: Any, action: str, seed: int | None) -> State:
-    """The state after one run of a stage; its execution condition is asked first, as a world does.
+    """Run a stage on a state if its execution condition holds, and return the resulting state.
 
     Raises:
         As `Stage.run`.

@@ -1,8 +1,7 @@
-"""The two functions of ComfyUI that are wrapped, each for what it has no hook for; a prompt without placed parts passes through untouched.
+"""The two patches of ComfyUI that placement needs, because ComfyUI has no hooks for them. Prompts without placed parts are not affected.
 
-`validate_prompt`: a posted prompt is partitioned after node replacement and with its execution targets known, and a reason not to is
-an answer in ComfyUI's own form. `PromptExecutor.execute_async`: what runs is the partitioned prompt, what is told is in the terms of
-the posted one.
+`validate_prompt`: a posted prompt is partitioned after node replacement, when its execution targets are known; an error is returned in
+ComfyUI's own form. `PromptExecutor.execute_async`: the partitioned prompt runs, and its messages are translated to the posted prompt.
 """
 
 from __future__ import annotations
@@ -27,7 +26,10 @@ _BY_SERVER = frozenset({"executing", "executed"})
 
 
 def patch_comfyui(check: Check, running: Running) -> None:
-    """Wrap both; ``check`` judges posted prompts, ``running(prompt_id, partitioned)`` is entered while a partitioned one runs."""
+    """Patch both functions, once per process.
+
+    ``check`` validates posted prompts; the context ``running(prompt_id, partitioned)`` is entered while a partitioned prompt runs.
+    """
     execution: Any = importlib.import_module("execution")
     if getattr(execution, _MARK, False):
         return
@@ -77,13 +79,13 @@ def _translated(
 
 
 def _show_posted_prompt(partitioned: PartitionedPrompt) -> None:
-    """Nodes that ask for the hidden PROMPT, such as those that save it with a picture, get what was posted; none has run yet."""
+    """Make the hidden input PROMPT the posted prompt, for nodes that save it with a picture. Called before any node runs."""
     running = importlib.import_module("comfy_execution.progress").get_progress_state().dynprompt
     running.get_original_prompt = lambda: dict(partitioned.posted)
 
 
 class _TranslatingServer:
-    """ComfyUI's server as the executor of one partitioned prompt has it: the same in all but what it says of nodes."""
+    """A proxy of ComfyUI's server for the executor of one partitioned prompt. It differs only in messages about nodes, which it translates."""
 
     def __init__(self, server: Any, partitioned: PartitionedPrompt) -> None:
         object.__setattr__(self, "_server", server)

@@ -1,4 +1,4 @@
-"""Placement in this ComfyUI: what looks at each posted prompt, and what the editor may ask of it."""
+"""The placement service of this ComfyUI: inspects each posted prompt, and holds the state that the editor shows."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 class PlacementService:
-    """``known`` gives the registry of endpoints as it is now.
+    """``read_registry`` returns the current registry of endpoints.
 
-    `states` is what is known of the endpoints, `timeline` what the last calls cost, `runs` the prompts with parts elsewhere that run
-    now, by prompt id; `stale` are the plans whose cached results turned out to be gone from where they lay.
+    `monitor` has the states of the endpoints, `timeline` the costs of recent calls, `runs` the running partitioned prompts by prompt id, and
+    `stale` the plans whose cached results are no longer stored where they were.
     """
 
-    def __init__(self, known: Callable[[], EndpointRegistry]) -> None:
-        self._known = known
-        self.monitor = EndpointMonitor(known)
+    def __init__(self, read_registry: Callable[[], EndpointRegistry]) -> None:
+        self._read_registry = read_registry
+        self.monitor = EndpointMonitor(read_registry)
         self.timeline = Timeline()
         self.runs: dict[str, PartitionedPrompt] = {}
         self.stale: set[str] = set()
         self.validator = PromptValidator(self.monitor, SchemaCache())
 
     def install(self) -> None:
-        """Look at every prompt that is posted from now on."""
+        """Patch ComfyUI, and inspect every prompt that is posted from now on."""
         allow_blockers()
         patch_comfyui(self.validator.check, self._running)
         host_api.prompt_server().add_on_prompt_handler(self.on_prompt)
@@ -55,11 +55,11 @@ class PlacementService:
             del self.runs[prompt_id]
 
     def on_prompt(self, posted: dict[str, Any]) -> dict[str, Any]:
-        """What ComfyUI is to take for the body of a POST /prompt: the same object where nothing of it is placed elsewhere."""
+        """Return the body that ComfyUI processes for a POST /prompt: the same object if nothing in it is placed."""
         prompt, extra = posted.get("prompt"), posted.get("extra_data")
         if not isinstance(prompt, dict):
             return posted
-        registry = self._known()
+        registry = self._read_registry()
         try:
             naming = parts_of(prompt, extra, registry.placements, registry.endpoints)
         except YggdrasillError as error:

@@ -1,4 +1,4 @@
-"""A call whose values go to several endpoints at the same time, and that is shown as the one call it stands for."""
+"""A call whose values are split over several endpoints at the same time, and that is shown as one call."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from yggdrasill.remote.shares import Batches, Lists, Share, Sharing, Values
 __all__ = ["SharedCall", "split_call"]
 
 Send = Callable[[Placement, Values, Watch], "dict[str, Any]"]
-"""Makes one call: where, with what, and who is on_event."""
+"""Makes one call with values at a placement; its events go to the watch function."""
 
 Ports = Sequence[Mapping[str, Any]]
 
@@ -29,7 +29,7 @@ _SEEDS = frozenset({"noise_seed", "seed"})
 def split_call(
     prompt: Mapping[str, Any], inputs: Ports, outputs: Ports, placement: Placement, values: Values
 ) -> tuple[Sharing, list[Share]]:
-    """The shares of a call for the placement's endpoints, none if it goes to one of them, and what puts them together again."""
+    """Return how the values of a call are split and joined, and the shares for the placement's endpoints; no shares if one endpoint gets it."""
     reach = reach_of(prompt)
     kinds = [{str(port["name"]): str(port["type"]) for port in side} for side in (inputs, outputs)]
     count = len(placement.endpoints)
@@ -43,7 +43,7 @@ def split_call(
 
 
 class SharedCall:
-    """Runs shares, each in a thread of its own. Of what happens inside, the first share's progress is shown, and the outputs of all."""
+    """Runs shares, each in a thread of its own. The progress of the first share is shown, and the outputs of all."""
 
     def __init__(self, send: Send, placement: Placement, on_event: Watch) -> None:
         self._send = send
@@ -52,10 +52,10 @@ class SharedCall:
         self._shown: list[dict[str, Mapping[str, Any]]] = []
 
     def run(self, shares: Sequence[Share]) -> list[dict[str, list[Any]]]:
-        """The values of each share's outputs, by name. Each share has an endpoint of its own, and the others to go to if that is lost.
+        """Return the output values of each share, by name. Each share has its own endpoint, and uses the others if that one is lost.
 
         Raises:
-            YggdrasillError: what the first share that failed raised, when the others are over.
+            YggdrasillError: the error of the first failed share, after all have ended.
         """
         self._shown = [{} for _ in shares]
         with ThreadPoolExecutor(len(shares), thread_name_prefix="yggdrasill-share") as pool:
@@ -66,7 +66,7 @@ class SharedCall:
         return [call.result() for call in calls]
 
     def show(self) -> None:
-        """Tell what nodes inside showed, put together as ComfyUI does for the values of a list."""
+        """Report the outputs of inner nodes, merged as ComfyUI merges those of a list's values."""
         for node, first in self._shown[0].items():
             merged: dict[str, list[Any]] = {}
             files: list[Any] = []
@@ -93,7 +93,7 @@ class SharedCall:
 
 
 def _renamed(value: Any, number: int) -> Any:
-    """What a share on_event, with files in it under names that no other share's files have."""
+    """Return the event of a share with its files renamed, so that no two shares have files of the same name."""
     if isinstance(value, list):
         return [_renamed(item, number) for item in value]
     if not isinstance(value, dict):
