@@ -89,7 +89,7 @@ def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
     assert job_inputs.take(second) == [1, 2]
     job_inputs.drop([second])
     assert len(job_inputs) == 0
-    with pytest.raises(UnknownArtifact, match="belongs to a job that is over"):
+    with pytest.raises(UnknownArtifact, match="belongs to a job that has ended"):
         job_inputs.take(first)
 
 

@@ -46,11 +46,11 @@ def test_sockets_of_the_same_names_and_types_hold(was: dict[str, Any], now: dict
     [
         (
             [{**IMAGE, "dtype": "comfy/MASK", "comfy_type": "MASK"}, MASK],
-            r"are \['picture' \(MASK\), 'hole' \(MASK\)\].*made for \['picture' \(IMAGE\)",
+            r"are \['picture' \(MASK\), 'hole' \(MASK\)\].*has sockets for \['picture' \(IMAGE\)",
         ),
         ([{**IMAGE, "comfy_type": "*", "dtype": "any"}, MASK], r"'picture' \(\*\)"),
         ([MASK, IMAGE], r"are \['hole' \(MASK\), 'picture' \(IMAGE\)\]"),
-        ([IMAGE], r"are \['picture' \(IMAGE\)\], and this node was made for"),
+        ([IMAGE], r"are \['picture' \(IMAGE\)\], but this node has sockets for"),
         ([IMAGE, MASK, {"name": "more", "dtype": "text"}], r"'more' \(STRING\)"),
         ([{**IMAGE, "name": "image"}, MASK], r"'image' \(IMAGE\).*'picture' \(IMAGE\).*choose the graph again"),
     ],
@@ -71,5 +71,5 @@ def test_nothing_stored_is_no_contract() -> None:
     "text", ["{", "[]", "3", '{"inputs": []}', '{"inputs": [{}], "outputs": []}', '{"inputs": [3], "outputs": []}', "[" * 9999]
 )
 def test_what_is_no_contract_is_said(text: str) -> None:
-    with pytest.raises(InvalidConfig, match="the contract stored in the node is none"):
+    with pytest.raises(InvalidConfig, match="The contract stored in the node is not valid"):
         StoredContract.read(text)

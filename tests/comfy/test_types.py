@@ -102,10 +102,10 @@ REFUSED = {
     "control": 'value 1[0][1]["control"] is a comfy.controlnet.ControlBase (control is a ControlNet with its weights);',
     "hooks": 'value 1[0][1]["hooks"] is a comfy.hooks.HookGroup (hooks is hooks, which change a model while it samples);',
     "gligen": 'value 1[0][1]["gligen"][1] is a comfy.model_patcher.ModelPatcher (gligen is a GLIGEN model with its weights);',
-    "an impostor": "value 1 is a other_pack.mesh.MESH, which only shares its name with a class of ComfyUI's;",
+    "an impostor": "value 1 is a other_pack.mesh.MESH, which only shares its name with a class of ComfyUI;",
     "inside a mesh": 'value 1["material"]["shader"] is a comfy.model_patcher.ModelPatcher;',
-    "a sparse tensor": "value 1 is a torch.Tensor of torch.sparse_coo on cpu with torch.float32, which is no plain memory;",
-    "a meta tensor": "value 1 is a torch.Tensor of torch.strided on meta with torch.float32, which is no plain memory;",
+    "a sparse tensor": "value 1 is a torch.Tensor of torch.sparse_coo on cpu with torch.float32, which is not plain memory;",
+    "a meta tensor": "value 1 is a torch.Tensor of torch.strided on meta with torch.float32, which is not plain memory;",
 }
 
 

@@ -210,12 +210,12 @@ def test_what_ran_here_for_want_of_its_endpoint_is_said_on_the_node(editor: Edit
     file.write_text(before.replace(pair.there.url, "http://127.0.0.1:9"), encoding="utf-8")
     try:
         ends_well(editor)
-        editor.wait_until(lambda: "⚠ ran here" in editor.badges(made))
+        editor.wait_until(lambda: "⚠ ran locally" in editor.badges(made))
         assert any("cannot be reached, so graph" in text for text in editor.messages())
     finally:
         file.write_text(before, encoding="utf-8")
     ends_well(editor)
-    assert "⚠ ran here" not in editor.badges(made)
+    assert "⚠ ran locally" not in editor.badges(made)
 
 
 def test_its_seed_can_be_a_widget_of_the_subgraph(editor: Editor, pair: Any) -> None:

@@ -55,7 +55,7 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
     there.page.evaluate("([a, b]) => app.graph.getNodeById(a).connect(0, app.graph.getNodeById(b), 0)", [start, turned])
     there.link(turned, 0, end, "value")
     command(there, "Serve this workflow")
-    answer(there, "The name that callers use", "negative")
+    answer(there, "Name under which callers use", "negative")
     there.wait_until(lambda: any("Served as “negative”" in text for text in there.messages()))
     there.page.wait_for_timeout(300)
     there.picture("served")
@@ -63,9 +63,9 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
     # on the machine where one works
     work = Editor(browser.new_page(), here.url).open().empty()
     command(work, "Add an endpoint")
-    answer(work, "Its address", forge.url)
-    answer(work, "Its token", token_of(forge))
-    answer(work, "The name that workflows use", "forge")
+    answer(work, "Address of the endpoint", forge.url)
+    answer(work, "Token of the endpoint", token_of(forge))
+    answer(work, "Name of the endpoint", "forge")
     said = work.wait_until(work.messages)
     assert "It serves negative." in " ".join(said)
     secrets = here.base / "user" / "yggdrasill" / "secrets.yaml"

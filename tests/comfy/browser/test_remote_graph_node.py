@@ -143,7 +143,7 @@ def test_a_saved_workflow_keeps_its_sockets_and_links_without_the_endpoint(edito
     made = editor.chosen(NODE)
     assert editor.inputs(made) == [["image", "IMAGE", True]]
     assert editor.outputs(made) == [["soft", "IMAGE", 1], ["inverted", "IMAGE", 1]]
-    editor.wait_until(lambda: "⚠ cannot be asked" in editor.badges(made))
+    editor.wait_until(lambda: "⚠ cannot be checked" in editor.badges(made))
     assert editor.save()["links"] == before["links"]
     prompt = editor.prompt()[str(made)]["inputs"]
     assert prompt["endpoint"] == "closed"
@@ -180,7 +180,7 @@ def test_a_port_that_was_renamed_is_said_on_the_node_until_it_follows(editor: Ed
     editor.load(workflow)
     made = editor.chosen(NODE)
     editor.wait_until(lambda: "⚠ contract changed" in editor.badges(made))
-    assert any("input “image” is “picture” now" in text for text in editor.messages())
+    assert any("input “image” was renamed to “picture”" in text for text in editor.messages())
     assert editor.inputs(made) == [["image", "IMAGE", True]]
     editor.page.wait_for_timeout(300)
     editor.picture("changed-vue" if vue else "changed")
@@ -211,7 +211,7 @@ def test_a_port_that_was_renamed_since_is_said_on_the_node_once_its_run_has_stop
     (error,) = editor.heard("execution_error")
     assert re.search("picture.*image", error["exception_message"])
     editor.wait_until(lambda: editor.page.evaluate(f"(id) => ({found})(id).widgets.some((w) => w.type === 'button')", made))
-    assert any("input “image” is “picture” now" in text for text in editor.messages())
+    assert any("input “image” was renamed to “picture”" in text for text in editor.messages())
     assert sum("/ui/contract?" in url for url in editor.requests[asked:]) == 1
 
 

@@ -68,7 +68,7 @@ def select(editor: Editor, *points: tuple[float, float]) -> None:
 
 def open_tools(editor: Editor) -> None:
     """Press "Run on" among the tools over the selection."""
-    editor.page.get_by_test_id("selection-toolbox").get_by_role("button", name="Run the selection on").click()
+    editor.page.get_by_test_id("selection-toolbox").get_by_role("button", name="Run the selection on an endpoint").click()
     editor.page.get_by_role("menu", name="Run on").wait_for()
 
 

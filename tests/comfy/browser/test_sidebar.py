@@ -38,7 +38,7 @@ def test_endpoints_are_shown_with_what_they_are_and_have(editor: Editor, tab: An
     editor.wait_until(lambda: "does not answer" in closed.inner_text())
     unfold(studio)
     shown = studio.inner_text()
-    for words in ("ComfyUI\n0.", "torch\n", "Computes on"):
+    for words in ("ComfyUI\n0.", "torch\n", "Devices"):
         assert words in shown
     studio.locator(".ygg-models summary").click()
     editor.wait_until(lambda: "tiny.ckpt" in studio.inner_text())
@@ -94,18 +94,18 @@ def test_escape_leaves_the_form(editor: Editor, tab: Any) -> None:
 def test_the_own_pairing_line_is_copied_and_not_shown(browser: Any, editor: Editor, tab: Any, pair: Any) -> None:
     browser.grant_permissions(["clipboard-read", "clipboard-write"])
     tab.get_by_role("button", name="CachedWorkflow this server's pairing line").click()
-    editor.wait_until(lambda: any("pairing line is copied" in text for text in editor.messages()))
+    editor.wait_until(lambda: any("pairing line was copied" in text for text in editor.messages()))
     assert editor.page.evaluate("() => navigator.clipboard.readText()") == pairing_line(pair.here.url, token_of(pair.here))
     assert token_of(pair.here) not in editor.page.content()
 
 
 def test_a_part_is_placed_from_its_list(editor: Editor, tab: Any, registry: Path) -> None:
-    editor.wait_until(lambda: "Nothing here has a name yet" in section(tab, "This workflow").inner_text())
+    editor.wait_until(lambda: "This workflow has no named parts yet" in section(tab, "This workflow").inner_text())
     image, inverted = editor.add("EmptyImage", 400, 100), editor.add("ImageInvert", 700, 100)
     editor.link(image, 0, inverted, "image")
     editor.page.evaluate("(id) => { app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)])).node.title = 'Refine'; }", inverted)
     editor.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
-    chosen = tab.get_by_label("Where Refine runs")
+    chosen = tab.get_by_label("Endpoint for Refine")
     chosen.wait_for()
     assert chosen.locator("option").all_inner_texts() == ["this server", "closed", "studio"]
     before = editor.page.evaluate("() => JSON.stringify(app.graph.serialize())")
@@ -116,7 +116,7 @@ def test_a_part_is_placed_from_its_list(editor: Editor, tab: Any, registry: Path
     assert editor.page.evaluate("() => JSON.stringify(app.graph.serialize())") == before
     text = registry.read_text(encoding="utf-8").replace("Refine: local", "Refine: {replicas: [studio, closed]}")
     registry.write_text(text, encoding="utf-8")
-    tab.get_by_role("button", name="Look again").click()
+    tab.get_by_role("button", name="Refresh").click()
     editor.wait_until(lambda: chosen.evaluate("(list) => list.selectedOptions[0].text") == "studio | closed")
 
 
@@ -157,7 +157,7 @@ def test_the_settings_page_has_what_belongs_to_the_editor_and_to_this_server(edi
     dialog.get_by_text("Yggdrasill", exact=True).first.click()
     for words in ("Show on nodes which endpoint runs them", "Keep the sidebar up to date"):
         assert dialog.get_by_text(words).first.is_visible()
-    policy = dialog.locator("select[aria-label='Calls of other machines']")
+    policy = dialog.locator("select[aria-label='Calls from other machines']")
     editor.wait_until(lambda: policy.input_value() == "fifo")
     policy.select_option("front")
     file = pair.here.base / "user" / "yggdrasill" / "settings.yaml"

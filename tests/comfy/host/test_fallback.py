@@ -112,8 +112,8 @@ def test_the_copy_of_the_last_call_runs_here_with_the_same_bytes_and_says_so(a: 
     assert entry["outputs"]["3"]["text"] == ["0.0", "1.0", "2.0"]
     (told,) = entry["outputs"]["2"]["yggdrasill"]
     assert "'b' cannot be reached, so graph 'kept' (hash " in told["ran_here"]
-    assert "from the copy that was kept on" in told["ran_here"]
-    assert "ran here" in a.server.printed()
+    assert "from the copy cached on" in told["ran_here"]
+    assert "ran locally" in a.server.printed()
     assert len(b.jobs(graph_id="kept")) == jobs
     back = a.server.run(calling("kept", 7))
     assert "2" not in back["outputs"], "the endpoint is there again, so it runs there again"
@@ -159,7 +159,7 @@ def test_without_a_copy_or_a_hash_nothing_runs_here(a: Caller, b: Caller) -> Non
     with gone(a, b):
         said = error_of(a.server.run(calling("unknown", 1)))
         assert "may be another one" in said
-        assert "no copy of workflow 'nowhere' is kept here" in error_of(a.server.run(calling("nowhere", 1)))
+        assert "workflow 'nowhere' is not cached on this ComfyUI" in error_of(a.server.run(calling("nowhere", 1)))
 
 
 def test_what_this_server_serves_itself_stands_in_only_if_it_is_the_same(a: Caller, b: Caller) -> None:
@@ -169,7 +169,7 @@ def test_what_this_server_serves_itself_stands_in_only_if_it_is_the_same(a: Call
         assert entry["status"]["status_str"] == "success", entry["status"]
         assert "which this ComfyUI serves itself" in entry["outputs"]["2"]["yggdrasill"][0]["ran_here"]
         a.deploy("twin", double("t", graph=5))
-        assert "is another one, so nothing runs here" in error_of(a.server.run(calling("twin", 3, contract=contract)))
+        assert "differs, so it does not run locally" in error_of(a.server.run(calling("twin", 3, contract=contract)))
 
 
 def test_a_copy_of_what_was_replaced_does_not_run(a: Caller, b: Caller) -> None:
@@ -178,7 +178,7 @@ def test_a_copy_of_what_was_replaced_does_not_run(a: Caller, b: Caller) -> None:
     b.deploy("moved", double("m", graph=6))
     a.server.run(calling("moved", 4, fallback="fail"))
     with gone(a, b):
-        assert "no copy of workflow 'moved'" in error_of(a.server.run(calling("moved", 5)))
+        assert "workflow 'moved' is not cached on this ComfyUI" in error_of(a.server.run(calling("moved", 5)))
 
 
 def test_the_registry_says_what_happens_unless_the_node_does(a: Caller, b: Caller) -> None:

@@ -90,7 +90,7 @@ def test_what_is_broken_in_the_data_folder_is_one_line_and_comfyui_works(
     server = servers.start(base=base)
     lines = [line for line in server.printed().splitlines() if "Yggdrasill:" in line]
     assert len(lines) == 1, lines
-    assert "this ComfyUI is no endpoint" in lines[0]
+    assert "this ComfyUI is not an endpoint" in lines[0]
     assert said in lines[0]
     assert "Traceback" not in server.printed()
     entry = server.run({"1": node("EmptyImage", width=8, height=8, batch_size=1, color=1), "2": node("PreviewImage", images=("1", 0))})

@@ -114,7 +114,7 @@ def test_auto_asks_the_registry_which_may_change_while_the_server_runs(a: Caller
             "3": node("PreviewImage", images=("2", 0)),
         }
     )
-    assert "says of no endpoint that it runs 'blur'" in json.dumps(refused["node_errors"]["2"])
+    assert "The registry places graph 'blur' on no endpoint" in json.dumps(refused["node_errors"]["2"])
     know(a.server, {"a": a.server, "b": b.server}, {"blur": "b"})
     try:
         assert a.deploy("auto", prompt).run({"x": picture})["y"].shape == picture.shape
@@ -137,11 +137,11 @@ def test_an_unknown_endpoint_is_said_on_the_node_before_anything_runs(a: Caller)
     "graph, contract, said",
     [
         ("nowhere", "", "unknown graph 'nowhere'"),
-        ("blur", '{"inputs": [{"name": "image"}], "outputs": [{"name": "blurred"}]}', "this node was made for ['image']"),
+        ("blur", '{"inputs": [{"name": "image"}], "outputs": [{"name": "blurred"}]}', "this node has sockets for ['image']"),
         (
             "blur",
             '{"inputs": [{"name": "picture", "comfy_type": "MASK"}], "outputs": [{"name": "blurred"}]}',
-            "are ['picture' (IMAGE)], and this node was made for ['picture' (MASK)]",
+            "are ['picture' (IMAGE)], but this node has sockets for ['picture' (MASK)]",
         ),
     ],
 )

@@ -138,8 +138,8 @@ def test_a_graph_in_a_state_is_refused_by_its_type(comfy: Caller) -> None:
             pasted("graph", {"nodes": [{"node_id": "a", "block_type": "image/adjust", "config": {"checkpoint_path": "/etc/passwd"}}]}),
             "none of the folders",
         ),
-        (node("YggdrasillLoadGraph", source="file", **{"source.name": "../endpoints.yaml"}), "leads out of the folders"),
-        (node("YggdrasillLoadGraph", source="file", **{"source.name": "nowhere.yaml"}), "there is no file 'nowhere.yaml'"),
+        (node("YggdrasillLoadGraph", source="file", **{"source.name": "../endpoints.yaml"}), "is outside the folders"),
+        (node("YggdrasillLoadGraph", source="file", **{"source.name": "nowhere.yaml"}), "File 'nowhere.yaml' was not found in"),
         (add_block("image/adjust", gamma=99.0), "bigger than max"),
         (pipeline_node(), "link at least one graph"),
     ],
@@ -156,10 +156,10 @@ def test_what_cannot_be_is_said_on_the_node(comfy: Caller, bad: dict[str, Any], 
 @pytest.mark.parametrize(
     "lines, said",
     [
-        ("light.adjusted", "is no connection; write one in a line"),
-        ("light.adjusted -> dark.image", "there is no node 'dark'; there is 'image_resize_1', 'light'"),
+        ("light.adjusted", "is not a connection. Write one per line"),
+        ("light.adjusted -> dark.image", "unknown node 'dark'. Available: 'image_resize_1', 'light'"),
         ("light.shine -> image_resize_1.image", "has no output 'shine'; its outputs are 'adjusted'"),
-        ("a -> b", "names no node"),
+        ("a -> b", "does not name a node"),
     ],
 )
 def test_a_line_that_connects_nothing_is_named(comfy: Caller, lines: str, said: str) -> None:
@@ -182,8 +182,8 @@ def test_a_graph_with_more_ports_than_a_node_has_sockets_is_refused_with_the_lim
 
 
 def test_a_needed_input_and_a_socket_too_many_are_named(comfy: Caller) -> None:
-    assert "needs 'image'" in error_of(comfy, {**BUILT, "4": run_node(("3", 0))})["exception_message"]
+    assert "is missing the inputs 'image'" in error_of(comfy, {**BUILT, "4": run_node(("3", 0))})["exception_message"]
     error = error_of(comfy, {**BUILT, **PICTURE, "5": run_node(("3", 0), ("4", 0), ("4", 0))})
-    assert "socket 'p1' is linked, and 'brighter' has 1 inputs ('image'); unlink it" in error["exception_message"]
+    assert "Socket 'p1' is linked, but 'brighter' has 1 inputs: 'image'. Unlink the socket." in error["exception_message"]
     error = error_of(comfy, {**BUILT, "4": node("PrimitiveString", value="x"), "5": run_node(("3", 0), ("4", 0))})
     assert "takes an IMAGE [batch, height, width, channels], got str" in error["exception_message"]

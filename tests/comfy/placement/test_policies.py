@@ -43,7 +43,7 @@ def placed_at(endpoint: Any) -> dict[str, Any]:
 
 def test_an_endpoint_that_is_down_is_said_on_the_node_with_the_reason(a: Caller, b: Caller, gone: str) -> None:
     said = said_on(show(a.server, PROMPT, placed_at(gone)), "2")
-    assert "part 'part' runs at 'gone'" in said
+    assert "Part 'part' is placed on 'gone'" in said
     assert "nothing answers" in said
     assert "http://" not in said
 

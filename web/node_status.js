@@ -1,31 +1,31 @@
 /**
- * What the node says of itself: a badge with a problem, a button that follows a changed contract, a seed where there is one.
+ * The status of a Remote Graph node: a badge with a problem, a button that applies a changed contract, and a seed for graphs that use one.
  */
 import { widgetOf } from "./widgets.js";
 
 /** The label of the button. */
-export const FOLLOW = "Follow the changed contract";
+export const UPDATE = "Update to the changed contract";
 
 /**
- * Show a problem as a badge, and offer to follow a changed contract; null takes both away.
+ * Show a problem as a badge, with a button if a changed contract can be applied; null removes both.
  * @param {object} node
  * @param {{text: string, tone: "warn" | "error", detail: string} | null} problem
  */
-export function say(node, problem) {
+export function setProblem(node, problem) {
   node.yggdrasill.problem = problem;
-  const button = widgetOf(node, FOLLOW);
-  if (node.yggdrasill.offered && !button) {
-    const made = node.addWidget("button", FOLLOW, null, () => node.yggdrasill.follow(), { serialize: false });
-    made.serialize = false;
-    made.tooltip = problem?.detail;
-  } else if (!node.yggdrasill.offered && button) {
+  const button = widgetOf(node, UPDATE);
+  if (node.yggdrasill.newContract && !button) {
+    const widget = node.addWidget("button", UPDATE, null, () => node.yggdrasill.update(), { serialize: false });
+    widget.serialize = false;
+    widget.tooltip = problem?.detail;
+  } else if (!node.yggdrasill.newContract && button) {
     node.removeWidget(button);
     node.setSize([node.size[0], node.computeSize()[1]]);
   }
   redraw(node);
 }
 
-/** Both ways of drawing nodes look again: the canvas, and the one that follows changes of the list of widgets. */
+/** Redraw the node in both renderings: the canvas, and the Vue rendering, which observes the list of widgets. */
 function redraw(node) {
   node.widgets.push(node.widgets.pop());
   node.graph?.setDirtyCanvas(true, true);
@@ -33,17 +33,17 @@ function redraw(node) {
 
 /**
  * @param {object} node
- * @returns {object} the badge; without text while all is well
+ * @returns {object} the badge, with an empty text if there is no problem
  */
 export function badgeOf(node) {
   const { problem } = node.yggdrasill;
-  void node.widgets.length; // read, so that a change of it is a reason to ask again
+  void node.widgets.length; // read, so that a change of it updates the badge
   const bgColor = problem?.tone === "error" ? "#a11" : "#960";
   return new LGraphBadge({ text: problem ? `⚠ ${problem.text}` : "", fgColor: "#fff", bgColor });
 }
 
 /**
- * The seed is for graphs of blocks: a workflow has its own.
+ * Show the seed for graphs of blocks and hide it for workflows, which contain their seeds.
  * @param {object} node
  * @param {object | null} contract
  */
