@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.figures import Figure
 from benchmarks.timing import Act, interleave, median, ratios, seconds
 from samples.comfy_schemas import comfy_schemas
-from yggdrasill.remote.partition import NodeSchemas, Part, partition_prompt, plug
+from yggdrasill.remote.partition import NodeSchemas, Part, partition_prompt, restore_prompt
 
 __all__ = ["drawings", "run"]
 
@@ -93,7 +93,7 @@ def _parts(prompt: dict[str, Any]) -> dict[str, tuple[str, list[Part]]]:
 def _calls(prompt: dict[str, Any], parts: list[Part], schemas: NodeSchemas) -> str:
     """How many calls it makes, once it is seen that they are the prompt."""
     partition = partition_prompt(prompt, parts, schemas)
-    plugged = plug(partition)
+    plugged = restore_prompt(partition)
     if any(plugged[node]["inputs"] != prompt[node]["inputs"] for node in plugged):
         raise AssertionError("the partitioned prompt is another one")
     return f"{len(partition.calls)} call{'' if len(partition.calls) == 1 else 's'}"

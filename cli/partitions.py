@@ -6,8 +6,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from yggdrasill.remote.comfy_ports import is_link
-from yggdrasill.remote.partition.description import describe
-from yggdrasill.remote.partition.parts import PartCall, Partition
+from yggdrasill.remote.partition.parts import PartCall, Partition, describe
 from yggdrasill.remote.partition.schemas import NodeSchema
 
 __all__ = ["partition_picture", "partition_text"]

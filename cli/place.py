@@ -17,7 +17,7 @@ from yggdrasill.errors import InvalidArgument
 if TYPE_CHECKING:
     from yggdrasill.remote.comfy_server import ComfyServer
     from yggdrasill.remote.partition import NodeSchemas
-    from yggdrasill.remote.partition.placement_keys import Naming
+    from yggdrasill.remote.partition.placement_keys import PlacedParts
 
 __all__ = ["add", "main"]
 
@@ -54,7 +54,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     registry = open_registry(arguments.file, must_exist=False)
     servers = _servers(arguments, registry)
     extra = _extra_data(workflow, arguments)
-    naming = _naming(workflow, extra, registry, here=arguments.on is None)
+    naming = _placed_parts(workflow, extra, registry, here=arguments.on is None)
     places = {placed.part.name: "|".join(placed.placement.endpoints) for placed in naming.parts}
     endpoints = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
     schemas = _schemas(workflow.prompt, registry, endpoints, servers)
@@ -93,7 +93,7 @@ def _extra_data(workflow: Workflow, arguments: argparse.Namespace) -> dict[str, 
     return {**workflow.extra_data, "yggdrasill": {"graphs": chosen}}
 
 
-def _naming(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, here: bool) -> Naming:
+def _placed_parts(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, here: bool) -> PlacedParts:
     from yggdrasill.remote.partition.placement_keys import parts_of
 
     return parts_of(workflow.prompt, extra, registry.placements if here else {}, registry.endpoints)

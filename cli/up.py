@@ -120,7 +120,7 @@ def _wait(servers: Sequence[ComfyProcess], tokens: dict[str, str], seconds: floa
 
 def _tell(server: ComfyProcess, token: str, console: Console) -> None:
     """The line with which others get to know the server; the token only on the owner's own terminal."""
-    from yggdrasill.remote.pairing import pairing_line
+    from yggdrasill.remote.endpoint import pairing_line
 
     if sys.stdout.isatty():
         console.say(f"for another registry: {pairing_line(server.url, token, server.name)}")

@@ -180,7 +180,7 @@ class RunGraph(io.ComfyNode):
     ) -> Any:
         """Give the outputs in the graph's order; one without value blocks what depends on it."""
         from yggdrasill.nodes.pictures import preview_of
-        from yggdrasill.remote.port_list import port_values
+        from yggdrasill.remote.comfy_ports import port_values
         from yggdrasill.server_ext.comfy.levels.graph_ports import pictures_of
         from yggdrasill.server_ext.comfy.levels.graph_run import run_graph
         from yggdrasill.server_ext.comfy.levels.node_work import NodeWork

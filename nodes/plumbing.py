@@ -30,7 +30,7 @@ class GraphValue(io.ComfyNode):
     @classmethod
     def execute(cls, hash: str) -> Any:  # noqa: A002 - the socket's name
         """Give the values of the port."""
-        from yggdrasill.remote.port_list import port_values
+        from yggdrasill.remote.comfy_ports import port_values
         from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
         from yggdrasill.server_ext.comfy.extension_context import extension_context
 

@@ -8,19 +8,17 @@ if TYPE_CHECKING:
     from yggdrasill.remote.client import EndpointClient
     from yggdrasill.remote.endpoint import Endpoint
     from yggdrasill.remote.endpoints import EndpointRegistry
+    from yggdrasill.remote.observers import CallReport, observe_calls
     from yggdrasill.remote.placement import Placement
     from yggdrasill.remote.placing import place
-    from yggdrasill.remote.remote_graph import RemoteGraph
-    from yggdrasill.remote.remote_stage import RemoteStage
-    from yggdrasill.remote.remote_workflow import RemoteWorkflow
-    from yggdrasill.remote.remote_world import RemoteWorld
-    from yggdrasill.remote.reports import CallReport, observe_calls
+    from yggdrasill.remote.remote_graph import RemoteGraph, RemoteWorkflow
+    from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
     from yggdrasill.remote.resolvers import UrlResolver
     from yggdrasill.remote.retry import RetryPolicy
     from yggdrasill.remote.transports import HttpTransport, MemoryTransport
 
 _HOME = {
-    "CallReport": "reports",
+    "CallReport": "observers",
     "ArtifactClient": "artifact_client",
     "Endpoint": "endpoint",
     "EndpointClient": "client",
@@ -31,10 +29,10 @@ _HOME = {
     "Placement": "placement",
     "RemoteGraph": "remote_graph",
     "RemoteStage": "remote_stage",
-    "RemoteWorkflow": "remote_workflow",
-    "RemoteWorld": "remote_world",
+    "RemoteWorkflow": "remote_graph",
+    "RemoteWorld": "remote_stage",
     "UrlResolver": "resolvers",
-    "observe_calls": "reports",
+    "observe_calls": "observers",
     "place": "placing",
 }
 

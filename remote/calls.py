@@ -1,26 +1,33 @@
-"""One call of a served graph or of a workflow: submit, bring what is missing, follow, take the output; the same job whatever breaks in between."""
+"""One remote call: submit, upload missing artifacts, follow the job's events, return the output."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.errors import EndpointFailed, EndpointUnreachable, TimedOut, UnknownArtifact, YggdrasillError, error_from_dict
+from yggdrasill.errors import (
+    EndpointFailed,
+    EndpointUnreachable,
+    LimitExceeded,
+    TimedOut,
+    UnknownArtifact,
+    YggdrasillError,
+    error_from_dict,
+)
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.events import FINAL, follow
-from yggdrasill.remote.reports import Meter
+from yggdrasill.remote.observers import TransferMeter, WaitCallback
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import upload
-from yggdrasill.remote.wait_graph import Learn
 from yggdrasill.values.handles import ArtifactRef
 
-__all__ = ["ORPHAN_AFTER", "Call", "Watch", "perform"]
+__all__ = ["FINAL", "ORPHAN_AFTER", "Call", "StreamEvent", "Watch", "execute_remote_call", "follow", "read_events"]
 
 #: How long the submitting request stays open; short when somebody wants to know what happens meanwhile.
 WAIT_SECONDS = 20.0
@@ -57,8 +64,8 @@ class Call:
     #: Gets the artifacts of outputs that can be had already, and who has them.
     arrived: Callable[[EndpointClient, list[ArtifactRef]], None] | None = None
     #: Told which calls the caller waits for, this one and those that block it; only if it is not answered soon.
-    learn: Learn | None = None
-    meter: Meter = field(default_factory=Meter)
+    on_wait: WaitCallback | None = None
+    meter: TransferMeter = field(default_factory=TransferMeter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def body(self, wait: float) -> dict[str, Any]:
@@ -81,7 +88,7 @@ class Call:
         return await client.submit_workflow({**self.body(wait), "graph_id": self.graph_id, "prompt": self.prompt})
 
 
-async def perform(client: EndpointClient, call: Call) -> dict[str, Any]:
+async def execute_remote_call(client: EndpointClient, call: Call) -> dict[str, Any]:
     """The finished job's row with its ``output``; a cancelled coroutine cancels the job before it ends.
 
     Raises:
@@ -137,12 +144,12 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
 
 
 def _learn(call: Call, blockers: Iterable[Any] = ()) -> None:
-    if call.learn is not None:
-        call.learn([call.key, *map(str, blockers)])
+    if call.on_wait is not None:
+        call.on_wait([call.key, *map(str, blockers)])
 
 
 async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int, dict[str, Any]]:
-    most = WAIT_SECONDS_WITH_PROGRESS if call.progress or call.watch or call.learn else WAIT_SECONDS
+    most = WAIT_SECONDS_WITH_PROGRESS if call.progress or call.watch or call.on_wait else WAIT_SECONDS
     sent: dict[str, int] = {}
     while True:
         try:
@@ -154,7 +161,7 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
                 raise
             if any(map(sent.get, missing)):
                 # what was put into its folder did not get there: that is no longer its folder, or not large enough
-                client.local_peer.forget()
+                client.local_peer.disable()
             for name in missing:
                 sent[name] = sent.get(name, 0) + 1
             with call.meter.sending():
@@ -180,3 +187,69 @@ async def _find_and_cancel(client: EndpointClient, call: Call, job: list[str]) -
             await asyncio.sleep(0.05)
         else:
             return
+
+
+#: States that a job does not leave.
+FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
+MAX_EVENT_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class StreamEvent:
+    """``kind`` is ``status``, ``progress``, ``log``, ``output``, ``blocked`` or ``comfy``; ``seq`` is what a new connection resumes behind."""
+
+    kind: str
+    data: dict[str, Any]
+    seq: str | None = None
+
+
+async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[StreamEvent]:
+    """The events in a stream of bytes (WHATWG HTML, 9.2 Server-sent events); comments and events without JSON are left out."""
+    rest = b""
+    fields: dict[str, str] = {}
+    async for chunk in chunks:
+        *lines, rest = (rest + chunk).split(b"\n")
+        if len(rest) > MAX_EVENT_BYTES:
+            raise LimitExceeded(f"a line of an event stream is longer than {MAX_EVENT_BYTES} bytes", bound=MAX_EVENT_BYTES)
+        for line in lines:
+            text = line.rstrip(b"\r").decode("utf-8", "replace")
+            if text:
+                name, _, value = text.partition(":")
+                value = value.removeprefix(" ")
+                fields[name] = f"{fields[name]}\n{value}" if name == "data" and name in fields else value
+            elif fields:
+                event = _event(fields)
+                fields = {}
+                if event is not None:
+                    yield event
+
+
+def _event(fields: dict[str, str]) -> StreamEvent | None:
+    try:
+        data = json.loads(fields.get("data", ""))
+    except ValueError:
+        return None
+    return StreamEvent(fields.get("event", "message"), data, fields.get("id")) if isinstance(data, dict) else None
+
+
+async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIterator[StreamEvent]:
+    """A job's events in order, each once, up to the one that says how it ended.
+
+    Raises:
+        UnknownJob, EndpointUnreachable, TimedOut
+    """
+    last: str | None = None
+    while True:
+        try:
+            async with client.events(job_id, last) as response:
+                retry.answered()
+                async for event in read_events(response.chunks()):
+                    retry.check_deadline()
+                    last = event.seq or last
+                    yield event
+                    if event.kind == "status" and event.data.get("status") in FINAL:
+                        return
+            if (await client.job(job_id))["status"] in FINAL:
+                return
+        except EndpointUnreachable as error:
+            await retry.pause(error)

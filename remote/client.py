@@ -1,26 +1,33 @@
-"""The client of one endpoint: its routes as coroutines. Requests carry the token, answers are checked and become values or our errors."""
+"""Client of one endpoint: its routes as coroutines, and the conversion of its responses to values or errors."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
-from yggdrasill.errors import InvalidArgument, LimitExceeded, PayloadTooLarge
-from yggdrasill.remote.answers import PROTOCOL, check_protocol, document_of, failure, named
+from yggdrasill.errors import (
+    AccessDenied,
+    EndpointFailed,
+    EndpointUnreachable,
+    InvalidArgument,
+    LimitExceeded,
+    PayloadTooLarge,
+    ProtocolMismatch,
+    YggdrasillError,
+    error_from_dict,
+)
 from yggdrasill.remote.local_peers import LocalPeer
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.prefix import is_below
-from yggdrasill.remote.transports.http import HttpTransport
-from yggdrasill.remote.transports.transport import Body, Chunk, Request, Response, Transport
+from yggdrasill.remote.transports import Body, Chunk, HttpTransport, Request, Response, Transport
 
-__all__ = ["PROTOCOL", "EndpointClient"]
+__all__ = ["PROTOCOL", "EndpointClient", "add_endpoint_name", "check_protocol", "error_of_response", "is_below", "json_object"]
 
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
-_CLASSES_AT_ONCE = 50
+_CLASSES_PER_REQUEST = 50
 
 
 class EndpointClient:
@@ -44,7 +51,7 @@ class EndpointClient:
         self.name = name or self.url
         self._token = token
         self._ca = ca
-        self._own = transport
+        self._transport = transport
         #: Its artifact folder, if it is on this machine.
         self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
         #: What `capabilities` said the first time somebody compared it.
@@ -60,7 +67,7 @@ class EndpointClient:
     @property
     def transport(self) -> Transport:
         """The way to the endpoint: the one given, else HTTP connections shared by this process."""
-        return self._own if self._own is not None else _shared_http(self._ca)
+        return self._transport if self._transport is not None else _shared_http(self._ca)
 
     def is_own(self, url: str) -> bool:
         """Whether ``url`` lies at this endpoint."""
@@ -100,8 +107,8 @@ class EndpointClient:
             InvalidConfig: the endpoint is no ComfyUI.
         """
         found: dict[str, Any] = {"nodes": {}, "asks_again": [], "unknown": []}
-        for start in range(0, len(classes), _CLASSES_AT_ONCE):
-            names = ",".join(quote(name, safe="") for name in classes[start : start + _CLASSES_AT_ONCE])
+        for start in range(0, len(classes), _CLASSES_PER_REQUEST):
+            names = ",".join(quote(name, safe="") for name in classes[start : start + _CLASSES_PER_REQUEST])
             answer = await self.get(f"/nodes?classes={names}")
             found["nodes"].update(answer["nodes"])
             found["asks_again"] += answer["asks_again"]
@@ -241,7 +248,7 @@ class EndpointClient:
         self.check_size("max_body_bytes", len(data or b""), "a request")
         async with self.open(method, path, body=data, headers=headers, timeout=timeout) as response:
             text = await _read_all(response)
-            return response.status, document_of(text, response.status, self.name, self.url) if text else {}
+            return response.status, json_object(text, response.status, self.name, self.url) if text else {}
 
     @asynccontextmanager
     async def open(
@@ -257,10 +264,10 @@ class EndpointClient:
         """An open answer with a good status; any other is raised as the error it carries."""
         own = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, timeout)
-        with named(self.name):
+        with add_endpoint_name(self.name):
             async with self.transport.request(request) as response:
                 if response.status >= 300:
-                    raise failure(response, await _read_all(response), self.name, self.url)
+                    raise error_of_response(response, await _read_all(response), self.name, self.url)
                 check_protocol(response, self.name, self.url)
                 yield response
 
@@ -289,4 +296,85 @@ async def _drain(response: Response) -> None:
 
 def _shared_http(ca: str | None) -> HttpTransport:
     """The connections of this process, which its loop_thread closes."""
-    return loop_thread().keep(f"http:{ca}", lambda: HttpTransport(ca=ca))
+    return loop_thread().shared(f"http:{ca}", lambda: HttpTransport(ca=ca))
+
+
+PROTOCOL = 1
+
+
+@contextmanager
+def add_endpoint_name(name: str) -> Iterator[None]:
+    """Let the errors of a connection say which endpoint it was to: below that, only its url is known."""
+    try:
+        yield
+    except (EndpointUnreachable, AccessDenied, ProtocolMismatch) as error:
+        if "endpoint" not in error.details:
+            error.details["endpoint"] = name
+            if repr(name) not in error.message and name not in error.message:
+                error.message = f"endpoint {name!r}: {error.message}"
+                error.args = (error.message,)
+        raise
+
+
+def check_protocol(response: Response, name: str, url: str) -> None:
+    """Raise `ProtocolMismatch` if the answer is of another protocol, or of none."""
+    spoken = response.headers.get("X-Yggdrasill-Protocol")
+    if spoken != str(PROTOCOL):
+        said = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
+        raise ProtocolMismatch(
+            f"endpoint {name!r} at {url} speaks {said}, this client version {PROTOCOL}; "
+            + ("check the url and the port" if spoken is None else "install the same version of yggdrasill on both sides"),
+            endpoint=name,
+        )
+
+
+def error_of_response(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
+    """The error that an answer with a bad status stands for."""
+    try:
+        document = json.loads(text)
+    except ValueError:
+        document = None
+    if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
+        if response.status in (502, 503, 504):
+            return EndpointUnreachable(f"endpoint {name!r} at {url} is not up (HTTP {response.status})", endpoint=name)
+        check_protocol(response, name, url)
+        return EndpointFailed(f"endpoint {name!r} at {url} answered HTTP {response.status} without saying why", endpoint=name)
+    error = error_from_dict(document["error"])
+    if isinstance(error, AccessDenied) and "endpoint" not in error.details:
+        return AccessDenied(f"endpoint {name!r} at {url}: {error.message}", **error.details, endpoint=name)
+    error.details.setdefault("endpoint", name)
+    return error
+
+
+def json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
+    """The JSON object that an answer holds.
+
+    Raises:
+        ProtocolMismatch: it holds none.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        document = None
+    if not isinstance(document, dict):
+        raise ProtocolMismatch(
+            f"endpoint {name!r} at {url} answered HTTP {status} with something that is no JSON object; check the url and the port",
+            endpoint=name,
+        )
+    return document
+
+
+def is_below(url: str, prefix: str) -> bool:
+    """Whether ``url`` lies at or below ``prefix``: same scheme, host and port, and a path that continues it at a slash."""
+    try:
+        given, bound = urlsplit(url), urlsplit(prefix)
+        origins = [(part.scheme, part.hostname, part.port or {"http": 80, "https": 443}.get(part.scheme)) for part in (given, bound)]
+    except ValueError:
+        return False
+    base, path = bound.path.rstrip("/"), given.path
+    return (
+        origins[0] == origins[1]
+        and "@" not in given.netloc
+        and (path == base or path.startswith(base + "/"))
+        and ".." not in unquote(path).split("/")
+    )

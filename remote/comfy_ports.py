@@ -1,15 +1,32 @@
-"""What a ComfyUI API prompt says about itself: its nodes, and the ports that Graph Input and Graph Output nodes mark."""
+"""Ports of ComfyUI prompts: names and types, which types are transferable, and the values on a port."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, LimitExceeded
+from yggdrasill.errors import CannotTravel, InvalidConfig, LimitExceeded
+from yggdrasill.values.extensions import register_type
 
-__all__ = ["ANY_TYPE", "INPUT_NODE", "OUTPUT_NODE", "ComfyPort", "check_prompt", "dtype_of", "is_link", "ports_of"]
+__all__ = [
+    "ANY_TYPE",
+    "INPUT_NODE",
+    "OUTPUT_NODE",
+    "Blocked",
+    "ComfyPort",
+    "PortList",
+    "TypeTransferability",
+    "check_prompt",
+    "dtype_of",
+    "is_link",
+    "not_transferable",
+    "port_value",
+    "port_values",
+    "ports_of",
+    "type_transferability",
+]
 
 INPUT_NODE = "YggdrasillGraphInput"
 OUTPUT_NODE = "YggdrasillGraphOutput"
@@ -100,7 +117,7 @@ def ports_of(prompt: Mapping[str, Any], class_type: str, graph_id: str) -> dict[
         port = _port(node_id, node, graph_id)
         other = found.get(port.name)
         if other is not None:
-            port = _joined(other, port, class_type, graph_id)
+            port = _merged_port(other, port, class_type, graph_id)
         found[port.name] = port
     return found
 
@@ -121,10 +138,151 @@ def _port(node_id: str, node: Mapping[str, Any], graph_id: str) -> ComfyPort:
     return ComfyPort(name, kind, inputs.get("default") is not None, (node_id,))
 
 
-def _joined(first: ComfyPort, second: ComfyPort, class_type: str, graph_id: str) -> ComfyPort:
+def _merged_port(first: ComfyPort, second: ComfyPort, class_type: str, graph_id: str) -> ComfyPort:
     nodes = (*first.nodes, *second.nodes)
     types = {first.type, second.type} - {ANY_TYPE}
     if class_type == OUTPUT_NODE or len(types) > 1:
         what = "two outputs" if class_type == OUTPUT_NODE else f"inputs of types {sorted(types)}"
         raise InvalidConfig(f"workflow {graph_id!r} has {what} named {first.name!r}, at nodes {', '.join(nodes)}; give one another name")
     return ComfyPort(first.name, types.pop() if types else ANY_TYPE, first.optional and second.optional, nodes)
+
+
+@dataclass(frozen=True)
+class TypeTransferability:
+    """What is known of a type: whether it ``travels`` and ``how``, or why it does not.
+
+    ``known`` is false for a type that no table names: its values are looked at when they are there.
+    """
+
+    type: str
+    transferable: bool
+    known: bool
+    how: str
+
+
+_TENSOR = "as a tensor"
+_TREE = "as dicts and lists of tensors and plain values"
+_PLAIN = "as plain values"
+_FIELDS = "by its fields, which are tensors and plain values"
+_FILE = "as the bytes of the file and its format"
+_UNKNOWN = "by what its values turn out to be: tensors and plain values travel, in lists, tuples and dicts"
+
+_WEIGHTS = "it holds weights that live on a device"
+_CODE = "it holds functions, which are not values"
+
+_TRANSFERABLE = {
+    **dict.fromkeys("IMAGE MASK SIGMAS WAN_CAMERA_EMBEDDING".split(), _TENSOR),
+    **dict.fromkeys("AUDIO AUDIO_ENCODER_OUTPUT LAYERS LORA_MODEL LOSS_MAP TRACKS".split(), _TREE),
+    **dict.fromkeys("DA3_GEOMETRY FACE_LANDMARKS IC_LORA_PARAMETERS MOGE_GEOMETRY POSE_KEYPOINT SAM3_TRACK_DATA".split(), _TREE),
+    **dict.fromkeys("STRING INT FLOAT FLOATS BOOLEAN COMBO COLOR COLORS BOUNDING_BOX BOUNDING_BOXES HISTOGRAM".split(), _PLAIN),
+    **dict.fromkeys("TIMESTEPS_RANGE DICT ARRAY LOAD_3D LOAD_3D_ANIMATION LOAD3D_CAMERA LOAD3D_MODEL_INFO".split(), _PLAIN),
+    **dict.fromkeys("MESH VOXEL SPLAT RANGE CLIP_VISION_OUTPUT".split(), _FIELDS),
+    "LATENT": "as a dict with every key it has; samples that are a NestedTensor by their parts",
+    "CONDITIONING": "as tensors with every key they have, except control, gligen and hooks",
+    "VIDEO": "by its frames, audio and rate, or as the bytes of the file and the part of it that is used",
+    "SVG": "as the bytes of each drawing",
+    "CURVE": "by its points",
+}
+_NOT_TRANSFERABLE = {
+    **dict.fromkeys("MODEL CLIP VAE CONTROL_NET CLIP_VISION STYLE_MODEL UPSCALE_MODEL LATENT_UPSCALE_MODEL GLIGEN".split(), _WEIGHTS),
+    **dict.fromkeys("PHOTOMAKER AUDIO_ENCODER MODEL_PATCH BACKGROUND_REMOVAL OPTICAL_FLOW".split(), _WEIGHTS),
+    **dict.fromkeys("NOISE SAMPLER GUIDER LATENT_OPERATION HOOKS HOOK_KEYFRAMES".split(), _CODE),
+    "GPU_OPTIONS": "it names devices of the machine it was made on",
+    "FLOW_CONTROL": "it names nodes of the prompt it was made in",
+    "SHAPE_SUBDIVIDES": "it holds sparse tensors whose caches belong to the VAE that made them",
+}
+
+
+def type_transferability(type_name: str | Sequence[str]) -> TypeTransferability:
+    """The result on a type as ComfyUI spells it: a name, names with commas between them, or the options of a combo.
+
+    Of several types each must travel for the whole to be known to; if none does, the whole stays.
+    """
+    if not isinstance(type_name, str):
+        return TypeTransferability("COMBO", transferable=True, known=True, how=_PLAIN)
+    # a plain str, because node packs name types by strings that equal everything
+    parts = type_name.split(",")
+    name = ",".join(parts)
+    results = [_single_type(part.strip()) for part in parts]
+    first = results[0]
+    if len(results) == 1 or all((each.transferable, each.known) == (first.transferable, first.known) for each in results):
+        return TypeTransferability(name, first.transferable, first.known, first.how)
+    return TypeTransferability(name, transferable=any(each.transferable for each in results), known=False, how=_UNKNOWN)
+
+
+def _single_type(name: str) -> TypeTransferability:
+    how = _FILE if name == "FILE_3D" or name.startswith("FILE_3D_") else _TRANSFERABLE.get(name)
+    if how is not None:
+        return TypeTransferability(name, transferable=True, known=True, how=how)
+    why = _NOT_TRANSFERABLE.get(name) or (_WEIGHTS if name.endswith("_MODEL") else None)
+    if why is not None:
+        return TypeTransferability(name, transferable=False, known=True, how=why)
+    return TypeTransferability(name, transferable=True, known=False, how=_UNKNOWN)
+
+
+def not_transferable(port: str, type_name: str | Sequence[str], why: str | None = None) -> CannotTravel:
+    """The error for ``port``: ``why`` its value cannot travel, or else what the table says of its type."""
+    result = type_transferability(type_name)
+    return CannotTravel(
+        f"port {port!r} ({result.type}) cannot travel: {why or result.how}; what travels is tensors, plain values and ComfyUI's own types "
+        "made of them, such as IMAGE, LATENT, CONDITIONING, AUDIO and VIDEO; let the nodes that make this value run on the side that uses it",
+        port=port,
+        type=result.type,
+    )
+
+
+class Blocked:
+    """Stands for a value that ComfyUI must run nothing with; ``message`` is what it then says, if anything."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, message: str | None = None) -> None:
+        self.message = None if message is None else str(message)
+
+    def __eq__(self, other: object) -> bool:
+        return self.message == other.message if isinstance(other, Blocked) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.message)
+
+    def __repr__(self) -> str:
+        return f"Blocked({self.message!r})"
+
+
+class PortList:
+    """The values of one port in order; a node that takes single values is called once for each."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: Iterable[Any]) -> None:
+        self.values = tuple(values)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+    def __eq__(self, other: object) -> bool:
+        return self.values == other.values if isinstance(other, PortList) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.values)
+
+    def __repr__(self) -> str:
+        return f"PortList({list(self.values)!r})"
+
+
+def port_value(values: Iterable[Any]) -> Any:
+    """What stands for ``values`` outside ComfyUI: a single one as it is, any other number as a `PortList`."""
+    found = tuple(values)
+    return found[0] if len(found) == 1 else PortList(found)
+
+
+def port_values(value: Any) -> list[Any]:
+    """The values on a port, `port_value` undone."""
+    return list(value.values) if isinstance(value, PortList) else [value]
+
+
+register_type("comfy/list", PortList, lambda value: list(value.values), PortList)
+register_type("comfy/blocked", Blocked, lambda value: value.message, Blocked)

@@ -1,4 +1,4 @@
-"""Bringing a part of a project to an endpoint: its structure, and the state of blocks whose weights are in no checkpoint."""
+"""What is sent to an endpoint so that it can run a part: a deployment, or a workflow that accompanies each call."""
 
 from __future__ import annotations
 
@@ -6,30 +6,33 @@ import json
 import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown_name
+from yggdrasill.foundation.config import resolve_ref
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.pool import reuse_identity
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
 from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
 from yggdrasill.remote.preflight import check_at
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["MAX_STATE_BYTES", "STATE_KEPT", "Deployment", "travelling_state"]
+__all__ = ["MAX_STATE_BYTES", "STATEFUL_IDLE_SECONDS", "DeploymentSpec", "WorkflowSpec", "inline_refs", "state_without_checkpoint"]
 
 #: States above this are weights, and weights are brought to an endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
-STATE_KEPT = 86400.0
+STATEFUL_IDLE_SECONDS = 86400.0
 """Seconds for which an endpoint keeps a part that remembers something and that nobody calls: a day, as it does finished jobs."""
 
 
 @dataclass(frozen=True)
-class Deployment:
+class DeploymentSpec:
     """A part that can be served anywhere. The id it gets is made of ``name`` and its content, so equal parts meet.
 
     A part that keeps state between calls gets an id of its own, because what it remembers belongs to one project; the endpoint
@@ -41,7 +44,7 @@ class Deployment:
     config: Mapping[str, Any]
     state: Mapping[str, Any] = field(default_factory=dict)
     artifact_client: ArtifactClient = field(default_factory=ArtifactClient.shared)
-    idle_after: float = STATE_KEPT
+    idle_after: float = STATEFUL_IDLE_SECONDS
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
     async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
@@ -80,7 +83,7 @@ class Deployment:
         packed = self.artifact_client.pack(dict(self.state))
         with packed:
             text = json.dumps(
-                [self.kind, self.config, packed.wire["skeleton"], [_named(entry) for entry in packed.wire["payloads"]]], sort_keys=True
+                [self.kind, self.config, packed.wire["skeleton"], [_content_of(entry) for entry in packed.wire["payloads"]]], sort_keys=True
             )
         return blake3_hex(memoryview(text.encode("utf-8")))
 
@@ -107,7 +110,7 @@ class Deployment:
                 return bool(answer.get("created"))
 
 
-def _named(entry: Mapping[str, Any]) -> Any:
+def _content_of(entry: Mapping[str, Any]) -> Any:
     return [entry["dtype"], entry["shape"], entry.get("strides"), entry.get("artifact") or entry.get("inline")]
 
 
@@ -126,17 +129,17 @@ def _block_types(config: Any) -> Iterator[str]:
             yield from _block_types(entry)
 
 
-def travelling_state(part: Container) -> dict[str, Any]:
+def state_without_checkpoint(part: Container) -> dict[str, Any]:
     """The state of every block below ``part`` that names no checkpoint, by child ids, a shared block once."""
-    return _collect(part, part.state_dict())
+    return _collect_state(part, part.state_dict())
 
 
-def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
+def _collect_state(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
     kept = {}
     for child_id, child_state in state.items():
         child = part._children[child_id]
         if isinstance(child, Container):
-            below = _collect(child, child_state)
+            below = _collect_state(child, child_state)
             if below:
                 kept[child_id] = below
         elif isinstance(part, Graph):
@@ -144,3 +147,67 @@ def _collect(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
             if reuse_identity(node.block_type, node.config) is None:
                 kept[child_id] = child_state
     return kept
+
+
+class WorkflowSpec:
+    """The API prompt ``prompt`` with ports, under the name that messages and job rows call it.
+
+    Raises:
+        InvalidConfig, LimitExceeded: as `yggdrasill.remote.comfy_graph.ComfyGraph`.
+    """
+
+    def __init__(self, prompt: Mapping[str, Any], graph_id: str = "workflow") -> None:
+        self.prompt = check_prompt(prompt, graph_id)
+        inputs, outputs = (
+            [port.spec(True) for port in ports_of(self.prompt, kind, graph_id).values()] for kind in (INPUT_NODE, OUTPUT_NODE)
+        )
+        #: What it takes and gives: known here, so no endpoint is asked.
+        self.contract = RemoteContract(graph_id, "comfy", "", inputs, outputs)
+
+    async def check(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
+        """The contract, if an endpoint can run the workflow as far as it says.
+
+        Raises:
+            InvalidConfig, UnknownBlockType, MissingFile, InvalidStructure, CheckpointMismatch: as `check_at`. EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch
+            if ``strict_build``
+        """
+        await check_build(client, retry, strict=strict_build)
+        await check_at(self.prompt, client, retry)
+        return self.contract
+
+
+#: The lists of children by level, with the field that holds a child's own config.
+_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
+
+
+def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:
+    """A graph, pipeline or stage config with every ``ref`` replaced by what it names.
+
+    Raises:
+        MissingFile, InvalidConfig
+    """
+    document, base = resolve_ref(config, base_dir, where)
+    if not isinstance(document, Mapping):
+        return document
+    whole = dict(document)
+    for children, inner in _CHILDREN.items():
+        if isinstance(whole.get(children), list):
+            whole[children] = [_entry(entry, inner, base, f"{where}, {children}[{number}]") for number, entry in enumerate(whole[children])]
+    if isinstance(whole.get("nodes"), list):
+        whole["nodes"] = [_node(node, base, f"{where}, nodes[{number}]") for number, node in enumerate(whole["nodes"])]
+    return whole
+
+
+def _entry(entry: Any, inner: str, base: Path | None, where: str) -> Any:
+    if not isinstance(entry, Mapping):
+        return entry
+    rest = {key: value for key, value in entry.items() if key not in ("ref", inner)}
+    if isinstance(entry.get("ref"), str):
+        return {**rest, inner: inline_refs({"ref": entry["ref"]}, base, where)}
+    return {**rest, inner: inline_refs(entry[inner], base, where)} if entry.get(inner) is not None else entry
+
+
+def _node(node: Any, base: Path | None, where: str) -> Any:
+    if not isinstance(node, Mapping) or "config" not in node:
+        return node
+    return {**node, "config": resolve_ref(node["config"], base, f"{where}.config")[0]}

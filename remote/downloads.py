@@ -1,25 +1,25 @@
-"""Artifacts from an endpoint: as a stream that goes on where a connection broke, or into this process's memory."""
+"""Downloads of artifacts from endpoints, resumed after a broken connection."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, StorageFailed, UnknownArtifact
 from yggdrasill.executor.context import current_run
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.local_peers import FOLDER_FROM
+from yggdrasill.remote.local_peers import MIN_FOLDER_BYTES
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.receive import pour
-from yggdrasill.remote.reports import LoadReport, Meter, report
+from yggdrasill.remote.observers import LoadReport, TransferMeter, report
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.stores.base import ArtifactWriter
 from yggdrasill.values.stores.memory import MemoryStore
 
-__all__ = ["Fetches", "RemoteHandle", "fetch", "load", "stream"]
+__all__ = ["Downloads", "RemoteHandle", "fetch", "load", "stream_artifact", "write_stream"]
 
 PARALLEL = 4
 
@@ -34,14 +34,14 @@ class RemoteHandle(ArtifactHandle):
 
 def load(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient) -> memoryview:
     """The bytes of an artifact, from the artifact_client if they are there, else fetched while this thread waits."""
-    meter, started = Meter(), time.perf_counter()
+    meter, started = TransferMeter(), time.perf_counter()
     data = loop_thread().run(fetch(client, ref, artifact_client, Retry(), meter))
     if meter.bytes_received:
         report(LoadReport(client.name, started, time.perf_counter(), meter.bytes_received, current_run().pass_index))
     return data
 
 
-async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
+async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
     """An artifact's bytes in order, each once, however often the connection breaks.
 
     Raises:
@@ -68,26 +68,28 @@ async def stream(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> Asyn
         return
 
 
-async def fetch(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient, retry: Retry, meter: Meter) -> memoryview:
+async def fetch(
+    client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient, retry: Retry, meter: TransferMeter
+) -> memoryview:
     """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the artifact_client's store."""
     with contextlib.suppress(UnknownArtifact):
         return artifact_client.store.read(ref.hash)
-    near = await _local_peer(_holder(client, ref), ref, retry)
+    near = await _local_peer(_client_for(client, ref), ref, retry)
     if near is not None:
         return near
-    if ref.hash in artifact_client.received:
-        known = await asyncio.to_thread(artifact_client.received.copy, ref.hash)
+    if ref.hash in artifact_client.downloads:
+        known = await asyncio.to_thread(artifact_client.downloads.copy, ref.hash)
         if known is not None:
             return known
-    memory = await _receive(_holder(client, ref), ref, retry)
+    memory = await _receive(_client_for(client, ref), ref, retry)
     meter.bytes_received += ref.nbytes
-    artifact_client.received.keep(ref.hash, memory)
+    artifact_client.downloads.keep(ref.hash, memory)
     return memory
 
 
 async def _local_peer(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:
     """The bytes as a private map of their file, if the endpoint is on this machine and has them on disk."""
-    store = await retry.persist(client.local_peer.store) if ref.nbytes > FOLDER_FROM else None
+    store = await retry.persist(client.local_peer.store) if ref.nbytes > MIN_FOLDER_BYTES else None
     if store is None:
         return None
     try:
@@ -100,19 +102,19 @@ async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> me
     """The bytes, hashed while they arrive, in memory that nobody else has."""
     arriving = MemoryStore()
     with arriving.writer(ref.hash, ref.nbytes) as writer:
-        async with contextlib.aclosing(stream(client, ref, retry)) as chunks:
-            await pour(chunks, writer)
+        async with contextlib.aclosing(stream_artifact(client, ref, retry)) as chunks:
+            await write_stream(chunks, writer)
         try:
             writer.commit()
         except CorruptData:
             raise _corrupt(client, ref, "other") from None
-    return arriving.take(ref.hash)
+    return arriving.pop(ref.hash)
 
 
-class Fetches:
+class Downloads:
     """The artifacts of one call's result, a few at a time; those that are known before the call is over may begin before."""
 
-    def __init__(self, artifact_client: ArtifactClient, retry_policy: RetryPolicy, meter: Meter) -> None:
+    def __init__(self, artifact_client: ArtifactClient, retry_policy: RetryPolicy, meter: TransferMeter) -> None:
         self._artifact_client, self._retry_policy, self._meter = artifact_client, retry_policy, meter
         self._gate = asyncio.Semaphore(PARALLEL)
         self._tasks: dict[str, tuple[EndpointClient, asyncio.Task[memoryview]]] = {}
@@ -129,7 +131,7 @@ class Fetches:
 
     def arrived(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
         """`begin` with what can be had before the call is over. A local_peer's folder has it when it is written, and no sooner."""
-        if client.local_peer.known is None:
+        if client.local_peer.opened is None:
             self.begin(client, refs)
 
     async def all(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> dict[str, memoryview]:
@@ -154,7 +156,7 @@ def _has_failed(task: asyncio.Task[memoryview]) -> bool:
     return task.done() and (task.cancelled() or task.exception() is not None)
 
 
-def _holder(client: EndpointClient, ref: ArtifactRef) -> EndpointClient:
+def _client_for(client: EndpointClient, ref: ArtifactRef) -> EndpointClient:
     """Who is asked for the bytes: the known endpoint whose url stands in the reference, else the one that gave it."""
     if ref.url is None or client.is_own(ref.url):
         return client
@@ -167,3 +169,41 @@ def _corrupt(client: EndpointClient, ref: ArtifactRef, what: str) -> CorruptData
         hash=ref.hash,
         endpoint=client.name,
     )
+
+
+_BATCH = 1 << 20
+"""Bytes handed to the thread at a time; twice as many are in memory at most."""
+
+
+async def write_stream(chunks: AsyncIterator[bytes], writer: ArtifactWriter) -> None:
+    """Write every chunk, in order; the next batch is received while the last is written.
+
+    Raises what ``writer.write`` raises. However it ends, nothing is written any more.
+    """
+    loop = asyncio.get_running_loop()
+    batch: list[bytes] = []
+    size = 0
+    writing: asyncio.Future[None] | None = None
+    try:
+        async for chunk in chunks:
+            batch.append(chunk)
+            size += len(chunk)
+            if size >= _BATCH:
+                if writing is not None:
+                    await writing
+                writing = loop.run_in_executor(None, _write, writer, batch)
+                batch, size = [], 0
+        if writing is not None:
+            await writing
+        if batch:
+            writing = loop.run_in_executor(None, _write, writer, batch)
+            await writing
+    finally:
+        if writing is not None and not writing.done():
+            # a thread cannot be interrupted: the writer is the caller's again only when it has ended
+            await asyncio.wait([writing])
+
+
+def _write(writer: ArtifactWriter, batch: list[bytes]) -> None:
+    for chunk in batch:
+        writer.write(chunk)

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
 from yggdrasill.foundation.config import read_document
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.client import EndpointClient, is_below
 from yggdrasill.remote.endpoint import Endpoint, client_of
-from yggdrasill.remote.placement import LOCAL, Part, Placement, match_keys, name_of
-from yggdrasill.remote.prefix import is_below
+from yggdrasill.remote.placement import LOCAL, Placement, ProjectPart, match_keys, name_of
 from yggdrasill.remote.registry_file import read_secrets, secrets_path, write_registry, write_secrets
 from yggdrasill.remote.retry import RetryPolicy
 
@@ -179,7 +178,7 @@ class EndpointRegistry:
 
     # -- placing ------------------------------------------------------------------------------------------------
 
-    def placements_of(self, parts: list[Part], project: str | None = None) -> dict[tuple[str, ...], Placement]:
+    def placements_of(self, parts: list[ProjectPart], project: str | None = None) -> dict[tuple[str, ...], Placement]:
         """What the keys say about a whole project's parts, by path; ``project`` is the id of the project itself.
 
         Raises:
@@ -201,7 +200,7 @@ class EndpointRegistry:
         Raises:
             InvalidConfig: an ambiguous key.
         """
-        parts = list(Part.of_config((), config).walk())
+        parts = list(ProjectPart.of_config((), config).walk())
         placements = self.placements_of(parts, name_of(config))
         found = {part.name: placements.get(part.path) for part in parts}
         named = {name: "|".join(placement.endpoints) or LOCAL for name, placement in found.items() if placement is not None}

@@ -14,13 +14,13 @@ from weakref import WeakValueDictionary
 from yggdrasill.errors import EndpointUnreachable, StorageFailed, YggdrasillError
 from yggdrasill.values.stores.disk import DiskStore, read_store_id
 
-__all__ = ["FOLDER_FROM", "LocalPeer", "is_this_machine"]
+__all__ = ["MIN_FOLDER_BYTES", "LocalPeer", "is_this_machine"]
 
-FOLDER_FROM = 1 << 20
+MIN_FOLDER_BYTES = 1 << 20
 """Bytes above which an artifact goes through the folder; smaller ones are sent sooner than a file is written or mapped."""
 
 #: The folders that are open in this process, each once.
-_open: WeakValueDictionary[Path, DiskStore] = WeakValueDictionary()
+_open_stores: WeakValueDictionary[Path, DiskStore] = WeakValueDictionary()
 _open_lock = threading.Lock()
 
 
@@ -31,14 +31,14 @@ class LocalPeer:
     within a container or through a tunnel the same path may be another folder. To be used on one event loop.
     """
 
-    def __init__(self, host: str, ask: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
-        self._host, self._ask = host, ask
+    def __init__(self, host: str, request_folder: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
+        self._host, self._request_folder = host, request_folder
         self._lock = asyncio.Lock()
-        self._asked = False
+        self._resolved = False
         self._store: DiskStore | None = None
 
     @property
-    def known(self) -> DiskStore | None:
+    def opened(self) -> DiskStore | None:
         """What `store` gave before."""
         return self._store
 
@@ -48,27 +48,27 @@ class LocalPeer:
         Raises:
             EndpointUnreachable: it does not answer.
         """
-        if not self._asked:
+        if not self._resolved:
             async with self._lock:
-                if not self._asked:
+                if not self._resolved:
                     self._store = await self._find()
-                    self._asked = True
+                    self._resolved = True
         return self._store
 
-    def forget(self) -> None:
+    def disable(self) -> None:
         """Send artifacts from now on."""
-        self._asked, self._store = True, None
+        self._resolved, self._store = True, None
 
     async def _find(self) -> DiskStore | None:
         if not await asyncio.to_thread(is_this_machine, self._host):
             return None
         try:
-            told = await self._ask()
+            answer = await self._request_folder()
         except EndpointUnreachable:
             raise
         except YggdrasillError:
             return None
-        return await asyncio.to_thread(_open_folder, told)
+        return await asyncio.to_thread(_open_folder, answer)
 
 
 def is_this_machine(host: str) -> bool:
@@ -87,8 +87,8 @@ def is_this_machine(host: str) -> bool:
     return False
 
 
-def _open_folder(told: Mapping[str, Any]) -> DiskStore | None:
-    folder, store_id, quota = (told.get(key) for key in ("folder", "store_id", "quota_bytes"))
+def _open_folder(answer: Mapping[str, Any]) -> DiskStore | None:
+    folder, store_id, quota = (answer.get(key) for key in ("folder", "store_id", "quota_bytes"))
     if not isinstance(folder, str) or not isinstance(store_id, str):
         return None
     path = Path(folder)
@@ -96,9 +96,9 @@ def _open_folder(told: Mapping[str, Any]) -> DiskStore | None:
         if not path.is_absolute() or read_store_id(path) != store_id or not _is_own(path):
             return None
         with _open_lock:
-            store = _open.get(path)
+            store = _open_stores.get(path)
             if store is None or store.store_id != store_id:
-                store = _open[path] = DiskStore(path, quota_bytes=quota if isinstance(quota, int) else None)
+                store = _open_stores[path] = DiskStore(path, quota_bytes=quota if isinstance(quota, int) else None)
     except (OSError, StorageFailed):
         return None
     return store

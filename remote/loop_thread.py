@@ -15,12 +15,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.executor.context import CancelToken
 
-__all__ = ["Closable", "LoopThread", "Pending", "loop_thread"]
+__all__ = ["AsyncCloseable", "LoopThread", "PendingResult", "loop_thread"]
 
 Result = TypeVar("Result")
 
 
-class Closable(Protocol):
+class AsyncCloseable(Protocol):
     """Something that lives on the loop and is closed there."""
 
     async def aclose(self) -> None:
@@ -28,14 +28,14 @@ class Closable(Protocol):
         ...
 
 
-Kept = TypeVar("Kept", bound=Closable)
+Shared = TypeVar("Shared", bound=AsyncCloseable)
 
 #: How often a waiting thread looks at its cancel token, in seconds.
 POLL_SECONDS = 0.04
 _CLOSE_SECONDS = 3.0
 
 
-class Pending(Generic[Result]):
+class PendingResult(Generic[Result]):
     """A coroutine that runs on the loop_thread's loop; ``future`` is done when it really ended, after a `cancel` too."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Result]) -> None:
@@ -70,24 +70,24 @@ class LoopThread:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        self._kept: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
 
-    def start(self, coroutine: Coroutine[Any, Any, Result]) -> Pending[Result]:
+    def start(self, coroutine: Coroutine[Any, Any, Result]) -> PendingResult[Result]:
         """Run a coroutine on the loop without waiting for it."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
                 self._thread = threading.Thread(target=self._serve, args=(self._loop,), name="yggdrasill-remote", daemon=True)
                 self._thread.start()
-            return Pending(self._loop, coroutine)
+            return PendingResult(self._loop, coroutine)
 
-    def keep(self, key: str, make: Callable[[], Kept]) -> Kept:
+    def shared(self, key: str, make: Callable[[], Shared]) -> Shared:
         """What ``make()`` gave the first time for ``key``, shared until the loop_thread closes it."""
         with self._lock:
-            if key not in self._kept:
-                self._kept[key] = make()
-            kept: Kept = self._kept[key]
-            return kept
+            if key not in self._shared:
+                self._shared[key] = make()
+            shared: Shared = self._shared[key]
+            return shared
 
     def run(
         self,
@@ -134,7 +134,7 @@ class LoopThread:
             while not ended.is_set():
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(ended.wait(), POLL_SECONDS)
-                _call_waiting(inbox)
+                _run_inbox(inbox)
                 if token is not None and token.cancelled:
                     pending.cancel()
                     token = None
@@ -147,10 +147,10 @@ class LoopThread:
         """Cancel what still runs, close connections, and stop the thread; the next call starts a new one."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
-            kept, self._kept = list(self._kept.values()), {}
+            shared, self._shared = list(self._shared.values()), {}
         if loop is None or thread is None or thread is threading.current_thread():
             return
-        future = asyncio.run_coroutine_threadsafe(_wind_up(kept), loop)
+        future = asyncio.run_coroutine_threadsafe(_close_all(shared), loop)
         with contextlib.suppress(Exception):
             future.result(_CLOSE_SECONDS)
         loop.call_soon_threadsafe(loop.stop)
@@ -166,22 +166,22 @@ class LoopThread:
             loop.close()
 
 
-def _serve_inbox(box: queue.SimpleQueue[Callable[[], None] | None], pending: Pending[Any], token: CancelToken | None) -> None:
-    asked = False
+def _serve_inbox(box: queue.SimpleQueue[Callable[[], None] | None], pending: PendingResult[Any], token: CancelToken | None) -> None:
+    cancel_sent = False
     while True:
         try:
             call = box.get(timeout=POLL_SECONDS)
         except queue.Empty:
-            call = _nothing
+            call = _no_message
         if call is None:
             return
         call()
-        if token is not None and token.cancelled and not asked:
-            asked = True
+        if token is not None and token.cancelled and not cancel_sent:
+            cancel_sent = True
             pending.cancel()
 
 
-def _call_waiting(inbox: queue.SimpleQueue[Callable[[], None] | None] | None) -> None:
+def _run_inbox(inbox: queue.SimpleQueue[Callable[[], None] | None] | None) -> None:
     while inbox is not None and not inbox.empty():
         call = inbox.get_nowait()
         if call is not None:
@@ -193,35 +193,35 @@ def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
         loop.call_soon_threadsafe(ended.set)
 
 
-def _nothing() -> None:
+def _no_message() -> None:
     """No message arrived."""
 
 
-async def _wind_up(kept: list[Closable]) -> None:
+async def _close_all(shared: list[AsyncCloseable]) -> None:
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
     for task in others:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
-    for thing in kept:
-        await thing.aclose()
+    for resource in shared:
+        await resource.aclose()
 
 
-_bridges: dict[int, LoopThread] = {}  # by process id: a forked child must not touch its parent's loop, not even to close it
-_bridges_lock = threading.Lock()
+_loop_threads: dict[int, LoopThread] = {}  # by process id: a forked child must not touch its parent's loop, not even to close it
+_loop_threads_lock = threading.Lock()
 
 
 def loop_thread() -> LoopThread:
     """The loop_thread of this process."""
     process = os.getpid()
-    found = _bridges.get(process)
+    found = _loop_threads.get(process)
     if found is None:
-        with _bridges_lock:
-            found = _bridges.setdefault(process, LoopThread())
+        with _loop_threads_lock:
+            found = _loop_threads.setdefault(process, LoopThread())
     return found
 
 
 def _close_at_exit() -> None:
-    found = _bridges.get(os.getpid())
+    found = _loop_threads.get(os.getpid())
     if found is not None:
         found.close()
 

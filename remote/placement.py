@@ -8,7 +8,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, format_options, unknown_name
 
-__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Part", "Placement", "match_keys", "name_of"]
+__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "match_keys", "name_of"]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
@@ -79,19 +79,19 @@ class Placement:
 
 
 @dataclass(frozen=True)
-class Part:
+class ProjectPart:
     """A place in a project: ids from the outermost level down, the part's own id where that differs, and what is inside."""
 
     path: tuple[str, ...]
     own_id: str | None = None
-    children: tuple[Part, ...] = ()
+    children: tuple[ProjectPart, ...] = ()
 
     @property
     def name(self) -> str:
         """The path as keys and messages write it."""
         return "/".join(self.path)
 
-    def walk(self) -> Iterator[Part]:
+    def walk(self) -> Iterator[ProjectPart]:
         """This part and everything below."""
         yield self
         for child in self.children:
@@ -112,7 +112,7 @@ class Part:
         return any(words == path[len(path) - len(words) :] for path in self._paths if len(words) <= len(path))
 
     @classmethod
-    def of_config(cls, path: tuple[str, ...], config: Any) -> Part:
+    def of_config(cls, path: tuple[str, ...], config: Any) -> ProjectPart:
         """The part at ``path`` from its entry or config, of any level; what stands in other files is not looked into."""
         if not isinstance(config, Mapping):
             return cls(path)
@@ -128,18 +128,20 @@ def name_of(config: Mapping[str, Any]) -> str | None:
     return next((config[key] for key in _ID_FIELDS if isinstance(config.get(key), str)), None)
 
 
-def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Part]:
+def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[ProjectPart]:
     for field, id_field in (("graphs", "pipeline_node_id"), ("pipelines", "stage_node_id")):
         entries = config.get(field)
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, Mapping) and isinstance(entry.get(id_field), str):
-                yield Part.of_config((*path, entry[id_field]), entry)
+                yield ProjectPart.of_config((*path, entry[id_field]), entry)
     stages = config.get("stages")
     for stage_id, entry in stages.items() if isinstance(stages, Mapping) else ():
-        yield Part.of_config((*path, str(stage_id)), entry)
+        yield ProjectPart.of_config((*path, str(stage_id)), entry)
 
 
-def match_keys(keys: Iterable[str], parts: Iterable[Part], project: str | None = None) -> tuple[dict[tuple[str, ...], str], list[str]]:
+def match_keys(
+    keys: Iterable[str], parts: Iterable[ProjectPart], project: str | None = None
+) -> tuple[dict[tuple[str, ...], str], list[str]]:
     """The key that places each part, by path, the most specific of several; and the keys that name nothing.
 
     A key that names a part and others inside it means the outermost: it is placed whole. A key that begins with the id of the

@@ -10,8 +10,8 @@ from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.pipeline.dag import Dag
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.deployment import travelling_state
-from yggdrasill.remote.placement import Part, Placement
+from yggdrasill.remote.deployment import state_without_checkpoint
+from yggdrasill.remote.placement import Placement, ProjectPart
 from yggdrasill.remote.proxies import make_proxy
 from yggdrasill.world.world import World
 
@@ -33,8 +33,8 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
     """
     if not isinstance(project, (Graph, ComfyGraph, Dag, World)):
         raise InvalidArgument(f"a graph, pipeline, stage or world can be placed, not {type(project).__name__}")
-    root = Part((project.id,), None)
-    parts = [part for part in Part.of_config((), project.to_config()).walk() if part.path]
+    root = ProjectPart((project.id,), None)
+    parts = [part for part in ProjectPart.of_config((), project.to_config()).walk() if part.path]
     placements = registry.placements_of([root, *parts], project.id)
     whole = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
     if whole is None and isinstance(project, (Graph, ComfyGraph)):
@@ -77,7 +77,7 @@ class _Placer:
             placement,
             child.id,
             child.to_config(),
-            state=travelling_state(child) if isinstance(child, Container) else None,
+            state=state_without_checkpoint(child) if isinstance(child, Container) else None,
             fallback=lambda: child,
         )
 

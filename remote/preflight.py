@@ -1,4 +1,4 @@
-"""Before a workflow is brought to an endpoint: whether that is a ComfyUI, and has the node classes and model files it names."""
+"""Checks before a workflow is sent to an endpoint: node classes and model files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,25 @@ from typing import Any, NamedTuple, Protocol
 
 from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType, unknown_name
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.node_forms import differences, form_of
+from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.retry import Retry
 
-__all__ = ["Missing", "OwnComfy", "check_at", "check_workflow", "compare_with", "gaps_of", "is_model_file", "missing_at", "same_path"]
+__all__ = [
+    "LocalComfy",
+    "MissingItem",
+    "check_at",
+    "check_workflow",
+    "class_signature",
+    "gaps_of",
+    "is_model_file",
+    "missing_at",
+    "same_path",
+    "set_local_comfy",
+    "signature_differences",
+]
 
 _MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
-_OWN = "Yggdrasill"
+_OWN_PREFIX = "Yggdrasill"
 
 
 def is_model_file(name: str) -> bool:
@@ -27,7 +39,7 @@ def same_path(name: str) -> str:
     return name.replace("\\", "/")
 
 
-class OwnComfy(Protocol):
+class LocalComfy(Protocol):
     """What the ComfyUI of this process has, to be compared with what an endpoint has. Not to be called on ComfyUI's main loop."""
 
     def node_hashes(self) -> Mapping[str, str]:
@@ -43,13 +55,13 @@ class OwnComfy(Protocol):
         ...
 
 
-_own: OwnComfy | None = None
+_local_comfy: LocalComfy | None = None
 
 
-def compare_with(own: OwnComfy | None) -> None:
+def set_local_comfy(own: LocalComfy | None) -> None:
     """Compare endpoints with the ComfyUI of this process from now on; None: with nothing."""
-    global _own  # noqa: PLW0603 - a process has one ComfyUI or none
-    _own = own
+    global _local_comfy  # noqa: PLW0603 - a process has one ComfyUI or none
+    _local_comfy = own
 
 
 async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Retry) -> None:
@@ -65,13 +77,13 @@ async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Ret
         # it may have got what it lacked since it was asked
         client.facts = await retry.persist(client.capabilities)
         check_workflow(prompt, client.facts, client.name)
-    own = _own
+    own = _local_comfy
     if own is not None:
         await _compare_classes(prompt, own, client, retry)
         await _compare_files(prompt, own, client, retry)
 
 
-async def _compare_classes(prompt: Mapping[str, Any], own: OwnComfy, client: EndpointClient, retry: Retry) -> None:
+async def _compare_classes(prompt: Mapping[str, Any], own: LocalComfy, client: EndpointClient, retry: Retry) -> None:
     here = await asyncio.to_thread(own.node_hashes)
     there = (client.facts or {}).get("comfy", {}).get("node_classes", {})
     used = sorted({str(node["class_type"]) for node in prompt.values()})
@@ -80,7 +92,9 @@ async def _compare_classes(prompt: Mapping[str, Any], own: OwnComfy, client: End
         return
     forms = [(await asyncio.to_thread(own.node_forms, others))["nodes"], (await retry.persist(lambda: client.nodes(others)))["nodes"]]
     found = {
-        name: differences(prompt, name, *(form_of(side[name]) for side in forms)) for name in others if all(name in side for side in forms)
+        name: signature_differences(prompt, name, *(class_signature(side[name]) for side in forms))
+        for name in others
+        if all(name in side for side in forms)
     }
     found = {name: said for name, said in found.items() if said}
     if found:
@@ -94,7 +108,7 @@ async def _compare_classes(prompt: Mapping[str, Any], own: OwnComfy, client: End
         )
 
 
-async def _compare_files(prompt: Mapping[str, Any], own: OwnComfy, client: EndpointClient, retry: Retry) -> None:
+async def _compare_files(prompt: Mapping[str, Any], own: LocalComfy, client: EndpointClient, retry: Retry) -> None:
     named = {name: node_id for node_id, name in _files_of(prompt)}
     here = await asyncio.to_thread(own.model_fingerprints, list(named)) if named else {}
     asked = [name for name, prints in here.items() if client.compared.get(name) != prints]
@@ -131,7 +145,7 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
     classes = comfy.get("node_classes")
     if isinstance(classes, Mapping):
         wanted = {str(node["class_type"]) for node in prompt.values()}
-        missing = sorted(name for name in wanted - set(classes) if not name.startswith(_OWN))
+        missing = sorted(name for name in wanted - set(classes) if not name.startswith(_OWN_PREFIX))
         if missing:
             hint = f"The workflow needs {', '.join(map(repr, missing))} at endpoint {endpoint!r}; install the node pack that has it there."
             error = unknown_name("node class", missing[0], classes, hint, UnknownBlockType)
@@ -142,7 +156,7 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
         _check_models(prompt, {same_path(str(file)) for files in models.values() for file in files}, endpoint)
 
 
-class Missing(NamedTuple):
+class MissingItem(NamedTuple):
     """Something that a node needs and an endpoint lacks: a ``kind`` (``node class`` or ``model file``) and its name."""
 
     node_id: str
@@ -150,7 +164,7 @@ class Missing(NamedTuple):
     name: str
 
 
-def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[Missing] | None:
+def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[MissingItem] | None:
     """What the endpoint that said ``facts`` lacks of what ``prompt`` names, as far as it says; None for no ComfyUI."""
     comfy = (facts or {}).get("comfy")
     if not isinstance(comfy, Mapping):
@@ -159,10 +173,12 @@ def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> li
     classes, models = comfy.get("node_classes"), comfy.get("models")
     if isinstance(classes, Mapping):
         used = ((node_id, str(node["class_type"])) for node_id, node in prompt.items())
-        found += [Missing(node_id, "node class", name) for node_id, name in used if name not in classes and not name.startswith(_OWN)]
+        found += [
+            MissingItem(node_id, "node class", name) for node_id, name in used if name not in classes and not name.startswith(_OWN_PREFIX)
+        ]
     if isinstance(models, Mapping):
         there = {same_path(str(file)) for files in models.values() for file in files}
-        found += [Missing(node_id, "model file", name) for node_id, name in _files_of(prompt) if same_path(name) not in there]
+        found += [MissingItem(node_id, "model file", name) for node_id, name in _files_of(prompt) if same_path(name) not in there]
     return found
 
 
@@ -195,3 +211,44 @@ def _files_of(prompt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         for name, value in node["inputs"].items():
             if isinstance(value, str) and is_model_file(value) and "Load" in node["class_type"] and "prefix" not in name:
                 yield node_id, value
+
+
+Signature = dict[str, Any]
+
+
+def class_signature(entry: Mapping[str, Any]) -> Signature:
+    """``{"required": {name: type}, "optional": {name: type}, "outputs": [type]}`` of an entry of ComfyUI's ``/object_info``.
+
+    The choices of a list are often a machine's files, so they do not count.
+    """
+    given = entry.get("input") or {}
+    groups = {
+        group: {
+            str(name): "COMBO" if isinstance(item[0], (list, tuple)) else str(item[0]) for name, item in (given.get(group) or {}).items()
+        }
+        for group in ("required", "optional")
+    }
+    return {**groups, "outputs": [str(kind) for kind in entry.get("output") or ()]}
+
+
+def signature_differences(prompt: Mapping[str, Any], class_type: str, here: Signature, there: Signature) -> list[str]:
+    """What makes ``prompt`` mean something else over there; nothing it does not use counts."""
+    nodes = {node_id: node for node_id, node in prompt.items() if node["class_type"] == class_type}
+    found = [said for node in nodes.values() for said in _input_differences(node["inputs"], here, there)]
+    used = {value[1] for node in prompt.values() for value in node["inputs"].values() if is_link(value) and value[0] in nodes}
+    for index in sorted(used):
+        ours, theirs = (str(dict(enumerate(form["outputs"])).get(index, "missing")) for form in (here, there))
+        if ours != theirs:
+            found.append(f"output {index} is {ours} here and {theirs} there")
+    return list(dict.fromkeys(found))
+
+
+def _input_differences(given: Mapping[str, Any], here: Signature, there: Signature) -> Iterator[str]:
+    ours, theirs = ({**form["optional"], **form["required"]} for form in (here, there))
+    for name in given:
+        # names of inputs that grow have a dot, and no entry of their own on either side
+        if name in ours and ours[name] != theirs.get(name):
+            yield f"input {name!r} is {ours[name]} here and {theirs.get(name, 'missing')} there"
+    for name, kind in there["required"].items():
+        if name not in given and name not in ours:
+            yield f"input {name!r} ({kind}) is needed there and missing here"

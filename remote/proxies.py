@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.deployment import Deployment
+from yggdrasill.remote.deployment import DeploymentSpec
 from yggdrasill.remote.placement import Placement
-from yggdrasill.remote.proxy import Proxy
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.remote_part import RemotePart
-from yggdrasill.remote.remote_stage import RemoteStage
-from yggdrasill.remote.remote_world import RemoteWorld
+from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
 from yggdrasill.remote.route import Route
 from yggdrasill.stage.stage import Stage
 
@@ -50,7 +48,7 @@ def make_proxy(
     state: Mapping[str, Any] | None = None,
     saved: Mapping[str, Any] | None = None,
     fallback: Callable[[], Any] | None = None,
-) -> Proxy:
+) -> RemotePart:
     """The proxy of a part that is deployed where ``placement`` says, at once where that answers.
 
     ``saved`` is what its `to_config` gives, if that is not ``config``.
@@ -59,7 +57,7 @@ def make_proxy(
         EndpointUnreachable: no endpoint answers and nothing else is allowed. UnknownBlockType, PayloadTooLarge, RemoteError
     """
     kind = kind_of(config)
-    deployment = Deployment(name, kind, config, state or {}, artifact_client=registry.artifact_client)
+    deployment = DeploymentSpec(name, kind, config, state or {}, artifact_client=registry.artifact_client)
     route = Route.placed(registry, placement, name, deployment=deployment)
     local_fallback = fallback if placement.fallback == "local" else None
     kept = saved if saved is not None else config
@@ -68,7 +66,7 @@ def make_proxy(
     return proxy
 
 
-def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mapping[str, Any], placement: Placement | None) -> Proxy:
+def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mapping[str, Any], placement: Placement | None) -> RemotePart:
     """The proxy of what is served under a known id already: at the entry's ``endpoint_url``, or where the registry places it."""
     url, graph_id = str(entry["endpoint_url"]), str(entry.get("graph_id") or path[-1])
     if placement is None:

@@ -1,20 +1,26 @@
-"""A graph or pipeline behind an endpoint, run like any other."""
+"""Graphs, pipelines and ComfyUI workflows that run at endpoints."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, QueueFull
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.remote.proxy import refuse_training
-from yggdrasill.remote.remote_part import RemotePart
+from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.remote.calls import ORPHAN_AFTER
+from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.deployment import WorkflowSpec
+from yggdrasill.remote.endpoint import Endpoint, client_of
+from yggdrasill.remote.remote_part import RemotePart, refuse_training
+from yggdrasill.remote.retry import RetryPolicy
+from yggdrasill.remote.route import Route
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["RemoteGraph"]
+__all__ = ["RemoteGraph", "RemoteWorkflow"]
 
 
 class RemoteGraph(RemotePart):
@@ -33,7 +39,7 @@ class RemoteGraph(RemotePart):
             try:
                 return self.contract.spec(side, include_dtype)
             except EndpointUnreachable as error:
-                self._here(error)
+                self._fallback_or_raise(error)
         local = self._local
         found: list[dict[str, Any]] = (local.get_input_spec if side == "inputs" else local.get_output_spec)(include_dtype)
         return found
@@ -69,7 +75,7 @@ class RemoteGraph(RemotePart):
             try:
                 outputs: dict[str, Any] = self._call(given, context, asked)
             except (EndpointUnreachable, QueueFull) as error:
-                outputs = self._run_here(error, given, {**asked, "device": device})
+                outputs = self._run_fallback(error, given, {**asked, "device": device})
             if emit:
                 emit(self.graph_id, "after", outputs=outputs)
         return outputs
@@ -92,12 +98,56 @@ class RemoteGraph(RemotePart):
             try:
                 outputs: dict[str, Any] = await self._call_async(dict(inputs or {}), context, asked)
             except (EndpointUnreachable, QueueFull) as error:
-                outputs = await asyncio.to_thread(self._run_here, error, dict(inputs or {}), asked)
+                outputs = await asyncio.to_thread(self._run_fallback, error, dict(inputs or {}), asked)
         return outputs
 
-    def _run_here(self, error: EndpointUnreachable | QueueFull, inputs: Mapping[Any, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-        local = self._here(error)
+    def _run_fallback(
+        self, error: EndpointUnreachable | QueueFull, inputs: Mapping[Any, Any], options: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        local = self._fallback_or_raise(error)
         unknown_here = () if isinstance(local, Pipeline) else ("max_workers",)
         given = {name: item for name, item in options.items() if item is not None and name not in unknown_here}
         outputs: dict[str, Any] = local.run(load_handles(inputs), **given)
         return outputs
+
+
+class RemoteWorkflow(RemoteGraph):
+    """The API prompt ``prompt``, whose Graph Input and Graph Output nodes are its ports, at a ComfyUI with this extension.
+
+    Every call sends the prompt along; nothing stays at the endpoint but the job's row. ``endpoints`` are tried as ``policy`` says
+    (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, stand for a single one. One with more than
+    ``max_queued`` jobs waiting is passed over. The rest is as for `RemotePart`.
+
+    Raises:
+        InvalidConfig, LimitExceeded: the prompt. InvalidArgument: no endpoint, or more than one way to say which.
+    """
+
+    def __init__(
+        self,
+        prompt: Mapping[str, Any],
+        graph_id: str = "workflow",
+        *,
+        url: str | None = None,
+        token: str | None = None,
+        endpoint: Endpoint | EndpointClient | None = None,
+        endpoints: Sequence[Endpoint | EndpointClient] = (),
+        policy: str = "first",
+        max_queued: int | None = None,
+        timeout: float | None = None,
+        orphan_after: float = ORPHAN_AFTER,
+        retry_policy: RetryPolicy | None = None,
+        strict_build: bool = False,
+        artifact_client: ArtifactClient | None = None,
+        fallback: Callable[[], Any] | None = None,
+    ) -> None:
+        if (url is not None) + (endpoint is not None) + bool(endpoints) != 1:
+            raise InvalidArgument("a remote workflow needs one of url, endpoint and endpoints")
+        clients = [client_of(where, token) for where in (url, endpoint, *endpoints) if where is not None]
+        workflow = WorkflowSpec(prompt, graph_id)
+        route = Route(
+            clients, graph_id, workflow=workflow, policy=policy, max_queued=max_queued, retry_policy=retry_policy, strict_build=strict_build
+        )
+        config = {"kind": "comfy", "graph_id": graph_id, "prompt": workflow.prompt}
+        super().__init__(
+            route=route, config=config, timeout=timeout, orphan_after=orphan_after, artifact_client=artifact_client, fallback=fallback
+        )

@@ -1,33 +1,58 @@
-"""What remote graphs, stages and worlds have in common: how a caller names the part and says how its calls are made."""
+"""Base of all remote parts."""
 
 from __future__ import annotations
 
+import asyncio
+import queue
+import time
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from concurrent.futures import CancelledError
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument
+from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, QueueFull
+from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.calls import ORPHAN_AFTER
+from yggdrasill.remote.calls import ORPHAN_AFTER, Call, Watch
 from yggdrasill.remote.client import EndpointClient
+from yggdrasill.remote.contract import RemoteContract
+from yggdrasill.remote.downloads import Downloads, RemoteHandle, load
 from yggdrasill.remote.endpoint import Endpoint
-from yggdrasill.remote.proxy import Proxy
+from yggdrasill.remote.loop_thread import loop_thread
+from yggdrasill.remote.observers import CallReport, WaitCallback, report, waiting
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.remote.route import Route
+from yggdrasill.values.wire import references, unpack
 
-__all__ = ["RemotePart"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["RemotePart", "refuse_training"]
+
+_LONGEST_ORPHAN = 86400.0
+
+Inbox = queue.SimpleQueue["Callable[[], None] | None"]
 
 
-class RemotePart(Proxy):
-    """The part that ``url`` serves as ``graph_id``.
+class RemotePart:
+    """Base of the parts of a project that run at an endpoint. It has neither state nor parameters in this process.
 
-    ``endpoint`` (an `Endpoint` or a client) stands for url and token; without a ``token`` the environment's is used where it is
-    bound to that url. ``timeout`` bounds a call in seconds, ``retry_policy`` how long a lost endpoint is tried again, ``orphan_after`` how long
-    the endpoint goes on with a call whose caller is lost. ``strict_build`` makes another torch build an error.
-    ``route`` stands for all that says where; ``config`` and ``fallback`` are as for `Proxy`.
+    ``url`` and ``graph_id`` name what is served. ``endpoint`` (an `Endpoint` or a client) replaces ``url`` and ``token``; without a
+    ``token``, the environment's token is used if it is bound to that URL. ``timeout`` bounds a call in seconds, ``retry_policy`` how long
+    a lost endpoint is tried again, ``orphan_after`` for how many seconds the endpoint continues a call whose caller is lost.
+    ``strict_build`` makes a different torch build an error. ``route`` replaces all arguments that locate the part.
+
+    ``config`` is the result of `to_config`: the part's original config if a registry placed it, so that placing changes no saved
+    file. ``fallback`` builds the part in this process; it is used when no endpoint accepts the call.
+
+    Raises:
+        InvalidArgument: ``orphan_after`` out of range, an incomplete location, or a ``fallback`` for a part that cannot have one.
     """
 
-    #: Whether a ``fallback`` may stand in for it: what it keeps at its endpoint is not here.
-    may_run_here: ClassVar[bool] = True
+    #: Inputs may be handles; they are sent as references.
+    accepts_handles = True
+    #: Whether a ``fallback`` may replace it: content that is stored at its endpoint is not available in this process.
+    allows_fallback: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -45,7 +70,219 @@ class RemotePart(Proxy):
         config: Mapping[str, Any] | None = None,
         fallback: Callable[[], Any] | None = None,
     ) -> None:
-        own = route or Route.single(url, graph_id, token=token, endpoint=endpoint, retry_policy=retry_policy, strict_build=strict_build)
-        super().__init__(own, config=config, fallback=fallback, timeout=timeout, orphan_after=orphan_after, artifact_client=artifact_client)
-        if fallback is not None and not self.may_run_here:
-            raise InvalidArgument(f"{self!r} keeps its content where it runs, so it has no local fallback; place what is in it instead")
+        route = route or Route.single(url, graph_id, token=token, endpoint=endpoint, retry_policy=retry_policy, strict_build=strict_build)
+        if not 0 < orphan_after <= _LONGEST_ORPHAN:
+            raise InvalidArgument(f"orphan_after must be greater than 0 and at most {_LONGEST_ORPHAN:g} seconds, got {orphan_after!r}")
+        self.route = route
+        self.timeout = timeout
+        self.orphan_after = float(orphan_after)
+        self._config = config
+        self._fallback = fallback
+        self._local: Any = None
+        self._artifact_client = artifact_client or ArtifactClient.shared()
+        if fallback is not None and not self.allows_fallback:
+            raise InvalidArgument(
+                f"{self!r} stores its content at its endpoint, so it cannot have a local fallback; place the parts inside it instead"
+            )
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.graph_id!r} at {', '.join(self.route.names)}>"
+
+    @property
+    def graph_id(self) -> str:
+        """The id of what it stands for."""
+        return self.route.graph_id
+
+    @property
+    def contract(self) -> RemoteContract:
+        """The contract, fetched once.
+
+        Raises:
+            UnknownGraph, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
+        """
+        known = self.route.known_contract()
+        return known if known is not None else loop_thread().run(self.route.contract())
+
+    @property
+    def stateful(self) -> bool:
+        """Whether it keeps state between calls."""
+        return self.contract.stateful
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether equal inputs give equal outputs."""
+        return self.contract.deterministic
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the weights are at the endpoint."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
+        """Take the empty state.
+
+        Raises:
+            InvalidArgument: ``strict`` and there is more.
+        """
+        if strict and state:
+            raise InvalidArgument(
+                f"{self!r} has its weights at the endpoint and takes no state {sorted(state)}; load it where it is served"
+            )
+
+    def to(self, device: Any) -> Self:
+        """Nothing: devices are the endpoint's."""
+        return self
+
+    def to_config(self) -> dict[str, Any]:
+        """The part's own config if a registry placed it, else ``{"endpoint_url", "graph_id"}``."""
+        if self._config is not None:
+            return dict(self._config)
+        return {"endpoint_url": self.route.clients[0].url, "graph_id": self.graph_id}
+
+    def prepare(self) -> None:
+        """Fetch the contract, deploying what has to be; an endpoint that does not answer is no error if the part can run here.
+
+        Raises:
+            UnknownGraph, UnknownBlockType, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
+        """
+        try:
+            _ = self.contract
+        except EndpointUnreachable as error:
+            self._fallback_or_raise(error)
+
+    # -- calling ------------------------------------------------------------------------------------------------
+
+    def call(
+        self,
+        value: Any,
+        context: RunContext,
+        options: Mapping[str, Any] | None = None,
+        *,
+        watch: Watch | None = None,
+        began: Callable[[str], None] | None = None,
+    ) -> Any:
+        """One call in a given run context, for hosts: ``began(key)`` is told the call's key before it is sent, ``watch(kind, data)``
+        every event of the job besides status and progress, both in other threads. The output's large tensors are loaded if
+        ``context.outermost``, else handles.
+
+        Raises:
+            As the run of what it stands for; CannotTravel; TimedOut; EndpointUnreachable, QueueFull: nobody took the call.
+        """
+        return self._call(value, context, options or {}, watch, began)
+
+    def _call(
+        self,
+        value: Any,
+        context: RunContext,
+        options: Mapping[str, Any],
+        watch: Watch | None = None,
+        began: Callable[[str], None] | None = None,
+    ) -> Any:
+        """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
+        context.check_cancelled()
+        inbox: Inbox = queue.SimpleQueue()
+        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as on_wait:
+            call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
+            call = replace(call, watch=watch)
+            if began is not None:
+                began(call.key)
+            started = time.perf_counter()
+            try:
+                client, row, fetched = loop_thread().run(self._send(call, context.outermost), token=context.token, inbox=inbox)
+            except CancelledError:
+                raise self._cancelled(context) from None
+        report(self._report(client, row, call, context, started))
+        return self._unpack(client, row["output"], fetched, context.outermost)
+
+    async def _call_async(self, value: Any, context: RunContext, options: Mapping[str, Any]) -> Any:
+        """The same for a caller with an event loop; packing and unpacking stay off it."""
+        context.check_cancelled()
+        inbox: Inbox = queue.SimpleQueue()
+        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as on_wait:
+            call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
+            started = time.perf_counter()
+            try:
+                client, row, fetched = await loop_thread().run_async(self._send(call, context.outermost), token=context.token, inbox=inbox)
+            except CancelledError:
+                raise self._cancelled(context) from None
+        report(self._report(client, row, call, context, started))
+        return await asyncio.to_thread(self._unpack, client, row["output"], fetched, context.outermost)
+
+    def _prepare(
+        self,
+        value: Any,
+        wire: Mapping[str, Any],
+        context: RunContext,
+        options: Mapping[str, Any],
+        inbox: Inbox,
+        on_wait: WaitCallback | None,
+    ) -> Call:
+        sink = context.progress_sink
+        return Call(
+            graph_id=self.graph_id,
+            wire=wire,
+            value=value,
+            artifact_client=self._artifact_client,
+            run=context.to_dict(),
+            options={name: item for name, item in options.items() if item is not None},
+            timeout=self.timeout,
+            orphan_after=self.orphan_after,
+            retry_policy=self.route.retry_policy,
+            progress=None if sink is None else lambda *facts: inbox.put(lambda: sink(*facts)),
+            on_wait=on_wait,
+        )
+
+    async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
+        downloads = Downloads(self._artifact_client, self.route.retry_policy, call.meter)
+        try:
+            client, row = await self.route.call(replace(call, arrived=downloads.arrived) if whole else call)
+            with call.meter.receiving():
+                return client, row, await downloads.all(client, references(row["output"]) if whole else [])
+        finally:
+            await downloads.close()
+
+    def _report(self, client: EndpointClient, row: Mapping[str, Any], call: Call, context: RunContext, started: float) -> CallReport:
+        timing = row.get("timing") or {}
+        return CallReport(
+            endpoint=client.name,
+            graph_id=self.graph_id,
+            path=context.path,
+            pass_index=context.pass_index,
+            started=started,
+            finished=time.perf_counter(),
+            queued_s=float(timing.get("queued_s", 0.0)),
+            run_s=float(timing.get("run_s", 0.0)),
+            fetch_s=float(timing.get("fetch_s", 0.0)),
+            bytes_direct=int(timing.get("bytes_in", 0)),
+            meter=call.meter,
+        )
+
+    def _unpack(self, client: EndpointClient, wire: Any, fetched: Mapping[str, memoryview], whole: bool) -> Any:
+        def bytes_of(ref: Any) -> memoryview:
+            known = fetched.get(ref.hash)
+            return known if known is not None else load(client, ref, self._artifact_client)
+
+        return unpack(wire, bytes_of, handles=None if whole else lambda ref: RemoteHandle(ref, client, self._artifact_client))
+
+    def _cancelled(self, context: RunContext) -> Cancelled:
+        reason = context.token.reason if context.token.cancelled else "the connections of this process were closed"
+        return Cancelled(f"{context.place or self.graph_id}: {reason}", node=context.place)
+
+    def _fallback_or_raise(self, error: EndpointUnreachable | QueueFull) -> Any:
+        """The part built in this process, if the placement says so, else ``error``.
+
+        What a run at the endpoint raised is no reason, and what a part remembers at its endpoint is not here.
+        """
+        known = self.route.known_contract()
+        if self._fallback is None or "job" in error.details or (known is not None and known.stateful):
+            raise error
+        if self._local is None:
+            self._local = self._fallback()
+        return self._local
+
+
+def refuse_training(training: bool, what: object) -> None:
+    """Raise `InvalidArgument` for a training run: gradients do not cross a wire."""
+    if training:
+        raise InvalidArgument(
+            f"{what!r} runs at an endpoint and cannot train, because gradients do not cross a wire; train it where it is local"
+        )

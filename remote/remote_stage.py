@@ -1,21 +1,21 @@
-"""A stage behind an endpoint: state in, new state out. Its condition is asked here, so a skipped stage costs no call."""
+"""Stages and worlds that run at endpoints."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
-from yggdrasill.errors import EndpointUnreachable, ProtocolMismatch, QueueFull
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, ProtocolMismatch, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.remote.proxy import refuse_training
 from yggdrasill.remote.remote_graph import RemoteGraph
+from yggdrasill.remote.remote_part import RemotePart, refuse_training
 from yggdrasill.stage.conditions import Condition
 from yggdrasill.stage.stage import Stage
 from yggdrasill.stage.state import State
 
-__all__ = ["RemoteStage"]
+__all__ = ["RemoteStage", "RemoteWorld"]
 
 
 class RemoteStage(RemoteGraph):
@@ -41,7 +41,7 @@ class RemoteStage(RemoteGraph):
             try:
                 self._outline = _outline(self.stage_id, self.contract.stage, repr(self))
             except EndpointUnreachable as error:
-                found: Stage = self._here(error)
+                found: Stage = self._fallback_or_raise(error)
                 return found
         return self._outline
 
@@ -82,7 +82,7 @@ class RemoteStage(RemoteGraph):
             try:
                 after = State.from_dict(self._call({"state": before.to_dict(), "action": action}, context, asked)["state"])
             except (EndpointUnreachable, QueueFull) as error:
-                after = self._stage_here(error, before, action, {**asked, "device": device, "seed": context.seed})
+                after = self._run_fallback_stage(error, before, action, {**asked, "device": device, "seed": context.seed})
             if emit:
                 emit(self.stage_id, "after", state_before=before, state_after=after)
         return after
@@ -106,11 +106,11 @@ class RemoteStage(RemoteGraph):
             try:
                 return State.from_dict((await self._call_async({"state": before.to_dict(), "action": action}, context, asked))["state"])
             except (EndpointUnreachable, QueueFull) as error:
-                return await asyncio.to_thread(self._stage_here, error, before, action, {**asked, "seed": context.seed})
+                return await asyncio.to_thread(self._run_fallback_stage, error, before, action, {**asked, "seed": context.seed})
 
-    def _stage_here(self, error: EndpointUnreachable | QueueFull, state: State, action: Any, options: Mapping[str, Any]) -> State:
+    def _run_fallback_stage(self, error: EndpointUnreachable | QueueFull, state: State, action: Any, options: Mapping[str, Any]) -> State:
         given = {name: item for name, item in options.items() if item is not None}
-        after: State = self._here(error).run(state.loaded(), action=action, **given)
+        after: State = self._fallback_or_raise(error).run(state.loaded(), action=action, **given)
         return after
 
 
@@ -125,3 +125,66 @@ def _outline(stage_id: str, facts: Mapping[str, Any] | None, what: str) -> Stage
     stage.set_execution_condition(facts.get("execution_condition"))
     stage.pipeline_conditions = {name: Condition(given) for name, given in (facts.get("pipeline_conditions") or {}).items()}
     return stage
+
+
+class RemoteWorld(RemotePart):
+    """The world that an endpoint serves; arguments as `RemotePart`, without a ``fallback``."""
+
+    allows_fallback: ClassVar[bool] = False
+
+    @property
+    def world_id(self) -> str:
+        """The world's own id."""
+        return str((self.contract.world or {}).get("world_id", self.graph_id))
+
+    @property
+    def cycle(self) -> list[str]:
+        """The ids of its stages in their order."""
+        return list((self.contract.world or {}).get("cycle", ()))
+
+    def run(
+        self,
+        state: State | Mapping[Any, Any] | None = None,
+        *,
+        action: Any = None,
+        training: bool = False,
+        device: Any = None,
+        callbacks: Callbacks = None,
+        num_steps: int = 1,
+        dry_run: bool = False,
+        seed: int | None = None,
+        iterate: bool = False,
+        **options: Any,
+    ) -> Any:
+        """Run ``num_steps`` full passes at the endpoint and return the last state, or with ``iterate`` an iterator over the
+        passes' states, one call each; errors as `World.run`, `CannotTravel`, `RemoteError`.
+
+        Hooks see the world as one node: phases ``before`` (state_before) and ``after`` (state_before, state_after).
+        """
+        refuse_training(training, self)
+        if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 0:
+            raise InvalidArgument(f"num_steps must be an integer of at least 0, got {num_steps!r}")
+        emit = as_emit(callbacks)
+        before = None if state is None else State.of(state)
+        asked = {"seed": seed, "dry_run": dry_run or None, **options}
+        if iterate:
+            return self._passes(before, action, num_steps, asked)
+        if emit:
+            emit(self.world_id, "before", state_before=before)
+        after = self._steps(before, action, num_steps, asked)
+        if emit:
+            emit(self.world_id, "after", state_before=before, state_after=after)
+        return after
+
+    def _steps(self, state: State | None, action: Any, num_steps: int, options: Mapping[str, Any]) -> State:
+        value = {"state": None if state is None else state.to_dict(), "action": action}
+        with enter_run() as context:
+            return State.from_dict(self._call(value, context, {**options, "num_steps": num_steps})["state"])
+
+    def _passes(self, state: State | None, action: Any, num_steps: int, options: Mapping[str, Any]) -> Iterator[State]:
+        actions = list(action) if isinstance(action, (list, tuple)) else [action]
+        if len(actions) > max(num_steps, 1):
+            raise InvalidArgument(f"{len(actions)} actions for {num_steps} passes; give one action, or one per pass")
+        for number in range(num_steps):
+            state = self._steps(state, actions[number] if number < len(actions) else None, 1, options)
+            yield state

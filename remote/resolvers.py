@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig
+from yggdrasill.remote.deployment import inline_refs
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.inlining import inline_refs
-from yggdrasill.remote.placement import Part, Placement, match_keys
+from yggdrasill.remote.placement import Placement, ProjectPart, match_keys
 from yggdrasill.remote.proxies import build_here, kind_of, make_proxy, served_proxy
 
 __all__ = ["RegistryProject", "UrlResolver"]
@@ -23,7 +23,7 @@ class RegistryProject:
     def __init__(self, registry: EndpointRegistry, name: str | None = None) -> None:
         self._registry = registry
         self._name = name
-        self._parts: dict[tuple[str, ...], Part] = {}
+        self._parts: dict[tuple[str, ...], ProjectPart] = {}
         #: What parts inside a level inherit because something else inside it is placed apart.
         self._inherited: dict[tuple[str, ...], Placement] = {}
 
@@ -35,7 +35,7 @@ class RegistryProject:
         """
         base = config.get("base_dir")
         inner = next((inline_refs(config[field], base, "/".join(path)) for field in _CONFIG_FIELDS if field in config), None)
-        part = Part.of_config(path, inner)
+        part = ProjectPart.of_config(path, inner)
         for below in part.walk():
             self._parts.setdefault(below.path, below)
         keys, _ = match_keys(self._registry.placements, self._parts.values(), self._name)
@@ -55,7 +55,7 @@ class RegistryProject:
         own = part.own_id or path[-1]
         return make_proxy(self._registry, placement, own, inner, fallback=lambda: build_here(kind_of(inner), inner, base))
 
-    def _placement(self, part: Part, keys: Mapping[tuple[str, ...], str]) -> Placement | None:
+    def _placement(self, part: ProjectPart, keys: Mapping[tuple[str, ...], str]) -> Placement | None:
         """By the part's own key, else by the nearest level around it, else, for a graph, by default."""
         if part.path in keys:
             found = self._registry.placements[keys[part.path]]

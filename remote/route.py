@@ -9,13 +9,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull, UnknownGraph, YggdrasillError
-from yggdrasill.remote.calls import Call, perform
+from yggdrasill.remote.calls import Call, execute_remote_call
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract, fetch_contract
-from yggdrasill.remote.deployment import Deployment
+from yggdrasill.remote.deployment import DeploymentSpec, WorkflowSpec
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.retry import Retry, RetryPolicy
-from yggdrasill.remote.workflow import Workflow
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -42,8 +41,8 @@ class Route:
         clients: Sequence[EndpointClient],
         graph_id: str,
         *,
-        deployment: Deployment | None = None,
-        workflow: Workflow | None = None,
+        deployment: DeploymentSpec | None = None,
+        workflow: WorkflowSpec | None = None,
         policy: str = "first",
         max_queued: int | None = None,
         retry_policy: RetryPolicy | None = None,
@@ -82,7 +81,7 @@ class Route:
         return cls([client_of(where, token)], graph_id, retry_policy=retry_policy, strict_build=strict_build)
 
     @classmethod
-    def placed(cls, registry: EndpointRegistry, placement: Placement, graph_id: str, *, deployment: Deployment | None = None) -> Self:
+    def placed(cls, registry: EndpointRegistry, placement: Placement, graph_id: str, *, deployment: DeploymentSpec | None = None) -> Self:
         """The route to where ``placement`` says, with the clients and the retry policy of ``registry``.
 
         Raises:
@@ -118,7 +117,7 @@ class Route:
         """The part's contract, from the first endpoint that answers.
 
         Raises:
-            EndpointUnreachable: none does. Otherwise as `Deployment.ensure`.
+            EndpointUnreachable: none does. Otherwise as `DeploymentSpec.ensure`.
         """
         known = self.known_contract()
         if known is not None:
@@ -138,7 +137,7 @@ class Route:
 
         Raises:
             EndpointUnreachable, QueueFull: of the last endpoint, if none takes the call; ``details["reached"]`` says whether any of them had
-            answered it before it was lost. Otherwise as `perform`.
+            answered it before it was lost. Otherwise as `execute_remote_call`.
         """
         order = await self._order()
         taken = False
@@ -156,16 +155,16 @@ class Route:
         await self._check_queue(client)
         contract = await self._contract_at(client)
         if self.workflow is not None:
-            return await perform(client, replace(call, prompt=self.workflow.prompt))
+            return await execute_remote_call(client, replace(call, prompt=self.workflow.prompt))
         try:
-            return await perform(client, replace(call, graph_id=contract.graph_id))
+            return await execute_remote_call(client, replace(call, graph_id=contract.graph_id))
         except UnknownGraph as error:
             # a part that keeps state would come back without it
             if self.deployment is None or contract.stateful or "job" in error.details:
                 raise
         self._contracts.pop(client, None)
         contract = await self._contract_at(client)
-        return await perform(client, replace(call, graph_id=contract.graph_id))
+        return await execute_remote_call(client, replace(call, graph_id=contract.graph_id))
 
     async def _check_queue(self, client: EndpointClient) -> None:
         if self.max_queued is None:

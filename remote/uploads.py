@@ -9,15 +9,15 @@ from typing import Any
 from yggdrasill.errors import EndpointUnreachable, StorageFailed, UnknownArtifact, YggdrasillError
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.downloads import RemoteHandle, stream
-from yggdrasill.remote.local_peers import FOLDER_FROM
+from yggdrasill.remote.downloads import RemoteHandle, stream_artifact
+from yggdrasill.remote.local_peers import MIN_FOLDER_BYTES
 from yggdrasill.remote.retry import Retry
-from yggdrasill.remote.transports.transport import Chunk
+from yggdrasill.remote.transports import Chunk
 from yggdrasill.values.codec import encode
-from yggdrasill.values.handles import ArtifactHandle
+from yggdrasill.values.handles import ArtifactHandle, find_handles
 from yggdrasill.values.stores.base import put_mutable
 
-__all__ = ["PARALLEL", "find_handles", "upload"]
+__all__ = ["PARALLEL", "upload"]
 
 PARALLEL = 4
 CHUNK_BYTES = 1 << 20
@@ -67,27 +67,12 @@ def _grouped(names: list[str], artifact_client: ArtifactClient) -> list[list[str
     return [*groups, batch] if batch else groups
 
 
-def find_handles(value: Any) -> list[ArtifactHandle]:
-    """Every handle in ``value``, at any depth of lists, tuples and dicts."""
-    found: list[ArtifactHandle] = []
-    waiting = [value]
-    while waiting:
-        item = waiting.pop()
-        if isinstance(item, ArtifactHandle):
-            found.append(item)
-        elif isinstance(item, dict):
-            waiting.extend(item.values())
-        elif isinstance(item, (list, tuple)):
-            waiting.extend(item)
-    return found
-
-
 async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None, artifact_client: ArtifactClient, retry: Retry) -> int:
     failures: list[YggdrasillError] = []
     if artifact_client.store.has(name):
         view = artifact_client.store.read(name)
         client.check_size("max_artifact_bytes", view.nbytes, _LARGE)
-        if await _hand_over(client, name, view, retry):
+        if await _write_to_folder(client, name, view, retry):
             return 0
         start, length = _from_memory(view), view.nbytes
     elif isinstance(handle, RemoteHandle) and not handle.loaded:
@@ -104,9 +89,9 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
     return length
 
 
-async def _hand_over(client: EndpointClient, name: str, view: memoryview, retry: Retry) -> bool:
+async def _write_to_folder(client: EndpointClient, name: str, view: memoryview, retry: Retry) -> bool:
     """Write the bytes to the endpoint's folder, if it is on this machine; False if they have to be sent."""
-    if view.nbytes <= FOLDER_FROM:
+    if view.nbytes <= MIN_FOLDER_BYTES:
         return False
     store = await retry.persist(client.local_peer.store)
     if store is None:
@@ -114,7 +99,7 @@ async def _hand_over(client: EndpointClient, name: str, view: memoryview, retry:
     try:
         await asyncio.to_thread(put_mutable, store, name, view)
     except StorageFailed:
-        client.local_peer.forget()
+        client.local_peer.disable()
         return False
     return True
 
@@ -168,7 +153,7 @@ def _from_endpoint(handle: RemoteHandle, failures: list[YggdrasillError]) -> Cal
 
     async def chunks() -> AsyncIterator[Chunk]:
         try:
-            async for chunk in stream(handle.client, handle.ref, Retry()):
+            async for chunk in stream_artifact(handle.client, handle.ref, Retry()):
                 yield chunk
         except YggdrasillError as error:
             failures.append(error)

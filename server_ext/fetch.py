@@ -9,7 +9,7 @@ from collections.abc import Callable
 import aiohttp
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.receive import pour
+from yggdrasill.remote.downloads import write_stream
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 
@@ -62,7 +62,7 @@ class PeerFetcher:
                     _LOG.warning("%s answered %s to a request for an artifact; the caller will bring it", place, response.status)
                     return False
                 with self._store.writer(ref.hash, ref.nbytes) as writer:
-                    await pour(response.content.iter_any(), writer)
+                    await write_stream(response.content.iter_any(), writer)
                     await asyncio.to_thread(writer.commit)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, YggdrasillError) as error:
             _LOG.warning("an artifact could not be fetched from %s (%s: %s); the caller will bring it", place, type(error).__name__, error)

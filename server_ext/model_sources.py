@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from yggdrasill.errors import AccessDenied, DuplicateName, InvalidArgument, format_options, unknown_name
-from yggdrasill.remote.prefix import is_below
+from yggdrasill.remote.client import is_below
 from yggdrasill.remote.preflight import is_model_file
 
 __all__ = ["ModelRequest", "ModelSources"]

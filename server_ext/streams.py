@@ -15,7 +15,7 @@ from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, YggdrasillError
-from yggdrasill.remote.receive import pour
+from yggdrasill.remote.downloads import write_stream
 from yggdrasill.server_ext.bodies import check_length
 from yggdrasill.server_ext.in_flight import InFlightArtifacts
 from yggdrasill.server_ext.job import Event
@@ -41,7 +41,7 @@ async def receive_artifact(request: web.Request, store: ArtifactStore, name: str
         await _skip(request)
         return False
     with store.writer(name, length) as writer:
-        await pour(request.content.iter_any(), writer)
+        await write_stream(request.content.iter_any(), writer)
         await asyncio.to_thread(writer.commit)
     return True
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled, EndpointFailed, StorageFailed, TimedOut, YggdrasillError
 from yggdrasill.executor.context import enter_run
-from yggdrasill.remote.wait_graph import observe_waits
+from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.calls import call
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.in_flight import InFlightArtifacts

@@ -1,4 +1,4 @@
-"""What the documentation shows is true: its Python runs, its command lines parse."""
+"""The documentation is correct: its Python runs, its command lines parse, its links and the tests it names exist."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*/README.md"))]
 by_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 
 
@@ -50,6 +50,12 @@ def test_command_lines_of_a_page_parse(page: Path) -> None:
         except SystemExit:
             wrong.append(command)
     assert not wrong
+
+
+def test_the_tests_named_in_a_page_exist() -> None:
+    existing = {name for path in (ROOT / "tests").rglob("test_*.py") for name in re.findall(r"def (test_\w+)", path.read_text("utf-8"))}
+    named = {(page.name, name) for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text("utf-8"))}
+    assert not [(page, name) for page, name in sorted(named) if name not in existing]
 
 
 def test_the_readme_shows_python() -> None:

@@ -1,4 +1,4 @@
-"""Values that cross a process: the lossless codec, artifacts and their stores, and handles.
+"""Values that leave a process: the lossless codec, artifacts and their stores, and handles.
 
 Importing this package loads neither torch nor numpy.
 """

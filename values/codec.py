@@ -1,6 +1,6 @@
-"""Values out and in: as two planes, as one run of bytes, as a file, as JSON. What comes out equals what went in, bit for bit.
+"""The public functions of the codec: values as two planes, as one byte string, as a file, as JSON, lossless to the bit.
 
-Containers that occur twice in a value come back as equal copies; tensors, arrays and byte strings as one object.
+A container that occurs twice in a value is decoded to equal copies; a tensor, array or byte string to one object.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ __all__ = ["decode", "dump", "dumps", "encode", "from_json", "iter_envelope", "l
 
 
 def encode(value: Any, *, limits: Limits = DEFAULT_LIMITS) -> EncodedValue:
-    """``value`` as a JSON skeleton and payloads, which are read-only views of the tensors' own memory.
+    """Return ``value`` as a JSON skeleton and payloads, which are read-only views of the tensors' memory.
 
     Raises:
-        CannotTravel: a part of ``value`` has no lossless form; the message names its type and place.
+        CannotTravel: a part of ``value`` has no lossless form; the message names its type and location.
         LimitExceeded: ``value`` is larger or deeper than ``limits``.
     """
     encoder = Encoder(limits, inline=False)
@@ -33,49 +33,49 @@ def encode(value: Any, *, limits: Limits = DEFAULT_LIMITS) -> EncodedValue:
 
 
 def decode(skeleton: Any, payloads: Sequence[Payload], *, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """The value of what `encode` gave. A payload in writable aligned memory becomes the tensor's memory; others are copied.
+    """Return the value that `encode` encoded. A payload in writable aligned memory becomes the tensor's memory; others are copied.
 
-    Checksums are not verified here: `Payload.verify` does it.
+    Checksums are not verified; call `Payload.verify` for that.
 
     Raises:
-        CorruptData: no encoder wrote this.
-        LimitExceeded: larger or deeper than ``limits``.
-        UnsupportedVersion: a dtype that this torch or machine does not have.
+        CorruptData: the data is not the result of `encode`.
+        LimitExceeded: the data is larger or deeper than ``limits``.
+        UnsupportedVersion: this torch or machine does not support a dtype.
     """
     return Decoder(payloads, limits).decode(skeleton)
 
 
 def iter_envelope(value: Any, *, checksum: bool = True, limits: Limits = DEFAULT_LIMITS) -> Envelope:
-    """The chunks of ``value``'s byte form, to be iterated, with their total length as ``nbytes``; raises as `encode`."""
+    """Return the byte form of ``value`` as an iterable of chunks with their total length as ``nbytes``; raises as `encode`."""
     return Envelope(encode(value, limits=limits), checksum=checksum, limits=limits)
 
 
 def dumps(value: Any, *, checksum: bool = True, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """The byte form of ``value`` in one piece; raises as `encode`. Without ``checksum`` altered payloads go unnoticed."""
+    """Return the byte form of ``value``; raises as `encode`. Without ``checksum`` altered payloads are not detected."""
     return b"".join(iter_envelope(value, checksum=checksum, limits=limits))
 
 
 def loads(data: bytes | bytearray | memoryview, *, limits: Limits = DEFAULT_LIMITS, adopt: bool = False) -> Any:
-    """The value of `dumps`'s bytes. With ``adopt`` tensors may live in ``data`` itself if it is writable; else they are copies.
+    """Return the value of `dumps`'s bytes. With ``adopt`` tensors may use the memory of ``data`` if it is writable; else they are copies.
 
     Raises:
-        CorruptData: truncated, altered, or no envelope.
-        LimitExceeded: larger or deeper than ``limits``.
-        UnsupportedVersion: written by a newer Yggdrasill, or with a dtype that this torch or machine does not have.
+        CorruptData: the data is truncated, altered, or not an envelope.
+        LimitExceeded: the data is larger or deeper than ``limits``.
+        UnsupportedVersion: a newer Yggdrasill wrote the data, or this torch or machine does not support a dtype.
     """
     encoded = read_envelope(data, limits=limits, adopt=adopt)
     return decode(encoded.skeleton, encoded.payloads, limits=limits)
 
 
 def dump(value: Any, path: str | Path, *, checksum: bool = True, limits: Limits = DEFAULT_LIMITS) -> None:
-    """Write ``value`` to the file ``path``, whole or not at all; raises as `encode`, and `StorageFailed`."""
+    """Write ``value`` to the file ``path`` completely or not at all; raises as `encode`, and `StorageFailed`."""
     write_file(path, iter_envelope(value, checksum=checksum, limits=limits), durable=True)
 
 
 def load(path: str | Path, *, mmap: bool = True, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """The value in the file ``path``. With ``mmap`` tensors are copy-on-write maps of the file: writing to one changes no file.
+    """Return the value in the file ``path``. With ``mmap`` tensors are copy-on-write maps: writing to one never changes the file.
 
-    Windows keeps a mapped file from being replaced while a tensor of it lives. Raises as `loads`, and `MissingFile`,
+    Windows does not allow a mapped file to be replaced while one of its tensors lives. Raises as `loads`, and `MissingFile`,
     `StorageFailed`.
     """
     source = Path(path)
@@ -85,19 +85,21 @@ def load(path: str | Path, *, mmap: bool = True, limits: Limits = DEFAULT_LIMITS
                 raise corrupt(f"{source} has fewer than {PREFIX_BYTES} bytes")
             data: Any = mapping.mmap(file.fileno(), 0, access=mapping.ACCESS_COPY) if mmap else file.read()
     except FileNotFoundError as error:
-        raise MissingFile(f"there is no file {str(source)!r}; check the path, or write it with dump() first", path=str(source)) from error
+        raise MissingFile(
+            f"File not found: {str(source)!r}. Check the path, or write the file with dump() first.", path=str(source)
+        ) from error
     except OSError as error:
         raise StorageFailed(
-            f"cannot read {str(source)!r}: {error.strerror or error}; check the path and its permissions", path=str(source)
+            f"Cannot read {str(source)!r}: {error.strerror or error}. Check the path and its permissions.", path=str(source)
         ) from error
     return loads(data, limits=limits, adopt=True)
 
 
 def to_json(value: Any, *, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """``value`` as JSON values, tensors inline as base64; what JSON holds without loss stands as itself. Raises as `encode`."""
+    """Return ``value`` as JSON values, tensors inline as base64; values that JSON keeps exactly stay readable. Raises as `encode`."""
     return Encoder(limits, inline=True).encode(value)
 
 
 def from_json(data: Any, *, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """The value of what `to_json` gave, also after a round trip through JSON text; raises as `decode`."""
+    """Return the value of `to_json`'s result, also after a round trip through JSON text; raises as `decode`."""
     return decode(data, (), limits=limits)

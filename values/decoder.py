@@ -1,4 +1,4 @@
-"""From a skeleton and payloads back to the value; every skeleton is taken for hostile."""
+"""Decoding: from a skeleton and payloads to the value. Every skeleton is treated as hostile input."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from yggdrasill.values.encoder import Visit, Walk
 from yggdrasill.values.extensions import unpack
 from yggdrasill.values.payload import ArraySpec, Limits, Payload, corrupt
-from yggdrasill.values.scalars import SCALAR_TAGS, from_base64
+from yggdrasill.values.scalars import SCALAR_DECODERS, from_base64
 from yggdrasill.values.tensors import decode_array, decode_number, decode_tensor
 
 __all__ = ["Decoder"]
 
-
+# Types that are decoded to themselves.
 _PLAIN = frozenset({str, int, bool, type(None)})
 
 
 class Decoder:
-    """Decodes one skeleton; the same payload under the same tag gives the same object. Use once."""
+    """Decodes one skeleton; references to one payload under the same tag decode to one object. Use once."""
 
     def __init__(self, payloads: Sequence[Payload], limits: Limits) -> None:
         limits.check("max_payloads", len(payloads))
@@ -30,7 +30,7 @@ class Decoder:
         self._made: dict[tuple[str, int], Any] = {}
 
     def decode(self, skeleton: Any) -> Any:
-        """The value of ``skeleton``."""
+        """Return the value of ``skeleton``."""
         return self._walk.run(self._visit, skeleton)
 
     def _visit(self, node: Any) -> Any:
@@ -39,19 +39,19 @@ class Decoder:
             return node
         if kind is float:
             if not math.isfinite(node):
-                raise corrupt(f"the skeleton holds a bare {node}")
+                raise corrupt(f"the skeleton has a bare {node}")
             return node
         if kind is list:
             return self._list(node)
         if kind is not dict:
-            raise corrupt(f"the skeleton holds a {kind.__name__}, which is not JSON")
+            raise corrupt(f"the skeleton has a {kind.__name__}, which is not JSON")
         tag = next(iter(node)) if len(node) == 1 else ""
         if type(tag) is str and tag[:1] == "$" and tag[1:2] != "$":
             return self._decode_tag(tag, node[tag])
         return self._dict(node)
 
     def _decode_tag(self, tag: str, body: Any) -> Any:
-        scalar = SCALAR_TAGS.get(tag)
+        scalar = SCALAR_DECODERS.get(tag)
         if scalar is not None:
             return scalar(body)
         container = _CONTAINERS.get(tag)
@@ -60,7 +60,7 @@ class Decoder:
         maker = _MAKERS.get(tag)
         if maker is not None:
             if self._in_key and tag in {"$tensor", "$array"}:
-                raise corrupt("a tensor stands as a key or in a set")
+                raise corrupt("a tensor is a key of a dict or an item of a set")
             return self._make(tag, maker, body)
         if tag == "$scalar":
             return self._number(body)
@@ -68,7 +68,7 @@ class Decoder:
 
     def _list(self, body: Any) -> Visit:
         if type(body) is not list:
-            raise corrupt("the items of a container are no list")
+            raise corrupt("the items of a container are not a list")
         self._walk.count(len(body))
         items: list[Any] = []
         for index, node in enumerate(body):
@@ -89,7 +89,7 @@ class Decoder:
 
     def _pairs(self, body: Any) -> Visit:
         if type(body) is not list or len(body) % 2:
-            raise corrupt("a dict is no list of keys and values")
+            raise corrupt("a dict is not a list of keys and values")
         self._walk.count(len(body) // 2)
         decoded: dict[Any, Any] = {}
         for index in range(0, len(body), 2):
@@ -100,7 +100,7 @@ class Decoder:
             try:
                 decoded[key] = item
             except TypeError as error:
-                raise corrupt(f"a key of a dict cannot be a key ({error})") from error
+                raise corrupt(f"a key of a dict is not hashable ({error})") from error
         if len(decoded) * 2 != len(body):
             raise corrupt("a dict has a key twice")
         return decoded
@@ -112,20 +112,20 @@ class Decoder:
         try:
             decoded = kind(items)
         except TypeError as error:
-            raise corrupt(f"an item of a set cannot be one ({error})") from error
+            raise corrupt(f"an item of a set is not hashable ({error})") from error
         if len(decoded) != len(items):
             raise corrupt("a set has an item twice")
         return decoded
 
     def _tagged(self, body: Any) -> Visit:
         if type(body) is not list or len(body) != 3 or type(body[0]) is not str or type(body[1]) is not int:
-            raise corrupt("a tagged value is not made of tag, version and state")
+            raise corrupt("a tagged value is not a list of tag, version and state")
         self._walk.count(1)
         return unpack(body[0], body[1], (yield 2, body[2]))
 
     def _number(self, body: Any) -> Any:
         if type(body) is not list or len(body) != 2:
-            raise corrupt("a numpy scalar is not made of dtype and data")
+            raise corrupt("a numpy scalar is not a list of dtype and data")
         return decode_number(body[0], body[1])
 
     def _make(self, tag: str, maker: Callable[[Payload], Any], body: Any) -> Any:
@@ -135,26 +135,26 @@ class Decoder:
         if type(body) is dict:
             return maker(_inline(body))
         if type(body) is not int or not 0 <= body < len(self._payloads):
-            raise corrupt(f"the skeleton names a payload {str(body)[:40]}, and there are {len(self._payloads)}")
+            raise corrupt(f"the skeleton refers to payload {str(body)[:40]}; the number of payloads is {len(self._payloads)}")
         if (tag, body) not in self._made:
             self._made[tag, body] = maker(self._payloads[body])
         return self._made[tag, body]
 
 
 def _inline(body: dict[Any, Any]) -> Payload:
-    described = dict(body)
-    data = from_base64(described.pop("data", None))
-    return Payload(ArraySpec.from_json(described), memoryview(data))
+    fields = dict(body)
+    data = from_base64(fields.pop("data", None))
+    return Payload(ArraySpec.from_json(fields), memoryview(data))
 
 
 def _byte_string(payload: Payload) -> memoryview:
     if payload.description.dtype != "bytes":
-        raise corrupt(f"a payload of {payload.description.dtype[:40]} stands for a byte string")
+        raise corrupt(f"a payload of {payload.description.dtype[:40]} is used as a byte string")
     payload.description.require(1)
     return payload.data
 
 
-# outside the instance, which would hold itself and with it every decoded tensor until a collector comes by
+# Module tables, because bound methods in the instance would be a reference cycle that keeps every decoded tensor until a collection.
 _CONTAINERS: dict[str, Callable[[Decoder, Any], Visit]] = {
     "$tuple": Decoder._tuple,
     "$dict": Decoder._pairs,

@@ -1,30 +1,51 @@
-"""References to artifacts: a payload's description and name in place of its bytes, and the handle a graph sees.
-
-Handles: a value's description in place of the value, so that data can stay where it was made until somebody needs it.
-"""
+"""References to artifacts, and handles: a tensor's description in its place, so that data can stay where it was made until it is needed."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 from yggdrasill.values.payload import ArraySpec, Payload, corrupt
 
-__all__ = ["ArtifactHandle", "ArtifactRef", "Handle", "Loader", "load_handles"]
+__all__ = ["ArtifactHandle", "ArtifactRef", "Handle", "Loader", "find_handles", "load_handles"]
 
 _HASH = re.compile(r"[0-9a-f]{64}")
 _STORE = re.compile(r"[0-9A-Za-z_.-]{1,64}")
 _URL = re.compile(r"https?://[!-~]{1,4000}")
 
 
+class Handle(ABC):
+    """A reference to a tensor, in place of the tensor on an edge; immutable, named by its content."""
+
+    @property
+    @abstractmethod
+    def dtype(self) -> str:
+        """The tensor's dtype as torch spells it, such as ``float32``."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape."""
+
+    @property
+    @abstractmethod
+    def hash(self) -> str:
+        """The name of the bytes."""
+
+    @abstractmethod
+    def load(self) -> Any:
+        """Return the tensor; fetched once, then the same object at every call."""
+
+
 @dataclass(frozen=True)
 class ArtifactRef:
-    """One payload by reference: the blake3 of its bytes, how to read them, and where they may be had.
+    """One payload by reference: the BLAKE3 of its bytes, their spec, and where they are available.
 
-    ``url`` gives the bytes over HTTP; ``store`` is the id of a store that had them when the reference was written.
+    ``url`` serves the bytes over HTTP; ``store`` is the id of a store that had them when the reference was written.
     """
 
     hash: str
@@ -48,7 +69,7 @@ class ArtifactRef:
         return self.description.shape
 
     def to_json(self) -> dict[str, Any]:
-        """The description's fields with ``artifact`` and, if known, ``url`` and ``store``."""
+        """Return the spec's fields with ``artifact`` and, if known, ``url`` and ``store``."""
         entry = {**self.description.to_json(), "artifact": self.hash}
         if self.url is not None:
             entry["url"] = self.url
@@ -58,30 +79,30 @@ class ArtifactRef:
 
     @classmethod
     def from_json(cls, data: Any) -> ArtifactRef:
-        """Read `to_json`'s form; anything else is `CorruptData`."""
+        """Read the result of `to_json`; raise `CorruptData` for anything else."""
         if type(data) is not dict:
-            raise corrupt("a payload has no description")
+            raise corrupt("a payload is not described by an object")
         rest = dict(data)
         hash, url, store = rest.pop("artifact", None), rest.pop("url", None), rest.pop("store", None)  # noqa: A001
         if type(hash) is not str or not _HASH.fullmatch(hash):
-            raise corrupt("a payload's artifact is named by no blake3")
+            raise corrupt("a payload's artifact is not named by a BLAKE3 hash")
         if url is not None and (type(url) is not str or not _URL.fullmatch(url)):
-            raise corrupt(f"artifact {hash} has a url that is none")
+            raise corrupt(f"artifact {hash} has an invalid url")
         if store is not None and (type(store) is not str or not _STORE.fullmatch(store)):
-            raise corrupt(f"artifact {hash} has a store id that is none")
+            raise corrupt(f"artifact {hash} has an invalid store id")
         if "hash" in rest:
             raise corrupt(f"artifact {hash} has a second name")
         return cls(hash, ArraySpec.from_json(rest), url, store)
 
 
 Loader = Callable[[ArtifactRef], memoryview]
-"""Gives the bytes of a reference, their hash checked; writable memory becomes the tensor's own, other memory is copied."""
+"""Returns the verified bytes of a reference. Writable memory becomes the tensor's memory; other memory is copied."""
 
 
-class ArtifactHandle:
-    """A `Handle` for a tensor that is an artifact: its bytes stay where they are until `load`.
+class ArtifactHandle(Handle):
+    """A `Handle` for a tensor that is an artifact: its bytes are fetched at the first `load`.
 
-    Handles are equal if they stand for the same bytes read the same way, wherever those can be had.
+    Two handles are equal if they refer to the same bytes with the same spec, wherever those bytes are available.
     """
 
     def __init__(self, ref: ArtifactRef, loader: Loader) -> None:
@@ -102,7 +123,7 @@ class ArtifactHandle:
 
     @property
     def hash(self) -> str:
-        """The blake3 of the bytes in hex."""
+        """The BLAKE3 of the bytes in hex."""
         return self.ref.hash
 
     @property
@@ -112,11 +133,14 @@ class ArtifactHandle:
 
     @property
     def loaded(self) -> bool:
-        """Whether `load` has the value already."""
+        """Whether the tensor is in memory."""
         return self._value is not None
 
     def load(self) -> Any:
-        """The tensor; the same object at every call. Raises what the loader raises, and `CorruptData` if the bytes do not fit."""
+        """Return the tensor, the same object at every call.
+
+        Raises what the loader raises, and `CorruptData` if the bytes do not fit the spec.
+        """
         with self._lock:
             if self._value is None:
                 from yggdrasill.values.tensors import decode_tensor
@@ -133,45 +157,113 @@ class ArtifactHandle:
         return hash((self.ref.hash, self.ref.description))
 
     def __repr__(self) -> str:
-        place = "loaded" if self.loaded else self.ref.url or f"store {self.ref.store}"
-        return f"ArtifactHandle({self.dtype} {list(self.shape)}, {self.hash[:12]}, {place})"
-
-
-@runtime_checkable
-class Handle(Protocol):
-    """A reference that may stand on an edge for a tensor; immutable, named by its content."""
-
-    @property
-    def dtype(self) -> str:
-        """The tensor's dtype as torch spells it, such as ``float32``."""
-        ...
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The tensor's shape."""
-        ...
-
-    @property
-    def hash(self) -> str:
-        """The name of the bytes."""
-        ...
-
-    def load(self) -> Any:
-        """The value itself; fetched once, however often it is asked for."""
-        ...
+        source = "loaded" if self.loaded else self.ref.url or f"store {self.ref.store}"
+        return f"ArtifactHandle({self.dtype} {list(self.shape)}, {self.hash[:12]}, {source})"
 
 
 def load_handles(value: Any) -> Any:
-    """``value`` with every handle in it, at any depth of lists, tuples and dicts, replaced by what it stands for.
+    """Return ``value`` with every handle in it, at any depth of lists, tuples and dicts, replaced by the tensor it refers to.
 
-    A container without handles comes back as the same object.
+    A container without handles is returned as the same object, and so is every part without handles of one that has some. Depth
+    is not limited, each container is visited once, and containers that contain themselves stay so.
     """
-    if isinstance(value, (str, bytes, int, float, type(None))):
-        return value
-    if isinstance(value, Mapping) and type(value) is dict:
-        loaded = {key: load_handles(item) for key, item in value.items()}
-        return value if all(loaded[key] is value[key] for key in value) else loaded
-    if type(value) in (list, tuple):
-        items = [load_handles(item) for item in value]
-        return value if all(new is old for new, old in zip(items, value, strict=True)) else type(value)(items)
-    return value.load() if isinstance(value, Handle) else value
+    if isinstance(value, Handle):
+        return value.load()
+    containers, has_handles = _scan(value)
+    return _Replacement(containers).of(value) if has_handles else value
+
+
+def find_handles(value: Any) -> list[ArtifactHandle]:
+    """Return the handles in ``value``, at any depth of lists, tuples, dicts and their subclasses; each container is visited once."""
+    found: list[ArtifactHandle] = []
+    seen: set[int] = set()
+    pending = [value]
+    while pending:
+        item = pending.pop()
+        if isinstance(item, ArtifactHandle):
+            found.append(item)
+        elif isinstance(item, (dict, list, tuple)) and id(item) not in seen:
+            seen.add(id(item))
+            pending.extend(item.values() if isinstance(item, dict) else item)
+    return found
+
+
+# Types whose values neither are handles nor contain any; only a shortcut for the most frequent ones.
+_LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray})
+_CONTAINERS = frozenset({list, tuple, dict})
+
+
+def _scan(root: Any) -> tuple[list[Any], bool]:
+    """Return every container in ``root`` once, and whether any of them has a handle."""
+    containers = [root] if type(root) in _CONTAINERS else []
+    seen = {id(root)}
+    has_handles = False
+    for container in containers:  # grows while it is walked
+        items = _items(container)
+        if _LEAVES.issuperset(map(type, items)):
+            continue
+        for item in items:
+            kind = type(item)
+            if kind in _CONTAINERS:
+                if id(item) not in seen:
+                    seen.add(id(item))
+                    containers.append(item)
+            elif kind not in _LEAVES and isinstance(item, Handle):
+                has_handles = True
+    return containers, has_handles
+
+
+def _items(container: Any) -> Iterable[Any]:
+    return container.values() if type(container) is dict else container
+
+
+class _Replacement:
+    """Copies of those containers that lead to a handle, with tensors for handles."""
+
+    def __init__(self, containers: list[Any]) -> None:
+        changed = self._leading_to_handles(containers)
+        # Lists and dicts first, empty: a tuple in a cycle contains itself only through one of them.
+        self._copies: dict[int, Any] = {key: type(item)() for key, item in changed.items() if type(item) is not tuple}
+        for key, item in changed.items():
+            if type(item) is tuple:
+                self._copy_tuple(key, changed)
+        for key, item in changed.items():
+            if type(item) is list:
+                self._copies[key].extend(map(self.of, item))
+            elif type(item) is dict:
+                self._copies[key].update((name, self.of(part)) for name, part in item.items())
+
+    def of(self, item: Any) -> Any:
+        """Return the tensor of a handle, the copy of a container that has one, or ``item`` itself."""
+        return item.load() if isinstance(item, Handle) else self._copies.get(id(item), item)
+
+    @staticmethod
+    def _leading_to_handles(containers: list[Any]) -> dict[int, Any]:
+        parents: dict[int, list[Any]] = {}
+        pending = []
+        for container in containers:
+            for item in _items(container):
+                if type(item) in _CONTAINERS:
+                    parents.setdefault(id(item), []).append(container)
+                elif isinstance(item, Handle):
+                    pending.append(container)
+        found: dict[int, Any] = {}
+        while pending:
+            container = pending.pop()
+            if id(container) not in found:
+                found[id(container)] = container
+                pending += parents.get(id(container), ())
+        return found
+
+    def _copy_tuple(self, key: int, changed: dict[int, Any]) -> None:
+        """Copy the tuple ``key`` after the tuples in it."""
+        pending = [key]
+        while pending:
+            current = pending[-1]
+            inner = [id(item) for item in changed[current] if type(item) is tuple and id(item) in changed and id(item) not in self._copies]
+            if current in self._copies or not inner:
+                pending.pop()
+                if current not in self._copies:
+                    self._copies[current] = tuple(map(self.of, changed[current]))
+            else:
+                pending += inner

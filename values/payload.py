@@ -1,8 +1,6 @@
-"""How large, how many and how deep a value may be, on the way out and on the way in alike.
+"""The data plane: payload bytes, the spec that describes them, and the limits that every value is checked against.
 
-Shapes and strides as numbers: which tensors fill their memory without gaps, and in what order. Knows neither torch nor numpy.
-
-The data plane: the bytes of one tensor, array or byte string, and the words that describe them.
+Knows neither torch nor numpy: shapes and strides are plain numbers, bytes are memoryviews.
 """
 
 from __future__ import annotations
@@ -12,7 +10,7 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
-from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded
+from yggdrasill.errors import CannotTravel, CorruptData, InvalidArgument, LimitExceeded
 
 __all__ = [
     "ALIGNMENT",
@@ -22,33 +20,40 @@ __all__ = [
     "Limits",
     "Payload",
     "blake3_hex",
+    "cannot_travel",
     "contiguous_strides",
     "corrupt",
     "element_count",
     "is_dense",
 ]
 
-MIB = 1 << 20
+ALIGNMENT = 64
+"""Bytes. Kernels may add in a different order in memory with another alignment, so decoded tensors start on the boundary that torch uses."""
+
+_MIB = 1 << 20
+_PARALLEL_FROM = 4 * _MIB
+_SPEC_FIELDS = {"dtype", "shape", "strides", "nbytes", "hash"}
+_MAX_SIZE = 1 << 63
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Bounds that are checked before memory is taken; what `encode` lets out under some limits, `decode` lets in under the same."""
+    """Bounds on size and depth, checked before memory is allocated; what `encode` accepts, `decode` accepts under the same limits."""
 
     max_depth: int = 200
-    """Containers inside one another; at most 240, so that the JSON stays within Python's recursion limit."""
+    """Nested containers; at most 240, so that the JSON stays within Python's recursion limit."""
     max_items: int = 2_000_000
     """List items, tuple items, dict entries and set items together."""
-    max_header: int = 64 * MIB
+    max_header: int = 64 * _MIB
     """Bytes of an envelope's header: everything but the payloads."""
     max_payloads: int = 100_000
     """Tensors, arrays and long byte strings."""
-    max_bytes: int = 64 * 1024 * MIB
+    max_bytes: int = 64 * 1024 * _MIB
     """Bytes of all payloads together."""
 
     def __post_init__(self) -> None:
         if not 0 < self.max_depth <= 240:
-            raise InvalidArgument(f"max_depth is {self.max_depth}; it must lie between 1 and 240; nest the value less deeply")
+            raise InvalidArgument(f"max_depth is {self.max_depth}; it must be between 1 and 240. Nest the value less deeply.")
 
     def check(self, name: str, found: int) -> None:
         """Raise `LimitExceeded` if ``found`` is above the limit ``name``."""
@@ -65,50 +70,9 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-ALIGNMENT = 64
-"""Bytes. Kernels may add in another order in memory aligned otherwise, so every decoded tensor starts on such a boundary, as torch's own do."""
-
-
-def element_count(shape: Sequence[int]) -> int:
-    """Elements in ``shape``; 1 for a scalar's ``()``."""
-    return prod(shape)
-
-
-def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides of ``shape`` in elements; an empty axis counts as 1, as in torch."""
-    strides: list[int] = []
-    step = 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= max(size, 1)
-    return tuple(reversed(strides))
-
-
-def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether elements at ``strides`` (in elements) fill one block of memory, each place once; axes may stand in any order."""
-    if 0 in shape:
-        return all(stride >= 0 for stride in strides)
-    expected = 1
-    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
-        if stride != expected:
-            return False
-        expected *= size
-    return all(stride >= 0 for stride in strides)
-
-
-_PARALLEL_FROM = 4 << 20
-_FIELDS = {"dtype", "shape", "strides", "nbytes", "hash"}
-_INT64 = 1 << 63
-
-
-def corrupt(what: str) -> CorruptData:
-    """The error for data that is not what an encoder writes; ``what`` names the flaw."""
-    return CorruptData(f"{what}: the data was cut short or altered, or is not Yggdrasill's; fetch or write it again")
-
-
 @dataclass(frozen=True)
 class ArraySpec:
-    """How to read a payload's bytes.
+    """The type and memory layout of a payload's bytes.
 
     ``dtype`` is torch's name (``bfloat16``), numpy's string (``<f4``, ``>i2``; JSON for a structured one) or ``bytes``;
     ``strides`` counts elements and is None for row-major memory.
@@ -119,26 +83,21 @@ class ArraySpec:
     nbytes: int
     strides: tuple[int, ...] | None = None
 
-    @property
-    def memory_order(self) -> tuple[int, ...]:
-        """The strides in elements, spelled out."""
-        return contiguous_strides(self.shape) if self.strides is None else self.strides
-
     def to_json(self) -> dict[str, Any]:
-        """``{"dtype", "shape", "nbytes"}`` and, unless row-major, ``"strides"``."""
-        described: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "nbytes": self.nbytes}
+        """Return ``{"dtype", "shape", "nbytes"}`` and, unless row-major, ``"strides"``."""
+        data: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "nbytes": self.nbytes}
         if self.strides is not None:
-            described["strides"] = list(self.strides)
-        return described
+            data["strides"] = list(self.strides)
+        return data
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ArraySpec:
-        """Read `to_json`'s form (a ``hash`` beside it is allowed); anything else is `CorruptData`."""
-        if not _FIELDS.issuperset(data):
-            raise corrupt(f"a payload is described by {sorted(map(str, data))}, expected {sorted(_FIELDS)}")
+        """Read the result of `to_json`; a ``hash`` beside it is allowed. Raise `CorruptData` for anything else."""
+        if not _SPEC_FIELDS.issuperset(data):
+            raise corrupt(f"a payload has the fields {sorted(map(str, data))}, expected {sorted(_SPEC_FIELDS)}")
         dtype, nbytes = data.get("dtype"), data.get("nbytes")
-        if type(dtype) is not str or type(nbytes) is not int or not 0 <= nbytes < _INT64:
-            raise corrupt("a payload has no dtype or no size")
+        if type(dtype) is not str or type(nbytes) is not int or not 0 <= nbytes < _MAX_SIZE:
+            raise corrupt("a payload has no valid dtype or nbytes")
         shape = _sizes(data.get("shape"))
         strides = _sizes(data["strides"]) if "strides" in data else None
         if strides is not None and (len(strides) != len(shape) or not is_dense(shape, strides)):
@@ -146,22 +105,17 @@ class ArraySpec:
         return cls(dtype, shape, nbytes, strides)
 
     def require(self, itemsize: int) -> None:
-        """Raise `CorruptData` unless ``shape`` holds ``nbytes`` at ``itemsize`` bytes an element."""
+        """Raise `CorruptData` unless ``shape`` takes ``nbytes`` at ``itemsize`` bytes per element."""
         if element_count(self.shape) * itemsize != self.nbytes:
             raise corrupt(f"{self.nbytes} bytes cannot be {self.dtype} of shape {list(self.shape)}")
 
 
-def _sizes(data: object) -> tuple[int, ...]:
-    if type(data) is not list or not all(type(size) is int and 0 <= size < _INT64 for size in data):
-        raise corrupt("a payload's shape or strides are no list of sizes")
-    return tuple(data)
-
-
 @dataclass(eq=False)
 class Payload:
-    """Bytes with their description; ``data`` is a flat view of the memory itself, not a copy, and read-only unless a decoder may take it over.
+    """The bytes of one tensor, array or byte string with their spec.
 
-    ``hash`` is the blake3 of the bytes in hex, if somebody computed or promised it.
+    ``data`` is a flat view of the memory itself, not a copy; it is read-only unless a decoder may take it over.
+    ``hash`` is the BLAKE3 of the bytes in hex, if it was computed or promised.
     """
 
     description: ArraySpec
@@ -173,13 +127,13 @@ class Payload:
             raise corrupt(f"a payload of {self.data.nbytes} bytes is described as {self.description.nbytes}")
 
     def digest(self) -> str:
-        """The blake3 of the bytes in hex, computed once."""
+        """Return the BLAKE3 of the bytes in hex, computed once."""
         if self.hash is None:
             self.hash = blake3_hex(self.data)
         return self.hash
 
     def verify(self) -> None:
-        """Raise `CorruptData` if the bytes are not those that ``hash`` promised."""
+        """Raise `CorruptData` if ``hash`` is set and is not the BLAKE3 of the bytes."""
         if self.hash is not None and blake3_hex(self.data) != self.hash:
             raise corrupt(f"the bytes of a payload ({self.description.dtype} {list(self.description.shape)}) do not match their checksum")
 
@@ -192,9 +146,53 @@ class EncodedValue:
     payloads: tuple[Payload, ...]
 
 
+def element_count(shape: Sequence[int]) -> int:
+    """Return the number of elements in ``shape``; 1 for ``()``."""
+    return prod(shape)
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return the row-major strides of ``shape`` in elements; an empty axis counts as 1, as in torch."""
+    strides: list[int] = []
+    step = 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
+
+
+def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
+    """Return whether elements at ``strides`` (in elements) fill one block of memory without gaps or overlaps, in any axis order."""
+    if 0 in shape:
+        return all(stride >= 0 for stride in strides)
+    expected = 1
+    for stride, size in sorted((stride, size) for size, stride in zip(shape, strides, strict=True) if size != 1):
+        if stride != expected:
+            return False
+        expected *= size
+    return all(stride >= 0 for stride in strides)
+
+
 def blake3_hex(data: memoryview) -> str:
-    """The blake3 of ``data`` in hex; several threads from 4 MiB on, because below that starting them costs more than it gains."""
+    """Return the BLAKE3 of ``data`` in hex. Several threads are used from 4 MiB on; below, starting them costs more than it saves."""
     from blake3 import blake3
 
     threads = blake3.AUTO if data.nbytes >= _PARALLEL_FROM else 1
     return blake3(data, max_threads=threads).hexdigest()
+
+
+def corrupt(reason: str) -> CorruptData:
+    """Return the error for data that no encoder writes; ``reason`` names the flaw."""
+    return CorruptData(f"{reason}: the data was cut short or altered, or is not in Yggdrasill's format; fetch or write it again")
+
+
+def cannot_travel(value: Any, location: str, reason: str) -> CannotTravel:
+    """Return the error for ``value`` at ``location`` (such as ``value["a"][3]``); ``reason`` continues the sentence "it ..."."""
+    kind = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return CannotTravel(f"{location} ({kind}) cannot travel: it {reason}", place=location, type=kind)
+
+
+def _sizes(data: object) -> tuple[int, ...]:
+    if type(data) is not list or not all(type(size) is int and 0 <= size < _MAX_SIZE for size in data):
+        raise corrupt("a payload's shape or strides are not a list of sizes")
+    return tuple(data)

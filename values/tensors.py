@@ -1,4 +1,7 @@
-"""Tensors and arrays as bytes: dtypes, memory order, and lossless conversion both ways."""
+"""Tensors, arrays and numpy scalars as bytes and back, without loss of dtype, bits or memory order.
+
+torch and numpy are imported only inside functions that meet their values.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import CannotTravel, CodecError, UnsupportedVersion
-from yggdrasill.values.payload import ALIGNMENT, ArraySpec, Payload, contiguous_strides, corrupt, is_dense
+from yggdrasill.errors import CodecError, UnsupportedVersion
+from yggdrasill.values.payload import ALIGNMENT, ArraySpec, Payload, cannot_travel, contiguous_strides, corrupt, is_dense
 from yggdrasill.values.scalars import decode_text, encode_text, from_base64, to_base64
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
-    "DTYPES",
+    "TORCH_DTYPE_NAMES",
     "decode_array",
     "decode_number",
     "decode_tensor",
@@ -34,13 +37,272 @@ __all__ = [
     "tensor_dtype",
 ]
 
-_SIMPLE = re.compile(r"[<>|](?:[biufc][0-9]{1,2}|[SUV][0-9]{1,9}|[Mm]8(?:\[[0-9]{0,9}[A-Za-z]{1,2}\])?)")
-_EXTENDED = re.compile(r"([<>][fc][0-9]{2}):([0-9]{2,3})")
-_DEEPEST = 16
+TORCH_DTYPE_NAMES = frozenset(
+    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex32 complex64 complex128 "
+    "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2 bits8 bits16 bits1x8 bits2x4 bits4x2 "
+    "int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7".split()
+)
+"""torch's dtypes whose elements are whole bytes. Quantized dtypes are absent, because they carry scales beside the elements."""
+
+_SIMPLE_DTYPE = re.compile(r"[<>|](?:[biufc][0-9]{1,2}|[SUV][0-9]{1,9}|[Mm]8(?:\[[0-9]{0,9}[A-Za-z]{1,2}\])?)")
+_EXTENDED_DTYPE = re.compile(r"([<>][fc][0-9]{2}):([0-9]{2,3})")
+_MAX_DTYPE_DEPTH = 16
+
+
+# -- tensors ---------------------------------------------------------------------------------------------------------------
+
+
+def is_tensor(value: object) -> bool:
+    """Return whether ``value`` is a torch tensor of any kind; does not import torch."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def encode_tensor(tensor: torch.Tensor, location: str) -> Payload:
+    """Return ``tensor``, detached and on the CPU, as a view of its memory.
+
+    A view with gaps or overlaps is copied without them, with its axes in the order that torch's kernels give to results
+    computed from such views. Raises `CannotTravel` naming ``location`` for subclasses, sparse, quantized, nested and meta tensors.
+    """
+    import torch
+
+    _check_tensor(tensor, location)
+    try:
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+        if not is_dense(plain.shape, plain.stride()):
+            plain = _without_gaps(plain)
+        count = plain.numel()
+        flat = torch.as_strided(plain, (count,), (1,), plain.storage_offset())
+        if count and not plain.data_ptr():
+            raise RuntimeError("it has no memory")
+        data = flat.view(torch.uint8).numpy().data.toreadonly() if count else memoryview(b"")
+    except RuntimeError as error:
+        raise cannot_travel(tensor, location, f"cannot be read ({error})") from error
+    shape, strides = tuple(plain.shape), tuple(plain.stride())
+    nbytes = count * plain.element_size()
+    name = str(plain.dtype).removeprefix("torch.")
+    return Payload(ArraySpec(name, shape, nbytes, None if strides == contiguous_strides(shape) else strides), data)
+
+
+def decode_tensor(payload: Payload) -> torch.Tensor:
+    """Return the tensor of ``payload``: a view of its memory if that is writable and aligned, a copy otherwise.
+
+    Raises `CorruptData` if the bytes do not fit the spec, and as `tensor_dtype`.
+    """
+    spec = payload.description
+    dtype = tensor_dtype(spec)
+    try:
+        flat = _as_bytes(payload.data).view(dtype)
+        if spec.strides is None:
+            return flat.view(spec.shape)
+        return flat.as_strided(spec.shape, spec.strides)
+    except (RuntimeError, OverflowError, TypeError) as error:
+        raise corrupt(f"a tensor of shape {list(spec.shape)} cannot be made ({error})") from error
+
+
+def tensor_dtype(spec: ArraySpec) -> torch.dtype:
+    """Return torch's dtype for ``spec``.
+
+    Raises `CorruptData` for an unknown dtype or a wrong size, `UnsupportedVersion` for a dtype that this torch lacks.
+    """
+    import torch
+
+    if spec.dtype not in TORCH_DTYPE_NAMES:
+        raise corrupt(f"{spec.dtype[:60]!r} is not a torch dtype")
+    dtype: torch.dtype | None = getattr(torch, spec.dtype, None)
+    if dtype is None:
+        raise UnsupportedVersion(
+            f"dtype {spec.dtype} is unknown to torch {torch.__version__}, the version in use; install the version of the sender"
+        )
+    spec.require(dtype.itemsize)
+    return dtype
+
+
+def is_ownable(data: memoryview) -> bool:
+    """Return whether a decoded value may use ``data`` as its memory: writable and aligned to `ALIGNMENT`."""
+    import numpy as np
+
+    return not data.readonly and data.nbytes > 0 and int(np.frombuffer(data, np.uint8).ctypes.data) % ALIGNMENT == 0
+
+
+def _check_tensor(tensor: torch.Tensor, location: str) -> None:
+    import torch
+
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        raise cannot_travel(
+            tensor, location, "is a subclass of Tensor; register its type with register_type(), or convert it to a plain Tensor"
+        )
+    if tensor.is_nested:
+        raise cannot_travel(tensor, location, "is nested; send its parts as a list")
+    if tensor.layout is not torch.strided:
+        raise cannot_travel(tensor, location, f"has layout {tensor.layout}; call to_dense() first")
+    if tensor.is_quantized:
+        raise cannot_travel(tensor, location, "is quantized; call dequantize() or int_repr() first")
+    if tensor.device.type == "meta":
+        raise cannot_travel(tensor, location, "is on the meta device and has no data")
+    if str(tensor.dtype).removeprefix("torch.") not in TORCH_DTYPE_NAMES:
+        raise cannot_travel(tensor, location, f"has dtype {tensor.dtype}, which the format does not support")
+
+
+def _without_gaps(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a dense copy, made on elements of the same width, because torch does not copy some of its rarest dtypes."""
+    import torch
+
+    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}[tensor.element_size()]
+    return tensor.view(width).clone(memory_format=torch.preserve_format).view(tensor.dtype)
+
+
+def _as_bytes(data: memoryview) -> torch.Tensor:
+    """Return ``data`` as a uint8 tensor: in place if `is_ownable`, else a copy in memory that torch allocates."""
+    import torch
+
+    if not data.nbytes:
+        return torch.empty(0, dtype=torch.uint8)
+    if is_ownable(data):
+        return torch.frombuffer(data, dtype=torch.uint8)
+    return torch.empty(data.nbytes, dtype=torch.uint8).copy_(_readable(data))
+
+
+def _readable(data: memoryview) -> torch.Tensor:
+    """Return ``data`` as a uint8 tensor to read from while ``data`` lives.
+
+    Built from the address, because torch warns about read-only buffers; a tensor, because torch copies with several threads.
+    """
+    import numpy as np
+    import torch
+
+    address = np.frombuffer(data, np.uint8).ctypes.data
+    return torch.frombuffer((ctypes.c_ubyte * data.nbytes).from_address(address), dtype=torch.uint8)
+
+
+# -- arrays and numpy scalars ----------------------------------------------------------------------------------------------
+
+
+def is_array(value: object) -> bool:
+    """Return whether ``value`` is a numpy array of any kind; does not import numpy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.ndarray)
+
+
+def is_number(value: object) -> bool:
+    """Return whether ``value`` is a numpy scalar; does not import numpy."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, numpy.generic)
+
+
+def encode_array(array: NDArray[Any], location: str) -> Payload:
+    """Return ``array`` as a view of its memory; views with gaps, overlaps or negative strides are copied to row-major order.
+
+    Raises `CannotTravel` naming ``location`` for subclasses and for dtypes that hold objects.
+    """
+    import numpy as np
+
+    if type(array) is not np.ndarray:
+        raise cannot_travel(array, location, "is a subclass of ndarray; pass numpy.asarray(...), or register its type with register_type()")
+    name = _require_dtype_name(array, location)
+    strides = _element_strides(array)
+    if strides is None:
+        array = _row_major(array)
+        strides = contiguous_strides(array.shape)
+    data = memoryview(b"")
+    if array.nbytes:
+        axes = sorted(range(array.ndim), key=lambda axis: -strides[axis] if array.shape[axis] != 1 else 0)
+        data = array.transpose(axes).reshape(-1).view(np.uint8).data.toreadonly()
+    order = None if strides == contiguous_strides(array.shape) else strides
+    return Payload(ArraySpec(name, tuple(array.shape), array.nbytes, order), data)
+
+
+def decode_array(payload: Payload) -> NDArray[Any]:
+    """Return the array of ``payload``: a view of its memory if that is writable and aligned, a copy otherwise; always writable.
+
+    Raises `CorruptData` if the bytes do not fit the spec, and as `read_dtype`.
+    """
+    import numpy as np
+
+    spec = payload.description
+    dtype = read_dtype(spec.dtype)
+    spec.require(dtype.itemsize)
+    buffer: Any = payload.data
+    if not is_ownable(payload.data):
+        buffer = np.empty(payload.data.nbytes, np.uint8)
+        memoryview(buffer)[:] = payload.data
+    strides = None if spec.strides is None else tuple(stride * dtype.itemsize for stride in spec.strides)
+    try:
+        array: NDArray[Any] = np.ndarray(spec.shape, dtype, buffer=buffer, strides=strides)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise corrupt(f"an array of shape {list(spec.shape)} cannot be made ({error})") from error
+    return array
+
+
+def encode_number(number: np.generic, location: str) -> list[str | Any]:
+    """Return a numpy scalar as ``[dtype, base64]``; texts, which numpy would strip of trailing zeros, as ``["str" | "bytes", ...]``."""
+    import numpy as np
+
+    if number.dtype.type is not type(number):
+        raise cannot_travel(number, location, "is a subclass of a numpy scalar; register its type with register_type()")
+    if isinstance(number, np.str_):
+        return ["str", encode_text("".join(number))]
+    if isinstance(number, np.bytes_):
+        return ["bytes", to_base64(b"".join([number]))]
+    name = _require_dtype_name(number, location)
+    if number.dtype.names is None:
+        return [name, to_base64(number.tobytes())]
+    fields = np.zeros((), number.dtype)  # copied field by field, so that the gaps between fields are zeros
+    fields[()] = number
+    return [name, to_base64(fields.tobytes())]
+
+
+def decode_number(dtype_text: Any, body: Any) -> np.generic:
+    """Return the numpy scalar that `encode_number` wrote; raise `CorruptData` for anything else."""
+    import numpy as np
+
+    if dtype_text == "str":
+        text: np.generic = np.str_(decode_text(body))
+        return text
+    data = from_base64(body)
+    if dtype_text == "bytes":
+        plain: np.generic = np.bytes_(data)
+        return plain
+    dtype = read_dtype(dtype_text)
+    if dtype.itemsize != len(data):
+        raise corrupt(f"{len(data)} bytes are not a numpy scalar of dtype {dtype_text!r}")
+    value = np.ndarray((), dtype, buffer=bytearray(data))[()]
+    if not isinstance(value, np.generic):
+        raise corrupt(f"{dtype_text!r} is not the dtype of a scalar")
+    return value
+
+
+def _element_strides(array: NDArray[Any]) -> tuple[int, ...] | None:
+    """Return the strides in elements if the memory is dense, else None."""
+    itemsize = array.dtype.itemsize
+    if not itemsize:
+        return contiguous_strides(array.shape)
+    if any(stride % itemsize for stride in array.strides):
+        return None
+    strides = tuple(stride // itemsize for stride in array.strides)
+    return strides if is_dense(array.shape, strides) else None
+
+
+def _row_major(array: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy without gaps between items, made on whole items, because numpy leaves uninitialized memory between copied fields."""
+    import numpy as np
+
+    items = array.view(np.dtype((np.void, array.dtype.itemsize))) if array.dtype.names else array
+    return np.array(items, order="C", copy=True).view(array.dtype)
+
+
+def _require_dtype_name(value: NDArray[Any] | np.generic, location: str) -> str:
+    name = dtype_name(value.dtype)
+    if name is None:
+        raise cannot_travel(value, location, f"has dtype {value.dtype!r}, which has no portable form; convert it with astype()")
+    return name
+
+
+# -- numpy dtypes as text --------------------------------------------------------------------------------------------------
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str | None:
-    """The text of ``dtype``, or None if it has none that gives the same dtype back: objects, metadata, foreign types."""
+    """Return the text of ``dtype``; None if no text gives the same dtype back, as for objects, metadata and third-party types."""
     if dtype.hasobject or dtype.metadata:
         return None
     form = _form(dtype)
@@ -52,13 +314,16 @@ def dtype_name(dtype: np.dtype[Any]) -> str | None:
 
 
 def read_dtype(name: Any) -> np.dtype[Any]:
-    """The dtype of `dtype_name`'s text; `CorruptData` for any other, `UnsupportedVersion` for one this machine does not have."""
+    """Return the dtype of a `dtype_name` text.
+
+    Raises `CorruptData` for any other text, `UnsupportedVersion` for an extended precision that this machine lacks.
+    """
     if type(name) is not str:
-        raise corrupt("a dtype is no text")
+        raise corrupt("a dtype is not text")
     if not name.startswith("{"):
         return _simple(name)
     try:
-        return _structured(json.loads(name), _DEEPEST)
+        return _structured(json.loads(name), _MAX_DTYPE_DEPTH)
     except CodecError:
         raise
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
@@ -73,37 +338,27 @@ def _form(dtype: np.dtype[Any]) -> Any:
         fields = [[name, _form(dtype.fields[name][0]), dtype.fields[name][1]] for name in dtype.names or ()]
         return {"fields": fields, "itemsize": dtype.itemsize}
     if dtype.kind in "fc" and dtype.itemsize > (8 if dtype.kind == "f" else 16):
-        # two machines may spell different numbers alike here, so the length of the mantissa is part of the name
+        # Machines use one name for different extended precisions, so the length of the mantissa is part of the text.
         return f"{dtype.str}:{_mantissa(dtype)}"
     return dtype.str
-
-
-def _mantissa(dtype: np.dtype[Any]) -> int:
-    import numpy as np
-
-    return int(np.finfo(dtype).nmant)
 
 
 def _simple(name: str) -> np.dtype[Any]:
     import numpy as np
 
-    extended = _EXTENDED.fullmatch(name)
+    extended = _EXTENDED_DTYPE.fullmatch(name)
     text = extended[1] if extended else name
-    if not extended and not _SIMPLE.fullmatch(name):
-        raise corrupt(f"{name[:60]!r} is no dtype of numpy")
+    if not extended and not _SIMPLE_DTYPE.fullmatch(name):
+        raise corrupt(f"{name[:60]!r} is not a numpy dtype")
     try:
         dtype = np.dtype(text)
     except (TypeError, ValueError) as error:
         if extended:
-            raise _foreign(name) from error
-        raise corrupt(f"{name[:60]!r} is no dtype of numpy") from error
+            raise _unsupported_precision(name) from error
+        raise corrupt(f"{name[:60]!r} is not a numpy dtype") from error
     if extended and _mantissa(dtype) != int(extended[2]):
-        raise _foreign(name)
+        raise _unsupported_precision(name)
     return dtype
-
-
-def _foreign(name: str) -> UnsupportedVersion:
-    return UnsupportedVersion(f"dtype {name!r} is an extended precision that this machine does not have; send float64 instead")
 
 
 def _structured(form: Any, depth: int) -> np.dtype[Any]:
@@ -112,7 +367,7 @@ def _structured(form: Any, depth: int) -> np.dtype[Any]:
     if isinstance(form, str):
         return _simple(form)
     if not depth:
-        raise corrupt(f"a structured dtype is nested deeper than {_DEEPEST}")
+        raise corrupt(f"a structured dtype is nested deeper than {_MAX_DTYPE_DEPTH}")
     if "base" in form:
         return np.dtype((_structured(form["base"], depth - 1), tuple(form["shape"])))
     fields = form["fields"]
@@ -127,249 +382,11 @@ def _structured(form: Any, depth: int) -> np.dtype[Any]:
     return dtype
 
 
-def is_array(value: object) -> bool:
-    """Whether ``value`` is a numpy array of any kind; does not import numpy."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.ndarray)
-
-
-def is_number(value: object) -> bool:
-    """Whether ``value`` is a numpy scalar; does not import numpy."""
-    numpy = sys.modules.get("numpy")
-    return numpy is not None and isinstance(value, numpy.generic)
-
-
-def encode_array(array: NDArray[Any], place: str) -> Payload:
-    """``array`` as a view of its memory; views with gaps, overlaps or negative strides are copied to row-major order.
-
-    Raises `CannotTravel` naming ``place`` for subclasses and for dtypes that hold objects.
-    """
+def _mantissa(dtype: np.dtype[Any]) -> int:
     import numpy as np
 
-    if type(array) is not np.ndarray:
-        raise _cannot(array, place, "is a subclass of ndarray; pass numpy.asarray(...) of it, or teach the codec with register_type()")
-    name = _dtype_name(array, place)
-    strides = _element_strides(array)
-    if strides is None:
-        array = _row_major(array)
-        strides = contiguous_strides(array.shape)
-    data = memoryview(b"")
-    if array.nbytes:
-        axes = sorted(range(array.ndim), key=lambda axis: -strides[axis] if array.shape[axis] != 1 else 0)
-        data = array.transpose(axes).reshape(-1).view(np.uint8).data.toreadonly()
-    order = None if strides == contiguous_strides(array.shape) else strides
-    return Payload(ArraySpec(name, tuple(array.shape), array.nbytes, order), data)
+    return int(np.finfo(dtype).nmant)
 
 
-def decode_array(payload: Payload) -> NDArray[Any]:
-    """The array of ``payload``: a view of its memory if that is writable and aligned, a copy otherwise; always writable."""
-    import numpy as np
-
-    described = payload.description
-    dtype = read_dtype(described.dtype)
-    described.require(dtype.itemsize)
-    buffer: Any = payload.data
-    if not is_ownable(payload.data):
-        buffer = np.empty(payload.data.nbytes, np.uint8)
-        memoryview(buffer)[:] = payload.data
-    strides = None if described.strides is None else tuple(stride * dtype.itemsize for stride in described.strides)
-    try:
-        array: NDArray[Any] = np.ndarray(described.shape, dtype, buffer=buffer, strides=strides)
-    except (ValueError, OverflowError, TypeError) as error:
-        raise corrupt(f"no array of shape {list(described.shape)} can be made ({error})") from error
-    return array
-
-
-def encode_number(number: np.generic, place: str) -> list[str | Any]:
-    """A numpy scalar as ``[dtype, base64]``; texts, which numpy would strip of trailing zeros, as ``["str" | "bytes", ...]``."""
-    import numpy as np
-
-    if number.dtype.type is not type(number):
-        raise _cannot(number, place, "is a subclass of a numpy scalar; teach the codec with register_type()")
-    if isinstance(number, np.str_):
-        return ["str", encode_text("".join(number))]
-    if isinstance(number, np.bytes_):
-        return ["bytes", to_base64(b"".join([number]))]
-    name = _dtype_name(number, place)
-    if number.dtype.names is None:
-        return [name, to_base64(number.tobytes())]
-    fields = np.zeros((), number.dtype)  # so that the gaps between fields hold no chance memory
-    fields[()] = number
-    return [name, to_base64(fields.tobytes())]
-
-
-def decode_number(dtype_text: Any, body: Any) -> np.generic:
-    """The numpy scalar that `encode_number` wrote."""
-    import numpy as np
-
-    if dtype_text == "str":
-        text: np.generic = np.str_(decode_text(body))
-        return text
-    data = from_base64(body)
-    if dtype_text == "bytes":
-        plain: np.generic = np.bytes_(data)
-        return plain
-    dtype = read_dtype(dtype_text)
-    if dtype.itemsize != len(data):
-        raise corrupt(f"{len(data)} bytes are no numpy scalar of {dtype_text!r}")
-    value = np.ndarray((), dtype, buffer=bytearray(data))[()]
-    if not isinstance(value, np.generic):
-        raise corrupt(f"{dtype_text!r} is no dtype of a scalar")
-    return value
-
-
-def is_ownable(data: memoryview) -> bool:
-    """Whether a decoded value may live in ``data`` itself: it is writable and aligned like fresh memory."""
-    import numpy as np
-
-    return not data.readonly and data.nbytes > 0 and int(np.frombuffer(data, np.uint8).ctypes.data) % ALIGNMENT == 0
-
-
-def _element_strides(array: NDArray[Any]) -> tuple[int, ...] | None:
-    """Strides in elements if the memory is dense, else None."""
-    itemsize = array.dtype.itemsize
-    if not itemsize:
-        return contiguous_strides(array.shape)
-    if any(stride % itemsize for stride in array.strides):
-        return None
-    strides = tuple(stride // itemsize for stride in array.strides)
-    return strides if is_dense(array.shape, strides) else None
-
-
-def _row_major(array: NDArray[Any]) -> NDArray[Any]:
-    """A copy without gaps between items, made on whole items, because numpy leaves chance memory between copied fields."""
-    import numpy as np
-
-    items = array.view(np.dtype((np.void, array.dtype.itemsize))) if array.dtype.names else array
-    return np.array(items, order="C", copy=True).view(array.dtype)
-
-
-def _dtype_name(value: NDArray[Any] | np.generic, place: str) -> str:
-    name = dtype_name(value.dtype)
-    if name is None:
-        raise _cannot(value, place, f"has dtype {value.dtype!r}, which has no portable form; convert it with astype()")
-    return name
-
-
-def _cannot(value: Any, place: str, why: str) -> CannotTravel:
-    kind = type(value).__name__
-    return CannotTravel(f"{place} cannot travel: this {kind} {why}", place=place, type=kind)
-
-
-DTYPES = frozenset(
-    "bool uint8 uint16 uint32 uint64 int8 int16 int32 int64 float16 bfloat16 float32 float64 complex32 complex64 complex128 "
-    "float8_e4m3fn float8_e4m3fnuz float8_e5m2 float8_e5m2fnuz float8_e8m0fnu float4_e2m1fn_x2 bits8 bits16 bits1x8 bits2x4 bits4x2 "
-    "int1 int2 int3 int4 int5 int6 int7 uint1 uint2 uint3 uint4 uint5 uint6 uint7".split()
-)
-"""torch's dtypes whose elements are whole bytes; the quantized ones carry scales beside them and are not here."""
-
-
-def is_tensor(value: object) -> bool:
-    """Whether ``value`` is a torch tensor of any kind; does not import torch."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(value, torch.Tensor)
-
-
-def encode_tensor(tensor: torch.Tensor, place: str) -> Payload:
-    """``tensor`` detached and on the CPU, as a view of its memory; views with gaps or overlaps are copied without them, their
-    axes in the order that torch's own kernels give to what they make of such views.
-
-    Raises `CannotTravel` naming ``place`` for subclasses, sparse, quantized, nested and meta tensors.
-    """
-    import torch
-
-    _refuse(tensor, place)
-    try:
-        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
-        if not is_dense(plain.shape, plain.stride()):
-            plain = _without_gaps(plain)
-        count = plain.numel()
-        flat = torch.as_strided(plain, (count,), (1,), plain.storage_offset())
-        if count and not plain.data_ptr():
-            raise RuntimeError("it has no memory")
-        data = flat.view(torch.uint8).numpy().data.toreadonly() if count else memoryview(b"")
-    except RuntimeError as error:
-        raise _cannot_tensor(tensor, place, f"cannot be read ({error})") from error
-    shape, strides = tuple(plain.shape), tuple(plain.stride())
-    nbytes = count * plain.element_size()
-    name = str(plain.dtype).removeprefix("torch.")
-    return Payload(ArraySpec(name, shape, nbytes, None if strides == contiguous_strides(shape) else strides), data)
-
-
-def decode_tensor(payload: Payload) -> torch.Tensor:
-    """The tensor of ``payload``: a view of its memory if that is writable and aligned, a copy otherwise."""
-
-    described = payload.description
-    dtype = tensor_dtype(described)
-    try:
-        flat = _storage(payload.data).view(dtype)
-        if described.strides is None:
-            return flat.view(described.shape)
-        return flat.as_strided(described.shape, described.strides)
-    except (RuntimeError, OverflowError, TypeError) as error:
-        raise corrupt(f"no tensor of shape {list(described.shape)} can be made ({error})") from error
-
-
-def tensor_dtype(described: ArraySpec) -> torch.dtype:
-    """The dtype of a tensor so described; raises `CorruptData` if none can be, `UnsupportedVersion` for one torch lacks here."""
-    import torch
-
-    if described.dtype not in DTYPES:
-        raise corrupt(f"{described.dtype[:60]!r} is no dtype of torch")
-    dtype: torch.dtype | None = getattr(torch, described.dtype, None)
-    if dtype is None:
-        raise UnsupportedVersion(
-            f"dtype {described.dtype} is unknown to torch {torch.__version__}, which runs here; install the torch of the side that wrote it"
-        )
-    described.require(dtype.itemsize)
-    return dtype
-
-
-def _storage(data: memoryview) -> torch.Tensor:
-    """``data`` as uint8: in place if decoded values may own it, else a copy in memory of torch's own."""
-    import torch
-
-    if not data.nbytes:
-        return torch.empty(0, dtype=torch.uint8)
-    if is_ownable(data):
-        return torch.frombuffer(data, dtype=torch.uint8)
-    return torch.empty(data.nbytes, dtype=torch.uint8).copy_(_bytes_of(data))
-
-
-def _bytes_of(data: memoryview) -> torch.Tensor:
-    """``data`` as uint8 to read from only, while it lives. By its address, because torch warns of memory that is not writable;
-    and as a tensor, because torch copies with several threads."""
-    import numpy as np
-    import torch
-
-    address = np.frombuffer(data, np.uint8).ctypes.data
-    return torch.frombuffer((ctypes.c_ubyte * data.nbytes).from_address(address), dtype=torch.uint8)
-
-
-def _without_gaps(tensor: torch.Tensor) -> torch.Tensor:
-    """A dense copy, made on integers of the same width, because torch copies no elements of its rarest dtypes."""
-    import torch
-
-    width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}[tensor.element_size()]
-    return tensor.view(width).clone(memory_format=torch.preserve_format).view(tensor.dtype)
-
-
-def _refuse(tensor: torch.Tensor, place: str) -> None:
-    import torch
-
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        raise _cannot_tensor(tensor, place, "is a subclass of Tensor with a state of its own; register_type() can teach the codec")
-    if tensor.is_nested:
-        raise _cannot_tensor(tensor, place, "is nested; send its parts as a list")
-    if tensor.layout is not torch.strided:
-        raise _cannot_tensor(tensor, place, f"has layout {tensor.layout}; call to_dense() first")
-    if tensor.is_quantized:
-        raise _cannot_tensor(tensor, place, "is quantized; call dequantize() or int_repr() first")
-    if tensor.device.type == "meta":
-        raise _cannot_tensor(tensor, place, "is on the meta device and has no data")
-    if str(tensor.dtype).removeprefix("torch.") not in DTYPES:
-        raise _cannot_tensor(tensor, place, f"has dtype {tensor.dtype}, which the format does not know")
-
-
-def _cannot_tensor(tensor: Any, place: str, why: str) -> CannotTravel:
-    return CannotTravel(f"{place} (a {type(tensor).__name__}) cannot travel: it {why}", place=place, type=type(tensor).__name__)
+def _unsupported_precision(name: str) -> UnsupportedVersion:
+    return UnsupportedVersion(f"dtype {name!r} is an extended precision that this machine does not support; send float64 instead")

@@ -1,12 +1,8 @@
-"""The work of `wire.pack`: values become skeletons, their payloads lie inline or in a store.
-
-Values in messages: a JSON skeleton, small payloads inline, large ones as references to artifacts.
+"""The wire form: a value for a message as a JSON skeleton, with small payloads inline and large ones as references to artifacts.
 
 ``{"skeleton": ..., "payloads": [{"dtype", "shape", "nbytes", "strides"?, and "inline": base64 or "artifact": hash, "url"?, "store"?}]}``
 
-Reading wires; every one is taken for hostile.
-
-A dict of outputs that is packed item by item, while the rest of it is still being made.
+`pack` and `StreamingPacker` write it, `unpack` reads it. Every wire form that is read is treated as hostile input.
 """
 
 from __future__ import annotations
@@ -33,155 +29,27 @@ from yggdrasill.values.tensors import tensor_dtype
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = [
-    "INLINE_BYTES",
-    "MAX_INLINE_TOTAL",
-    "Offer",
-    "Packed",
-    "Packer",
-    "StreamingPacker",
-    "WireDecoder",
-    "WireEncoder",
-    "pack",
-    "read_payloads",
-    "references",
-    "unpack",
-    "with_urls",
-]
+__all__ = ["INLINE_BYTES", "MAX_INLINE_TOTAL", "Offer", "Packed", "Packer", "StreamingPacker", "pack", "references", "unpack", "with_urls"]
 
 INLINE_BYTES = 16 << 10
-"""Payloads up to this length ride in the message."""
+"""Payloads up to this length are part of the message."""
 MAX_INLINE_TOTAL = 256 << 10
-"""Bytes of payloads that ride in one message together."""
+"""Bytes of all inline payloads of one message."""
 
 Offer = Callable[[ArtifactRef, memoryview], AbstractContextManager[None]]
-"""Entered with an artifact and the memory it is in while it is being written to the store."""
-
-
-class Packer:
-    """One message in the making, which may `take` several values. ``keeper`` owns the pins of what is stored.
-
-    With ``lasting`` the store keeps the bytes for good, else a `MemoryStore` holds the tensors' own memory. With ``changing``
-    others may write to the values meanwhile: an artifact is then surely the bytes of its name, or taking it fails.
-    """
-
-    def __init__(
-        self,
-        store: ArtifactStore,
-        keeper: str,
-        *,
-        lasting: bool,
-        limits: Limits,
-        changing: bool = False,
-        offer: Offer | None = None,
-        inline_bytes: int = INLINE_BYTES,
-        max_inline_total: int = MAX_INLINE_TOTAL,
-    ) -> None:
-        self._store, self._keeper, self._lasting, self._changing = store, keeper, lasting, changing
-        self._offer = offer
-        self._inline_bytes, self._inline_left = inline_bytes, max_inline_total
-        self._encoder = WireEncoder(limits)
-        self._entries: list[dict[str, Any]] = []
-        self._refs: dict[str, ArtifactRef] = {}
-
-    @property
-    def refs(self) -> list[ArtifactRef]:
-        """What was taken by reference so far, each artifact once."""
-        return list(self._refs.values())
-
-    @property
-    def artifacts(self) -> list[str]:
-        """The hashes the receiver needs, each once."""
-        return list(self._refs)
-
-    def take(self, value: Any) -> Any:
-        """The skeleton of ``value``, its payloads put where they belong. Raises as `wire.pack`, and `CorruptData` if it is ``changing``."""
-        if self._changing:
-            # the same tensor may hold other bytes by now
-            self._encoder.forget()
-        skeleton = self._encoder.encode(value)
-        for part in self._encoder.parts[len(self._entries) :]:
-            if isinstance(part, Payload) and part.data.nbytes <= min(self._inline_bytes, self._inline_left):
-                self._inline_left -= part.data.nbytes
-                self._entries.append({**part.description.to_json(), "inline": to_base64(part.data)})
-                continue
-            ref = self._keep(part)
-            self._entries.append(ref.to_json())
-            self._refs.setdefault(ref.hash, ref)
-        return skeleton
-
-    def wire(self, skeleton: Any) -> dict[str, Any]:
-        """The message of a skeleton that is made of what was taken."""
-        return {"skeleton": skeleton, "payloads": self._entries}
-
-    def _keep(self, part: Payload | ArtifactRef) -> ArtifactRef:
-        """The reference of ``part``; bytes that are given are in the store now, others are pinned if they are."""
-        if isinstance(part, Payload):
-            return self._store_bytes(part)
-        self._store.pin(self._keeper, [part.hash])
-        return part
-
-    def _store_bytes(self, payload: Payload) -> ArtifactRef:
-        digest = payload.digest()
-        if isinstance(self._store, MemoryStore) and not self._lasting:
-            self._store.hold(payload.data, owner=self._keeper, hash=digest)
-        else:
-            self._store.pin(self._keeper, [digest])
-            if self._changing:
-                self._put_checked(ArtifactRef(digest, payload.description), payload.data)
-            else:
-                self._store.put(payload.data, hash=digest, verify=False)
-        return ArtifactRef(digest, payload.description, store=self._store.store_id)
-
-    def _put_checked(self, ref: ArtifactRef, data: memoryview) -> None:
-        """Store ``data`` unless it is there, and let others have it meanwhile."""
-        if not self._store.missing([ref.hash]):
-            return
-        with nullcontext() if self._offer is None else self._offer(ref, data):
-            put_mutable(self._store, ref.hash, data)
-
-
-class WireEncoder(Encoder):
-    """Keeps handles as the references they are; everything else as payloads."""
-
-    def __init__(self, limits: Limits) -> None:
-        super().__init__(limits, inline=False)
-        self.parts: list[Payload | ArtifactRef] = []
-
-    def forget(self) -> None:
-        """Let objects that were met before be encoded anew."""
-        self._placed.clear()
-
-    def _array(self, value: Any) -> Any:
-        if isinstance(value, ArtifactHandle) and not self._in_key:
-            return {"$tensor": self._put(value, lambda: value.ref)}
-        return super()._array(value)
-
-    def _put(self, value: Any, make: Callable[[], Payload | ArtifactRef]) -> Any:
-        placed = self._placed.get(id(value))
-        if placed is not None:
-            return placed[0]
-        part = make()
-        description = part.description
-        self._bytes += description.nbytes
-        self._limits.check("max_bytes", self._bytes)
-        index = len(self.parts)
-        self._limits.check("max_payloads", index + 1)
-        self.parts.append(part)
-        self._placed[id(value)] = (index, value)
-        return index
+"""Makes an artifact and its memory available to others while the context is open, that is, while the store writes it."""
 
 
 @dataclass(eq=False)
 class Packed:
-    """A value ready to be sent: ``wire`` is JSON, ``artifacts`` are the hashes the receiver needs beside it.
+    """A value ready to be sent: ``wire`` is JSON, ``artifacts`` are the hashes that the receiver needs in addition.
 
-    Unless an ``owner`` was named to `pack`, the store keeps the artifacts until `release`: leave it as a context manager, or call it.
+    Unless `pack` was given an ``owner``, the store keeps the artifacts until `release`: use this as a context manager, or call it.
     """
 
     wire: dict[str, Any]
     artifacts: list[str]
-    _free: Callable[[], object] | None = field(default=None, repr=False)
+    _unpin: Callable[[], object] | None = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
         return self
@@ -190,14 +58,14 @@ class Packed:
         self.release()
 
     def release(self) -> None:
-        """Let the store forget what it held for this; may be called twice."""
-        free, self._free = self._free, None
-        if free is not None:
-            free()
+        """Unpin the artifacts; may be called repeatedly."""
+        unpin, self._unpin = self._unpin, None
+        if unpin is not None:
+            unpin()
 
     def __del__(self) -> None:
-        # not released here: a collector may run this while the store's own lock is held
-        if self._free is not None:
+        # Not released automatically: the garbage collector may run this while the store's lock is held.
+        if self._unpin is not None:
             warnings.warn(f"a Packed with {len(self.artifacts)} artifacts was never released", ResourceWarning, source=self, stacklevel=2)
 
 
@@ -210,45 +78,47 @@ def pack(
     owner: str | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Packed:
-    """``value`` for a message, its large payloads in ``store``; an `ArtifactHandle` goes as the reference it is.
+    """Return the wire form of ``value``, its large payloads in ``store``; an `ArtifactHandle` is sent as its reference.
 
-    Without ``owner`` they are there until `Packed.release`, in a `MemoryStore` as the tensors' own uncopied memory, which must not
-    change meanwhile. With ``owner`` they are kept for good and pinned for it.
+    Without ``owner`` the payloads are in the store until `Packed.release`; a `MemoryStore` then borrows the tensors' memory, which
+    must not change in the meantime. With ``owner`` they are copied into the store and pinned for ``owner``.
 
     Raises:
         CannotTravel: a part has no lossless form; nothing was stored.
-        LimitExceeded: larger or deeper than ``limits``, or than the store takes.
+        LimitExceeded: the value is larger or deeper than ``limits``, or a payload is larger than the store accepts.
         StorageFailed: the store has no room.
     """
     keeper = owner or f"packed-{uuid.uuid4().hex}"
-    packing = Packer(store, keeper, lasting=owner is not None, inline_bytes=inline_bytes, max_inline_total=max_inline_total, limits=limits)
+    packer = Packer(
+        store, keeper, persistent=owner is not None, inline_bytes=inline_bytes, max_inline_total=max_inline_total, limits=limits
+    )
     try:
-        wire = packing.wire(packing.take(value))
+        wire = packer.wire(packer.add(value))
     except BaseException:
         if owner is None:
             store.unpin(keeper)
         raise
-    free = None if owner is not None else lambda: store.unpin(keeper)
-    return Packed(wire, packing.artifacts, free)
+    unpin = None if owner is not None else lambda: store.unpin(keeper)
+    return Packed(wire, packer.artifacts, unpin)
 
 
 def unpack(wire: Any, load: Loader, *, handles: Callable[[ArtifactRef], Any] | None = None, limits: Limits = DEFAULT_LIMITS) -> Any:
-    """The value of what `pack` gave; ``load`` is asked once per artifact.
+    """Return the value that `pack` packed; ``load`` is called once per artifact.
 
-    With ``handles`` a tensor that came by reference becomes ``handles(ref)`` instead; its bytes are not asked for.
+    With ``handles``, a tensor sent by reference becomes ``handles(ref)`` and is not loaded.
 
     Raises:
-        CorruptData: `pack` wrote no such thing, or ``load`` gave another number of bytes.
-        LimitExceeded: larger or deeper than ``limits``.
-        UnsupportedVersion: a dtype that this torch or machine does not have.
+        CorruptData: ``wire`` is not the result of `pack`, or ``load`` returned a different number of bytes.
+        LimitExceeded: the value is larger or deeper than ``limits``.
+        UnsupportedVersion: this torch or machine does not support a dtype.
     """
-    skeleton, parts = read_payloads(wire, limits)
-    return WireDecoder(parts, load, handles, limits).decode(skeleton)
+    skeleton, parts = _read_payloads(wire, limits)
+    return _WireDecoder(parts, load, handles, limits).decode(skeleton)
 
 
 def references(wire: Any, *, limits: Limits = DEFAULT_LIMITS) -> list[ArtifactRef]:
-    """The artifacts that ``wire`` refers to, each once, in order; raises `CorruptData` or `LimitExceeded`."""
-    _, parts = read_payloads(wire, limits)
+    """Return the artifacts that ``wire`` refers to, each once, in order; raises `CorruptData` or `LimitExceeded`."""
+    _, parts = _read_payloads(wire, limits)
     found: dict[str, ArtifactRef] = {}
     for part in parts:
         if isinstance(part, ArtifactRef):
@@ -257,8 +127,11 @@ def references(wire: Any, *, limits: Limits = DEFAULT_LIMITS) -> list[ArtifactRe
 
 
 def with_urls(wire: Any, sign: Callable[[ArtifactRef], str | None], *, limits: Limits = DEFAULT_LIMITS) -> dict[str, Any]:
-    """``wire`` with ``sign(ref)`` as the url of each artifact; where that is None, the url stays what it is. Raises as `references`."""
-    skeleton, parts = read_payloads(wire, limits)
+    """Return ``wire`` with ``sign(ref)`` as the url of each artifact; where ``sign`` returns None, the url is unchanged.
+
+    Raises as `references`.
+    """
+    skeleton, parts = _read_payloads(wire, limits)
     entries = []
     for entry, part in zip(wire["payloads"], parts, strict=True):
         url = sign(part) if isinstance(part, ArtifactRef) else None
@@ -266,21 +139,187 @@ def with_urls(wire: Any, sign: Callable[[ArtifactRef], str | None], *, limits: L
     return {"skeleton": skeleton, "payloads": entries}
 
 
-def read_payloads(wire: Any, limits: Limits) -> tuple[Any, list[Payload | ArtifactRef]]:
-    """The skeleton, and each payload as bytes or as a reference; nothing is fetched.
+# -- writing ---------------------------------------------------------------------------------------------------------------
 
-    Raises `CorruptData` or `LimitExceeded`.
+
+class StreamingPacker:
+    """Packs a dict with string keys item by item, while the rest of it is still being computed; `finish` returns what `pack` would.
+
+    Artifacts are pinned for ``owner``; ``offer`` is entered while one of them is written. Methods may be called from several threads.
     """
+
+    def __init__(self, store: ArtifactStore, owner: str, offer: Offer | None = None) -> None:
+        self._store, self._owner = store, owner
+        self._lock = threading.Lock()
+        self._packer = Packer(store, owner, persistent=True, mutable=True, offer=offer, limits=DEFAULT_LIMITS)
+        self._skeletons: dict[str, Any] = {}
+        self._broken = False
+        self._closed = False
+
+    def add(self, key: str, value: Any) -> list[ArtifactRef]:
+        """Pack the item ``key`` in its present state and return the artifacts it added; nothing after `finish` or `close`.
+
+        Does not raise: an item that cannot be packed, or that is written to while it is packed, is packed again by `finish`.
+        """
+        with self._lock:
+            known = len(self._packer.artifacts)
+            if not self._closed:
+                self._pack_item(key, value)
+            return self._packer.refs[known:]
+
+    def finish(self, whole: Mapping[str, Any]) -> Packed:
+        """Return the wire form of ``whole``; an item that was added keeps the state it had then. Raises as `pack`."""
+        with self._lock:
+            self._closed = True
+            for key, value in whole.items():
+                self._pack_item(key, value)
+            # A skeleton that is not a plain dict of one item has a key that JSON cannot represent.
+            if self._broken or any("$dict" in skeleton for skeleton in self._skeletons.values()):
+                return pack(dict(whole), self._store, owner=self._owner)
+            merged = {name: part for key in whole for name, part in self._skeletons[key].items()}
+            return Packed(self._packer.wire(merged), self._packer.artifacts)
+
+    def close(self) -> None:
+        """Stop accepting items. After this, unpinning ``owner`` releases everything."""
+        with self._lock:
+            self._closed = True
+
+    def _pack_item(self, key: str, value: Any) -> None:
+        if not self._broken and key not in self._skeletons:
+            try:
+                self._skeletons[key] = self._packer.add({key: value})
+            except Exception:  # noqa: BLE001 - `finish` packs the item again and raises
+                self._broken = True
+
+
+class Packer:
+    """Packs several values into one message; what it stores is pinned for ``owner``.
+
+    With ``persistent`` the store gets a copy of the bytes, else a `MemoryStore` borrows the tensors' memory. With ``mutable`` other
+    threads may write to the values: an artifact then has the bytes of its name, or adding it fails.
+    """
+
+    def __init__(
+        self,
+        store: ArtifactStore,
+        owner: str,
+        *,
+        persistent: bool,
+        limits: Limits,
+        mutable: bool = False,
+        offer: Offer | None = None,
+        inline_bytes: int = INLINE_BYTES,
+        max_inline_total: int = MAX_INLINE_TOTAL,
+    ) -> None:
+        self._store, self._owner, self._persistent, self._mutable = store, owner, persistent, mutable
+        self._offer = offer
+        self._inline_bytes, self._inline_left = inline_bytes, max_inline_total
+        self._encoder = _WireEncoder(limits)
+        self._entries: list[dict[str, Any]] = []
+        self._refs: dict[str, ArtifactRef] = {}
+
+    @property
+    def refs(self) -> list[ArtifactRef]:
+        """The artifacts added so far, each once."""
+        return list(self._refs.values())
+
+    @property
+    def artifacts(self) -> list[str]:
+        """The hashes that the receiver needs, each once."""
+        return list(self._refs)
+
+    def add(self, value: Any) -> Any:
+        """Return the skeleton of ``value`` after its payloads are inline or stored.
+
+        Raises as `pack`, and `CorruptData` if a ``mutable`` value changed while it was stored.
+        """
+        if self._mutable:
+            # A tensor that was encoded before may have other bytes by now.
+            self._encoder.forget()
+        skeleton = self._encoder.encode(value)
+        for part in self._encoder.parts[len(self._entries) :]:
+            if isinstance(part, Payload) and part.data.nbytes <= min(self._inline_bytes, self._inline_left):
+                self._inline_left -= part.data.nbytes
+                self._entries.append({**part.description.to_json(), "inline": to_base64(part.data)})
+                continue
+            ref = self._store_payload(part) if isinstance(part, Payload) else self._pin(part)
+            self._entries.append(ref.to_json())
+            self._refs.setdefault(ref.hash, ref)
+        return skeleton
+
+    def wire(self, skeleton: Any) -> dict[str, Any]:
+        """Return the message for a skeleton made of the added ones."""
+        return {"skeleton": skeleton, "payloads": self._entries}
+
+    def _pin(self, ref: ArtifactRef) -> ArtifactRef:
+        self._store.pin(self._owner, [ref.hash])
+        return ref
+
+    def _store_payload(self, payload: Payload) -> ArtifactRef:
+        digest = payload.digest()
+        if isinstance(self._store, MemoryStore) and not self._persistent:
+            self._store.borrow(payload.data, owner=self._owner, hash=digest)
+        else:
+            self._store.pin(self._owner, [digest])
+            if self._mutable:
+                self._put_checked(ArtifactRef(digest, payload.description), payload.data)
+            else:
+                self._store.put(payload.data, hash=digest, verify=False)
+        return ArtifactRef(digest, payload.description, store=self._store.store_id)
+
+    def _put_checked(self, ref: ArtifactRef, data: memoryview) -> None:
+        """Store ``data`` unless the store has it, and offer it to others while it is written."""
+        if not self._store.missing([ref.hash]):
+            return
+        with nullcontext() if self._offer is None else self._offer(ref, data):
+            put_mutable(self._store, ref.hash, data)
+
+
+class _WireEncoder(Encoder):
+    """Encodes handles as their references, everything else as payloads."""
+
+    def __init__(self, limits: Limits) -> None:
+        super().__init__(limits, inline=False)
+        self.parts: list[Payload | ArtifactRef] = []
+
+    def forget(self) -> None:
+        """Encode objects again that were encoded before."""
+        self._placed.clear()
+
+    def _array(self, value: Any) -> Any:
+        if isinstance(value, ArtifactHandle) and not self._in_key:
+            return {"$tensor": self._put(value, lambda: value.ref)}
+        return super()._array(value)
+
+    def _put(self, value: Any, make: Callable[[], Payload | ArtifactRef]) -> Any:
+        placed = self._placed.get(id(value))
+        if placed is not None:
+            return placed[0]
+        part = make()
+        self._bytes += part.description.nbytes
+        self._limits.check("max_bytes", self._bytes)
+        index = len(self.parts)
+        self._limits.check("max_payloads", index + 1)
+        self.parts.append(part)
+        self._placed[id(value)] = (index, value)
+        return index
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------------
+
+
+def _read_payloads(wire: Any, limits: Limits) -> tuple[Any, list[Payload | ArtifactRef]]:
+    """Return the skeleton, and each payload as bytes or as a reference; nothing is fetched. Raises `CorruptData` or `LimitExceeded`."""
     if type(wire) is not dict or wire.keys() != {"skeleton", "payloads"} or type(wire["payloads"]) is not list:
-        raise corrupt("a value in a message is not made of skeleton and payloads")
+        raise corrupt("a value in a message is not an object with skeleton and payloads")
     entries = wire["payloads"]
     limits.check("max_payloads", len(entries))
     parts: list[Payload | ArtifactRef] = []
-    taken = 0
+    total = 0
     for entry in entries:
         part = _read_entry(entry)
-        taken += part.description.nbytes
-        limits.check("max_bytes", taken)
+        total += part.description.nbytes
+        limits.check("max_bytes", total)
         parts.append(part)
     return wire["skeleton"], parts
 
@@ -291,21 +330,21 @@ def _read_entry(entry: Any) -> Payload | ArtifactRef:
     rest = dict(entry)
     text = rest.pop("inline")
     if "hash" in rest:
-        raise corrupt("a payload in the message has a name of its own")
-    description = ArraySpec.from_json(rest)
-    if type(text) is not str or len(text) != (description.nbytes + 2) // 3 * 4:
-        raise corrupt(f"a payload in the message is not its {description.nbytes} bytes")
-    return Payload(description, memoryview(from_base64(text)))
+        raise corrupt("an inline payload has a hash")
+    spec = ArraySpec.from_json(rest)
+    if type(text) is not str or len(text) != (spec.nbytes + 2) // 3 * 4:
+        raise corrupt(f"an inline payload does not have its {spec.nbytes} bytes")
+    return Payload(spec, memoryview(from_base64(text)))
 
 
-class WireDecoder(Decoder):
-    """Decodes the skeleton of one wire, and asks for artifacts as it meets them. Use once."""
+class _WireDecoder(Decoder):
+    """Decodes the skeleton of one message and loads each artifact when the skeleton refers to it. Use once."""
 
     def __init__(
         self, parts: list[Payload | ArtifactRef], load: Loader, handles: Callable[[ArtifactRef], Any] | None, limits: Limits
     ) -> None:
         super().__init__((), limits)
-        self._payloads = _Loaded(parts, load)
+        self._payloads = _LazyPayloads(parts, load)
         self._parts = parts
         self._handles = handles
 
@@ -321,13 +360,14 @@ class WireDecoder(Decoder):
         return self._made[tag, body]
 
 
-class _Loaded(Sequence[Payload]):
-    """The payloads, loaded when they are asked for, each artifact once."""
+class _LazyPayloads(Sequence[Payload]):
+    """Payloads whose artifacts are loaded at first use, each artifact once."""
 
     def __init__(self, parts: list[Payload | ArtifactRef], load: Loader) -> None:
         self._parts = parts
         self._load = load
-        self._shared = {hash for hash, count in Counter(part.hash for part in parts if isinstance(part, ArtifactRef)).items() if count > 1}  # noqa: A001
+        counts = Counter(part.hash for part in parts if isinstance(part, ArtifactRef))
+        self._shared = {name for name, count in counts.items() if count > 1}
         self._data: dict[str, memoryview] = {}
 
     def __len__(self) -> int:
@@ -348,57 +388,6 @@ class _Loaded(Sequence[Payload]):
         if data is None:
             data = self._load(ref)
             if ref.hash in self._shared:
-                # read-only, so that each value gets memory of its own
+                # Read-only, so that each value is a copy with memory of its own.
                 data = self._data[ref.hash] = data.toreadonly()
         return data
-
-
-class StreamingPacker:
-    """What `pack` gives for a dict with texts as keys, made in parts. Its artifacts are pinned for ``owner``, and ``offer`` is
-    entered while one of them is being written.
-
-    Methods may be called from several threads; one at a time does its work.
-    """
-
-    def __init__(self, store: ArtifactStore, owner: str, offer: Offer | None = None) -> None:
-        self._store, self._owner = store, owner
-        self._lock = threading.Lock()
-        self._packing = Packer(store, owner, lasting=True, changing=True, offer=offer, limits=DEFAULT_LIMITS)
-        self._skeletons: dict[str, Any] = {}
-        self._broken = False
-        self._closed = False
-
-    def add(self, key: str, value: Any) -> list[ArtifactRef]:
-        """Pack the item ``key`` as it is now, and give the artifacts that came with it; nothing after `finish` and `close`.
-
-        Nothing is raised: what cannot be packed, or is written to meanwhile, is left to `finish`.
-        """
-        with self._lock:
-            known = len(self._packing.artifacts)
-            if not self._closed:
-                self._take(key, value)
-            return self._packing.refs[known:]
-
-    def finish(self, whole: Mapping[str, Any]) -> Packed:
-        """All of ``whole``; of items that were added, what they were then. Raises as `pack`."""
-        with self._lock:
-            self._closed = True
-            for key, value in whole.items():
-                self._take(key, value)
-            # a skeleton that is no plain dict of one item stands for a key that JSON cannot spell
-            if self._broken or any("$dict" in skeleton for skeleton in self._skeletons.values()):
-                return pack(dict(whole), self._store, owner=self._owner)
-            merged = {name: part for key in whole for name, part in self._skeletons[key].items()}
-            return Packed(self._packing.wire(merged), self._packing.artifacts)
-
-    def close(self) -> None:
-        """Take nothing more; whoever unpins ``owner`` from now on unpins everything."""
-        with self._lock:
-            self._closed = True
-
-    def _take(self, key: str, value: Any) -> None:
-        if not self._broken and key not in self._skeletons:
-            try:
-                self._skeletons[key] = self._packing.take({key: value})
-            except Exception:  # noqa: BLE001 - `finish` does it again and says what is wrong
-                self._broken = True

@@ -1,9 +1,18 @@
-"""Cutting parts out of a ComfyUI prompt, so that they can run somewhere else: pure, without ComfyUI, files, clocks or chance."""
+"""Partition of ComfyUI prompts: split a prompt into local nodes and calls. Pure: no ComfyUI, files, clocks or random numbers."""
 
-from yggdrasill.remote.partition.description import describe
-from yggdrasill.remote.partition.inverse import plug
 from yggdrasill.remote.partition.partitioning import partition_prompt
-from yggdrasill.remote.partition.parts import MOST_PORTS, PLACED_NODE, Part, PartCall, Partition, PlacedInput, PlacedOutput, Relink
+from yggdrasill.remote.partition.parts import (
+    MOST_PORTS,
+    PLACED_NODE,
+    Part,
+    PartCall,
+    Partition,
+    PlacedInput,
+    PlacedOutput,
+    Relink,
+    describe,
+    restore_prompt,
+)
 from yggdrasill.remote.partition.schemas import InputSchema, NodeSchema, NodeSchemas
 
 __all__ = [
@@ -20,5 +29,5 @@ __all__ = [
     "Relink",
     "describe",
     "partition_prompt",
-    "plug",
+    "restore_prompt",
 ]

@@ -1,4 +1,4 @@
-"""A prompt as a graph: the nodes that the wanted outputs need, their links, and an order in which they can run."""
+"""A prompt as a graph: the nodes that the requested outputs need, their links, and a topological order."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _UNDECLARED = InputSchema("*", need="optional")
 
 
 class Link(NamedTuple):
-    """Input ``input`` of ``node`` takes output ``slot`` of ``source``."""
+    """Link from output ``slot`` of ``source`` to input ``input`` of ``node``."""
 
     node: str
     input: str
@@ -29,9 +29,9 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class PromptGraph:
-    """The part of a prompt that its ``targets`` need. ``order`` is one in which each node comes after its sources.
+    """The subgraph of a prompt that its ``targets`` need. ``order`` is topological: sources first.
 
-    It depends on what the prompt says, not on the order in which it says it.
+    It does not depend on the order of the entries in the prompt.
     """
 
     prompt: Mapping[str, Mapping[str, Any]]
@@ -45,10 +45,10 @@ class PromptGraph:
     def of(
         cls, prompt: Mapping[str, Mapping[str, Any]], schemas: Mapping[str, NodeSchema], targets: Collection[str] | None = None
     ) -> PromptGraph:
-        """The graph of an API prompt; without ``targets`` all output nodes are wanted.
+        """Build the graph of an API prompt. Without ``targets``, all output nodes are targets.
 
         Raises:
-            InvalidConfig: a link to nowhere, or a cycle; ComfyUI refuses such a prompt.
+            InvalidConfig: a link to a missing node, or a cycle; ComfyUI refuses such a prompt.
         """
         classes = {kind: schemas.get(kind) for kind in {node["class_type"] for node in prompt.values()}}
         wanted = frozenset(
@@ -68,23 +68,23 @@ class PromptGraph:
         return node_id in self.links
 
     def class_of(self, node_id: str) -> str:
-        """The class of a node."""
+        """Return the class of a node."""
         return str(self.prompt[node_id]["class_type"])
 
     def schema(self, node_id: str) -> NodeSchema | None:
-        """The schema of a node's class; None if none is known."""
+        """Return the schema of a node's class, or None if it is unknown."""
         return self.classes[self.prompt[node_id]["class_type"]]
 
     def label(self, node_id: str) -> str:
-        """A node for a message: ``'3' (KSampler)``."""
+        """Return a node for a message: ``'3' (KSampler)``."""
         return f"{node_id!r} ({self.class_of(node_id)})"
 
     def before(self, last: str) -> set[str]:
-        """``last`` and all that it needs."""
+        """Return ``last`` and all nodes that it needs."""
         return self._reached([last], lambda node: (link.source for link in self.links[node]))
 
     def between(self, first: str, last: str) -> set[str]:
-        """The nodes on the paths from ``first`` to ``last``, both included."""
+        """Return the nodes on the paths from ``first`` to ``last``, both included."""
         return self.before(last) & self._reached([first], lambda node: (link.node for link in self.users[node])) | {first, last}
 
     @staticmethod
@@ -100,14 +100,14 @@ class PromptGraph:
 
 @lru_cache(maxsize=8192)
 def natural(node_id: str) -> tuple[tuple[int, int, str], ...]:
-    """A key that sorts ids as people count: ``2``, ``10``, ``10:2``, ``a``."""
+    """Return a sort key that orders ids numerically: ``2``, ``10``, ``10:2``, ``a``."""
     return tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in node_id.split(":"))
 
 
 def _walk(
     prompt: Mapping[str, Mapping[str, Any]], classes: Mapping[str, NodeSchema | None], wanted: list[str], links: dict[str, tuple[Link, ...]]
 ) -> Iterator[str]:
-    """Yield what ``wanted`` needs, sources first, and fill ``links``."""
+    """Yield the nodes that ``wanted`` need, sources first, and fill ``links``."""
     done: set[str] = set()
     open_nodes: dict[str, Iterator[Link]] = {}
     for first in wanted:
@@ -123,7 +123,7 @@ def _walk(
                 yield stack.pop()
             elif link.source in open_nodes:
                 cycle = [*stack[stack.index(link.source) :], link.source]
-                raise InvalidConfig(f"the prompt has a cycle: {' -> '.join(reversed(cycle))}", nodes=cycle[:-1])
+                raise InvalidConfig(f"The prompt has a cycle: {' -> '.join(reversed(cycle))}", nodes=cycle[:-1])
             else:
                 stack.append(link.source)
 
@@ -135,7 +135,7 @@ def _links_of(node_id: str, prompt: Mapping[str, Mapping[str, Any]], classes: Ma
     for name, value in sorted([item for item in node.get("inputs", {}).items() if is_link(item[1])]):
         if value[0] not in prompt:
             raise InvalidConfig(
-                f"input {name!r} of node {node_id!r} ({node['class_type']}) is linked to node {value[0]!r}, which is not there",
+                f"Input {name!r} of node {node_id!r} ({node['class_type']}) is linked to node {value[0]!r}, which does not exist",
                 nodes=[node_id],
             )
         declared = schema.input(name) if schema is not None else None

@@ -1,4 +1,4 @@
-"""The partition: a prompt, parts of it and schemas in; a prompt with placed nodes and their calls out."""
+"""Partition of a prompt: from a prompt, parts and schemas to a prompt with placed nodes and their calls."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.partition.assignment import Assignment, check_parts
-from yggdrasill.remote.partition.blocking import Blocking
-from yggdrasill.remote.partition.colocation import Colocation
+from yggdrasill.remote.partition.assignment import Assignment, Transferability, check_parts
+from yggdrasill.remote.partition.constraints import Blocking, Colocation, LazyInputs
 from yggdrasill.remote.partition.graph import PromptGraph, natural
-from yggdrasill.remote.partition.layout import Layout
-from yggdrasill.remote.partition.lazy_inputs import LazyInputs
+from yggdrasill.remote.partition.layout import Dependencies, Layout, schedule
 from yggdrasill.remote.partition.parts import Part, Partition
 from yggdrasill.remote.partition.plans import write_calls, write_rest
-from yggdrasill.remote.partition.schedule import Needs, schedule
 from yggdrasill.remote.partition.schemas import NodeSchema
-from yggdrasill.remote.partition.transferability import Transferability
 
 __all__ = ["partition_prompt"]
 
@@ -24,13 +20,15 @@ __all__ = ["partition_prompt"]
 def partition_prompt(
     prompt: Mapping[str, Any], parts: Sequence[Part], schemas: Mapping[str, NodeSchema], targets: Collection[str] | None = None
 ) -> Partition:
-    """Replace ``parts`` of an API prompt by placed nodes, so that what runs computes what it computed before.
+    """Replace ``parts`` of an API prompt by placed nodes, so that a run computes the same results as before.
 
-    ``targets`` are the output nodes of a partial execution; what they do not need is not partitioned. The prompt given is not changed.
+    ``targets`` are the output nodes of a partial execution; nodes that they do not need are not partitioned. ``prompt`` is not modified.
 
     Raises:
-        PartitionError: parts that overlap, a class without schema, a part of which nothing can run elsewhere, too many ports; ``details``
-            name ``part`` and ``nodes``. UnknownName: a part names a node that is not there. InvalidConfig: ComfyUI refuses the prompt.
+        PartitionError: overlapping parts, a class without schema, a part without any node that can run on an endpoint, too many ports;
+            ``details`` has ``part`` and ``nodes``.
+        UnknownName: a part names a node that does not exist.
+        InvalidConfig: ComfyUI refuses the prompt.
     """
     if not parts:
         return Partition({node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()})
@@ -38,8 +36,8 @@ def partition_prompt(
     check_parts(graph, parts)
     assignment = Assignment(graph, Transferability(graph), parts)
     lazy_inputs = LazyInputs(graph)
-    layout = _lay_out(assignment, lazy_inputs)
-    _check_all_partitioned(assignment, layout)
+    layout = _find_layout(assignment, lazy_inputs)
+    _check_no_empty_part(assignment, layout)
     written = write_calls(assignment, layout)
     rest, dropped = write_rest(prompt, assignment, layout, written)
     return Partition(
@@ -53,40 +51,48 @@ def partition_prompt(
     )
 
 
-def _lay_out(assignment: Assignment, lazy_inputs: LazyInputs) -> Layout:
-    """Who runs what. What would come out another way than here goes into calls of its own, or stays, until nothing does."""
+def _find_layout(assignment: Assignment, lazy_inputs: LazyInputs) -> Layout:
+    """Return a layout that satisfies all constraints: violations separate calls or make nodes local, until none is left."""
     colocation, blocking = Colocation(assignment), Blocking(assignment.graph)
     while True:
-        while colocation.settle_assignment():
+        while colocation.enforce_assignment():
             pass
-        needs = Needs(assignment)
-        asked, blocked, tied = lazy_inputs.groups(assignment), blocking.groups(assignment), colocation.groups()
-        colours = {node: (part, asked[node], blocked[node], tied[node]) for node, part in assignment.of.items() if node not in needs.floats}
-        batches = schedule(assignment, needs, colours)
-        layout = Layout(assignment, batches, [assignment.of[nodes[0]] for _, nodes in batches])
-        if not (colocation.settle(layout) or lazy_inputs.settle(assignment, layout) or blocking.settle(assignment, layout)):
+        dependencies = Dependencies(assignment)
+        conditions, blocked, loops = lazy_inputs.groups(assignment), blocking.groups(assignment), colocation.groups()
+        group_keys = {
+            node: (part, conditions[node], blocked[node], loops[node])
+            for node, part in assignment.of.items()
+            if node not in dependencies.replicated
+        }
+        scheduled = schedule(assignment, dependencies, group_keys)
+        layout = Layout(assignment, scheduled, [assignment.of[nodes[0]] for _, nodes in scheduled])
+        if not (colocation.enforce(layout) or lazy_inputs.enforce(assignment, layout) or blocking.enforce(assignment, layout)):
             return layout
 
 
-def _check_all_partitioned(assignment: Assignment, layout: Layout) -> None:
-    """Raise `PartitionError` for a part that is wanted and of which nothing runs elsewhere, not even as a copy in another part's call."""
+def _check_no_empty_part(assignment: Assignment, layout: Layout) -> None:
+    """Raise `PartitionError` for a part that is needed and of which no node runs on an endpoint, not even as a copy in another part's
+    call.
+    """
     partitioned = {draft.part for draft in layout.drafts}
-    elsewhere = {node for draft in layout.drafts for node in draft.members}
+    in_calls = {node for draft in layout.drafts for node in draft.members}
     for index, part in enumerate(assignment.parts):
-        wanted = sorted((node for node in part.nodes if node in assignment.graph), key=natural)
-        if index in partitioned or not wanted or not elsewhere.isdisjoint(wanted):
+        needed = sorted((node for node in part.nodes if node in assignment.graph), key=natural)
+        if index in partitioned or not needed or not in_calls.isdisjoint(needed):
             continue
-        why = [f"{assignment.graph.label(node)}: {assignment.reasons.get(node, _no_way_out(assignment, node))}" for node in wanted]
+        why = [
+            f"{assignment.graph.label(node)}: {assignment.reasons.get(node, _untransferable_reason(assignment, node))}" for node in needed
+        ]
         more = f" and {len(why) - 6} more" if len(why) > 6 else ""
         raise PartitionError(
-            f"nothing of part {part.name!r} can run elsewhere: {'; '.join(why[:6])}{more}; place the nodes too that use what it makes",
+            f"No node of part {part.name!r} can run on an endpoint: {'; '.join(why[:6])}{more}. Also place the nodes that use its outputs.",
             part=part.name,
-            nodes=wanted,
-            reasons=dict(zip(wanted, why, strict=True)),
+            nodes=needed,
+            reasons=dict(zip(needed, why, strict=True)),
         )
 
 
-def _no_way_out(assignment: Assignment, node_id: str) -> str:
-    stuck = [link for link in assignment.graph.users[node_id] if not assignment.transferability.travels(link)]
+def _untransferable_reason(assignment: Assignment, node_id: str) -> str:
+    stuck = [link for link in assignment.graph.users[node_id] if not assignment.transferability.is_transferable(link)]
     kinds = sorted({assignment.transferability.type_of(link.source, link.slot) for link in stuck or assignment.graph.users[node_id]})
-    return f"what it makes ({', '.join(kinds)}) cannot travel and is needed here"
+    return f"its output ({', '.join(kinds)}) cannot be transferred and is needed locally"

@@ -1,4 +1,4 @@
-"""The prompts of a partition: one of its own for each call, and the one that is left, with a placed node for each call."""
+"""Prompts of a partition: one for each call, and the remaining prompt with a placed node for each call."""
 
 from __future__ import annotations
 
@@ -11,56 +11,56 @@ from yggdrasill.errors import PartitionError
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, is_link
 from yggdrasill.remote.partition.assignment import Assignment
 from yggdrasill.remote.partition.graph import PromptGraph, Source, natural
-from yggdrasill.remote.partition.layout import Draft, Layout
+from yggdrasill.remote.partition.layout import CallDraft, Layout
 from yggdrasill.remote.partition.parts import MOST_PORTS, PLACED_NODE, PartCall, PlacedInput, PlacedOutput
 
-__all__ = ["Written", "write_calls", "write_rest"]
+__all__ = ["WrittenCalls", "write_calls", "write_rest"]
 
-_HANDED = " handed over"
+_HANDED_OVER = " handed over"
 
 
 @dataclass(frozen=True)
-class Written:
-    """The calls, and which output socket of which placed node has the value of a partitioned output, for a user here or in a call."""
+class WrittenCalls:
+    """The calls, and the output socket of a placed node for each partitioned output, by use: local (False) or in a call (True)."""
 
     calls: tuple[PartCall, ...]
     sockets: Mapping[tuple[Source, bool], tuple[str, int]]
 
 
-def write_calls(assignment: Assignment, layout: Layout) -> Written:
-    """A call for each draft.
+def write_calls(assignment: Assignment, layout: Layout) -> WrittenCalls:
+    """Write a call for each draft.
 
     Raises:
-        PartitionError: more ports than a node can have.
+        PartitionError: more ports than a placed node can have.
     """
     names = _Names(assignment)
-    seen: set[str] = set(layout.here)
+    seen: set[str] = set(layout.local)
     calls: list[PartCall] = []
     sockets: dict[tuple[Source, bool], tuple[str, int]] = {}
     for draft in layout.drafts:
-        own = {node for node in draft.members if assignment.of.get(node) == draft.part and layout.owner(node) in (None, draft)} - seen
-        seen |= own
-        call = _call(assignment, draft, names, own)
+        nodes = {node for node in draft.members if assignment.of.get(node) == draft.part and layout.owner(node) in (None, draft)} - seen
+        seen |= nodes
+        call = _call(assignment, draft, names, nodes)
         calls.append(call)
         for index, port in enumerate(call.outputs):
             sockets[(port.node, port.slot), port.hand_over] = (call.node_id, index)
-    return Written(tuple(calls), sockets)
+    return WrittenCalls(tuple(calls), sockets)
 
 
 def write_rest(
-    prompt: Mapping[str, Any], assignment: Assignment, layout: Layout, written: Written
+    prompt: Mapping[str, Any], assignment: Assignment, layout: Layout, written: WrittenCalls
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """The prompt that is left, and the ids of nodes that nothing wanted needs and that would hang on a partitioned one."""
+    """Return the remaining prompt, and the ids of nodes that no target needs and that depend on a partitioned node."""
     graph = assignment.graph
-    moved = {node for node in graph.order if node not in layout.here}
-    dropped = _hanging(prompt, graph, moved)
+    moved = {node for node in graph.order if node not in layout.local}
+    dropped = _dependents_outside(prompt, graph, moved)
     rest: dict[str, Any] = {}
     for node_id, node in prompt.items():
         if node_id in moved or node_id in dropped:
             continue
         inputs = dict(node.get("inputs", {}))
         for link in graph.links.get(node_id, ()):
-            if link.source in assignment.of and assignment.transferability.travels(link):
+            if link.source in assignment.of and assignment.transferability.is_transferable(link):
                 inputs[link.input] = list(written.sockets[(link.source, link.slot), False])
         rest[node_id] = {**node, "inputs": inputs}
     for call in written.calls:
@@ -68,7 +68,7 @@ def write_rest(
     return rest, tuple(sorted(dropped, key=natural))
 
 
-def _placed_node(call: PartCall, written: Written) -> dict[str, Any]:
+def _placed_node(call: PartCall, written: WrittenCalls) -> dict[str, Any]:
     inputs: dict[str, Any] = {"part": call.part, "plan": call.plan}
     for index, port in enumerate(call.inputs):
         source = (port.node, port.slot)
@@ -76,8 +76,8 @@ def _placed_node(call: PartCall, written: Written) -> dict[str, Any]:
     return {"class_type": PLACED_NODE, "inputs": inputs, "_meta": {"title": call.part}}
 
 
-def _hanging(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[str]) -> set[str]:
-    """Nodes that are not wanted and that need one that is not there."""
+def _dependents_outside(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[str]) -> set[str]:
+    """Return the nodes that no target needs and that depend on a moved node."""
     users: dict[str, list[str]] = {}
     for node_id, node in prompt.items():
         if node_id not in graph:
@@ -95,7 +95,7 @@ def _hanging(prompt: Mapping[str, Any], graph: PromptGraph, moved: Collection[st
 
 
 class _Names:
-    """Ids that no node of the user's prompt has: for placed nodes, and for the port nodes of their prompts."""
+    """Ids that do not occur in the user's prompt, for placed nodes and for the port nodes of their prompts."""
 
     def __init__(self, assignment: Assignment) -> None:
         self._parts = assignment.parts
@@ -107,7 +107,7 @@ class _Names:
             self._ports += "_"
 
     def next_stage(self, part: int) -> tuple[int, str]:
-        """The next stage of a part, and the id of its placed node."""
+        """Return the next stage of a part, and the id of its placed node."""
         stage = self._stages.get(part, 0)
         self._stages[part] = stage + 1
         if stage == 0:
@@ -120,19 +120,19 @@ class _Names:
         return stage, node_id
 
     def port(self, side: str, index: int) -> str:
-        """The id of a port node."""
+        """Return the id of a port node."""
         return f"{self._ports}.{side}.{index}"
 
 
-def _call(assignment: Assignment, draft: Draft, names: _Names, own: Collection[str]) -> PartCall:
+def _call(assignment: Assignment, draft: CallDraft, names: _Names, nodes: Collection[str]) -> PartCall:
     part = assignment.parts[draft.part]
     inputs, outputs = _inputs(assignment, draft), _outputs(assignment, draft)
     members = sorted(draft.members, key=natural)
     for side, count in (("inputs", len(inputs)), ("outputs", len(outputs))):
         if count > MOST_PORTS:
             raise PartitionError(
-                f"part {part.name!r} would have {count} {side}, and a placed part has at most {MOST_PORTS}; "
-                "place fewer nodes, or those too that are linked to it",
+                f"Part {part.name!r} would have {count} {side}, and a placed part has at most {MOST_PORTS}. "
+                "Place fewer nodes, or also those that are linked to it.",
                 part=part.name,
                 nodes=members,
             )
@@ -144,13 +144,13 @@ def _call(assignment: Assignment, draft: Draft, names: _Names, own: Collection[s
         prompt=_prompt(assignment, draft, names, members, inputs, outputs),
         inputs=inputs,
         outputs=outputs,
-        nodes=tuple(node for node in members if node in own),
-        copies=tuple(node for node in members if node not in own),
+        nodes=tuple(node for node in members if node in nodes),
+        copies=tuple(node for node in members if node not in nodes),
         asks_again=any(schema.asks_again for schema in map(assignment.graph.schema, members) if schema is not None),
     )
 
 
-def _inputs(assignment: Assignment, draft: Draft) -> tuple[PlacedInput, ...]:
+def _inputs(assignment: Assignment, draft: CallDraft) -> tuple[PlacedInput, ...]:
     found = []
     for source in sorted(draft.ports, key=_by_place):
         transfer = assignment.transferability.transfer(*source)
@@ -158,26 +158,26 @@ def _inputs(assignment: Assignment, draft: Draft) -> tuple[PlacedInput, ...]:
     return tuple(found)
 
 
-def _outputs(assignment: Assignment, draft: Draft) -> tuple[PlacedOutput, ...]:
+def _outputs(assignment: Assignment, draft: CallDraft) -> tuple[PlacedOutput, ...]:
     found = []
     for source in sorted(draft.outputs, key=_by_place):
         transfer = assignment.transferability.transfer(*source)
-        if source in draft.used_here:
+        if source in draft.used_locally:
             found.append(PlacedOutput(_port_name(source), transfer.type, False, *source, transfer.known))
-        if source in draft.used_there:
-            found.append(PlacedOutput(_port_name(source) + _HANDED, transfer.type, True, *source, transfer.known))
+        if source in draft.used_by_calls:
+            found.append(PlacedOutput(_port_name(source) + _HANDED_OVER, transfer.type, True, *source, transfer.known))
     return tuple(found)
 
 
 def _prompt(
     assignment: Assignment,
-    draft: Draft,
+    draft: CallDraft,
     names: _Names,
     members: Sequence[str],
     inputs: Sequence[PlacedInput],
     outputs: Sequence[PlacedOutput],
 ) -> dict[str, Any]:
-    """The call's own API prompt: its members under their ids, and a port node for every input and output."""
+    """Return the call's API prompt: its members under their ids, and a port node for every input and output."""
     ports: dict[Source, str] = {}
     prompt: dict[str, Any] = {}
     for index, port in enumerate(inputs):
@@ -186,18 +186,18 @@ def _prompt(
     for node_id in members:
         prompt[node_id] = _member(assignment, draft, node_id, ports)
     for index, out in enumerate(outputs):
-        marks = {"name": out.name, "type": out.type, "value": [out.node, out.slot]}
-        prompt[names.port("out", index)] = {"class_type": OUTPUT_NODE, "inputs": marks}
+        settings = {"name": out.name, "type": out.type, "value": [out.node, out.slot]}
+        prompt[names.port("out", index)] = {"class_type": OUTPUT_NODE, "inputs": settings}
     return prompt
 
 
-def _member(assignment: Assignment, draft: Draft, node_id: str, ports: Mapping[Source, str]) -> dict[str, Any]:
-    """A node as it travels: class, inputs and title, and nothing that was written on it when it ran before."""
+def _member(assignment: Assignment, draft: CallDraft, node_id: str, ports: Mapping[Source, str]) -> dict[str, Any]:
+    """Return a node as it is sent: class, inputs and title, without data that an earlier run wrote into it."""
     node = assignment.graph.prompt[node_id]
     inputs = dict(node.get("inputs", {}))
     for link in assignment.graph.links[node_id]:
-        source = assignment.inside(link)
-        inputs[link.input] = list(source) if source[0] in draft.inside else [ports[source], 0]
+        source = assignment.source_in_call(link)
+        inputs[link.input] = list(source) if source[0] in draft.included else [ports[source], 0]
     for name, value in inputs.items():
         if isinstance(value, dict):
             inputs[name] = copy.deepcopy(value)

@@ -1,4 +1,4 @@
-"""What is known of ComfyUI's node classes: sockets and marks, read from ``/object_info``; no class is imported."""
+"""Schemas of ComfyUI's node classes, read from ``/object_info``; no class is imported."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ MATCH_TYPE = "COMFY_MATCHTYPE_V3"
 _AUTOGROW = "COMFY_AUTOGROW_V3"
 _DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _CREDENTIALS = frozenset({"AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG"})
-_DEEPEST = 8
+_MAX_DEPTH = 8
 
 Need = Literal["required", "optional"]
 
 
 @dataclass(frozen=True)
 class InputSchema:
-    """One socket: its ``type`` as ComfyUI spells it, and what is special about a link to it.
+    """One socket: its ``type`` as ComfyUI spells it, and the properties of a link to it.
 
-    ``lazy``: its value is computed only if the node asks; ``upload``: it names a file that the editor uploads to this server;
-    ``raw``: the node gets the link itself; ``match``: the template whose other sockets have the same type.
+    ``lazy``: its value is computed only on request; ``upload``: it names a file that the editor uploads to this server;
+    ``raw``: the node receives the link itself; ``match``: the template whose other sockets have the same type.
     """
 
     type: str
@@ -37,11 +37,11 @@ class InputSchema:
 
 @dataclass(frozen=True)
 class NodeSchema:
-    """A node class. Sockets that appear as they are used stand in ``inputs`` under their full names, or as ``grown`` prefixes.
+    """A node class. Sockets that appear on use are in ``inputs`` under their full names, or in ``grown`` by prefix.
 
-    ``asks_again``: equal inputs need not give equal outputs, so that its outputs are never taken from a cache without asking it.
-    ``may_block``: it may give an ``ExecutionBlocker`` in the place of a value. ``needs_credentials``: it calls a service with the
-    user's account. ``output_match``: per output the template of the sockets that have its type.
+    ``asks_again``: equal inputs need not give equal outputs, so its outputs are never taken from a cache without asking the class.
+    ``may_block``: it may return an ``ExecutionBlocker`` instead of a value. ``needs_credentials``: it calls a service with the
+    user's account. ``output_match``: per output, the template of the sockets that have its type.
     """
 
     class_type: str
@@ -57,28 +57,28 @@ class NodeSchema:
     grown: Mapping[str, InputSchema] = field(default_factory=dict)
 
     def input(self, name: str) -> InputSchema | None:
-        """The socket of that name; None if the class declares none."""
+        """Return the socket with that name, or None if the class declares none."""
         found = self.inputs.get(name)
         if found is None and self.grown:
             found = next((schema for prefix, schema in self.grown.items() if name.startswith(prefix)), None)
         return found
 
     def output_type(self, index: int) -> str:
-        """The declared type of an output; ``*`` for one that is not declared."""
+        """Return the declared type of an output, or ``*`` if it is not declared."""
         return self.outputs[index] if 0 <= index < len(self.outputs) else "*"
 
-    def gives_list(self, index: int) -> bool:
-        """Whether an output is a list of values by declaration."""
+    def is_list_output(self, index: int) -> bool:
+        """Return whether an output is declared as a list of values."""
         return 0 <= index < len(self.output_is_list) and self.output_is_list[index]
 
     @property
     def uploads(self) -> bool:
-        """Whether a socket names a file that the editor uploads to this server."""
+        """Return whether a socket names a file that the editor uploads to this server."""
         return any(schema.upload for schema in self.inputs.values())
 
 
 class NodeSchemas(Mapping[str, NodeSchema]):
-    """Schemas by class name. Several make one with ``|``, where the right side wins, as with dicts."""
+    """Schemas by class name. ``a | b`` merges two; ``b`` has precedence, as with dicts."""
 
     def __init__(self, schemas: Mapping[str, NodeSchema] | Iterable[NodeSchema] = ()) -> None:
         pairs = schemas.items() if isinstance(schemas, Mapping) else ((schema.class_type, schema) for schema in schemas)
@@ -86,12 +86,12 @@ class NodeSchemas(Mapping[str, NodeSchema]):
 
     @classmethod
     def from_object_info(cls, info: Mapping[str, Any], *, asks_again: Iterable[str] = (), may_block: Iterable[str] = ()) -> NodeSchemas:
-        """Read what ``GET /object_info`` answers.
+        """Read the response of ``GET /object_info``.
 
-        ``asks_again`` and ``may_block`` name the classes of which `NodeSchema` says so; the answer does not tell.
+        ``asks_again`` and ``may_block`` name the classes with these properties; the response does not contain them.
 
         Raises:
-            InvalidConfig: a class whose entry is none; the message names it.
+            InvalidConfig: a malformed entry; the message names its class.
         """
         again, blocks = frozenset(asks_again), frozenset(may_block)
         return cls([_schema(name, entry, name in again, name in blocks) for name, entry in info.items()])
@@ -131,14 +131,14 @@ def _schema(name: str, entry: Any, asks_again: bool, may_block: bool) -> NodeSch
             grown=grown,
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise InvalidConfig(f"the entry of class {name!r} in /object_info is none: {error!r}") from None
+        raise InvalidConfig(f"Malformed entry of class {name!r} in /object_info: {error!r}") from None
 
 
 def _read_sockets(
     sockets: Mapping[str, Any], prefix: str, inputs: dict[str, InputSchema], grown: dict[str, InputSchema], depth: int
 ) -> None:
-    if depth > _DEEPEST:
-        raise TypeError("sockets within sockets go too deep")
+    if depth > _MAX_DEPTH:
+        raise TypeError("sockets are nested too deeply")
     needs: tuple[Need, Need] = ("required", "optional")
     for need in needs:
         for name, spec in (sockets.get(need) or {}).items():
@@ -177,5 +177,5 @@ def _input(kind: str, spec: Any, need: Need) -> InputSchema:
 
 
 def _type_of(kind: Any) -> str:
-    """A type's name as a plain str, because node packs name types by strings that equal everything; a list is the options of a combo."""
+    """Return a type's name as a plain str, because node packs use str subclasses that equal everything. A list means a combo."""
     return ",".join(kind.split(",")) if isinstance(kind, str) else "COMBO"

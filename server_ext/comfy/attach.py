@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.remote.comfy_graph import run_prompts_with
-from yggdrasill.remote.preflight import compare_with
+from yggdrasill.remote.preflight import set_local_comfy
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.auth import resolve_token
 from yggdrasill.server_ext.comfy import host_api
@@ -75,7 +75,7 @@ def _attach(context: ExtensionContext) -> None:
     )
     run_prompts_with(context.runner)
     host = ComfyHost(settings.slots)
-    compare_with(host)
+    set_local_comfy(host)
     service, guard, _ = build_service(serving, data_dir, token, redactor, host)
     context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
     service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))

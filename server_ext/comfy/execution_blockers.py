@@ -10,7 +10,7 @@ import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from yggdrasill.remote.port_list import Blocked
+from yggdrasill.remote.comfy_ports import Blocked
 from yggdrasill.server_ext.comfy.value_classes import find_class
 
 __all__ = ["allow_blockers", "as_blocked", "as_blockers"]

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from yggdrasill.remote.node_forms import form_of
-from yggdrasill.remote.preflight import is_model_file, same_path
+from yggdrasill.remote.preflight import class_signature, is_model_file, same_path
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.identity import canonical_json
@@ -58,7 +57,7 @@ def node_hashes() -> Mapping[str, str]:
     for name, node_class in list(host_api.node_classes().items()):
         digest = ""
         with host_api.shielded(f"the inputs and outputs of node class {name!r} could not be read"):
-            form = form_of({"input": node_class.INPUT_TYPES(), "output": node_class.RETURN_TYPES})
+            form = class_signature({"input": node_class.INPUT_TYPES(), "output": node_class.RETURN_TYPES})
             digest = blake3_hex(memoryview(canonical_json(form)))[:16]
         found[str(name)] = digest
     return found

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.wait_graph import observe_waits
+from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from yggdrasill.errors import CannotTravel, InvalidArgument
-from yggdrasill.remote.comfy_types import can_travel, refusal
+from yggdrasill.remote.comfy_ports import not_transferable, type_transferability
 from yggdrasill.server_ext.comfy.value_classes import parts_of
 from yggdrasill.values import Opaque
 from yggdrasill.values.extensions import extension_for
-from yggdrasill.values.scalars import LEAVES
+from yggdrasill.values.scalars import SCALAR_ENCODERS
 from yggdrasill.values.tensors import is_array, is_number, is_tensor
 
 __all__ = ["MAX_PORTS", "check_port", "check_port_count"]
@@ -42,12 +42,12 @@ def check_port(port: str, type_name: str | Sequence[str], values: Sequence[Any])
     Raises:
         CannotTravel: the type or a part of a value is not transferable; the message names the port, the type, the location and the class.
     """
-    if not can_travel(type_name).travels:
-        raise refusal(port, type_name)
+    if not type_transferability(type_name).transferable:
+        raise not_transferable(port, type_name)
     for index, value in enumerate(values):
         for location, what in _offenders(value):
             part = next((f" ({key} is {_KEYS[key]})" for key in _KEYS if f"[{_show(key)}]" in location), "")
-            raise refusal(port, type_name, f"value {index}{location} is {what}{part}")
+            raise not_transferable(port, type_name, f"value {index}{location} is {what}{part}")
 
 
 def _offenders(root: Any) -> Iterator[tuple[str, str]]:
@@ -57,13 +57,15 @@ def _offenders(root: Any) -> Iterator[tuple[str, str]]:
     while stack:
         location, value = stack.pop()
         kind = type(value)
-        if kind in LEAVES or kind in _OTHER_LEAVES or id(value) in seen:
+        if kind in SCALAR_ENCODERS or kind in _OTHER_LEAVES or id(value) in seen:
             continue
         seen[id(value)] = value
         if kind is dict:
             stack += [(f"{location}[{_show(key)}]", part) for key, part in reversed(value.items())]
         elif kind in (list, tuple):
-            stack += [(f"{location}[{index}]", value[index]) for index in reversed(range(len(value))) if type(value[index]) not in LEAVES]
+            stack += [
+                (f"{location}[{index}]", value[index]) for index in reversed(range(len(value))) if type(value[index]) not in SCALAR_ENCODERS
+            ]
         elif not _has_codec(value):
             yield location, _described(value)
         else:

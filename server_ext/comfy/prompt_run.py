@@ -9,8 +9,8 @@ from typing import Any
 from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.port_list import Blocked, port_value
-from yggdrasill.remote.wait_graph import Learn
+from yggdrasill.remote.comfy_ports import Blocked, port_value
+from yggdrasill.remote.observers import WaitCallback
 from yggdrasill.server_ext.comfy.host_api import Validation
 
 __all__ = ["PromptRun", "Watch"]
@@ -30,7 +30,7 @@ class PromptRun:
         context: RunContext,
         watch: Watch | None = None,
         key: str | None = None,
-        report_waits: Learn | None = None,
+        report_waits: WaitCallback | None = None,
     ) -> None:
         self.prompt_id = prompt_id
         #: The job key of the call that this run belongs to; other endpoints report it as the key they are blocked by.

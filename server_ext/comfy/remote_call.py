@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, format_options
+from yggdrasill.remote.comfy_ports import Blocked, port_value, port_values
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
-from yggdrasill.remote.port_list import Blocked, port_value, port_values
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers

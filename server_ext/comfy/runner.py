@@ -15,7 +15,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.wait_graph import waiting
+from yggdrasill.remote.observers import waiting
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.prefix import is_below
+from yggdrasill.remote.client import is_below
 
 __all__ = ["public_message", "redact_urls", "strip_urls"]
 

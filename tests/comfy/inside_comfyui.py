@@ -26,7 +26,7 @@ importlib.import_module("comfy.options").enable_args_parsing()
 from samples.comfy_compare import difference  # noqa: E402
 from samples.comfy_values import BUILT, LIVE, Kitchen  # noqa: E402
 from yggdrasill.errors import CannotTravel, YggdrasillError  # noqa: E402
-from yggdrasill.remote.comfy_types import can_travel  # noqa: E402
+from yggdrasill.remote.comfy_ports import type_transferability  # noqa: E402
 from yggdrasill.server_ext.comfy import value_classes  # noqa: E402
 from yggdrasill.server_ext.comfy.port_checks import check_port  # noqa: E402
 from yggdrasill.server_ext.comfy.value_classes import register_classes  # noqa: E402
@@ -50,7 +50,12 @@ def transfer(value: Any, file: Path) -> dict[str, Any]:
 def one(kitchen: Kitchen, file: Path, type_name: str, make: Callable[[Kitchen], Any]) -> dict[str, Any]:
     value = make(kitchen)
     check_port("port", type_name, [value])
-    return {"type": type_name, "class": type(value).__name__, "travels": can_travel(type_name).travels, **transfer(value, file)}
+    return {
+        "type": type_name,
+        "class": type(value).__name__,
+        "travels": type_transferability(type_name).transferable,
+        **transfer(value, file),
+    }
 
 
 def round_trips(kitchen: Kitchen) -> dict[str, Any]:

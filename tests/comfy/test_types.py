@@ -14,7 +14,7 @@ import pytest
 from samples.comfy import Installation, Server, make_base_directory
 from samples.comfy_values import BUILT, LIVE
 from yggdrasill.errors import CannotTravel
-from yggdrasill.remote.comfy_types import can_travel, refusal
+from yggdrasill.remote.comfy_ports import not_transferable, type_transferability
 
 INSIDE = Path(__file__).resolve().parent / "inside_comfyui.py"
 
@@ -132,13 +132,13 @@ def output_types(server: Server) -> set[str]:
 
 
 def test_the_table_names_every_type_that_comfyui_s_own_nodes_put_out(server: Server) -> None:
-    unknown = {name for name in output_types(server) if not can_travel(name).known and not name.startswith("YGGDRASILL")}
+    unknown = {name for name in output_types(server) if not type_transferability(name).known and not name.startswith("YGGDRASILL")}
     assert unknown <= {"*", "COMFY_MATCHTYPE_V3"}
 
 
 def test_every_known_type_that_travels_and_has_a_node_has_a_sample_value(server: Server) -> None:
     sampled = {type_name for type_name, _ in [*LIVE.values(), *BUILT.values()]}
-    travelling = {name for name in output_types(server) if can_travel(name).known and can_travel(name).travels}
+    travelling = {name for name in output_types(server) if type_transferability(name).known and type_transferability(name).transferable}
     plain_trees = {"DA3_GEOMETRY", "IC_LORA_PARAMETERS", "POSE_KEYPOINT", "SAM3_TRACK_DATA", "FILE_3D_POINT_CLOUD_ANY"}
     assert travelling - sampled <= plain_trees
 
@@ -161,13 +161,13 @@ def test_every_known_type_that_travels_and_has_a_node_has_a_sample_value(server:
     ],
 )
 def test_the_verdict_on_a_type_by_its_name(name: str, travels: bool, known: bool) -> None:
-    verdict = can_travel(name)
-    assert (verdict.type, verdict.travels, verdict.known) == (name, travels, known)
+    verdict = type_transferability(name)
+    assert (verdict.type, verdict.transferable, verdict.known) == (name, travels, known)
     assert verdict.how
 
 
 def test_the_options_of_a_combo_are_a_combo() -> None:
-    assert can_travel(["euler", "dpmpp_2m"]) == can_travel("COMBO")
+    assert type_transferability(["euler", "dpmpp_2m"]) == type_transferability("COMBO")
 
 
 def test_a_type_named_by_a_string_that_equals_everything_is_what_it_says() -> None:
@@ -181,12 +181,12 @@ def test_a_type_named_by_a_string_that_equals_everything_is_what_it_says() -> No
         def __ne__(self, other: object) -> bool:
             return False
 
-    verdict = can_travel(Wild("*"))
+    verdict = type_transferability(Wild("*"))
     assert (type(verdict.type), verdict.type, verdict.known) == (str, "*", False)
 
 
 def test_a_refusal_by_type_alone_names_port_and_type() -> None:
-    error = refusal("vae", "VAE")
+    error = not_transferable("vae", "VAE")
     assert isinstance(error, CannotTravel)
     assert error.details == {"port": "vae", "type": "VAE"}
     assert error.message.startswith("port 'vae' (VAE) cannot travel: it holds weights that live on a device; what travels is ")

@@ -1,4 +1,4 @@
-"""What every artifact store does."""
+"""The contract of every artifact store."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_chunks_are_any_part_of_the_bytes(store: ArtifactStore, start: int, stop
     assert all(0 < chunk.nbytes <= 65_536 for chunk in chunks)
 
 
-def test_missing_names_what_is_not_here_once_and_in_order(store: ArtifactStore) -> None:
+def test_missing_returns_absent_hashes_once_and_in_order(store: ArtifactStore) -> None:
     other, third = name_of(b"other"), name_of(b"third")
     assert store.missing([third, store.put(SMALL), other, third]) == [third, other]
 
@@ -86,7 +86,7 @@ def test_the_same_bytes_are_kept_once(make: Make) -> None:
 
 
 @pytest.mark.parametrize("act", ["nbytes", "read", "chunks", "path"])
-def test_what_is_not_here_is_an_unknown_artifact(store: ArtifactStore, act: str) -> None:
+def test_a_missing_hash_is_an_unknown_artifact(store: ArtifactStore, act: str) -> None:
     with pytest.raises(UnknownArtifact, match=name_of(SMALL)) as caught:
         getattr(store, act)(name_of(SMALL))
     assert caught.value.details["missing"] == [name_of(SMALL)]
@@ -94,12 +94,12 @@ def test_what_is_not_here_is_an_unknown_artifact(store: ArtifactStore, act: str)
 
 
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "A" * 64, "0" * 63, "0" * 65, "0" * 64 + "\n"])
-def test_a_text_that_is_no_hash_is_refused(store: ArtifactStore, name: str) -> None:
+def test_a_text_that_is_not_a_hash_is_refused(store: ArtifactStore, name: str) -> None:
     for act in (store.has, store.nbytes, store.read, store.chunks, store.path, store.writer):
-        with pytest.raises(InvalidArgument, match="names no artifact"):
+        with pytest.raises(InvalidArgument, match="Invalid artifact hash"):
             act(name)
     for many in (store.missing, lambda names: store.pin("job", names)):
-        with pytest.raises(InvalidArgument, match="names no artifact"):
+        with pytest.raises(InvalidArgument, match="Invalid artifact hash"):
             many([name])
 
 
@@ -125,7 +125,7 @@ def test_fewer_and_more_bytes_than_promised_are_corrupt(store: ArtifactStore) ->
     assert not store.has(name_of(SMALL))
 
 
-def test_bytes_that_are_written_to_meanwhile_are_stored_under_their_own_name_or_not_at_all(store: ArtifactStore) -> None:
+def test_put_mutable_stores_changing_bytes_under_their_own_hash_or_not_at_all(store: ArtifactStore) -> None:
     data = bytearray(LARGE)
     put_mutable(store, name_of(LARGE), memoryview(data))
     assert bytes(store.read(name_of(LARGE))) == LARGE
@@ -189,7 +189,7 @@ def test_what_is_pinned_is_not_evicted_until_its_last_owner_lets_go(make: Make) 
     store.put(b"x" * 2000)
     assert [store.has(digest) for digest in hashes] == [True, True, False, False]
     store.unpin("job")
-    store.unpin("nobody")
+    store.unpin("unknown")
     store.put(b"y" * 3000)
     assert [store.has(digest) for digest in hashes] == [True, False, False, False]
     store.unpin("call")

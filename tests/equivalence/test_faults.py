@@ -27,14 +27,14 @@ CALLER = """
 import sys
 from yggdrasill.remote import EndpointClient
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.calls import Call, perform
+from yggdrasill.remote.calls import Call, execute_remote_call
 from yggdrasill.remote.artifact_client import ArtifactClient
 url, token, path, orphan_after = sys.argv[1:]
 value, artifact_client = {"path": path, "x": 1}, ArtifactClient.shared()
 with artifact_client.pack(value) as packed:
     run = {"seed": 1, "path": [], "pass_index": 0}
     call = Call("gate", packed.wire, value, artifact_client, run, orphan_after=float(orphan_after))
-    loop_thread().run(perform(EndpointClient(url, token=token), call))
+    loop_thread().run(execute_remote_call(EndpointClient(url, token=token), call))
 """
 
 

@@ -31,7 +31,7 @@ from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation import Graph, ReusePool
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import EndpointRegistry
-from yggdrasill.remote.proxy import Proxy
+from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.stage import Stage, State
 from yggdrasill.values.handles import load_handles
 from yggdrasill.world import World
@@ -93,7 +93,7 @@ def compare(servers: Servers, local: Any, placed: Any, runs: Runs) -> list[Any]:
         heard.append(inputs)
     assert outcomes[1] == outcomes[0]
     assert_same_inputs(heard[1], heard[0])
-    if not isinstance(placed, Proxy):
+    if not isinstance(placed, RemotePart):
         assert told[1] == told[0]
     return outcomes[0]
 
@@ -117,15 +117,15 @@ def place(cls: Any, config: Mapping[str, Any], layout: Layout, registry: Endpoin
 
 
 def proxies_in(project: Any) -> int:
-    if isinstance(project, Proxy):
+    if isinstance(project, RemotePart):
         return 1
-    return sum(isinstance(part, Proxy) for _, part in project.walk()) if not isinstance(project, Graph) else 0
+    return sum(isinstance(part, RemotePart) for _, part in project.walk()) if not isinstance(project, Graph) else 0
 
 
 def case_counter(level: str, placed: Any, layout: Layout, local: Any) -> None:
     TALLY[level] += 1
     TALLY["cases with remote parts"] += bool(proxies_in(placed))
-    TALLY["placed whole"] += isinstance(placed, Proxy)
+    TALLY["placed whole"] += isinstance(placed, RemotePart)
     TALLY["with several remote parts"] += proxies_in(placed) > 1
     TALLY["with replicas"] += layout.has_replicas
     TALLY["with state"] += any(block.stateful for block in local.blocks())

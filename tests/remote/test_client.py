@@ -26,28 +26,27 @@ from yggdrasill.errors import (
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, RemoteGraph, RetryPolicy
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
-from yggdrasill.remote.transports.memory import Answer
-from yggdrasill.remote.transports.transport import Request
+from yggdrasill.remote.transports import HandlerResponse, Request
 
 GOOD = {"X-Yggdrasill-Protocol": "1"}
 CONTRACT = {"graph_id": "g", "kind": "graph", "hash": "h", "inputs": [{"name": "x"}], "outputs": [{"name": "y", "dtype": "any"}]}
 QUICK = RetryPolicy(first=0.2, later=0.3)
 
 
-def answer(document: Any, status: int = 200) -> Answer:
-    return Answer(status, json.dumps(document).encode(), GOOD)
+def answer(document: Any, status: int = 200) -> HandlerResponse:
+    return HandlerResponse(status, json.dumps(document).encode(), GOOD)
 
 
-def refusal(error: YggdrasillError, status: int) -> Answer:
+def refusal(error: YggdrasillError, status: int) -> HandlerResponse:
     return answer({"error": error.to_dict()}, status)
 
 
-def client_of(handler: Callable[[Request, bytes], Awaitable[Answer]]) -> EndpointClient:
+def client_of(handler: Callable[[Request, bytes], Awaitable[HandlerResponse]]) -> EndpointClient:
     return EndpointClient("http://memory", token="very-hidden", name="memory", transport=MemoryTransport(handler))
 
 
-def always(given: Answer | Exception) -> EndpointClient:
-    async def handler(request: Request, body: bytes) -> Answer:
+def always(given: HandlerResponse | Exception) -> EndpointClient:
+    async def handler(request: Request, body: bytes) -> HandlerResponse:
         if isinstance(given, Exception):
             raise given
         return given
@@ -58,13 +57,13 @@ def always(given: Answer | Exception) -> EndpointClient:
 class Script:
     """An endpoint whose jobs answer what was written down, in order, the last one for ever."""
 
-    def __init__(self, *answers: Answer | Exception) -> None:
+    def __init__(self, *answers: HandlerResponse | Exception) -> None:
         self.answers = list(answers)
         self.keys: list[str] = []
         self.paths: list[str] = []
         self.sent: list[bytes] = []
 
-    async def __call__(self, request: Request, body: bytes) -> Answer:
+    async def __call__(self, request: Request, body: bytes) -> HandlerResponse:
         path = request.url.removeprefix("http://memory/yggdrasill/v1")
         self.paths.append(f"{request.method} {path}")
         assert request.headers["Authorization"] == "Bearer very-hidden"
@@ -91,23 +90,23 @@ DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y"
 @pytest.mark.parametrize(
     "given, kind, said",
     [
-        (Answer(200, b"{}", {}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (Answer(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "no JSON object"),
-        (Answer(200, b"[1]", GOOD), ProtocolMismatch, "no JSON object"),
-        (Answer(200, b"{}", {"X-Yggdrasill-Protocol": "2"}), ProtocolMismatch, "protocol version 2"),
-        (Answer(404, b"not here", {}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (Answer(302, b"", {"Location": "http://elsewhere"}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (Answer(500, b"oops", GOOD), EndpointFailed, "HTTP 500"),
-        (Answer(503, b"starting", {}), EndpointUnreachable, "HTTP 503"),
+        (HandlerResponse(200, b"{}", {}), ProtocolMismatch, "no Yggdrasill protocol"),
+        (HandlerResponse(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "no JSON object"),
+        (HandlerResponse(200, b"[1]", GOOD), ProtocolMismatch, "no JSON object"),
+        (HandlerResponse(200, b"{}", {"X-Yggdrasill-Protocol": "2"}), ProtocolMismatch, "protocol version 2"),
+        (HandlerResponse(404, b"not here", {}), ProtocolMismatch, "no Yggdrasill protocol"),
+        (HandlerResponse(302, b"", {"Location": "http://elsewhere"}), ProtocolMismatch, "no Yggdrasill protocol"),
+        (HandlerResponse(500, b"oops", GOOD), EndpointFailed, "HTTP 500"),
+        (HandlerResponse(503, b"starting", {}), EndpointUnreachable, "HTTP 503"),
         (refusal(ProtocolMismatch("this endpoint speaks 2"), 426), ProtocolMismatch, "speaks 2"),
         (refusal(PayloadTooLarge("over the limit"), 413), PayloadTooLarge, "over the limit"),
         (answer({"error": {"type": "Surprise", "message": "new"}}, 500), EndpointFailed, "new"),
         (ConnectionResetError(104, "reset"), EndpointUnreachable, "broke"),
-        (Answer(200, b" " * (65 << 20), GOOD), LimitExceeded, "larger than"),
+        (HandlerResponse(200, b" " * (65 << 20), GOOD), LimitExceeded, "larger than"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_a_bad_answer_is_named_and_shows_no_token(given: Answer | Exception, kind: type[YggdrasillError], said: str) -> None:
+def test_a_bad_answer_is_named_and_shows_no_token(given: HandlerResponse | Exception, kind: type[YggdrasillError], said: str) -> None:
     with pytest.raises(kind) as caught:
         loop_thread().run(always(given).health())
     assert said in caught.value.message
@@ -206,7 +205,7 @@ def test_a_full_endpoint_hands_over_to_the_next() -> None:
         for name, script in (("full", full), ("free", free))
     }
 
-    async def deployable(script: Script, request: Request, body: bytes) -> Answer:
+    async def deployable(script: Script, request: Request, body: bytes) -> HandlerResponse:
         return answer({"created": True}) if request.method == "PUT" else await script(request, body)
 
     for name, script in (("full", full), ("free", free)):

@@ -13,7 +13,7 @@ from yggdrasill.executor.context import RunContext
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph, run_prompts_with
-from yggdrasill.remote.port_list import PortList, port_value, port_values
+from yggdrasill.remote.comfy_ports import PortList, port_value, port_values
 from yggdrasill.values import dumps, loads
 
 PROMPT: dict[str, Any] = {

@@ -18,7 +18,7 @@ from yggdrasill.errors import (
     UnknownEndpoint,
 )
 from yggdrasill.remote import EndpointRegistry, UrlResolver
-from yggdrasill.remote.placement import Part, Placement, match_keys
+from yggdrasill.remote.placement import Placement, ProjectPart, match_keys
 
 TEXT = """\
 # my machines
@@ -171,8 +171,8 @@ def test_a_disk_that_refuses_leaves_the_file_as_it_was(file: Path, monkeypatch: 
 # -- keys -----------------------------------------------------------------------------------------------------------
 
 
-def parts(*names: str) -> list[Part]:
-    return [Part(tuple(name.split("/"))) for name in names]
+def parts(*names: str) -> list[ProjectPart]:
+    return [ProjectPart(tuple(name.split("/"))) for name in names]
 
 
 def test_of_several_keys_the_longest_holds() -> None:
@@ -211,7 +211,7 @@ def test_a_whole_path_goes_before_one_that_begins_with_the_projects_id() -> None
 
 
 def test_a_part_is_also_named_by_its_own_id() -> None:
-    part = Part.of_config(("node_1",), {"graph_config": {"graph_id": "terrain", "nodes": []}})
+    part = ProjectPart.of_config(("node_1",), {"graph_config": {"graph_id": "terrain", "nodes": []}})
     assert part.is_named_by("terrain")
     assert part.is_named_by("node_1")
     assert not part.is_named_by("other")

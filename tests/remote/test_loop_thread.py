@@ -158,8 +158,8 @@ def test_shared_things_are_made_once_and_closed_with_the_bridge() -> None:
             closed.append(self)
 
     made.run(later(1))
-    thing = made.keep("thing", Thing)
-    assert made.keep("thing", Thing) is thing
+    thing = made.shared("thing", Thing)
+    assert made.shared("thing", Thing) is thing
     made.close()
     assert closed == [thing]
 

@@ -23,8 +23,7 @@ from yggdrasill.foundation import BlockRegistry, Graph, ReusePool
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import Endpoint, EndpointRegistry, RemoteGraph, RetryPolicy
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.remote_stage import RemoteStage
-from yggdrasill.remote.remote_world import RemoteWorld
+from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
 from yggdrasill.stage import Stage, State
 from yggdrasill.world import World
 

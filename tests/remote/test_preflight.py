@@ -11,8 +11,7 @@ import pytest
 from samples.endpoints import EndpointProcess
 from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType
 from yggdrasill.remote import RemoteWorkflow
-from yggdrasill.remote.node_forms import differences, form_of
-from yggdrasill.remote.preflight import check_workflow, compare_with
+from yggdrasill.remote.preflight import check_workflow, class_signature, set_local_comfy, signature_differences
 
 #: As `samples.prompts` has them, which only an endpoint process may load.
 FORM: dict[str, Any] = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}
@@ -80,7 +79,7 @@ def form(**changes: Any) -> dict[str, Any]:
             del target[key]
         else:
             target[key] = value
-    return form_of(changed)
+    return class_signature(changed)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +104,7 @@ def test_only_what_a_prompt_uses_of_a_class_makes_a_difference(there: dict[str, 
         "1": {"class_type": "Mix", "inputs": {"x": 1, "mode": "a", "ports.p0": ["2", 0]}},
         "2": {"class_type": "Other", "inputs": {"z": ["1", 0], "w": 5}},
     }
-    assert differences(prompt, "Mix", form(), there) == said
+    assert signature_differences(prompt, "Mix", form(), there) == said
 
 
 class Own:
@@ -133,8 +132,8 @@ def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
 
 @pytest.fixture
 def compared() -> Iterator[Callable[[Own], None]]:
-    yield compare_with
-    compare_with(None)
+    yield set_local_comfy
+    set_local_comfy(None)
 
 
 PROMPT: dict[str, Any] = {

@@ -129,7 +129,7 @@ class Caller:
 
     def events(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Kind and data of every event of a finished job."""
-        from yggdrasill.remote.events import follow
+        from yggdrasill.remote.calls import follow
         from yggdrasill.remote.retry import Retry
 
         async def read() -> list[tuple[str, dict[str, Any]]]:
@@ -141,7 +141,7 @@ class Caller:
         """The events of a job so far."""
         import asyncio
 
-        from yggdrasill.remote.events import read_events
+        from yggdrasill.remote.calls import read_events
 
         found: list[tuple[str, dict[str, Any]]] = []
 

@@ -178,7 +178,7 @@ class Interpreter:
         outputs: list[list[Any]] = []
         for slot in range(len(schema.outputs)):
             column = [row[slot] for row in rows]
-            if schema.gives_list(slot):
+            if schema.is_list_output(slot):
                 outputs.append([each for value in column for each in ([value] if value is BLOCKED else value)])
             else:
                 outputs.append(column)

@@ -119,7 +119,7 @@ def _made(schema: NodeSchema, values: Mapping[str, Any]) -> tuple[Any, ...]:
             found.append(Heavy(name))
         elif kind == "CONDITIONING":
             found.append((name, *(value for value in _flat(values.values()) if isinstance(value, Heavy) and "CONTROL" in value.name)))
-        elif schema.gives_list(slot):
+        elif schema.is_list_output(slot):
             found.append([short_hash(name, index) for index in range(1 + _number(name) % 3)])
         else:
             found.append(name)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from samples.projects import SHARED, graph_of_kind
 from samples.worlds import canonical_config
 from yggdrasill.remote import EndpointRegistry
-from yggdrasill.remote.placement import Part, Placement
+from yggdrasill.remote.placement import Placement, ProjectPart
 
 __all__ = ["Layout", "extended_world_configs", "layouts", "travelling"]
 
@@ -44,7 +44,7 @@ class Layout:
 def layouts(draw: st.DrawFn, config: Mapping[str, Any], endpoints: Sequence[str], root_id: str | None = None) -> Layout:
     """Any placement of a project's parts, at every level, but not of all parts here; with ``root_id`` perhaps of the whole project."""
     places = st.sampled_from(["local", *endpoints, *endpoints, *_replicas(endpoints)])
-    parts = [part.name for part in Part.of_config((), config).walk() if part.path]
+    parts = [part.name for part in ProjectPart.of_config((), config).walk() if part.path]
     share = draw(st.sampled_from([1, 2, 4]))
     graphs = {name: draw(places) for name in parts if draw(st.integers(1, 4)) <= share}
     if root_id is not None and root_id not in parts and draw(st.integers(1, 5)) == 1:

@@ -13,11 +13,11 @@ import torch
 from hypothesis import strategies as st
 
 from yggdrasill.values import Opaque
-from yggdrasill.values.tensors import DTYPES
+from yggdrasill.values.tensors import TORCH_DTYPE_NAMES
 
 __all__ = ["arrays", "keys", "numbers", "same", "scalars", "tensors", "travelled", "trees"]
 
-TORCH_DTYPES = [getattr(torch, name) for name in sorted(DTYPES) if getattr(torch, name, None) is not None]
+TORCH_DTYPES = [getattr(torch, name) for name in sorted(TORCH_DTYPE_NAMES) if getattr(torch, name, None) is not None]
 #: Those whose values torch can print, as a failing property must.
 COMMON_DTYPES = [
     dtype

@@ -1,4 +1,4 @@
-"""Bytes that are truncated, altered, hostile or too large give one clear error of ours, before memory is taken."""
+"""Truncated, altered, hostile or oversized bytes raise one of our errors before memory is allocated."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ modest = settings(max_examples=150, deadline=None)
 
 
 def seal(header: bytes | dict[str, Any], body: bytes = b"", *, version: int = FORMAT_VERSION) -> bytes:
-    """An envelope with right checksums around whatever header and body."""
+    """Return an envelope with correct checksums around any header and body."""
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     gap = bytes(-len(text) % 64) if body else b""
     prefix = struct.pack("<8sIIQQ", MAGIC, version, 0, len(text), PREFIX_BYTES + len(text) + len(gap) + len(body))
@@ -71,7 +71,7 @@ def test_a_newer_version_is_named() -> None:
         loads(seal({"payloads": [], "value": 1}, version=2))
 
 
-def test_what_is_no_bytes_is_refused() -> None:
+def test_a_value_that_is_not_bytes_is_refused() -> None:
     for data in (3, "text", None):
         with pytest.raises(InvalidArgument):
             loads(data)  # type: ignore[arg-type]
@@ -191,7 +191,7 @@ def test_hostile_headers_with_right_checksums_give_a_value_or_our_error(entries:
         b'{"payloads":[],"value":{"a":1,"$tuple":[]}}',
     ],
 )
-def test_headers_no_encoder_writes_are_corrupt(header: bytes) -> None:
+def test_headers_that_no_encoder_writes_are_corrupt(header: bytes) -> None:
     with pytest.raises(CorruptData):
         loads(seal(header))
 

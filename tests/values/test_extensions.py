@@ -1,4 +1,4 @@
-"""Types the codec is taught, and those it was not."""
+"""Types that are registered with the codec, and types that are not."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def test_a_later_version_is_written_and_the_earlier_stays_readable() -> None:
     assert from_json(old).y == 2.0
 
 
-def test_an_unknown_type_stays_opaque_and_travels_on_as_the_same_bytes() -> None:
-    sent = {"seen": [Opaque("nobody.knows", 3, {"bits": torch.rand(3, 2).t(), "k": (1, {2: b"x" * 600})}), 5]}
+def test_an_unknown_type_stays_opaque_and_encodes_to_the_same_bytes() -> None:
+    sent = {"seen": [Opaque("unknown.type", 3, {"bits": torch.rand(3, 2).t(), "k": (1, {2: b"x" * 600})}), 5]}
     data = dumps(sent)
     kept = loads(data)
     assert type(kept["seen"][0]) is Opaque
-    assert (kept["seen"][0].tag, kept["seen"][0].version) == ("nobody.knows", 3)
+    assert (kept["seen"][0].tag, kept["seen"][0].version) == ("unknown.type", 3)
     assert dumps(kept) == data
 
 
@@ -105,7 +105,7 @@ def test_fractions_and_ordered_dicts_are_built_in() -> None:
 
 
 @pytest.mark.parametrize("state", [[1, 0], [2, 4], [1.0, 2], [1], 3, [1, True]])
-def test_fractions_no_encoder_writes_are_corrupt(state: Any) -> None:
+def test_fractions_that_no_encoder_writes_are_corrupt(state: Any) -> None:
     with pytest.raises(CorruptData):
         from_json({"$ext": ["fraction", 1, state]})
 

@@ -1,4 +1,4 @@
-"""The bytes of version 1, kept: today's encoder writes exactly these, and today's decoder reads them.
+"""The bytes of version 1: the encoder writes exactly these, and the decoder reads them.
 
 ``python tests/values/test_golden.py`` writes the files that are missing; an existing file is never rewritten.
 """

@@ -1,4 +1,4 @@
-"""Dicts that are packed item by item, while somebody may still be at work on them."""
+"""Dicts that are packed item by item, while other threads may still change them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def opened(packed: Any, store: ArtifactStore) -> Any:
 
 
 @pytest.mark.parametrize("early", [[], ["image"], ["", "mask"], list(reversed(WHOLE))], ids=str)
-def test_it_holds_what_pack_gives_whichever_items_came_early(store: ArtifactStore, early: list[str]) -> None:
+def test_the_streamed_dict_equals_the_packed_one(store: ArtifactStore, early: list[str]) -> None:
     packer = StreamingPacker(store, "job")
     for key in early:
         packer.add(key, WHOLE[key])
@@ -61,7 +61,7 @@ def test_an_item_is_what_it_was_when_it_was_added(store: ArtifactStore) -> None:
     assert [float(got[key][0]) for key in ("first", "second", "third")] == [0.0, 1.0, 2.0]
 
 
-def test_what_cannot_travel_is_said_at_the_end_with_its_place(store: ArtifactStore) -> None:
+def test_an_item_that_cannot_be_packed_is_reported_by_finish_with_its_location(store: ArtifactStore) -> None:
     packer = StreamingPacker(store, "job")
     whole = {"good": torch.zeros(9000), "bad": [object()]}
     for key, value in whole.items():
@@ -70,14 +70,14 @@ def test_what_cannot_travel_is_said_at_the_end_with_its_place(store: ArtifactSto
         packer.finish(whole)
 
 
-def test_keys_that_json_cannot_spell_are_kept(store: ArtifactStore) -> None:
+def test_keys_that_json_cannot_represent_are_kept(store: ArtifactStore) -> None:
     whole = {"\ud800": torch.zeros(9000), "plain": 1}
     packer = StreamingPacker(store, "job")
     packer.add("\ud800", whole["\ud800"])
     assert bits(opened(packer.finish(whole), store)) == bits(whole)
 
 
-def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
+def test_a_closed_packer_accepts_no_items(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     packer = StreamingPacker(store, "job")
     packer.close()
@@ -87,7 +87,7 @@ def test_nothing_is_taken_after_the_end(tmp_path: Path) -> None:
 
 
 class _Disturbed(DiskStore):
-    """Somebody writes to ``tensor`` between its hash and its way to the disk."""
+    """A store that changes ``tensor`` after it is hashed and before it is written."""
 
     tensor: torch.Tensor
 

@@ -1,4 +1,4 @@
-"""Values in messages: lossless, by reference where large, and safe to read from anybody."""
+"""The wire form: lossless, by reference for large payloads, and safe to read from untrusted senders."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_equal_tensors_get_memory_of_their_own(writable: bool) -> None:
     store, tensor = MemoryStore(), torch.rand(100, 100)
     with pack([tensor, tensor.clone()], store, owner="job") as packed:
         store.unpin("job")
-        first, second = unpack(packed.wire, lambda ref: store.take(ref.hash) if writable else store.read(ref.hash))
+        first, second = unpack(packed.wire, lambda ref: store.pop(ref.hash) if writable else store.read(ref.hash))
     first.zero_()
     assert torch.equal(second, tensor)
 
@@ -167,7 +167,7 @@ def test_a_value_that_cannot_travel_leaves_nothing_in_the_store(owner: str | Non
     store = MemoryStore()
     with pytest.raises(CannotTravel, match=r'value\["b"\]'):
         pack({"a": torch.rand(100, 100), "b": object()}, store, owner=owner)
-    assert not store._held
+    assert not store._borrowed
     assert not store._kept
     assert not store._pins
 

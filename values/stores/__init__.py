@@ -1,4 +1,4 @@
-"""Artifact stores: the protocol (`base`), in memory (`memory`) and on disk (`disk`)."""
+"""Artifact stores: the protocol (`base`), a store in memory (`memory`) and one on disk (`disk`)."""
 
 from yggdrasill.values.stores.base import ArtifactStore, ArtifactWriter
 from yggdrasill.values.stores.disk import DiskStore

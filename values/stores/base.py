@@ -1,4 +1,7 @@
-"""Artifacts: immutable bytes named by their blake3, and what every store of them offers (`memory`, `disk`)."""
+"""The protocol of artifact stores, the base of their writers, and the checks and errors that the stores share.
+
+An artifact is immutable bytes named by their BLAKE3 hash.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, StorageFailed, UnknownArtifact
+from yggdrasill.values.payload import blake3_hex
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -23,8 +27,8 @@ __all__ = [
     "ArtifactStore",
     "ArtifactWriter",
     "check_hash",
-    "check_put",
     "check_size",
+    "checked_digest",
     "over_quota",
     "put_mutable",
     "span_of",
@@ -33,81 +37,87 @@ __all__ = [
 
 CHUNK_BYTES = 1 << 20
 MAX_ARTIFACT_BYTES = 64 << 30
-"""The largest artifact a store takes unless told otherwise."""
+"""The default size limit of one artifact."""
 
-#: Below so many bytes another thread costs more than it gains.
-_BESIDE_FROM = 256 << 10
+# Below this size, a second thread costs more than it saves.
+_THREADED_FROM = 256 << 10
 _HASHERS = 4
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
 class ArtifactStore(Protocol):
-    """Bytes by the blake3 of their content; safe to use from several threads.
+    """Bytes by the BLAKE3 of their content; safe to use from several threads.
 
-    Every method that takes a hash raises `InvalidArgument` for a text that is none. ``read``, ``chunks``, ``path``, ``missing``
-    and ``put`` count as use: what was not used for longest is evicted first.
+    Every method that takes a hash raises `InvalidArgument` for a text that is not one. ``read``, ``chunks``, ``path``, ``missing``
+    and ``put`` count as use; the least recently used artifact is evicted first.
     """
 
     store_id: str
-    """Random text, the same for all who share these bytes: between equal ids a reference suffices."""
+    """Random text, equal for all users of the same bytes: between equal ids a reference is sufficient."""
 
-    def has(self, hash: str) -> bool:  # noqa: A002 - the word of the protocol
-        """Whether the bytes are here."""
+    def has(self, hash: str) -> bool:  # noqa: A002 - the protocol's word
+        """Return whether the store has the artifact."""
         ...
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
-        """Those of ``hashes`` that are not here, each once, in order."""
+        """Return those of ``hashes`` that the store lacks, each once, in order."""
         ...
 
     def nbytes(self, hash: str) -> int:  # noqa: A002
-        """Length in bytes; raises `UnknownArtifact`."""
+        """Return the length in bytes; raises `UnknownArtifact`."""
         ...
 
     def put(self, data: bytes | bytearray | memoryview, *, hash: str | None = None, verify: bool = True) -> str:  # noqa: A002
-        """Keep a copy of ``data`` and give its hash. A ``hash`` is compared; with ``verify=False`` it is believed unseen.
+        """Store a copy of ``data`` and return its hash. If ``hash`` is given it is verified; with ``verify=False`` it is trusted.
 
-        Raises `CorruptData` (another hash), `LimitExceeded` (larger than the store takes), `StorageFailed` (quota, disk).
+        Raises `CorruptData` (different hash), `LimitExceeded` (larger than the store accepts), `StorageFailed` (quota, disk).
         """
         ...
 
     def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
-        """Take bytes in chunks; ``expected`` hash and ``nbytes`` are held to. Raises as `put`, before the first chunk if it can."""
+        """Return a writer for bytes in chunks that verifies ``expected`` (hash) and ``nbytes``.
+
+        Raises as `put`, before the first chunk if possible.
+        """
         ...
 
     def read(self, hash: str) -> memoryview:  # noqa: A002
-        """All bytes: read-only, or writable where writing cannot reach the store. Raises `UnknownArtifact`."""
+        """Return all bytes: read-only, or writable if writes do not reach the store. Raises `UnknownArtifact`."""
         ...
 
     def chunks(self, hash: str, start: int = 0, stop: int | None = None, size: int = CHUNK_BYTES) -> Iterator[memoryview]:  # noqa: A002
-        """The bytes from ``start`` up to ``stop``, at most ``size`` at a time. Raises `UnknownArtifact` when called."""
+        """Return an iterator over the bytes from ``start`` to ``stop``, at most ``size`` at a time.
+
+        Raises `UnknownArtifact` when called. The iterator yields all bytes even if the artifact is evicted meanwhile.
+        """
         ...
 
     def path(self, hash: str) -> Path | None:  # noqa: A002
-        """The file that holds the bytes, to be read only; None if there is none. Raises `UnknownArtifact`."""
+        """Return the file of the artifact, for reading only; None for a store without files. Raises `UnknownArtifact`."""
         ...
 
     def pin(self, owner: str, hashes: Iterable[str]) -> None:
-        """Keep ``hashes`` from eviction until ``unpin(owner)``; they may arrive later."""
+        """Protect ``hashes`` from eviction until ``unpin(owner)``; the artifacts may be stored later."""
         ...
 
     def unpin(self, owner: str) -> None:
-        """Give up all pins of ``owner``; nothing happens if it has none."""
+        """Release all pins of ``owner``; does nothing if it has none."""
         ...
 
 
 class ArtifactWriter(ABC):
-    """Bytes on their way into a store: ``write`` chunks, then ``commit``; whatever else happens, nothing is kept.
+    """A write of one artifact: ``write`` chunks, then ``commit``. Without a commit nothing is stored.
 
-    A context manager that aborts unless ``commit`` was called inside.
+    A context manager that aborts unless ``commit`` was called.
     """
 
     def __init__(self, *, expected: str | None, nbytes: int | None, limit: int) -> None:
         from blake3 import blake3
 
         self._expected = None if expected is None else check_hash(expected)
-        self._promised = nbytes
+        self._expected_bytes = nbytes
         self._limit = limit
-        self._taken = 0
+        self._written = 0
         self._open = True
         self._hasher = blake3()
         if nbytes is not None:
@@ -121,40 +131,40 @@ class ArtifactWriter(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Bytes taken so far."""
-        return self._taken
+        """Bytes written so far."""
+        return self._written
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Take the next bytes.
+        """Append ``chunk``.
 
-        Raises `CorruptData` (more than promised), `LimitExceeded` or `StorageFailed`; the writer is aborted then.
+        Raises `CorruptData` (more bytes than expected), `LimitExceeded` or `StorageFailed`, and aborts the writer.
         """
         self._require_open()
         view = memoryview(chunk).cast("B")
         try:
-            taken = self._taken + view.nbytes
-            if self._promised is not None and taken > self._promised:
-                raise self._corrupt(f"has more than the {self._promised} bytes it was said to have")
-            check_size(taken, self._limit)
+            written = self._written + view.nbytes
+            if self._expected_bytes is not None and written > self._expected_bytes:
+                raise self._corrupt(f"has more than the expected {self._expected_bytes} bytes")
+            check_size(written, self._limit)
             with self._hashing(view):
                 self._append(view)
-            self._taken = taken
+            self._written = written
         except BaseException:
             self.abort()
             raise
 
     def commit(self) -> str:
-        """Make the bytes an artifact and give its hash.
+        """Store the artifact and return its hash.
 
-        Raises `CorruptData` if hash or length are not the promised ones, `StorageFailed`; nothing is kept then.
+        Raises `CorruptData` if hash or length differ from the expected ones, or `StorageFailed`; nothing is stored then.
         """
         self._require_open()
         try:
             digest = self._hasher.hexdigest()
-            if self._promised is not None and self._taken != self._promised:
-                raise self._corrupt(f"ends after {self._taken} of {self._promised} bytes")
+            if self._expected_bytes is not None and self._written != self._expected_bytes:
+                raise self._corrupt(f"ends after {self._written} of {self._expected_bytes} bytes")
             if self._expected is not None and digest != self._expected:
-                raise self._corrupt(f"has blake3 {digest}")
+                raise self._corrupt(f"has BLAKE3 {digest}")
             self._keep(digest)
         except BaseException:
             self.abort()
@@ -163,15 +173,15 @@ class ArtifactWriter(ABC):
         return digest
 
     def abort(self) -> None:
-        """Keep nothing; does nothing after `commit`."""
+        """Discard the bytes; does nothing after `commit`."""
         if self._open:
             self._open = False
             self._discard()
 
     @contextmanager
     def _hashing(self, view: memoryview) -> Iterator[None]:
-        """Hash ``view`` while this is open: beside the writing, where there is enough to hash."""
-        if view.nbytes < _BESIDE_FROM:
+        """Hash ``view`` while the context is open, on another thread if it is large enough."""
+        if view.nbytes < _THREADED_FROM:
             self._hasher.update(view)
             yield
             return
@@ -183,7 +193,7 @@ class ArtifactWriter(ABC):
 
     def _require_open(self) -> None:
         if not self._open:
-            raise InvalidArgument("the writer of this artifact is closed; ask the store for a new writer()")
+            raise InvalidArgument("the writer of this artifact is closed; call writer() again")
 
     def _corrupt(self, what: str) -> CorruptData:
         name = "the artifact" if self._expected is None else f"artifact {self._expected}"
@@ -191,15 +201,15 @@ class ArtifactWriter(ABC):
 
     @abstractmethod
     def _append(self, chunk: memoryview) -> None:
-        """Take ``chunk``; its memory is the caller's again afterwards."""
+        """Append ``chunk``; its memory is not used after the return."""
 
     @abstractmethod
     def _keep(self, digest: str) -> None:
-        """Name what was taken."""
+        """Store the written bytes under ``digest``."""
 
     @abstractmethod
     def _discard(self) -> None:
-        """Forget what was taken; must not raise."""
+        """Discard the written bytes; must not raise."""
 
 
 @lru_cache(maxsize=1)
@@ -208,9 +218,9 @@ def _hashers() -> ThreadPoolExecutor:
 
 
 def check_hash(hash: str) -> str:  # noqa: A002
-    """``hash`` if it is the hex form of a blake3, else `InvalidArgument`."""
+    """Return ``hash`` if it is the hex form of a BLAKE3; raise `InvalidArgument` otherwise."""
     if type(hash) is not str or not _HASH.fullmatch(hash):
-        raise InvalidArgument(f"{str(hash)[:80]!r} names no artifact; a name is the blake3 of the bytes in 64 lower-case hex digits")
+        raise InvalidArgument(f"Invalid artifact hash {str(hash)[:80]!r}. Expected the BLAKE3 of the bytes in 64 lower-case hex digits.")
     return hash
 
 
@@ -225,42 +235,49 @@ def check_size(nbytes: int, limit: int) -> None:
         )
 
 
-def check_put(view: memoryview, digest: str, promised: str | None) -> None:
-    """Raise `CorruptData` if ``promised`` is given and is not the ``digest`` of ``view``."""
-    if promised is not None and digest != promised:
-        raise CorruptData(f"the {view.nbytes} bytes given as artifact {promised} have blake3 {digest}; send them again", hash=promised)
+def checked_digest(view: memoryview, expected: str | None, *, verify: bool) -> str:
+    """Return the hash of ``view``; ``expected`` is trusted without ``verify``, else `CorruptData` is raised if it differs."""
+    if expected is not None and not verify:
+        return check_hash(expected)
+    digest = blake3_hex(view)
+    if expected is not None and digest != check_hash(expected):
+        raise CorruptData(f"the {view.nbytes} bytes sent as artifact {expected} have BLAKE3 {digest}; send them again", hash=expected)
+    return digest
 
 
 def put_mutable(store: ArtifactStore, hash: str, data: memoryview) -> None:  # noqa: A002
-    """Store ``data``, which others may write to meanwhile, under its ``hash``: what is hashed are the very bytes that are stored.
+    """Store ``data`` under ``hash`` although other threads may write to it: the bytes that are stored are the bytes that are hashed.
 
     Raises:
-        CorruptData: they are not those of ``hash`` (any more). LimitExceeded, StorageFailed
+        CorruptData: the bytes are no longer those of ``hash``.
+        LimitExceeded, StorageFailed: as `ArtifactStore.put`.
     """
     with store.writer(hash, data.nbytes) as writer:
-        for place in range(0, data.nbytes, CHUNK_BYTES):
-            writer.write(bytes(data[place : place + CHUNK_BYTES]))
+        for start in range(0, data.nbytes, CHUNK_BYTES):
+            writer.write(bytes(data[start : start + CHUNK_BYTES]))
         writer.commit()
 
 
 def span_of(nbytes: int, start: int, stop: int | None, size: int) -> tuple[int, int]:
-    """First byte and end of ``data[start:stop]`` for ``nbytes`` of data; raises `InvalidArgument` for a ``size`` of chunks below 1."""
+    """Return the first byte and the end of ``data[start:stop]`` for ``nbytes`` of data; raise `InvalidArgument` for a chunk ``size`` below 1."""
     if size < 1:
-        raise InvalidArgument(f"chunks of {size} bytes cannot be; give a size from 1 on")
+        raise InvalidArgument(f"Invalid chunk size {size}. It must be at least 1.")
     first, end, _ = slice(start, stop).indices(nbytes)
     return first, end
 
 
 def unknown_artifact(hash: str) -> UnknownArtifact:  # noqa: A002
-    """The error for bytes that are not here (any more)."""
-    return UnknownArtifact(f"artifact {hash} is not in this store; it never came or was evicted, send it again", hash=hash, missing=[hash])
+    """Return the error for an artifact that the store lacks."""
+    return UnknownArtifact(
+        f"artifact {hash} is not in this store: it was never stored or was evicted; send it again", hash=hash, missing=[hash]
+    )
 
 
 def over_quota(nbytes: int, quota: int, pinned_bytes: int, pins: int) -> StorageFailed:
-    """The error for bytes that find no room beside those that must stay."""
+    """Return the error for an artifact that does not fit beside the pinned ones."""
     return StorageFailed(
         f"no room for an artifact of {nbytes} bytes: the quota is {quota} bytes, and {pins} artifacts of {pinned_bytes} bytes are pinned by "
-        "running jobs or calls; let them end, raise the quota, or send less at once",
+        "running jobs or calls; wait for them to finish, raise the quota, or send less at once",
         quota=quota,
         pins=pins,
         pinned_bytes=pinned_bytes,

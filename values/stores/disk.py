@@ -1,6 +1,7 @@
-"""Artifacts in a folder that several processes may share: ``objects/ab/cd/<hash>``, and beside them pins, arrivals and the store's id.
+"""A store in a folder that several processes may share.
 
-Who keeps which artifacts of a shared folder: a folder for each open store, in it an empty file for each hash it pins.
+The folder has ``objects/ab/cd/<hash>`` with the artifacts, ``incoming`` with partial files, ``pins`` with a folder for each open
+store and in it an empty file for each hash it pins, the file ``store-id``, and ``used`` with the bytes in use.
 """
 
 from __future__ import annotations
@@ -20,40 +21,37 @@ from pathlib import Path
 
 from yggdrasill.errors import StorageFailed
 from yggdrasill.values.files import write_file
-from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.base import (
     CHUNK_BYTES,
     MAX_ARTIFACT_BYTES,
     ArtifactStore,
     ArtifactWriter,
     check_hash,
-    check_put,
     check_size,
+    checked_digest,
     over_quota,
     span_of,
     unknown_artifact,
 )
-from yggdrasill.values.stores.disk_files import FileLock, PartialFile, read_chunks, read_file, using
+from yggdrasill.values.stores.disk_files import FileLock, PartialFile, read_chunks, read_file, storage_errors
 
 __all__ = ["GRACE_S", "DiskStore", "PinFolder", "read_store_id"]
 
-_MANY = 1000
+GRACE_S = 600.0
+"""Seconds that the pins of a process outlive it, so that a process that was killed can restart and pin again."""
+
+_MANY_OBJECTS = 1000
 _ID_FILE = "store-id"
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
-
-
-@dataclass(frozen=True)
-class _Object:
-    path: Path
-    nbytes: int
-    used_ns: int
+_LOCK_FILE = "lock"
+_DEAD_FILE = "left"
 
 
 class DiskStore(ArtifactStore):
     """An `ArtifactStore` in a folder. Large artifacts are read as copy-on-write maps of their files.
 
-    Processes with a store on the same folder see one another's artifacts and never evict one another's pins. ``quota_bytes`` bounds
-    the artifacts in the folder, whoever wrote them. Files survive the death of the process; with ``durable`` also a power cut.
+    Processes with a store on the same folder share its artifacts and never evict one another's pins. ``quota_bytes`` bounds the
+    artifacts of all processes together. Files survive the end of the process; with ``durable`` also a power failure.
 
     Raises:
         StorageFailed: the folder cannot be used.
@@ -76,51 +74,49 @@ class DiskStore(ArtifactStore):
         self._pins: dict[str, set[str]] = {}
         self._pin_counts: Counter[str] = Counter()
         self._pins_lock = threading.Lock()
-        with using(self.folder):
-            for place in (self._objects, self._incoming):
-                place.mkdir(parents=True, exist_ok=True)
-            with self._alone():
+        with storage_errors(self.folder):
+            for subfolder in (self._objects, self._incoming):
+                subfolder.mkdir(parents=True, exist_ok=True)
+            with self._locked():
                 self.store_id = self._read_id()
                 self._folder_pins = PinFolder(self.folder / "pins")
-                self._remove_leftovers()
-        # not the store's own method, which would keep it alive
+                self._remove_abandoned()
+        # A method of the pins, because a method of the store would keep the store alive.
         self._end = weakref.finalize(self, self._folder_pins.close)
 
     def close(self) -> None:
-        """End; what is still pinned stays so for ten minutes, for a successor to pin again."""
+        """Close the store; remaining pins last for `GRACE_S` more, so that a successor can pin the artifacts again."""
         self._end()
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of the artifacts in the folder, whoever wrote them."""
-        with using(self.folder), self._alone():
+        """Bytes of all artifacts in the folder, of this and other processes."""
+        with storage_errors(self.folder), self._locked():
             return self._read_used()
 
     def has(self, hash: str) -> bool:  # noqa: A002
-        return self._place(hash).is_file()
+        return self._path_of(hash).is_file()
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
-        return [hash for hash in dict.fromkeys(hashes) if not self._touch(self._place(hash))]  # noqa: A001
+        return [hash for hash in dict.fromkeys(hashes) if not self._touch(self._path_of(hash))]  # noqa: A001
 
     def nbytes(self, hash: str) -> int:  # noqa: A002
         try:
-            return self._place(hash).stat().st_size
+            return self._path_of(hash).stat().st_size
         except FileNotFoundError as error:
             raise unknown_artifact(hash) from error
 
     def put(self, data: bytes | bytearray | memoryview, *, hash: str | None = None, verify: bool = True) -> str:  # noqa: A002
         view = memoryview(data).cast("B")
         check_size(view.nbytes, self.max_artifact_bytes)
-        promised = None if hash is None else check_hash(hash)
-        digest = blake3_hex(view) if verify or promised is None else promised
-        check_put(view, digest, promised)
-        if not self._touch(self._place(digest)):
-            arrival = PartialFile(self._part(), durable=self.durable)
+        digest = checked_digest(view, hash, verify=verify)
+        if not self._touch(self._path_of(digest)):
+            partial = PartialFile(self._partial_path(), durable=self.durable)
             try:
-                arrival.write(view)
-                self._adopt(arrival, digest)
+                partial.write(view)
+                self._adopt(partial, digest)
             finally:
-                arrival.discard()
+                partial.discard()
         return digest
 
     def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
@@ -128,18 +124,18 @@ class DiskStore(ArtifactStore):
 
     def read(self, hash: str) -> memoryview:  # noqa: A002
         nbytes = self.nbytes(hash)
-        path = self._place(hash)
+        path = self._path_of(hash)
         self._touch(path)
         return read_file(path, nbytes, hash)
 
     def chunks(self, hash: str, start: int = 0, stop: int | None = None, size: int = CHUNK_BYTES) -> Iterator[memoryview]:  # noqa: A002
         first, end = span_of(self.nbytes(hash), start, stop, size)
-        path = self._place(hash)
+        path = self._path_of(hash)
         self._touch(path)
         return read_chunks(path, hash, first, end, size)
 
     def path(self, hash: str) -> Path | None:  # noqa: A002
-        path = self._place(hash)
+        path = self._path_of(hash)
         if not self._touch(path):
             raise unknown_artifact(hash)
         return path
@@ -147,7 +143,7 @@ class DiskStore(ArtifactStore):
     def pin(self, owner: str, hashes: Iterable[str]) -> None:
         with self._pins_lock:
             fresh = set(map(check_hash, hashes)) - self._pins.get(owner, set())
-            with using(self.folder), self._alone():
+            with storage_errors(self.folder), self._locked():
                 for digest in fresh:
                     if not self._pin_counts[digest]:
                         self._folder_pins.add(digest)
@@ -162,26 +158,26 @@ class DiskStore(ArtifactStore):
                     del self._pin_counts[digest]
                     self._folder_pins.remove(digest)
 
-    def _place(self, hash: str) -> Path:  # noqa: A002
+    def _path_of(self, hash: str) -> Path:  # noqa: A002
         check_hash(hash)
         return self._objects / hash[:2] / hash[2:4] / hash
 
-    def _part(self) -> Path:
+    def _partial_path(self) -> Path:
         return self._incoming / f"{self._folder_pins.name}-{uuid.uuid4().hex}.part"
 
-    def _alone(self) -> FileLock:
-        return FileLock(self.folder / "lock")
+    def _locked(self) -> FileLock:
+        return FileLock(self.folder / _LOCK_FILE)
 
     @staticmethod
     def _touch(path: Path) -> bool:
-        """Note that the artifact was used, for eviction; False if it is not there."""
+        """Record the use of an artifact for eviction; return False if the file does not exist."""
         now = time.time_ns()
         try:
             os.utime(path, ns=(now, now))
         except FileNotFoundError:
             return False
         except OSError:
-            # another user's file on a shared folder: readable, its time not ours to set
+            # On a shared folder, another user's file may be readable without permission to set its time.
             return path.is_file()
         return True
 
@@ -191,33 +187,33 @@ class DiskStore(ArtifactStore):
             write_file(path, uuid.uuid4().hex.encode(), durable=True)
         return read_store_id(self.folder)
 
-    def _remove_leftovers(self) -> None:
-        """Remove what killed writers left."""
-        for part in self._incoming.iterdir():
-            if not self._folder_pins.is_alive(part.name.partition("-")[0]):
-                part.unlink(missing_ok=True)
+    def _remove_abandoned(self) -> None:
+        """Remove the partial files of writers that were killed."""
+        for path in self._incoming.iterdir():
+            if not self._folder_pins.is_alive(path.name.partition("-")[0]):
+                path.unlink(missing_ok=True)
 
-    def _adopt(self, arrival: PartialFile, digest: str) -> None:
-        """Give a complete arrival its name."""
-        target = self._place(digest)
-        with using(self.folder):
-            arrival.close()
-            with self._alone():
+    def _adopt(self, partial: PartialFile, digest: str) -> None:
+        """Make a complete partial file the artifact ``digest``."""
+        target = self._path_of(digest)
+        with storage_errors(self.folder):
+            partial.close()
+            with self._locked():
                 if self._touch(target):
                     return
-                used = self._make_room(arrival.nbytes)
+                used = self._make_room(partial.nbytes)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                arrival.path.replace(target)
+                partial.path.replace(target)
                 self._touch(target)
-                self._write_used(used + arrival.nbytes)
+                self._write_used(used + partial.nbytes)
 
-    def _expect(self, nbytes: int) -> None:
-        """Make room before the first byte comes."""
-        with using(self.folder), self._alone():
+    def _reserve(self, nbytes: int) -> None:
+        """Make room before the first byte is written."""
+        with storage_errors(self.folder), self._locked():
             self._write_used(self._make_room(nbytes))
 
     def _make_room(self, nbytes: int) -> int:
-        """Evict until ``nbytes`` more fit; gives the bytes in use."""
+        """Evict artifacts until ``nbytes`` more fit; return the bytes in use."""
         used = self._read_used()
         if self.quota_bytes is None or used + nbytes <= self.quota_bytes:
             return used
@@ -225,15 +221,16 @@ class DiskStore(ArtifactStore):
         used = sum(found.nbytes for found in objects)
         pinned = self._folder_pins.pinned()
         free = [found for found in objects if found.path.name not in pinned]
-        kept = used - sum(found.nbytes for found in free)
-        if kept + nbytes > self.quota_bytes:
-            raise over_quota(nbytes, self.quota_bytes, kept, len(objects) - len(free))
-        # a little more at once where there are many, so that not every arrival looks through the folder
-        goal = self.quota_bytes - nbytes - (min(self.quota_bytes // 16, self.quota_bytes - nbytes - kept) if len(objects) > _MANY else 0)
+        pinned_bytes = used - sum(found.nbytes for found in free)
+        if pinned_bytes + nbytes > self.quota_bytes:
+            raise over_quota(nbytes, self.quota_bytes, pinned_bytes, len(objects) - len(free))
+        # With many artifacts, evict some more, so that not every write has to scan the folder.
+        spare = min(self.quota_bytes // 16, self.quota_bytes - nbytes - pinned_bytes) if len(objects) > _MANY_OBJECTS else 0
+        goal = self.quota_bytes - nbytes - spare
         for found in free:
             if used <= goal:
                 break
-            # Windows keeps a file while somebody maps it; the next one goes instead
+            # Windows does not delete a file that is mapped; the next one is evicted in its place.
             with contextlib.suppress(PermissionError):
                 found.path.unlink(missing_ok=True)
                 used -= found.nbytes
@@ -250,7 +247,7 @@ class DiskStore(ArtifactStore):
                         yield _Object(Path(entry.path), stat.st_size, stat.st_mtime_ns)
 
     def _read_used(self) -> int:
-        """Bytes in use as last written down; counted anew if a process died while writing."""
+        """Return the recorded bytes in use; count them if the record is missing or incomplete."""
         try:
             return int((self.folder / "used").read_bytes())
         except (FileNotFoundError, ValueError):
@@ -262,53 +259,53 @@ class DiskStore(ArtifactStore):
             with path.open("r+b" if path.exists() else "wb") as file:
                 file.write(b"%020d" % nbytes)
         except OSError:
-            # the disk is full: whoever needs the number next counts
+            # The disk is full: without the record, the next reader counts.
             path.unlink(missing_ok=True)
 
 
-def read_store_id(folder: Path) -> str:
-    """The id of the store on ``folder``. Raises OSError if there is none, `StorageFailed` if its file holds something else."""
-    path = folder / _ID_FILE
-    text = path.read_text(encoding="utf-8", errors="replace")
-    if not _STORE_ID.fullmatch(text):
-        raise StorageFailed(
-            f"{str(path)!r} holds {text[:40]!r} and no store id of 32 hex digits; delete that file, or choose another folder",
-            path=str(path),
-        )
-    return text
+@dataclass(frozen=True)
+class _Object:
+    path: Path
+    nbytes: int
+    used_ns: int
 
 
 class _DiskWriter(ArtifactWriter):
     def __init__(self, store: DiskStore, *, expected: str | None, nbytes: int | None) -> None:
         super().__init__(expected=expected, nbytes=nbytes, limit=store.max_artifact_bytes)
         if nbytes is not None and not (expected is not None and store.has(expected)):
-            store._expect(nbytes)
+            store._reserve(nbytes)
         self._store = store
-        self._arrival = PartialFile(store._part(), durable=store.durable)
+        self._partial = PartialFile(store._partial_path(), durable=store.durable)
 
     def _append(self, chunk: memoryview) -> None:
-        self._arrival.write(chunk)
+        self._partial.write(chunk)
 
     def _keep(self, digest: str) -> None:
-        self._store._adopt(self._arrival, digest)
-        self._arrival.discard()
+        self._store._adopt(self._partial, digest)
+        self._partial.discard()
 
     def _discard(self) -> None:
-        self._arrival.discard()
+        self._partial.discard()
 
 
-GRACE_S = 600.0
-"""Seconds that the pins of a process outlive it, so that one that was killed can come back and pin again."""
-
-_LOCK = "lock"
-_LEFT = "left"
+def read_store_id(folder: Path) -> str:
+    """Return the id of the store in ``folder``. Raise OSError if there is no id file, `StorageFailed` if it has no valid id."""
+    path = folder / _ID_FILE
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if not _STORE_ID.fullmatch(text):
+        raise StorageFailed(
+            f"{str(path)!r} contains {text[:40]!r}; expected a store id of 32 hex digits. Delete that file, or choose another folder.",
+            path=str(path),
+        )
+    return text
 
 
 class PinFolder:
-    """The pins of one open store, and a view of those of all others on the same ``folder``.
+    """The pins of one open store, and a view of the pins of all other stores on the same ``folder``.
 
-    An open store holds a lock while it lives, so a dead one is known without clocks or process ids. Everything here but `remove` and
-    `close` is called under the lock of the store's folder. Raises OSError as the file system does.
+    An open store holds a file lock while it lives, so the end of a process is detected without clocks or process ids. Except for
+    `remove` and `close`, call the methods under the lock of the store's folder. Raises OSError as the file system does.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -316,7 +313,7 @@ class PinFolder:
         self._folder = folder
         self._own = folder / self.name
         self._own.mkdir(parents=True)
-        self._life = FileLock(self._own / _LOCK)
+        self._life = FileLock(self._own / _LOCK_FILE)
         self._life.acquire()
 
     def add(self, digest: str) -> None:
@@ -329,17 +326,17 @@ class PinFolder:
             (self._own / digest).unlink(missing_ok=True)
 
     def close(self) -> None:
-        """End; pins that are left hold for `GRACE_S` more."""
+        """Release the lock; remaining pins last for `GRACE_S` more."""
         self._life.release()
         with contextlib.suppress(OSError):
-            if {path.name for path in self._own.iterdir()} == {_LOCK}:
+            if {path.name for path in self._own.iterdir()} == {_LOCK_FILE}:
                 shutil.rmtree(self._own)
 
     def is_alive(self, name: str) -> bool:
-        """Whether the store that called itself ``name`` is open."""
+        """Return whether the store with the pin folder ``name`` is open."""
         if name == self.name:
             return True
-        path = self._folder / name / _LOCK
+        path = self._folder / name / _LOCK_FILE
         if not path.exists():
             return False
         probe = FileLock(path)
@@ -351,23 +348,23 @@ class PinFolder:
         return not free
 
     def pinned(self) -> set[str]:
-        """Every pinned hash; forgets processes that died longer than `GRACE_S` ago."""
+        """Return every pinned hash; remove the pins of processes that ended more than `GRACE_S` ago."""
         hashes: set[str] = set()
-        for place in self._folder.iterdir():
+        for folder in self._folder.iterdir():
             try:
-                names = {path.name for path in place.iterdir()}
+                names = {path.name for path in folder.iterdir()}
             except FileNotFoundError:
                 continue
-            pins = names - {_LOCK, _LEFT}
-            if not self.is_alive(place.name) and (not pins or self._is_over(place, known=_LEFT in names)):
-                shutil.rmtree(place, ignore_errors=True)
+            pins = names - {_LOCK_FILE, _DEAD_FILE}
+            if not self.is_alive(folder.name) and (not pins or self._is_expired(folder, marked=_DEAD_FILE in names)):
+                shutil.rmtree(folder, ignore_errors=True)
             else:
                 hashes |= pins
         return hashes
 
     @staticmethod
-    def _is_over(place: Path, *, known: bool) -> bool:
-        left = place / _LEFT
-        if not known:
-            left.touch()
-        return time.time() - left.stat().st_mtime > GRACE_S
+    def _is_expired(folder: Path, *, marked: bool) -> bool:
+        mark = folder / _DEAD_FILE
+        if not marked:
+            mark.touch()
+        return time.time() - mark.stat().st_mtime > GRACE_S

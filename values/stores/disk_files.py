@@ -1,7 +1,4 @@
-"""The files of a `DiskStore`: how one arrives, how one is read, and what their errors are called.
-
-A lock that processes share through a file; the operating system gives it back when its holder dies.
-"""
+"""File access of a `DiskStore`: partial files, reading, error translation, and a lock that processes share through a file."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
@@ -23,37 +20,38 @@ from yggdrasill.values.stores.memory import aligned_memory
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FileLock", "PartialFile", "read_chunks", "read_file", "using"]
+__all__ = ["FileLock", "PartialFile", "read_chunks", "read_file", "storage_errors"]
 
 _MAP_FROM = 256 << 10
+_LOCK_POLL_S = 0.01
 
 
 class PartialFile:
-    """A file on its way in; ``nbytes`` counts what was written."""
+    """A file that is being written and becomes an artifact once complete; ``nbytes`` counts the bytes written."""
 
     def __init__(self, path: Path, *, durable: bool) -> None:
         self.path = path
         self.nbytes = 0
         self._durable = durable
-        with using(path):
+        with storage_errors(path):
             self._file = FileIO(path, "wb")
 
     def write(self, view: memoryview) -> None:
         """Append ``view``; raises `StorageFailed`."""
-        with using(self.path):
+        with storage_errors(self.path):
             while view.nbytes:
                 written = self._file.write(view)
                 self.nbytes += written
                 view = view[written:]
 
     def close(self) -> None:
-        """End writing; raises OSError."""
+        """Close the file; raises OSError."""
         if self._durable and not self._file.closed:
             os.fsync(self._file.fileno())
         self._file.close()
 
     def discard(self) -> None:
-        """Remove the file unless it has been adopted."""
+        """Remove the file, unless it was renamed to its artifact."""
         with contextlib.suppress(OSError):
             self._file.close()
         with contextlib.suppress(OSError):
@@ -61,57 +59,68 @@ class PartialFile:
 
 
 @contextlib.contextmanager
-def using(path: Path) -> Iterator[None]:
-    """Turn what goes wrong with ``path`` into `StorageFailed`."""
+def storage_errors(path: Path) -> Iterator[None]:
+    """Raise an OSError of the block as `StorageFailed` for ``path``."""
     try:
         yield
     except StorageFailed:
         raise
     except OSError as error:
         raise StorageFailed(
-            f"cannot store artifacts at {str(path)!r}: {error.strerror or error}; nothing was kept. Free space, set a quota, or choose another folder",
+            f"Cannot store artifacts at {str(path)!r}: {error.strerror or error}. Nothing was stored. Free space, set a quota, or choose another folder.",
             path=str(path),
         ) from error
 
 
 @contextlib.contextmanager
-def _reading(path: Path, hash: str) -> Iterator[FileIO]:  # noqa: A002
+def _read_errors(path: Path, hash: str) -> Iterator[None]:  # noqa: A002
     try:
-        with FileIO(path, "rb") as file:
-            yield file
+        yield
     except FileNotFoundError as error:
         raise unknown_artifact(hash) from error
     except OSError as error:
         raise StorageFailed(
-            f"cannot read artifact {hash} at {str(path)!r}: {error.strerror or error}; check the disk", path=str(path)
+            f"Cannot read artifact {hash} at {str(path)!r}: {error.strerror or error}. Check the disk.", path=str(path)
         ) from error
 
 
 def read_chunks(path: Path, hash: str, start: int, stop: int, size: int) -> Iterator[memoryview]:  # noqa: A002
-    """The bytes of the file from ``start`` to ``stop``, each chunk in memory of its own."""
-    with _reading(path, hash) as file:
+    """Return an iterator over the bytes of the file from ``start`` to ``stop``, each chunk in new memory.
+
+    The file is opened at once: raises `UnknownArtifact` or `StorageFailed` when called.
+    """
+    with _read_errors(path, hash):
+        file = FileIO(path, "rb")
+    chunks = _chunks_of(file, path, hash, start, stop, size)
+    next(chunks)  # into the block that closes the file, also if no chunk is ever read
+    return chunks
+
+
+def _chunks_of(file: FileIO, path: Path, hash: str, start: int, stop: int, size: int) -> Generator[memoryview, None, None]:  # noqa: A002
+    with file, _read_errors(path, hash):
+        yield memoryview(b"")
         file.seek(start)
         while start < stop:
             data = file.read(min(size, stop - start))
             if not data:
-                raise corrupt(f"artifact {hash} is shorter than it was")
+                raise corrupt(f"artifact {hash} is shorter than its recorded length")
             start += len(data)
             yield memoryview(data)
 
 
 def read_file(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
-    """All bytes of the file, writable: a copy, or from some size on a copy-on-write map."""
+    """Return all bytes of the file, writable: a copy, or for a large file a copy-on-write map."""
     if nbytes >= _MAP_FROM:
         return _mapped(path, nbytes, hash)
     memory = aligned_memory(nbytes)
-    with _reading(path, hash) as file:
+    with _read_errors(path, hash), FileIO(path, "rb") as file:
         if file.readinto(memory) != nbytes:
-            raise corrupt(f"artifact {hash} is shorter than it was")
+            raise corrupt(f"artifact {hash} is shorter than its recorded length")
     return memory
 
 
 def _mapped(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
-    """A copy-on-write map; torch's, because Python's own holds a file descriptor for as long as the map lives."""
+    """Return a copy-on-write map made by torch, because one made by Python keeps a file descriptor open while it lives."""
     import torch
 
     try:
@@ -119,16 +128,13 @@ def _mapped(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
     except RuntimeError as error:
         if not path.exists():
             raise unknown_artifact(hash) from error
-        raise StorageFailed(f"cannot map artifact {hash} at {str(path)!r}: {error}; check the disk", path=str(path)) from error
-
-
-_PATIENCE_S = 0.01
+        raise StorageFailed(f"Cannot map artifact {hash} at {str(path)!r}: {error}. Check the disk.", path=str(path)) from error
 
 
 class FileLock:
-    """Excludes every other holder of the lock on ``path``, in this process and others; the file is made and stays.
+    """An exclusive lock on ``path``, between processes and between objects of one process; the operating system releases it at exit.
 
-    A context manager that waits for the lock. One object holds it once: give each thread its own.
+    A context manager that waits for the lock. The file is created and remains. Not re-entrant: use one object per thread.
     """
 
     def __init__(self, path: Path) -> None:
@@ -143,21 +149,21 @@ class FileLock:
         self.release()
 
     def acquire(self, *, wait: bool = True) -> bool:
-        """Take the lock; without ``wait`` return False if another holds it. Raises OSError if the file cannot be opened."""
+        """Acquire the lock; without ``wait`` return False if it is held. Raises OSError if the file cannot be opened."""
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            taken = _lock(file, wait=wait)
+            acquired = _lock(file, wait=wait)
         except BaseException:
             os.close(file)
             raise
-        if taken:
+        if acquired:
             self._file = file
         else:
             os.close(file)
-        return taken
+        return acquired
 
     def release(self) -> None:
-        """Give the lock back; does nothing if it is not held."""
+        """Release the lock; does nothing if it is not held."""
         if self._file is not None:
             file, self._file = self._file, None
             os.close(file)
@@ -173,7 +179,7 @@ if sys.platform == "win32":
             except PermissionError:
                 if not wait:
                     return False
-                time.sleep(_PATIENCE_S)
+                time.sleep(_LOCK_POLL_S)
             else:
                 return True
 

@@ -1,4 +1,4 @@
-"""Artifacts in this process's memory: for calls, tests, and endpoints that keep nothing."""
+"""A store in the memory of this process, for calls, tests, and endpoints without an artifact folder."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from yggdrasill.values.stores.base import (
     ArtifactStore,
     ArtifactWriter,
     check_hash,
-    check_put,
     check_size,
+    checked_digest,
     over_quota,
     span_of,
     unknown_artifact,
@@ -29,7 +29,7 @@ _FIRST_BYTES = 1 << 16
 
 
 class MemoryStore(ArtifactStore):
-    """An `ArtifactStore` in memory; besides copies it can `hold` a tensor's own memory while a call lasts."""
+    """An `ArtifactStore` in memory; besides copies it can `borrow` a tensor's memory for the duration of a call."""
 
     def __init__(self, *, quota_bytes: int | None = None, max_artifact_bytes: int = MAX_ARTIFACT_BYTES) -> None:
         self.store_id = uuid.uuid4().hex
@@ -37,15 +37,15 @@ class MemoryStore(ArtifactStore):
         self.max_artifact_bytes = max_artifact_bytes
         self._lock = threading.RLock()
         self._used = 0
-        # least recently used first
+        # Least recently used first.
         self._kept: OrderedDict[str, memoryview] = OrderedDict()
-        self._held: dict[str, dict[str, memoryview]] = {}
+        self._borrowed: dict[str, dict[str, memoryview]] = {}
         self._pins: dict[str, set[str]] = {}
 
     def has(self, hash: str) -> bool:  # noqa: A002
         check_hash(hash)
         with self._lock:
-            return hash in self._kept or hash in self._held
+            return hash in self._kept or hash in self._borrowed
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
         with self._lock:
@@ -57,9 +57,7 @@ class MemoryStore(ArtifactStore):
     def put(self, data: bytes | bytearray | memoryview, *, hash: str | None = None, verify: bool = True) -> str:  # noqa: A002
         view = memoryview(data).cast("B")
         check_size(view.nbytes, self.max_artifact_bytes)
-        promised = None if hash is None else check_hash(hash)
-        digest = blake3_hex(view) if verify or promised is None else promised
-        check_put(view, digest, promised)
+        digest = checked_digest(view, hash, verify=verify)
         with self._lock:
             if digest in self._kept:
                 self._kept.move_to_end(digest)
@@ -70,27 +68,28 @@ class MemoryStore(ArtifactStore):
         self._keep(digest, memory)
         return digest
 
-    def hold(self, data: memoryview, *, owner: str, hash: str | None = None) -> str:  # noqa: A002
-        """Offer ``data`` itself, uncopied, until ``unpin(owner)``, and give its hash; a given ``hash`` is believed.
+    def borrow(self, data: memoryview, *, owner: str, hash: str | None = None) -> str:  # noqa: A002
+        """Serve ``data`` without a copy until ``unpin(owner)``, and return its hash; a given ``hash`` is trusted.
 
-        The memory must not change meanwhile. What somebody else pins by then is kept as a copy. Held bytes fill no quota.
+        The memory must not change until then. If another owner has pinned the artifact by then, the store keeps a copy. Borrowed
+        bytes do not count against the quota.
         """
         view = data.cast("B").toreadonly()
         check_size(view.nbytes, self.max_artifact_bytes)
         digest = blake3_hex(view) if hash is None else check_hash(hash)
         with self._lock:
             self._pins.setdefault(owner, set()).add(digest)
-            self._held.setdefault(digest, {})[owner] = view
+            self._borrowed.setdefault(digest, {})[owner] = view
         return digest
 
-    def take(self, hash: str) -> memoryview:  # noqa: A002
-        """The bytes to own, and no longer the store's: writable, uncopied. Held or pinned ones stay and come as `read` gives them.
+    def pop(self, hash: str) -> memoryview:  # noqa: A002
+        """Remove the artifact and return its bytes, writable and without a copy; borrowed or pinned bytes stay, and are returned as by `read`.
 
         Raises `UnknownArtifact`.
         """
         with self._lock:
             view = self.read(hash)
-            if hash in self._held or any(hash in pins for pins in self._pins.values()):
+            if hash in self._borrowed or any(hash in pins for pins in self._pins.values()):
                 return view
             self._used -= view.nbytes
             return self._kept.pop(hash)
@@ -112,7 +111,7 @@ class MemoryStore(ArtifactStore):
     def chunks(self, hash: str, start: int = 0, stop: int | None = None, size: int = CHUNK_BYTES) -> Iterator[memoryview]:  # noqa: A002
         view = self.read(hash)
         first, end = span_of(view.nbytes, start, stop, size)
-        return (view[place : min(place + size, end)] for place in range(first, end, size))
+        return (view[at : min(at + size, end)] for at in range(first, end, size))
 
     def path(self, hash: str) -> Path | None:  # noqa: A002
         self.read(hash)
@@ -125,12 +124,12 @@ class MemoryStore(ArtifactStore):
     def unpin(self, owner: str) -> None:
         with self._lock:
             for digest in self._pins.pop(owner, ()):
-                views = self._held.get(digest)
+                views = self._borrowed.get(digest)
                 if views is None:
                     continue
                 view = views.pop(owner, None)
                 if not views:
-                    del self._held[digest]
+                    del self._borrowed[digest]
                     if view is not None and digest not in self._kept and any(digest in pins for pins in self._pins.values()):
                         self._kept[digest] = memory = aligned_memory(view.nbytes)
                         memory[:] = view
@@ -141,7 +140,7 @@ class MemoryStore(ArtifactStore):
         if view is not None:
             self._kept.move_to_end(hash)
             return view
-        return next(iter(self._held.get(hash, {}).values()), None)
+        return next(iter(self._borrowed.get(hash, {}).values()), None)
 
     def _keep(self, digest: str, memory: memoryview) -> None:
         with self._lock:
@@ -157,9 +156,9 @@ class MemoryStore(ArtifactStore):
             return
         pinned = set().union(*self._pins.values())
         free = [digest for digest in self._kept if digest not in pinned]
-        kept_anyway = self._used - sum(self._kept[digest].nbytes for digest in free)
-        if kept_anyway + nbytes > self.quota_bytes:
-            raise over_quota(nbytes, self.quota_bytes, kept_anyway, len(self._kept) - len(free))
+        pinned_bytes = self._used - sum(self._kept[digest].nbytes for digest in free)
+        if pinned_bytes + nbytes > self.quota_bytes:
+            raise over_quota(nbytes, self.quota_bytes, pinned_bytes, len(self._kept) - len(free))
         for digest in free:
             if self._used + nbytes <= self.quota_bytes:
                 break
@@ -173,16 +172,18 @@ class _MemoryWriter(ArtifactWriter):
         self._memory = memoryview(bytearray())
 
     def _append(self, chunk: memoryview) -> None:
-        end = self._taken + chunk.nbytes
+        end = self._written + chunk.nbytes
         if end > self._memory.nbytes:
-            # memory that nobody has written to costs an address and no page, so a promised size is taken at once
-            grown = aligned_memory(self._promised if self._promised is not None else max(2 * self._memory.nbytes, end, _FIRST_BYTES))
-            grown[: self._taken] = self._memory[: self._taken]
+            # Untouched memory takes address space but no pages, so an expected size is allocated at once.
+            grown = aligned_memory(
+                self._expected_bytes if self._expected_bytes is not None else max(2 * self._memory.nbytes, end, _FIRST_BYTES)
+            )
+            grown[: self._written] = self._memory[: self._written]
             self._memory = grown
-        self._memory[self._taken : end] = chunk
+        self._memory[self._written : end] = chunk
 
     def _keep(self, digest: str) -> None:
-        self._store._keep(digest, self._memory[: self._taken])
+        self._store._keep(digest, self._memory[: self._written])
         self._memory = memoryview(b"")
 
     def _discard(self) -> None:
@@ -190,14 +191,14 @@ class _MemoryWriter(ArtifactWriter):
 
 
 def aligned_memory(nbytes: int) -> memoryview:
-    """Fresh writable memory that a decoded tensor may live in; raises `StorageFailed` if there is none."""
+    """Return new writable memory that a decoded tensor may use; raise `StorageFailed` if it cannot be allocated."""
     import numpy as np
 
     try:
         memory = np.empty(nbytes + ALIGNMENT, np.uint8)
     except MemoryError as error:
         raise StorageFailed(
-            f"there is no memory for {nbytes} bytes; send less at once, or keep artifacts on disk", nbytes=nbytes
+            f"cannot allocate {nbytes} bytes of memory; send less at once, or store artifacts on disk", nbytes=nbytes
         ) from error
     offset = -int(memory.ctypes.data) % ALIGNMENT
     return memory.data[offset : offset + nbytes]

@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 import yggdrasill
 from yggdrasill.errors import InvalidArgument
+from yggdrasill.remote.endpoint import pairing_line, read_pairing
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.pairing import pairing_line, read_pairing
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_graphs
 from yggdrasill.server_ext.comfy.editor.endpoint_summary import endpoint_summary, host_of, models_of

@@ -13,7 +13,7 @@ from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.placement import Part, match_keys, name_of
+from yggdrasill.remote.placement import ProjectPart, match_keys, name_of
 from yggdrasill.remote.proxies import kind_of, make_proxy
 from yggdrasill.remote.resolvers import RegistryProject
 from yggdrasill.server_ext.comfy.extension_context import extension_context
@@ -86,8 +86,8 @@ def build_placed(config: Mapping[str, Any]) -> Any:
 def _whole(config: Mapping[str, Any], kind: str, registry: EndpointRegistry) -> tuple[Any, bool]:
     """Return the placement of the project as a whole, if any, and whether some of its parts are placed differently."""
     config_id = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
-    parts = [part for part in Part.of_config((), config).walk() if part.path]
-    keys, _ = match_keys(registry.placements, [Part((config_id,), None), *parts], config_id)
+    parts = [part for part in ProjectPart.of_config((), config).walk() if part.path]
+    keys, _ = match_keys(registry.placements, [ProjectPart((config_id,), None), *parts], config_id)
     taken = (config_id,) in {part.path for part in parts}
     key = None if taken else keys.pop((config_id,), None)
     whole = registry.placements[key] if key is not None else registry.default if kind in ("graph", "comfy") else None

@@ -8,7 +8,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingFile, format_options
 from yggdrasill.foundation.config import parse_document, read_document
-from yggdrasill.remote.prefix import is_below
+from yggdrasill.remote.client import is_below
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.configs import HostRules, check_config

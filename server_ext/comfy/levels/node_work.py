@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
-from yggdrasill.remote.wait_graph import observe_waits
+from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, UnknownArtifact, YggdrasillError
+from yggdrasill.remote.call_splitting import Values
 from yggdrasill.remote.calls import Watch
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.comfy_ports import is_link
+from yggdrasill.remote.comfy_ports import Blocked, is_link, port_value, port_values
+from yggdrasill.remote.observers import observe_calls
 from yggdrasill.remote.placement import LOCAL, Placement
-from yggdrasill.remote.port_list import Blocked, port_value, port_values
-from yggdrasill.remote.remote_workflow import RemoteWorkflow
-from yggdrasill.remote.reports import observe_calls
-from yggdrasill.remote.shares import Values
+from yggdrasill.remote.remote_graph import RemoteWorkflow
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_call import NodeCall

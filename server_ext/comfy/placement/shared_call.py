@@ -10,11 +10,10 @@ from functools import partial
 from typing import Any
 
 from yggdrasill.errors import Cancelled
+from yggdrasill.remote.call_splitting import BatchSplitter, ListSplitter, Piece, Splitter, Values, output_dependencies
 from yggdrasill.remote.calls import Watch
-from yggdrasill.remote.partition.sharing import reach_of
+from yggdrasill.remote.comfy_ports import port_values
 from yggdrasill.remote.placement import Placement
-from yggdrasill.remote.port_list import port_values
-from yggdrasill.remote.shares import Batches, Lists, Share, Sharing, Values
 
 __all__ = ["SharedCall", "split_call"]
 
@@ -28,17 +27,17 @@ _SEEDS = frozenset({"noise_seed", "seed"})
 
 def split_call(
     prompt: Mapping[str, Any], inputs: Ports, outputs: Ports, placement: Placement, values: Values
-) -> tuple[Sharing, list[Share]]:
+) -> tuple[Splitter, list[Piece]]:
     """Return how the values of a call are split and joined, and the shares for the placement's endpoints; no shares if one endpoint gets it."""
-    reach = reach_of(prompt)
+    reach = output_dependencies(prompt)
     kinds = [{str(port["name"]): str(port["type"]) for port in side} for side in (inputs, outputs)]
     count = len(placement.endpoints)
-    lists: Sharing = Lists(reach, *kinds)
+    lists: Splitter = ListSplitter(reach, *kinds)
     shares = lists.split(values, count)
     if shares or placement.split != "batch":
         return lists, shares
     seeded = any(not _SEEDS.isdisjoint(node.get("inputs", {})) for node in prompt.values())
-    batches = Batches(reach, *kinds, seeded=seeded)
+    batches = BatchSplitter(reach, *kinds, seeded=seeded)
     return batches, batches.split(values, count)
 
 
@@ -51,7 +50,7 @@ class SharedCall:
         self._on_event = on_event
         self._shown: list[dict[str, Mapping[str, Any]]] = []
 
-    def run(self, shares: Sequence[Share]) -> list[dict[str, list[Any]]]:
+    def run(self, shares: Sequence[Piece]) -> list[dict[str, list[Any]]]:
         """Return the output values of each share, by name. Each share has its own endpoint, and uses the others if that one is lost.
 
         Raises:
@@ -77,7 +76,7 @@ class SharedCall:
                     merged.setdefault(name, []).extend(listed)
             self._on_event("comfy", {**first, "output": merged, "files": files})
 
-    def _call_share(self, number: int, share: Share) -> dict[str, list[Any]]:
+    def _call_share(self, number: int, share: Piece) -> dict[str, list[Any]]:
         names = self._placement.endpoints
         rotated = (*names[number:], *names[:number])
         placement = replace(self._placement, endpoints=rotated, policy="first")

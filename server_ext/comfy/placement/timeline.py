@@ -8,7 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.remote.reports import CallReport, Report
+from yggdrasill.remote.observers import CallReport, Report
 
 __all__ = ["PlacedRun", "Timeline"]
 

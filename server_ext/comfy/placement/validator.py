@@ -8,12 +8,12 @@ from dataclasses import replace
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, PartitionError, YggdrasillError
+from yggdrasill.remote.call_splitting import can_be_split
 from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.partition.partitioning import partition_prompt
 from yggdrasill.remote.partition.parts import PartCall, Partition
 from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
-from yggdrasill.remote.partition.sharing import can_be_shared
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import gaps_of
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
@@ -75,7 +75,7 @@ class PromptValidator:
         placements = {
             call.node_id: self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
         }
-        shareable = frozenset(call.node_id for call in partition.calls if can_be_shared(call, schemas))
+        shareable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         partitioned = PartitionedPrompt(partition.prompt, posted, {call.node_id: call for call in partition.calls}, placements, shareable)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)

@@ -11,7 +11,7 @@ from samples.comfy_graphs import token_of
 from samples.editor import Editor
 from samples.served_prompts import paint
 from yggdrasill.foundation.config import read_document
-from yggdrasill.remote.pairing import pairing_line
+from yggdrasill.remote.endpoint import pairing_line
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

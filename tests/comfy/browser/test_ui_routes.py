@@ -11,7 +11,7 @@ import pytest
 
 from samples.comfy import Server
 from samples.comfy_graphs import graph_input, graph_output, node, token_of
-from yggdrasill.remote.pairing import pairing_line
+from yggdrasill.remote.endpoint import pairing_line
 
 EDITOR = {"X-Yggdrasill-Editor": "1"}
 PROMPT = {"1": graph_input("image", "IMAGE"), "2": node("ImageInvert", image=("1", 0)), "3": graph_output("image", ("2", 0), "IMAGE")}

@@ -15,7 +15,7 @@ from samples.conformance.lab import Lab
 from samples.conformance.models import PREVIEWED
 from samples.conformance.report import Entry, Report
 from samples.conformance.workflow import Drawing, as_parts
-from yggdrasill.remote.comfy_types import can_travel
+from yggdrasill.remote.comfy_ports import type_transferability
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:BuildMismatch:RuntimeWarning"),  # this process only passes on what ComfyUI made
@@ -77,7 +77,7 @@ def test_every_type_that_travels_goes_there_and_comes_back(lab: Lab) -> None:
         for part in as_parts(drawing, lab.types):
             sent |= {port.type for port in part.inputs}
             returned |= {port.type for port in part.outputs}
-    travelling = {kind for kind in lab.types.given() if (verdict := can_travel(kind)).travels and verdict.known}
+    travelling = {kind for kind in lab.types.given() if (verdict := type_transferability(kind)).transferable and verdict.known}
     assert travelling - sent == set()
     assert travelling - returned == set()
 

@@ -13,8 +13,8 @@ from samples.comfy_graphs import Caller, Prompt, graph_input, graph_output, load
 from yggdrasill.errors import BlockFailed, InvalidStructure, MissingInput, UnknownName
 from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.remote import RemoteWorkflow
+from yggdrasill.remote.comfy_ports import PortList
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.port_list import PortList
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")  # the tests' torch need not be ComfyUI's
 

@@ -15,9 +15,9 @@ from samples.comfy_graphs import Caller, data_folder, node, until
 from samples.endpoints import EndpointProcess
 from samples.level_nodes import error_of, pasted, value_of, values_of
 from yggdrasill.foundation.templates import render_template
+from yggdrasill.remote.comfy_ports import port_values
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.placement import Part
-from yggdrasill.remote.port_list import port_values
+from yggdrasill.remote.placement import ProjectPart
 from yggdrasill.stage import Stage, State
 from yggdrasill.values import dumps
 from yggdrasill.world import World
@@ -174,7 +174,7 @@ def test_a_part_of_a_stage_that_runs_alone_has_the_key_it_has_in_the_world(
     comfy: Caller, place: Callable[..., None], forge: EndpointProcess
 ) -> None:
     config = render_template("stage", "architect_stage", {"keep": {"size": 32}})
-    paths = [part.name for part in Part.of_config((), config).walk() if part.path and not part.children]
+    paths = [part.name for part in ProjectPart.of_config((), config).walk() if part.path and not part.children]
     place(**{f"{config['stage_id']}/{paths[-1]}": "forge"})
     state = State({1: "A cold land of lakes"})
     prompt = {

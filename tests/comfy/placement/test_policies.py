@@ -101,7 +101,7 @@ def test_what_is_wrong_with_the_names_is_said(a: Caller, b: Caller) -> None:
     for graphs, said in (
         ({"part": {"nodes": ["99"], "endpoint": "b"}}, "unknown node '99'"),
         ({"part": {"nodes": ["2"], "endpoint": "c"}}, "unknown endpoint 'c'"),
-        ({"part": {"nodes": ["3"], "endpoint": "b"}}, "nothing of part 'part' can run elsewhere"),
+        ({"part": {"nodes": ["3"], "endpoint": "b"}}, "No node of part 'part' can run on an endpoint"),
         ({"one": {"nodes": ["1", "2"], "endpoint": "b"}, "two": {"nodes": ["2", "3"], "endpoint": "a"}}, "share nodes '2'"),
     ):
         shown = show(a.server, PROMPT, {"yggdrasill": {"graphs": graphs}})

@@ -18,9 +18,8 @@ from samples.comfy_interpreter import Interpreter
 from samples.comfy_prompts import SCHEMAS, Dice, random_parts, random_prompt, run_prompt
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.comfy_ports import INPUT_NODE, is_link
-from yggdrasill.remote.comfy_types import can_travel
-from yggdrasill.remote.partition import MOST_PORTS, NodeSchema, NodeSchemas, Part, Partition, partition_prompt, plug
+from yggdrasill.remote.comfy_ports import INPUT_NODE, is_link, type_transferability
+from yggdrasill.remote.partition import MOST_PORTS, NodeSchema, NodeSchemas, Part, Partition, partition_prompt, restore_prompt
 
 Prompt = dict[str, Any]
 DRAWN = settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
@@ -43,7 +42,7 @@ class Case:
         return cls(prompt, parts, targets)
 
     def partition_prompt(self) -> Partition | None:
-        """The partition; None where nothing of some part can run elsewhere."""
+        """The partition; None where nothing of some part can run on an endpoint."""
         return partitioned_or_none(self.prompt, self.parts, SCHEMAS, self.targets)
 
     @property
@@ -57,7 +56,7 @@ def partitioned_or_none(prompt: Prompt, parts: list[Part], schemas: NodeSchemas,
     try:
         return partition_prompt(prompt, parts, schemas, targets)
     except PartitionError as error:
-        if "can run elsewhere" not in error.message:
+        if "can run on an endpoint" not in error.message:
             raise
         return None
 
@@ -106,7 +105,7 @@ def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Inter
 
 def check_plugged(case: Case, partition: Partition) -> None:
     """Putting the parts back gives the computation of every output that was asked for."""
-    plugged = plug(partition)
+    plugged = restore_prompt(partition)
     known: dict[str, int] = {}
     again: dict[str, int] = {}
     for node in case.needed:
@@ -133,7 +132,7 @@ def test_among_a_few_hundred_prompts_is_every_kind_of_difficulty() -> None:
         case = Case.draw(dice, 8 + seed % 24)
         partition = case.partition_prompt()
         if partition is None:
-            met["nothing can run elsewhere"] += 1
+            met["nothing can run on an endpoint"] += 1
             continue
         check_plugged(case, partition)
         _, partitioned = check_same_run(case, partition)
@@ -143,7 +142,7 @@ def test_among_a_few_hundred_prompts_is_every_kind_of_difficulty() -> None:
 
 
 KINDS = (
-    "nothing can run elsewhere",
+    "nothing can run on an endpoint",
     "stages",
     "parts feed each other in turns",
     "handed over",
@@ -181,7 +180,7 @@ def kinds_of(case: Case, partition: Partition, partitioned: Interpreter) -> set[
         "a blocker at a port": bool(partitioned.blocked_calls),
         "a blocker comes out": bool({"Gate", "Fork"} & inner),
         "lazy inside": bool({"Switch", "LazyImage"} & inner),
-        "lazy stays": "asks for inputs only" in reasons,
+        "lazy stays": "requests inputs only" in reasons,
         "a loop inside": "LoopEnd" in inner,
         "a loop stays": "in a loop" in reasons,
         "partial execution": case.targets is not None,
@@ -285,7 +284,7 @@ def test_prompts_of_comfyui_s_own_classes_come_apart_and_together(seed: int) -> 
             continue
         partitioned += 1
         sinks = {node for node in prompt if schemas[prompt[node]["class_type"]].is_output_node}
-        plugged = plug(partition)
+        plugged = restore_prompt(partition)
         known: dict[str, int] = {}
         again: dict[str, int] = {}
         for node in needs(prompt, sinks):
@@ -309,7 +308,7 @@ def check_whole(partition: Partition, schemas: NodeSchemas) -> None:
             p.name for p in call.inputs
         }
         for kind in [port.type for port in call.inputs] + [port.type for port in call.outputs]:
-            assert can_travel(kind).travels
+            assert type_transferability(kind).transferable
         for node in (*call.nodes, *call.copies):
             assert not schemas[call.prompt[node]["class_type"]].is_output_node
             assert not schemas[call.prompt[node]["class_type"]].uploads

@@ -6,7 +6,7 @@ import pytest
 
 from samples.comfy_prompts import SCHEMAS
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.partition import Part, partition_prompt, plug
+from yggdrasill.remote.partition import Part, partition_prompt, restore_prompt
 
 PROMPT = {
     "1": {"class_type": "LoadModel", "inputs": {"name": "m"}},
@@ -23,11 +23,12 @@ def test_loaders_placed_beside_what_they_load_for_run_in_its_call() -> None:
     (call,) = partition.calls
     assert call.part == "sampling"
     assert set(call.prompt) >= {"1", "4"}
-    assert plug(partition) == PROMPT
+    assert restore_prompt(partition) == PROMPT
 
 
 def test_loaders_placed_alone_are_refused_with_what_cannot_travel() -> None:
     with pytest.raises(
-        PartitionError, match=r"nothing of part 'loaders' can run elsewhere: '1' \(LoadModel\): what it makes \(MODEL\) cannot travel"
+        PartitionError,
+        match=r"No node of part 'loaders' can run on an endpoint: '1' \(LoadModel\): its output \(MODEL\) cannot be transferred",
     ):
         partition_prompt(PROMPT, [LOADERS, Part("words", frozenset({"2"}))], SCHEMAS)

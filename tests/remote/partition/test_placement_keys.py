@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, UnknownName, YggdrasillError
-from yggdrasill.remote.partition.placement_keys import Naming, parts_of
-from yggdrasill.remote.partition.workflow_parts import GROUP, named_parts
+from yggdrasill.remote.partition.placement_keys import GROUP, PlacedParts, named_parts, parts_of
 from yggdrasill.remote.placement import Placement
 
 DRAWN = json.loads((Path(__file__).parent / "drawn.json").read_text(encoding="utf-8"))
@@ -49,7 +48,7 @@ def workflow() -> dict[str, Any]:
     return copy.deepcopy(dict(DRAWN["workflow"]))
 
 
-def naming(workflow: Any, graphs: dict[str, str] | None = None, chosen: Any = None, prompt: dict[str, Any] = PROMPT) -> Naming:
+def naming(workflow: Any, graphs: dict[str, str] | None = None, chosen: Any = None, prompt: dict[str, Any] = PROMPT) -> PlacedParts:
     extra = {"extra_pnginfo": {"workflow": workflow}, "yggdrasill": {"graphs": chosen}}
     placements = {key: Placement.of(value, KNOWN, key) for key, value in (graphs or {}).items()}
     return parts_of(prompt, extra, placements, KNOWN)
@@ -154,8 +153,8 @@ def test_an_id_that_the_prompt_has_already_is_not_taken_for_the_remote_node(work
 
 def test_muted_and_bypassed_subgraphs_are_no_parts_and_no_error(workflow: dict[str, Any]) -> None:
     node(workflow, 9)["title"] = "Off"
-    assert naming(workflow, {"Off": "studio"}) == Naming()
-    assert naming(workflow, chosen={"Off": {"endpoint": "studio"}}) == Naming()
+    assert naming(workflow, {"Off": "studio"}) == PlacedParts()
+    assert naming(workflow, chosen={"Off": {"endpoint": "studio"}}) == PlacedParts()
 
 
 # -- groups -----------------------------------------------------------------------------------------------------
@@ -244,7 +243,7 @@ def test_a_name_that_the_caller_gives_and_nothing_places_is_told(workflow: dict[
     found = naming(workflow, {"other": "studio"}, {"mine": {"nodes": ["4"]}})
     assert found.parts == ()
     assert len(found.warnings) == 1
-    assert "nothing places 'mine', so it runs here" in found.warnings[0]
+    assert "no placement for 'mine', so it runs locally" in found.warnings[0]
 
 
 @pytest.mark.parametrize(
@@ -252,11 +251,11 @@ def test_a_name_that_the_caller_gives_and_nothing_places_is_told(workflow: dict[
     [
         ({"mine": {"nodes": ["4", "99"]}}, UnknownName, r"unknown node '99'; there is '1', .*graphs\.mine\.nodes"),
         ({"Softn": {"endpoint": "studio"}}, UnknownName, r"unknown part 'Softn'; there is 'Soften',.*Did you mean 'Soften'\?"),
-        ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes is a list of node ids, got '4'"),
-        ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "is a list of node ids"),
+        ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes must be a list of node ids, got '4'"),
+        ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "must be a list of node ids"),
         ({"mine": {"node": ["4"]}}, InvalidConfig, "it takes 'nodes'.*and 'endpoint'"),
         ({"mine": "studio"}, InvalidConfig, "it takes 'nodes'"),
-        (["mine"], InvalidConfig, "is a mapping from names to"),
+        (["mine"], InvalidConfig, "must be a mapping from names to"),
         ({"mine": {"nodes": ["4"], "endpoint": "cellar"}}, UnknownEndpoint, r"unknown endpoint 'cellar'.*graphs\.mine"),
         ({"mine": {"nodes": ["4"], "endpoint": 7}}, InvalidConfig, "got 7"),
     ],
@@ -274,7 +273,7 @@ def test_a_property_that_names_no_endpoint_is_refused_with_its_place(workflow: d
 
 
 def test_registry_keys_of_other_workflows_are_passed_over_in_silence(workflow: dict[str, Any]) -> None:
-    assert naming(workflow, {"terrain/atlas": "studio", "Upscale": "attic"}) == Naming()
+    assert naming(workflow, {"terrain/atlas": "studio", "Upscale": "attic"}) == PlacedParts()
 
 
 # -- parts inside parts -----------------------------------------------------------------------------------------
@@ -326,7 +325,7 @@ def test_parts_of_which_each_holds_a_piece_of_the_other_are_refused(workflow: di
 @pytest.mark.parametrize("value", [None, 7, "x", [], [7], [{"id": 7, "type": ["x"]}], {"nodes": 1}])
 def test_a_workflow_of_another_shape_names_nothing(workflow: dict[str, Any], value: Any) -> None:
     for field in ("nodes", "groups", "definitions"):
-        assert naming({**workflow, field: value}, {"nowhere": "studio"}) == Naming()
+        assert naming({**workflow, field: value}, {"nowhere": "studio"}) == PlacedParts()
     workflow["definitions"]["subgraphs"][0]["nodes"] = value
     workflow["definitions"]["subgraphs"][1]["groups"] = value
     naming(workflow, {"Soften": "studio"})
@@ -377,6 +376,6 @@ def test_nothing_placed_costs_under_a_millisecond(workflow: dict[str, Any]) -> N
     fastest = 1.0
     for _ in range(20):
         started = time.perf_counter()
-        assert naming(large, keys, prompt=prompt) == Naming()
+        assert naming(large, keys, prompt=prompt) == PlacedParts()
         fastest = min(fastest, time.perf_counter() - started)
     assert fastest < 0.001

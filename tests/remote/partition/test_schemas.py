@@ -20,8 +20,8 @@ def test_output_nodes_lists_and_uploads_are_told() -> None:
     schemas = comfy_schemas()
     assert schemas["SaveImage"].is_output_node
     assert schemas["RebatchImages"].input_is_list
-    assert schemas["RebatchImages"].gives_list(0)
-    assert not schemas["KSampler"].gives_list(0)
+    assert schemas["RebatchImages"].is_list_output(0)
+    assert not schemas["KSampler"].is_list_output(0)
     uploads = "Load3D Load3DAdvanced LoadAudio LoadImage LoadImageMask LoadImageOutput LoadVideo Painter WebcamCapture"
     assert sorted(name for name in schemas if schemas[name].uploads) == uploads.split()
     assert schemas["ClaudeNode"].needs_credentials

@@ -9,7 +9,7 @@ from typing import Any
 
 from yggdrasill.remote import EndpointRegistry
 from yggdrasill.remote.partition.placement_keys import parts_of
-from yggdrasill.remote.placement import Part, Placement
+from yggdrasill.remote.placement import Placement, ProjectPart
 
 DRAWN = json.loads((Path(__file__).parent / "drawn.json").read_text(encoding="utf-8"))
 PROMPT: dict[str, Any] = DRAWN["prompt"]
@@ -47,4 +47,4 @@ def test_it_names_no_part_of_a_project() -> None:
     registry = EndpointRegistry({"forge": "http://127.0.0.1:9"}, {"*": "forge"})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert registry.placements_of([Part(("*",)), Part(("world", "graph"))]) == {}
+        assert registry.placements_of([ProjectPart(("*",)), ProjectPart(("world", "graph"))]) == {}

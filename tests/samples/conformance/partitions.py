@@ -16,11 +16,9 @@ from samples.comfy_interpreter import Interpreter, short_hash
 from samples.conformance.node_sets import random_sets
 from samples.conformance.templates import Template
 from yggdrasill.errors import InvalidConfig, PartitionError
-from yggdrasill.remote.comfy_ports import is_link
-from yggdrasill.remote.comfy_types import can_travel
-from yggdrasill.remote.partition import NodeSchema, NodeSchemas, Part, Partition, partition_prompt, plug
-from yggdrasill.remote.partition.placement_keys import parts_of
-from yggdrasill.remote.partition.workflow_parts import GROUP, SUBGRAPH, named_parts
+from yggdrasill.remote.comfy_ports import is_link, type_transferability
+from yggdrasill.remote.partition import NodeSchema, NodeSchemas, Part, Partition, partition_prompt, restore_prompt
+from yggdrasill.remote.partition.placement_keys import GROUP, SUBGRAPH, named_parts, parts_of
 from yggdrasill.remote.placement import Placement
 
 __all__ = ["AMBIGUOUS", "NOTHING_LEAVES", "OVERLAP", "Attempt", "Made", "attempts", "check_refusal", "reason_of", "wanted_of"]
@@ -53,7 +51,7 @@ def attempts(template: Template) -> Iterator[Attempt]:
     """Each subgraph, each group, all subgraphs on endpoints of their own, all groups on one, and node sets by chance."""
     found = [part for part in named_parts(template.workflow, template.prompt) if part.nodes]
     for kind in (SUBGRAPH, GROUP):
-        names = sorted({part.own_name for part in found if part.kind == kind})
+        names = sorted({part.instance_name for part in found if part.kind == kind})
         for name in names:
             yield _named(template, f"a {kind}", {name: 0})
         if len(names) > 1:
@@ -75,7 +73,7 @@ def _named(template: Template, kind: str, names: Mapping[str, int]) -> Attempt:
 
 def reason_of(error: PartitionError | InvalidConfig) -> str:
     """The kind of a refusal; an unforeseen one is an AssertionError."""
-    words = {"is ambiguous": AMBIGUOUS, "neither lies inside the other": OVERLAP, "can run elsewhere": NOTHING_LEAVES}
+    words = {"is ambiguous": AMBIGUOUS, "neither lies inside the other": OVERLAP, "can run on an endpoint": NOTHING_LEAVES}
     found = [reason for text, reason in words.items() if text in error.message]
     assert len(found) == 1, error.message
     return found[0]
@@ -107,7 +105,7 @@ class Made:
     def check(self, template: Template, local: Interpreter, parts: Sequence[Part]) -> Partition:
         """Carve, and raise AssertionError if what is partitioned is not the computation that it was. Raises `PartitionError`."""
         partition = partition_prompt(template.prompt, parts, self.schemas)
-        plugged = plug(partition)
+        plugged = restore_prompt(partition)
         assert set(wanted_of(template.prompt, self.schemas)) <= set(plugged)
         assert plugged == {node: template.prompt[node] for node in plugged}
         remote = self.run(partition.prompt)
@@ -149,13 +147,13 @@ def _value(schema: NodeSchema, slot: int, values: Mapping[str, Any]) -> Any:
     kind, name = schema.outputs[slot], short_hash(schema.class_type, slot, values)
     if kind in _OPEN and _is_stuck(list(values.values())):
         return Heavy(name)
-    if schema.gives_list(slot):
+    if schema.is_list_output(slot):
         return [_single(kind, short_hash(name, number)) for number in range(2)]
     return _single(kind, name)
 
 
 def _single(kind: str, name: str) -> Any:
-    return name if kind in _OPEN or can_travel(kind).travels else Heavy(name)
+    return name if kind in _OPEN or type_transferability(kind).transferable else Heavy(name)
 
 
 def _is_stuck(value: Any) -> bool:
@@ -193,7 +191,7 @@ def _links(prompt: Mapping[str, Any], wanted: set[str], schemas: NodeSchemas) ->
 
 
 def _leaves(kind: str) -> bool:
-    return all(can_travel(each).travels for each in kind.split(","))
+    return all(type_transferability(each).transferable for each in kind.split(","))
 
 
 def _is_bound(schema: NodeSchema, trusted: bool) -> bool:

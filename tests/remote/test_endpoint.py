@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.remote.pairing import Pairing, pairing_line, read_pairing
+from yggdrasill.remote.endpoint import Pairing, pairing_line, read_pairing
 
 URL, TOKEN = "http://10.1.2.3:8188", "s3cret-tok_en"
 

@@ -1,21 +1,33 @@
-"""What calls of endpoints cost: when, where, how long each part took and how many bytes it moved. For tables and timelines."""
+"""Observers of remote calls: cost reports, and the keys of the calls that a run waits for."""
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["CallReport", "LoadReport", "Meter", "Report", "observe_calls", "report"]
+__all__ = [
+    "CallReport",
+    "LoadReport",
+    "Report",
+    "TransferMeter",
+    "WaitCallback",
+    "WaitedCalls",
+    "observe_calls",
+    "observe_waits",
+    "report",
+    "waiting",
+]
 
 Kind = Literal["compute", "transfer", "wait"]
 
 
 @dataclass
-class Meter:
+class TransferMeter:
     """Filled in while a call is under way: bytes and seconds of its transfers."""
 
     bytes_sent: int = 0
@@ -60,7 +72,7 @@ class CallReport:
     run_s: float
     fetch_s: float
     bytes_direct: int
-    meter: Meter = field(default_factory=Meter)
+    meter: TransferMeter = field(default_factory=TransferMeter)
 
     @property
     def bytes_moved(self) -> int:
@@ -124,3 +136,72 @@ def report(finished: Report) -> None:
     observer = _observer.get()
     if observer is not None:
         observer(finished)
+
+
+MOST_KEYS = 64
+
+#: Takes the keys of all the calls that are waited for in one place now.
+WaitCallback = Callable[[Iterable[str]], None]
+
+
+class WaitedCalls:
+    """The keys of the calls that one run waits for, in all its threads.
+
+    ``tell(keys)`` gets them in order, at most 64, whenever they change: from any thread, but never two at a time.
+    """
+
+    def __init__(self, tell: Callable[[list[str]], None]) -> None:
+        self._tell = tell
+        self._lock = threading.RLock()
+        self._open: dict[object, frozenset[str]] = {}
+        self._told: list[str] = []
+
+    @contextmanager
+    def waiting(self) -> Iterator[WaitCallback]:
+        """Within this block one more place waits, for what the given function was last called with."""
+        place = object()
+        with self._lock:
+            self._open[place] = frozenset()
+        try:
+            yield lambda keys: self._learn(place, keys)
+        finally:
+            with self._lock:
+                del self._open[place]
+                self._changed()
+
+    def _learn(self, place: object, keys: Iterable[str]) -> None:
+        with self._lock:
+            # it may be told in another thread when nobody waits there any more
+            if place in self._open:
+                self._open[place] = frozenset(keys)
+                self._changed()
+
+    def _changed(self) -> None:
+        keys = sorted(frozenset().union(*self._open.values()))[:MOST_KEYS]
+        if keys != self._told:
+            self._told = keys
+            self._tell(keys)
+
+
+_waits: ContextVar[WaitedCalls | None] = ContextVar("yggdrasill_waits", default=None)
+
+
+@contextmanager
+def observe_waits(tell: Callable[[list[str]], None]) -> Iterator[None]:
+    """Within this block, and in the branches it starts, ``tell`` gets the calls that are waited for; see `WaitedCalls`."""
+    before = _waits.set(WaitedCalls(tell))
+    try:
+        yield
+    finally:
+        _waits.reset(before)
+
+
+@contextmanager
+def waiting() -> Iterator[WaitCallback | None]:
+    """Within this block the current run waits for the calls that the given function was last told; None if nobody observes."""
+    waits = _waits.get()
+    if waits is None:
+        yield None
+        return
+    with waits.waiting() as learn:
+        yield learn

@@ -11,9 +11,19 @@ import pytest
 from samples.comfy_prompts import SCHEMAS
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import InvalidConfig, PartitionError, UnknownName
-from yggdrasill.remote.partition import PLACED_NODE, NodeSchema, NodeSchemas, Part, PartCall, Partition, describe, partition_prompt, plug
+from yggdrasill.remote.partition import (
+    PLACED_NODE,
+    NodeSchema,
+    NodeSchemas,
+    Part,
+    PartCall,
+    Partition,
+    describe,
+    partition_prompt,
+    restore_prompt,
+)
+from yggdrasill.remote.partition.assignment import Transferability
 from yggdrasill.remote.partition.graph import PromptGraph
-from yggdrasill.remote.partition.transferability import Transferability
 
 Prompt = dict[str, Any]
 #: Text to image, whose picture is saved, inverted, and shown.
@@ -143,7 +153,10 @@ def test_output_nodes_and_loaders_of_uploaded_files_stay_with_the_reason() -> No
         "3": node("SaveImage", images=["2", 0], filename_prefix="x"),
     }
     partition = cut(prompt, "1", "2", "3")
-    assert partition.stays == {"1": "it loads a file of this server", "3": "it is an output node, and its files and previews belong here"}
+    assert partition.stays == {
+        "1": "it loads a file of this server",
+        "3": "it is an output node; its files and previews belong to this server",
+    }
     assert only(partition).nodes == ("2",)
 
 
@@ -240,7 +253,7 @@ def test_what_needs_a_model_from_an_output_node_stays() -> None:
         "7": node("SaveLatent", samples=["6", 0]),
     }
     partition = cut(prompt, "4", "5", "6")
-    assert "which cannot travel, and that node stays here" in partition.stays["6"]
+    assert "that cannot be transferred, and that node runs locally" in partition.stays["6"]
     assert only(partition).nodes == ("4", "5")
 
 
@@ -270,7 +283,7 @@ def test_the_type_behind_reroutes_and_switches_is_found(link: list[Any], kind: s
     }
     travel = Transferability(PromptGraph.of(prompt, SCHEMAS))
     transfer = travel.transfer(link[0], link[1])
-    assert (travel.type_of(link[0], link[1]), transfer.travels, transfer.known) == (kind, travels, known)
+    assert (travel.type_of(link[0], link[1]), transfer.transferable, transfer.known) == (kind, travels, known)
 
 
 # -- stages and several parts -----------------------------------------------------------------------------------------------
@@ -325,7 +338,7 @@ def test_a_switch_with_both_its_branches_goes_with_them() -> None:
 
 def test_a_switch_stays_here_where_it_could_ask_for_what_is_made_here() -> None:
     partition = cut(lazy_prompt(), "1", "3", "4")
-    assert "asks for inputs only when it needs them" in partition.stays["3"]
+    assert "requests inputs only if it needs them" in partition.stays["3"]
     assert [call.nodes for call in partition.calls] == [("1",), ("4",)]
 
 
@@ -417,7 +430,7 @@ def test_a_blocker_behind_a_raw_link_blocks_nothing() -> None:
         "4": node("LoopEnd", flow=["3", 0], image=["1", 0]),
         "5": node("Show", source=["4", 0]),
     }
-    with pytest.raises(PartitionError, match="in a loop of which not every node can run in one call"):
+    with pytest.raises(PartitionError, match="in a loop whose nodes cannot all run in one call"):
         cut(prompt, "3", "4")
 
 
@@ -448,7 +461,7 @@ def test_a_call_asks_again_if_a_node_in_it_does_or_a_copy() -> None:
 def test_a_class_that_only_the_peer_has_is_partitioned() -> None:
     prompt = {**DRAWING, "10": node("PeersOwn", image=["9", 0])}
     part = [Part("drawing", frozenset({"10"}))]
-    with pytest.raises(PartitionError, match=r"nothing is known of the class of node '10' \(PeersOwn\)"):
+    with pytest.raises(PartitionError, match=r"no schema for the class of node '10' \(PeersOwn\)"):
         partition_prompt(prompt, part, comfy_schemas())
     peers = NodeSchemas([NodeSchema("PeersOwn", outputs=("IMAGE",))])
     assert only(partition_prompt(prompt, part, comfy_schemas() | peers)).nodes == ("10",)
@@ -464,7 +477,7 @@ def test_an_unknown_class_outside_of_the_parts_is_comfyui_s_business() -> None:
 
 
 def test_parts_that_share_a_node_are_refused_by_its_name() -> None:
-    with pytest.raises(PartitionError, match=r"parts 'a' and 'b' both have node '8' \(VAEDecode\)") as caught:
+    with pytest.raises(PartitionError, match=r"Parts 'a' and 'b' both contain node '8' \(VAEDecode\)") as caught:
         partition_prompt(DRAWING, [Part("a", frozenset({"3", "8"})), Part("b", frozenset({"8"}))], comfy_schemas())
     assert caught.value.details == {"part": "b", "nodes": ["8"]}
 
@@ -478,7 +491,7 @@ def test_a_node_that_is_not_there_is_refused_by_its_name() -> None:
     "nodes, said",
     [
         (["9"], r"'9' \(SaveImage\): it is an output node"),
-        (["4"], r"'4' \(CheckpointLoaderSimple\): what it makes \(CLIP, MODEL, VAE\) cannot travel and is needed here"),
+        (["4"], r"'4' \(CheckpointLoaderSimple\): its output \(CLIP, MODEL, VAE\) cannot be transferred and is needed locally"),
     ],
 )
 def test_a_part_of_which_nothing_can_run_elsewhere_is_an_error_that_says_why(nodes: list[str], said: str) -> None:
@@ -497,7 +510,10 @@ def test_more_ports_than_a_node_has_are_an_error() -> None:
 
 @pytest.mark.parametrize(
     "broken, said",
-    [(node("ImageInvert", image=["99", 0]), "linked to node '99', which is not there"), (node("ImageInvert", image=["10", 0]), "cycle: ")],
+    [
+        (node("ImageInvert", image=["99", 0]), "linked to node '99', which does not exist"),
+        (node("ImageInvert", image=["10", 0]), "cycle: "),
+    ],
 )
 def test_a_prompt_that_comfyui_refuses_is_no_matter_of_parts(broken: dict[str, Any], said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):
@@ -539,7 +555,7 @@ def test_a_partition_is_told_as_plain_data() -> None:
 
 
 def test_plugging_the_parts_back_gives_the_prompt() -> None:
-    plugged = plug(cut(DRAWING, "3", "4", "8", "10"))
+    plugged = restore_prompt(cut(DRAWING, "3", "4", "8", "10"))
     inputs = {node_id: each["inputs"] for node_id, each in plugged.items()}
     assert inputs == {node_id: each["inputs"] for node_id, each in DRAWING.items()}
 
@@ -549,5 +565,5 @@ def test_plugging_notices_a_node_that_was_exchanged() -> None:
     only(partition).prompt["4"]["inputs"]["ckpt_name"] = "other.safetensors"
     kept = cut(DRAWING, "3")
     only(kept).prompt["4"]["inputs"]["ckpt_name"] = "other.safetensors"
-    with pytest.raises(PartitionError, match="node '4' is another one than elsewhere"):
-        plug(kept)
+    with pytest.raises(PartitionError, match="node '4' differs from the node with this id in another call"):
+        restore_prompt(kept)

@@ -1,4 +1,4 @@
-"""Artifacts in memory: views that are held for a call, and bytes that are given away."""
+"""`MemoryStore`: views that are borrowed for a call, and bytes that are popped."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from yggdrasill.values import MemoryStore
 from yggdrasill.values.tensors import is_ownable
 
 
-def held(store: MemoryStore, tensor: torch.Tensor, owner: str = "call") -> str:
-    return store.hold(tensor.numpy().data.cast("B"), owner=owner)
+def borrowed(store: MemoryStore, tensor: torch.Tensor, owner: str = "call") -> str:
+    return store.borrow(tensor.numpy().data.cast("B"), owner=owner)
 
 
 def address(view: memoryview) -> int:
@@ -20,9 +20,9 @@ def address(view: memoryview) -> int:
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")
-def test_a_held_tensor_is_offered_in_its_own_memory_until_the_call_ends() -> None:
+def test_a_borrowed_tensor_is_served_from_its_own_memory_until_the_call_ends() -> None:
     store, tensor = MemoryStore(quota_bytes=10), torch.rand(1000)
-    digest = held(store, tensor)
+    digest = borrowed(store, tensor)
     assert digest == blake3(tensor.numpy().tobytes()).hexdigest()
     assert address(store.read(digest)) == tensor.data_ptr()
     assert store.read(digest).readonly
@@ -31,10 +31,10 @@ def test_a_held_tensor_is_offered_in_its_own_memory_until_the_call_ends() -> Non
     assert not store.has(digest)
 
 
-def test_two_calls_hold_the_same_bytes_and_the_last_lets_go() -> None:
+def test_bytes_borrowed_by_two_calls_stay_until_the_last_is_unpinned() -> None:
     store, tensor = MemoryStore(), torch.rand(1000)
-    digest = held(store, tensor, "first")
-    held(store, tensor.clone(), "second")
+    digest = borrowed(store, tensor, "first")
+    borrowed(store, tensor.clone(), "second")
     store.unpin("first")
     assert bytes(store.read(digest)) == tensor.numpy().tobytes()
     store.unpin("second")
@@ -44,43 +44,43 @@ def test_two_calls_hold_the_same_bytes_and_the_last_lets_go() -> None:
 def test_what_a_job_pinned_is_a_copy_after_the_call() -> None:
     store, tensor = MemoryStore(), torch.rand(1000)
     before = tensor.numpy().tobytes()
-    digest = held(store, tensor)
+    digest = borrowed(store, tensor)
     store.pin("job", [digest])
     store.unpin("call")
     tensor.zero_()
     assert bytes(store.read(digest)) == before
 
 
-def test_a_view_above_the_limit_is_not_held() -> None:
+def test_a_view_above_the_limit_is_not_borrowed() -> None:
     with pytest.raises(LimitExceeded):
-        held(MemoryStore(max_artifact_bytes=10), torch.rand(1000))
+        borrowed(MemoryStore(max_artifact_bytes=10), torch.rand(1000))
 
 
 @pytest.mark.parametrize("promised", [None, 300_000])
-def test_bytes_that_came_in_are_given_away_uncopied_for_a_tensor_to_live_in(promised: int | None) -> None:
+def test_popped_bytes_are_not_copied_and_can_be_a_tensors_memory(promised: int | None) -> None:
     store = MemoryStore()
     with store.writer(nbytes=promised) as writer:
         for _ in range(3):
             writer.write(b"x" * 100_000)
         digest = writer.commit()
     place = address(store._kept[digest])
-    taken = store.take(digest)
-    assert address(taken) == place
-    assert is_ownable(taken)
+    popped = store.pop(digest)
+    assert address(popped) == place
+    assert is_ownable(popped)
     assert not store.has(digest)
     with pytest.raises(UnknownArtifact):
-        store.take(digest)
+        store.pop(digest)
 
 
-def test_pinned_and_held_bytes_are_not_given_away() -> None:
+def test_pinned_and_borrowed_bytes_are_not_popped() -> None:
     store, tensor = MemoryStore(), torch.rand(10)
-    kept, lent = store.put(b"abc"), held(store, tensor)
+    kept, borrowed_hash = store.put(b"abc"), borrowed(store, tensor)
     store.pin("job", [kept])
-    assert store.take(kept).readonly
-    assert store.take(lent).readonly
+    assert store.pop(kept).readonly
+    assert store.pop(borrowed_hash).readonly
     assert store.has(kept)
-    assert store.has(lent)
+    assert store.has(borrowed_hash)
 
 
-def test_stores_have_ids_of_their_own() -> None:
+def test_each_store_has_a_different_id() -> None:
     assert MemoryStore().store_id != MemoryStore().store_id

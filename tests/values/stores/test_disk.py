@@ -1,13 +1,15 @@
-"""A folder of artifacts that several processes share, that is killed, that fills up."""
+"""`DiskStore`: folders that several processes share, processes that are killed, disks that are full."""
 
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from yggdrasill.errors import StorageFailed, UnknownArtifact
 from yggdrasill.values import DiskStore, pack, unpack
 from yggdrasill.values.stores import disk
 
-TELL = "import sys, time; from yggdrasill.values import DiskStore; store = DiskStore(sys.argv[1], quota_bytes={quota})\n"
+OPEN_STORE = "import sys, time; from yggdrasill.values import DiskStore; store = DiskStore(sys.argv[1], quota_bytes={quota})\n"
 
 
 def name_of(data: bytes) -> str:
@@ -27,14 +29,14 @@ def name_of(data: bytes) -> str:
 
 
 def files_in(folder: Path) -> set[str]:
-    """What is in the folder besides the pins of open stores."""
+    """Return the files in the folder except the pins of open stores."""
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() and "pins" not in path.parts}
 
 
 def start(folder: Path, code: str, quota: int | None = None) -> subprocess.Popen[str]:
-    """A process with a store on ``folder`` that runs ``code``, after its first line of output."""
+    """Start a process with a store on ``folder`` that runs ``code``; return after its first line of output."""
     process = subprocess.Popen(
-        [sys.executable, "-c", TELL.format(quota=quota) + code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OPEN_STORE.format(quota=quota) + code, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -52,13 +54,13 @@ WRITING = "writer = store.writer(); writer.write(b'half' * 100_000); print('read
 
 
 def test_processes_that_start_at_once_agree_on_the_store_id(tmp_path: Path) -> None:
-    code = TELL.format(quota=None) + "print(store.store_id)"
+    code = OPEN_STORE.format(quota=None) + "print(store.store_id)"
     processes = [
         subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "shared")], stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
-    told = {process.communicate(timeout=60)[0] for process in processes}
-    assert told == {DiskStore(tmp_path / "shared").store_id + "\n"}
-    assert DiskStore(tmp_path / "other").store_id + "\n" not in told
+    reported = {process.communicate(timeout=60)[0] for process in processes}
+    assert reported == {DiskStore(tmp_path / "shared").store_id + "\n"}
+    assert DiskStore(tmp_path / "other").store_id + "\n" not in reported
 
 
 def test_a_process_reads_what_another_wrote(tmp_path: Path) -> None:
@@ -79,10 +81,10 @@ def test_a_writer_killed_in_mid_write_leaves_nothing_once_a_store_opens(tmp_path
     assert store.put(b"half" * 100_000) == name_of(b"half" * 100_000)
 
 
-def test_a_process_that_dies_holding_the_lock_stops_nobody(tmp_path: Path) -> None:
-    process = start(tmp_path, "store._alone().acquire(); print('ready', flush=True); sys.stdin.readline()")
+def test_a_process_that_dies_with_the_lock_does_not_block_others(tmp_path: Path) -> None:
+    process = start(tmp_path, "store._locked().acquire(); print('ready', flush=True); sys.stdin.readline()")
     end(process, kill=True)
-    assert DiskStore(tmp_path).put(b"on it goes") == name_of(b"on it goes")
+    assert DiskStore(tmp_path).put(b"still works") == name_of(b"still works")
 
 
 def test_one_process_does_not_evict_what_another_pinned(tmp_path: Path) -> None:
@@ -119,7 +121,7 @@ def test_the_pins_of_a_killed_process_hold_until_it_had_time_to_come_back(
     assert {path.name for path in (tmp_path / "pins").iterdir()} == {store._folder_pins.name, successor._folder_pins.name}
 
 
-def test_a_quota_bounds_the_folder_whoever_writes(tmp_path: Path) -> None:
+def test_a_quota_bounds_the_folder_of_all_processes_together(tmp_path: Path) -> None:
     code = "\nfor number in range(30): store.put(bytes([number, int(sys.argv[0] == '-c')]) * 5000)\nprint('ready', flush=True)"
     processes = [start(tmp_path, code, quota=100_000) for _ in range(2)]
     for process in processes:
@@ -130,7 +132,7 @@ def test_a_quota_bounds_the_folder_whoever_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", [b"", b"1e", None], ids=["empty", "torn", "gone"])
-def test_a_lost_count_of_the_bytes_in_use_is_taken_anew(tmp_path: Path, text: bytes | None) -> None:
+def test_a_lost_record_of_the_bytes_in_use_is_counted_again(tmp_path: Path, text: bytes | None) -> None:
     store = DiskStore(tmp_path, quota_bytes=2000)
     first = store.put(b"a" * 1000)
     if text is None:
@@ -147,20 +149,47 @@ def test_a_file_that_vanishes_is_an_unknown_artifact(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     for data in (b"small", b"large" * 100_000):
         digest = store.put(data)
-        chunks = store.chunks(digest)
         path = store.path(digest)
         assert path is not None
         path.unlink()
-        for act in (store.nbytes, store.read, store.path):
+        for act in (store.nbytes, store.read, store.chunks, store.path):
             with pytest.raises(UnknownArtifact):
                 act(digest)
-        with pytest.raises(UnknownArtifact):
-            next(chunks)
         assert store.missing([digest]) == [digest]
         assert store.put(data) == digest
 
 
-def test_an_evicted_artifact_stays_whole_for_who_reads_it(tmp_path: Path) -> None:
+def test_chunks_of_a_file_that_vanishes_between_size_and_open_raise_when_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(b"small")
+    path = store.path(digest)
+    assert path is not None
+    monkeypatch.setattr(DiskStore, "_touch", staticmethod(lambda path: path.unlink() or True))
+    with pytest.raises(UnknownArtifact):
+        store.chunks(digest)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not delete an open file")
+def test_chunks_that_were_requested_survive_the_eviction_before_the_first_is_read(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(b"large" * 100_000)
+    chunks, path = store.chunks(digest), store.path(digest)
+    assert path is not None
+    path.unlink()
+    assert b"".join(chunks) == b"large" * 100_000
+
+
+def test_chunks_that_are_never_read_leave_no_open_file(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(b"small")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ResourceWarning)
+        chunks = store.chunks(digest)
+        del chunks
+        gc.collect()
+
+
+def test_an_evicted_artifact_stays_complete_for_its_readers(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, quota_bytes=4 << 20)
     data = bytes(range(256)) * 8192
     view, chunks = store.read(store.put(data)), store.chunks(name_of(data))
@@ -211,7 +240,7 @@ def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     with pytest.raises(StorageFailed, match="file"):
         DiskStore(tmp_path / "file" / "store")
     (tmp_path / "store-id").write_bytes(b"not an id")
-    with pytest.raises(StorageFailed, match="'not an id' and no store id"):
+    with pytest.raises(StorageFailed, match="'not an id'; expected a store id"):
         DiskStore(tmp_path)
 
 
@@ -248,7 +277,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(small_disk: Pa
         store.put(b"b" * 1_500_000)
     writer = store.writer()
     writer.write(b"c" * 500_000)
-    with pytest.raises(StorageFailed, match="nothing was kept"):
+    with pytest.raises(StorageFailed, match="Nothing was stored"):
         writer.write(b"c" * 1_000_000)
     assert files_in(small_disk) == before
     assert bytes(store.read(digest)) == b"a" * 1_000_000
@@ -258,7 +287,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(small_disk: Pa
 def test_a_pin_waits_for_an_eviction_in_another_process(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     digest = store.put(b"a")
-    process = start(tmp_path, "lock = store._alone(); lock.acquire(); print('ready', flush=True); time.sleep(0.5); lock.release()")
+    process = start(tmp_path, "lock = store._locked(); lock.acquire(); print('ready', flush=True); time.sleep(0.5); lock.release()")
     begin = time.monotonic()
     store.pin("job", [digest])
     assert time.monotonic() - begin > 0.2

@@ -10,7 +10,7 @@ import torch
 from samples.endpoints import Cutter, EndpointProcess, registry_of
 from samples.graphs import bits, graph_of
 from yggdrasill.remote import ArtifactClient
-from yggdrasill.remote.download_cache import DownloadCache
+from yggdrasill.remote.artifact_client import DownloadCache
 from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.memory import aligned_memory
 
@@ -24,53 +24,53 @@ def arrived(nbytes: int = 1000) -> tuple[str, memoryview]:
 
 
 def test_what_is_given_out_again_is_a_copy() -> None:
-    received = DownloadCache()
+    cache = DownloadCache()
     name, memory = arrived()
-    received.keep(name, memory)
-    first, second = received.copy(name), received.copy(name)
+    cache.keep(name, memory)
+    first, second = cache.copy(name), cache.copy(name)
     assert first == second == memory
     assert first is not None
     first[:3] = b"own"
-    assert received.copy(name) == second
+    assert cache.copy(name) == second
 
 
 def test_memory_that_its_owner_wrote_to_is_forgotten() -> None:
-    received = DownloadCache()
+    cache = DownloadCache()
     name, memory = arrived()
-    received.keep(name, memory)
+    cache.keep(name, memory)
     memory[0] ^= 1
-    assert received.copy(name) is None
-    assert name not in received
-    assert received.nbytes == 0
+    assert cache.copy(name) is None
+    assert name not in cache
+    assert cache.nbytes == 0
 
 
 def test_the_longest_unused_goes_when_the_limit_is_reached() -> None:
-    received = DownloadCache(3000)
+    cache = DownloadCache(3000)
     things = [arrived() for _ in range(3)]
     for name, memory in things:
-        received.keep(name, memory)
-    received.copy(things[0][0])
+        cache.keep(name, memory)
+    cache.copy(things[0][0])
     name, memory = arrived(1500)
-    received.keep(name, memory)
-    assert [name in received for name, _ in things] == [True, False, False]
-    assert received.nbytes == 2500
+    cache.keep(name, memory)
+    assert [name in cache for name, _ in things] == [True, False, False]
+    assert cache.nbytes == 2500
 
 
 @pytest.mark.parametrize("limit", [0, 999])
 def test_what_is_larger_than_the_limit_is_not_kept(limit: int) -> None:
-    received = DownloadCache(limit)
+    cache = DownloadCache(limit)
     name, memory = arrived()
-    received.keep(name, memory)
-    assert received.copy(name) is None
-    assert received.nbytes == 0
+    cache.keep(name, memory)
+    assert cache.copy(name) is None
+    assert cache.nbytes == 0
 
 
 def test_the_same_bytes_again_count_once() -> None:
-    received = DownloadCache()
+    cache = DownloadCache()
     name, memory = arrived()
-    received.keep(name, memory)
-    received.keep(name, memory)
-    assert received.nbytes == memory.nbytes
+    cache.keep(name, memory)
+    cache.keep(name, memory)
+    assert cache.nbytes == memory.nbytes
 
 
 def test_an_equal_result_is_not_fetched_again(forge: EndpointProcess, forge_proxy: Cutter) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yggdrasill.errors import LimitExceeded
-from yggdrasill.remote.events import Event, read_events
+from yggdrasill.remote.calls import StreamEvent, read_events
 from yggdrasill.remote.loop_thread import loop_thread
 
 STREAM = (
@@ -18,18 +18,18 @@ STREAM = (
     b'id: 2\r\nevent: progress\r\ndata: {"place":\r\ndata: "\xc3\xa4"}\r\n\r\n:\n\nevent: log\ndata: no json\n\ndata: [1]\n\ndata: {"last": 1}\n\n'
 )
 EVENTS = [
-    Event("status", {"status": "IN_QUEUE"}, "1"),
-    Event("progress", {"place": "ä"}, "2"),
-    Event("message", {"last": 1}, None),
+    StreamEvent("status", {"status": "IN_QUEUE"}, "1"),
+    StreamEvent("progress", {"place": "ä"}, "2"),
+    StreamEvent("message", {"last": 1}, None),
 ]
 
 
-def read(pieces: list[bytes]) -> list[Event]:
+def read(pieces: list[bytes]) -> list[StreamEvent]:
     async def chunks() -> AsyncIterator[bytes]:
         for piece in pieces:
             yield piece
 
-    async def collect() -> list[Event]:
+    async def collect() -> list[StreamEvent]:
         return [event async for event in read_events(chunks())]
 
     return loop_thread().run(collect())

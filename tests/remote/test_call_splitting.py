@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from samples.comfy_graphs import graph_input, graph_output, node
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import InvalidConfig
+from yggdrasill.remote.call_splitting import BatchSplitter, ListSplitter, Values, can_be_split, output_dependencies
+from yggdrasill.remote.comfy_ports import Blocked
 from yggdrasill.remote.partition import Part, partition_prompt
-from yggdrasill.remote.partition.sharing import can_be_shared, reach_of
 from yggdrasill.remote.placement import Placement
-from yggdrasill.remote.port_list import Blocked
-from yggdrasill.remote.shares import Batches, Lists, Values
 
 REACH = {"sum": frozenset({"a", "b"}), "b": frozenset({"b"}), "nothing": frozenset[str]()}
 KINDS = {"a": "INT", "b": "INT"}, {"sum": "INT", "b": "INT", "nothing": "INT"}
@@ -33,7 +32,7 @@ def mapped(values: Values) -> dict[str, list[Any]]:
 @settings(max_examples=200, deadline=None)
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 5))
 def test_lists_come_back_as_the_whole_would(first: int, second: int, count: int) -> None:
-    lists = Lists(REACH, *KINDS)
+    lists = ListSplitter(REACH, *KINDS)
     values = {"a": list(range(first)), "b": list(range(100, 100 + second))}
     shares = lists.split(values, count)
     assert len(shares) == (min(count, max(first, second)) if count > 1 and max(first, second) > 1 else 0)
@@ -43,11 +42,11 @@ def test_lists_come_back_as_the_whole_would(first: int, second: int, count: int)
 
 @pytest.mark.parametrize("a", [[], [1], [1, Blocked("no")]])
 def test_lists_that_cannot_be_shared_stay_together(a: list[Any]) -> None:
-    assert Lists(REACH, *KINDS).split({"a": a, "b": [1]}, 4) == []
+    assert ListSplitter(REACH, *KINDS).split({"a": a, "b": [1]}, 4) == []
 
 
 def test_shares_that_gave_another_number_of_values_tell_nothing() -> None:
-    lists = Lists(REACH, *KINDS)
+    lists = ListSplitter(REACH, *KINDS)
     values = {"a": [1, 2, 3], "b": [4]}
     shares = lists.split(values, 2)
     given_ = [mapped(share.values) for share in shares]
@@ -62,8 +61,8 @@ IMAGES = torch.arange(8 * 4 * 4 * 3, dtype=torch.float32).reshape(8, 4, 4, 3)
 NOISE_SIZE = (4, 4, 4)
 
 
-def batches(inputs: dict[str, str], outputs: dict[str, str], *, seeded: bool = False) -> Batches:
-    return Batches(dict.fromkeys(outputs, frozenset(inputs)), inputs, outputs, seeded=seeded)
+def batches(inputs: dict[str, str], outputs: dict[str, str], *, seeded: bool = False) -> BatchSplitter:
+    return BatchSplitter(dict.fromkeys(outputs, frozenset(inputs)), inputs, outputs, seeded=seeded)
 
 
 def test_pictures_come_back_in_order() -> None:
@@ -161,8 +160,8 @@ def test_a_call_is_shared_only_if_every_node_runs_once_for_each_value() -> None:
         return found
 
     invert = node("ImageInvert", image=("1", 0))
-    assert can_be_shared(call(invert), comfy_schemas())
-    assert not can_be_shared(call(invert, node("RebatchImages", images=("2", 0), batch_size=2)), comfy_schemas())
+    assert can_be_split(call(invert), comfy_schemas())
+    assert not can_be_split(call(invert, node("RebatchImages", images=("2", 0), batch_size=2)), comfy_schemas())
 
 
 def test_each_output_is_known_by_the_inputs_behind_it() -> None:
@@ -175,7 +174,7 @@ def test_each_output_is_known_by_the_inputs_behind_it() -> None:
         "6": node("EmptyImage"),
         "7": graph_output("none", ("6", 0)),
     }
-    assert reach_of(prompt) == {"both": {"a", "b"}, "one": {"b"}, "none": set()}
+    assert output_dependencies(prompt) == {"both": {"a", "b"}, "one": {"b"}, "none": set()}
 
 
 def test_a_placement_says_what_is_split() -> None:

@@ -1,4 +1,4 @@
-"""Values in files: whole or not at all, mapped without risk to the file."""
+"""Values in files: written completely or not at all, and mapped without risk to the file."""
 
 from __future__ import annotations
 

@@ -1,10 +1,4 @@
-"""The values of one call shared out to several endpoints, and what comes back put together in order.
-
-A list: ComfyUI calls a node once for each value of a list, and repeats the last value of a shorter one, so that any piece of the
-values gives that piece of the outputs. A batch: pictures, masks and latents along their first dimension, for parts that the registry
-says treat each by itself; a latent carries ``batch_index``, so that its noise is that of its place in the whole batch
-(``comfy.sample.prepare_noise``). Where pieces might not give what the whole gives, nothing is shared out.
-"""
+"""Splitting"""
 
 from __future__ import annotations
 
@@ -14,10 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.remote.port_list import Blocked
+from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, Blocked, is_link
+from yggdrasill.remote.partition.parts import PartCall
+from yggdrasill.remote.partition.schemas import NodeSchema
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["Batches", "Lists", "Share", "Sharing", "Values"]
+__all__ = ["BatchSplitter", "ListSplitter", "Piece", "Splitter", "Values", "can_be_split", "output_dependencies"]
 
 Values = Mapping[str, Sequence[Any]]
 """The values of each port, by its name."""
@@ -28,7 +24,7 @@ _NOISE_BLOCK = 16
 
 
 @dataclass(frozen=True)
-class Share:
+class Piece:
     """The inputs for the places from ``start`` to ``stop``."""
 
     start: int
@@ -36,66 +32,66 @@ class Share:
     values: dict[str, list[Any]]
 
 
-class Sharing(ABC):
-    """A way to share out. ``reach`` says by output which inputs it depends on, ``inputs`` and ``outputs`` the types by name."""
+class Splitter(ABC):
+    """A way to piece out. ``dependencies`` says by output which inputs it depends on, ``inputs`` and ``outputs`` the types by name."""
 
-    def __init__(self, reach: Mapping[str, frozenset[str]], inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
-        self.reach = reach
+    def __init__(self, dependencies: Mapping[str, frozenset[str]], inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
+        self.dependencies = dependencies
         self.inputs = inputs
         self.outputs = outputs
 
     @abstractmethod
-    def split(self, values: Values, count: int) -> list[Share]:
-        """At most ``count`` shares in order, of nearly equal size; none if these values have to stay together."""
+    def split(self, values: Values, count: int) -> list[Piece]:
+        """At most ``count`` pieces in order, of nearly equal size; none if these values have to stay together."""
 
     @abstractmethod
-    def join(self, shares: Sequence[Share], given: Sequence[Values]) -> dict[str, list[Any]] | None:
-        """What the whole would have given; None if the shares gave something from which that cannot be told."""
+    def join(self, pieces: Sequence[Piece], results: Sequence[Values]) -> dict[str, list[Any]] | None:
+        """What the whole would have results; None if the pieces gave something from which that cannot be told."""
 
 
-class Lists(Sharing):
+class ListSplitter(Splitter):
     """Several values on a port."""
 
-    def split(self, values: Values, count: int) -> list[Share]:
-        """As `Sharing.split`."""
+    def split(self, values: Values, count: int) -> list[Piece]:
+        """As `Splitter.split`."""
         self._lengths = lengths = {name: len(listed) for name, listed in values.items()}
         most = max(lengths.values(), default=0)
         if most < 2 or 0 in lengths.values() or any(type(each) is Blocked for listed in values.values() for each in listed):
             return []
         return [
-            Share(start, stop, {name: list(listed[min(start, len(listed) - 1) : stop]) for name, listed in values.items()})
+            Piece(start, stop, {name: list(listed[min(start, len(listed) - 1) : stop]) for name, listed in values.items()})
             for start, stop in _bounds(most, count)
         ]
 
-    def join(self, shares: Sequence[Share], given: Sequence[Values]) -> dict[str, list[Any]] | None:
-        """As `Sharing.join`."""
+    def join(self, pieces: Sequence[Piece], results: Sequence[Values]) -> dict[str, list[Any]] | None:
+        """As `Splitter.join`."""
         joined: dict[str, list[Any]] = {}
         for name in self.outputs:
-            length = max((self._lengths[port] for port in self.reach[name]), default=1)
+            length = max((self._lengths[port] for port in self.dependencies[name]), default=1)
             found = joined[name] = []
-            for share, outputs in zip(shares, given, strict=True):
-                own = max(1, min(share.stop, length) - share.start)
-                if len(outputs.get(name, ())) != own:
+            for piece, outputs in zip(pieces, results, strict=True):
+                expected = max(1, min(piece.stop, length) - piece.start)
+                if len(outputs.get(name, ())) != expected:
                     return None
-                if share.start < length:
+                if piece.start < length:
                     found += outputs[name]
         return joined
 
 
-class Batches(Sharing):
+class BatchSplitter(Splitter):
     """One value on each port, of which some hold several pictures.
 
     ``seeded``: something inside draws random numbers; then only latents are taken apart, for only they say where they stood.
     """
 
     def __init__(
-        self, reach: Mapping[str, frozenset[str]], inputs: Mapping[str, str], outputs: Mapping[str, str], *, seeded: bool = False
+        self, dependencies: Mapping[str, frozenset[str]], inputs: Mapping[str, str], outputs: Mapping[str, str], *, seeded: bool = False
     ) -> None:
-        super().__init__(reach, inputs, outputs)
+        super().__init__(dependencies, inputs, outputs)
         self.seeded = seeded
 
-    def split(self, values: Values, count: int) -> list[Share]:
-        """As `Sharing.split`."""
+    def split(self, values: Values, count: int) -> list[Piece]:
+        """As `Splitter.split`."""
         single = {name: load_handles(listed[0]) for name, listed in values.items() if len(listed) == 1}
         sizes = {name: _size(value, self.inputs[name]) for name, value in single.items()}
         most = max((size for size in sizes.values() if size is not None), default=0)
@@ -103,31 +99,31 @@ class Batches(Sharing):
             return []
         self._batched = {name for name, size in sizes.items() if size == most}
         latents = [single[name] for name in self._batched if self.inputs[name] == "LATENT"]
-        self._numbered, self._masked = any("batch_index" in each for each in latents), any(map(_is_masked, latents))
+        self._has_batch_index, self._has_noise_mask = any("batch_index" in each for each in latents), any(map(_is_masked, latents))
         if self.seeded and len(latents) < len(self._batched):
             return []
-        if any(kind not in _BATCHED for name, kind in self.outputs.items() if not self._batched.isdisjoint(self.reach[name])):
+        if any(kind not in _BATCHED for name, kind in self.outputs.items() if not self._batched.isdisjoint(self.dependencies[name])):
             return []
-        shares = []
+        pieces = []
         for start, stop in _bounds(most, count):
-            pieces = {name: [_piece(value, start, stop) if name in self._batched else value] for name, value in single.items()}
-            shares.append(Share(start, stop, pieces))
-        return shares
+            sliced = {name: [_slice(value, start, stop) if name in self._batched else value] for name, value in single.items()}
+            pieces.append(Piece(start, stop, sliced))
+        return pieces
 
-    def join(self, shares: Sequence[Share], given: Sequence[Values]) -> dict[str, list[Any]] | None:
-        """As `Sharing.join`."""
+    def join(self, pieces: Sequence[Piece], results: Sequence[Values]) -> dict[str, list[Any]] | None:
+        """As `Splitter.join`."""
         joined: dict[str, list[Any]] = {}
         for name, kind in self.outputs.items():
-            if self._batched.isdisjoint(self.reach[name]):
-                joined[name] = list(given[0].get(name, ()))
+            if self._batched.isdisjoint(self.dependencies[name]):
+                joined[name] = list(results[0].get(name, ()))
                 continue
-            pieces = [load_handles(outputs[name][0]) for outputs in given if len(outputs.get(name, ())) == 1]
-            sizes = [share.stop - share.start for share in shares]
-            if len(pieces) < len(shares) or [_size(piece, kind) for piece in pieces] != sizes:
+            parts = [load_handles(outputs[name][0]) for outputs in results if len(outputs.get(name, ())) == 1]
+            sizes = [piece.stop - piece.start for piece in pieces]
+            if len(parts) < len(pieces) or [_size(part, kind) for part in parts] != sizes:
                 return None
-            if any(map(_is_masked, pieces)) and not (self._masked and all(map(_is_masked, pieces))):
+            if any(map(_is_masked, parts)) and not (self._has_noise_mask and all(map(_is_masked, parts))):
                 return None
-            joined[name] = [_together(pieces, index=self._numbered)]
+            joined[name] = [_concatenate(parts, keep_index=self._has_batch_index)]
         return joined
 
 
@@ -161,7 +157,7 @@ def _latent_size(latent: Any) -> int | None:
     return size if whole and fits and not any(_is_tensor(item) for item in others) else None
 
 
-def _piece(value: Any, start: int, stop: int) -> Any:
+def _slice(value: Any, start: int, stop: int) -> Any:
     if not isinstance(value, dict):
         return value[start:stop]
     size = len(value["samples"])
@@ -172,7 +168,7 @@ def _piece(value: Any, start: int, stop: int) -> Any:
     return piece
 
 
-def _together(pieces: Sequence[Any], *, index: bool) -> Any:
+def _concatenate(pieces: Sequence[Any], *, keep_index: bool) -> Any:
     """The whole of pieces; ``index``: the latents that went out had a ``batch_index`` of their own, so it stays."""
     import torch
 
@@ -181,7 +177,7 @@ def _together(pieces: Sequence[Any], *, index: bool) -> Any:
     joined = {**pieces[0], "samples": torch.cat([piece["samples"] for piece in pieces])}
     if "batch_index" in joined:
         joined["batch_index"] = [place for piece in pieces for place in piece["batch_index"]]
-        if not index:
+        if not keep_index:
             del joined["batch_index"]
     if joined.get("noise_mask") is not None:
         joined["noise_mask"] = torch.cat([piece["noise_mask"] for piece in pieces])
@@ -196,3 +192,36 @@ def _is_tensor(value: Any) -> bool:
     import torch
 
     return isinstance(value, torch.Tensor) and not getattr(value, "is_nested", False)
+
+
+def can_be_split(call: PartCall, schemas: Mapping[str, NodeSchema]) -> bool:
+    """Whether ComfyUI calls every node inside once for each value, and nothing there may change by itself.
+
+    A node that takes a list whole, or gives one, has to see it whole.
+    """
+    if call.asks_again:
+        return False
+    inside = [schemas.get(call.prompt[node]["class_type"]) for node in (*call.nodes, *call.copies)]
+    return all(schema is not None and not schema.input_is_list and not any(schema.output_is_list) for schema in inside)
+
+
+def output_dependencies(prompt: Mapping[str, Any]) -> dict[str, frozenset[str]]:
+    """For each output of a prompt with ports, by name, the inputs that it depends on."""
+    known: dict[str, frozenset[str]] = {}
+
+    def inputs_behind(start: str) -> frozenset[str]:
+        waiting = [start]
+        while waiting:
+            node = waiting[-1]
+            links = [value[0] for value in prompt[node].get("inputs", {}).values() if is_link(value)]
+            unknown = [link for link in links if link not in known]
+            if unknown:
+                waiting += unknown
+                continue
+            own = {str(prompt[node]["inputs"]["name"])} if prompt[node]["class_type"] == INPUT_NODE else set()
+            known[node] = frozenset(own.union(*(known[link] for link in links)))
+            waiting.pop()
+        return known[start]
+
+    sinks = [node for node in prompt if prompt[node]["class_type"] == OUTPUT_NODE]
+    return {str(prompt[node]["inputs"]["name"]): inputs_behind(node) for node in sinks}

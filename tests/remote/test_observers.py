@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from yggdrasill.executor.branches import run_branches
-from yggdrasill.remote.wait_graph import observe_waits, waiting
+from yggdrasill.remote.observers import observe_waits, waiting
 
 
 def test_whoever_observes_a_run_is_told_the_calls_of_all_its_places_and_only_what_changed() -> None:
