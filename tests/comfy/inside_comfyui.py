@@ -124,12 +124,12 @@ def missing_class(kitchen: Kitchen) -> dict[str, Any]:
     """A ComfyUI that lacks a class, such as an older one, hands its values on."""
     data = dumps([kitchen.mesh()])
     kind = value_classes._KINDS["mesh"]
-    object.__setattr__(kind, "home", "comfy_api.latest:Types.NO_SUCH_CLASS")
+    object.__setattr__(kind, "location", "comfy_api.latest:Types.NO_SUCH_CLASS")
     try:
         back = loads(data)
         return {"opaque": type(back[0]) is Opaque, "same": dumps(back) == data}
     finally:
-        object.__setattr__(kind, "home", "comfy_api.latest:Types.MESH")
+        object.__setattr__(kind, "location", "comfy_api.latest:Types.MESH")
 
 
 def hostile() -> dict[str, str]:

@@ -36,7 +36,7 @@ def test_an_old_comfyui_is_told_what_to_do() -> None:
     assert said is not None
     assert "ComfyUI 0.3.64" in said
     assert "0.25" in said
-    assert "update ComfyUI" in said
+    assert "Update ComfyUI" in said
     assert "older than 0.25" in str(host_api.version_problem(None))
 
 
@@ -83,5 +83,5 @@ def test_an_old_comfyui_says_so_in_one_line_and_starts(servers: Servers) -> None
     lines = [line for line in server.printed().splitlines() if "Yggdrasill" in line]
     server.stop()
     assert len(lines) == 1, lines
-    assert "this is ComfyUI 0.3.64, and Yggdrasill works with 0.25 and later" in lines[0]
+    assert "This is ComfyUI 0.3.64, but Yggdrasill requires 0.25 or later." in lines[0]
     assert json.dumps(lines).count("Traceback") == 0

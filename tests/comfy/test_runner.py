@@ -98,13 +98,13 @@ def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
     [
         ({"queu": "fifo"}, "'queu'"),
         ({"queue": "lifo"}, "'lifo'"),
-        ({"slots": 0}, "from 1 on"),
-        ({"peers": "x"}, "list of texts"),
+        ({"slots": 0}, "an integer of at least 1"),
+        ({"peers": "x"}, "list of strings"),
         ({"model_sources": ["huggingface.co"]}, "'huggingface.co'"),
         ({"model_limit": 0}, "number of GiB"),
-        ({"patience": -1}, "'patience' is a number of seconds, got -1"),
-        ({"first_patience": "2 s"}, "'first_patience' is a number of seconds"),
-        ({"first_patience": float("nan")}, "'first_patience' is a number of seconds"),
+        ({"patience": -1}, "'patience' must be a number of seconds from 0 on, got -1"),
+        ({"first_patience": "2 s"}, "'first_patience' must be a number of seconds"),
+        ({"first_patience": float("nan")}, "'first_patience' must be a number of seconds"),
     ],
 )
 def test_settings_that_make_no_sense_are_named(document: dict[str, object], said: str) -> None:

@@ -52,14 +52,14 @@ def test_sockets_of_the_same_names_and_types_hold(was: dict[str, Any], now: dict
         ([MASK, IMAGE], r"are \['hole' \(MASK\), 'picture' \(IMAGE\)\]"),
         ([IMAGE], r"are \['picture' \(IMAGE\)\], but this node has sockets for"),
         ([IMAGE, MASK, {"name": "more", "dtype": "text"}], r"'more' \(STRING\)"),
-        ([{**IMAGE, "name": "image"}, MASK], r"'image' \(IMAGE\).*'picture' \(IMAGE\).*choose the graph again"),
+        ([{**IMAGE, "name": "image"}, MASK], r"'image' \(IMAGE\).*'picture' \(IMAGE\).*Choose the graph again"),
     ],
     ids=["another type", "of any type now", "in another order", "one is gone", "one is new", "renamed"],
 )
 def test_other_ports_are_named_with_their_types(now: list[dict[str, Any]], said: str) -> None:
     for side, ports in (("inputs", (now, [])), ("outputs", ([], now))):
         was = ([IMAGE, MASK], []) if side == "inputs" else ([], [IMAGE, MASK])
-        with pytest.raises(InvalidArgument, match=f"the {side} of graph 'soften' at endpoint 'b' .*{said}"):
+        with pytest.raises(InvalidArgument, match=f"The {side} of graph 'soften' at endpoint 'b' .*{said}"):
             stored(*was).check(contract(*ports), "endpoint 'b'")
 
 

@@ -81,7 +81,7 @@ def test_what_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, name: str,
 @pytest.mark.parametrize(
     "text, said",
     [
-        (b"qeue: front\n", "settings.yaml: there is 'qeue'; it takes 'allow_hosts'"),
+        (b"qeue: front\n", "settings.yaml: unknown keys 'qeue'. Available: 'allow_hosts'"),
         (b"queue: [front\n", "settings.yaml, line"),
         (b"queue: front\nqueue: fifo\n", "settings.yaml.*twice"),
         (b"- front\n", "settings.yaml: a config is a mapping"),

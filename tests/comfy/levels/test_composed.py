@@ -50,11 +50,11 @@ def test_the_ports_of_a_graph_are_known_before_it_runs(comfy: Caller) -> None:
 @pytest.mark.parametrize(
     "prompt, said",
     [
-        ({"1": node("LoadImage", image="x.png")}, "comes from a LoadImage node, so its ports are known when the workflow runs"),
-        ({"1": node("YggdrasillConnect", graph=("2", 0), connections="", open_rest=True)}, "comes from a missing node"),
-        ({"1": node("YggdrasillConnect", graph=("1", 0), connections="", open_rest=True)}, "in a ring"),
+        ({"1": node("LoadImage", image="x.png")}, "depends on a LoadImage node, so its ports are known only when the workflow runs"),
+        ({"1": node("YggdrasillConnect", graph=("2", 0), connections="", open_rest=True)}, "depends on a missing node"),
+        ({"1": node("YggdrasillConnect", graph=("1", 0), connections="", open_rest=True)}, "by a cycle"),
         ({"1": add_block("image/nothing")}, "unknown block type"),
-        ({"1": node("YggdrasillSaveWorld", name="x")}, "known when the workflow runs"),
+        ({"1": node("YggdrasillSaveWorld", name="x")}, "known only when the workflow runs"),
     ],
 )
 def test_a_graph_whose_ports_are_not_known_yet_is_named(comfy: Caller, prompt: dict[str, Any], said: str) -> None:

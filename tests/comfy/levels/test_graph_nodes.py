@@ -132,7 +132,7 @@ def test_a_graph_in_a_state_is_refused_by_its_type(comfy: Caller) -> None:
         (add_block("image/adjusted"), "unknown block type 'image/adjusted'; there is 'image/adjust'"),
         (pasted("graph", {"schema_version": "2.0", "nodes": []}), "newer than '1.0', the newest this version reads; update yggdrasill"),
         (pasted("graph", "nodes: ["), "the file must hold YAML"),
-        (pasted("graph", {"stages": {}, "cycle": []}), "a world's, and here goes one of 'graph'"),
+        (pasted("graph", {"stages": {}, "cycle": []}), "Expected the config of one of 'graph', got the config of a world"),
         (pasted("graph", {"nodes": [{"node_id": "a", "block_type": "oil/painting"}]}), "unknown block type 'oil/painting'"),
         (
             pasted("graph", {"nodes": [{"node_id": "a", "block_type": "image/adjust", "config": {"checkpoint_path": "/etc/passwd"}}]}),
@@ -141,7 +141,7 @@ def test_a_graph_in_a_state_is_refused_by_its_type(comfy: Caller) -> None:
         (node("YggdrasillLoadGraph", source="file", **{"source.name": "../endpoints.yaml"}), "is outside the folders"),
         (node("YggdrasillLoadGraph", source="file", **{"source.name": "nowhere.yaml"}), "File 'nowhere.yaml' was not found in"),
         (add_block("image/adjust", gamma=99.0), "bigger than max"),
-        (pipeline_node(), "link at least one graph"),
+        (pipeline_node(), "Link at least one graph"),
     ],
 )
 def test_what_cannot_be_is_said_on_the_node(comfy: Caller, bad: dict[str, Any], said: str) -> None:
@@ -177,7 +177,7 @@ def test_a_graph_with_more_ports_than_a_node_has_sockets_is_refused_with_the_lim
         graph.expose_output(block, "adjusted", f"picture {number}")
     error = error_of(comfy, {**PICTURE, "5": pasted("graph", graph.to_config()), "6": run_node(("5", 0), ("4", 0))})
     assert error["node_id"] == "6"
-    said = f"'wide' has 33 {side}, and Run Graph runs graphs of up to 32; let fewer be ports of the whole, or divide it"
+    said = f"'wide' has 33 {side}, but Run Graph supports at most 32. Expose fewer ports, or split the graph"
     assert said in error["exception_message"]
 
 
@@ -186,4 +186,4 @@ def test_a_needed_input_and_a_socket_too_many_are_named(comfy: Caller) -> None:
     error = error_of(comfy, {**BUILT, **PICTURE, "5": run_node(("3", 0), ("4", 0), ("4", 0))})
     assert "Socket 'p1' is linked, but 'brighter' has 1 inputs: 'image'. Unlink the socket." in error["exception_message"]
     error = error_of(comfy, {**BUILT, "4": node("PrimitiveString", value="x"), "5": run_node(("3", 0), ("4", 0))})
-    assert "takes an IMAGE [batch, height, width, channels], got str" in error["exception_message"]
+    assert "requires an IMAGE [batch, height, width, channels], got str" in error["exception_message"]
