@@ -1,4 +1,4 @@
-"""Errors about endpoints as others may see them: named, and without an address."""
+"""Errors about endpoints as clients see them: with names and without addresses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from yggdrasill.server_ext.comfy.url_redaction import public_message, redact_url
         ("it needs a GPU (24 GB) and has none", "it needs a GPU (24 GB) and has none"),
     ],
 )
-def test_a_message_loses_its_addresses_and_nothing_else(text: str, said: str) -> None:
+def test_only_addresses_are_removed_from_a_message(text: str, said: str) -> None:
     assert strip_urls(text) == said
 
 
@@ -34,7 +34,7 @@ def test_a_message_names_the_endpoint() -> None:
     assert public_message(InvalidConfig("it is odd")) == "it is odd"
 
 
-def test_an_error_loses_the_endpoints_address_and_keeps_its_class_and_other_addresses() -> None:
+def test_an_error_keeps_its_class_and_other_addresses() -> None:
     said = "endpoint 'forge' at http://forge:8400/key: it fetches no model from 'https://models.example/a.ckpt'"
     error = redact_urls(AccessDenied(said, endpoint="forge", url="http://forge:8400/key/graphs", reason="source"), "http://forge:8400/key")
     assert type(error) is AccessDenied

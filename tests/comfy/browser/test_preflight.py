@@ -1,4 +1,4 @@
-"""Preflight in the editor, bringing a missing model to the endpoint, and what a run cost: with two servers, from the menu to the result."""
+"""Preflight in the editor, fetching a missing model to the endpoint, and the costs of a run, with two servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBGRAPH = """([nodes, title]) => {
 
 
 def draw(editor: Editor, model: str, source: str = "") -> None:
-    """A subgraph Paint that samples, and a preview of what it gives."""
+    """Draw a subgraph Paint that samples, and a preview of its output."""
     kinds = ("CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "KSampler", "VAEDecode")
     loader, text, latent, sampler, decoder = nodes = [editor.add(kind, 420 + 20 * index, 60) for index, kind in enumerate(kinds)]
     shown = editor.add("PreviewImage", 820, 60)
@@ -48,19 +48,19 @@ def place(editor: Editor, tab: Any, registry: Path, where: str) -> None:
 
 
 def preflight(editor: Editor, tab: Any) -> Any:
-    """Press Preflight; gives the dialog once it has looked."""
+    """Press Preflight; return the dialog with its result."""
     tab.get_by_role("button", name="Preflight").click()
     dialog = editor.page.get_by_role("dialog", name="Preflight")
     editor.wait_until(lambda: "Looking" not in dialog.inner_text())
     return dialog
 
 
-def test_where_nothing_is_placed_preflight_says_so(editor: Editor, tab: Any) -> None:
+def test_preflight_without_placements(editor: Editor, tab: Any) -> None:
     draw(editor, "tiny.ckpt")
     assert "Everything runs on this server" in preflight(editor, tab).inner_text()
 
 
-def test_preflight_then_the_run_its_figures_and_its_timeline(editor: Editor, tab: Any, registry: Path) -> None:
+def test_preflight_run_figures_and_timeline(editor: Editor, tab: Any, registry: Path) -> None:
     draw(editor, "tiny.ckpt")
     place(editor, tab, registry, "studio")
     dialog = preflight(editor, tab)
@@ -82,7 +82,7 @@ def test_preflight_then_the_run_its_figures_and_its_timeline(editor: Editor, tab
     assert "Paint" in picture.text_content()
 
 
-def test_two_parts_that_need_nothing_run_elsewhere_side_by_side(editor: Editor, tab: Any, registry: Path) -> None:
+def test_two_independent_parts_run_in_parallel(editor: Editor, tab: Any, registry: Path) -> None:
     image = editor.add("EmptyImage", 350, 20, width=512, height=512, color=0x4F7CAC)
     for title, y in (("Soften", 10), ("Sharpen", 300)):
         blur, invert = editor.add("ImageBlur", 560, y, sigma=4.0 if title == "Soften" else 2.0), editor.add("ImageInvert", 560, y)
@@ -117,9 +117,9 @@ def test_two_parts_that_need_nothing_run_elsewhere_side_by_side(editor: Editor, 
 
 
 def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner_allows(
-    editor: Editor, tab: Any, registry: Path, pair: Any, job_inputs: tuple[Path, str]
+    editor: Editor, tab: Any, registry: Path, pair: Any, model_server: tuple[Path, str]
 ) -> None:
-    folder, url = job_inputs
+    folder, url = model_server
     shutil.copy(pair.there.base / "models" / "checkpoints" / "tiny.ckpt", folder / "other.ckpt")
     draw(editor, "other.ckpt", f"{url}/other.ckpt")
     place(editor, tab, registry, "studio")
@@ -142,7 +142,7 @@ def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner
     fetched.unlink()
 
 
-def test_what_cannot_be_partitioned_is_said_in_words(editor: Editor, tab: Any, registry: Path) -> None:
+def test_preflight_shows_why_a_workflow_cannot_be_partitioned(editor: Editor, tab: Any, registry: Path) -> None:
     first, last = editor.add("EmptyImage", 420, 100), editor.add("PreviewImage", 760, 100)
     editor.page.evaluate(LINK, [first, 0, last, 0])
     for title, box in (("One", [400, 40, 320, 300]), ("Two", [410, 50, 320, 300])):

@@ -1,4 +1,4 @@
-"""What is known of endpoints: asked in the background, only those that matter, and soon after something changed."""
+"""The endpoint monitor: queries in the background, only of endpoints in use, and soon after a change."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def forge(tmp_path: Path) -> Iterator[EndpointProcess]:
 
 @pytest.fixture
 def seen(forge: EndpointProcess) -> Iterator[Cutter]:
-    """The way to it, which counts bytes."""
+    """A proxy in front of it that counts bytes."""
     with cutter(forge) as proxy:
         yield proxy
 
@@ -54,7 +54,7 @@ async def until(states: EndpointMonitor, what: Callable[[EndpointState], bool]) 
     raise TimeoutError(states.state("forge").to_dict())
 
 
-async def test_an_endpoint_that_nothing_is_placed_on_is_not_asked(forge: EndpointProcess, seen: Cutter) -> None:
+async def test_an_endpoint_without_placements_is_not_queried(forge: EndpointProcess, seen: Cutter) -> None:
     known = registry(forge, seen.url)
     async with watching(lambda: known) as states:
         await asyncio.sleep(0.3)
@@ -68,7 +68,7 @@ async def test_an_endpoint_that_nothing_is_placed_on_is_not_asked(forge: Endpoin
         assert forge.url not in repr(state.to_dict())
 
 
-async def test_one_that_something_is_placed_on_is_known_before_it_is_needed(forge: EndpointProcess, seen: Cutter) -> None:
+async def test_an_endpoint_with_a_placement_is_queried_in_advance(forge: EndpointProcess, seen: Cutter) -> None:
     known = registry(forge, seen.url, soft="forge")
     async with watching(lambda: known) as states:
         await until(states, lambda state: bool(state.up))
@@ -77,7 +77,7 @@ async def test_one_that_something_is_placed_on_is_known_before_it_is_needed(forg
         assert seen.to_server == asked
 
 
-async def test_one_that_went_down_is_known_to_be_down_and_why(forge: EndpointProcess, seen: Cutter) -> None:
+async def test_an_endpoint_that_went_down_has_a_reason(forge: EndpointProcess, seen: Cutter) -> None:
     known = registry(forge, seen.url)
     async with watching(lambda: known) as states:
         assert (await states.refresh(["forge"], max_age=0.0, timeout=10.0))["forge"].up
@@ -94,7 +94,7 @@ async def test_one_that_went_down_is_known_to_be_down_and_why(forge: EndpointPro
         assert again.since > down.since
 
 
-async def test_another_token_in_the_registry_is_asked_with_at_once(forge: EndpointProcess, seen: Cutter) -> None:
+async def test_a_new_token_in_the_registry_is_used_at_once(forge: EndpointProcess, seen: Cutter) -> None:
     wrong = EndpointRegistry({"forge": seen.url}, {"soft": "forge"})
     right = registry(forge, seen.url, soft="forge")
     current = [wrong]

@@ -1,4 +1,4 @@
-"""What looks at every POST /prompt: it takes no time, changes nothing, and marks what is placed elsewhere."""
+"""The handler of every POST /prompt: it is fast, changes nothing, and marks placed parts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def body(nodes: int = 6, **graphs: Any) -> dict[str, Any]:
     }
 
 
-def test_a_prompt_of_which_nothing_is_placed_is_passed_on_untouched() -> None:
+def test_a_prompt_without_placements_is_unchanged() -> None:
     service = PlacementService(lambda: REGISTRY)
     posted: dict[str, Any]
     for posted in (body(), body(hard={"nodes": ["1"]}), body(other={"nodes": ["1"]}), {"prompt": 5}, {}, {"prompt": {}}):
@@ -32,7 +32,7 @@ def test_a_prompt_of_which_nothing_is_placed_is_passed_on_untouched() -> None:
         assert posted == before
 
 
-def test_a_prompt_of_which_a_part_is_placed_is_marked_in_a_new_body() -> None:
+def test_a_prompt_with_a_placement_is_marked_in_a_new_body() -> None:
     posted = body(soft={"nodes": ["1", "2"]})
     before = copy.deepcopy(posted)
     marked = PlacementService(lambda: REGISTRY).on_prompt(posted)
@@ -44,12 +44,12 @@ def test_a_prompt_of_which_a_part_is_placed_is_marked_in_a_new_body() -> None:
     assert (placed.part.name, sorted(placed.part.nodes), placed.placement.endpoints) == ("soft", ["1", "2"], ("forge",))
 
 
-def test_names_that_are_wrong_are_kept_to_be_said() -> None:
+def test_invalid_names_are_kept_as_the_problem_of_the_prompt() -> None:
     marked = PlacementService(lambda: REGISTRY).on_prompt(body(soft={"nodes": ["99"]}))
     assert "unknown node '99'" in str(marked["prompt"].problem)
 
 
-def test_it_takes_less_than_a_millisecond_where_nothing_is_placed() -> None:
+def test_on_prompt_takes_less_than_a_millisecond_without_placements() -> None:
     service, posted = PlacementService(lambda: REGISTRY), body(500)
     times = []
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""A list or a batch over two replicas: the same as one server's, in the time of the longer half."""
+"""A list or a batch split over two replicas: the same result as on one server, in the time of the longer half."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_list_over_two_sleeping_replicas_takes_half_the_time(a: Caller, b: Cal
     assert together < 0.5 * alone + 2.0, (together, alone)
 
 
-def test_files_that_the_shares_show_are_all_kept(a: Caller, b: Caller) -> None:
+def test_files_shown_by_all_shares_are_kept(a: Caller, b: Caller) -> None:
     prompt = {
         "1": node("TestSeveral", count=4),
         "2": node("TestSketch", value=("1", 0), grey=77),
@@ -62,13 +62,13 @@ def timed(caller: Caller, prompt: dict[str, Any], extra: dict[str, Any] | None =
     return shown, time.perf_counter() - started
 
 
-def test_an_error_in_one_share_is_that_of_the_node(a: Caller, b: Caller) -> None:
+def test_an_error_in_one_share_is_reported_on_the_node(a: Caller, b: Caller) -> None:
     prompt = {**sleeping("bad"), "2": node("TestFail", value=("1", 0), message="no flour")}
     shown = show(a.server, prompt, on_both("fails", ["2", "3", "4"]))
     assert (shown.error["node_id"], shown.error["exception_message"].strip()) == ("2", "no flour")
 
 
-def test_a_list_that_is_not_to_be_split_goes_to_one(a: Caller, b: Caller) -> None:
+def test_a_list_with_split_none_goes_to_one_replica(a: Caller, b: Caller) -> None:
     prompt = {**sleeping("whole"), "2": node("TestDouble", value=("1", 0))}
     assert show(a.server, prompt, on_both("whole", ["2", "3", "4"], split="none")).outputs["5"] == {
         "text": [repr(4.0 * number) for number in range(8)]
@@ -104,7 +104,7 @@ def test_a_batch_of_8_pictures_over_two_replicas_equals_that_of_one_server(a: Ca
 
 
 def pixels(caller: Caller, shown: Shown, node_id: str) -> list[bytes]:
-    """The pixels of the files that an output node saved."""
+    """Return the pixels of the files that an output node saved."""
     found = []
     for item in shown.outputs[node_id]["images"]:
         with Image.open(caller.server.base / item["type"] / item["subfolder"] / item["filename"]) as picture:
@@ -143,7 +143,7 @@ def sampler(seed: int) -> dict[str, Any]:
 # -- whole prompts ----------------------------------------------------------------------------------------------
 
 
-def test_a_whole_prompt_goes_to_the_least_busy_replica_and_its_files_stay_here(a: Caller, b: Caller) -> None:
+def test_a_whole_prompt_goes_to_the_least_busy_replica_and_saves_files_locally(a: Caller, b: Caller) -> None:
     prompt = {
         "1": node("EmptyImage", width=16, height=12, batch_size=2, color=255),
         "2": node("ImageInvert", image=("1", 0)),

@@ -1,4 +1,4 @@
-"""What the editor is told of endpoints and runs, made from what is known of them: without a ComfyUI."""
+"""The summaries of endpoints and runs for the editor, without a ComfyUI."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FACTS: dict[str, Any] = {
 
 
 def call(endpoint: str, start: float, **spans: float) -> dict[str, Any]:
-    """A call whose spans follow each other."""
+    """A call with consecutive spans."""
     at, told = start, []
     for kind, seconds in spans.items():
         told.append({"kind": kind, "start": at, "end": at + seconds})
@@ -31,7 +31,7 @@ def call(endpoint: str, start: float, **spans: float) -> dict[str, Any]:
     return {"endpoint": endpoint, "started": start, "finished": at, "spans": told, "bytes_sent": 5, "bytes_received": 7, "bytes_direct": 1}
 
 
-def test_an_endpoint_that_is_up_is_told_with_what_it_has() -> None:
+def test_the_summary_of_an_endpoint_that_is_up() -> None:
     queue = {"queued": 1, "running": 2, "slots": 1}
     state = EndpointState("forge", True, health={"version": "0.1", "queue": queue, "memory": []}, facts=FACTS)
     found = endpoint_summary(state, "https://forge.example:8443/secret-path")
@@ -50,19 +50,19 @@ def test_an_endpoint_that_is_up_is_told_with_what_it_has() -> None:
         (None, "down"),
     ],
 )
-def test_one_that_is_not_up_is_told_with_the_reason(kind: str | None, state: str) -> None:
+def test_the_summary_of_an_endpoint_that_is_down_has_the_reason(kind: str | None, state: str) -> None:
     found = endpoint_summary(EndpointState("forge", False, "it said no", kind=kind), "http://forge")
     assert found == {"name": "forge", "host": "forge", "state": state, "problem": "it said no"}
 
 
-async def test_one_that_cannot_be_asked_is_named_without_its_address() -> None:
+async def test_the_error_of_an_unreachable_endpoint_has_no_address() -> None:
     with pytest.raises(EndpointUnreachable) as caught:
         await served_graphs(EndpointClient("http://127.0.0.1:9/secret-path", name="closed"))
     assert caught.value.message == "endpoint 'closed': nothing answers at its url; start the endpoint or correct its url"
     assert "127.0.0.1" not in str(caught.value.to_dict())
 
 
-def test_a_job_that_failed_over_a_lost_endpoint_names_that_without_its_address() -> None:
+def test_the_summary_of_a_failed_job_names_the_lost_endpoint_without_its_address() -> None:
     lost = EndpointUnreachable("endpoint 'forge' at http://forge:8400/secret-path is not up (HTTP 503)", endpoint="forge")
     assert job_summary({"job_id": "a", "error": lost.to_dict()})["error"] == "endpoint 'forge' is not up (HTTP 503)"
     assert job_summary({"job_id": "a", "error": {"message": "there is no https://models.example/a", "details": {}}})["error"] == (
@@ -75,7 +75,7 @@ def test_a_headless_endpoint_has_no_models() -> None:
     assert host_of("http://[::1]:8188/x") == "[::1]:8188"
 
 
-def test_a_run_is_summed_up_by_endpoint() -> None:
+def test_the_figures_of_a_run_are_summed_by_endpoint() -> None:
     last = {"calls": [call("a", 10.0, transfer=1.0, wait=2.0, compute=3.0), call("b", 11.0, compute=9.0), call("a", 12.0, compute=1.0)]}
     found = figures(last)
     assert found["seconds"] == 10.0

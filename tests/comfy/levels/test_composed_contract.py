@@ -1,4 +1,4 @@
-"""What the editor asks of a graph on the canvas before it runs, and what a config in a prompt may not do."""
+"""The contract of a graph composed on the canvas before it runs, and restrictions on configs in prompts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samples.level_nodes import add_block, error_of, pasted, values_of
 
 
 def ask(comfy: Caller, prompt: dict[str, Any], place: tuple[str, int], *, editor: bool = True) -> dict[str, Any]:
-    """The answer of the editor's route for the ports of a graph."""
+    """Return the response of the editor's route for the ports of a graph."""
     body = json.dumps({"prompt": prompt, "node": place[0], "output": place[1]}).encode()
     headers = {"Content-Type": "application/json", **({"X-Yggdrasill-Editor": "1"} if editor else {})}
     request = urllib.request.Request(f"{comfy.server.url}/yggdrasill/ui/ports", data=body, headers=headers)
@@ -28,7 +28,7 @@ def ask(comfy: Caller, prompt: dict[str, Any], place: tuple[str, int], *, editor
     return found
 
 
-def test_the_ports_of_a_graph_are_known_before_it_runs(comfy: Caller) -> None:
+def test_the_ports_of_a_composed_graph_are_known_before_a_run(comfy: Caller) -> None:
     prompt = {
         "1": add_block("image/blend", "b"),
         "2": node("YggdrasillConnect", graph=("1", 0), connections="b.image -> sheet", open_rest=True),
@@ -57,11 +57,11 @@ def test_the_ports_of_a_graph_are_known_before_it_runs(comfy: Caller) -> None:
         ({"1": node("YggdrasillSaveWorld", name="x")}, "known only when the workflow runs"),
     ],
 )
-def test_a_graph_whose_ports_are_not_known_yet_is_named(comfy: Caller, prompt: dict[str, Any], said: str) -> None:
+def test_a_graph_whose_ports_are_unknown_before_a_run_is_an_error(comfy: Caller, prompt: dict[str, Any], said: str) -> None:
     assert said in ask(comfy, prompt, ("1", 0))["error"]["message"]
 
 
-def test_the_route_is_for_the_editor_alone(comfy: Caller) -> None:
+def test_the_ports_route_is_reserved_for_the_editor(comfy: Caller) -> None:
     assert ask(comfy, {"1": add_block("image/blend")}, ("1", 0), editor=False)["error"]["type"] == "AccessDenied"
 
 
@@ -74,13 +74,13 @@ def test_the_route_is_for_the_editor_alone(comfy: Caller) -> None:
         ({"config": {"base_url": "http://127.0.0.1:1/"}}, "no endpoint this host knows"),
     ],
 )
-def test_a_pasted_config_names_nothing_of_this_host(comfy: Caller, entry: dict[str, Any], said: str) -> None:
+def test_a_pasted_config_may_not_name_files_or_secrets_of_the_host(comfy: Caller, entry: dict[str, Any], said: str) -> None:
     config = {"nodes": [{"node_id": "a", "block_type": "image/adjust", **entry}]}
     assert said in error_of(comfy, {"1": pasted("graph", config)})["exception_message"]
 
 
 @pytest.mark.filterwarnings("ignore:BuildMismatch")
-def test_a_workflow_as_a_graph_runs_here_while_its_node_waits(comfy: Caller) -> None:
+def test_a_workflow_as_a_graph_runs_nested_while_its_node_waits(comfy: Caller) -> None:
     inner = {"1": graph_input("x", "IMAGE"), "2": node("ImageInvert", image=("1", 0)), "3": graph_output("y", ("2", 0), "IMAGE")}
     prompt = {
         "1": pasted("graph", {"kind": "comfy", "graph_id": "turn", "prompt": inner}),

@@ -1,4 +1,4 @@
-"""How the nodes present themselves: found by words, told by tooltips, explained by a page each."""
+"""The definitions of the nodes: search words, tooltips and help pages."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ def forms(servers: Any) -> dict[str, Any]:
     return {name: form for name, form in found.items() if name.startswith("Yggdrasill") and not form.get("dev_only")}
 
 
-def test_the_ids_and_names_are_these(forms: dict[str, Any]) -> None:
+def test_node_ids_and_names(forms: dict[str, Any]) -> None:
     assert {name: form["display_name"] for name, form in forms.items()} == NODES
 
 
 @pytest.mark.parametrize("name", sorted(NODES))
-def test_every_socket_says_what_it_is(forms: dict[str, Any], name: str) -> None:
+def test_every_socket_has_a_tooltip(forms: dict[str, Any], name: str) -> None:
     form = forms[name]
     assert form["category"].split("/")[0] == "Yggdrasill"
     assert "yggdrasill" in form["search_aliases"]
@@ -66,18 +66,18 @@ def test_every_socket_says_what_it_is(forms: dict[str, Any], name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(NODES))
-def test_every_node_has_a_page_of_help(server: Server, name: str) -> None:
+def test_every_node_has_a_help_page(server: Server, name: str) -> None:
     with urllib.request.urlopen(f"{server.url}/extensions/yggdrasill/docs/{name}.md") as answer:
         text = answer.read().decode("utf-8")
     assert text.startswith(f"# {NODES[name]}\n")
     assert "## Example" in text
 
 
-def test_the_forms_are_small(forms: dict[str, Any]) -> None:
+def test_node_definitions_are_small(forms: dict[str, Any]) -> None:
     assert len(json.dumps(forms)) < BIGGEST
 
 
-def test_a_block_has_a_widget_of_its_kind_for_each_setting(forms: dict[str, Any]) -> None:
+def test_each_setting_of_a_block_has_a_widget_of_its_kind(forms: dict[str, Any]) -> None:
     options = {option["key"]: option["inputs"] for option in forms["YggdrasillAddBlock"]["input"]["required"]["block"][1]["options"]}
     blend = options["image/blend"]["optional"]
     assert blend["opacity"][0] == "FLOAT"

@@ -1,4 +1,4 @@
-"""Rings and crosses of ComfyUI servers in which graphs of blocks take part, at an endpoint without ComfyUI or in a server's own slots."""
+"""Call cycles and mutual calls of ComfyUI servers through graphs of blocks, at an endpoint without ComfyUI or in a server's own slots."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def pipeline(name: str, *parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def there(caller: Caller, graph: str) -> dict[str, Any]:
-    """A part that ``caller``'s server runs."""
+    """A part that the server of ``caller`` runs."""
     return {"endpoint_url": caller.server.url, "graph_id": graph}
 
 
@@ -64,7 +64,7 @@ def deploy(client: EndpointClient, config: dict[str, Any]) -> RemoteGraph:
 
 @pytest.fixture(scope="module")
 def blocks(pair: tuple[Caller, Caller], tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointClient]:
-    """An endpoint of one slot without ComfyUI, ``blocks`` to both servers; all three know each other."""
+    """An endpoint with one slot and without ComfyUI, ``blocks`` for both servers; all three have each other in their registries."""
     process = EndpointProcess("blocks", tmp_path_factory.mktemp("blocks"))
     both: dict[str, Server] = dict(zip("ab", (caller.server for caller in pair), strict=True))
     known = EndpointRegistry()
@@ -83,7 +83,7 @@ def blocks(pair: tuple[Caller, Caller], tmp_path_factory: pytest.TempPathFactory
             know(server, both)
 
 
-def test_a_ring_through_a_pipeline_of_blocks_ends_with_the_right_bytes(a: Caller, blocks: EndpointClient) -> None:
+def test_a_call_cycle_through_a_pipeline_returns_the_right_bytes(a: Caller, blocks: EndpointClient) -> None:
     a.deploy("end", INVERT)
     deploy(blocks, pipeline("double-end", {"graph_config": one_node("double")}, there(a, "end")))
     ring = a.deploy("start", through("double-end", "blocks"))
@@ -92,7 +92,7 @@ def test_a_ring_through_a_pipeline_of_blocks_ends_with_the_right_bytes(a: Caller
         assert torch.equal(InBackground(partial(give, ring, picture)).wait(), 1.0 - picture * 2)
 
 
-def test_a_ring_through_the_servers_own_slots_ends_too(a: Caller) -> None:
+def test_a_call_cycle_through_the_servers_slots_ends(a: Caller) -> None:
     a.deploy("end", INVERT)
     deploy(a.client, pipeline("own-slots", there(a, "end"), {"graph_config": {"kind": "comfy", "graph_id": "here", "prompt": INVERT}}))
     ring = a.deploy("start", through("own-slots", "a"))
@@ -100,7 +100,7 @@ def test_a_ring_through_the_servers_own_slots_ends_too(a: Caller) -> None:
     assert torch.equal(InBackground(partial(give, ring, picture)).wait(), 1.0 - (1.0 - picture))
 
 
-def test_rings_and_crosses_through_blocks_under_load(a: Caller, b: Caller, blocks: EndpointClient) -> None:
+def test_call_cycles_and_mutual_calls_through_blocks_under_load(a: Caller, b: Caller, blocks: EndpointClient) -> None:
     a.deploy("leaf-a", slow(0.1, "around-a"))
     b.deploy("leaf-b", slow(0.1, "around-b"))
     deploy(blocks, pipeline("to-a", there(a, "leaf-a")))
@@ -117,8 +117,8 @@ def test_rings_and_crosses_through_blocks_under_load(a: Caller, b: Caller, block
         assert torch.equal(call.wait(90), 1.0 - picture)
 
 
-def test_a_call_that_stands_behind_one_that_keeps_state_is_part_of_the_ring(a: Caller, blocks: EndpointClient) -> None:
-    """The owner's prompt waits for the second call of a pipeline whose first one stands behind that prompt in the queue."""
+def test_a_call_behind_a_stateful_one_is_part_of_the_cycle(a: Caller, blocks: EndpointClient) -> None:
+    """The owner's prompt waits for the second call of a pipeline whose first call is queued behind that prompt."""
     a.deploy("leaf-a", INVERT)
     summed = {"graph_config": one_node("accumulate", outputs=("total",)), "ports": ("x", "total")}
     counted = deploy(blocks, pipeline("counted", summed, there(a, "leaf-a")))
@@ -135,7 +135,7 @@ def test_a_call_that_stands_behind_one_that_keeps_state_is_part_of_the_ring(a: C
         assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
 
 
-def test_a_ring_through_blocks_that_goes_around_for_ever_ends_with_an_error(a: Caller, blocks: EndpointClient) -> None:
+def test_an_endless_call_cycle_through_blocks_ends_with_an_error(a: Caller, blocks: EndpointClient) -> None:
     a.deploy("endless", INVERT)
     deploy(blocks, pipeline("endless-blocks", there(a, "endless")))
     endless = a.deploy("endless", through("endless-blocks", "blocks"))
@@ -143,7 +143,7 @@ def test_a_ring_through_blocks_that_goes_around_for_ever_ends_with_an_error(a: C
         InBackground(partial(give, endless, torch.rand(1, 8, 8, 3))).wait(60)
 
 
-def test_a_cancelled_ring_through_blocks_leaves_nobody_waiting(a: Caller, blocks: EndpointClient) -> None:
+def test_a_cancelled_call_cycle_through_blocks_leaves_no_waits(a: Caller, blocks: EndpointClient) -> None:
     a.deploy("long-end", slow(60.0, "around-cancelled"))
     deploy(blocks, pipeline("long-blocks", there(a, "long-end")))
     long = a.deploy("long-start", through("long-blocks", "blocks"))

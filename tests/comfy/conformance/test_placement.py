@@ -1,4 +1,4 @@
-"""Parts of ordinary workflows, placed anywhere: a client cannot tell it from a run on one server."""
+"""Parts of ordinary workflows with any placement: a client cannot distinguish the run from one on a single server."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = [pytest.mark.conformance, pytest.mark.timeout(400)]
 _MOST_TRIES = 12
 
 
-def test_there_are_at_least_forty_workflows() -> None:
+def test_the_placement_suite_has_at_least_forty_workflows() -> None:
     assert len(WORKFLOWS) >= 40
 
 
 @pytest.mark.parametrize("name", WORKFLOWS)
-def test_a_workflow_with_placed_parts_is_the_workflow(name: str, lab: Lab, placing_report: PlacingReport) -> None:
+def test_a_workflow_with_placed_parts_returns_the_same_values(name: str, lab: Lab, placing_report: PlacingReport) -> None:
     drawing = Drawing()
     WORKFLOWS[name](drawing)
     lab.prepare(drawing)
@@ -56,12 +56,12 @@ def test_a_workflow_with_placed_parts_is_the_workflow(name: str, lab: Lab, placi
     assert here.outputs
 
 
-def test_nearly_every_workflow_has_a_part_that_can_run_elsewhere(placing_report: PlacingReport) -> None:
+def test_nearly_every_workflow_has_a_placeable_part(placing_report: PlacingReport) -> None:
     assert len(placing_report.stays) <= 2, placing_report.stays
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_shape_that_is_hard_to_place_comes_out_the_same(name: str, lab: Lab, placing_report: PlacingReport) -> None:
+def test_difficult_partitions_return_the_same_values(name: str, lab: Lab, placing_report: PlacingReport) -> None:
     prompt, trial = SHAPES[name]()
     lab.server(2)
     here = _run_here(lab, prompt)
@@ -86,7 +86,7 @@ def _run_here(lab: Lab, prompt: Prompt) -> Outcome:
 
 
 def _run_placed(lab: Lab, prompt: Prompt, trial: Trial, report: PlacingReport) -> Outcome | None:
-    """None for a set of which nothing can run elsewhere, if that is what was said."""
+    """Run a placed set of nodes; return None if none of them can run remotely and the error says so."""
     shown, outcome = cold_run(lab, prompt, trial.extra_data)
     if outcome is None:
         kinds = {error["type"] for facts in shown.answer["node_errors"].values() for error in facts["errors"]}

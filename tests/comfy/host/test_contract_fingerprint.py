@@ -1,4 +1,4 @@
-"""What a Remote Graph node gave before is given again exactly as long as it still holds."""
+"""The cached output of a Remote Graph node is reused exactly as long as it is valid."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
 
 def prompt_of(graph: str, **inputs: Any) -> Prompt:
-    """A prompt of the owner's that shows the brightness of what a graph gives for a picture."""
+    """A prompt of the owner that shows the brightness of a graph's output for a picture."""
     return {
         "1": node("EmptyImage", width=8, height=8, batch_size=1, color=0x204060),
         "2": remote_node(graph, "b", ("1", 0), **inputs),
@@ -24,18 +24,18 @@ def prompt_of(graph: str, **inputs: Any) -> Prompt:
 
 
 def shown(side: Caller, prompt: Prompt) -> str:
-    """What the prompt showed."""
+    """Return the text that the prompt showed."""
     entry = side.server.run(prompt)
     assert entry["status"]["status_str"] == "success", entry["status"]
     return str(entry["outputs"]["3"]["text"])
 
 
 def picture_graph(inner: dict[str, Any]) -> Prompt:
-    """A workflow of one node between its ports."""
+    """A workflow with one node between its ports."""
     return {"1": graph_input("x", "IMAGE"), "2": inner, "3": graph_output("y", ("2", 0), "IMAGE")}
 
 
-def test_a_graph_that_was_replaced_is_called_again_though_the_caller_knows_no_contract(a: Caller, b: Caller) -> None:
+def test_a_replaced_graph_is_called_again_without_a_stored_contract(a: Caller, b: Caller) -> None:
     b.deploy("fresh", picture_graph(node("ImageInvert", image=("1", 0))))
     first = shown(a, prompt_of("fresh"))
     b.deploy("fresh", picture_graph(node("ImageScaleBy", image=("1", 0), upscale_method="nearest-exact", scale_by=1.0)))
@@ -45,7 +45,7 @@ def test_a_graph_that_was_replaced_is_called_again_though_the_caller_knows_no_co
     assert shown(a, prompt_of("fresh")) == first
 
 
-def test_the_same_call_again_makes_no_job_and_takes_less_than_30_ms(a: Caller, b: Caller) -> None:
+def test_a_repeated_call_is_cached_and_takes_less_than_30_ms(a: Caller, b: Caller) -> None:
     b.deploy("again", picture_graph(node("ImageInvert", image=("1", 0))))
     first = shown(a, prompt_of("again"))
     jobs = len(b.jobs(graph_id="again"))

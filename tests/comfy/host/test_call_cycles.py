@@ -1,4 +1,4 @@
-"""Servers that call each other in a ring, and across while both are busy: everybody gets an answer, and the same bytes."""
+"""Servers that call each other in a cycle, and mutually while both are busy: every call returns, with the same bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.co
 
 
 def through(graph: str, endpoint: str) -> dict[str, Any]:
-    """A workflow that calls ``graph`` at ``endpoint`` and inverts what it gives."""
+    """A workflow that calls ``graph`` at ``endpoint`` and inverts its output."""
     return {
         "1": graph_input("x", "IMAGE"),
         "2": remote_node(graph, endpoint, ("1", 0)),
@@ -38,7 +38,7 @@ def slow_invert(seconds: float, salt: str) -> dict[str, Any]:
     }
 
 
-def test_a_ring_ends_with_the_right_bytes(a: Caller, b: Caller) -> None:
+def test_a_call_cycle_returns_the_right_bytes(a: Caller, b: Caller) -> None:
     a.deploy("ring-end", INVERT)
     b.deploy("ring-middle", through("ring-end", "a"))
     ring = a.deploy("ring-start", through("ring-middle", "b"))
@@ -50,7 +50,7 @@ def test_a_ring_ends_with_the_right_bytes(a: Caller, b: Caller) -> None:
         inverted = 1.0 - (1.0 - (1.0 - picture))
 
 
-def test_calls_across_two_busy_servers_both_end(a: Caller, b: Caller) -> None:
+def test_mutual_calls_of_two_busy_servers_both_end(a: Caller, b: Caller) -> None:
     a.deploy("cross-leaf-a", slow_invert(0.3, "cross-a"))
     b.deploy("cross-leaf-b", slow_invert(0.3, "cross-b"))
     from_a = a.deploy("cross-a", through("cross-leaf-b", "b"))
@@ -62,7 +62,7 @@ def test_calls_across_two_busy_servers_both_end(a: Caller, b: Caller) -> None:
         assert torch.equal(call.wait(), 1.0 - (1.0 - picture))
 
 
-def test_the_owners_own_prompts_on_both_sides_cross_too(a: Caller, b: Caller) -> None:
+def test_mutual_calls_from_the_owners_prompts_both_end(a: Caller, b: Caller) -> None:
     a.deploy("owner-leaf-a", slow_invert(0.5, "owner-a"))
     b.deploy("owner-leaf-b", slow_invert(0.5, "owner-b"))
 
@@ -83,7 +83,7 @@ def test_the_owners_own_prompts_on_both_sides_cross_too(a: Caller, b: Caller) ->
         assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
 
 
-def test_a_node_that_runs_a_graph_lends_the_executor_to_what_it_waits_for(a: Caller, b: Caller) -> None:
+def test_a_waiting_run_graph_node_executes_a_reentrant_run(a: Caller, b: Caller) -> None:
     both = {"a": a.server, "b": b.server}
     know(a.server, both, {"placed-here": "a"})
     try:
@@ -102,7 +102,7 @@ def test_a_node_that_runs_a_graph_lends_the_executor_to_what_it_waits_for(a: Cal
     assert any("placed-here" in job["graph_id"] for job in a.jobs())
 
 
-def test_a_ring_that_goes_around_for_ever_ends_with_an_error(a: Caller, b: Caller) -> None:
+def test_an_endless_call_cycle_ends_with_an_error(a: Caller, b: Caller) -> None:
     b.deploy("endless-b", through("endless-a", "a"))
     endless = a.deploy("endless-a", through("endless-b", "b"))
     call = InBackground(lambda: endless.run({"x": torch.rand(1, 8, 8, 3)}))
@@ -110,7 +110,7 @@ def test_a_ring_that_goes_around_for_ever_ends_with_an_error(a: Caller, b: Calle
         call.wait(60)
 
 
-def test_a_lent_prompt_is_cancelled_alone(a: Caller, b: Caller) -> None:
+def test_a_reentrant_run_is_cancelled_alone(a: Caller, b: Caller) -> None:
     a.deploy("slow-end", slow_invert(60.0, "lent"))
     b.deploy("slow-middle", through("slow-end", "a"))
     prompt_id = a.start(
@@ -131,7 +131,7 @@ def test_a_lent_prompt_is_cancelled_alone(a: Caller, b: Caller) -> None:
     assert "cancelled" in entry["status"]["messages"][-1][1]["exception_message"]
 
 
-def test_the_owners_interrupt_reaches_the_prompt_around_a_lent_one(a: Caller, b: Caller) -> None:
+def test_the_owners_interrupt_reaches_the_prompt_around_a_reentrant_run(a: Caller, b: Caller) -> None:
     a.deploy("slow-end", slow_invert(60.0, "interrupted"))
     b.deploy("slow-middle", through("slow-end", "a"))
     prompt_id = a.start(

@@ -1,4 +1,4 @@
-"""Every type that ComfyUI's links carry either travels, the same bit for bit, or is refused by its name and its port's."""
+"""Every type on ComfyUI's links is either transferred bit for bit or refused with its name and its port's name."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ print(json.dumps({"found": found, "comfy": sorted(name for name in sys.modules i
 
 @pytest.fixture(scope="module")
 def folder(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where a process of ComfyUI's Python left every sample value's bytes and its report."""
+    """The folder where ComfyUI's Python wrote the bytes of every sample value and its report."""
     folder = tmp_path_factory.mktemp("report")
     done = installation.run(INSIDE, str(folder), str(make_base_directory(tmp_path_factory.mktemp("base"), pack=False)))
     assert done.returncode == 0, done.stderr[-4000:]
@@ -73,7 +73,7 @@ def test_a_value_comes_back_the_same_bit_for_bit(report: dict[str, Any], name: s
 
 
 @pytest.mark.parametrize("name", [*LIVE, *BUILT])
-def test_a_host_without_comfyui_sends_the_same_bytes_on(report: dict[str, Any], without_comfyui: dict[str, Any], name: str) -> None:
+def test_a_host_without_comfyui_forwards_the_same_bytes(report: dict[str, Any], without_comfyui: dict[str, Any], name: str) -> None:
     found = without_comfyui["found"][report["round_trips"][name]["file"]]
     assert (found["bytes"], found["wire"]) == (True, True)
     assert without_comfyui["comfy"] == []
@@ -84,11 +84,11 @@ def test_a_host_without_comfyui_keeps_an_object_opaque(report: dict[str, Any], w
     assert without_comfyui["found"][report["round_trips"][name]["file"]]["type"] == "Opaque"
 
 
-def test_inference_tensors_are_read_by_another_thread_and_arrive_writable(report: dict[str, Any]) -> None:
+def test_inference_tensors_can_be_sent_by_another_thread(report: dict[str, Any]) -> None:
     assert report["thread"] is None
 
 
-def test_a_comfyui_that_lacks_a_class_hands_its_values_on(report: dict[str, Any]) -> None:
+def test_a_comfyui_that_lacks_a_class_forwards_its_values(report: dict[str, Any]) -> None:
     assert report["missing"] == {"opaque": True, "same": True}
 
 
@@ -110,18 +110,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_travel_is_refused_with_port_type_and_place(report: dict[str, Any], name: str) -> None:
+def test_values_that_are_not_transferable_are_refused_with_port_type_and_location(report: dict[str, Any], name: str) -> None:
     message = report["refusals"][name]
     assert re.match(r"port 'picked' \([A-Z_*]+\) cannot travel: ", message)
     assert REFUSED[name] in message
     assert message.endswith("let the nodes that make this value run on the side that uses it")
 
 
-def test_every_refusal_was_asked_for(report: dict[str, Any]) -> None:
+def test_every_refusal_is_tested(report: dict[str, Any]) -> None:
     assert report["refusals"].keys() == REFUSED.keys()
 
 
-def test_states_that_no_encoder_wrote_are_our_error(report: dict[str, Any]) -> None:
+def test_invalid_states_raise_our_error(report: dict[str, Any]) -> None:
     assert report["hostile"]
     assert set(report["hostile"].values()) == {"CorruptData"}
 
@@ -131,12 +131,12 @@ def output_types(server: Server) -> set[str]:
     return {type_name for node in nodes for type_name in node["output"] if isinstance(type_name, str)}
 
 
-def test_the_table_names_every_type_that_comfyui_s_own_nodes_put_out(server: Server) -> None:
+def test_the_table_has_every_output_type_of_comfyuis_own_nodes(server: Server) -> None:
     unknown = {name for name in output_types(server) if not type_transferability(name).known and not name.startswith("YGGDRASILL")}
     assert unknown <= {"*", "COMFY_MATCHTYPE_V3"}
 
 
-def test_every_known_type_that_travels_and_has_a_node_has_a_sample_value(server: Server) -> None:
+def test_every_transferable_type_has_a_sample_value(server: Server) -> None:
     sampled = {type_name for type_name, _ in [*LIVE.values(), *BUILT.values()]}
     travelling = {name for name in output_types(server) if type_transferability(name).known and type_transferability(name).transferable}
     plain_trees = {"DA3_GEOMETRY", "IC_LORA_PARAMETERS", "POSE_KEYPOINT", "SAM3_TRACK_DATA", "FILE_3D_POINT_CLOUD_ANY"}
@@ -160,7 +160,7 @@ def test_every_known_type_that_travels_and_has_a_node_has_a_sample_value(server:
         ("MODEL,IMAGE", True, False),
     ],
 )
-def test_the_verdict_on_a_type_by_its_name(name: str, travels: bool, known: bool) -> None:
+def test_the_transferability_of_a_type_by_name(name: str, travels: bool, known: bool) -> None:
     verdict = type_transferability(name)
     assert (verdict.type, verdict.transferable, verdict.known) == (name, travels, known)
     assert verdict.how
@@ -170,7 +170,7 @@ def test_the_options_of_a_combo_are_a_combo() -> None:
     assert type_transferability(["euler", "dpmpp_2m"]) == type_transferability("COMBO")
 
 
-def test_a_type_named_by_a_string_that_equals_everything_is_what_it_says() -> None:
+def test_a_type_name_that_equals_everything_is_read_as_text() -> None:
     class Wild(str):
         __slots__ = ()
         __hash__ = str.__hash__

@@ -1,4 +1,4 @@
-"""A template of ComfyUI's own, a part of it on another server, and all that happens to it there: what docs/placement.md walks through."""
+"""A ComfyUI template with a part on another server: runs, progress, cancellation and failures, as docs/placement.md describes."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ DROP = """async (url) => {
 
 @pytest.fixture
 def registry(pair: Any) -> Iterator[Path]:
-    """The registry of the server that is looked at, which knows itself too, as ``desk``; both servers have the model."""
+    """The registry of the server whose editor is open, which also contains itself as ``desk``; both servers have the model."""
     models = pair.there.base / "models" / "checkpoints"
     own = pair.here.base / "models" / "checkpoints" / "tiny.ckpt"
     own.parent.mkdir(parents=True, exist_ok=True)
@@ -72,13 +72,13 @@ def registry(pair: Any) -> Iterator[Path]:
 
 
 def workflow_of(editor: Editor) -> str:
-    """The open workflow as a file of it is written."""
+    """Return the open workflow as it is saved in a file."""
     found: str = editor.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)")
     return found
 
 
 def open_template(editor: Editor) -> None:
-    """Find a template among ComfyUI's own, and open it; the page has looked at the models and the registry as they are now."""
+    """Find one of ComfyUI's templates and open it, after the page has read the current models and registry."""
     editor.page.evaluate("() => app.extensionManager.command.execute('Comfy.RefreshNodeDefinitions')")
     editor.page.evaluate("() => window.dispatchEvent(new Event('focus'))")
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
@@ -89,7 +89,7 @@ def open_template(editor: Editor) -> None:
 
 
 def into_subgraph(editor: Editor) -> int:
-    """Make a subgraph Paint of all but the empty latent and the node that saves; gives its node's id."""
+    """Convert all nodes but the empty latent and the save node to a subgraph Paint; return the id of its node."""
     editor.page.evaluate(SETTINGS)
     editor.page.evaluate("() => app.canvas.selectItems([4, 16, 40, 3, 8].map((id) => app.graph.getNodeById(id)))")
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.Graph.ConvertToSubgraph'); }")
@@ -116,7 +116,7 @@ def run_on(editor: Editor, endpoint: str, picture: str | None = None) -> None:
 
 
 def start(editor: Editor, steps: int = 8) -> None:
-    """Press Run, with another seed."""
+    """Press Run with another seed."""
     editor.page.evaluate(SET_INSIDE, [next(SEEDS), steps])
     editor.run()
 
@@ -128,19 +128,17 @@ def finish(editor: Editor) -> None:
 
 
 def ran_at(side: Any) -> int:
-    """How many runs of the part a server has finished."""
+    """Return how many runs of the part a server has finished."""
     return sum(job["status"] == "COMPLETED" for job in side.jobs(graph_id="Paint"))
 
 
 def saved(editor: Editor, pair: Any) -> Path:
-    """The picture that was saved last."""
+    """Return the picture that was saved last."""
     folder: Path = pair.here.base / "output"
     return max(folder.glob("*.png"), key=lambda file: file.stat().st_mtime_ns)
 
 
-def test_a_part_of_a_template_runs_elsewhere_and_the_saved_picture_gives_the_workflow_back(
-    editor: Editor, pair: Any, registry: Path
-) -> None:
+def test_a_part_of_a_template_runs_remotely_and_the_picture_contains_the_workflow(editor: Editor, pair: Any, registry: Path) -> None:
     open_template(editor)
     editor.picture("template", "transfer")
     paint = into_subgraph(editor)
@@ -183,7 +181,7 @@ def test_a_part_of_a_template_runs_elsewhere_and_the_saved_picture_gives_the_wor
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
-def test_inside_the_subgraph_its_nodes_show_how_far_they_are(editor: Editor, pair: Any, registry: Path, vue: bool) -> None:
+def test_nodes_inside_the_subgraph_show_progress(editor: Editor, pair: Any, registry: Path, vue: bool) -> None:
     open_template(editor)
     into_subgraph(editor)
     run_on(editor, "studio")
@@ -197,7 +195,7 @@ def test_inside_the_subgraph_its_nodes_show_how_far_they_are(editor: Editor, pai
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.Graph.ExitSubgraph'); }")
 
 
-def test_a_part_drawn_as_an_element_shows_where_it_runs_and_how_far_it_is(editor: Editor, pair: Any, registry: Path) -> None:
+def test_a_vue_node_of_a_part_shows_its_badge_and_progress(editor: Editor, pair: Any, registry: Path) -> None:
     open_template(editor)
     paint = into_subgraph(editor)
     run_on(editor, "studio")
@@ -210,7 +208,7 @@ def test_a_part_drawn_as_an_element_shows_where_it_runs_and_how_far_it_is(editor
     finish(editor)
 
 
-def test_cancel_stops_the_other_server_and_the_next_run_is_none_the_worse(editor: Editor, pair: Any, registry: Path) -> None:
+def test_cancel_stops_the_endpoint_and_the_next_run_succeeds(editor: Editor, pair: Any, registry: Path) -> None:
     open_template(editor)
     into_subgraph(editor)
     run_on(editor, "studio")
@@ -228,19 +226,19 @@ def test_cancel_stops_the_other_server_and_the_next_run_is_none_the_worse(editor
 
 
 def said_on_nodes(editor: Editor) -> str:
-    """What was said of nodes before the run began, or by the one that it ended with."""
+    """Return the errors of nodes from validation, or the error that ended the run."""
     refused: str = editor.page.evaluate("() => JSON.stringify(app.lastNodeErrors ?? {})")
     return refused + json.dumps(editor.heard("execution_error"))
 
 
 def place(registry: Path, where: str) -> None:
-    """Write into the registry where Paint runs."""
+    """Write the placement of Paint into the registry."""
     text = registry.read_text(encoding="utf-8")
     head, _, _ = text.partition("graphs:")
     registry.write_text(f"{head}graphs:\n  Paint: {where}\ndefault: local\n", encoding="utf-8")
 
 
-def test_a_server_that_stops_is_an_error_with_the_reason_or_the_next_one_runs_the_part_or_this_one_does(
+def test_a_stopped_endpoint_is_an_error_or_another_replica_or_this_server_runs_the_part(
     editor: Editor, pair: Any, registry: Path, servers: Servers
 ) -> None:
     open_template(editor)

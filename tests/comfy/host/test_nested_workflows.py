@@ -1,4 +1,4 @@
-"""Run Graph, Run Stage and Run World with parts that are ComfyUI workflows: here, elsewhere, and in a ring of servers."""
+"""Run Graph, Run Stage and Run World with parts that are ComfyUI workflows: nested locally, on an endpoint, and in a call cycle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def workflow(name: str, prompt: dict[str, Any]) -> dict[str, Any]:
 
 
 def step(class_type: str, **inputs: Any) -> dict[str, Any]:
-    """A workflow of one node between ``x`` and ``y``."""
+    """A workflow with one node between ``x`` and ``y``."""
     return {
         "1": graph_input("x", "IMAGE"),
         "2": node(class_type, image=("1", 0), **inputs),
@@ -33,7 +33,7 @@ def step(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def slow(seconds: float, salt: str) -> dict[str, Any]:
-    """Invert a picture after some work."""
+    """A workflow that inverts a picture after some work."""
     return {
         "1": graph_input("x", "IMAGE"),
         "2": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt),
@@ -43,7 +43,7 @@ def slow(seconds: float, salt: str) -> dict[str, Any]:
 
 
 def chain(name: str, *graphs: dict[str, Any]) -> dict[str, Any]:
-    """A pipeline in which each graph takes what the one before it gives."""
+    """A pipeline in which each graph takes the output of the previous one."""
     ids = [graph["graph_id"] for graph in graphs]
     return {
         "pipeline_id": name,
@@ -72,7 +72,7 @@ def _placements(a: Caller, b: Caller) -> Any:
 
 
 def placed(a: Caller, b: Caller, **graphs: str) -> None:
-    """Say where parts run that are run from ``a``."""
+    """Place parts in the registry of ``a``."""
     know(a.server, {"a": a.server, "b": b.server}, graphs)
 
 
@@ -81,7 +81,7 @@ BOTH = chain(
 )
 
 
-def test_two_workflows_give_the_same_bytes_wherever_each_of_them_runs(a: Caller, b: Caller) -> None:
+def test_two_workflows_return_the_same_bytes_for_every_placement(a: Caller, b: Caller) -> None:
     plain = {
         "1": PICTURE,
         "2": node("ImageInvert", image=("1", 0)),
@@ -94,14 +94,14 @@ def test_two_workflows_give_the_same_bytes_wherever_each_of_them_runs(a: Caller,
         assert torch.equal(value_of(a, run(BOTH, seed), ("3", 0)), expected), graphs
 
 
-def test_the_owners_own_prompt_runs_them_too_and_shows_what_they_do(a: Caller, b: Caller) -> None:
+def test_the_owners_prompt_runs_nested_workflows_and_shows_their_messages(a: Caller, b: Caller) -> None:
     placed(a, b, shrink="b")
     entry = a.server.run(run(BOTH, seed=50))
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
     assert len(entry["outputs"]["3"]["images"]) == 2
 
 
-def test_a_workflow_here_that_calls_a_ring_ends(a: Caller, b: Caller) -> None:
+def test_a_nested_workflow_in_a_call_cycle_ends(a: Caller, b: Caller) -> None:
     a.deploy("level-end", step("ImageInvert"))
     b.deploy("level-middle", {**step("ImageInvert"), "2": remote_node("level-end", "a", ("1", 0))})
     ring = {**step("ImageInvert"), "2": remote_node("level-middle", "b", ("1", 0))}
@@ -112,7 +112,7 @@ def test_a_workflow_here_that_calls_a_ring_ends(a: Caller, b: Caller) -> None:
         assert torch.equal(found["result"], 1.0 - found["picture"])
 
 
-def test_an_interrupt_stops_a_workflow_that_runs_here(a: Caller, b: Caller) -> None:
+def test_an_interrupt_stops_a_nested_workflow(a: Caller, b: Caller) -> None:
     prompt_id = a.start(run(workflow("slow", slow(60.0, "level-interrupted"))))
     until(lambda: prompt_id in a.queue()[0])
     until(lambda: a.server.get("/queue")["queue_running"])
@@ -121,7 +121,7 @@ def test_an_interrupt_stops_a_workflow_that_runs_here(a: Caller, b: Caller) -> N
     assert entry["status"]["messages"][-1][0] == "execution_interrupted"
 
 
-def test_a_failure_in_a_workflow_that_runs_here_names_the_node_inside(a: Caller, b: Caller) -> None:
+def test_a_failure_in_a_nested_workflow_names_the_inner_node(a: Caller, b: Caller) -> None:
     inner = {**step("ImageInvert"), "2": node("TestFail", value=("1", 0), message="no luck today")}
     entry = a.server.run(run(chain("both", workflow("first", step("ImageInvert")), workflow("second", inner))))
     error = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
@@ -129,7 +129,7 @@ def test_a_failure_in_a_workflow_that_runs_here_names_the_node_inside(a: Caller,
     assert "node 'second/2' (TestFail) failed: ValueError: no luck today" in error["exception_message"]
 
 
-def test_a_stage_with_a_workflow_gives_the_same_state_wherever_that_runs(a: Caller, b: Caller) -> None:
+def test_a_stage_with_a_workflow_returns_the_same_state_for_every_placement(a: Caller, b: Caller) -> None:
     texts = dict.fromkeys(("condition", "reads", "writes", "conditions", "names"), "")
     lines = "3 -> turn.x\nturn.y -> 4"
     prompt = {
@@ -146,12 +146,12 @@ def test_a_stage_with_a_workflow_gives_the_same_state_wherever_that_runs(a: Call
 
 
 def ends(side: Caller, prompt_id: str) -> None:
-    """The owner's prompt comes to a good end."""
+    """Assert that the owner's prompt succeeds."""
     entry = until(partial(side.history, prompt_id), 90.0)
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
 
 
-def test_a_ring_through_the_parts_of_a_node_ends(a: Caller, b: Caller) -> None:
+def test_a_call_cycle_through_the_parts_of_a_node_ends(a: Caller, b: Caller) -> None:
     a.deploy("level-end", step("ImageInvert"))
     placed(a, b, around="b")
     around = workflow("extension_context", {**step("ImageInvert"), "2": remote_node("level-end", "a", ("1", 0))})
@@ -160,7 +160,7 @@ def test_a_ring_through_the_parts_of_a_node_ends(a: Caller, b: Caller) -> None:
     assert torch.equal(found["result"], 1.0 - (1.0 - found["picture"]))
 
 
-def test_parts_that_cross_between_two_busy_servers_end(a: Caller, b: Caller) -> None:
+def test_mutual_parts_of_two_busy_servers_end(a: Caller, b: Caller) -> None:
     both = {"a": a.server, "b": b.server}
     know(a.server, both, {"cross-a": "b"})
     know(b.server, both, {"cross-b": "a"})
