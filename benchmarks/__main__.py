@@ -18,7 +18,7 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the benchmarks named, or all; 0 once all of them ran, whether or not they keep their targets."""
+    """Run the named benchmarks, or all; return 0 once all of them ran, whether or not they meet their targets."""
     known = names()
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure, and write docs/performance.md.")
     what = f"one or more of: {', '.join(known)} (default: all); NAME:PART, as in comfy:images, measures a part and writes nothing"

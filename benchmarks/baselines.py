@@ -1,6 +1,6 @@
-"""What a remote call is measured beside: the same bytes through a raw socket pair and through a plain aiohttp server.
+"""Baselines of remote calls: the same bytes through a raw socket pair and through a plain aiohttp server.
 
-As a program, ``python -m benchmarks.baselines socket|http`` is the other side; its first line is ``port N``.
+As a program, ``python -m benchmarks.baselines socket|http`` is the peer process; its first line is ``port N``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_BYTES = 1 << 31
 
 
 class SocketPeer:
-    """A process that receives a message into memory of its own and sends it back."""
+    """A peer process that receives a message into new memory and sends it back."""
 
     def __init__(self, port: int) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port))
@@ -40,7 +40,7 @@ class SocketPeer:
                 peer._socket.close()
 
     def out_and_back(self, data: memoryview) -> bytearray:
-        """Send the bytes, receive as many into new memory."""
+        """Send the bytes and receive the same number into new memory."""
         self._socket.sendall(LENGTH.pack(data.nbytes))
         self._socket.sendall(data)
         back = bytearray(data.nbytes)
@@ -53,7 +53,7 @@ def _receive(connection: socket.socket, into: bytearray) -> None:
     while done < len(into):
         got = connection.recv_into(view[done:])
         if not got:
-            raise ConnectionError("the other side is gone")
+            raise ConnectionError("the peer process closed the connection")
         done += got
 
 
@@ -73,7 +73,7 @@ def _serve_socket() -> None:
 
 
 class HttpPeer:
-    """A process with a plain aiohttp server: PUT keeps a body, GET gives it back, POST echoes JSON."""
+    """A process with a plain aiohttp server: PUT stores a body, GET returns it, POST echoes JSON."""
 
     def __init__(self, port: int) -> None:
         import aiohttp
@@ -99,7 +99,7 @@ class HttpPeer:
                 peer._loop.close()
 
     def out_and_back(self, data: memoryview) -> bytes:
-        """PUT the bytes, GET them."""
+        """PUT the bytes and GET them."""
         return self._loop.run_until_complete(self._out_and_back(data))
 
     async def _out_and_back(self, data: memoryview) -> bytes:

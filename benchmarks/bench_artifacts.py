@@ -1,4 +1,4 @@
-"""Artifact stores beside a memory copy and a plain file: ratios of medians, measured in turn in one process."""
+"""Artifact stores compared with a memory copy and a plain file: ratios of medians, measured alternately in one process."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ ROUNDS = 7
 CASES = {
     "hash": ("hash", "copy"),
     "pack, in the tensor's memory": ("pack", "copy"),
-    "pack what is on disk already": ("pack again", "copy"),
+    "pack, already on disk": ("pack again", "copy"),
     "put in memory": ("memory put", "copy"),
     "put on disk": ("disk put", "file write"),
     "put on disk, hash known": ("disk put, hash known", "file write"),
     "stream to disk": ("disk writer", "file write"),
     "unpack from memory": ("memory unpack", "copy"),
     "unpack from disk, mapped": ("disk unpack", "file read"),
-    "unpack from disk and read all": ("disk unpack, summed", "file read"),
+    "unpack from disk, all bytes read": ("disk unpack, summed", "file read"),
     "stream from disk": ("disk chunks", "file read"),
 }
 
 
 def run() -> dict[str, Any]:
-    """``{"nbytes", "seconds": {act: median}, "ratios": {case: times its base}, "hash_gib_s"}`` for a 96 MiB float32 tensor."""
+    """Return ``{"nbytes", "seconds": {act: median}, "ratios": {case: ratio to its base}, "hash_gib_s"}`` for a 96 MiB float32 tensor."""
     tensor = torch.rand(NBYTES // 4)
     memory = tensor.view(torch.uint8).numpy().data
     with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +96,7 @@ def _acts(tensor: torch.Tensor, memory: memoryview, folder: Path) -> dict[str, C
 
 
 def _medians(acts: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds per act; one of each in every round, so that a slow moment of the machine meets all alike."""
+    """Return the seconds per act; every round runs each act once, so that a slow moment of the machine affects all acts."""
     taken: dict[str, list[float]] = {name: [] for name in acts}
     for _ in range(ROUNDS):
         for name, act in acts.items():

@@ -1,4 +1,4 @@
-"""The codec beside a plain memory copy of the same tensor: ratios of medians, measured in turn in one process."""
+"""The codec compared with a plain memory copy of the same tensor: ratios of medians, measured alternately in one process."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CASES = {
 
 
 def run() -> dict[str, Any]:
-    """``{"nbytes", "seconds": {act: median}, "ratios": {case: times a copy}}`` for a 96 MiB float32 tensor."""
+    """Return ``{"nbytes", "seconds": {act: median}, "ratios": {case: ratio to a copy}}`` for a 96 MiB float32 tensor."""
     tensor = torch.rand(NBYTES // 4)
     memory = tensor.view(torch.uint8).numpy().data
     with tempfile.TemporaryDirectory() as folder:
@@ -54,7 +54,7 @@ def run() -> dict[str, Any]:
 
 
 def _medians(acts: dict[str, Callable[[], Any]]) -> dict[str, float]:
-    """Seconds per act; one of each in every round, so that a slow moment of the machine meets all alike."""
+    """Return the seconds per act; every round runs each act once, so that a slow moment of the machine affects all acts."""
     taken: dict[str, list[float]] = {name: [] for name in acts}
     for _ in range(ROUNDS):
         for name, act in acts.items():

@@ -1,4 +1,4 @@
-"""Remote Graph between real ComfyUI servers, beside the same workflow in one of them, raw sockets, and two other packs."""
+"""Remote Graph between real ComfyUI servers, compared with the same workflow in one server, raw sockets, and two other packs."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ TINY_SECONDS = 0.025
 SAMPLER_SECONDS = 0.060
 AGAIN_SECONDS = 0.030
 BRANCH_SECONDS = 1.0
-#: Messages, headers and hashes may cross; a thousandth of the payload is far below any part of a tensor that could.
+#: Messages, headers and hashes are transferred; a thousandth of the payload is far below any part of a tensor.
 NO_TENSOR_BYTES = 0.001
-#: An endpoint that serves several graphs keeps their models with this; see `flags_problem`.
+#: With this flag, an endpoint that serves several graphs keeps their models loaded; see `flags_problem`.
 KEEPING = ("--cache-lru", "50")
-#: Compute threads that wait for each other on a busy machine would drown what is measured.
+#: Compute threads that wait for each other on a busy machine would hide the measured cost.
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 THREADS = "both servers run with OMP_NUM_THREADS=1"
-#: What the folders of all servers of a part come to hold, and something over.
+#: The size of the folders of all servers of a part, with a reserve.
 FOLDER_BYTES = 8 << 30
 PREVIEWS = ("--preview-method", "latent2rgb")
 
 
 def run(only: str | None = None) -> list[Figure]:
-    """All figures of Remote Graph in ComfyUI, or those of one of the `PARTS`."""
+    """Return all figures of Remote Graph in ComfyUI, or those of one of the `PARTS`."""
     installation = find_installation()
     if installation is None:
         why = "no ComfyUI was found; set COMFYUI_PATH to its checkout and COMFYUI_PYTHON to the Python that runs it"
@@ -137,7 +137,7 @@ def _again(fleet: Fleet) -> list[Figure]:
 
 
 def _again_times(page: Page, proxy: CountingProxy) -> list[Figure]:
-    """The call again in another prompt, which ComfyUI's cache answers; and made anew, as after a changed ``seed`` that the workflow ignores."""
+    """Measure the same call in a second prompt, which ComfyUI's cache answers, and the call executed again, as after a changed ``seed`` that the workflow ignores."""
     taken: dict[str, list[float]] = {"first": [], "again": [], "anew": []}
     crossed: dict[str, list[int]] = {name: [] for name in taken}
     for _ in in_rounds(AGAIN_ROUNDS, "unchanged inputs"):
@@ -150,12 +150,12 @@ def _again_times(page: Page, proxy: CountingProxy) -> list[Figure]:
             taken[name].append(time.perf_counter() - begin)
             crossed[name].append(proxy.passed())
     if min(crossed["first"]) < 2 * NBYTES:
-        raise AssertionError(f"only {min(crossed['first'])} bytes of a first call were counted, so the bytes go another way")
+        raise AssertionError(f"only {min(crossed['first'])} bytes of a first call were counted, so the payload does not pass the proxy")
     return [figure for name in ("again", "anew") for figure in _again_figures(name, taken, crossed)]
 
 
 def _again_figures(name: str, taken: Mapping[str, Sequence[float]], crossed: Mapping[str, Sequence[int]]) -> list[Figure]:
-    what = {"again": "the same call again", "anew": "the same call made anew at the endpoint"}[name]
+    what = {"again": "the same call again", "anew": "the same call executed again at the endpoint"}[name]
     time_limit = 1.0 if name == "again" else None
     times = {side: seconds(median(taken[side])) for side in ("first", name)}
     counts = {side: f"{median(crossed[side]) / (1 << 20):.3g} MiB" for side in ("first", name)}
@@ -163,12 +163,12 @@ def _again_figures(name: str, taken: Mapping[str, Sequence[float]], crossed: Map
     payloads = [count / NBYTES for count in crossed[name]]
     return [
         Figure.of(f"{what}, {IMAGES} unchanged", f"the limit of {seconds(AGAIN_SECONDS)}", shares, at_most=time_limit, parts=times),
-        Figure.of(f"bytes that cross with {what}, {IMAGES} unchanged", "the payload", payloads, at_most=NO_TENSOR_BYTES, parts=counts),
+        Figure.of(f"bytes transferred by {what}, {IMAGES} unchanged", "the payload", payloads, at_most=NO_TENSOR_BYTES, parts=counts),
     ]
 
 
 def _through(server: Server, url: str, there: Server) -> None:
-    """Let a server reach the endpoint ``there`` by ``url``."""
+    """Register the endpoint ``there`` with ``url`` at a server."""
     registry = EndpointRegistry()
     registry.add("there", url, token=token_of(there))
     registry.to_yaml(data_folder(server) / "endpoints.yaml")
@@ -191,7 +191,7 @@ def _branches(fleet: Fleet) -> list[Figure]:
     remote = {str(index): remote_node("sleep", server.base.name, ("1", 0)) for index, server in enumerate(others, 3)}
     with Page.open(here.url) as page:
         taken = interleave("branches", {"three": tagged({"2": sleep, **remote}), "one": tagged({"2": sleep})}, BRANCH_ROUNDS)
-    what, beside = f"two remote branches and a local one that sleep {seconds(BRANCH_SECONDS)} each", "a prompt with the local one alone"
+    what, beside = f"two remote branches and a local one that sleep {seconds(BRANCH_SECONDS)} each", "a prompt with only the local branch"
     parts = {name: seconds(median(times)) for name, times in taken.items()}
     return [Figure.of(what, beside, ratios(taken["three"], taken["one"]), at_most=1.2, parts=parts)]
 

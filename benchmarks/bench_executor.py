@@ -1,4 +1,4 @@
-"""What the executor adds to each node, beside a bare loop over the same blocks and beside three other engines; and the plan."""
+"""The executor's overhead: per node beside a bare loop and three other engines, per child of a pipeline and a stage, and of planning."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.blocks import Add, Step, Total
+from benchmarks.blocks import Add, Double, Identity, Step, Total
 from benchmarks.figures import Figure
 from benchmarks.peers import PEERS, peer_version
 from benchmarks.shapes import START, Part, chain, evaluate, layered, wide
 from benchmarks.timing import Act, interleave, median, ratios, seconds
 from yggdrasill.foundation import AbstractBaseBlock, Edge, Graph
+from yggdrasill.pipeline import Pipeline
+from yggdrasill.stage import Stage
 
 __all__ = ["run"]
 
@@ -27,7 +29,11 @@ BESIDE_PEERS = {
     "layered": ("10 layers of 30", layered(10, 30)),
 }
 KINDS: dict[str, type[AbstractBaseBlock]] = {"step": Step, "add": Add, "total": Total}
-TIMES_THE_LOOP = 8.0
+TIMES_THE_LOOP = 5.0
+LOOKUP_SECONDS = 100e-9
+LEVEL_SECONDS = 1e-3
+LEVEL_SIZES = (20, 1_000)
+LEVEL_GROWTH = 1.5
 BELOW_PEERS = 10.0
 PLAN_SECONDS = 0.1
 PLAN_GROWTH = 1.5
@@ -35,7 +41,7 @@ PLAN_SIZES = (1_000, 10_000, 100_000)
 
 
 def run() -> list[Figure]:
-    """Figures per node: our loop over the bare one, every peer over our loop; then planning."""
+    """Return figures per node (our loop relative to the bare loop, every peer relative to our loop), per child of a level, and of planning."""
     figures = []
     for shape, (title, parts) in ALONE.items():
         graph = build(parts)
@@ -51,11 +57,11 @@ def run() -> list[Figure]:
         )
     for shape, (title, parts) in BESIDE_PEERS.items():
         figures += _beside_peers(shape, title, parts)
-    return [*figures, *_planning()]
+    return [*figures, _lookup(), *_levels(), *_planning()]
 
 
 def build(parts: list[Part]) -> Graph:
-    """Our graph of a shape: input ``start``, output ``answer``."""
+    """Return our graph of a shape: input ``start``, output ``answer``."""
     graph = Graph("shape")
     for part in parts:
         graph.add_node(KINDS[part.kind](part.name), node_id=part.name, auto_connect=False)
@@ -74,15 +80,15 @@ def _ours(graph: Graph, parts: list[Part]) -> Act:
 
 
 def _checked(act: Callable[[], Any], parts: list[Part], name: str) -> Act:
-    """The act, once it has given the right answer."""
+    """Return the act after its answer was checked."""
     answer = act()
     if answer != evaluate(parts, 1):
-        raise AssertionError(f"{name} gave {answer} instead of {evaluate(parts, 1)}")
+        raise AssertionError(f"{name} returned {answer} instead of {evaluate(parts, 1)}")
     return act
 
 
 def _bare(shape: str, graph: Graph, parts: list[Part]) -> Act:
-    """The loop somebody would write by hand for this one shape: no names, no buffer, only calls of ``forward``."""
+    """Return a loop written by hand for this one shape: without names and buffers, only calls of ``forward``."""
     forwards = [graph.nodes[part.name].block.forward for part in parts]
     return _checked({"chain": _bare_chain, "wide": _bare_wide, "layered": _bare_layered}[shape](forwards, parts), parts, "the bare loop")
 
@@ -144,6 +150,85 @@ def _beside_peers(shape: str, title: str, parts: list[Part]) -> list[Figure]:
     ]
 
 
+def _lookup() -> Figure:
+    """The price of seeing a wrapped ``forward`` at once: looking it up at every call."""
+    blocks = [kind(f"b{i}") for i in range(200) for kind in (Step, Double, Identity)]
+    bound = [block.forward for block in blocks]
+    inputs = {"x": 1}
+
+    def looked_up() -> None:
+        for block in blocks:
+            block.forward(inputs)
+
+    def kept() -> None:
+        for forward in bound:
+            forward(inputs)
+
+    taken = interleave("lookup", {"looked up": looked_up, "kept": kept}, ROUNDS, {"looked up": 100, "kept": 100})
+    extra = [(a - b) / len(blocks) for a, b in zip(taken["looked up"], taken["kept"], strict=True)]
+    return Figure.of(
+        "looking `forward` up at every call",
+        f"the limit of {seconds(LOOKUP_SECONDS)}",
+        [value / LOOKUP_SECONDS for value in extra],
+        at_most=1.0,
+        parts={"a call": seconds(median(extra))},
+    )
+
+
+def _levels() -> list[Figure]:
+    """The overhead of levels over chains of one-block graphs, which computes next to nothing."""
+    figures = []
+    for level, make in (("pipeline", _pipeline), ("stage", _stage)):
+        acts = {f"{level} {size}": make(size) for size in LEVEL_SIZES}
+        small, large = (f"{level} {size}" for size in LEVEL_SIZES)
+        taken = interleave(f"a {level}", acts, ROUNDS, {small: 50, large: 2})
+        figures += [
+            Figure.of(
+                f"a {level} of {LEVEL_SIZES[0]} children",
+                f"the limit of {seconds(LEVEL_SECONDS)}",
+                [value / LEVEL_SECONDS for value in taken[small]],
+                at_most=1.0,
+                parts={name: seconds(median(times)) for name, times in taken.items()},
+            ),
+            Figure.of(
+                f"a child of a {level} of {LEVEL_SIZES[1]:,}",
+                f"a child of a {level} of {LEVEL_SIZES[0]}",
+                [ratio * LEVEL_SIZES[0] / LEVEL_SIZES[1] for ratio in ratios(taken[large], taken[small])],
+                at_most=LEVEL_GROWTH,
+                note="1 = linear",
+            ),
+        ]
+    return figures
+
+
+def _pipeline(size: int) -> Act:
+    pipeline = Pipeline("pipeline")
+    for i in range(size):
+        pipeline.add_graph(build(chain(1)), f"g{i}")
+        if i:
+            pipeline.add_edge(f"g{i - 1}", "answer", f"g{i}", START)
+    pipeline.expose_input("g0", START, START)
+    pipeline.expose_output(f"g{size - 1}", "answer", "answer")
+    return _equal(lambda: pipeline.run({START: 0})["answer"], size)
+
+
+def _stage(size: int) -> Act:
+    stage = Stage("stage")
+    for i in range(size):
+        stage.add_pipeline(build(chain(1)), f"p{i}")
+        if i:
+            stage.add_edge(f"p{i - 1}", "answer", f"p{i}", START)
+    stage.set_state_contract([1], [2])
+    return _equal(lambda: stage.run({1: 0})[2], size)
+
+
+def _equal(act: Callable[[], Any], expected: int) -> Act:
+    """Return the act, once it has given the right answer."""
+    if act() != expected:
+        raise AssertionError(f"got {act()} instead of {expected}")
+    return act
+
+
 def _planning() -> list[Figure]:
     graphs = {size: build(layered(size // 100, 100)) for size in PLAN_SIZES}
     acts = {f"{name} {size}": make(graph) for size, graph in graphs.items() for name, make in (("plan", _planner), ("pass", _one_pass))}
@@ -167,24 +252,24 @@ def _planning() -> list[Figure]:
             ratios(plan_growth, pass_growth),
             at_most=PLAN_GROWTH,
             parts={"plan": f"{median(plan_growth):.0f}-fold", "pass": f"{median(pass_growth):.0f}-fold"},
-            note="linear work grows with both alike, and both feel the caches; n log n would give 1.67, a quadratic plan 100",
+            note="linear work grows with both alike, and caches affect both; n log n would give 1.67, a quadratic plan 100",
         ),
         Figure.of(
-            "the same as an exponent of the size", "1 = linear", exponents, parts={"one pass over the edges": f"{median(floor):.3g}"}
+            "the growth as an exponent of the size", "1 = linear", exponents, parts={"one pass over the edges": f"{median(floor):.3g}"}
         ),
     ]
 
 
 def _planner(graph: Graph) -> Act:
     def act() -> Any:
-        graph.execution_version += 1  # as if the structure had changed: the kept plan is not used
+        graph.execution_version += 1  # as after a change of the structure, so that the cached plan is not used
         return graph.plan()
 
     return act
 
 
 def _one_pass(graph: Graph) -> Act:
-    """The least that any plan must do: read every node and every edge once."""
+    """Read every node and every edge once, the minimum work of any plan."""
     nodes, edges = graph.node_ids, graph.get_edges()
 
     def act() -> Any:

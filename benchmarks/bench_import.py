@@ -1,4 +1,4 @@
-"""How long a program waits for `from yggdrasill.foundation import Graph`, in fresh processes beside bare Python."""
+"""The import time of `from yggdrasill.foundation import Graph` in new processes, compared with bare Python."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT_SECONDS = 0.15
 
 
 def run() -> list[Figure]:
-    """The seconds over a bare interpreter, as a share of the limit."""
+    """Return the seconds above a bare interpreter, as a share of the limit."""
     with tempfile.TemporaryDirectory() as bytecode:
         acts = {"with Graph": _python("from yggdrasill.foundation import Graph", bytecode), "bare Python": _python("pass", bytecode)}
         taken = interleave("import", acts, ROUNDS)
@@ -36,7 +36,7 @@ def run() -> list[Figure]:
 
 
 def _python(code: str, bytecode: str) -> Callable[[], object]:
-    """A process that finds compiled modules, as after any first start; the untimed round compiles them."""
+    """Run a process with compiled modules, as after a first start; the untimed round compiles them."""
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
     environment["PYTHONPYCACHEPREFIX"] = bytecode
     return lambda: subprocess.run([sys.executable, "-c", code], check=True, env=environment)

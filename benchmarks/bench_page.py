@@ -1,4 +1,4 @@
-"""What the extension costs ComfyUI's page: a real browser opens the editor of a server with it and of one without, in turn."""
+"""The cost of the extension for ComfyUI's page: a real browser opens the editors of a server with and without it, alternately."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ BARE = "the page without the extension"
 
 
 def run() -> list[Figure]:
-    """The page's time, its requests and script, and what /object_info weighs."""
+    """Return the page's time, its requests and script, and the size of /object_info."""
     installation, binary = find_installation(), find_browser()
     if installation is None or binary is None:
         why = "it needs a ComfyUI (COMFYUI_PATH, COMFYUI_PYTHON) and a browser (CHROMIUM, and 'pip install playwright')"
@@ -33,17 +33,17 @@ def run() -> list[Figure]:
         fleet.wait()
         forms = _forms(servers)
         with started_browser(binary, Path(name) / "profile") as browser:
-            times, asked = _opened(browser, servers)
+            times, requested = _opened(browser, servers)
     ready = {"ours": seconds(median(times["with"])), "bare": seconds(median(times["bare"]))}
     version = f"ComfyUI {comfy_version(installation)}, chromium"
     page = Figure.of("the page until nodes can be added", BARE, ratios(times["with"], times["bare"]), parts=ready, note=version)
-    return [page, *_counts(asked), forms]
+    return [page, *_counts(requested), forms]
 
 
 def _opened(browser: Any, servers: dict[str, Server]) -> tuple[dict[str, list[float]], dict[str, set[str]]]:
-    """Seconds until each page was ready, one per round after an untimed one, and the paths that it asked for."""
+    """Return the seconds until each page was ready, one per round after an untimed one, and the paths that it requested."""
     times: dict[str, list[float]] = {name: [] for name in servers}
-    asked: dict[str, set[str]] = {}
+    requested: dict[str, set[str]] = {}
     for round_number in (-1, *in_rounds(ROUNDS, "page")):
         for name, server in servers.items():
             page = browser.new_page()
@@ -51,26 +51,26 @@ def _opened(browser: Any, servers: dict[str, Server]) -> tuple[dict[str, list[fl
             if round_number < 0:
                 page.wait_for_timeout(SETTLED_MS)
                 paths = (url.removeprefix(server.url).partition("?")[0] for url in editor.requests)
-                asked[name] = {path for path in paths if path.startswith("/")}
+                requested[name] = {path for path in paths if path.startswith("/")}
             else:
                 times[name].append(editor.ready_after)
             page.close()
-    return times, asked
+    return times, requested
 
 
-def _counts(asked: dict[str, set[str]]) -> list[Figure]:
-    more = sorted(asked["with"] - asked["bare"])
+def _counts(requested: dict[str, set[str]]) -> list[Figure]:
+    more = sorted(requested["with"] - requested["bare"])
     script = sum(file.stat().st_size for file in (ROOT / "web" / "start").glob("*.js"))
     whole = sum(file.stat().st_size for file in (ROOT / "web").rglob("*.js"))
-    parts = {"more": f"{len(more)} requests", "all": f"{len(asked['with'])}"}
+    parts = {"more": f"{len(more)} requests", "all": f"{len(requested['with'])}"}
     return [
-        Figure.of("requests that the page makes more", f"the limit of {REQUESTS}", [len(more) / REQUESTS], at_most=1.0, parts=parts),
+        Figure.of("additional requests of the page", f"the limit of {REQUESTS}", [len(more) / REQUESTS], at_most=1.0, parts=parts),
         Figure.of(
-            "script, loaded later too",
+            "script, including script loaded later",
             f"the limit of {SCRIPT_BYTES // 1000} kB",
             [whole / SCRIPT_BYTES],
             at_most=1.0,
-            parts={"with the page": f"{script / 1000:.1f} kB", "in all": f"{whole / 1000:.1f} kB"},
+            parts={"with the page": f"{script / 1000:.1f} kB", "total": f"{whole / 1000:.1f} kB"},
         ),
     ]
 
@@ -81,4 +81,4 @@ def _forms(servers: dict[str, Server]) -> Figure:
         with urllib.request.urlopen(f"{server.url}/object_info") as answer:
             sizes[name] = len(json.dumps(json.loads(answer.read())))
     parts = {name: f"{size / 1000:.0f} kB" for name, size in sizes.items()}
-    return Figure.of("/object_info", "that of a server without the extension", [sizes["with"] / sizes["bare"]], parts=parts)
+    return Figure.of("size of /object_info", "a server without the extension", [sizes["with"] / sizes["bare"]], parts=parts)

@@ -1,4 +1,4 @@
-"""Partitioning a prompt of 500 nodes, which runs while a user waits for the queue, beside a round of the same prompt through JSON."""
+"""Partitioning a prompt of 500 nodes, for which a user waits, compared with the same prompt through JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ JSON = "the prompt through json.dumps and json.loads"
 
 
 def run() -> list[Figure]:
-    """For each way to place, the share of its limit and the ratio to JSON."""
+    """Return for each placement the share of its limit and the ratio to JSON."""
     prompt, schemas = drawings(DRAWINGS), comfy_schemas()
     placed = _parts(prompt)
     titles = {name: f"{what}, {_calls(prompt, parts, schemas)}" for name, (what, parts) in placed.items()}
@@ -40,7 +40,7 @@ def run() -> list[Figure]:
 
 
 def drawings(count: int) -> dict[str, Any]:
-    """``count`` times text to image in ten nodes, each from the picture that the one before has saved."""
+    """Return ``count`` text-to-image groups of ten nodes, each starting from the picture that the previous group saved."""
     prompt: dict[str, Any] = {}
     latent: list[Any] | None = None
     for place in range(count):
@@ -77,7 +77,7 @@ def drawings(count: int) -> dict[str, Any]:
 
 
 def _parts(prompt: dict[str, Any]) -> dict[str, tuple[str, list[Part]]]:
-    """What is placed: name -> (in words, parts)."""
+    """Return the placements: name -> (description, parts)."""
     dice = random.Random(1)
     whole = [Part("half", frozenset(node for node in prompt if int(node.split(":")[0]) < DRAWINGS // 2))]
     torn = [Part("torn", frozenset(node for node in prompt if dice.random() < 0.5))]
@@ -85,15 +85,15 @@ def _parts(prompt: dict[str, Any]) -> dict[str, tuple[str, list[Part]]]:
     return {
         "half": ("500 nodes: the first half placed", whole),
         "torn": ("500 nodes: every other node placed", torn),
-        "turns": ("500 nodes: five parts that follow each other in turns", turns),
+        "turns": ("500 nodes: five parts that alternate along the chain", turns),
         "none": ("500 nodes: nothing placed", []),
     }
 
 
 def _calls(prompt: dict[str, Any], parts: list[Part], schemas: NodeSchemas) -> str:
-    """How many calls it makes, once it is seen that they are the prompt."""
+    """Return the number of calls after checking that together they are the prompt."""
     partition = partition_prompt(prompt, parts, schemas)
     plugged = restore_prompt(partition)
     if any(plugged[node]["inputs"] != prompt[node]["inputs"] for node in plugged):
-        raise AssertionError("the partitioned prompt is another one")
+        raise AssertionError("the partitioned prompt differs from the original")
     return f"{len(partition.calls)} call{'' if len(partition.calls) == 1 else 's'}"

@@ -1,4 +1,4 @@
-"""A graph behind an endpoint of its own, beside the same graph here and the same bytes through plainer ways."""
+"""A graph behind an endpoint, compared with the local graph and with the same bytes through plain transports."""
 
 from __future__ import annotations
 
@@ -42,17 +42,17 @@ MANY, MANY_BYTES = 200, 64 << 10
 SMALL_SECONDS = 0.005
 LONGEST_SECONDS = 1.0
 ENDPOINTS = (2, 4, 8)
-#: One graph each around the block ``bench/<name>`` of `benchmarks.blocks`.
+#: One graph around each block ``bench/<name>`` of `benchmarks.blocks`.
 GRAPHS = ("identity", "double", "first", "sleep")
 SIZE = f"{NBYTES >> 20} MiB"
-#: Messages, headers and hashes may cross; a thousandth of the payload is far below any part of a tensor that could.
+#: Messages, headers and hashes are transferred; a thousandth of the payload is far below any part of a tensor.
 NO_TENSOR_BYTES = 0.001
 #: Numbers in a page of memory.
 PAGE = 1024
 
 
 def run() -> list[Figure]:
-    """All figures of remote calls."""
+    """Return all figures of remote calls."""
     with tempfile.TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
         graphs = {graph_id: _graph(graph_id) for graph_id in GRAPHS}
@@ -91,7 +91,7 @@ def _remote(served: Served, graph_id: str, *, url: str | None = None, artifact_c
 def _small(served: Served, graph: Graph, http: HttpPeer) -> list[Figure]:
     remote, inputs = _remote(served, "identity"), {"x": 3}
     if remote.run(inputs) != graph.run(inputs):
-        raise AssertionError("the endpoint gave another value")
+        raise AssertionError("the endpoint returned a different value")
     acts = {"remote": lambda: remote.run(inputs), "local": lambda: graph.run(inputs), "aiohttp": lambda: http.echo({"x": 3})}
     taken = interleave("small calls", acts, SMALL_ROUNDS, collect=False)
     over = _less(taken["remote"], taken["local"])
@@ -115,11 +115,11 @@ def _large(served: Served, near: Served, graph: Graph, wire: SocketPeer, http: H
     data = bytes_of(tensor)
 
     def call(remote: RemoteGraph) -> None:
-        tensor[0] += 1.0  # other bytes every time, or nothing would be sent
+        tensor[0] += 1.0  # different bytes in every call, because equal bytes would not be sent
         result = remote.run({"x": tensor})["y"]
-        # every page is read: memory that is mapped only when it is touched counts with the call
+        # Read every page, so that mapping memory lazily counts as part of the call.
         if result.shape != tensor.shape or not torch.equal(result[::PAGE], tensor[::PAGE] * 2):
-            raise AssertionError("the endpoint gave other numbers")
+            raise AssertionError("the endpoint returned different numbers")
 
     acts = {
         "remote": lambda: call(far_graph),
@@ -140,7 +140,7 @@ def _large(served: Served, near: Served, graph: Graph, wire: SocketPeer, http: H
 
 
 def _many(served: Served) -> Figure:
-    """Uploads alone: what is to be sent is packed before the clock starts."""
+    """Measure uploads alone: the value is packed before the time starts."""
     client, artifact_client = EndpointClient(served.url, token=served.token), ArtifactClient()
     taken: dict[str, list[float]] = {"together": [], "one by one": []}
     for _ in in_rounds(MANY_ROUNDS, f"{MANY} small artifacts"):
@@ -174,8 +174,8 @@ def _memory(served: Served) -> Figure:
         return Figure.missing(what, beside, "this system does not tell RssAnon; it is measured on Linux", at_most=1.5)
     shares = []
     for _ in in_rounds(MEMORY_ROUNDS, "memory"):
-        told = json.loads(python(["-m", "benchmarks.caller", served.url], YGGDRASILL_TOKEN=served.token))
-        shares.append(told["extra"] / told["nbytes"])
+        measured = json.loads(python(["-m", "benchmarks.caller", served.url], YGGDRASILL_TOKEN=served.token))
+        shares.append(measured["extra"] / measured["nbytes"])
     return Figure.of(what, beside, shares, at_most=1.5, parts={"extra": f"{median(shares) * NBYTES / (1 << 20):.0f} MiB"})
 
 
@@ -189,10 +189,10 @@ def _unchanged(folder: Path, configs: dict[str, Any]) -> Figure:
             tensor = torch.rand(ELEMENTS)
             for kept in (firsts, counts):
                 if remote.run({"x": tensor})["y"] != float(tensor[0]):
-                    raise AssertionError("the endpoint gave another number")
+                    raise AssertionError("the endpoint returned a different number")
                 kept.append(proxy.passed())
     if min(firsts) < NBYTES:
-        raise AssertionError(f"only {min(firsts)} bytes of a first call were counted, so the bytes go another way")
+        raise AssertionError(f"only {min(firsts)} bytes of a first call were counted, so the payload does not pass the proxy")
     parts = {"first call": _amount(median(firsts)), "again": _amount(median(counts))}
     shares = [count / NBYTES for count in counts]
     return Figure.of(f"bytes that cross when the same {SIZE} are sent again", "the payload", shares, at_most=NO_TENSOR_BYTES, parts=parts)
@@ -207,10 +207,10 @@ def _shared(folder: Path, configs: dict[str, Any]) -> Figure:
         for _ in in_rounds(COUNT_ROUNDS, "shared folder"):
             tensor = torch.rand(ELEMENTS)
             if not torch.equal(remote.run({"x": tensor})["y"], tensor * 2):
-                raise AssertionError("the endpoint gave other numbers")
+                raise AssertionError("the endpoint returned different numbers")
             counts.append(proxy.passed())
     shares, parts = [count / NBYTES for count in counts], {"a call": _amount(median(counts))}
-    what = f"bytes that cross with a shared artifact folder, {SIZE} out and back"
+    what = f"bytes transferred with a shared artifact folder, {SIZE} out and back"
     return Figure.of(what, "the payload", shares, at_most=NO_TENSOR_BYTES, parts=parts)
 
 
@@ -231,7 +231,7 @@ def _parallel(folder: Path, configs: dict[str, Any]) -> list[Figure]:
 
 
 def _branches(remotes: list[RemoteGraph]) -> Figure:
-    """A pipeline with one branch per endpoint; the branches sleep 0.6 to 1 times the longest."""
+    """Measure a pipeline with one branch per endpoint; the branches sleep 0.6 to 1 times the longest."""
     pipeline, inputs, count = Pipeline("branches"), {}, len(remotes)
     for i, remote in enumerate(remotes):
         pipeline.add_graph(remote, f"branch{i}")
@@ -245,7 +245,7 @@ def _branches(remotes: list[RemoteGraph]) -> Figure:
         outputs = pipeline.run(inputs, max_workers=count)
         walls.append(time.perf_counter() - begin)
         if sorted(outputs.values()) != sorted(inputs.values()):
-            raise AssertionError("the endpoints gave other values")
+            raise AssertionError("the endpoints returned different values")
     shares = [wall / LONGEST_SECONDS for wall in walls]
     what, parts = f"{count} sleeping graphs on {count} endpoints, in parallel branches", {"wall": seconds(median(walls))}
     return Figure.of(what, f"the longest of them, {seconds(LONGEST_SECONDS)}", shares, at_most=1.1, parts=parts)

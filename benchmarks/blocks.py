@@ -1,4 +1,4 @@
-"""Blocks with next to no work of their own, so that what is measured is what surrounds them. An endpoint loads them as a plugin."""
+"""Blocks with almost no work, so that the overhead around them is measured. An endpoint loads them as a plugin."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Double(_OneToOne):
 
 @register_block("bench/first")
 class First(_OneToOne):
-    """y = the first number of a tensor: much in, little out."""
+    """y = the first number of a tensor: large input, small output."""
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"y": float(inputs["x"].flatten()[0])}
@@ -77,7 +77,7 @@ class Add(AbstractBaseBlock):
 
 @register_block("bench/total")
 class Total(AbstractBaseBlock):
-    """y = x; its port adds everything that is linked to it."""
+    """y = x; its port adds the values of all its edges."""
 
     deterministic = True
 

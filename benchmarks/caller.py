@@ -1,4 +1,4 @@
-"""``python -m benchmarks.caller URL``: one large call in a fresh process; prints the most memory it took beyond its inputs."""
+"""``python -m benchmarks.caller URL``: one large call in a new process; prints its peak memory beyond the inputs."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["main"]
 
 
 def main(url: str) -> None:
-    """Call ``double`` with the payload, after a small call that loads everything there is to load."""
+    """Call ``double`` with the payload, after a small call that imports all modules."""
     double = RemoteGraph(url, "double", token=os.environ["YGGDRASILL_TOKEN"])
     double.run({"x": torch.rand(1 << 18)})
     tensor = torch.rand(ELEMENTS)
     with peak_of() as peak:
         result = double.run({"x": tensor})["y"]
     if not torch.equal(result, tensor * 2):
-        raise AssertionError("the endpoint gave other numbers")
+        raise AssertionError("the endpoint returned different numbers")
     print(json.dumps({"extra": peak.extra, "nbytes": NBYTES}))
 
 

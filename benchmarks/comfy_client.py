@@ -1,4 +1,4 @@
-"""What a browser's page does with a ComfyUI server: queue a prompt, hear of it until it is over."""
+"""A client of a ComfyUI server like a browser's page: queues a prompt and receives its messages until it ends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LONGEST_SECONDS = 300.0
 
 @dataclass
 class Ended:
-    """A prompt that succeeded: what each output node told, and how many previews came."""
+    """The result of a prompt: the outputs of each output node, and the number of previews."""
 
-    told: dict[str, Any] = field(default_factory=dict)
+    reported: dict[str, Any] = field(default_factory=dict)
     previews: int = 0
 
 
@@ -48,24 +48,24 @@ class Page:
             page._loop.close()
 
     def run(self, prompt: Mapping[str, Any], path: str = "/prompt", **body: Any) -> Ended:
-        """Queue the prompt and return when ComfyUI says that it is over.
+        """Queue the prompt and return when ComfyUI reports its end.
 
         Raises:
-            RuntimeError: it was refused or failed; the message is ComfyUI's.
+            RuntimeError: the prompt was refused or failed; the message is ComfyUI's.
         """
         request = {"client_id": self.sid, "prompt": prompt, **body}
         return self._loop.run_until_complete(asyncio.wait_for(self._run(path, request), LONGEST_SECONDS))
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        """The JSON answer to a JSON request.
+        """Return the JSON response to a JSON request.
 
         Raises:
-            RuntimeError: it was refused.
+            RuntimeError: the request was refused.
         """
         return self._loop.run_until_complete(self._post(path, body))
 
     def get(self, path: str) -> Any:
-        """The JSON that is there."""
+        """Return the JSON at ``path``."""
         return self._loop.run_until_complete(self._get(path))
 
     async def _connect(self) -> None:
@@ -92,7 +92,7 @@ class Page:
                 ended.previews += int.from_bytes(message.data[:4], "big") in (1, 4)
             elif message.type is aiohttp.WSMsgType.TEXT and _is_last(message.json(), prompt_id, ended):
                 return ended
-        raise RuntimeError("the server is gone")
+        raise RuntimeError("the server closed the connection")
 
 
 def _is_last(message: Mapping[str, Any], prompt_id: str, ended: Ended) -> bool:
@@ -102,5 +102,5 @@ def _is_last(message: Mapping[str, Any], prompt_id: str, ended: Ended) -> bool:
     if kind in ("execution_error", "execution_interrupted"):
         raise RuntimeError(f"node {data.get('node_id')} ({data.get('node_type')}): {data.get('exception_message', kind)}")
     if kind == "executed" and data.get("output"):
-        ended.told[str(data["node"])] = data["output"].get("told")
+        ended.reported[str(data["node"])] = data["output"].get("reported")
     return bool(kind == "executing" and data.get("node") is None)

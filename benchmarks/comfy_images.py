@@ -1,4 +1,4 @@
-"""A batch of images through Remote Graph, through raw sockets and through two other packs: how long it takes and what arrives."""
+"""A batch of images through Remote Graph, through raw sockets and through two other packs: time and accuracy."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["image_figures"]
 
 ROUNDS = 9
 TARGETS = {"ComfyUI_NetDist": 6.0, "ComfyUI-Distributed": 3.0}
-#: Making, inverting and taking the images is no transport, and would be most of the time of the faster ones.
+#: Making, inverting and consuming the images is not transport, and would dominate the time of the faster transports.
 LESS = "less the same work in one server"
-#: Two servers of one machine share a folder of artifacts; with ``share_folder: false`` they speak as they would from machine to machine.
+#: Two servers on one machine share an artifact folder; with ``share_folder: false`` they communicate as between two machines.
 NEAR, FAR = "on one machine", "over HTTP"
-CONDITIONS = "the folders of all servers lie in memory, and memory is warm when an act begins"
+CONDITIONS = "the folders of all servers are in memory, and memory is warmed before each act"
 
 
 def image_figures(fleet: Fleet) -> list[Figure]:
-    """The figures; a pack that is not there is said to be missing."""
+    """Return the figures; a pack that is not installed is reported as missing."""
     packs = {rival: find_pack(rival) for rival in RIVALS}
     found = [pack for pack in packs.values() if pack is not None]
     here, near, there = fleet.prepare("here"), fleet.prepare("near"), fleet.prepare("there", settings={"share_folder": False})
@@ -53,7 +53,7 @@ def image_figures(fleet: Fleet) -> list[Figure]:
 
 
 def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Rival], rest: Act) -> list[Figure]:
-    """Every way is timed whole, and beside it the same work in one server; what the way costs is the difference."""
+    """Measure every transport with its work, and the same work in one server; the cost of the transport is the difference."""
     data = bytes_of(torch.rand(NBYTES // 4))
 
     def both_ways(middle: dict[str, Any]) -> None:
@@ -67,7 +67,7 @@ def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Riv
         FAR: lambda: both_ways(remote_node("invert", "there", ("1", 0))),
     }
     acts: dict[str, Act] = {
-        # after the rivals' long turns
+        # after the long acts of the other packs
         "ours wake": lambda: [way() for way in ways.values()],
         **ways,
         "local": lambda: both_ways(node("ImageInvert", image=("1", 0))),
@@ -92,10 +92,15 @@ def _image_times(page: Page, other: Page, wire: SocketPeer, rivals: Sequence[Riv
     for rival in rivals:
         cost = _less(taken, rival.name, "made there")
         for act, way, own_cost, own in ours:
-            shown = {f"{rival.name} whole": rival.name, "its own work": "made there", "ours whole": act, "our own work": own}
+            shown = {
+                f"{rival.name} whole": rival.name,
+                "its work without transfer": "made there",
+                "ours in total": act,
+                "our work without transfer": own,
+            }
             parts = {name: seconds(median(taken[name_of])) for name, name_of in shown.items()}
             target = TARGETS[rival.name] if act == NEAR else None
-            beside = f"Remote Graph bringing them {way}, {LESS}"
+            beside = f"Remote Graph transferring them {way}, {LESS}"
             figures.append(Figure.of(_one_way(rival), beside, ratios(cost, own_cost), at_least=target, parts=parts))
         parts = {rival.name: seconds(median(taken[rival.name]))}
         for act, way, _, _ in ours[:2]:
@@ -109,7 +114,7 @@ def _less(taken: Mapping[str, Sequence[float]], whole: str, part: str) -> list[f
 
 
 def _one_way(rival: Rival | type[Rival]) -> str:
-    return f"{rival.name} bringing {IMAGES} one way, {LESS}"
+    return f"{rival.name} transferring {IMAGES} one way, {LESS}"
 
 
 def _image_errors(page: Page, rivals: Sequence[Rival]) -> list[Figure]:
@@ -118,8 +123,8 @@ def _image_errors(page: Page, rivals: Sequence[Rival]) -> list[Figure]:
         made = noise(fresh(), low=low, high=high)
         compare = {"8": node("BenchCompare", got=("images", 0), **made["inputs"])}
         there = noise_there(made["inputs"]["seed"], low, high)
-        ours = page.run({**there, "8": node("BenchCompare", got=("4", 0), **made["inputs"])}).told["8"][0]
-        theirs = {rival.name: rival.fetch(made, compare).told["8"][0] for rival in rivals}
+        ours = page.run({**there, "8": node("BenchCompare", got=("4", 0), **made["inputs"])}).reported["8"][0]
+        theirs = {rival.name: rival.fetch(made, compare).reported["8"][0] for rival in rivals}
         parts = {"ours": f"{ours:g}", **{name: f"{error:.4g}" for name, error in theirs.items()}}
         what = f"largest absolute error of an IMAGE of noise in [{low:g}, {high:g}]"
         figures.append(Figure.of(what, "1/255, a step of 8 bits", [ours * 255], at_most=0.0, parts=parts))
@@ -128,4 +133,6 @@ def _image_errors(page: Page, rivals: Sequence[Rival]) -> list[Figure]:
 
 def _absent(rival: type[Rival]) -> list[Figure]:
     why = f"{rival.name} WAS NOT FOUND; set {rival.variable} to a checkout of it"
-    return [Figure.missing(_one_way(rival), f"Remote Graph bringing them there and back {NEAR}, {LESS}", why, at_least=TARGETS[rival.name])]
+    return [
+        Figure.missing(_one_way(rival), f"Remote Graph transferring them there and back {NEAR}, {LESS}", why, at_least=TARGETS[rival.name])
+    ]

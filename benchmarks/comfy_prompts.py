@@ -1,4 +1,4 @@
-"""The pieces of prompts that the ComfyUI benchmarks share, and the graphs of images that an endpoint serves for them."""
+"""Shared pieces of prompts for the ComfyUI benchmarks, and the image graphs that an endpoint serves for them."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _seeds = itertools.count(1)
 
 
 def fresh() -> int:
-    """A number that no other prompt of this run has, so that no cache answers for a node."""
+    """Return a number that no other prompt of this run has, so that no node is cached."""
     return next(_seeds)
 
 
 def noise(seed: Any, batch: int = BATCH, size: int = SIZE, low: Any = 0.0, high: Any = 1.0) -> dict[str, Any]:
-    """A node that makes noise images."""
+    """Return a node that makes noise images."""
     return node("BenchNoise", seed=seed, batch=batch, size=size, low=low, high=high)
 
 
 def sink(source: str, output: int = 0) -> dict[str, Any]:
-    """A node that takes output number ``output`` of node ``source``."""
+    """Return a node that consumes output number ``output`` of node ``source``."""
     return node("BenchSink", value=(source, output), tag=fresh())
 
 
 def noise_there(seed: int, low: float = 0.0, high: float = 1.0) -> Prompt:
-    """Noise made at the endpoint; it comes out of node 4."""
+    """Return a prompt with noise made at the endpoint, the output of node 4."""
     constants = {"1": node("PrimitiveInt", value=seed), "2": node("PrimitiveFloat", value=low), "3": node("PrimitiveFloat", value=high)}
     return {**constants, "4": remote_node("noise", "there", ("1", 0), ("2", 0), ("3", 0))}
 
 
 def check_images(ended: Ended, sink: str) -> None:
-    """Raise AssertionError if something else than the whole batch arrived at node ``sink``."""
-    if ended.told != {sink: [[BATCH, SIZE, SIZE, 3]]}:
-        raise AssertionError(f"other images arrived: {ended.told}")
+    """Raise AssertionError if node ``sink`` did not receive the whole batch."""
+    if ended.reported != {sink: [[BATCH, SIZE, SIZE, 3]]}:
+        raise AssertionError(f"unexpected images arrived: {ended.reported}")
 
 
 def serve_images(there: Server) -> None:

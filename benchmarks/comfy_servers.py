@@ -1,4 +1,4 @@
-"""ComfyUI servers to measure: each with its own base directory, the benchmark's nodes, and the packs that a measurement asks for."""
+"""ComfyUI servers for benchmarks, each with its own base directory, the benchmark's nodes, and the packs of a measurement."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class Fleet:
         settings: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> Server:
-        """A server that is starting; wait for it with ``wait_until_ready``.
+        """Start a server; wait for it with ``wait_until_ready``.
 
-        Packs are copied, because some write into their own folder; ``settings`` are those of our endpoint.
+        Packs are copied, because some write into their own folder; ``settings`` are the settings of our endpoint.
         """
         base = make_base_directory(self.servers.folder / name, pack=ours)
         for pack in (Path(__file__).parent / "comfy_pack", *packs):
@@ -50,12 +50,12 @@ class Fleet:
         return self.servers.launch(flags, pack=ours, environment=environment, base=base)
 
     def wait(self) -> None:
-        """Return when every server that was prepared is up."""
+        """Return when every started server is ready."""
         for server in self.servers:
             server.wait_until_ready()
 
     def write_checkpoint(self, *servers: Server) -> None:
-        """Give the servers the small checkpoint that the tests use too, under `CHECKPOINT`."""
+        """Write the small checkpoint of the tests to the servers as `CHECKPOINT`."""
         first, *others = (server.base / "models" for server in servers)
         done = self.servers.installation.run(_WRITES_MODELS, str(first))
         if done.returncode:
@@ -66,7 +66,7 @@ class Fleet:
 
 @contextmanager
 def open_fleet(installation: Installation, folder: Path) -> Iterator[Fleet]:
-    """A fleet whose servers end with the block."""
+    """Open a group of servers that stop at the end of the block."""
     servers = Servers(installation, folder)
     try:
         yield Fleet(servers)
@@ -75,7 +75,7 @@ def open_fleet(installation: Installation, folder: Path) -> Iterator[Fleet]:
 
 
 def comfy_version(installation: Installation) -> str:
-    """The version of ComfyUI, as its own file says."""
+    """Return the version of ComfyUI from its version file."""
     code = "import runpy; print(runpy.run_path('comfyui_version.py')['__version__'])"
     done = subprocess.run(
         [str(installation.python), "-c", code], cwd=installation.folder, check=True, capture_output=True, encoding="utf-8"

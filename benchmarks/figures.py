@@ -1,4 +1,4 @@
-"""The figure: one ratio of two things measured in the same run, with its spread and its target."""
+"""Figures: a ratio of two measurements of the same run, with its spread and its target."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Verdict = Literal["met", "NOT MET", "NOT MEASURED", "-"]
 
 
 def middle_half(values: Sequence[float]) -> tuple[float, float]:
-    """The first and the third quartile."""
+    """Return the first and the third quartile."""
     if len(values) < 2:
         return values[0], values[0]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -24,8 +24,8 @@ def middle_half(values: Sequence[float]) -> tuple[float, float]:
 class Figure:
     """``ratio`` is the median over the rounds of one run, ``low`` to ``high`` the middle half of the rounds.
 
-    ``beside`` names what the ratio is relative to; ``parts`` holds the medians behind it, by name, as printed. A figure
-    without a target stands for information; one without a ratio says in ``note`` why it is missing.
+    ``beside`` names the reference of the ratio; ``parts`` has the medians of both sides by name, as printed. A figure without a
+    target is for information; one without a ratio has the reason in ``note``.
     """
 
     what: str
@@ -51,34 +51,34 @@ class Figure:
         parts: Mapping[str, str] | None = None,
         note: str = "",
     ) -> Figure:
-        """The figure of one ratio per round."""
+        """Return the figure for one ratio per round."""
         low, high = middle_half(ratios)
         return cls(what, beside, statistics.median(ratios), low, high, at_most, at_least, len(ratios), dict(parts or {}), note)
 
     @classmethod
     def missing(cls, what: str, beside: str, why: str, *, at_most: float | None = None, at_least: float | None = None) -> Figure:
-        """A figure that could not be taken."""
+        """Return a figure that could not be measured."""
         return cls(what, beside, None, at_most=at_most, at_least=at_least, note=why)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Figure:
-        """The inverse of `to_dict`."""
+        """Return the figure of a `to_dict` result."""
         return cls(**data)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
+        """Return the figure as JSON values."""
         return asdict(self)
 
     @property
     def target(self) -> str:
-        """The target in words, or a dash."""
+        """Return the target as text, or a dash."""
         if self.at_most is not None:
             return f"at most {self.at_most:g}"
         return "-" if self.at_least is None else f"at least {self.at_least:g}"
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the median keeps the target."""
+        """Return whether the median meets the target, as text."""
         if self.ratio is None:
             return "NOT MEASURED"
         if self.at_most is not None:

@@ -1,4 +1,4 @@
-"""The facts of the machine that a figure depends on; no names, paths or addresses."""
+"""Properties of the machine that figures depend on, without names, paths and addresses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["facts"]
 
 
 def facts() -> dict[str, str]:
-    """CPU count, memory, system, Python and torch versions, and the day (UTC)."""
+    """Return CPU count, memory, system, Python and torch versions, and the date (UTC)."""
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "processors": str(_processors()),
@@ -31,5 +31,5 @@ def _processors() -> int:
 
 def _memory() -> str:
     if sys.platform == "win32":
-        return "not asked for on Windows"
+        return "not read on Windows"
     return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / (1 << 30):.0f} GiB"

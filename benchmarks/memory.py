@@ -1,4 +1,4 @@
-"""Memory while something is measured: how much a process takes, whether the machine has it at hand, and folders that lie in it."""
+"""Memory during a measurement: the use of a process, warming the machine's memory, and folders in memory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ PAGE_BYTES = 4096
 
 
 class Peak:
-    """``extra`` bytes over the start, as far as looking every millisecond shows."""
+    """``extra`` bytes above the start, sampled every millisecond."""
 
     extra = 0
 
 
 def measurable() -> bool:
-    """Whether this system tells RssAnon."""
+    """Return whether this system reports RssAnon."""
     return sys.platform == "linux" and _anonymous() is not None
 
 
@@ -37,16 +37,16 @@ def _anonymous() -> int | None:
 
 
 def warm_memory() -> None:
-    """Take memory, touch it and give it back.
+    """Allocate memory, touch it and free it.
 
-    A virtual machine gives memory that was freed back to its host, and whoever takes it next pays for getting it again.
+    A virtual machine returns freed memory to its host, and the next allocation would pay for getting it back.
     """
-    held = bytearray(WARM_BYTES)
-    held[::PAGE_BYTES] = bytes(len(range(0, WARM_BYTES, PAGE_BYTES)))
+    block = bytearray(WARM_BYTES)
+    block[::PAGE_BYTES] = bytes(len(range(0, WARM_BYTES, PAGE_BYTES)))
 
 
 def memory_folder(nbytes: int) -> str | None:
-    """A folder in memory with room for so many bytes, None if there is none: no disk's writing then meets whoever is measured next."""
+    """Return a folder in memory with room for ``nbytes``, or None: pending disk writes then do not affect the next measurement."""
     if not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < nbytes:
         return None
     return str(SHARED_MEMORY)
@@ -54,7 +54,7 @@ def memory_folder(nbytes: int) -> str | None:
 
 @contextmanager
 def peak_of() -> Iterator[Peak]:
-    """Watch this process during the block."""
+    """Sample the memory of this process during the block."""
     peak, start, done = Peak(), _anonymous() or 0, threading.Event()
 
     def watch() -> None:

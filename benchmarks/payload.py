@@ -14,7 +14,7 @@ ELEMENTS = NBYTES // 4
 
 
 def bytes_of(tensor: torch.Tensor) -> memoryview:
-    """A tensor's memory, uncopied."""
+    """Return a tensor's memory without a copy."""
     import torch
 
     return tensor.view(torch.uint8).numpy().data

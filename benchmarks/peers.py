@@ -1,6 +1,6 @@
-"""LangGraph, Haystack and Hamilton doing the work of `benchmarks.shapes`, each in the way its own documentation shows.
+"""LangGraph, Haystack and Hamilton on the work of `benchmarks.shapes`, each used as in its documentation.
 
-Their modules are imported by name, because they are not there in a development environment.
+Their modules are imported by name, because a development environment lacks them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.shapes import START, Part
 
 __all__ = ["PEERS", "Run", "peer_version"]
 
-#: One whole run; gives the value of the last node.
+#: One complete run; returns the value of the last node.
 Run = Callable[[], int]
 
 os.environ.setdefault("HAYSTACK_TELEMETRY_ENABLED", "False")
@@ -25,7 +25,7 @@ os.environ.setdefault("LANGSMITH_TRACING", "false")
 
 
 def _langgraph(shape: str, parts: list[Part], start: int) -> Run:
-    """A compiled StateGraph without a checkpointer, with the leanest state for the shape: one channel for a chain, a list
+    """Build a compiled StateGraph without a checkpointer, with the leanest state for the shape: one channel for a chain, a list
     with a reducer for a fan-out, one channel per node otherwise."""
     graphs = importlib.import_module("langgraph.graph")
     schema, wire = {"chain": _one_channel, "wide": _list_channel, "layered": _own_channels}[shape](parts)
@@ -80,7 +80,7 @@ def _own_channels(parts: list[Part]) -> tuple[Any, Callable[[Part], tuple[Any, A
 
 
 def _haystack(shape: str, parts: list[Part], start: int) -> Run:
-    """A Pipeline of components; the last one has a variadic input."""
+    """Build a Pipeline of components; the last one has a variadic input."""
     haystack = importlib.import_module("haystack")
     variadic = importlib.import_module("haystack.core.component.types").Variadic
     kinds = {
@@ -120,7 +120,7 @@ def _total(xs: list[int]) -> int:
 
 
 def _hamilton(shape: str, parts: list[Part], start: int) -> Run:
-    """A Driver over one parameterised function per kind of node, asked for the last node alone."""
+    """Build a Driver over one parameterised function per kind of node that computes the last node."""
     modifiers = importlib.import_module("hamilton.function_modifiers")
     source, group = modifiers.source, modifiers.group
     functions = []
@@ -147,9 +147,9 @@ def _copy(act: Any, name: str) -> Any:
 
 
 def peer_version(name: str) -> str:
-    """The installed version of a peer's distribution."""
+    """Return the installed version of a peer's distribution."""
     return version({"LangGraph": "langgraph", "Haystack": "haystack-ai", "Hamilton": "sf-hamilton"}[name])
 
 
-#: ``peer(shape, parts, start)`` builds the graph and gives one run of it; ImportError if the peer is not installed.
+#: ``peer(shape, parts, start)`` builds the graph and returns one run of it; ImportError if the peer is not installed.
 PEERS: dict[str, Callable[[str, list[Part], int], Run]] = {"Hamilton": _hamilton, "LangGraph": _langgraph, "Haystack": _haystack}

@@ -1,4 +1,4 @@
-"""Endpoints and plain servers as processes of their own, ended when the block around them ends."""
+"""Endpoints and plain servers as separate processes that stop at the end of a block."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Served:
-    """Where an endpoint listens, and its token."""
+    """The URL of an endpoint, and its token."""
 
     url: str
     token: str
 
 
 def _environment(**more: str) -> dict[str, str]:
-    """This process's, with the checkout on the path: the endpoint imports `benchmarks.blocks`."""
+    """Return this process's environment with the checkout on the path, because the endpoint imports `benchmarks.blocks`."""
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     return {**os.environ, "PYTHONPATH": path, **more}
 
 
 def python(arguments: Sequence[str], **environment: str) -> str:
-    """What a Python process prints; raises CalledProcessError if it fails."""
+    """Return the output of a Python process; raises CalledProcessError if it fails."""
     done = subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.PIPE, env=_environment(**environment), cwd=ROOT)
     return done.stdout.decode("utf-8")
 
 
 @contextlib.contextmanager
 def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[str]:
-    """Start a Python process, wait for the line that begins with ``first`` and give the rest of it."""
+    """Start a Python process, wait for the line that begins with ``first`` and return the rest of it."""
     process = subprocess.Popen(
         [sys.executable, "-u", *arguments], stdout=subprocess.PIPE, env=_environment(**environment), cwd=ROOT, encoding="utf-8"
     )
@@ -55,7 +55,7 @@ def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[
         watchdog.cancel()
         if line is None:
             raise RuntimeError(
-                f"{' '.join(arguments[:3])} ended (exit code {process.wait()}) or did not say {first!r} in {START_SECONDS:g} s"
+                f"{' '.join(arguments[:3])} ended (exit code {process.wait()}) or did not print {first!r} in {START_SECONDS:g} s"
             )
         threading.Thread(target=process.stdout.read, daemon=True).start()
         yield line.removeprefix(first).strip()
@@ -71,7 +71,7 @@ def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[
 
 @contextlib.contextmanager
 def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], **settings: Any) -> Iterator[Served]:
-    """A headless endpoint with `benchmarks.blocks` that serves graph configs by id; ``settings`` as those of the server."""
+    """Start a headless endpoint with `benchmarks.blocks` that serves graph configs by id; ``settings`` are the server's."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for graph_id, config in graphs.items():

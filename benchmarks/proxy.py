@@ -1,4 +1,4 @@
-"""A relay between a caller and one endpoint that counts the bytes it passes on."""
+"""A relay between a caller and one endpoint that counts the bytes it forwards."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ CHUNK_BYTES = 1 << 18
 
 
 class CountingProxy:
-    """Listens on a port of its own at once; connect it to its target before the first connection comes."""
+    """Listens on a free port immediately; set its target before the first connection."""
 
     def __init__(self) -> None:
         self._server = socket.create_server(("127.0.0.1", 0))
@@ -25,7 +25,7 @@ class CountingProxy:
     @classmethod
     @contextlib.contextmanager
     def start(cls) -> Iterator[CountingProxy]:
-        """A proxy whose connections end with the block."""
+        """Open a proxy whose connections end with the block."""
         proxy = cls()
         threading.Thread(target=proxy._accept, daemon=True).start()
         try:
@@ -38,7 +38,7 @@ class CountingProxy:
 
     @property
     def url(self) -> str:
-        """Where the proxy listens."""
+        """The port of the proxy."""
         return f"http://127.0.0.1:{self._server.getsockname()[1]}"
 
     def connect(self, port: int) -> None:
@@ -46,7 +46,7 @@ class CountingProxy:
         self._target = ("127.0.0.1", port)
 
     def passed(self) -> int:
-        """The bytes passed on since the last call, both ways together."""
+        """Return the bytes forwarded since the last call, in both directions together."""
         with self._lock:
             count, self._passed = self._passed, 0
         return count

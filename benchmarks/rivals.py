@@ -1,7 +1,7 @@
-"""Two other packs that bring images from one ComfyUI to another, used as their own documentation shows.
+"""Two other packs that transfer images from one ComfyUI to another, used as in their documentation.
 
 NETDIST_PATH and DISTRIBUTED_PATH name checkouts of city96/ComfyUI_NetDist and robertvoy/ComfyUI-Distributed; without them
-``~/comfy/rivals/<name>`` is looked at.
+``~/comfy/rivals/<name>`` is used.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ IDLE_SECONDS = 60.0
 
 
 def find_pack(rival: type[Rival]) -> Path | None:
-    """The folder of a rival's checkout; None if there is none."""
+    """Return the folder of a pack's checkout, or None."""
     folder = Path(os.environ.get(rival.variable) or Path.home() / "comfy" / "rivals" / rival.name)
     return folder if (folder / "__init__.py").is_file() else None
 
 
 class Rival(Protocol):
-    """A way to bring the images of a node from the worker to the caller; ``variable`` may name its checkout."""
+    """A transfer of a node's images from the worker to the caller; the environment ``variable`` may name its checkout."""
 
     name: ClassVar[str]
     variable: ClassVar[str]
 
     def connect(self, page: Page, worker: Server) -> None:
-        """Prepare the caller, whose page it is."""
+        """Prepare the caller, the server of ``page``."""
         ...
 
     def fetch(self, node: dict[str, Any], rest: dict[str, Any]) -> Ended:
-        """Run ``node`` on the worker, bring its images, and run ``rest`` on the caller, where they are ``["images", 0]``."""
+        """Run ``node`` on the worker, transfer its images, and run ``rest`` on the caller, where the images are ``["images", 0]``."""
         ...
 
 
 class NetDist:
-    """RemoteQueueSimple and FetchRemote: the caller's own batch is one image, the worker's is the whole."""
+    """RemoteQueueSimple and FetchRemote: the caller's own batch is one image, the worker's is complete."""
 
     name: ClassVar[str] = "ComfyUI_NetDist"
     variable: ClassVar[str] = "NETDIST_PATH"
@@ -88,11 +88,11 @@ def _linked(rest: dict[str, Any], images: str) -> dict[str, Any]:
 
 
 def wait_until_idle(server: Server) -> None:
-    """Return when a server's queue is empty: a worker may go on after its images are sent."""
+    """Return when a server's queue is empty: a worker may continue after its images are sent."""
     end = time.monotonic() + IDLE_SECONDS
     while time.monotonic() < end:
         queue = server.get("/queue")
         if not queue["queue_running"] and not queue["queue_pending"]:
             return
         time.sleep(0.05)
-    raise TimeoutError("the worker does not become idle")
+    raise TimeoutError("the worker did not become idle")

@@ -1,4 +1,4 @@
-"""The work of the executor's benchmark, as data: every engine builds its own graph from the same list of nodes."""
+"""The work of the executor's benchmark as data: every engine builds a graph from the same list of nodes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 __all__ = ["START", "Kind", "Part", "chain", "evaluate", "layered", "wide"]
 
-#: The name of the value given from outside.
+#: The name of the input value.
 START = "start"
 
 #: ``step`` adds one to its source, ``add`` adds its two sources, ``total`` adds all its sources.
@@ -16,7 +16,7 @@ Kind = Literal["step", "add", "total"]
 
 @dataclass(frozen=True)
 class Part:
-    """One node: what it does, and which nodes (or `START`) it reads."""
+    """One node: its operation, and the nodes (or `START`) that it reads."""
 
     name: str
     kind: Kind
@@ -24,18 +24,18 @@ class Part:
 
 
 def chain(length: int) -> list[Part]:
-    """``length`` nodes in a row."""
+    """Return ``length`` nodes in a row."""
     return [Part(f"n{i}", "step", (f"n{i - 1}" if i else START,)) for i in range(length)]
 
 
 def wide(width: int) -> list[Part]:
-    """One node, ``width`` nodes that read it, one node that reads all of them."""
+    """Return one node, ``width`` nodes that read it, one node that reads all of them."""
     rays = [Part(f"n{i}", "step", ("first",)) for i in range(width)]
     return [Part("first", "step", (START,)), *rays, Part("last", "total", tuple(ray.name for ray in rays))]
 
 
 def layered(layers: int, width: int) -> list[Part]:
-    """``layers`` layers of ``width`` nodes, each reading two neighbours in the layer before; one node reads the last layer."""
+    """Return ``layers`` layers of ``width`` nodes, each reading two neighbours in the layer before; one node reads the last layer."""
     parts = [Part(f"n0_{i}", "step", (START,)) for i in range(width)]
     for layer in range(1, layers):
         parts += [Part(f"n{layer}_{i}", "add", (f"n{layer - 1}_{i}", f"n{layer - 1}_{(i + 1) % width}")) for i in range(width)]
@@ -43,7 +43,7 @@ def layered(layers: int, width: int) -> list[Part]:
 
 
 def evaluate(parts: list[Part], start: int) -> int:
-    """The value of the last node."""
+    """Return the value of the last node."""
     values = {START: start}
     for part in parts:
         read = [values[name] for name in part.sources]

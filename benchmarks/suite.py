@@ -1,4 +1,4 @@
-"""Which benchmarks there are, and how the result of each becomes figures."""
+"""The list of benchmarks, and the conversion of their results to figures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.timing import in_rounds, median, seconds
 
 __all__ = ["TITLES", "check_name", "measure", "names"]
 
-#: What each benchmark is about, as the page says it.
+#: The heading of each benchmark on the page.
 TITLES = {
     "executor": "Executor",
     "import": "Import",
@@ -23,8 +23,8 @@ TITLES = {
     "comfy": "Remote Graph between ComfyUI servers on loopback",
     "page": "The editor's page with the extension",
 }
-#: A benchmark that gives ``{"seconds": {act: s}, "ratios": {case: r}}`` names the two acts of a case in ``CASES``. It is run
-#: this often, for a spread; its targets go by the first word of a case.
+#: A benchmark that gives ``{"seconds": {act: s}, "ratios": {case: r}}`` names the two acts of a case in ``CASES``. It runs
+#: this many times, for a spread; its targets are found by the first word of a case.
 REPEATS = 5
 TARGETS: dict[str, dict[str, float]] = {"codec": {"encode": 2.0, "decode": 2.0}}
 BASES = {
@@ -37,13 +37,13 @@ BASES = {
 
 
 def names() -> list[str]:
-    """The benchmarks in the order of the page: the known ones first, any other after them."""
+    """Return the benchmarks in the order of the page: those in `TITLES` first, then the others."""
     found = {path.stem.removeprefix("bench_") for path in Path(__file__).parent.glob("bench_*.py")}
     return [name for name in TITLES if name in found] + sorted(found - set(TITLES))
 
 
 def check_name(text: str) -> str:
-    """``text`` if it names a benchmark, or ``name:part`` a part of one that has `PARTS`; ValueError otherwise."""
+    """Return ``text`` if it names a benchmark, or ``name:part`` a part of one that has `PARTS`; raise ValueError otherwise."""
     name, _, part = text.partition(":")
     parts = getattr(importlib.import_module(f"benchmarks.bench_{name}"), "PARTS", {}) if part and name in names() else {}
     if name not in names() or (part and part not in parts):
@@ -52,10 +52,10 @@ def check_name(text: str) -> str:
 
 
 def measure(text: str) -> list[Figure]:
-    """Run one benchmark, or one part of it; see `check_name`.
+    """Run one benchmark, or one part of it, and return its figures; see `check_name`.
 
     Raises:
-        Whatever the benchmark raises: a wrong answer is not a figure.
+        The errors of the benchmark: a wrong answer is not a figure.
     """
     name, _, part = text.partition(":")
     module = importlib.import_module(f"benchmarks.bench_{name}")

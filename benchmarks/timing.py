@@ -1,4 +1,4 @@
-"""Timing acts in turn, so that a slow moment of the machine meets all of them alike."""
+"""Timing of alternating acts, so that a slow moment of the machine affects all of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Act = Callable[[], Any]
 
 @dataclass
 class _Pace:
-    """How thorough the whole run is."""
+    """The thoroughness of a run."""
 
     quick: bool = False
 
@@ -29,7 +29,7 @@ PACE = _Pace()
 
 
 def in_rounds(count: int, what: str) -> Iterator[int]:
-    """The numbers of the rounds with a progress bar; a fifth of them, at least three, in a quick run."""
+    """Return the numbers of the rounds with a progress bar; a fifth of them, at least three, in a quick run."""
     rounds = max(3, count // 5) if PACE.quick else count
     return iter(tqdm(range(rounds), desc=what, leave=False, delay=1, file=sys.stderr))
 
@@ -43,11 +43,11 @@ def interleave(
     collect: bool = True,
     before: Act | None = None,
 ) -> dict[str, list[float]]:
-    """Seconds per call of every act, one number per round.
+    """Return the seconds per call of every act, one number per round.
 
-    Every round calls each act in order, ``repeats[name]`` times (default 1), after one untimed round. The collector rests
-    while an act is timed, as with `timeit`, and runs before it; not so with ``collect`` off, because its walk over all
-    objects leaves the caches cold, which a single short call would pay for. ``before`` is called, untimed, before every act.
+    Every round calls each act in order, ``repeats[name]`` times (default 1), after one untimed round. The garbage collector is
+    disabled while an act is timed, as in `timeit`, and runs before it. With ``collect`` off it does not run before the act, because
+    its walk over all objects would leave cold caches to a single short call. ``before`` is called, untimed, before every act.
     """
     taken: dict[str, list[float]] = {name: [] for name in acts}
     for act in acts.values():
@@ -69,17 +69,17 @@ def interleave(
 
 
 def ratios(above: Sequence[float], below: Sequence[float]) -> list[float]:
-    """One ratio per round."""
+    """Return one ratio per round."""
     return [a / b for a, b in zip(above, below, strict=True)]
 
 
 def median(values: Sequence[float]) -> float:
-    """The middle value."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def seconds(value: float) -> str:
-    """A duration with three digits and a unit: ns, µs, ms or s."""
+    """Return a duration with three digits and a unit: ns, µs, ms or s."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9)):
         if abs(value) >= size or unit == "ns":
             return f"{value / size:.3g} {unit}" if abs(value / size) < 1000 else f"{value / size:.0f} {unit}"

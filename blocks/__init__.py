@@ -1,6 +1,6 @@
 """The block library: one folder per family, reached through the registry by type.
 
-`BUILT_IN` names where each type lives; nothing is imported until a type is first asked for.
+`BUILT_IN` maps each type to its module; a module is imported when its type is first requested.
 """
 
 from __future__ import annotations

@@ -11,9 +11,6 @@ from yggdrasill.cli.projects import add_project_arguments, load_plugins, open_pr
 
 __all__ = ["add", "main"]
 
-#: The option of each level's ``validate`` that includes what is inside.
-_NESTED = {"pipeline": "validate_graphs", "stage": "validate_pipelines", "world": "validate_stages"}
-
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
@@ -24,8 +21,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     """Exit code 0 without errors, 2 with."""
     load_plugins(arguments.plugin)
     project: Any = open_project(arguments.config, parse_assignments(arguments.param))
-    nested = {_NESTED[project.level]: True} if project.level in _NESTED else {}
-    found = project.validate(strict=False, **nested)
+    found = project.validate(strict=False, deep=True)
     for message in found.errors:
         console.say(f"error: {message}")
     for message in found.warnings:

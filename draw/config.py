@@ -1,6 +1,6 @@
-"""Reads what a picture needs out of a config mapping, and says what is wrong with one that cannot be drawn.
+"""Reading a config: the children, edges, exposed ports and state contracts that a picture shows.
 
-Not a validator: types, ports and contracts are the business of the levels themselves.
+Errors name the entry that cannot be drawn. Types, ports and contracts are not validated here; the levels do that.
 """
 
 from __future__ import annotations
@@ -12,21 +12,37 @@ from typing import Any
 from yggdrasill.errors import InvalidConfig, format_options
 
 __all__ = [
+    "BLOCK_HUES",
+    "BLOCK_NAMES",
     "Child",
     "Connection",
+    "Contract",
     "ExposedPort",
+    "block_name",
+    "child_of",
     "children",
     "condition_of",
     "connections",
+    "contract_exposures",
     "entries",
     "exposures",
     "id_of",
     "level_of",
     "name_in",
     "nested",
-    "part",
+    "read_contract",
 ]
 
+BLOCK_NAMES: dict[str, str] = {
+    "1": "what should happen",
+    "2": "configuration",
+    "3": "artifacts",
+    "4": "description",
+    "5": "what really happened",
+}
+"""Short descriptions of the five blocks of the canonical state."""
+BLOCK_HUES: dict[str, str] = {"1": "blue", "2": "violet", "3": "teal", "4": "amber", "5": "rose"}
+"""The hue of each canonical block."""
 _DRAWABLE = "a drawable config has 'nodes' (a graph), 'graphs' (a pipeline), 'pipelines' (a stage), or 'cycle' and 'stages' (a world)"
 _LEVEL_KEYS = (("cycle", "world"), ("stages", "world"), ("pipelines", "stage"), ("graphs", "pipeline"), ("nodes", "graph"))
 _CHILDREN = {"graph": ("nodes", "node_id"), "pipeline": ("graphs", "pipeline_node_id"), "stage": ("pipelines", "stage_node_id")}
@@ -35,7 +51,7 @@ _IDS = {"graph": "graph_id", "pipeline": "pipeline_id", "stage": "stage_id", "wo
 
 @dataclass(frozen=True)
 class Child:
-    """One part of a level: its own ``config``, or the ``ref`` or ``endpoint`` that stands for it."""
+    """A child of a level: its ``config``, or the ``ref`` or ``endpoint`` in place of a config."""
 
     id: str
     entry: Mapping[str, Any]
@@ -46,7 +62,7 @@ class Child:
 
 @dataclass(frozen=True)
 class Connection:
-    """An edge between two parts of a level."""
+    """An edge between two children of a level."""
 
     source: str
     source_port: str
@@ -56,22 +72,32 @@ class Connection:
 
 @dataclass(frozen=True)
 class ExposedPort:
-    """A port of a part that is an input or output of the whole; ``name`` is the external key."""
+    """A port of a child that is an input or output of the level; ``name`` is the external name."""
 
     name: str
     part: str
     port: str
 
 
+@dataclass(frozen=True)
+class Contract:
+    """Blocks and fields that a stage reads and writes, as text (``"1"``, ``"glossary"``), and the ports they are mapped to."""
+
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    inputs: tuple[ExposedPort, ...]
+    outputs: tuple[ExposedPort, ...]
+
+
 def level_of(config: object) -> str | None:
-    """``graph``, ``pipeline``, ``stage`` or ``world`` by the keys of the mapping; None if it is none of them."""
+    """Return ``graph``, ``pipeline``, ``stage`` or ``world`` by the keys of the mapping, or None."""
     if not isinstance(config, Mapping):
         return None
     return next((level for key, level in _LEVEL_KEYS if key in config), None)
 
 
 def nested(config: object, what: str = "config") -> tuple[str, Mapping[str, Any]]:
-    """The level and the mapping; `InvalidConfig` tells what a drawable config looks like."""
+    """Return the level and the mapping; raise `InvalidConfig` if ``config`` is not the config of a level."""
     level = level_of(config)
     if level is None or not isinstance(config, Mapping):
         if isinstance(config, Mapping):
@@ -84,24 +110,24 @@ def nested(config: object, what: str = "config") -> tuple[str, Mapping[str, Any]
 
 
 def id_of(config: Mapping[str, Any], level: str) -> str:
-    """The id a config gives itself, or the name of its level."""
+    """Return the id in a config, or the name of its level."""
     return str(config.get(_IDS[level]) or level)
 
 
 def children(config: Mapping[str, Any], level: str) -> list[Child]:
-    """The nodes of a graph, graphs of a pipeline, pipelines of a stage; ids must be there and differ."""
+    """Return the nodes of a graph, graphs of a pipeline or pipelines of a stage; raise `InvalidConfig` for missing or duplicate ids."""
     key, id_key = _CHILDREN[level]
     found: dict[str, Child] = {}
     for index, entry in enumerate(entries(config, key)):
         name = name_in(entry, id_key, f"{key}[{index}]")
         if name in found:
-            raise InvalidConfig(f"{key}[{index}] repeats the {id_key} {name!r}; ids in one {level} differ: rename one")
+            raise InvalidConfig(f"{key}[{index}] repeats the {id_key} {name!r}; ids must be unique within one {level}; rename one")
         found[name] = _child(name, entry, level)
     return list(found.values())
 
 
 def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> list[Connection]:
-    """The edges, each between parts that exist."""
+    """Return the edges; raise `InvalidConfig` for an edge to an unknown child."""
     parts = set(known)
     found = []
     for index, entry in enumerate(entries(config, "edges")):
@@ -111,14 +137,14 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
             if end not in parts:
                 spelled = f"{edge.source}.{edge.source_port} -> {edge.target}.{edge.target_port}"
                 raise InvalidConfig(
-                    f"{where} ({spelled}) names {end!r}, which is not in this {level}; there is {format_options(parts, near=end)}"
+                    f"{where} ({spelled}) names {end!r}, which is not in this {level}. Available: {format_options(parts, near=end)}."
                 )
         found.append(edge)
     return found
 
 
 def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[str]) -> list[ExposedPort]:
-    """The entries of ``exposed_inputs`` or ``exposed_outputs`` (``key``), named by ``name`` or else ``part:port``."""
+    """Return the entries of ``exposed_inputs`` or ``exposed_outputs`` (``key``), named by ``name`` or else ``child:port``."""
     parts = set(known)
     id_key = _CHILDREN[level][1]
     found = []
@@ -126,26 +152,26 @@ def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[s
         where = f"{key}[{index}]"
         part, port = name_in(entry, id_key, where), name_in(entry, "port_name", where)
         if part not in parts:
-            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}; there is {format_options(parts, near=part)}")
+            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}. Available: {format_options(parts, near=part)}.")
         found.append(ExposedPort(str(entry.get("name") or f"{part}:{port}"), part, port))
     return found
 
 
 def entries(config: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
-    """The list of mappings under ``key``; empty if it is absent."""
+    """Return the list of mappings under ``key``; empty if it is absent."""
     value = config.get(key)
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
-        raise InvalidConfig(f"{key} is a {type(value).__name__}; a drawable config has a list of mappings there")
+        raise InvalidConfig(f"{key} is a {type(value).__name__}; expected a list of mappings")
     for index, entry in enumerate(value):
         if not isinstance(entry, Mapping):
-            raise InvalidConfig(f"{key}[{index}] is a {type(entry).__name__}; a drawable config has a mapping there")
+            raise InvalidConfig(f"{key}[{index}] is a {type(entry).__name__}; expected a mapping")
     return value
 
 
 def condition_of(part: Child) -> str:
-    """``if world_update`` or ``if 1, 2`` for a part that only runs on a condition; empty if it always runs."""
+    """Return ``if world_update`` or ``if 1, 2`` for a child with a condition; empty if it always runs."""
     condition = part.entry.get("condition")
     if not condition:
         return ""
@@ -153,7 +179,7 @@ def condition_of(part: Child) -> str:
 
 
 def name_in(entry: Mapping[str, Any], key: str, where: str) -> str:
-    """The non-empty name under ``key`` of an entry."""
+    """Return the non-empty string under ``key`` of an entry; raise `InvalidConfig` if it is missing."""
     value = entry.get(key)
     if not isinstance(value, str) or not value:
         raise InvalidConfig(
@@ -162,16 +188,96 @@ def name_in(entry: Mapping[str, Any], key: str, where: str) -> str:
     return value
 
 
+def child_of(name: str, config: Mapping[str, Any], entry: Mapping[str, Any]) -> Child:
+    """Return a child given as a nested config, as ``{"ref": path}`` or with an ``endpoint_url``."""
+    endpoint = config.get("endpoint_url") or entry.get("endpoint_url")
+    ref = config.get("ref") or entry.get("ref")
+    inner = config if level_of(config) else None
+    return Child(name, entry, inner, str(ref) if ref and inner is None else None, str(endpoint) if endpoint else None)
+
+
+def block_name(key: str) -> str:
+    """Return ``1 what should happen`` for a canonical block, the key itself for any other."""
+    return f"{key} {BLOCK_NAMES[key]}" if key in BLOCK_NAMES else key
+
+
+def read_contract(stage: Mapping[str, Any]) -> Contract:
+    """Return the ``state_contract`` of a stage config; empty if it is absent."""
+    contract = stage.get("state_contract")
+    if contract is None:
+        return Contract((), (), (), ())
+    if not isinstance(contract, Mapping):
+        raise InvalidConfig(f"state_contract is a {type(contract).__name__}; expected a mapping with input_blocks and output_blocks")
+    inputs, outputs = _mapping(contract, "mapping_input"), _mapping(contract, "mapping_output")
+    reads = dict.fromkeys([*_keys(contract, "input_blocks"), *(entry.name for entry in inputs)])
+    writes = dict.fromkeys([*_keys(contract, "output_blocks"), *(entry.name for entry in outputs)])
+    return Contract(tuple(reads), tuple(writes), inputs, outputs)
+
+
+def contract_exposures(
+    contract: Contract, parts: Sequence[Child], links: Sequence[Connection]
+) -> tuple[list[ExposedPort], list[ExposedPort]]:
+    """Return the external inputs and outputs of a stage.
+
+    A mapped port is used as it is. A block without a mapping connects to the port of its name (``2``, ``block_2``), else to the
+    first or last children.
+    """
+    ids = {part.id for part in parts}
+    for entry in (*contract.inputs, *contract.outputs):
+        if entry.part not in ids:
+            raise InvalidConfig(
+                f"state_contract maps {entry.name!r} to {entry.part!r}, which is not in this stage. Available: {format_options(ids, near=entry.part)}."
+            )
+    fed, leading = {link.target for link in links}, {link.source for link in links}
+    first = [part for part in parts if part.id not in fed]
+    last = [part for part in parts if part.id not in leading]
+    inputs = _complete(contract.reads, contract.inputs, parts, first, "exposed_inputs")
+    outputs = _complete(contract.writes, contract.outputs, parts, last, "exposed_outputs")
+    return inputs, outputs
+
+
 def _child(name: str, entry: Mapping[str, Any], level: str) -> Child:
     if level == "graph":
         return Child(name, entry)
-    own = entry.get("graph_config" if level == "pipeline" else "pipeline_config")
-    return part(name, own if isinstance(own, Mapping) else entry, entry)
+    inner = entry.get("graph_config" if level == "pipeline" else "pipeline_config")
+    return child_of(name, inner if isinstance(inner, Mapping) else entry, entry)
 
 
-def part(name: str, config: Mapping[str, Any], entry: Mapping[str, Any]) -> Child:
-    """A part given as a nested config, as ``{"ref": path}`` or with an ``endpoint_url``."""
-    endpoint = config.get("endpoint_url") or entry.get("endpoint_url")
-    ref = config.get("ref") or entry.get("ref")
-    own = config if level_of(config) else None
-    return Child(name, entry, own, str(ref) if ref and own is None else None, str(endpoint) if endpoint else None)
+def _complete(
+    keys: Sequence[str], mapped: Sequence[ExposedPort], parts: Sequence[Child], interface: Sequence[Child], exposed: str
+) -> list[ExposedPort]:
+    found = []
+    for key in keys:
+        explicit = [entry for entry in mapped if entry.name == key]
+        named = explicit or [
+            ExposedPort(key, part.id, port) for part in parts for port in (key, f"block_{key}") if port in _external(part, exposed)
+        ]
+        found += named or [ExposedPort(key, part.id, "") for part in interface]
+    return [ExposedPort(block_name(entry.name), entry.part, entry.port) for entry in found]
+
+
+def _external(part: Child, exposed: str) -> set[str]:
+    """Return the external names in one list of exposed ports of a child's config."""
+    listed = part.config.get(exposed) if part.config else None
+    return {str(entry.get("name")) for entry in listed if isinstance(entry, Mapping)} if isinstance(listed, list | tuple) else set()
+
+
+def _keys(contract: Mapping[str, Any], key: str) -> list[str]:
+    value = contract.get(key) or []
+    if not isinstance(value, list | tuple):
+        raise InvalidConfig(f"state_contract.{key} is a {type(value).__name__}; expected a list of blocks and fields, such as [1, 2, 3]")
+    return [str(block) for block in value]
+
+
+def _mapping(contract: Mapping[str, Any], key: str) -> tuple[ExposedPort, ...]:
+    """Return the entries of a mapping: each has block, stage_node_id and port, by name or as a list of the three."""
+    value = contract.get(key) or []
+    found = []
+    for index, entry in enumerate(value if isinstance(value, list | tuple) else [value]):
+        triple = [entry.get(name) for name in ("block", "stage_node_id", "port")] if isinstance(entry, Mapping) else entry
+        if not isinstance(triple, list | tuple) or len(triple) != 3 or None in triple:
+            raise InvalidConfig(
+                f"state_contract.{key}[{index}] is not a triple of block, stage_node_id and port; write [1, 'pipeline', 'port']"
+            )
+        found.append(ExposedPort(*(str(item) for item in triple)))
+    return tuple(found)

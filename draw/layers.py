@@ -1,7 +1,7 @@
-"""Which column each box of a directed graph stands in, and in which order: the part of layout that knows no pixels.
+"""Layers of a directed graph: the column of each box and the order within a column, without pixels (Sugiyama's method).
 
-Wires that close a cycle are found first and set aside; the rest is a DAG, layered by longest paths (Sugiyama's method). Within
-the layers, sweeps of the barycenter heuristic cut crossings. Everything is deterministic: ties keep the order of the input.
+Arcs that close a cycle are removed first; the remaining DAG is layered by longest paths. Within the layers, sweeps of the barycenter
+heuristic reduce crossings. The result is deterministic: ties keep the order of the input.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Segment = tuple[int, float, int, float]
 
 
 def back_arcs(count: int, arcs: Sequence[Arc]) -> frozenset[int]:
-    """The indices of the arcs that close a cycle in a depth-first walk from the sources; none in a DAG."""
+    """Return the indices of the arcs that close a cycle in a depth-first walk from the sources; empty for a DAG."""
     outgoing = _outgoing(count, arcs)
     fed = {target for source, target in arcs if source != target}
     roots = [node for node in range(count) if node not in fed] + [node for node in range(count) if node in fed]
@@ -48,7 +48,7 @@ def back_arcs(count: int, arcs: Sequence[Arc]) -> frozenset[int]:
 
 
 def assign_layers(count: int, arcs: Sequence[Arc]) -> list[int]:
-    """The layer of each node of a DAG: its longest path from a source; a source moves right, next to its nearest target."""
+    """Return the layer of each node of a DAG: its longest path from a source; a source moves right, next to its nearest target."""
     outgoing = _outgoing(count, arcs)
     waiting = [0] * count
     for _, target in arcs:
@@ -70,7 +70,7 @@ def assign_layers(count: int, arcs: Sequence[Arc]) -> list[int]:
 
 
 def order_layers(layers: Sequence[Sequence[int]], segments: Sequence[Segment], sweeps: int = 12) -> list[list[int]]:
-    """The slots of each layer in the order with the fewest crossings met in ``sweeps`` passes from either side."""
+    """Return the slots of each layer in the order with the fewest crossings found in ``sweeps`` passes from alternating sides."""
     layer_of = {slot: index for index, layer in enumerate(layers) for slot in layer}
     by_gap: list[list[Segment]] = [[] for _ in layers]
     for segment in segments:
@@ -82,10 +82,10 @@ def order_layers(layers: Sequence[Sequence[int]], segments: Sequence[Segment], s
             break
         if sweep % 2 == 0:
             for index in range(1, len(order)):
-                _settle(order[index - 1], order[index], [(b, tb, a, ta) for a, ta, b, tb in by_gap[index - 1]])
+                _sort_by_barycenter(order[index - 1], order[index], [(b, tb, a, ta) for a, ta, b, tb in by_gap[index - 1]])
         else:
             for index in range(len(order) - 2, -1, -1):
-                _settle(order[index + 1], order[index], by_gap[index])
+                _sort_by_barycenter(order[index + 1], order[index], by_gap[index])
         crossings = _crossings(order, by_gap)
         if crossings < fewest:
             best, fewest = [list(layer) for layer in order], crossings
@@ -93,7 +93,7 @@ def order_layers(layers: Sequence[Sequence[int]], segments: Sequence[Segment], s
 
 
 def count_crossings(left: Sequence[int], right: Sequence[int], segments: Sequence[Segment]) -> int:
-    """How many pairs of segments between two ordered layers cross."""
+    """Return the number of crossing pairs of segments between two ordered layers."""
     place_left = {slot: index for index, slot in enumerate(left)}
     place_right = {slot: index for index, slot in enumerate(right)}
     ends = sorted((place_left[a] + ta, place_right[b] + tb) for a, ta, b, tb in segments)
@@ -116,12 +116,12 @@ def _crossings(order: Sequence[Sequence[int]], by_gap: Sequence[Sequence[Segment
     return sum(count_crossings(order[index], order[index + 1], by_gap[index]) for index in range(len(order) - 1))
 
 
-def _settle(fixed: Sequence[int], moving: list[int], segments: Sequence[Segment]) -> None:
-    """Sort ``moving`` by the mean place of its neighbours in ``fixed``; a slot with no neighbour there keeps its place."""
+def _sort_by_barycenter(fixed: Sequence[int], moving: list[int], segments: Sequence[Segment]) -> None:
+    """Sort ``moving`` by the mean position of its neighbours in ``fixed``; a slot without neighbours keeps its position."""
     place = {slot: index for index, slot in enumerate(fixed)}
     pulls: dict[int, list[float]] = {}
-    for slot, own, other, theirs in segments:
-        pulls.setdefault(slot, []).append(place[other] + theirs - own)
+    for slot, height, other, other_height in segments:
+        pulls.setdefault(slot, []).append(place[other] + other_height - height)
     stretch = len(fixed) / max(1, len(moving))
     keys = {slot: sum(pulls[slot]) / len(pulls[slot]) if slot in pulls else index * stretch for index, slot in enumerate(moving)}
     moving.sort(key=keys.__getitem__)

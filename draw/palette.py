@@ -1,6 +1,6 @@
-"""The colours of every picture, and the style sheet that turns them over for a dark page.
+"""The colours of all pictures, and the style sheet with their light and dark variants.
 
-Elements carry class names only. A hue is a pair of an accent and a tint, each for light and for dark.
+Elements have class names only. A hue is an accent and a tint, each for light and for dark.
 """
 
 from __future__ import annotations
@@ -53,11 +53,11 @@ _FAMILIES = {
 }
 
 PLACE_HUES: tuple[str, ...] = ("blue", "orange", "green", "violet", "rose", "teal", "amber", "pink", "indigo", "olive")
-"""Hues given to places in turn; ``local`` is grey."""
+"""Hues assigned to places in order; ``local`` is grey."""
 
 
 def hue_of(block_type: str) -> tuple[str, str]:
-    """``(hue, family)`` of a block type: its role or family prefix (``solver/ddim``, ``solver_ddim``), grey if it has none known."""
+    """Return ``(hue, family)`` of a block type by its role or family prefix (``solver/ddim``, ``solver_ddim``); grey if unknown."""
     lowered = block_type.lower()
     for family, hue in _FAMILIES.items():
         if lowered == family or lowered.startswith((family + "/", family + "_")):
@@ -66,9 +66,9 @@ def hue_of(block_type: str) -> tuple[str, str]:
 
 
 def place_hues(names: Sequence[str]) -> dict[str, str]:
-    """One hue per place name, in the order of the names; hues repeat after ten places."""
-    elsewhere = [name for name in names if name != "local"]
-    hues = {name: PLACE_HUES[index % len(PLACE_HUES)] for index, name in enumerate(elsewhere)}
+    """Return one hue per place name, in the order of the names; hues repeat after ten places."""
+    remote = [name for name in names if name != "local"]
+    hues = {name: PLACE_HUES[index % len(PLACE_HUES)] for index, name in enumerate(remote)}
     return {name: hues.get(name, "grey") for name in names}
 
 
@@ -104,7 +104,7 @@ _PAINTS: dict[str, tuple[tuple[str, str, str], ...]] = {
 
 
 def stylesheet(theme: str = "auto") -> str:
-    """The CSS every picture embeds: light colours, then the dark ones for pages that prefer them; with ``theme`` one of the two alone."""
+    """Return the CSS of a picture: light colours and, for pages that prefer them, dark ones; only one set if ``theme`` is not ``auto``."""
     light = "".join(_rule(name, [(prop, value) for prop, value, _ in paints]) for name, paints in _PAINTS.items())
     dark = "".join(_rule(name, [(prop, value) for prop, _, value in paints]) for name, paints in _PAINTS.items())
     for name, hue in _HUES.items():

@@ -1,7 +1,7 @@
-"""What a block may ask about the run it is part of: randomness, cancellation, progress, a logger.
+"""The run context: a block's access to the run it is part of (randomness, cancellation, progress, a logger).
 
-Nothing of a server or a request is visible here. The context is a context variable, so it follows a run into worker
-threads (`executor.branches`) and, as `RunContext.to_dict`, across a wire.
+The context is a context variable. It follows a run into worker threads (`executor.workers`) and, as `RunContext.to_dict`,
+to other machines. The services of a host are a separate object, `Host`, which blocks do not need.
 """
 
 from __future__ import annotations
@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from yggdrasill.errors import Cancelled
 
@@ -20,37 +23,95 @@ if TYPE_CHECKING:
     import numpy
     import torch
 
-__all__ = ["CancelToken", "RunContext", "current_run", "derive_seed", "enter_child", "enter_run"]
+    from yggdrasill.executor.workers import WorkerPool
+
+__all__ = ["CancelToken", "Host", "RunContext", "current_run", "derive_seed", "enter_child", "enter_context", "enter_run"]
 
 ProgressSink = Callable[[str, float, float, "str | None"], None]
-SlotRelease = Callable[[], AbstractContextManager[None]]
-OutputSink = Callable[[str, Any], None]
+
+#: Re-entrant, because a signal handler may cancel while its thread derives a token.
+_deriving = threading.RLock()
 
 
 class CancelToken:
-    """A flag that one thread raises and a run looks at between nodes."""
+    """A flag that one thread sets and a run checks between steps. Cancelling it cancels the tokens derived from it."""
 
-    __slots__ = ("cancelled", "reason")
+    __slots__ = ("__weakref__", "_derived", "cancelled", "reason")
 
     def __init__(self) -> None:
         self.cancelled = False
         self.reason = "cancelled"
+        self._derived: WeakSet[CancelToken] | None = None
 
     def cancel(self, reason: str = "cancelled") -> None:
-        """Ask the run to stop at the next node."""
+        """Stop the run before its next step."""
         self.reason = reason
         self.cancelled = True
+        if self._derived is not None:
+            with _deriving:
+                derived = list(self._derived)
+            for token in derived:
+                token.cancel(reason)
+
+    def derive(self) -> CancelToken:
+        """Return a token for a part of the run; it is cancelled with this one, and can be cancelled without it."""
+        token = CancelToken()
+        with _deriving:
+            if self._derived is None:
+                self._derived = WeakSet()
+            self._derived.add(token)
+        if self.cancelled:
+            token.cancel(self.reason)
+        return token
+
+
+def _discard(name: str, value: Any) -> None:
+    """Ignore an output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The services of the host that executes a run: a job server, or ComfyUI's queue.
+
+    ``release_slot()`` is a context manager that is held while the run waits for another machine, so that the run's slot
+    can serve another job. ``emit_output(name, value)`` publishes an output of the run before the run finishes.
+    """
+
+    release_slot: Callable[[], AbstractContextManager[None]] = nullcontext
+    emit_output: Callable[[str, Any], None] = _discard
+
+    def for_nested(self) -> Host:
+        """Return the services of a nested run. Its outputs are not those of the job, so they are not published."""
+        return self if self.emit_output is _discard else Host(self.release_slot)
+
+
+_NO_HOST = Host()
 
 
 class RunContext:
-    """The narrow view a block has of its run, from `current_run()`.
+    """A block's view of its run, from `current_run()`.
 
-    ``seed`` is the run's seed; ``path`` the ids from the outermost run down to the container that is running;
-    ``node`` the child being called; ``pass_index`` the pass of the world (0 outside one); ``call`` how often this node
-    was called before in this run (its loop iteration).
+    ``seed`` is the run's seed; ``path`` the ids from the outermost run down to the container that is running; ``node`` the
+    child being called; ``pass_index`` the pass of the world (0 outside a world); ``call`` the number of earlier calls of
+    this node in this run (its loop iteration); ``outermost`` is False in nested runs. ``host`` holds the services of the
+    host. ``workers`` bounds the threads of the outermost run, None for one thread. ``handles`` says that values given to a
+    nested run may be handles.
     """
 
-    __slots__ = ("_emit_output", "_progress", "_release_slot", "call", "node", "outermost", "pass_index", "path", "seed", "token")
+    __slots__ = (
+        "_nested",
+        "_progress",
+        "call",
+        "handles",
+        "host",
+        "node",
+        "outermost",
+        "pass_index",
+        "path",
+        "seed",
+        "token",
+        "workers",
+    )
 
     def __init__(
         self,
@@ -60,38 +121,47 @@ class RunContext:
         pass_index: int = 0,
         token: CancelToken | None = None,
         progress: ProgressSink | None = None,
-        release_slot: SlotRelease | None = None,
-        emit_output: OutputSink | None = None,
+        host: Host | None = None,
     ) -> None:
-        self._release_slot = release_slot
-        self._emit_output = emit_output
         self.seed = seed
         self.path = path
         self.pass_index = pass_index
         self.token = token or CancelToken()
         self._progress = progress
+        self.host = host or _NO_HOST
         self.node = ""
         self.call = 0
-        #: True for the run everything else here is part of; it loads the handles in its outputs.
         self.outermost = True
+        self.workers: WorkerPool | None = None
+        self.handles = True
+        #: The node, its call, and the number of runs nested in that call so far.
+        self._nested = ("", 0, 0)
 
     @property
     def place(self) -> str:
         """The path of the node being called, ``stage/pipeline/graph/node``."""
         return "/".join((*self.path, self.node) if self.node else self.path)
 
-    @property
-    def step(self) -> str:
-        """The node being called, with the number of the call from the second on: a run nested in a loop has a path per call."""
-        return f"{self.node}#{self.call}" if self.call else self.node
+    def _next_step(self) -> str:
+        """Return the path element of the next nested run: ``node``, ``node#1`` in the second call, ``node+1`` for the second run.
+
+        Without a node (the context of a host) it is empty: such a run has the path of the context itself.
+        """
+        if not self.node:
+            return ""
+        node, call, runs = self._nested
+        runs = runs + 1 if (node, call) == (self.node, self.call) else 0
+        self._nested = (self.node, self.call, runs)
+        step = f"{self.node}#{self.call}" if self.call else self.node
+        return f"{step}+{runs}" if runs else step
 
     @property
     def cancelled(self) -> bool:
-        """True once somebody asked the run to stop; long blocks look at it, or call `check_cancelled`."""
+        """Whether the run was cancelled. A block that computes for long checks it, or calls `check_cancelled`."""
         return self.token.cancelled
 
     def check_cancelled(self) -> None:
-        """Raise `Cancelled` if the run was asked to stop."""
+        """Raise `Cancelled` if the run was cancelled."""
         if self.token.cancelled:
             raise Cancelled(f"{self.place or 'run'}: {self.token.reason}", node=self.place)
 
@@ -102,17 +172,8 @@ class RunContext:
 
     @property
     def progress_sink(self) -> ProgressSink | None:
-        """Who gets reports of work as ``(place, done, total, text)``; a run that computes elsewhere passes its reports on."""
+        """The function that receives progress as ``(place, done, total, text)``; a remote run passes its reports to it."""
         return self._progress
-
-    def emit_output(self, name: str, value: Any) -> None:
-        """Say that the output ``name`` of this run is final, so that it can leave while the run goes on; nothing in a nested run."""
-        if self._emit_output is not None:
-            self._emit_output(name, value)
-
-    def release_slot(self) -> AbstractContextManager[None]:
-        """To be held while waiting for something that computes elsewhere: a host gives this run's slot to another job."""
-        return nullcontext() if self._release_slot is None else self._release_slot()
 
     @property
     def logger(self) -> logging.Logger:
@@ -120,43 +181,48 @@ class RunContext:
         return logging.getLogger("yggdrasill.run." + self.place.replace("/", "."))
 
     def derived_seed(self, *labels: object) -> int:
-        """A seed in [0, 2**63) of this run, node, pass and call, and of ``labels`` if a block needs several."""
+        """Return a seed in [0, 2**63) of this run, node, pass and call, and of ``labels`` if a block needs several."""
         return derive_seed(self.seed, (*self.path, self.node), self.pass_index, self.call, *labels)
 
     def generator(self, *labels: object, device: str = "cpu") -> torch.Generator:
-        """A torch generator with `derived_seed`: equal for equal (run seed, path, pass, call), wherever it runs."""
+        """Return a torch generator with `derived_seed`: equal for equal (run seed, path, pass, call), on any machine."""
         import torch
 
         return torch.Generator(device=device).manual_seed(self.derived_seed(*labels))
 
     def rng(self, *labels: object) -> numpy.random.Generator:
-        """The same as `generator` for numpy (PCG64)."""
+        """Return the equivalent of `generator` for numpy (PCG64)."""
         import numpy
 
         return numpy.random.Generator(numpy.random.PCG64(self.derived_seed(*labels)))
 
     def child(self, name: str, *, seed: int | None = None, pass_index: int | None = None) -> RunContext:
-        """The context of a run nested under ``name``: same seed, token and progress, longer path."""
+        """Return the context of a run nested under ``name``: same seed, token, progress and workers, longer path."""
         context = RunContext(
             self.seed if seed is None else seed,
             (*self.path, name) if name else self.path,
             pass_index=self.pass_index if pass_index is None else pass_index,
             token=self.token,
             progress=self._progress,
-            release_slot=self._release_slot,
-            # what is nested under a name has outputs of its own
-            emit_output=None if name else self._emit_output,
+            host=self.host.for_nested() if name else self.host,
         )
         context.outermost = False
+        context.workers, context.handles = self.workers, self.handles
+        return context
+
+    def branch(self, token: CancelToken) -> RunContext:
+        """Return a context for one step of this run in another thread: the same run with ``token`` and a node of its own."""
+        context = self.child("")
+        context.outermost, context.token = self.outermost, token
         return context
 
     def to_dict(self) -> dict[str, Any]:
-        """What a remote run needs to draw the same random numbers: seed, path, pass."""
+        """Return the facts with which a remote run draws the same random numbers: seed, path, pass."""
         return {"seed": self.seed, "path": list(self.path), "pass_index": self.pass_index}
 
 
 def derive_seed(seed: int, path: tuple[str, ...], pass_index: int, call: int, *labels: object) -> int:
-    """A seed in [0, 2**63): blake2b over the parts, so near seeds give unrelated generators."""
+    """Return a seed in [0, 2**63): blake2b over the parts, so that near seeds give unrelated generators."""
     text = "\x1f".join((str(seed), "\x1e".join(path), str(pass_index), str(call), *map(str, labels)))
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little") >> 1
 
@@ -164,13 +230,30 @@ def derive_seed(seed: int, path: tuple[str, ...], pass_index: int, call: int, *l
 _current: ContextVar[RunContext | None] = ContextVar("yggdrasill_run", default=None)
 
 
+class enter_context:  # noqa: N801 - used like a function; a generator would double the time of a small run
+    """A context manager that makes ``context`` current in this thread and returns it."""
+
+    __slots__ = ("_context", "_previous")
+
+    _previous: Token[RunContext | None]
+
+    def __init__(self, context: RunContext) -> None:
+        self._context = context
+
+    def __enter__(self) -> RunContext:
+        self._previous = _current.set(self._context)
+        return self._context
+
+    def __exit__(self, *failure: object) -> None:
+        _current.reset(self._previous)
+
+
 def current_run() -> RunContext:
-    """The context of the run this code is part of; outside a run a fresh one with a random seed."""
+    """Return the context of the current run; outside a run a new one with a random seed."""
     context = _current.get()
     return context if context is not None else RunContext(secrets.randbits(63))
 
 
-@contextmanager
 def enter_run(
     *,
     seed: int | None = None,
@@ -178,47 +261,28 @@ def enter_run(
     pass_index: int | None = None,
     token: CancelToken | None = None,
     progress: ProgressSink | None = None,
-    release_slot: SlotRelease | None = None,
-    emit_output: OutputSink | None = None,
-) -> Iterator[RunContext]:
-    """Make a run current: the outermost one draws a seed if none is given, a nested one inherits what is not given."""
+    host: Host | None = None,
+) -> enter_context:
+    """Return a context manager that makes a run current. The outermost run draws a seed if none is given; a nested run inherits the rest."""
     outer = _current.get()
     if outer is None:
-        context = RunContext(
-            secrets.randbits(63) if seed is None else seed,
-            path or (),
-            pass_index=pass_index or 0,
-            token=token,
-            progress=progress,
-            release_slot=release_slot,
-            emit_output=emit_output,
-        )
+        seed = secrets.randbits(63) if seed is None else seed
+        context = RunContext(seed, path or (), pass_index=pass_index or 0, token=token, progress=progress, host=host)
     else:
-        context = outer.child(outer.step, seed=seed, pass_index=pass_index)
+        context = outer.child(outer._next_step(), seed=seed, pass_index=pass_index)
         if path is not None:
             context.path = path
         if token is not None:
             context.token = token
         if progress is not None:
             context._progress = progress
-        if release_slot is not None:
-            context._release_slot = release_slot
-        if emit_output is not None:
-            context._emit_output = emit_output
-    previous = _current.set(context)
-    try:
-        yield context
-    finally:
-        _current.reset(previous)
+        if host is not None:
+            context.host = host
+    return enter_context(context)
 
 
-@contextmanager
-def enter_child(context: RunContext, name: str) -> Iterator[None]:
-    """Make ``context`` current in this thread with ``name`` as the child being called, so its run gets ``path + name``."""
-    here = context.child("")
-    here.node = name
-    previous = _current.set(here)
-    try:
-        yield
-    finally:
-        _current.reset(previous)
+def enter_child(context: RunContext, name: str) -> enter_context:
+    """Make ``context`` current in this thread with ``name`` as the child being called: a nested run has ``path + name``."""
+    nested = context.child("")
+    nested.node = name
+    return enter_context(nested)

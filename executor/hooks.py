@@ -1,4 +1,4 @@
-"""Callbacks: ``hook(id, phase, **facts)``, one callable or several, called at every level in the same form."""
+"""Hooks: callables ``hook(id, phase, **facts)``, one or several, called in the same form at every level."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Emit = Callable[..., None]
 
 
 def as_emit(callbacks: Callbacks) -> Emit | None:
-    """One function ``emit(id, phase, **facts)`` that calls every hook in order, or None without hooks.
+    """Return one function ``emit(id, phase, **facts)`` that calls every hook in order, or None without hooks.
 
     Raises:
-        InvalidArgument: something that is neither callable nor a list of callables.
+        InvalidArgument: ``callbacks`` is neither a callable nor a list of callables.
         HookFailed: (from the returned function) a hook raised.
     """
     if callbacks is None:

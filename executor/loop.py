@@ -1,27 +1,49 @@
-"""The one loop that runs programs: buffer, cycles, hooks, and the boundary around user code."""
+"""The scheduler: one loop runs the programs of graphs, pipelines and stages, in one thread or in several."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+import inspect
+import threading
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, MissingInput, RemoteError, RunError, TimedOut, unknown_name
-from yggdrasill.executor.context import RunContext, enter_run
-from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
-from yggdrasill.executor.program import (
-    MISSING,
-    AggregatedInput,
-    Buffer,
-    Call,
-    CompiledCall,
-    CompiledLoop,
-    Executable,
-    InputBinding,
-    Key,
-    Program,
+from yggdrasill.errors import (
+    BlockFailed,
+    Cancelled,
+    InvalidArgument,
+    MissingInput,
+    RemoteError,
+    RunError,
+    TimedOut,
+    format_options,
+    unknown_name,
 )
+from yggdrasill.executor.context import CancelToken, RunContext, enter_context, enter_run
+from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
+from yggdrasill.executor.program import MISSING, Buffer, Call, Executable, Join, Loop, Program, Step
+from yggdrasill.executor.workers import WorkerPool, check_workers, run_branches
 
-__all__ = ["collect_inputs", "loop_count", "run"]
+__all__ = ["Frame", "check_options", "execute", "fill", "loop_count", "read_outputs", "run"]
+
+
+@dataclass(slots=True)
+class Frame:
+    """One run of one program.
+
+    ``times`` is how often cycles run, ``options`` the run options of children, ``load`` a function that replaces handles in
+    the inputs of a child (None where no handle can be), ``wanted`` a test by id that a child must pass to run.
+    """
+
+    program: Program
+    buffer: Buffer
+    emit: Emit | None = None
+    training: bool = False
+    dry_run: bool = False
+    times: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+    load: Callable[[Any], Any] | None = None
+    wanted: Callable[[str], bool] | None = None
 
 
 def run(
@@ -34,90 +56,188 @@ def run(
     callbacks: Callbacks = None,
     dry_run: bool = False,
     seed: int | None = None,
+    max_workers: int | None = None,
+    **unknown: Any,
 ) -> dict[str, Any]:
-    """Run a graph and return its exposed outputs by external key; an output nothing wrote is left out.
+    """Run a graph or pipeline and return its exposed outputs by external key; an output that nothing wrote is left out.
 
     ``inputs`` are keyed by external key or by ``(node_id, port)``. Every cycle runs ``num_loop_steps`` times (default:
     ``metadata["num_loop_steps"]``, else 1). Hooks are called as ``hook(node_id, phase, **facts)`` with phases ``before``
     (buffer), ``after`` (buffer, inputs, outputs), ``loop_start`` (num_steps, node_ids) and ``loop_end`` (iteration from 1,
-    num_steps). ``dry_run`` walks everything without calling a block and gives None for every output.
+    num_steps). ``dry_run`` walks everything without calling a block and gives None for every output. With ``max_workers``
+    above 1, nodes that do not depend on each other run at the same time, with the same results; a cycle runs in order. The
+    bound holds for the outermost run and everything nested in it.
 
     Raises:
-        UnknownName: an input nothing takes.
+        UnknownName: an input that the graph does not have.
+        InvalidArgument: an unknown run option. InvalidEdge: an edge to a port that no longer exists.
         BlockFailed, MissingInput, HookFailed, Cancelled: see `yggdrasill.errors`.
     """
+    check_options(unknown, (), run)
     program = graph.program()
+    if program.of_runnables:
+        given = {"num_loop_steps": num_loop_steps} if num_loop_steps is not None else {}
+        options = {"training": training, "device": device, "callbacks": callbacks, "dry_run": dry_run, "seed": seed, **given}
+        outputs: dict[str, Any] = graph.run(inputs, max_workers=max_workers, **options)
+        return outputs
     times = loop_count(num_loop_steps, graph.metadata)
     emit = as_emit(callbacks)
-    buffer = _fill(program, inputs or {})
+    buffer = fill(program, inputs or {})
     if device is not None:
         graph.to(device)
-    program.set_mode(training)
+    frame = Frame(program, buffer, emit, bool(training), dry_run, times)
     with enter_run(seed=seed) as context:
-        _run_steps(program.compiled, times, buffer, context, emit, dry_run)
-    return {name: buffer[key] for name, key in program.outputs if key in buffer}
+        execute(frame, context, max_workers)
+    return read_outputs(program, buffer)
+
+
+def check_options(given: Iterable[str], known: Collection[str], method: Callable[..., Any]) -> None:
+    """Raise `InvalidArgument` for the first of ``given`` that is not ``known``; the message also lists the options of ``method``."""
+    for name in given:
+        if name not in known:
+            parameters = inspect.signature(method).parameters.values()
+            options = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+            raise InvalidArgument(f"Unknown run option {name!r}. Available: {format_options([*options, *known], near=name)}.", option=name)
 
 
 def loop_count(argument: int | None, metadata: Mapping[str, Any]) -> int:
-    """How often cycles run: the argument, else ``metadata["num_loop_steps"]``, else 1."""
+    """Return how often cycles run: the argument, else ``metadata["num_loop_steps"]``, else 1."""
     count = metadata.get("num_loop_steps", 1) if argument is None else argument
     if not isinstance(count, int) or isinstance(count, bool) or count < 0:
         raise InvalidArgument(f"num_loop_steps must be an integer of at least 0, got {count!r}")
     return count
 
 
-def _fill(program: Program, inputs: Mapping[Any, Any]) -> Buffer:
+def fill(program: Program, inputs: Mapping[Any, Any]) -> Buffer:
+    """Return a buffer with ``inputs``, which are named by external key or by the key of a slot.
+
+    Raises:
+        UnknownName: the program has no such input.
+    """
     buffer = Buffer(program.slots)
+    values = buffer.values_by_slot
     for name, value in inputs.items():
-        keys = program.inputs.get(name) if isinstance(name, str) else None
-        if keys is not None:
-            for key in keys:
-                if key in program.slots:
-                    buffer[key] = value
+        slots = program.inputs.get(name) if isinstance(name, str) else None
+        if slots is not None:
+            for slot in slots:
+                values[slot] = value
         elif name in program.slots:
             buffer[name] = value
         else:
-            raise unknown_name("input", name, program.inputs, "An input is named by its external key or by (node_id, port).")
+            raise unknown_name("input", name, program.inputs, program.hint)
     return buffer
 
 
-def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
-    steps: Sequence[CompiledCall | CompiledLoop], times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool
-) -> None:
+def read_outputs(program: Program, buffer: Buffer) -> dict[str, Any]:
+    """Return the external outputs that were written."""
+    values = buffer.values_by_slot
+    return {name: values[slot] for name, slot in program.outputs if values[slot] is not MISSING}
+
+
+def execute(frame: Frame, context: RunContext, max_workers: int | None = None) -> None:
+    """Run a program in ``context``, which is current.
+
+    The first run with a ``max_workers`` makes the pool. Runs nested in it share the pool, whatever they ask for, except that
+    1 keeps them in their thread.
+    """
+    if max_workers is None:
+        _execute(frame, context)
+        return
+    workers = check_workers(max_workers)
+    if context.workers is not None and workers > 1:
+        _execute(frame, context)
+        return
+    outer, context.workers = context.workers, WorkerPool(workers)
+    try:
+        _execute(frame, context)
+    finally:
+        context.workers.close()
+        context.workers = outer
+
+
+def _execute(frame: Frame, context: RunContext) -> None:
+    pool, program = context.workers, frame.program
+    if pool is None or pool.limit == 1 or frame.dry_run or not program.has_branches:
+        _run_steps(program.steps, frame, context)
+    else:
+        _run_branches(frame, context, pool)
+
+
+def _run_branches(frame: Frame, context: RunContext, pool: WorkerPool) -> None:
+    steps, emit = frame.program.steps, frame.emit
+    if emit is not None:
+        frame.emit = _one_at_a_time(emit)
+
+    def run_step(position: int, token: CancelToken) -> None:
+        branch = context.branch(token)
+        with enter_context(branch):
+            _run_steps(steps[position : position + 1], frame, branch)
+
+    run_branches(pool, frame.program.sources, context.token, run_step)
+
+
+def _one_at_a_time(emit: Emit) -> Emit:
+    lock = threading.Lock()
+
+    def locked(node_id: str, phase: str, **facts: Any) -> None:
+        with lock:
+            emit(node_id, phase, **facts)
+
+    return locked
+
+
+def _run_steps(steps: Sequence[Step], frame: Frame, context: RunContext) -> None:  # noqa: C901, PLR0912, PLR0915 - the hot loop is written out
     """Run steps in order. Every node of every graph passes here, so nothing is called that could be written out."""
-    token, values = context.token, buffer.values_by_slot
-    for step in steps:
-        if type(step) is CompiledLoop:
-            _run_cycle(step, times, buffer, context, emit, dry_run)
+    token, buffer, emit, training, dry_run = context.token, frame.buffer, frame.emit, frame.training, frame.dry_run
+    values = buffer.values_by_slot
+    for call in steps:
+        if type(call) is Loop:
+            _run_cycle(call, frame, context)
             continue
-        node_id, forward, lock, bindings, aggregated, wanted, call = cast(CompiledCall, step)
-        context.node = node_id
+        context.node = call.node_id
         if token.cancelled:
             context.check_cancelled()
-        if emit:
-            emit(node_id, "before", buffer=buffer)
+        lock = call.lock
+        if lock is None:
+            if frame.wanted is not None and not frame.wanted(call.node_id):
+                if emit:
+                    emit(call.node_id, "skipped")
+                continue
+        elif emit:
+            emit(call.node_id, "before", buffer=buffer)
+        inputs = {}
+        for port, slot, others, default in call.inputs:
+            value = values[slot]
+            if value is MISSING:
+                for other in others:
+                    value = values[other]
+                    if value is not MISSING:
+                        break
+                else:
+                    if default is MISSING:
+                        continue
+                    value = _fresh(default) if type(default) in _MUTABLE else default
+            inputs[port] = value
+        if call.joins:
+            for join in call.joins:
+                _join(join, values, inputs, context, dry_run)
+        if lock is None:
+            outputs = _run_child(call, inputs, frame, context)
+            for port, slot in call.outputs:
+                if port in outputs:
+                    values[slot] = outputs[port]
+            continue
         if dry_run:
-            inputs = _known_inputs(call, buffer)
-            outputs: Mapping[str, Any] = dict.fromkeys(port for port, _ in wanted)
+            outputs = dict.fromkeys(port for port, _ in call.outputs)
         else:
-            inputs = {}
-            for port, slot, others, default in bindings:
-                value = values[slot]
-                if value is MISSING:
-                    for other in others:
-                        value = values[other]
-                        if value is not MISSING:
-                            break
-                    else:
-                        value = default
-                        if value is MISSING:
-                            continue
-                inputs[port] = value
-            for gather, slots, own in aggregated:
-                _join(gather, slots, own, values, inputs, context)
+            block = call.target
             lock.acquire()
             try:
-                outputs = forward(inputs)
+                if call.set_mode is not None:
+                    call.set_mode(training)
+                elif block.training is not training:
+                    block.training = training
+                outputs = block.forward(inputs)
             except Exception as error:
                 failure = _failure(call, inputs, context, error)
                 if failure is error:
@@ -128,96 +248,89 @@ def _run_steps(  # noqa: C901, PLR0912 - the hot loop is written out
             if type(outputs) is not dict and not isinstance(outputs, Mapping):
                 raise _stray_output(call, outputs, context)
         written = 0
-        for port, slot in wanted:
+        for port, slot in call.outputs:
             if port in outputs:
                 values[slot] = outputs[port]
                 written += 1
         if written != len(outputs):
             raise _stray_output(call, outputs, context)
         if emit:
-            emit(node_id, "after", buffer=buffer, inputs=inputs, outputs=outputs)
+            emit(call.node_id, "after", buffer=buffer, inputs=inputs, outputs=outputs)
 
 
-def _run_cycle(step: CompiledLoop, times: int, buffer: Buffer, context: RunContext, emit: Emit | None, dry_run: bool) -> None:
-    loop = step.loop
+def _run_cycle(loop: Loop, frame: Frame, context: RunContext) -> None:
+    emit, times = frame.emit, frame.times
     if emit:
         emit(loop.representative, "loop_start", num_steps=times, node_ids=[call.node_id for call in loop.calls])
     for iteration in range(times):
         context.call = iteration
-        _run_steps(step.calls, times, buffer, context, emit, dry_run)
+        _run_steps(loop.calls, frame, context)
         if emit:
             emit(loop.representative, "loop_end", iteration=iteration + 1, num_steps=times)
     context.call = 0
 
 
-def _join(
-    gather: AggregatedInput, slots: Sequence[int], own: int, values: Sequence[Any], inputs: dict[str, Any], context: RunContext
-) -> None:
-    found = [values[slot] for slot in slots]
+def _run_child(call: Call, inputs: dict[str, Any], frame: Frame, context: RunContext) -> Mapping[str, Any]:
+    """Run a graph, pipeline or other runnable. Its errors carry their place already."""
+    if frame.load is not None and not call.accepts_handles:
+        inputs = {port: frame.load(value) for port, value in inputs.items()}
+    if frame.emit:
+        frame.emit(call.node_id, "before", inputs=inputs)
+    outputs = call.target.run(inputs, **frame.options)
+    if not isinstance(outputs, Mapping):
+        place = context.place
+        raise BlockFailed(f"{call.kind} {place!r} returned {type(outputs).__name__}, not a dict by output name", node=place)
+    if frame.emit:
+        frame.emit(call.node_id, "after", outputs=outputs)
+    return outputs
+
+
+#: The types of a default that a block could change.
+_MUTABLE = frozenset({list, dict})
+
+
+def _fresh(default: Any) -> Any:
+    """Return a copy of a default's lists and dicts, so that a block that changes its input does not change the next run."""
+    if type(default) is list:
+        return [_fresh(item) for item in default]
+    if type(default) is dict:
+        return {key: _fresh(item) for key, item in default.items()}
+    return default
+
+
+def _join(join: Join, values: Sequence[Any], inputs: dict[str, Any], context: RunContext, dry_run: bool) -> None:
+    found = [values[slot] for slot in join.slots]
     present = [value for value in found if value is not MISSING]
-    if present:
-        keys = (
-            gather.keys if len(present) == len(found) else [k for k, value in zip(gather.keys, found, strict=True) if value is not MISSING]
-        )
-        try:
-            inputs[gather.port] = gather.join(keys, present)
-        except Exception as error:
-            message = f"node {context.place!r}, input {gather.port!r}: {error}"
-            raise BlockFailed(message, node=context.place, port=gather.port) from error
-    else:
-        value = gather.default if values[own] is MISSING else values[own]
+    if not present:
+        value = _fresh(join.default) if values[join.given] is MISSING else values[join.given]
         if value is not MISSING:
-            inputs[gather.port] = value
-
-
-def collect_inputs(
-    bindings: Iterable[InputBinding], aggregated: Iterable[AggregatedInput], buffer: Mapping[Key, Any], context: RunContext
-) -> dict[str, Any]:
-    """A child's inputs by port: what its edges carry, else what was given from outside, else defaults; absent ones left out.
-
-    Raises:
-        BlockFailed: the values of one port cannot be joined.
-    """
-    inputs = _pick(bindings, buffer)
-    for gather in aggregated:
-        found = [buffer.get(key, MISSING) for key in (*gather.keys, gather.own)]
-        _join(gather, range(len(gather.keys)), len(gather.keys), found, inputs, context)
-    return inputs
-
-
-def _pick(bindings: Iterable[InputBinding], buffer: Mapping[Key, Any]) -> dict[str, Any]:
-    inputs = {}
-    for pick in bindings:
-        value = next((buffer[key] for key in pick.keys if key in buffer), pick.default)
-        if value is not MISSING:
-            inputs[pick.port] = value
-    return inputs
-
-
-def _known_inputs(call: Call, buffer: Mapping[Key, Any]) -> dict[str, Any]:
-    """The inputs of a call in a dry run: nothing is joined, since nothing was computed."""
-    inputs = _pick(call.bindings, buffer)
-    for gather in call.aggregated:
-        if any(key in buffer for key in gather.keys):
-            inputs[gather.port] = None
-        elif (value := buffer.get(gather.own, gather.default)) is not MISSING:
-            inputs[gather.port] = value
-    return inputs
+            inputs[join.port] = value
+        return
+    if dry_run:
+        # Nothing was computed, so there are no values to join.
+        inputs[join.port] = None
+        return
+    keys = join.keys if len(present) == len(found) else [key for key, value in zip(join.keys, found, strict=True) if value is not MISSING]
+    try:
+        inputs[join.port] = join.join(keys, present)
+    except Exception as error:
+        message = f"node {context.place!r}, input {join.port!r}: {error}"
+        raise BlockFailed(message, node=context.place, port=join.port) from error
 
 
 def _failure(call: Call, inputs: Mapping[str, Any], context: RunContext, error: Exception) -> Exception:
     if isinstance(error, (Cancelled, RemoteError, TimedOut)) or (isinstance(error, RunError) and "node" in error.details):
         return error
-    facts = {"node": context.place, "block_type": call.block_type, "cause": type(error).__name__}
+    facts = {"node": context.place, "block_type": call.kind, "cause": type(error).__name__}
     absent = sorted(call.required - inputs.keys())
     if absent:
         return MissingInput(
-            f"node {context.place!r} ({call.block_type}) needs input {', '.join(map(repr, absent))}, which nothing fed "
+            f"node {context.place!r} ({call.kind}) needs input {', '.join(map(repr, absent))}, which nothing fed "
             f"(it raised {type(error).__name__}: {error}); connect or expose the port, pass a value, or give a default",
             ports=absent,
             **facts,
         )
-    return BlockFailed(f"node {context.place!r} ({call.block_type}) failed: {type(error).__name__}: {error}", **facts)
+    return BlockFailed(f"node {context.place!r} ({call.kind}) failed: {type(error).__name__}: {error}", **facts)
 
 
 def _stray_output(call: Call, outputs: Any, context: RunContext) -> BlockFailed:
@@ -228,7 +341,7 @@ def _stray_output(call: Call, outputs: Any, context: RunContext) -> BlockFailed:
     else:
         what = f"returned {type(outputs).__name__}, not a dict by port name"
     return BlockFailed(
-        f"node {context.place!r} ({call.block_type}) {what}; its output ports are {declared}",
+        f"node {context.place!r} ({call.kind}) {what}; its output ports are {declared}",
         node=context.place,
-        block_type=call.block_type,
+        block_type=call.kind,
     )

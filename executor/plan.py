@@ -1,4 +1,4 @@
-"""The plan: in which order nodes run, and which of them form cycles. Pure; nothing runs here."""
+"""The plan: the order of the children, and the cycles among them. Pure functions; this module runs nothing."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Plan:
 def make_plan(nodes: Sequence[str], edges: Iterable[tuple[str, str]], order_cycle: Callable[[list[str]], Sequence[str]] = sorted) -> Plan:
     """Order ``nodes`` so that sources come first; nodes ready at the same time keep the order in which they were given.
 
-    Strongly connected components (Tarjan 1972) run as one step, their nodes in the order ``order_cycle`` gives them. The
+    Strongly connected components (Tarjan 1972) run as one step, their nodes in the order that ``order_cycle`` returns. The
     work is linear in nodes and edges.
     """
     index = {node: i for i, node in enumerate(nodes)}
@@ -43,7 +43,7 @@ def make_plan(nodes: Sequence[str], edges: Iterable[tuple[str, str]], order_cycl
 
 
 def _topological(targets: Sequence[Sequence[int]]) -> list[int]:
-    """Kahn's order; shorter than the graph if it has a cycle."""
+    """Return Kahn's order; it is shorter than the graph if the graph has a cycle."""
     waiting = [0] * len(targets)
     for row in targets:
         for target in row:
@@ -82,7 +82,7 @@ def _plan_with_cycles(nodes: Sequence[str], targets: list[list[int]], order_cycl
 
 
 def strong_components(targets: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Tarjan's strongly connected components of the graph ``i -> targets[i]``, without recursion."""
+    """Return Tarjan's strongly connected components of the graph ``i -> targets[i]``, without recursion."""
     count = len(targets)
     found, low, on_stack = [-1] * count, [0] * count, [False] * count
     stack: list[int] = []

@@ -1,83 +1,76 @@
-"""The program: a plan with everything the loop needs already looked up. Built once per version of a graph.
+"""The program: a plan in which every lookup is done. A graph, a pipeline and a stage compile to the same type.
 
-The executor knows nothing of graphs: whatever offers `Executable` can be run.
+The executor knows no containers: it runs any object that offers `Executable`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple, Protocol, final
 
-__all__ = [
-    "MISSING",
-    "AggregatedInput",
-    "Buffer",
-    "Call",
-    "CompiledCall",
-    "CompiledLoop",
-    "Executable",
-    "InputBinding",
-    "Key",
-    "Lock",
-    "Loop",
-    "Program",
-]
+__all__ = ["MISSING", "Buffer", "Call", "Executable", "Input", "Join", "Key", "Lock", "Loop", "Program", "Step"]
 
-#: ``(node_id, port)``; a level whose children have an input and an output of one name marks the input with a third part.
+#: The name of a value. In a graph ``(node_id, port)``; in a pipeline or stage a third part separates inputs from outputs.
 Key = tuple[str, ...]
 
-#: Stands for "no value": None is a value.
+#: The absence of a value; None is a value.
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING", "__slots__": ()})()
 
 
-@dataclass(frozen=True, slots=True)
-class InputBinding:
-    """An input that takes the first present of ``keys``, else ``default``."""
-
-    port: str
-    keys: tuple[Key, ...]
-    default: Any = MISSING
-
-
-@dataclass(frozen=True, slots=True)
-class AggregatedInput:
-    """An input that joins every present of ``keys`` by ``join(sources, values)``, else takes ``own``, else ``default``."""
-
-    port: str
-    keys: tuple[Key, ...]
-    join: Callable[[Sequence[Key], Sequence[Any]], Any]
-    own: Key
-    default: Any = MISSING
-
-
 class Lock(Protocol):
-    """Held while a block computes, so that a block shared by several nodes computes one call at a time."""
+    """A lock held while a block computes, so that a block shared by several nodes computes one call at a time."""
 
     def acquire(self) -> bool:
         """Wait until the lock is free, and take it."""
         ...
 
     def release(self) -> None:
-        """Give it back."""
+        """Release the lock."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
+#: An input as ``(port, slot, other slots, default)``: the first value present in the slots, else the default. A plain tuple,
+#: because the loop unpacks one for each value.
+Input = tuple[str, int, tuple[int, ...], Any]
+
+
+class Join(NamedTuple):
+    """An input that joins the values present in ``slots`` by ``join(keys, values)``, else takes ``given``, else ``default``."""
+
+    port: str
+    keys: tuple[Key, ...]
+    slots: tuple[int, ...]
+    given: int
+    join: Callable[[Sequence[Key], Sequence[Any]], Any]
+    default: Any = MISSING
+
+
+@final
+@dataclass(frozen=True, slots=True, eq=False)
 class Call:
-    """One node ready to be called."""
+    """One child ready to run: a block (``target.forward``, under its lock) or, without a lock, a runnable (``target.run``).
+
+    ``forward`` and ``run`` are looked up at every call, so a wrapped method takes effect at once. ``kind`` is the block type
+    or the level's word for a child. ``set_mode`` puts a block whose mode is more than its ``training`` flag into training or
+    inference mode. ``accepts_handles`` is for runnables; ``required`` names the inputs of a block that are not optional.
+    """
 
     node_id: str
-    block_type: str
-    forward: Callable[[dict[str, Any]], Mapping[str, Any]]
-    lock: Lock
-    bindings: tuple[InputBinding, ...]
-    aggregated: tuple[AggregatedInput, ...]
-    outputs: tuple[tuple[str, Key], ...]
-    required: frozenset[str]
+    kind: str
+    target: Any
+    lock: Lock | None
+    inputs: tuple[Input, ...]
+    joins: tuple[Join, ...]
+    outputs: tuple[tuple[str, int], ...]
+    required: frozenset[str] = frozenset()
+    set_mode: Callable[[bool], None] | None = None
+    accepts_handles: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@final
+@dataclass(frozen=True, slots=True, eq=False)
 class Loop:
     """A cycle: its calls run in order, as many times as the run asks for."""
 
@@ -85,63 +78,61 @@ class Loop:
     calls: tuple[Call, ...]
 
 
-#: A call as the loop takes it apart: node id, forward, lock, inputs as (port, slot, other slots, default), aggregated as
-#: (gather, slots, own slot), outputs as (port, slot), and the call itself.
-CompiledCall = tuple[
-    str,
-    Callable[[dict[str, Any]], Mapping[str, Any]],
-    Lock,
-    tuple[tuple[str, int, tuple[int, ...], Any], ...],
-    tuple[tuple[AggregatedInput, tuple[int, ...], int], ...],
-    tuple[tuple[str, int], ...],
-    Call,
-]
+Step = Call | Loop
 
 
-class CompiledLoop(NamedTuple):
-    """A cycle of packed calls."""
-
-    loop: Loop
-    calls: tuple[CompiledCall, ...]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Program:
-    """Steps, where external inputs go, where external outputs are read, and how to set the mode of all blocks.
+    """Steps in order, the slots that external inputs fill, and the slots that external outputs are read from.
 
-    Values lie in a list with a slot per port, in the order of ``ports``, because hashing a key for every value would cost
-    more than the rest of a call.
+    Values are in a list with one slot per key, because hashing a key for each value would cost more than the rest of a call.
+    ``ordered`` says that the order of the steps is part of the result (children share a block that keeps state), so they
+    never run at the same time. ``of_runnables`` says that the calls are those of runnables, not of blocks. ``foreign`` says that a child, at any depth, is neither a graph nor a pipeline of this
+    process: its outputs may be handles, and it may take run options that are unknown here. ``hint`` ends the message about
+    an unknown input.
     """
 
-    steps: tuple[Call | Loop, ...]
-    inputs: Mapping[str, tuple[Key, ...]]
-    outputs: tuple[tuple[str, Key], ...]
-    ports: tuple[Key, ...]
-    set_mode: Callable[[bool], None]
-    slots: Mapping[Key, int] = field(init=False)
-    compiled: tuple[CompiledCall | CompiledLoop, ...] = field(init=False)
+    steps: tuple[Step, ...]
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: tuple[tuple[str, int], ...]
+    slots: Mapping[Key, int]
+    ordered: bool = False
+    of_runnables: bool = False
+    foreign: bool = False
+    hint: str = ""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "slots", {key: slot for slot, key in enumerate(self.ports)})
-        object.__setattr__(self, "compiled", tuple(map(self._pack, self.steps)))
-
-    def _pack(self, step: Call | Loop) -> CompiledCall | CompiledLoop:
-        if isinstance(step, Loop):
-            return CompiledLoop(step, tuple(map(self._pack_call, step.calls)))
-        return self._pack_call(step)
-
-    def _pack_call(self, call: Call) -> CompiledCall:
-        slots = self.slots
-        bindings = tuple(
-            (pick.port, slots[pick.keys[0]], tuple(slots[key] for key in pick.keys[1:]), pick.default) for pick in call.bindings
+    @cached_property
+    def sources(self) -> tuple[frozenset[int], ...]:
+        """For each step, the positions of the steps whose outputs it reads."""
+        writer: dict[int, int] = {}
+        for position, step in enumerate(self.steps):
+            for call in _calls(step):
+                writer.update((slot, position) for _, slot in call.outputs)
+        return tuple(
+            frozenset(writer[slot] for call in _calls(step) for slot in _read_slots(call) if slot in writer) - {position}
+            for position, step in enumerate(self.steps)
         )
-        aggregated = tuple((gather, tuple(slots[key] for key in gather.keys), slots[gather.own]) for gather in call.aggregated)
-        outputs = tuple((port, slots[key]) for port, key in call.outputs)
-        return call.node_id, call.forward, call.lock, bindings, aggregated, outputs, call
+
+    @cached_property
+    def has_branches(self) -> bool:
+        """Whether any two steps may run at the same time."""
+        return not self.ordered and any(position - 1 not in self.sources[position] for position in range(1, len(self.steps)))
+
+
+def _calls(step: Step) -> tuple[Call, ...]:
+    return step.calls if isinstance(step, Loop) else (step,)
+
+
+def _read_slots(call: Call) -> Iterator[int]:
+    for _, slot, others, _ in call.inputs:
+        yield slot
+        yield from others
+    for join in call.joins:
+        yield from join.slots
 
 
 class Buffer(MutableMapping[Key, Any]):
-    """A run's values by key, as hooks see them; the loop works on ``values`` by slot."""
+    """A run's values by key, as hooks see them; the loop works on ``values_by_slot``."""
 
     __slots__ = ("slots", "values_by_slot")
 
@@ -173,9 +164,14 @@ class Buffer(MutableMapping[Key, Any]):
 
 
 class Executable(Protocol):
-    """What `executor.run` runs."""
+    """An object that `executor.run` runs."""
 
     metadata: dict[str, Any]
+
+    @property
+    def run(self) -> Callable[..., Any]:
+        """The object's method that prepares its run: handles, a state."""
+        ...
 
     def program(self) -> Program:
         """The program of the current structure."""

@@ -1,19 +1,21 @@
-"""What the levels have in common: children with ids, trainable flags and state; edges and exposed ports between them."""
+"""Containers: children with ids, trainable flags and state; edges and exposed ports between them."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, format_options, unknown_name
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_name
 from yggdrasill.executor.plan import Plan, make_plan
-from yggdrasill.executor.program import MISSING, AggregatedInput, InputBinding
+from yggdrasill.executor.program import Program
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.checkpoints import StateLoader
-from yggdrasill.foundation.compile import input_rule
+from yggdrasill.foundation.compile import compile_program
 from yggdrasill.foundation.edges import Edge, EdgeTable, ExposedPort, Interface, check_edge, spec_entries
 from yggdrasill.foundation.ports import Port
+from yggdrasill.foundation.validation import ValidationResult
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -22,15 +24,15 @@ __all__ = ["ConnectedContainer", "Container", "Placer", "check_name"]
 
 
 class Placer(Protocol):
-    """What `Container.place` needs of a registry of endpoints."""
+    """The part of a registry of endpoints that `Container.place` uses."""
 
     def place(self, project: Any) -> Any:
-        """``project`` with its placed parts remote."""
+        """Return ``project`` with its placed parts remote."""
         ...
 
 
 def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) -> str:
-    """``name`` if it is a non-empty string that ``taken`` lacks.
+    """Return ``name`` if it is a non-empty string that ``taken`` does not have.
 
     Raises:
         InvalidArgument, DuplicateName
@@ -38,12 +40,12 @@ def check_name(kind: str, name: object, taken: Mapping[str, Any] | None = None) 
     if not isinstance(name, str) or not name.strip():
         raise InvalidArgument(f"{kind} must be a non-empty string, got {name!r}")
     if taken is not None and name in taken:
-        raise DuplicateName(f"{kind} {name!r} is taken; there is {format_options(taken, near=name)}. Choose another id.")
+        raise DuplicateName(f"{kind} {name!r} is taken. Existing: {format_options(taken, near=name)}. Choose another id.")
     return name
 
 
 class Container(ABC):
-    """Children by id, with trainable flags, states and parameters; see the subclasses for what a child is."""
+    """Children by id, with trainable flags, states and parameters. A graph keeps the flags in its nodes."""
 
     #: ``graph``, ``pipeline``, ``stage`` or ``world``.
     level: ClassVar[str]
@@ -60,6 +62,11 @@ class Container(ABC):
     def id(self) -> str:
         """The container's own id."""
 
+    @property
+    def children(self) -> Mapping[str, Any]:
+        """The children by id, in insertion order; a read-only view."""
+        return MappingProxyType(self._children)
+
     def _child(self, child_id: str) -> Any:
         try:
             return self._children[child_id]
@@ -69,17 +76,17 @@ class Container(ABC):
     # -- training -----------------------------------------------------------------------------------------------
 
     def set_trainable(self, child_id: str, trainable: bool) -> None:
-        """Whether `trainable_parameters` covers a child."""
+        """Set whether `trainable_parameters` covers a child."""
         self._child(child_id)
         self._trainable[child_id] = bool(trainable)
 
     def is_trainable(self, child_id: str) -> bool:
-        """The child's trainable flag (True unless set)."""
+        """Return the child's trainable flag (default: True)."""
         self._child(child_id)
         return self._trainable.get(child_id, True)
 
     def trainable_parameters(self) -> Iterator[Any]:
-        """Parameters of all trainable children, each once, however many nodes share its block."""
+        """Yield the parameters of all trainable children, each once, however many nodes share its block."""
         seen: set[int] = set()
         for block in self._blocks(trainable_only=True):
             if not block.frozen:
@@ -89,7 +96,7 @@ class Container(ABC):
                         yield parameter
 
     def blocks(self) -> Iterator[AbstractBaseBlock]:
-        """Every block below, in order, a shared one once."""
+        """Yield every block below, in order, a shared block once."""
         seen: set[int] = set()
         for block in self._blocks(trainable_only=False):
             if id(block) not in seen:
@@ -102,7 +109,7 @@ class Container(ABC):
                 yield from child._blocks(trainable_only=trainable_only)
 
     def to(self, device: Any) -> Self:
-        """Move every block that can be moved; None changes nothing."""
+        """Move every block that has a ``to`` method; None changes nothing."""
         if device is not None:
             for block in self.blocks():
                 _move(block, device)
@@ -111,7 +118,7 @@ class Container(ABC):
     # -- placing ------------------------------------------------------------------------------------------------
 
     def place(self, endpoints: Placer) -> Any:
-        """A copy in which the parts that ``endpoints`` (an `EndpointRegistry`) places elsewhere are remote; the rest is shared."""
+        """Return a copy whose parts that ``endpoints`` (an `EndpointRegistry`) places on endpoints are remote; the rest is shared."""
         return endpoints.place(self)
 
     # -- state --------------------------------------------------------------------------------------------------
@@ -157,7 +164,7 @@ class Container(ABC):
 
 
 def _move(block: AbstractBaseBlock, device: Any) -> None:
-    """``to`` is a block's to offer: the parts of one that has none are asked instead."""
+    """Move a block; a block without a ``to`` method has its sub-blocks moved instead."""
     move = getattr(block, "to", None)
     if callable(move):
         move(device)
@@ -167,21 +174,40 @@ def _move(block: AbstractBaseBlock, device: Any) -> None:
 
 
 class ConnectedContainer(Container):
-    """A container with `EdgeTable`; ``execution_version`` counts changes of the structure, so plans can be kept."""
+    """A container with edges between its children. Its plan and program are kept until `structure_key` changes."""
+
+    metadata: dict[str, Any]
+
+    #: The end of the message about an unknown input of a run.
+    input_hint: str = ""
 
     def __init__(self) -> None:
         super().__init__()
         self._edge_table = EdgeTable()
         self._plan: tuple[Any, Plan] | None = None
+        self._program: tuple[Any, Program] | None = None
+        #: The number of changes of the structure so far.
         self.execution_version = 0
 
     @abstractmethod
     def interface(self, child_id: str) -> Interface:
-        """The child's ports as its neighbours see them."""
+        """The ports of a child as its container sees them."""
+
+    @abstractmethod
+    def structure_key(self) -> Any:
+        """Return a value that differs whenever an earlier plan or program of this container no longer holds."""
+
+    @abstractmethod
+    def validate(self, strict: bool = True, deep: bool = False) -> ValidationResult:
+        """Check the structure; with ``deep`` also that of the containers in it.
+
+        Raises:
+            InvalidStructure: (a ValueError) ``strict`` and there are errors.
+        """
 
     @abstractmethod
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> Edge:
-        """An edge of this level's own class."""
+        """Return an edge of this level's class."""
 
     # -- children -----------------------------------------------------------------------------------------------
 
@@ -206,15 +232,15 @@ class ConnectedContainer(Container):
     # -- edges --------------------------------------------------------------------------------------------------
 
     def _add_edge(self, edge: Edge) -> None:
-        check_edge(edge, self.child_word, _Interfaces(self))
+        check_edge(edge, self.child_word, _Interfaces(self.children, self.interface))
         if self._edge_table.add(edge):
             self.execution_version += 1
 
     def remove_edge(self, edge: Edge) -> None:
-        """Take an edge out.
+        """Remove an edge.
 
         Raises:
-            UnknownName: it is not there.
+            UnknownName: the container does not have it.
         """
         if edge not in self._edge_table.edges:
             raise unknown_name("edge", str(edge), map(str, self._edge_table.edges))
@@ -222,27 +248,32 @@ class ConnectedContainer(Container):
         self.execution_version += 1
 
     def get_edges(self) -> list[Edge]:
-        """All edges in the order in which they were added."""
+        """Return all edges in the order in which they were added."""
         return list(self._edge_table.edges)
 
     def get_edges_in(self, child_id: str) -> list[Edge]:
-        """The edges into a child."""
+        """Return the edges into a child."""
         self._child(child_id)
         return list(self._edge_table.into[child_id])
 
+    def edges_into(self, child_id: str, port: str) -> list[Edge]:
+        """Return the edges into one port of a child, in the order in which they were added."""
+        self._child(child_id)
+        return self._edge_table.sources(child_id, port)
+
     def get_edges_out(self, child_id: str) -> list[Edge]:
-        """The edges out of a child."""
+        """Return the edges out of a child."""
         self._child(child_id)
         return list(self._edge_table.out_of[child_id])
 
     # -- exposed ports ------------------------------------------------------------------------------------------
 
     def expose_input(self, child_id: str, port: str, name: str | None = None) -> None:
-        """Make a child's input an input of the whole, under ``name`` or ``child_id:port``; one name may feed several ports."""
+        """Make a child's input an input of the container, under ``name`` or ``child_id:port``; one name may feed several ports."""
         self._expose(child_id, port, name, "input")
 
     def expose_output(self, child_id: str, port: str, name: str | None = None) -> None:
-        """Make a child's output an output of the whole, under ``name`` or ``child_id:port``."""
+        """Make a child's output an output of the container, under ``name`` or ``child_id:port``."""
         self._expose(child_id, port, name, "output")
 
     def _expose(self, child_id: str, port: str, name: str | None, kind: Literal["input", "output"]) -> None:
@@ -253,11 +284,29 @@ class ConnectedContainer(Container):
             raise InvalidArgument(
                 f"{self.child_word} {child_id!r} has no {kind} {port!r}; its {kind}s are {format_options(side, near=port)}"
             )
-        self._edge_table.expose(ExposedPort(child_id, port, name), output=kind == "output")
+        self.add_exposed_port(ExposedPort(child_id, port, name), output=kind == "output")
+
+    def add_exposed_port(self, entry: ExposedPort, *, output: bool) -> None:
+        """Expose a port without checking that its child has it, as an entry of a config; `validate` reports a missing port.
+
+        Raises:
+            DuplicateName: another port has that output name.
+        """
+        self._edge_table.expose(entry, output=output)
         self.execution_version += 1
 
+    @property
+    def exposed_inputs(self) -> Sequence[ExposedPort]:
+        """The exposed inputs in order; one external key may occur several times."""
+        return tuple(self._edge_table.inputs)
+
+    @property
+    def exposed_outputs(self) -> Sequence[ExposedPort]:
+        """The exposed outputs in order."""
+        return tuple(self._edge_table.outputs)
+
     def infer_exposed_ports(self) -> None:
-        """Replace both lists: every input without an incoming edge, every output without an outgoing one."""
+        """Expose exactly the inputs without an incoming edge and the outputs without an outgoing edge."""
         table = self._edge_table
         fed = {(edge.target_node, edge.target_port) for edge in table.edges}
         used = {(edge.source_node, edge.source_port) for edge in table.edges}
@@ -267,74 +316,93 @@ class ConnectedContainer(Container):
         self.execution_version += 1
 
     def get_input_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The exposed inputs, ``name`` being the external key; with ``include_dtype`` also dtype and optional."""
-        return spec_entries(self._edge_table.inputs, lambda child: self._side(child, "inputs"), self.child_id_field, include_dtype)
+        """Return the exposed inputs, ``name`` being the external key; with ``include_dtype`` also dtype and optional."""
+        return spec_entries(self._edge_table.inputs, lambda child: self.ports(child, "input"), self.child_id_field, include_dtype)
 
     def get_output_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The exposed outputs, as `get_input_spec`."""
-        return spec_entries(self._edge_table.outputs, lambda child: self._side(child, "outputs"), self.child_id_field, include_dtype)
+        """Return the exposed outputs, as `get_input_spec`."""
+        return spec_entries(self._edge_table.outputs, lambda child: self.ports(child, "output"), self.child_id_field, include_dtype)
 
-    def _side(self, child_id: str, side: Literal["inputs", "outputs"]) -> Mapping[str, Port]:
+    def ports(self, child_id: str, kind: Literal["input", "output"]) -> Mapping[str, Port]:
+        """Return the inputs or outputs of a child by name; empty for an unknown child, which a config may expose."""
         if child_id not in self._children:
             return {}
         interface = self.interface(child_id)
-        return interface.inputs if side == "inputs" else interface.outputs
+        return interface.inputs if kind == "input" else interface.outputs
 
     # -- running ------------------------------------------------------------------------------------------------
 
     def plan(self) -> Plan:
-        """The order of the children, kept until the structure changes."""
-        key = self._structure_key()
+        """Return the order of the children, kept until the structure changes."""
+        key = self.structure_key()
         if self._plan is None or self._plan[0] != key:
             edges = ((edge.source_node, edge.target_node) for edge in self._edge_table.edges)
             self._plan = (key, make_plan(list(self._children), edges, self._order_cycle))
         return self._plan[1]
 
-    def _structure_key(self) -> Any:
-        """Changes whenever a plan made before no longer holds."""
-        return self.execution_version
+    def program(self) -> Program:
+        """Return the program that the executor runs, kept until the structure changes.
+
+        Raises:
+            InvalidEdge: an edge no longer fits the ports of its children. CycleFound: a cycle in an acyclic container.
+        """
+        return self.keyed_program()[1]
+
+    def keyed_program(self) -> tuple[Any, Program]:
+        """Return `structure_key` and the program that belongs to it; errors as `program`."""
+        key = self.structure_key()
+        if self._program is None or self._program[0] != key:
+            self._program = (key, compile_program(self))
+        return self._program
+
+    def cycles(self) -> list[tuple[str, ...]]:
+        """Return the children of each cycle, in the order in which they run."""
+        return self.plan().cycles
+
+    def check_edges(self) -> Iterator[InvalidEdge]:
+        """Yield an error for each edge that no longer fits the ports of its children."""
+        yield from self._misfits(_Interfaces(self.children, self.interface))
+
+    def _misfits(self, interfaces: Mapping[str, Interface]) -> Iterator[InvalidEdge]:
+        for edge in self._edge_table.edges:
+            try:
+                check_edge(edge, self.child_word, interfaces)
+            except InvalidEdge as error:
+                yield error
+
+    def interfaces_for_run(self) -> dict[str, Interface]:
+        """Return the ports of every child, for the program.
+
+        Raises:
+            InvalidEdge: an edge no longer fits them.
+        """
+        interfaces = {child_id: self.interface(child_id) for child_id in self._children}
+        self._refuse_misfits(interfaces)
+        return interfaces
+
+    def _refuse_misfits(self, interfaces: Mapping[str, Interface]) -> None:
+        for error in self._misfits(interfaces):
+            raise InvalidEdge(f"{self.level} {self.id!r}: {error.message}", **error.details)
 
     def _order_cycle(self, ids: list[str]) -> list[str]:
         return sorted(ids)
 
-    def _rings(self) -> dict[str, frozenset[str]]:
-        """For each child in a cycle, the cycle's children."""
-        return {child_id: frozenset(ids) for ids in self.plan().cycles for child_id in ids}
-
-    def _input_rules(
-        self, child_id: str, ring: Collection[str], defaults: Mapping[str, Any]
-    ) -> tuple[tuple[InputBinding, ...], tuple[AggregatedInput, ...]]:
-        """How each input of a child gets its value; a carried value (an edge within a cycle) goes before an initialiser."""
-        rules: list[InputBinding | AggregatedInput] = []
-        for port in self.interface(child_id).inputs.values():
-            edges = sorted(self._edge_table.sources(child_id, port.name), key=lambda edge: edge.source_node not in ring)
-            if port.aggregation.value != "single":
-                edges = self._edge_table.sources(child_id, port.name)
-            sources = [(edge.source_node, edge.source_port) for edge in edges]
-            rules.append(input_rule(port, sources, self._input_key(child_id, port.name), defaults.get(port.name, MISSING)))
-        bindings = tuple(rule for rule in rules if isinstance(rule, InputBinding))
-        return bindings, tuple(rule for rule in rules if isinstance(rule, AggregatedInput))
-
-    @staticmethod
-    def _input_key(child_id: str, port: str) -> tuple[str, ...]:
-        """The buffer key of a value given from outside; a third part where inputs and outputs may share names."""
-        return (child_id, port, "in")
-
 
 class _Interfaces(Mapping[str, Interface]):
-    """The children's interfaces, made only for those that are looked at."""
+    """The children's interfaces, made only for those that are looked up."""
 
-    def __init__(self, owner: ConnectedContainer) -> None:
-        self._owner = owner
+    def __init__(self, children: Mapping[str, Any], interface: Callable[[str], Interface]) -> None:
+        self._children = children
+        self._interface = interface
 
     def __getitem__(self, child_id: str) -> Interface:
-        return self._owner.interface(child_id)
+        return self._interface(child_id)
 
     def __contains__(self, child_id: object) -> bool:
-        return child_id in self._owner._children
+        return child_id in self._children
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._owner._children)
+        return iter(self._children)
 
     def __len__(self) -> int:
-        return len(self._owner._children)
+        return len(self._children)

@@ -1,4 +1,4 @@
-"""Edges and exposed ports of a container's children: the data, its indexes, and the rules of connecting."""
+"""Edges and exposed ports of a container's children: the data, its indexes, and the rules for connecting."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Edge", "EdgeTable", "ExposedPort", "Interface", "check_edge", "spec_
 
 @dataclass(frozen=True, slots=True)
 class Edge:
-    """Where a value goes; prints as ``a.x -> b.y``, the spelling every error uses."""
+    """A link from an output port to an input port; prints as ``a.x -> b.y``, as in every error."""
 
     source_node: str
     source_port: str
@@ -35,7 +35,7 @@ class Edge:
 
 @dataclass(frozen=True, slots=True)
 class ExposedPort:
-    """A child's port made an input or output of the whole; ``key`` is its external name."""
+    """A child's port that is an input or output of its container; ``key`` is its external name."""
 
     node_id: str
     port_name: str
@@ -43,17 +43,17 @@ class ExposedPort:
 
     @property
     def key(self) -> str:
-        """The external key: ``name``, else ``node_id:port_name``."""
+        """``name``, else ``node_id:port_name``."""
         return self.name or f"{self.node_id}:{self.port_name}"
 
     def to_config(self, id_field: str) -> dict[str, str]:
-        """``{id_field, port_name, name?}``."""
+        """Return ``{id_field, port_name, name?}``."""
         entry = {id_field: self.node_id, "port_name": self.port_name}
         return {**entry, "name": self.name} if self.name else entry
 
 
 class EdgeTable:
-    """The edges in insertion order with indexes per child, and the two lists of exposures."""
+    """The edges in insertion order with indexes per child, and the two lists of exposed ports."""
 
     def __init__(self) -> None:
         self.edges: dict[Edge, None] = {}
@@ -63,12 +63,12 @@ class EdgeTable:
         self.outputs: list[ExposedPort] = []
 
     def add_child(self, child: str) -> None:
-        """Make room for a child's edges."""
+        """Add a child without edges."""
         self.into[child] = []
         self.out_of[child] = []
 
     def add(self, edge: Edge) -> bool:
-        """Add an edge; False if it is there already."""
+        """Add an edge and return True; return False if the table has it already."""
         if edge in self.edges:
             return False
         self.edges[edge] = None
@@ -77,13 +77,13 @@ class EdgeTable:
         return True
 
     def remove(self, edge: Edge) -> None:
-        """Take an edge out."""
+        """Remove an edge."""
         del self.edges[edge]
         self.into[edge.target_node].remove(edge)
         self.out_of[edge.source_node].remove(edge)
 
     def remove_child(self, child: str) -> None:
-        """Take a child out with its edges and exposures."""
+        """Remove a child with its edges and exposed ports."""
         for edge in [*self.into[child], *self.out_of[child]]:
             if edge in self.edges:
                 self.remove(edge)
@@ -92,11 +92,11 @@ class EdgeTable:
         self.outputs = [entry for entry in self.outputs if entry.node_id != child]
 
     def sources(self, child: str, port: str) -> list[Edge]:
-        """The edges into one port, in insertion order."""
+        """Return the edges into one port, in insertion order."""
         return [edge for edge in self.into[child] if edge.target_port == port]
 
     def expose(self, entry: ExposedPort, *, output: bool) -> None:
-        """Add an exposure; the same again changes nothing. An output name is unique, an input name may feed several ports.
+        """Add an exposed port; a duplicate changes nothing. An output name is unique, an input name may feed several ports.
 
         Raises:
             DuplicateName: another port has that output name.
@@ -115,7 +115,7 @@ class EdgeTable:
         entries.append(entry)
 
     def keys(self, *, output: bool) -> dict[str, list[ExposedPort]]:
-        """Exposures by external key, in order."""
+        """Return the exposed ports by external key, in order."""
         grouped: dict[str, list[ExposedPort]] = {}
         for entry in self.outputs if output else self.inputs:
             grouped.setdefault(entry.key, []).append(entry)
@@ -124,20 +124,20 @@ class EdgeTable:
 
 @dataclass(frozen=True, slots=True)
 class Interface:
-    """A child's ports as its neighbours see them. An input and an output may share a name (image in, image out)."""
+    """A child's ports as its container sees them. An input and an output may share a name (image in, image out)."""
 
     inputs: Mapping[str, Port]
     outputs: Mapping[str, Port]
 
     @classmethod
     def of_block(cls, block: AbstractBaseBlock) -> Interface:
-        """The interface of a block: its declared ports."""
+        """Return the interface of a block: its declared ports."""
         ports = block.ports
         return cls({n: p for n, p in ports.items() if p.is_input}, {n: p for n, p in ports.items() if p.is_output})
 
     @classmethod
     def of_runnable(cls, runnable: Runnable) -> Interface:
-        """The interface of anything that runs: its two specs by external key.
+        """Return the interface of a runnable: its two specs by external key.
 
         A key that feeds several ports has the narrowest of their dtypes and is optional if all of them are.
         """
@@ -147,7 +147,7 @@ class Interface:
         )
 
     def side(self, direction: PortDirection) -> Mapping[str, Port]:
-        """The ports of one direction."""
+        """Return the ports of one direction."""
         return self.inputs if direction is PortDirection.IN else self.outputs
 
 
@@ -165,7 +165,7 @@ def _ports_of_spec(entries: Iterable[Mapping[str, Any]], direction: PortDirectio
 
 
 def check_edge(edge: Edge, word: str, children: Mapping[str, Interface]) -> None:
-    """Raise `InvalidEdge` unless both ends exist, go the right way and their types fit; ``word`` names the children."""
+    """Raise `InvalidEdge` unless both ends exist, have the right direction and fitting types; ``word`` names the children."""
     source = _end(edge, edge.source_node, edge.source_port, PortDirection.OUT, word, children)
     target = _end(edge, edge.target_node, edge.target_port, PortDirection.IN, word, children)
     if not source.compatible_with(target):
@@ -176,7 +176,7 @@ def check_edge(edge: Edge, word: str, children: Mapping[str, Interface]) -> None
 
 def _end(edge: Edge, child: str, name: str, direction: PortDirection, word: str, children: Mapping[str, Interface]) -> Port:
     if child not in children:
-        raise InvalidEdge(f"edge {edge}: there is no {word} {child!r}; there is {format_options(children, near=child)}", edge=str(edge))
+        raise InvalidEdge(f"edge {edge}: unknown {word} {child!r}. Available: {format_options(children, near=child)}.", edge=str(edge))
     side = children[child].side(direction)
     port = side.get(name)
     if port is not None:
@@ -190,7 +190,7 @@ def _end(edge: Edge, child: str, name: str, direction: PortDirection, word: str,
 def spec_entries(
     exposures: Iterable[ExposedPort], side: Callable[[str], Mapping[str, Port]], id_field: str, with_dtype: bool
 ) -> list[dict[str, Any]]:
-    """Spec entries ``{id_field, port_name, name, dtype?, optional?, aggregation?}`` with ``name`` the external key."""
+    """Return spec entries ``{id_field, port_name, name, dtype?, optional?, aggregation?}`` with ``name`` the external key."""
     entries = []
     for exposure in exposures:
         entry: dict[str, Any] = {id_field: exposure.node_id, "port_name": exposure.port_name, "name": exposure.key}

@@ -1,30 +1,31 @@
 """The graph: blocks in nodes, linked port to port, cycles allowed. The first level that runs.
 
-Structure and queries only: what runs is `graph_program` and the executor's, files are `persistence`, rules `validation` and `roles`.
+The graph holds structure and answers queries. `compile` makes its program, the executor runs it, `saving` writes files,
+`validation` and `roles` hold the rules.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
-from yggdrasill.executor.program import Program
 from yggdrasill.foundation import roles
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.checkpoints import StateLoader, read_state
-from yggdrasill.foundation.compile import compile_graph
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import ConnectedContainer, check_name
-from yggdrasill.foundation.edges import Edge, Interface
+from yggdrasill.foundation.edges import Edge, Interface, check_edge
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.pool import ReusePool, reuse_identity
+from yggdrasill.foundation.ports import PortAggregation
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.saving import Persistent
-from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
+from yggdrasill.foundation.validation import ValidationResult, check_edges, check_exposures, check_inputs, check_reachability
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -47,6 +48,7 @@ class Graph(ConnectedContainer, Persistent):
     child_word: ClassVar[str] = "node"
     child_id_field: ClassVar[str] = "node_id"
     schema_version: ClassVar[str] = "1.0"
+    input_hint: str = "An input is named by its external key or by (node_id, port)."
 
     def __init__(
         self,
@@ -60,14 +62,13 @@ class Graph(ConnectedContainer, Persistent):
         super().__init__()
         self.graph_id = check_name("graph_id", graph_id)
         if graph_kind is not None and graph_kind not in GRAPH_KINDS:
-            raise InvalidArgument(f"graph_kind is {graph_kind!r}; it can be one of {', '.join(GRAPH_KINDS)}")
+            raise InvalidArgument(f"Unknown graph_kind {graph_kind!r}. Available: {', '.join(GRAPH_KINDS)}.")
         self.graph_kind = graph_kind
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.registry = registry if registry is not None else BlockRegistry.global_registry()
         self.pool = pool if pool is not None else ReusePool.shared()
         self.auto_wired: set[Edge] = set()
         self._interfaces: dict[str, Interface] = {}
-        self._program: tuple[Any, Program] | None = None
 
     def __repr__(self) -> str:
         return f"<Graph {self.graph_id!r}: {len(self.nodes)} nodes, {len(self._edge_table.edges)} edges>"
@@ -90,16 +91,16 @@ class Graph(ConnectedContainer, Persistent):
         return list(self._children)
 
     def get_node(self, node_id: str) -> Node:
-        """The node of that id.
+        """Return the node of that id.
 
         Raises:
-            UnknownName: (a KeyError) there is none.
+            UnknownName: (a KeyError) the graph does not have it.
         """
         node: Node = self._child(node_id)
         return node
 
     def interface(self, child_id: str) -> Interface:
-        """The ports of a node's block."""
+        """Return the ports of a node's block."""
         known = self._interfaces.get(child_id)
         if known is None:
             known = self._interfaces[child_id] = Interface.of_block(self.get_node(child_id).block)
@@ -146,7 +147,7 @@ class Graph(ConnectedContainer, Persistent):
             block = build() if pretrained is not None else self.pool.acquire(block_type or node, config or {}, build)
         if pretrained is not None:
             block.load_state_dict(pretrained if isinstance(pretrained, Mapping) else read_state(pretrained), strict=False)
-        defaults = (config or {}).get("defaults") or {}
+        defaults: Any = (config or {}).get("defaults")
         return self._place(Node(new_id, block, trainable, defaults), auto_connect)
 
     def _new_id(self, node_id: str | None, block_type: str) -> str:
@@ -178,27 +179,57 @@ class Graph(ConnectedContainer, Persistent):
         return node.node_id
 
     def remove_node(self, node_id: str) -> None:
-        """Take a node out with its edges and exposures."""
+        """Remove a node with its edges and exposed ports."""
         self._remove_child(node_id)
         self._interfaces.pop(node_id, None)
         self.auto_wired &= set(self._edge_table.edges)
 
+    def replace_block(self, node_id: str, block: AbstractBaseBlock) -> None:
+        """Put another block into a node, such as an adapter around the old one. Id, defaults, trainable flag and edges stay.
+
+        Raises:
+            UnknownName: no such node. InvalidArgument: not a block, or an exposed port that it does not have.
+            InvalidEdge: an edge of the node does not fit its ports. A refused block changes nothing.
+        """
+        changed = replace(self.get_node(node_id), block=block)
+        interface = Interface.of_block(block)
+        interfaces = {other: self.interface(other) for edge in self._edges_of(node_id) for other in (edge.source_node, edge.target_node)}
+        interfaces[node_id] = interface
+        for edge in self._edges_of(node_id):
+            check_edge(edge, self.child_word, interfaces)
+        for kind, entries, ports in (
+            ("input", self.exposed_inputs, interface.inputs),
+            ("output", self.exposed_outputs, interface.outputs),
+        ):
+            for entry in entries:
+                if entry.node_id == node_id and entry.port_name not in ports:
+                    raise InvalidArgument(
+                        f"block {block!r} has no {kind} {entry.port_name!r}, which graph {self.graph_id!r} exposes at node {node_id!r}. "
+                        f"Available: {format_options(ports, near=entry.port_name)}."
+                    )
+        self._children[node_id], self._interfaces[node_id] = changed, interface
+        self.execution_version += 1
+
+    def _edges_of(self, node_id: str) -> list[Edge]:
+        return [*self.get_edges_in(node_id), *self.get_edges_out(node_id)]
+
     def set_trainable(self, child_id: str, trainable: bool) -> None:
-        """Whether `trainable_parameters` covers a node."""
-        self.get_node(child_id).trainable = bool(trainable)
+        """Set whether `trainable_parameters` covers a node."""
+        self._children[child_id] = replace(self.get_node(child_id), trainable=bool(trainable))
 
     def is_trainable(self, child_id: str) -> bool:
-        """The node's trainable flag."""
+        """Return the node's trainable flag."""
         return self.get_node(child_id).trainable
 
     # -- edges --------------------------------------------------------------------------------------------------
 
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> Edge:
-        """An edge of a graph."""
+        """Return an edge of a graph."""
         return Edge(source, source_port, target, target_port)
 
     def add_edge(self, edge: Edge) -> None:
-        """Link two nodes; the same edge again changes nothing.
+        """Link two nodes; a duplicate changes nothing. Edges that automatic wiring made into the same port are removed if it
+        takes one value.
 
         Raises:
             InvalidEdge: (a ValueError) a missing node or port, a wrong direction, or types that do not fit.
@@ -206,25 +237,39 @@ class Graph(ConnectedContainer, Persistent):
         if not isinstance(edge, Edge):
             raise InvalidArgument(f"add_edge takes an Edge(source_node, source_port, target_node, target_port), got {edge!r}")
         self._add_edge(edge)
+        self.auto_wired.discard(edge)
+        if self.interface(edge.target_node).inputs[edge.target_port].aggregation is PortAggregation.SINGLE:
+            for other in self.edges_into(edge.target_node, edge.target_port):
+                if other in self.auto_wired:
+                    self.remove_edge(other)
+
+    def add_auto_edge(self, edge: Edge) -> None:
+        """Add an edge for automatic wiring: an explicit edge displaces it.
+
+        Raises:
+            InvalidEdge: as `add_edge`.
+        """
+        self._add_edge(edge)
+        self.auto_wired.add(edge)
 
     def remove_edge(self, edge: Edge) -> None:
-        """Take an edge out."""
+        """Remove an edge."""
         super().remove_edge(edge)
         self.auto_wired.discard(edge)
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True) -> ValidationResult:
-        """Check the structure; see `ValidationResult`.
+    def validate(self, strict: bool = True, deep: bool = False) -> ValidationResult:
+        """Check the structure; see `ValidationResult`. ``deep`` is for the levels above: a graph contains no containers.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
         result = ValidationResult()
+        result.errors += check_edges(self)
         result.errors += check_exposures(self)
         result.errors += self._check_metadata()
-        order = {node_id: (frozenset(ids), place) for ids in self.plan().cycles for place, node_id in enumerate(ids)}
-        result.errors += check_inputs(self, {node_id: node.defaults for node_id, node in self.nodes.items()}, order)
+        result.errors += check_inputs(self, {node_id: node.defaults for node_id, node in self.nodes.items()})
         result.warnings += check_reachability(self)
         if strict:
             result.raise_if_invalid(f"graph {self.graph_id!r}")
@@ -234,29 +279,25 @@ class Graph(ConnectedContainer, Persistent):
         """Run the graph; options and errors as `yggdrasill.executor.run`."""
         return run_executor(self, inputs, **options)
 
-    def program(self) -> Program:
-        """What the executor runs, kept until the structure changes."""
-        key = self._structure_key()
-        if self._program is None or self._program[0] != key:
-            self._program = (key, compile_graph(self))
-        return self._program[1]
-
-    @staticmethod
-    def _input_key(child_id: str, port: str) -> tuple[str, ...]:
-        return (child_id, port)
-
     def _order_cycle(self, ids: list[str]) -> list[str]:
-        place = {node_id: i for i, node_id in enumerate(self._structure_key()[1])}
+        place = {node_id: i for i, node_id in enumerate(self.structure_key()[1])}
         return sorted(ids, key=lambda node_id: (place.get(node_id, len(place)), node_id))
 
-    def _structure_key(self) -> tuple[int, tuple[str, ...]]:
-        order = self.metadata.get("cycle_order") or ()
+    def structure_key(self) -> tuple[int, tuple[str, ...]]:
+        """Return the version and the order of nodes in cycles.
+
+        Raises:
+            InvalidArgument: ``metadata["cycle_order"]`` is not a list of node ids.
+        """
+        order = self.metadata.get("cycle_order")
+        if not order:
+            return self.execution_version, ()
         if not isinstance(order, (list, tuple)) or not all(isinstance(node_id, str) for node_id in order):
             raise InvalidArgument(f"graph {self.graph_id!r}: metadata 'cycle_order' must be a list of node ids, got {order!r}")
         return self.execution_version, tuple(order)
 
     def _check_metadata(self) -> Iterator[str]:
-        for node_id in self._structure_key()[1]:
+        for node_id in self.structure_key()[1]:
             if node_id not in self._children:
                 yield f"metadata 'cycle_order' names {node_id!r}; nodes are {format_options(self._children, near=node_id)}"
         try:
@@ -291,7 +332,7 @@ class Graph(ConnectedContainer, Persistent):
     # -- config -------------------------------------------------------------------------------------------------
 
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values, `from_config`'s inverse; weights are in `state_dict`."""
+        """Return the structure as JSON values, `from_config`'s inverse; weights are in `state_dict`."""
         from yggdrasill.foundation.graph_config import graph_to_config
 
         return graph_to_config(self)

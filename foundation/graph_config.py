@@ -96,8 +96,8 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
         for node_id, node in graph.nodes.items()
     ]
     config["edges"] = [edge_to_config(edge) for edge in graph.get_edges()]
-    config["exposed_inputs"] = [entry.to_config("node_id") for entry in graph._edge_table.inputs]
-    config["exposed_outputs"] = [entry.to_config("node_id") for entry in graph._edge_table.outputs]
+    config["exposed_inputs"] = [entry.to_config("node_id") for entry in graph.exposed_inputs]
+    config["exposed_outputs"] = [entry.to_config("node_id") for entry in graph.exposed_outputs]
     return config
 
 
@@ -114,8 +114,7 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
     for kind, entries in (("exposed_inputs", model.exposed_inputs), ("exposed_outputs", model.exposed_outputs)):
         for number, entry in enumerate(entries):
             with at(f"{where}, {kind}[{number}]"):
-                graph._edge_table.expose(ExposedPort(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
-    graph.execution_version += 1
+                graph.add_exposed_port(ExposedPort(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
     if validate:
         graph.validate(strict=True)
     return graph

@@ -4,7 +4,7 @@ A role is the first part of a block type (``solver/ddim`` is a solver). The rule
 together; `auto_edges` applies them to all nodes of a graph at once, so the order in which nodes were added does not
 matter. Its policy where several candidates want one single-policy port:
 
-- the source whose rule stands nearer to the port wins: guidance before backbone into a solver's ``pred``, an adapter
+- the source whose rule is nearer to the port wins: guidance before backbone into a solver's ``pred``, an adapter
   before a conditioner into a backbone's ``condition``; among equals the smallest node id;
 - a port with an aggregation policy takes them all;
 - a solver's next values go back into its own inputs, and an encode-only codec starts it from outside the loop;
@@ -64,12 +64,12 @@ _ALIASES: dict[str, tuple[str, ...]] = {
     "decode_latent": ("latent",),
 }
 
-#: Which source role stands nearer to a target's port; a role not listed is nearest.
+#: The distance of a source role from a target's port; a role that is not listed has 0.
 _DISTANCE = {"backbone": 1, "conditioner": 1}
 
 
 def role_from_block_type(block_type: str) -> str | None:
-    """The role of a block type, compared without case: ``solver``, ``solver/ddim`` and ``Solver_ddim`` are solvers."""
+    """Return the role of a block type, compared without case: ``solver``, ``solver/ddim`` and ``Solver_ddim`` are solvers."""
     name = block_type.lower()
     for role in ROLES:
         if name == role or name.startswith((role + "/", role + "_")):
@@ -78,12 +78,12 @@ def role_from_block_type(block_type: str) -> str | None:
 
 
 def get_rule_edges(source_role: str, target_role: str) -> list[tuple[str, str]]:
-    """The (source port, target port) pairs of two roles, by their canonical names."""
+    """Return the (source port, target port) pairs of two roles, by their canonical names."""
     return list(_RULES.get((source_role.lower(), target_role.lower()), ()))
 
 
 class RoleGraph(Protocol):
-    """What automatic wiring needs of a graph."""
+    """The part of a graph that automatic wiring uses."""
 
     @property
     def nodes(self) -> Mapping[str, Node]:
@@ -92,24 +92,24 @@ class RoleGraph(Protocol):
 
     @property
     def auto_wired(self) -> set[Edge]:
-        """The edges automatic wiring made; explicit ones are never touched."""
+        """The edges that automatic wiring made; explicit edges are never changed."""
         ...
 
     def get_edges_in(self, node_id: str) -> list[Edge]:
-        """The edges into a node."""
+        """Return the edges into a node."""
         ...
 
-    def add_edge(self, edge: Edge) -> None:
-        """Add an edge."""
+    def add_auto_edge(self, edge: Edge) -> None:
+        """Add an edge and note that automatic wiring made it."""
         ...
 
     def remove_edge(self, edge: Edge) -> None:
-        """Take an edge out."""
+        """Remove an edge."""
         ...
 
 
 def suggest_edges_for_new_node(graph: RoleGraph, node_id: str) -> list[Edge]:
-    """The edges the rules propose between ``node_id`` and the other nodes (both ways), none of them in the graph yet."""
+    """Return the edges that the rules propose between ``node_id`` and the other nodes (both ways) and that the graph lacks."""
     if node_id not in graph.nodes:
         raise unknown_name("node", node_id, graph.nodes)
     if role_from_block_type(graph.nodes[node_id].block_type) is None:
@@ -122,7 +122,7 @@ def suggest_edges_for_new_node(graph: RoleGraph, node_id: str) -> list[Edge]:
 
 
 def apply_auto_connect(graph: RoleGraph, node_id: str) -> list[Edge]:
-    """Add the suggested edges, displacing automatic ones they are preferred to; returns what was added."""
+    """Add the suggested edges in place of automatic edges with a lower preference; return the added edges."""
     suggested = suggest_edges_for_new_node(graph, node_id)
     if suggested:
         for edge in graph.auto_wired - set(_wanted(graph)):
@@ -133,18 +133,17 @@ def apply_auto_connect(graph: RoleGraph, node_id: str) -> list[Edge]:
     for edge in again:
         graph.remove_edge(edge)
     for edge in sorted({*again, *suggested}, key=str):
-        graph.add_edge(edge)
-        graph.auto_wired.add(edge)
+        graph.add_auto_edge(edge)
     return suggested
 
 
 def use_task_node_auto_connect(graph: RoleGraph) -> list[Edge]:
-    """Wire every node with a role, as if all had been added with automatic wiring; returns what was added."""
+    """Wire every node with a role, as if all had been added with automatic wiring; return the added edges."""
     return [edge for node_id in graph.nodes for edge in apply_auto_connect(graph, node_id)]
 
 
 def _wanted(graph: RoleGraph) -> list[Edge]:
-    """The rules' edges for the whole graph, less those into single ports that an explicit edge feeds."""
+    """Return the rules' edges for the whole graph, without those into single ports that an explicit edge feeds."""
     nodes = {node_id: (node.block_type, Interface.of_block(node.block)) for node_id, node in graph.nodes.items()}
     wanted = []
     for edge in auto_edges(nodes):
@@ -156,7 +155,7 @@ def _wanted(graph: RoleGraph) -> list[Edge]:
 
 
 def auto_edges(nodes: Mapping[str, tuple[str, Interface]]) -> list[Edge]:
-    """Every edge the rules give for these nodes (``{node_id: (block_type, ports)}``), sorted; policy in the module text."""
+    """Return every edge of the rules for these nodes (``{node_id: (block_type, ports)}``), sorted; see the module for the policy."""
     roles = {node: role for node, (block_type, _) in nodes.items() if (role := role_from_block_type(block_type))}
     wanted: dict[tuple[str, str], list[tuple[int, Edge, str]]] = {}
     for source, source_role in roles.items():

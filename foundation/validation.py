@@ -1,10 +1,10 @@
-"""What `validate` returns, and the checks of a graph's structure. Messages name node and port."""
+"""The result of `validate`, and the checks of a container's structure. Messages name child and port."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from yggdrasill.errors import InvalidStructure, format_options
 from yggdrasill.foundation.edges import Edge, ExposedPort
@@ -13,7 +13,7 @@ from yggdrasill.foundation.ports import Port, PortAggregation
 if TYPE_CHECKING:
     from yggdrasill.foundation.container import ConnectedContainer
 
-__all__ = ["ValidationResult", "check_exposures", "check_inputs", "check_reachability"]
+__all__ = ["ValidationResult", "check_edges", "check_exposures", "check_inputs", "check_reachability"]
 
 
 @dataclass
@@ -29,7 +29,7 @@ class ValidationResult:
         return not self.errors
 
     def add(self, other: ValidationResult, prefix: str) -> None:
-        """Take over another result's messages, prefixed."""
+        """Add another result's messages, prefixed."""
         self.errors += [f"{prefix}: {message}" for message in other.errors]
         self.warnings += [f"{prefix}: {message}" for message in other.warnings]
 
@@ -39,40 +39,51 @@ class ValidationResult:
             raise kind(f"{what} is not valid: " + "; ".join(self.errors), errors=list(self.errors))
 
 
-def check_exposures(wired: ConnectedContainer) -> Iterator[str]:
-    """Errors for exposed entries that name no real port (possible in configs) and for names that feed unlike ports."""
-    for kind, entries in (("input", wired._edge_table.inputs), ("output", wired._edge_table.outputs)):
+def check_edges(container: ConnectedContainer) -> Iterator[str]:
+    """Yield an error for each edge that no longer fits the ports of its children, as after a child changed its ports."""
+    for error in container.check_edges():
+        yield error.message
+
+
+def check_exposures(container: ConnectedContainer) -> Iterator[str]:
+    """Yield errors for exposed entries without a port (possible in configs) and for names that feed ports of different types."""
+    kinds: tuple[tuple[Literal["input", "output"], Sequence[ExposedPort]], ...] = (
+        ("input", container.exposed_inputs),
+        ("output", container.exposed_outputs),
+    )
+    for kind, entries in kinds:
         for entry in entries:
-            side = wired._side(entry.node_id, "inputs" if kind == "input" else "outputs")
+            side = container.ports(entry.node_id, kind)
             if entry.port_name not in side:
-                there = (
+                known = (
                     f"its {kind}s are {format_options(side, near=entry.port_name)}"
                     if side
-                    else f"{wired.child_word}s are {format_options(wired._children)}"
+                    else f"{container.child_word}s are {format_options(container.children)}"
                 )
-                yield f"exposed {kind} {entry.key!r} names {entry.node_id}.{entry.port_name}, which does not exist; {there}"
-    for key, exposures in wired._edge_table.keys(output=False).items():
-        ports = [wired._side(e.node_id, "inputs").get(e.port_name) for e in exposures]
+                yield f"exposed {kind} {entry.key!r} names {entry.node_id}.{entry.port_name}, which does not exist; {known}"
+    by_key: dict[str, list[ExposedPort]] = {}
+    for entry in container.exposed_inputs:
+        by_key.setdefault(entry.key, []).append(entry)
+    for key, exposures in by_key.items():
+        ports = [container.ports(e.node_id, "input").get(e.port_name) for e in exposures]
         dtypes = {port.dtype for port in ports if port} - {"any"}
         if len(dtypes) > 1:
             yield f"exposed input {key!r} feeds ports of different types {sorted(dtypes)}; give them different names"
 
 
-def check_inputs(
-    wired: ConnectedContainer, defaults: Mapping[str, Iterable[str]], position: Mapping[str, tuple[frozenset[str], int]]
-) -> Iterator[str]:
-    """Errors for inputs that get nothing, too much, or nothing in time.
+def check_inputs(container: ConnectedContainer, defaults: Mapping[str, Iterable[str]]) -> Iterator[str]:
+    """Yield errors for inputs without a value, with too many values, or without a value when a cycle first runs.
 
-    ``defaults`` names the ports with a default per child; ``position`` gives, for each child in a cycle, the cycle's
-    members and its place in their order.
+    ``defaults`` names the ports with a default, per child.
     """
-    exposed = {(entry.node_id, entry.port_name) for entry in wired._edge_table.inputs}
-    for child in wired._children:
-        ring, place = position.get(child, (frozenset(), 0))
+    exposed = {(entry.node_id, entry.port_name) for entry in container.exposed_inputs}
+    position = {child_id: (frozenset(ids), place) for ids in container.cycles() for place, child_id in enumerate(ids)}
+    for child in container.children:
+        ring, place = position.get(child, (frozenset[str](), 0))
         having = set(defaults.get(child, ()))
-        for port in wired._side(child, "inputs").values():
-            edges = wired._edge_table.sources(child, port.name)
-            where = f"{wired.child_word} {child!r}, input {port.name!r}"
+        for port in container.ports(child, "input").values():
+            edges = container.edges_into(child, port.name)
+            where = f"{container.child_word} {child!r}, input {port.name!r}"
             yield from _check_several(port, edges, ring, where)
             if port.optional or (child, port.name) in exposed or port.name in having:
                 continue
@@ -97,27 +108,32 @@ def _check_several(port: Port, edges: list[Edge], ring: frozenset[str], where: s
     )
 
 
-def check_reachability(wired: ConnectedContainer) -> Iterator[str]:
-    """Warnings for children no exposed input leads to, and for those that lead to no exposed output."""
-    table = wired._edge_table
-    for entries, links, message in (
-        (table.inputs, table.out_of, "is not reached from any exposed input"),
-        (table.outputs, table.into, "leads to no exposed output"),
+def check_reachability(container: ConnectedContainer) -> Iterator[str]:
+    """Yield warnings for children that no exposed input leads to, and for those that lead to no exposed output."""
+    children = container.children
+    starts = [child for child in children if not container.ports(child, "input")]
+    starts += [entry.node_id for entry in container.exposed_inputs]
+    ends = [entry.node_id for entry in container.exposed_outputs]
+    forward: dict[str, list[str]] = {child: [] for child in children}
+    backward: dict[str, list[str]] = {child: [] for child in children}
+    for edge in container.get_edges():
+        forward[edge.source_node].append(edge.target_node)
+        backward[edge.target_node].append(edge.source_node)
+    for todo, links, message in (
+        (starts, forward, "is not reached from any exposed input"),
+        (ends, backward, "leads to no exposed output"),
     ):
-        sources = [child for child in wired._children if not wired._side(child, "inputs")] if entries is table.inputs else []
-        reached = _reach(entries, sources, links, forward=entries is table.inputs)
-        for child in wired._children:
+        reached = _reach(todo, links)
+        for child in children:
             if child not in reached:
-                yield f"{wired.child_word} {child!r} {message}"
+                yield f"{container.child_word} {child!r} {message}"
 
 
-def _reach(entries: list[ExposedPort], sources: list[str], links: Mapping[str, list[Edge]], *, forward: bool) -> set[str]:
-    todo = [*sources, *(entry.node_id for entry in entries)]
+def _reach(todo: list[str], links: Mapping[str, list[str]]) -> set[str]:
     reached: set[str] = set()
     while todo:
         child = todo.pop()
-        if child in reached or child not in links:
-            continue
-        reached.add(child)
-        todo += [edge.target_node if forward else edge.source_node for edge in links[child]]
+        if child not in reached and child in links:
+            reached.add(child)
+            todo += links[child]
     return reached

@@ -1,33 +1,31 @@
-"""The edge between two graphs of a pipeline, or two pipelines of a stage: external key to external key.
-
-A flow: runnables linked into a DAG. What a pipeline (of graphs) and a stage (of pipelines) have in common.
-"""
+"""Acyclic containers: the common part of a pipeline (of graphs) and a stage (of pipelines), and the edge between their children."""
 
 from __future__ import annotations
 
 import copy
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import BlockFailed, CycleFound, InvalidArgument
-from yggdrasill.executor.branches import run_branches
-from yggdrasill.executor.context import RunContext, current_run, enter_child
-from yggdrasill.executor.hooks import Emit
-from yggdrasill.executor.loop import collect_inputs
-from yggdrasill.executor.program import Key
+from yggdrasill.errors import CycleFound, InvalidArgument, RemoteError
+from yggdrasill.executor.context import RunContext
+from yggdrasill.executor.loop import Frame, check_options, execute
+from yggdrasill.executor.program import MISSING, Program
 from yggdrasill.foundation.container import ConnectedContainer, Container, check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.edges import Edge, EdgeTable, Interface
+from yggdrasill.foundation.ports import Port, PortDirection
 from yggdrasill.foundation.saving import Persistent
-from yggdrasill.foundation.validation import ValidationResult, check_exposures, check_inputs, check_reachability
+from yggdrasill.foundation.validation import ValidationResult, check_edges, check_exposures, check_inputs, check_reachability
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["Dag", "PipelineEdge"]
+__all__ = ["CHILD_OPTIONS", "Dag", "PipelineEdge", "check_child_options", "execute_program"]
+
+#: The run options that a pipeline or stage passes on to its children.
+CHILD_OPTIONS = ("num_loop_steps",)
 
 
 @dataclass(frozen=True)
@@ -36,18 +34,36 @@ class PipelineEdge(Edge):
 
 
 class Dag(ConnectedContainer, Persistent):
-    """Children are runnables, edges link their external ports, cycles are refused."""
+    """An acyclic container of runnables, linked by their external ports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: The interfaces of containers, each with the `structure_key` it belongs to.
+        self._interfaces: dict[str, tuple[Any, Interface]] = {}
 
     def interface(self, child_id: str) -> Interface:
-        """The child's external ports."""
-        return Interface.of_runnable(self._child(child_id))
+        """Return the child's external ports."""
+        child = self._child(child_id)
+        if not isinstance(child, ConnectedContainer):
+            return Interface.of_runnable(child)
+        key = (child, child.structure_key())
+        known = self._interfaces.get(child_id)
+        if known is None or known[0] != key:
+            known = self._interfaces[child_id] = (key, Interface.of_runnable(self._child(child_id)))
+        return known[1]
+
+    def structure_key(self) -> Any:
+        """Return the version with the structure of each child: the key of a container, the ports of another runnable."""
+        return self.execution_version, [
+            child.structure_key() if isinstance(child, ConnectedContainer) else _known_ports(child) for child in self._children.values()
+        ]
 
     def new_edge(self, source: str, source_port: str, target: str, target_port: str) -> PipelineEdge:
-        """An edge between children."""
+        """Return an edge between children."""
         return PipelineEdge(source, source_port, target, target_port)
 
     def add_edge(self, source: str, source_port: str, target: str, target_port: str) -> None:
-        """Link an output of one child to an input of another, by external keys; the same again changes nothing.
+        """Link an output of one child to an input of another, by external keys; a duplicate changes nothing.
 
         Raises:
             InvalidArgument: a blank field. InvalidEdge: an unknown child or port, or types that do not fit.
@@ -58,24 +74,31 @@ class Dag(ConnectedContainer, Persistent):
         if not isinstance(child, Runnable):
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, configs or paths, got {type(child).__name__}")
         if isinstance(child, Container) and child.level in {"stage", "world"}:
-            raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}: it runs a state, not ports")
+            raise InvalidArgument(
+                f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}, which runs a state instead of ports"
+            )
         if child is self or (isinstance(child, Dag) and any(below is self for _, below in child.walk())):
             raise InvalidArgument(f"{self.level} {self.id!r} cannot contain itself")
-        own = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
-        name = child_id if child_id is not None else own if own is not None else self._free_id(self.child_word)
+        known = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
+        name = child_id if child_id is not None else known if known is not None else self._free_id(self.child_word)
         check_name(f"{self.child_id_field}", name, self._children)
         self._add_child(name, child)
         self._trainable[name] = trainable
         return name
 
+    def _remove_child(self, child_id: str) -> None:
+        super()._remove_child(child_id)
+        self._interfaces.pop(child_id, None)
+
     def with_children(self, children: Mapping[str, Any]) -> Self:
-        """A copy in which ``children`` stand in place of the own ones of their ids; every edge must fit their ports.
+        """Return a copy in which ``children`` replace the children of their ids; every edge must fit their ports.
 
         Raises:
             InvalidEdge
         """
         changed = copy.copy(self)
-        changed._children, changed._trainable, changed._edge_table, changed._plan = {}, dict(self._trainable), EdgeTable(), None
+        changed._children, changed._trainable, changed._edge_table = {}, dict(self._trainable), EdgeTable()
+        changed._plan, changed._program, changed._interfaces = None, None, {}
         for child_id, child in self._children.items():
             changed._add_child(child_id, children.get(child_id, child))
         for edge in self.get_edges():
@@ -86,7 +109,7 @@ class Dag(ConnectedContainer, Persistent):
         return changed
 
     def walk(self) -> Iterator[tuple[tuple[str, ...], Any]]:
-        """Every runnable below with its path, outermost first; pipelines are entered, graphs are not."""
+        """Yield every runnable below with its path, outermost first; pipelines are entered, graphs are not."""
         for child_id, child in self._children.items():
             yield (child_id,), child
             if isinstance(child, Dag):
@@ -95,12 +118,44 @@ class Dag(ConnectedContainer, Persistent):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
+    def interfaces_for_run(self) -> dict[str, Interface]:
+        """Return the ports of every child, for the program. A child whose endpoint is not reachable has the ports that this
+        container uses: it may not be called in this run, and if it is called, its own run reports the endpoint.
+
+        Raises:
+            CycleFound: a cycle. InvalidEdge: an edge no longer fits the ports.
+        """
+        self._check_acyclic()
+        interfaces = {}
+        for child_id in self._children:
+            try:
+                interfaces[child_id] = self.interface(child_id)
+            except RemoteError:
+                interfaces[child_id] = self._assumed_interface(child_id)
+        self._refuse_misfits(interfaces)
+        return interfaces
+
+    def _used_ports(self, child_id: str) -> tuple[set[str], set[str]]:
+        """Return the names of the inputs and outputs that edges and exposed ports of this container name."""
+        inputs = {edge.target_port for edge in self.get_edges_in(child_id)}
+        outputs = {edge.source_port for edge in self.get_edges_out(child_id)}
+        inputs |= {entry.port_name for entry in self.exposed_inputs if entry.node_id == child_id}
+        outputs |= {entry.port_name for entry in self.exposed_outputs if entry.node_id == child_id}
+        return inputs, outputs
+
+    def _assumed_interface(self, child_id: str) -> Interface:
+        inputs, outputs = self._used_ports(child_id)
+        return Interface(
+            {name: Port(name, PortDirection.IN, optional=True) for name in sorted(inputs)},
+            {name: Port(name, PortDirection.OUT) for name in sorted(outputs)},
+        )
+
     def _check_acyclic(self) -> None:
-        for ids in self.plan().cycles:
+        for ids in self.cycles():
             ring = [edge for edge in self.get_edges() if edge.source_node in ids and edge.target_node in ids]
             raise CycleFound(
                 f"{self.level} {self.id!r} has a cycle: {', '.join(map(str, ring))}; a {self.level} is acyclic. "
-                "Put what must repeat into one graph.",
+                "Put the repeated part into one graph.",
                 nodes=list(ids),
             )
 
@@ -110,76 +165,48 @@ class Dag(ConnectedContainer, Persistent):
             self._check_acyclic()
         except CycleFound as error:
             result.errors.append(error.message)
+        result.errors += check_edges(self)
         return result
 
     def _inputs_and_reach(self, result: ValidationResult) -> None:
         result.errors += check_exposures(self)
-        result.errors += check_inputs(self, {}, {})
+        result.errors += check_inputs(self, {})
         result.warnings += check_reachability(self)
 
     def _validate_children(self, result: ValidationResult) -> None:
-        containers: dict[str, Any] = {child_id: child for child_id, child in self._children.items() if isinstance(child, Container)}
-        for child_id, child in containers.items():
-            below = {"validate_graphs": True} if isinstance(child, Dag) else {}
-            result.add(child.validate(strict=False, **below), child_id)
-
-    # -- running ------------------------------------------------------------------------------------------------
-
-    def _run_children(
-        self,
-        given: dict[Key, Any],
-        context: RunContext,
-        emit: Emit | None,
-        options: Mapping[str, Any],
-        max_workers: int | None,
-        wanted: Callable[[str], bool] = lambda child_id: True,
-    ) -> dict[Key, Any]:
-        """Run every wanted child in order and return the buffer: outputs by ``(child, key)``, added to what was given."""
-        self._check_acyclic()
-        order = [step[1] for step in self.plan().steps if step[0] == "node"]
-        sources = {child_id: {edge.source_node for edge in self._edge_table.into[child_id]} for child_id in order}
-        buffer = given
-        hook_lock = threading.Lock()
-
-        def tell(child_id: str, phase: str, **facts: Any) -> None:
-            if emit is not None:
-                with hook_lock:
-                    emit(child_id, phase, **facts)
-
-        def call(child_id: str) -> None:
-            child = self._children[child_id]
-            if not wanted(child_id):
-                tell(child_id, "skipped")
-                return
-            with enter_child(context, child_id):
-                context.check_cancelled()
-                bindings, aggregated = self._input_rules(child_id, (), {})
-                inputs = collect_inputs(bindings, aggregated, buffer, context)
-                if not getattr(child, "accepts_handles", False):
-                    inputs = {key: load_handles(value) for key, value in inputs.items()}
-                tell(child_id, "before", inputs=inputs)
-                outputs = child.run(inputs, **options, **self._child_options(child, max_workers))
-                if not isinstance(outputs, Mapping):
-                    place = current_run().place
-                    raise BlockFailed(
-                        f"{self.child_word} {place!r} returned {type(outputs).__name__}, not a dict by output name", node=place
-                    )
-                for key, value in outputs.items():
-                    buffer[(child_id, key)] = value
-                tell(child_id, "after", outputs=outputs)
-
-        run_branches(order, sources, call, 1 if self._shares_state() else max_workers)
-        return buffer
-
-    def _child_options(self, child: Any, max_workers: int | None) -> dict[str, Any]:
-        return {"max_workers": max_workers} if isinstance(child, Dag) and max_workers is not None else {}
-
-    def _shares_state(self) -> bool:
-        """Whether children share a block that keeps state between calls: then their order is part of the result."""
-        seen: dict[int, str] = {}
         for child_id, child in self._children.items():
-            if isinstance(child, Container):
-                for block in child.blocks():
-                    if block.stateful and seen.setdefault(id(block), child_id) != child_id:
-                        return True
-        return False
+            if isinstance(child, ConnectedContainer):
+                result.add(child.validate(strict=False, deep=True), child_id)
+
+
+def check_child_options(program: Program, given: Mapping[str, Any], method: Callable[..., Any]) -> None:
+    """Raise `InvalidArgument` for an option that no child can take; children of other kinds have options of their own."""
+    if given and not program.foreign:
+        check_options(given, CHILD_OPTIONS, method)
+
+
+def execute_program(frame: Frame, context: RunContext, max_workers: int | None) -> None:
+    """Run a program of runnables on a buffer with the given inputs.
+
+    Handles are loaded where the inputs come in if every child computes in this process. Otherwise each child that takes no
+    handles has its inputs loaded.
+    """
+    if frame.program.foreign:
+        frame.load = load_handles
+    elif context.handles:
+        values = frame.buffer.values_by_slot
+        for slot, value in enumerate(values):
+            if value is not MISSING:
+                values[slot] = load_handles(value)
+    context.handles = frame.program.foreign
+    execute(frame, context, max_workers)
+
+
+def _known_ports(child: Any) -> Interface | None:
+    """Return the ports of a runnable that is not a container; None until its endpoint has sent them."""
+    if not getattr(child, "knows_ports", True):
+        return None
+    try:
+        return Interface.of_runnable(child)
+    except RemoteError:
+        return None

@@ -1,4 +1,4 @@
-"""The pipeline: graphs linked into a DAG by their external ports. It is a graph to whatever is above it."""
+"""The pipeline: graphs linked into a DAG by their external ports. To the levels above it is used like a graph."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import unknown_name
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.executor.loop import Frame, fill, read_outputs
 from yggdrasill.foundation.config import BuildOptions, build_or_pass
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.dag import Dag
+from yggdrasill.pipeline.dag import Dag, check_child_options, execute_program
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:
@@ -25,20 +25,21 @@ __all__ = ["Pipeline"]
 
 
 class Pipeline(Dag):
-    """A DAG of graphs; a child may be any runnable, a remote one included."""
+    """A DAG of graphs. A child may be any runnable, also a remote one."""
 
     level: ClassVar[str] = "pipeline"
     child_word: ClassVar[str] = "graph"
     child_id_field: ClassVar[str] = "pipeline_node_id"
     schema_version: ClassVar[str] = "1.0"
 
-    #: Inputs may be handles: each child that wants values gets them loaded.
+    #: Inputs may be handles; a child that takes no handles receives the loaded values.
     accepts_handles: ClassVar[bool] = True
 
     def __init__(self, pipeline_id: str = "pipeline", *, metadata: Mapping[str, Any] | None = None) -> None:
         super().__init__()
         self.pipeline_id = check_name("pipeline_id", pipeline_id)
         self.metadata: dict[str, Any] = dict(metadata or {})
+        self.input_hint = f"These are the inputs of pipeline {self.pipeline_id!r}."
 
     def __repr__(self) -> str:
         return f"<Pipeline {self.pipeline_id!r}: {len(self.graphs)} graphs>"
@@ -59,10 +60,10 @@ class Pipeline(Dag):
         return list(self._children)
 
     def get_graph(self, pipeline_node_id: str) -> Any:
-        """The graph of that id.
+        """Return the graph of that id.
 
         Raises:
-            UnknownName: (a KeyError) there is none.
+            UnknownName: (a KeyError) the pipeline does not have it.
         """
         return self._child(pipeline_node_id)
 
@@ -84,18 +85,20 @@ class Pipeline(Dag):
         return self._adopt(build_or_pass(graph, _build_graph, registry, pool), pipeline_node_id, trainable)
 
     def remove_graph(self, pipeline_node_id: str) -> None:
-        """Take a graph out with its edges and exposures."""
+        """Remove a graph with its edges and exposed ports."""
         self._remove_child(pipeline_node_id)
 
-    def validate(self, strict: bool = True, validate_graphs: bool = False) -> ValidationResult:
-        """Check for cycles, unfed inputs and unreachable graphs; with ``validate_graphs`` also each graph, prefixed by its id.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_graphs: bool = False) -> ValidationResult:
+        """Check for cycles, edges to missing ports, unfed inputs and unreachable graphs.
+
+        With ``deep`` (or ``validate_graphs``, its older name) each graph is checked too, its messages prefixed by its id.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
         result = self._structure()
         self._inputs_and_reach(result)
-        if validate_graphs:
+        if deep or validate_graphs:
             self._validate_children(result)
         if strict:
             result.raise_if_invalid(f"pipeline {self.pipeline_id!r}")
@@ -116,31 +119,27 @@ class Pipeline(Dag):
         """Run the graphs in order and return the exposed outputs by external key.
 
         Hooks get phases ``before`` (inputs) and ``after`` (outputs) per graph. ``graph_kwargs`` such as ``num_loop_steps``
-        go to every graph. With ``max_workers`` above 1, graphs that do not depend on each other run at the same time,
-        with the same results.
+        go to every graph. With ``max_workers`` above 1, graphs and nodes that do not depend on each other run at the same
+        time, with the same results; it bounds the computing threads of the whole run, however deep it is nested.
 
         Raises:
-            CycleFound, UnknownName (an input nothing takes), BlockFailed, HookFailed, Cancelled
+            CycleFound, InvalidEdge (an edge to a port that no longer exists), UnknownName (an input that the pipeline does
+            not have), InvalidArgument (an unknown run option), BlockFailed, HookFailed, Cancelled
         """
         emit = as_emit(callbacks)
+        program = self.program()
+        check_child_options(program, graph_kwargs, Pipeline.run)
+        buffer = fill(program, inputs or {})
         options = {"training": training, "device": device, "dry_run": dry_run, **graph_kwargs}
         with enter_run(seed=seed) as context:
-            buffer = self._run_children(self._given(inputs or {}), context, emit, options, max_workers)
-        outputs = {e.key: buffer[e.node_id, e.port_name] for e in self._edge_table.outputs if (e.node_id, e.port_name) in buffer}
-        return {key: load_handles(value) for key, value in outputs.items()} if context.outermost else outputs
-
-    def _given(self, inputs: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
-        keys = self._edge_table.keys(output=False)
-        given = {}
-        for name, value in inputs.items():
-            if name not in keys:
-                raise unknown_name("input", name, keys, f"These are the inputs of pipeline {self.pipeline_id!r}.")
-            for entry in keys[name]:
-                given[self._input_key(entry.node_id, entry.port_name)] = value
-        return given
+            execute_program(Frame(program, buffer, emit, dry_run=dry_run, options=options), context, max_workers)
+        outputs = read_outputs(program, buffer)
+        if context.outermost and program.foreign:
+            return {key: load_handles(value) for key, value in outputs.items()}
+        return outputs
 
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values, `from_config`'s inverse."""
+        """Return the structure as JSON values, `from_config`'s inverse."""
         from yggdrasill.pipeline.pipeline_config import pipeline_to_config
 
         return pipeline_to_config(self)

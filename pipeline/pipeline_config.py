@@ -125,8 +125,8 @@ def pipeline_to_config(pipeline: Pipeline) -> dict[str, Any]:
         "pipeline_id": pipeline.pipeline_id,
         "graphs": graphs,
         "edges": [edge_to_config(edge) for edge in pipeline.get_edges()],
-        "exposed_inputs": [entry.to_config("pipeline_node_id") for entry in pipeline._edge_table.inputs],
-        "exposed_outputs": [entry.to_config("pipeline_node_id") for entry in pipeline._edge_table.outputs],
+        "exposed_inputs": [entry.to_config("pipeline_node_id") for entry in pipeline.exposed_inputs],
+        "exposed_outputs": [entry.to_config("pipeline_node_id") for entry in pipeline.exposed_outputs],
     }
     return {**config, "metadata": copy.deepcopy(pipeline.metadata)} if pipeline.metadata else config
 
@@ -142,10 +142,9 @@ def pipeline_from_config(cls: type[AnyPipeline], config: Mapping[str, Any], opti
         pipeline.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)
     for entries, output in ((model.exposed_inputs, False), (model.exposed_outputs, True)):
         for exposed in entries:
-            pipeline._edge_table.expose(ExposedPort(exposed.pipeline_node_id, exposed.port_name, exposed.name), output=output)
-    pipeline.execution_version += 1
+            pipeline.add_exposed_port(ExposedPort(exposed.pipeline_node_id, exposed.port_name, exposed.name), output=output)
     if validate:
-        pipeline.validate(strict=True, validate_graphs=True)
+        pipeline.validate(strict=True, deep=True)
     return pipeline
 
 

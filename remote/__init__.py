@@ -1,4 +1,4 @@
-"""Parts of a project behind endpoints: the registry that places them, and proxies that run like the parts themselves."""
+"""Remote execution: parts of a project on endpoints, the registry that places them, and their client."""
 
 import importlib
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from yggdrasill.remote.retry import RetryPolicy
     from yggdrasill.remote.transports import HttpTransport, MemoryTransport
 
-_HOME = {
+_MODULES = {
     "CallReport": "observers",
     "ArtifactClient": "artifact_client",
     "Endpoint": "endpoint",
@@ -57,10 +57,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    home = _HOME.get(name)
-    if home is None:
+    module = _MODULES.get(name)
+    if module is None:
         raise AttributeError(f"module 'yggdrasill.remote' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"yggdrasill.remote.{home}"), name)
+    value = getattr(importlib.import_module(f"yggdrasill.remote.{module}"), name)
     globals()[name] = value
     return value
 

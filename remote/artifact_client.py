@@ -14,16 +14,16 @@ from yggdrasill.values.wire import Packed, pack
 
 __all__ = ["KEPT_BYTES", "ArtifactClient", "DownloadCache"]
 KEPT_BYTES = 256 << 20
-"""Bytes that a process keeps unless told otherwise."""
+"""Default capacity of the download cache, in bytes."""
 
 
 class ArtifactClient:
-    """A store for what is on its way, and what came lately.
+    """The store for artifacts of outgoing values, and the cache of recent downloads.
 
-    Every tensor is hashed for every call, at several GiB a second: a remembered hash would be wrong the day somebody changes a
-    tensor behind torch's back, and what is equal is not sent again anyway. In the default store of a process's own memory
-    tensors lie uncopied for as long as a call lasts. With a disk store whose folder an endpoint shares, nothing but references
-    crosses. Up to ``kept_bytes`` of what was fetched is remembered, so that a result of equal bytes is not fetched again.
+    Every tensor is hashed for every call, at several GiB/s: a cached hash would become wrong when a tensor is changed without
+    torch noticing, and equal bytes are not sent twice in any case. In the default in-memory store, tensors are not copied for the
+    duration of a call. With a disk store whose folder the endpoint shares, only references are sent. Up to ``kept_bytes`` of
+    downloads are cached, so that equal bytes are not fetched again.
     """
 
     def __init__(self, store: ArtifactStore | None = None, *, kept_bytes: int = KEPT_BYTES) -> None:
@@ -31,12 +31,12 @@ class ArtifactClient:
         self.downloads = DownloadCache(kept_bytes)
 
     def pack(self, value: Any) -> Packed:
-        """``value`` as JSON and artifacts; raises `CannotTravel` naming type and place."""
+        """Return ``value`` as JSON and artifacts. Raise `CannotTravel`, which names type and location."""
         return pack(value, self.store)
 
     @staticmethod
     def shared() -> ArtifactClient:
-        """The artifact_client of this process, for callers that name no store."""
+        """Return the instance of this process, for callers that name no store."""
         return _shared()
 
 
@@ -46,10 +46,10 @@ def _shared() -> ArtifactClient:
 
 
 class DownloadCache:
-    """The latest artifacts that came, at most ``most_bytes`` together; the longest unused go first. Safe to use from several threads.
+    """LRU cache of downloaded artifacts, at most ``most_bytes`` in total. Thread-safe.
 
-    Nothing is copied to keep it: it is the memory that the tensors made of it live in. Whoever has such a tensor may write to
-    it, so what is given out again is a copy, and only after its hash was compared.
+    An entry is not a copy: it is the memory of the tensors made from it, which their owners may write to. Therefore `copy` returns
+    a copy, and only after verifying its hash.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
@@ -63,11 +63,11 @@ class DownloadCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are kept."""
+        """Return the number of cached bytes."""
         return self._used
 
     def keep(self, digest: str, memory: memoryview) -> None:
-        """Remember the artifact ``digest``, whose bytes ``memory`` holds now; nothing happens if they are more than are kept."""
+        """Cache the artifact ``digest``, whose bytes are in ``memory``. Artifacts larger than the cache are ignored."""
         if memory.nbytes > self.most_bytes:
             return
         with self._lock:
@@ -78,7 +78,7 @@ class DownloadCache:
                 self._drop(next(iter(self._kept)))
 
     def copy(self, digest: str) -> memoryview | None:
-        """The bytes in memory of their own; None if they are not here or were changed since."""
+        """Return the bytes in new memory, or None if they are not cached or were changed."""
         with self._lock:
             memory = self._kept.get(digest)
             if memory is None:
@@ -98,7 +98,7 @@ class DownloadCache:
 
 
 def _copy(memory: memoryview) -> memoryview:
-    """By numpy, which lets other threads run meanwhile."""
+    """Copy with numpy, which releases the GIL."""
     import numpy as np
 
     copied = aligned_memory(memory.nbytes)

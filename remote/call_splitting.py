@@ -1,4 +1,10 @@
-"""Splitting"""
+"""Splitting of one call between several endpoints: the values are divided into pieces and the results joined in order.
+
+List: ComfyUI calls a node once for each value of a list, and repeats the last value of a shorter one, so any slice of the values
+yields that slice of the outputs. Batch: images, masks and latents are split along their first dimension, for parts that the registry
+declares to treat each image independently; a latent carries ``batch_index``, so its noise is that of its position in the whole batch
+(``comfy.sample.prepare_noise``). If pieces might give a different result than the whole, nothing is split.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +22,16 @@ from yggdrasill.values.handles import load_handles
 __all__ = ["BatchSplitter", "ListSplitter", "Piece", "Splitter", "Values", "can_be_split", "output_dependencies"]
 
 Values = Mapping[str, Sequence[Any]]
-"""The values of each port, by its name."""
+"""The values of each port, by port name."""
 
 _BATCHED = frozenset({"IMAGE", "LATENT", "MASK"})
 _NOISE_BLOCK = 16
-"""torch draws normal numbers in blocks of so many; only items of whole blocks get the noise they have in a batch."""
+"""torch draws normal numbers in blocks of this size; only items of whole blocks get the same noise as in a batch."""
 
 
 @dataclass(frozen=True)
 class Piece:
-    """The inputs for the places from ``start`` to ``stop``."""
+    """The inputs for the positions ``start`` (inclusive) to ``stop`` (exclusive)."""
 
     start: int
     stop: int
@@ -33,7 +39,7 @@ class Piece:
 
 
 class Splitter(ABC):
-    """A way to piece out. ``dependencies`` says by output which inputs it depends on, ``inputs`` and ``outputs`` the types by name."""
+    """A way to split. ``dependencies`` maps each output to the inputs it depends on, ``inputs`` and ``outputs`` map names to types."""
 
     def __init__(self, dependencies: Mapping[str, frozenset[str]], inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
         self.dependencies = dependencies
@@ -42,18 +48,18 @@ class Splitter(ABC):
 
     @abstractmethod
     def split(self, values: Values, count: int) -> list[Piece]:
-        """At most ``count`` pieces in order, of nearly equal size; none if these values have to stay together."""
+        """Return at most ``count`` pieces in order, of nearly equal size, or none if these values must stay together."""
 
     @abstractmethod
     def join(self, pieces: Sequence[Piece], results: Sequence[Values]) -> dict[str, list[Any]] | None:
-        """What the whole would have results; None if the pieces gave something from which that cannot be told."""
+        """Return the result of the whole call, or None if it cannot be determined from the results of the pieces."""
 
 
 class ListSplitter(Splitter):
-    """Several values on a port."""
+    """Splits ports with several values."""
 
     def split(self, values: Values, count: int) -> list[Piece]:
-        """As `Splitter.split`."""
+        """See `Splitter.split`."""
         self._lengths = lengths = {name: len(listed) for name, listed in values.items()}
         most = max(lengths.values(), default=0)
         if most < 2 or 0 in lengths.values() or any(type(each) is Blocked for listed in values.values() for each in listed):
@@ -64,7 +70,7 @@ class ListSplitter(Splitter):
         ]
 
     def join(self, pieces: Sequence[Piece], results: Sequence[Values]) -> dict[str, list[Any]] | None:
-        """As `Splitter.join`."""
+        """See `Splitter.join`."""
         joined: dict[str, list[Any]] = {}
         for name in self.outputs:
             length = max((self._lengths[port] for port in self.dependencies[name]), default=1)
@@ -79,9 +85,9 @@ class ListSplitter(Splitter):
 
 
 class BatchSplitter(Splitter):
-    """One value on each port, of which some hold several pictures.
+    """Splits ports with one value each, of which some contain several images.
 
-    ``seeded``: something inside draws random numbers; then only latents are taken apart, for only they say where they stood.
+    ``seeded``: a node inside draws random numbers; then only latents are split, because only they record their position.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class BatchSplitter(Splitter):
         self.seeded = seeded
 
     def split(self, values: Values, count: int) -> list[Piece]:
-        """As `Splitter.split`."""
+        """See `Splitter.split`."""
         single = {name: load_handles(listed[0]) for name, listed in values.items() if len(listed) == 1}
         sizes = {name: _size(value, self.inputs[name]) for name, value in single.items()}
         most = max((size for size in sizes.values() if size is not None), default=0)
@@ -111,7 +117,7 @@ class BatchSplitter(Splitter):
         return pieces
 
     def join(self, pieces: Sequence[Piece], results: Sequence[Values]) -> dict[str, list[Any]] | None:
-        """As `Splitter.join`."""
+        """See `Splitter.join`."""
         joined: dict[str, list[Any]] = {}
         for name, kind in self.outputs.items():
             if self._batched.isdisjoint(self.dependencies[name]):
@@ -134,7 +140,7 @@ def _bounds(length: int, count: int) -> list[tuple[int, int]]:
 
 
 def _size(value: Any, kind: str) -> int | None:
-    """How many pictures a value holds, 1 for one that is the same for all of them; None if it cannot be taken apart."""
+    """Return the number of images in a value, 1 for a value that applies to all of them, or None if it cannot be split."""
     if kind == "LATENT":
         return _latent_size(value)
     if kind in _BATCHED:
@@ -151,10 +157,10 @@ def _latent_size(latent: Any) -> int | None:
     samples = latent["samples"]
     size = len(samples)
     index, mask = latent.get("batch_index"), latent.get("noise_mask")
-    whole = index is not None or size == 1 or samples[0].numel() % _NOISE_BLOCK == 0
+    sliceable = index is not None or size == 1 or samples[0].numel() % _NOISE_BLOCK == 0
     fits = (index is None or len(index) == size) and (mask is None or (_is_tensor(mask) and mask.dim() > 2 and len(mask) == size))
     others = (item for key, item in latent.items() if key not in ("samples", "noise_mask"))
-    return size if whole and fits and not any(_is_tensor(item) for item in others) else None
+    return size if sliceable and fits and not any(_is_tensor(item) for item in others) else None
 
 
 def _slice(value: Any, start: int, stop: int) -> Any:
@@ -169,7 +175,7 @@ def _slice(value: Any, start: int, stop: int) -> Any:
 
 
 def _concatenate(pieces: Sequence[Any], *, keep_index: bool) -> Any:
-    """The whole of pieces; ``index``: the latents that went out had a ``batch_index`` of their own, so it stays."""
+    """Return the joined value. ``keep_index``: the latents that were sent had a ``batch_index``, so the result keeps it."""
     import torch
 
     if not isinstance(pieces[0], dict):
@@ -195,9 +201,9 @@ def _is_tensor(value: Any) -> bool:
 
 
 def can_be_split(call: PartCall, schemas: Mapping[str, NodeSchema]) -> bool:
-    """Whether ComfyUI calls every node inside once for each value, and nothing there may change by itself.
+    """Return whether ComfyUI calls every node inside once per value and no node may change between runs.
 
-    A node that takes a list whole, or gives one, has to see it whole.
+    A node that takes or returns a whole list must receive the whole list.
     """
     if call.asks_again:
         return False
@@ -206,22 +212,22 @@ def can_be_split(call: PartCall, schemas: Mapping[str, NodeSchema]) -> bool:
 
 
 def output_dependencies(prompt: Mapping[str, Any]) -> dict[str, frozenset[str]]:
-    """For each output of a prompt with ports, by name, the inputs that it depends on."""
-    known: dict[str, frozenset[str]] = {}
+    """Map each output of a prompt with ports, by name, to the inputs that it depends on."""
+    inputs_of: dict[str, frozenset[str]] = {}
 
     def inputs_behind(start: str) -> frozenset[str]:
         waiting = [start]
         while waiting:
             node = waiting[-1]
             links = [value[0] for value in prompt[node].get("inputs", {}).values() if is_link(value)]
-            unknown = [link for link in links if link not in known]
-            if unknown:
-                waiting += unknown
+            unresolved = [link for link in links if link not in inputs_of]
+            if unresolved:
+                waiting += unresolved
                 continue
-            own = {str(prompt[node]["inputs"]["name"])} if prompt[node]["class_type"] == INPUT_NODE else set()
-            known[node] = frozenset(own.union(*(known[link] for link in links)))
+            direct = {str(prompt[node]["inputs"]["name"])} if prompt[node]["class_type"] == INPUT_NODE else set()
+            inputs_of[node] = frozenset(direct.union(*(inputs_of[link] for link in links)))
             waiting.pop()
-        return known[start]
+        return inputs_of[start]
 
     sinks = [node for node in prompt if prompt[node]["class_type"] == OUTPUT_NODE]
     return {str(prompt[node]["inputs"]["name"]): inputs_behind(node) for node in sinks}

@@ -29,23 +29,26 @@ from yggdrasill.values.handles import ArtifactRef
 
 __all__ = ["FINAL", "ORPHAN_AFTER", "Call", "StreamEvent", "Watch", "execute_remote_call", "follow", "read_events"]
 
-#: How long the submitting request stays open; short when somebody wants to know what happens meanwhile.
+#: How long the submitting request stays open; short if the caller follows the job's events.
 WAIT_SECONDS = 20.0
 WAIT_SECONDS_WITH_PROGRESS = 0.05
 _CANCEL_SECONDS = 3.0
 ORPHAN_AFTER = 30.0
-"""Seconds without its caller after which an endpoint cancels a job."""
-#: Uploads in one call: artifacts can vanish between the upload and the next try, but not for ever.
+"""Seconds after which an endpoint cancels a job whose caller is lost."""
+#: Uploads of one artifact in one call: an artifact may be deleted between upload and submission, but the number of attempts is bounded.
 MAX_UPLOADS = 5
 
 Progress = Callable[[str, float, float, "str | None"], None]
-#: Told kind and data of an event.
+#: Receives kind and data of an event.
 Watch = Callable[[str, Mapping[str, Any]], None]
+#: Final states of a job.
+FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
+MAX_EVENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Call:
-    """What is asked of an endpoint. ``value`` is what ``wire`` packs; ``run`` is `RunContext.to_dict`; ``key`` is one per call."""
+    """A request to an endpoint. ``wire`` is the packed ``value``; ``run`` is `RunContext.to_dict`; ``key`` identifies the call."""
 
     graph_id: str
     wire: Mapping[str, Any]
@@ -57,19 +60,19 @@ class Call:
     orphan_after: float = ORPHAN_AFTER
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
     progress: Progress | None = None
-    #: A ComfyUI API prompt with ports, to be run without being deployed; else ``graph_id`` is served there.
+    #: A ComfyUI API prompt with ports, to be run without deployment; otherwise ``graph_id`` must be deployed.
     prompt: Mapping[str, Any] | None = None
-    #: Gets kind and data of every other event that is not about the job's status or what blocks it.
+    #: Receives kind and data of every event that concerns neither status, progress nor blocking calls.
     watch: Watch | None = None
-    #: Gets the artifacts of outputs that can be had already, and who has them.
+    #: Receives the artifacts of outputs that are available before the end, and the client of their endpoint.
     arrived: Callable[[EndpointClient, list[ArtifactRef]], None] | None = None
-    #: Told which calls the caller waits for, this one and those that block it; only if it is not answered soon.
+    #: Receives the keys of the calls that the caller waits for: this one and those that block it. Not called for immediate results.
     on_wait: WaitCallback | None = None
     meter: TransferMeter = field(default_factory=TransferMeter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def body(self, wait: float) -> dict[str, Any]:
-        """The JSON body of the submitting request."""
+        """Return the JSON body of the submitting request."""
         return {
             "key": self.key,
             "inputs": self.wire,
@@ -82,18 +85,19 @@ class Call:
         }
 
     async def submit(self, client: EndpointClient, wait: float) -> tuple[int, dict[str, Any]]:
-        """Start the job, or find it: the status (200 finished, 202 not yet) and its row."""
+        """Start the job, or find it. Return the status (200 finished, 202 not yet) and the job's row."""
         if self.prompt is None:
             return await client.submit(self.graph_id, self.body(wait))
         return await client.submit_workflow({**self.body(wait), "graph_id": self.graph_id, "prompt": self.prompt})
 
 
 async def execute_remote_call(client: EndpointClient, call: Call) -> dict[str, Any]:
-    """The finished job's row with its ``output``; a cancelled coroutine cancels the job before it ends.
+    """Return the finished job's row with its ``output``. Cancelling the coroutine cancels the job before the coroutine ends.
 
     Raises:
-        YggdrasillError: what the remote run raised, as it would have been raised here, with ``details["job"]``; EndpointUnreachable with
-            ``details["reached"]`` telling whether the endpoint ever answered this call; TimedOut
+        YggdrasillError: the error of the remote run, of the same class as in a local run, with ``details["job"]``.
+        EndpointUnreachable: ``details["reached"]`` is True if the endpoint ever answered this call.
+        TimedOut
     """
     deadline = None if call.timeout is None else time.monotonic() + call.timeout
     retry = Retry(call.retry_policy, deadline)
@@ -123,7 +127,7 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
         return row
     job.append(str(row["job_id"]))
     _learn(call)
-    # of a job that is over already, what was told meanwhile
+    # For a finished job, deliver the events that occurred before.
     async for event in follow(client, job[0], retry):
         if event.kind == "progress" and call.progress is not None:
             data = event.data
@@ -160,7 +164,7 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
             if not isinstance(missing, list) or not missing or any(sent.get(name, 0) >= MAX_UPLOADS for name in missing):
                 raise
             if any(map(sent.get, missing)):
-                # what was put into its folder did not get there: that is no longer its folder, or not large enough
+                # The artifact written to the folder did not reach the endpoint: the folder is another one by now, or its quota is too small.
                 client.local_peer.disable()
             for name in missing:
                 sent[name] = sent.get(name, 0) + 1
@@ -169,7 +173,7 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
 
 
 async def _cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
-    """Tell the endpoint, as far as it answers; one that does not gives the job up when its caller stays away."""
+    """Send a cancel request. If the endpoint does not answer, it cancels the job itself after ``orphan_after`` seconds."""
     with contextlib.suppress(YggdrasillError, asyncio.TimeoutError):
         await asyncio.wait_for(_find_and_cancel(client, call, job), _CANCEL_SECONDS)
 
@@ -189,14 +193,11 @@ async def _find_and_cancel(client: EndpointClient, call: Call, job: list[str]) -
             return
 
 
-#: States that a job does not leave.
-FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
-MAX_EVENT_BYTES = 1 << 20
-
-
 @dataclass(frozen=True)
 class StreamEvent:
-    """``kind`` is ``status``, ``progress``, ``log``, ``output``, ``blocked`` or ``comfy``; ``seq`` is what a new connection resumes behind."""
+    """A job's event. ``kind``: ``status``, ``progress``, ``log``, ``output``, ``blocked`` or ``comfy``. A new connection resumes after
+    ``seq``.
+    """
 
     kind: str
     data: dict[str, Any]
@@ -204,7 +205,7 @@ class StreamEvent:
 
 
 async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[StreamEvent]:
-    """The events in a stream of bytes (WHATWG HTML, 9.2 Server-sent events); comments and events without JSON are left out."""
+    """Parse a stream of server-sent events (WHATWG HTML, 9.2). Comments and events without JSON are skipped."""
     rest = b""
     fields: dict[str, str] = {}
     async for chunk in chunks:
@@ -233,7 +234,7 @@ def _event(fields: dict[str, str]) -> StreamEvent | None:
 
 
 async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIterator[StreamEvent]:
-    """A job's events in order, each once, up to the one that says how it ended.
+    """Yield a job's events in order, each once, up to its final status.
 
     Raises:
         UnknownJob, EndpointUnreachable, TimedOut

@@ -23,20 +23,21 @@ from yggdrasill.remote.local_peers import LocalPeer
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.transports import Body, Chunk, HttpTransport, Request, Response, Transport
 
-__all__ = ["PROTOCOL", "EndpointClient", "add_endpoint_name", "check_protocol", "error_of_response", "is_below", "json_object"]
+__all__ = ["BASE_PATH", "PROTOCOL", "EndpointClient", "is_below"]
 
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
 _CLASSES_PER_REQUEST = 50
+PROTOCOL = 1
 
 
 class EndpointClient:
-    """Talks to the endpoint at ``url`` (scheme, host, port and perhaps a path prefix).
+    """Client of the endpoint at ``url`` (scheme, host, port and optional path prefix).
 
-    ``name`` is what messages call it. The token is sent to addresses below ``url`` only and is in no repr or error.
+    ``name`` is used in messages. The token is sent only to addresses below ``url`` and appears in no repr or error.
 
     Raises:
-        InvalidArgument: ``url`` is no http or https url, or holds a password.
+        InvalidArgument: ``url`` is not an http or https URL, or contains credentials.
     """
 
     def __init__(
@@ -44,21 +45,21 @@ class EndpointClient:
     ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidArgument(f"an endpoint's url starts with http:// or https:// and names a host, got {url!r}")
+            raise InvalidArgument(f"the URL of an endpoint must start with http:// or https:// and name a host, got {url!r}")
         if "@" in parts.netloc or parts.query or parts.fragment:
-            raise InvalidArgument(f"the url of endpoint {parts.hostname!r} holds credentials or a query; give the token apart from the url")
+            raise InvalidArgument(f"the URL of endpoint {parts.hostname!r} contains credentials or a query; pass the token separately")
         self.url = url.rstrip("/")
         self.name = name or self.url
         self._token = token
         self._ca = ca
         self._transport = transport
-        #: Its artifact folder, if it is on this machine.
+        #: The endpoint's artifact folder, if it is on this machine.
         self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
-        #: What `capabilities` said the first time somebody compared it.
+        #: The endpoint's capabilities, once they were requested.
         self.facts: dict[str, Any] | None = None
-        #: Fingerprints of model files here that the endpoint has too.
+        #: Fingerprints of local model files that the endpoint has too.
         self.compared: dict[str, dict[str, str]] = {}
-        #: Finds the client of another endpoint that is known here by a url below its own.
+        #: Finds the client of another known endpoint by a URL below that endpoint's URL.
         self.peers: Callable[[str], EndpointClient | None] = _no_peer
 
     def __repr__(self) -> str:
@@ -66,25 +67,26 @@ class EndpointClient:
 
     @property
     def transport(self) -> Transport:
-        """The way to the endpoint: the one given, else HTTP connections shared by this process."""
+        """Return the transport passed to the constructor, or the HTTP connections shared by this process."""
         return self._transport if self._transport is not None else _shared_http(self._ca)
 
     def is_own(self, url: str) -> bool:
-        """Whether ``url`` lies at this endpoint."""
+        """Return whether ``url`` lies below this endpoint's URL."""
         return is_below(url, self.url)
 
     def peer(self, url: str) -> EndpointClient | None:
-        """The client of the known endpoint that ``url`` lies at, if there is one."""
+        """Return the client of the known endpoint that ``url`` belongs to, or None."""
         return self.peers(url)
 
     def check_size(self, limit: str, nbytes: int, what: str) -> None:
-        """Raise `PayloadTooLarge` if ``nbytes`` are more than the endpoint said it takes: a refusal in mid-stream looks like a lost
-        connection."""
+        """Raise `PayloadTooLarge` if ``nbytes`` exceed the endpoint's published limit: a refusal in mid-stream looks like a lost
+        connection.
+        """
         limits = (self.facts or {}).get("limits")
         bound = limits.get(limit) if isinstance(limits, Mapping) else None
         if isinstance(bound, int) and nbytes > bound:
             raise PayloadTooLarge(
-                f"{what} of {nbytes} bytes is over the {bound} that endpoint {self.name!r} takes; split the value, or raise {limit} there",
+                f"{what} of {nbytes} bytes is over the {bound} that endpoint {self.name!r} accepts; split the value, or raise {limit} on the endpoint",
                 endpoint=self.name,
                 nbytes=nbytes,
                 bound=bound,
@@ -93,18 +95,18 @@ class EndpointClient:
     # -- about the endpoint -------------------------------------------------------------------------------------
 
     async def health(self) -> dict[str, Any]:
-        """Status, versions and queue depth."""
+        """Return status, versions and queue depth."""
         return await self.get("/health", timeout=5.0)
 
     async def capabilities(self) -> dict[str, Any]:
-        """Versions, torch build, devices, block types, limits, store id."""
+        """Return versions, torch build, devices, block types, limits and store id."""
         return await self.get("/capabilities")
 
     async def nodes(self, classes: Sequence[str]) -> dict[str, Any]:
-        """``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "unknown": [class]}`` of an endpoint's node classes.
+        """Return ``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "unknown": [class]}`` for node classes.
 
         Raises:
-            InvalidConfig: the endpoint is no ComfyUI.
+            InvalidConfig: the endpoint is not a ComfyUI.
         """
         found: dict[str, Any] = {"nodes": {}, "asks_again": [], "unknown": []}
         for start in range(0, len(classes), _CLASSES_PER_REQUEST):
@@ -116,10 +118,10 @@ class EndpointClient:
         return found
 
     async def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
-        """By file and model folder, what tells the content of an endpoint's model files; files it lacks are left out.
+        """Return content fingerprints of model files by file and model folder. Files that the endpoint lacks are omitted.
 
         Raises:
-            InvalidConfig: the endpoint is no ComfyUI.
+            InvalidConfig: the endpoint is not a ComfyUI.
         """
         body = {"files": list(files)}
         found: dict[str, dict[str, str]] = (await self.call("POST", "/checkpoints/fingerprints", body, timeout=120.0))[1]["fingerprints"]
@@ -128,65 +130,66 @@ class EndpointClient:
     # -- graphs -------------------------------------------------------------------------------------------------
 
     async def graphs(self) -> list[dict[str, Any]]:
-        """What is served: ``{"graph_id", "kind", "hash"}`` each."""
+        """Return the deployments as ``{"graph_id", "kind", "hash"}``."""
         found: list[dict[str, Any]] = (await self.get("/graphs"))["graphs"]
         return found
 
     async def graph(self, graph_id: str) -> dict[str, Any]:
-        """A served graph with its ``config``. Raises `UnknownGraph`."""
+        """Return a deployment with its ``config``. Raise `UnknownGraph`."""
         return await self.get(f"/graphs/{quote(graph_id, safe='')}")
 
     async def contract(self, graph_id: str) -> dict[str, Any]:
-        """The contract of a served graph. Raises `UnknownGraph`."""
+        """Return the contract of a deployment. Raise `UnknownGraph`."""
         return await self.get(f"/graphs/{quote(graph_id, safe='')}/contract")
 
     async def deploy(self, graph_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Serve ``{"kind", "config", "state"}`` under an id; the same again changes nothing."""
+        """Deploy ``{"kind", "config", "state"}`` under an id. Repeating an equal request changes nothing."""
         return (await self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body))[1]
 
     async def remove(self, graph_id: str) -> None:
-        """Serve it no longer. Raises `UnknownGraph`."""
+        """Remove a deployment. Raise `UnknownGraph`."""
         await self.call("DELETE", f"/graphs/{quote(graph_id, safe='')}")
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     async def submit(self, graph_id: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Start a job, or find the one of the same key: the status (200 finished, 202 not yet) and its row."""
+        """Start a job, or find the one with the same key. Return the status (200 finished, 202 not yet) and the job's row."""
         return await self.call("POST", f"/graphs/{quote(graph_id, safe='')}/jobs", body, timeout=float(body.get("wait") or 0) + 15.0)
 
     async def submit_workflow(self, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-        """Start a job of the ComfyUI API prompt in ``body``, with ports and without deploying it; answers as `submit`."""
+        """Start a job of the ComfyUI API prompt in ``body``, with ports and without deployment. Return as `submit`."""
         return await self.call("POST", "/workflows", body, timeout=float(body.get("wait") or 0) + 15.0)
 
     async def jobs(self, **filters: Any) -> list[dict[str, Any]]:
-        """Rows of jobs, newest first, limited by ``graph_id``, ``status`` and ``limit``."""
+        """Return rows of jobs, newest first, filtered by ``graph_id``, ``status`` and ``limit``."""
         query = "&".join(f"{name}={quote(str(value), safe='')}" for name, value in filters.items() if value is not None)
         rows: list[dict[str, Any]] = (await self.get(f"/jobs?{query}" if query else "/jobs"))["jobs"]
         return rows
 
     async def fetch_model(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Start a job that brings a model file there: ``{"key", "url", "folder", "name", "sha256"?}``; gives its row.
+        """Start a job that downloads a model file to the endpoint: ``{"key", "url", "folder", "name", "sha256"?}``. Return the job's row.
 
         Raises:
-            AccessDenied: the endpoint's owner does not allow the source. DuplicateName: the file is there.
+            AccessDenied: the endpoint's owner does not allow the source.
+            DuplicateName: the file exists.
         """
         return (await self.call("POST", "/models", body))[1]
 
     async def job(self, job_id: str) -> dict[str, Any]:
-        """A job's row. Raises `UnknownJob`."""
+        """Return a job's row. Raise `UnknownJob`."""
         return await self.get(f"/jobs/{quote(job_id, safe='')}")
 
     async def output(self, job_id: str, wait: float = 20.0) -> tuple[int, dict[str, Any]]:
-        """A job's result, waiting up to ``wait`` seconds for it: the status (200 finished, 202 not yet) and its row."""
+        """Return a job's result after waiting up to ``wait`` seconds: the status (200 finished, 202 not yet) and the row."""
         return await self.call("GET", f"/jobs/{quote(job_id, safe='')}/output?wait={wait:g}", timeout=wait + 15.0)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
-        """Ask a job to stop at its next node."""
+        """Request that a job stops at its next node."""
         return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/cancel", {}, timeout=5.0))[1]
 
     @asynccontextmanager
     async def events(self, job_id: str | None, after: str | None = None) -> AsyncIterator[Response]:
-        """The open event stream of a job, or of all jobs, behind the event ``after``."""
+        """Open the event stream of a job, or of all jobs, after the event ``after``."""
         path = "/events" if job_id is None else f"/jobs/{quote(job_id, safe='')}/events"
         headers = {"Accept": "text/event-stream", **({"Last-Event-ID": after} if after is not None else {})}
         async with self.open("GET", path, headers=headers, timeout=20.0) as response:
@@ -195,19 +198,20 @@ class EndpointClient:
     # -- artifacts ----------------------------------------------------------------------------------------------
 
     async def artifact_folder(self) -> dict[str, Any]:
-        """``{"folder", "store_id", "quota_bytes"}`` of the endpoint's artifacts, for callers on the same machine; others are told no folder."""
+        """Return ``{"folder", "store_id", "quota_bytes"}`` of the artifact folder. Callers on other machines receive no folder."""
         return await self.get("/artifacts/folder", timeout=5.0)
 
     async def missing(self, hashes: list[str]) -> list[str]:
-        """Those of ``hashes`` that the endpoint does not hold."""
+        """Return those of ``hashes`` that the endpoint lacks."""
         found: list[str] = (await self.call("POST", "/artifacts/missing", {"hashes": hashes}))[1]["missing"]
         return found
 
     async def put_artifact(self, name: str, start: Callable[[], AsyncIterator[Chunk]], length: int) -> None:
-        """Store bytes under their hash; ``start`` gives the stream from its beginning.
+        """Store bytes under their hash. ``start`` opens the stream from its beginning.
 
         Raises:
-            CorruptData: the bytes are not those of the hash. PayloadTooLarge, StorageFailed
+            CorruptData: the bytes do not match the hash.
+            PayloadTooLarge, StorageFailed
         """
         async with self.open(
             "PUT", f"/artifacts/{name}", body=start, length=length, headers={"Content-Type": "application/octet-stream"}
@@ -218,37 +222,38 @@ class EndpointClient:
         """Store several small artifacts: for each its hash (32 bytes), its length (8, little-endian) and its bytes.
 
         Raises:
-            CorruptData: bytes that are not those of their hash. LimitExceeded, StorageFailed
+            CorruptData: bytes that do not match their hash.
+            LimitExceeded, StorageFailed
         """
         headers = {"Content-Type": "application/octet-stream"}
         async with self.open("POST", "/artifacts/batch", body=start, length=length, headers=headers) as response:
             await _drain(response)
 
     def get_artifact(self, name: str, offset: int = 0) -> AbstractAsyncContextManager[Response]:
-        """The open stream of an artifact's bytes from ``offset`` on (status 206 where that is not 0). Raises `UnknownArtifact`."""
+        """Open the stream of an artifact's bytes from ``offset`` (status 206 if not 0). Raise `UnknownArtifact`."""
         headers = {"Range": f"bytes={offset}-"} if offset else {}
         return self.open("GET", f"/artifacts/{name}", headers=headers)
 
     # -- requests -----------------------------------------------------------------------------------------------
 
     async def get(self, path: str, *, timeout: float = 30.0) -> dict[str, Any]:
-        """The JSON answer to a GET."""
+        """Return the JSON response of a GET request."""
         return (await self.call("GET", path, timeout=timeout))[1]
 
     async def call(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float = 30.0
     ) -> tuple[int, dict[str, Any]]:
-        """Send JSON, and give the status and the JSON answer.
+        """Send JSON. Return the status and the JSON response.
 
         Raises:
-            YggdrasillError: what the endpoint said went wrong, or why it could not be asked.
+            YggdrasillError: the error that the endpoint reported, or why it could not be reached.
         """
         data = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
         headers = {} if data is None else {"Content-Type": "application/json"}
         self.check_size("max_body_bytes", len(data or b""), "a request")
         async with self.open(method, path, body=data, headers=headers, timeout=timeout) as response:
             text = await _read_all(response)
-            return response.status, json_object(text, response.status, self.name, self.url) if text else {}
+            return response.status, _json_object(text, response.status, self.name, self.url) if text else {}
 
     @asynccontextmanager
     async def open(
@@ -261,31 +266,32 @@ class EndpointClient:
         headers: Mapping[str, str] | None = None,
         timeout: float = 30.0,
     ) -> AsyncIterator[Response]:
-        """An open answer with a good status; any other is raised as the error it carries."""
-        own = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
-        request = Request(method, f"{self.url}{BASE_PATH}{path}", {**own, **(headers or {})}, body, length, timeout)
-        with add_endpoint_name(self.name):
+        """Open a response with a good status. Any other response is raised as the error that it carries."""
+        protocol_headers = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
+        request = Request(method, f"{self.url}{BASE_PATH}{path}", {**protocol_headers, **(headers or {})}, body, length, timeout)
+        with _add_endpoint_name(self.name):
             async with self.transport.request(request) as response:
                 if response.status >= 300:
-                    raise error_of_response(response, await _read_all(response), self.name, self.url)
-                check_protocol(response, self.name, self.url)
+                    raise _error_of_response(response, await _read_all(response), self.name, self.url)
+                _check_protocol(response, self.name, self.url)
                 yield response
 
 
 async def _read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:
-    """The whole body, unless it is larger than an answer may be."""
+    """Return the whole body. Raise `LimitExceeded` if it is too large."""
     data = bytearray()
     async for chunk in response.chunks():
         data += chunk
         if len(data) > limit:
             raise LimitExceeded(
-                f"an endpoint's answer is larger than {limit} bytes; tensors travel as artifacts, not in answers", bound=limit
+                f"the response of an endpoint is larger than {limit} bytes; tensors must be sent as artifacts, not in responses",
+                bound=limit,
             )
     return bytes(data)
 
 
 def _no_peer(url: str) -> EndpointClient | None:
-    """A client that was made alone knows no other endpoint."""
+    """Return None: a client created without a registry knows no other endpoint."""
     return None
 
 
@@ -295,16 +301,13 @@ async def _drain(response: Response) -> None:
 
 
 def _shared_http(ca: str | None) -> HttpTransport:
-    """The connections of this process, which its loop_thread closes."""
+    """Return the HTTP connections of this process, which its loop thread closes."""
     return loop_thread().shared(f"http:{ca}", lambda: HttpTransport(ca=ca))
 
 
-PROTOCOL = 1
-
-
 @contextmanager
-def add_endpoint_name(name: str) -> Iterator[None]:
-    """Let the errors of a connection say which endpoint it was to: below that, only its url is known."""
+def _add_endpoint_name(name: str) -> Iterator[None]:
+    """Add the endpoint's name to connection errors; the transport knows only its URL."""
     try:
         yield
     except (EndpointUnreachable, AccessDenied, ProtocolMismatch) as error:
@@ -316,20 +319,20 @@ def add_endpoint_name(name: str) -> Iterator[None]:
         raise
 
 
-def check_protocol(response: Response, name: str, url: str) -> None:
-    """Raise `ProtocolMismatch` if the answer is of another protocol, or of none."""
+def _check_protocol(response: Response, name: str, url: str) -> None:
+    """Raise `ProtocolMismatch` if the response has another protocol version, or none."""
     spoken = response.headers.get("X-Yggdrasill-Protocol")
     if spoken != str(PROTOCOL):
-        said = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
+        version = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
         raise ProtocolMismatch(
-            f"endpoint {name!r} at {url} speaks {said}, this client version {PROTOCOL}; "
+            f"endpoint {name!r} at {url} speaks {version}, this client version {PROTOCOL}; "
             + ("check the url and the port" if spoken is None else "install the same version of yggdrasill on both sides"),
             endpoint=name,
         )
 
 
-def error_of_response(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
-    """The error that an answer with a bad status stands for."""
+def _error_of_response(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
+    """Return the error that a response with an error status carries."""
     try:
         document = json.loads(text)
     except ValueError:
@@ -337,8 +340,8 @@ def error_of_response(response: Response, text: bytes, name: str, url: str) -> Y
     if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
         if response.status in (502, 503, 504):
             return EndpointUnreachable(f"endpoint {name!r} at {url} is not up (HTTP {response.status})", endpoint=name)
-        check_protocol(response, name, url)
-        return EndpointFailed(f"endpoint {name!r} at {url} answered HTTP {response.status} without saying why", endpoint=name)
+        _check_protocol(response, name, url)
+        return EndpointFailed(f"endpoint {name!r} at {url} answered HTTP {response.status} without an error description", endpoint=name)
     error = error_from_dict(document["error"])
     if isinstance(error, AccessDenied) and "endpoint" not in error.details:
         return AccessDenied(f"endpoint {name!r} at {url}: {error.message}", **error.details, endpoint=name)
@@ -346,11 +349,11 @@ def error_of_response(response: Response, text: bytes, name: str, url: str) -> Y
     return error
 
 
-def json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
-    """The JSON object that an answer holds.
+def _json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
+    """Return the JSON object in a response.
 
     Raises:
-        ProtocolMismatch: it holds none.
+        ProtocolMismatch: the body is not a JSON object.
     """
     try:
         document = json.loads(text)
@@ -358,23 +361,26 @@ def json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]
         document = None
     if not isinstance(document, dict):
         raise ProtocolMismatch(
-            f"endpoint {name!r} at {url} answered HTTP {status} with something that is no JSON object; check the url and the port",
+            f"the response of endpoint {name!r} at {url} (HTTP {status}) is not a JSON object; check the url and the port",
             endpoint=name,
         )
     return document
 
 
 def is_below(url: str, prefix: str) -> bool:
-    """Whether ``url`` lies at or below ``prefix``: same scheme, host and port, and a path that continues it at a slash."""
+    """Return whether ``url`` lies at or below ``prefix``: same scheme, host and port, and a path that continues it at a slash.
+
+    A credential is sent only to URLs below the prefix that it is bound to.
+    """
     try:
-        given, bound = urlsplit(url), urlsplit(prefix)
-        origins = [(part.scheme, part.hostname, part.port or {"http": 80, "https": 443}.get(part.scheme)) for part in (given, bound)]
+        candidate, bound = urlsplit(url), urlsplit(prefix)
+        origins = [(part.scheme, part.hostname, part.port or {"http": 80, "https": 443}.get(part.scheme)) for part in (candidate, bound)]
     except ValueError:
         return False
-    base, path = bound.path.rstrip("/"), given.path
+    base, path = bound.path.rstrip("/"), candidate.path
     return (
         origins[0] == origins[1]
-        and "@" not in given.netloc
+        and "@" not in candidate.netloc
         and (path == base or path.startswith(base + "/"))
         and ".." not in unquote(path).split("/")
     )

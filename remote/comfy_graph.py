@@ -21,38 +21,38 @@ __all__ = ["ComfyGraph", "PromptRunner", "can_run_prompts", "run_prompts_with"]
 
 
 class PromptRunner(Protocol):
-    """Runs the prompts of this process: ComfyUI's own queue."""
+    """Runs the prompts of this process through ComfyUI's queue."""
 
     def run_prompt(
         self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
     ) -> dict[str, Any]:
-        """The outputs by port name; values may be handles. Blocks, in a thread that is not ComfyUI's."""
+        """Return the outputs by port name; values may be handles. Blocks; must not be called on ComfyUI's thread."""
         ...
 
     def changing(self, node_types: Sequence[str]) -> list[str]:
-        """The classes whose nodes may have to run again though their inputs are the same, unknown ones among them."""
+        """Return the classes whose nodes may have to run again although their inputs are equal; unknown classes are included."""
         ...
 
 
 class ComfyGraph:
     """The workflow ``prompt`` (ComfyUI's API format) under the name ``graph_id``.
 
-    Its inputs are the names of its Graph Input nodes, optional where one has a default; its outputs those of its Graph Output
-    nodes. It runs in a ComfyUI that has this extension; elsewhere it describes itself, and is placed on such an endpoint.
+    Its inputs are its Graph Input nodes by name, optional if one has a default; its outputs are its Graph Output nodes. It runs only in
+    a ComfyUI with this extension; in other processes it describes itself and can be placed on such an endpoint.
 
     Raises:
-        InvalidConfig: no API prompt, or ports without names, or two outputs of one name.
+        InvalidConfig: not an API prompt, ports without names, or two outputs with one name.
     """
 
-    #: Inputs may be handles; they are loaded only if ComfyUI has not computed with them before.
+    #: Inputs may be handles; they are loaded only if ComfyUI has no cached result for them.
     accepts_handles = True
-    #: What custom nodes do is not known here.
+    #: The behaviour of custom nodes is unknown.
     deterministic = False
     stateful = False
 
     def __init__(self, prompt: Mapping[str, Any], graph_id: str = "graph") -> None:
         if not isinstance(graph_id, str) or not graph_id.strip():
-            raise InvalidConfig(f"a graph_id is a non-empty text, got {graph_id!r}")
+            raise InvalidConfig(f"graph_id must be a non-empty text, got {graph_id!r}")
         self.graph_id = graph_id
         self.prompt = check_prompt(prompt, graph_id)
         self.inputs = ports_of(self.prompt, INPUT_NODE, graph_id)
@@ -63,31 +63,31 @@ class ComfyGraph:
 
     @property
     def id(self) -> str:
-        """The graph id."""
+        """Return the graph id."""
         return self.graph_id
 
     @property
     def node_types(self) -> list[str]:
-        """The classes of its nodes, each once, sorted."""
+        """Return the classes of its nodes, each once, sorted."""
         return sorted({node["class_type"] for node in self.prompt.values()})
 
     @property
     def changing_types(self) -> list[str]:
-        """The classes whose nodes may give something else for the same inputs, by their own word; all of them where there is no ComfyUI to ask."""
+        """Return the classes whose nodes declare that equal inputs may give other outputs; all classes if this process has no ComfyUI."""
         return self.node_types if _runner is None else _runner.changing(self.node_types)
 
     # -- contract -----------------------------------------------------------------------------------------------
 
     def get_input_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The inputs by name; with ``include_dtype`` also dtype, ComfyUI's own type and optional."""
+        """Return the inputs by name; with ``include_dtype`` also dtype, ComfyUI's type and optional."""
         return [port.spec(include_dtype) for port in self.inputs.values()]
 
     def get_output_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The outputs, as `get_input_spec`."""
+        """Return the outputs, as `get_input_spec`."""
         return [port.spec(include_dtype) for port in self.outputs.values()]
 
     def to_config(self) -> dict[str, Any]:
-        """``{"kind": "comfy", "graph_id", "prompt"}``, `from_config`'s inverse."""
+        """Return ``{"kind": "comfy", "graph_id", "prompt"}``, the inverse of `from_config`."""
         return {"kind": "comfy", "graph_id": self.graph_id, "prompt": copy.deepcopy(self.prompt)}
 
     @classmethod
@@ -102,35 +102,35 @@ class ComfyGraph:
         endpoints: Resolver | None = None,
         allow_ref: bool = True,
     ) -> Self:
-        """Build it; the other arguments are those of every level and mean nothing here.
+        """Build the graph. The other arguments are common to all levels and have no effect.
 
         Raises:
             InvalidConfig
         """
-        stray = sorted(set(map(str, config)) - {"kind", "schema_version", "graph_id", "prompt", "metadata"})
-        if config.get("kind") != "comfy" or "prompt" not in config or stray:
+        unknown = sorted(set(map(str, config)) - {"kind", "schema_version", "graph_id", "prompt", "metadata"})
+        if config.get("kind") != "comfy" or "prompt" not in config or unknown:
             raise InvalidConfig(
-                f"the config of a ComfyUI workflow is {{kind: comfy, graph_id, prompt}}; this one has {sorted(map(str, config))}"
+                f"the config of a ComfyUI workflow must be {{kind: comfy, graph_id, prompt}}, got the keys {sorted(map(str, config))}"
             )
         return cls(config["prompt"], config.get("graph_id", "graph"))
 
     # -- as every graph -----------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: its weights are files of the ComfyUI host."""
+        """Return an empty dict: the weights are files of the ComfyUI host."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Take the empty state.
+        """Accept an empty state.
 
         Raises:
-            InvalidArgument: ``strict`` and there is more.
+            InvalidArgument: ``strict`` and the state is not empty.
         """
         if strict and state:
-            raise InvalidArgument(f"{self!r} has no state of its own and takes none of {sorted(state)}")
+            raise InvalidArgument(f"{self!r} has no state, got {sorted(state)}")
 
     def to(self, device: Any) -> Self:
-        """Nothing: devices are ComfyUI's."""
+        """Do nothing: ComfyUI chooses the devices."""
         return self
 
     # -- running ------------------------------------------------------------------------------------------------
@@ -147,39 +147,39 @@ class ComfyGraph:
         preview_method: str | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Run the workflow through ComfyUI's queue and return the outputs by name; a port that was blocked is left out.
-        ``preview_method`` is ComfyUI's: ``auto``, ``latent2rgb``, ``taesd``, ``none``, or ``default``, as it was started.
+        """Run the workflow through ComfyUI's queue and return the outputs by name; blocked ports are omitted.
 
-        A port's value is what its link carries; several values, as ComfyUI's lists give them, are a `PortList`.
+        A port's value is the value of its link; several values, as in ComfyUI's lists, are a `PortList`. ``preview_method`` is ComfyUI's:
+        ``auto``, ``latent2rgb``, ``taesd``, ``none``, or ``default`` (as ComfyUI was started).
 
         Raises:
-            UnknownName (an input nothing takes), MissingInput, InvalidStructure (ComfyUI refuses the prompt; ``details["node_errors"]``),
-            BlockFailed (``details["node_id"]``), Cancelled; InvalidArgument: this process is no ComfyUI.
+            UnknownName (an undeclared input), MissingInput, InvalidStructure (ComfyUI refuses the prompt; ``details["node_errors"]``),
+            BlockFailed (``details["node_id"]``), Cancelled; InvalidArgument: this process is not a ComfyUI.
         """
         refuse_training(training, self)
-        given = dict(inputs or {})
-        self._check(given)
+        values = dict(inputs or {})
+        self._check(values)
         if dry_run:
             return dict.fromkeys(self.outputs)
         emit = as_emit(callbacks)
         runner = self._runner()
         with enter_run(seed=seed) as context:
             if emit:
-                emit(self.graph_id, "before", inputs=given)
+                emit(self.graph_id, "before", inputs=values)
             context.check_cancelled()
-            with context.release_slot():
-                outputs = runner.run_prompt(self, given, context, preview_method)
+            with context.host.release_slot():
+                outputs = runner.run_prompt(self, values, context, preview_method)
             if context.outermost:
                 outputs = {name: load_handles(value) for name, value in outputs.items()}
             if emit:
                 emit(self.graph_id, "after", outputs=outputs)
         return outputs
 
-    def _check(self, given: Mapping[str, Any]) -> None:
-        for name in given:
+    def _check(self, values: Mapping[str, Any]) -> None:
+        for name in values:
             if name not in self.inputs:
                 raise unknown_name("input", name, self.inputs, f"These are the inputs of workflow {self.graph_id!r}.")
-        missing = [name for name, port in self.inputs.items() if not port.optional and name not in given]
+        missing = [name for name, port in self.inputs.items() if not port.optional and name not in values]
         if missing:
             raise MissingInput(
                 f"workflow {self.graph_id!r} got no value for {', '.join(map(repr, missing))}; pass one, or give the Graph Input a default",
@@ -191,7 +191,7 @@ class ComfyGraph:
         if _runner is None:
             raise InvalidArgument(
                 f"{self.graph_id!r} is a ComfyUI workflow, which runs only inside a ComfyUI with this extension; place it on such an endpoint: "
-                f"put 'graphs: {{{self.graph_id}: ENDPOINT}}' into endpoints.yaml, or use RemoteGraph(url, {self.graph_id!r}) where it is served"
+                f"put 'graphs: {{{self.graph_id}: ENDPOINT}}' into endpoints.yaml, or use RemoteGraph(url, {self.graph_id!r}) if it is deployed"
             )
         return _runner
 
@@ -200,11 +200,11 @@ _runner: PromptRunner | None = None
 
 
 def can_run_prompts() -> bool:
-    """Whether this process is a ComfyUI whose queue runs every `ComfyGraph`."""
+    """Return whether this process is a ComfyUI whose queue can run every `ComfyGraph`."""
     return _runner is not None
 
 
 def run_prompts_with(runner: PromptRunner | None) -> None:
-    """Let ``runner`` run every `ComfyGraph` of this process; None takes it away."""
+    """Set the runner of every `ComfyGraph` of this process; None removes it."""
     global _runner  # noqa: PLW0603 - a process has one ComfyUI or none
     _runner = runner

@@ -1,4 +1,4 @@
-"""A ComfyUI server by its own routes, as an editor uses them: queue a prompt, follow it, fetch what it saved. No extension is needed there."""
+"""Client of a plain ComfyUI server, by the routes that an editor uses: queue a prompt, follow it, fetch saved files. Needs no extension."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PATIENCE = 30.0
 _PAUSE = 0.5
 _MOST_BYTES = 1 << 30
 
-Told = Callable[[str, Mapping[str, Any]], None]
-"""Gets kind and data of a message about the prompt."""
+MessageCallback = Callable[[str, Mapping[str, Any]], None]
+"""Receives kind and data of a message about the prompt."""
 
 
 @dataclass(frozen=True)
 class SavedFile:
-    """A file that an output node wrote on the server."""
+    """A file that an output node saved on the server."""
 
     node_id: str
     filename: str
@@ -35,7 +35,7 @@ class SavedFile:
 
 
 def saved_files(outputs: Mapping[str, Any]) -> list[SavedFile]:
-    """The files in the outputs of a prompt, in their order."""
+    """Return the files in the outputs of a prompt, in order."""
     return [
         SavedFile(node_id, str(item["filename"]), str(item.get("subfolder") or ""), str(item.get("type") or "output"))
         for node_id, output in outputs.items()
@@ -46,30 +46,32 @@ def saved_files(outputs: Mapping[str, Any]) -> list[SavedFile]:
 
 
 class ComfyServer:
-    """The ComfyUI at ``url``; ``name`` is what messages call it. `InvalidArgument` for no url."""
+    """The ComfyUI at ``url``; ``name`` is used in messages. Raises `InvalidArgument` for an invalid URL."""
 
     def __init__(self, url: str, name: str | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidArgument(f"the url of a ComfyUI starts with http:// or https:// and names a host, got {url!r}")
+            raise InvalidArgument(f"the URL of a ComfyUI must start with http:// or https:// and name a host, got {url!r}")
         self.url = url.rstrip("/")
         self.name = name or self.url
 
     async def load(self) -> int:
-        """How many prompts run and wait. Raises `EndpointUnreachable`."""
+        """Return the number of running and queued prompts. Raise `EndpointUnreachable`."""
         found = await self._get("/queue")
         return len(found["queue_running"]) + len(found["queue_pending"])
 
     async def node_classes(self, classes: list[str]) -> dict[str, Any]:
-        """The entries of /object_info for those of ``classes`` that the server has. Raises `EndpointUnreachable`."""
+        """Return the entries of /object_info for those of ``classes`` that the server has. Raise `EndpointUnreachable`."""
         answers = [await self._get(f"/object_info/{quote(name, safe='')}") for name in classes]
         return {name: entry for answer in answers for name, entry in answer.items()}
 
-    async def run(self, prompt: Mapping[str, Any], extra_data: Mapping[str, Any], told: Told) -> dict[str, Any]:
-        """The outputs by node of a prompt that is queued like an editor's; a cancelled coroutine takes it out of the queue.
+    async def run(self, prompt: Mapping[str, Any], extra_data: Mapping[str, Any], on_message: MessageCallback) -> dict[str, Any]:
+        """Queue a prompt as an editor does and return its outputs by node. Cancelling the coroutine removes it from the queue.
 
         Raises:
-            InvalidStructure: the server refuses the prompt. BlockFailed: a node failed. Cancelled: somebody interrupted it there.
+            InvalidStructure: the server refuses the prompt.
+            BlockFailed: a node failed.
+            Cancelled: the prompt was interrupted on the server.
             EndpointUnreachable
         """
         page = uuid.uuid4().hex
@@ -81,7 +83,7 @@ class ComfyServer:
                 raise _refused(self.name, facts)
             prompt_id = str(facts["prompt_id"])
             try:
-                await self._follow(socket, prompt_id, told)
+                await self._follow(socket, prompt_id, on_message)
                 entry = await self._entry(prompt_id)
             except asyncio.CancelledError:
                 await self._withdraw(prompt_id)
@@ -89,15 +91,16 @@ class ComfyServer:
         return _outputs(self.name, entry)
 
     async def fetch(self, file: SavedFile) -> bytes:
-        """The bytes of a file that a prompt saved.
+        """Return the bytes of a saved file.
 
         Raises:
-            EndpointUnreachable. EndpointFailed: the server does not have it, or it is larger than 1 GiB.
+            EndpointUnreachable
+            EndpointFailed: the server does not have it, or it is larger than 1 GiB.
         """
         query = f"filename={quote(file.filename)}&subfolder={quote(file.subfolder)}&type={quote(file.folder)}"
         async with self._session() as session, session.get(f"{self.url}/view?{query}") as answer:
             if answer.status != 200:
-                raise EndpointFailed(f"{self.name} has no file {file.filename!r} any more; run the workflow again", endpoint=self.name)
+                raise EndpointFailed(f"{self.name} no longer has file {file.filename!r}; run the workflow again", endpoint=self.name)
             data: bytes = await answer.content.read(_MOST_BYTES + 1)
             while len(data) <= _MOST_BYTES and (more := await answer.content.read(_MOST_BYTES + 1 - len(data))):
                 data += more
@@ -107,8 +110,8 @@ class ComfyServer:
 
     # -- following ----------------------------------------------------------------------------------------------
 
-    async def _follow(self, socket: Any, prompt_id: str, told: Told) -> None:
-        """Tell of what happens until the prompt is over, or nothing is heard any more."""
+    async def _follow(self, socket: Any, prompt_id: str, on_message: MessageCallback) -> None:
+        """Forward messages until the prompt ends or the connection closes."""
         import aiohttp
 
         async for message in socket:
@@ -117,7 +120,7 @@ class ComfyServer:
             found = json.loads(message.data)
             data = found.get("data")
             if isinstance(data, Mapping) and data.get("prompt_id") == prompt_id:
-                told(str(found.get("type")), data)
+                on_message(str(found.get("type")), data)
                 if found.get("type") == "executing" and data.get("node") is None:
                     return
 
@@ -130,7 +133,7 @@ class ComfyServer:
             if not any(prompt_id in item for kind in ("queue_running", "queue_pending") for item in queue[kind]):
                 entry = (await self._get(f"/history/{prompt_id}")).get(prompt_id)
                 if not isinstance(entry, dict):
-                    raise Cancelled(f"prompt {prompt_id} was taken out of the queue of {self.name}", endpoint=self.name)
+                    raise Cancelled(f"prompt {prompt_id} was removed from the queue of {self.name}", endpoint=self.name)
                 return entry
             await asyncio.sleep(_PAUSE)
 
@@ -151,7 +154,7 @@ class ComfyServer:
                 yield session
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise EndpointUnreachable(
-                f"nothing that is a ComfyUI answers at {self.name} ({type(error).__name__}: {error}); is it running?", endpoint=self.name
+                f"no ComfyUI answers at {self.name} ({type(error).__name__}: {error}); check that it is running", endpoint=self.name
             ) from error
 
     async def _get(self, path: str) -> dict[str, Any]:
@@ -164,21 +167,23 @@ class ComfyServer:
         except ValueError:
             found = None
         if not isinstance(found, dict):
-            raise EndpointFailed(f"{self.name} answered status {answer.status} and no JSON; is it a ComfyUI?", endpoint=self.name)
+            raise EndpointFailed(
+                f"the response of {self.name} (HTTP {answer.status}) is not JSON; check that it is a ComfyUI", endpoint=self.name
+            )
         return found
 
 
 def _refused(name: str, facts: Mapping[str, Any]) -> InvalidStructure:
     error = facts.get("error")
-    whole = error if isinstance(error, Mapping) else {"message": str(error)}
+    overall = error if isinstance(error, Mapping) else {"message": str(error)}
     by_node = facts.get("node_errors") or {}
     lines = [
-        f"node {node} ({told.get('class_type')}): {each.get('message')}: {each.get('details')}"
-        for node, told in by_node.items()
-        for each in told.get("errors", ())
+        f"node {node} ({entry.get('class_type')}): {each.get('message')}: {each.get('details')}"
+        for node, entry in by_node.items()
+        for each in entry.get("errors", ())
     ]
-    said = "\n  ".join(lines) or f"{whole.get('message')}: {whole.get('details')}"
-    return InvalidStructure(f"{name} refuses the prompt:\n  {said}", errors=lines, node_errors=dict(by_node), endpoint=name)
+    listing = "\n  ".join(lines) or f"{overall.get('message')}: {overall.get('details')}"
+    return InvalidStructure(f"{name} refuses the prompt:\n  {listing}", errors=lines, node_errors=dict(by_node), endpoint=name)
 
 
 def _outputs(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:

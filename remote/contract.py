@@ -1,4 +1,4 @@
-"""What a served graph takes and gives, fetched once, and whether its endpoint computes like this process."""
+"""Contract of a deployment, and the comparison of its endpoint's torch build with this process's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["RemoteContract", "check_build", "fetch_contract", "other_build"]
 
 @dataclass(frozen=True)
 class RemoteContract:
-    """A served graph's side of the one contract. ``inputs`` and ``outputs`` are spec entries with dtype and optional."""
+    """The inputs and outputs of a deployment as spec entries with dtype and optional."""
 
     graph_id: str
     kind: str
@@ -29,21 +29,21 @@ class RemoteContract:
     stateful: bool = False
     stage: Mapping[str, Any] | None = None
     world: Mapping[str, Any] | None = None
-    #: Whether a caller that knows the result for the same inputs need not call again.
+    #: Whether a caller may reuse a known result for equal inputs.
     reusable: bool = False
 
     @classmethod
     def of(cls, document: Mapping[str, Any], endpoint: str) -> RemoteContract:
-        """From an endpoint's JSON.
+        """Parse an endpoint's JSON.
 
         Raises:
-            ProtocolMismatch: it is no contract.
+            ProtocolMismatch: it is not a contract.
         """
         texts = [document.get(key) for key in ("graph_id", "kind", "hash")]
         sides = [document.get("inputs"), document.get("outputs")]
         if not all(isinstance(text, str) for text in texts) or not all(map(_is_spec, sides)):
             raise ProtocolMismatch(
-                f"endpoint {endpoint!r} gave a contract without id, kind, hash, inputs or outputs; install the same version on both sides",
+                f"endpoint {endpoint!r} returned a contract without id, kind, hash, inputs or outputs; install the same version on both sides",
                 endpoint=endpoint,
             )
         graph_id, kind, graph_hash = map(str, texts)
@@ -61,7 +61,7 @@ class RemoteContract:
         )
 
     def spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:
-        """Copies of the entries of ``inputs`` or ``outputs``, as a graph's spec gives them."""
+        """Return copies of the entries of ``inputs`` or ``outputs``, in the form of a graph's spec."""
         entries = self.inputs if side == "inputs" else self.outputs
         hidden = () if include_dtype else ("dtype", "optional", "aggregation", "comfy_type")
         return [{key: value for key, value in entry.items() if key not in hidden} for entry in entries]
@@ -72,7 +72,7 @@ def _is_spec(side: object) -> bool:
 
 
 async def fetch_contract(client: EndpointClient, graph_id: str, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
-    """The contract of a served graph, after the endpoint's torch build was compared with this process's.
+    """Return the contract of a deployment, after comparing the endpoint's torch build with this process's.
 
     Raises:
         UnknownGraph, EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch if ``strict_build``
@@ -82,7 +82,7 @@ async def fetch_contract(client: EndpointClient, graph_id: str, retry: Retry, *,
 
 
 async def check_build(client: EndpointClient, retry: Retry, *, strict: bool) -> None:
-    """Compare torch builds, once per client: another one is an error if ``strict``, else a warning."""
+    """Compare torch builds, once per client. A difference is an error if ``strict``, otherwise a warning."""
     if client.facts is None:
         client.facts = await retry.persist(client.capabilities)
         problem = _difference(client)
@@ -93,28 +93,28 @@ async def check_build(client: EndpointClient, retry: Retry, *, strict: bool) -> 
 
 
 def _difference(client: EndpointClient) -> BuildMismatch | None:
-    there = (client.facts or {}).get("torch")
-    other = other_build(there)
-    if not other or not isinstance(there, Mapping):
+    remote_build = (client.facts or {}).get("torch")
+    other = other_build(remote_build)
+    if not other or not isinstance(remote_build, Mapping):
         return None
     return BuildMismatch(
-        f"endpoint {client.name!r} at {client.url} computes with another torch build ({other}), so results may differ in the last "
+        f"endpoint {client.name!r} at {client.url} uses another torch build ({other}), so results may differ in the last "
         "bits; install the same build on both sides",
         endpoint=client.name,
-        there={name: str(theirs) for name, theirs in there.items() if theirs is not None},
+        there={name: str(value) for name, value in remote_build.items() if value is not None},
         here=_own_build(),
     )
 
 
-def other_build(there: object) -> str:
-    """How a torch build, as capabilities tell it, differs from this process's, in words; empty if it does not, as far as both are known."""
-    known = there if isinstance(there, Mapping) else {}
-    here = {name: own for name, own in _own_build().items() if own is not None and known.get(name) is not None}
-    return "; ".join(f"{name} {known[name]} there, {own} here" for name, own in here.items() if str(known[name]) != own)
+def other_build(remote_build: object) -> str:
+    """Describe how a torch build, as in capabilities, differs from this process's; empty if equal as far as both are known."""
+    remote = remote_build if isinstance(remote_build, Mapping) else {}
+    local = {name: value for name, value in _own_build().items() if value is not None and remote.get(name) is not None}
+    return "; ".join(f"{name} {remote[name]} on the endpoint, {value} here" for name, value in local.items() if str(remote[name]) != value)
 
 
 def _own_build() -> dict[str, str | None]:
-    """This process's build, from the package's metadata as long as torch itself is not loaded."""
+    """Return this process's build; without importing torch it comes from the package's metadata."""
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         return {"version": str(torch.__version__), "git": torch.version.git_version}

@@ -25,18 +25,20 @@ from yggdrasill.values.payload import blake3_hex
 
 __all__ = ["MAX_STATE_BYTES", "STATEFUL_IDLE_SECONDS", "DeploymentSpec", "WorkflowSpec", "inline_refs", "state_without_checkpoint"]
 
-#: States above this are weights, and weights are brought to an endpoint as checkpoints.
+#: Larger states count as weights, which must be on the endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
 STATEFUL_IDLE_SECONDS = 86400.0
-"""Seconds for which an endpoint keeps a part that remembers something and that nobody calls: a day, as it does finished jobs."""
+"""Seconds without calls after which an endpoint removes a stateful part: one day, as for finished jobs."""
+#: The lists of children by level, with the key of a child's config.
+_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
 
 
 @dataclass(frozen=True)
 class DeploymentSpec:
-    """A part that can be served anywhere. The id it gets is made of ``name`` and its content, so equal parts meet.
+    """A part to be deployed. Its id consists of ``name`` and a hash of its content, so equal parts share a deployment.
 
-    A part that keeps state between calls gets an id of its own, because what it remembers belongs to one project; the endpoint
-    removes it when nobody called it for ``idle_after`` seconds.
+    A stateful part gets a unique id, because its state belongs to one project; the endpoint removes it after ``idle_after`` seconds
+    without calls.
     """
 
     name: str
@@ -48,10 +50,12 @@ class DeploymentSpec:
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
     async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
-        """Serve the part at an endpoint, unless it is there, and give its contract.
+        """Deploy the part unless it is deployed, and return its contract.
 
         Raises:
-            UnknownBlockType: the endpoint lacks block types. PayloadTooLarge: too much state. InvalidConfig, CannotTravel, RemoteError
+            UnknownBlockType: the endpoint lacks block types.
+            PayloadTooLarge: too much state.
+            InvalidConfig, CannotTravel, RemoteError
         """
         await check_build(client, retry, strict=strict_build)
         if self.kind == "comfy":
@@ -69,13 +73,13 @@ class DeploymentSpec:
         return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
 
     def _check_blocks(self, client: EndpointClient) -> None:
-        there = (client.facts or {}).get("block_types")
-        if not isinstance(there, list):
+        available = (client.facts or {}).get("block_types")
+        if not isinstance(available, list):
             return
-        missing = sorted({name for name in _block_types(self.config) if name not in there})
+        missing = sorted({name for name in _block_types(self.config) if name not in available})
         if missing:
-            hint = f"{self.kind} {self.name!r} needs {', '.join(map(repr, missing))} at endpoint {client.name!r}; serve it with the plugin that has it."
-            error = unknown_name("block type", missing[0], there, hint, UnknownBlockType)
+            hint = f"{self.kind} {self.name!r} needs {', '.join(map(repr, missing))} at endpoint {client.name!r}. Start the endpoint with the plugin that registers it."
+            error = unknown_name("block type", missing[0], available, hint, UnknownBlockType)
             error.details.update(endpoint=client.name, missing=missing)
             raise error
 
@@ -92,8 +96,8 @@ class DeploymentSpec:
             size = sum(entry["nbytes"] for entry in packed.wire["payloads"])
             if size > MAX_STATE_BYTES:
                 raise PayloadTooLarge(
-                    f"{self.kind} {self.name!r} holds {size >> 20} MiB of state in no checkpoint, and {MAX_STATE_BYTES >> 20} MiB may travel; save it "
-                    "with save_checkpoint(), bring the file to the endpoint, and name it as the block's checkpoint_ref",
+                    f"{self.kind} {self.name!r} has {size >> 20} MiB of state outside checkpoints, and the limit is {MAX_STATE_BYTES >> 20} MiB; save it "
+                    "with save_checkpoint(), copy the file to the endpoint, and name it as the block's checkpoint_ref",
                     nbytes=size,
                     bound=MAX_STATE_BYTES,
                 )
@@ -115,7 +119,7 @@ def _content_of(entry: Mapping[str, Any]) -> Any:
 
 
 def _block_types(config: Any) -> Iterator[str]:
-    """The types of all nodes in a config of any level."""
+    """Yield the types of all nodes in a config of any level."""
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key == "nodes" and isinstance(value, list):
@@ -130,27 +134,27 @@ def _block_types(config: Any) -> Iterator[str]:
 
 
 def state_without_checkpoint(part: Container) -> dict[str, Any]:
-    """The state of every block below ``part`` that names no checkpoint, by child ids, a shared block once."""
+    """Return the state of every block below ``part`` that names no checkpoint, by child ids; a shared block occurs once."""
     return _collect_state(part, part.state_dict())
 
 
 def _collect_state(part: Container, state: Mapping[str, Any]) -> dict[str, Any]:
-    kept = {}
+    collected = {}
     for child_id, child_state in state.items():
-        child = part._children[child_id]
+        child = part.children[child_id]
         if isinstance(child, Container):
             below = _collect_state(child, child_state)
             if below:
-                kept[child_id] = below
+                collected[child_id] = below
         elif isinstance(part, Graph):
             node = part.get_node(child_id)
             if reuse_identity(node.block_type, node.config) is None:
-                kept[child_id] = child_state
-    return kept
+                collected[child_id] = child_state
+    return collected
 
 
 class WorkflowSpec:
-    """The API prompt ``prompt`` with ports, under the name that messages and job rows call it.
+    """The API prompt ``prompt`` with ports, sent with each call. ``graph_id`` is its name in messages and job rows.
 
     Raises:
         InvalidConfig, LimitExceeded: as `yggdrasill.remote.comfy_graph.ComfyGraph`.
@@ -161,27 +165,23 @@ class WorkflowSpec:
         inputs, outputs = (
             [port.spec(True) for port in ports_of(self.prompt, kind, graph_id).values()] for kind in (INPUT_NODE, OUTPUT_NODE)
         )
-        #: What it takes and gives: known here, so no endpoint is asked.
+        #: The ports follow from the prompt, so no endpoint is asked.
         self.contract = RemoteContract(graph_id, "comfy", "", inputs, outputs)
 
     async def check(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
-        """The contract, if an endpoint can run the workflow as far as it says.
+        """Return the contract after checking, as far as possible, that an endpoint can run the workflow.
 
         Raises:
-            InvalidConfig, UnknownBlockType, MissingFile, InvalidStructure, CheckpointMismatch: as `check_at`. EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch
-            if ``strict_build``
+            InvalidConfig, UnknownBlockType, MissingFile, InvalidStructure, CheckpointMismatch: as `check_at`.
+            EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch if ``strict_build``
         """
         await check_build(client, retry, strict=strict_build)
         await check_at(self.prompt, client, retry)
         return self.contract
 
 
-#: The lists of children by level, with the field that holds a child's own config.
-_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
-
-
 def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:
-    """A graph, pipeline or stage config with every ``ref`` replaced by what it names.
+    """Return a graph, pipeline or stage config with every ``ref`` replaced by its content: an endpoint reads no file that a config names.
 
     Raises:
         MissingFile, InvalidConfig
@@ -189,13 +189,15 @@ def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:
     document, base = resolve_ref(config, base_dir, where)
     if not isinstance(document, Mapping):
         return document
-    whole = dict(document)
+    inlined = dict(document)
     for children, inner in _CHILDREN.items():
-        if isinstance(whole.get(children), list):
-            whole[children] = [_entry(entry, inner, base, f"{where}, {children}[{number}]") for number, entry in enumerate(whole[children])]
-    if isinstance(whole.get("nodes"), list):
-        whole["nodes"] = [_node(node, base, f"{where}, nodes[{number}]") for number, node in enumerate(whole["nodes"])]
-    return whole
+        if isinstance(inlined.get(children), list):
+            inlined[children] = [
+                _entry(entry, inner, base, f"{where}, {children}[{number}]") for number, entry in enumerate(inlined[children])
+            ]
+    if isinstance(inlined.get("nodes"), list):
+        inlined["nodes"] = [_node(node, base, f"{where}, nodes[{number}]") for number, node in enumerate(inlined["nodes"])]
+    return inlined
 
 
 def _entry(entry: Any, inner: str, base: Path | None, where: str) -> Any:

@@ -22,10 +22,12 @@ from yggdrasill.values.stores.memory import MemoryStore
 __all__ = ["Downloads", "RemoteHandle", "fetch", "load", "stream_artifact", "write_stream"]
 
 PARALLEL = 4
+_BATCH = 1 << 20
+"""Bytes passed to the thread at a time; at most twice as many are in memory."""
 
 
 class RemoteHandle(ArtifactHandle):
-    """A tensor that lies at an endpoint until somebody loads it."""
+    """A handle of a tensor that is stored at an endpoint."""
 
     def __init__(self, ref: ArtifactRef, client: EndpointClient, artifact_client: ArtifactClient) -> None:
         super().__init__(ref, lambda ref: load(client, ref, artifact_client))
@@ -33,7 +35,7 @@ class RemoteHandle(ArtifactHandle):
 
 
 def load(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient) -> memoryview:
-    """The bytes of an artifact, from the artifact_client if they are there, else fetched while this thread waits."""
+    """Return the bytes of an artifact, from the artifact client or by a download that blocks this thread."""
     meter, started = TransferMeter(), time.perf_counter()
     data = loop_thread().run(fetch(client, ref, artifact_client, Retry(), meter))
     if meter.bytes_received:
@@ -42,7 +44,7 @@ def load(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClie
 
 
 async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
-    """An artifact's bytes in order, each once, however often the connection breaks.
+    """Yield an artifact's bytes in order, each once, resuming after broken connections.
 
     Raises:
         UnknownArtifact, CorruptData (more or fewer bytes than described), EndpointUnreachable
@@ -54,12 +56,12 @@ async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry
                 skip = offset if offset and response.status != 206 else 0
                 async for chunk in response.chunks():
                     retry.answered()
-                    fresh, skip = chunk[skip:], max(0, skip - len(chunk))
-                    offset += len(fresh)
+                    unread, skip = chunk[skip:], max(0, skip - len(chunk))
+                    offset += len(unread)
                     if offset > ref.nbytes:
                         raise _corrupt(client, ref, "more")
-                    if fresh:
-                        yield fresh
+                    if unread:
+                        yield unread
         except EndpointUnreachable as error:
             await retry.pause(error)
             continue
@@ -71,16 +73,16 @@ async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry
 async def fetch(
     client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClient, retry: Retry, meter: TransferMeter
 ) -> memoryview:
-    """The bytes of an artifact, compared with their hash; memory that a tensor may own, unless they are in the artifact_client's store."""
+    """Return the verified bytes of an artifact, in memory that a tensor may own unless they are in the artifact client's store."""
     with contextlib.suppress(UnknownArtifact):
         return artifact_client.store.read(ref.hash)
-    near = await _local_peer(_client_for(client, ref), ref, retry)
-    if near is not None:
-        return near
+    mapped = await _local_peer(_client_for(client, ref), ref, retry)
+    if mapped is not None:
+        return mapped
     if ref.hash in artifact_client.downloads:
-        known = await asyncio.to_thread(artifact_client.downloads.copy, ref.hash)
-        if known is not None:
-            return known
+        copied = await asyncio.to_thread(artifact_client.downloads.copy, ref.hash)
+        if copied is not None:
+            return copied
     memory = await _receive(_client_for(client, ref), ref, retry)
     meter.bytes_received += ref.nbytes
     artifact_client.downloads.keep(ref.hash, memory)
@@ -88,7 +90,7 @@ async def fetch(
 
 
 async def _local_peer(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:
-    """The bytes as a private map of their file, if the endpoint is on this machine and has them on disk."""
+    """Return the bytes as a private map of their file if the endpoint is a local peer with them on disk, else None."""
     store = await retry.persist(client.local_peer.store) if ref.nbytes > MIN_FOLDER_BYTES else None
     if store is None:
         return None
@@ -99,7 +101,7 @@ async def _local_peer(client: EndpointClient, ref: ArtifactRef, retry: Retry) ->
 
 
 async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview:
-    """The bytes, hashed while they arrive, in memory that nobody else has."""
+    """Return the bytes in new memory, hashed during the transfer."""
     arriving = MemoryStore()
     with arriving.writer(ref.hash, ref.nbytes) as writer:
         async with contextlib.aclosing(stream_artifact(client, ref, retry)) as chunks:
@@ -112,7 +114,7 @@ async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> me
 
 
 class Downloads:
-    """The artifacts of one call's result, a few at a time; those that are known before the call is over may begin before."""
+    """Downloads of one call's artifacts, a few in parallel; those known before the end of the call may begin earlier."""
 
     def __init__(self, artifact_client: ArtifactClient, retry_policy: RetryPolicy, meter: TransferMeter) -> None:
         self._artifact_client, self._retry_policy, self._meter = artifact_client, retry_policy, meter
@@ -120,28 +122,28 @@ class Downloads:
         self._tasks: dict[str, tuple[EndpointClient, asyncio.Task[memoryview]]] = {}
 
     def begin(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
-        """Fetch, each once, and go on meanwhile; on the loop_thread's loop."""
+        """Start downloads, each once, without waiting. Must run on the loop thread's loop."""
         for ref in refs:
-            known = self._tasks.get(ref.hash)
-            if known is not None and known[0] is client and not _has_failed(known[1]):
+            running = self._tasks.get(ref.hash)
+            if running is not None and running[0] is client and not _has_failed(running[1]):
                 continue
-            if known is not None:
-                known[1].cancel()
+            if running is not None:
+                running[1].cancel()
             self._tasks[ref.hash] = client, asyncio.ensure_future(self._fetch(client, ref))
 
     def arrived(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> None:
-        """`begin` with what can be had before the call is over. A local_peer's folder has it when it is written, and no sooner."""
+        """Start downloads of artifacts available before the end of the call. A local peer's folder is read after the call instead."""
         if client.local_peer.opened is None:
             self.begin(client, refs)
 
     async def all(self, client: EndpointClient, refs: Iterable[ArtifactRef]) -> dict[str, memoryview]:
-        """The bytes by hash; raises as `fetch`."""
+        """Return the bytes by hash. Raise as `fetch`."""
         wanted = {ref.hash: ref for ref in refs}
         self.begin(client, wanted.values())
         return dict(zip(wanted, await asyncio.gather(*(self._tasks[name][1] for name in wanted)), strict=True))
 
     async def close(self) -> None:
-        """Give up what is still under way."""
+        """Cancel unfinished downloads."""
         tasks = [task for _, task in self._tasks.values()]
         for task in tasks:
             task.cancel()
@@ -157,7 +159,7 @@ def _has_failed(task: asyncio.Task[memoryview]) -> bool:
 
 
 def _client_for(client: EndpointClient, ref: ArtifactRef) -> EndpointClient:
-    """Who is asked for the bytes: the known endpoint whose url stands in the reference, else the one that gave it."""
+    """Return the client to download from: the known endpoint of the reference's URL, or the one that sent the reference."""
     if ref.url is None or client.is_own(ref.url):
         return client
     return client.peer(ref.url) or client
@@ -171,14 +173,10 @@ def _corrupt(client: EndpointClient, ref: ArtifactRef, what: str) -> CorruptData
     )
 
 
-_BATCH = 1 << 20
-"""Bytes handed to the thread at a time; twice as many are in memory at most."""
-
-
 async def write_stream(chunks: AsyncIterator[bytes], writer: ArtifactWriter) -> None:
-    """Write every chunk, in order; the next batch is received while the last is written.
+    """Write every chunk in order; the next batch is received while the last one is hashed and written in a thread.
 
-    Raises what ``writer.write`` raises. However it ends, nothing is written any more.
+    Raises what ``writer.write`` raises. No write is in progress after this returns or raises.
     """
     loop = asyncio.get_running_loop()
     batch: list[bytes] = []
@@ -200,7 +198,7 @@ async def write_stream(chunks: AsyncIterator[bytes], writer: ArtifactWriter) -> 
             await writing
     finally:
         if writing is not None and not writing.done():
-            # a thread cannot be interrupted: the writer is the caller's again only when it has ended
+            # A thread cannot be interrupted: the caller may use the writer again only after it ended.
             await asyncio.wait([writing])
 
 

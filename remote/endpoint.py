@@ -1,4 +1,8 @@
-"""One named endpoint: its URL and its credential, and the pairing line that passes both to another machine."""
+"""One named endpoint: its URL and its credential, and the pairing line that passes both to another machine.
+
+The pairing line is the command ``yggdrasill endpoints add NAME URL --token TOKEN``, so it can be pasted into a terminal or an editor.
+Anyone with the line may use the endpoint.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,18 @@ from yggdrasill.remote.transports import Transport
 
 __all__ = ["Endpoint", "Pairing", "client_of", "is_below", "pairing_line", "read_pairing", "token_from_environment"]
 
+_COMMAND = "yggdrasill endpoints add"
+_OPEN_NAME = "NAME"
+_OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
+_LONGEST = 4000
+
 
 @dataclass(frozen=True)
 class Endpoint:
-    """``token_env`` names the variable that holds the token; it goes before ``secret``, which comes from secrets.yaml."""
+    """A named endpoint. ``token_env`` names the variable with the token; it has precedence over ``secret``, which comes from secrets.yaml.
+
+    The token appears in no repr, config or error.
+    """
 
     name: str
     url: str
@@ -30,16 +42,16 @@ class Endpoint:
 
     @property
     def token(self) -> str | None:
-        """The token, the environment first; None if there is none anywhere."""
+        """Return the token (environment first), or None."""
         return (os.environ.get(self.token_env) if self.token_env else None) or self.secret
 
     def client(self) -> EndpointClient:
-        """A client for it."""
+        """Return a client for it."""
         return EndpointClient(self.url, token=self.token, name=self.name, ca=self.ca, transport=self.transport)
 
     @classmethod
     def from_config(cls, name: str, config: Any, where: str, secret: str | None = None) -> Endpoint:
-        """From ``{url, token_env?, ca?}`` or a bare url.
+        """Build from ``{url, token_env?, ca?}`` or a URL.
 
         Raises:
             InvalidConfig: another shape, or a token in it.
@@ -54,27 +66,27 @@ class Endpoint:
             raise InvalidConfig(
                 f"{where}: endpoint {name!r} has a token in it; name a variable with token_env, or put it into secrets.yaml"
             )
-        stray = sorted(set(map(str, config)) - {"url", "token_env", "ca"})
+        unknown = sorted(set(map(str, config)) - {"url", "token_env", "ca"})
         texts = {key: value for key, value in config.items() if value is not None}
-        if stray or not all(isinstance(value, str) for value in texts.values()):
-            raise InvalidConfig(f"{where}: endpoint {name!r} has {stray or list(texts)}; it takes the texts url, token_env and ca")
+        if unknown or not all(isinstance(value, str) for value in texts.values()):
+            raise InvalidConfig(f"{where}: endpoint {name!r} has {unknown or list(texts)}; it takes url, token_env and ca as texts")
         return cls(name, secret=secret, **texts)
 
     def to_config(self) -> dict[str, str]:
-        """JSON form, without the token."""
+        """Return the JSON form, without the token."""
         facts = {"url": self.url, "token_env": self.token_env, "ca": self.ca}
         return {key: value for key, value in facts.items() if value is not None}
 
 
 def client_of(where: str | Endpoint | EndpointClient, token: str | None = None) -> EndpointClient:
-    """The client of an endpoint, or one for a url with ``token``, else with the environment's if that is bound to the url."""
+    """Return the client of an endpoint, or one for a URL with ``token``, else with the environment's token if that is bound to the URL."""
     if isinstance(where, EndpointClient):
         return where
     return where.client() if isinstance(where, Endpoint) else EndpointClient(where, token=token or token_from_environment(where))
 
 
 def token_from_environment(url: str) -> str | None:
-    """``YGGDRASILL_TOKEN``, for urls below ``YGGDRASILL_URL``, or where that is not set, for this machine's own addresses."""
+    """Return ``YGGDRASILL_TOKEN`` for URLs below ``YGGDRASILL_URL``; if that is not set, for addresses of this machine; else None."""
     token, prefix = os.environ.get("YGGDRASILL_TOKEN"), os.environ.get("YGGDRASILL_URL")
     if not token:
         return None
@@ -89,15 +101,9 @@ def _is_loopback(url: str) -> bool:
         return host == "localhost"
 
 
-_COMMAND = "yggdrasill endpoints add"
-_OPEN_NAME = "NAME"
-_OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
-_LONGEST = 4000
-
-
 @dataclass(frozen=True)
 class Pairing:
-    """An endpoint that somebody was told of; ``name`` and ``token`` are None where the line leaves them open."""
+    """A parsed pairing line; ``name`` and ``token`` are None if the line leaves them open."""
 
     url: str
     name: str | None = None
@@ -105,15 +111,15 @@ class Pairing:
 
 
 def pairing_line(url: str, token: str, name: str | None = None) -> str:
-    """The line for an endpoint."""
+    """Return the pairing line of an endpoint."""
     return f"{_COMMAND} {shlex.join([name or _OPEN_NAME, url, '--token', token])}"
 
 
 def read_pairing(line: str) -> Pairing:
-    """A pairing line, whatever stands before the command; or a url with or without a token behind it.
+    """Parse a pairing line, with any text before the command; or a URL with an optional token after it.
 
     Raises:
-        InvalidArgument: it is neither; the message does not repeat the line.
+        InvalidArgument: neither; the message does not repeat the line.
     """
     _, found, rest = line[:_LONGEST].partition(_COMMAND)
     try:
@@ -139,6 +145,6 @@ def _is_url(text: str) -> bool:
 
 def _unreadable() -> InvalidArgument:
     return InvalidArgument(
-        "this is no pairing line; it reads 'yggdrasill endpoints add NAME URL --token TOKEN', and an address such as "
-        "http://192.168.1.20:8188 will do as well. The other machine's editor copies its own"
+        "not a pairing line; expected 'yggdrasill endpoints add NAME URL --token TOKEN', or an address such as "
+        "http://192.168.1.20:8188. The other machine's editor copies its pairing line"
     )

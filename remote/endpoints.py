@@ -1,4 +1,4 @@
-"""The registry: which endpoints there are, and which part of a project runs on which. It is a resolver of the levels' ``from_config``."""
+"""The registry: endpoints by name, and which part of a project runs where. It is a resolver for ``from_config`` of all levels."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["EndpointRegistry"]
 
 
 class EndpointRegistry:
-    """Endpoints by name, placements by key, and where everything else runs.
+    """Endpoints by name, placements by key, and the default placement.
 
-    A key is a graph id, or the path ``stage/pipeline/graph`` or an end of it; of several that fit a part the longest holds,
-    and a key of a pipeline or stage places it whole, but for what keys inside place elsewhere. ``strict_build`` makes another
-    torch build an error, ``artifact_client`` is where values wait for their journey, ``retry_policy`` how long a lost endpoint is tried.
+    A key is a graph id, or the path ``stage/pipeline/graph`` or a suffix of it; of several keys that match a part the longest applies.
+    A key of a pipeline or stage places it whole, except for parts inside that other keys place. ``strict_build`` makes a different torch
+    build an error, ``artifact_client`` stores outgoing values, ``retry_policy`` says how long a lost endpoint is tried again.
     """
 
     def __init__(
@@ -54,9 +54,9 @@ class EndpointRegistry:
         self.endpoints: dict[str, Endpoint] = {}
         for name, config in (endpoints or {}).items():
             self._check_name(name, where)
-            known = config if isinstance(config, Endpoint) else Endpoint.from_config(name, config, where, tokens.get(name))
-            EndpointClient(known.url, name=name)
-            self.endpoints[name] = known
+            endpoint = config if isinstance(config, Endpoint) else Endpoint.from_config(name, config, where, tokens.get(name))
+            EndpointClient(endpoint.url, name=name)
+            self.endpoints[name] = endpoint
         self.placements = {str(key): Placement.of(value, self.endpoints, f"{where}, graphs.{key}") for key, value in (graphs or {}).items()}
         self.default = Placement.of(default, self.endpoints, f"{where}, default")
         self._clients: dict[str, EndpointClient] = {}
@@ -67,37 +67,39 @@ class EndpointRegistry:
     @staticmethod
     def _check_name(name: object, where: str) -> None:
         if not isinstance(name, str) or not name.strip() or name == LOCAL or "/" in name:
-            raise InvalidConfig(f"{where}: an endpoint's name is a text without '/' and not 'local', got {name!r}")
+            raise InvalidConfig(f"{where}: an endpoint's name must be a text without '/' and not 'local', got {name!r}")
 
     # -- documents ----------------------------------------------------------------------------------------------
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], *, where: str = "endpoints", **options: Any) -> Self:
-        """From ``{"endpoints", "graphs", "default"}``.
+        """Build from ``{"endpoints", "graphs", "default"}``.
 
         Raises:
             InvalidConfig, UnknownEndpoint
         """
-        stray = sorted(set(map(str, document)) - {"endpoints", "graphs", "default"})
-        if stray:
-            raise InvalidConfig(f"{where}: there is {format_options(stray)}; it takes 'endpoints', 'graphs' and 'default'")
+        unknown = sorted(set(map(str, document)) - {"endpoints", "graphs", "default"})
+        if unknown:
+            raise InvalidConfig(f"{where}: unknown keys {format_options(unknown)}; it takes 'endpoints', 'graphs' and 'default'")
         for section in ("endpoints", "graphs"):
             if not isinstance(document.get(section) or {}, Mapping):
-                raise InvalidConfig(f"{where}: {section!r} is a mapping by name, got {type(document[section]).__name__}")
+                raise InvalidConfig(f"{where}: {section!r} must be a mapping by name, got {type(document[section]).__name__}")
         return cls(document.get("endpoints"), document.get("graphs"), document.get("default", LOCAL), **options)
 
     @classmethod
     def from_yaml(cls, path: str | Path, **options: Any) -> Self:
-        """From an endpoints.yaml, with the tokens of the secrets.yaml (mode 0600) beside it.
+        """Read an endpoints.yaml, with the tokens of the secrets.yaml (mode 0600) beside it.
 
         Raises:
-            MissingFile; InvalidConfig: the message names file, line and column. UnknownEndpoint
+            MissingFile
+            InvalidConfig: the message names file, line and column.
+            UnknownEndpoint
         """
         document = read_document(path)
         return cls.from_dict(document, where=str(path), secrets=read_secrets(secrets_path(path)), path=path, **options)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, without tokens."""
+        """Return the JSON form, without tokens."""
         return {
             "endpoints": {name: endpoint.to_config() for name, endpoint in self.endpoints.items()},
             "graphs": {key: placement.to_config() for key, placement in self.placements.items()},
@@ -105,57 +107,59 @@ class EndpointRegistry:
         }
 
     def to_yaml(self, path: str | Path | None = None) -> None:
-        """Write the registry, and the tokens it holds to the secrets.yaml beside it, each whole or not at all.
+        """Write the registry, and its tokens to the secrets.yaml beside it; each file is written completely or not at all.
 
         Raises:
-            InvalidArgument: no path here and none it was read from. StorageFailed
+            InvalidArgument: no path, and the registry was not read from a file.
+            StorageFailed
         """
         target = Path(path) if path is not None else self.path
         if target is None:
-            raise InvalidArgument("this registry was read from no file; give to_yaml() a path")
+            raise InvalidArgument("this registry was not read from a file; pass a path to to_yaml()")
         write_secrets(secrets_path(target), {name: endpoint.secret for name, endpoint in self.endpoints.items() if endpoint.secret})
         write_registry(target, self.to_dict())
 
     # -- endpoints ----------------------------------------------------------------------------------------------
 
     def add(self, name: str, url: str, *, token: str | None = None, token_env: str | None = None, ca: str | None = None) -> None:
-        """Add an endpoint; a ``token`` is written to secrets.yaml only.
+        """Add an endpoint. A ``token`` is written to secrets.yaml only.
 
         Raises:
-            DuplicateName, InvalidConfig, InvalidArgument (no url)
+            DuplicateName, InvalidConfig, InvalidArgument (invalid URL)
         """
         self._check_name(name, "endpoints")
         if name in self.endpoints:
-            raise DuplicateName(f"there is an endpoint {name!r}; remove it first or choose another name")
+            raise DuplicateName(f"endpoint {name!r} exists; remove it first or choose another name")
         EndpointClient(url, name=name)
         self.endpoints[name] = Endpoint(name, url, token_env, ca, token)
 
     def remove(self, name: str) -> None:
-        """Take an endpoint out.
+        """Remove an endpoint.
 
         Raises:
-            UnknownEndpoint. InvalidArgument: parts are placed on it.
+            UnknownEndpoint
+            InvalidArgument: parts are placed on it.
         """
         self.endpoint(name)
         users = [key for key, placement in {**self.placements, "default": self.default}.items() if name in placement.endpoints]
         if users:
-            raise InvalidArgument(f"endpoint {name!r} still runs {format_options(users)}; place those elsewhere first")
+            raise InvalidArgument(f"endpoint {name!r} still runs {format_options(users)}; place those on other endpoints first")
         del self.endpoints[name]
         self._clients.pop(name, None)
 
     def place_key(self, key: str, placement: Any) -> None:
-        """Say where the parts that ``key`` names run; see `Placement.of`."""
+        """Set the placement of the parts that ``key`` names; see `Placement.of`."""
         self.placements[key] = Placement.of(placement, self.endpoints, f"graphs.{key}")
 
     def endpoint(self, name: str) -> Endpoint:
-        """The endpoint of that name. Raises `UnknownEndpoint`."""
-        known = self.endpoints.get(name)
-        if known is None:
+        """Return the endpoint with that name. Raise `UnknownEndpoint`."""
+        endpoint = self.endpoints.get(name)
+        if endpoint is None:
             raise unknown_name("endpoint", name, self.endpoints, "Add it with: yggdrasill endpoints add NAME URL", UnknownEndpoint)
-        return known
+        return endpoint
 
     def client(self, name: str) -> EndpointClient:
-        """The client of an endpoint, one for all who ask. Raises `UnknownEndpoint`."""
+        """Return the client of an endpoint, shared by all callers. Raise `UnknownEndpoint`."""
         endpoint = self.endpoint(name)
         if name not in self._clients:
             client = endpoint.client()
@@ -164,38 +168,38 @@ class EndpointRegistry:
         return self._clients[name]
 
     def client_for(self, url: str) -> EndpointClient:
-        """A client for a url, with the credential of the endpoint whose url it lies below, else the environment's."""
-        fitting = [endpoint for endpoint in self.endpoints.values() if is_below(url, endpoint.url)]
-        if not fitting:
+        """Return a client for a URL, with the credential of the endpoint whose URL is its longest prefix, else the environment's."""
+        matching = [endpoint for endpoint in self.endpoints.values() if is_below(url, endpoint.url)]
+        if not matching:
             return client_of(url)
-        bound = max(fitting, key=lambda endpoint: len(endpoint.url))
-        return EndpointClient(url, token=bound.token, name=bound.name, ca=bound.ca, transport=bound.transport)
+        longest = max(matching, key=lambda endpoint: len(endpoint.url))
+        return EndpointClient(url, token=longest.token, name=longest.name, ca=longest.ca, transport=longest.transport)
 
     def _peer(self, url: str) -> EndpointClient | None:
-        """The client of the endpoint that a url given by another endpoint lies at."""
+        """Return the client of the endpoint that a URL received from another endpoint belongs to."""
         name = next((name for name, endpoint in self.endpoints.items() if is_below(url, endpoint.url)), None)
         return None if name is None else self.client(name)
 
     # -- placing ------------------------------------------------------------------------------------------------
 
     def placements_of(self, parts: list[ProjectPart], project: str | None = None) -> dict[tuple[str, ...], Placement]:
-        """What the keys say about a whole project's parts, by path; ``project`` is the id of the project itself.
+        """Return the placements of a whole project's parts, by path. ``project`` is the id of the project. Warn about keys without a part.
 
         Raises:
-            InvalidConfig: an ambiguous key. Warns about keys that name no part.
+            InvalidConfig: an ambiguous key.
         """
-        found, idle = match_keys(self.placements, parts, project)
-        if idle:
+        found, unused = match_keys(self.placements, parts, project)
+        if unused:
             names = format_options([part.name for part in parts], limit=20)
             warnings.warn(
-                f"endpoints: {format_options(idle)} under 'graphs' names no part of this project; there is {names}",
+                f"endpoints: {format_options(unused)} under 'graphs' names no part of this project. Available: {names}",
                 RuntimeWarning,
                 stacklevel=4,
             )
         return {path: self.placements[key] for path, key in found.items()}
 
     def places(self, config: Mapping[str, Any]) -> dict[str, str]:
-        """Where the parts of a project's config run, by path: an endpoint's name, or several joined by ``|``; the root is ``""``.
+        """Return where the parts of a project's config run, by path: an endpoint's name, or several joined by ``|``; the root is ``""``.
 
         Raises:
             InvalidConfig: an ambiguous key.
@@ -207,14 +211,14 @@ class EndpointRegistry:
         return {"": "|".join(self.default.endpoints) or LOCAL, **named}
 
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
-        """The runnable for one part (see `Resolver`); ambiguous keys are found by `project` and `place`, which see all parts."""
+        """Return the runnable for one part (see `Resolver`). Ambiguous keys are found by `project` and `place`, which see all parts."""
         from yggdrasill.remote.resolvers import RegistryProject
 
         return RegistryProject(self).resolve(path, config)
 
     @contextmanager
     def project(self, config: Mapping[str, Any]) -> Iterator[RegistryProject]:
-        """The resolver for one whole project, whose keys are checked against everything it was asked about."""
+        """Yield the resolver for one whole project; on exit its keys are checked against all parts that were resolved."""
         from yggdrasill.remote.resolvers import RegistryProject
 
         resolver = RegistryProject(self, name_of(config))
@@ -222,7 +226,7 @@ class EndpointRegistry:
         resolver.finish()
 
     def place(self, project: Any) -> Any:
-        """A copy of a graph, pipeline, stage or world in which the parts placed elsewhere are proxies; see `yggdrasill.remote.placing`."""
+        """Return a copy of a graph, pipeline, stage or world whose placed parts are remote; see `yggdrasill.remote.placing`."""
         from yggdrasill.remote.placing import place
 
         return place(project, self)

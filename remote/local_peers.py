@@ -1,4 +1,4 @@
-"""Endpoints on this machine: a caller writes to and reads from their artifact folder itself, so that no tensor crosses a socket."""
+"""Local peers: endpoints on this machine whose artifact folder a caller reads and writes directly, so no tensor crosses a socket."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from yggdrasill.values.stores.disk import DiskStore, read_store_id
 __all__ = ["MIN_FOLDER_BYTES", "LocalPeer", "is_this_machine"]
 
 MIN_FOLDER_BYTES = 1 << 20
-"""Bytes above which an artifact goes through the folder; smaller ones are sent sooner than a file is written or mapped."""
+"""Artifacts larger than this go through the folder; smaller ones are sent faster than a file is written or mapped."""
 
-#: The folders that are open in this process, each once.
+#: The open folders of this process, each once.
 _open_stores: WeakValueDictionary[Path, DiskStore] = WeakValueDictionary()
 _open_lock = threading.Lock()
 
 
 class LocalPeer:
-    """The artifact folder of the endpoint at ``host``, if that is this machine, the endpoint lends it, and it belongs to this user.
+    """The artifact folder of the endpoint at ``host``, if that is this machine, the endpoint shares it, and it belongs to this user.
 
-    ``ask`` is `EndpointClient.artifact_folder`. What the endpoint says is believed only if the folder has the store id that it names:
-    within a container or through a tunnel the same path may be another folder. To be used on one event loop.
+    ``request_folder`` is `EndpointClient.artifact_folder`. The reported path is trusted only if the folder has the reported store id:
+    in a container or through a tunnel the same path may be another folder. Use on one event loop only.
     """
 
     def __init__(self, host: str, request_folder: Callable[[], Awaitable[Mapping[str, Any]]]) -> None:
@@ -39,11 +39,11 @@ class LocalPeer:
 
     @property
     def opened(self) -> DiskStore | None:
-        """What `store` gave before."""
+        """Return the store that `store` opened, or None."""
         return self._store
 
     async def store(self) -> DiskStore | None:
-        """The store on that folder; None if artifacts have to be sent. The endpoint is asked once.
+        """Return the store on that folder, or None if artifacts must be sent. The endpoint is asked once.
 
         Raises:
             EndpointUnreachable: it does not answer.
@@ -56,7 +56,7 @@ class LocalPeer:
         return self._store
 
     def disable(self) -> None:
-        """Send artifacts from now on."""
+        """Send all further artifacts instead of using the folder."""
         self._resolved, self._store = True, None
 
     async def _find(self) -> DiskStore | None:
@@ -72,7 +72,7 @@ class LocalPeer:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host name or address is one of this machine's: a socket can be bound to it."""
+    """Return whether a host name or address belongs to this machine: whether a socket can be bound to it."""
     try:
         found = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
@@ -105,5 +105,5 @@ def _open_folder(answer: Mapping[str, Any]) -> DiskStore | None:
 
 
 def _is_own(folder: Path) -> bool:
-    """Whether files made there are those of the same user, who can read them."""
+    """Return whether files created in the folder belong to the same user, who can read them."""
     return not hasattr(os, "geteuid") or folder.stat().st_uid == os.geteuid()

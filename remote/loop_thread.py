@@ -1,4 +1,4 @@
-"""From blocking code to the asynchronous core: one background event loop per process, started when it is first needed."""
+"""Event loop thread: one background asyncio loop per process that runs coroutines for blocking code, started on first use."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from yggdrasill.executor.context import CancelToken
 __all__ = ["AsyncCloseable", "LoopThread", "PendingResult", "loop_thread"]
 
 Result = TypeVar("Result")
+#: How often a waiting thread checks its cancel token, in seconds.
+POLL_SECONDS = 0.04
+_CLOSE_SECONDS = 3.0
+_loop_threads_lock = threading.Lock()
 
 
 class AsyncCloseable(Protocol):
-    """Something that lives on the loop and is closed there."""
+    """A resource that belongs to the loop and is closed on it."""
 
     async def aclose(self) -> None:
-        """Close it."""
+        """Close the resource."""
         ...
 
 
 Shared = TypeVar("Shared", bound=AsyncCloseable)
 
-#: How often a waiting thread looks at its cancel token, in seconds.
-POLL_SECONDS = 0.04
-_CLOSE_SECONDS = 3.0
-
 
 class PendingResult(Generic[Result]):
-    """A coroutine that runs on the loop_thread's loop; ``future`` is done when it really ended, after a `cancel` too."""
+    """A coroutine on the loop thread. ``future`` is done when the coroutine has ended, also after `cancel`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Coroutine[Any, Any, Result]) -> None:
         self.future: Future[Result] = Future()
@@ -58,13 +58,13 @@ class PendingResult(Generic[Result]):
             self.future.set_result(task.result())
 
     def cancel(self) -> None:
-        """Ask the coroutine to stop; it may still do what it must before it ends."""
+        """Cancel the coroutine; it may finish its cleanup before it ends."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
 
 
 class LoopThread:
-    """Runs coroutines for threads that wait. After a fork the child starts its own; `close` may be called at any time."""
+    """Runs coroutines for waiting threads. A forked child starts a new thread; `close` may be called at any time."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -73,7 +73,7 @@ class LoopThread:
         self._shared: dict[str, Any] = {}
 
     def start(self, coroutine: Coroutine[Any, Any, Result]) -> PendingResult[Result]:
-        """Run a coroutine on the loop without waiting for it."""
+        """Start a coroutine on the loop without waiting for it."""
         with self._lock:
             if self._loop is None:
                 self._loop = asyncio.new_event_loop()
@@ -82,7 +82,7 @@ class LoopThread:
             return PendingResult(self._loop, coroutine)
 
     def shared(self, key: str, make: Callable[[], Shared]) -> Shared:
-        """What ``make()`` gave the first time for ``key``, shared until the loop_thread closes it."""
+        """Return the resource that ``make()`` created for ``key``, shared until the loop thread closes it."""
         with self._lock:
             if key not in self._shared:
                 self._shared[key] = make()
@@ -96,17 +96,17 @@ class LoopThread:
         token: CancelToken | None = None,
         inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
     ) -> Result:
-        """Wait for a coroutine in this thread, calling what arrives in ``inbox`` here meanwhile.
+        """Run a coroutine and wait for it in this thread, calling the functions put into ``inbox``.
 
-        A cancelled token, KeyboardInterrupt, or whatever an inbox call raises cancels the coroutine and waits until it ended.
+        A cancelled token, KeyboardInterrupt, or an exception of an inbox function cancels the coroutine and waits for its end.
 
         Raises:
-            InvalidArgument: called on the loop_thread's own thread, which would wait for itself.
+            InvalidArgument: called on the loop thread, which would wait for itself.
             concurrent.futures.CancelledError: the token was cancelled.
         """
         if threading.current_thread() is self._thread:
             coroutine.close()
-            raise InvalidArgument("a blocking call on the thread that serves all blocking calls; await the asynchronous form here")
+            raise InvalidArgument("blocking call on the thread that serves all blocking calls; await the asynchronous form")
         pending = self.start(coroutine)
         box: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue() if inbox is None else inbox
         pending.future.add_done_callback(lambda _: box.put(None))
@@ -126,7 +126,7 @@ class LoopThread:
         token: CancelToken | None = None,
         inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
     ) -> Result:
-        """The same for a caller with an event loop of its own, which stays free meanwhile."""
+        """Do the same for a caller on another event loop, without blocking that loop."""
         pending = self.start(coroutine)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         pending.future.add_done_callback(lambda _: _wake(loop, ended))
@@ -144,7 +144,7 @@ class LoopThread:
         return pending.future.result()
 
     def close(self) -> None:
-        """Cancel what still runs, close connections, and stop the thread; the next call starts a new one."""
+        """Cancel running coroutines, close connections, and stop the thread. The next call starts a new one."""
         with self._lock:
             loop, thread, self._loop, self._thread = self._loop, self._thread, None, None
             shared, self._shared = list(self._shared.values()), {}
@@ -189,12 +189,12 @@ def _run_inbox(inbox: queue.SimpleQueue[Callable[[], None] | None] | None) -> No
 
 
 def _wake(loop: asyncio.AbstractEventLoop, ended: asyncio.Event) -> None:
-    with contextlib.suppress(RuntimeError):  # that loop may be closed by now
+    with contextlib.suppress(RuntimeError):  # That loop may be closed.
         loop.call_soon_threadsafe(ended.set)
 
 
 def _no_message() -> None:
-    """No message arrived."""
+    """Do nothing: no message arrived."""
 
 
 async def _close_all(shared: list[AsyncCloseable]) -> None:
@@ -206,12 +206,11 @@ async def _close_all(shared: list[AsyncCloseable]) -> None:
         await resource.aclose()
 
 
-_loop_threads: dict[int, LoopThread] = {}  # by process id: a forked child must not touch its parent's loop, not even to close it
-_loop_threads_lock = threading.Lock()
+_loop_threads: dict[int, LoopThread] = {}  # By process id: a forked child must not use its parent's loop, not even to close it.
 
 
 def loop_thread() -> LoopThread:
-    """The loop_thread of this process."""
+    """Return the loop thread of this process."""
     process = os.getpid()
     found = _loop_threads.get(process)
     if found is None:

@@ -1,4 +1,8 @@
-"""Observers of remote calls: cost reports, and the keys of the calls that a run waits for."""
+"""Observers of remote calls: cost reports of finished calls, and the keys of the calls that a run waits for.
+
+The keys let the caller of a run detect that both wait for each other: waiting code uses `waiting` and passes on the keys that the
+other side reports; a host observes the runs it starts and reports their keys to the callers. The host breaks such deadlocks.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +28,15 @@ __all__ = [
 ]
 
 Kind = Literal["compute", "transfer", "wait"]
+_observer: ContextVar[Callable[[Report], None] | None] = ContextVar("yggdrasill_calls", default=None)
+MOST_KEYS = 64
+#: Receives the keys of all calls that one location waits for.
+WaitCallback = Callable[[Iterable[str]], None]
 
 
 @dataclass
 class TransferMeter:
-    """Filled in while a call is under way: bytes and seconds of its transfers."""
+    """Bytes and seconds of a call's transfers, updated during the call."""
 
     bytes_sent: int = 0
     bytes_received: int = 0
@@ -56,10 +64,10 @@ class TransferMeter:
 
 @dataclass(frozen=True)
 class CallReport:
-    """One finished call of a part at an endpoint.
+    """A finished call of a remote part.
 
-    Times are seconds of `time.perf_counter`; ``queued_s`` and ``run_s`` are the endpoint's, ``fetch_s`` is what it took to
-    fetch ``bytes_direct`` from other endpoints.
+    Times are seconds of `time.perf_counter`; ``queued_s`` and ``run_s`` are the endpoint's, ``fetch_s`` is the time the endpoint took
+    to fetch ``bytes_direct`` from other endpoints.
     """
 
     endpoint: str
@@ -76,13 +84,13 @@ class CallReport:
 
     @property
     def bytes_moved(self) -> int:
-        """Tensor bytes that crossed a socket for this call."""
+        """Return the tensor bytes that crossed a socket for this call."""
         return self.meter.bytes_sent + self.meter.bytes_received + self.bytes_direct
 
     def spans(self) -> list[tuple[str, str, Kind, float, float, int]]:
-        """(place, label, kind, start, end, pass) in order: inputs move, the job waits and computes, outputs move.
+        """Return (endpoint, label, kind, start, end, pass) in order: input transfer, wait, computation, output transfer.
 
-        Where the parts do not add up to the whole (requests, packing), the rest is waiting before the computation.
+        Time that belongs to no span (requests, packing) counts as waiting before the computation.
         """
         moved_in = self.meter.send_s + self.fetch_s
         rest = max(self.finished - self.started - moved_in - self.run_s - self.meter.receive_s, 0.0)
@@ -103,7 +111,7 @@ class CallReport:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """A tensor that lay at an endpoint and was fetched when somebody here needed it."""
+    """A tensor at an endpoint that was fetched when it was used."""
 
     endpoint: str
     started: float
@@ -112,18 +120,16 @@ class LoadReport:
     pass_index: int = 0
 
     def spans(self) -> list[tuple[str, str, Kind, float, float, int]]:
-        """One transfer."""
+        """Return one transfer."""
         return [(self.endpoint, "load", "transfer", self.started, self.finished, self.pass_index)]
 
 
 Report = CallReport | LoadReport
 
-_observer: ContextVar[Callable[[Report], None] | None] = ContextVar("yggdrasill_calls", default=None)
-
 
 @contextmanager
 def observe_calls(observer: Callable[[Report], None]) -> Iterator[None]:
-    """Within this block, and in the branches it starts, ``observer`` is told of every finished call and load."""
+    """Call ``observer`` with every call and load that finishes within this block or in branches it starts."""
     before = _observer.set(observer)
     try:
         yield
@@ -132,22 +138,16 @@ def observe_calls(observer: Callable[[Report], None]) -> Iterator[None]:
 
 
 def report(finished: Report) -> None:
-    """Tell the observer, if there is one."""
+    """Pass a report to the observer, if any."""
     observer = _observer.get()
     if observer is not None:
         observer(finished)
 
 
-MOST_KEYS = 64
-
-#: Takes the keys of all the calls that are waited for in one place now.
-WaitCallback = Callable[[Iterable[str]], None]
-
-
 class WaitedCalls:
     """The keys of the calls that one run waits for, in all its threads.
 
-    ``tell(keys)`` gets them in order, at most 64, whenever they change: from any thread, but never two at a time.
+    ``tell(keys)`` receives them sorted, at most 64, whenever they change: from any thread, but never concurrently.
     """
 
     def __init__(self, tell: Callable[[list[str]], None]) -> None:
@@ -158,7 +158,7 @@ class WaitedCalls:
 
     @contextmanager
     def waiting(self) -> Iterator[WaitCallback]:
-        """Within this block one more place waits, for what the given function was last called with."""
+        """Register one more waiting location for this block. Its keys are those that the yielded function was last called with."""
         place = object()
         with self._lock:
             self._open[place] = frozenset()
@@ -171,7 +171,7 @@ class WaitedCalls:
 
     def _learn(self, place: object, keys: Iterable[str]) -> None:
         with self._lock:
-            # it may be told in another thread when nobody waits there any more
+            # Another thread may call this after the block has ended.
             if place in self._open:
                 self._open[place] = frozenset(keys)
                 self._changed()
@@ -188,7 +188,7 @@ _waits: ContextVar[WaitedCalls | None] = ContextVar("yggdrasill_waits", default=
 
 @contextmanager
 def observe_waits(tell: Callable[[list[str]], None]) -> Iterator[None]:
-    """Within this block, and in the branches it starts, ``tell`` gets the calls that are waited for; see `WaitedCalls`."""
+    """Call ``tell`` with the keys of the calls that are waited for within this block or in branches it starts; see `WaitedCalls`."""
     before = _waits.set(WaitedCalls(tell))
     try:
         yield
@@ -198,7 +198,7 @@ def observe_waits(tell: Callable[[list[str]], None]) -> Iterator[None]:
 
 @contextmanager
 def waiting() -> Iterator[WaitCallback | None]:
-    """Within this block the current run waits for the calls that the given function was last told; None if nobody observes."""
+    """Yield a function that sets the calls the current run waits for within this block, or None without an observer."""
     waits = _waits.get()
     if waits is None:
         yield None

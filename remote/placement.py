@@ -1,4 +1,4 @@
-"""Where a part of a project runs, as data: the values of ``graphs`` in endpoints.yaml and the rules by which its keys name parts."""
+"""Placements as data: the values of ``graphs`` in endpoints.yaml, and the rules by which its keys name parts of a project."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ __all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
 WHOLE = "*"
-"""The key that stands for all that can travel of a ComfyUI prompt and that no other key places; it names no part of a project."""
+"""The key for all transferable nodes of a ComfyUI prompt that no other key places; it names no part of a project."""
 SPLITS = ("list", "batch", "none")
 _ID_FIELDS = ("graph_id", "pipeline_id", "stage_id", "world_id")
 
 
 @dataclass(frozen=True)
 class Placement:
-    """Endpoints by name, none for this process. ``policy`` chooses among several; ``fallback`` says what happens if none answers.
+    """Endpoints by name; none means this process. ``policy`` chooses among several; ``fallback`` applies if none answers.
 
-    One that has more than ``max_queued`` jobs waiting is passed over. ``split``: whether the values of a call to a part of a ComfyUI
-    workflow may go to several endpoints, those of a ``list``, or the pictures of a ``batch`` too; or ``none``.
+    An endpoint with more than ``max_queued`` queued jobs is skipped. ``split``: whether the values of a call to a part of a ComfyUI
+    workflow may go to several endpoints: the values of a ``list``, also the images of a ``batch``, or ``none``.
     """
 
     endpoints: tuple[str, ...] = ()
@@ -34,15 +34,16 @@ class Placement:
 
     @property
     def is_local(self) -> bool:
-        """Whether the part runs here."""
+        """Return whether the part runs in this process."""
         return not self.endpoints
 
     @classmethod
     def of(cls, value: Any, known: Collection[str], where: str) -> Placement:
-        """From ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?, split?}``.
+        """Build from ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?, split?}``.
 
         Raises:
-            InvalidConfig: another shape. UnknownEndpoint: a name that is not in ``known``.
+            InvalidConfig: another shape.
+            UnknownEndpoint: a name that is not in ``known``.
         """
         if isinstance(value, Placement):
             return value
@@ -50,10 +51,10 @@ class Placement:
             return cls()
         names = [value] if isinstance(value, str) else value.get("replicas") if isinstance(value, Mapping) else None
         if not isinstance(names, (list, tuple)) or not names or not all(isinstance(name, str) for name in names):
-            raise InvalidConfig(f"{where}: runs at 'local', an endpoint's name, or {{replicas: [names], policy, fallback}}, got {value!r}")
+            raise InvalidConfig(f"{where}: must be 'local', an endpoint's name, or {{replicas: [names], policy, fallback}}, got {value!r}")
         for name in names:
             if name not in known:
-                error = unknown_name("endpoint", name, known, f"It stands at {where}; add it under 'endpoints'.", UnknownEndpoint)
+                error = unknown_name("endpoint", name, known, f"It is named in {where}; add it under 'endpoints'.", UnknownEndpoint)
                 raise error
         rest = {key: item for key, item in value.items() if key != "replicas"} if isinstance(value, Mapping) else {}
         for key, item in rest.items():
@@ -68,7 +69,7 @@ class Placement:
         return cls(tuple(names), **rest)
 
     def to_config(self) -> Any:
-        """JSON form."""
+        """Return the JSON form."""
         if self.is_local:
             return LOCAL
         if len(self.endpoints) == 1 and self == Placement(self.endpoints):
@@ -80,7 +81,7 @@ class Placement:
 
 @dataclass(frozen=True)
 class ProjectPart:
-    """A place in a project: ids from the outermost level down, the part's own id where that differs, and what is inside."""
+    """A part of a project: ids from the outermost level down, the part's id in its config if that differs, and its children."""
 
     path: tuple[str, ...]
     own_id: str | None = None
@@ -88,43 +89,43 @@ class ProjectPart:
 
     @property
     def name(self) -> str:
-        """The path as keys and messages write it."""
+        """Return the path as written in keys and messages."""
         return "/".join(self.path)
 
     def walk(self) -> Iterator[ProjectPart]:
-        """This part and everything below."""
+        """Yield this part and everything below."""
         yield self
         for child in self.children:
             yield from child.walk()
 
     @property
     def _paths(self) -> tuple[tuple[str, ...], ...]:
-        """The path, and the one that ends in the own id."""
+        """Return the path, and the one that ends in the config's id."""
         return (self.path, (*self.path[:-1], self.own_id)) if self.own_id else (self.path,)
 
     def is_at(self, key: str) -> bool:
-        """Whether a key is this part's whole path, by either id."""
+        """Return whether a key is this part's whole path, by either id."""
         return tuple(key.split("/")) in self._paths
 
     def is_named_by(self, key: str) -> bool:
-        """Whether a key is this part's path or the end of it, by either id."""
+        """Return whether a key is this part's path or a suffix of it, by either id."""
         words = tuple(key.split("/"))
         return any(words == path[len(path) - len(words) :] for path in self._paths if len(words) <= len(path))
 
     @classmethod
     def of_config(cls, path: tuple[str, ...], config: Any) -> ProjectPart:
-        """The part at ``path`` from its entry or config, of any level; what stands in other files is not looked into."""
+        """Build the part at ``path`` from its entry or config, of any level. Referenced files are not read."""
         if not isinstance(config, Mapping):
             return cls(path)
         inner = next((config[key] for key in ("graph_config", "pipeline_config", "stage_config") if key in config), config)
         if not isinstance(inner, Mapping):
             return cls(path)
-        own = name_of(inner)
-        return cls(path, own if path and own != path[-1] else None, tuple(_children(path, inner)))
+        own_id = name_of(inner)
+        return cls(path, own_id if path and own_id != path[-1] else None, tuple(_children(path, inner)))
 
 
 def name_of(config: Mapping[str, Any]) -> str | None:
-    """The id that a config of any level says of itself."""
+    """Return the id in a config of any level, or None."""
     return next((config[key] for key in _ID_FIELDS if isinstance(config.get(key), str)), None)
 
 
@@ -142,17 +143,17 @@ def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[Proj
 def match_keys(
     keys: Iterable[str], parts: Iterable[ProjectPart], project: str | None = None
 ) -> tuple[dict[tuple[str, ...], str], list[str]]:
-    """The key that places each part, by path, the most specific of several; and the keys that name nothing.
+    """Return the key of each placed part by path, the most specific of several; and the keys that name nothing.
 
     A key that names a part and others inside it means the outermost: it is placed whole. A key that begins with the id of the
-    ``project`` names what its rest names from the outermost level down, so that a stage's parts have one key, in a world and alone.
+    ``project`` names what its remainder names from the outermost level down, so a stage's parts have one key, in a world and alone.
 
     Raises:
-        InvalidConfig: a key that is no whole path names several parts.
+        InvalidConfig: a key that is not a whole path names several parts.
     """
     found: dict[tuple[str, ...], str] = {}
     everything = list(parts)
-    idle = []
+    unused = []
     for key in sorted(set(keys) - {WHOLE}, key=lambda key: key.count("/")):
         inside = key[len(project) + 1 :] if project is not None and key.startswith(f"{project}/") else None
         exact = [part for part in everything if part.name == key]
@@ -167,5 +168,5 @@ def match_keys(
         for part in named:
             found[part.path] = key
         if not named:
-            idle.append(key)
-    return found, idle
+            unused.append(key)
+    return found, unused

@@ -1,4 +1,4 @@
-"""Placing a project that is built already: the parts that a registry places elsewhere become proxies, the rest stays as it is."""
+"""Placing of a project that is already built: parts that a registry places on endpoints become remote parts, the others are unchanged."""
 
 from __future__ import annotations
 
@@ -22,25 +22,26 @@ __all__ = ["place"]
 
 
 def place(project: Any, registry: EndpointRegistry) -> Any:
-    """A copy of a graph, pipeline, stage or world with its placed parts remote; the other parts are the same objects.
+    """Return a copy of a graph, pipeline, stage or world with its placed parts remote; the other parts are the same objects.
 
-    A placed part takes along its config and the state of blocks that name no checkpoint. A project that is placed whole, by
-    its own id, becomes a proxy itself.
+    A placed part is deployed with its config and the state of blocks that name no checkpoint. A project that is placed as a whole, by
+    its id, becomes a remote part.
 
     Raises:
-        InvalidArgument: no project, or a block that keeps state is shared with a part that runs elsewhere.
-        InvalidConfig: an ambiguous key. UnknownBlockType, PayloadTooLarge, EndpointUnreachable, InvalidEdge
+        InvalidArgument: not a project, or a stateful block is shared with a part that runs in another place.
+        InvalidConfig: an ambiguous key.
+        UnknownBlockType, PayloadTooLarge, EndpointUnreachable, InvalidEdge
     """
     if not isinstance(project, (Graph, ComfyGraph, Dag, World)):
-        raise InvalidArgument(f"a graph, pipeline, stage or world can be placed, not {type(project).__name__}")
+        raise InvalidArgument(f"expected a graph, pipeline, stage or world to place, got {type(project).__name__}")
     root = ProjectPart((project.id,), None)
     parts = [part for part in ProjectPart.of_config((), project.to_config()).walk() if part.path]
     placements = registry.placements_of([root, *parts], project.id)
-    whole = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
-    if whole is None and isinstance(project, (Graph, ComfyGraph)):
-        whole = registry.default
+    project_placement = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
+    if project_placement is None and isinstance(project, (Graph, ComfyGraph)):
+        project_placement = registry.default
     placer = _Placer(registry, placements)
-    placed = placer.part(project, (), whole)
+    placed = placer.part(project, (), project_placement)
     placer.check_shared_state()
     return placed
 
@@ -49,26 +50,26 @@ class _Placer:
     def __init__(self, registry: EndpointRegistry, placements: Mapping[tuple[str, ...], Placement]) -> None:
         self._registry = registry
         self._placements = placements
-        #: Where each block that keeps state runs: the placed part it belongs to, or here.
-        self._homes: dict[int, set[str]] = {}
+        #: Where each stateful block runs: the name of the placed part, or empty for this process.
+        self._locations: dict[int, set[str]] = {}
 
-    def part(self, child: Any, path: tuple[str, ...], around: Placement | None) -> Any:
-        """What stands for ``child`` after placing: a proxy, a copy with proxies inside, or itself."""
-        placement = self._placements.get(path, around)
+    def part(self, child: Any, path: tuple[str, ...], inherited: Placement | None) -> Any:
+        """Return the placed form of ``child``: a remote part, a copy with remote parts inside, or ``child``."""
+        placement = self._placements.get(path, inherited)
         is_leaf = isinstance(child, (Graph, ComfyGraph))
         if not isinstance(child, Container) and not is_leaf:
             return child
         if placement is None and is_leaf:
             placement = self._registry.default
-        apart = any(other[: len(path)] == path and other != path and found != placement for other, found in self._placements.items())
-        if placement is not None and not placement.is_local and (is_leaf or not apart):
-            self._settle(child, "/".join(path) or child.id)
+        split = any(other[: len(path)] == path and other != path and found != placement for other, found in self._placements.items())
+        if placement is not None and not placement.is_local and (is_leaf or not split):
+            self._record(child, "/".join(path) or child.id)
             return self._proxy(child, path, placement)
         if is_leaf:
-            self._settle(child, "")
+            self._record(child, "")
             return child
-        children = {child_id: self.part(below, (*path, child_id), placement) for child_id, below in child._children.items()}
-        changed = {child_id: below for child_id, below in children.items() if below is not child._children[child_id]}
+        children = {child_id: self.part(below, (*path, child_id), placement) for child_id, below in child.children.items()}
+        changed = {child_id: below for child_id, below in children.items() if below is not child.children[child_id]}
         return cast("Dag | World", child).with_children(changed) if changed else child
 
     def _proxy(self, child: Any, path: tuple[str, ...], placement: Placement) -> Any:
@@ -81,16 +82,16 @@ class _Placer:
             fallback=lambda: child,
         )
 
-    def _settle(self, part: Container | ComfyGraph, home: str) -> None:
+    def _record(self, part: Container | ComfyGraph, location: str) -> None:
         for block in part.blocks() if isinstance(part, Container) else ():
             if block.stateful:
-                self._homes.setdefault(id(block), set()).add(home)
+                self._locations.setdefault(id(block), set()).add(location)
 
     def check_shared_state(self) -> None:
-        """Raise `InvalidArgument` if a block that keeps state was shared by parts that now run apart."""
-        for homes in self._homes.values():
-            if len(homes) > 1:
-                names = ", ".join(repr(home) if home else "this process" for home in sorted(homes))
+        """Raise `InvalidArgument` if parts that now run in different places shared a stateful block."""
+        for locations in self._locations.values():
+            if len(locations) > 1:
+                names = ", ".join(repr(location) if location else "this process" for location in sorted(locations))
                 raise InvalidArgument(
-                    f"{names} share a block that keeps state between calls, which lives in one place; place them together, as one pipeline"
+                    f"{names} share a block that keeps state between calls, which can live in one place only; place them together, as one pipeline"
                 )

@@ -1,4 +1,7 @@
-"""Checks before a workflow is sent to an endpoint: node classes and model files."""
+"""Checks before a workflow is sent to an endpoint: whether that is a ComfyUI and has the node classes and model files.
+
+If this process is a ComfyUI too, the checks also compare both sides: signatures of node classes, and contents of model files.
+"""
 
 from __future__ import annotations
 
@@ -27,119 +30,130 @@ __all__ = [
 
 _MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 _OWN_PREFIX = "Yggdrasill"
+Signature = dict[str, Any]
 
 
 def is_model_file(name: str) -> bool:
-    """Whether a text is named like a file of weights."""
+    """Return whether a text is named like a file of weights."""
     return name.lower().endswith(_MODEL_FILES)
 
 
 def same_path(name: str) -> str:
-    """One spelling for a path written with ``\\`` or ``/``."""
+    """Return one spelling for a path written with ``\\`` or ``/``."""
     return name.replace("\\", "/")
 
 
 class LocalComfy(Protocol):
-    """What the ComfyUI of this process has, to be compared with what an endpoint has. Not to be called on ComfyUI's main loop."""
+    """Node classes and model files of the ComfyUI of this process. Must not be called on ComfyUI's main loop."""
 
     def node_hashes(self) -> Mapping[str, str]:
-        """A hash of the form of every node class, as in its own endpoint's capabilities."""
+        """Return a hash of the signature of every node class, as in the capabilities."""
         ...
 
     def node_forms(self, names: Sequence[str]) -> Mapping[str, Any]:
-        """As `EndpointClient.nodes`."""
+        """Return as `EndpointClient.nodes`."""
         ...
 
     def model_fingerprints(self, files: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
-        """As `EndpointClient.model_fingerprints`."""
+        """Return as `EndpointClient.model_fingerprints`."""
         ...
 
 
 _local_comfy: LocalComfy | None = None
 
 
-def set_local_comfy(own: LocalComfy | None) -> None:
-    """Compare endpoints with the ComfyUI of this process from now on; None: with nothing."""
+def set_local_comfy(local_comfy: LocalComfy | None) -> None:
+    """Set the ComfyUI of this process that endpoints are compared with; None disables the comparison."""
     global _local_comfy  # noqa: PLW0603 - a process has one ComfyUI or none
-    _local_comfy = own
+    _local_comfy = local_comfy
 
 
 async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Retry) -> None:
-    """Return if an endpoint, whose capabilities were fetched, has what ``prompt`` names, and the same as the ComfyUI of this process.
+    """Check that an endpoint, whose capabilities were fetched, has what ``prompt`` names, equal to the ComfyUI of this process.
 
     Raises:
-        InvalidConfig, UnknownBlockType, MissingFile: as `check_workflow`. InvalidStructure: a node class there is another one.
-        CheckpointMismatch: a model file there is another one.
+        InvalidConfig, UnknownBlockType, MissingFile: as `check_workflow`.
+        InvalidStructure: the endpoint's node class differs.
+        CheckpointMismatch: the endpoint's model file differs.
     """
     try:
         check_workflow(prompt, client.facts, client.name)
     except (InvalidConfig, UnknownBlockType):
-        # it may have got what it lacked since it was asked
+        # The endpoint may have been updated since its capabilities were fetched.
         client.facts = await retry.persist(client.capabilities)
         check_workflow(prompt, client.facts, client.name)
-    own = _local_comfy
-    if own is not None:
-        await _compare_classes(prompt, own, client, retry)
-        await _compare_files(prompt, own, client, retry)
+    local_comfy = _local_comfy
+    if local_comfy is not None:
+        await _compare_classes(prompt, local_comfy, client, retry)
+        await _compare_files(prompt, local_comfy, client, retry)
 
 
-async def _compare_classes(prompt: Mapping[str, Any], own: LocalComfy, client: EndpointClient, retry: Retry) -> None:
-    here = await asyncio.to_thread(own.node_hashes)
-    there = (client.facts or {}).get("comfy", {}).get("node_classes", {})
+async def _compare_classes(prompt: Mapping[str, Any], local_comfy: LocalComfy, client: EndpointClient, retry: Retry) -> None:
+    local_hashes = await asyncio.to_thread(local_comfy.node_hashes)
+    remote_hashes = (client.facts or {}).get("comfy", {}).get("node_classes", {})
     used = sorted({str(node["class_type"]) for node in prompt.values()})
-    others = [name for name in used if here.get(name) and there.get(name) and here[name] != there[name]]
+    others = [name for name in used if local_hashes.get(name) and remote_hashes.get(name) and local_hashes[name] != remote_hashes[name]]
     if not others:
         return
-    forms = [(await asyncio.to_thread(own.node_forms, others))["nodes"], (await retry.persist(lambda: client.nodes(others)))["nodes"]]
+    forms = [
+        (await asyncio.to_thread(local_comfy.node_forms, others))["nodes"],
+        (await retry.persist(lambda: client.nodes(others)))["nodes"],
+    ]
     found = {
         name: signature_differences(prompt, name, *(class_signature(side[name]) for side in forms))
         for name in others
         if all(name in side for side in forms)
     }
-    found = {name: said for name, said in found.items() if said}
+    found = {name: differences for name, differences in found.items() if differences}
     if found:
-        told = "; ".join(f"{name!r}: {', '.join(said)}" for name, said in found.items())
+        listing = "; ".join(f"{name!r}: {', '.join(differences)}" for name, differences in found.items())
         raise InvalidStructure(
-            f"endpoint {client.name!r} has other node classes than this ComfyUI ({told}); install the same version of the pack that has them "
+            f"endpoint {client.name!r} has different node classes than this ComfyUI ({listing}); install the same version of their node pack "
             "on both sides",
             endpoint=client.name,
-            errors=[f"{name}: {item}" for name, said in found.items() for item in said],
+            errors=[f"{name}: {item}" for name, differences in found.items() for item in differences],
             classes=sorted(found),
         )
 
 
-async def _compare_files(prompt: Mapping[str, Any], own: LocalComfy, client: EndpointClient, retry: Retry) -> None:
+async def _compare_files(prompt: Mapping[str, Any], local_comfy: LocalComfy, client: EndpointClient, retry: Retry) -> None:
     named = {name: node_id for node_id, name in _files_of(prompt)}
-    here = await asyncio.to_thread(own.model_fingerprints, list(named)) if named else {}
-    asked = [name for name, prints in here.items() if client.compared.get(name) != prints]
-    if not asked:
+    local_prints = await asyncio.to_thread(local_comfy.model_fingerprints, list(named)) if named else {}
+    unchecked = [name for name, prints in local_prints.items() if client.compared.get(name) != prints]
+    if not unchecked:
         return
-    there = await retry.persist(lambda: client.model_fingerprints(asked))
-    for name in asked:
+    remote_prints = await retry.persist(lambda: client.model_fingerprints(unchecked))
+    for name in unchecked:
         other = {
-            folder: (mark, there[name][folder]) for folder, mark in here[name].items() if there.get(name, {}).get(folder, mark) != mark
+            folder: (mark, remote_prints[name][folder])
+            for folder, mark in local_prints[name].items()
+            if remote_prints.get(name, {}).get(folder, mark) != mark
         }
         if other:
-            told = ", ".join(f"in {folder!r} {ours[:8]} here and {theirs[:8]} there" for folder, (ours, theirs) in other.items())
+            listing = ", ".join(
+                f"in {folder!r} {local[:8]} here and {remote[:8]} on the endpoint" for folder, (local, remote) in other.items()
+            )
             raise CheckpointMismatch(
-                f"node {named[name]!r} needs {name!r}, and endpoint {client.name!r} has another file of that name ({told}); bring the same file to both",
+                f"node {named[name]!r} needs {name!r}, and endpoint {client.name!r} has another file of that name ({listing}); use the same file on both sides",
                 endpoint=client.name,
                 file=name,
                 node_id=named[name],
             )
-        client.compared[name] = dict(here[name])
+        client.compared[name] = dict(local_prints[name])
 
 
 def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, endpoint: str) -> None:
-    """Return if the endpoint that said ``facts`` (its capabilities) has what ``prompt`` names, as far as it says.
+    """Check that the endpoint with the capabilities ``facts`` has what ``prompt`` names, as far as they are known.
 
     Raises:
-        InvalidConfig: it is no ComfyUI. UnknownBlockType: it lacks node classes. MissingFile: it lacks model files.
+        InvalidConfig: it is not a ComfyUI.
+        UnknownBlockType: it lacks node classes.
+        MissingFile: it lacks model files.
     """
     comfy = (facts or {}).get("comfy")
     if not isinstance(comfy, Mapping):
         raise InvalidConfig(
-            f"endpoint {endpoint!r} is no ComfyUI with this extension, and a ComfyUI workflow runs nowhere else; place it on one",
+            f"endpoint {endpoint!r} is not a ComfyUI with this extension, which a ComfyUI workflow needs; place it on one",
             endpoint=endpoint,
         )
     classes = comfy.get("node_classes")
@@ -147,7 +161,7 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
         wanted = {str(node["class_type"]) for node in prompt.values()}
         missing = sorted(name for name in wanted - set(classes) if not name.startswith(_OWN_PREFIX))
         if missing:
-            hint = f"The workflow needs {', '.join(map(repr, missing))} at endpoint {endpoint!r}; install the node pack that has it there."
+            hint = f"The workflow needs {', '.join(map(repr, missing))} at endpoint {endpoint!r}. Install the node pack that has it on the endpoint."
             error = unknown_name("node class", missing[0], classes, hint, UnknownBlockType)
             error.details.update(endpoint=endpoint, missing=missing)
             raise error
@@ -157,7 +171,7 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
 
 
 class MissingItem(NamedTuple):
-    """Something that a node needs and an endpoint lacks: a ``kind`` (``node class`` or ``model file``) and its name."""
+    """An item that a node needs and an endpoint lacks: its ``kind`` (``node class`` or ``model file``) and its name."""
 
     node_id: str
     kind: str
@@ -165,7 +179,7 @@ class MissingItem(NamedTuple):
 
 
 def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[MissingItem] | None:
-    """What the endpoint that said ``facts`` lacks of what ``prompt`` names, as far as it says; None for no ComfyUI."""
+    """Return what the endpoint with the capabilities ``facts`` lacks, as far as they are known; None if it is not a ComfyUI."""
     comfy = (facts or {}).get("comfy")
     if not isinstance(comfy, Mapping):
         return None
@@ -177,13 +191,13 @@ def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> li
             MissingItem(node_id, "node class", name) for node_id, name in used if name not in classes and not name.startswith(_OWN_PREFIX)
         ]
     if isinstance(models, Mapping):
-        there = {same_path(str(file)) for files in models.values() for file in files}
-        found += [MissingItem(node_id, "model file", name) for node_id, name in _files_of(prompt) if same_path(name) not in there]
+        available = {same_path(str(file)) for files in models.values() for file in files}
+        found += [MissingItem(node_id, "model file", name) for node_id, name in _files_of(prompt) if same_path(name) not in available]
     return found
 
 
 def gaps_of(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
-    """What the endpoint that said ``facts`` lacks for each node of ``prompt``, in words, as far as it says; None for no ComfyUI."""
+    """Return descriptions of what the endpoint with the capabilities ``facts`` lacks, by node; None if it is not a ComfyUI."""
     missing = missing_at(prompt, facts)
     if missing is None:
         return None
@@ -193,62 +207,59 @@ def gaps_of(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[
     return gaps
 
 
-def _check_models(prompt: Mapping[str, Any], there: set[str], endpoint: str) -> None:
-    missing = [(node_id, name) for node_id, name in _files_of(prompt) if same_path(name) not in there]
+def _check_models(prompt: Mapping[str, Any], available: set[str], endpoint: str) -> None:
+    missing = [(node_id, name) for node_id, name in _files_of(prompt) if same_path(name) not in available]
     if missing:
         node_id, name = missing[0]
-        said = unknown_name("model file", name, there)
+        suggestion = unknown_name("model file", name, available)
         raise MissingFile(
-            f"node {node_id!r} needs {name!r}, which endpoint {endpoint!r} does not have: {said.message} Bring the file there.",
+            f"node {node_id!r} needs {name!r}, which endpoint {endpoint!r} does not have: {suggestion.message} Copy the file to the endpoint.",
             endpoint=endpoint,
             missing=[name for _, name in missing],
         )
 
 
 def _files_of(prompt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The names of model files among the constants of nodes that load something; an output's file name is none."""
+    """Yield the names of model files among the constants of loader nodes; an output's file name is not one."""
     for node_id, node in prompt.items():
         for name, value in node["inputs"].items():
             if isinstance(value, str) and is_model_file(value) and "Load" in node["class_type"] and "prefix" not in name:
                 yield node_id, value
 
 
-Signature = dict[str, Any]
-
-
 def class_signature(entry: Mapping[str, Any]) -> Signature:
-    """``{"required": {name: type}, "optional": {name: type}, "outputs": [type]}`` of an entry of ComfyUI's ``/object_info``.
+    """Return ``{"required": {name: type}, "optional": {name: type}, "outputs": [type]}`` for an entry of ComfyUI's ``/object_info``.
 
-    The choices of a list are often a machine's files, so they do not count.
+    The options of a combo are ignored, because they are often a machine's files.
     """
-    given = entry.get("input") or {}
+    inputs = entry.get("input") or {}
     groups = {
         group: {
-            str(name): "COMBO" if isinstance(item[0], (list, tuple)) else str(item[0]) for name, item in (given.get(group) or {}).items()
+            str(name): "COMBO" if isinstance(item[0], (list, tuple)) else str(item[0]) for name, item in (inputs.get(group) or {}).items()
         }
         for group in ("required", "optional")
     }
     return {**groups, "outputs": [str(kind) for kind in entry.get("output") or ()]}
 
 
-def signature_differences(prompt: Mapping[str, Any], class_type: str, here: Signature, there: Signature) -> list[str]:
-    """What makes ``prompt`` mean something else over there; nothing it does not use counts."""
+def signature_differences(prompt: Mapping[str, Any], class_type: str, local: Signature, remote: Signature) -> list[str]:
+    """Return the differences that change the meaning of ``prompt`` on the endpoint; unused inputs and outputs are ignored."""
     nodes = {node_id: node for node_id, node in prompt.items() if node["class_type"] == class_type}
-    found = [said for node in nodes.values() for said in _input_differences(node["inputs"], here, there)]
+    found = [difference for node in nodes.values() for difference in _input_differences(node["inputs"], local, remote)]
     used = {value[1] for node in prompt.values() for value in node["inputs"].values() if is_link(value) and value[0] in nodes}
     for index in sorted(used):
-        ours, theirs = (str(dict(enumerate(form["outputs"])).get(index, "missing")) for form in (here, there))
-        if ours != theirs:
-            found.append(f"output {index} is {ours} here and {theirs} there")
+        local_type, remote_type = (str(dict(enumerate(form["outputs"])).get(index, "missing")) for form in (local, remote))
+        if local_type != remote_type:
+            found.append(f"output {index} is {local_type} here and {remote_type} on the endpoint")
     return list(dict.fromkeys(found))
 
 
-def _input_differences(given: Mapping[str, Any], here: Signature, there: Signature) -> Iterator[str]:
-    ours, theirs = ({**form["optional"], **form["required"]} for form in (here, there))
-    for name in given:
-        # names of inputs that grow have a dot, and no entry of their own on either side
-        if name in ours and ours[name] != theirs.get(name):
-            yield f"input {name!r} is {ours[name]} here and {theirs.get(name, 'missing')} there"
-    for name, kind in there["required"].items():
-        if name not in given and name not in ours:
-            yield f"input {name!r} ({kind}) is needed there and missing here"
+def _input_differences(inputs: Mapping[str, Any], local: Signature, remote: Signature) -> Iterator[str]:
+    local_types, remote_types = ({**form["optional"], **form["required"]} for form in (local, remote))
+    for name in inputs:
+        # Names of growing inputs contain a dot and have no entry on either side.
+        if name in local_types and local_types[name] != remote_types.get(name):
+            yield f"input {name!r} is {local_types[name]} here and {remote_types.get(name, 'missing')} on the endpoint"
+    for name, kind in remote["required"].items():
+        if name not in inputs and name not in local_types:
+            yield f"input {name!r} ({kind}) is required on the endpoint and missing here"

@@ -1,4 +1,4 @@
-"""Making the proxy of a part: the class of its level, the route to where it was placed, and what stands in if nobody answers."""
+"""Construction of remote parts: the class of the level, the route to its endpoints, and the local fallback."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _CLASSES: dict[str, type[RemotePart]] = {"stage": RemoteStage, "world": RemoteWo
 
 
 def kind_of(config: Mapping[str, Any]) -> str:
-    """``graph``, ``pipeline``, ``stage``, ``world`` or ``comfy``, by the children a config lists."""
+    """Return ``graph``, ``pipeline``, ``stage``, ``world`` or ``comfy``, by the children that a config lists."""
     return next((kind for mark, kind in _MARKS.items() if mark in config), "graph")
 
 
 def build_here(kind: str, config: Mapping[str, Any], base_dir: Any = None) -> Any:
-    """A graph, pipeline or stage in this process."""
+    """Build a graph, pipeline or stage in this process."""
     if kind == "comfy":
         return ComfyGraph.from_config(config)
     if kind == "graph":
@@ -49,12 +49,13 @@ def make_proxy(
     saved: Mapping[str, Any] | None = None,
     fallback: Callable[[], Any] | None = None,
 ) -> RemotePart:
-    """The proxy of a part that is deployed where ``placement`` says, at once where that answers.
+    """Build a remote part and deploy it on the endpoints of ``placement`` that answer.
 
-    ``saved`` is what its `to_config` gives, if that is not ``config``.
+    ``saved`` is the result of its `to_config`, if that is not ``config``.
 
     Raises:
-        EndpointUnreachable: no endpoint answers and nothing else is allowed. UnknownBlockType, PayloadTooLarge, RemoteError
+        EndpointUnreachable: no endpoint answers and there is no fallback.
+        UnknownBlockType, PayloadTooLarge, RemoteError
     """
     kind = kind_of(config)
     deployment = DeploymentSpec(name, kind, config, state or {}, artifact_client=registry.artifact_client)
@@ -67,7 +68,7 @@ def make_proxy(
 
 
 def served_proxy(registry: EndpointRegistry, path: tuple[str, ...], entry: Mapping[str, Any], placement: Placement | None) -> RemotePart:
-    """The proxy of what is served under a known id already: at the entry's ``endpoint_url``, or where the registry places it."""
+    """Build the remote part of a deployment with a known id: at the entry's ``endpoint_url``, or where the registry places it."""
     url, graph_id = str(entry["endpoint_url"]), str(entry.get("graph_id") or path[-1])
     if placement is None:
         route = Route([registry.client_for(url)], graph_id, retry_policy=registry.retry_policy, strict_build=registry.strict_build)

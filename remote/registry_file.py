@@ -1,4 +1,6 @@
-"""endpoints.yaml and the secrets.yaml beside it: reading, and writing whole or not at all, comments and order kept where they can be."""
+"""Files of the registry: endpoints.yaml and the secrets.yaml beside it, written completely or not at all; leading comments are
+preserved.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +22,26 @@ _PLAIN = re.compile(r"[A-Za-z_][\w.\-]*")
 
 
 def secrets_path(path: str | Path) -> Path:
-    """The secrets.yaml that belongs to an endpoints.yaml."""
+    """Return the path of the secrets.yaml that belongs to an endpoints.yaml."""
     return Path(path).parent / "secrets.yaml"
 
 
 def read_secrets(path: Path) -> dict[str, str]:
-    """Tokens by endpoint name; none if there is no such file.
+    """Return tokens by endpoint name; empty if the file does not exist.
 
     Raises:
-        InvalidConfig: no mapping of texts, or a file that others may read.
+        InvalidConfig: not a mapping of texts, or readable by others.
     """
     if not path.exists():
         return {}
     if os.name == "posix" and path.stat().st_mode & 0o077:
-        raise InvalidConfig(f"{str(path)!r} can be read by others; allow it to yourself alone: chmod 600 {path}", path=str(path))
+        raise InvalidConfig(f"{str(path)!r} can be read by others; restrict it to your user: chmod 600 {path}", path=str(path))
     try:
         document = read_document(path)
     except InvalidConfig:
-        # the error's own text would show the line, and with it a token
+        # The original message would show the line, and with it a token.
         raise InvalidConfig(
-            f"{str(path)!r} is no YAML mapping of endpoint names to tokens; its text is not shown here", path=str(path)
+            f"{str(path)!r} is not a YAML mapping of endpoint names to tokens; its text is not shown", path=str(path)
         ) from None
     if not all(isinstance(key, str) and isinstance(value, str) for key, value in document.items()):
         raise InvalidConfig(f"{str(path)!r} must map endpoint names to tokens, each a text", path=str(path))
@@ -47,7 +49,7 @@ def read_secrets(path: Path) -> dict[str, str]:
 
 
 def write_secrets(path: Path, secrets: Mapping[str, str]) -> None:
-    """Write tokens to a file only its owner can read (mode 0600), or remove it if there are none.
+    """Write tokens to a file that only its owner can read (mode 0600), or remove the file if there are no tokens.
 
     Raises:
         StorageFailed
@@ -72,12 +74,12 @@ def write_secrets(path: Path, secrets: Mapping[str, str]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         raise StorageFailed(
-            f"cannot write {str(path)!r}: {error.strerror or error}; what was there before is unchanged", path=str(path)
+            f"cannot write {str(path)!r}: {error.strerror or error}; the previous file is unchanged", path=str(path)
         ) from error
 
 
 def write_registry(path: str | Path, document: Mapping[str, Any]) -> None:
-    """Write an endpoints.yaml; comment lines at the top of an older one stay.
+    """Write an endpoints.yaml. Comment lines at the top of an existing file are preserved.
 
     Raises:
         StorageFailed
@@ -100,12 +102,12 @@ def _comments(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
-    kept = []
+    comments = []
     for line in text.splitlines():
         if line.strip() and not line.lstrip().startswith("#"):
             break
-        kept.append(line + "\n")
-    return "".join(kept)
+        comments.append(line + "\n")
+    return "".join(comments)
 
 
 def _key(name: str) -> str:

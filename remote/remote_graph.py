@@ -9,7 +9,6 @@ from typing import Any
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER
 from yggdrasill.remote.client import EndpointClient
@@ -24,15 +23,20 @@ __all__ = ["RemoteGraph", "RemoteWorkflow"]
 
 
 class RemoteGraph(RemotePart):
-    """The graph, or pipeline, that an endpoint serves; arguments as `RemotePart`. `run` gives what a local run gives, bit for bit."""
+    """A graph or pipeline that an endpoint serves. Arguments as `RemotePart`. `run` returns the same bits as a local run."""
 
     def get_input_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The inputs by external key, from the contract."""
+        """Return the inputs by external key, from the contract."""
         return self._spec("inputs", include_dtype)
 
     def get_output_spec(self, include_dtype: bool = False) -> list[dict[str, Any]]:
-        """The outputs by external key, from the contract."""
+        """Return the outputs by external key, from the contract."""
         return self._spec("outputs", include_dtype)
+
+    @property
+    def knows_ports(self) -> bool:
+        """Return whether the specs are known without a request to the endpoint."""
+        return self._local is not None or self.route.known_contract() is not None
 
     def _spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:
         if self._local is None or self.route.known_contract() is not None:
@@ -59,23 +63,24 @@ class RemoteGraph(RemotePart):
     ) -> dict[str, Any]:
         """Run at the endpoint and return the outputs by external key.
 
-        ``device`` is the endpoint's affair. Hooks see the graph as one node (``before``: inputs, ``after``: outputs); progress
-        of the nodes inside reaches this run. Large tensors stay there as handles, unless this is the outermost run.
+        ``device`` has no effect: the endpoint chooses. Hooks see the graph as one node (``before``: inputs, ``after``: outputs); progress
+        of the nodes inside reaches this run. Large tensors are returned as handles, unless this is the outermost run.
 
         Raises:
-            BlockFailed, MissingInput, UnknownName, Cancelled, ...: as a local run; CannotTravel; TimedOut; RemoteError.
+            BlockFailed, MissingInput, UnknownName, Cancelled, ...: as a local run.
+            CannotTravel, TimedOut, RemoteError
         """
         refuse_training(training, self)
         emit = as_emit(callbacks)
-        given = dict(inputs or {})
-        asked = {"num_loop_steps": num_loop_steps, "max_workers": max_workers, "dry_run": dry_run or None, **options}
+        values = dict(inputs or {})
+        call_options = {"num_loop_steps": num_loop_steps, "max_workers": max_workers, "dry_run": dry_run or None, **options}
         with enter_run(seed=seed) as context:
             if emit:
-                emit(self.graph_id, "before", inputs=given)
+                emit(self.graph_id, "before", inputs=values)
             try:
-                outputs: dict[str, Any] = self._call(given, context, asked)
+                outputs: dict[str, Any] = self._call(values, context, call_options)
             except (EndpointUnreachable, QueueFull) as error:
-                outputs = self._run_fallback(error, given, {**asked, "device": device})
+                outputs = self._run_fallback(error, values, {**call_options, "device": device})
             if emit:
                 emit(self.graph_id, "after", outputs=outputs)
         return outputs
@@ -91,35 +96,35 @@ class RemoteGraph(RemotePart):
         max_workers: int | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """`run` for a caller with an event loop, which stays free meanwhile; cancelling the task cancels the remote job."""
+        """Run as `run` for a caller with an event loop, without blocking it. Cancelling the task cancels the remote job."""
         refuse_training(training, self)
-        asked = {"num_loop_steps": num_loop_steps, "max_workers": max_workers, "dry_run": dry_run or None, **options}
+        call_options = {"num_loop_steps": num_loop_steps, "max_workers": max_workers, "dry_run": dry_run or None, **options}
         with enter_run(seed=seed) as context:
             try:
-                outputs: dict[str, Any] = await self._call_async(dict(inputs or {}), context, asked)
+                outputs: dict[str, Any] = await self._call_async(dict(inputs or {}), context, call_options)
             except (EndpointUnreachable, QueueFull) as error:
-                outputs = await asyncio.to_thread(self._run_fallback, error, dict(inputs or {}), asked)
+                outputs = await asyncio.to_thread(self._run_fallback, error, dict(inputs or {}), call_options)
         return outputs
 
     def _run_fallback(
         self, error: EndpointUnreachable | QueueFull, inputs: Mapping[Any, Any], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         local = self._fallback_or_raise(error)
-        unknown_here = () if isinstance(local, Pipeline) else ("max_workers",)
-        given = {name: item for name, item in options.items() if item is not None and name not in unknown_here}
-        outputs: dict[str, Any] = local.run(load_handles(inputs), **given)
+        supported = {name: item for name, item in options.items() if item is not None}
+        outputs: dict[str, Any] = local.run(load_handles(inputs), **supported)
         return outputs
 
 
 class RemoteWorkflow(RemoteGraph):
     """The API prompt ``prompt``, whose Graph Input and Graph Output nodes are its ports, at a ComfyUI with this extension.
 
-    Every call sends the prompt along; nothing stays at the endpoint but the job's row. ``endpoints`` are tried as ``policy`` says
-    (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, stand for a single one. One with more than
-    ``max_queued`` jobs waiting is passed over. The rest is as for `RemotePart`.
+    The prompt is sent with every call; the endpoint stores only the job's row. ``endpoints`` are tried as ``policy`` says
+    (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, name a single one. An endpoint with more
+    than ``max_queued`` queued jobs is skipped. Other arguments as `RemotePart`.
 
     Raises:
-        InvalidConfig, LimitExceeded: the prompt. InvalidArgument: no endpoint, or more than one way to say which.
+        InvalidConfig, LimitExceeded: the prompt is invalid.
+        InvalidArgument: no endpoint, or more than one of url, endpoint and endpoints.
     """
 
     def __init__(
@@ -141,7 +146,7 @@ class RemoteWorkflow(RemoteGraph):
         fallback: Callable[[], Any] | None = None,
     ) -> None:
         if (url is not None) + (endpoint is not None) + bool(endpoints) != 1:
-            raise InvalidArgument("a remote workflow needs one of url, endpoint and endpoints")
+            raise InvalidArgument("a remote workflow needs exactly one of url, endpoint and endpoints")
         clients = [client_of(where, token) for where in (url, endpoint, *endpoints) if where is not None]
         workflow = WorkflowSpec(prompt, graph_id)
         route = Route(

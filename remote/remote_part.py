@@ -1,4 +1,4 @@
-"""Base of all remote parts."""
+"""Base of all remote parts: send a call with the run's context, wait, and unpack the result."""
 
 from __future__ import annotations
 
@@ -90,56 +90,56 @@ class RemotePart:
 
     @property
     def graph_id(self) -> str:
-        """The id of what it stands for."""
+        """Return the id of the served graph."""
         return self.route.graph_id
 
     @property
     def contract(self) -> RemoteContract:
-        """The contract, fetched once.
+        """Return the contract, fetched once.
 
         Raises:
             UnknownGraph, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
         """
-        known = self.route.known_contract()
-        return known if known is not None else loop_thread().run(self.route.contract())
+        contract = self.route.known_contract()
+        return contract if contract is not None else loop_thread().run(self.route.contract())
 
     @property
     def stateful(self) -> bool:
-        """Whether it keeps state between calls."""
+        """Return whether it keeps state between calls."""
         return self.contract.stateful
 
     @property
     def deterministic(self) -> bool:
-        """Whether equal inputs give equal outputs."""
+        """Return whether equal inputs give equal outputs."""
         return self.contract.deterministic
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the weights are at the endpoint."""
+        """Return an empty dict: the weights are at the endpoint."""
         return {}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Take the empty state.
+        """Accept an empty state.
 
         Raises:
-            InvalidArgument: ``strict`` and there is more.
+            InvalidArgument: ``strict`` and the state is not empty.
         """
         if strict and state:
             raise InvalidArgument(
-                f"{self!r} has its weights at the endpoint and takes no state {sorted(state)}; load it where it is served"
+                f"{self!r} has its weights at the endpoint and accepts no state, got {sorted(state)}; load the state where the part is served"
             )
 
     def to(self, device: Any) -> Self:
-        """Nothing: devices are the endpoint's."""
+        """Do nothing: the endpoint chooses the devices."""
         return self
 
     def to_config(self) -> dict[str, Any]:
-        """The part's own config if a registry placed it, else ``{"endpoint_url", "graph_id"}``."""
+        """Return the part's original config if a registry placed it, else ``{"endpoint_url", "graph_id"}``."""
         if self._config is not None:
             return dict(self._config)
         return {"endpoint_url": self.route.clients[0].url, "graph_id": self.graph_id}
 
     def prepare(self) -> None:
-        """Fetch the contract, deploying what has to be; an endpoint that does not answer is no error if the part can run here.
+        """Fetch the contract, deploying the part if necessary. An unreachable endpoint is accepted if the part has a fallback.
 
         Raises:
             UnknownGraph, UnknownBlockType, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
@@ -158,16 +158,18 @@ class RemotePart:
         options: Mapping[str, Any] | None = None,
         *,
         watch: Watch | None = None,
-        began: Callable[[str], None] | None = None,
+        on_key: Callable[[str], None] | None = None,
     ) -> Any:
-        """One call in a given run context, for hosts: ``began(key)`` is told the call's key before it is sent, ``watch(kind, data)``
-        every event of the job besides status and progress, both in other threads. The output's large tensors are loaded if
-        ``context.outermost``, else handles.
+        """Make one call in a given run context, for hosts.
+
+        ``on_key(key)`` is called with the call's key before it is sent, ``watch(kind, data)`` with every event of the job other than status
+        and progress, both in other threads. The output's large tensors are loaded if ``context.outermost``, otherwise they are handles.
 
         Raises:
-            As the run of what it stands for; CannotTravel; TimedOut; EndpointUnreachable, QueueFull: nobody took the call.
+            As the local run; CannotTravel; TimedOut.
+            EndpointUnreachable, QueueFull: no endpoint accepted the call.
         """
-        return self._call(value, context, options or {}, watch, began)
+        return self._call(value, context, options or {}, watch, on_key)
 
     def _call(
         self,
@@ -175,16 +177,16 @@ class RemotePart:
         context: RunContext,
         options: Mapping[str, Any],
         watch: Watch | None = None,
-        began: Callable[[str], None] | None = None,
+        on_key: Callable[[str], None] | None = None,
     ) -> Any:
-        """The remote run's output: handles where its tensors are large, unless this is the outermost run."""
+        """Return the remote run's output; large tensors are handles, unless this is the outermost run."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with self._artifact_client.pack(value) as packed, context.release_slot(), waiting() as on_wait:
+        with self._artifact_client.pack(value) as packed, context.host.release_slot(), waiting() as on_wait:
             call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             call = replace(call, watch=watch)
-            if began is not None:
-                began(call.key)
+            if on_key is not None:
+                on_key(call.key)
             started = time.perf_counter()
             try:
                 client, row, fetched = loop_thread().run(self._send(call, context.outermost), token=context.token, inbox=inbox)
@@ -194,10 +196,10 @@ class RemotePart:
         return self._unpack(client, row["output"], fetched, context.outermost)
 
     async def _call_async(self, value: Any, context: RunContext, options: Mapping[str, Any]) -> Any:
-        """The same for a caller with an event loop; packing and unpacking stay off it."""
+        """Do the same for a caller with an event loop; packing and unpacking run in threads."""
         context.check_cancelled()
         inbox: Inbox = queue.SimpleQueue()
-        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.release_slot(), waiting() as on_wait:
+        with await asyncio.to_thread(self._artifact_client.pack, value) as packed, context.host.release_slot(), waiting() as on_wait:
             call = self._prepare(value, packed.wire, context, options, inbox, on_wait)
             started = time.perf_counter()
             try:
@@ -231,12 +233,12 @@ class RemotePart:
             on_wait=on_wait,
         )
 
-    async def _send(self, call: Call, whole: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
+    async def _send(self, call: Call, load_outputs: bool) -> tuple[EndpointClient, Mapping[str, Any], dict[str, memoryview]]:
         downloads = Downloads(self._artifact_client, self.route.retry_policy, call.meter)
         try:
-            client, row = await self.route.call(replace(call, arrived=downloads.arrived) if whole else call)
+            client, row = await self.route.call(replace(call, arrived=downloads.arrived) if load_outputs else call)
             with call.meter.receiving():
-                return client, row, await downloads.all(client, references(row["output"]) if whole else [])
+                return client, row, await downloads.all(client, references(row["output"]) if load_outputs else [])
         finally:
             await downloads.close()
 
@@ -256,24 +258,24 @@ class RemotePart:
             meter=call.meter,
         )
 
-    def _unpack(self, client: EndpointClient, wire: Any, fetched: Mapping[str, memoryview], whole: bool) -> Any:
+    def _unpack(self, client: EndpointClient, wire: Any, fetched: Mapping[str, memoryview], load_outputs: bool) -> Any:
         def bytes_of(ref: Any) -> memoryview:
-            known = fetched.get(ref.hash)
-            return known if known is not None else load(client, ref, self._artifact_client)
+            data = fetched.get(ref.hash)
+            return data if data is not None else load(client, ref, self._artifact_client)
 
-        return unpack(wire, bytes_of, handles=None if whole else lambda ref: RemoteHandle(ref, client, self._artifact_client))
+        return unpack(wire, bytes_of, handles=None if load_outputs else lambda ref: RemoteHandle(ref, client, self._artifact_client))
 
     def _cancelled(self, context: RunContext) -> Cancelled:
         reason = context.token.reason if context.token.cancelled else "the connections of this process were closed"
         return Cancelled(f"{context.place or self.graph_id}: {reason}", node=context.place)
 
     def _fallback_or_raise(self, error: EndpointUnreachable | QueueFull) -> Any:
-        """The part built in this process, if the placement says so, else ``error``.
+        """Return the part built in this process if the placement has a fallback; otherwise raise ``error``.
 
-        What a run at the endpoint raised is no reason, and what a part remembers at its endpoint is not here.
+        Errors of the run itself never cause a fallback, and a stateful part has none, because its state is at the endpoint.
         """
-        known = self.route.known_contract()
-        if self._fallback is None or "job" in error.details or (known is not None and known.stateful):
+        contract = self.route.known_contract()
+        if self._fallback is None or "job" in error.details or (contract is not None and contract.stateful):
             raise error
         if self._local is None:
             self._local = self._fallback()
@@ -281,8 +283,6 @@ class RemotePart:
 
 
 def refuse_training(training: bool, what: object) -> None:
-    """Raise `InvalidArgument` for a training run: gradients do not cross a wire."""
+    """Raise `InvalidArgument` for a training run: gradients are not transferred."""
     if training:
-        raise InvalidArgument(
-            f"{what!r} runs at an endpoint and cannot train, because gradients do not cross a wire; train it where it is local"
-        )
+        raise InvalidArgument(f"{what!r} runs at an endpoint and cannot train, because gradients are not transferred; train it locally")

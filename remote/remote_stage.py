@@ -1,4 +1,8 @@
-"""Stages and worlds that run at endpoints."""
+"""Stages and worlds that run at endpoints.
+
+A stage is sent a state and returns a new one; its condition is evaluated in this process, so a skipped stage costs no call. A world
+keeps its content and snapshots at its endpoint; the state is sent and returned.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +23,24 @@ __all__ = ["RemoteStage", "RemoteWorld"]
 
 
 class RemoteStage(RemoteGraph):
-    """The stage that an endpoint serves; arguments as `RemotePart`."""
+    """A stage that an endpoint serves. Arguments as `RemotePart`."""
 
     @property
     def stage_id(self) -> str:
-        """The stage's own id."""
+        """Return the stage's id."""
         return str((self._config or {}).get("stage_id", self.graph_id))
 
     @property
     def role(self) -> str | None:
-        """Which of the world's five stages this is, if any."""
+        """Return the role of the stage in a world, or None."""
         return self.outline().role
 
     def outline(self) -> Stage:
-        """A stage without pipelines that has this one's id, role, contract and conditions.
+        """Return a stage without pipelines with this stage's id, role, contract and conditions.
 
         Raises:
-            ProtocolMismatch: the endpoint serves something else under that id. EndpointUnreachable
+            ProtocolMismatch: the endpoint serves something else under that id.
+            EndpointUnreachable
         """
         if self._outline is None:
             try:
@@ -48,11 +53,11 @@ class RemoteStage(RemoteGraph):
     _outline: Stage | None = None
 
     def should_run(self, state: State) -> bool:
-        """Whether the execution condition holds."""
+        """Return whether the execution condition holds."""
         return self.outline().should_run(state)
 
     def preview(self, state: State, *, marker: str = "(written by {stage})") -> State:
-        """The state as a run would leave it, with a text in place of every block that would be written."""
+        """Return the state as after a run, with a text in place of every block that would be written."""
         return self.outline().preview(state, marker=marker)
 
     def run(  # type: ignore[override]  # a stage takes a state where a graph takes inputs
@@ -68,21 +73,24 @@ class RemoteStage(RemoteGraph):
         max_workers: int | None = None,
         **options: Any,
     ) -> State:
-        """Run the stage at the endpoint and return the new state; errors as `Stage.run`, `CannotTravel`, `RemoteError`.
+        """Run the stage at the endpoint and return the new state.
 
         Hooks see the stage as one node: phases ``before`` (state_before) and ``after`` (state_before, state_after).
+
+        Raises:
+            As `Stage.run`; CannotTravel, RemoteError
         """
         refuse_training(training, self)
         emit = as_emit(callbacks)
         before = State.of(state)
-        asked = {"max_workers": max_workers, "dry_run": dry_run or None, **options}
+        call_options = {"max_workers": max_workers, "dry_run": dry_run or None, **options}
         with enter_run(seed=before.seed if seed is None else seed) as context:
             if emit:
                 emit(self.stage_id, "before", state_before=before)
             try:
-                after = State.from_dict(self._call({"state": before.to_dict(), "action": action}, context, asked)["state"])
+                after = State.from_dict(self._call({"state": before.to_dict(), "action": action}, context, call_options)["state"])
             except (EndpointUnreachable, QueueFull) as error:
-                after = self._run_fallback_stage(error, before, action, {**asked, "device": device, "seed": context.seed})
+                after = self._run_fallback_stage(error, before, action, {**call_options, "device": device, "seed": context.seed})
             if emit:
                 emit(self.stage_id, "after", state_before=before, state_after=after)
         return after
@@ -98,48 +106,50 @@ class RemoteStage(RemoteGraph):
         max_workers: int | None = None,
         **options: Any,
     ) -> State:
-        """`run` for a caller with an event loop, which stays free meanwhile."""
+        """Run as `run` for a caller with an event loop, without blocking it."""
         refuse_training(training, self)
         before = State.of(state)
-        asked = {"max_workers": max_workers, "dry_run": dry_run or None, **options}
+        call_options = {"max_workers": max_workers, "dry_run": dry_run or None, **options}
         with enter_run(seed=before.seed if seed is None else seed) as context:
             try:
-                return State.from_dict((await self._call_async({"state": before.to_dict(), "action": action}, context, asked))["state"])
+                return State.from_dict(
+                    (await self._call_async({"state": before.to_dict(), "action": action}, context, call_options))["state"]
+                )
             except (EndpointUnreachable, QueueFull) as error:
-                return await asyncio.to_thread(self._run_fallback_stage, error, before, action, {**asked, "seed": context.seed})
+                return await asyncio.to_thread(self._run_fallback_stage, error, before, action, {**call_options, "seed": context.seed})
 
     def _run_fallback_stage(self, error: EndpointUnreachable | QueueFull, state: State, action: Any, options: Mapping[str, Any]) -> State:
-        given = {name: item for name, item in options.items() if item is not None}
-        after: State = self._fallback_or_raise(error).run(state.loaded(), action=action, **given)
+        supported = {name: item for name, item in options.items() if item is not None}
+        after: State = self._fallback_or_raise(error).run(state.loaded(), action=action, **supported)
         return after
 
 
 def _outline(stage_id: str, facts: Mapping[str, Any] | None, what: str) -> Stage:
     if not isinstance(facts, Mapping):
-        raise ProtocolMismatch(f"{what} is no stage; correct its id, or serve the stage there")
+        raise ProtocolMismatch(f"{what} is not a stage; correct its id, or serve the stage at the endpoint")
     stage = Stage(stage_id, role=facts.get("role"))
     contract = facts["state_contract"]
     keys = ("block", "stage_node_id", "port")
     mappings = [[{key: entry[key] for key in keys} for entry in facts[side]] for side in ("inputs", "outputs")]
     stage.set_state_contract(contract["input_blocks"], contract["output_blocks"], *mappings, carry=contract.get("carry", True))
     stage.set_execution_condition(facts.get("execution_condition"))
-    stage.pipeline_conditions = {name: Condition(given) for name, given in (facts.get("pipeline_conditions") or {}).items()}
+    stage.pipeline_conditions = {name: Condition(condition) for name, condition in (facts.get("pipeline_conditions") or {}).items()}
     return stage
 
 
 class RemoteWorld(RemotePart):
-    """The world that an endpoint serves; arguments as `RemotePart`, without a ``fallback``."""
+    """A world that an endpoint serves. Arguments as `RemotePart`, without ``fallback``."""
 
     allows_fallback: ClassVar[bool] = False
 
     @property
     def world_id(self) -> str:
-        """The world's own id."""
+        """Return the world's id."""
         return str((self.contract.world or {}).get("world_id", self.graph_id))
 
     @property
     def cycle(self) -> list[str]:
-        """The ids of its stages in their order."""
+        """Return the ids of its stages in order."""
         return list((self.contract.world or {}).get("cycle", ()))
 
     def run(
@@ -156,22 +166,25 @@ class RemoteWorld(RemotePart):
         iterate: bool = False,
         **options: Any,
     ) -> Any:
-        """Run ``num_steps`` full passes at the endpoint and return the last state, or with ``iterate`` an iterator over the
-        passes' states, one call each; errors as `World.run`, `CannotTravel`, `RemoteError`.
+        """Run ``num_steps`` passes at the endpoint and return the last state, or with ``iterate`` an iterator over the passes' states.
 
-        Hooks see the world as one node: phases ``before`` (state_before) and ``after`` (state_before, state_after).
+        With ``iterate`` each pass is one call. Hooks see the world as one node: phases ``before`` (state_before) and ``after``
+        (state_before, state_after).
+
+        Raises:
+            As `World.run`; CannotTravel, RemoteError
         """
         refuse_training(training, self)
         if not isinstance(num_steps, int) or isinstance(num_steps, bool) or num_steps < 0:
             raise InvalidArgument(f"num_steps must be an integer of at least 0, got {num_steps!r}")
         emit = as_emit(callbacks)
         before = None if state is None else State.of(state)
-        asked = {"seed": seed, "dry_run": dry_run or None, **options}
+        call_options = {"seed": seed, "dry_run": dry_run or None, **options}
         if iterate:
-            return self._passes(before, action, num_steps, asked)
+            return self._passes(before, action, num_steps, call_options)
         if emit:
             emit(self.world_id, "before", state_before=before)
-        after = self._steps(before, action, num_steps, asked)
+        after = self._steps(before, action, num_steps, call_options)
         if emit:
             emit(self.world_id, "after", state_before=before, state_after=after)
         return after

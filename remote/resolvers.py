@@ -1,4 +1,4 @@
-"""Resolvers: what a level asks, part by part, while it is built from a config."""
+"""Resolvers that decide, part by part, where a part runs while a level is built from its config."""
 
 from __future__ import annotations
 
@@ -18,20 +18,21 @@ _CONFIG_FIELDS = ("graph_config", "pipeline_config", "stage_config")
 
 
 class RegistryProject:
-    """The resolver for one project, ``name`` its id: places part after part, and checks the registry's keys against all of them."""
+    """The resolver for one project with the id ``name``. It places parts and checks the registry's keys against all of them."""
 
     def __init__(self, registry: EndpointRegistry, name: str | None = None) -> None:
         self._registry = registry
         self._name = name
         self._parts: dict[tuple[str, ...], ProjectPart] = {}
-        #: What parts inside a level inherit because something else inside it is placed apart.
+        #: Placements inherited by the parts inside a level because another part inside it is placed separately.
         self._inherited: dict[tuple[str, ...], Placement] = {}
 
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
         """See `Resolver.resolve`.
 
         Raises:
-            InvalidConfig: an ambiguous key, or a part that is to run here and has no config. Otherwise as `make_proxy`.
+            InvalidConfig: an ambiguous key, or a part that must run locally and has no config.
+            Otherwise as `make_proxy`.
         """
         base = config.get("base_dir")
         inner = next((inline_refs(config[field], base, "/".join(path)) for field in _CONFIG_FIELDS if field in config), None)
@@ -43,7 +44,7 @@ class RegistryProject:
         if "endpoint_url" in config:
             if placement is not None and placement.is_local and part.path in keys:
                 raise InvalidConfig(
-                    f"{part.name!r} is placed 'local', but its config is only the url {config['endpoint_url']!r}; give its config"
+                    f"{part.name!r} is placed 'local', but its config is only the url {config['endpoint_url']!r}; provide its config"
                 )
             named = placement if part.path in keys else None
             return served_proxy(self._registry, path, config, named)
@@ -56,7 +57,7 @@ class RegistryProject:
         return make_proxy(self._registry, placement, own, inner, fallback=lambda: build_here(kind_of(inner), inner, base))
 
     def _placement(self, part: ProjectPart, keys: Mapping[tuple[str, ...], str]) -> Placement | None:
-        """By the part's own key, else by the nearest level around it, else, for a graph, by default."""
+        """Return the placement of the part's key, else of the nearest level around it, else, for a graph, the default."""
         if part.path in keys:
             found = self._registry.placements[keys[part.path]]
             if found.is_local:
@@ -69,7 +70,7 @@ class RegistryProject:
         return None if part.children else self._registry.default
 
     def finish(self) -> None:
-        """Check every key against the whole project; warns about those that name nothing."""
+        """Check every key against the whole project and warn about those that name nothing."""
         self._registry.placements_of(list(self._parts.values()), self._name)
 
 
@@ -77,7 +78,7 @@ class UrlResolver:
     """Resolves parts whose config names an ``endpoint_url``.
 
     Credentials come from ``registry``, else from the file that ``YGGDRASILL_ENDPOINTS`` names, else from the environment
-    (`token_from_environment`); each is bound to a url prefix.
+    (`token_from_environment`); each is bound to a URL prefix.
     """
 
     def __init__(self, registry: EndpointRegistry | None = None) -> None:
@@ -87,5 +88,5 @@ class UrlResolver:
         self._registry = registry
 
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
-        """A proxy for the url, or None for an entry without one."""
+        """Return a remote part for the URL, or None for an entry without one."""
         return served_proxy(self._registry, path, config, None) if config.get("endpoint_url") is not None else None

@@ -1,4 +1,4 @@
-"""How long a lost endpoint is tried again, and when."""
+"""Retries: how long a lost endpoint is tried again, and when."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """Seconds without an answer: from an endpoint that has not answered this call yet, and from one that has."""
+    """Seconds without a response before giving up: ``first`` for an endpoint that has not answered this call yet, ``later`` for one that
+    has.
+    """
 
     first: float = 2.0
     later: float = 60.0
 
 
 class Retry:
-    """One call's memory of its endpoint: whether it ever answered, and since when it does not. ``deadline`` is monotonic time."""
+    """Retry state of one call: whether the endpoint ever answered, and since when it is lost. ``deadline`` is monotonic time."""
 
     def __init__(self, retry_policy: RetryPolicy | None = None, deadline: float | None = None) -> None:
         self.retry_policy = retry_policy or RetryPolicy()
@@ -36,13 +38,13 @@ class Retry:
         self._delay = 0.05
 
     def answered(self) -> None:
-        """The endpoint answered: the clock starts anew when it is lost again."""
+        """Record that the endpoint answered; the time since its loss starts anew."""
         self.reached, self._lost_at, self._delay = True, None, 0.05
 
     async def pause(self, error: EndpointUnreachable) -> None:
-        """Wait before the next try, twice as long each time up to 2 s, or raise ``error`` once the policy allows no more.
+        """Wait before the next attempt (doubling up to 2 s), or raise ``error`` once the policy allows no more attempts.
 
-        ``details["reached"]`` then says whether the endpoint answered this call, or was lost when it had been asked already.
+        ``details["reached"]`` is then True if the endpoint answered this call, or was lost after a request may have reached it.
         """
         now = time.monotonic()
         self._in_doubt = self._in_doubt or error.details.get("broken") is True
@@ -59,14 +61,14 @@ class Retry:
     def check_deadline(self) -> None:
         """Raise `TimedOut` once the deadline has passed."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise TimedOut("the call to the endpoint took longer than its timeout allows; raise the timeout or call something smaller")
+            raise TimedOut("the call to the endpoint took longer than its timeout; raise the timeout or make the call smaller")
 
     def left(self, most: float) -> float:
-        """Seconds until the deadline, at most ``most``."""
+        """Return the seconds until the deadline, at most ``most``."""
         return most if self.deadline is None else max(0.0, min(most, self.deadline - time.monotonic()))
 
     async def persist(self, act: Callable[[], Awaitable[Result]]) -> Result:
-        """The result of ``act``, tried again for as long as the endpoint is merely unreachable."""
+        """Return the result of ``act``, retried while the endpoint is unreachable."""
         while True:
             try:
                 result = await act()

@@ -1,4 +1,4 @@
-"""Where the calls of one part go: one endpoint, or several with a policy, what is served there, and what happens if none answers."""
+"""Route of one part's calls: its endpoints, the policy among them, what is deployed there, and failover."""
 
 from __future__ import annotations
 
@@ -30,10 +30,9 @@ _HEALTH_SECONDS = 2.0
 class Route:
     """The clients of a part, in the order in which they were named.
 
-    ``deployment`` is brought to an endpoint when it is first called there, ``workflow`` goes along with every call and is kept
-    nowhere; without either, ``graph_id`` must be served already.
-    An endpoint with more than ``max_queued`` jobs waiting is passed over, as one that is full.
-    A part that keeps state between calls stays with the first endpoint: another one would remember something else.
+    ``deployment`` is deployed on an endpoint before its first call there, ``workflow`` is sent with every call and stored nowhere; without
+    either, ``graph_id`` must be deployed. An endpoint with more than ``max_queued`` queued jobs is skipped like one with a full queue.
+    A stateful part stays with the first endpoint, because another one would have different state.
     """
 
     def __init__(
@@ -70,7 +69,7 @@ class Route:
         retry_policy: RetryPolicy | None = None,
         strict_build: bool = False,
     ) -> Self:
-        """The route to what one endpoint serves already; arguments as `RemotePart`.
+        """Build the route to what one endpoint serves. Arguments as `RemotePart`.
 
         Raises:
             InvalidArgument: neither url nor endpoint, both, or no graph id.
@@ -82,7 +81,7 @@ class Route:
 
     @classmethod
     def placed(cls, registry: EndpointRegistry, placement: Placement, graph_id: str, *, deployment: DeploymentSpec | None = None) -> Self:
-        """The route to where ``placement`` says, with the clients and the retry policy of ``registry``.
+        """Build the route for ``placement``, with the clients and the retry policy of ``registry``.
 
         Raises:
             UnknownEndpoint
@@ -99,29 +98,30 @@ class Route:
 
     @property
     def names(self) -> list[str]:
-        """The endpoints' names."""
+        """Return the endpoints' names."""
         return [client.name for client in self.clients]
 
     @property
     def contracts(self) -> dict[EndpointClient, RemoteContract]:
-        """The contracts that were fetched, each from the endpoint that gave it."""
+        """Return the fetched contracts, by client."""
         return dict(self._contracts)
 
     def known_contract(self) -> RemoteContract | None:
-        """A contract that was fetched before, if any was; a workflow's own."""
+        """Return a contract that was fetched before, or the workflow's, or None."""
         if self.workflow is not None:
             return self.workflow.contract
         return next(iter(self._contracts.values()), None)
 
     async def contract(self) -> RemoteContract:
-        """The part's contract, from the first endpoint that answers.
+        """Return the part's contract, from the first endpoint that answers.
 
         Raises:
-            EndpointUnreachable: none does. Otherwise as `DeploymentSpec.ensure`.
+            EndpointUnreachable: none answers.
+            Otherwise as `DeploymentSpec.ensure`.
         """
-        known = self.known_contract()
-        if known is not None:
-            return known
+        contract = self.known_contract()
+        if contract is not None:
+            return contract
         for number, client in enumerate(self.clients):
             try:
                 return await self._contract_at(client)
@@ -131,23 +131,25 @@ class Route:
         raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
 
     async def call(self, call: Call) -> tuple[EndpointClient, dict[str, Any]]:
-        """The row of the finished job, and who ran it.
+        """Return the client that ran the call, and the row of the finished job.
 
-        A call whose endpoint is lost or full goes to the next one; what a run itself raised does not.
+        If an endpoint is lost or full, the call goes to the next one. Errors of the run itself are raised.
 
         Raises:
-            EndpointUnreachable, QueueFull: of the last endpoint, if none takes the call; ``details["reached"]`` says whether any of them had
-            answered it before it was lost. Otherwise as `execute_remote_call`.
+            EndpointUnreachable, QueueFull: of the last endpoint, if none accepts the call; ``details["reached"]`` is True if any endpoint
+            had
+                answered before it was lost.
+            Otherwise as `execute_remote_call`.
         """
         order = await self._order()
-        taken = False
+        reached = False
         for number, client in enumerate(order):
             try:
                 return client, await self._call_at(client, call)
             except (EndpointUnreachable, QueueFull) as error:
-                taken = taken or bool(error.details.get("reached"))
+                reached = reached or bool(error.details.get("reached"))
                 if number == len(order) - 1 or "job" in error.details:
-                    error.details["reached"] = taken
+                    error.details["reached"] = reached
                     raise
         raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
 
@@ -159,7 +161,7 @@ class Route:
         try:
             return await execute_remote_call(client, replace(call, graph_id=contract.graph_id))
         except UnknownGraph as error:
-            # a part that keeps state would come back without it
+            # A stateful part would be deployed again without its state.
             if self.deployment is None or contract.stateful or "job" in error.details:
                 raise
         self._contracts.pop(client, None)
@@ -172,29 +174,29 @@ class Route:
         waiting = int((await Retry(self.retry_policy).persist(client.health))["queue"]["queued"])
         if waiting > self.max_queued:
             raise QueueFull(
-                f"endpoint {client.name!r} has {waiting} jobs waiting, and {self.graph_id!r} goes where at most {self.max_queued} are; call again later, "
+                f"endpoint {client.name!r} has {waiting} jobs waiting, and the limit for {self.graph_id!r} is {self.max_queued}; call again later, "
                 "or name more replicas",
                 endpoint=client.name,
                 queued=waiting,
             )
 
     async def _contract_at(self, client: EndpointClient) -> RemoteContract:
-        known = self._contracts.get(client)
-        if known is None:
+        contract = self._contracts.get(client)
+        if contract is None:
             retry = Retry(self.retry_policy)
             if self.workflow is not None:
-                known = await self.workflow.check(client, retry, strict_build=self.strict_build)
+                contract = await self.workflow.check(client, retry, strict_build=self.strict_build)
             elif self.deployment is None:
-                known = await fetch_contract(client, self.graph_id, retry, strict_build=self.strict_build)
+                contract = await fetch_contract(client, self.graph_id, retry, strict_build=self.strict_build)
             else:
-                known = await self.deployment.ensure(client, retry, strict_build=self.strict_build)
-            self._contracts[client] = known
-        return known
+                contract = await self.deployment.ensure(client, retry, strict_build=self.strict_build)
+            self._contracts[client] = contract
+        return contract
 
     async def _order(self) -> list[EndpointClient]:
         clients = list(self.clients)
-        known = self.known_contract()
-        if known is not None and known.stateful:
+        contract = self.known_contract()
+        if contract is not None and contract.stateful:
             return [client for client in clients if client in self._contracts][:1]
         if len(clients) == 1 or self.policy == "first":
             return clients
@@ -206,7 +208,7 @@ class Route:
 
 
 async def _load(client: EndpointClient) -> float:
-    """Jobs per slot at an endpoint; infinite if it does not say."""
+    """Return the jobs per slot of an endpoint; infinite if unknown."""
     try:
         queue = (await asyncio.wait_for(client.health(), _HEALTH_SECONDS))["queue"]
         return (float(queue["queued"]) + float(queue["running"])) / max(float(queue["slots"]), 1.0)

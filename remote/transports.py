@@ -1,4 +1,7 @@
-"""Transports that send requests to endpoints (HTTP, and memory for tests), and the conversion of network exceptions."""
+"""Transports that send requests to endpoints (HTTP, and memory for tests), and the conversion of network exceptions.
+
+All exceptions of aiohttp, sockets and timeouts are converted by `translate`; no foreign exception leaves a transport.
+"""
 
 from __future__ import annotations
 
@@ -31,13 +34,17 @@ __all__ = [
 ]
 
 Chunk = bytes | memoryview
-#: Bytes, or a function that starts the stream anew, so that a request can be sent again.
+#: Bytes, or a function that opens the stream from its beginning, so that a request can be repeated.
 Body = bytes | Callable[[], AsyncIterator[Chunk]] | None
+CONNECT_SECONDS = 5.0
+READ_BUFFER = 1 << 20
+#: Exceptions that `translated` converts; aiohttp's errors, all subclasses of ClientError, are added when aiohttp is imported.
+FOREIGN: tuple[type[Exception], ...] = (OSError, asyncio.TimeoutError, TimeoutError, EOFError, asyncio.InvalidStateError)
 
 
 @dataclass(frozen=True)
 class Request:
-    """One request. ``length`` is the byte count of a streamed body; ``timeout`` the seconds without a byte before giving up."""
+    """One request. ``length`` is the byte count of a streamed body; ``timeout`` the maximum seconds without a received byte."""
 
     method: str
     url: str
@@ -48,20 +55,20 @@ class Request:
 
 
 class Response(Protocol):
-    """An answer whose body is read once, as it arrives."""
+    """A response whose body is read once, as it arrives."""
 
     @property
     def status(self) -> int:
-        """The HTTP status."""
+        """Return the HTTP status."""
         ...
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """Header fields; names are looked up without regard to case."""
+        """Return the header fields; lookup ignores case."""
         ...
 
     def chunks(self) -> AsyncIterator[bytes]:
-        """The body in pieces.
+        """Yield the body in chunks.
 
         Raises:
             EndpointUnreachable: the connection broke.
@@ -70,25 +77,22 @@ class Response(Protocol):
 
 
 class Transport(Protocol):
-    """Sends requests. Foreign exceptions do not leave it: see `yggdrasill.remote.transports`."""
+    """Sends requests. It raises no foreign exceptions; see `translate`."""
 
     def request(self, request: Request) -> AbstractAsyncContextManager[Response]:
-        """Send, and give the answer for as long as the context is open.
+        """Send a request; the response is open for the duration of the context.
 
         Raises:
-            EndpointUnreachable, AccessDenied, ProtocolMismatch: see `yggdrasill.remote.transports.translate`.
+            EndpointUnreachable, AccessDenied, ProtocolMismatch: see `translate`.
         """
         ...
 
 
-CONNECT_SECONDS = 5.0
-READ_BUFFER = 1 << 20
-
-
 class HttpTransport:
-    """Keeps connections open between requests. ``ca`` is a PEM file of the authority that signed the endpoint's certificate.
+    """HTTP with aiohttp and persistent connections. ``ca`` is a PEM file of the authority that signed the endpoint's certificate.
 
-    Redirects are not followed: a token goes to the url it belongs to and nowhere else.
+    A transport belongs to the event loop of its first request and must be closed there. Redirects are not followed: a token is sent only to
+    the URL it belongs to.
     """
 
     def __init__(self, *, ca: str | None = None) -> None:
@@ -118,14 +122,14 @@ class HttpTransport:
         )
 
     async def aclose(self) -> None:
-        """Close every connection; a later request opens new ones."""
+        """Close every connection. A later request opens new ones."""
         session, self._session = self._session, None
         if session is not None:
             await session.close()
 
 
 class _Exchange:
-    """One request and its answer."""
+    """One request and its response."""
 
     def __init__(self, session: aiohttp.ClientSession, request: Request) -> None:
         self._session, self._request = session, request
@@ -176,19 +180,19 @@ class _HttpResponse:
 
 @dataclass(frozen=True)
 class HandlerResponse:
-    """What a handler gives: a status, headers, and a body as bytes or as a stream of them."""
+    """A handler's response: status, headers, and a body as bytes or as a stream of them."""
 
     status: int = 200
     body: bytes | AsyncIterator[bytes] = b""
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-#: Takes the request and its whole body.
+#: Receives the request and its whole body.
 Handler = Callable[[Request, bytes], Awaitable[HandlerResponse]]
 
 
 class MemoryTransport:
-    """Calls ``handler(request, body)`` for every request; whatever it raises is translated as a network's errors are."""
+    """Calls ``handler(request, body)`` for every request, without a socket. Its exceptions are translated like network errors."""
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
@@ -222,39 +226,33 @@ class _MemoryResponse:
                 yield chunk
 
 
-#: What `translated` catches; aiohttp's errors are added when it is loaded, and all derive from its ClientError.
-FOREIGN: tuple[type[Exception], ...] = (OSError, asyncio.TimeoutError, TimeoutError, EOFError, asyncio.InvalidStateError)
-
-
 def translate(error: Exception, url: str) -> YggdrasillError:
-    """Our error for a foreign one that a request to ``url`` raised."""
+    """Return our error for a foreign exception of a request to ``url``."""
     import aiohttp
 
     if isinstance(error, aiohttp.InvalidURL):
-        return InvalidArgument(f"{url!r} is no url of an endpoint; give one such as 'http://127.0.0.1:8400'", url=url)
+        return InvalidArgument(f"{url!r} is not a URL of an endpoint; give one such as 'http://127.0.0.1:8400'", url=url)
     if isinstance(error, (aiohttp.ClientSSLError, ssl.SSLError, aiohttp.ServerFingerprintMismatch)):
         return AccessDenied(
-            f"the endpoint at {url} has no certificate this machine trusts ({_describe_error(error)}); name its authority with 'ca' in endpoints.yaml",
+            f"the endpoint at {url} has no certificate that this machine trusts ({_describe_error(error)}); name its authority with 'ca' in endpoints.yaml",
             url=url,
         )
     if isinstance(error, (aiohttp.ContentTypeError, aiohttp.TooManyRedirects, aiohttp.WSServerHandshakeError)):
         return ProtocolMismatch(
-            f"what answers at {url} is no Yggdrasill endpoint ({_describe_error(error)}); check the url and the port", url=url
+            f"the server at {url} is not a Yggdrasill endpoint ({_describe_error(error)}); check the url and the port", url=url
         )
     if isinstance(error, aiohttp.ClientResponseError):
-        return ProtocolMismatch(
-            f"what answers at {url} speaks another HTTP ({_describe_error(error)}); check the url and the port", url=url
-        )
+        return ProtocolMismatch(f"the server at {url} sent invalid HTTP ({_describe_error(error)}); check the url and the port", url=url)
     if isinstance(error, (aiohttp.ClientConnectorError, ConnectionRefusedError)):
         return EndpointUnreachable(f"nothing answers at {url} ({_describe_error(error)}); start the endpoint or correct its url", url=url)
     if isinstance(error, (asyncio.TimeoutError, TimeoutError)):
-        return EndpointUnreachable(f"the endpoint at {url} is silent for too long; check that it is alive", url=url, broken=True)
+        return EndpointUnreachable(f"the endpoint at {url} sent no data for too long; check that it is running", url=url, broken=True)
     return EndpointUnreachable(f"the connection to {url} broke ({_describe_error(error)})", url=url, broken=True)
 
 
 @contextmanager
 def translated(url: str) -> Iterator[None]:
-    """Turn every foreign exception raised inside into ours, with the original as its cause."""
+    """Convert foreign exceptions raised inside, with the original as cause."""
     import aiohttp
 
     try:

@@ -1,4 +1,4 @@
-"""Artifacts to an endpoint that lacks them: from the caller's memory, or passed on from the endpoint that holds them."""
+"""Uploads of artifacts that an endpoint lacks: from the caller's memory, or relayed from the endpoint that stores them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["PARALLEL", "upload"]
 
 PARALLEL = 4
 CHUNK_BYTES = 1 << 20
-#: Artifacts up to the first size go together, up to about the second in one request.
+#: Artifacts up to SMALL_BYTES are sent together, about BATCH_BYTES per request.
 SMALL_BYTES = 1 << 20
 BATCH_BYTES = 16 << 20
 _HEAD_BYTES = 40
@@ -29,13 +29,14 @@ _LARGE = "a tensor or byte string"
 
 
 async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, artifact_client: ArtifactClient, retry: Retry) -> int:
-    """Bring the artifacts of a packed ``value`` to an endpoint, a few at a time, each streamed or, on one machine, written to its
-    folder; gives the bytes sent.
+    """Upload artifacts of a packed ``value`` to an endpoint and return the number of bytes sent.
 
-    Small ones share requests. What the caller only has a handle of is passed on from where it lies without being held here.
+    A few transfers run in parallel; artifacts for a local peer are written to its folder, small artifacts share requests, and artifacts
+    of remote handles are relayed from their endpoint without being stored here.
 
     Raises:
-        UnknownArtifact: nobody has the bytes any more. CorruptData, PayloadTooLarge, StorageFailed, EndpointUnreachable
+        UnknownArtifact: the bytes are no longer available.
+        CorruptData, PayloadTooLarge, StorageFailed, EndpointUnreachable
     """
     handles = {handle.hash: handle for handle in find_handles(value)}
     gate = asyncio.Semaphore(PARALLEL)
@@ -50,20 +51,20 @@ async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, arti
 
 
 def _grouped(names: list[str], artifact_client: ArtifactClient) -> list[list[str]]:
-    """Small artifacts that are here in groups, every other one by itself."""
+    """Return local small artifacts in groups, and every other one alone."""
     groups: list[list[str]] = []
     batch: list[str] = []
-    taken = 0
+    batch_bytes = 0
     for name in names:
         nbytes = artifact_client.store.nbytes(name) if artifact_client.store.has(name) else None
         if nbytes is None or nbytes > SMALL_BYTES:
             groups.append([name])
             continue
-        if taken + nbytes > BATCH_BYTES:
+        if batch_bytes + nbytes > BATCH_BYTES:
             groups.append(batch)
-            batch, taken = [], 0
+            batch, batch_bytes = [], 0
         batch.append(name)
-        taken += nbytes
+        batch_bytes += nbytes
     return [*groups, batch] if batch else groups
 
 
@@ -82,7 +83,7 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
         start, length = _from_memory(payload.data), payload.data.nbytes
     else:
         raise UnknownArtifact(
-            f"endpoint {client.name!r} lacks artifact {name}, and nobody here has it; call again with the value", hash=name
+            f"endpoint {client.name!r} lacks artifact {name}, and it is no longer available here; call again with the value", hash=name
         )
     client.check_size("max_artifact_bytes", length, _LARGE)
     await _persist(lambda: client.put_artifact(name, start, length), failures, retry)
@@ -90,7 +91,7 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
 
 
 async def _write_to_folder(client: EndpointClient, name: str, view: memoryview, retry: Retry) -> bool:
-    """Write the bytes to the endpoint's folder, if it is on this machine; False if they have to be sent."""
+    """Write the bytes to the endpoint's folder if it is a local peer. Return False if they must be sent."""
     if view.nbytes <= MIN_FOLDER_BYTES:
         return False
     store = await retry.persist(client.local_peer.store)
@@ -113,7 +114,7 @@ async def _send_batch(client: EndpointClient, views: Mapping[str, memoryview], r
 
 
 async def _persist(act: Callable[[], Awaitable[None]], failures: list[YggdrasillError], retry: Retry) -> None:
-    """Try again while the endpoint is merely unreachable; one of ``failures``, which happened elsewhere, goes before that."""
+    """Retry while the target is unreachable. An error of the source endpoint, collected in ``failures``, has precedence."""
     while True:
         try:
             await act()
@@ -127,7 +128,7 @@ async def _persist(act: Callable[[], Awaitable[None]], failures: list[Yggdrasill
 
 
 async def _batch(views: Mapping[str, memoryview]) -> AsyncIterator[Chunk]:
-    """The body of a batch, in pieces of some size; see `EndpointClient.put_batch`."""
+    """Yield the body of a batch in chunks; see `EndpointClient.put_batch`."""
     waiting: list[Chunk] = []
     size = 0
     for name, view in views.items():
@@ -149,7 +150,7 @@ def _from_memory(view: memoryview) -> Callable[[], AsyncIterator[Chunk]]:
 
 
 def _from_endpoint(handle: RemoteHandle, failures: list[YggdrasillError]) -> Callable[[], AsyncIterator[Chunk]]:
-    """The holder's stream; what goes wrong there is kept apart from what goes wrong at the target."""
+    """Return the source endpoint's stream. Its errors are collected in ``failures``, apart from those of the target."""
 
     async def chunks() -> AsyncIterator[Chunk]:
         try:

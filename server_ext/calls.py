@@ -14,7 +14,7 @@ __all__ = ["KINDS", "OPTIONS", "PREVIEW_METHODS", "call", "check_options"]
 PREVIEW_METHODS = ("auto", "latent2rgb", "taesd", "none", "default")
 KINDS = ("graph", "pipeline", "stage", "world", "comfy")
 
-#: Run options that may cross a wire, by kind. ``max_workers`` changes no result, so a graph, which has no use for it, ignores it.
+#: Run options that may cross a wire, by kind. ``max_workers`` changes no result, so a workflow, which has no use for it, ignores it.
 OPTIONS: dict[str, frozenset[str]] = {
     "graph": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
     "pipeline": frozenset({"num_loop_steps", "dry_run", "max_workers"}),
@@ -46,7 +46,7 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
             raise InvalidArgument(f"{name} must be an integer, got {given[name]!r}")
     if given.get("max_workers", 1) > _MOST_WORKERS:
         given["max_workers"] = _MOST_WORKERS
-    if kind in ("graph", "comfy"):
+    if kind == "comfy":
         given.pop("max_workers", None)
     return given
 

@@ -7,11 +7,10 @@ from typing import Any
 
 import yggdrasill
 from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.remote.client import PROTOCOL
 from yggdrasill.server_ext.service import Service
 
 __all__ = ["PROTOCOL", "describe_endpoint"]
-
-PROTOCOL = 1
 
 
 def describe_endpoint(service: Service) -> dict[str, Any]:

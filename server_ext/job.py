@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yggdrasill.executor.context import CancelToken
+from yggdrasill.remote.calls import FINAL
 
 __all__ = ["CANCELLED", "COMPLETED", "FAILED", "FINAL", "IN_PROGRESS", "IN_QUEUE", "STATES", "TIMED_OUT", "Event", "Job", "new_job_id"]
 
@@ -18,7 +19,6 @@ FAILED = "FAILED"
 CANCELLED = "CANCELLED"
 TIMED_OUT = "TIMED_OUT"
 STATES = (IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT)
-FINAL = frozenset({COMPLETED, FAILED, CANCELLED, TIMED_OUT})
 
 
 def new_job_id() -> str:

@@ -51,7 +51,7 @@ class ModelFetch:
         """
         target = self._sources.target(self._request)
         digest = hashlib.sha256()
-        with current_run().release_slot(), self._opened() as response:
+        with current_run().host.release_slot(), self._opened() as response:
             length = self._length(response, target)
             with _appearing(target, self._key) as write:
                 for chunk in self._chunks(response, digest, length):

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
+from yggdrasill.remote.client import BASE_PATH
 from yggdrasill.server_ext import models
 
 __all__ = ["BASE_PATH", "ROUTES", "Route"]
-
-BASE_PATH = "/yggdrasill/v1"
 
 
 @dataclass(frozen=True)

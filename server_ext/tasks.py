@@ -6,13 +6,13 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yggdrasill.errors import Cancelled, EndpointFailed, StorageFailed, TimedOut, YggdrasillError
-from yggdrasill.executor.context import enter_run
+from yggdrasill.executor.context import Host, enter_run
 from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.calls import call
 from yggdrasill.server_ext.deployment import Deployment
@@ -120,8 +120,7 @@ class Task:
                 pass_index=run["pass_index"],
                 token=job.token,
                 progress=self._progress,
-                release_slot=release_slot,
-                emit_output=lambda name, output: self._deliver(packer, name, output),
+                host=Host(release_slot or nullcontext, lambda name, output: self._deliver(packer, name, output)),
             ):
                 result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
             early = self._delivered and isinstance(result, dict)

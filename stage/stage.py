@@ -1,21 +1,23 @@
-"""The stage: pipelines linked into a DAG, with a state outside. It maps state to ports, runs, and maps back."""
+"""The stage: pipelines linked into a DAG. It maps a state to ports, runs the pipelines, and maps their outputs back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.executor.loop import Frame
+from yggdrasill.executor.program import Buffer
 from yggdrasill.foundation.config import BuildOptions, build_or_pass
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.dag import Dag
+from yggdrasill.pipeline.dag import Dag, check_child_options, execute_program
 from yggdrasill.stage.conditions import Condition, ConditionLike
 from yggdrasill.stage.contract import PortMapping, StateContract, infer_port_mapping, resolve_source
 from yggdrasill.stage.state import State
@@ -30,7 +32,7 @@ ROLES = ("philosopher", "author", "environment", "architect", "creator")
 
 
 class Stage(Dag):
-    """Pipelines and a state contract. ``role`` says which of the world's five stages this is, if any."""
+    """Pipelines and a state contract. ``role`` names the world's stage that this is, if any."""
 
     level: ClassVar[str] = "stage"
     child_word: ClassVar[str] = "pipeline"
@@ -47,6 +49,7 @@ class Stage(Dag):
         self.contract = StateContract()
         self.execution_condition: Condition | None = None
         self.pipeline_conditions: dict[str, Condition] = {}
+        self._mappings: tuple[Any, tuple[list[PortMapping], list[PortMapping]]] | None = None
 
     def __repr__(self) -> str:
         return f"<Stage {self.stage_id!r}: {len(self.pipelines)} pipelines>"
@@ -62,10 +65,10 @@ class Stage(Dag):
         return self._children
 
     def get_pipeline(self, stage_node_id: str) -> Any:
-        """The pipeline of that id.
+        """Return the pipeline of that id.
 
         Raises:
-            UnknownName: (a KeyError) there is none.
+            UnknownName: (a KeyError) the stage does not have it.
         """
         return self._child(stage_node_id)
 
@@ -91,14 +94,14 @@ class Stage(Dag):
         return name
 
     def remove_pipeline(self, stage_node_id: str) -> None:
-        """Take a pipeline out with its edges."""
+        """Remove a pipeline with its edges."""
         self._remove_child(stage_node_id)
         self.pipeline_conditions.pop(stage_node_id, None)
 
     def with_children(self, children: Mapping[str, Any]) -> Self:
-        """A copy in which ``children`` stand in place of the own pipelines of their ids; guards and contract are its own."""
+        """Return a copy in which ``children`` replace the pipelines of their ids; guards and contract are copied."""
         changed = super().with_children(children)
-        changed.pipeline_conditions = dict(self.pipeline_conditions)
+        changed.pipeline_conditions, changed._mappings = dict(self.pipeline_conditions), None
         return changed
 
     # -- contract -----------------------------------------------------------------------------------------------
@@ -112,49 +115,72 @@ class Stage(Dag):
         *,
         carry: bool = True,
     ) -> None:
-        """Say which blocks (1 to 5) and extra fields the stage reads and writes, and which ports they are; see `StateContract`."""
+        """Set the blocks (1 to 5) and extra fields that the stage reads and writes, and their ports; see `StateContract`."""
         self.contract = StateContract.of(input_blocks, output_blocks, mapping_input, mapping_output, carry)
 
     def set_execution_condition(self, condition: ConditionLike) -> None:
-        """When a world calls this stage: a preset, a list of required blocks, a callable, or None for always."""
+        """Set when a world calls this stage: a preset, a list of required blocks, a callable, or None for always."""
         self.execution_condition = None if condition is None else Condition(condition)
 
     def should_run(self, state: State) -> bool:
-        """Whether the execution condition holds; the caller asks, `run` does not."""
+        """Return whether the execution condition holds. The caller checks it; `run` does not."""
         return self.execution_condition is None or self.execution_condition.holds(state, self.contract.output_blocks)
 
     def input_mapping(self) -> list[PortMapping]:
-        """Which block goes to which port, found by name or order where the contract does not say."""
-        if self.contract.mapping_input is not None:
-            return list(self.contract.mapping_input)
-        fed = {(edge.target_node, edge.target_port) for edge in self._edge_table.edges}
-        ports = [(child, name) for child in self.pipelines for name in self.interface(child).inputs if (child, name) not in fed]
-        return infer_port_mapping(self.contract.input_blocks, ports)
+        """Return the ports that the blocks go to, found by name or order unless the contract names them."""
+        return list(self._input_mapping(None))
 
     def output_mapping(self) -> list[PortMapping]:
-        """Which port a block comes from."""
-        if self.contract.mapping_output is not None:
-            return list(self.contract.mapping_output)
-        used = {(edge.source_node, edge.source_port) for edge in self._edge_table.edges}
-        ports = [(child, name) for child in self.pipelines for name in self.interface(child).outputs if (child, name) not in used]
-        return infer_port_mapping(self.contract.output_blocks, ports)
+        """Return the ports that the blocks come from, found like those of `input_mapping`."""
+        return list(self._output_mapping(None))
+
+    def _input_mapping(self, key: Any) -> Sequence[PortMapping]:
+        given = self.contract.mapping_input
+        return self._inferred(key)[0] if given is None else given
+
+    def _output_mapping(self, key: Any) -> Sequence[PortMapping]:
+        given = self.contract.mapping_output
+        return self._inferred(key)[1] if given is None else given
+
+    def _used_ports(self, child_id: str) -> tuple[set[str], set[str]]:
+        inputs, outputs = super()._used_ports(child_id)
+        inputs |= {entry.port for entry in self.contract.mapping_input or () if entry.stage_node_id == child_id}
+        outputs |= {entry.port for entry in self.contract.mapping_output or () if entry.stage_node_id == child_id}
+        return inputs, outputs
+
+    def _inferred(self, key: Any = None) -> tuple[list[PortMapping], list[PortMapping]]:
+        """Return the mappings by name and order, kept until the structure or the contract changes."""
+        key = (self.structure_key() if key is None else key, self.contract)
+        if self._mappings is None or self._mappings[0] != key:
+            edges = self.get_edges()
+            fed = {(edge.target_node, edge.target_port) for edge in edges}
+            used = {(edge.source_node, edge.source_port) for edge in edges}
+            interfaces = [(child, self.interface(child)) for child in self.pipelines]
+            inputs = [(child, name) for child, interface in interfaces for name in interface.inputs if (child, name) not in fed]
+            outputs = [(child, name) for child, interface in interfaces for name in interface.outputs if (child, name) not in used]
+            contract = self.contract
+            found = infer_port_mapping(contract.input_blocks, inputs), infer_port_mapping(contract.output_blocks, outputs)
+            self._mappings = (key, found)
+        return self._mappings[1]
 
     def get_state_input_spec(self) -> list[dict[str, Any]]:
-        """What the stage reads: ``{block, stage_node_id, port, dtype}``."""
-        return [self._spec(entry, "inputs") for entry in self.input_mapping()]
+        """Return the blocks that the stage reads: ``{block, stage_node_id, port, dtype}``."""
+        return [self._spec(entry, "input") for entry in self.input_mapping()]
 
     def get_state_output_spec(self) -> list[dict[str, Any]]:
-        """What the stage writes: ``{block, stage_node_id, port, dtype}``."""
-        return [self._spec(entry, "outputs") for entry in self.output_mapping()]
+        """Return the blocks that the stage writes: ``{block, stage_node_id, port, dtype}``."""
+        return [self._spec(entry, "output") for entry in self.output_mapping()]
 
-    def _spec(self, entry: PortMapping, side: Any) -> dict[str, Any]:
-        port = self._side(entry.stage_node_id, side).get(entry.port)
+    def _spec(self, entry: PortMapping, kind: Literal["input", "output"]) -> dict[str, Any]:
+        port = self.ports(entry.stage_node_id, kind).get(entry.port)
         return {**entry.to_config(), "dtype": port.dtype if port else "any"}
 
     # -- running ------------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True, validate_pipelines: bool = False) -> ValidationResult:
-        """Check for cycles, the contract against the pipelines' ports, unfed inputs and unreachable pipelines.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_pipelines: bool = False) -> ValidationResult:
+        """Check for cycles, edges to missing ports, the contract against the pipelines' ports, unfed inputs and unreachable pipelines.
+
+        With ``deep`` (or ``validate_pipelines``, its older name) each pipeline is checked too, its messages prefixed by its id.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
@@ -164,7 +190,7 @@ class Stage(Dag):
         result = self._structure()
         result.errors += check_contract(self)
         result.warnings += check_reach(self)
-        if validate_pipelines:
+        if deep or validate_pipelines:
             self._validate_children(result)
         if strict:
             result.raise_if_invalid(f"stage {self.stage_id!r}")
@@ -183,32 +209,40 @@ class Stage(Dag):
         max_workers: int | None = None,
         **kwargs: Any,
     ) -> State:
-        """Map the state to ports, run the pipelines in order, and return a new state with what they wrote.
+        """Map the state to ports, run the pipelines in order, and return a new state with the blocks they wrote.
 
-        Blocks nothing writes carry over, unless the contract says otherwise. Hooks get phases ``before`` (inputs),
+        Blocks that nothing writes carry over, unless the contract says otherwise. Hooks get phases ``before`` (inputs),
         ``after`` (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it. Random numbers are those
-        of the state's ``seed`` (unless one is given) and ``passes``.
+        of the state's ``seed`` (unless one is given) and ``passes``. ``max_workers`` bounds the computing threads, as in
+        `Pipeline.run`. A dry run calls hooks and no block, and returns the state unchanged.
 
         Raises:
-            InvalidState, CycleFound, BlockFailed, HookFailed, Cancelled
+            InvalidState, CycleFound, InvalidEdge, InvalidArgument (an unknown run option), BlockFailed, HookFailed, Cancelled
         """
         before = State.of(state)
         emit = as_emit(callbacks)
         options = {"training": training, "device": device, "dry_run": dry_run, **kwargs}
-        given: dict[tuple[str, ...], Any] = {}
-        for entry in self.input_mapping():
+        key, program = self.keyed_program()
+        check_child_options(program, kwargs, Stage.run)
+        buffer = Buffer(program.slots)
+        for entry in self._input_mapping(key):
             value = resolve_source(before, action, entry.block)
-            if value is not None:
-                given[self._input_key(entry.stage_node_id, entry.port)] = value
+            slot = program.slots.get((entry.stage_node_id, entry.port, "in"))
+            if value is not None and slot is not None:
+                buffer.values_by_slot[slot] = value
+        wanted = (lambda child: self._guard_holds(child, before)) if self.pipeline_conditions else None
         with enter_run(seed=before.seed if seed is None else seed, pass_index=before.passes) as context:
-            buffer = self._run_children(given, context, emit, options, max_workers, lambda child: self._guard_holds(child, before))
-        written = {e.block: buffer[e.stage_node_id, e.port] for e in self.output_mapping() if (e.stage_node_id, e.port) in buffer}
-        if context.outermost:
+            execute_program(Frame(program, buffer, emit, dry_run=dry_run, options=options, wanted=wanted), context, max_workers)
+        if dry_run:
+            return before
+        keys = [(entry.block, (entry.stage_node_id, entry.port, "out")) for entry in self._output_mapping(key)]
+        written = {block: buffer[key] for block, key in keys if key in buffer}
+        if context.outermost and program.foreign:
             written = {key: load_handles(value) for key, value in written.items()}
         return self._written(before, written)
 
     def preview(self, state: State, *, marker: str = "(written by {stage})") -> State:
-        """The state as a run would leave it, with a text in place of every block that would be written."""
+        """Return the state after a run, with a text in place of every block that the run would write."""
         text = marker.format(stage=self.stage_id)
         written = {e.block: text for e in self.output_mapping() if self._guard_holds(e.stage_node_id, state)}
         return self._written(state, written)
@@ -221,13 +255,12 @@ class Stage(Dag):
 
     def _guard_holds(self, child_id: str, state: State) -> bool:
         guard = self.pipeline_conditions.get(child_id)
-        own = [entry.block for entry in self.output_mapping() if entry.stage_node_id == child_id]
-        return guard is None or guard.holds(state, own)
+        return guard is None or guard.holds(state, [entry.block for entry in self.output_mapping() if entry.stage_node_id == child_id])
 
     # -- config -------------------------------------------------------------------------------------------------
 
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values, `from_config`'s inverse."""
+        """Return the structure as JSON values, `from_config`'s inverse."""
         from yggdrasill.stage.stage_config import stage_to_config
 
         return stage_to_config(self)

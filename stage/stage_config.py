@@ -100,7 +100,7 @@ def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: B
     )
     stage.set_execution_condition(model.execution_condition)
     if validate:
-        stage.validate(strict=True, validate_pipelines=True)
+        stage.validate(strict=True, deep=True)
     return stage
 
 

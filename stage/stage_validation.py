@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from yggdrasill.errors import format_options
 from yggdrasill.foundation.ports import dtypes_fit
-from yggdrasill.stage.contract import CONTEXT_SOURCES
+from yggdrasill.stage.contract import CONTEXT_SOURCES, PortMapping, StateKey
 from yggdrasill.stage.state import BLOCKS
 
 if TYPE_CHECKING:
@@ -19,10 +19,11 @@ __all__ = ["check_contract", "check_reach", "check_schema"]
 def check_contract(stage: Stage) -> Iterator[str]:
     """Errors: a contracted block without a port, a mapping to no port, a required input nothing feeds."""
     contract = stage.contract
-    for kind, blocks, mapping in (
+    sides: tuple[tuple[Literal["input", "output"], tuple[StateKey, ...], list[PortMapping]], ...] = (
         ("input", contract.input_blocks, stage.input_mapping()),
         ("output", contract.output_blocks, stage.output_mapping()),
-    ):
+    )
+    for kind, blocks, mapping in sides:
         mapped = {entry.block for entry in mapping}
         for block in blocks:
             if block not in mapped:
@@ -31,7 +32,7 @@ def check_contract(stage: Stage) -> Iterator[str]:
             if entry.stage_node_id not in stage.pipelines:
                 yield f"contract {kind} {entry.block!r} names pipeline {entry.stage_node_id!r}; there is {format_options(stage.pipelines, near=entry.stage_node_id)}"
                 continue
-            side = stage._side(entry.stage_node_id, "inputs" if kind == "input" else "outputs")
+            side = stage.ports(entry.stage_node_id, kind)
             if entry.port not in side:
                 yield f"contract {kind} {entry.block!r} names port {entry.stage_node_id}.{entry.port}; its {kind}s are {format_options(side, near=entry.port)}"
             if entry.block not in blocks and entry.block not in CONTEXT_SOURCES:
@@ -40,7 +41,7 @@ def check_contract(stage: Stage) -> Iterator[str]:
                 yield "an action is given from outside; no output can be mapped to it"
     fed = {(e.target_node, e.target_port) for e in stage.get_edges()} | {(e.stage_node_id, e.port) for e in stage.input_mapping()}
     for child in stage.pipelines:
-        for port in stage._side(child, "inputs").values():
+        for port in stage.ports(child, "input").values():
             if not port.optional and (child, port.name) not in fed:
                 yield f"pipeline {child!r}, input {port.name!r} is required and nothing feeds it; map a block to it or connect it"
 

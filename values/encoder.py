@@ -1,6 +1,6 @@
 """Encoding: one depth-first walk over a value, which writes its skeleton and collects its payloads.
 
-The walk keeps a stack of its own, so that depth is checked against a limit and never runs into Python's recursion limit.
+The walk uses an explicit stack, so that depth is checked against a limit and never runs into Python's recursion limit.
 """
 
 from __future__ import annotations

@@ -388,6 +388,6 @@ class _LazyPayloads(Sequence[Payload]):
         if data is None:
             data = self._load(ref)
             if ref.hash in self._shared:
-                # Read-only, so that each value is a copy with memory of its own.
+                # Read-only, so that each value is a copy in separate memory.
                 data = self._data[ref.hash] = data.toreadonly()
         return data

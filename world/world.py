@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import InvalidArgument, InvalidState, format_options
 from yggdrasill.executor.hooks import Callbacks, as_emit
+from yggdrasill.executor.loop import check_options
 from yggdrasill.foundation.archive import Source
 from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.container import check_name
@@ -18,7 +19,7 @@ from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult
-from yggdrasill.pipeline.dag import Dag
+from yggdrasill.pipeline.dag import CHILD_OPTIONS, Dag
 from yggdrasill.stage.contract import CONTEXT_SOURCES, state_key
 from yggdrasill.stage.protocol import StageLike
 from yggdrasill.stage.stage import ROLES, Stage
@@ -185,13 +186,13 @@ class World(Persistent):
 
     # -- validation ---------------------------------------------------------------------------------------------
 
-    def validate(self, strict: bool = True, validate_stages: bool = False) -> ValidationResult:
-        """Check the ring, the contracts against the state schema, and the storage; with ``validate_stages`` each stage too.
+    def validate(self, strict: bool = True, deep: bool = False, *, validate_stages: bool = False) -> ValidationResult:
+        """Check the ring, the contracts against the state schema, and the storage; with ``deep`` (or ``validate_stages``, its older name) each stage too.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
-        result = check_world(self, validate_stages)
+        result = check_world(self, deep or validate_stages)
         if strict:
             result.raise_if_invalid(f"world {self.world_id!r}")
         return result
@@ -230,6 +231,8 @@ class World(Persistent):
         problem = cycle_problem(self, self.cycle)
         if problem:
             raise InvalidArgument(problem)
+        if all(isinstance(stage, Dag) and not stage.program().foreign for stage in self.stages.values()):
+            check_options(kwargs, ("max_workers", *CHILD_OPTIONS), World.run)
         start = self._start(state, seed)
         options = {"training": training, "device": device, **kwargs}
         passes = WorldRun(self, as_emit(callbacks), options, dry_run).run(start, actions, num_steps)

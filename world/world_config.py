@@ -104,7 +104,7 @@ def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: B
     if checkpoint is not None:
         world.load_from_checkpoint(checkpoint_path=checkpoint)
     if validate:
-        world.validate(strict=True, validate_stages=True)
+        world.validate(strict=True, deep=True)
     return world
 
 

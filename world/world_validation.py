@@ -40,7 +40,7 @@ def check_world(world: World, validate_stages: bool) -> ValidationResult:
         if isinstance(stage, Stage):
             result.errors += check_schema(stage_id, stage, world.state_fields)
             if validate_stages:
-                result.add(stage.validate(strict=False, validate_pipelines=True), stage_id)
+                result.add(stage.validate(strict=False, deep=True), stage_id)
     if world.storage is not None and (trouble := world.storage.problem(world.world_id)):
         result.errors.append(trouble)
     return result

@@ -13,14 +13,14 @@ _noise: dict[tuple[int, int], torch.Tensor] = {}
 
 
 def _base(batch: int, size: int) -> torch.Tensor:
-    """The same noise in every process, made once."""
+    """Return the same noise in every process, computed once."""
     if (batch, size) not in _noise:
         _noise[batch, size] = torch.rand(batch * size * size * 3, generator=torch.Generator().manual_seed(1))
     return _noise[batch, size]
 
 
 class Noise:
-    """Images [batch, size, size, 3] of float32 noise in [low, high); another seed moves every number to another place."""
+    """Return images [batch, size, size, 3] of float32 noise in [low, high); a different seed moves every number."""
 
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "make"
@@ -40,7 +40,7 @@ class Noise:
 
 
 class Sleep:
-    """Waits, without computing anything, and gives ``tag``."""
+    """Waits without computing anything, and returns ``tag``."""
 
     RETURN_TYPES = ("INT",)
     FUNCTION = "wait"
@@ -56,9 +56,9 @@ class Sleep:
 
 
 class Sink:
-    """Takes a value of any type and tells its shape, or the value itself if it is a number; ``tag`` only tells one sink from another.
+    """Reports the shape of a value of any type, or the value itself if it is a number; ``tag`` only distinguishes sinks.
 
-    Every page of a tensor is read: memory that is mapped only when it is touched counts with those who bring it.
+    Every page of a tensor is read, so that mapping memory lazily counts for the transport.
     """
 
     RETURN_TYPES = ()
@@ -74,11 +74,11 @@ class Sink:
         tensor = value["samples"] if isinstance(value, dict) else value
         if isinstance(tensor, torch.Tensor):
             float(tensor.reshape(-1)[:: 4096 // tensor.element_size()].sum())
-        return {"ui": {"told": [list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor]}}
+        return {"ui": {"reported": [list(tensor.shape) if isinstance(tensor, torch.Tensor) else tensor]}}
 
 
 class Compare:
-    """Tells the largest absolute difference of images and the noise that they should be."""
+    """Reports the largest absolute difference between images and the expected noise."""
 
     RETURN_TYPES = ()
     FUNCTION = "compare"
@@ -93,7 +93,7 @@ class Compare:
         (expected,) = Noise().make(**noise)
         if got.shape != expected.shape:
             raise ValueError(f"got {list(got.shape)} and expected {list(expected.shape)}")
-        return {"ui": {"told": [float((got.float() - expected).abs().max())]}}
+        return {"ui": {"reported": [float((got.float() - expected).abs().max())]}}
 
 
 NODE_CLASS_MAPPINGS = {f"Bench{kind.__name__}": kind for kind in (Noise, Sleep, Sink, Compare)}

@@ -1,4 +1,4 @@
-"""Role stubs: blocks that pass values on, so that a skeleton of any task runs before its models exist."""
+"""Role stubs: blocks that pass values through, so that the graph of a task runs before its models exist."""
 
 from __future__ import annotations
 

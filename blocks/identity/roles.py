@@ -1,4 +1,4 @@
-"""One stub per role, ``<role>/identity``: the ports of the role, and outputs that are inputs."""
+"""One stub per role, ``<role>/identity``, with the ports of the role; each output is an input."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = [
 
 
 class _Identity(AbstractBaseBlock):
-    """Gives each output of ``passes`` the value of its input; an input that is absent gives no output."""
+    """Copies inputs to outputs by ``passes``; without an input its output is absent."""
 
     deterministic: ClassVar[bool] = True
     settings = ()
@@ -32,8 +32,8 @@ class _Identity(AbstractBaseBlock):
 class BackboneIdentity(_Identity):
     """``pred`` is ``latent``.
 
-    ``condition`` takes several edges (a conditioner's and an adapter's) as a dict ``node:port`` -> value: nothing is
-    lost, the kinds stay apart, and the order in which the edges were added does not matter.
+    ``condition`` accepts several edges (a conditioner's and an adapter's) as a dict ``node:port`` -> value: all values are
+    kept apart, and the order in which the edges were added does not matter.
     """
 
     block_type = "backbone/identity"
@@ -60,7 +60,7 @@ class SolverIdentity(_Identity):
 
 
 class CodecIdentity(_Identity):
-    """Copies each side it is given: ``encode_latent`` is ``encode_image``, ``decode_image`` is ``decode_latent``."""
+    """Copies each input that is present: ``encode_latent`` is ``encode_image``, ``decode_image`` is ``decode_latent``."""
 
     block_type = "codec/identity"
     passes: ClassVar[dict[str, str]] = {"encode_latent": "encode_image", "decode_image": "decode_latent"}
@@ -84,7 +84,7 @@ class ConditionerIdentity(_Identity):
 
 
 class TokenizerIdentity(_Identity):
-    """``token_ids`` is ``text``; a stub has no ``attention_mask`` to give."""
+    """``token_ids`` is ``text``; the stub has no ``attention_mask``."""
 
     block_type = "tokenizer/identity"
     passes: ClassVar[dict[str, str]] = {"token_ids": "text"}
@@ -96,7 +96,7 @@ class TokenizerIdentity(_Identity):
 
 
 class AdapterIdentity(_Identity):
-    """``adapted`` is ``condition``; the features in ``hidden`` are not looked at."""
+    """``adapted`` is ``condition``; the features in ``hidden`` are ignored."""
 
     block_type = "adapter/identity"
     passes: ClassVar[dict[str, str]] = {"adapted": "condition"}

@@ -12,7 +12,9 @@ __all__ = ["Adjust"]
 
 
 class Adjust(AbstractBaseBlock):
-    """Adjusts the colours of ``image`` [B, H, W, C] and gives ``adjusted``; an alpha channel stays as it is.
+    """Adjusts the colours of an image; an alpha channel is unchanged.
+
+    In: ``image`` [B, H, W, C]. Out: ``adjusted``.
 
     Config, applied in this order: ``gamma`` (0.1..10, default 1; above 1 is lighter), ``contrast`` (0..4, default 1, around
     0.5), ``brightness`` (-1..1, default 0, added), ``saturation`` (0..4, default 1; 0 is grey by the luma of Rec. 709).

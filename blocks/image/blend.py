@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Blend"]
 
-#: Mode -> colour from (below, above), as W3C Compositing and Blending gives the formulas.
+#: Mode -> colour from (below, above); formulas of W3C Compositing and Blending.
 _MODES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
     "normal": lambda below, above: above,
     "multiply": lambda below, above: below * above,
@@ -27,9 +27,9 @@ _MODES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
 
 
 class Blend(AbstractBaseBlock):
-    """Lays ``above`` over ``below``.
+    """Blends ``above`` over ``below``.
 
-    In: ``below`` and ``above``, images [B, H, W, C] of one size (a batch of one goes with any batch); ``mask`` tensor
+    In: ``below`` and ``above``, images [B, H, W, C] of equal size (a batch of one fits any batch); ``mask`` tensor
     [H, W] or [B, H, W] in 0..1, optional. Out: ``image``. Config: ``mode`` (normal, multiply, screen, overlay, darken,
     lighten, difference), ``opacity`` 0..1 (default 1).
     """
@@ -54,7 +54,7 @@ class Blend(AbstractBaseBlock):
         above = as_image(inputs["above"], "above", self.block_type)
         if below.shape[1:] != above.shape[1:] or len({below.shape[0], above.shape[0]} - {1}) > 1:
             raise InvalidArgument(
-                f"{self.block_type}: below is {list(below.shape)}, above {list(above.shape)}; bring them to one size with image/resize"
+                f"{self.block_type}: below is {list(below.shape)}, above {list(above.shape)}; make the sizes equal with image/resize"
             )
         mode = self.setting("mode")
         cover: Any = self.setting("opacity")
@@ -67,7 +67,7 @@ class Blend(AbstractBaseBlock):
                 or (mask.ndim == 3 and mask.shape[0] not in (1, below.shape[0], above.shape[0]))
             ):
                 raise InvalidArgument(
-                    f"{self.block_type}: mask is {list(mask.shape)}; it must be [height, width] = {list(below.shape[1:3])}, or one per image"
+                    f"{self.block_type}: mask is {list(mask.shape)}; expected [height, width] = {list(below.shape[1:3])}, or one per image"
                 )
             cover = cover * mask.clamp(0.0, 1.0).unsqueeze(-1)
         image = below + (_MODES[mode](below, above) - below) * cover

@@ -16,9 +16,9 @@ _MOST_IMAGES = 400
 
 
 class Grid(AbstractBaseBlock):
-    """Lays images out in rows, in the order of the edges; each stands in the middle of a cell of the largest size.
+    """Arranges images in rows, in the order of the edges, each in the middle of a cell of the largest size.
 
-    In: ``images``, any number of edges, each an image [B, H, W, C] or a list of images; a batch is laid out image by image.
+    In: ``images``, any number of edges, each an image [B, H, W, C] or a list of images; the images of a batch get one cell each.
     Out: ``image`` [1, height, width, C]. Config: ``columns`` (default: as square as possible), ``gap`` in pixels around
     and between (default 8), ``background`` 0..1 (default 1, white).
     """
@@ -42,7 +42,7 @@ class Grid(AbstractBaseBlock):
         channels = {image.shape[-1] for image in images}
         if not images or len(images) > _MOST_IMAGES or len(channels) > 1:
             raise InvalidArgument(
-                f"{self.block_type}: got {len(images)} images with {sorted(channels)} channels; it takes 1 to {_MOST_IMAGES} images with equal channels"
+                f"{self.block_type}: got {len(images)} images with {sorted(channels)} channels; expected 1 to {_MOST_IMAGES} images with equal channels"
             )
         columns = self.setting("columns") or math.ceil(len(images) ** 0.5)
         columns = min(columns, len(images))

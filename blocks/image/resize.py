@@ -1,4 +1,4 @@
-"""`image/resize`: an image at another size."""
+"""`image/resize`: a different size for an image."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ _MOST_PIXELS = 16384
 
 
 class Resize(AbstractBaseBlock):
-    """Resizes an image; shrinking is smoothed.
+    """Resizes an image, with antialiasing when it shrinks.
 
-    In and out: ``image`` to ``resized``, [B, H, W, C]. Config: ``width`` and ``height`` in pixels (1..16384), one alone keeps
-    the proportions; or ``scale`` (0.01..16). ``method``: nearest, bilinear (default) or bicubic.
+    In and out: ``image`` to ``resized``, [B, H, W, C]. Config: ``width`` and ``height`` in pixels (1..16384), one of them alone keeps
+    the aspect ratio; or ``scale`` (0.01..16). ``method``: nearest, bilinear (default) or bicubic.
     """
 
     block_type = "image/resize"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("width", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
-        Setting("height", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the proportions"),
-        Setting("scale", "number", None, 0.01, 16.0, meaning="a factor, where no size is given"),
-        Setting("method", "choice", "bilinear", options=("nearest", "bilinear", "bicubic"), meaning="how pixels between pixels are found"),
+        Setting("width", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the aspect ratio"),
+        Setting("height", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the aspect ratio"),
+        Setting("scale", "number", None, 0.01, 16.0, meaning="scale factor, used without width and height"),
+        Setting("method", "choice", "bilinear", options=("nearest", "bilinear", "bicubic"), meaning="interpolation method"),
     )
 
     def declare_ports(self) -> Iterable[Port]:
@@ -53,7 +53,7 @@ class Resize(AbstractBaseBlock):
         wanted_width, wanted_height, scale = (self.setting(name) for name in ("width", "height", "scale"))
         if wanted_width is None and wanted_height is None:
             if scale is None:
-                raise InvalidArgument(f"{self.block_type}: config names no size; give 'width', 'height' or 'scale'")
+                raise InvalidArgument(f"{self.block_type}: config has no size; set 'width', 'height' or 'scale'")
             new_height, new_width = height * scale, width * scale
         else:
             new_width = width * wanted_height / height if wanted_width is None else wanted_width

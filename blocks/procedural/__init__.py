@@ -1,7 +1,7 @@
-"""Terrain without a model: from a configuration to ground, climate, rivers, a picture and its measures.
+"""Terrain without a model: from a configuration to elevation, climate, rivers, a picture and measures.
 
-Fields are square [size, size] tensors, row 0 in the north. Everything follows from the configuration, bit for bit:
-numpy on one thread, no random source but the seed in it.
+Fields are square [size, size] tensors, row 0 in the north. The configuration determines every bit: numpy on
+one thread, with the seed in the configuration as the only random source.
 """
 
 from __future__ import annotations

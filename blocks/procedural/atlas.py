@@ -1,4 +1,4 @@
-"""`procedural/atlas`: one container for all that was generated (state block 3)."""
+"""`procedural/atlas`: one container for all generated artifacts (state block 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortTy
 
 __all__ = ["FIELDS", "Atlas"]
 
-#: Fields of the container and the dtype they are kept in.
+#: Fields of the container and their dtypes.
 FIELDS = {
     "elevation": np.float32,
     "temperature": np.float32,
@@ -27,11 +27,11 @@ FIELDS = {
 
 
 class Atlas(AbstractBaseBlock):
-    """Binds picture and fields to the artifacts of an episode.
+    """Collects the picture and fields as the artifacts of an episode.
 
     In: ``image`` [1, H, W, 3], the fields [H, W] of the terrain blocks, ``configuration``. Out: ``artifacts``, a dict of
-    ``images`` (list with the image), each field as a tensor (`FIELDS` gives the dtypes; units as the block that made it
-    says), and ``width_km``, the width of the map.
+    ``images`` (list with the image), each field as a tensor (dtypes as in `FIELDS`, units as documented by its
+    block), and ``width_km``, the width of the map.
     """
 
     block_type = "procedural/atlas"

@@ -1,4 +1,4 @@
-"""`procedural/climate`: how warm and how wet each place is, and what grows there."""
+"""`procedural/climate`: temperature, rainfall and biomes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BIOMES = ("water", "ice", "tundra", "boreal forest", "steppe", "temperate forest
 
 
 class Climate(AbstractBaseBlock):
-    """Temperature by latitude and height, rain by wind and slopes, biomes by both.
+    """Computes temperature by latitude and height, rain by wind and slopes, biomes by both.
 
     In: ``elevation`` tensor [H, W] in metres, ``configuration`` dict. Out: ``temperature`` (degrees C, mean of the year)
     and ``rainfall`` (mm per year), float64 [H, W]; ``biomes`` uint8 [H, W], an index into `BIOMES`.
@@ -55,7 +55,7 @@ def _temperature(elevation: Field, terrain: Terrain) -> Field:
 
 
 def _rainfall(elevation: Field, terrain: Terrain) -> Field:
-    """March the air across the map in the wind's direction: one step per row or column, sheared to the wind's slant."""
+    """Return the rainfall of air that crosses the map in the wind's direction, one step per row or column, sheared by the wind's slope."""
     angle = np.deg2rad(terrain.wind)
     blow_x, blow_y = -np.sin(angle), np.cos(angle)
     flipped = abs(blow_y) > abs(blow_x)

@@ -50,7 +50,7 @@ _MOST_FEATURES = 64
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """Something that changed the ground: place and radius as shares of the map, height (or depth) in metres, angle in degrees."""
+    """A change of the ground: position and radius as shares of the map, height (or depth) in metres, angle in degrees."""
 
     kind: str
     x: float
@@ -89,20 +89,20 @@ class Terrain:
 
 
 def read_terrain(configuration: Any, block: str, *, size: int | None = None) -> Terrain:
-    """Check a configuration; absent keys take their defaults, ``note`` is free text, ``size`` overrides the map's size.
+    """Return the checked configuration; absent keys get their defaults, ``note`` is free text, ``size`` overrides the map's size.
 
     Raises:
         InvalidArgument: not a mapping, an unknown key, or a value of a wrong type or outside its range.
     """
     if not isinstance(configuration, Mapping):
         raise InvalidArgument(
-            f"{block}: the configuration is a {type(configuration).__name__}; it must be a dict with keys of {format_options(KEYS, limit=20)}"
+            f"{block}: the configuration is a {type(configuration).__name__}; expected a dict with the keys {format_options(KEYS, limit=20)}"
         )
     known = {*KEYS, "features", "note"}
     for name in configuration:
         if name not in known:
             raise InvalidArgument(
-                f"{block}: unknown configuration key {name!r}; there is {format_options(known, near=str(name), limit=20)}"
+                f"{block}: Unknown configuration key {name!r}. Available: {format_options(known, near=str(name), limit=20)}."
             )
     values: dict[str, Any] = {name: _number(configuration.get(name, key.default), name, key, block) for name, key in KEYS.items()}
     if size is not None:
@@ -128,9 +128,9 @@ def _number(value: Any, name: str, key: Key, block: str) -> float:
 def _feature(entry: Any, index: int, block: str) -> Feature:
     place = f"{block}: configuration key 'features[{index}]"
     if not isinstance(entry, Mapping):
-        raise InvalidArgument(f"{place}' is a {type(entry).__name__}; it must be a dict with kind, x, y, radius, height and perhaps angle")
+        raise InvalidArgument(f"{place}' is a {type(entry).__name__}; expected a dict with kind, x, y, radius, height and optionally angle")
     if entry.get("kind") not in FEATURE_KINDS:
-        raise InvalidArgument(f"{place}.kind' is {entry.get('kind')!r}; it can be {format_options(FEATURE_KINDS)}")
+        raise InvalidArgument(f"{place}.kind' is {entry.get('kind')!r}; available: {format_options(FEATURE_KINDS)}")
     numbers: dict[str, float] = {}
     for name, (low, high) in _FEATURE_RANGES.items():
         value = entry.get(name, 0.0 if name == "angle" else None)

@@ -1,4 +1,4 @@
-"""Where water goes on a grid: depressions filled, one receiver per cell, what gathers on the way down.
+"""Drainage on a grid: filled depressions, one receiver per cell, and amounts accumulated downhill.
 
 Cells are flat indices of a [height, width] field; the edge of the map and every cell at or below 0 m are outlets.
 """
@@ -17,17 +17,17 @@ __all__ = ["Cells", "accumulate", "carve", "fill_depressions", "receivers"]
 
 Cells = NDArray[np.int64]
 
-#: How much higher than its outlet a filled cell becomes, in metres: enough to give flats a direction.
+#: Metres by which a filled cell is higher than its outlet: enough to give flats a direction.
 SLOPE = 1e-4
 
 _NEIGHBOURS = ((-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1))
 
 
 def fill_depressions(elevation: Field) -> Field:
-    """The lowest surface over ``elevation`` from which every land cell drains to the sea or off the map.
+    """Return the lowest surface over ``elevation`` from which every land cell drains to the sea or off the map.
 
     Priority-flood with an increment (Barnes, Lehman and Mulla 2014, algorithm 3): land is flooded inwards from the
-    outlets in order of height, cells inside a depression go through a plain queue.
+    outlets in order of height, cells inside a depression are in a plain queue.
     """
     rows, columns = elevation.shape
     width = columns + 2
@@ -62,24 +62,24 @@ def fill_depressions(elevation: Field) -> Field:
 
 
 def receivers(filled: Field) -> Cells:
-    """Flat index of the steepest lower neighbour of each land cell (D8, O'Callaghan and Mark 1984); outlets receive themselves."""
+    """Return the flat index of the steepest lower neighbour of each land cell (D8, O'Callaghan and Mark 1984); outlets receive themselves."""
     rows, columns = filled.shape
     best = np.zeros_like(filled)
     target = np.arange(rows * columns, dtype=np.int64).reshape(rows, columns)
     inner = filled[1:-1, 1:-1]
-    own = target.copy()
+    self_index = target.copy()
     for dy, dx in _NEIGHBOURS:
         there = (slice(1 + dy, rows - 1 + dy), slice(1 + dx, columns - 1 + dx))
         drop = (inner - filled[there]) / (2.0**0.5 if dy and dx else 1.0)
         better = drop > best[1:-1, 1:-1]
         best[1:-1, 1:-1] = np.where(better, drop, best[1:-1, 1:-1])
-        target[1:-1, 1:-1] = np.where(better, own[there], target[1:-1, 1:-1])
-    target = np.where(filled > 0.0, target, own)
+        target[1:-1, 1:-1] = np.where(better, self_index[there], target[1:-1, 1:-1])
+    target = np.where(filled > 0.0, target, self_index)
     return target.ravel()
 
 
 def accumulate(filled: Field, receiver: Cells, amount: Field) -> Field:
-    """What passes through each cell: its own ``amount`` and all that drains into it, summed from the top down."""
+    """Return the total through each cell: its ``amount`` and all amounts that drain into it, summed from the top down."""
     flow: list[float] = amount.ravel().tolist()
     moving = np.flatnonzero(receiver != np.arange(receiver.size))
     order = moving[np.argsort(-filled.ravel()[moving], kind="stable")]
@@ -89,7 +89,7 @@ def accumulate(filled: Field, receiver: Cells, amount: Field) -> Field:
 
 
 def carve(elevation: Field, filled: Field, receiver: Cells, strength: Field) -> Field:
-    """One implicit step of stream-power erosion (Braun and Willett 2013): each cell sinks towards its receiver.
+    """Return the heights after one implicit step of stream-power erosion (Braun and Willett 2013): each cell sinks towards its receiver.
 
     ``strength`` is K * dt * A**m / distance without unit; from the outlets upwards
     ``z = (z + strength * z_receiver) / (1 + strength)``, which is stable for any strength.

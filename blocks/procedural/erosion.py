@@ -1,4 +1,4 @@
-"""`procedural/erosion`: rivers cut valleys, steep slopes slide."""
+"""`procedural/erosion`: valleys cut by rivers, and slopes that slide."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class Erosion(AbstractBaseBlock):
 
     In: ``ground`` tensor [H, W] in metres, ``configuration`` dict. Out: ``elevation`` float64 tensor [H, W].
     Fluvial erosion is implicit stream power (Braun and Willett 2013) on a coarse grid first, then on finer ones, so that
-    great valleys exist before small ones; thermal erosion (Musgrave, Kolb and Mace 1989) moves what is steeper than the
-    angle of repose.
+    large valleys are cut before small ones; thermal erosion (Musgrave, Kolb and Mace 1989) moves ground that is steeper than
+    the angle of repose.
     """
 
     block_type = "procedural/erosion"
@@ -40,7 +40,7 @@ class Erosion(AbstractBaseBlock):
 
 
 def erode(height: Field, terrain: Terrain) -> Field:
-    """The square field after its age of erosion, in metres; the sea floor stays as it is."""
+    """Return the square field after its age of erosion, in metres; the sea floor is unchanged."""
     size = height.shape[0]
     levels = [level for level in (96, 192) if level < size] if size > 128 else []
     for level, steps in [*((level, 5) for level in levels), (size, 1 if levels else 5)]:
@@ -66,7 +66,7 @@ def _rain(height: Field, terrain: Terrain, pixel: float, share: float) -> Field:
 
 
 def _slide(height: Field, pixel: float, steps: int = 6) -> Field:
-    """Move what stands steeper than the repose to the lower neighbours, along rows and columns."""
+    """Move ground that is steeper than the angle of repose to the lower neighbours, along rows and columns."""
     repose = 260.0 * pixel
     land = height > 0.0
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Small operations on [height, width] fields that several terrain blocks share, and the way from and to tensors."""
+"""Small operations on [height, width] fields that several terrain blocks share, and conversion from and to tensors."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ __all__ = ["as_field", "as_tensor", "blur", "resample", "smoothstep"]
 
 
 def as_field(value: Any, port: str, block: str) -> Field:
-    """A float64 copy of a [height, width] tensor or array.
+    """Return a float64 copy of a [height, width] tensor or array.
 
     Raises:
-        InvalidArgument: another shape, or a value that is not finite.
+        InvalidArgument: a different shape, or a value that is not finite.
     """
     import torch
 
     array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
     if array.ndim != 2 or min(array.shape) < 2:
         raise InvalidArgument(
-            f"{block}: port {port!r} got shape {list(array.shape)}; it takes a field [height, width], as procedural/heightfield gives it"
+            f"{block}: port {port!r} got shape {list(array.shape)}; expected a field [height, width], such as the output of procedural/heightfield"
         )
     field = array.astype(np.float64)
     if not np.isfinite(field).all():
-        raise InvalidArgument(f"{block}: port {port!r} holds NaN or infinity; every cell of a field must be finite")
+        raise InvalidArgument(f"{block}: port {port!r} has NaN or infinity; every cell of a field must be finite")
     return field
 
 
 def as_tensor(array: np.ndarray[Any, Any]) -> torch.Tensor:
-    """The array as a contiguous tensor of the same dtype."""
+    """Return the array as a contiguous tensor of the same dtype."""
     import torch
 
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def smoothstep(low: float, high: float, values: Field) -> Field:
-    """0 below ``low``, 1 above ``high``, a smooth cubic between; falls instead if ``low > high``."""
+    """Return 0 below ``low``, 1 above ``high``, and a smooth cubic in between; decreasing if ``low > high``."""
     t = np.clip((values - low) / (high - low), 0.0, 1.0)
     smooth: Field = t * t * (3.0 - 2.0 * t)
     return smooth
 
 
 def blur(field: Field, radius: float, passes: int = 3) -> Field:
-    """Blur by box filters of ``radius`` pixels (three of them come close to a Gaussian); edges are repeated."""
+    """Return the field blurred by box filters of ``radius`` pixels (three of them come close to a Gaussian); edges are repeated."""
     whole = int(radius)
     part = radius - whole
     for _ in range(passes):
@@ -71,7 +71,7 @@ def _box(field: Field, radius: int, axis: int) -> Field:
 
 
 def resample(field: Field, size: int) -> Field:
-    """The square field at another size: means of whole blocks where it shrinks by a whole factor, else cubic (Catmull-Rom)."""
+    """Return the square field at a different size: block means if it shrinks by a whole factor, else cubic (Catmull-Rom)."""
     old = field.shape[0]
     if old == size:
         return np.array(field)

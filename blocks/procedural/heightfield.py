@@ -1,4 +1,4 @@
-"""`procedural/heightfield`: continents, ranges and detail from noise."""
+"""`procedural/heightfield`: continents, mountain ranges and detail from noise."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ __all__ = ["Heightfield"]
 
 
 class Heightfield(AbstractBaseBlock):
-    """Raw ground of a world, before weather touches it.
+    """Generates the ground of a world before erosion.
 
     In: ``configuration`` dict (`procedural.configuration.KEYS`). Out: ``elevation`` float64 tensor [size, size], metres
     above the present sea. Continents are ellipses scattered by the seed, bent by domain warping and broken by fractal
     noise; ranges are ridged noise along belts; ``features`` (volcanoes, ranges, basins, craters) are laid on top, lower on
-    high ground and higher out of the deep. The sea stands where ``land`` of the first world was dry, then rises by
-    ``sea_level``: the same seed stays the same world.
+    high ground and higher out of the deep. The first sea leaves the share ``land`` dry, then rises by
+    ``sea_level``, so that the same seed is always the same world.
     """
 
     block_type = "procedural/heightfield"
@@ -45,7 +45,7 @@ class Heightfield(AbstractBaseBlock):
 
 
 def _coast(terrain: Terrain, x: Field, y: Field) -> Field:
-    """How far inland (above 0) or out at sea (below 0) a place is, about -1..1."""
+    """Return how far inland (above 0) or out at sea (below 0) each point is, about -1..1."""
     seed, reach = terrain.seed, 0.04 + 0.14 * terrain.warp
     bend_x = x + reach * fractal(x, y, seed + 11, frequency=2.1, octaves=4)
     bend_y = y + reach * fractal(x, y, seed + 12, frequency=2.1, octaves=4)
@@ -60,7 +60,7 @@ def _coast(terrain: Terrain, x: Field, y: Field) -> Field:
 
 
 def _scatter(terrain: Terrain, x: Field, y: Field) -> Field:
-    """Soft ellipses around scattered places, -1 far out to about 0.8 in their middles."""
+    """Return soft ellipses around scattered points, from -1 far away to about 0.8 in their centres."""
     rng = np.random.Generator(np.random.PCG64(terrain.seed))
     places: list[tuple[float, float]] = []
     for _ in range(terrain.continents):
@@ -79,7 +79,7 @@ def _scatter(terrain: Terrain, x: Field, y: Field) -> Field:
 
 
 def _relief(terrain: Terrain, x: Field, y: Field, coast: Field) -> Field:
-    """Metres above the first sea."""
+    """Return the height in metres above the first sea."""
     seed = terrain.seed
     fine = fractal(x, y, seed + 31, frequency=9.0, octaves=terrain.octaves, gain=0.42 + 0.16 * terrain.roughness)
     inland = smoothstep(0.0, 0.55, coast)
@@ -95,15 +95,15 @@ def _relief(terrain: Terrain, x: Field, y: Field, coast: Field) -> Field:
 
 
 def _feature(terrain: Terrain, feature: Feature, x: Field, y: Field) -> Field:
-    """Metres that one feature adds; its outline is roughened by noise of its own."""
-    own = terrain.seed + 1000 + int(feature.x * 4096) * 4099 + int(feature.y * 4096)
-    rough = fractal(x, y, own, frequency=0.9 / feature.radius, octaves=4)
+    """Return the metres that one feature adds; its outline is roughened by separate noise."""
+    noise_seed = terrain.seed + 1000 + int(feature.x * 4096) * 4099 + int(feature.y * 4096)
+    rough = fractal(x, y, noise_seed, frequency=0.9 / feature.radius, octaves=4)
     dx, dy = x - feature.x, y - feature.y
     if feature.kind == "range":
         turn = np.deg2rad(feature.angle)
         along, across = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
         far = np.sqrt((along / 2.2) ** 2 + (across * 2.0) ** 2) / feature.radius
-        crest = ridged(x, y, own + 5, frequency=1.6 / feature.radius, octaves=5)
+        crest = ridged(x, y, noise_seed + 5, frequency=1.6 / feature.radius, octaves=5)
         return feature.height * smoothstep(1.0, 0.0, far + 0.25 * rough) * (0.35 + 0.9 * crest)
     far = np.sqrt(dx * dx + dy * dy) / feature.radius + 0.22 * rough
     if feature.kind == "basin":

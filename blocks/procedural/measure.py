@@ -1,4 +1,4 @@
-"""`procedural/measure`: the facts of a map."""
+"""`procedural/measure`: measures of a map."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _FIELDS = ("elevation", "temperature", "rainfall", "discharge", "receiver", "riv
 
 
 class Measure(AbstractBaseBlock):
-    """Measures the artifacts themselves; it knows nothing of the configuration they were made from.
+    """Measures the artifacts, independently of the configuration they were made from.
 
-    In: ``artifacts`` dict as `procedural/atlas` gives it. Out: ``measures`` dict of plain values: ``land_share`` (0..1),
+    In: ``artifacts`` dict, the output of `procedural/atlas`. Out: ``measures`` dict of plain values: ``land_share`` (0..1),
     ``land_km2``, ``lands`` (bodies of land larger than 0.05 % of the map), ``largest_land_share`` (of the land),
     ``mean_height_m``, ``deepest_m``, ``mean_temperature`` (degrees C) and ``mean_rainfall`` (mm per year) on land,
     ``peaks`` (highest first, at least a ninth of the map apart), ``rivers``, ``lakes``, ``biomes`` (share of the land by
-    name). Places carry ``x`` and ``y`` in 0..1 and ``where``, the part of the map in words.
+    name). Places have ``x`` and ``y`` in 0..1 and ``where``, the part of the map in words.
     Config: ``peaks`` (default 5), how many to list.
     """
 
     block_type = "procedural/measure"
     deterministic: ClassVar[bool] = True
-    settings = (Setting("peaks", "integer", 5, 0, 50, meaning="how many peaks are listed"),)
+    settings = (Setting("peaks", "integer", 5, 0, 50, meaning="number of peaks in the list"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("artifacts", PortDirection.IN, PortType.DICT)
@@ -42,9 +42,7 @@ class Measure(AbstractBaseBlock):
         artifacts = inputs["artifacts"]
         missing = [name for name in (*_FIELDS, "width_km") if name not in artifacts] if isinstance(artifacts, Mapping) else list(_FIELDS)
         if missing:
-            raise InvalidArgument(
-                f"{self.block_type}: the artifacts lack {format_options(missing)}; it measures the container that procedural/atlas makes"
-            )
+            raise InvalidArgument(f"{self.block_type}: the artifacts lack {format_options(missing)}; pass the output of procedural/atlas")
         fields = {name: as_field(artifacts[name], name, self.block_type) for name in _FIELDS}
         elevation = fields["elevation"]
         pixel = float(artifacts["width_km"]) / elevation.shape[1]
@@ -70,14 +68,14 @@ class Measure(AbstractBaseBlock):
 
 
 def compass(x: float, y: float) -> str:
-    """The part of the map in words: ``the north-east``, ``the middle``."""
+    """Return the part of the map in words: ``the north-east``, ``the middle``."""
     row = "north" if y < 0.37 else "south" if y > 0.63 else ""
     column = "west" if x < 0.37 else "east" if x > 0.63 else ""
     return f"the {'-'.join(part for part in (row, column) if part) or 'middle'}"
 
 
 def label_bodies(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """A label per cell, equal within each 4-connected body of ``mask``: the body's first flat index; -1 outside.
+    """Return a label per cell, equal within each 4-connected body of ``mask``: the body's first flat index; -1 outside.
 
     Minimum labels spread to the neighbours and jump along their own pointers until nothing changes.
     """
@@ -125,7 +123,7 @@ def _peaks(elevation: Field, most: int) -> list[dict[str, Any]]:
 
 
 def _rivers(fields: dict[str, Field], pixel: float) -> dict[str, Any]:
-    """The longest river with its course, the length of all, and how many are at least a twentieth of the map long; km and m3/s."""
+    """Return the longest river with its course, the total length, and the number of rivers of at least a twentieth of the map; km and m3/s."""
     rows, columns = fields["elevation"].shape
     rivers = (fields["rivers"] > 0.0).ravel()
     receiver = fields["receiver"].astype(np.int64).ravel()

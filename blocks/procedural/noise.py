@@ -1,4 +1,4 @@
-"""Gradient noise on the plane: arithmetic on arrays, the same bits for the same seed. Nothing here knows of maps."""
+"""Gradient noise on the plane: arithmetic on arrays, the same bits for the same seed, independent of maps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Field", "fractal", "gradient_noise", "mix", "ridged", "unit_grid"]
 
 Field = NDArray[np.float64]
 
-#: Points handled at once, so that what is computed for them stays in the processor's cache.
+#: Points per step, so that intermediate results stay in the processor's cache.
 _CHUNK = 16384
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -18,14 +18,14 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 
 
 def unit_grid(size: int) -> tuple[Field, Field]:
-    """The x and y of each pixel's centre, float64 [size, size] in 0..1; y grows downwards."""
+    """Return the x and y of each pixel's centre, float64 [size, size] in 0..1; y grows downwards."""
     line = (np.arange(size, dtype=np.float64) + 0.5) / size
     x, y = np.meshgrid(line, line)
     return x, y
 
 
 def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit integers (the finaliser of SplitMix64, Steele, Lea and Flood 2014)."""
+    """Return scrambled 64-bit integers (the finaliser of SplitMix64, Steele, Lea and Flood 2014)."""
     values = values + _GOLDEN
     values = (values ^ (values >> np.uint64(30))) * _FIRST
     values = (values ^ (values >> np.uint64(27))) * _SECOND
@@ -34,7 +34,7 @@ def mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def gradient_noise(x: Field, y: Field, seed: int) -> Field:
-    """Gradient noise (Perlin 1985, fade of 2002) at ``x, y`` in lattice cells; about -0.8..0.8, zero on the lattice."""
+    """Return gradient noise (Perlin 1985, fade of 2002) at ``x, y`` in lattice cells; about -0.8..0.8, zero on the lattice."""
     left, top = int(np.floor(x.min())), int(np.floor(y.min()))
     width = int(np.floor(x.max())) - left + 2
     gx, gy = _gradients(left, top, width, int(np.floor(y.max())) - top + 2, seed)
@@ -79,9 +79,9 @@ def _gradients(left: int, top: int, width: int, height: int, seed: int) -> tuple
 
 
 def fractal(x: Field, y: Field, seed: int, *, frequency: float, octaves: int, gain: float = 0.5) -> Field:
-    """Sum of ``octaves`` of noise, each twice as fine and ``gain`` times as strong as the last; about -1..1.
+    """Return the sum of ``octaves`` of noise, each twice as fine and ``gain`` times as strong as the last; about -1..1.
 
-    Octaves finer than a pixel would be nothing but grain and are left out; the others keep their strength.
+    Octaves finer than a pixel would only be grain and are omitted; the others keep their strength.
     """
     total = np.zeros_like(x)
     strength, reach = 1.0, 0.0
@@ -95,9 +95,9 @@ def fractal(x: Field, y: Field, seed: int, *, frequency: float, octaves: int, ga
 
 
 def ridged(x: Field, y: Field, seed: int, *, frequency: float, octaves: int, gain: float = 0.5) -> Field:
-    """Ridged multifractal (Musgrave 1993): crests where the noise crosses zero, rougher the higher; 0..1.
+    """Return ridged multifractal noise (Musgrave 1993): crests where the noise crosses zero, rougher where higher; 0..1.
 
-    Octaves finer than a pixel are left out, as in `fractal`.
+    Octaves finer than a pixel are omitted, as in `fractal`.
     """
     total = np.zeros_like(x)
     weight = np.ones_like(x)

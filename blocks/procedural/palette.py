@@ -1,4 +1,4 @@
-"""The colours of a terrain map, sRGB 0..255, and how they are looked up between their stops."""
+"""The colours of a terrain map, sRGB 0..255, with interpolation between their stops."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ _GROUND = np.array(
 
 
 def sea_colour(depth: Field) -> Field:
-    """Colours [..., 3] of the sea at ``depth`` (metres, negative)."""
+    """Return the colours [..., 3] of the sea at ``depth`` (metres, negative)."""
     return np.stack([np.interp(depth, _DEPTHS, _SEA[:, channel]) for channel in range(3)], axis=-1)
 
 
 def ground_colour(temperature: Field, rainfall: Field) -> Field:
-    """Colours [..., 3] of land by degrees C and mm per year, bilinear between the chart's entries."""
+    """Return the colours [..., 3] of land by degrees C and mm per year, bilinear between the chart's entries."""
     row, down = _place(temperature, _WARMTH)
     column, across = _place(rainfall, _RAIN)
     down, across = down[..., None], across[..., None]

@@ -1,4 +1,4 @@
-"""`procedural/rivers`: where the rain gathers."""
+"""`procedural/rivers`: rivers and lakes."""
 
 from __future__ import annotations
 
@@ -17,26 +17,24 @@ from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortTy
 __all__ = ["Rivers"]
 
 _SECONDS = 365.25 * 86400.0
-#: The share of the rain that reaches a river, and what evaporates first, in mm per year.
+#: The share of the rain that reaches a river, and the rain that evaporates first, in mm per year.
 _RUNOFF, _EVAPORATION = 0.55, 180.0
 
 
 class Rivers(AbstractBaseBlock):
-    """Rivers and lakes from rain on the ground.
+    """Computes rivers and lakes from rainfall and elevation.
 
     In: ``elevation`` tensor [H, W] in metres, ``rainfall`` tensor [H, W] in mm per year, ``configuration`` dict. Out:
     ``filled`` float64 [H, W], the surface without depressions in metres (priority-flood, Barnes et al. 2014);
     ``receiver`` int64 [H, W], the flat index each cell drains to, itself for outlets (D8); ``discharge`` float64 [H, W]
     in cubic metres per second; ``rivers`` and ``lakes`` bool [H, W].
-    Config: ``source`` (default 6.0), the discharge in m3/s that makes a river on a map 1,200 km wide; it grows with the
+    Config: ``source`` (default 6.0), the minimum discharge of a river in m3/s on a map 1,200 km wide; it grows with the
     square of the width.
     """
 
     block_type = "procedural/rivers"
     deterministic: ClassVar[bool] = True
-    settings = (
-        Setting("source", "number", 6.0, 0.01, 10000.0, meaning="cubic metres per second that make a river on a map 1,200 km wide"),
-    )
+    settings = (Setting("source", "number", 6.0, 0.01, 10000.0, meaning="minimum discharge of a river in m3/s on a map 1,200 km wide"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("elevation", PortDirection.IN, PortType.TENSOR)
@@ -73,7 +71,7 @@ class Rivers(AbstractBaseBlock):
 
 
 def _box_count(mask: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """How many of the nine cells around each cell are set: what is less than a puddle of four is no lake."""
+    """Return how many of the nine cells around each cell are set; fewer than four are not a lake."""
     padded = np.pad(mask.astype(np.int64), 1)
     rows, columns = mask.shape
     total = np.zeros(mask.shape, dtype=np.int64)

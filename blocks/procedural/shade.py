@@ -17,7 +17,7 @@ from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortTy
 
 __all__ = ["Shade"]
 
-#: Lights of the relief: azimuth and height in degrees, weight. The north-west is first, as mapmakers have it.
+#: Lights of the relief: azimuth and height in degrees, weight. The north-west is first, by the convention of maps.
 _LIGHTS = ((315.0, 42.0, 0.62), (260.0, 50.0, 0.2), (10.0, 55.0, 0.18))
 
 
@@ -25,9 +25,9 @@ class Shade(AbstractBaseBlock):
     """Draws shaded relief: ground by climate, rock and snow by height, sea by depth, coasts, rivers and lakes;
     volcanoes are basalt, and the newest glows.
 
-    In: ``elevation``, ``temperature``, ``rainfall``, ``discharge``, ``receiver``, ``rivers``, ``lakes`` (fields [H, W] as
-    the other terrain blocks give them) and ``configuration``. Out: ``image`` float32 [1, H, W, 3] in 0..1.
-    Config: ``relief`` (default 1.0) strengthens the shadows, ``graticule`` and ``vignette`` (default true) can be left out.
+    In: ``elevation``, ``temperature``, ``rainfall``, ``discharge``, ``receiver``, ``rivers``, ``lakes`` (fields [H, W], outputs
+    of the other terrain blocks) and ``configuration``. Out: ``image`` float32 [1, H, W, 3] in 0..1.
+    Config: ``relief`` (default 1.0) strengthens the shadows, ``graticule`` and ``vignette`` (default true) can be switched off.
     """
 
     block_type = "procedural/shade"
@@ -70,7 +70,7 @@ def _over(below: Field, above: Field | tuple[float, float, float], cover: Field)
 
 
 def _shading(elevation: Field, pixel: float, relief: float) -> Field:
-    """Light from several sides on the slopes, 1 on flat ground (Mark 1992, weighted lights)."""
+    """Return the light from several sides on the slopes, 1 on flat ground (Mark 1992, weighted lights)."""
     height = np.where(elevation > 0.0, elevation + 20.0, elevation * 0.16)
     height = blur(height, 0.5, passes=1)
     exaggeration = relief * 5.0 / (1000.0 * pixel) * (pixel / 2.34) ** 0.45
@@ -100,7 +100,7 @@ def _ground(fields: dict[str, Field], light: Field) -> Field:
 
 
 def _fire(colour: Field, terrain: Terrain, land: NDArray[np.bool_]) -> Field:
-    """Dark basalt on the cones of volcanoes; the newest feature, if it is one, glows at its summit."""
+    """Return the colours with dark basalt on the cones of volcanoes; the newest feature, if it is a volcano, glows at its summit."""
     x, y = unit_grid(colour.shape[0])
     for feature in terrain.features:
         if feature.kind == "volcano":
@@ -128,7 +128,7 @@ def _sea(elevation: Field, temperature: Field, land: NDArray[np.bool_], light: F
 
 
 def _rim(land: NDArray[np.bool_]) -> Field:
-    """Land pixels that touch the sea."""
+    """Return the land pixels that touch the sea."""
     rim = np.zeros_like(land)
     rim[1:] |= ~land[:-1]
     rim[:-1] |= ~land[1:]
@@ -138,7 +138,7 @@ def _rim(land: NDArray[np.bool_]) -> Field:
 
 
 def _river_cover(fields: dict[str, Field]) -> Field:
-    """How much of each pixel is fresh water: lakes, and rivers as soft lines through smoothed points."""
+    """Return the share of fresh water in each pixel: lakes, and rivers as soft lines through smoothed points."""
     discharge, rivers = fields["discharge"], fields["rivers"] > 0.0
     rows, columns = discharge.shape
     cells = np.flatnonzero(rivers)
@@ -166,7 +166,7 @@ def _river_cover(fields: dict[str, Field]) -> Field:
 
 
 def _smooth_course(cells: NDArray[np.int64], receiver: NDArray[np.int64], rows: int, columns: int) -> tuple[Field, Field]:
-    """Positions of cells, the river's pulled towards their neighbours up and down the stream so that D8 steps become bends."""
+    """Return the positions of cells; river cells are moved towards their neighbours up and down the stream, so that D8 steps become bends."""
     y = np.repeat(np.arange(rows, dtype=np.float64), columns)
     x = np.tile(np.arange(columns, dtype=np.float64), rows)
     below = receiver[cells]

@@ -1,4 +1,4 @@
-"""`text/architect`: from what should happen to the configuration that makes it so."""
+"""`text/architect`: from the announced event to the configuration that realizes it."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Architect(AbstractBaseBlock):
     """Reads the words of block 1 and writes block 2, a terrain configuration.
 
     In: ``happening``, a dict with ``text`` or a text; ``world``, the world's content, optional. Out: ``configuration``
-    dict (`procedural.configuration.KEYS`). Without a chronicle the words describe a world that begins, together with the
-    world's ``initial_story``; with one, its last configuration is changed by what the words say, so the seed, and with it
-    the world, stays the same. A new world's seed is the config's, the world's (``seed``), or one drawn from the run.
-    Config: any key of the configuration (``size``, ``seed``, ...) is kept at that value.
+    dict (`procedural.configuration.KEYS`). Without a chronicle, the text and the world's ``initial_story`` describe a new
+    world. With a chronicle, the text changes its last configuration, so the seed, and with it the world, stays the same.
+    The seed of a new world is that of the config, else of the world (``seed``), else one drawn from the run.
+    Config: any key of the configuration (``size``, ``seed``, ...) keeps that value.
     """
 
     block_type = "text/architect"
@@ -67,26 +67,26 @@ class Architect(AbstractBaseBlock):
 
 
 def begin(mentions: list[Mention], seed: int) -> dict[str, Any]:
-    """The configuration of a world that begins, as the mentions want it; where two want different things they meet halfway."""
+    """Return the configuration of a new world by the mentions; two mentions of one key give the value halfway between."""
     configuration: dict[str, Any] = {name: int(key.default) if key.whole else key.default for name, key in KEYS.items()}
     configuration["seed"] = seed
     rng = np.random.Generator(np.random.PCG64(seed))
     configuration["continents"] = int(rng.integers(2, 5))
     configuration["wind"] = round(float(rng.uniform(0.0, 360.0)))
     configuration["features"] = []
-    asked: set[str] = set()
+    mentioned: set[str] = set()
     for mention in mentions:
         for name, value in THEMES[mention.theme].first.items():
-            share = 0.5 if name in asked else min(mention.strength, 1.2)
+            share = 0.5 if name in mentioned else min(mention.strength, 1.2)
             _set(configuration, name, configuration[name] + (value - configuration[name]) * share)
-            asked.add(name)
+            mentioned.add(name)
         if THEMES[mention.theme].feature and (mention.place or not THEMES[mention.theme].first):
             configuration["features"].append(_feature(mention, seed))
     return configuration
 
 
 def change(configuration: dict[str, Any], mentions: list[Mention], seed: int) -> None:
-    """Change ``configuration`` in place as the mentions say; every episode also ages it a little."""
+    """Change ``configuration`` in place by the mentions; every episode also ages it a little."""
     _set(configuration, "erosion", float(configuration.get("erosion", KEYS["erosion"].default)) + 0.006)
     for mention in mentions:
         for name, value in THEMES[mention.theme].later.items():

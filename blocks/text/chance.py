@@ -1,4 +1,4 @@
-"""Choices that follow from what they are made for: the same words in, the same choice out, and no repeats in a row."""
+"""Deterministic choices: equal arguments give equal choices, and consecutive turns do not repeat."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ _ENDS = ("dor", "mir", "nath", "ra", "ros", "sil", "th", "van", "wen", "dun", "l
 
 
 def seed_of(*parts: object) -> int:
-    """A seed in [0, 2**63) from the text of ``parts``, equal in every process."""
+    """Return a seed in [0, 2**63) from the text of ``parts``, equal in every process."""
     text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8"), digest_size=8).digest(), "little") >> 1
 
 
 def pick(options: Sequence[str], turn: int, *parts: object) -> str:
-    """One of ``options``: ``parts`` decide where to begin, each ``turn`` takes the next, so neighbours in time differ."""
+    """Return one of ``options``: ``parts`` determine the start, each ``turn`` takes the next, so consecutive turns differ."""
     return options[(seed_of(*parts) + turn) % len(options)]
 
 
 def invent_name(*parts: object) -> str:
-    """A pronounceable name for what ``parts`` say."""
+    """Return a pronounceable name determined by ``parts``."""
     rng = np.random.Generator(np.random.PCG64(seed_of("name", *parts)))
     middle = _MIDDLES[rng.integers(len(_MIDDLES))] + (_ENDS[rng.integers(len(_ENDS))])
     name = _STARTS[rng.integers(len(_STARTS))] + middle

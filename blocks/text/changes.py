@@ -1,4 +1,4 @@
-"""What changed between two sets of measures, in numbers and in words."""
+"""Changes between two sets of measures, as numbers and as sentences."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Change", "find_changes", "flatten", "tell"]
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One measure before and after; ``weight`` says how far it moved in units of what one would notice."""
+    """One measure before and after; ``weight`` is the size of the change in units of a noticeable change."""
 
     what: str
     before: float
@@ -22,7 +22,7 @@ class Change:
     weight: float
 
 
-#: Measure -> (what one would notice, as a share of it or absolute; told when it grew; told when it shrank).
+#: Measure -> (a noticeable change, relative or absolute; sentence for growth; sentence for decrease).
 _TELLINGS: dict[str, tuple[float, bool, tuple[str, ...], tuple[str, ...]]] = {
     "land_share": (0.015, True,
         ("The land grew from {before} to {after} of the map.", "Where {before} of the map had been dry, it was {after} now.", "New shores brought the land from {before} to {after}."),
@@ -61,7 +61,7 @@ _COVER_GREW = (
 
 
 def flatten(measures: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of measures that can be compared, by the names that `tell` knows; biomes as ``biome:<name>``."""
+    """Return the comparable numbers of measures by the names that `tell` supports; biomes as ``biome:<name>``."""
     peaks, rivers, lakes = measures.get("peaks") or [], measures.get("rivers") or {}, measures.get("lakes") or {}
     flat = {
         name: measures[name] for name in ("land_share", "lands", "mean_height_m", "mean_temperature", "mean_rainfall") if name in measures
@@ -78,7 +78,7 @@ def flatten(measures: Mapping[str, Any]) -> dict[str, float]:
 
 
 def find_changes(before: Mapping[str, Any], after: Mapping[str, Any], least: float = 0.2) -> list[Change]:
-    """What moved by at least ``least`` of what one would notice, the most striking first; nothing if either is empty."""
+    """Return the changes of at least ``least`` noticeable units, largest first; empty if either set is empty."""
     if not before or not after:
         return []
     old, new = flatten(before), flatten(after)
@@ -96,7 +96,7 @@ def find_changes(before: Mapping[str, Any], after: Mapping[str, Any], least: flo
 
 
 def tell(change: Change, turn: int) -> str:
-    """One sentence that states the change with both numbers."""
+    """Return one sentence about the change with both numbers."""
     if change.what.startswith("biome:"):
         name = change.what.partition(":")[2]
         return pick(_COVER_GREW, turn, name).format(

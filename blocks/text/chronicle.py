@@ -1,4 +1,4 @@
-"""`text/chronicle`: the world update writes the episode down."""
+"""`text/chronicle`: the world update, which records the episode."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["Chronicle"]
 
 
 class Chronicle(AbstractBaseBlock):
-    """Applies a full state to the world's content and gives the new content; the old one stays as it is.
+    """Applies a full state to the world's content and returns the new content; the old content is unchanged.
 
     In: ``content`` dict (may be absent or empty) and the five blocks ``happening``, ``configuration``, ``artifacts``,
-    ``description``, ``account``. Out: ``world``: what it was, with ``chronicle`` one entry longer (``episode``,
+    ``description``, ``account``. Out: ``world``: the old content, with ``chronicle`` one entry longer (``episode``,
     ``happening``, ``configuration``, ``description``, ``measures``, ``account``, and ``images``, the shapes of the pictures; the
-    pictures themselves stay in the snapshot), ``places`` with the names that the account gave or confirmed, and a
-    ``title`` if there was none.
+    pictures themselves stay in the snapshot), ``places`` with the names that the account introduced or confirmed, and
+    a ``title`` if it had none.
     """
 
     block_type = "text/chronicle"

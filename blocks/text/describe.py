@@ -1,4 +1,4 @@
-"""`text/describe`: measures in words."""
+"""`text/describe`: measures as text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ __all__ = ["Describe", "number", "percent"]
 
 
 class Describe(AbstractBaseBlock):
-    """Says what a map shows, from its measures alone.
+    """Describes a map from its measures alone.
 
-    In: ``measures`` dict (`procedural/measure`); ``happening``, optional, from which only the number of the episode is
-    taken, so that two episodes are not told in the same words. Out: ``text``; ``description`` dict of ``text`` and
+    In: ``measures`` dict (`procedural/measure`); ``happening``, optional, of which only the number of the episode is
+    used, so that two episodes are described in different words. Out: ``text``; ``description`` dict of ``text`` and
     ``measures`` (state block 4).
     """
 
@@ -39,12 +39,12 @@ class Describe(AbstractBaseBlock):
 
 
 def number(value: float) -> str:
-    """``12345.0`` as ``12,345``."""
+    """Return ``12345.0`` as ``12,345``."""
     return f"{round(value):,}"
 
 
 def percent(share: float) -> str:
-    """``0.371`` as ``37 %``; below one percent with a decimal."""
+    """Return ``0.371`` as ``37 %``; below one percent with a decimal."""
     return f"{share * 100:.1f} %" if 0 < share < 0.0095 else f"{share * 100:.0f} %"
 
 

@@ -1,4 +1,4 @@
-"""`text/develop`: the environment opens the next episode."""
+"""`text/develop`: the announcement of the next episode."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _PARTS = (
 
 
 class Develop(AbstractBaseBlock):
-    """Writes block 1 of the next episode from the world's content; it changes nothing.
+    """Writes block 1 of the next episode from the world's content, which is unchanged.
 
     In: ``world`` dict, optional; ``action`` text, optional. Out: ``happening`` dict of ``episode`` (1 for the first),
-    ``title``, ``text`` and ``action`` (None without one). The first episode tells the world's ``initial_story``. Later the
-    world evolves by itself: the run's generator draws what happens, leaning against what has gone too far (drowned lands,
-    frost, drought) and never the same thing twice within three episodes. An action decides instead of chance.
+    ``title``, ``text`` and ``action`` (None without one). The first episode has the world's ``initial_story``. Later the
+    run's generator draws the event, with weights against extremes (drowned lands, frost, drought), and never the same theme
+    twice within three episodes. An action replaces the drawn event.
     """
 
     block_type = "text/develop"
@@ -71,7 +71,7 @@ class Develop(AbstractBaseBlock):
 
 
 def choose_theme(world: Mapping[str, Any], rng: np.random.Generator) -> str:
-    """What happens next: drawn with weights that pull the world back from its extremes."""
+    """Return the next theme, drawn with weights that pull the world back from its extremes."""
     weights = dict.fromkeys(HAPPENINGS, 1.0) | {"comet": 0.35}
     measures = measures_of(last_episode(world).get("description")) or last_episode(world).get("measures") or {}
     for theme, name, sign, limit in (

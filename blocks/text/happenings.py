@@ -1,4 +1,4 @@
-"""The tellings of what may happen by itself: titles and sentences per theme. Each sentence speaks of its theme alone."""
+"""Titles and sentences per theme, for events that happen without an action. Each sentence mentions only its theme."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ HAPPENINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
 }
 
-#: How an episode opens that somebody's action shapes; no theme's words in them.
+#: The opening of an episode with an action; without the words of any theme.
 ACTION_OPENINGS = (
     "A will from outside reaches the world, and the world listens.",
     "This time it is not chance that decides.",
@@ -115,7 +115,7 @@ ACTION_OPENINGS = (
 #: Titles of the first episode.
 BEGINNINGS = ("The First Morning", "Before the First Name", "The Opening of the Map")
 
-#: What the first episode tells if the world has no story of its own.
+#: The text of the first episode if the world has no initial story.
 FALLBACK_BEGINNING = (
     "Out of the dark comes a world of two coasts and many bays, with mountains in its back and rivers that look for the shore.",
     "There is water first, then stone, then an archipelago with rivers and clouds that belong to nobody yet.",

@@ -1,4 +1,4 @@
-"""`text/join`: several texts to one."""
+"""`text/join`: several texts joined to one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Join(AbstractBaseBlock):
     """Joins the texts of its edges in the order in which the edges were added.
 
     In: ``parts``, any number of edges; each value is a text, a dict with ``text``, or a list of these. Out: ``text``.
-    Config: ``separator`` (default a blank line). Empty parts are left out.
+    Config: ``separator`` (default a blank line). Empty parts are omitted.
     """
 
     block_type = "text/join"
     deterministic: ClassVar[bool] = True
-    settings = (Setting("separator", "text", "\n\n", meaning="what stands between two texts"),)
+    settings = (Setting("separator", "text", "\n\n", meaning="separator between two texts"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("parts", PortDirection.IN, PortType.ANY, aggregation=PortAggregation.DICT)

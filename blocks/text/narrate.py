@@ -1,4 +1,4 @@
-"""`text/narrate`: the author tells what really happened."""
+"""`text/narrate`: the account of an episode."""
 
 from __future__ import annotations
 
@@ -68,17 +68,17 @@ _REMAINS = (
     "From {name}, {height} m, one could have seen most of it.",
     "Over {where} {name} kept its {height} m, give or take a stone.",
 )
-#: As a share of the map, how far a place may move and keep its name.
+#: The distance that a place may move and keep its name, as a share of the map.
 _NEAR = 0.09
 
 
 class Narrate(AbstractBaseBlock):
-    """Tells an episode from what can be seen in it, held against the last one and against what was announced.
+    """Writes the account of an episode from its measures, compared with the last episode and the announcement.
 
     In: ``happening`` (block 1), ``description`` (block 4, with the measures), ``configuration`` (block 2) and ``world``, the
-    content that does not know this episode yet, both optional. Out: ``account`` dict (block 5) of ``episode``, ``title``,
+    content before this episode, both optional. Out: ``account`` dict (block 5) of ``episode``, ``title``,
     ``text``, ``changes`` (list of ``what``, ``before``, ``after``) and ``places`` (list of ``name``, ``kind``, ``x``, ``y``,
-    ``since``): peaks and the longest river keep the names that the world's ``places`` know, new ones are named.
+    ``since``): peaks and the longest river keep their names in the world's ``places``, new ones get a name.
     """
 
     block_type = "text/narrate"
@@ -122,7 +122,7 @@ class Narrate(AbstractBaseBlock):
 
 
 def _later(announced: str, changes: list[Change], turn: int) -> list[str]:
-    """Whether the announcement came true, which a small change can show, then what else is striking; four sentences at most."""
+    """Return whether the announcement came true, for which a small change is enough, then other large changes; at most four sentences."""
     expected = {pair for mention in find_themes(announced) for pair in THEMES[mention.theme].expects}
     true = [change for change in changes if (change.what, 1 if change.after > change.before else -1) in expected]
     others = [change for change in changes if change not in true and change.weight >= 1.0]
@@ -134,7 +134,7 @@ def _later(announced: str, changes: list[Change], turn: int) -> list[str]:
 
 
 def _naming(measures: Mapping[str, Any], places: list[dict[str, Any]], episode: int, *, first: bool) -> list[str]:
-    """Sentences on two peaks and the river that got their names now; if there are none, one on a mountain that has its name."""
+    """Return sentences about two peaks and the river that were named in this episode, else one about a mountain with a name."""
     parts: list[str] = []
     for place in places:
         if place["since"] != episode:

@@ -1,4 +1,4 @@
-"""`text/template`: words with slots."""
+"""`text/template`: text with slots."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _PIECE = re.compile(r"\{\{|\}\}|\{([A-Za-z_][A-Za-z0-9_]*)\}|[{}]")
 
 
 class Template(AbstractBaseBlock):
-    """Puts its inputs into a text, one input port per slot.
+    """Fills a text with its inputs, one input port per slot.
 
-    Config: ``template``, such as ``"A map of {place}, {style}"``; ``{{`` and ``}}`` are braces. A slot is a plain name: no
-    attributes, no indices, no format codes, so a template from anywhere can be filled. Out: ``text``. A slot that has an
+    Config: ``template``, such as ``"A map of {place}, {style}"``; ``{{`` and ``}}`` are braces. A slot is a plain name without
+    attributes, indices and format codes, so untrusted templates are safe to fill. Out: ``text``. A slot with an
     entry in the config's ``defaults`` needs no edge.
 
     Raises:
-        InvalidArgument: no template, a stray brace, or a slot named like the output.
+        InvalidArgument: a missing template, a stray brace, or a slot with the name of the output.
     """
 
     block_type = "text/template"
     deterministic: ClassVar[bool] = True
-    settings = (Setting("template", "text", None, meaning="words with slots such as {place}; each slot is an input"),)
+    settings = (Setting("template", "text", None, meaning="text with slots such as {place}; each slot is an input"),)
 
     def __init__(self, block_id: str | None = None, *, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(block_id, config=config)
         template = self.config.get("template")
         if not isinstance(template, str):
-            raise InvalidArgument(f"{self.block_type}: config 'template' is {template!r}; it must be a text with slots such as {{name}}")
+            raise InvalidArgument(f"{self.block_type}: config 'template' is {template!r}; expected a text with slots such as {{name}}")
         self._template = template
         self._slots: list[str] = []
         for match in _PIECE.finditer(template):

@@ -1,4 +1,4 @@
-"""What may happen to a world: the words that mean it, what it does to a configuration, and what should be seen of it."""
+"""Themes: events of a world, with the words that mention them, their changes of a configuration, and their expected measures."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["THEMES", "Mention", "Theme", "find_place", "find_themes"]
 
 @dataclass(frozen=True, slots=True)
 class Theme:
-    """One thing that words can ask for.
+    """One event that a text can mention.
 
-    ``words`` is a regular expression; ``first`` are values for a world that begins, ``later`` changes to one that is
-    there; ``feature`` is a kind of `procedural.configuration.FEATURE_KINDS` that rises or falls, with its height in
-    metres and its radius; ``expects`` names measures and the direction (+1, -1) one of them should move in.
+    ``words`` is a regular expression; ``first`` are values for a new world, ``later`` changes of an existing
+    one; ``feature`` is a kind of `procedural.configuration.FEATURE_KINDS` that rises or falls, with its height in
+    metres and its radius; ``expects`` names measures and the direction (+1, -1) in which one of them should change.
     """
 
     words: str
@@ -33,7 +33,7 @@ class Mention:
     place: tuple[float, float] | None
 
 
-#: Looked for in this order; words that one theme took are gone for the next.
+#: Searched in this order; words matched by one theme are not matched by the next.
 THEMES: dict[str, Theme] = {
     "flood": Theme(
         r"floods?|flooded|flooding|deluges?|drown\w*|tidal waves?|high tides?|(?:sea|seas|ocean|waters?) (?:rises?|rose|rising|swells?|climbs?)|rising (?:sea|seas|waters?)",
@@ -135,7 +135,7 @@ _COMPILED = {name: re.compile(rf"\b(?:{theme.words})\b") for name, theme in THEM
 
 
 def find_themes(text: str) -> list[Mention]:
-    """The themes that ``text`` speaks of, each once, in the order of the text; "no storms" does not mention storms."""
+    """Return the themes that ``text`` mentions, each once, in the order of the text; "no storms" does not mention storms."""
     rest = text.lower()
     found: list[tuple[int, Mention]] = []
     for name, pattern in _COMPILED.items():
@@ -151,7 +151,7 @@ def find_themes(text: str) -> list[Mention]:
 
 
 def find_place(text: str) -> tuple[float, float] | None:
-    """The x and y (0..1) of the first part of the map that ``text`` names, such as "the north-east"; None if none."""
+    """Return the x and y (0..1) of the first part of the map that ``text`` names, such as "the north-east", or None."""
     match = _PLACE.search(text.lower())
     if match is None:
         return None

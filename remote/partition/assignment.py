@@ -18,6 +18,27 @@ from yggdrasill.remote.partition.schemas import MATCH_TYPE, NodeSchema
 
 __all__ = ["Assignment", "Transfer", "Transferability", "check_parts", "local_only_reason", "skip_pass_through"]
 
+#: Loaders of files in this server's input or output folder that have no upload socket.
+_LOCAL_FILE_LOADERS = frozenset(
+    "LoadLatent LoadImageDataSetFromFolder LoadImageTextDataSetFromFolder LoadVideoDataSetFromFolder LoadVideoTextDataSetFromFolder "
+    "LoadTrainingDataset".split()
+)
+#: Output nodes whose first output is the very object of this input.
+_PASS_THROUGH = {
+    **dict.fromkeys("PreviewImage SaveAnimatedPNG SaveAnimatedWEBP SaveImage SaveImageAdvanced SaveWEBM".split(), "images"),
+    **dict.fromkeys("PreviewAudio SaveAudio SaveAudioAdvanced SaveAudioMP3 SaveAudioOpus".split(), "audio"),
+    "MaskPreview": "mask",
+    "SaveLatent": "samples",
+    "SaveSVGNode": "svg",
+    "SaveText": "text",
+    "SaveVideo": "video",
+}
+_OWN_PREFIX = "Yggdrasill"
+_OPEN = frozenset({"*", MATCH_TYPE})
+#: Types that leave an object in each CONDITIONING (and CLIP) that is made with them.
+_LEAVES_OBJECTS = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})
+_CARRIES_OBJECTS = frozenset({"CONDITIONING", "CLIP"})
+
 
 def check_parts(graph: PromptGraph, parts: Sequence[Part]) -> None:
     """Check that parts have different names and nodes, and that every node in them is known.
@@ -115,24 +136,6 @@ class Assignment:
         return schema is not None and local_only_reason(schema, credentials=False) is None
 
 
-#: Loaders of files in this server's input or output folder that have no upload socket.
-_LOCAL_FILE_LOADERS = frozenset(
-    "LoadLatent LoadImageDataSetFromFolder LoadImageTextDataSetFromFolder LoadVideoDataSetFromFolder LoadVideoTextDataSetFromFolder "
-    "LoadTrainingDataset".split()
-)
-#: Output nodes whose first output is the very object of this input.
-_PASS_THROUGH = {
-    **dict.fromkeys("PreviewImage SaveAnimatedPNG SaveAnimatedWEBP SaveImage SaveImageAdvanced SaveWEBM".split(), "images"),
-    **dict.fromkeys("PreviewAudio SaveAudio SaveAudioAdvanced SaveAudioMP3 SaveAudioOpus".split(), "audio"),
-    "MaskPreview": "mask",
-    "SaveLatent": "samples",
-    "SaveSVGNode": "svg",
-    "SaveText": "text",
-    "SaveVideo": "video",
-}
-_OWN_PREFIX = "Yggdrasill"
-
-
 def local_only_reason(schema: NodeSchema, credentials: bool) -> str | None:
     """Return why nodes of this class must run locally, or None."""
     if schema.class_type.startswith(_OWN_PREFIX):
@@ -163,12 +166,6 @@ def skip_pass_through(graph: PromptGraph, link: Link) -> Source:
             break
         node_id, slot = links[0].source, links[0].slot
     return node_id, slot
-
-
-_OPEN = frozenset({"*", MATCH_TYPE})
-#: Types that leave an object in each CONDITIONING (and CLIP) that is made with them.
-_LEAVES_OBJECTS = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})
-_CARRIES_OBJECTS = frozenset({"CONDITIONING", "CLIP"})
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,14 @@ from yggdrasill.remote.partition.layout import CallDraft, Layout
 __all__ = ["ALWAYS", "Blocking", "Colocation", "LazyCondition", "LazyInputs", "covers"]
 
 _LOOP_REASON = "it is in a loop whose nodes cannot all run in one call"
+#: A set of lazy inputs (node, input); the condition holds if at least one of them is requested.
+LazyCondition = frozenset[tuple[str, str]]
+ALWAYS: LazyCondition = frozenset({("", "")})
+_LAZY_REASON = "it requests inputs only if it needs them, and an input that it may request is computed outside its part"
+Origins = frozenset[Source]
+_NONE: Origins = frozenset()
+_LIST_REASON = "some values of a list that it takes or returns may be blocked, and one blocked value blocks a whole placed node"
+_UNNEEDED_REASON = "a value that it does not need may be blocked, which would block its whole call"
 
 
 class Colocation:
@@ -58,12 +66,6 @@ class Colocation:
             if len(owners) > 1 or len(places) > 1 or (places and node in layout.local):
                 changed = self._assignment.make_local(loop, _LOOP_REASON) or changed
         return changed
-
-
-#: A set of lazy inputs (node, input); the condition holds if at least one of them is requested.
-LazyCondition = frozenset[tuple[str, str]]
-ALWAYS: LazyCondition = frozenset({("", "")})
-_LAZY_REASON = "it requests inputs only if it needs them, and an input that it may request is computed outside its part"
 
 
 def covers(one: LazyCondition, other: LazyCondition) -> bool:
@@ -149,12 +151,6 @@ class LazyInputs:
 
 def _is_copied(assignment: Assignment, link: Link) -> bool:
     return link.node in assignment.of and not assignment.transferability.is_transferable(link)
-
-
-Origins = frozenset[Source]
-_NONE: Origins = frozenset()
-_LIST_REASON = "some values of a list that it takes or returns may be blocked, and one blocked value blocks a whole placed node"
-_UNNEEDED_REASON = "a value that it does not need may be blocked, which would block its whole call"
 
 
 class Blocking:

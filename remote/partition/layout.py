@@ -11,6 +11,10 @@ from yggdrasill.remote.partition.parts import Relink
 
 __all__ = ["CallDraft", "Dependencies", "Layout", "ScheduledCall", "schedule"]
 
+#: Key of a call: its part, and the constraints that separate its nodes from others.
+GroupKey = Hashable
+ScheduledCall = tuple[GroupKey, list[str]]
+
 
 @dataclass(eq=False)
 class CallDraft:
@@ -104,11 +108,6 @@ class Layout:
         else:
             draft.ports.add(source)
             self._take(source, draft)
-
-
-#: Key of a call: its part, and the constraints that separate its nodes from others.
-GroupKey = Hashable
-ScheduledCall = tuple[GroupKey, list[str]]
 
 
 class Dependencies:

@@ -37,6 +37,13 @@ __all__ = [
 ]
 
 _WHERE = "extra_data.yggdrasill.graphs"
+SUBGRAPH, GROUP, SELECTION, WORKFLOW = "subgraph", "group", "selection", "workflow"
+#: The property of a subgraph node that names the endpoint for its contents.
+ENDPOINT_PROPERTY = "yggdrasill.endpoint"
+_TITLE_HEIGHT = 30
+#: Subgraphs nested deeper have no parts.
+_MAX_DEPTH = 64
+_LETTER = 7
 
 
 @dataclass(frozen=True)
@@ -201,16 +208,6 @@ def _disjoint(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) 
             preferred = part.node_id if part.kind == SUBGRAPH and part.node_id not in prompt else None
             name = part.name if shared[part.name] == 1 else part.instance_name
             yield PlacedPart(Part(name, nodes, preferred), placed[part])
-
-
-SUBGRAPH, GROUP, SELECTION, WORKFLOW = "subgraph", "group", "selection", "workflow"
-
-#: The property of a subgraph node that names the endpoint for its contents.
-ENDPOINT_PROPERTY = "yggdrasill.endpoint"
-_TITLE_HEIGHT = 30
-#: Subgraphs nested deeper have no parts.
-_MAX_DEPTH = 64
-_LETTER = 7
 
 
 @dataclass(frozen=True)

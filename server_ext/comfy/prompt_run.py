@@ -71,7 +71,7 @@ class PromptRun:
         """Record the values that the sink of ``port`` received. A blocked port is left out, and the watcher receives the blocker's message."""
         if [type(value) for value in values] != [Blocked]:
             self.outputs[port] = port_value(values)
-            self.context.emit_output(port, self.outputs[port])
+            self.context.host.emit_output(port, self.outputs[port])
         elif self.watch is not None:
             self.watch("port_blocked", {"port": port, "message": values[0].message})
         self.post("output", {"port": port})

@@ -92,7 +92,7 @@ class RemoteCall(NodeCall):
         self._check(contract, f"endpoint {route.names[0]!r}")
         inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
-        outputs = served.call(inputs, self._context, options, watch=self._on_event, began=self._on_sent)
+        outputs = served.call(inputs, self._context, options, watch=self._on_event, on_key=self._on_sent)
         if local_fallbacks is not None:
             for client, known in route.contracts.items():
                 local_fallbacks.cache_workflow(client, known)

@@ -1,4 +1,4 @@
-"""What `make bench` prints and writes: figures, their verdicts, and the page that keeps the results of earlier runs."""
+"""`make bench`: figures, their verdicts, and the page with the results of earlier runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Imports a module of the benchmarks by name."""
+    """Return a function that imports a module of the benchmarks by name."""
     monkeypatch.syspath_prepend(str(ROOT))
     return lambda name: importlib.import_module(f"benchmarks.{name}")
 
@@ -39,7 +39,7 @@ def test_a_partial_run_replaces_its_own_figures_and_keeps_the_others(bench: Any,
     page.write_page(merged, tmp_path / "performance.md")
     text = (tmp_path / "performance.md").read_text(encoding="utf-8")
     assert "1 of 2 targets are met." in text
-    assert "- Import: importing: 1.7 beside the limit; the target is at most 1" in text
+    assert "- Import: importing: 1.7 relative to the limit; the target is at most 1" in text
     assert "| encode | 1.5 | 1.5 to 1.5 | a copy | at most 2 | met |" in text
     assert sorted(path.name for path in tmp_path.iterdir()) == ["performance.json", "performance.md"]
 
@@ -51,7 +51,7 @@ def test_a_peer_that_is_not_installed_is_named_on_the_page(bench: Any) -> None:
     assert "- Executor: a chain: a node of Rival: Rival is NOT INSTALLED" in text
 
 
-def test_our_graph_of_every_shape_gives_what_the_shape_says(bench: Any) -> None:
+def test_our_graph_of_every_shape_computes_the_expected_value(bench: Any) -> None:
     shapes, executor = bench("shapes"), bench("bench_executor")
     for parts in (shapes.chain(7), shapes.wide(5), shapes.layered(3, 4)):
         assert executor.build(parts).run({"start": 3}) == {"answer": shapes.evaluate(parts, 3)}
@@ -63,7 +63,7 @@ def test_a_benchmark_or_a_part_of_one_is_named(bench: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["nothing", "comfy:nothing", "import:images", "../x:y"])
-def test_a_name_that_is_none_is_refused(bench: Any, name: str) -> None:
+def test_an_unknown_benchmark_name_is_refused(bench: Any, name: str) -> None:
     with pytest.raises(ValueError, match=name):
         bench("suite").check_name(name)
 

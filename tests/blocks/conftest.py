@@ -1,4 +1,4 @@
-"""Graphs of built-in blocks as a world wires them, small enough for tests."""
+"""Small graphs of built-in blocks, connected as in a world."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ CREATOR_NODES = {
 
 
 class Build(Protocol):
-    """Builds a built-in block."""
+    """Build a built-in block."""
 
     def __call__(self, block_type: str, **config: Any) -> AbstractBaseBlock: ...
 
 
 class Pass(Protocol):
-    """One pass of the canonical ring; gives the blocks 1 to 5 and the new content."""
+    """Run one pass of the canonical ring; return the blocks 1 to 5 and the new content."""
 
     def __call__(self, content: dict[str, Any], number: int, *, action: str | None = None, seed: int = 5) -> dict[str, Any]: ...
 

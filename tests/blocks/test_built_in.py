@@ -1,4 +1,4 @@
-"""The table of built-in blocks tells the truth."""
+"""The table of built-in blocks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NEEDED = {"text/template": {"template": "{a}"}}
 
 
 @pytest.mark.parametrize("block_type", BUILT_IN)
-def test_every_type_of_the_table_builds_a_block_that_knows_its_type_and_ports(block_type: str) -> None:
+def test_every_built_in_type_builds_a_block_with_its_type_and_ports(block_type: str) -> None:
     block = BlockRegistry().build({"block_type": block_type, **NEEDED.get(block_type, {})})
     assert isinstance(block, AbstractBaseBlock)
     assert type(block).block_type == block_type

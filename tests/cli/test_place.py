@@ -110,4 +110,4 @@ def test_an_endpoint_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.Ca
     main(["endpoints", "--file", registry, "add", "gone", "http://127.0.0.1:9"])
     assert main(["place", file, "--file", registry, "--on", "gone"]) == 3
     assert main(["place", file, "--file", registry, "--run", "--at", "http://127.0.0.1:9"]) == 3
-    assert "nothing that is a ComfyUI answers" in capsys.readouterr().err
+    assert "no ComfyUI answers" in capsys.readouterr().err

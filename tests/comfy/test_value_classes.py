@@ -112,7 +112,7 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_values_that_are_not_transferable_are_refused_with_port_type_and_location(report: dict[str, Any], name: str) -> None:
     message = report["refusals"][name]
-    assert re.match(r"port 'picked' \([A-Z_*]+\) cannot travel: ", message)
+    assert re.match(r"port 'picked' \([A-Z_*]+\) cannot be transferred: ", message)
     assert REFUSED[name] in message
     assert message.endswith("let the nodes that make this value run on the side that uses it")
 
@@ -163,7 +163,7 @@ def test_every_transferable_type_has_a_sample_value(server: Server) -> None:
 def test_the_transferability_of_a_type_by_name(name: str, travels: bool, known: bool) -> None:
     verdict = type_transferability(name)
     assert (verdict.type, verdict.transferable, verdict.known) == (name, travels, known)
-    assert verdict.how
+    assert verdict.detail
 
 
 def test_the_options_of_a_combo_are_a_combo() -> None:
@@ -189,4 +189,4 @@ def test_a_refusal_by_type_alone_names_port_and_type() -> None:
     error = not_transferable("vae", "VAE")
     assert isinstance(error, CannotTravel)
     assert error.details == {"port": "vae", "type": "VAE"}
-    assert error.message.startswith("port 'vae' (VAE) cannot travel: it holds weights that live on a device; what travels is ")
+    assert error.message.startswith("port 'vae' (VAE) cannot be transferred: it holds weights on a device. Transferable are ")

@@ -35,7 +35,7 @@ def store(make: Make) -> ArtifactStore:
 
 
 @pytest.mark.parametrize("data", [b"", SMALL, LARGE], ids=["empty", "small", "large"])
-def test_bytes_come_back_under_the_blake3_of_them(store: ArtifactStore, data: bytes) -> None:
+def test_bytes_are_returned_by_their_blake3_hash(store: ArtifactStore, data: bytes) -> None:
     digest = store.put(data)
     assert digest == name_of(data)
     assert store.has(digest)
@@ -55,7 +55,7 @@ def test_a_writer_takes_bytes_in_chunks(store: ArtifactStore, data: bytes) -> No
     assert bytes(store.read(name_of(data))) == data
 
 
-def test_a_writer_that_is_promised_nothing_finds_the_hash(store: ArtifactStore) -> None:
+def test_a_writer_without_an_expected_hash_computes_it(store: ArtifactStore) -> None:
     with store.writer() as writer:
         for start in range(0, len(LARGE), 100_000):
             writer.write(LARGE[start : start + 100_000])
@@ -75,7 +75,7 @@ def test_missing_returns_absent_hashes_once_and_in_order(store: ArtifactStore) -
     assert store.missing([third, store.put(SMALL), other, third]) == [third, other]
 
 
-def test_the_same_bytes_are_kept_once(make: Make) -> None:
+def test_equal_bytes_are_stored_once(make: Make) -> None:
     store = make(quota_bytes=len(LARGE) + 10)
     store.pin("job", [store.put(LARGE)])
     assert store.put(LARGE) == name_of(LARGE)
@@ -103,7 +103,7 @@ def test_a_text_that_is_not_a_hash_is_refused(store: ArtifactStore, name: str) -
             many([name])
 
 
-def test_other_bytes_than_promised_are_corrupt_and_not_kept(store: ArtifactStore) -> None:
+def test_bytes_with_a_different_hash_are_corrupt_and_not_stored(store: ArtifactStore) -> None:
     with pytest.raises(CorruptData, match=name_of(LARGE)):
         store.put(SMALL, hash=name_of(LARGE))
     writer = store.writer(name_of(LARGE))
@@ -114,7 +114,7 @@ def test_other_bytes_than_promised_are_corrupt_and_not_kept(store: ArtifactStore
     assert not store.has(name_of(SMALL))
 
 
-def test_fewer_and_more_bytes_than_promised_are_corrupt(store: ArtifactStore) -> None:
+def test_fewer_and_more_bytes_than_expected_are_corrupt(store: ArtifactStore) -> None:
     writer = store.writer(nbytes=len(SMALL) + 1)
     writer.write(SMALL)
     with pytest.raises(CorruptData, match=f"after {len(SMALL)} of {len(SMALL) + 1} bytes"):
@@ -145,7 +145,7 @@ def test_a_writer_left_without_commit_keeps_nothing_and_is_closed(store: Artifac
         writer.commit()
 
 
-def test_an_artifact_above_the_limit_is_refused_before_it_is_taken(make: Make) -> None:
+def test_an_artifact_above_the_limit_is_refused_before_it_is_stored(make: Make) -> None:
     store = make(max_artifact_bytes=len(SMALL))
     store.put(SMALL)
     with pytest.raises(LimitExceeded, match="max_artifact_bytes"):
@@ -197,7 +197,7 @@ def test_what_is_pinned_is_not_evicted_until_its_last_owner_lets_go(make: Make) 
     assert not store.has(hashes[0])
 
 
-def test_a_pin_may_be_there_before_the_artifact(make: Make) -> None:
+def test_a_pin_may_precede_the_artifact(make: Make) -> None:
     store = make(quota_bytes=3000)
     store.pin("job", [name_of(b"x" * 2000)])
     store.put(b"x" * 2000)

@@ -1,4 +1,4 @@
-"""One config of every level, as the levels write them."""
+"""One config of every level, as written by `to_config`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns and orders: cycles are cut, layers grow, crossings are counted right and never added."""
+"""Layers and their orders: cycles are cut, arcs lead to later layers, crossings are counted correctly and never increased."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_a_dag_has_no_back_arc_and_every_arc_leads_to_a_later_layer(graph: tuple
     assert set(layers) == set(range(max(layers) + 1))
 
 
-def test_a_source_stands_next_to_the_node_it_feeds() -> None:
+def test_a_source_is_next_to_the_node_it_feeds() -> None:
     assert assign_layers(5, [(0, 1), (1, 2), (2, 3), (4, 3)]) == [0, 1, 2, 3, 2]
 
 

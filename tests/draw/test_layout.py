@@ -1,4 +1,4 @@
-"""Coordinates: boxes never overlap, wires begin and end on their boxes and pass by all others."""
+"""Coordinates: boxes do not overlap, wires begin and end at their boxes and avoid all others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yggdrasill.draw.layout import Box, Layout, Placed, Wire, arrange
+from yggdrasill.draw.layout import Box, Layout, PlacedBox, Wire, arrange
 
 Drawing = tuple[list[Box], list[Wire]]
 
@@ -26,7 +26,7 @@ def drawings(draw: st.DrawFn, *, acyclic: bool = False) -> Drawing:
     return boxes, wires
 
 
-def _inside(box: Placed, x: float, y: float) -> bool:
+def _inside(box: PlacedBox, x: float, y: float) -> bool:
     return box.x + 0.01 < x < box.x + box.width - 0.01 and box.y + 0.01 < y < box.y + box.height - 0.01
 
 
@@ -91,11 +91,11 @@ def test_a_wire_that_closes_a_cycle_runs_back_below_the_boxes() -> None:
     assert max(y for _, y in layout.routes[1].points) > max(box.y + box.height for box in layout.boxes.values())
 
 
-def test_a_chain_stands_level() -> None:
+def test_a_chain_is_drawn_level() -> None:
     boxes = [Box(name, 100, 40) for name in "abcd"]
     layout = arrange(boxes, [Wire(left, right, 20, 20) for left, right in pairwise("abcd")])
     assert {box.y for box in layout.boxes.values()} == {0.0}
 
 
-def test_nothing_makes_an_empty_layout() -> None:
+def test_no_boxes_give_an_empty_layout() -> None:
     assert arrange([], []) == Layout({}, (), 0.0, 0.0)

@@ -19,7 +19,7 @@ def edge(source: str, target: str) -> dict[str, str]:
     return {"source_node": source, "source_port": "IMAGE", "target_node": target, "target_port": "images"}
 
 
-CARVING = {
+PARTITION = {
     "nodes": [
         node("loader", class_type="Load"),
         node("call", place="forge", inside={"nodes": [node("model", copy=True), node("sampler")], "edges": [edge("model", "sampler")]}),
@@ -34,24 +34,27 @@ def words_of(svg: str) -> list[str]:
 
 
 def test_a_partition_shows_what_runs_where_and_what_is_copied() -> None:
-    svg = draw_partition(CARVING, title="portrait")
-    assert svg == draw_partition(CARVING, title="portrait")
+    svg = draw_partition(PARTITION, title="portrait")
+    assert svg == draw_partition(PARTITION, title="portrait")
     words = words_of(svg)
     assert {"portrait", "2 nodes here · 1 call elsewhere", "the loader", "the call", "the saver", "the sampler", "forge"} <= set(words)
     assert "a copy: what it makes cannot travel" in words
 
 
-def test_without_copies_nothing_is_said_of_them() -> None:
-    plain = {**CARVING, "nodes": [{**each, "inside": {"nodes": [node("x")]}} if "inside" in each else each for each in CARVING["nodes"]]}
+def test_without_copies_the_legend_has_no_entry_for_them() -> None:
+    plain = {
+        **PARTITION,
+        "nodes": [{**each, "inside": {"nodes": [node("x")]}} if "inside" in each else each for each in PARTITION["nodes"]],
+    }
     assert not any("copy" in words for words in words_of(draw_partition(plain)))
 
 
-def test_titles_are_text_whatever_is_in_them() -> None:
+def test_titles_are_escaped() -> None:
     svg = draw_partition({"nodes": [node("<script>", class_type='"&')]}, title="</svg>")
     assert "the <script>" in words_of(svg)
 
 
 @pytest.mark.parametrize("wrong", [{"nodes": [{}]}, {"nodes": 3}, {"nodes": [node("a")], "edges": [edge("a", "b")]}])
-def test_what_is_no_partition_is_refused(wrong: dict[str, Any]) -> None:
+def test_a_mapping_that_is_not_a_partition_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidConfig):
         draw_partition(wrong)

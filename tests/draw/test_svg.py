@@ -1,4 +1,4 @@
-"""The element writer: whatever the text, the file is XML that says that text."""
+"""SVG elements: any text gives well-formed XML with that text."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from xml.etree import ElementTree as ET
 from hypothesis import given
 from hypothesis import strategies as st
 
-from yggdrasill.draw.lettering import shortened, width_of
-from yggdrasill.draw.svg import Picture, document, escaped, number, tag, text
+from yggdrasill.draw.svg import Picture, document, escape, number, shorten, tag, text, text_width
 
 
 @given(st.text(st.characters(exclude_categories=[]), max_size=40))
 def test_any_text_survives_in_elements_and_attributes(words: str) -> None:
-    element = ET.fromstring(tag("a", escaped(words), note=words))
+    element = ET.fromstring(tag("a", escape(words), note=words))
     expected = words.translate({9: 32, 10: 32, 13: 32})
     for found in (element.text or "", element.get("note") or ""):
         assert len(found) == len(expected)
         assert all(char in (wanted, "\ufffd") for char, wanted in zip(found, expected, strict=True))
 
 
-def test_names_of_attributes_are_spelled_as_in_svg_and_none_is_left_out() -> None:
+def test_attribute_names_are_written_as_in_svg_and_none_is_omitted() -> None:
     assert tag("path", class_="y-x", stroke_width=1.25, d=None) == '<path class="y-x" stroke-width="1.2"/>'
 
 
@@ -28,7 +27,7 @@ def test_numbers_are_short() -> None:
     assert [number(value) for value in (1.0, 0.04, -0.04, 12.3456, 100.0)] == ["1", "0", "0", "12.3", "100"]
 
 
-def test_a_document_has_no_scripts_no_ids_and_nothing_from_elsewhere() -> None:
+def test_a_document_has_no_scripts_no_ids_and_no_external_files() -> None:
     page = document(Picture(10, 20, text(1, 2, "hello", "y-t")), name="n", style=".y-t{fill:red}")
     root = ET.fromstring(page)
     assert (root.get("width"), root.get("viewBox")) == ("10", "0 0 10 20")
@@ -37,12 +36,12 @@ def test_a_document_has_no_scripts_no_ids_and_nothing_from_elsewhere() -> None:
 
 @given(st.text(max_size=80), st.integers(4, 30), st.booleans())
 def test_shortened_text_keeps_to_its_length(words: str, length: int, keep_end: bool) -> None:
-    assert len(shortened(words, length, keep_end=keep_end)) <= length
+    assert len(shorten(words, length, keep_end=keep_end)) <= length
 
 
 def test_shortening_keeps_the_end_of_a_path() -> None:
-    assert shortened("a/very/long/path/graph.yaml", 12, keep_end=True) == "…/graph.yaml"
+    assert shorten("a/very/long/path/graph.yaml", 12, keep_end=True) == "…/graph.yaml"
 
 
-def test_wide_letters_take_more_room() -> None:
-    assert width_of("iiii", 10) < width_of("nnnn", 10) < width_of("日本語文", 10)
+def test_wide_letters_are_estimated_wider() -> None:
+    assert text_width("iiii", 10) < text_width("nnnn", 10) < text_width("日本語文", 10)

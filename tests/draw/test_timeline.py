@@ -1,4 +1,4 @@
-"""Timelines: rows, lanes, kinds, passes, an axis that begins at the first span."""
+"""Timelines: rows, lanes, kinds, passes, and an axis that starts at the first span."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_timeline_shows_places_labels_kinds_passes_and_time() -> None:
     assert {"0 s", "0.5 s", "3 s", "3.1 s on 2 places"} <= set(words)
 
 
-def test_a_bar_says_its_kind_duration_and_pass_when_pointed_at() -> None:
+def test_the_tooltip_of_a_bar_has_its_kind_duration_and_pass() -> None:
     found = tooltips(draw_timeline(SPANS))
     assert "creator: compute, 2 s, pass 1" in found
     assert "author <&>: compute, 500 ms, pass 2" in found
@@ -55,7 +55,7 @@ def test_short_times_are_in_milliseconds() -> None:
     assert "10 ms" in texts(draw_timeline([Span("local", "quick", "compute", 0.0, 0.05)]))
 
 
-def test_overlapping_spans_of_a_place_local_fallback_lanes_below_each_other() -> None:
+def test_overlapping_spans_of_a_place_are_drawn_in_separate_lanes() -> None:
     one = draw_timeline([Span("p", "a", "compute", 0, 2), Span("p", "b", "compute", 2, 4)])
     two = draw_timeline([Span("p", "a", "compute", 0, 2), Span("p", "b", "compute", 1, 4)])
     assert len(_rows_of_bars(one)) == 1
@@ -70,7 +70,7 @@ def test_one_pass_needs_no_separator() -> None:
     assert not any(word.startswith("pass ") for word in texts(draw_timeline(SPANS[:3])))
 
 
-def test_a_run_of_nothing_says_so() -> None:
+def test_an_empty_timeline_says_so() -> None:
     assert "nothing ran" in texts(draw_timeline([]))
 
 
@@ -83,12 +83,12 @@ def test_spans_beyond_two_thousand_are_counted() -> None:
 
 @pytest.mark.parametrize("start, end", [(2.0, 1.0), (math.nan, 1.0), (0.0, math.inf), (-1e300, 1e300)])
 def test_impossible_times_are_refused(start: float, end: float) -> None:
-    with pytest.raises(InvalidArgument, match=r"'bad' runs from .* a span does not end before it starts"):
+    with pytest.raises(InvalidArgument, match=r"'bad' runs from .* the end must not be before the start"):
         Span("local", "bad", "compute", start, end)
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="the kind 'sleep'; there is 'compute', 'skipped', 'transfer', 'wait'"):
+    with pytest.raises(InvalidArgument, match=r"Unknown kind 'sleep' of span 'nap'\. Available: 'compute', 'skipped', 'transfer', 'wait'"):
         Span("local", "nap", "sleep", 0, 1)
 
 
@@ -113,7 +113,7 @@ def test_any_spans_draw(events: list[Span]) -> None:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_one_theme_alone_asks_the_page_for_nothing(theme: str) -> None:
+def test_a_fixed_theme_does_not_depend_on_the_page(theme: str) -> None:
     drawn = draw_timeline([Span("here", "a", "compute", 0, 1)], theme=theme)
     assert "prefers-color-scheme" not in drawn
     assert ("#0f141b" in drawn) == (theme == "dark")

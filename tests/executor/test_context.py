@@ -11,7 +11,7 @@ import torch
 
 from samples.graphs import bits, graph_of
 from yggdrasill.errors import Cancelled
-from yggdrasill.executor import CancelToken, RunContext, current_run, enter_run
+from yggdrasill.executor import CancelToken, Host, RunContext, current_run, enter_run
 from yggdrasill.executor.context import derive_seed, enter_child
 
 
@@ -127,14 +127,14 @@ def test_progress_goes_to_the_sink_with_the_place() -> None:
     RunContext(1).progress(1, 1)
 
 
-def test_an_output_is_delivered_by_the_run_it_belongs_to_and_by_none_inside_it() -> None:
+def test_outputs_are_published_by_the_outermost_run_only() -> None:
     got: list[tuple[str, object]] = []
-    with enter_run(emit_output=lambda name, value: got.append((name, value))), enter_run() as same:
-        same.emit_output("y", 1)
+    with enter_run(host=Host(emit_output=lambda name, value: got.append((name, value)))), enter_run() as same:
+        same.host.emit_output("y", 1)
         with enter_child(same, "node"), enter_run() as nested:
-            nested.emit_output("z", 2)
+            nested.host.emit_output("z", 2)
     with enter_run() as alone:
-        alone.emit_output("y", 3)
+        alone.host.emit_output("y", 3)
     assert got == [("y", 1)]
 
 
@@ -150,6 +150,37 @@ def test_a_cancelled_run_says_where_and_why() -> None:
 
 def test_the_logger_has_the_name_of_the_place() -> None:
     assert context().logger.name == "yggdrasill.run.g.n"
+
+
+def test_cancelling_a_token_cancels_those_derived_from_it_and_not_the_other_way_round() -> None:
+    token = CancelToken()
+    first, second = token.derive(), token.derive()
+    below = first.derive()
+    first.cancel("one branch")
+    assert [t.cancelled for t in (token, first, below, second)] == [False, True, True, False]
+    token.cancel("all")
+    assert (second.cancelled, second.reason, token.derive().cancelled, token.derive().reason) == (True, "all", True, "all")
+
+
+def test_runs_nested_in_one_call_are_counted_per_call() -> None:
+    with enter_run(seed=1, path=("g",)) as outer:
+        paths = []
+        for outer.node, outer.call in (("n", 0), ("n", 0), ("n", 1), ("n", 1), ("m", 0), ("n", 0)):
+            with enter_run() as nested:
+                paths.append(nested.path[-1])
+        outer.node, outer.call = "", 0
+        for _ in range(2):
+            with enter_run() as same:
+                paths.append("/".join(same.path))
+    assert paths == ["n", "n+1", "n#1", "n#1+1", "m", "n", "g", "g"]
+
+
+def test_a_branch_is_the_same_run_with_its_own_node_and_token() -> None:
+    with enter_run(seed=1, path=("g",)) as outer:
+        token = outer.token.derive()
+        branch = outer.branch(token)
+        branch.node = "n"
+        assert (branch.seed, branch.path, branch.outermost, branch.token, outer.node) == (1, ("g",), True, token, "")
 
 
 def test_the_json_form_holds_what_draws_the_same_numbers_elsewhere() -> None:

@@ -110,7 +110,7 @@ def test_an_id_is_taken_once() -> None:
         (("sample/add",), {"node_id": "a"}),
     ]
     for arguments, options in calls:
-        with pytest.raises(DuplicateName, match="node_id 'a' is taken; there is 'a'"):
+        with pytest.raises(DuplicateName, match=r"node_id 'a' is taken\. Existing: 'a'"):
             graph.add_node(*arguments, **options)
 
 
@@ -158,7 +158,7 @@ def test_a_registry_may_be_given_for_one_node() -> None:
 def test_a_graph_needs_an_id_and_a_known_kind(graph_id: Any) -> None:
     with pytest.raises(ValueError, match="graph_id must be a non-empty string"):
         Graph(graph_id)
-    with pytest.raises(ValueError, match="it can be one of diffusion, llm, vlm, data, generic"):
+    with pytest.raises(ValueError, match="Available: diffusion, llm, vlm, data, generic"):
         Graph(graph_kind="picture")
 
 
@@ -168,13 +168,13 @@ def test_a_graph_needs_an_id_and_a_known_kind(graph_id: Any) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("x.out -> b.a", "edge x.out -> b.a: there is no node 'x'; there is 'a', 'b', 'n'"),
-        ("a.out -> x.a", "there is no node 'x'"),
+        ("x.out -> b.a", "edge x.out -> b.a: unknown node 'x'. Available: 'a', 'b', 'n'"),
+        ("a.out -> x.a", "unknown node 'x'"),
         ("a.outt -> b.a", "node 'a' has no output 'outt'; its outputs are 'out'"),
         ("a.out -> b.c", "node 'b' has no input 'c'; its inputs are 'a', 'b'"),
         ("a.a -> b.a", "'a' is an input of node 'a', not an output; its outputs are 'out'"),
         ("a.out -> b.out", "'out' is an output of node 'b', not an input; its inputs are 'a', 'b'"),
-        ("n.noise -> t.text", "there is no node 't'"),
+        ("n.noise -> t.text", "unknown node 't'"),
     ],
 )
 def test_an_edge_that_cannot_be_is_refused(text: str, message: str) -> None:

@@ -35,6 +35,7 @@ from yggdrasill.foundation.ports import Port, PortDirection
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline import Pipeline, PipelineEdge
 from yggdrasill.stage import Stage
+from yggdrasill.values import Handle
 
 REGISTRY = BlockRegistry(built_ins=False)
 register_samples(REGISTRY)
@@ -127,7 +128,7 @@ def test_what_cannot_be_a_graph_is_refused(tmp_path: Path) -> None:
     pipeline = Pipeline("p")
     with pytest.raises(InvalidArgument, match="takes graphs, configs or paths, got int"):
         pipeline.add_graph(3)  # type: ignore[arg-type]  # that is what is tested
-    with pytest.raises(InvalidArgument, match="not a stage: it runs a state"):
+    with pytest.raises(InvalidArgument, match="not a stage, which runs a state"):
         pipeline.add_graph(Stage("s"))  # type: ignore[arg-type]  # that is what is tested
     with pytest.raises(MissingFile):
         pipeline.add_graph(tmp_path / "gone.json")
@@ -172,7 +173,7 @@ def test_a_pipeline_edge_has_no_blank_field(field: int, blank: str) -> None:
 @pytest.mark.parametrize(
     "edge, complaint",
     [
-        (("c", "y", "b", "x"), "there is no graph 'c'; there is 'a', 'b'"),
+        (("c", "y", "b", "x"), "unknown graph 'c'. Available: 'a', 'b'"),
         (("a", "z", "b", "x"), "graph 'a' has no output 'z'; its outputs are 'y'"),
         (("a", "y", "b", "z"), "graph 'b' has no input 'z'; its inputs are 'x'"),
         (("a", "x", "b", "x"), "'x' is an input of graph 'a', not an output"),
@@ -545,8 +546,8 @@ def test_cancelling_stops_before_the_next_graph() -> None:
 # -- handles ----------------------------------------------------------------------------------------------------
 
 
-class Reference:
-    """A handle that counts how often it is asked for its value."""
+class Reference(Handle):
+    """A handle that counts its loads."""
 
     dtype = "float32"
     shape = (1,)
@@ -845,16 +846,39 @@ def test_after_a_failure_nothing_new_starts_and_the_first_in_order_is_raised() -
     assert ("later", "before") not in note.seen
 
 
-def test_what_runs_when_another_fails_is_waited_for() -> None:
+class Deaf(AbstractBaseBlock):
+    """Computes for a while and never checks for cancellation."""
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        time.sleep(0.1)
+        return {"y": 1}
+
+
+def test_a_graph_that_ignores_cancellation_is_waited_for_when_another_fails() -> None:
     pipeline = Pipeline()
-    pipeline.add_graph(one("sample/slow", config={"seconds": 0.1}), "slow")
-    pipeline.expose_input("slow", "x", "x")
+    pipeline.add_graph(lonely(Deaf()), "slow")
     pipeline.add_graph(one("sample/fail"), "broken")
     note = Events()
 
     with pytest.raises(BlockFailed, match="node 'broken/n'"):
-        pipeline.run({"x": 1}, max_workers=2, callbacks=note)
+        pipeline.run(max_workers=2, callbacks=note)
     assert ("slow", "after") in note.seen
+
+
+def test_a_graph_that_checks_for_cancellation_ends_when_another_fails() -> None:
+    pipeline = Pipeline()
+    pipeline.add_graph(one("sample/slow", config={"seconds": 60}), "slow")
+    pipeline.expose_input("slow", "x", "x")
+    pipeline.add_graph(one("sample/fail"), "broken")
+    note, begin = Events(), time.monotonic()
+
+    with pytest.raises(BlockFailed, match="node 'broken/n'"):
+        pipeline.run({"x": 1}, max_workers=2, callbacks=note)
+    assert time.monotonic() - begin < 30
+    assert ("slow", "after") not in note.seen
 
 
 def test_a_stateful_block_in_several_graphs_is_called_in_order() -> None:

@@ -1,4 +1,4 @@
-"""Endpoints that the tests of this folder share: real processes, started once, kept between tests."""
+"""Endpoints shared by the tests of this folder: real processes, started once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from samples.endpoints import Cutter, EndpointProcess, cutter, free_port
 
 @dataclass(frozen=True)
 class Servers:
-    """``forge`` and ``attic`` may fetch from each other, ``cave`` fetches from nobody and takes little, ``annex`` shares the folder ``shared``."""
+    """``forge`` and ``attic`` may fetch from each other, ``cave`` fetches from no endpoint and accepts little, ``annex`` shares the
+    folder ``shared``.
+    """
 
     forge: EndpointProcess
     attic: EndpointProcess

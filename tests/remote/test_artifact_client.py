@@ -1,4 +1,4 @@
-"""What a process remembers of the artifacts that calls brought."""
+"""The cache of downloaded artifacts."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def test_an_equal_result_is_not_fetched_again(forge: EndpointProcess, forge_prox
     assert forge_proxy.to_client - before < 64 * 1024
     first += 1
     assert bits(second) == bits(x + x)
-    # the second came last, so it is what is remembered; written to, it no longer stands for the bytes
+    # The second one came last, so it is cached; after a write it no longer has the bytes of its hash.
     second.zero_()
     first.zero_()
     assert bits(remote.run({"x": x})["y"]) == bits(x + x)
     assert forge_proxy.to_client - before > 4 * MIB
 
 
-def test_a_artifact_client_that_keeps_nothing_fetches_again(forge: EndpointProcess, forge_proxy: Cutter) -> None:
+def test_an_artifact_client_without_cache_fetches_again(forge: EndpointProcess, forge_proxy: Cutter) -> None:
     registry = registry_of(forge.endpoint(forge_proxy.url), default="forge", artifact_client=ArtifactClient(kept_bytes=0))
     remote = graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id="forgetful").place(registry)
     x = torch.randn(4 * MIB // 4)

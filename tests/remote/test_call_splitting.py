@@ -1,4 +1,4 @@
-"""Values shared out and put together again: what comes back is what the whole gives, or nothing is shared out."""
+"""Values split into pieces and joined: the result is that of the whole, or nothing is split."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = {"a": "INT", "b": "INT"}, {"sum": "INT", "b": "INT", "nothing": "INT"}
 
 
 def mapped(values: Values) -> dict[str, list[Any]]:
-    """What ComfyUI gives for nodes that add two values, pass one on, and make one."""
+    """The results of ComfyUI nodes that add two values, return one, and create one."""
     a, b = values["a"], values["b"]
     longest = range(max(len(a), len(b)))
     return {"sum": [(a[min(i, len(a) - 1)], b[min(i, len(b) - 1)]) for i in longest], "b": list(b), "nothing": [7]}
@@ -41,11 +41,11 @@ def test_lists_come_back_as_the_whole_would(first: int, second: int, count: int)
 
 
 @pytest.mark.parametrize("a", [[], [1], [1, Blocked("no")]])
-def test_lists_that_cannot_be_shared_stay_together(a: list[Any]) -> None:
+def test_lists_that_cannot_be_split_stay_together(a: list[Any]) -> None:
     assert ListSplitter(REACH, *KINDS).split({"a": a, "b": [1]}, 4) == []
 
 
-def test_shares_that_gave_another_number_of_values_tell_nothing() -> None:
+def test_pieces_that_return_another_number_of_values_are_not_joined() -> None:
     lists = ListSplitter(REACH, *KINDS)
     values = {"a": [1, 2, 3], "b": [4]}
     shares = lists.split(values, 2)
@@ -77,7 +77,7 @@ def test_pictures_come_back_in_order() -> None:
 
 
 def noise(latent: dict[str, Any], seed: int) -> torch.Tensor:
-    """As ``comfy.sample.prepare_noise``: for the whole at once, or in turn for the places that ``batch_index`` names."""
+    """As ``comfy.sample.prepare_noise``: for the whole at once, or in turn for the positions in ``batch_index``."""
     generator = torch.manual_seed(seed)
     if "batch_index" not in latent:
         return torch.randn(latent["samples"].size(), generator=generator)
@@ -128,13 +128,13 @@ def test_what_may_not_be_the_same_in_pieces_stays_together(
     assert batches(inputs, outputs, seeded=seeded).split({name: [value] for name, value in zip(inputs, values, strict=True)}, 2) == []
 
 
-def test_what_all_pictures_have_in_common_goes_along_with_each_share() -> None:
+def test_values_common_to_all_images_are_in_each_piece() -> None:
     sharing = batches({"x": "LATENT", "c": "CONDITIONING", "s": "SIGMAS"}, {"y": "LATENT"}, seeded=True)
     shares = sharing.split({"x": [LATENT], "c": [PAIR], "s": [torch.zeros(20)]}, 2)
     assert [share.values["c"] for share in shares] == [[PAIR], [PAIR]]
 
 
-def test_pictures_that_are_not_one_for_one_tell_nothing() -> None:
+def test_images_that_are_not_one_for_one_are_not_joined() -> None:
     sharing = batches({"x": "IMAGE"}, {"y": "IMAGE"})
     shares = sharing.split({"x": [IMAGES]}, 2)
     assert sharing.join(shares, [{"y": [share.values["x"][0][:1]]} for share in shares]) is None
@@ -147,7 +147,7 @@ def test_pictures_that_are_not_one_for_one_tell_nothing() -> None:
 # -- which calls ------------------------------------------------------------------------------------------------
 
 
-def test_a_call_is_shared_only_if_every_node_runs_once_for_each_value() -> None:
+def test_a_call_is_split_only_if_every_node_runs_once_for_each_value() -> None:
     def call(*inner: dict[str, Any]) -> Any:
         prompt = {
             "1": node("EmptyImage", width=8, height=8, batch_size=1, color=0),

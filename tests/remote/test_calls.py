@@ -1,4 +1,4 @@
-"""Server-sent events: however the bytes are cut, the events are the same."""
+"""Server-sent events: the events do not depend on how the bytes are cut."""
 
 from __future__ import annotations
 

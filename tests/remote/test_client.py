@@ -1,4 +1,4 @@
-"""The client against answers that no good endpoint gives, and its patience; no process is needed for these."""
+"""The client against invalid responses, and its retry policy; without endpoint processes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def always(given: HandlerResponse | Exception) -> EndpointClient:
 
 
 class Script:
-    """An endpoint whose jobs answer what was written down, in order, the last one for ever."""
+    """An endpoint whose jobs return the given responses in order, then the last one repeatedly."""
 
     def __init__(self, *answers: HandlerResponse | Exception) -> None:
         self.answers = list(answers)
@@ -91,8 +91,8 @@ DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y"
     "given, kind, said",
     [
         (HandlerResponse(200, b"{}", {}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (HandlerResponse(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "no JSON object"),
-        (HandlerResponse(200, b"[1]", GOOD), ProtocolMismatch, "no JSON object"),
+        (HandlerResponse(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "not a JSON object"),
+        (HandlerResponse(200, b"[1]", GOOD), ProtocolMismatch, "not a JSON object"),
         (HandlerResponse(200, b"{}", {"X-Yggdrasill-Protocol": "2"}), ProtocolMismatch, "protocol version 2"),
         (HandlerResponse(404, b"not here", {}), ProtocolMismatch, "no Yggdrasill protocol"),
         (HandlerResponse(302, b"", {"Location": "http://elsewhere"}), ProtocolMismatch, "no Yggdrasill protocol"),
@@ -114,7 +114,7 @@ def test_a_bad_answer_is_named_and_shows_no_token(given: HandlerResponse | Excep
 
 
 @pytest.mark.parametrize("document", [{}, {**CONTRACT, "inputs": None}, {**CONTRACT, "outputs": [{}]}, {**CONTRACT, "hash": 3}])
-def test_a_contract_that_is_none_is_a_protocol_mismatch(document: Any) -> None:
+def test_an_invalid_contract_is_a_protocol_mismatch(document: Any) -> None:
     with pytest.raises(ProtocolMismatch, match="'memory'"):
         _ = RemoteGraph(endpoint=always(answer(document)), graph_id="g").contract
 
@@ -144,7 +144,7 @@ def test_what_the_endpoint_lacks_is_sent_and_asked_for_again_with_the_same_key()
     data = bytes(100_000)
     missing = UnknownArtifact("missing", missing=["e" * 64])
     script = Script(refusal(missing, 409), DONE)
-    with pytest.raises(UnknownArtifact, match="nobody here has it"):
+    with pytest.raises(UnknownArtifact, match="no longer available here"):
         script.graph().run({"x": data})
     from yggdrasill.values.payload import blake3_hex
 
@@ -155,7 +155,7 @@ def test_what_the_endpoint_lacks_is_sent_and_asked_for_again_with_the_same_key()
     assert len(set(script.keys)) == 1
 
 
-def test_an_endpoint_that_keeps_losing_an_artifact_is_not_fed_for_ever() -> None:
+def test_uploads_to_an_endpoint_that_keeps_losing_an_artifact_are_bounded() -> None:
     from yggdrasill.values.payload import blake3_hex
 
     data = bytes(100_000)
@@ -178,7 +178,7 @@ def test_a_job_that_ends_without_output_or_error_is_the_endpoints_failure() -> N
         Script(answer({"job_id": "j", "status": "COMPLETED"})).graph().run({"x": 1})
 
 
-def test_patience_is_short_before_the_first_answer_and_longer_after() -> None:
+def test_the_retry_policy_is_short_before_the_first_response_and_longer_after() -> None:
     async def lose(retry: Retry) -> float:
         async def for_ever() -> None:
             while True:

@@ -1,4 +1,4 @@
-"""A ComfyUI workflow as a graph, outside ComfyUI: what it says of itself, where it may stand, and why it does not run here."""
+"""A ComfyUI workflow as a graph, outside ComfyUI: its contract, where it may be used, and why it does not run in this process."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_its_ports_are_its_graph_input_and_output_nodes(graph: ComfyGraph) -> No
     assert graph.get_output_spec(include_dtype=True) == [{"name": "blended", "dtype": "image", "comfy_type": "IMAGE", "optional": False}]
 
 
-def test_ports_local_fallback_the_order_that_their_nodes_are_numbered_in() -> None:
+def test_ports_are_in_the_order_that_their_nodes_are_numbered_in() -> None:
     def named(name: str, **more: Any) -> dict[str, Any]:
         return {"class_type": "YggdrasillGraphInput", "inputs": {"name": name, "type": "IMAGE"}, **more}
 
@@ -75,19 +75,19 @@ def test_two_inputs_of_one_name_are_one_port() -> None:
 @pytest.mark.parametrize(
     "prompt, said",
     [
-        ({}, "a prompt is a mapping"),
-        ([], "a prompt is a mapping"),
+        ({}, "a prompt must be a mapping"),
+        ([], "a prompt must be a mapping"),
         ({"nodes": [], "links": []}, r"Export \(API\)"),
         ({"1": {"inputs": {}}}, "node '1' needs a class_type"),
-        ({"1": {"class_type": "A", "inputs": {"x": ["7", 0]}}}, "linked to node '7', which is not there"),
-        ({"1": {"class_type": "A", "inputs": {"x": {1}}}}, "made of JSON values"),
+        ({"1": {"class_type": "A", "inputs": {"x": ["7", 0]}}}, "linked to node '7', which does not exist"),
+        ({"1": {"class_type": "A", "inputs": {"x": {1}}}}, "consist of JSON values"),
         (changed("1", name=" "), "node '1'.*needs a name"),
         (changed("1", type=["a"]), "node '1'.*needs a name, and a type"),
         ({**PROMPT, "5": PROMPT["4"]}, "two outputs named 'blended', at nodes 4, 5"),
         ({**PROMPT, "5": {"class_type": "YggdrasillGraphInput", "inputs": {"name": "picture", "type": "MASK"}}}, "types.*'IMAGE', 'MASK'"),
     ],
 )
-def test_a_prompt_that_is_none_is_refused_by_place(prompt: Any, said: str) -> None:
+def test_an_invalid_prompt_is_refused_with_its_location(prompt: Any, said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):
         ComfyGraph(prompt)
 
@@ -135,7 +135,7 @@ def pipeline_config(source_port: str) -> dict[str, Any]:
     }
 
 
-def test_it_stands_in_a_pipeline_beside_graphs_of_blocks() -> None:
+def test_it_runs_in_a_pipeline_beside_graphs_of_blocks() -> None:
     pipeline = Pipeline.from_config(pipeline_config("image"))
     assert isinstance(pipeline.get_graph("blend"), ComfyGraph)
     again = Pipeline.from_config(pipeline.to_config())
@@ -145,7 +145,7 @@ def test_it_stands_in_a_pipeline_beside_graphs_of_blocks() -> None:
 
 
 class Echo:
-    """Gives the input back, as a runner of prompts."""
+    """A runner that returns its input."""
 
     def run_prompt(
         self, graph: ComfyGraph, inputs: Mapping[str, Any], context: RunContext, preview_method: str | None = None
@@ -168,7 +168,7 @@ def test_a_runner_gets_its_inputs_and_hooks_see_one_node(graph: ComfyGraph) -> N
 
 
 @pytest.mark.parametrize("values", [[], [1], [1, 2], [[1, 2]], [(1,), None]])
-def test_the_values_of_a_port_survive_the_journey(values: list[Any]) -> None:
+def test_the_values_of_a_port_survive_the_transfer(values: list[Any]) -> None:
     assert port_values(loads(dumps(port_value(values)))) == values
 
 

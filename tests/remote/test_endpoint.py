@@ -46,7 +46,7 @@ def test_what_people_paste_is_understood(line: str, found: Pairing) -> None:
     ],
 )
 def test_anything_else_is_refused_without_repeating_it(line: str) -> None:
-    with pytest.raises(InvalidArgument, match="no pairing line") as raised:
+    with pytest.raises(InvalidArgument, match="not a pairing line") as raised:
         read_pairing(line)
     assert URL not in raised.value.message
 

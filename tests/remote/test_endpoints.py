@@ -1,4 +1,4 @@
-"""The registry of endpoints: its file, its secrets, and what its keys name."""
+"""The registry of endpoints: its file, its secrets, and its keys."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def test_the_environment_goes_before_the_secrets(file: Path, monkeypatch: pytest
     [
         ("endpoints:\n  forge: {url: 'http://x'\n", "line 3"),
         ("endpoints:\n  a: {url: 'http://x'}\n  a: {url: 'http://y'}\n", "stands twice"),
-        ("endpoints: [1]\n", "'endpoints' is a mapping"),
+        ("endpoints: [1]\n", "'endpoints' must be a mapping"),
         ("hosts: {}\n", "'hosts'"),
         ("endpoints: {forge: {address: x}}\n", "needs a url"),
         ("endpoints: {forge: {url: 'http://x', port: 3}}\n", "'port'"),
@@ -177,9 +177,9 @@ def parts(*names: str) -> list[ProjectPart]:
 
 def test_of_several_keys_the_longest_holds() -> None:
     project = parts("creator", "creator/paint", "creator/paint/gen", "author", "author/write", "author/write/llm")
-    found, idle = match_keys(["gen", "paint/gen", "creator/paint/gen", "author", "nobody"], project)
+    found, unused = match_keys(["gen", "paint/gen", "creator/paint/gen", "author", "unused"], project)
     assert found == {("creator", "paint", "gen"): "creator/paint/gen", ("author",): "author"}
-    assert idle == ["nobody"]
+    assert unused == ["unused"]
 
 
 def test_a_key_that_is_a_whole_path_is_never_ambiguous() -> None:
@@ -187,7 +187,7 @@ def test_a_key_that_is_a_whole_path_is_never_ambiguous() -> None:
     assert found == {("paint",): "paint"}
 
 
-def test_an_ambiguous_key_is_named_with_the_paths_it_can_be() -> None:
+def test_an_ambiguous_key_is_named_with_its_candidate_paths() -> None:
     with pytest.raises(InvalidConfig, match="'a/gen', 'b/gen'"):
         match_keys(["gen"], parts("a", "a/gen", "b", "b/gen"))
 
@@ -200,8 +200,8 @@ def test_a_key_of_a_part_and_of_what_is_inside_it_places_it_whole() -> None:
 def test_the_key_of_a_part_of_a_stage_holds_in_a_world_and_in_the_stage_alone() -> None:
     keys = ["creator/paint/gen", "gen"]
     assert match_keys(keys, parts("creator", "creator/paint", "creator/paint/gen"))[0] == {("creator", "paint", "gen"): "creator/paint/gen"}
-    found, idle = match_keys(keys, parts("paint", "paint/gen"), "creator")
-    assert (found, idle) == ({("paint", "gen"): "creator/paint/gen"}, [])
+    found, unused = match_keys(keys, parts("paint", "paint/gen"), "creator")
+    assert (found, unused) == ({("paint", "gen"): "creator/paint/gen"}, [])
     assert match_keys(["creator/paint/gen"], parts("paint", "paint/gen"), "author") == ({}, ["creator/paint/gen"])
 
 

@@ -1,4 +1,4 @@
-"""Endpoints on this machine: tensors go through their folder of artifacts, and over a socket where that cannot be."""
+"""Local peers: tensors go through their artifact folder, or over a socket where that is not possible."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def fresh(mib: int = 4) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
-    """An endpoint that lends its folder to callers on its machine."""
+    """An endpoint that shares its folder with callers on its machine."""
     process = EndpointProcess("near", tmp_path_factory.mktemp("near"), share_folder=True).start()
     yield process
     process.stop()
@@ -41,7 +41,7 @@ def near(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
 
 @pytest.fixture
 def way(near: EndpointProcess) -> Iterator[Cutter]:
-    """The socket to it, which counts what crosses."""
+    """A connection to it that counts the bytes."""
     with cutter(near) as proxy:
         yield proxy
 
@@ -71,7 +71,7 @@ def test_small_tensors_go_with_the_messages(near: EndpointProcess, way: Cutter) 
     assert crossed(way) > 2 * x.nbytes
 
 
-def test_whoever_writes_to_a_result_writes_to_no_artifact(near: EndpointProcess, way: Cutter) -> None:
+def test_writing_to_a_result_changes_no_artifact(near: EndpointProcess, way: Cutter) -> None:
     remote, x = placed(near, way), fresh()
     first = remote.run({"x": x})["y"]
     first.zero_()
@@ -98,7 +98,7 @@ def test_a_tensor_that_stays_there_is_loaded_from_the_folder(near: EndpointProce
     assert crossed(way) < MESSAGES
 
 
-def test_an_endpoint_that_lends_no_folder_is_sent_the_tensors(forge: EndpointProcess) -> None:
+def test_tensors_are_sent_to_an_endpoint_that_shares_no_folder(forge: EndpointProcess) -> None:
     with cutter(forge) as proxy:
         x = fresh()
         assert bits(placed(forge, proxy).run({"x": x})) == bits({"y": x + x})
@@ -133,7 +133,7 @@ def test_what_the_endpoint_does_not_take_is_not_put_into_its_folder(tmp_path: Pa
         process.stop()
 
 
-def test_a_folder_without_room_is_the_error_that_the_endpoint_tells(tmp_path: Path) -> None:
+def test_a_full_folder_is_the_error_that_the_endpoint_reports(tmp_path: Path) -> None:
     process = EndpointProcess("narrow", tmp_path / "narrow", share_folder=True, artifact_quota=8 * MIB).start()
     try:
         remote = double().place(registry_of(process, default="narrow"))
@@ -148,20 +148,20 @@ def test_a_folder_without_room_is_the_error_that_the_endpoint_tells(tmp_path: Pa
 # -- who is a local_peer ---------------------------------------------------------------------------------------------
 
 
-def test_addresses_of_this_machine_are_told_from_others() -> None:
+def test_addresses_of_this_machine_are_distinguished_from_others() -> None:
     assert all(map(is_this_machine, ("127.0.0.1", "localhost", "127.0.0.7")))
-    # addresses that documentation may use, and a name that cannot be
+    # Addresses reserved for documentation, and an invalid name.
     assert not any(map(is_this_machine, ("192.0.2.7", "2001:db8::7", "no such host", "x" * 300)))
 
 
-def found(host: str = "127.0.0.1", **told: Any) -> DiskStore | None:
+def found(host: str = "127.0.0.1", **reported: Any) -> DiskStore | None:
     async def ask() -> Mapping[str, Any]:
-        return told
+        return reported
 
     return asyncio.run(LocalPeer(host, ask).store())
 
 
-def test_a_folder_is_used_if_it_has_the_id_that_was_told(tmp_path: Path) -> None:
+def test_a_folder_is_used_if_it_has_the_reported_id(tmp_path: Path) -> None:
     own = DiskStore(tmp_path / "own")
     facts: dict[str, Any] = {"folder": str(own.folder), "store_id": own.store_id, "quota_bytes": 1 << 30}
     store = found(**facts)
@@ -182,7 +182,7 @@ def test_nothing_is_made_in_a_folder_that_is_not_used(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_endpoint_that_knows_no_such_thing_is_no_local_peer_and_a_lost_one_is_asked_again() -> None:
+def test_an_endpoint_without_that_route_is_not_a_local_peer_and_a_lost_one_is_asked_again() -> None:
     answers: list[Exception] = [EndpointUnreachable("lost"), UnknownGraph("what?")]
     asked = []
 

@@ -1,4 +1,4 @@
-"""Blocking calls over the one background loop: from any thread, from inside other loops, cancelled, closed, forked."""
+"""Blocking calls over the background loop: from any thread, inside other loops, cancelled, closed, forked."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_what_a_message_raises_cancels_the_coroutine_and_arrives(own: LoopThread
     assert stopped.is_set()
 
 
-def test_closing_ends_those_who_wait_and_the_next_call_starts_anew() -> None:
+def test_closing_ends_waiting_callers_and_the_next_call_starts_a_new_loop() -> None:
     made = LoopThread()
     threading.Timer(0.1, made.close).start()
     with pytest.raises(CancelledError):
@@ -150,7 +150,7 @@ def test_closing_ends_those_who_wait_and_the_next_call_starts_anew() -> None:
     made.close()
 
 
-def test_shared_things_are_made_once_and_closed_with_the_bridge() -> None:
+def test_shared_resources_are_created_once_and_closed_with_the_loop_thread() -> None:
     made, closed = LoopThread(), []
 
     class Thing:
@@ -164,7 +164,7 @@ def test_shared_things_are_made_once_and_closed_with_the_bridge() -> None:
     assert closed == [thing]
 
 
-def test_a_process_has_one_bridge() -> None:
+def test_a_process_has_one_loop_thread() -> None:
     assert loop_thread() is loop_thread()
 
 

@@ -1,4 +1,4 @@
-"""Placing changes where parts run and nothing else: results, skips, configs, and what happens when an endpoint is gone."""
+"""Placing changes only where parts run: results, skipped stages and configs stay equal; and failover."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from yggdrasill.world import World
 
 @pytest.fixture(autouse=True)
 def sample_blocks() -> Iterator[None]:
-    """Configs are built from the global registry here, which other tests find as it was."""
+    """Configs are built from the global registry, which is restored for other tests."""
     registry = BlockRegistry.global_registry()
     before = dict(registry._factories)
     register_samples(registry)
@@ -238,7 +238,7 @@ def test_an_ambiguous_key_is_an_error_before_anything_runs(forge: EndpointProces
         assert isinstance(placed.get_pipeline("left").get_graph("second"), Graph)
 
 
-def test_a_key_that_names_nothing_is_told(forge: EndpointProcess) -> None:
+def test_a_key_that_names_nothing_is_a_warning(forge: EndpointProcess) -> None:
     registry = registry_of(forge, graphs={"frist": "forge"})
     with pytest.warns(RuntimeWarning, match=r"'frist'.*'first', 'second', 'third'"):
         chain().place(registry)
@@ -251,7 +251,7 @@ def test_an_endpoint_that_is_not_there_is_an_unknown_endpoint() -> None:
         EndpointRegistry({}, {"first": "forge"})
 
 
-def test_parts_that_share_a_block_with_memory_are_placed_together_or_not_at_all(forge: EndpointProcess) -> None:
+def test_parts_that_share_a_stateful_block_are_placed_together_or_not_at_all(forge: EndpointProcess) -> None:
     pipeline, shared = Pipeline("sharing"), third()
     block = shared.get_node("k").block
     other = Graph("other")
@@ -279,7 +279,7 @@ def test_an_endpoint_that_is_gone_is_replaced_by_the_next(forge: EndpointProcess
             assert bits(placed.run({"x": 1.0}, seed=number)["middle"]) == bits(chain().run({"x": 1.0}, seed=number)["middle"])
 
 
-def test_a_part_runs_here_if_nobody_answers_and_the_placement_allows_it() -> None:
+def test_a_part_runs_locally_if_no_endpoint_answers_and_the_placement_allows_it() -> None:
     graphs = {name: {"replicas": ["gone"], "fallback": "local"} for name in ("first", "third")}
     local = chain()
     for placed in (
@@ -297,7 +297,7 @@ async def test_an_awaited_call_falls_back_too() -> None:
     assert bits(await placed.get_graph("second").run_async({"x": 1.0}, seed=3)) == bits(second().run({"x": 1.0}, seed=3))
 
 
-def test_a_part_with_memory_stays_where_it_remembers(forge: EndpointProcess) -> None:
+def test_a_stateful_part_stays_at_its_endpoint(forge: EndpointProcess) -> None:
     with cutter(forge) as proxy:
         graphs = {"third": {"replicas": ["forge", "gone"], "policy": "first", "fallback": "local"}}
         placed = third().place(registry_of(forge.endpoint(proxy.url), GONE, graphs=graphs, retry_policy=QUICK))
@@ -323,6 +323,6 @@ def test_without_a_fallback_an_endpoint_that_is_gone_is_an_error() -> None:
         chain().place(registry_of(GONE, graphs={"first": "gone"}, retry_policy=QUICK))
 
 
-def test_a_world_has_no_fallback_for_its_content_is_where_it_runs() -> None:
-    with pytest.raises(InvalidArgument, match=r"'tiny'.* keeps its content where it runs"):
+def test_a_world_has_no_fallback_because_its_content_is_at_its_endpoint() -> None:
+    with pytest.raises(InvalidArgument, match=r"'tiny'.* stores its content at its endpoint"):
         canonical_world().place(registry_of(GONE, graphs={"tiny": {"replicas": ["gone"], "fallback": "local"}}, retry_policy=QUICK))

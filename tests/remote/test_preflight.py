@@ -1,4 +1,4 @@
-"""Before a workflow is sent anywhere: what is missing, where, and what there is instead."""
+"""Checks before a workflow is sent: what is missing, where, and what is available instead."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructur
 from yggdrasill.remote import RemoteWorkflow
 from yggdrasill.remote.preflight import check_workflow, class_signature, set_local_comfy, signature_differences
 
-#: As `samples.prompts` has them, which only an endpoint process may load.
+#: As in `samples.prompts`, which only an endpoint process may load.
 FORM: dict[str, Any] = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}
 FILE, FINGERPRINT = "tiny.ckpt", "aa11"
 FACTS: dict[str, Any] = {
@@ -58,8 +58,8 @@ def test_a_file_that_a_node_writes_need_not_be_there() -> None:
 
 
 @pytest.mark.parametrize("facts", [None, {}, {"comfy": None}])
-def test_an_endpoint_that_is_no_comfyui_is_said_to_be_none(facts: Any) -> None:
-    with pytest.raises(InvalidConfig, match="endpoint 'cpu' is no ComfyUI"):
+def test_an_endpoint_that_is_not_a_comfyui_is_refused(facts: Any) -> None:
+    with pytest.raises(InvalidConfig, match="endpoint 'cpu' is not a ComfyUI"):
         check_workflow(loader("two.ckpt"), facts, "cpu")
 
 
@@ -91,11 +91,11 @@ def form(**changes: Any) -> dict[str, Any]:
         (form(y=["INT"]), []),
         (form(more=["INT"]), []),
         (form(output=["IMAGE"]), []),
-        (form(x=["FLOAT"]), ["input 'x' is INT here and FLOAT there"]),
-        (form(x=None), ["input 'x' is INT here and missing there"]),
-        (form(new=["MASK"]), ["input 'new' (MASK) is needed there and missing here"]),
-        (form(output=["MASK", "IMAGE"]), ["output 0 is IMAGE here and MASK there"]),
-        (form(output=[]), ["output 0 is IMAGE here and missing there"]),
+        (form(x=["FLOAT"]), ["input 'x' is INT here and FLOAT on the endpoint"]),
+        (form(x=None), ["input 'x' is INT here and missing on the endpoint"]),
+        (form(new=["MASK"]), ["input 'new' (MASK) is required on the endpoint and missing here"]),
+        (form(output=["MASK", "IMAGE"]), ["output 0 is IMAGE here and MASK on the endpoint"]),
+        (form(output=[]), ["output 0 is IMAGE here and missing on the endpoint"]),
     ],
     ids=["same", "other files", "combo", "unused input", "more inputs", "unused output", "type", "missing", "new", "outputs", "no output"],
 )
@@ -108,7 +108,7 @@ def test_only_what_a_prompt_uses_of_a_class_makes_a_difference(there: dict[str, 
 
 
 class Own:
-    """A ComfyUI that has the stand-in's class and file, perhaps others of these names."""
+    """A ComfyUI with the sample's class and file, or different ones under these names."""
 
     def __init__(self, form: dict[str, Any] | None = None, mark: str = FINGERPRINT) -> None:
         self.form, self.mark = form or FORM, mark
@@ -149,22 +149,24 @@ def test_a_comfyui_that_has_the_same_is_content(gpu: EndpointProcess, compared: 
     assert RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3}) == {"y": 6}
 
 
-def test_another_class_of_one_name_is_told_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
+def test_a_different_class_of_one_name_is_found_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own({"input": {"required": {"value": ["IMAGE", {}]}}, "output": ["IMAGE"]}))
-    with pytest.raises(InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* there, output 0 is"):
+    with pytest.raises(
+        InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* on the endpoint, output 0 is"
+    ):
         RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
 
 
-def test_another_file_of_one_name_is_told(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
+def test_a_different_file_of_one_name_is_found(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own(mark="bb22"))
     with pytest.raises(
-        CheckpointMismatch, match=r"node '3' needs 'tiny.ckpt'.*endpoint 'gpu' has another.*bb22 here and aa11 there"
+        CheckpointMismatch, match=r"node '3' needs 'tiny.ckpt'.*endpoint 'gpu' has another.*bb22 here and aa11 on the endpoint"
     ) as caught:
         RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
     assert caught.value.details["node_id"] == "3"
 
 
-def test_what_an_endpoint_has_got_meanwhile_counts(gpu: EndpointProcess) -> None:
+def test_capabilities_are_fetched_again_before_a_refusal(gpu: EndpointProcess) -> None:
     client = gpu.client()
     client.facts = {"comfy": {"node_classes": {}}}
     assert RemoteWorkflow(PROMPT, endpoint=client).run({"x": 3}) == {"y": 6}

@@ -1,4 +1,4 @@
-"""A graph behind an endpoint runs like the graph itself: results, errors, seeds, loops, progress, cancel."""
+"""A graph at an endpoint runs like the local graph: results, errors, seeds, loops, progress, cancellation."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from yggdrasill.errors import (
     UnknownName,
 )
 from yggdrasill.executor.context import CancelToken, enter_run
-from yggdrasill.foundation import Graph
+from yggdrasill.foundation import AbstractBaseBlock, Graph, Port, PortDirection
 from yggdrasill.remote import EndpointClient, RemoteGraph, RetryPolicy
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.values.handles import Handle
+from yggdrasill.values.handles import Handle, load_handles
 
 
 def placed(graph: Graph, endpoint: EndpointProcess) -> Any:
@@ -65,6 +65,31 @@ def test_a_remote_graph_draws_by_its_place_in_the_run(forge: EndpointProcess) ->
             out = graph.run({})
             results.append(bits({key: value.load() if isinstance(value, Handle) else value for key, value in out.items()}))
     assert results[0] == results[1]
+
+
+class Thrice(AbstractBaseBlock):
+    """Runs a graph three times in one call."""
+
+    def __init__(self, graph: Any) -> None:
+        super().__init__()
+        self.graph = graph
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"y": [load_handles(self.graph.run({"factor": 2.0})["noise"]) for _ in range(3)]}
+
+
+def test_several_remote_runs_in_one_call_draw_what_local_ones_draw(forge: EndpointProcess) -> None:
+    results = []
+    for inner in (noisy(), placed(noisy(), forge)):
+        graph = Graph("outer")
+        graph.add_node(Thrice(inner), node_id="o")
+        graph.expose_output("o", "y", "y")
+        results.append([bits(noise) for noise in graph.run(seed=4)["y"]])
+    assert results[0] == results[1]
+    assert len(set(results[0])) == 3
 
 
 def test_its_spec_and_config_are_those_of_the_graph(forge: EndpointProcess) -> None:
@@ -146,7 +171,7 @@ def test_an_input_nothing_takes_is_an_unknown_name(forge: EndpointProcess) -> No
             runnable.run({"z": 1})
 
 
-def test_a_value_that_cannot_travel_is_named_before_anything_is_sent(forge: EndpointProcess) -> None:
+def test_a_non_transferable_value_is_named_before_anything_is_sent(forge: EndpointProcess) -> None:
     remote = placed(noisy(), forge)
     with pytest.raises(CannotTravel) as caught:
         remote.run({"factor": [1, threading.Lock()]})
@@ -185,7 +210,7 @@ def test_block_types_the_endpoint_lacks_are_named_before_anything_is_deployed(fo
         placed(graph, forge)
 
 
-def test_training_and_its_hooks_stay_at_home(forge: EndpointProcess) -> None:
+def test_training_is_refused(forge: EndpointProcess) -> None:
     with pytest.raises(InvalidArgument, match="cannot train"):
         placed(noisy(), forge).run({}, training=True)
 

@@ -1,4 +1,4 @@
-"""A workflow that goes along with its calls, against endpoint processes that stand in for ComfyUIs."""
+"""A workflow that is sent with its calls, against endpoint processes that imitate ComfyUI."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MIB = 1 << 20
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EndpointProcess, EndpointProcess]]:
-    """Two that may fetch from each other."""
+    """Two endpoints that may fetch from each other."""
     folder = tmp_path_factory.mktemp("stand-ins")
     ports = [free_port(), free_port()]
     plugins = ["samples.served_blocks", "samples.prompts"]
@@ -93,7 +93,7 @@ def test_a_prompt_that_is_none_and_no_endpoint_are_refused_at_once() -> None:
 def test_what_an_endpoint_lacks_is_named_before_anything_is_sent(one: EndpointProcess, forge: EndpointProcess) -> None:
     with pytest.raises(UnknownBlockType, match=r"unknown node class 'NoSuchNode'.*at endpoint 'one'"):
         workflow(one, prompt={**DOUBLE, "9": node("NoSuchNode")}).run({"x": 1})
-    with pytest.raises(InvalidConfig, match="endpoint 'forge' is no ComfyUI"):
+    with pytest.raises(InvalidConfig, match="endpoint 'forge' is not a ComfyUI"):
         workflow(forge).run({"x": 1})
 
 
@@ -103,12 +103,12 @@ def test_an_error_of_the_run_keeps_its_class(one: EndpointProcess) -> None:
 
 
 def test_a_lost_endpoint_is_followed_by_the_next(one: EndpointProcess) -> None:
-    nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
+    down = Endpoint("down", f"http://127.0.0.1:{free_port()}")
     retry_policy = RetryPolicy(first=0.2)
-    remote = RemoteWorkflow(DOUBLE, endpoints=[nobody, one.endpoint()], retry_policy=retry_policy)
+    remote = RemoteWorkflow(DOUBLE, endpoints=[down, one.endpoint()], retry_policy=retry_policy)
     assert remote.run({"x": 4}) == {"y": 8}
     with pytest.raises(EndpointUnreachable):
-        RemoteWorkflow(DOUBLE, endpoint=nobody, retry_policy=retry_policy).run({"x": 4})
+        RemoteWorkflow(DOUBLE, endpoint=down, retry_policy=retry_policy).run({"x": 4})
 
 
 def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: EndpointProcess, tmp_path: Path) -> None:
@@ -166,27 +166,27 @@ def test_a_cancelled_token_cancels_the_job(one: EndpointProcess, tmp_path: Path)
     assert [row["status"] in ("CANCELLED", "IN_PROGRESS") for row in rows] == [True]
 
 
-def test_a_host_is_told_the_key_and_the_progress(one: EndpointProcess, tmp_path: Path) -> None:
+def test_a_host_receives_the_key_and_the_progress(one: EndpointProcess, tmp_path: Path) -> None:
     door = Door(tmp_path)
     keys: list[str] = []
-    told: list[tuple[float, float]] = []
+    reported: list[tuple[float, float]] = []
 
     def progress(place: str, done: float, total: float, text: str | None) -> None:
-        told.append((done, total))
+        reported.append((done, total))
         door.open()
 
     context = RunContext(0, ("node",), progress=progress)
-    assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, began=keys.append) == {"y": 5}
-    assert told[0] == (1.0, 2.0)
+    assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, on_key=keys.append) == {"y": 5}
+    assert reported[0] == (1.0, 2.0)
     assert [row["status"] for row in loop_thread().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
 
 
-def test_a_watcher_is_told_what_a_job_said_that_was_over_at_once(one: EndpointProcess) -> None:
-    told: list[tuple[str, str]] = []
+def test_a_watcher_receives_the_events_of_a_job_that_finished_at_once(one: EndpointProcess) -> None:
+    reported: list[tuple[str, str]] = []
     remote = workflow(one)
     for _ in range(2):
-        assert remote.call({"x": 2}, RunContext(0), watch=lambda kind, data: told.append((kind, str(data.get("text"))))) == {"y": 4}
-    assert told == [("log", "doubling")] * 2
+        assert remote.call({"x": 2}, RunContext(0), watch=lambda kind, data: reported.append((kind, str(data.get("text"))))) == {"y": 4}
+    assert reported == [("log", "doubling")] * 2
 
 
 def test_a_preview_method_that_is_none_is_refused(one: EndpointProcess) -> None:
@@ -199,14 +199,14 @@ def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess
     door = Door(tmp_path)
     client = one.client()
     loop_thread().run(client.deploy("gate", {"kind": "graph", "config": one_node("gate", ("path", "x")), "state": None}))
-    # unlike a workflow, a graph of blocks keeps its slot while it runs or waits for its block; there are four
+    # Unlike a workflow, a graph of blocks holds its slot while it runs or waits for its block; there are four slots.
     gate = RemoteGraph(endpoint=client, graph_id="gate")
     busy = [InBackground(lambda: gate.run(door.inputs(x=1))) for _ in range(5)]
     until(lambda: loop_thread().run(one.client().health())["queue"]["queued"] == 1)
     try:
         assert workflow(one, two, max_queued=0, graph_id="next").run({"x": 2}) == {"y": 4}
         assert [row["status"] for row in loop_thread().run(two.client().jobs(graph_id="next"))] == ["COMPLETED"]
-        with pytest.raises(QueueFull, match="endpoint 'one' has 1 jobs waiting, and 'next' goes where at most 0 are"):
+        with pytest.raises(QueueFull, match="endpoint 'one' has 1 jobs waiting, and the limit for 'next' is 0"):
             workflow(one, max_queued=0, graph_id="next").run({"x": 2})
     finally:
         door.open()
@@ -214,11 +214,11 @@ def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess
     loop_thread().run(client.remove("gate"))
 
 
-def test_who_is_unreachable_or_refuses_is_named(one: EndpointProcess) -> None:
-    nobody = Endpoint("nobody", f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(EndpointUnreachable, match="endpoint 'nobody': nothing answers at") as caught:
-        RemoteWorkflow(DOUBLE, endpoint=nobody, retry_policy=RetryPolicy(first=0.1)).run({"x": 4})
-    assert caught.value.details["endpoint"] == "nobody"
+def test_an_unreachable_or_refusing_endpoint_is_named(one: EndpointProcess) -> None:
+    down = Endpoint("down", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(EndpointUnreachable, match="endpoint 'down': nothing answers at") as caught:
+        RemoteWorkflow(DOUBLE, endpoint=down, retry_policy=RetryPolicy(first=0.1)).run({"x": 4})
+    assert caught.value.details["endpoint"] == "down"
     with pytest.raises(AccessDenied, match=r"endpoint 'one' at http.*: the token is wrong"):
         RemoteWorkflow(DOUBLE, endpoint=Endpoint("one", one.url, secret="not-the-token")).run({"x": 4})
 
@@ -241,7 +241,7 @@ def test_a_caller_says_how_long_its_job_goes_on_without_it(one: EndpointProcess,
 
 
 @pytest.mark.parametrize("kind", [RemoteGraph, RemoteStage, RemoteWorld])
-def test_every_proxy_takes_orphan_after_within_a_day(kind: type[RemoteGraph]) -> None:
+def test_orphan_after_is_at_most_a_day(kind: type[RemoteGraph]) -> None:
     assert kind("http://127.0.0.1:9", "graph", orphan_after=90).orphan_after == 90.0
-    with pytest.raises(InvalidArgument, match="orphan_after is more than 0 and at most 86400 seconds"):
+    with pytest.raises(InvalidArgument, match="orphan_after must be greater than 0 and at most 86400 seconds"):
         kind("http://127.0.0.1:9", "graph", orphan_after=0)

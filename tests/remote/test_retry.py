@@ -1,4 +1,4 @@
-"""Trying again: what is said of an endpoint that did not come back is whether it may be at work on the call."""
+"""Retries: the error for a lost endpoint reports whether the endpoint may be working on the call."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ SHORT = RetryPolicy(0.1, 0.2)
 
 
 async def lost(drops: int) -> EndpointUnreachable:
-    """How asking ends where that many connections are taken and dropped once the question is read, and no more are taken."""
+    """The error of a request to a server that accepts that many connections, closes each after reading the request, and then accepts no
+    more.
+    """
     left = drops
 
     async def drop(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -36,7 +38,7 @@ async def lost(drops: int) -> EndpointUnreachable:
 
 
 @pytest.mark.parametrize("drops, reached", [(0, False), (1, True)])
-def test_a_question_that_broke_off_may_have_been_taken(drops: int, reached: bool) -> None:
+def test_a_request_that_broke_off_may_have_been_accepted(drops: int, reached: bool) -> None:
     from yggdrasill.remote.loop_thread import loop_thread
 
     error = loop_thread().run(lost(drops))

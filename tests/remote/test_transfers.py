@@ -1,4 +1,4 @@
-"""Tensors on their way: cut connections, hand-over between endpoints, and bytes that are not sent."""
+"""Transfers of tensors: cut connections, direct transfer between endpoints, and bytes that are not sent."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def fresh(mib: int = 4) -> torch.Tensor:
 
 
 def pair(first: Endpoint | EndpointProcess, second: Endpoint | EndpointProcess, **options: Any) -> Pipeline:
-    """Two graphs, one after another, each on its own endpoint."""
+    """Two graphs in sequence, each on a different endpoint."""
     pipeline = Pipeline("pair")
     pipeline.add_graph(double("one"))
     pipeline.add_graph(double("two"))
@@ -65,7 +65,7 @@ def test_a_cut_while_a_job_runs_finds_the_same_job_again(forge: EndpointProcess,
     assert remote.run({"x": 1}) == {"y": 2}
 
 
-def test_an_endpoint_that_is_lost_for_good_is_given_up(forge: EndpointProcess) -> None:
+def test_an_endpoint_that_stays_lost_is_given_up(forge: EndpointProcess) -> None:
     with cutter(forge) as proxy:
         registry = registry_of(forge.endpoint(proxy.url), default="forge", retry_policy=RetryPolicy(first=0.5, later=0.5))
         remote = double("lost").place(registry)
@@ -74,7 +74,7 @@ def test_an_endpoint_that_is_lost_for_good_is_given_up(forge: EndpointProcess) -
             remote.run({"x": fresh()})
 
 
-def test_large_outputs_stay_where_they_are_until_somebody_loads_them(forge: EndpointProcess, forge_proxy: Cutter) -> None:
+def test_large_outputs_stay_at_the_endpoint_until_they_are_loaded(forge: EndpointProcess, forge_proxy: Cutter) -> None:
     from yggdrasill.executor.context import enter_run
 
     remote = double("stays").place(registry_of(forge.endpoint(forge_proxy.url), default="forge"))
@@ -166,7 +166,7 @@ def test_many_inputs_arrive_side_by_side(forge: EndpointProcess) -> None:
 
 
 async def _count_requests(act: Any, client: Any) -> list[tuple[str, str]]:
-    """Method and last part of the path of what ``client`` asks while ``act`` runs, but for the folder that it may use."""
+    """Count the requests of ``client`` during ``act`` by method and last part of the path, except for the artifact folder."""
     asked: list[tuple[str, str]] = []
     whole = client.open
 

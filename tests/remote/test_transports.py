@@ -1,4 +1,4 @@
-"""Every exception of the network enters through one map, and the map leaves none out."""
+"""Every exception of the network is converted by one map, and the map is total."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def below(cls: type[Exception]) -> Iterator[type[Exception]]:
 
 
 def made(cls: type[Exception]) -> Exception:
-    """An instance, whatever its constructor wants."""
+    """Create an instance, whatever its constructor requires."""
     error = cls.__new__(cls)
     if isinstance(error, aiohttp.ClientResponseError):
         aiohttp.ClientResponseError.__init__(error, REQUEST, ())
@@ -67,13 +67,13 @@ def test_every_error_of_aiohttp_sockets_and_timeouts_becomes_one_of_ours(cls: ty
         (aiohttp.ClientConnectorError(KEY, OSError(111, "refused")), EndpointUnreachable, "nothing answers"),
         (ConnectionResetError(104, "reset"), EndpointUnreachable, "broke"),
         (aiohttp.ServerDisconnectedError(), EndpointUnreachable, "broke"),
-        (aiohttp.ServerTimeoutError(), EndpointUnreachable, "silent"),
-        (asyncio.TimeoutError(), EndpointUnreachable, "silent"),
+        (aiohttp.ServerTimeoutError(), EndpointUnreachable, "sent no data for too long"),
+        (asyncio.TimeoutError(), EndpointUnreachable, "sent no data for too long"),
         (socket.gaierror(-2, "unknown"), EndpointUnreachable, "broke"),
         (aiohttp.ClientPayloadError("cut"), EndpointUnreachable, "broke"),
         (ssl.SSLCertVerificationError("self-signed"), AccessDenied, "'ca'"),
-        (aiohttp.ClientResponseError(REQUEST, ()), ProtocolMismatch, "another HTTP"),
-        (aiohttp.InvalidURL("h"), InvalidArgument, "no url"),
+        (aiohttp.ClientResponseError(REQUEST, ()), ProtocolMismatch, "invalid HTTP"),
+        (aiohttp.InvalidURL("h"), InvalidArgument, "not a URL"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )

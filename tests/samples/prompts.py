@@ -54,7 +54,7 @@ class LocalFallback:
         outputs = {}
         for name, port in graph.outputs.items():
             outputs[name] = value_of(graph.prompt[port.nodes[0]]["inputs"]["value"])
-            context.emit_output(name, outputs[name])
+            context.host.emit_output(name, outputs[name])
         return outputs
 
 

@@ -57,7 +57,7 @@ class Outside(Gate):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         begin(inputs["path"])
-        with current_run().release_slot():
+        with current_run().host.release_slot():
             wait_for(inputs["path"])
         return {"y": inputs.get("x")}
 

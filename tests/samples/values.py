@@ -1,4 +1,4 @@
-"""Generated values of every kind the codec knows, and the equality that lossless means."""
+"""Generated values of every type that the codec supports, and exact equality."""
 
 from __future__ import annotations
 

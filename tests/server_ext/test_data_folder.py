@@ -60,7 +60,7 @@ def test_an_endpoint_starts_with_foreign_and_half_written_things_around(tmp_path
         ("endpoints.yaml", b"endpoint: {}\n", 0o600, "endpoint"),
         ("endpoints.yaml", GARBAGE, 0o600, "endpoints.yaml"),
         ("secrets.yaml", b"a: tell-nobody\n", 0o644, "chmod 600"),
-        ("secrets.yaml", b"a: [tell-nobody", 0o600, "is no YAML mapping"),
+        ("secrets.yaml", b"a: [tell-nobody", 0o600, "is not a YAML mapping"),
         ("signing_key", b"", 0o600, "delete it, and a new secret is made"),
     ],
 )

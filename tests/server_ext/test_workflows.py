@@ -78,7 +78,7 @@ def test_a_caller_that_stays_away_loses_its_job(host: Http, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "prompt, expected, said",
     [
-        ({}, (400, "InvalidConfig"), "a prompt is a mapping"),
+        ({}, (400, "InvalidConfig"), "a prompt must be a mapping"),
         ({"nodes": [], "links": []}, (400, "InvalidConfig"), "Export (API)"),
         ({"1": {"inputs": {}}}, (400, "InvalidConfig"), "needs a class_type"),
         ({**DOUBLE, "4": graph_output("y", ("1", 0))}, (400, "InvalidConfig"), "two outputs named 'y'"),

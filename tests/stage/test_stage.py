@@ -430,6 +430,41 @@ def test_a_dry_run_calls_nothing_and_writes_nothing() -> None:
     assert stage.run({1: 1}, dry_run=True).blocks == {1: 1}
 
 
+@pytest.mark.parametrize("carry", [True, False])
+def test_a_dry_run_keeps_the_blocks_that_it_would_write(carry: bool) -> None:
+    stage = Stage()
+    stage.add_pipeline(double("p"))
+    stage.set_state_contract([1], [2], carry=carry)
+    assert stage.run({1: 1, 2: "kept"}, dry_run=True).blocks == {1: 1, 2: "kept"}
+
+
+def test_pipelines_without_a_guard_need_no_output_mapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage()
+    for name in ("p", "q", "r"):
+        stage.add_pipeline(double(name))
+    stage.set_state_contract([1], [2], [(1, "p", "x"), (1, "q", "x"), (1, "r", "x")], [(2, "p", "y")])
+    assert stage.run({1: 1})[2] == 2
+
+    def counted() -> list[Any]:
+        raise AssertionError("computed for a guard")
+
+    monkeypatch.setattr(stage, "output_mapping", counted)
+    assert stage.run({1: 1})[2] == 2
+
+
+def test_mappings_follow_the_contract_and_the_structure() -> None:
+    stage = Stage()
+    stage.add_pipeline(double("p"))
+    stage.set_state_contract([1], [2])
+    assert stage.run({1: 1}).blocks == {1: 1, 2: 2}
+    stage.set_state_contract([1], [3])
+    assert stage.run({1: 1}).blocks == {1: 1, 3: 2}
+    stage.remove_pipeline("p")
+    assert stage.run({1: 1}).blocks == {1: 1}
+    stage.add_pipeline(double("q"))
+    assert stage.run({1: 1}).blocks == {1: 1, 3: 2}
+
+
 def test_preview_marks_what_would_be_written() -> None:
     stage = Stage("s")
     stage.add_pipeline(double("p"))

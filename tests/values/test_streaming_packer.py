@@ -96,7 +96,7 @@ class _Disturbed(DiskStore):
         return super().writer(expected, nbytes)
 
 
-def test_bytes_that_change_on_their_way_are_never_stored_under_a_wrong_name(tmp_path: Path) -> None:
+def test_bytes_that_change_while_they_are_stored_never_get_a_wrong_hash(tmp_path: Path) -> None:
     store = _Disturbed(tmp_path)
     store.tensor = torch.zeros(9000)
     packer = StreamingPacker(store, "job")

@@ -56,7 +56,7 @@ def loader(store: ArtifactStore) -> Callable[[ArtifactRef], memoryview]:
 
 
 def nothing(ref: ArtifactRef) -> memoryview:
-    raise UnknownArtifact(f"{ref.hash} is asked for; nothing is here")
+    raise UnknownArtifact(f"{ref.hash} is not in any store")
 
 
 def handles(store: ArtifactStore) -> Callable[[ArtifactRef], ArtifactHandle]:
@@ -101,7 +101,7 @@ def golden(name: str) -> Any:
         return json.loads(json.dumps(packed.wire))
 
 
-def test_small_payloads_ride_inline_until_the_message_is_full() -> None:
+def test_small_payloads_are_inline_up_to_the_total_limit() -> None:
     with pack([torch.zeros(100) + number for number in range(10)], MemoryStore(), inline_bytes=400, max_inline_total=1500) as packed:
         assert ["inline" in entry for entry in packed.wire["payloads"]] == [True] * 3 + [False] * 7
         assert len(packed.artifacts) == 7
@@ -120,7 +120,7 @@ def test_the_same_tensor_twice_is_one_artifact_and_one_object() -> None:
 
 
 @pytest.mark.parametrize("writable", [False, True])
-def test_equal_tensors_get_memory_of_their_own(writable: bool) -> None:
+def test_equal_tensors_get_separate_memory(writable: bool) -> None:
     store, tensor = MemoryStore(), torch.rand(100, 100)
     with pack([tensor, tensor.clone()], store, owner="job") as packed:
         store.unpin("job")
@@ -145,7 +145,7 @@ def test_a_packed_value_that_is_never_released_is_reported() -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "disk"])
-def test_with_an_owner_the_artifacts_last_and_are_pinned(kind: str, tmp_path: Path) -> None:
+def test_with_an_owner_the_artifacts_are_copied_and_pinned(kind: str, tmp_path: Path) -> None:
     room = 50_000
     store: MemoryStore | DiskStore = MemoryStore(quota_bytes=room) if kind == "memory" else DiskStore(tmp_path, quota_bytes=room)
     tensor = torch.rand(100, 100)
@@ -172,12 +172,12 @@ def test_a_value_that_cannot_travel_leaves_nothing_in_the_store(owner: str | Non
     assert not store._pins
 
 
-def test_a_handle_stands_for_a_large_tensor_until_it_is_loaded() -> None:
-    store, asked = MemoryStore(), []
+def test_a_large_tensor_is_unpacked_as_a_handle_and_loaded_once() -> None:
+    store, loads = MemoryStore(), []
     tensor = torch.arange(20_000.0).view(100, 200).t()
 
     def load(ref: ArtifactRef) -> memoryview:
-        asked.append(ref.hash)
+        loads.append(ref.hash)
         return store.read(ref.hash)
 
     value = {"large": tensor, "small": torch.arange(3), "array": np.arange(9000), "again": tensor}
@@ -187,15 +187,15 @@ def test_a_handle_stands_for_a_large_tensor_until_it_is_loaded() -> None:
         assert isinstance(handle, Handle)
         assert handle is back["again"]
         assert (handle.dtype, handle.shape, handle.hash, handle.nbytes) == ("float32", (200, 100), packed.artifacts[0], 80_000)
-        assert handle.hash not in asked
+        assert handle.hash not in loads
         assert not handle.loaded
         assert "float32 [200, 100]" in repr(handle)
         assert same(value, load_handles(back))
         assert handle.load() is handle.load()
-        assert asked.count(handle.hash) == 1
+        assert loads.count(handle.hash) == 1
 
 
-def test_a_handle_is_sent_on_as_the_reference_it_is() -> None:
+def test_a_handle_is_packed_as_its_reference() -> None:
     entry = {**REFERENCE, "strides": [1, 2], "url": "http://127.0.0.1:8401/x?sig=1", "store": "f" * 32}
     value = unpack(wire_of(entry), nothing, handles=lambda ref: ArtifactHandle(ref, nothing))
     with pack({"a": [value]}, MemoryStore()) as packed:
@@ -203,7 +203,7 @@ def test_a_handle_is_sent_on_as_the_reference_it_is() -> None:
         assert packed.artifacts == [NAME]
 
 
-def test_what_a_handle_stands_for_is_pinned_like_the_rest(tmp_path: Path) -> None:
+def test_the_artifact_of_a_packed_handle_is_pinned(tmp_path: Path) -> None:
     store = DiskStore(tmp_path, quota_bytes=50_000)
     tensor = torch.rand(100, 100)
     with pack(tensor, store) as packed:
@@ -214,7 +214,7 @@ def test_what_a_handle_stands_for_is_pinned_like_the_rest(tmp_path: Path) -> Non
     assert torch.equal(handle.load(), tensor)
 
 
-def test_calls_that_hold_the_same_tensor_at_once_leave_no_copy() -> None:
+def test_two_calls_that_borrow_one_tensor_leave_no_copy() -> None:
     store, tensor = MemoryStore(), torch.rand(100, 100)
     first, second = pack(tensor, store), pack(tensor, store)
     first.release()
@@ -223,7 +223,7 @@ def test_calls_that_hold_the_same_tensor_at_once_leave_no_copy() -> None:
     assert store.missing(first.artifacts) == first.artifacts
 
 
-def test_handles_are_equal_by_what_they_stand_for() -> None:
+def test_handles_are_equal_by_hash_and_spec() -> None:
     here, there = (ArtifactHandle(ArtifactRef.from_json({**REFERENCE, "store": store}), nothing) for store in ("a", "b"))
     other = ArtifactHandle(ArtifactRef.from_json({**REFERENCE, "shape": [3, 2]}), nothing)
     assert here == there
@@ -258,7 +258,7 @@ def test_references_name_each_artifact_once() -> None:
     assert second.hash == "ab" * 32
 
 
-def test_urls_are_set_where_the_signer_gives_one() -> None:
+def test_urls_are_set_if_the_signer_returns_one() -> None:
     other = {**REFERENCE, "artifact": "ab" * 32, "url": "http://elsewhere/ab"}
     wire = {"skeleton": [], "payloads": [REFERENCE, other, {"dtype": "bytes", "shape": [3], "nbytes": 3, "inline": "AAAA"}]}
     before = json.dumps(wire)
@@ -314,7 +314,7 @@ def test_a_hostile_message_is_corrupt(name: str, with_handles: bool) -> None:
         unpack(HOSTILE[name], lambda ref: memoryview(bytes(min(ref.nbytes, 100))), handles=made)
 
 
-def test_a_message_that_claims_too_much_is_refused_before_anything_is_asked_for() -> None:
+def test_a_message_above_the_limits_is_refused_before_any_artifact_is_loaded() -> None:
     huge = {"dtype": "uint8", "shape": [1 << 40], "nbytes": 1 << 40, "artifact": NAME}
     with pytest.raises(LimitExceeded, match="max_bytes"):
         unpack(wire_of(huge), nothing)
@@ -340,13 +340,13 @@ def test_values_above_the_limits_are_not_packed() -> None:
         pack(torch.rand(10_000), MemoryStore(max_artifact_bytes=1000))
 
 
-def test_a_dtype_that_torch_does_not_have_here_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dtype_that_this_torch_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch, "bits1x8")
     with pytest.raises(UnsupportedVersion, match="bits1x8"):
         unpack(wire_of({**REFERENCE, "dtype": "bits1x8"}), nothing, handles=handles(MemoryStore()))
 
 
-def test_what_is_not_there_is_an_unknown_artifact() -> None:
+def test_an_absent_artifact_is_an_unknown_artifact() -> None:
     with pytest.raises(UnknownArtifact, match=NAME):
         unpack(wire_of(REFERENCE), loader(MemoryStore()))
 

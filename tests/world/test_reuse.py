@@ -140,7 +140,7 @@ def test_parameters_are_given_once(level: str) -> None:
 @at_every_level
 def test_a_shared_block_is_trainable_if_any_user_is(level: str) -> None:
     built = build(level, ReusePool())
-    first, second = list(built._children)
+    first, second = list(built.children)
     built.set_trainable(first, False)
     assert len(list(built.trainable_parameters())) == 2
     built.set_trainable(second, False)

@@ -25,6 +25,7 @@ from yggdrasill.errors import (
 from yggdrasill.executor.context import CancelToken, enter_run
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.stage import Stage, StageLike, State
+from yggdrasill.values import Handle
 from yggdrasill.world import CANONICAL_CYCLE, World
 
 # -- building ---------------------------------------------------------------------------------------------------
@@ -420,15 +421,16 @@ def test_a_raising_hook_is_named(world: World) -> None:
         world.run(callbacks=broken)
 
 
-class Reference:
-    """A handle: a value's description, and the value when somebody asks."""
+class Reference(Handle):
+    """A handle to a value that is in memory."""
 
     dtype = "float32"
+    shape: tuple[int, ...] = ()
+    hash = "0" * 64
 
     def __init__(self, value: Any) -> None:
         self.value = value
         self.shape = tuple(value.shape)
-        self.hash = "0" * 64
 
     def load(self) -> Any:
         return self.value

@@ -88,7 +88,7 @@ class ArtifactStore(Protocol):
     def chunks(self, hash: str, start: int = 0, stop: int | None = None, size: int = CHUNK_BYTES) -> Iterator[memoryview]:  # noqa: A002
         """Return an iterator over the bytes from ``start`` to ``stop``, at most ``size`` at a time.
 
-        Raises `UnknownArtifact` when called. The iterator yields all bytes even if the artifact is evicted meanwhile.
+        Raises `UnknownArtifact` when called. The iterator yields all bytes even if the artifact is evicted in between.
         """
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation import Edge, Graph, Port
@@ -132,8 +132,8 @@ def expose_rest(whole: ConnectedContainer) -> None:
     edges = whole.get_edges()
     connected, used = {(e.target_node, e.target_port) for e in edges}, {(e.source_node, e.source_port) for e in edges}
     exposed = {(entry[whole.child_id_field], entry["port_name"]) for entry in [*whole.get_input_spec(), *whole.get_output_spec()]}
-    inputs = [end for end in _ports(whole, "inputs") if end not in connected | exposed]
-    outputs = [end for end in _ports(whole, "outputs") if end not in used | exposed]
+    inputs = [end for end in _ports(whole, "input") if end not in connected | exposed]
+    outputs = [end for end in _ports(whole, "output") if end not in used | exposed]
     for ends, spec, expose in (
         (inputs, whole.get_input_spec(), whole.expose_input),
         (outputs, whole.get_output_spec(), whole.expose_output),
@@ -143,9 +143,9 @@ def expose_rest(whole: ConnectedContainer) -> None:
             expose(child, port, port if names.count(port) == 1 else None)
 
 
-def _ports(whole: ConnectedContainer, side: str) -> Iterator[tuple[str, str]]:
-    for child in whole._children:
-        for port in whole._side(child, "inputs" if side == "inputs" else "outputs"):
+def _ports(whole: ConnectedContainer, side: Literal["input", "output"]) -> Iterator[tuple[str, str]]:
+    for child in whole.children:
+        for port in whole.ports(child, side):
             yield child, port
 
 

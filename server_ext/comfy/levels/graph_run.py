@@ -24,7 +24,7 @@ def run_graph(work: NodeWork[Any], config: Mapping[str, Any], sockets: Mapping[s
     name = str(config.get("pipeline_id" if kind == "pipeline" else "graph_id", kind))
     graph = build_placed(config)
     inputs = inputs_by_name(graph, name, sockets)
-    work.meter.begin(len(graph._children) if isinstance(graph, ConnectedContainer) else 1)
+    work.meter.begin(len(graph.children) if isinstance(graph, ConnectedContainer) else 1)
 
     def on_child(child_id: str, phase: str, **facts: Any) -> None:
         if phase == "after":

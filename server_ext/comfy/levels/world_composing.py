@@ -138,7 +138,7 @@ def make_world(
         world.set_canonical_cycle()
     else:
         world.set_cycle(list(world.stages))
-    world.validate(strict=True, validate_stages=True)
+    world.validate(strict=True, deep=True)
     return dict(world.to_config())
 
 

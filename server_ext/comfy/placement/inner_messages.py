@@ -16,7 +16,7 @@ __all__ = ["InnerMessages"]
 
 
 class InnerMessages:
-    """Sends to the client that started the prompt. Create it in the task of the call's node; the threads of the call use it.
+    """Sends to the client that started the prompt. Create it in the task of the placed node; the threads of the call use it.
 
     ``inner`` are the ids of the nodes to report; other nodes at the endpoint, such as ports, are not reported.
     """

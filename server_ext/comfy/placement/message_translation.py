@@ -1,4 +1,4 @@
-"""Translates ComfyUI's messages about a partitioned prompt into messages about the posted prompt: inner nodes replace the nodes of calls."""
+"""Translates ComfyUI's messages about a partitioned prompt into messages about the posted prompt: inner nodes replace placed nodes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from yggdrasill.server_ext.comfy.placement.partitioned_prompt import Partitioned
 __all__ = ["INNER_OUTPUTS", "pack_outputs", "translate_history", "translate_message"]
 
 INNER_OUTPUTS = "yggdrasill"
-"""The key under which the node of a call stores the outputs of its inner nodes, so that ComfyUI's cache keeps them too."""
+"""The key under which a placed node stores the outputs of its inner nodes, so that ComfyUI's cache keeps them too."""
 
 Message = tuple[str, dict[str, Any]]
 
 
 def pack_outputs(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the outputs of inner nodes as the output of their call's node, or None if there are none."""
+    """Return the outputs of inner nodes as the output of the placed node, or None if there are none."""
     return {INNER_OUTPUTS: [[node, output] for node, output in outputs.items()]} if outputs else None
 
 

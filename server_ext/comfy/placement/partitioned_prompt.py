@@ -35,7 +35,7 @@ class PartitionedPrompt:
     calls: Mapping[str, PartCall]
     placements: Mapping[str, Placement]
     #: The node ids of calls whose values may be split over several endpoints.
-    shareable: frozenset[str] = frozenset()
+    splittable: frozenset[str] = frozenset()
     #: By node id of a call: its failure, and the inner node that was last reported running.
     failures: dict[str, InnerFailure] = field(default_factory=dict)
     running: dict[str, str] = field(default_factory=dict)

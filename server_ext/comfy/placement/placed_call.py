@@ -22,7 +22,7 @@ from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, PartitionedPrompt
-from yggdrasill.server_ext.comfy.placement.shared_call import SharedCall, split_call
+from yggdrasill.server_ext.comfy.placement.split_call import SplitCall, split_call
 from yggdrasill.server_ext.comfy.port_checks import check_port
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.url_redaction import public_message
@@ -82,7 +82,7 @@ class PlacedCall(NodeCall):
 
     @property
     def shown(self) -> dict[str, Any] | None:
-        """Return the outputs that inner nodes showed, as the output of the call's node."""
+        """Return the outputs that inner nodes showed, as the output of the placed node."""
         return pack_outputs(self._inner.outputs)
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
@@ -130,30 +130,30 @@ class PlacedCall(NodeCall):
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}
-        outputs: dict[str, Any] = remote.call(sent, self._context, options, watch=watch, began=self._on_sent)
+        outputs: dict[str, Any] = remote.call(sent, self._context, options, watch=watch, on_key=self._on_sent)
         return outputs
 
-    def _call_shared(self, placement: Placement, values: Values) -> dict[str, Any] | None:
+    def _call_split(self, placement: Placement, values: Values) -> dict[str, Any] | None:
         """Split the call over all endpoints of the placement and return the joined outputs; None if it goes to one endpoint."""
         partitioned = self._partitioned
         is_single = len(placement.endpoints) < 2 or placement.policy == "first" or placement.split == "none"
-        if is_single or partitioned is None or self.node_id not in partitioned.shareable:
+        if is_single or partitioned is None or self.node_id not in partitioned.splittable:
             return None
-        sharing, shares = split_call(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
-        if not shares:
+        splitter, pieces = split_call(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
+        if not pieces:
             return None
-        shared = SharedCall(self._call_endpoint, placement, self._on_event)
-        results = shared.run(shares)
-        outputs = sharing.join(shares, results)
+        split = SplitCall(self._call_endpoint, placement, self._on_event)
+        results = split.run(pieces)
+        outputs = splitter.join(pieces, results)
         if outputs is None:
             return None
-        shared.show()
+        split.show()
         return {name: port_value(listed) for name, listed in outputs.items()}
 
     def _outputs(self, placement: Placement, values: Values) -> dict[str, Any]:
         """Return the outputs from the endpoints or, if none accepted the call and the placement allows it, from this ComfyUI."""
         try:
-            outputs = self._call_shared(placement, values)
+            outputs = self._call_split(placement, values)
             return self._call_endpoint(placement, values, self._on_event) if outputs is None else outputs
         except (EndpointUnreachable, QueueFull, UnknownArtifact) as error:
             self._mark_stale()

@@ -75,8 +75,8 @@ class PromptValidator:
         placements = {
             call.node_id: self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
         }
-        shareable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
-        partitioned = PartitionedPrompt(partition.prompt, posted, {call.node_id: call for call in partition.calls}, placements, shareable)
+        splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
+        partitioned = PartitionedPrompt(partition.prompt, posted, {call.node_id: call for call in partition.calls}, placements, splittable)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
         return result

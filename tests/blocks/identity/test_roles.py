@@ -1,4 +1,4 @@
-"""The role stubs have the ports of their roles and pass values on."""
+"""Role stubs: the ports of their roles, and outputs that are copies of inputs."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def test_a_stub_has_the_ports_of_its_role(role: str) -> None:
 
 
 @pytest.mark.parametrize("role, inputs, outputs", PASSED)
-def test_a_stub_passes_its_inputs_on(role: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+def test_a_stub_copies_its_inputs_to_its_outputs(role: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
     assert BlockRegistry().build({"block_type": f"{role}/identity"}).run(inputs) == outputs
 
 
-def test_a_backbone_takes_several_conditions_whatever_their_order() -> None:
+def test_a_backbone_accepts_several_conditions_in_any_order() -> None:
     port = BlockRegistry().build({"block_type": "backbone/identity"}).get_port("condition")
     assert port is not None
     assert port.aggregation is PortAggregation.DICT

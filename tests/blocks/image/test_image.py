@@ -1,4 +1,4 @@
-"""Resize, blend, grid and adjust."""
+"""The image blocks resize, blend, grid and adjust."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def plain(*shape: int, value: float = 0.5) -> torch.Tensor:
     ],
 )
 @pytest.mark.parametrize("method", ["nearest", "bilinear", "bicubic"])
-def test_resize_gives_the_size_asked_for(config: dict[str, Any], shape: tuple[int, ...], method: str) -> None:
+def test_resize_returns_the_configured_size(config: dict[str, Any], shape: tuple[int, ...], method: str) -> None:
     image = torch.rand(2, 20, 40, 3, generator=torch.Generator().manual_seed(1))
     assert tuple(run("image/resize", {"image": image}, method=method, **config).shape) == shape
 
@@ -56,14 +56,14 @@ def test_blend_modes_are_the_known_formulas(mode: str, expected: float) -> None:
     assert set(run("image/blend", inputs, mode=mode).flatten().tolist()) == {expected}
 
 
-def test_opacity_and_mask_say_how_much_and_where() -> None:
+def test_opacity_and_mask_weight_the_blend() -> None:
     inputs = {"below": plain(2, 1, 2, 3, value=0.0), "above": plain(1, 1, 2, 3, value=1.0), "mask": torch.tensor([[0.0, 1.0]])}
     image = run("image/blend", inputs, opacity=0.5)
     assert tuple(image.shape) == (2, 1, 2, 3)
     assert image[:, 0, :, 0].tolist() == [[0.0, 0.5], [0.0, 0.5]]
 
 
-def test_grid_lays_batches_and_lists_out_in_order() -> None:
+def test_grid_arranges_batches_and_lists_in_order() -> None:
     images = {"a:image": plain(2, 4, 6, 3, value=0.25), "b:image": [plain(1, 2, 2, 3, value=0.75)]}
     sheet = run("image/grid", {"images": images}, columns=2, gap=1)
     assert tuple(sheet.shape) == (1, 11, 15, 3)
@@ -82,17 +82,19 @@ def test_adjust_changes_colours_and_keeps_alpha() -> None:
 @pytest.mark.parametrize(
     "block_type, inputs, config, message",
     [
-        ("image/resize", {"image": plain(1, 2, 2, 3)}, {}, "config names no size; give 'width', 'height' or 'scale'"),
+        ("image/resize", {"image": plain(1, 2, 2, 3)}, {}, "config has no size; set 'width', 'height' or 'scale'"),
         ("image/resize", {"image": plain(1, 2, 2, 3)}, {"width": 0}, "'width' is 0; it must be a number from 1 to 16384"),
         ("image/resize", {"image": plain(1, 2, 2, 3)}, {"width": 4, "method": "best"}, "'method' is 'best'; it can be 'bicubic'"),
         ("image/resize", {"image": "a.png"}, {"width": 4}, "port 'image' got a str"),
         ("image/adjust", {"image": plain(2, 2)}, {}, r"port 'image' got shape \[2, 2\]"),
-        ("image/adjust", {"image": torch.zeros(1, 2, 2, 3, dtype=torch.uint8)}, {}, "uint8; an image is a float32 tensor"),
-        ("image/blend", {"below": plain(1, 2, 2, 3), "above": plain(1, 3, 2, 3)}, {}, "bring them to one size with image/resize"),
+        ("image/adjust", {"image": torch.zeros(1, 2, 2, 3, dtype=torch.uint8)}, {}, "uint8; expected an image, a float32 tensor"),
+        ("image/blend", {"below": plain(1, 2, 2, 3), "above": plain(1, 3, 2, 3)}, {}, "make the sizes equal with image/resize"),
         ("image/blend", {"below": plain(1, 2, 2, 3), "above": plain(1, 2, 2, 3), "mask": plain(3, 3)}, {}, r"mask is \[3, 3\]"),
         ("image/grid", {"images": []}, {}, "got 0 images"),
     ],
 )
-def test_what_an_image_block_cannot_take_is_said(block_type: str, inputs: dict[str, Any], config: dict[str, Any], message: str) -> None:
+def test_invalid_inputs_of_an_image_block_are_refused_with_the_reason(
+    block_type: str, inputs: dict[str, Any], config: dict[str, Any], message: str
+) -> None:
     with pytest.raises(InvalidArgument, match=message):
         BlockRegistry().build({"block_type": block_type, **config}).run(inputs)

@@ -1,4 +1,4 @@
-"""Measures are what can be counted on the map."""
+"""`procedural/measure`: measures of known maps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def flat_map() -> dict[str, Any]:
     }
 
 
-def test_a_map_drawn_by_hand_measures_what_was_drawn(measure: AbstractBaseBlock) -> None:
+def test_the_measures_of_a_hand_drawn_map_are_as_drawn(measure: AbstractBaseBlock) -> None:
     measures = measure.run({"artifacts": flat_map()})["measures"]
     assert measures["land_share"] == 0.0625
     assert measures["land_km2"] == 100
@@ -66,7 +66,7 @@ def test_a_map_without_land_has_measures_too(measure: AbstractBaseBlock) -> None
     assert measures["rivers"] == {"count": 0, "total_km": 0, "longest_km": 0}
 
 
-def test_bodies_are_what_touches_along_edges() -> None:
+def test_bodies_are_connected_along_edges() -> None:
     mask = np.array([[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 1, 1], [1, 0, 0, 1]], dtype=bool)
     assert label_bodies(mask).tolist() == [[0, 0, -1, -1], [-1, 0, -1, 7], [-1, -1, 7, 7], [12, -1, -1, 7]]
 
@@ -78,7 +78,7 @@ def test_places_have_names(x: float, y: float, where: str) -> None:
     assert compass(x, y) == where
 
 
-def test_artifacts_that_lack_a_field_are_refused_by_its_name(measure: AbstractBaseBlock) -> None:
+def test_a_missing_field_of_the_artifacts_is_named(measure: AbstractBaseBlock) -> None:
     artifacts = flat_map()
     del artifacts["biomes"]
     with pytest.raises(InvalidArgument, match="the artifacts lack 'biomes'"):

@@ -1,4 +1,4 @@
-"""The terrain chain makes believable, repeatable ground, water and pictures, and says clearly what it cannot take."""
+"""The terrain blocks: plausible, repeatable ground, water and pictures, and clear errors for invalid configurations."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_every_allowed_configuration_gives_finite_ground(values: dict[str, Any])
     assert bool((image >= 0).all() and (image <= 1).all())
 
 
-def test_the_sea_takes_land_as_it_rises_and_gives_it_back(creator: Graph) -> None:
+def test_a_rising_sea_floods_land_and_a_falling_sea_uncovers_it(creator: Graph) -> None:
     shares = [land_share(map_of(creator, sea_level=level)) for level in (-300, -100, 0, 100, 300)]
     assert shares == sorted(shares, reverse=True)
     assert shares[0] > shares[-1] + 0.05
@@ -178,7 +178,7 @@ def test_a_mountain_wall_has_a_rain_shadow() -> None:
 
 
 @pytest.mark.parametrize("kind, sign", [("volcano", 1), ("range", 1), ("basin", -1), ("crater", -1)])
-def test_a_feature_changes_the_ground_at_its_place_and_nowhere_else(kind: str, sign: int) -> None:
+def test_a_feature_changes_the_ground_only_at_its_position(kind: str, sign: int) -> None:
     feature = {"kind": kind, "x": 0.3, "y": 0.6, "radius": 0.12, "height": 1500.0}
     heights = [
         block("procedural/heightfield").run({"configuration": {**SMALL, "features": features}})["elevation"] for features in ([], [feature])
@@ -198,14 +198,14 @@ def test_a_feature_changes_the_ground_at_its_place_and_nowhere_else(kind: str, s
         ({"land": float("nan")}, r"'land' is nan; it must be a number from 0.05 to 0.95"),
         ({"land": True}, r"'land' is True"),
         ({"relief": "high"}, r"'relief' is 'high'"),
-        ({"sea_levl": 3}, r"unknown configuration key 'sea_levl'; there is 'sea_level'"),
+        ({"sea_levl": 3}, r"Unknown configuration key 'sea_levl'. Available: 'sea_level'"),
         ({"features": {}}, r"'features' must be a list of at most 64 dicts"),
-        ({"features": [{"kind": "tower"}]}, r"'features\[0\].kind' is 'tower'; it can be 'basin', 'crater', 'range', 'volcano'"),
+        ({"features": [{"kind": "tower"}]}, r"'features\[0\].kind' is 'tower'; available: 'basin', 'crater', 'range', 'volcano'"),
         (
             {"features": [{"kind": "range", "x": 2, "y": 0, "radius": 0.1, "height": 9}]},
             r"'features\[0\].x' is 2; it must be a number from 0 to 1",
         ),
-        ("a map", r"the configuration is a str; it must be a dict"),
+        ("a map", r"the configuration is a str; expected a dict"),
     ],
 )
 def test_a_bad_configuration_is_named_with_its_allowed_range(bad: Any, message: str) -> None:
@@ -230,7 +230,7 @@ def test_fields_of_two_maps_are_refused(creator: Graph) -> None:
         )
 
 
-def test_nothing_that_came_in_is_changed(creator: Graph) -> None:
+def test_terrain_blocks_do_not_change_their_inputs(creator: Graph) -> None:
     configuration = {**SMALL, "features": [{"kind": "volcano", "x": 0.5, "y": 0.5, "radius": 0.1, "height": 900.0}]}
     before = copy.deepcopy(configuration)
     outputs = creator.run({"configuration": configuration})
@@ -245,6 +245,6 @@ def test_nothing_that_came_in_is_changed(creator: Graph) -> None:
     assert digest(fields) == kept
 
 
-def test_a_configuration_may_carry_a_note_and_omit_everything() -> None:
+def test_a_configuration_may_have_a_note_and_no_other_key() -> None:
     terrain = read_terrain({"note": "as the architect wished"}, "here")
     assert (terrain.size, terrain.seed, terrain.features) == (512, 0, ())

@@ -1,4 +1,4 @@
-"""The words of the five stages: read, written, compared and kept."""
+"""The text blocks of the five stages."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ def themes(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("theme, text", TOLD, ids=[f"{theme}-{index % 3}" for index, (theme, _) in enumerate(TOLD)])
-def test_what_development_tells_is_what_the_architect_reads(theme: str, text: str) -> None:
+def test_the_architect_finds_the_theme_of_each_text_of_development(theme: str, text: str) -> None:
     assert themes(text.format(where="the north-east")) == [theme]
 
 
 @pytest.mark.parametrize("text", ACTION_OPENINGS)
-def test_the_opening_of_an_action_asks_for_nothing(text: str) -> None:
+def test_the_opening_of_an_action_mentions_no_theme(text: str) -> None:
     assert themes(text) == []
 
 
-def test_words_decide_and_their_neighbours_say_how_much() -> None:
+def test_words_select_themes_and_adjectives_their_strength() -> None:
     found = {
         mention.theme: mention for mention in find_themes("A great volcano rises in the south-west, but no storms; then a mild winter.")
     }
@@ -65,7 +65,7 @@ def test_places_are_read_from_words(text: str, place: tuple[float, float] | None
     assert find_place(text) == place
 
 
-def test_a_world_that_begins_is_what_its_story_says() -> None:
+def test_a_new_world_follows_its_story() -> None:
     islands = architect("It begins.", {"initial_story": "An archipelago in a cold sea"}, seed=4)
     assert islands["continents"] == 14
     assert islands["temperature"] < 5
@@ -96,7 +96,7 @@ def test_a_later_episode_changes_the_last_configuration_and_keeps_the_world() ->
     assert world == before
 
 
-def test_a_thousand_floods_stay_within_what_a_terrain_takes() -> None:
+def test_a_thousand_floods_stay_within_the_ranges_of_a_terrain() -> None:
     world: dict[str, Any] = {"chronicle": [{"episode": 1, "configuration": architect("Hot and wet islands")}]}
     for _ in range(60):
         world = {
@@ -131,7 +131,7 @@ def test_the_author_states_what_changed_and_whether_it_was_announced(turn: Any) 
     assert {"what": "land_share", "before": before, "after": after} in second["account"]["changes"]
 
 
-def test_an_announcement_that_left_no_trace_is_told_as_such(turn: Any) -> None:
+def test_an_announcement_without_effect_is_reported_as_such(turn: Any) -> None:
     first = turn({"initial_story": "A continent"}, 0)
     happening = {"episode": 2, "title": "The Rising Water", "text": "The sea rises.", "action": None}
     same = run("text/narrate", {"happening": happening, "description": first["description"], "world": first["world"]})["account"]
@@ -147,13 +147,13 @@ def test_places_keep_their_names(turn: Any) -> None:
     assert len({place["name"] for place in second["world"]["places"]}) == len(second["world"]["places"])
 
 
-def test_an_author_who_gets_only_text_still_tells_it() -> None:
+def test_an_author_with_only_text_writes_an_account() -> None:
     account = run("text/narrate", {"happening": "Fog.", "description": "A white page."})["account"]
     assert "A white page." in account["text"]
     assert (account["episode"], account["places"], account["changes"]) == (1, [], [])
 
 
-def test_the_chronicle_keeps_every_episode_and_leaves_the_old_content_alone(turn: Any) -> None:
+def test_the_chronicle_keeps_every_episode_and_does_not_change_the_old_content(turn: Any) -> None:
     content = {"title": "Tor", "initial_story": "Islands", "glossary": {"tor": "a rock"}, "style": "dry"}
     kept = copy.deepcopy(content)
     first = turn(content, 0)
@@ -172,7 +172,7 @@ def test_a_world_without_a_title_gets_one(turn: Any) -> None:
     assert turn({}, 0)["world"]["title"].startswith("The Chronicle of ")
 
 
-def test_the_first_episode_tells_the_story_and_the_action() -> None:
+def test_the_first_episode_has_the_story_and_the_action() -> None:
     happening = run("text/develop", {"world": {"title": "Tor", "initial_story": "there is a rock"}, "action": "Plant a tree"})["happening"]
     assert happening["episode"] == 1
     assert happening["text"].startswith("There is a rock.")
@@ -180,7 +180,7 @@ def test_the_first_episode_tells_the_story_and_the_action() -> None:
     assert (happening["action"], happening["title"]) == ("Plant a tree", "Plant a tree")
 
 
-def test_an_action_decides_instead_of_chance() -> None:
+def test_an_action_replaces_the_random_event() -> None:
     world = {"chronicle": [{"episode": 3, "happening": {"text": "The sea rises."}}]}
     happening = run("text/develop", {"world": world, "action": "  let it snow in the north "})["happening"]
     assert happening["episode"] == 4
@@ -188,7 +188,7 @@ def test_an_action_decides_instead_of_chance() -> None:
     assert happening["action"] == "let it snow in the north"
 
 
-def test_the_world_evolves_by_itself_the_same_way_for_the_same_seed() -> None:
+def test_equal_seeds_give_equal_evolution_without_actions() -> None:
     def happen(seed: int, episode: int) -> dict[str, Any]:
         world = {"chronicle": [{"episode": episode, "happening": {"text": "The sea rises."}}]}
         with enter_run(seed=seed):
@@ -201,7 +201,7 @@ def test_the_world_evolves_by_itself_the_same_way_for_the_same_seed() -> None:
     assert all(len(themes(text)) == 1 and themes(text) != ["flood"] for text in texts)
 
 
-def test_ten_episodes_do_not_repeat_themselves(turn: Any) -> None:
+def test_ten_episodes_have_different_texts(turn: Any) -> None:
     content: dict[str, Any] = {"title": "Tor", "initial_story": "Islands under a warm wind"}
     texts, happened = [], []
     for number in range(10):
@@ -216,13 +216,13 @@ def test_ten_episodes_do_not_repeat_themselves(turn: Any) -> None:
     assert all(a != b for a, b in pairwise(endings))
 
 
-def test_a_second_run_writes_the_same_words(turn: Any) -> None:
+def test_two_runs_write_equal_texts(turn: Any) -> None:
     one, two = turn({"initial_story": "Isles"}, 0), turn({"initial_story": "Isles"}, 0)
     for name in ("happening", "configuration", "description", "account"):
         assert one[name] == two[name]
 
 
-def test_an_action_at_the_beginning_leaves_the_world_its_seed() -> None:
+def test_an_action_in_the_first_episode_keeps_the_seed() -> None:
     world = {"initial_story": "Two lands and a sea"}
     with enter_run(seed=4):
         plain = run("text/architect", {"happening": {"text": "Two lands and a sea."}, "world": world})["configuration"]
@@ -233,7 +233,7 @@ def test_an_action_at_the_beginning_leaves_the_world_its_seed() -> None:
     assert [feature["kind"] for feature in acted["features"]] == ["volcano"]
 
 
-def test_mountains_of_a_beginning_stand_where_the_words_put_them() -> None:
+def test_mountains_of_a_new_world_are_where_the_text_places_them() -> None:
     def ranges(text: str) -> list[dict[str, Any]]:
         with enter_run(seed=4):
             made = run("text/architect", {"happening": {"text": text}})["configuration"]["features"]
@@ -244,7 +244,7 @@ def test_mountains_of_a_beginning_stand_where_the_words_put_them() -> None:
     assert ranges("There are mountains.") == []
 
 
-def test_a_long_action_is_cut_between_words_to_name_its_episode() -> None:
+def test_a_long_action_is_shortened_between_words_for_the_title() -> None:
     def title(action: str) -> str:
         world = {"chronicle": [{"episode": 1, "happening": {"text": "The sea rises."}}]}
         named: str = run("text/develop", {"world": world, "action": action})["happening"]["title"]

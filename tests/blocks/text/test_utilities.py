@@ -1,4 +1,4 @@
-"""Template and join."""
+"""`text/template` and `text/join`."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def test_slots_are_ports_and_get_filled() -> None:
     assert template.run({"place": "Tor"}) == {"text": "{Tor} in ink, Tor"}
 
 
-def test_what_fills_a_slot_is_not_read_as_a_template() -> None:
+def test_a_value_in_a_slot_is_not_expanded_as_a_template() -> None:
     assert block("text/template", template="{a}").run({"a": "{a} {b.c}"}) == {"text": "{a} {b.c}"}
 
 
 @pytest.mark.parametrize("template", ["{a.b}", "{a[0]}", "{a!r}", "{a:>9}", "{}", "{0}", "a } b", "{text}", None, 3])
-def test_anything_but_plain_slots_is_refused(template: Any) -> None:
+def test_a_template_with_other_than_plain_slots_is_refused(template: Any) -> None:
     with pytest.raises(InvalidArgument, match="text/template"):
         block("text/template", template=template)
 
 
-def test_join_takes_the_edges_in_their_order() -> None:
+def test_join_keeps_the_order_of_its_edges() -> None:
     graph = Graph("words")
     for node_id in ("b", "a"):
         graph.add_node(node_id, "text/template", config={"template": node_id})

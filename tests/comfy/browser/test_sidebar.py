@@ -52,7 +52,7 @@ def test_an_endpoint_is_added_by_pairing_line_and_removed_by_keyboard(editor: Ed
     keys.press("Enter")
     keys.type("what is this")
     keys.press("Enter")
-    editor.wait_until(lambda: "no pairing line" in section(tab, "Endpoints").inner_text())
+    editor.wait_until(lambda: "not a pairing line" in section(tab, "Endpoints").inner_text())
     keys.press("Control+a")
     keys.type(pairing_line(pair.there.url, token_of(pair.there)))
     keys.press("Tab")

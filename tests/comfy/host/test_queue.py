@@ -70,7 +70,7 @@ def test_a_cleared_queue_is_reported_to_the_caller(a: Caller) -> None:
     call = InBackground(lambda: a.deploy("cleared", slow("cleared")).run({"x": 1}))
     until(lambda: a.queue()[1])
     a.server.post("/queue", {"clear": True})
-    with pytest.raises(RunError, match="its owner cleared the queue"):
+    with pytest.raises(RunError, match="the owner cleared the queue"):
         call.wait()
     assert succeeded(a, running)
 

@@ -162,7 +162,7 @@ def test_a_remote_graph_with_more_ports_than_sockets_is_refused_with_the_limit(a
     prompt = {"1": node("TestSeveral", count=1), "2": remote_node("wide", "b", ("1", 0)), "3": node("TestShow", value=("2", 0))}
     error = error_of(a.server.run(prompt))
     assert error["node_id"] == "2"
-    assert "'wide' has 33 outputs, and Remote Graph runs graphs of up to 32; let fewer be ports" in error["exception_message"]
+    assert "'wide' has 33 outputs, but Remote Graph supports at most 32. Expose fewer ports" in error["exception_message"]
     assert b.jobs(graph_id="wide") == []
 
 

@@ -1,4 +1,4 @@
-"""Random prompts, whole and partitioned, run by a small ComfyUI: the same results from the same nodes, whatever was placed where."""
+"""Random prompts, whole and partitioned, run by a small ComfyUI: equal results from equal nodes for every placement."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DRAWN = settings(max_examples=120, deadline=None, suppress_health_check=list(Hea
 
 @dataclass
 class Case:
-    """A prompt, what is to be placed, and which outputs are asked for."""
+    """A prompt, the parts to place, and the requested outputs."""
 
     prompt: Prompt
     parts: list[Part]
@@ -42,12 +42,12 @@ class Case:
         return cls(prompt, parts, targets)
 
     def partition_prompt(self) -> Partition | None:
-        """The partition; None where nothing of some part can run on an endpoint."""
+        """Return the partition, or None if no node of some part can run on an endpoint."""
         return partitioned_or_none(self.prompt, self.parts, SCHEMAS, self.targets)
 
     @property
     def needed(self) -> set[str]:
-        """The nodes that what is asked for needs."""
+        """Return the nodes that the requested outputs need."""
         sinks = {node for node in self.prompt if SCHEMAS[self.prompt[node]["class_type"]].is_output_node}
         return needs(self.prompt, sinks if self.targets is None else sinks & self.targets)
 
@@ -66,7 +66,7 @@ def sources(node: Any) -> set[str]:
 
 
 def needs(prompt: Prompt, nodes: Iterable[str]) -> set[str]:
-    """``nodes`` and all before them."""
+    """Return ``nodes`` and all nodes before them."""
     found, stack = set(nodes), list(nodes)
     while stack:
         fresh = sources(prompt[stack.pop()]) - found
@@ -76,7 +76,7 @@ def needs(prompt: Prompt, nodes: Iterable[str]) -> set[str]:
 
 
 def computation(prompt: Prompt, node_id: str, known: dict[str, int]) -> int:
-    """A node's class, constants and what it is linked to, all the way up, as one number."""
+    """Return one number for a node's class, constants and links, transitively."""
     if node_id not in known:
         node = prompt[node_id]
         inputs = [
@@ -88,7 +88,7 @@ def computation(prompt: Prompt, node_id: str, known: dict[str, int]) -> int:
 
 
 def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Interpreter]:
-    """The partitioned prompt gives what the whole one gives, and each node runs where it says and no oftener."""
+    """Check that the partitioned prompt gives the results of the whole one, and that each node runs where it should and not more often."""
     whole, partitioned = run_prompt(case.prompt, case.targets), run_prompt(partition.prompt, case.targets)
     assert partitioned.results == whole.results
     eager = needs(case.prompt, partition.eager)
@@ -96,7 +96,7 @@ def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Inter
     copied = Counter(node for call in partition.calls for node in call.copies)
     for node in case.needed:
         if partitioned.calls[node] and not whole.calls[node]:
-            assert node in eager, f"{node} ran, and nobody had asked for it"
+            assert node in eager, f"{node} ran without a request"
         if whole.calls[node] and not partitioned.calls[node]:
             assert node in stopped, f"{node} did not run"
         assert partitioned.calls[node] <= 1 + copied[node], f"{node} ran too often"
@@ -104,7 +104,7 @@ def check_same_run(case: Case, partition: Partition) -> tuple[Interpreter, Inter
 
 
 def check_plugged(case: Case, partition: Partition) -> None:
-    """Putting the parts back gives the computation of every output that was asked for."""
+    """Check that restoring the parts gives the computation of every requested output."""
     plugged = restore_prompt(partition)
     known: dict[str, int] = {}
     again: dict[str, int] = {}
@@ -162,7 +162,7 @@ KINDS = (
 
 
 def kinds_of(case: Case, partition: Partition, partitioned: Interpreter) -> set[str]:
-    """Which of ``KINDS`` a partition has."""
+    """Return those of ``KINDS`` that a partition has."""
     calls = partition.calls
     inner = {node["class_type"] for call in calls for node in call.prompt.values()}
     reasons = " ".join(partition.stays.values())
@@ -203,7 +203,7 @@ def test_a_partition_says_the_same_whatever_order_a_prompt_is_written_in() -> No
             assert again.prompt == partition.prompt
 
 
-#: What can make more than one call of a part that no path leaves and enters again.
+#: Reasons for more than one call of a part that no path leaves and enters again.
 SPLITS = ("Gate", "Fork", "Switch", "LazyImage", "LoopStart", "LoopEnd", "CallService", "StampAndSave", "SaveModel")
 
 
@@ -213,7 +213,7 @@ def test_what_no_path_leaves_and_enters_again_is_one_call(dice: random.Random, s
     prompt = random_prompt(dice, size, SPLITS)
     last = dice.choice(sorted(prompt))
     first = needs(prompt, [last])
-    # a saver whose name is linked too is not linked past, so a path through it does leave
+    # A saver whose name is linked too is not skipped, so a path through it leaves the part.
     assume(all(len(sources(prompt[each])) < 2 for each in first if SCHEMAS[prompt[each]["class_type"]].is_output_node))
     partition = partitioned_or_none(prompt, [Part("first", frozenset(first))], SCHEMAS)
     assert partition is None or len(partition.calls) <= 1
@@ -226,7 +226,7 @@ WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 
 
 def draw_real(dice: random.Random, schemas: NodeSchemas, size: int) -> Prompt:
-    """A prompt over ComfyUI's own classes, with links that its validation takes."""
+    """Draw a prompt over ComfyUI's classes, with links that its validation accepts."""
     prompt: Prompt = {}
     given_types: dict[str, list[tuple[str, int]]] = {}
     names = sorted(schemas)
@@ -294,7 +294,7 @@ def test_prompts_of_comfyui_s_own_classes_come_apart_and_together(seed: int) -> 
 
 
 def check_whole(partition: Partition, schemas: NodeSchemas) -> None:
-    """Every prompt of a partition stands on its own, and only what can travel crosses."""
+    """Check that every prompt of a partition is complete and that only transferable values cross."""
     prompts = [partition.prompt, *(call.prompt for call in partition.calls)]
     for prompt in prompts:
         for node in prompt.values():

@@ -1,4 +1,4 @@
-"""Cutting parts out of a prompt: what goes, what stays, what is copied, and what is said of it."""
+"""Partition of prompts: which nodes run on endpoints, locally, or as copies, and the reported reasons."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def cut(prompt: Prompt, *nodes: str, node_id: str | None = None, targets: set[str] | None = None) -> Partition:
-    """One part of ``nodes`` partitioned out, over ComfyUI's classes or those of the samples."""
+    """Return the partition of one part ``nodes``, over ComfyUI's classes or those of the samples."""
     return partition_prompt(prompt, [Part("drawing", frozenset(nodes), node_id)], schemas_for(prompt), targets)
 
 
@@ -117,7 +117,7 @@ def test_without_parts_the_prompt_comes_back_as_it_was() -> None:
     assert not partition.calls
 
 
-def test_what_a_run_wrote_on_a_node_does_not_travel_and_its_title_does() -> None:
+def test_data_that_a_run_wrote_on_a_node_is_not_sent_and_its_title_is() -> None:
     inner = only(cut(DRAWING, "3")).prompt["3"]
     assert inner.keys() == {"class_type", "inputs", "_meta"}
     assert inner["_meta"] == {"title": "Draw"}
@@ -146,7 +146,7 @@ def test_port_nodes_take_no_id_of_the_users_nodes() -> None:
 # -- what stays -----------------------------------------------------------------------------------------------------------
 
 
-def test_output_nodes_and_loaders_of_uploaded_files_stay_with_the_reason() -> None:
+def test_output_nodes_and_loaders_of_uploaded_files_run_locally_with_the_reason() -> None:
     prompt = {
         "1": node("LoadImage", image="a.png"),
         "2": node("ImageInvert", image=["1", 0]),
@@ -205,7 +205,7 @@ def test_of_savers_in_a_row_only_those_that_run_anyway_are_skipped() -> None:
 # -- what cannot travel ---------------------------------------------------------------------------------------------------
 
 
-def test_makers_of_what_cannot_travel_are_copied_all_the_way_up() -> None:
+def test_producers_of_non_transferable_values_are_copied_transitively() -> None:
     prompt = {
         **DRAWING,
         "12": node("LoraLoader", lora_name="x", strength_model=1.0, strength_clip=1.0, model=["4", 0], clip=["4", 1]),
@@ -221,7 +221,7 @@ def test_a_maker_moves_if_nothing_here_needs_it() -> None:
     assert only(partition).copies == ("4",)
 
 
-def test_a_node_of_a_part_is_kept_here_too_where_what_it_makes_is_needed_and_cannot_travel() -> None:
+def test_a_node_of_a_part_also_runs_locally_where_its_non_transferable_output_is_needed() -> None:
     partition = cut(DRAWING, "4", "3")
     assert partition.kept == ("4",)
     assert only(partition).copies == ("4",)
@@ -445,7 +445,7 @@ def test_only_what_the_wanted_outputs_need_is_partitioned() -> None:
     assert not cut(DRAWING, "10", targets={"9"}).calls
 
 
-def test_what_nobody_wants_is_dropped_if_it_hangs_on_a_partitioned_node() -> None:
+def test_an_unneeded_node_is_dropped_if_it_depends_on_a_partitioned_node() -> None:
     prompt = {**DRAWING, "12": node("PreviewImage", images=["13", 0]), "13": node("ImageInvert", image=["8", 0])}
     partition = cut(prompt, "8", targets={"9"})
     assert partition.dropped == ("12", "13")
@@ -494,7 +494,7 @@ def test_a_node_that_is_not_there_is_refused_by_its_name() -> None:
         (["4"], r"'4' \(CheckpointLoaderSimple\): its output \(CLIP, MODEL, VAE\) cannot be transferred and is needed locally"),
     ],
 )
-def test_a_part_of_which_nothing_can_run_elsewhere_is_an_error_that_says_why(nodes: list[str], said: str) -> None:
+def test_a_part_without_a_node_that_can_run_on_an_endpoint_is_an_error_with_reasons(nodes: list[str], said: str) -> None:
     with pytest.raises(PartitionError, match=said) as caught:
         cut(DRAWING, *nodes)
     assert caught.value.details["nodes"] == nodes
@@ -523,10 +523,10 @@ def test_a_prompt_that_comfyui_refuses_is_no_matter_of_parts(broken: dict[str, A
 # -- telling and undoing ----------------------------------------------------------------------------------------------------
 
 
-def test_a_partition_is_told_as_plain_data() -> None:
-    told = describe(cut(DRAWING, "3", "4", "8", "9", "10", node_id="20"))
-    assert json.loads(json.dumps(told)) == told
-    assert told["parts"] == [
+def test_a_partition_is_described_as_plain_data() -> None:
+    reported = describe(cut(DRAWING, "3", "4", "8", "9", "10", node_id="20"))
+    assert json.loads(json.dumps(reported)) == reported
+    assert reported["parts"] == [
         {
             "name": "drawing",
             "calls": [
@@ -549,18 +549,18 @@ def test_a_partition_is_told_as_plain_data() -> None:
             ],
         }
     ]
-    assert told["here"] == ["4", "5", "6", "7", "9", "11"]
-    assert told["kept"] == ["4"]
-    assert told["through"] == [{"node": "10", "input": "image", "skips": "9", "takes": ["8", 0]}]
+    assert reported["here"] == ["4", "5", "6", "7", "9", "11"]
+    assert reported["kept"] == ["4"]
+    assert reported["through"] == [{"node": "10", "input": "image", "skips": "9", "takes": ["8", 0]}]
 
 
-def test_plugging_the_parts_back_gives_the_prompt() -> None:
+def test_restoring_the_parts_gives_the_prompt() -> None:
     plugged = restore_prompt(cut(DRAWING, "3", "4", "8", "10"))
     inputs = {node_id: each["inputs"] for node_id, each in plugged.items()}
     assert inputs == {node_id: each["inputs"] for node_id, each in DRAWING.items()}
 
 
-def test_plugging_notices_a_node_that_was_exchanged() -> None:
+def test_restoring_detects_a_node_that_was_exchanged() -> None:
     partition = cut(DRAWING, "3", "8")
     only(partition).prompt["4"]["inputs"]["ckpt_name"] = "other.safetensors"
     kept = cut(DRAWING, "3")

@@ -1,4 +1,4 @@
-"""What the names in a workflow of the editor mean: ``drawn.json`` was saved by ComfyUI's editor, with the prompt it makes of it.
+"""Names in a workflow of the editor: ``drawn.json`` was saved by ComfyUI's editor, with the prompt it makes of it.
 
 In it node 7 and its copies 8, 9 (muted) and 10 (bypassed) are the subgraph 'Soften', inside of which node 6 is the subgraph
 'Invert it' and the group 'Blurring' lies around node 3, which is collapsed. Node 18 is another subgraph 'Invert it'.
@@ -44,7 +44,7 @@ JUNK: list[Any] = [
 
 @pytest.fixture
 def workflow() -> dict[str, Any]:
-    """The workflow, to change."""
+    """A copy of the workflow, to be modified."""
     return copy.deepcopy(dict(DRAWN["workflow"]))
 
 
@@ -55,7 +55,7 @@ def naming(workflow: Any, graphs: dict[str, str] | None = None, chosen: Any = No
 
 
 def placed(workflow: Any, graphs: dict[str, str] | None = None, chosen: Any = None) -> dict[tuple[str, str | None], tuple[set[str], str]]:
-    """Nodes and endpoint by name and by the id that the remote node gets."""
+    """Return nodes and endpoint by name and by the id of the remote node."""
     parts = naming(workflow, graphs, chosen).parts
     found = {(each.part.name, each.part.node_id): (set(each.part.nodes), each.placement.endpoints[0]) for each in parts}
     assert len(found) == len(parts)
@@ -73,7 +73,7 @@ def box(workflow: dict[str, Any], title: str, left: float, top: float, width: fl
 
 
 def box_around(workflow: dict[str, Any], title: str, *nodes: int) -> None:
-    """Put nodes where nothing else is, and a group around them."""
+    """Place nodes in an empty area, and a group around them."""
     for number, node_id in enumerate(nodes):
         node(workflow, node_id)["pos"] = [5000, 5000 + 500 * number]
     box(workflow, title, 4900, 4900, 1000, 500 * len(nodes))
@@ -239,7 +239,7 @@ def test_an_endpoint_pinned_inside_a_definition_holds_for_each_instance(workflow
     }
 
 
-def test_a_name_that_the_caller_gives_and_nothing_places_is_told(workflow: dict[str, Any]) -> None:
+def test_an_unplaced_name_of_the_caller_is_a_warning(workflow: dict[str, Any]) -> None:
     found = naming(workflow, {"other": "studio"}, {"mine": {"nodes": ["4"]}})
     assert found.parts == ()
     assert len(found.warnings) == 1
@@ -319,7 +319,7 @@ def test_parts_of_which_each_holds_a_piece_of_the_other_are_refused(workflow: di
         naming(workflow, {"First half": "studio"}, {"mine": {"nodes": ["1", "4"], "endpoint": "attic"}})
 
 
-# -- the door ---------------------------------------------------------------------------------------------------
+# -- any input ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("value", [None, 7, "x", [], [7], [{"id": 7, "type": ["x"]}], {"nodes": 1}])
@@ -341,7 +341,7 @@ def test_definitions_that_hold_each_other_end(workflow: dict[str, Any]) -> None:
     assert set(placed(workflow, {"First half": "studio"})) == {("First half", None)}
 
 
-def test_whatever_stands_in_a_workflow_only_errors_of_ours_come_out() -> None:
+def test_any_workflow_raises_only_errors_of_ours() -> None:
     placements = {name: Placement.of("studio", KNOWN, name) for name in ("Invert it", "First half", "Blurring")}
     chosen = {"mine": {"nodes": ["4", "7"], "endpoint": "studio"}, "Soften": {"endpoint": "attic"}}
     for seed in range(400):
@@ -352,7 +352,7 @@ def test_whatever_stands_in_a_workflow_only_errors_of_ours_come_out() -> None:
 
 
 def _spoil(holder: Any, chance: random.Random) -> None:
-    """Put something else somewhere."""
+    """Replace a random value by something else."""
     while True:
         key = chance.choice(list(holder) if isinstance(holder, dict) else range(len(holder)))
         if not isinstance(holder[key], (dict, list)) or not holder[key] or chance.random() < 0.1:

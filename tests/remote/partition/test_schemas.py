@@ -1,4 +1,4 @@
-"""Node classes as /object_info tells of them."""
+"""Node classes as described by /object_info."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_sockets_that_come_with_a_choice_or_grow_are_found_by_their_full_names()
     grown = schemas["CreateList"].input("inputs.input3")
     assert grown is not None
     assert grown.match == schemas["CreateList"].output_match[0]
-    assert schemas["KSampler"].input("nobody") is None
+    assert schemas["KSampler"].input("undeclared") is None
 
 
 def test_lazy_and_raw_sockets_are_told() -> None:
@@ -67,6 +67,6 @@ def test_later_schemas_win() -> None:
 @pytest.mark.parametrize(
     "entry", [None, {}, {"input": 3, "output": []}, {"input": {}, "output": 4}, {"input": {"required": {"x": []}}, "output": []}]
 )
-def test_an_entry_that_is_none_is_refused_by_name(entry: object) -> None:
+def test_a_malformed_entry_is_refused_by_name(entry: object) -> None:
     with pytest.raises(InvalidConfig, match="class 'Odd'"):
         NodeSchemas.from_object_info({"Odd": entry})

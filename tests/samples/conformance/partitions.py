@@ -23,7 +23,7 @@ from yggdrasill.remote.placement import Placement
 
 __all__ = ["AMBIGUOUS", "NOTHING_LEAVES", "OVERLAP", "Attempt", "Made", "attempts", "check_refusal", "reason_of", "wanted_of"]
 
-AMBIGUOUS, OVERLAP, NOTHING_LEAVES = "several things have that title", "groups overlap", "nothing in it can leave this server"
+AMBIGUOUS, OVERLAP, NOTHING_LEAVES = "the title is ambiguous", "groups overlap", "no node can leave the server"
 _OPEN = frozenset({"*", "COMFY_MATCHTYPE_V3"})
 #: Output nodes that give what they were given.
 _PASS = {

@@ -1,4 +1,4 @@
-"""What the conformance suite found of placed parts, as a section of the page."""
+"""The results of the conformance suite for placed parts, as a section of the page."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["PlacingEntry", "PlacingReport", "placing_lines"]
 
 @dataclass(frozen=True)
 class PlacingEntry:
-    """One placed run of a workflow: how many nodes it has, how many in each part, whether a part leaves and returns, the jobs it took."""
+    """One placed run of a workflow: its nodes, the nodes of each part, whether all parts are convex, and the number of jobs."""
 
     name: str
     kind: str
@@ -25,15 +25,14 @@ class PlacingEntry:
 
 @dataclass
 class PlacingReport:
-    """Everything that was tried; ``refused`` are sets of which nothing can run elsewhere, which was said, and ``stays`` the workflows
-    that have no other."""
+    """All results; ``refused`` counts sets without a node that can be placed, ``stays`` are the workflows that have only such sets."""
 
     entries: list[PlacingEntry] = field(default_factory=list)
     refused: int = 0
     stays: list[str] = field(default_factory=list)
 
     def facts(self) -> dict[str, Any] | None:
-        """The section's JSON; None if nothing was run."""
+        """Return the section's JSON, or None if no test ran."""
         if not self.entries:
             return None
         entries = sorted(self.entries, key=lambda entry: (entry.name, entry.kind))
@@ -41,22 +40,22 @@ class PlacingReport:
 
 
 def placing_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
-    """The section of those facts."""
+    """Yield the lines of the section for ``facts``."""
     entries = [PlacingEntry(**entry) for entry in facts["entries"]]
     workflows = {entry.name for entry in entries}
     equal = sum(entry.equal for entry in entries)
     returning = sum(not entry.convex for entry in entries)
     yield "## Placed parts"
     yield ""
-    yield "Ordinary workflows, queued by POST /prompt as a page queues them: once as they are, and with sets of their nodes placed on one or two"
-    yield "other servers. The sets are chosen at random, always the same ones, connected or anywhere in the workflow. All caches are empty before"
-    yield "each run. What is compared: the history's outputs of every node, with the bytes of the files they name and the bits of the values that"
-    yield "were captured; and which nodes the page was told ran, where one that is equal to a node before it counts as that one does."
-    yield "Outputs that differ between two runs on one server, such as names with a random part, are left out."
+    yield "Ordinary workflows, queued with POST /prompt as by the editor's page: once unchanged, and with sets of their nodes placed on one or two"
+    yield "other servers. The sets are random with a fixed seed, connected or anywhere in the workflow. All caches are empty before each run. The"
+    yield "comparison covers the outputs of every node in the history, with the bytes of the files they name and the bits of the captured values,"
+    yield "and the executed nodes that are reported to the page; two equal nodes count as one. Outputs that differ between two runs on one"
+    yield "server, such as names with a random part, are excluded."
     yield ""
-    yield f"{date}; {len(workflows)} workflows, {len(entries)} placements, {returning} of them with a part that a path leaves and returns to; {equal} equal."
+    yield f"{date}; {len(workflows)} workflows, {len(entries)} placements, {returning} of them with a part that is not convex (a path leaves it and returns); {equal} equal."
     stays = f"; every set of {', '.join(map(repr, facts['stays']))}" if facts["stays"] else ""
-    yield f"Sets of which nothing can run elsewhere, and that were refused with the reason: {facts['refused']}{stays}."
+    yield f"Sets that were refused because none of their nodes can be placed: {facts['refused']}{stays}."
     yield ""
     yield "| workflow | nodes | set | nodes in parts | convex | jobs | outputs | placed |"
     yield "|---|---|---|---|---|---|---|---|"

@@ -1,4 +1,4 @@
-"""What the conformance suite found of workflows run remotely, as a section of the page."""
+"""The results of the conformance suite for workflows that run remotely, as a section of the page."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Entry", "Report", "workflow_lines"]
 
 @dataclass(frozen=True)
 class Entry:
-    """One workflow: its parts, and whether each way to run it gave what the local run gave."""
+    """One workflow: its parts, and whether each remote run equals the local run."""
 
     name: str
     here: int
@@ -27,7 +27,7 @@ class Entry:
 
     @classmethod
     def of(cls, name: str, drawing: Drawing, parts: list[ServedPrompt], *, compared: int, saved: int, remote: bool, python: bool) -> Entry:
-        """With the sizes and types of a drawing's parts."""
+        """Return the entry with the sizes and types of a drawing's parts."""
         there = tuple(len(part.nodes) for part in parts)
         sent = _types(port.type for part in parts for port in part.inputs)
         returned = _types(port.type for part in parts for port in part.outputs)
@@ -36,33 +36,33 @@ class Entry:
 
 @dataclass
 class Report:
-    """Everything that was tried."""
+    """All results."""
 
     entries: list[Entry] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any] | None:
-        """The section's JSON; None if nothing was run."""
+        """Return the section's JSON, or None if no test ran."""
         if not self.entries:
             return None
         return {"versions": self.versions, "entries": [asdict(entry) for entry in sorted(self.entries, key=lambda entry: entry.name)]}
 
 
 def workflow_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
-    """The section of those facts."""
+    """Yield the lines of the section for ``facts``."""
     entries = [Entry(**entry) for entry in facts["entries"]]
     equal = sum(entry.remote and entry.python for entry in entries)
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     yield "## Remote graphs"
     yield ""
-    yield "Each workflow runs three ways: whole on one server; with its parts served by other servers and called by Remote Graph nodes in the"
-    yield "same workflow; and with the parts called from Python. What is compared: every value on the links named in the workflow, down to the"
-    yield "bits, types and memory order of its tensors, as a node sees it; and every byte of the files that output nodes save. That the parts"
-    yield "ran where they should is read from the jobs' events."
+    yield "Each workflow runs in three ways: completely on one server; with its parts served by other servers and called by Remote Graph nodes in"
+    yield "the same workflow; and with the parts called from Python. The comparison covers every value on the links named in the workflow, with"
+    yield "the bits, types and memory order of its tensors as a node receives them, and every byte of the files that output nodes save. The jobs'"
+    yield "events show that the parts ran on the intended servers."
     yield ""
-    yield f"{date}; {versions}; CPU; {len(entries)} workflows, {equal} of them equal in both ways."
+    yield f"{date}; {versions}; CPU; {len(entries)} workflows, {equal} of them equal in both remote ways."
     yield ""
-    yield "| workflow | nodes here | nodes there | sent | returned | values, files compared | Remote Graph | from Python |"
+    yield "| workflow | local nodes | remote nodes | sent | returned | values, files compared | Remote Graph | from Python |"
     yield "|---|---|---|---|---|---|---|---|"
     for entry in entries:
         there = " + ".join(map(str, entry.there))
@@ -70,9 +70,9 @@ def workflow_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
         verdicts = " | ".join("equal" if good else "**not equal**" for good in (entry.remote, entry.python))
         yield f"| {entry.name} | {entry.here} | {there} | {_listed(entry.sent)} | {_listed(entry.returned)} | {sizes} | {verdicts} |"
     yield ""
-    yield f"Types that were sent: {_listed(_types(kind for entry in entries for kind in entry.sent))}."
+    yield f"Types sent: {_listed(_types(kind for entry in entries for kind in entry.sent))}."
     yield ""
-    yield f"Types that were returned: {_listed(_types(kind for entry in entries for kind in entry.returned))}."
+    yield f"Types returned: {_listed(_types(kind for entry in entries for kind in entry.returned))}."
 
 
 def _types(kinds: Iterable[str]) -> tuple[str, ...]:

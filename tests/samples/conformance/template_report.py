@@ -1,4 +1,4 @@
-"""What the conformance suite found of ComfyUI's official templates, as a section of the page."""
+"""The results of the conformance suite for ComfyUI's official templates, as a section of the page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["TemplateReport", "template_lines"]
 
 @dataclass
 class TemplateReport:
-    """Counts by what was counted; ``refused`` by the way nodes were chosen and the words of the error."""
+    """Counts of tried, partitioned and refused selections; ``refused`` by the kind of selection and the reason."""
 
     versions: dict[str, str] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -21,7 +21,7 @@ class TemplateReport:
     refused: Counter[str] = field(default_factory=Counter)
 
     def facts(self) -> dict[str, Any] | None:
-        """The section's JSON; None if nothing was run."""
+        """Return the section's JSON, or None if no test ran."""
         if not self.tried:
             return None
         counts = {name: dict(getattr(self, name)) for name in ("counts", "tried", "partitioned", "refused")}
@@ -29,26 +29,25 @@ class TemplateReport:
 
 
 def template_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
-    """The section of those facts."""
+    """Yield the lines of the section for ``facts``."""
     counts, versions = facts["counts"], ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     yield "## Official templates"
     yield ""
-    yield "ComfyUI's own editor, in a browser, makes a prompt of each of its templates. Parts are partitioned out of every one: each subgraph, each"
-    yield "group, all of them at once, and node sets chosen by chance: convex ones (no path leaves and returns), any nodes at all, and several"
-    yield "sets at the same time, half of them where API nodes may run with the user's account. Each time, plugging what was partitioned back in must"
-    yield "give the prompt, node by node and link by link; run with hashes in the place of the nodes' work, both must give the same results and"
-    yield "run the same nodes; and a server must find every prompt valid but for model files that it does not have. A part is refused"
-    yield "only where nothing of it can leave the server: output nodes, loaders of uploads, nodes that need an account, and what makes values"
-    yield "that cannot travel for nodes outside of the part."
+    yield "ComfyUI's editor, in a browser, converts each of its templates to a prompt. Each prompt is partitioned in several ways: by each subgraph,"
+    yield "each group, all of them at once, and random node sets: convex sets (no path leaves and returns), arbitrary sets, and several sets"
+    yield "at the same time, half of them with API nodes that may run with the user's account. Every partition is checked: joining it again must"
+    yield "give the original prompt, node by node and link by link; when both are run with hashes for the nodes' results, the results and the"
+    yield "executed nodes must be equal; and a server must accept every prompt, except for model files that it lacks. A part may be refused only"
+    yield "if none of its nodes can leave the server: output nodes, loaders of uploads, nodes that need an account, and nodes whose outputs are"
+    yield "not transferable and are needed outside of the part."
     yield ""
     yield f"{date}; {versions}."
     yield ""
-    yield f"{counts['templates']} templates were made into prompts. {counts['foreign']} of them use nodes of packs that are not ComfyUI's own, and"
-    yield f"nothing is partitioned out of those. The others have {counts['nodes']} nodes; of {counts['invalid']} ComfyUI itself says that more than"
-    yield "files is wrong, and then the same is allowed to be said of what is partitioned out of it."
-    yield f"{counts['groups']} groups hold the nodes that the editor says they hold."
+    yield f"{counts['templates']} templates were converted to prompts. {counts['foreign']} of them use nodes of third-party packs and are not partitioned."
+    yield f"The others have {counts['nodes']} nodes. ComfyUI reports errors other than missing files for {counts['invalid']} of them; the same errors are allowed"
+    yield f"for its parts. {counts['groups']} groups have the nodes that the editor shows in them."
     yield ""
-    yield "| chosen | tried | partitioned | calls | refused |"
+    yield "| selection | tried | partitioned | calls | refused |"
     yield "|---|---|---|---|---|"
     for kind, tried in facts["tried"].items():
         refused = sum(count for reason, count in facts["refused"].items() if reason.startswith(f"{kind}: "))
@@ -59,5 +58,5 @@ def template_lines(date: str, facts: Mapping[str, Any]) -> Iterable[str]:
     for reason, count in sorted(facts["refused"].items()):
         yield f"- {reason}: {count}"
     yield ""
-    yield f"{counts['validated']} partitioned prompts were found valid, {counts['absent']} of them but for model files; and so were the"
-    yield f"{counts['left, validated']} prompts that are left, with placed nodes in them, but for models and uploads."
+    yield f"{counts['validated']} prompts of parts are valid, {counts['absent']} of them except for missing model files. The {counts['left, validated']} remaining"
+    yield "prompts, with nodes that call the parts, are valid except for missing models and uploads."

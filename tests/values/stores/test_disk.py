@@ -269,7 +269,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_what_was_there(small_disk: Path) -> None:
+def test_a_full_disk_is_one_error_and_keeps_existing_artifacts(small_disk: Path) -> None:
     store = DiskStore(small_disk)
     digest = store.put(b"a" * 1_000_000)
     before = files_in(small_disk)

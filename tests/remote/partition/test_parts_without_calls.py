@@ -1,4 +1,4 @@
-"""A part whose nodes only make for other parts what cannot travel: they go along as copies, and it has no call of its own."""
+"""A part whose nodes only make non-transferable values for other parts: they run there as copies, and the part has no call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_loaders_placed_beside_what_they_load_for_run_in_its_call() -> None:
     assert restore_prompt(partition) == PROMPT
 
 
-def test_loaders_placed_alone_are_refused_with_what_cannot_travel() -> None:
+def test_loaders_placed_alone_are_refused_with_their_non_transferable_outputs() -> None:
     with pytest.raises(
         PartitionError,
         match=r"No node of part 'loaders' can run on an endpoint: '1' \(LoadModel\): its output \(MODEL\) cannot be transferred",

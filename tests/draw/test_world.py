@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from yggdrasill.draw.ring import Spot, border_point, ring_of
+from yggdrasill.draw.world import CardBox, border_point, fit_ring
 
 _sizes = st.lists(st.tuples(st.integers(100, 400), st.integers(60, 300)), min_size=1, max_size=9)
 
@@ -17,7 +17,7 @@ _sizes = st.lists(st.tuples(st.integers(100, 400), st.integers(60, 300)), min_si
 @settings(max_examples=40, deadline=None)
 @given(_sizes)
 def test_cards_neither_overlap_nor_reach_into_the_middle(sizes: list[tuple[float, float]]) -> None:
-    ring = ring_of(sizes, 190.0)
+    ring = fit_ring(sizes, 190.0)
     for one, other in combinations(ring.spots, 2):
         assert abs(one.x - other.x) >= (one.width + other.width) / 2 or abs(one.y - other.y) >= (one.height + other.height) / 2
     for spot in ring.spots:
@@ -28,15 +28,15 @@ def test_cards_neither_overlap_nor_reach_into_the_middle(sizes: list[tuple[float
 @settings(max_examples=40, deadline=None)
 @given(_sizes)
 def test_arcs_lie_between_the_cards_they_join(sizes: list[tuple[float, float]]) -> None:
-    ring = ring_of(sizes, 190.0)
+    ring = fit_ring(sizes, 190.0)
     assert len(ring.arcs) == len(sizes)
     for index, arc in enumerate(ring.arcs):
         ends = (ring.spots[index], ring.spots[(index + 1) % len(sizes)])
-        assert not any(end.holds(point, 0.0) for end in ends for point in arc)
+        assert not any(end.contains(point, 0.0) for end in ends for point in arc)
 
 
 def test_the_ring_starts_at_the_top_and_turns_clockwise() -> None:
-    top, right, bottom, left = ring_of([(100, 60)] * 4, 190.0).spots
+    top, right, bottom, left = fit_ring([(100, 60)] * 4, 190.0).spots
     assert top.y < 0 < bottom.y
     assert left.x < 0 < right.x
     assert (top.x, right.y) == pytest.approx((0, 0))
@@ -44,4 +44,4 @@ def test_the_ring_starts_at_the_top_and_turns_clockwise() -> None:
 
 @pytest.mark.parametrize("towards, found", [((100, 0), (20, 0)), ((0, -50), (0, -10)), ((40, 20), (20, 10)), ((0, 0), (0, 0))])
 def test_a_line_leaves_a_card_on_its_border(towards: tuple[float, float], found: tuple[float, float]) -> None:
-    assert border_point(Spot(0, 0, 40, 20), towards) == pytest.approx(found)
+    assert border_point(CardBox(0, 0, 40, 20), towards) == pytest.approx(found)

@@ -68,7 +68,7 @@ def test_a_graph_shows_nodes_types_ports_and_external_names(graph: Config) -> No
     assert words.count("latent") == 3  # one pill for both ends, and a port of backbone and solver each
 
 
-def test_a_cycle_is_drawn_dashed_and_says_how_often_it_runs(graph: Config) -> None:
+def test_a_cycle_is_drawn_dashed_with_its_number_of_steps(graph: Config) -> None:
     picture = draw_config(graph)
     assert 'class="y-loop-wire"' in picture
     assert "closes a loop" in texts(picture)
@@ -108,7 +108,7 @@ def test_blocks_without_a_mapping_go_to_the_port_of_their_name_or_to_the_interfa
     assert "frame. → 3 artifacts" in found
 
 
-def test_a_world_shows_stages_their_parts_and_who_reads_and_writes_what(world: Config) -> None:
+def test_a_world_shows_stages_their_parts_and_the_blocks_they_read_and_write(world: Config) -> None:
     picture = draw_config(world)
     assert {"philosopher", "world_update · if world_update", "chronicle", "what really happened", "glossary, style"} <= set(texts(picture))
     found = set(tooltips(picture))
@@ -171,7 +171,7 @@ def test_markup_in_an_id_is_text() -> None:
     assert hostile[:30] in texts(picture)
 
 
-def test_a_graph_of_ten_thousand_nodes_counts_what_it_leaves_out() -> None:
+def test_a_graph_of_ten_thousand_nodes_counts_the_nodes_not_drawn() -> None:
     nodes = [_node(f"n{index}") for index in range(10_000)]
     edges = [_edge(f"n{index}", f"n{index * 7 % 10_000}") for index in range(10_000)]
     picture = draw_config({"graph_id": "big", "nodes": nodes, "edges": edges})
@@ -211,7 +211,7 @@ def test_levels_without_parts_draw() -> None:
 
 
 @pytest.mark.parametrize(
-    "config, said",
+    "config, message",
     [
         ({"steps": 3}, r"its keys are 'steps'; a drawable config has 'nodes' \(a graph\), 'graphs' \(a pipeline\)"),
         ({"ref": "graph.yaml"}, "read the file its 'ref' names"),
@@ -222,23 +222,23 @@ def test_levels_without_parts_draw() -> None:
         ({"nodes": [_node("a"), _node("a")]}, r"nodes\[1\] repeats the node_id 'a'"),
         (
             {"nodes": [_node("adder")], "edges": [_edge("adder", "ader")]},
-            r"edges\[0\] \(adder.y -> ader.x\) names 'ader'.*there is 'adder'",
+            r"edges\[0\] \(adder.y -> ader.x\) names 'ader'.*Available: 'adder'",
         ),
         ({"nodes": [], "exposed_inputs": [{"node_id": "a", "port_name": "x"}]}, r"exposed_inputs\[0\] names 'a'"),
         ({"pipelines": [], "state_contract": [1]}, "state_contract is a list"),
         ({"pipelines": [], "state_contract": {"input_blocks": 1}}, "input_blocks is a int"),
-        ({"pipelines": [], "state_contract": {"mapping_input": [[1, "a"]]}}, r"mapping_input\[0\] is no triple"),
+        ({"pipelines": [], "state_contract": {"mapping_input": [[1, "a"]]}}, r"mapping_input\[0\] is not a triple"),
         ({"pipelines": [], "state_contract": {"mapping_input": [[1, "a", "x"]]}}, "maps '1' to 'a', which is not in this stage"),
-        ({"cycle": ["author"], "stages": {"autor": {}}}, "cycle names the stage 'author'; there is 'autor'"),
-        ({"cycle": [["a"]], "stages": {}}, "cycle names the stage"),
+        ({"cycle": ["author"], "stages": {"autor": {}}}, "Unknown stage 'author' in cycle. Available: 'autor'"),
+        ({"cycle": [["a"]], "stages": {}}, "Unknown stage"),
         ({"cycle": "author", "stages": {}}, "cycle is a str"),
         ({"cycle": [], "stages": []}, "stages is a list"),
         ({"cycle": ["a"], "stages": {"a": 1}}, "stages.a is a int"),
-        ({"graphs": [{"pipeline_node_id": "g", "endpoint_url": "http://[bad"}]}, "endpoint_url is no url"),
+        ({"graphs": [{"pipeline_node_id": "g", "endpoint_url": "http://[bad"}]}, "Invalid endpoint_url"),
     ],
 )
-def test_what_cannot_be_drawn_is_said(config: Any, said: str) -> None:
-    with pytest.raises(InvalidConfig, match=said):
+def test_a_config_that_cannot_be_drawn_is_refused_with_the_reason(config: Any, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
         draw_config(config)
 
 
@@ -247,7 +247,7 @@ def _scalars() -> st.SearchStrategy[Any]:
 
 
 def _mangled(value: Any, path: list[int], put: Any) -> Any:
-    """A copy with one value somewhere inside replaced."""
+    """Return a copy with one nested value replaced."""
     keys: Iterator[Any] = iter(value) if isinstance(value, dict) else iter(range(len(value))) if isinstance(value, list) else iter(())
     options = list(keys)
     if not path or not options:
