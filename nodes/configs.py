@@ -26,7 +26,7 @@ class _Load(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> Any:
         """Return the node's schema."""
-        from yggdrasill.server_ext.comfy.levels.sources import PREFIX, template_settings
+        from yggdrasill.server_ext.comfy.levels.config_sources import PREFIX, template_settings
 
         file = io.String.Input(
             "name",
@@ -56,14 +56,14 @@ class _Load(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, source: Any = None) -> Any:
         """Return a value that changes when the file changes."""
-        from yggdrasill.server_ext.comfy.levels.sources import fingerprint
+        from yggdrasill.server_ext.comfy.levels.config_sources import fingerprint
 
         return fingerprint(source)
 
     @classmethod
     def execute(cls, source: dict[str, Any] | None = None) -> Any:
         """Return the config. Raises as `from_template`, `from_file` and `from_text`."""
-        from yggdrasill.server_ext.comfy.levels.sources import load_source
+        from yggdrasill.server_ext.comfy.levels.config_sources import load_source
 
         return io.NodeOutput(load_source(cls.level, source, selected_choice(cls, "source")))
 

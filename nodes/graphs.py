@@ -21,7 +21,7 @@ from yggdrasill.nodes.sockets import (
     seed_input,
     values_in_order,
 )
-from yggdrasill.server_ext.comfy.sockets import MOST_PORTS
+from yggdrasill.server_ext.comfy.port_checks import MAX_PORTS
 
 __all__ = ["AddBlock", "Connect", "PipelineNode", "RunGraph"]
 
@@ -92,7 +92,7 @@ class AddBlock(io.ComfyNode):
     ) -> Any:
         """Return the config of the new graph."""
         from yggdrasill.server_ext.comfy.levels.blocks import chosen_block
-        from yggdrasill.server_ext.comfy.levels.composing import add_block
+        from yggdrasill.server_ext.comfy.levels.graph_composing import add_block
 
         block_type, settings = chosen_block(block, selected_choice(cls, "block"), defaults)
         return io.NodeOutput(*add_block(graph, graph_id, name, block_type, settings, auto_connect=auto_connect, trainable=trainable))
@@ -123,7 +123,7 @@ class Connect(io.ComfyNode):
     @classmethod
     def execute(cls, graph: dict[str, Any], connections: str, open_rest: bool) -> Any:
         """Return the new config."""
-        from yggdrasill.server_ext.comfy.levels.composing import connect
+        from yggdrasill.server_ext.comfy.levels.graph_composing import connect
 
         return io.NodeOutput(connect(graph, connections, open_rest=open_rest))
 
@@ -158,7 +158,7 @@ class PipelineNode(io.ComfyNode):
     @classmethod
     def execute(cls, graphs: dict[str, Any], pipeline_id: str, connections: str, names: str, open_rest: bool) -> Any:
         """Return the config of the pipeline."""
-        from yggdrasill.server_ext.comfy.levels.composing import make_pipeline
+        from yggdrasill.server_ext.comfy.levels.graph_composing import make_pipeline
 
         return io.NodeOutput(make_pipeline(pipeline_id, linked_parts(graphs), names, connections, open_rest=open_rest))
 
@@ -183,9 +183,9 @@ class RunGraph(io.ComfyNode):
                     "loop_steps", default=0, min=0, max=100_000, tooltip="Iterations of cycles. 0: the graph's setting.", advanced=True
                 ),
                 io.Boolean.Input("preview", default=True, tooltip="Show image outputs on the node."),
-                port_inputs(MOST_PORTS, "The inputs of the graph, in order."),
+                port_inputs(MAX_PORTS, "The inputs of the graph, in order."),
             ],
-            outputs=port_outputs(MOST_PORTS),
+            outputs=port_outputs(MAX_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -195,11 +195,11 @@ class RunGraph(io.ComfyNode):
     ) -> Any:
         """Return the outputs in the order of the graph. An output without a value blocks the nodes that need it."""
         from yggdrasill.remote.comfy_ports import port_values
+        from yggdrasill.server_ext.comfy.levels.graph_ports import pictures_of
         from yggdrasill.server_ext.comfy.levels.graph_run import run_graph
-        from yggdrasill.server_ext.comfy.levels.ports import pictures_of
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
 
         work = NodeWork(str(cls.hidden.unique_id), lambda node_work: run_graph(node_work, graph, ports or {}, seed, loop_steps), seed=seed)
         outputs = {index: port_values(value) for index, value in (await work.result()).items()}
         images = [image for values in outputs.values() for image in pictures_of(values)] if preview else []
-        return io.NodeOutput(*values_in_order(outputs, MOST_PORTS), ui=preview_of(images, cls))
+        return io.NodeOutput(*values_in_order(outputs, MAX_PORTS), ui=preview_of(images, cls))

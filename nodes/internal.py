@@ -17,7 +17,7 @@ __all__ = ["GraphResult", "GraphValue", "PlacedPartNode"]
 class PlacedPartNode(io.ComfyNode):
     """Runs a part of a workflow on an endpoint. Its messages carry the ids of the nodes in the plan."""
 
-    #: See `yggdrasill.server_ext.comfy.blocking`.
+    #: See `yggdrasill.server_ext.comfy.execution_blockers`.
     takes_blocked = True
 
     @classmethod
@@ -76,7 +76,7 @@ class GraphValue(io.ComfyNode):
     def execute(cls, hash: str) -> Any:  # noqa: A002 - the socket's name
         """Return the values of the port."""
         from yggdrasill.remote.comfy_ports import port_values
-        from yggdrasill.server_ext.comfy.blocking import as_blockers
+        from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
         from yggdrasill.server_ext.comfy.extension_context import extension_context
 
         return io.NodeOutput(as_blockers(port_values(extension_context().runner.job_inputs.take(hash))))
@@ -85,7 +85,7 @@ class GraphValue(io.ComfyNode):
 class GraphResult(io.ComfyNode):
     """Receives an output of a job. It has no outputs of its own, so ComfyUI caches only its key."""
 
-    #: See `yggdrasill.server_ext.comfy.blocking`.
+    #: See `yggdrasill.server_ext.comfy.execution_blockers`.
     takes_blocked = True
 
     @classmethod
@@ -109,7 +109,7 @@ class GraphResult(io.ComfyNode):
             CannotTravel: a value is not transferable; the message names port and type.
         """
         from yggdrasill.server_ext.comfy.extension_context import extension_context
-        from yggdrasill.server_ext.comfy.types_ports import check_port
+        from yggdrasill.server_ext.comfy.port_checks import check_port
 
         waiting = extension_context().runner.run_of(run[0])
         if waiting is not None:

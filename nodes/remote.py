@@ -8,7 +8,7 @@ from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
 from yggdrasill.nodes.sockets import category, port_inputs, port_outputs, values_in_order
-from yggdrasill.server_ext.comfy.sockets import MOST_PORTS
+from yggdrasill.server_ext.comfy.port_checks import MAX_PORTS
 
 __all__ = ["REMOTE_NODE", "EndpointInfo", "RemoteGraphNode"]
 
@@ -60,9 +60,9 @@ class RemoteGraphNode(io.ComfyNode):
                     tooltip="If no endpoint accepts the call: fail, or run the same workflow on this server (local). auto: the registry's setting.",
                     socketless=True,
                 ),
-                port_inputs(MOST_PORTS),
+                port_inputs(MAX_PORTS),
             ],
-            outputs=port_outputs(MOST_PORTS),
+            outputs=port_outputs(MAX_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -76,7 +76,7 @@ class RemoteGraphNode(io.ComfyNode):
     @classmethod
     async def fingerprint_inputs(cls, graph: list[str] | None = None, endpoint: list[str] | None = None, **others: Any) -> str | float:
         """Return the hash of the deployment, by which ComfyUI decides whether a cached result is still valid."""
-        from yggdrasill.server_ext.comfy.fingerprint import fingerprint
+        from yggdrasill.server_ext.comfy.contract_fingerprint import fingerprint
 
         # a linked graph or endpoint is unknown until its node has run
         return await fingerprint(graph[0], endpoint[0]) if graph and endpoint else float("nan")
@@ -105,7 +105,7 @@ class RemoteGraphNode(io.ComfyNode):
         ).start()
         outputs = await call.result()
         shown = {"yggdrasill": [{"ran_here": call.ran_here}]} if call.ran_here else None
-        return io.NodeOutput(*values_in_order(outputs, MOST_PORTS), ui=shown)
+        return io.NodeOutput(*values_in_order(outputs, MAX_PORTS), ui=shown)
 
 
 class EndpointInfo(io.ComfyNode):
@@ -133,7 +133,7 @@ class EndpointInfo(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, endpoint: Any = None) -> bool | str:
         """Check that the endpoint exists."""
-        from yggdrasill.server_ext.comfy.levels.endpoint_requests import unknown_endpoint
+        from yggdrasill.server_ext.comfy.levels.endpoint_info import unknown_endpoint
 
         return unknown_endpoint(endpoint) or True
 
@@ -145,12 +145,12 @@ class EndpointInfo(io.ComfyNode):
     @classmethod
     async def execute(cls, endpoint: str) -> Any:
         """Return the status of the endpoints."""
-        from yggdrasill.server_ext.comfy.levels.endpoint_requests import ask_endpoints
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.endpoint_info import query_endpoints
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
 
         def query(work: NodeWork[Any]) -> tuple[bool, str, str]:
-            status = ask_endpoints(endpoint)
-            work.messages.say("all respond" if status[0] else "not all respond")
+            status = query_endpoints(endpoint)
+            work.messages.show_text("all respond" if status[0] else "not all respond")
             return status
 
         return io.NodeOutput(*await NodeWork(str(cls.hidden.unique_id), query).result())

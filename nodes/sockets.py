@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io, ui
 
 from yggdrasill.foundation import ConfigField
-from yggdrasill.server_ext.comfy.levels.values import REST
+from yggdrasill.server_ext.comfy.levels.widget_values import REST
 
 __all__ = [
     "GRAPH",

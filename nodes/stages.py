@@ -94,7 +94,7 @@ class StageNode(io.ComfyNode):
         names: str,
     ) -> Any:
         """Return the config of the stage."""
-        from yggdrasill.server_ext.comfy.levels.stages import make_stage
+        from yggdrasill.server_ext.comfy.levels.world_composing import make_stage
 
         settings: dict[str, Any] = {"reads": reads, "writes": writes, "condition": condition, "conditions": conditions, "carry": carry}
         return io.NodeOutput(make_stage(stage_id, role, linked_parts(pipelines), names=names, lines=connections, **settings))
@@ -125,7 +125,7 @@ class RunStage(io.ComfyNode):
     @classmethod
     async def execute(cls, stage: dict[str, Any], action: str, seed: int, state: Any = None) -> Any:
         """Return the new state."""
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
         from yggdrasill.server_ext.comfy.levels.world_run import run_stage
 
         run_seed = None if seed < 0 else seed
@@ -192,7 +192,7 @@ class WorldFromStages(io.ComfyNode):
         names: str,
     ) -> Any:
         """Return the config of the world."""
-        from yggdrasill.server_ext.comfy.levels.stages import make_world
+        from yggdrasill.server_ext.comfy.levels.world_composing import make_world
 
         facts = {"description": description, "initial_world": initial_world, "fields": fields, "cycle": cycle, "names": names}
         return io.NodeOutput(make_world(world_id, linked_parts(stages), seed=world_seed, **facts))

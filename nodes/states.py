@@ -94,10 +94,10 @@ class ReadState(io.ComfyNode):
         """Return the blocks of the state. An empty block blocks the nodes that need it."""
         from comfy_execution.graph_utils import ExecutionBlocker
 
-        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, opened, state_pictures, words_of
+        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, parse_state, state_pictures, state_text
         from yggdrasill.stage import State
 
-        opened_state = opened(state) or State()
-        blocks = [ExecutionBlocker(None) if opened_state[number] is None else opened_state[number] for number in _BLOCKS]
-        images = state_pictures(opened_state) or [ExecutionBlocker(None)]
-        return io.NodeOutput(*blocks, images, words_of(opened_state), chronicle_text(opened_state.content), opened_state.passes)
+        state_content = parse_state(state) or State()
+        blocks = [ExecutionBlocker(None) if state_content[number] is None else state_content[number] for number in _BLOCKS]
+        images = state_pictures(state_content) or [ExecutionBlocker(None)]
+        return io.NodeOutput(*blocks, images, state_text(state_content), chronicle_text(state_content.content), state_content.passes)

@@ -55,15 +55,15 @@ class RunWorld(io.ComfyNode):
         """Return the last state, the images of all passes, the text and the chronicle."""
         from comfy_execution.graph_utils import ExecutionBlocker
 
-        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, words_of
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, state_text
         from yggdrasill.server_ext.comfy.levels.world_run import WorldCall, actions_of, run_world
 
         run_seed = None if seed < 0 else seed
         call = WorldCall(world, state, actions_of(action), steps, run_seed, keep)
         result = await NodeWork(str(cls.hidden.unique_id), lambda work: run_world(work, call), seed=run_seed).result()
         images = result.pictures or [ExecutionBlocker(None)]
-        text = words_of(result.state), chronicle_text(result.state.content)
+        text = state_text(result.state), chronicle_text(result.state.content)
         return io.NodeOutput(result.state.to_dict(), images, *text, ui=preview_of(result.pictures, cls))
 
 
@@ -93,10 +93,10 @@ class SaveWorld(io.ComfyNode):
     @classmethod
     def execute(cls, world: dict[str, Any], name: str, state: Any = None) -> Any:
         """Save the world, and return its name."""
-        from yggdrasill.server_ext.comfy.levels.states import opened
+        from yggdrasill.server_ext.comfy.levels.states import parse_state
         from yggdrasill.server_ext.comfy.levels.world_folder import save_world
 
-        return io.NodeOutput(save_world(world, opened(state), name).name)
+        return io.NodeOutput(save_world(world, parse_state(state), name).name)
 
 
 class LoadWorld(io.ComfyNode):

@@ -1,4 +1,4 @@
-"""Runs in ComfyUI's Python: sends every sample value through the codec and reports, in JSON, what came back.
+"""Runs in ComfyUI's Python: sends every sample value through the codec and reports the results as JSON.
 
 ``inside_comfyui.py REPORT_FOLDER BASE_DIRECTORY``
 """
@@ -27,14 +27,14 @@ from samples.comfy_compare import difference  # noqa: E402
 from samples.comfy_values import BUILT, LIVE, ValueFactory  # noqa: E402
 from yggdrasill.errors import CannotTravel, YggdrasillError  # noqa: E402
 from yggdrasill.remote.comfy_ports import type_transferability  # noqa: E402
-from yggdrasill.server_ext.comfy import types_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types_classes import register_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types_ports import check_port  # noqa: E402
+from yggdrasill.server_ext.comfy import value_classes  # noqa: E402
+from yggdrasill.server_ext.comfy.port_checks import check_port  # noqa: E402
+from yggdrasill.server_ext.comfy.value_classes import register_classes  # noqa: E402
 from yggdrasill.values import MemoryStore, Opaque, dumps, iter_envelope, loads, pack, unpack  # noqa: E402
 
 
 def transfer(value: Any, file: Path) -> dict[str, Any]:
-    """Both ways that a value can go, and what a host without ComfyUI will be shown."""
+    """Send a value both ways, and store the data for a host without ComfyUI."""
     data = dumps(value)
     back = loads(data)
     store = MemoryStore()
@@ -71,7 +71,7 @@ def round_trips(factory: ValueFactory) -> dict[str, Any]:
 
 
 def from_another_thread(factory: ValueFactory) -> str | None:
-    """Inference tensors belong to one thread's mode; transfers happen in others."""
+    """Inference tensors belong to one thread's mode, but transfers happen in other threads."""
     with factory.torch.inference_mode():
         value = LIVE["LATENT with mask and batch index"][1](factory)
     found: list[str | None] = ["the thread ended early"]
@@ -88,7 +88,7 @@ def from_another_thread(factory: ValueFactory) -> str | None:
 
 
 def refusals(factory: ValueFactory) -> dict[str, str]:
-    """What is said of values that stay, each made by ComfyUI itself."""
+    """Return the errors for values that are not transferable, each created by ComfyUI itself."""
     control: Any = importlib.import_module("comfy.controlnet").ControlBase()
     hooks: Any = importlib.import_module("comfy.hooks").HookGroup()
     patcher: Any = importlib.import_module("comfy.model_patcher").ModelPatcher(factory.torch.nn.Linear(1, 1), "cpu", "cpu")
@@ -121,19 +121,19 @@ def _refused(port: str, type_name: str, value: Any) -> str:
 
 
 def missing_class(factory: ValueFactory) -> dict[str, Any]:
-    """A ComfyUI that lacks a class, such as an older one, hands its values on."""
+    """A ComfyUI that lacks a class, such as an older one, forwards its values."""
     data = dumps([factory.mesh()])
-    kind = types_classes._KINDS["mesh"]
-    object.__setattr__(kind, "home", "comfy_api.latest:Types.NO_SUCH_CLASS")
+    kind = value_classes._KINDS["mesh"]
+    object.__setattr__(kind, "location", "comfy_api.latest:Types.NO_SUCH_CLASS")
     try:
         back = loads(data)
         return {"opaque": type(back[0]) is Opaque, "same": dumps(back) == data}
     finally:
-        object.__setattr__(kind, "home", "comfy_api.latest:Types.MESH")
+        object.__setattr__(kind, "location", "comfy_api.latest:Types.MESH")
 
 
 def hostile() -> dict[str, str]:
-    """States that no encoder wrote, and the class of the error for each."""
+    """Return the error class for each invalid state."""
     states: dict[str, list[Any]] = {
         "comfy.mesh": [None, [], {1: 2}, {"__class__": 1}, {"vertices": 1}, {"__dict__": {}}],
         "comfy.clip_vision_output": [{"__getitem__": 1}, {"a b": 1}, "x"],

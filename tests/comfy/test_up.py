@@ -1,4 +1,4 @@
-"""``yggdrasill up`` with a real ComfyUI: two servers, known to the registry and to each other, and gone with the command."""
+"""``yggdrasill up`` with a real ComfyUI: two servers with each other in their registries, which stop with the command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.conformance
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an interrupt is sent to one process")
-def test_two_servers_come_up_work_together_and_go(installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_servers_start_work_together_and_stop(installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     registry = tmp_path / "endpoints.yaml"
     command = [sys.executable, "-m", "yggdrasill", "up", "--json", "--cpu", "2", "--port", "0"]
     command += ["--comfy", str(installation.folder), "--python", str(installation.python)]

@@ -98,7 +98,7 @@ class Editor:
         return self
 
     def draw_with(self, *, vue: bool) -> None:
-        """Draw nodes on the canvas, or as elements of the page."""
+        """Draw nodes on the canvas, or as Vue components."""
         self.page.evaluate("(vue) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue)", vue)
         self.page.wait_for_timeout(300)
 

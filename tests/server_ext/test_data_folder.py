@@ -81,7 +81,7 @@ def test_an_unusable_file_is_named_with_a_remedy(tmp_path: Path, name: str, cont
 @pytest.mark.parametrize(
     "text, message",
     [
-        (b"qeue: front\n", "settings.yaml: there is 'qeue'; it takes 'allow_hosts'"),
+        (b"qeue: front\n", "settings.yaml: unknown keys 'qeue'. Available: 'allow_hosts'"),
         (b"queue: [front\n", "settings.yaml, line"),
         (b"queue: front\nqueue: fifo\n", "settings.yaml.*duplicate key"),
         (b"- front\n", "settings.yaml: a config is a mapping"),
