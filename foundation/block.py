@@ -26,8 +26,8 @@ class AbstractBaseBlock(ABC):
     ``stateful`` says that the block keeps something between calls: it is serialised, has one replica and is not retried.
     ``settings`` declares the fields of the config (`ConfigField`); None means that they are not declared.
     ``references`` lists what `load_reference` can load: ``file``, ``folder``, ``hub`` (an id such as ``org/model``).
-    A block must not change its inputs, and inference must not change its weights. What is no port (seeded generators,
-    cancellation, progress, a logger) comes from ``yggdrasill.current_run()``.
+    A block must not change its inputs, and inference must not change its weights. ``yggdrasill.current_run()`` provides seeded
+    generators, cancellation, progress and a logger.
     """
 
     deterministic: ClassVar[bool] = False

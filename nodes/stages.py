@@ -22,7 +22,7 @@ from yggdrasill.nodes.sockets import (
 __all__ = ["RunStage", "StageNode", "WorldFromStages"]
 
 _CONDITION = (
-    "When the stage runs. Blank: always; a preset (philosopher, author, world_update); or blocks that must be filled, such as '1, 2', "
+    "When the stage runs. Blank: the condition of its role; a preset (always, philosopher, author, world_update, architect, creator); or blocks that must be filled, such as '1, 2', "
     "while the blocks that it writes are empty."
 )
 

@@ -117,7 +117,7 @@ def test_servers_end_when_the_command_is_killed(tmp_path: Path) -> None:
 
 
 def listens(port: int) -> bool:
-    """Whether somebody takes connections at a port of this machine."""
+    """Return whether a process accepts connections at a port of this machine."""
     try:
         socket.create_connection(("127.0.0.1", port), 2).close()
     except OSError:

@@ -1,7 +1,7 @@
-"""Endpoints of one slot each that call each other under load: every call comes back with its own result.
+"""Endpoints of one slot each that call each other under load: every call returns its own result.
 
-A ring: what is served at one end calls the other end, which calls the first again. Cross calls: both ends wait for each
-other at the same time. Whoever waits has lent its slot, so somebody can always compute.
+A ring: a deployment at one endpoint calls the other endpoint, which calls the first one again. Cross calls: both endpoints
+wait for each other at the same time. A waiting job has released its slot, so another job can compute.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ def test_callers_of_a_killed_endpoint_get_their_one_result_from_its_next_process
 def test_a_pipeline_goes_on_when_one_of_its_endpoints_is_killed_and_comes_back(mortal: Http, servers: Servers, tmp_path: Path) -> None:
     """The caller's state of the run lives here; only the graph that was lost runs again."""
     gate_file = GateFile(tmp_path)
-    pipeline = Pipeline("journey")
+    pipeline = Pipeline("round-trip")
     for name in ("first", "last"):
         pipeline.add_graph(graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id=name).place(servers.registry("forge")), name)
     pipeline.add_graph(RemoteGraph(mortal.process.url, "gate", token=TOKEN), "gate")

@@ -97,7 +97,7 @@ def forge(servers: Servers) -> Http:
 
 @pytest.fixture(scope="module")
 def services(servers: Servers) -> Services:
-    """The chain's graphs, its pipeline and its stage, deployed by somebody else: url and id by name."""
+    """The chain's graphs, its pipeline and its stage, deployed by another user: url and id by name."""
     configs = chain().to_config()["graphs"]
     found = {}
     for endpoint, entry in zip(servers.all, configs, strict=True):

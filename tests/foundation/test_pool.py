@@ -120,7 +120,7 @@ def test_an_empty_pool_of_ones_own_is_used_and_not_taken_for_none() -> None:
     assert ReusePool.off().shares is False
 
 
-def test_a_block_lives_as_long_as_somebody_uses_it(weights: str) -> None:
+def test_a_block_lives_as_long_as_its_last_user(weights: str) -> None:
     pool = ReusePool()
     graph = two_users(weights, pool)
     assert len(pool) == 1

@@ -563,7 +563,7 @@ class Reference(Handle):
 
 
 class Doubler:
-    """A runnable that is no Graph, as a proxy is none; what it gives is a handle."""
+    """A runnable that is not a Graph, like a proxy; its output is a handle."""
 
     accepts_handles: ClassVar[bool] = False
 

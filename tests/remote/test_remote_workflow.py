@@ -40,7 +40,7 @@ MIB = 1 << 20
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EndpointProcess, EndpointProcess]]:
     """Two endpoints that may fetch from each other."""
-    folder = tmp_path_factory.mktemp("stand-ins")
+    folder = tmp_path_factory.mktemp("fake-comfyui")
     ports = [free_port(), free_port()]
     plugins = ["samples.served_blocks", "samples.fake_comfyui"]
     both = [

@@ -160,7 +160,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
         % b'{"dtype": "uint8", "shape": [4611686018427387904], "nbytes": 4611686018427387904, "inline": ""}',
         "CorruptData",
     ),
-    "a name that is none": (
+    "an invalid name": (
         b'{"key": "name", "inputs": {"skeleton": 1, "payloads": [{"dtype": "bytes", "shape": [1], "nbytes": 1, "artifact": "../token"}]}}',
         "CorruptData",
     ),

@@ -231,7 +231,7 @@ def test_a_pool_is_passed_downwards_by_every_add() -> None:
     assert len(pool) == 1
 
 
-def test_a_block_lives_as_long_as_somebody_uses_it() -> None:
+def test_a_block_lives_as_long_as_its_last_user() -> None:
     import gc
 
     pool = ReusePool()

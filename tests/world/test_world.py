@@ -111,7 +111,7 @@ def test_an_id_stands_for_a_missing_role() -> None:
 
 
 class FarStage:
-    """What a proxy looks like to a world: a stage that is no Stage, here in front of a real one."""
+    """A stage that is not a Stage, as a proxy is to a world, in front of a real one."""
 
     def __init__(self, near: Stage) -> None:
         self.near = near

@@ -111,7 +111,7 @@ def test_an_endless_call_cycle_ends_with_an_error(a: Caller, b: Caller) -> None:
 
 
 def test_a_reentrant_run_is_cancelled_alone(a: Caller, b: Caller) -> None:
-    a.deploy("slow-end", slow_invert(60.0, "lent"))
+    a.deploy("slow-end", slow_invert(60.0, "nested"))
     b.deploy("slow-middle", through("slow-end", "a"))
     prompt_id = a.start(
         {

@@ -92,7 +92,7 @@ def test_large_images_go_through_the_folder_of_a_server_on_the_same_machine(a: C
 
 @pytest.mark.conformance
 def test_large_images_cross_the_socket_without_a_shared_folder(servers: Servers, a: Caller) -> None:
-    base = make_base_directory(servers.folder / "lends-nothing")
+    base = make_base_directory(servers.folder / "shares-nothing")
     (base / "user" / "yggdrasill").mkdir(parents=True)
     (base / "user" / "yggdrasill" / "settings.yaml").write_text("share_folder: false", encoding="utf-8")
     other = servers.start(base=base)
