@@ -97,15 +97,15 @@ REFUSED = {
     "SAMPLER": "holds functions",
     "HOOK_KEYFRAMES": "holds functions",
     "MODEL": "holds weights",
-    "a sampler on *": "value 1 is a comfy.samplers.KSAMPLER;",
-    "a model in a list": 'value 1[1]["deep"][1] is a comfy.model_patcher.ModelPatcher;',
-    "control": 'value 1[0][1]["control"] is a comfy.controlnet.ControlBase (control is a ControlNet with its weights);',
-    "hooks": 'value 1[0][1]["hooks"] is a comfy.hooks.HookGroup (hooks is hooks, which change a model while it samples);',
-    "gligen": 'value 1[0][1]["gligen"][1] is a comfy.model_patcher.ModelPatcher (gligen is a GLIGEN model with its weights);',
-    "an impostor": "value 1 is a other_pack.mesh.MESH, which only shares its name with a class of ComfyUI;",
-    "inside a mesh": 'value 1["material"]["shader"] is a comfy.model_patcher.ModelPatcher;',
-    "a sparse tensor": "value 1 is a torch.Tensor of torch.sparse_coo on cpu with torch.float32, which is not plain memory;",
-    "a meta tensor": "value 1 is a torch.Tensor of torch.strided on meta with torch.float32, which is not plain memory;",
+    "a sampler on *": "value 1 is a comfy.samplers.KSAMPLER.",
+    "a model in a list": 'value 1[1]["deep"][1] is a comfy.model_patcher.ModelPatcher.',
+    "control": 'value 1[0][1]["control"] is a comfy.controlnet.ControlBase (control is a ControlNet with its weights).',
+    "hooks": 'value 1[0][1]["hooks"] is a comfy.hooks.HookGroup (hooks is hooks, which change a model while it samples).',
+    "gligen": 'value 1[0][1]["gligen"][1] is a comfy.model_patcher.ModelPatcher (gligen is a GLIGEN model with its weights).',
+    "an impostor": "value 1 is a other_pack.mesh.MESH, which only shares its name with a class of ComfyUI.",
+    "inside a mesh": 'value 1["material"]["shader"] is a comfy.model_patcher.ModelPatcher.',
+    "a sparse tensor": "value 1 is a torch.Tensor of torch.sparse_coo on cpu with torch.float32, which is not plain memory.",
+    "a meta tensor": "value 1 is a torch.Tensor of torch.strided on meta with torch.float32, which is not plain memory.",
 }
 
 
@@ -114,7 +114,7 @@ def test_values_that_are_not_transferable_are_refused_with_port_type_and_locatio
     message = report["refusals"][name]
     assert re.match(r"port 'picked' \([A-Z_*]+\) cannot be transferred: ", message)
     assert REFUSED[name] in message
-    assert message.endswith("let the nodes that make this value run on the side that uses it")
+    assert message.endswith("Run the nodes that make this value on the side that uses it.")
 
 
 def test_every_refusal_is_tested(report: dict[str, Any]) -> None:

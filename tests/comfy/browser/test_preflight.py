@@ -51,7 +51,7 @@ def preflight(editor: Editor, tab: Any) -> Any:
     """Press Preflight; return the dialog with its result."""
     tab.get_by_role("button", name="Preflight").click()
     dialog = editor.page.get_by_role("dialog", name="Preflight")
-    editor.wait_until(lambda: "Looking" not in dialog.inner_text())
+    editor.wait_until(lambda: "Checking" not in dialog.inner_text())
     return dialog
 
 

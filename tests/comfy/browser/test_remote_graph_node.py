@@ -71,7 +71,7 @@ def test_a_graph_with_more_ports_than_sockets_is_shown_on_the_node(editor: Edito
     pair.studio.deploy("wide", {"1": graph_input("x"), **{str(number): graph_output(f"y{number}", ("1", 0)) for number in range(2, 35)}})
     made = editor.add(NODE, 420, 150, endpoint="studio", graph="wide")
     editor.wait_until(lambda: "⚠ too many ports" in editor.badges(made))
-    assert any("It has 33 outputs, and a node up to 32." in text for text in editor.messages())
+    assert any("It has 33 outputs; a node supports at most 32." in text for text in editor.messages())
     assert editor.outputs(made) == []
 
 

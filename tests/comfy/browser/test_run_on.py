@@ -157,7 +157,7 @@ def test_unnamed_nodes_become_a_group(editor: Editor, drawn: tuple[int, int], re
     asked = editor.page.get_by_role("dialog").get_by_role("textbox")
     asked.fill("Enlarge")
     asked.press("Enter")
-    editor.wait_until(lambda: any("called “Enlarge” already" in text for text in editor.messages()))
+    editor.wait_until(lambda: any("already has a part named “Enlarge”" in text for text in editor.messages()))
     assert graphs(registry) == {}
     open_tools(editor)
     editor.page.keyboard.press("ArrowUp")
