@@ -17,8 +17,8 @@ def pack_last(last_state: State | None, content: Any) -> bytes:
     from yggdrasill.values import dumps
 
     last = None if last_state is None else last_state.to_dict()
-    own = {} if last is not None and last["content"] is content else {"content": content}
-    return dumps({"last_state": last, **own})
+    separate = {} if last is not None and last["content"] is content else {"content": content}
+    return dumps({"last_state": last, **separate})
 
 
 def unpack_last(data: bytes, where: str) -> tuple[State | None, Any]:
