@@ -424,8 +424,17 @@ def test_whole_and_parts_of_any_save_have_the_states_of_the_original(
 def test_a_save_is_flushed_before_it_gets_its_name(tmp_path: Path, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     real_sync, real_rename = os.fsync, os.rename
-    monkeypatch.setattr(os, "fsync", lambda handle: (events.append("flush"), real_sync(handle))[1])
-    monkeypatch.setattr(os, "rename", lambda *names: (events.append(f"name {Path(names[1]).name}"), real_rename(*names))[1])
+
+    def fsync(handle: int) -> None:
+        events.append("flush")
+        real_sync(handle)
+
+    def rename(source: Any, target: Any) -> None:
+        events.append(f"name {Path(target).name}")
+        real_rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", rename)
     two_users(reference).save(tmp_path / "saved")
     place = events.index("name saved")
     assert events[place - 1] == events[place + 1] == "flush"
