@@ -24,6 +24,17 @@ __version__ = "0.1.0"
 #: Where ComfyUI finds what its editor loads with the page; it loads the rest of the folder ``web`` when needed.
 WEB_DIRECTORY = "./web/start"
 
+#: The module that registers each built-in kind when it is imported, read by `yggdrasill.foundation.kinds`. The root package is above
+#: every layer, so it may name them all; it is a table and no entry point because ComfyUI loads a checkout without metadata.
+KIND_MODULES = {
+    "graph": "yggdrasill.foundation.graph",
+    "pipeline": "yggdrasill.pipeline.pipeline",
+    "stage": "yggdrasill.stage.stage",
+    "world": "yggdrasill.world.world",
+    "comfy": "yggdrasill.remote.kinds",
+    "remote": "yggdrasill.remote.kinds",
+}
+
 if TYPE_CHECKING:
     from yggdrasill.executor import current_run, run
     from yggdrasill.executor import run as run_graph

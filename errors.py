@@ -1,15 +1,16 @@
-"""Every exception Yggdrasill raises on purpose.
+"""The exceptions that Yggdrasill raises, and the wording of their messages.
 
-Each class also is the builtin that a caller would expect, so ``except ValueError`` and ``except KeyError`` keep working.
-A message says what is wrong, what exists, and what to do; ``details`` holds the same facts for programs::
+Each class also derives from the builtin that a caller would expect, so ``except ValueError`` and ``except KeyError`` keep
+working. A message states what is wrong, what is available, and what to do; ``details`` holds the same facts for programs.
+`unknown_message` and `unknown_name` word every "no such name" message, `error_context` adds where it happened::
 
     YggdrasillError
-    ├── InvalidArgument (ValueError)        a builder was called with something it cannot take
+    ├── InvalidArgument (ValueError)        an argument that the callee does not accept
     │   ├── DuplicateName
     │   └── InvalidEdge
     ├── InvalidStructure (ValueError)       validate() found errors
-    │   └── CycleFound                      a cycle where only a DAG may be
-    ├── UnknownName (KeyError)              nothing has that name
+    │   └── CycleFound                      a cycle in a structure that must be acyclic
+    ├── UnknownName (KeyError)              a name that does not exist
     │   ├── UnknownBlockType
     │   ├── UnknownGraph
     │   ├── UnknownEndpoint
@@ -19,21 +20,21 @@ A message says what is wrong, what exists, and what to do; ``details`` holds the
     │   ├── UnsupportedVersion
     │   └── MissingFile (FileNotFoundError)
     ├── InvalidCheckpoint (ValueError)      a weights file that cannot be read
-    │   └── CheckpointMismatch (KeyError)   weights of something else
+    │   └── CheckpointMismatch (KeyError)   weights of another model
     ├── UnsupportedFormat (NotImplementedError)
     ├── CodecError (ValueError)
-    │   ├── CorruptData                     truncated, altered or not ours
+    │   ├── CorruptData                     truncated, altered or foreign bytes
     │   ├── LimitExceeded                   larger or deeper than the receiver allows
     │   └── CannotTravel (TypeError)        a value that has no lossless form
     ├── RunError (RuntimeError)
-    │   ├── BlockFailed                     user code raised; ``node`` says where
-    │   │   └── MissingInput                ... over a required input nothing fed
+    │   ├── BlockFailed                     a block raised; ``node`` is its path
+    │   │   └── MissingInput                a block raised because a required input was absent
     │   ├── HookFailed
     │   ├── Cancelled
     │   └── TimedOut (TimeoutError)
-    ├── PartitionError (ValueError)             a part of a workflow that cannot be cut out of it
+    ├── PartitionError (ValueError)         a part of a workflow that cannot be split off
     ├── InvalidState (ValueError)           a state outside its schema
-    ├── StorageFailed (OSError)             a snapshot or a save that could not be written or read
+    ├── StorageFailed (OSError)             a snapshot or save that could not be written or read
     └── RemoteError (RuntimeError)
         ├── EndpointUnreachable (ConnectionError)
         ├── AccessDenied (PermissionError)
@@ -42,13 +43,14 @@ A message says what is wrong, what exists, and what to do; ``details`` holds the
         ├── PayloadTooLarge
         ├── JobConflict                     the job key was used for another call
         ├── QueueFull
-        └── EndpointFailed                  the endpoint broke in a way it has no name for
+        └── EndpointFailed                  an unexpected failure inside the endpoint
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 __all__ = [
@@ -92,8 +94,10 @@ __all__ = [
     "UnsupportedFormat",
     "UnsupportedVersion",
     "YggdrasillError",
+    "error_context",
     "error_from_dict",
     "format_options",
+    "unknown_message",
     "unknown_name",
 ]
 
@@ -101,7 +105,10 @@ _BY_NAME: dict[str, type[YggdrasillError]] = {}
 
 
 class YggdrasillError(Exception):
-    """Root of the tree: a ``message`` for people and ``details`` (JSON values) for programs."""
+    """Root of the tree: a ``message`` for people and ``details`` (JSON values) for programs.
+
+    ``message`` is ``args[0]``, so that ``str``, ``repr``, ``args`` and pickles always agree; assigning it changes all of them.
+    """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -110,67 +117,75 @@ class YggdrasillError(Exception):
 
     def __init__(self, message: str, /, **details: Any) -> None:
         super().__init__(message)
-        self.message = message
         self.details: dict[str, Any] = details
+
+    @property
+    def message(self) -> str:
+        """What went wrong, for people."""
+        return str(self.args[0])
+
+    @message.setter
+    def message(self, text: str) -> None:
+        self.args = (text,)
 
     def __str__(self) -> str:
         return self.message
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form ``{"type", "message", "details"}``, read back by `error_from_dict` on the other side of a wire."""
+        """Return the JSON form ``{"type", "message", "details"}``, which `error_from_dict` reads."""
         return {"type": type(self).__name__, "message": self.message, "details": self.details}
 
 
 class InvalidArgument(YggdrasillError, ValueError):
-    """A builder was called with something it cannot take."""
+    """An argument that the callee does not accept."""
 
 
 class DuplicateName(InvalidArgument):
-    """The name is taken."""
+    """A name that is already in use."""
 
 
 class InvalidEdge(InvalidArgument):
-    """An edge that cannot be: a missing end, a wrong direction, types that do not fit."""
+    """An edge with a missing end, a wrong direction, or incompatible types."""
 
 
 class InvalidStructure(YggdrasillError, ValueError):
-    """``validate()`` found errors; ``details["errors"]`` lists them."""
+    """Errors found by ``validate()``; ``details["errors"]`` lists them."""
 
 
 class CycleFound(InvalidStructure):
-    """A cycle where only a directed acyclic graph may be."""
+    """A cycle in a structure that must be acyclic."""
 
 
 class UnknownName(YggdrasillError, KeyError):
-    """Nothing has that name; the message lists what has, nearest first."""
+    """A name that does not exist; the message lists the available ones, nearest first."""
 
 
 class UnknownBlockType(UnknownName):
-    """No block type of that name is registered."""
+    """A block type that is not registered."""
 
 
 class UnknownGraph(UnknownName):
-    """The endpoint serves no graph of that id."""
+    """A graph id that the endpoint does not serve."""
 
 
 class UnknownEndpoint(UnknownName):
-    """The registry of endpoints has no such name."""
+    """An endpoint name that the registry does not contain."""
 
 
 class UnknownJob(UnknownName):
-    """The endpoint has no job of that id."""
+    """A job id that the endpoint does not know."""
 
 
 class UnknownArtifact(UnknownName):
-    """The endpoint holds no artifact of that hash."""
+    """An artifact hash that the endpoint does not hold."""
 
 
 class InvalidConfig(YggdrasillError, ValueError):
-    """A config that cannot be read: the message names the file and the place in it."""
+    """A config that cannot be read; the message names the file and the location in it."""
 
 
 class UnsupportedVersion(InvalidConfig):
-    """A config, file or message written by a newer version."""
+    """A config, file or message that a newer version wrote."""
 
 
 class MissingFile(InvalidConfig, FileNotFoundError):
@@ -182,103 +197,103 @@ class InvalidCheckpoint(YggdrasillError, ValueError):
 
 
 class CheckpointMismatch(InvalidCheckpoint, KeyError):
-    """Weights that belong to something else: keys missing or unexpected."""
+    """Weights of another model: keys are missing or unexpected."""
 
 
 class UnsupportedFormat(YggdrasillError, NotImplementedError):
-    """A file format that is refused on purpose, such as pickle."""
+    """A file format that is not supported, such as pickle."""
 
 
 class CodecError(YggdrasillError, ValueError):
-    """A value could not be encoded or decoded."""
+    """A value that could not be encoded or decoded."""
 
 
 class CorruptData(CodecError):
-    """Bytes that are truncated, altered, or not ours."""
+    """Bytes that are truncated, altered, or in a foreign format."""
 
 
 class LimitExceeded(CodecError):
-    """Larger, longer or deeper than the receiver allows."""
+    """Data larger, longer or deeper than the receiver allows."""
 
 
 class CannotTravel(CodecError, TypeError):
-    """A value that has no lossless form; the message names its type and place."""
+    """A value without a lossless encoded form; the message names its type and location."""
 
 
 class RunError(YggdrasillError, RuntimeError):
-    """A run that began and did not end well."""
+    """A run that started and failed."""
 
 
 class BlockFailed(RunError):
-    """A block raised; ``details["node"]`` is its path and ``__cause__`` the original exception."""
+    """An exception raised by a block; ``details["node"]`` is the node path and ``__cause__`` the original exception."""
 
 
 class MissingInput(BlockFailed):
-    """A block raised while a required input was absent; ``details["ports"]`` names it."""
+    """An exception raised by a block whose required input was absent; ``details["ports"]`` lists the absent inputs."""
 
 
 class HookFailed(RunError):
-    """A callback raised."""
+    """An exception raised by a callback."""
 
 
 class Cancelled(RunError):
-    """The run was cancelled."""
+    """A run that was cancelled."""
 
 
 class TimedOut(RunError, TimeoutError):
-    """The run took longer than it was allowed to."""
+    """A run that exceeded its time limit."""
 
 
 class PartitionError(YggdrasillError, ValueError):
-    """A part of a workflow cannot be cut out of it; ``details["part"]`` names the part and ``details["nodes"]`` the node ids."""
+    """A part that cannot be split off its workflow; ``details["part"]`` is its name and ``details["nodes"]`` the node ids."""
 
 
 class InvalidState(YggdrasillError, ValueError):
-    """A state with a hole, an unknown block, or a value outside its schema."""
+    """A state with an empty block before a filled one, an unknown block, or a value outside its schema."""
 
 
 class StorageFailed(YggdrasillError, OSError):
-    """A snapshot or a save that could not be written or read; what was there before is still there."""
+    """A snapshot or save that could not be written or read; older files are unchanged."""
 
 
 class RemoteError(YggdrasillError, RuntimeError):
-    """A call to an endpoint did not end well."""
+    """A call to an endpoint that failed."""
 
 
 class EndpointUnreachable(RemoteError, ConnectionError):
-    """Nothing answers at the endpoint's url, or the connection broke."""
+    """An endpoint that does not answer, or a connection that broke."""
 
 
 class AccessDenied(RemoteError, PermissionError):
-    """The endpoint refuses the token, Host or Origin."""
+    """A token, Host or Origin that the endpoint refuses."""
 
 
 class ProtocolMismatch(RemoteError):
-    """The other side speaks another protocol version, or no Yggdrasill at all."""
+    """A server with another protocol version, or one that is not a Yggdrasill endpoint."""
 
 
 class BuildMismatch(RemoteError):
-    """The endpoint runs another torch build, so its results may differ in the last bits."""
+    """An endpoint with another torch build, whose results may differ in the last bits."""
 
 
 class JobConflict(RemoteError):
-    """The job key was used for a call with another body."""
+    """A job key that was used before for a call with another body."""
 
 
 class QueueFull(RemoteError):
-    """The endpoint takes no more jobs for now."""
+    """An endpoint whose queue is full."""
 
 
 class PayloadTooLarge(RemoteError):
-    """A body over the endpoint's limit."""
+    """A request body larger than the endpoint's limit."""
 
 
 class EndpointFailed(RemoteError):
-    """The endpoint broke in a way it has no name for."""
+    """An unexpected failure inside the endpoint."""
 
 
 def format_options(names: Iterable[str], *, near: str | None = None, limit: int = 12) -> str:
-    """``'a', 'b', 'c'`` for a message, those closest to ``near`` first; ``nothing`` if there are none."""
+    """Return ``'a', 'b', 'c'`` for a message, sorted, with those closest to ``near`` first; ``none`` without names."""
     options = sorted(names)
     if near is not None:
         close = difflib.get_close_matches(near, options, n=3, cutoff=0.5)
@@ -286,22 +301,34 @@ def format_options(names: Iterable[str], *, near: str | None = None, limit: int 
     shown = ", ".join(repr(name) for name in options[:limit])
     if len(options) > limit:
         shown += f" and {len(options) - limit} more"
-    return shown or "nothing"
+    return shown or "none"
+
+
+def unknown_message(what: str, name: object, existing: Iterable[str], hint: str = "", *, limit: int = 12) -> str:
+    """Return ``Unknown node 'b'. Available: 'a', 'c'.``, then a near match and ``hint`` (a sentence) if there are any."""
+    names = list(existing)
+    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
+    parts = [f"Unknown {what} {name!r}.", f"Available: {format_options(names, near=str(name), limit=limit)}."]
+    return " ".join([*parts, *([f"Did you mean {close[0]!r}?"] if close else []), *([hint] if hint else [])])
 
 
 def unknown_name(what: str, name: object, existing: Iterable[str], hint: str = "", kind: type[UnknownName] = UnknownName) -> UnknownName:
-    """The error for a name nothing has: ``unknown_name("node", "b", graph.node_ids)``, with near matches first."""
-    names = list(existing)
-    close = difflib.get_close_matches(str(name), names, n=1, cutoff=0.6)
-    did_you_mean = f" Did you mean {close[0]!r}?" if close else ""
-    return kind(
-        f"unknown {what} {name!r}; there is {format_options(names, near=str(name))}.{did_you_mean}{' ' + hint if hint else ''}",
-        name=str(name),
-    )
+    """Return the error for a name that does not exist, as ``unknown_name("node", "b", graph.nodes)``, with `unknown_message`."""
+    return kind(unknown_message(what, name, existing, hint), name=str(name))
+
+
+@contextmanager
+def error_context(where: str) -> Iterator[None]:
+    """Prefix the message of every `YggdrasillError` raised inside with ``where``, such as a file or a location in a config."""
+    try:
+        yield
+    except YggdrasillError as error:
+        error.message = f"{where}: {error.message}"
+        raise
 
 
 def error_from_dict(payload: Mapping[str, Any]) -> YggdrasillError:
-    """Rebuild an error from its JSON form; a class this version does not know becomes `EndpointFailed`."""
+    """Rebuild an error from its JSON form; a class that this version does not know becomes `EndpointFailed`."""
     message = str(payload.get("message", "no message"))
     details = payload.get("details")
     facts = {str(key): value for key, value in details.items()} if isinstance(details, Mapping) else {}

@@ -1,7 +1,7 @@
 """The `yggdrasill` command: run, check, draw and serve projects of any level.
 
-Exit codes: 0 done; 1 a run failed; 2 wrong arguments or an invalid project; 3 an endpoint could not be reached or
-refused; 130 interrupted.
+Exit codes: 0 success; 1 a run or a write failed; 2 invalid arguments or an invalid project; 3 an endpoint that could not
+be reached or refused the call; 130 interrupted. README.md in this folder lists the commands.
 """
 
 from __future__ import annotations

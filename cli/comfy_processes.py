@@ -1,4 +1,4 @@
-"""ComfyUI servers of this machine, one per device: started, waited for, watched, ended."""
+"""Starting, watching and stopping ComfyUI servers on this machine, one per device."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from yggdrasill.server_ext.parent_watchdog import PARENT_PIPE
 __all__ = ["ComfyProcess", "Device", "comfy_processes", "devices_of"]
 
 _LAST_LINES = 20
-_END_SECONDS = 10.0
+_STOP_SECONDS = 10.0
 _FOLDERS = ("input", "output", "temp", "user")
-_OF_THIS_PYTHON = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "VIRTUAL_ENV", "YGGDRASILL_TOKEN"})
+_NOT_INHERITED = frozenset({"PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "VIRTUAL_ENV", "YGGDRASILL_TOKEN"})
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a server computes on; ``name`` is the endpoint's."""
+    """The device of a server; ``name`` is the endpoint's name."""
 
     name: str
     flags: tuple[str, ...]
 
 
 def devices_of(gpus: str | None, cpus: int) -> list[Device]:
-    """From a list such as ``0,1`` of GPU numbers, in which ``cpu`` stands for the processor, and a number of servers without a GPU.
+    """Return the devices of a list such as ``0,1,cpu`` of GPU numbers, plus ``cpus`` servers without a GPU.
 
     Raises:
-        InvalidArgument: no device, one named twice, or no number.
+        InvalidArgument: no device, a repeated one, or a word that is not a number.
     """
     words = [word.strip() for word in (gpus or "").split(",") if word.strip()] + ["cpu"] * cpus
     if not words:
-        raise InvalidArgument("say what to compute on: --gpus 0,1 with the numbers of the GPUs, or --cpu 2 for servers without one")
+        raise InvalidArgument("no device given: use --gpus 0,1 with GPU numbers, or --cpu 2 for servers without a GPU")
     numbers = [word for word in words if word != "cpu"]
     wrong = sorted({word for word in numbers if not word.isdecimal()} | {word for word in numbers if numbers.count(word) > 1})
     if wrong:
@@ -57,7 +57,7 @@ def devices_of(gpus: str | None, cpus: int) -> list[Device]:
 
 @dataclass(eq=False)
 class ComfyProcess:
-    """A server that was started. Its files lie in ``folder``, what it prints in ``server.log`` there."""
+    """A server process. Its files are in ``folder``, its output in ``server.log`` there."""
 
     name: str
     folder: Path
@@ -66,40 +66,40 @@ class ComfyProcess:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def data_dir(self) -> Path:
-        """The data folder of the endpoint in it."""
+        """The data folder of its endpoint."""
         return self.folder / "user" / "yggdrasill"
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
-    def last_words(self) -> str:
-        """The last lines that it printed."""
+    def last_lines(self) -> str:
+        """Return the last lines of its output."""
         text = (self.folder / "server.log").read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-_LAST_LINES:])
 
     def wait_until(self, ready: Callable[[], bool], *, seconds: float) -> float:
-        """Return the seconds it took until ``ready`` is true.
+        """Wait until ``ready`` is true and return the seconds that took.
 
         Raises:
-            EndpointUnreachable: the server ended, or it took too long; the message ends with what it printed last.
+            EndpointUnreachable: the server ended, or the time limit passed; the message ends with its last output.
         """
         started = time.monotonic()
         while not ready():
             if not self.alive:
                 raise EndpointUnreachable(
-                    f"server {self.name!r} ended while it started (return code {self.process.returncode}). It printed at last:\n{self.last_words()}",
+                    f"server {self.name!r} ended during the start (return code {self.process.returncode}). Its last output:\n{self.last_lines()}",
                     endpoint=self.name,
                 )
             if time.monotonic() - started > seconds:
                 raise EndpointUnreachable(
-                    f"server {self.name!r} is not ready after {seconds:g} s; give it more with --patience. It printed at last:\n{self.last_words()}",
+                    f"server {self.name!r} is not ready after {seconds:g} s; allow more with --patience. Its last output:\n{self.last_lines()}",
                     endpoint=self.name,
                 )
             time.sleep(0.2)
@@ -110,16 +110,16 @@ class ComfyProcess:
 def comfy_processes(
     installation: Installation, devices: Sequence[Device], folder: Path, *, port: int, flags: Sequence[str] = ()
 ) -> Iterator[list[ComfyProcess]]:
-    """One server per device on ports from ``port`` on (0: any), with files below ``folder``, and the installation's models and nodes.
+    """Start one server per device on ports from ``port`` (0: any free ones), with files in ``folder`` and the installation's models and nodes.
 
-    All of them are ended on leaving, and end by themselves if this process is killed (not on Windows).
+    All servers are stopped on exit, and stop by themselves if this process is killed (not on Windows).
 
     Raises:
         InvalidArgument: a port is taken. StorageFailed
     """
     ports = _ports(port, len(devices))
     started: list[ComfyProcess] = []
-    with _parent_pipe() as parent_pipe, _ended(started):
+    with _parent_pipe() as parent_pipe, _stopped(started):
         for device, number in zip(devices, ports, strict=True):
             started.append(_start(installation, device, folder / device.name, number, flags, parent_pipe))
         yield started
@@ -127,21 +127,21 @@ def comfy_processes(
 
 @contextlib.contextmanager
 def _parent_pipe() -> Iterator[tuple[int, ...]]:
-    """What servers are given to see by that this process is gone, however it ended; nothing where processes cannot be given such things."""
+    """A pipe that the servers inherit; it closes when this process ends, so that they stop. Empty without inheritable pipes."""
     if os.name != "posix":
         yield ()
         return
-    given, held = os.pipe()
+    inherited, kept_open = os.pipe()
     try:
-        yield (given,)
+        yield (inherited,)
     finally:
-        os.close(given)
-        os.close(held)
+        os.close(inherited)
+        os.close(kept_open)
 
 
 @contextlib.contextmanager
-def _ended(started: Sequence[ComfyProcess]) -> Iterator[None]:
-    """Those that run on leaving are ended, gently first."""
+def _stopped(started: Sequence[ComfyProcess]) -> Iterator[None]:
+    """Terminate the running servers on exit, and kill those that do not end in time."""
     try:
         yield
     finally:
@@ -150,7 +150,7 @@ def _ended(started: Sequence[ComfyProcess]) -> Iterator[None]:
                 each.process.terminate()
         for each in started:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                each.process.wait(timeout=_END_SECONDS)
+                each.process.wait(timeout=_STOP_SECONDS)
             if each.alive:
                 each.process.kill()
                 each.process.wait()
@@ -164,7 +164,7 @@ def _start(
     command = [str(installation.python), "main.py", *device.flags, "--disable-auto-launch", "--port", str(port)]
     command += [word for name in _FOLDERS for word in (f"--{name}-directory", str(folder / name))]
     command += ["--database-url", f"sqlite:///{database}", *extra, *flags]
-    environment = {key: value for key, value in os.environ.items() if key not in _OF_THIS_PYTHON}
+    environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
     environment |= {PARENT_PIPE: str(parent_pipe[0])} if parent_pipe else {}
     try:
         with (folder / "server.log").open("wb") as log:
@@ -183,25 +183,29 @@ def _start(
 
 
 def _prepare(installation: Installation, folder: Path) -> list[str]:
-    """Make the server's folders; the flags that bring this extension along, if the installation has it not."""
+    """Create the server's folders and return the flags that add this extension, if the installation does not have it."""
     try:
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         if installation.has_extension():
             return []
-        place = folder / "custom_nodes" / "yggdrasill"
-        place.parent.mkdir(exist_ok=True)
-        bring_extension(place)
+        target = folder / "custom_nodes" / "yggdrasill"
+        target.parent.mkdir(exist_ok=True)
+        bring_extension(target)
         paths = folder / "extra_model_paths.yaml"
-        # JSON is YAML, whatever is in the path
-        paths.write_text(json.dumps({"yggdrasill": {"custom_nodes": str(place.parent)}}) + "\n", encoding="utf-8")
+        # JSON is valid YAML for every path
+        paths.write_text(json.dumps({"yggdrasill": {"custom_nodes": str(target.parent)}}) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageFailed(f"cannot prepare {str(folder)!r}: {error.strerror or error}", path=str(folder)) from error
     return ["--extra-model-paths-config", str(paths)]
 
 
 def _ports(first: int, count: int) -> list[int]:
-    """Ports that nobody uses now, held together while they are looked for."""
+    """Return free ports: consecutive ones from ``first``, or any if it is 0.
+
+    Raises:
+        InvalidArgument: a port is in use.
+    """
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for index, held in enumerate(sockets):
@@ -210,6 +214,6 @@ def _ports(first: int, count: int) -> list[int]:
                 held.bind(("127.0.0.1", wanted))
             except (OSError, OverflowError) as error:
                 raise InvalidArgument(
-                    f"port {wanted} cannot be used ({error}); stop what listens there, or choose another first port with --port, 0 for free ones"
+                    f"port {wanted} cannot be used ({error}); stop the program that uses it, or choose another first port with --port, 0 for free ports"
                 ) from None
         return [held.getsockname()[1] for held in sockets]

@@ -1,4 +1,4 @@
-"""What a command prints: text and tables, or one JSON document; progress bars and errors on standard error."""
+"""Output of commands: text and tables, or one JSON document; progress bars and errors go to standard error."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ __all__ = ["Console", "table"]
 
 
 class Console:
-    """Standard output is for results. With ``json_only`` it holds exactly one JSON document."""
+    """Standard output for results. With ``json_only`` it is exactly one JSON document."""
 
     def __init__(self, *, json_only: bool = False) -> None:
         self.json_only = json_only
 
     def say(self, text: str = "") -> None:
-        """Print a line of text, unless JSON is asked for."""
+        """Print a line of text, unless the output is JSON."""
         if not self.json_only:
             print(text, flush=True)
 
     def result(self, document: Any) -> None:
-        """Print the JSON document, if JSON is asked for."""
+        """Print the JSON document, if the output is JSON."""
         if self.json_only:
             print(json.dumps(document, ensure_ascii=False, indent=2, default=str), flush=True)
 
@@ -38,12 +38,12 @@ class Console:
             print(f"error: {error.message}", file=sys.stderr)
 
     def progress(self, total: int, what: str) -> tqdm[Any]:
-        """A progress bar on standard error that shows after one second."""
+        """Return a progress bar on standard error that appears after one second."""
         return tqdm(total=total, desc=what, delay=1, disable=self.json_only, file=sys.stderr, leave=False)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Left-aligned columns, numbers right-aligned."""
+    """Return a text table: left-aligned columns, numbers right-aligned."""
     cells = [[str(cell) for cell in row] for row in rows]
     widths = [max(len(line[column]) for line in [list(headings), *cells]) for column in range(len(headings))]
     right = [

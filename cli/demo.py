@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.cli.comparison import StageRun, compare
 from yggdrasill.cli.console import Console, table
 from yggdrasill.cli.processes import EndpointProcess, endpoint_processes
 from yggdrasill.cli.worlds import save_passes
 from yggdrasill.draw import Span, draw_config, draw_timeline
+from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.templates import render_template
 from yggdrasill.stage import State
+from yggdrasill.values import dumps, load_handles
 from yggdrasill.values.files import FileSet
 from yggdrasill.world import World
 
-__all__ = ["add", "main"]
+__all__ = ["StageRun", "add", "compare", "main", "same_state"]
 
-#: Which endpoint runs which graph of the world: words, terrain, and the keeping of the chronicle.
+#: The smallest and largest width of a map in pixels.
+SIZES = (32, 2048)
+
+#: Which endpoint runs which graph of the world: texts, terrain, and the chronicle.
 PLACES = {
     "philosopher/philosopher/philosopher": "letters",
     "author/author/author": "letters",
@@ -33,18 +39,22 @@ PLACES = {
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "--out", default="out", metavar="DIR", help="where to leave pictures, chronicle and timeline (default: %(default)s)"
+        "--out", default="out", metavar="DIR", help="the folder to write pictures, chronicle and timeline to (default: %(default)s)"
     )
     parser.add_argument("--steps", type=int, default=3, metavar="N", help="passes of the world (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=512, metavar="PIXELS", help="the width of the maps (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=7, metavar="N", help="the seed (default: %(default)s)")
-    parser.add_argument("--action", metavar="TEXT", help="what a person does at the start of the first pass")
+    parser.add_argument("--size", type=int, default=512, metavar="PIXELS", help="the width of the maps in pixels (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=7, metavar="N", help="the random seed (default: %(default)s)")
+    parser.add_argument("--action", metavar="TEXT", help="what the user does at the start of the first pass")
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Exit code 0 if both runs are equal in every bit, 1 if not."""
+    """Return exit code 0 if both runs are equal in every bit, 1 if not."""
     from yggdrasill.remote import EndpointRegistry, observe_calls
 
+    if arguments.steps < 0:
+        raise InvalidArgument(f"--steps must be an integer of at least 0, got {arguments.steps}")
+    if not SIZES[0] <= arguments.size <= SIZES[1]:
+        raise InvalidArgument(f"--size must be {SIZES[0]} to {SIZES[1]} pixels, got {arguments.size}")
     out = Path(arguments.out)
     config = render_template("world", "canon_2.0", {"size": arguments.size, "seed": arguments.seed})
     names = sorted(set(PLACES.values()))
@@ -57,15 +67,69 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         registry.to_yaml(out / "endpoints.yaml")
         placed = World.from_config(config, endpoints=registry)
         with observe_calls(calls.append):
-            there, passes = _run(placed, arguments, bar)
-        here, _ = _run(World.from_config(config), arguments, bar)
-        rows = compare(there, here, calls)
+            remote_runs, passes = _run(placed, arguments, bar)
+        local_runs, _ = _run(World.from_config(config), arguments, bar)
+        rows = compare(remote_runs, local_runs, calls)
     equal = all(row["equal"] for row in rows)
     _report(rows, equal, console)
-    files = [*save_passes(placed, passes, out), *_pictures(config, there, calls, out)]
+    files = [*save_passes(placed, passes, out), *_pictures(config, remote_runs, calls, out)]
     console.say("\n".join(f"wrote {file}" for file in files))
     console.result({"equal": equal, "stages": rows, "files": [str(file) for file in files]})
     return 0 if equal else 1
+
+
+# -- comparing two runs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StageRun:
+    """One stage of one pass: whether it ran, when (seconds of one clock), and the state after it."""
+
+    stage_id: str
+    pass_index: int
+    ran: bool
+    start: float
+    end: float
+    after: State
+
+    @property
+    def seconds(self) -> float:
+        """The duration in seconds."""
+        return self.end - self.start
+
+
+def compare(placed: Sequence[StageRun], local: Sequence[StageRun], calls: Iterable[Any]) -> list[dict[str, Any]]:
+    """Return a row per stage and pass: pass (from 1), stage, place, ran, local_s, remote_s, bytes_moved, equal.
+
+    ``equal`` is whether both ran or both were skipped, and every block, field and the content have the same bytes in the
+    codec, which keeps every bit of every value.
+    """
+    every = list(calls)
+    rows = []
+    for remote_run, local_run in zip(placed, local, strict=True):
+        calls_of_stage = [call for call in every if remote_run.start <= call.started <= remote_run.end]
+        rows.append(
+            {
+                "pass": remote_run.pass_index + 1,
+                "stage": remote_run.stage_id,
+                "place": ", ".join(sorted({call.endpoint for call in calls_of_stage})) or "local",
+                "ran": remote_run.ran,
+                "local_s": local_run.seconds,
+                "remote_s": remote_run.seconds,
+                "bytes_moved": sum(call.bytes_moved for call in calls_of_stage),
+                "equal": (remote_run.stage_id, remote_run.ran) == (local_run.stage_id, local_run.ran)
+                and same_state(remote_run.after, local_run.after),
+            }
+        )
+    return rows
+
+
+def same_state(one: State, other: State) -> bool:
+    """Return whether two states are equal in every bit; values that are still at an endpoint are fetched."""
+    return dumps(load_handles(one.to_dict())) == dumps(load_handles(other.to_dict()))
+
+
+# -- running and reporting --------------------------------------------------------------------------------------
 
 
 def _registry(endpoints: list[EndpointProcess]) -> dict[str, Any]:
@@ -73,7 +137,7 @@ def _registry(endpoints: list[EndpointProcess]) -> dict[str, Any]:
 
 
 def _run(world: World, arguments: argparse.Namespace, bar: Any) -> tuple[list[StageRun], list[State]]:
-    """Run the world and note when each stage ran, and what it left."""
+    """Run the world; return when each stage ran with the state after it, and the states of the passes."""
     runs: list[StageRun] = []
     began: dict[str, float] = {}
 
@@ -121,7 +185,7 @@ def _bytes(count: int) -> str:
 
 
 def _pictures(config: dict[str, Any], runs: list[StageRun], calls: list[Any], out: Path) -> list[Path]:
-    """The world with its places, and the timeline of the placed run."""
+    """Draw the world with its places, and the timeline of the placed run."""
     spans = [Span(*span) for call in calls for span in call.spans()]
     spans += [Span("skipped", run.stage_id, "skipped", run.start, run.end, run.pass_index) for run in runs if not run.ran]
     drawings = {

@@ -1,4 +1,4 @@
-"""``yggdrasill draw``: a project as SVG, and where its parts run."""
+"""``yggdrasill draw``: draw a project and its placement as SVG."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["add", "main"]
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_project_arguments(parser)
-    parser.add_argument("--out", metavar="FILE", help="the SVG to write; standard output if left out")
-    parser.add_argument("--endpoints", metavar="FILE", help="mark where parts run by this endpoints.yaml")
+    parser.add_argument("--out", metavar="FILE", help="the SVG file to write (default: standard output)")
+    parser.add_argument("--endpoints", metavar="FILE", help="mark placements from this endpoints.yaml")
     parser.add_argument("--title", metavar="TEXT", help="a heading")
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Draw the config as it is: no block is built and no weights are loaded."""
+    """Draw the config without building blocks or loading weights."""
     load_plugins(arguments.plugin)
     parameters = parse_assignments(arguments.param)
     config, _ = read_project(arguments.config, parameters)

@@ -1,4 +1,4 @@
-"""``yggdrasill endpoints``: the endpoints.yaml of this user, or another one."""
+"""``yggdrasill endpoints``: list, add, remove and check the endpoints of an endpoints.yaml."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--file", default=str(DEFAULT_FILE), metavar="FILE", help="the endpoints.yaml (default: %(default)s)")
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
-    actions.add_parser("list", help="the endpoints and what is placed on them (what no action means)")
+    actions.add_parser("list", help="list endpoints and placements (default)")
     adding = actions.add_parser("add", help="add an endpoint")
     adding.add_argument("name", metavar="NAME")
     adding.add_argument("url", metavar="URL")
-    adding.add_argument("--token", metavar="TOKEN", help="the endpoint's token, kept in secrets.yaml; '-' reads it from standard input")
+    adding.add_argument("--token", metavar="TOKEN", help="the endpoint's token, stored in secrets.yaml; '-' reads it from standard input")
     adding.add_argument("--token-env", metavar="VARIABLE", help="the environment variable that holds the token")
     adding.add_argument("--ca", metavar="FILE", help="the certificate authority of an https endpoint")
-    ping = actions.add_parser("ping", help="ask endpoints how they are")
-    ping.add_argument("names", nargs="*", metavar="NAME", help="which (default: all)")
+    ping = actions.add_parser("ping", help="check endpoint health")
+    ping.add_argument("names", nargs="*", metavar="NAME", help="the endpoints to check (default: all)")
     removing = actions.add_parser("remove", help="remove an endpoint")
     removing.add_argument("name", metavar="NAME")
 
 
 def open_registry(path: str, *, must_exist: bool = True) -> Any:
-    """The registry in a file, or an empty one for a file yet to be written."""
+    """Return the registry in a file; without ``must_exist`` an empty one for a missing file.
+
+    Raises:
+        MissingFile, InvalidConfig
+    """
     from yggdrasill.remote import EndpointRegistry
 
     file = Path(path).expanduser()
@@ -45,7 +49,7 @@ def open_registry(path: str, *, must_exist: bool = True) -> Any:
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Do what is asked for."""
+    """Run the action and return the exit code: 3 if an endpoint does not answer a ping."""
     action = arguments.action or "list"
     registry = open_registry(arguments.file, must_exist=action in ("ping", "remove"))
     if action == "add":

@@ -1,4 +1,4 @@
-"""``yggdrasill jobs``: what an endpoint is doing and has done."""
+"""``yggdrasill jobs``: list, show and cancel the jobs of an endpoint."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--file", default=str(DEFAULT_FILE), metavar="FILE", help="the endpoints.yaml (default: %(default)s)")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="the newest jobs")
+    listing = actions.add_parser("list", help="list the newest jobs")
     listing.add_argument("endpoint", metavar="ENDPOINT")
     listing.add_argument("--status", metavar="STATUS", help="only jobs in this state")
-    listing.add_argument("--limit", type=int, default=20, metavar="N", help="how many (default: %(default)s)")
-    for name, summary in (("show", "one job"), ("cancel", "ask a job to stop")):
+    listing.add_argument("--limit", type=int, default=20, metavar="N", help="the number of jobs (default: %(default)s)")
+    for name, summary in (("show", "show one job"), ("cancel", "cancel a job")):
         action = actions.add_parser(name, help=summary)
         action.add_argument("endpoint", metavar="ENDPOINT")
         action.add_argument("job_id", metavar="JOB")
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Do what is asked for."""
+    """Run the action and return the exit code."""
     from yggdrasill.remote.loop_thread import loop_thread
 
     client = open_registry(arguments.file).client(arguments.endpoint)

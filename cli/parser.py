@@ -1,4 +1,4 @@
-"""The argument parser, and the one place where errors become exit codes."""
+"""The argument parser, and the mapping of errors to exit codes."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _COMMANDS = {
     "run": "run a graph, pipeline, stage or world",
     "validate": "check a project without running it",
     "draw": "draw a project as SVG",
-    "demo": "run a small world over several processes and compare it with one process",
-    "serve": "make graphs available to other machines",
-    "endpoints": "list, add, ping and remove endpoints",
+    "demo": "run a small world on several processes and compare the result with one process",
+    "serve": "serve graphs to other machines",
+    "endpoints": "list, add, remove endpoints and check their health",
     "jobs": "list, show and cancel an endpoint's jobs",
     "place": "run parts of a ComfyUI workflow on other servers",
     "up": "start one ComfyUI endpoint per GPU from an existing installation",
@@ -29,13 +29,13 @@ _COMMANDS = {
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the whole command line."""
-    parser = argparse.ArgumentParser(prog="yggdrasill", description="Run graphs, pipelines, stages and worlds, here and on other machines.")
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(prog="yggdrasill", description="Run graphs, pipelines, stages and worlds on this machine and others.")
     parser.add_argument("--version", action="version", version=f"yggdrasill {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, summary in _COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
-        command.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+        command.add_argument("--json", action="store_true", help="print one JSON document only")
         importlib.import_module(f"yggdrasill.cli.{name}").add(command)
     return parser
 

@@ -1,4 +1,4 @@
-"""Endpoint processes of this machine: started, waited for, ended."""
+"""Starting and stopping endpoint processes on this machine."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from yggdrasill.errors import EndpointUnreachable
 
 __all__ = ["EndpointProcess", "endpoint_processes"]
 
-_PATIENCE = 60.0
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class EndpointProcess:
-    """A running endpoint and how to reach it."""
+    """A running endpoint process; ``token_env`` is the environment variable with its token."""
 
     name: str
     url: str
@@ -33,12 +33,12 @@ class EndpointProcess:
 
 @contextlib.contextmanager
 def endpoint_processes(names: Sequence[str], data_dir: Path, *, arguments: Sequence[str] = ()) -> Iterator[list[EndpointProcess]]:
-    """One endpoint process per name, each with a data folder of its own, a free port and a fresh token in the environment.
+    """Start one endpoint process per name, with a separate data folder, a free port and a new token in the environment.
 
-    They may fetch from one another directly. All of them are ended on leaving.
+    The endpoints may fetch artifacts from each other. All processes are stopped on exit.
 
     Raises:
-        EndpointUnreachable: one did not come up; the message ends with what it wrote.
+        EndpointUnreachable: a process did not start; the message ends with its output.
     """
     started: list[tuple[str, str, subprocess.Popen[str], Path]] = []
     ports = _free_ports(len(names))
@@ -84,7 +84,7 @@ def endpoint_processes(names: Sequence[str], data_dir: Path, *, arguments: Seque
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports nobody uses now; held together while they are looked for, so that they differ."""
+    """Return ``count`` different free ports."""
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for held in sockets:
@@ -93,7 +93,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _url(process: subprocess.Popen[str], name: str, log: Path) -> str:
-    """The url in the JSON document that a starting endpoint prints."""
+    """Return the URL in the JSON document that a starting endpoint prints."""
     found: list[str] = []
 
     def read() -> None:
@@ -106,9 +106,9 @@ def _url(process: subprocess.Popen[str], name: str, log: Path) -> str:
 
     reader = threading.Thread(target=read, daemon=True)
     reader.start()
-    reader.join(_PATIENCE)
+    reader.join(_START_SECONDS)
     if not found:
         raise EndpointUnreachable(
-            f"the endpoint process {name!r} did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:] or 'no answer'}"
+            f"the endpoint process {name!r} did not start: {log.read_text(encoding='utf-8', errors='replace')[-2000:] or 'no output'}"
         )
     return found[0]

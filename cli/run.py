@@ -1,4 +1,4 @@
-"""``yggdrasill run``: run a project of any level and keep its results."""
+"""``yggdrasill run``: run a project of any level and write its results."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from yggdrasill.cli.projects import add_project_arguments, load_plugins, open_pr
 from yggdrasill.cli.worlds import run_world
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.executor import enter_run
+from yggdrasill.foundation.kinds import kind_of
 from yggdrasill.stage import Stage, State
 from yggdrasill.world import World
 
@@ -26,14 +27,14 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--input", action="append", default=[], metavar="NAME=VALUE", help="an input (or a state block, 1 to 5); @file reads a file"
     )
     parser.add_argument("--steps", type=int, metavar="N", help="a world's passes, or how often a graph's cycles run")
-    parser.add_argument("--action", metavar="TEXT", help="what a person does at the start of a world's first pass")
-    parser.add_argument("--seed", type=int, metavar="N", help="the seed of everything random; equal seeds give equal results")
-    parser.add_argument("--out", metavar="DIR", help="where to write the results")
-    parser.add_argument("--endpoints", metavar="FILE", help="the endpoints.yaml that says which graph runs where")
+    parser.add_argument("--action", metavar="TEXT", help="what the user does at the start of a world's first pass")
+    parser.add_argument("--seed", type=int, metavar="N", help="the random seed; equal seeds give equal results")
+    parser.add_argument("--out", metavar="DIR", help="the folder to write results to")
+    parser.add_argument("--endpoints", metavar="FILE", help="the endpoints.yaml that places graphs on endpoints")
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Run the project."""
+    """Run the project and return the exit code."""
     load_plugins(arguments.plugin)
     registry = None
     if arguments.endpoints:
@@ -45,7 +46,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     if isinstance(project, World):
         return run_world(project, inputs, arguments, console)
     if arguments.action is not None and not isinstance(project, Stage):
-        raise InvalidArgument(f"--action is for worlds and stages; this is a {project.level}")
+        raise InvalidArgument(f"--action is for worlds and stages; this is a {kind_of(project.to_config(), 'graph').name}")
     options: dict[str, Any] = {} if arguments.steps is None else {"num_loop_steps": arguments.steps}
     with console.progress(100, project.id) as bar:
 
@@ -58,14 +59,17 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
                 outputs = state_values(project.run(State.of(inputs), action=arguments.action, **options))
             else:
                 outputs = project.run(inputs, **options)
-    files = [str(path) for path in save_values(outputs, Path(arguments.out))] if arguments.out else []
+    saved = save_values(outputs, Path(arguments.out)) if arguments.out else {}
     console.say(table(["output", "value"], [[name, describe(value)] for name, value in outputs.items()]))
-    for file in files:
-        console.say(f"wrote {file}")
-    console.result({"outputs": {name: describe(value) for name, value in outputs.items()}, "files": files})
+    for name, paths in saved.items():
+        for path in paths:
+            console.say(f"wrote {path}" + ("" if path.name.startswith(name) else f" (output {name!r})"))
+    output_files = {name: [str(path) for path in paths] for name, paths in saved.items()}
+    files = [path for paths in output_files.values() for path in paths]
+    console.result({"outputs": {name: describe(value) for name, value in outputs.items()}, "files": files, "output_files": output_files})
     return 0
 
 
 def state_values(state: State) -> dict[str, Any]:
-    """A state's filled blocks and fields by name."""
+    """Return a state's blocks and fields by name."""
     return {**{f"block_{number}": value for number, value in state.blocks.items()}, **state.fields}

@@ -1,4 +1,4 @@
-"""``yggdrasill serve``: a headless endpoint."""
+"""``yggdrasill serve``: run a headless endpoint."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ DEFAULT_DATA_DIR = Path("~/.yggdrasill")
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("--host", default="127.0.0.1", help="the address to listen on (default: %(default)s, this machine only)")
-    parser.add_argument("--port", type=int, default=8400, help="the port, 0 for a free one (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=8400, help="the port, or 0 for any free one (default: %(default)s)")
     parser.add_argument(
-        "--data-dir", default=str(DEFAULT_DATA_DIR), metavar="DIR", help="graphs, jobs, token and artifacts (default: %(default)s)"
+        "--data-dir",
+        default=str(DEFAULT_DATA_DIR),
+        metavar="DIR",
+        help="the folder for graphs, jobs, token and artifacts (default: %(default)s)",
     )
     parser.add_argument("--artifacts", metavar="DIR", help="a folder for artifacts that several endpoints may share")
     parser.add_argument(
         "--artifact-quota",
         type=float,
         metavar="GIB",
-        help="size of the folder of artifacts, from which those unused for longest are removed (default: half of the free disk, 64 at most)",
+        help="maximum size of the artifact folder; the least recently used artifacts are removed (default: half of the free disk, at most 64)",
     )
     parser.add_argument(
         "--share-folder",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="let callers on this machine write to and read from the folder of artifacts themselves",
+        help="let callers on this machine read and write the artifact folder directly",
     )
     parser.add_argument(
         "--graph",
@@ -43,19 +46,25 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--plugin", action="append", default=[], metavar="MODULE", help="import a module that registers blocks; may be repeated"
     )
-    parser.add_argument("--slots", type=int, default=1, metavar="N", help="jobs that run at the same time (default: %(default)s)")
+    parser.add_argument("--slots", type=int, default=1, metavar="N", help="number of jobs that run at the same time (default: %(default)s)")
     parser.add_argument(
-        "--peer", action="append", default=[], metavar="URL", help="an endpoint that tensors may be fetched from directly; may be repeated"
+        "--peer", action="append", default=[], metavar="URL", help="an endpoint from which tensors may be fetched directly; may be repeated"
     )
-    parser.add_argument("--peer-url", metavar="URL", help="how other endpoints reach this one (default: the address it listens on)")
     parser.add_argument(
-        "--allow-host", action="append", default=[], metavar="NAME", help="a host name this endpoint is reached by; may be repeated"
+        "--peer-url", metavar="URL", help="the URL at which other endpoints reach this one (default: the address it listens on)"
     )
-    parser.add_argument("--max-queue", type=int, default=1000, metavar="N", help="jobs that may wait (default: %(default)s)")
+    parser.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a host name under which this endpoint is reached; may be repeated",
+    )
+    parser.add_argument("--max-queue", type=int, default=1000, metavar="N", help="number of jobs that may wait (default: %(default)s)")
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Serve until interrupted."""
+    """Serve until interrupted; return the exit code."""
     from yggdrasill.server_ext.server import serve
 
     def ready(url: str, token_file: Path | None) -> None:
@@ -63,7 +72,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         if token_file is None:
             console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token-env VARIABLE")
         elif sys.stdout.isatty():
-            # The owner's own terminal; a log or a pipe only learns where the token is.
+            # On a terminal the token is shown; a log or a pipe receives only its file name.
             console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token {token_file.read_text(encoding='utf-8').strip()}")
         else:
             console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token -   (the token is in {token_file})")

@@ -1,4 +1,4 @@
-"""``yggdrasill up``: one local ComfyUI endpoint per device, from an existing installation."""
+"""``yggdrasill up``: start one local ComfyUI endpoint per device from an existing installation."""
 
 from __future__ import annotations
 
@@ -25,36 +25,41 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("--gpus", metavar="LIST", help="the GPUs by number, such as 0,1; 'cpu' is a server without one")
-    parser.add_argument("--cpu", type=int, default=0, metavar="N", help="servers without a GPU")
-    parser.add_argument("--comfy", metavar="PATH", help="the folder with ComfyUI's main.py (default: COMFYUI_PATH, or the one around this)")
-    parser.add_argument("--python", metavar="FILE", help="the Python that runs it (default: COMFYUI_PYTHON, or the one of its environment)")
+    parser.add_argument("--gpus", metavar="LIST", help="GPU numbers, such as 0,1; 'cpu' is a server without a GPU")
+    parser.add_argument("--cpu", type=int, default=0, metavar="N", help="number of servers without a GPU")
     parser.add_argument(
-        "--port", type=int, default=8188, help="the first port, the next server has the next; 0 for free ones (default: %(default)s)"
+        "--comfy", metavar="PATH", help="the folder with ComfyUI's main.py (default: COMFYUI_PATH, or the one that contains this package)"
+    )
+    parser.add_argument("--python", metavar="FILE", help="the Python that runs it (default: COMFYUI_PYTHON, or that of its environment)")
+    parser.add_argument(
+        "--port",
+        type=int,
+        default=8188,
+        help="the port of the first server, the next server uses the next port; 0 for free ports (default: %(default)s)",
     )
     parser.add_argument("--data-dir", default=str(_DATA_DIR), metavar="DIR", help="a folder for each server (default: %(default)s)")
     parser.add_argument(
         "--file", default=str(DEFAULT_FILE), metavar="FILE", help="the endpoints.yaml to register them in (default: %(default)s)"
     )
-    parser.add_argument("--patience", type=float, default=300.0, metavar="SECONDS", help="how long a start may take (default: %(default)g)")
-    parser.add_argument("flags", nargs="*", metavar="FLAG", help="after '--': more flags for ComfyUI, such as -- --cache-lru 50")
+    parser.add_argument("--patience", type=float, default=300.0, metavar="SECONDS", help="time limit for a start (default: %(default)g)")
+    parser.add_argument("flags", nargs="*", metavar="FLAG", help="after '--': further flags for ComfyUI, such as -- --cache-lru 50")
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Start them and keep them until interrupted."""
-    from yggdrasill.server_ext.auth import keep_secret
+    """Start the servers and keep them running until interrupted; return the exit code."""
+    from yggdrasill.server_ext.auth import load_or_create_secret
 
     devices = devices_of(arguments.gpus, arguments.cpu)
     installation = find_installation(arguments.comfy, arguments.python)
     registry_file, folder = Path(arguments.file).expanduser(), Path(arguments.data_dir).expanduser().resolve()
     _check_names(registry_file, [device.name for device in devices])
-    with _ended_by_signals(), comfy_processes(installation, devices, folder, port=arguments.port, flags=arguments.flags) as servers:
-        tokens = {server.name: keep_secret(server.data_dir / "token") for server in servers}
+    with _interrupted_by_signals(), comfy_processes(installation, devices, folder, port=arguments.port, flags=arguments.flags) as servers:
+        tokens = {server.name: load_or_create_secret(server.data_dir / "token") for server in servers}
         for file in (registry_file, *(server.data_dir / "endpoints.yaml" for server in servers)):
             _register(file, servers, tokens)
         _wait(servers, tokens, arguments.patience, console)
         for server in servers:
-            _tell(server, tokens[server.name], console)
+            _print_pairing(server, tokens[server.name], console)
         facts = [{"name": each.name, "url": each.url, "token_file": str(each.data_dir / "token")} for each in servers]
         console.result({"servers": facts, "endpoints": str(registry_file)})
         console.say("Ctrl-C stops them")
@@ -62,8 +67,8 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
 
 
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """What ends this process ends the servers too: it comes as an interrupt, on which they are stopped."""
+def _interrupted_by_signals() -> Iterator[None]:
+    """Turn signals that end this process into an interrupt, so that the servers are stopped too."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -78,18 +83,18 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _check_names(file: Path, names: Sequence[str]) -> None:
-    """Raise `InvalidArgument` for a name that stands for an endpoint of another machine."""
+    """Raise `InvalidArgument` for a name that the registry uses for an endpoint on another machine."""
     known = open_registry(str(file), must_exist=False).endpoints
     for name in names:
         if name in known and urlsplit(known[name].url).hostname not in _LOOPBACK:
             raise InvalidArgument(
-                f"{file} knows another endpoint {name!r}, at {known[name].url}; remove it with 'yggdrasill endpoints remove {name}', "
+                f"{file} has another endpoint {name!r} at {known[name].url}; remove it with 'yggdrasill endpoints remove {name}', "
                 "or register these in another file with --file"
             )
 
 
 def _register(file: Path, servers: Sequence[ComfyProcess], tokens: dict[str, str]) -> None:
-    """Write the servers into an endpoints.yaml, and their tokens into the secrets.yaml beside it."""
+    """Add the servers to an endpoints.yaml, and their tokens to the secrets.yaml beside it."""
     from yggdrasill.remote.endpoint import Endpoint
 
     registry = open_registry(str(file), must_exist=False)
@@ -118,8 +123,8 @@ def _wait(servers: Sequence[ComfyProcess], tokens: dict[str, str], seconds: floa
             console.say(f"{server.name} is ready at {server.url} ({took:.0f} s)")
 
 
-def _tell(server: ComfyProcess, token: str, console: Console) -> None:
-    """The line with which others get to know the server; the token only on the owner's own terminal."""
+def _print_pairing(server: ComfyProcess, token: str, console: Console) -> None:
+    """Print the command that registers the server on another machine; the token is shown on a terminal only."""
     from yggdrasill.remote.endpoint import pairing_line
 
     if sys.stdout.isatty():
@@ -129,12 +134,12 @@ def _tell(server: ComfyProcess, token: str, console: Console) -> None:
 
 
 def _keep(servers: Sequence[ComfyProcess]) -> int:
-    """Wait for an interrupt, or until none of them runs any more."""
-    told: set[str] = set()
-    while len(told) < len(servers):
+    """Wait until all servers have ended, and report each; return exit code 3."""
+    reported: set[str] = set()
+    while len(reported) < len(servers):
         for server in servers:
-            if not server.alive and server.name not in told:
-                told.add(server.name)
-                print(f"server {server.name!r} ended (return code {server.process.returncode}):\n{server.last_words()}", file=sys.stderr)
+            if not server.alive and server.name not in reported:
+                reported.add(server.name)
+                print(f"server {server.name!r} ended (return code {server.process.returncode}):\n{server.last_lines()}", file=sys.stderr)
         time.sleep(0.5)
     return 3

@@ -7,7 +7,8 @@ from typing import Any
 
 from yggdrasill.cli.console import Console
 from yggdrasill.cli.inputs import parse_assignments
-from yggdrasill.cli.projects import add_project_arguments, load_plugins, open_project
+from yggdrasill.cli.projects import add_project_arguments, load_plugins, open_project, validation_of
+from yggdrasill.foundation.kinds import kind_of
 
 __all__ = ["add", "main"]
 
@@ -18,16 +19,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: argparse.Namespace, console: Console) -> int:
-    """Exit code 0 without errors, 2 with."""
+    """Return exit code 0 without errors, 2 with errors."""
     load_plugins(arguments.plugin)
     project: Any = open_project(arguments.config, parse_assignments(arguments.param))
-    found = project.validate(strict=False, deep=True)
+    found, kind = validation_of(project), kind_of(project.to_config(), "graph").name
     for message in found.errors:
         console.say(f"error: {message}")
     for message in found.warnings:
         console.say(f"warning: {message}")
-    console.say(f"{project.level} {project.id!r}: {len(found.errors)} errors, {len(found.warnings)} warnings")
-    console.result(
-        {"level": project.level, "id": project.id, "errors": found.errors, "warnings": found.warnings, "is_valid": found.is_valid}
-    )
+    console.say(f"{kind} {project.id!r}: {len(found.errors)} errors, {len(found.warnings)} warnings")
+    console.result({"level": kind, "id": project.id, "errors": found.errors, "warnings": found.warnings, "is_valid": found.is_valid})
     return 0 if found.is_valid else 2

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, format_options
+from yggdrasill.errors import InvalidConfig, format_options, unknown_message
+from yggdrasill.foundation.kinds import Kind, detect_kind, find_kind, kinds
 
 __all__ = [
     "BLOCK_HUES",
@@ -19,6 +20,7 @@ __all__ = [
     "Contract",
     "ExposedPort",
     "block_name",
+    "child_keys",
     "child_of",
     "children",
     "condition_of",
@@ -43,10 +45,8 @@ BLOCK_NAMES: dict[str, str] = {
 """Short descriptions of the five blocks of the canonical state."""
 BLOCK_HUES: dict[str, str] = {"1": "blue", "2": "violet", "3": "teal", "4": "amber", "5": "rose"}
 """The hue of each canonical block."""
-_DRAWABLE = "a drawable config has 'nodes' (a graph), 'graphs' (a pipeline), 'pipelines' (a stage), or 'cycle' and 'stages' (a world)"
-_LEVEL_KEYS = (("cycle", "world"), ("stages", "world"), ("pipelines", "stage"), ("graphs", "pipeline"), ("nodes", "graph"))
-_CHILDREN = {"graph": ("nodes", "node_id"), "pipeline": ("graphs", "pipeline_node_id"), "stage": ("pipelines", "stage_node_id")}
-_IDS = {"graph": "graph_id", "pipeline": "pipeline_id", "stage": "stage_id", "world": "world_id"}
+_NODES = ("nodes", "node_id")
+"""Nodes of a graph are listed like children, and have no kind."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +90,19 @@ class Contract:
 
 
 def level_of(config: object) -> str | None:
-    """Return ``graph``, ``pipeline``, ``stage`` or ``world`` by the keys of the mapping, or None."""
-    if not isinstance(config, Mapping):
+    """Return the name of the kind that a mapping describes by a key or its ``kind``; None if it describes none, or an unknown kind.
+
+    An id alone does not make a config drawable, and neither does the url of a part that is described at an endpoint.
+    """
+    try:
+        kind = detect_kind(config)
+    except InvalidConfig:
         return None
-    return next((level for key, level in _LEVEL_KEYS if key in config), None)
+    return None if kind is None or not isinstance(config, Mapping) or not _is_described(config, kind) else kind.name
+
+
+def _is_described(config: Mapping[str, Any], kind: Kind) -> bool:
+    return kind.boundary is not None and (isinstance(config.get("kind"), str) or any(mark in config for mark in kind.marks))
 
 
 def nested(config: object, what: str = "config") -> tuple[str, Mapping[str, Any]]:
@@ -105,18 +114,29 @@ def nested(config: object, what: str = "config") -> tuple[str, Mapping[str, Any]
         else:
             found = f"it is a {type(config).__name__}, not a mapping"
         hint = "read the file its 'ref' names and draw that" if isinstance(config, Mapping) and "ref" in config else "pass one of these"
-        raise InvalidConfig(f"{what} cannot be drawn: {found}; {_DRAWABLE}; {hint}")
+        marks = [f"{' or '.join(map(repr, kind.marks))} (a {kind.name})" for kind in kinds() if kind.marks and kind.boundary is not None]
+        raise InvalidConfig(f"{what} cannot be drawn: {found}; a drawable config has {', '.join(marks)}; {hint}")
     return level, config
 
 
 def id_of(config: Mapping[str, Any], level: str) -> str:
-    """Return the id in a config, or the name of its level."""
-    return str(config.get(_IDS[level]) or level)
+    """Return the id in a config, or the name of its kind."""
+    return find_kind(level).id_of(config)
+
+
+def child_keys(level: str) -> tuple[str, str | None]:
+    """Return the config key of a kind's children and the key of a child's id; ``("", None)`` for a kind without children."""
+    kind = find_kind(level)
+    if kind.drawing == "nodes":
+        return _NODES
+    return ("", None) if kind.children is None else (kind.children.key, kind.children.id_key)
 
 
 def children(config: Mapping[str, Any], level: str) -> list[Child]:
     """Return the nodes of a graph, graphs of a pipeline or pipelines of a stage; raise `InvalidConfig` for missing or duplicate ids."""
-    key, id_key = _CHILDREN[level]
+    key, id_key = child_keys(level)
+    if id_key is None:
+        return []
     found: dict[str, Child] = {}
     for index, entry in enumerate(entries(config, key)):
         name = name_in(entry, id_key, f"{key}[{index}]")
@@ -136,9 +156,7 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
         for end in (edge.source, edge.target):
             if end not in parts:
                 spelled = f"{edge.source}.{edge.source_port} -> {edge.target}.{edge.target_port}"
-                raise InvalidConfig(
-                    f"{where} ({spelled}) names {end!r}, which is not in this {level}. Available: {format_options(parts, near=end)}."
-                )
+                raise InvalidConfig(f"{where} ({spelled}): {unknown_message('child', end, parts)}")
         found.append(edge)
     return found
 
@@ -146,13 +164,13 @@ def connections(config: Mapping[str, Any], level: str, known: Iterable[str]) -> 
 def exposures(config: Mapping[str, Any], level: str, key: str, known: Iterable[str]) -> list[ExposedPort]:
     """Return the entries of ``exposed_inputs`` or ``exposed_outputs`` (``key``), named by ``name`` or else ``child:port``."""
     parts = set(known)
-    id_key = _CHILDREN[level][1]
+    id_key = child_keys(level)[1] or "node_id"
     found = []
     for index, entry in enumerate(entries(config, key)):
         where = f"{key}[{index}]"
         part, port = name_in(entry, id_key, where), name_in(entry, "port_name", where)
         if part not in parts:
-            raise InvalidConfig(f"{where} names {part!r}, which is not in this {level}. Available: {format_options(parts, near=part)}.")
+            raise InvalidConfig(f"{where}: {unknown_message('child', part, parts)}")
         found.append(ExposedPort(str(entry.get("name") or f"{part}:{port}"), part, port))
     return found
 
@@ -225,9 +243,7 @@ def contract_exposures(
     ids = {part.id for part in parts}
     for entry in (*contract.inputs, *contract.outputs):
         if entry.part not in ids:
-            raise InvalidConfig(
-                f"state_contract maps {entry.name!r} to {entry.part!r}, which is not in this stage. Available: {format_options(ids, near=entry.part)}."
-            )
+            raise InvalidConfig(f"state_contract, {entry.name!r}: {unknown_message('pipeline', entry.part, ids)}")
     fed, leading = {link.target for link in links}, {link.source for link in links}
     first = [part for part in parts if part.id not in fed]
     last = [part for part in parts if part.id not in leading]
@@ -237,9 +253,10 @@ def contract_exposures(
 
 
 def _child(name: str, entry: Mapping[str, Any], level: str) -> Child:
-    if level == "graph":
+    keys = find_kind(level).children
+    if keys is None:
         return Child(name, entry)
-    inner = entry.get("graph_config" if level == "pipeline" else "pipeline_config")
+    inner = entry.get(keys.config_key)
     return child_of(name, inner if isinstance(inner, Mapping) else entry, entry)
 
 

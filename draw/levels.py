@@ -15,6 +15,7 @@ from yggdrasill.draw.config import (
     Connection,
     ExposedPort,
     block_name,
+    child_keys,
     children,
     condition_of,
     connections,
@@ -28,12 +29,14 @@ from yggdrasill.draw.diagram import Item, Pill, draw_diagram, loop_sample
 from yggdrasill.draw.layers import back_arcs
 from yggdrasill.draw.legend import Legend, host_of
 from yggdrasill.draw.svg import Picture, join, plural, tag
+from yggdrasill.foundation.kinds import find_kind
 
 __all__ = [
     "MAX_PARTS",
     "MAX_PARTS_INSIDE",
     "Network",
     "Ports",
+    "draw_box",
     "draw_graph",
     "draw_network",
     "draw_pipeline",
@@ -51,7 +54,6 @@ _MAX_LINKS = 600
 _MAX_PILLS = 60
 _INSET_SIZE = (620.0, 320.0)
 _PAD = 9.0
-_PARTS = {"graph": ("nodes", "node"), "pipeline": ("graphs", "graph"), "stage": ("pipelines", "pipeline")}
 
 Path = tuple[str, ...]
 Ports = tuple[str, ...]
@@ -78,13 +80,17 @@ def draw_graph(config: Mapping[str, Any], legend: Legend, *, compact: bool = Fal
     return draw_network(read_network(config, "graph", "node"), item, legend, name=id_of(config, "graph"), compact=compact, loop=loop)
 
 
-def draw_pipeline(config: Mapping[str, Any], legend: Legend, path: Path = (), *, depth: int = 1, compact: bool = False) -> Picture:
-    """Return the graphs of a pipeline, each with its inside down to ``depth`` levels."""
+def draw_pipeline(
+    config: Mapping[str, Any], legend: Legend, path: Path = (), *, depth: int = 1, compact: bool = False, level: str = "pipeline"
+) -> Picture:
+    """Return the graphs of a pipeline, each with its inside down to ``depth`` levels; ``level`` is a kind that is drawn like one."""
+    keys = find_kind(level).children
+    noun = "part" if keys is None else keys.kind
 
     def item(child: Child, inputs: Ports, outputs: Ports) -> Item:
-        return _item(child, "graph", legend, (*path, child.id), inputs, outputs, depth)
+        return _item(child, noun, legend, (*path, child.id), inputs, outputs, depth)
 
-    return draw_network(read_network(config, "pipeline", "graph"), item, legend, name=id_of(config, "pipeline"), compact=compact)
+    return draw_network(read_network(config, level, noun), item, legend, name=id_of(config, level), compact=compact)
 
 
 def draw_stage(config: Mapping[str, Any], legend: Legend, path: Path = (), *, depth: int = 2) -> Picture:
@@ -98,6 +104,12 @@ def draw_stage(config: Mapping[str, Any], legend: Legend, path: Path = (), *, de
     inputs, outputs = contract_exposures(read_contract(config), parts, links)
     hues = {block_name(key): hue for key, hue in BLOCK_HUES.items()}
     return draw_network(Network("pipeline", parts, links, inputs, outputs, hues), item, legend, name=id_of(config, "stage"), compact=False)
+
+
+def draw_box(config: Mapping[str, Any], legend: Legend, level: str) -> Picture:
+    """Return one box with the id and kind of a config whose parts are not drawn."""
+    name = id_of(config, level)
+    return draw_diagram([Item(name, name, level, legend.places.hue((), None))], [])
 
 
 @dataclass(frozen=True)
@@ -162,12 +174,14 @@ def summary_of(child: Child, noun: str) -> str:
     if child.ref:
         return f"ref: {child.ref}"
     level = level_of(child.config)
-    if child.config is None or level not in _PARTS:
+    if child.config is None or level is None:
         return host_of(child.endpoint) if child.endpoint else noun
-    key, part = _PARTS[level]
+    key, id_key = child_keys(level)
+    if id_key is None:
+        return level
     listed = child.config.get(key)
     count = len(listed) if isinstance(listed, list | tuple) else 0
-    return f"{level} · {count:,} {plural(count, part)}"
+    return f"{level} · {count:,} {plural(count, key.removesuffix('s'))}"
 
 
 def inset(picture: Picture) -> Picture:
@@ -192,10 +206,11 @@ def _item(child: Child, noun: str, legend: Legend, path: Path, inputs: Ports, ou
 def _inside(config: Mapping[str, Any], legend: Legend, path: Path, depth: int) -> Picture | None:
     """Return the small picture of a child on a panel; None if it has no children."""
     level = level_of(config)
-    if level == "graph":
+    drawing = None if level is None else find_kind(level).drawing
+    if drawing == "nodes":
         picture = draw_graph(config, legend, compact=True)
-    elif level == "pipeline":
-        picture = draw_pipeline(config, legend, path, depth=depth, compact=True)
+    elif drawing == "network" and level is not None:
+        picture = draw_pipeline(config, legend, path, depth=depth, compact=True, level=level)
     else:
         return None
     if not picture.width:

@@ -8,32 +8,36 @@ from typing import Any
 from yggdrasill.draw.config import Child, entries, id_of, name_in, nested
 from yggdrasill.draw.diagram import Item
 from yggdrasill.draw.legend import Legend, Places, frame
-from yggdrasill.draw.levels import Ports, draw_graph, draw_network, draw_pipeline, draw_stage, inset, read_network, summary_of
+from yggdrasill.draw.levels import Ports, draw_box, draw_graph, draw_network, draw_pipeline, draw_stage, inset, read_network, summary_of
 from yggdrasill.draw.palette import stylesheet
 from yggdrasill.draw.svg import Picture, document, join, plural, tag, text, text_width
 from yggdrasill.draw.world import draw_world
+from yggdrasill.foundation.kinds import find_kind
 
 __all__ = ["draw_config", "draw_partition"]
 
 
 def draw_config(config: Mapping[str, Any], *, places: Mapping[str, str] | None = None, title: str | None = None) -> str:
-    """Return an SVG picture of a graph, pipeline, stage or world config; equal arguments give equal bytes.
+    """Return an SVG picture of a config of any kind; equal arguments give equal bytes.
 
     ``places`` maps a path of ids such as ``stage/pipeline/graph``, the end of a path, or one id to the name of the place where it
     runs, such as ``local``. ``title`` replaces the id as heading. Ids may be any text. Raises `InvalidConfig` if the mapping is not
-    the config of a level.
+    the config of a kind.
     """
     level, config = nested(config)
     name = id_of(config, level)
     legend = Legend(Places(places or {}, name))
-    if level == "graph":
+    drawing = find_kind(level).drawing
+    if drawing == "nodes":
         body = draw_graph(config, legend)
-    elif level == "pipeline":
-        body = draw_pipeline(config, legend)
-    elif level == "stage":
+    elif drawing == "network":
+        body = draw_pipeline(config, legend, level=level)
+    elif drawing == "stage":
         body = draw_stage(config, legend)
-    else:
+    elif drawing == "ring":
         body = draw_world(config, legend)
+    else:
+        body = draw_box(config, legend, level)
     heading = title if title is not None else name
     caption = _caption(config, level, name)
     return document(frame(body, legend, heading=heading, caption=caption), name=f"{heading}: {caption}", style=stylesheet())

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from yggdrasill.draw.legend import swatch
 from yggdrasill.draw.palette import stylesheet
 from yggdrasill.draw.svg import Markup, Picture, document, number, plural, shorten, tag, text, text_width, tooltip
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, unknown_message
 
 __all__ = ["KINDS", "THEMES", "Span", "draw_timeline"]
 
@@ -41,7 +41,7 @@ class Span:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise InvalidArgument(f"Unknown kind {self.kind!r} of span {self.label!r}. Available: {format_options(KINDS)}.")
+            raise InvalidArgument(f"span {self.label!r}: {unknown_message('kind', self.kind, KINDS)}")
         if not -_LATEST < self.start <= self.end < _LATEST:
             raise InvalidArgument(
                 f"the span {self.label!r} runs from {self.start} to {self.end}; times must be finite seconds, and the end must not be before the start"
@@ -55,7 +55,7 @@ def draw_timeline(events: Iterable[Span], *, title: str | None = None, theme: st
     the earliest 2,000 are drawn and the rest is counted.
     """
     if theme not in THEMES:
-        raise InvalidArgument(f"Unknown theme {theme!r}. Available: {format_options(THEMES)}.")
+        raise InvalidArgument(unknown_message("theme", theme, THEMES))
     spans = sorted(events, key=lambda span: (span.start, span.end, span.pass_index, span.place, span.label, span.kind))
     heading = shorten(title if title is not None else "Timeline", 90)
     chart = _Chart(spans[:_MAX_SPANS], len(spans))

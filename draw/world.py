@@ -11,7 +11,7 @@ from yggdrasill.draw.card import draw_card, numbered_disc
 from yggdrasill.draw.config import BLOCK_HUES, BLOCK_NAMES, Child, Contract, child_of, read_contract
 from yggdrasill.draw.legend import Legend
 from yggdrasill.draw.svg import Markup, Picture, join, number, shorten, tag, text, text_width, tooltip
-from yggdrasill.errors import InvalidConfig, format_options
+from yggdrasill.errors import InvalidConfig, unknown_message
 
 __all__ = ["CardBox", "Ring", "border_point", "draw_world", "fit_ring"]
 
@@ -57,9 +57,7 @@ def _stages(config: Mapping[str, Any], legend: Legend) -> list[Child]:
     found = []
     for name in cycle:
         if not isinstance(name, str) or name not in stages:
-            raise InvalidConfig(
-                f"Unknown stage {name!r} in cycle. Available: {format_options(map(str, stages), near=str(name))}. Add it to stages."
-            )
+            raise InvalidConfig(f"cycle: {unknown_message('stage', name, map(str, stages), 'Add it to stages.')}")
         if not isinstance(stages[name], Mapping):
             raise InvalidConfig(f"stages.{name} is a {type(stages[name]).__name__}; expected a config, a ref or an endpoint_url")
         found.append(child_of(name, stages[name], stages[name]))

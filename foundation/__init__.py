@@ -7,7 +7,7 @@ from yggdrasill.foundation.edges import Edge
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.pool import ReusePool
-from yggdrasill.foundation.ports import Port, PortAggregation, PortDirection, PortType, Setting
+from yggdrasill.foundation.ports import ConfigField, Port, PortAggregation, PortDirection, PortType
 from yggdrasill.foundation.registry import BlockRegistry, register_block
 from yggdrasill.foundation.roles import (
     apply_auto_connect,
@@ -19,9 +19,13 @@ from yggdrasill.foundation.roles import (
 from yggdrasill.foundation.templates import register_template, template_names
 from yggdrasill.foundation.validation import ValidationResult
 
+#: The name of `ConfigField` in the first releases.
+Setting = ConfigField
+
 __all__ = [
     "AbstractBaseBlock",
     "BlockRegistry",
+    "ConfigField",
     "Edge",
     "Graph",
     "Node",

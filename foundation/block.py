@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, MissingFile, UnsupportedFormat, unknown_name
-from yggdrasill.foundation.ports import Port, Setting
+from yggdrasill.foundation.ports import ConfigField, Port
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -24,7 +24,7 @@ class AbstractBaseBlock(ABC):
 
     ``deterministic`` says that equal inputs and config give equal outputs, so a result may be reused by content.
     ``stateful`` says that the block keeps something between calls: it is serialised, has one replica and is not retried.
-    ``settings`` declares the config's keys (`Setting`); None means undeclared.
+    ``settings`` declares the fields of the config (`ConfigField`); None means that they are not declared.
     ``references`` lists what `load_reference` can load: ``file``, ``folder``, ``hub`` (an id such as ``org/model``).
     A block must not change its inputs, and inference must not change its weights. Everything else (seeded generators,
     cancellation, progress, a logger) comes from ``yggdrasill.current_run()``.
@@ -32,7 +32,7 @@ class AbstractBaseBlock(ABC):
 
     deterministic: ClassVar[bool] = False
     stateful: ClassVar[bool] = False
-    settings: ClassVar[tuple[Setting, ...] | None] = None
+    settings: ClassVar[tuple[ConfigField, ...] | None] = None
     references: ClassVar[frozenset[str]] = frozenset({"file"})
 
     block_type: str = ""
@@ -72,14 +72,14 @@ class AbstractBaseBlock(ABC):
         return self.forward(inputs)
 
     def setting(self, name: str) -> Any:
-        """Return the config's value for a declared setting, checked; its default where the config has none.
+        """Return the checked value of a declared config field, or its default where the config has none.
 
         Raises:
-            InvalidArgument: the value does not fit. UnknownName: no setting of that name is declared.
+            InvalidArgument: the value does not fit. UnknownName: no field of that name is declared.
         """
-        declared = {setting.name: setting for setting in self.settings or ()}
+        declared = {field.name: field for field in self.settings or ()}
         if name not in declared:
-            raise unknown_name(f"setting of block {self.block_type!r}", name, declared)
+            raise unknown_name(f"config field of block {self.block_type!r}", name, declared)
         return declared[name].read(self.config, self.block_type)
 
     # -- ports --------------------------------------------------------------------------------------------------

@@ -1,19 +1,15 @@
-"""Config documents: JSON or YAML files, ``{"ref": path}`` in them, and models that name the place of every mistake.
-
-What building from a config passes down through the levels, and how every level opens its config.
-"""
+"""Config documents: JSON and YAML files, ``{"ref": path}`` in them, models that name the place of a mistake, and build options."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion, YggdrasillError
+from yggdrasill.errors import InvalidConfig, MissingFile, StorageFailed, UnsupportedVersion
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.contract import Resolver
@@ -25,8 +21,6 @@ __all__ = [
     "MAX_DOCUMENT_BYTES",
     "MAX_DOCUMENT_DEPTH",
     "BuildOptions",
-    "at",
-    "build_or_pass",
     "check_version",
     "is_ref",
     "open_config",
@@ -36,17 +30,17 @@ __all__ = [
     "resolve_ref",
 ]
 
-#: A config is structure; one larger than this is a mistake.
+#: Largest config file: a config is structure, and weights are in checkpoints.
 MAX_DOCUMENT_BYTES = 64 * 1024 * 1024
 
-#: Nested deeper than this is one too.
+#: Deepest nesting of a YAML config.
 MAX_DOCUMENT_DEPTH = 200
 
 Model = TypeVar("Model")
 
 
 def read_document(path: str | Path) -> dict[str, Any]:
-    """The mapping in a ``.json``, ``.yaml`` or ``.yml`` file (UTF-8).
+    """Return the mapping in a ``.json``, ``.yaml`` or ``.yml`` file (UTF-8).
 
     Raises:
         MissingFile, InvalidConfig (with line and column), StorageFailed
@@ -54,21 +48,27 @@ def read_document(path: str | Path) -> dict[str, Any]:
     file = Path(path)
     try:
         if file.stat().st_size > MAX_DOCUMENT_BYTES:
-            raise InvalidConfig(f"{str(path)!r} is larger than {MAX_DOCUMENT_BYTES} bytes, which is no config")
+            raise InvalidConfig(
+                f"{str(path)!r} is larger than {MAX_DOCUMENT_BYTES} bytes, the limit of a config; keep tensors in checkpoints"
+            )
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise MissingFile(f"there is no config {str(path)!r}; check the path", path=str(path)) from None
+        raise MissingFile(f"Config {str(path)!r} does not exist; check the path", path=str(path)) from None
     except UnicodeDecodeError as error:
         raise InvalidConfig(f"{str(path)!r} is not UTF-8 text: {error}") from error
     except ValueError as error:
-        raise InvalidConfig(f"{str(path)!r} is no file name: {error}") from error
+        raise InvalidConfig(f"{str(path)!r} is not a valid file name: {error}") from error
     except OSError as error:
         raise StorageFailed(f"cannot read {str(path)!r}: {error.strerror or error}", path=str(path)) from error
     return parse_document(text, str(path), yaml=file.suffix.lower() in (".yaml", ".yml"))
 
 
 def parse_document(text: str, where: str, *, yaml: bool) -> dict[str, Any]:
-    """The mapping in a JSON or YAML text; ``where`` names it in errors."""
+    """Return the mapping in a JSON or YAML text; ``where`` names it in errors.
+
+    Raises:
+        InvalidConfig: with line and column where the text has them.
+    """
     try:
         document = _load_yaml(text) if yaml else json.loads(text, object_pairs_hook=_unique_keys)
     except InvalidConfig as error:
@@ -80,7 +80,7 @@ def parse_document(text: str, where: str, *, yaml: bool) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidConfig(f"{where}: {error}") from error
     if not isinstance(document, dict):
-        raise InvalidConfig(f"{where}: a config is a mapping, this is {type(document).__name__}")
+        raise InvalidConfig(f"{where}: a config is a mapping, got {type(document).__name__}")
     return document
 
 
@@ -88,7 +88,7 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise InvalidConfig(f": key {key!r} stands twice; JSON would keep the last one silently")
+            raise InvalidConfig(f": duplicate key {key!r}; JSON would keep the last value silently")
         found[key] = value
     return found
 
@@ -108,7 +108,7 @@ def _load_yaml(text: str) -> Any:
 
 
 def _check_depth(text: str) -> None:
-    """The C composer recurses without a limit of its own, so depth is counted in the flat stream of events first."""
+    """Raise `InvalidConfig` for deep nesting, counted in the flat stream of events: the C composer recurses without a limit."""
     import yaml
 
     depth = 0
@@ -116,14 +116,14 @@ def _check_depth(text: str) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DOCUMENT_DEPTH:
-                raise InvalidConfig(f": nested deeper than {MAX_DOCUMENT_DEPTH} levels, which is no config")
+                raise InvalidConfig(f": nested deeper than {MAX_DOCUMENT_DEPTH} levels, the limit of a config")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
 
 
 @lru_cache(maxsize=1)
 def _yaml_loader() -> Any:
-    """The safe loader, with duplicate keys refused (YAML would silently keep the last) and dates left as text (JSON has none)."""
+    """Return the safe loader, which here refuses duplicate keys (YAML would keep the last) and leaves dates as text (JSON has no dates)."""
     import yaml
 
     class Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]  # its C base has no stub
@@ -139,7 +139,7 @@ def _yaml_loader() -> Any:
                     None, None, f"a key must be a scalar, not {type(key).__name__}", key_node.start_mark
                 )
             if key in found:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
             found[key] = loader.construct_object(value_node, deep=True)
         return found
 
@@ -148,26 +148,16 @@ def _yaml_loader() -> Any:
     return Loader
 
 
-@contextmanager
-def at(place: str) -> Iterator[None]:
-    """Name the place in a config in any error of ours that comes from inside."""
-    try:
-        yield
-    except YggdrasillError as error:
-        error.message = f"{place}: {error.message}"
-        raise
-
-
 def is_ref(value: Any) -> bool:
-    """Whether ``value`` is exactly ``{"ref": path}``."""
+    """Return whether ``value`` is exactly ``{"ref": path}``."""
     return isinstance(value, Mapping) and set(value) == {"ref"}
 
 
 def resolve_ref(value: Any, base_dir: str | Path | None, where: str, allow: bool = True) -> tuple[Any, Path | None]:
-    """``value`` and its base folder; an exact ``{"ref": path}`` is read from that file, relative to ``base_dir``.
+    """Return ``value`` and its base folder; an exact ``{"ref": path}`` is read from that file, relative to ``base_dir``.
 
     Raises:
-        InvalidConfig: a ref that is no string, leads back to itself, or is not allowed here (configs from a network).
+        InvalidConfig: a ref that is not a string, leads back to itself, or is not allowed (a config from a network).
         MissingFile: the file does not exist.
     """
     base = None if base_dir is None else Path(base_dir)
@@ -182,7 +172,7 @@ def resolve_ref(value: Any, base_dir: str | Path | None, where: str, allow: bool
         try:
             place = file.resolve()
         except (ValueError, RuntimeError) as error:
-            raise InvalidConfig(f"{where}: 'ref' {path!r} is no file name: {error}") from error
+            raise InvalidConfig(f"{where}: 'ref' {path!r} is not a valid file name: {error}") from error
         if place in seen:
             raise InvalidConfig(f"{where}: 'ref' {path!r} leads back to itself through {' -> '.join(map(str, seen))}")
         seen.append(place)
@@ -190,7 +180,7 @@ def resolve_ref(value: Any, base_dir: str | Path | None, where: str, allow: bool
             value = read_document(file)
         except MissingFile:
             raise MissingFile(
-                f"{where}: 'ref' names {str(file)!r}, which does not exist; refs are relative to the file they stand in", path=str(file)
+                f"{where}: 'ref' names {str(file)!r}, which does not exist; a ref is relative to the file that contains it", path=str(file)
             ) from None
         base = file.parent
     return value, base
@@ -210,7 +200,7 @@ def check_version(config: Mapping[str, Any], supported: str, where: str) -> None
 
 
 def read_model(model: type[Model], config: Any, where: str) -> Model:
-    """``config`` checked by a pydantic model; every mistake is named by its place (``nodes[2].block_type``).
+    """Return ``config`` as an instance of a pydantic model; an error names every mistake by its place (``nodes[2].block_type``).
 
     Raises:
         InvalidConfig
@@ -238,7 +228,16 @@ def _short(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class BuildOptions:
-    """Registry, pool, resolver, the folder refs are relative to, the place in the whole project, and whether refs are allowed."""
+    """Options that building passes down from level to level.
+
+    Attributes:
+        registry: Builds blocks by type; None for the global one.
+        pool: Shares blocks of one model; None for that of the process.
+        base_dir: The folder that ``ref`` paths are relative to; None for the working directory.
+        endpoints: Places parts on endpoints; None builds every part locally.
+        path: The ids from the outermost level of the project down to this one.
+        allow_ref: Whether ``ref`` may name files; False for a config that comes over a network.
+    """
 
     registry: BlockRegistry | None = None
     pool: ReusePool | None = None
@@ -248,30 +247,16 @@ class BuildOptions:
     allow_ref: bool = True
 
     def at(self, base_dir: str | Path | None) -> BuildOptions:
-        """The same for a config that stands in another folder."""
+        """Return the options for a config in another folder."""
         return replace(self, base_dir=base_dir)
 
     def below(self, child_id: str, base_dir: str | Path | None) -> BuildOptions:
-        """The options for a child."""
+        """Return the options for a child whose config is in the folder ``base_dir``."""
         return replace(self, base_dir=base_dir, path=(*self.path, child_id))
 
 
-def build_or_pass(
-    given: Any, build: Callable[[Mapping[str, Any], BuildOptions], Any], registry: BlockRegistry | None, pool: ReusePool | None
-) -> Any:
-    """What was given, if it is neither a config nor the path of one; else what ``build`` makes of that.
-
-    Raises:
-        InvalidConfig, MissingFile, and what ``build`` raises
-    """
-    options = BuildOptions(registry, pool)
-    if isinstance(given, (str, Path)):
-        return build(read_document(given), options.at(Path(given).parent))
-    return build(given, options) if isinstance(given, Mapping) else given
-
-
 def open_config(level: type[Persistent], config: Any, options: BuildOptions) -> tuple[dict[str, Any], str, BuildOptions]:
-    """The document of a config of this level (a ref followed), what messages call it, and the options for what stands in it.
+    """Return the document of a config of this level with its ref resolved, its name for messages, and the options for its children.
 
     Raises:
         InvalidConfig, UnsupportedVersion, MissingFile
@@ -281,4 +266,5 @@ def open_config(level: type[Persistent], config: Any, options: BuildOptions) -> 
         raise InvalidConfig(f"a {level.level} config is a mapping, got {type(document).__name__}")
     where = f"{level.level} {document.get(f'{level.level}_id', 'config')!r}"
     check_version(document, level.schema_version, where)
-    return dict(document), where, options.at(base)
+    rest = {key: value for key, value in document.items() if key != "kind" or value != level.level}
+    return rest, where, options.at(base)

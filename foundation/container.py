@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
-from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_name
+from yggdrasill.errors import CheckpointMismatch, DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_message, unknown_name
 from yggdrasill.executor.plan import Plan, make_plan
 from yggdrasill.executor.program import Program
 from yggdrasill.foundation.block import AbstractBaseBlock
@@ -172,7 +172,7 @@ class Container(ABC):
         stray = sorted(str(key) for key in state if key not in self._children)
         if stray and strict:
             raise CheckpointMismatch(
-                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}; it has {format_options(self._children)}. "
+                f"{self.level} {where!r} has no {self.child_word} {', '.join(map(repr, stray))}. Available: {format_options(self._children)}. "
                 f"This state belongs to another {self.level}.",
                 unexpected=stray,
             )
@@ -286,9 +286,7 @@ class ConnectedContainer(Container):
         interface = self.interface(child_id)
         side = interface.inputs if kind == "input" else interface.outputs
         if port not in side:
-            raise InvalidArgument(
-                f"{self.child_word} {child_id!r} has no {kind} {port!r}; its {kind}s are {format_options(side, near=port)}"
-            )
+            raise InvalidArgument(f"{self.child_word} {child_id!r}: {unknown_message(kind, port, side)}")
         self.add_exposed_port(ExposedPort(child_id, port, name), output=kind == "output")
 
     def add_exposed_port(self, entry: ExposedPort, *, output: bool) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidEdge, format_options
+from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidEdge, format_options, unknown_message
 from yggdrasill.foundation.block import AbstractBaseBlock
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.ports import Port, PortAggregation, PortDirection, PortType
@@ -176,15 +176,18 @@ def check_edge(edge: Edge, word: str, children: Mapping[str, Interface]) -> None
 
 def _end(edge: Edge, child: str, name: str, direction: PortDirection, word: str, children: Mapping[str, Interface]) -> Port:
     if child not in children:
-        raise InvalidEdge(f"edge {edge}: unknown {word} {child!r}. Available: {format_options(children, near=child)}.", edge=str(edge))
+        raise InvalidEdge(f"edge {edge}: {unknown_message(word, child, children)}", edge=str(edge))
     side = children[child].side(direction)
     port = side.get(name)
     if port is not None:
         return port
     kind, other = ("output", "input") if direction is PortDirection.OUT else ("input", "output")
     opposite = children[child].inputs if direction is PortDirection.OUT else children[child].outputs
-    wrong = f"{name!r} is an {other} of {word} {child!r}, not an {kind}" if name in opposite else f"{word} {child!r} has no {kind} {name!r}"
-    raise InvalidEdge(f"edge {edge}: {wrong}; its {kind}s are {format_options(side, near=name)}", edge=str(edge))
+    if name in opposite:
+        wrong = f"{name!r} is an {other} of {word} {child!r}, not an {kind}. Available: {format_options(side, near=name)}."
+    else:
+        wrong = f"{word} {child!r}: {unknown_message(kind, name, side)}"
+    raise InvalidEdge(f"edge {edge}: {wrong}", edge=str(edge))
 
 
 def spec_entries(

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, format_options, unknown_message
 from yggdrasill.executor.loop import loop_count
 from yggdrasill.executor.loop import run as run_executor
 from yggdrasill.foundation import roles
@@ -20,6 +20,7 @@ from yggdrasill.foundation.checkpoints import read_state
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import ConnectedContainer, check_name
 from yggdrasill.foundation.edges import Edge, Interface, check_edge
+from yggdrasill.foundation.kinds import Kind, register_kind
 from yggdrasill.foundation.loading import StateLoader
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.pool import ReusePool, absolute_references, identify
@@ -315,7 +316,7 @@ class Graph(ConnectedContainer, Persistent):
     def _check_metadata(self) -> Iterator[str]:
         for node_id in self.structure_key()[1]:
             if node_id not in self._children:
-                yield f"metadata 'cycle_order' names {node_id!r}; nodes are {format_options(self._children, near=node_id)}"
+                yield f"metadata 'cycle_order': {unknown_message('node', node_id, self._children)}"
         try:
             loop_count(None, self.metadata)
         except InvalidArgument as error:
@@ -358,3 +359,15 @@ class Graph(ConnectedContainer, Persistent):
         from yggdrasill.foundation.graph_config import graph_from_config
 
         return graph_from_config(cls, config, options, validate)
+
+
+register_kind(
+    Kind(
+        "graph",
+        load_class=lambda: Graph,
+        build=Graph._build,
+        marks=("nodes",),
+        drawing="nodes",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    )
+)

@@ -1,76 +1,30 @@
-"""A graph's config: its models, and graph <-> config. Ports are not stored: blocks declare them."""
+"""Conversion between a graph and its config. Ports are not stored: blocks declare them."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
-
-from yggdrasill.foundation.config import BuildOptions, at, is_ref, open_config, read_model, resolve_ref
+from yggdrasill.errors import error_context
+from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
 from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.node import Node
 from yggdrasill.foundation.pool import absolute_references
 from yggdrasill.foundation.registry import BlockRegistry
+from yggdrasill.foundation.schemas import GraphModel, NodeModel
 
 if TYPE_CHECKING:
     from yggdrasill.foundation.graph import Graph
 
-__all__ = ["EdgeModel", "ExposedModel", "GraphModel", "NodeModel", "StrictModel", "edge_to_config", "graph_from_config", "graph_to_config"]
+__all__ = ["edge_to_config", "graph_from_config", "graph_to_config"]
 
 AnyGraph = TypeVar("AnyGraph", bound="Graph")
 
 
-class StrictModel(BaseModel):
-    """A config model: unknown keys and wrong types are mistakes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class EdgeModel(StrictModel):
-    """An edge in a config."""
-
-    source_node: str
-    source_port: str
-    target_node: str
-    target_port: str
-
-
-class NodeModel(StrictModel):
-    """A node in a config. Nodes of one graph with the same ``block_id``, type and config have one block."""
-
-    node_id: str
-    block_type: str
-    block_id: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
-    trainable: bool = True
-
-
-class ExposedModel(StrictModel):
-    """An exposed port in a config."""
-
-    node_id: str
-    port_name: str
-    name: str | None = None
-
-
-class GraphModel(StrictModel):
-    """A graph's config, ``schema_version`` 1.0."""
-
-    schema_version: str = "1.0"
-    graph_id: str = "graph"
-    graph_kind: Literal["diffusion", "llm", "vlm", "data", "generic"] | None = None
-    metadata: dict[str, Any] = Field(default_factory=dict)
-    nodes: list[NodeModel] = Field(default_factory=list)
-    edges: list[EdgeModel] = Field(default_factory=list)
-    exposed_inputs: list[ExposedModel] = Field(default_factory=list)
-    exposed_outputs: list[ExposedModel] = Field(default_factory=list)
-
-
 def edge_to_config(edge: Edge) -> dict[str, str]:
-    """The four fields of an edge."""
+    """Return the four fields of an edge."""
     return {
         "source_node": edge.source_node,
         "source_port": edge.source_port,
@@ -80,7 +34,7 @@ def edge_to_config(edge: Edge) -> dict[str, str]:
 
 
 def graph_to_config(graph: Graph) -> dict[str, Any]:
-    """The config of a graph."""
+    """Return the config of a graph."""
     config: dict[str, Any] = {"schema_version": graph.schema_version, "graph_id": graph.graph_id}
     if graph.graph_kind is not None:
         config["graph_kind"] = graph.graph_kind
@@ -104,7 +58,7 @@ def graph_to_config(graph: Graph) -> dict[str, Any]:
 
 
 def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyGraph:
-    """Build a graph from its config; a graph is placed whole, so the resolver changes nothing inside it."""
+    """Build a graph from its config. A graph is placed as a whole, so the resolver is not used inside it."""
     document, where, here = open_config(cls, config, options)
     base = None if here.base_dir is None else Path(here.base_dir)
     registry = here.registry if here.registry is not None else BlockRegistry.global_registry()
@@ -112,11 +66,11 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
     graph = cls(model.graph_id, graph_kind=model.graph_kind, metadata=copy.deepcopy(model.metadata), registry=here.registry, pool=here.pool)
     _add_nodes(graph, model.nodes, base, where)
     for number, edge in enumerate(model.edges):
-        with at(f"{where}, edges[{number}]"):
+        with error_context(f"{where}, edges[{number}]"):
             graph.add_edge(Edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port))
     for kind, entries in (("exposed_inputs", model.exposed_inputs), ("exposed_outputs", model.exposed_outputs)):
         for number, entry in enumerate(entries):
-            with at(f"{where}, {kind}[{number}]"):
+            with error_context(f"{where}, {kind}[{number}]"):
                 graph.add_exposed_port(ExposedPort(entry.node_id, entry.port_name, entry.name), output=kind == "exposed_outputs")
     if validate:
         graph.validate(strict=True)
@@ -124,7 +78,7 @@ def graph_from_config(cls: type[AnyGraph], config: Mapping[str, Any], options: B
 
 
 def _block_ids(graph: Graph) -> dict[str, str]:
-    """A block id per node: the same for nodes that share a block, and for no others."""
+    """Return a block id per node; nodes have equal ids if and only if they share a block."""
     owners: dict[str, int] = {}
     block_ids = {}
     for node_id, node in graph.nodes.items():
@@ -139,7 +93,7 @@ def _block_ids(graph: Graph) -> dict[str, str]:
 def _add_nodes(graph: Graph, nodes: list[NodeModel], base: Path | None, where: str) -> None:
     shared: dict[tuple[str, str], Node] = {}
     for number, node in enumerate(nodes):
-        with at(f"{where}, nodes[{number}] ({node.node_id!r})"):
+        with error_context(f"{where}, nodes[{number}] ({node.node_id!r})"):
             config = absolute_references(graph.registry.get(node.block_type), node.config, base)
             twin = shared.get((node.block_type, node.block_id or "")) if graph.pool.shares else None
             if twin is not None and _without_defaults(twin.config) == _without_defaults(config):

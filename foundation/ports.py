@@ -1,4 +1,4 @@
-"""Ports of blocks, and the declared keys of their configs."""
+"""Ports of blocks, and the declared fields of their configs."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument, format_options
 
-__all__ = ["SETTING_KINDS", "Port", "PortAggregation", "PortDirection", "PortType", "Setting", "dtypes_fit"]
+__all__ = ["FIELD_TYPES", "ConfigField", "Port", "PortAggregation", "PortDirection", "PortType", "dtypes_fit"]
 
 
 class PortDirection(str, Enum):
-    """Which way values go through a port."""
+    """Direction of a port: ``in`` receives values, ``out`` provides them."""
 
     IN = "in"
     OUT = "out"
 
 
 class PortType(str, Enum):
-    """The dtypes with a meaning of their own; a port's dtype is an open string and hosts add theirs (``comfy/LATENT``).
+    """Predefined dtypes. A port's dtype is an open string: hosts add their dtypes (``comfy/LATENT``).
 
     An ``image`` is a float32 tensor [batch, height, width, channels] with values in 0..1.
     """
@@ -35,7 +35,7 @@ class PortType(str, Enum):
 
 
 class PortAggregation(str, Enum):
-    """What an input port does with the values of several edges, taken in the order in which the edges were added.
+    """Rule that combines the values of several edges into one input, in the order in which the edges were added.
 
     ``concat`` joins lists, tuples, strings or tensors (dimension 0); ``sum`` adds; ``first`` takes the first present
     value; ``dict`` maps ``node:port`` of the source to the value.
@@ -71,7 +71,7 @@ class Port:
                 object.__setattr__(self, field, kind(value))
             except ValueError:
                 options = format_options(member.value for member in kind)
-                raise InvalidArgument(f"port {self.name!r}: {field} is {value!r}; it can be {options}") from None
+                raise InvalidArgument(f"port {self.name!r}: unknown {field} {value!r}. Available: {options}.") from None
         dtype = self.dtype.value if isinstance(self.dtype, PortType) else self.dtype
         if not isinstance(dtype, str) or not dtype.strip():
             raise InvalidArgument(f"port {self.name!r}: dtype must be a non-empty string, got {self.dtype!r}")
@@ -84,30 +84,39 @@ class Port:
 
     @property
     def is_input(self) -> bool:
-        """True for an IN port."""
+        """Whether this is an IN port."""
         return self.direction is PortDirection.IN
 
     @property
     def is_output(self) -> bool:
-        """True for an OUT port."""
+        """Whether this is an OUT port."""
         return self.direction is PortDirection.OUT
 
     def compatible_with(self, target: Port) -> bool:
-        """Whether a value may go from this OUT port to the IN port ``target``: equal dtypes, or either is ``any``."""
+        """Return whether an edge may lead from this OUT port to the IN port ``target``: equal dtypes, or either is ``any``."""
         return self.is_output and target.is_input and dtypes_fit(self.dtype, target.dtype)
 
 
 def dtypes_fit(source: str, target: str) -> bool:
-    """The one type rule: equal, or either is ``any``; no coercion and no subtyping."""
+    """Return whether two dtypes are equal or either is ``any``. Nothing is coerced, and dtypes have no subtypes."""
     return source == target or PortType.ANY.value in (source, target)
 
 
-SETTING_KINDS = ("number", "integer", "boolean", "text", "choice", "value")
+FIELD_TYPES = ("number", "integer", "boolean", "text", "choice", "value")
 
 
 @dataclass(frozen=True, slots=True)
-class Setting:
-    """One key of a config: its kind (``value`` is any JSON value), the value where it is absent (None: no value), its inclusive range or its options, its meaning.
+class ConfigField:
+    """A declared field of a block's config: from it values are checked and an editor makes a widget.
+
+    Attributes:
+        name: The key in the config.
+        kind: One of `FIELD_TYPES`; ``value`` is any JSON value.
+        default: The value where the key is absent; None means that the field has no value then.
+        low: The smallest number, inclusive; None for no bound.
+        high: The largest number, inclusive; None for no bound.
+        options: The texts that a ``choice`` accepts.
+        meaning: One phrase for documentation and tooltips.
 
     Raises:
         InvalidArgument: an unknown kind, or a choice without options.
@@ -122,16 +131,16 @@ class Setting:
     meaning: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in SETTING_KINDS:
-            raise InvalidArgument(f"setting {self.name!r}: kind is {self.kind!r}; it can be {format_options(SETTING_KINDS)}")
+        if self.kind not in FIELD_TYPES:
+            raise InvalidArgument(f"Config field {self.name!r}: unknown kind {self.kind!r}. Available: {format_options(FIELD_TYPES)}.")
         if self.kind == "choice" and not self.options:
-            raise InvalidArgument(f"setting {self.name!r} is a choice without options; give some")
+            raise InvalidArgument(f"Config field {self.name!r} is a choice without options; pass options.")
 
     def read(self, config: Mapping[str, Any], block: str) -> Any:
-        """The value in ``config``, numbers as float or int; ``block`` names its owner in messages.
+        """Return the value in ``config``, a number as float or int; ``block`` names the owner in messages.
 
         Raises:
-            InvalidArgument: it is of another kind, out of range, or none of the options.
+            InvalidArgument: the value has another type, is out of range, or is not one of the options.
         """
         value = config.get(self.name, self.default)
         if value is None and self.default is None:
@@ -142,7 +151,7 @@ class Setting:
         return {"number": float, "integer": int}.get(self.kind, lambda same: same)(value)
 
     def _wanted(self, value: Any) -> str | None:
-        """What a value should be that it is not, or None."""
+        """Return the rule that a value breaks, or None."""
         if self.kind == "value":
             return None
         if self.kind == "choice":

@@ -1,6 +1,6 @@
-"""Block types by name. Built-ins come from a table and installed packages from an entry point group, both on first use.
+"""Registry of block types. Built-in types come from a table, those of installed packages from an entry point group, on first use.
 
-Nothing in a config names code: a config names a type, and the type must be registered here.
+A config never names code: it names a type, and the type must be registered.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownBlockType, UnknownName, YggdrasillError, unknown_name
 from yggdrasill.foundation.block import AbstractBaseBlock
-from yggdrasill.foundation.ports import Setting
+from yggdrasill.foundation.ports import ConfigField
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -28,10 +28,10 @@ BlockClass = TypeVar("BlockClass", bound=BlockFactory)
 
 
 class BlockRegistry:
-    """Maps type names to block classes or factories called as ``factory(block_id=..., config=...)``.
+    """Map from type names to block classes or factories, called as ``factory(block_id=..., config=...)``.
 
-    A name that is not registered is looked up among the built-in blocks and the entry points of the group
-    ``yggdrasill.blocks``; ``BlockRegistry(built_ins=False)`` knows only what was registered.
+    A name that is not registered is searched among the built-in blocks and the entry points of the group
+    ``yggdrasill.blocks``; ``BlockRegistry(built_ins=False)`` has only the types that were registered.
     """
 
     _global: ClassVar[BlockRegistry | None] = None
@@ -43,7 +43,7 @@ class BlockRegistry:
 
     @classmethod
     def global_registry(cls) -> BlockRegistry:
-        """The registry used where none is given."""
+        """Return the registry that is used where no other is passed."""
         with cls._lock:
             if cls._global is None:
                 cls._global = cls()
@@ -53,7 +53,7 @@ class BlockRegistry:
         """Register a class or factory; the same name again replaces it.
 
         Raises:
-            InvalidArgument: blank name or something that cannot be called.
+            InvalidArgument: a blank name, or a factory that is not callable.
         """
         if not isinstance(block_type, str) or not block_type.strip():
             raise InvalidArgument(f"block type must be a non-empty string, got {block_type!r}")
@@ -62,10 +62,10 @@ class BlockRegistry:
         self._factories[block_type] = factory
 
     def get(self, block_type: str) -> BlockFactory:
-        """The factory of a type.
+        """Return the factory of a type.
 
         Raises:
-            UnknownBlockType: (a KeyError) names what is registered, nearest first.
+            UnknownBlockType: (a KeyError) the type is not registered; the message names the nearest types.
         """
         known = self._factories.get(block_type)
         if known is not None:
@@ -76,22 +76,22 @@ class BlockRegistry:
         self._factories[block_type] = found
         return found
 
-    def settings(self, block_type: str) -> tuple[Setting, ...] | None:
-        """What the type's config holds; None where it does not tell, and for a package of others, which a list must not import.
+    def settings(self, block_type: str) -> tuple[ConfigField, ...] | None:
+        """Return the config fields that a type declares; None if it declares none, or if its package would have to be imported.
 
         Raises:
             UnknownBlockType
         """
         if self._built_ins and block_type in _installed() and block_type not in _built_in_table():
             return None
-        declared: tuple[Setting, ...] | None = getattr(self.get(block_type), "settings", None)
+        declared: tuple[ConfigField, ...] | None = getattr(self.get(block_type), "settings", None)
         return declared
 
     def __contains__(self, block_type: object) -> bool:
         return block_type in self._factories or (self._built_ins and (block_type in _built_in_table() or block_type in _installed()))
 
     def types(self) -> list[str]:
-        """Every type that can be built, sorted."""
+        """Return the names of all types, sorted."""
         names = set(self._factories)
         if self._built_ins:
             names |= {*_built_in_table(), *_installed()}
@@ -101,9 +101,9 @@ class BlockRegistry:
         """Build a block from ``{"block_type" or "type", "block_id"?, ...its config}``, with ``factory`` if one is given.
 
         Raises:
-            UnknownName: neither ``block_type`` nor ``type`` is given.
+            UnknownName: neither ``block_type`` nor ``type`` is present.
             UnknownBlockType: the type is not registered.
-            InvalidConfig: the block's own class raised over its config.
+            InvalidConfig: the class of the block raised an error for this config.
         """
         rest = dict(config)
         block_type = rest.pop("block_type" if rest.get("block_type") is not None else "type", None)
@@ -121,7 +121,7 @@ class BlockRegistry:
                 block_type=block_type,
             ) from error
         if not isinstance(block, AbstractBaseBlock):
-            raise InvalidArgument(f"the factory of block type {block_type!r} gave {type(block).__name__}, not a block")
+            raise InvalidArgument(f"the factory of block type {block_type!r} returned {type(block).__name__}, not a block")
         if block.block_type != block_type:
             block.block_type = block_type
         return block
@@ -139,8 +139,8 @@ class BlockRegistry:
             return cast("BlockFactory", point.load())
         except (ImportError, AttributeError) as error:
             raise UnknownBlockType(
-                f"block type {block_type!r} comes from the entry point {point.value!r}, which cannot be loaded: {error}; "
-                "repair or remove the package that declares it",
+                f"block type {block_type!r} comes from the entry point {point.value!r}, which cannot be loaded: {error}. "
+                "Repair or remove the package that declares it.",
                 name=block_type,
             ) from error
 
@@ -158,7 +158,7 @@ def _installed() -> Mapping[str, EntryPoint]:
 
 
 def register_block(block_type: str, registry: BlockRegistry | None = None) -> Callable[[BlockClass], BlockClass]:
-    """Class decorator: register a block under ``block_type``, by default in the global registry."""
+    """Return a class decorator that registers a block under ``block_type``, by default in the global registry."""
 
     def decorate(factory: BlockClass) -> BlockClass:
         (registry or BlockRegistry.global_registry()).register(block_type, factory)

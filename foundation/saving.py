@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile
+from yggdrasill.errors import CheckpointMismatch, InvalidArgument, InvalidCheckpoint, InvalidConfig, MissingFile, error_context
 from yggdrasill.foundation.archive import BLOBS, FolderSource, Source, open_source, write_archive
 from yggdrasill.foundation.checkpoints import (
     BACKENDS,
@@ -27,7 +27,7 @@ from yggdrasill.foundation.checkpoints import (
     read_saved_states,
     read_state,
 )
-from yggdrasill.foundation.config import BuildOptions, at, parse_document, read_document
+from yggdrasill.foundation.config import BuildOptions, parse_document, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import whole_project
 from yggdrasill.values.files import write_file
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from yggdrasill.foundation.pool import ReusePool
     from yggdrasill.foundation.registry import BlockRegistry
 
-__all__ = ["Persistent", "file_name", "file_names", "saved_files"]
+__all__ = ["Persistent", "file_name", "file_names", "read_config", "saved_files"]
 
 _CONFIGS = ("config.yaml", "config.yml", "config.json")
 _CHECKPOINTS = tuple(f"checkpoint.{backend}" for backend in BACKENDS)
@@ -99,7 +99,7 @@ class Persistent(Container):
     def from_yaml(cls, path: str | Path, registry: BlockRegistry | None = None, validate: bool = False, **options: Any) -> Self:
         """Build from a YAML or JSON file; ``ref`` paths in it are relative to it."""
         document = read_document(path)
-        with at(repr(str(path))):
+        with error_context(repr(str(path))):
             return cls.from_config(document, registry, validate, base_dir=Path(path).parent, **options)
 
     def save_config(self, path: str | Path) -> None:
@@ -245,8 +245,8 @@ class Persistent(Container):
             InvalidConfig, InvalidCheckpoint, CheckpointMismatch
         """
         with open_source(path) as source:
-            config = _read_config(source)
-            with at(source.describe("")):
+            config = read_config(source)
+            with error_context(source.describe("")):
                 built = cls.from_config(config, registry, base_dir=Path(path) if isinstance(source, FolderSource) else None, **options)
             built._load_states(built._read_states(source, ""), strict=True)
             built._read_extras(source)
@@ -302,15 +302,32 @@ class Persistent(Container):
     # -- templates ----------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_template(cls, name: str, *, registry: BlockRegistry | None = None, validate: bool = False, **parameters: Any) -> Self:
-        """Build from a template of this level; ``parameters`` are those of the template.
+    def from_template(
+        cls,
+        name: str,
+        *,
+        registry: BlockRegistry | None = None,
+        validate: bool = False,
+        pool: ReusePool | None = None,
+        endpoints: Resolver | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        **keywords: Any,
+    ) -> Self:
+        """Build from a template of this level. ``registry``, ``validate``, ``pool`` and ``endpoints`` are options of `from_config`.
+
+        Parameters of the template are ``keywords``, or entries of ``parameters``, which may also have the name of an option.
 
         Raises:
             UnknownName: (a KeyError) no template, or no parameter, of that name.
+            InvalidArgument: a parameter is given both ways.
         """
         from yggdrasill.foundation.templates import render_template
 
-        return cls.from_config(render_template(cls.level, name, parameters), registry, validate)
+        given = dict(parameters or {})
+        if twice := sorted(given.keys() & keywords.keys()):
+            raise InvalidArgument(f"Parameter {twice[0]!r} of template {name!r} is given twice; pass it once.")
+        config = render_template(cls.level, name, {**given, **keywords})
+        return cls.from_config(config, registry, validate, pool=pool, endpoints=endpoints)
 
 
 class _StateFiles:
@@ -391,7 +408,12 @@ def _backend_of(path: str | Path) -> str:
     return "safetensors" if Path(path).suffix.lower() == ".safetensors" else "json"
 
 
-def _read_config(source: Source) -> dict[str, Any]:
+def read_config(source: Source) -> dict[str, Any]:
+    """Return the config of a save: its ``config.yaml``, ``config.yml`` or ``config.json``, the first that exists.
+
+    Raises:
+        MissingFile, InvalidConfig
+    """
     for name in _CONFIGS:
         data = source.read(name)
         if data is not None:

@@ -1,10 +1,10 @@
-"""Templates of every level: a name, parameters, and a builder that gives a config.
+"""Templates of every kind: a name, parameters, and a builder that returns a config.
 
-A template file (YAML in ``workflows/templates/<level>/<name>.yaml``) holds ``parameters`` (each with a ``default``, a
-``description`` and perhaps ``choices`` from a name to any value) and a ``config`` with ``{{placeholders}}``: a text that is
-one placeholder becomes the value, a placeholder inside a text becomes its words. A mapping of ``from_template: level/name``
-and perhaps ``parameters`` becomes the config of that template, so a world is put together from stages and those from
-graphs. A function registered with `register_template` is a template too.
+A template file (``workflows/templates/<kind>/<name>.yaml``) has ``parameters`` and a ``config``. A parameter has a ``default``, a
+``description`` and optionally ``choices``, which map names to values. In the config, a text that is one ``{{placeholder}}`` becomes
+the parameter's value, and a placeholder inside a longer text becomes the value's text. A mapping with the keys ``from_template``
+(``kind/name``) and optionally ``parameters`` becomes the config of that template, so templates are composed of templates. A function
+that is registered with `register_template` is a template too.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options, unknown_name
+from yggdrasill.errors import InvalidArgument, InvalidConfig, format_options, unknown_message, unknown_name
 from yggdrasill.foundation.config import check_version, read_document, read_model
+from yggdrasill.foundation.kinds import kind_names
 
 __all__ = ["TEMPLATE_FOLDER", "FileTemplate", "register_template", "render_template", "template_names"]
 
@@ -24,42 +25,45 @@ Builder = Callable[..., Mapping[str, Any]]
 
 TEMPLATE_FOLDER = Path(__file__).resolve().parent.parent / "workflows" / "templates"
 
-_LEVELS = ("graph", "pipeline", "stage", "world")
 _PLACEHOLDER = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _registered: dict[tuple[str, str], Builder] = {}
 
 
 def register_template(level: str, name: str, builder: Builder) -> None:
-    """Make ``builder(**parameters) -> config`` available as ``from_template(name)`` of a level; it replaces one of that name."""
-    if level not in _LEVELS:
-        raise InvalidArgument(f"level is {level!r}; it can be {format_options(_LEVELS)}")
+    """Register ``builder(**parameters) -> config`` as the template ``name`` of a kind; it replaces a template of that name.
+
+    Raises:
+        InvalidArgument: an unknown kind or a blank name.
+    """
+    if level not in kind_names():
+        raise InvalidArgument(f"Unknown level {level!r}. Available: {format_options(kind_names(), near=str(level))}.")
     if not isinstance(name, str) or not name.strip():
-        raise InvalidArgument(f"template name must be a non-empty string, got {name!r}")
+        raise InvalidArgument(f"A template name must be a non-empty string, got {name!r}")
     _registered[level, name] = builder
 
 
 def template_names(level: str) -> list[str]:
-    """The templates of a level, sorted."""
+    """Return the names of the templates of a kind, sorted."""
     shipped = (file.stem for file in (TEMPLATE_FOLDER / level).glob("*.yaml"))
     return sorted({*shipped, *(name for kind, name in _registered if kind == level)})
 
 
 def render_template(level: str, name: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The config a template gives for these parameters.
+    """Return the config of a template with these parameters.
 
     Raises:
-        UnknownName: (a KeyError) no such template or parameter.
-        InvalidArgument: a value that is none of a parameter's choices.
+        UnknownName: (a KeyError) an unknown template or parameter.
+        InvalidArgument: a value that is not one of a parameter's choices.
         InvalidConfig: a template file that cannot be read.
     """
     return _render(level, name, parameters, ())
 
 
 def _render(level: str, name: str, parameters: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
-    """`render_template` within the templates ``inside``, outermost first."""
+    """Do the work of `render_template` within the templates ``inside``, outermost first."""
     place = f"{level}/{name}"
     if place in inside:
-        raise InvalidConfig(f"template {place!r} contains itself: {' -> '.join((*inside, place))}; break the ring of from_template")
+        raise InvalidConfig(f"template {place!r} contains itself: {' -> '.join((*inside, place))}; remove one from_template of this cycle")
     builder = _registered.get((level, name))
     if builder is None:
         if name not in template_names(level):
@@ -69,10 +73,10 @@ def _render(level: str, name: str, parameters: Mapping[str, Any], inside: tuple[
 
 
 class FileTemplate:
-    """A template in a YAML or JSON file; call it with its parameters."""
+    """A template in a YAML or JSON file. Calling it with parameters returns a config."""
 
     def __init__(self, path: str | Path) -> None:
-        from yggdrasill.foundation.template_config import TemplateModel
+        from yggdrasill.foundation.schemas import TemplateModel
 
         self.path = Path(path)
         document = read_document(self.path)
@@ -85,11 +89,11 @@ class FileTemplate:
         self._config = model.config
 
     def __call__(self, **given: Any) -> dict[str, Any]:
-        """The config with every placeholder filled."""
+        """Return the config with every placeholder filled."""
         return self.fill(given)
 
     def fill(self, given: Mapping[str, Any], inside: tuple[str, ...] = ()) -> dict[str, Any]:
-        """The config for these parameters; ``inside`` names the templates this one is a part of, so that a ring is found."""
+        """Return the config for these parameters; ``inside`` names the templates around this one, so that a cycle is detected."""
         for name in given:
             if name not in self.parameters:
                 raise unknown_name(f"parameter of template {self.name!r}", name, self.parameters)
@@ -103,7 +107,9 @@ class FileTemplate:
         if parameter.choices is None:
             return copy.deepcopy(value)
         if not isinstance(value, str) or value not in parameter.choices:
-            raise InvalidArgument(f"template {self.name!r}: parameter {name!r} is {value!r}; it can be {format_options(parameter.choices)}")
+            raise InvalidArgument(
+                f"template {self.name!r}: parameter {name!r} is {value!r}. Available: {format_options(parameter.choices)}."
+            )
         return copy.deepcopy(parameter.choices[value])
 
     def _fill(self, part: Any, values: Mapping[str, Any], open_names: tuple[str, ...], inside: tuple[str, ...]) -> Any:
@@ -117,17 +123,17 @@ class FileTemplate:
         whole = _PLACEHOLDER.fullmatch(part)
         if whole:
             name = self._known(whole.group(1), open_names)
-            # A choice may hold placeholders of its own; a value that a caller passes is never looked into.
+            # A choice may contain placeholders; a value that a caller passes is not searched for them.
             return self._fill(values[name], values, (*open_names, name), inside) if self.parameters[name].choices else values[name]
         return _PLACEHOLDER.sub(lambda match: str(values[self._known(match.group(1), open_names)]), part)
 
     def _part(self, part: Mapping[str, Any], inside: tuple[str, ...]) -> dict[str, Any]:
-        """The config that ``{from_template, parameters?}`` stands for."""
+        """Return the config of ``{from_template, parameters?}``."""
         place, parameters = part["from_template"], part.get("parameters", {})
         level, _, name = place.partition("/") if isinstance(place, str) else ("", "", "")
-        if level not in _LEVELS or not name:
+        if level not in kind_names() or not name:
             raise InvalidConfig(
-                f"template {self.name!r}: from_template is {place!r}; it is written level/name with a level of {format_options(_LEVELS)}"
+                f"template {self.name!r}: from_template is {place!r}; write it level/name. Available levels: {format_options(kind_names())}."
             )
         if not isinstance(parameters, Mapping):
             raise InvalidConfig(f"template {self.name!r}: the parameters of {place!r} are {parameters!r}; they must be a mapping by name")
@@ -135,9 +141,7 @@ class FileTemplate:
 
     def _known(self, name: str, open_names: tuple[str, ...]) -> str:
         if name not in self.parameters:
-            raise InvalidConfig(
-                f"template {self.name!r} uses {{{{{name}}}}}, which is none of its parameters {format_options(self.parameters)}"
-            )
+            raise InvalidConfig(f"template {self.name!r} uses {{{{{name}}}}}: {unknown_message('parameter', name, self.parameters)}")
         if name in open_names:
             raise InvalidConfig(f"template {self.name!r}: parameter {name!r} contains itself")
         return name

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from yggdrasill.errors import InvalidStructure, format_options
+from yggdrasill.errors import InvalidStructure, unknown_message
 from yggdrasill.foundation.edges import Edge, ExposedPort
 from yggdrasill.foundation.ports import Port, PortAggregation
 
@@ -55,12 +55,11 @@ def check_exposures(container: ConnectedContainer) -> Iterator[str]:
         for entry in entries:
             side = container.ports(entry.node_id, kind)
             if entry.port_name not in side:
-                known = (
-                    f"its {kind}s are {format_options(side, near=entry.port_name)}"
-                    if side
-                    else f"{container.child_word}s are {format_options(container.children)}"
-                )
-                yield f"exposed {kind} {entry.key!r} names {entry.node_id}.{entry.port_name}, which does not exist; {known}"
+                if entry.node_id in container.children:
+                    wrong = f"{container.child_word} {entry.node_id!r}: {unknown_message(kind, entry.port_name, side)}"
+                else:
+                    wrong = unknown_message(container.child_word, entry.node_id, container.children)
+                yield f"exposed {kind} {entry.key!r}: {wrong}"
     by_key: dict[str, list[ExposedPort]] = {}
     for entry in container.exposed_inputs:
         by_key.setdefault(entry.key, []).append(entry)

@@ -1,4 +1,4 @@
-"""The ComfyUI nodes. This package imports inside a ComfyUI process only."""
+"""The ComfyUI nodes. This package can be imported only inside a ComfyUI process."""
 
 from __future__ import annotations
 

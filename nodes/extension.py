@@ -1,4 +1,4 @@
-"""What ComfyUI gets from the pack: its nodes, and the endpoint that is attached while it loads."""
+"""The ComfyUI extension: its nodes, and the endpoint that is attached on load."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ from typing import Any
 
 from comfy_api.v0_0_2 import ComfyExtension
 
-from yggdrasill.nodes.endpoints import EndpointInfo
+from yggdrasill.nodes.configs import LoadGraph, LoadPipeline, LoadStage, SaveConfig, WorldNode
 from yggdrasill.nodes.graphs import AddBlock, Connect, PipelineNode, RunGraph
-from yggdrasill.nodes.loading import LoadGraph, LoadPipeline, LoadStage, WorldNode
-from yggdrasill.nodes.placed import PlacedPartNode
-from yggdrasill.nodes.plumbing import GraphResult, GraphValue
+from yggdrasill.nodes.internal import GraphResult, GraphValue, PlacedPartNode
 from yggdrasill.nodes.ports import GraphInput, GraphOutput
-from yggdrasill.nodes.remote import RemoteGraphNode
-from yggdrasill.nodes.saving import SaveConfig
+from yggdrasill.nodes.remote import EndpointInfo, RemoteGraphNode
 from yggdrasill.nodes.stages import RunStage, StageNode, WorldFromStages
 from yggdrasill.nodes.states import ReadState, StateNode
 from yggdrasill.nodes.worlds import LoadWorld, RunWorld, SaveWorld
@@ -22,16 +19,16 @@ __all__ = ["YggdrasillExtension"]
 
 
 class YggdrasillExtension(ComfyExtension):
-    """The extension: loading it starts the endpoint; a failure there leaves the nodes and one line in the log."""
+    """The extension. Loading it attaches the endpoint; if that fails, the nodes stay available and the error is logged."""
 
     async def on_load(self) -> None:
-        """Attach the endpoint to the server that is about to start."""
+        """Attach the endpoint to the server before it starts."""
         from yggdrasill.server_ext.comfy.attach import attach
 
         attach()
 
     async def get_node_list(self) -> list[type[Any]]:
-        """The node classes."""
+        """Return the node classes."""
         return [
             GraphInput,
             GraphOutput,

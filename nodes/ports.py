@@ -1,4 +1,4 @@
-"""Graph Input and Graph Output: they mark the named ports of a workflow that is served as a graph."""
+"""Graph Input and Graph Output: the named ports of a workflow that is deployed as a graph."""
 
 from __future__ import annotations
 
@@ -14,56 +14,58 @@ CATEGORY = "Yggdrasill"
 
 
 class GraphInput(io.ComfyNode):
-    """A named input. In the editor, and where a caller gives no value, it is its default."""
+    """A named input. It returns its default in the editor and for callers that send no value."""
 
     @classmethod
     def define_schema(cls) -> Any:
-        """The node's form."""
+        """Return the node's schema."""
         return io.Schema(
             node_id=INPUT_NODE,
             display_name="Graph Input",
             category=CATEGORY,
-            description="An input of this workflow when it is served as a graph. Whoever calls it gives the value; here it is the default.",
+            description="An input of this workflow when it is deployed as a graph. Callers send its value; in the editor it is the default.",
             search_aliases=["yggdrasill", "port", "endpoint input"],
             is_input_list=True,
             inputs=[
-                io.String.Input("name", default="input", tooltip="The name callers use; two inputs of one name get the same value."),
-                io.String.Input("type", default="*", tooltip="ComfyUI's type, such as IMAGE or LATENT; * is any."),
-                io.AnyType.Input("default", optional=True, tooltip="The value here in the editor, and for callers that give none."),
+                io.String.Input("name", default="input", tooltip="The name for callers. Inputs with the same name receive the same value."),
+                io.String.Input("type", default="*", tooltip="The ComfyUI type, such as IMAGE or LATENT. *: any type."),
+                io.AnyType.Input("default", optional=True, tooltip="The value in the editor, and for callers that send none."),
             ],
             outputs=[io.AnyType.Output(display_name="value", tooltip="The caller's value, or the default.", is_output_list=True)],
         )
 
     @classmethod
     def execute(cls, name: list[str], type: list[str], default: list[Any] | None = None) -> Any:  # noqa: A002 - the socket's name
-        """Give the default, or stop what depends on it with a message."""
+        """Return the default, or block dependent nodes with a message if there is no default."""
         if default is None:
-            return io.NodeOutput(block_execution=f"Graph Input {name[0]!r} has no default, so it needs a caller that gives a value")
+            return io.NodeOutput(
+                block_execution=f"Graph Input {name[0]!r} has no default. Connect one, or call the deployed graph with a value."
+            )
         return io.NodeOutput(default)
 
 
 class GraphOutput(io.ComfyNode):
-    """A named output. In the editor it takes its value and does nothing with it."""
+    """A named output. In the editor it ignores its value."""
 
     @classmethod
     def define_schema(cls) -> Any:
-        """The node's form."""
+        """Return the node's schema."""
         return io.Schema(
             node_id=OUTPUT_NODE,
             display_name="Graph Output",
             category=CATEGORY,
-            description="An output of this workflow when it is served as a graph: its value goes to whoever called it.",
+            description="An output of this workflow when it is deployed as a graph. Callers receive its value.",
             search_aliases=["yggdrasill", "port", "endpoint output"],
             is_input_list=True,
             is_output_node=True,
             inputs=[
-                io.AnyType.Input("value", tooltip="What callers get."),
-                io.String.Input("name", default="output", tooltip="The name callers use."),
-                io.String.Input("type", default="*", tooltip="ComfyUI's type, such as IMAGE or LATENT; * is any."),
+                io.AnyType.Input("value", tooltip="The value that callers receive."),
+                io.String.Input("name", default="output", tooltip="The name for callers."),
+                io.String.Input("type", default="*", tooltip="The ComfyUI type, such as IMAGE or LATENT. *: any type."),
             ],
         )
 
     @classmethod
     def execute(cls, value: list[Any], name: list[str], type: list[str]) -> Any:  # noqa: A002 - the socket's name
-        """Nothing: what is served replaces this node."""
+        """Do nothing: in a deployed workflow another node replaces this one."""
         return io.NodeOutput()

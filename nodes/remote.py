@@ -1,4 +1,4 @@
-"""Remote Graph: a graph that is served somewhere else, as one node of a workflow here."""
+"""Remote Graph and Endpoint Info: calls of deployments, and the status of endpoints."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
-from yggdrasill.nodes.sockets import port_inputs, port_outputs, values_in_order
-from yggdrasill.server_ext.comfy.sockets import MOST_PORTS
+from yggdrasill.nodes.sockets import category, port_inputs, port_outputs, values_in_order
+from yggdrasill.server_ext.comfy.port_checks import MAX_PORTS
 
-__all__ = ["REMOTE_NODE", "RemoteGraphNode"]
+__all__ = ["REMOTE_NODE", "EndpointInfo", "RemoteGraphNode"]
 
 REMOTE_NODE = "YggdrasillRemoteGraph"
 AUTO = "auto"
@@ -18,23 +18,31 @@ FALLBACKS = (AUTO, "fail", "local")
 
 
 class RemoteGraphNode(io.ComfyNode):
-    """Calls a served graph. The editor names its sockets after the contract, which is stored in the node."""
+    """Calls a deployment. The editor names the sockets after the contract, which is stored in the node."""
 
     @classmethod
     def define_schema(cls) -> Any:
-        """The node's form."""
+        """Return the node's schema."""
         return io.Schema(
             node_id=REMOTE_NODE,
             display_name="Remote Graph",
             category=CATEGORY,
-            description="Runs a graph that an endpoint serves: another ComfyUI, or one without it. The result is that of running it here.",
+            description="Runs a graph on an endpoint: another ComfyUI or a headless server. The result is the same as that of a local run.",
             search_aliases=["yggdrasill", "remote", "endpoint", "distributed"],
             is_input_list=True,
             inputs=[
-                io.String.Input("graph", default="", tooltip="The id the graph is served under."),
-                io.String.Input("endpoint", default="auto", tooltip="auto: where the registry places the graph; or an endpoint's name."),
+                io.String.Input("graph", default="", tooltip="The graph id of the deployment."),
                 io.String.Input(
-                    "contract", default="", multiline=True, tooltip="The graph's contract as JSON; the editor writes it.", socketless=True
+                    "endpoint",
+                    default="auto",
+                    tooltip="The name of an endpoint. auto: the endpoint on which the registry places the graph.",
+                ),
+                io.String.Input(
+                    "contract",
+                    default="",
+                    multiline=True,
+                    tooltip="The contract of the graph as JSON, written by the editor.",
+                    socketless=True,
                 ),
                 io.Int.Input(
                     "seed",
@@ -42,35 +50,35 @@ class RemoteGraphNode(io.ComfyNode):
                     min=0,
                     max=0xFFFF_FFFF_FFFF_FFFF,
                     optional=True,
-                    tooltip="For graphs of blocks that draw random numbers.",
+                    tooltip="The seed for graphs of blocks that use random numbers.",
                 ),
                 io.Combo.Input(
                     "fallback",
                     options=list(FALLBACKS),
                     default=AUTO,
                     optional=True,
-                    tooltip="If no endpoint takes the call: fail, or run the same workflow here (local). auto: what the registry says.",
+                    tooltip="If no endpoint accepts the call: fail, or run the same workflow on this server (local). auto: the registry's setting.",
                     socketless=True,
                 ),
-                port_inputs(MOST_PORTS),
+                port_inputs(MAX_PORTS),
             ],
-            outputs=port_outputs(MOST_PORTS),
+            outputs=port_outputs(MAX_PORTS),
             hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
     def validate_inputs(cls, graph: Any = None, endpoint: Any = None, contract: Any = None, ports: Any = None) -> bool | str:
-        """Whether the constants can be what they are for; said on the node before anything runs."""
+        """Validate the constant inputs. Errors appear on the node before anything runs."""
         from yggdrasill.server_ext.comfy.remote_call import check_settings
 
         return check_settings(graph, endpoint, contract) or True
 
     @classmethod
     async def fingerprint_inputs(cls, graph: list[str] | None = None, endpoint: list[str] | None = None, **others: Any) -> str | float:
-        """What ComfyUI compares to know whether an earlier result still holds: the hash of what the endpoint serves now."""
-        from yggdrasill.server_ext.comfy.fingerprint import fingerprint
+        """Return the hash of the deployment, by which ComfyUI decides whether a cached result is still valid."""
+        from yggdrasill.server_ext.comfy.contract_fingerprint import fingerprint
 
-        # a graph or endpoint that comes over a link is not known before its node has run
+        # a linked graph or endpoint is unknown until its node has run
         return await fingerprint(graph[0], endpoint[0]) if graph and endpoint else float("nan")
 
     @classmethod
@@ -83,7 +91,7 @@ class RemoteGraphNode(io.ComfyNode):
         fallback: list[str] | None = None,
         ports: dict[str, list[Any]] | None = None,
     ) -> Any:
-        """Send the inputs, wait, and give the outputs in the contract's order; a port without value blocks what depends on it."""
+        """Run the call and return the outputs in the order of the contract. An output without a value blocks the nodes that need it."""
         from yggdrasill.server_ext.comfy.remote_call import RemoteCall
 
         call = RemoteCall(
@@ -97,4 +105,52 @@ class RemoteGraphNode(io.ComfyNode):
         ).start()
         outputs = await call.result()
         shown = {"yggdrasill": [{"ran_here": call.ran_here}]} if call.ran_here else None
-        return io.NodeOutput(*values_in_order(outputs, MOST_PORTS), ui=shown)
+        return io.NodeOutput(*values_in_order(outputs, MAX_PORTS), ui=shown)
+
+
+class EndpointInfo(io.ComfyNode):
+    """Queries the status of one endpoint or of all."""
+
+    @classmethod
+    def define_schema(cls) -> Any:
+        """Return the node's schema."""
+        return io.Schema(
+            node_id="YggdrasillEndpointInfo",
+            display_name="Endpoint Info",
+            category=category("Endpoints"),
+            description="Shows whether an endpoint responds, its queue, versions and devices, and its graphs. Queries on every run.",
+            search_aliases=["yggdrasill", "ping", "health", "server status", "capabilities"],
+            is_output_node=True,
+            inputs=[io.String.Input("endpoint", default="", tooltip="The name of an endpoint in endpoints.yaml. Blank: all endpoints.")],
+            outputs=[
+                io.Boolean.Output(display_name="ready", tooltip="True if all queried endpoints responded."),
+                io.String.Output(display_name="info", tooltip="The status of the endpoints as YAML."),
+                io.String.Output(display_name="graphs", tooltip="Their graphs, one 'endpoint/graph' per line."),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def validate_inputs(cls, endpoint: Any = None) -> bool | str:
+        """Check that the endpoint exists."""
+        from yggdrasill.server_ext.comfy.levels.endpoint_info import unknown_endpoint
+
+        return unknown_endpoint(endpoint) or True
+
+    @classmethod
+    def fingerprint_inputs(cls, endpoint: Any = None) -> float:
+        """Return NaN, so that the node always runs."""
+        return float("nan")  # a new object on each call: ComfyUI compares by identity first
+
+    @classmethod
+    async def execute(cls, endpoint: str) -> Any:
+        """Return the status of the endpoints."""
+        from yggdrasill.server_ext.comfy.levels.endpoint_info import query_endpoints
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
+
+        def query(work: NodeWork[Any]) -> tuple[bool, str, str]:
+            status = query_endpoints(endpoint)
+            work.messages.show_text("all respond" if status[0] else "not all respond")
+            return status
+
+        return io.NodeOutput(*await NodeWork(str(cls.hidden.unique_id), query).result())

@@ -1,4 +1,4 @@
-"""Run World, Save World and Load World."""
+"""Run World, Save World and Load World: run passes of a world, and keep it in a folder."""
 
 from __future__ import annotations
 
@@ -6,45 +6,45 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from yggdrasill.nodes.types import STATE, WORLD, category, own_seed_input
+from yggdrasill.nodes.sockets import STATE, WORLD, category, optional_seed_input, preview_of
 
 __all__ = ["LoadWorld", "RunWorld", "SaveWorld"]
 
 
 class RunWorld(io.ComfyNode):
-    """Passes of a world."""
+    """Runs passes of a world."""
 
     @classmethod
     def define_schema(cls) -> Any:
-        """The node's form."""
+        """Return the node's schema."""
         return io.Schema(
             node_id="YggdrasillRunWorld",
             display_name="Run World",
             category=category("World"),
-            description="Runs passes of a world, each part where endpoints.yaml places it. A run that was stopped goes on where it was.",
+            description="Runs passes of a world, each part where endpoints.yaml places it. A stopped run resumes where it was.",
             search_aliases=["yggdrasill", "simulate", "episode", "chronicle", "world step"],
             is_output_node=True,
             inputs=[
-                WORLD.Input("world", tooltip="The world that runs."),
-                STATE.Input("state", optional=True, tooltip="The state to begin with; without one the world begins."),
+                WORLD.Input("world", tooltip="The world to run."),
+                STATE.Input("state", optional=True, tooltip="The state to start from. Unconnected: the world's initial state."),
                 io.String.Input(
                     "action",
                     default="",
                     multiline=True,
-                    tooltip="What somebody does in the world, heard in the first pass; a line of --- divides it from the next pass's.",
+                    tooltip="An action in the world for the first pass. A line of --- separates it from the action of the next pass.",
                 ),
-                io.Int.Input("steps", default=1, min=0, max=1_000_000, tooltip="How many full passes."),
-                own_seed_input(),
+                io.Int.Input("steps", default=1, min=0, max=1_000_000, tooltip="The number of full passes."),
+                optional_seed_input(),
                 io.Boolean.Input(
                     "keep",
                     default=True,
-                    tooltip="Keep each pass in user/yggdrasill/worlds, so that a run that was stopped goes on when it is run again.",
+                    tooltip="Save each pass in user/yggdrasill/worlds, so that a stopped run resumes when it is run again.",
                 ),
             ],
             outputs=[
                 STATE.Output(display_name="state", tooltip="The state after the last pass."),
-                io.Image.Output("images", display_name="images", tooltip="The pictures after each pass of this run.", is_output_list=True),
-                io.String.Output("text", display_name="text", tooltip="The newest words of the state."),
+                io.Image.Output("images", display_name="images", tooltip="The images after each pass of this run.", is_output_list=True),
+                io.String.Output("text", display_name="text", tooltip="The newest text of the state."),
                 io.String.Output("chronicle", display_name="chronicle", tooltip="The story of the world so far."),
             ],
             hidden=[io.Hidden.unique_id],
@@ -52,81 +52,82 @@ class RunWorld(io.ComfyNode):
 
     @classmethod
     async def execute(cls, world: dict[str, Any], action: str, steps: int, seed: int, keep: bool, state: Any = None) -> Any:
-        """Give the last state and what was seen on the way."""
+        """Return the last state, the images of all passes, the text and the chronicle."""
         from comfy_execution.graph_utils import ExecutionBlocker
 
-        from yggdrasill.nodes.pictures import preview_of
-        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, words_of
-        from yggdrasill.server_ext.comfy.levels.work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
+        from yggdrasill.server_ext.comfy.levels.states import chronicle_text, state_text
         from yggdrasill.server_ext.comfy.levels.world_run import WorldCall, actions_of, run_world
 
-        own = None if seed < 0 else seed
-        call = WorldCall(world, state, actions_of(action), steps, own, keep)
-        result = await NodeWork(str(cls.hidden.unique_id), lambda work: run_world(work, call), seed=own).result()
-        pictures = result.pictures or [ExecutionBlocker(None)]
-        words = words_of(result.state), chronicle_text(result.state.content)
-        return io.NodeOutput(result.state.to_dict(), pictures, *words, ui=preview_of(result.pictures, cls))
+        run_seed = None if seed < 0 else seed
+        call = WorldCall(world, state, actions_of(action), steps, run_seed, keep)
+        result = await NodeWork(str(cls.hidden.unique_id), lambda work: run_world(work, call), seed=run_seed).result()
+        images = result.pictures or [ExecutionBlocker(None)]
+        text = state_text(result.state), chronicle_text(result.state.content)
+        return io.NodeOutput(result.state.to_dict(), images, *text, ui=preview_of(result.pictures, cls))
 
 
 class SaveWorld(io.ComfyNode):
-    """A world and its state into its folder."""
+    """Saves a world and its state in a folder."""
 
     @classmethod
     def define_schema(cls) -> Any:
-        """The node's form."""
+        """Return the node's schema."""
         return io.Schema(
             node_id="YggdrasillSaveWorld",
             display_name="Save World",
             category=category("World"),
-            description="Saves a world and its state below user/yggdrasill/worlds, as World.save does in Python.",
+            description="Saves a world and its state in user/yggdrasill/worlds, like World.save in Python.",
             search_aliases=["yggdrasill", "store world", "export world"],
             is_output_node=True,
             inputs=[
                 WORLD.Input("world", tooltip="The world to save."),
-                STATE.Input("state", optional=True, tooltip="Its state; without one the world alone is saved."),
-                io.String.Input("name", default="", tooltip="The name of its folder; blank is the world's id. What was there is replaced."),
+                STATE.Input("state", optional=True, tooltip="The state to save. Unconnected: only the world is saved."),
+                io.String.Input(
+                    "name", default="", tooltip="The name of the folder. Blank: the id of the world. An existing save is replaced."
+                ),
             ],
-            outputs=[io.String.Output(display_name="name", tooltip="The name that Load World knows it by.")],
+            outputs=[io.String.Output(display_name="name", tooltip="The name for Load World.")],
         )
 
     @classmethod
     def execute(cls, world: dict[str, Any], name: str, state: Any = None) -> Any:
-        """Save and give the name."""
-        from yggdrasill.server_ext.comfy.levels.states import opened
+        """Save the world, and return its name."""
+        from yggdrasill.server_ext.comfy.levels.states import parse_state
         from yggdrasill.server_ext.comfy.levels.world_folder import save_world
 
-        return io.NodeOutput(save_world(world, opened(state), name).name)
+        return io.NodeOutput(save_world(world, parse_state(state), name).name)
 
 
 class LoadWorld(io.ComfyNode):
-    """A world that was saved, or that a stopped run left."""
+    """Loads a world that was saved by Save World or by a run."""
 
     @classmethod
     def define_schema(cls) -> Any:
-        """The node's form."""
+        """Return the node's schema."""
         return io.Schema(
             node_id="YggdrasillLoadWorld",
             display_name="Load World",
             category=category("World"),
-            description="A world kept below user/yggdrasill/worlds, with the newest state it was saved with or that a run reached.",
+            description="Loads a world from user/yggdrasill/worlds, with its newest state from Save World or from a run.",
             search_aliases=["yggdrasill", "open world", "resume world"],
-            inputs=[io.String.Input("name", default="", tooltip="The name it was saved under, or the id of a world that was run.")],
+            inputs=[io.String.Input("name", default="", tooltip="The name of a saved world, or the id of a world that was run.")],
             outputs=[
-                WORLD.Output(display_name="world", tooltip="The world's config."),
-                STATE.Output(display_name="state", tooltip="Its newest state; without one what depends on it does not run."),
+                WORLD.Output(display_name="world", tooltip="The config of the world."),
+                STATE.Output(display_name="state", tooltip="Its newest state. Without a state, the nodes that need it do not run."),
             ],
         )
 
     @classmethod
     def fingerprint_inputs(cls, name: str = "") -> Any:
-        """It is read again when it changed."""
+        """Return a value that changes when the saved world changes."""
         from yggdrasill.server_ext.comfy.levels.world_folder import world_stamp
 
         return world_stamp(name)
 
     @classmethod
     def execute(cls, name: str) -> Any:
-        """Give the world and its state."""
+        """Return the world and its state."""
         from comfy_execution.graph_utils import ExecutionBlocker
 
         from yggdrasill.server_ext.comfy.levels.world_folder import load_world

@@ -14,6 +14,7 @@ from yggdrasill.executor.program import MISSING, Program
 from yggdrasill.foundation.container import ConnectedContainer, Container, check_name
 from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.edges import Edge, EdgeTable, Interface
+from yggdrasill.foundation.kinds import find_kind
 from yggdrasill.foundation.ports import Port, PortDirection
 from yggdrasill.foundation.saving import Persistent
 from yggdrasill.foundation.validation import ValidationResult, check_edges, check_exposures, check_inputs, check_reachability
@@ -73,13 +74,13 @@ class Dag(ConnectedContainer, Persistent):
     def _adopt(self, child: Any, child_id: str | None, trainable: bool) -> str:
         if not isinstance(child, Runnable):
             raise InvalidArgument(f"{self.level} {self.id!r} takes {self.child_word}s, configs or paths, got {type(child).__name__}")
-        if isinstance(child, Container) and child.level in {"stage", "world"}:
+        if isinstance(child, Container) and find_kind(child.level).boundary != "ports":
             raise InvalidArgument(
                 f"{self.level} {self.id!r} takes {self.child_word}s, not a {child.level}, which runs a state instead of ports"
             )
         if child is self or (isinstance(child, Dag) and any(below is self for _, below in child.walk())):
             raise InvalidArgument(f"{self.level} {self.id!r} cannot contain itself")
-        known = child.id if isinstance(child, Container) else getattr(child, "graph_id", None)
+        known = next((found for key in ("graph_id", "id") if isinstance(found := getattr(child, key, None), str)), None)
         name = child_id if child_id is not None else known if known is not None else self._free_id(self.child_word)
         check_name(f"{self.child_id_field}", name, self._children)
         self._add_child(name, child)

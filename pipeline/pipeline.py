@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.executor.loop import Frame, fill, read_outputs
-from yggdrasill.foundation.config import BuildOptions, build_or_pass
+from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
+from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
@@ -82,7 +83,7 @@ class Pipeline(Dag):
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
-        return self._adopt(build_or_pass(graph, _build_graph, registry, pool), pipeline_node_id, trainable)
+        return self._adopt(build_given(graph, "graph", registry, pool), pipeline_node_id, trainable)
 
     def remove_graph(self, pipeline_node_id: str) -> None:
         """Remove a graph with its edges and exposed ports."""
@@ -151,7 +152,15 @@ class Pipeline(Dag):
         return pipeline_from_config(cls, config, options, validate)
 
 
-def _build_graph(config: Mapping[str, Any], options: BuildOptions) -> Any:
-    from yggdrasill.pipeline.pipeline_config import build_graph
-
-    return build_graph(config, options)
+register_kind(
+    Kind(
+        "pipeline",
+        load_class=lambda: Pipeline,
+        build=Pipeline._build,
+        id_key="pipeline_id",
+        marks=("graphs",),
+        children=ChildKeys("graphs", "pipeline_node_id", "graph_config", "graph"),
+        drawing="network",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    )
+)

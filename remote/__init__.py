@@ -7,13 +7,12 @@ if TYPE_CHECKING:
     from yggdrasill.remote.artifact_client import ArtifactClient
     from yggdrasill.remote.client import EndpointClient
     from yggdrasill.remote.endpoint import Endpoint
-    from yggdrasill.remote.endpoints import EndpointRegistry
+    from yggdrasill.remote.endpoints import EndpointRegistry, UrlResolver
     from yggdrasill.remote.observers import CallReport, observe_calls
     from yggdrasill.remote.placement import Placement
     from yggdrasill.remote.placing import place
     from yggdrasill.remote.remote_graph import RemoteGraph, RemoteWorkflow
     from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
-    from yggdrasill.remote.resolvers import UrlResolver
     from yggdrasill.remote.retry import RetryPolicy
     from yggdrasill.remote.transports import HttpTransport, MemoryTransport
 
@@ -31,7 +30,7 @@ _MODULES = {
     "RemoteStage": "remote_stage",
     "RemoteWorkflow": "remote_graph",
     "RemoteWorld": "remote_stage",
-    "UrlResolver": "resolvers",
+    "UrlResolver": "endpoints",
     "observe_calls": "observers",
     "place": "placing",
 }

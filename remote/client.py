@@ -315,7 +315,6 @@ def _add_endpoint_name(name: str) -> Iterator[None]:
             error.details["endpoint"] = name
             if repr(name) not in error.message and name not in error.message:
                 error.message = f"endpoint {name!r}: {error.message}"
-                error.args = (error.message,)
         raise
 
 

@@ -13,6 +13,7 @@ from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType
 from yggdrasill.foundation.config import resolve_ref
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.kinds import kinds
 from yggdrasill.foundation.pool import names_model
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
@@ -29,8 +30,6 @@ __all__ = ["MAX_STATE_BYTES", "STATEFUL_IDLE_SECONDS", "DeploymentSpec", "Workfl
 MAX_STATE_BYTES = 16 << 20
 STATEFUL_IDLE_SECONDS = 86400.0
 """Seconds without calls after which an endpoint removes a stateful part: one day, as for finished jobs."""
-#: The lists of children by level, with the key of a child's config.
-_CHILDREN = {"graphs": "graph_config", "pipelines": "pipeline_config"}
 
 
 @dataclass(frozen=True)
@@ -120,13 +119,12 @@ def _content_of(entry: Mapping[str, Any]) -> Any:
 
 def _block_types(config: Any) -> Iterator[str]:
     """Yield the types of all nodes in a config of any level."""
+    inside = {name for kind in kinds() if kind.children for name in (kind.children.key, kind.children.config_key)}
     if isinstance(config, Mapping):
         for key, value in config.items():
             if key == "nodes" and isinstance(value, list):
                 yield from (node["block_type"] for node in value if isinstance(node, Mapping) and isinstance(node.get("block_type"), str))
-            elif key in ("graphs", "pipelines", "stages", "graph_config", "pipeline_config", "stage_config") or (
-                isinstance(value, Mapping) and any(name in value for name in ("pipelines", "graphs", "nodes"))
-            ):
+            elif key in inside or (isinstance(value, Mapping) and any(name in value for name in (*inside, "nodes"))):
                 yield from _block_types(value)
     elif isinstance(config, list):
         for entry in config:
@@ -190,10 +188,11 @@ def inline_refs(config: Any, base_dir: str | Path | None, where: str) -> Any:
     if not isinstance(document, Mapping):
         return document
     inlined = dict(document)
-    for children, inner in _CHILDREN.items():
-        if isinstance(inlined.get(children), list):
-            inlined[children] = [
-                _entry(entry, inner, base, f"{where}, {children}[{number}]") for number, entry in enumerate(inlined[children])
+    for keys in (kind.children for kind in kinds() if kind.children is not None):
+        entries = inlined.get(keys.key)
+        if isinstance(entries, list):
+            inlined[keys.key] = [
+                _entry(entry, keys.config_key, base, f"{where}, {keys.key}[{number}]") for number, entry in enumerate(entries)
             ]
     if isinstance(inlined.get("nodes"), list):
         inlined["nodes"] = [_node(node, base, f"{where}, nodes[{number}]") for number, node in enumerate(inlined["nodes"])]

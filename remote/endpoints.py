@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from yggdrasill.remote.resolvers import RegistryProject
 
-__all__ = ["EndpointRegistry"]
+__all__ = ["EndpointRegistry", "UrlResolver"]
 
 
 class EndpointRegistry:
@@ -230,3 +231,23 @@ class EndpointRegistry:
         from yggdrasill.remote.placing import place
 
         return place(project, self)
+
+
+class UrlResolver:
+    """Resolves parts whose config names an ``endpoint_url``.
+
+    Credentials come from ``registry``, else from the file that ``YGGDRASILL_ENDPOINTS`` names, else from the environment
+    (`token_from_environment`); each is bound to a url prefix.
+    """
+
+    def __init__(self, registry: EndpointRegistry | None = None) -> None:
+        if registry is None:
+            path = os.environ.get("YGGDRASILL_ENDPOINTS")
+            registry = EndpointRegistry.from_yaml(path) if path else EndpointRegistry()
+        self._registry = registry
+
+    def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
+        """Return a proxy for the url, or None for an entry without one."""
+        from yggdrasill.remote.proxies import served_proxy
+
+        return served_proxy(self._registry, path, config, None) if config.get("endpoint_url") is not None else None

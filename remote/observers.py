@@ -147,49 +147,49 @@ def report(finished: Report) -> None:
 class WaitedCalls:
     """The keys of the calls that one run waits for, in all its threads.
 
-    ``tell(keys)`` receives them sorted, at most 64, whenever they change: from any thread, but never concurrently.
+    ``on_change(keys)`` receives them sorted, at most 64, whenever they change: from any thread, but never concurrently.
     """
 
-    def __init__(self, tell: Callable[[list[str]], None]) -> None:
-        self._tell = tell
+    def __init__(self, on_change: Callable[[list[str]], None]) -> None:
+        self._on_change = on_change
         self._lock = threading.RLock()
         self._open: dict[object, frozenset[str]] = {}
-        self._told: list[str] = []
+        self._reported: list[str] = []
 
     @contextmanager
     def waiting(self) -> Iterator[WaitCallback]:
         """Register one more waiting location for this block. Its keys are those that the yielded function was last called with."""
-        place = object()
+        location = object()
         with self._lock:
-            self._open[place] = frozenset()
+            self._open[location] = frozenset()
         try:
-            yield lambda keys: self._learn(place, keys)
+            yield lambda keys: self._set_keys(location, keys)
         finally:
             with self._lock:
-                del self._open[place]
+                del self._open[location]
                 self._changed()
 
-    def _learn(self, place: object, keys: Iterable[str]) -> None:
+    def _set_keys(self, location: object, keys: Iterable[str]) -> None:
         with self._lock:
             # Another thread may call this after the block has ended.
-            if place in self._open:
-                self._open[place] = frozenset(keys)
+            if location in self._open:
+                self._open[location] = frozenset(keys)
                 self._changed()
 
     def _changed(self) -> None:
         keys = sorted(frozenset().union(*self._open.values()))[:MOST_KEYS]
-        if keys != self._told:
-            self._told = keys
-            self._tell(keys)
+        if keys != self._reported:
+            self._reported = keys
+            self._on_change(keys)
 
 
 _waits: ContextVar[WaitedCalls | None] = ContextVar("yggdrasill_waits", default=None)
 
 
 @contextmanager
-def observe_waits(tell: Callable[[list[str]], None]) -> Iterator[None]:
-    """Call ``tell`` with the keys of the calls that are waited for within this block or in branches it starts; see `WaitedCalls`."""
-    before = _waits.set(WaitedCalls(tell))
+def observe_waits(on_change: Callable[[list[str]], None]) -> Iterator[None]:
+    """Call ``on_change`` with the keys of the calls that are waited for within this block or in branches it starts; see `WaitedCalls`."""
+    before = _waits.set(WaitedCalls(on_change))
     try:
         yield
     finally:

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, format_options, unknown_name
+from yggdrasill.foundation.kinds import kinds
 
-__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "match_keys", "name_of"]
+__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "config_keys", "match_keys", "name_of"]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
 WHOLE = "*"
 """The key for all transferable nodes of a ComfyUI prompt that no other key places; it names no part of a project."""
 SPLITS = ("list", "batch", "none")
-_ID_FIELDS = ("graph_id", "pipeline_id", "stage_id", "world_id")
 
 
 @dataclass(frozen=True)
@@ -117,27 +117,33 @@ class ProjectPart:
         """Build the part at ``path`` from its entry or config, of any level. Referenced files are not read."""
         if not isinstance(config, Mapping):
             return cls(path)
-        inner = next((config[key] for key in ("graph_config", "pipeline_config", "stage_config") if key in config), config)
+        inner = next((config[key] for key in config_keys() if key in config), config)
         if not isinstance(inner, Mapping):
             return cls(path)
         own_id = name_of(inner)
         return cls(path, own_id if path and own_id != path[-1] else None, tuple(_children(path, inner)))
 
 
+def config_keys() -> tuple[str, ...]:
+    """Return the keys under which an entry of any level holds its child's config."""
+    return tuple(kind.children.config_key for kind in kinds() if kind.children is not None)
+
+
 def name_of(config: Mapping[str, Any]) -> str | None:
-    """Return the id in a config of any level, or None."""
-    return next((config[key] for key in _ID_FIELDS if isinstance(config.get(key), str)), None)
+    """Return the id that a config of any kind has, or None."""
+    return next((config[kind.id_key] for kind in kinds() if isinstance(config.get(kind.id_key), str)), None)
 
 
 def _children(path: tuple[str, ...], config: Mapping[str, Any]) -> Iterator[ProjectPart]:
-    for field, id_field in (("graphs", "pipeline_node_id"), ("pipelines", "stage_node_id")):
-        entries = config.get(field)
+    for keys in (kind.children for kind in kinds() if kind.children is not None):
+        entries = config.get(keys.key)
+        if keys.id_key is None:
+            for child_id, entry in entries.items() if isinstance(entries, Mapping) else ():
+                yield ProjectPart.of_config((*path, str(child_id)), entry)
+            continue
         for entry in entries if isinstance(entries, list) else ():
-            if isinstance(entry, Mapping) and isinstance(entry.get(id_field), str):
-                yield ProjectPart.of_config((*path, entry[id_field]), entry)
-    stages = config.get("stages")
-    for stage_id, entry in stages.items() if isinstance(stages, Mapping) else ():
-        yield ProjectPart.of_config((*path, str(stage_id)), entry)
+            if isinstance(entry, Mapping) and isinstance(entry.get(keys.id_key), str):
+                yield ProjectPart.of_config((*path, entry[keys.id_key]), entry)
 
 
 def match_keys(

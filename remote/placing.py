@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.foundation.container import Container
+from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.kinds import detect_kind
 from yggdrasill.pipeline.dag import Dag
-from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.deployment import state_without_checkpoint
 from yggdrasill.remote.placement import Placement, ProjectPart
 from yggdrasill.remote.proxies import make_proxy
+from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.world.world import World
 
 if TYPE_CHECKING:
@@ -32,18 +34,26 @@ def place(project: Any, registry: EndpointRegistry) -> Any:
         InvalidConfig: an ambiguous key.
         UnknownBlockType, PayloadTooLarge, EndpointUnreachable, InvalidEdge
     """
-    if not isinstance(project, (Graph, ComfyGraph, Dag, World)):
+    if not isinstance(project, Container) and not _is_leaf(project):
         raise InvalidArgument(f"expected a graph, pipeline, stage or world to place, got {type(project).__name__}")
     root = ProjectPart((project.id,), None)
     parts = [part for part in ProjectPart.of_config((), project.to_config()).walk() if part.path]
     placements = registry.placements_of([root, *parts], project.id)
     project_placement = placements.pop(root.path, None) if root.path not in {part.path for part in parts} else None
-    if project_placement is None and isinstance(project, (Graph, ComfyGraph)):
+    if project_placement is None and _is_leaf(project):
         project_placement = registry.default
     placer = _Placer(registry, placements)
     placed = placer.part(project, (), project_placement)
     placer.check_shared_state()
     return placed
+
+
+def _is_leaf(part: Any) -> bool:
+    """Whether a part is placed whole or not at all: a graph, or a runnable of another kind that endpoints serve."""
+    if isinstance(part, (Graph, Container, RemotePart)):
+        return isinstance(part, Graph)
+    kind = detect_kind(part.to_config()) if isinstance(part, Runnable) else None
+    return kind is not None and kind.servable
 
 
 class _Placer:
@@ -56,7 +66,7 @@ class _Placer:
     def part(self, child: Any, path: tuple[str, ...], inherited: Placement | None) -> Any:
         """Return the placed form of ``child``: a remote part, a copy with remote parts inside, or ``child``."""
         placement = self._placements.get(path, inherited)
-        is_leaf = isinstance(child, (Graph, ComfyGraph))
+        is_leaf = _is_leaf(child)
         if not isinstance(child, Container) and not is_leaf:
             return child
         if placement is None and is_leaf:
@@ -82,7 +92,7 @@ class _Placer:
             fallback=lambda: child,
         )
 
-    def _record(self, part: Container | ComfyGraph, location: str) -> None:
+    def _record(self, part: Any, location: str) -> None:
         for block in part.blocks() if isinstance(part, Container) else ():
             if block.stateful:
                 self._locations.setdefault(id(block), set()).add(location)

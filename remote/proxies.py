@@ -5,38 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.foundation.graph import Graph
-from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.foundation.kinds import kind_of
 from yggdrasill.remote.deployment import DeploymentSpec
 from yggdrasill.remote.placement import Placement
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.remote_part import RemotePart
 from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
 from yggdrasill.remote.route import Route
-from yggdrasill.stage.stage import Stage
 
 if TYPE_CHECKING:
     from yggdrasill.remote.endpoints import EndpointRegistry
 
-__all__ = ["build_here", "kind_of", "make_proxy", "served_proxy"]
+__all__ = ["make_proxy", "served_proxy"]
 
-_MARKS = {"stages": "world", "pipelines": "stage", "graphs": "pipeline", "nodes": "graph", "prompt": "comfy"}
-_CLASSES: dict[str, type[RemotePart]] = {"stage": RemoteStage, "world": RemoteWorld}
-
-
-def kind_of(config: Mapping[str, Any]) -> str:
-    """Return ``graph``, ``pipeline``, ``stage``, ``world`` or ``comfy``, by the children that a config lists."""
-    return next((kind for mark, kind in _MARKS.items() if mark in config), "graph")
-
-
-def build_here(kind: str, config: Mapping[str, Any], base_dir: Any = None) -> Any:
-    """Build a graph, pipeline or stage in this process."""
-    if kind == "comfy":
-        return ComfyGraph.from_config(config)
-    if kind == "graph":
-        return Graph.from_config(config, base_dir=base_dir)
-    return (Pipeline if kind == "pipeline" else Stage).from_config(config, base_dir=base_dir)
+#: The proxy's class by how the part is called; a state goes through other methods than inputs do.
+_CLASSES: dict[str | None, type[RemotePart]] = {"state": RemoteStage, "world": RemoteWorld}
 
 
 def make_proxy(
@@ -57,12 +40,14 @@ def make_proxy(
         EndpointUnreachable: no endpoint answers and there is no fallback.
         UnknownBlockType, PayloadTooLarge, RemoteError
     """
-    kind = kind_of(config)
-    deployment = DeploymentSpec(name, kind, config, state or {}, artifact_client=registry.artifact_client)
+    kind = kind_of(config, "graph")
+    deployment = DeploymentSpec(name, kind.name, config, state or {}, artifact_client=registry.artifact_client)
     route = Route.placed(registry, placement, name, deployment=deployment)
     local_fallback = fallback if placement.fallback == "local" else None
     kept = saved if saved is not None else config
-    proxy = _CLASSES.get(kind, RemoteGraph)(route=route, config=kept, fallback=local_fallback, artifact_client=registry.artifact_client)
+    proxy = _CLASSES.get(kind.boundary, RemoteGraph)(
+        route=route, config=kept, fallback=local_fallback, artifact_client=registry.artifact_client
+    )
     proxy.prepare()
     return proxy
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import InvalidConfig
+from yggdrasill.foundation.config import BuildOptions
+from yggdrasill.foundation.kinds import build_project
 from yggdrasill.remote.deployment import inline_refs
-from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.placement import Placement, ProjectPart, match_keys
-from yggdrasill.remote.proxies import build_here, kind_of, make_proxy, served_proxy
+from yggdrasill.remote.placement import Placement, ProjectPart, config_keys, match_keys
+from yggdrasill.remote.proxies import make_proxy, served_proxy
 
-__all__ = ["RegistryProject", "UrlResolver"]
+if TYPE_CHECKING:
+    from yggdrasill.remote.endpoints import EndpointRegistry
 
-_CONFIG_FIELDS = ("graph_config", "pipeline_config", "stage_config")
+__all__ = ["RegistryProject"]
 
 
 class RegistryProject:
@@ -35,7 +36,7 @@ class RegistryProject:
             Otherwise as `make_proxy`.
         """
         base = config.get("base_dir")
-        inner = next((inline_refs(config[field], base, "/".join(path)) for field in _CONFIG_FIELDS if field in config), None)
+        inner = next((inline_refs(config[field], base, "/".join(path)) for field in config_keys() if field in config), None)
         part = ProjectPart.of_config(path, inner)
         for below in part.walk():
             self._parts.setdefault(below.path, below)
@@ -54,7 +55,7 @@ class RegistryProject:
             self._inherited[path] = placement
             return None
         own = part.own_id or path[-1]
-        return make_proxy(self._registry, placement, own, inner, fallback=lambda: build_here(kind_of(inner), inner, base))
+        return make_proxy(self._registry, placement, own, inner, fallback=lambda: build_project(inner, BuildOptions(base_dir=base)))
 
     def _placement(self, part: ProjectPart, keys: Mapping[tuple[str, ...], str]) -> Placement | None:
         """Return the placement of the part's key, else of the nearest level around it, else, for a graph, the default."""
@@ -72,21 +73,3 @@ class RegistryProject:
     def finish(self) -> None:
         """Check every key against the whole project and warn about those that name nothing."""
         self._registry.placements_of(list(self._parts.values()), self._name)
-
-
-class UrlResolver:
-    """Resolves parts whose config names an ``endpoint_url``.
-
-    Credentials come from ``registry``, else from the file that ``YGGDRASILL_ENDPOINTS`` names, else from the environment
-    (`token_from_environment`); each is bound to a URL prefix.
-    """
-
-    def __init__(self, registry: EndpointRegistry | None = None) -> None:
-        if registry is None:
-            path = os.environ.get("YGGDRASILL_ENDPOINTS")
-            registry = EndpointRegistry.from_yaml(path) if path else EndpointRegistry()
-        self._registry = registry
-
-    def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
-        """Return a remote part for the URL, or None for an entry without one."""
-        return served_proxy(self._registry, path, config, None) if config.get("endpoint_url") is not None else None

@@ -1,3 +1,3 @@
-"""The endpoint: jobs, the service that answers for graphs, its routes, and the host that runs them without ComfyUI."""
+"""The endpoint: deployments, jobs, HTTP routes, and the headless host."""
 
 __all__: list[str] = []

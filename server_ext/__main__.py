@@ -1,4 +1,7 @@
-"""``python -m yggdrasill.server_ext '{"port": 0, ...}'``: one endpoint with the settings given as JSON; it prints where it listens."""
+"""``python -m yggdrasill.server_ext '{"port": 0, ...}'``: serve one endpoint with settings given as JSON.
+
+Prints one line of JSON with the url and the path of the token file when the endpoint listens.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
-    """Serve with the JSON settings of the first argument."""
+    """Serve with the settings in the first argument (JSON)."""
     serve(**json.loads(arguments[0]) if arguments else {}, ready=_announce)
 
 

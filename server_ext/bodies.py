@@ -1,33 +1,51 @@
-"""Reading request bodies: bounded before memory is taken, never decompressed, JSON checked by a model."""
+"""Request and response bodies: checked JSON, artifacts as streams, and server-sent events.
+
+Bodies are bounded before memory is allocated and are never decompressed.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import struct
+import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
+from pathlib import Path
 from typing import Any, TypeVar
 
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 from pydantic import BaseModel, ValidationError
 
-from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge
+from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
+from yggdrasill.remote.downloads import write_stream
+from yggdrasill.server_ext.artifacts import InFlightArtifacts
+from yggdrasill.server_ext.job import Event
+from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
 
-__all__ = ["check_length", "read_json", "read_model_body"]
+__all__ = ["check_length", "read_json", "read_model_body", "receive_artifact", "receive_batch", "send_artifact", "send_events"]
 
 Model = TypeVar("Model", bound=BaseModel)
 
-_OFF_THE_LOOP = 256 << 10
-_MOST_ITEMS = 4_000_000
-_SHOWN = 8
+_PARSE_IN_THREAD_BYTES = 256 << 10
+_MAX_ITEMS = 4_000_000
+_MAX_MISTAKES = 8
+_MAX_ENTRY_BYTES = 4 << 20
+_MAX_BATCH_BYTES = 256 << 20
+_KEEPALIVE_SECONDS = 5.0
+_ENTRY_HEADER = struct.Struct("<32sQ")
 
 
 def check_length(request: web.Request, limit: int) -> int | None:
-    """The announced length of a body, None if there is no announcement.
+    """Return the Content-Length of a request, or None if it has none.
 
     Raises:
-        PayloadTooLarge: above ``limit``; nothing was read. InvalidArgument: a compressed body.
+        PayloadTooLarge: it exceeds ``limit``; nothing was read. InvalidArgument: the body is compressed.
     """
     if request.headers.get("Content-Encoding", "identity").strip().lower() != "identity":
-        raise InvalidArgument("compressed bodies are not taken: a small one may stand for a large one; send it as it is")
+        raise InvalidArgument("Compressed bodies are not accepted, because their real size is unknown. Send the body uncompressed.")
     length = request.content_length
     if length is not None and length > limit:
         raise _too_large(length, limit)
@@ -35,10 +53,10 @@ def check_length(request: web.Request, limit: int) -> int | None:
 
 
 async def read_json(request: web.Request, limit: int) -> Any:
-    """The JSON of a body of at most ``limit`` bytes.
+    """Read and parse a JSON body of at most ``limit`` bytes.
 
     Raises:
-        PayloadTooLarge, InvalidArgument, CorruptData, LimitExceeded
+        PayloadTooLarge, InvalidArgument: as `check_length`. CorruptData: invalid JSON. LimitExceeded: too many items or too deeply nested.
     """
     check_length(request, limit)
     parts: list[bytes] = []
@@ -49,35 +67,207 @@ async def read_json(request: web.Request, limit: int) -> Any:
             raise _too_large(size, limit)
         parts.append(chunk)
     data = parts[0] if len(parts) == 1 else b"".join(parts)
-    return await asyncio.to_thread(_parse, data) if size > _OFF_THE_LOOP else _parse(data)
+    return await asyncio.to_thread(_parse, data) if size > _PARSE_IN_THREAD_BYTES else _parse(data)
 
 
 async def read_model_body(request: web.Request, model: type[Model], limit: int) -> Model:
-    """A body checked by ``model``; the message names every mistake's place. Raises as `read_json`."""
+    """Read a JSON body and validate it with ``model``.
+
+    Raises:
+        InvalidArgument: validation failed; the message names the path of each mistake. Otherwise as `read_json`.
+    """
     document = await read_json(request, limit)
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        mistakes = [f"{'.'.join(map(str, item['loc'])) or 'the body'}: {item['msg']}" for item in error.errors(include_url=False)[:_SHOWN]]
-        raise InvalidArgument("the request's body is wrong: " + "; ".join(mistakes)) from None
+        mistakes = [
+            f"{'.'.join(map(str, item['loc'])) or 'body'}: {item['msg']}" for item in error.errors(include_url=False)[:_MAX_MISTAKES]
+        ]
+        raise InvalidArgument("Invalid request body: " + "; ".join(mistakes)) from None
 
 
 def _parse(data: bytes) -> Any:
-    if sum(map(data.count, (b",", b"[", b"{"))) > _MOST_ITEMS:
-        raise LimitExceeded(f"the body has more than {_MOST_ITEMS} items; tensors travel as artifacts, not as lists", bound=_MOST_ITEMS)
+    if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_ITEMS:
+        raise LimitExceeded(f"The body has more than {_MAX_ITEMS} items. Send tensors as artifacts, not as lists.", bound=_MAX_ITEMS)
     try:
         return json.loads(data, parse_constant=_refuse_constant)
     except RecursionError:
-        raise LimitExceeded("the body nests too deeply to be a value", limit="max_depth") from None
+        raise LimitExceeded("The body is nested too deeply.", limit="max_depth") from None
     except ValueError as error:
-        raise CorruptData(f"the body is no JSON ({error}): it was cut short or altered; send it again") from None
+        raise CorruptData(f"The body is not valid JSON ({error}): it was truncated or changed. Send it again.") from None
 
 
 def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _too_large(size: int, limit: int) -> PayloadTooLarge:
     return PayloadTooLarge(
-        f"a body of {size} bytes is above this endpoint's limit of {limit}; send tensors as artifacts", bound=limit, found=size
+        f"The body has {size} bytes; this endpoint accepts at most {limit}. Send tensors as artifacts.", bound=limit, found=size
     )
+
+
+async def receive_artifact(request: web.Request, store: ArtifactStore, name: str, limit: int) -> bool:
+    """Store a request body as the artifact ``name``. Return False if the store already had it.
+
+    Raises:
+        PayloadTooLarge, CorruptData, StorageFailed: nothing was stored.
+    """
+    check_hash(name)
+    length = check_length(request, limit)
+    if store.has(name):
+        await _discard(request)
+        return False
+    with store.writer(name, length) as writer:
+        await write_stream(request.content.iter_any(), writer)
+        await asyncio.to_thread(writer.commit)
+    return True
+
+
+async def _discard(request: web.Request) -> None:
+    async for _ in request.content.iter_any():
+        pass
+
+
+async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
+    """Store many small artifacts from one body and return their number.
+
+    The body repeats: hash (32 bytes), length (8 bytes, little-endian), content.
+
+    Raises:
+        CorruptData: the body is truncated or a content does not match its hash; earlier entries are stored.
+        LimitExceeded: an entry is too large. PayloadTooLarge: the body is too large.
+    """
+    check_length(request, _MAX_BATCH_BYTES)
+    waiting: list[tuple[str, bytes]] = []
+    stored = size = 0
+    try:
+        async for name, data in _entries(request):
+            waiting.append((name, data))
+            size += len(data)
+            if size >= _MAX_ENTRY_BYTES:
+                taken, waiting, size = waiting, [], 0
+                stored += await asyncio.to_thread(_put_all, store, taken)
+    except YggdrasillError:
+        await asyncio.to_thread(_put_all, store, waiting)
+        raise
+    return stored + await asyncio.to_thread(_put_all, store, waiting)
+
+
+async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
+    taken = 0
+    while head := await _read_exactly(request, _ENTRY_HEADER.size):
+        name, length = _ENTRY_HEADER.unpack(head)
+        taken += length
+        if length > _MAX_ENTRY_BYTES or taken > _MAX_BATCH_BYTES:
+            raise LimitExceeded(
+                f"A batch accepts artifacts of at most {_MAX_ENTRY_BYTES} bytes, {_MAX_BATCH_BYTES} in total. Upload larger ones individually."
+            )
+        data = await _read_exactly(request, length)
+        if len(data) != length:
+            raise CorruptData("The batch ends in the middle of an artifact: it was truncated. Send it again.")
+        yield name.hex(), data
+
+
+def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]]) -> int:
+    for name, data in entries:
+        store.put(data, hash=name)
+    return len(entries)
+
+
+async def _read_exactly(request: web.Request, count: int) -> bytes:
+    """Read ``count`` bytes; return ``b""`` at the end of the body.
+
+    Raises:
+        CorruptData: the body ends before ``count`` bytes.
+    """
+    try:
+        return await request.content.readexactly(count)
+    except asyncio.IncompleteReadError as error:
+        if error.partial:
+            raise CorruptData("The batch ends in the middle of an artifact: it was truncated. Send it again.") from None
+        return b""
+
+
+async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: InFlightArtifacts, name: str) -> web.StreamResponse:
+    """Send an artifact or the requested range of it. An artifact that is being written is sent from memory; others are pinned while sent.
+
+    Raises:
+        UnknownArtifact: the store lacks it. InvalidArgument: an invalid Range header.
+    """
+    headers = {"Content-Type": "application/octet-stream", "X-Yggdrasill-Protocol": "1"}
+    in_flight_view = in_flight.get(check_hash(name))
+    if in_flight_view is not None:
+        return await _send_chunks(request, lambda start, stop: _split(in_flight_view[start:stop]), in_flight_view.nbytes, headers)
+    nbytes, path = await asyncio.to_thread(lambda: (store.nbytes(name), store.path(name)))
+    if path is not None:
+        return _ArtifactFile(path, store, name, headers)
+    return await _send_chunks(request, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
+
+
+def _split(view: memoryview) -> Iterator[memoryview]:
+    return (view[offset : offset + CHUNK_BYTES] for offset in range(0, view.nbytes, CHUNK_BYTES))
+
+
+class _ArtifactFile(web.FileResponse):
+    """A response that sends a file of the store, with sendfile where available, and pins the artifact while sending."""
+
+    def __init__(self, path: Path, store: ArtifactStore, name: str, headers: dict[str, str]) -> None:
+        super().__init__(path, headers=headers)
+        self._store, self._name = store, name
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        owner = f"sending:{uuid.uuid4().hex}"
+        self._store.pin(owner, [self._name])
+        try:
+            return await super().prepare(request)
+        finally:
+            self._store.unpin(owner)
+
+
+async def _send_chunks(
+    request: web.Request, chunks: Callable[[int, int], Iterator[memoryview]], nbytes: int, headers: dict[str, str]
+) -> web.StreamResponse:
+    try:
+        start, stop, _ = request.http_range.indices(nbytes)
+    except ValueError as error:
+        raise InvalidArgument(f"Invalid Range header: {error}") from None
+    partial = (start, stop) != (0, nbytes)
+    if partial:
+        headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{nbytes}"}
+    response = web.StreamResponse(status=206 if partial else 200, headers={**headers, "Accept-Ranges": "bytes"})
+    response.content_length = stop - start
+    await response.prepare(request)
+    if request.method != "HEAD":
+        for chunk in chunks(start, stop):
+            await response.write(chunk)
+    await response.write_eof()
+    return response
+
+
+async def send_events(request: web.Request, events: AsyncGenerator[Event | None, None]) -> web.StreamResponse:
+    """Send server-sent events until ``events`` ends or the client disconnects.
+
+    ``events`` yields None periodically, so that a disconnected client is noticed. A comment is sent after 5 silent seconds.
+    """
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Yggdrasill-Protocol": "1"}
+    response = web.StreamResponse(headers=headers)
+    await response.prepare(request)
+    clock = asyncio.get_running_loop().time
+    last_write = clock()
+    with contextlib.suppress(ConnectionResetError):
+        await response.write(b": listening\n\n")
+        async with aclosing(events) as stream:
+            async for event in stream:
+                if request.transport is None or request.transport.is_closing():
+                    return response
+                if event is not None:
+                    data = json.dumps(event.data, separators=(",", ":"), ensure_ascii=False)
+                    await response.write(f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode())
+                elif clock() - last_write >= _KEEPALIVE_SECONDS:
+                    await response.write(b": nothing new\n\n")
+                else:
+                    continue
+                last_write = clock()
+        await response.write_eof()
+    return response

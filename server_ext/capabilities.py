@@ -1,4 +1,4 @@
-"""What this endpoint is: versions, torch build, devices, block types, limits."""
+"""The capabilities of an endpoint: versions, torch build, devices, block types, limits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["PROTOCOL", "describe_endpoint"]
 
 
 def describe_endpoint(service: Service) -> dict[str, Any]:
-    """The answer to ``GET /capabilities``; loads torch, which takes a moment the first time."""
+    """Return the body of ``GET /capabilities``. Imports torch, which takes time on the first call."""
     from yggdrasill.values.wire import INLINE_BYTES
 
     limits = service.limits
@@ -45,7 +45,7 @@ def _torch() -> dict[str, Any]:
 
     devices: list[dict[str, Any]] = [{"name": platform.processor() or platform.machine(), "type": "cpu", "memory": None}]
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
-        facts = torch.cuda.get_device_properties(index)
-        devices.append({"name": facts.name, "type": "cuda", "memory": facts.total_memory})
+        properties = torch.cuda.get_device_properties(index)
+        devices.append({"name": properties.name, "type": "cuda", "memory": properties.total_memory})
     build = {"version": str(torch.__version__), "cuda": torch.version.cuda, "git": torch.version.git_version}
     return {"torch": build, "devices": devices}

@@ -1,6 +1,6 @@
-"""What a config that came over a network may say: no code, no path, secret or address of this host that its owner did not allow.
+"""Security checks of configs that arrive over a network: no paths, secrets or addresses of this host that its owner did not allow.
 
-``ref`` is refused by the levels themselves (``allow_ref=False``); here is the rest.
+The levels themselves refuse ``ref`` (``allow_ref=False``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from yggdrasill.errors import InvalidConfig, format_options
 
 __all__ = ["HostRules", "check_config"]
 
-_DEPTH = 100
+_MAX_DEPTH = 100
 _PATH_KEY = re.compile(r"(^|_)(path|file|filename|dir|directory|folder)$|^checkpoint_ref$", re.IGNORECASE)
 _URL_KEY = re.compile(r"(^|_)(url|uri|base|endpoint|host)$", re.IGNORECASE)
 _SECRET_KEY = re.compile(r"_env$", re.IGNORECASE)
@@ -25,7 +25,7 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class HostRules:
-    """What this host allows: ``roots`` that checkpoint paths may lie under, the folder of worlds, and urls it knows."""
+    """What configs may use on this host: paths under ``roots``, world folders under ``worlds``, and known endpoint urls."""
 
     roots: Sequence[Path]
     worlds: Path
@@ -33,10 +33,10 @@ class HostRules:
 
 
 def check_config(config: Mapping[str, Any], rules: HostRules) -> dict[str, Any]:
-    """A copy of ``config`` to build from, its allowed paths made absolute.
+    """Return a copy of ``config`` with allowed paths made absolute.
 
     Raises:
-        InvalidConfig: it names a path outside the roots, a secret, or an address the host does not know; or it nests too deeply.
+        InvalidConfig: it names a path outside the roots, a secret or an unknown url, or it is nested too deeply.
     """
     checked: dict[str, Any] = _structure(config, "config", rules, 0)
     if "stages" in checked:
@@ -48,20 +48,20 @@ def check_config(config: Mapping[str, Any], rules: HostRules) -> dict[str, Any]:
 
 
 def _structure(value: Any, where: str, rules: HostRules, depth: int) -> Any:
-    """Levels, entries and nodes: everything but the nodes' own configs is structure."""
+    """Check levels, entries and nodes. Everything except the configs of nodes is structure."""
     _check_depth(depth, where)
     if isinstance(value, Mapping):
         is_node = "block_type" in value and isinstance(value.get("config"), Mapping)
-        found = {}
+        checked = {}
         for key, item in value.items():
-            place = f"{where}.{key}"
+            path = f"{where}.{key}"
             if is_node and key == "config":
-                found[key] = _node_value(item, place, rules, depth + 1)
+                checked[key] = _node_value(item, path, rules, depth + 1)
             elif key == "endpoint_url" and item is not None:
-                found[key] = _url(item, place, rules)
+                checked[key] = _url(item, path, rules)
             else:
-                found[key] = _structure(item, place, rules, depth + 1)
-        return found
+                checked[key] = _structure(item, path, rules, depth + 1)
+        return checked
     if isinstance(value, list):
         return [_structure(item, f"{where}[{index}]", rules, depth + 1) for index, item in enumerate(value)]
     return value
@@ -82,7 +82,7 @@ def _node_entry(key: str, item: Any, where: str, rules: HostRules, depth: int) -
     if isinstance(item, str) and item:
         if _SECRET_KEY.search(key):
             raise InvalidConfig(
-                f"{where} names a secret of this host; a config that comes over a network may not. Its owner binds credentials to urls"
+                f"{where} refers to a secret of this host, which a config sent over a network may not do. The host's owner binds credentials to urls."
             )
         _refuse_secret(item, where)
         if _PATH_KEY.search(key):
@@ -95,13 +95,15 @@ def _node_entry(key: str, item: Any, where: str, rules: HostRules, depth: int) -
 def _refuse_secret(text: str, where: str) -> None:
     if _SECRET.match(text):
         raise InvalidConfig(
-            f"{where} names a secret of this host; a config that comes over a network may not. Its owner binds credentials to urls"
+            f"{where} refers to a secret of this host, which a config sent over a network may not do. The host's owner binds credentials to urls."
         )
 
 
 def _url(url: Any, where: str, rules: HostRules) -> Any:
     if not isinstance(url, str) or not rules.knows_url(url):
-        raise InvalidConfig(f"{where} is {str(url)[:100]!r}, no endpoint this host knows; its owner can add it to endpoints.yaml")
+        raise InvalidConfig(
+            f"{where} is {str(url)[:100]!r}, which is not an endpoint known to this host. Its owner can add it to endpoints.yaml."
+        )
     return url
 
 
@@ -112,16 +114,14 @@ def _path(text: str, where: str, rules: HostRules) -> str:
             path = (root / text).resolve()
             if path.is_relative_to(root.resolve()) and (len(rules.roots) == 1 or path.exists()):
                 return str(path)
-    raise InvalidConfig(
-        f"{where} is {text[:100]!r}, which is under none of the folders this host serves files from ({format_options(names)})"
-    )
+    raise InvalidConfig(f"{where} is {text[:100]!r}, which is not in a folder that this host allows. Available: {format_options(names)}.")
 
 
 def _storage(storage: Mapping[str, Any], world_id: Any, rules: HostRules) -> dict[str, Any]:
-    """The world's own folder below the host's folder of worlds."""
+    """Return the storage settings with ``state_dir`` inside the world's folder on this host."""
     if not isinstance(world_id, str) or not _SAFE_NAME.fullmatch(world_id) or world_id.endswith("."):
         raise InvalidConfig(
-            f"config.world_id is {str(world_id)[:100]!r}; a world with storage on this host needs letters, digits, '.', '_' or '-'"
+            f"config.world_id is {str(world_id)[:100]!r}. For a world with storage on this host use letters, digits, '.', '_' and '-' only."
         )
     folder = storage.get("state_dir")
     if (
@@ -132,15 +132,15 @@ def _storage(storage: Mapping[str, Any], world_id: Any, rules: HostRules) -> dic
         or "\x00" in folder
     ):
         raise InvalidConfig(
-            f"config.storage.state_dir is {str(folder)[:100]!r}; on this host it must be relative, and lies in the world's own folder"
+            f"config.storage.state_dir is {str(folder)[:100]!r}. On this host it must be a relative path inside the world's folder."
         )
-    home = (rules.worlds / world_id).resolve()
-    path = (home / folder).resolve()
-    if not path.is_relative_to(home):
-        raise InvalidConfig(f"config.storage.state_dir is {folder[:100]!r}, which leaves the world's own folder")
+    world_folder = (rules.worlds / world_id).resolve()
+    path = (world_folder / folder).resolve()
+    if not path.is_relative_to(world_folder):
+        raise InvalidConfig(f"config.storage.state_dir is {folder[:100]!r}, which is outside the world's folder.")
     return {**storage, "state_dir": str(path)}
 
 
 def _check_depth(depth: int, where: str) -> None:
-    if depth > _DEPTH:
-        raise InvalidConfig(f"{where[:100]}... nests more than {_DEPTH} deep, which is no config")
+    if depth > _MAX_DEPTH:
+        raise InvalidConfig(f"{where[:100]}... is nested more than {_MAX_DEPTH} levels deep.")

@@ -21,26 +21,26 @@ _LOG = logging.getLogger("yggdrasill.server")
 
 
 class DeploymentFiles:
-    """The files in ``folder``, which is made when the first is written.
+    """Records and states of deployments as files in ``folder``, which is created on the first write.
 
-    A record is ``{graph_id, kind, hash, config, has_state, idle_after}``; the last may be missing.
+    A record is ``{graph_id, kind, hash, config, has_state, idle_after}``; ``idle_after`` is optional.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        #: Files that were left out, by what was said of them; once is enough.
-        self._left_out: dict[Path, str] = {}
+        #: The last warning about each skipped file, so that it is logged once.
+        self._skipped: dict[Path, str] = {}
 
     def read(self, graph_id: str) -> dict[str, Any] | None:
-        """The record of a deployment; None if there is none.
+        """Return the record of a deployment, or None if it has no file.
 
         Raises:
-            InvalidConfig: the file is no record. StorageFailed: it cannot be read.
+            InvalidConfig: the file is not a valid record. StorageFailed: it cannot be read.
         """
         return _read_record(self._file(graph_id, ".json"))
 
     def read_state(self, graph_id: str) -> Any:
-        """The state of a deployment whose record says that it has one.
+        """Return the saved state of a deployment whose record has ``has_state``.
 
         Raises:
             As `yggdrasill.values.load`.
@@ -50,7 +50,7 @@ class DeploymentFiles:
         return load(self._file(graph_id, ".ygg"), mmap=False)
 
     def records(self) -> list[dict[str, Any]]:
-        """All records; a file that is none is left out, and one line in the log says why."""
+        """Return all records. Invalid files are skipped with a warning in the log."""
         files = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
         found = []
         for file in files:
@@ -59,18 +59,18 @@ class DeploymentFiles:
                 if record is not None and self._file(record["graph_id"], ".json").name == file.name:
                     found.append(record)
                 elif record is not None:
-                    raise InvalidConfig(f"{str(file)!r} is a copy of the record of {record['graph_id']!r}; delete it")
+                    raise InvalidConfig(f"{str(file)!r} is a copy of the record of {record['graph_id']!r}. Delete it.")
             except (InvalidConfig, StorageFailed) as error:
-                if self._left_out.get(file) != error.message:
-                    self._left_out[file] = error.message
-                    _LOG.warning("a file among the served graphs is left out: %s", error.message)
+                if self._skipped.get(file) != error.message:
+                    self._skipped[file] = error.message
+                    _LOG.warning("A file among the deployments is skipped: %s", error.message)
         return found
 
     def write(self, deployment: Deployment, state: Any) -> None:
-        """Keep a deployment, and its state unless that is None, instead of an earlier one of that id.
+        """Write a deployment and, unless it is None, its state. An earlier deployment with the same id is replaced.
 
         Raises:
-            StorageFailed: what was there before is there still.
+            StorageFailed: the earlier files are unchanged.
         """
         from yggdrasill.values import dumps
 
@@ -81,20 +81,20 @@ class DeploymentFiles:
             files.write(self._file(deployment.graph_id, ".json"), json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8"))
 
     def remove(self, graph_id: str) -> None:
-        """Keep nothing of a deployment.
+        """Delete the files of a deployment.
 
         Raises:
-            StorageFailed
+            StorageFailed: a file cannot be deleted.
         """
         for suffix in (".json", ".ygg"):
             file = self._file(graph_id, suffix)
             try:
                 file.unlink(missing_ok=True)
             except OSError as error:
-                raise StorageFailed(f"cannot delete {str(file)!r}: {error.strerror or error}", path=str(file)) from error
+                raise StorageFailed(f"Cannot delete {str(file)!r}: {error.strerror or error}.", path=str(file)) from error
 
     def _file(self, graph_id: str, suffix: str) -> Path:
-        """A file name that no id can steer anywhere else."""
+        """Return the file of an id. A hash in its name prevents collisions and path traversal."""
         readable = re.sub(r"[^a-z0-9]+", "-", graph_id.lower()).strip("-")[:40]
         return self._folder / f"{readable}-{hashlib.sha256(graph_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}{suffix}"
 
@@ -105,11 +105,11 @@ def _read_record(file: Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
-        raise StorageFailed(f"cannot read {str(file)!r}: {error}", path=str(file)) from error
+        raise StorageFailed(f"Cannot read {str(file)!r}: {error}.", path=str(file)) from error
     for name, kind in _RECORD.items():
         if not isinstance(record.get(name), kind):
             raise InvalidConfig(
-                f"{str(file)!r} is no record of something deployed (without a proper {name!r}); this folder is the endpoint's own: "
-                "move the file elsewhere, and deploy it if it is a config"
+                f"{str(file)!r} is not a deployment record: {name!r} is missing or has a wrong type. The endpoint manages this folder: "
+                "move the file to another folder, and deploy it if it is a config."
             )
     return record

@@ -1,4 +1,4 @@
-"""Graphs, pipelines, stages and worlds that this endpoint serves: checked, built once, kept live, found again after a restart."""
+"""The deployments of an endpoint: configs are checked, built once, kept live, and restored after a restart."""
 
 from __future__ import annotations
 
@@ -10,35 +10,28 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
-from yggdrasill.foundation.config import read_document
+from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import Resolver
-from yggdrasill.foundation.graph import Graph
+from yggdrasill.foundation.kinds import build_project, kind_of, kinds
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.dag import Dag
-from yggdrasill.pipeline.pipeline import Pipeline
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
-from yggdrasill.remote.proxies import kind_of
-from yggdrasill.server_ext.calls import KINDS
 from yggdrasill.server_ext.configs import HostRules, check_config
-from yggdrasill.server_ext.deployment import Deployment, check_graph_id
+from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
-from yggdrasill.server_ext.identity import deployment_hash
 from yggdrasill.server_ext.idle_reaper import IdleReaper
-from yggdrasill.stage.stage import Stage
 from yggdrasill.world.world import World
 
 __all__ = ["Deployments"]
 
-_CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
-
 
 class Deployments:
-    """The folder ``graphs/`` and what was built from it. Building may take long (weights): call from a worker thread.
+    """The deployments of one endpoint. Methods that build may block for long (weights): call them from a worker thread.
 
-    ``resolver`` gives, for each config, what places parts of it on other endpoints, or None.
+    Records are kept in ``folder``. ``resolver()`` returns the resolver that places parts of a config on other endpoints, or None.
     """
 
     def __init__(
@@ -56,49 +49,49 @@ class Deployments:
         self._pool = pool or ReusePool()
         self._resolver = resolver
         self._live: dict[str, Deployment] = {}
-        #: What is kept only while somebody calls it; a restart counts as a call.
-        self.clock = IdleReaper()
+        #: Deployments with an ``idle_after``; a restart counts as a call.
+        self.reaper = IdleReaper()
         for record in self._files.records():
-            self.clock.start(record["graph_id"], record.get("idle_after"))
+            self.reaper.start(record["graph_id"], record.get("idle_after"))
         self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._locks_lock = threading.Lock()
 
-    def _building(self, graph_id: str) -> threading.RLock:
-        # one for each id: what is built may wait for another endpoint's contract, and that one for something else from here
+    def _lock_of(self, graph_id: str) -> threading.RLock:
+        # one lock per id: a build may wait for the contract of another endpoint, which may wait for another build on this one
         with self._locks_lock:
             return self._locks.setdefault(graph_id, threading.RLock())
 
     # -- reading ------------------------------------------------------------------------------------------------
 
     def live(self, graph_id: str) -> Deployment | None:
-        """What is served under that name, if it is built already."""
+        """Return the deployment with this id if it is already built."""
         return self._live.get(graph_id)
 
     def get(self, graph_id: str) -> Deployment:
-        """What is served under that name, built if need be.
+        """Return the deployment with this id, built if necessary.
 
         Raises:
-            UnknownGraph: nothing is. Otherwise whatever keeps it from being built.
+            UnknownGraph: there is no such deployment. Otherwise any error of its construction.
         """
         found = self._live.get(graph_id)
         if found is not None:
             return found
-        with self._building(graph_id):
+        with self._lock_of(graph_id):
             if graph_id not in self._live:
                 record = self._files.read(graph_id)
                 if record is None:
                     raise unknown_name(
-                        "graph", graph_id, self.names(), "Deploy it first, or name it to 'yggdrasill serve --graph'.", UnknownGraph
+                        "graph", graph_id, self.names(), "Deploy it first, or pass it to 'yggdrasill serve --graph'.", UnknownGraph
                     )
                 self._live[graph_id] = self._restore(graph_id, record)
             return self._live[graph_id]
 
     def names(self) -> list[str]:
-        """The ids of everything served."""
+        """Return the ids of all deployments."""
         return sorted({*self._live, *(entry["graph_id"] for entry in self._files.records())})
 
     def summaries(self) -> list[dict[str, Any]]:
-        """``{graph_id, kind, hash}`` of everything served, built or not."""
+        """Return ``{graph_id, kind, hash}`` of all deployments, built or not."""
         found = {entry["graph_id"]: {name: entry[name] for name in ("graph_id", "kind", "hash")} for entry in self._files.records()}
         found |= {name: deployment.summary() for name, deployment in self._live.items()}
         return [found[name] for name in sorted(found)]
@@ -108,85 +101,89 @@ class Deployments:
     def put(
         self, graph_id: str, kind: str, config: Mapping[str, Any], graph_hash: str, state: Any = None, idle_after: float | None = None
     ) -> tuple[Deployment, bool]:
-        """Serve a config that came over a network; the same again changes nothing. Says whether anything was made.
+        """Deploy a config that arrived over a network. Return the deployment, and False if an equal one already existed.
 
         Raises:
             InvalidArgument, InvalidConfig, UnknownBlockType, CheckpointMismatch ...: nothing changed.
-            DuplicateName: the owner serves something else under this name.
-            StorageFailed: it could not be kept.
+            DuplicateName: the endpoint's owner configured another deployment with this id.
+            StorageFailed: the record cannot be written.
         """
         check_graph_id(graph_id)
-        if kind not in KINDS:
-            raise InvalidArgument(f"kind is {kind[:60]!r}; an endpoint serves {format_options(KINDS, near=kind)}")
-        with self._building(graph_id):
-            there = self._live.get(graph_id) or (self.get(graph_id) if self._files.read(graph_id) else None)
-            if there is not None and there.hash == graph_hash:
-                self.clock.touch(graph_id)
-                return there, False
-            if there is not None and there.by_owner:
-                raise DuplicateName(f"graph {graph_id!r} is served by this endpoint's owner, with another config; deploy under another id")
+        served = [known.name for known in kinds() if known.servable]
+        if kind not in served:
+            raise InvalidArgument(f"Unknown kind {kind[:60]!r}. Available: {format_options(served, near=kind)}.")
+        with self._lock_of(graph_id):
+            existing = self._live.get(graph_id) or (self.get(graph_id) if self._files.read(graph_id) else None)
+            if existing is not None and existing.hash == graph_hash:
+                self.reaper.touch(graph_id)
+                return existing, False
+            if existing is not None and existing.by_owner:
+                raise DuplicateName(
+                    f"Graph {graph_id!r} was configured by the endpoint's owner with another config. Deploy under another id."
+                )
             deployment = replace(self._build(graph_id, kind, dict(config), graph_hash, state), idle_after=idle_after)
             self._files.write(deployment, state)
             self._live[graph_id] = deployment
-            self.clock.start(graph_id, idle_after)
+            self.reaper.start(graph_id, idle_after)
             return deployment, True
 
-    def passing(self, graph_id: str, kind: str, config: Mapping[str, Any]) -> Deployment:
-        """A config that came over a network, built for one call: it is checked like a deployed one, and neither kept nor listed.
+    def build_once(self, graph_id: str, kind: str, config: Mapping[str, Any]) -> Deployment:
+        """Build a config that arrived over a network for one call. It is checked like a deployed one, but neither stored nor listed.
 
         Raises:
-            InvalidArgument, InvalidConfig, LimitExceeded ...
+            InvalidArgument, InvalidConfig, LimitExceeded ...: the config is invalid.
         """
         return self._build(check_graph_id(graph_id), kind, dict(config), deployment_hash(kind, config), None)
 
     def add_file(self, path: Path) -> Deployment:
-        """Serve a config file, or a folder that ``save`` wrote, as the endpoint's owner: ``ref`` and paths are allowed.
+        """Deploy a config file, or a folder written by ``save``, as the endpoint's owner: ``ref`` and paths are allowed.
 
         Raises:
-            InvalidConfig, MissingFile, ...; DuplicateName: two files with one id.
+            InvalidConfig, MissingFile, ...: the config is invalid. DuplicateName: another file has the same id.
         """
         names = ("config.yaml", "config.yml", "config.json")
         file = path if path.is_file() else next((path / name for name in names if (path / name).is_file()), path / names[-1])
         config = read_document(file)
-        kind = kind_of(config)
-        options: dict[str, Any] = {"registry": self._registry, "pool": self._pool, "endpoints": self._resolver()}
-        runnable = (
-            _CLASSES[kind].from_config(config, base_dir=path.parent, **options) if path.is_file() else _CLASSES[kind].load(path, **options)
-        )
+        found = kind_of(config, "graph")
+        kind, load = found.name, getattr(found.load_class(), "load", None)
+        if path.is_file() or load is None:
+            runnable = build_project(config, BuildOptions(self._registry, self._pool, file.parent, self._resolver()))
+        else:
+            runnable = load(path, registry=self._registry, pool=self._pool, endpoints=self._resolver())
         graph_id = check_graph_id(runnable.id)
-        with self._building(graph_id):
+        with self._lock_of(graph_id):
             if graph_id in self._live:
-                raise DuplicateName(f"{str(path)!r} and another file both hold {graph_id!r}; give one of them another id")
+                raise DuplicateName(f"{str(path)!r} and another file both have the id {graph_id!r}. Give one of them another id.")
             built_config = runnable.to_config()
             graph_hash = deployment_hash(kind, built_config)
             self._live[graph_id] = self._deployment(graph_id, kind, built_config, graph_hash, runnable, by_owner=True)
             return self._live[graph_id]
 
     def remove(self, graph_id: str) -> None:
-        """Serve it no longer; calls that run keep theirs.
+        """Remove a deployment. Running calls are not affected.
 
         Raises:
-            UnknownGraph. StorageFailed: it is served still.
+            UnknownGraph: there is no such deployment. StorageFailed: its files cannot be deleted; it stays deployed.
         """
-        with self._building(graph_id):
+        with self._lock_of(graph_id):
             record = self._files.read(graph_id)
             if graph_id not in self._live and record is None:
                 raise unknown_name("graph", graph_id, self.names(), kind=UnknownGraph)
             self._files.remove(graph_id)
             self._live.pop(graph_id, None)
-            self.clock.forget(graph_id)
+            self.reaper.untrack(graph_id)
 
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build(self, graph_id: str, kind: str, config: dict[str, Any], graph_hash: str, state: Any) -> Deployment:
         checked = check_config(config, self._rules)
-        if kind_of(config) != kind:
-            raise InvalidConfig(f"the config of {graph_id!r} is one of a {kind_of(config)}, not of a {kind}")
-        cls = _CLASSES[kind]
-        runnable = cls.from_config(checked, self._registry, pool=self._pool, endpoints=self._resolver(), allow_ref=False)
+        described = kind_of(config, "graph").name
+        if described != kind:
+            raise InvalidConfig(f"The config of {graph_id!r} describes a {described}, not a {kind}.")
+        runnable = build_project(checked, BuildOptions(self._registry, self._pool, None, self._resolver(), allow_ref=False))
         if not can_run_prompts() and any(isinstance(part, ComfyGraph) for part in _parts(runnable)):
             raise InvalidConfig(
-                f"{graph_id!r} holds a ComfyUI workflow, which runs only on an endpoint that is a ComfyUI; this one is none"
+                f"{graph_id!r} contains a ComfyUI workflow. Workflows run only on ComfyUI endpoints; this endpoint is not a ComfyUI."
             )
         if state is not None:
             # only blocks that name no model bring their state along
@@ -207,7 +204,7 @@ class Deployments:
 
 
 def _parts(runnable: Any) -> Iterator[Any]:
-    """A runnable and everything below it that stands at a place of its own."""
+    """Yield a runnable and all runnables below it."""
     yield runnable
     if isinstance(runnable, Dag):
         yield from (part for _, part in runnable.walk())

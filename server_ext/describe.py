@@ -1,4 +1,4 @@
-"""What a served runnable publishes about itself: its typed contract, and whether its calls may be repeated or reused."""
+"""The contract of a deployment: typed inputs and outputs, and whether its results are deterministic and reusable."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ __all__ = ["contract_of", "is_stateful"]
 
 
 def is_stateful(runnable: Any) -> bool:
-    """Whether anything below keeps state between calls, as far as it can be known here; a world keeps its content."""
+    """Return whether the runnable keeps state between calls. Worlds do; remote children count by their contracts."""
     if isinstance(runnable, World):
         return True
     blocks = runnable.blocks() if isinstance(runnable, Container) else ()
-    return any(block.stateful for block in blocks) or any(getattr(leaf, "stateful", False) for leaf in _elsewhere(runnable))
+    return any(block.stateful for block in blocks) or any(getattr(leaf, "stateful", False) for leaf in _remote_children(runnable))
 
 
 def contract_of(graph_id: str, kind: str, graph_hash: str, runnable: Any) -> dict[str, Any]:
-    """The contract as JSON: ports with dtypes, or a stage's and a world's own facts."""
+    """Return the contract as JSON: ports with dtypes, and the entries for stages and worlds."""
     contract: dict[str, Any] = {
         "graph_id": graph_id,
         "kind": kind,
@@ -42,14 +42,14 @@ def contract_of(graph_id: str, kind: str, graph_hash: str, runnable: Any) -> dic
         contract["outputs"] = runnable.get_output_spec(include_dtype=True)
     if isinstance(runnable, Stage):
         contract["stage"] = _stage(runnable)
-    facts = {"deterministic": _is_deterministic(runnable), "stateful": is_stateful(runnable)}
-    return {**contract, **facts, "reusable": _is_reusable(runnable, **facts)}
+    properties = {"deterministic": _is_deterministic(runnable), "stateful": is_stateful(runnable)}
+    return {**contract, **properties, "reusable": _is_reusable(runnable, **properties)}
 
 
 def _is_reusable(runnable: Any, *, deterministic: bool, stateful: bool) -> bool:
-    """Whether a caller that knows the result for the same inputs need not call again.
+    """Return whether a caller may reuse the result of an earlier call with equal inputs.
 
-    Of a workflow that is so unless a class in it says that its nodes may have to run again; that is how ComfyUI itself reuses results.
+    A workflow is reusable unless one of its node classes may have to run again (`fingerprint_inputs`), as in ComfyUI's cache.
     """
     if isinstance(runnable, ComfyGraph):
         return not runnable.changing_types
@@ -72,17 +72,17 @@ def _is_deterministic(runnable: Any) -> bool:
     if isinstance(runnable, World):
         return False
     if not isinstance(runnable, Container):
-        return bool(runnable.deterministic)
+        return bool(getattr(runnable, "deterministic", False))
     return all(block.deterministic for block in runnable.blocks()) and all(
-        getattr(leaf, "deterministic", False) for leaf in _elsewhere(runnable)
+        getattr(leaf, "deterministic", False) for leaf in _remote_children(runnable)
     )
 
 
-def _elsewhere(runnable: Any) -> Iterator[Any]:
-    """Children that run somewhere else."""
+def _remote_children(runnable: Any) -> Iterator[Any]:
+    """Yield the children that are not containers: they run on other endpoints."""
     for child in _children(runnable):
         if isinstance(child, Container):
-            yield from _elsewhere(child)
+            yield from _remote_children(child)
         else:
             yield child
 

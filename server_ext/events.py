@@ -1,6 +1,6 @@
-"""Ordered events: each gets the next number, is stored, and goes to everybody who listens; who was away reads up.
+"""The event hub: numbers, stores and distributes the events of an endpoint. Listeners can resume after any number.
 
-Everything here happens on one event loop; other threads go through ``loop.call_soon_threadsafe``.
+Not thread-safe: all calls happen on one event loop; other threads use ``loop.call_soon_threadsafe``.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ from yggdrasill.server_ext.jobs import JobStore
 
 __all__ = ["EventHub"]
 
-#: Numbers left out at a start: more than could have been told to somebody and not yet stored when the process was killed.
-_GAP = 100_000
-_BEHIND = 10_000
-"""Events a listener may be behind; one that falls further back is cut off and reads up when it comes again."""
+#: Numbers skipped at startup: more than the events that a killed process can have sent but not stored.
+_RESTART_GAP = 100_000
+_MAX_BACKLOG = 10_000
+"""A listener with more unread events is disconnected; it can reconnect and resume from the store."""
 
 
 class _Listener:
     def __init__(self, job_id: str | None) -> None:
         self.job_id = job_id
-        self.waiting: deque[Event] = deque()
+        self.backlog: deque[Event] = deque()
         self.arrived = asyncio.Event()
-        self.cut_off = False
+        self.disconnected = False
 
-    def take(self, event: Event, instead_of: int | None) -> None:
+    def put(self, event: Event, replaced: int | None) -> None:
         if self.job_id in (None, event.job_id):
-            older = next((index for index, waits in enumerate(self.waiting) if waits.seq == instead_of), None)
+            older = next((index for index, queued in enumerate(self.backlog) if queued.seq == replaced), None)
             if older is not None:
-                del self.waiting[older]
-            self.cut_off = self.cut_off or len(self.waiting) >= _BEHIND
-            if not self.cut_off:
-                self.waiting.append(event)
+                del self.backlog[older]
+            self.disconnected = self.disconnected or len(self.backlog) >= _MAX_BACKLOG
+            if not self.disconnected:
+                self.backlog.append(event)
             self.arrived.set()
 
 
 class EventHub:
-    """The events of one endpoint. ``last`` is the highest number that was given away."""
+    """The events of one endpoint. ``last`` is the highest assigned number."""
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
@@ -49,12 +49,12 @@ class EventHub:
         self.last = 0
 
     async def start(self) -> None:
-        """Go on after the events that are stored."""
+        """Continue numbering after the stored events."""
         stored = await asyncio.wrap_future(self._store.last_seq())
-        self.last = stored + _GAP if stored else 0
+        self.last = stored + _RESTART_GAP if stored else 0
 
     def emit(self, job_id: str, kind: str, data: dict[str, Any], slot: str | None = None) -> Event:
-        """Number, store and send an event. Of a job's events with one ``slot`` only the newest is kept, for whoever reads late."""
+        """Number, store and send an event. Of a job's events with the same ``slot`` only the newest is stored."""
         self.last += 1
         event = Event(self.last, job_id, kind, {"job_id": job_id, **data})
         older = None
@@ -65,35 +65,35 @@ class EventHub:
             self._slots.pop(job_id, None)
         self._store.add_event(event, older)
         for listener in tuple(self._listeners):
-            listener.take(event, older)
+            listener.put(event, older)
         return event
 
-    def end(self) -> None:
-        """End every stream; those who listen may come again elsewhere."""
+    def close(self) -> None:
+        """End all streams."""
         for listener in tuple(self._listeners):
-            listener.cut_off = True
+            listener.disconnected = True
             listener.arrived.set()
 
     async def listen(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
-        """Events of one job, or of all, from after the number ``after`` (None: from now on), without end.
+        """Yield events of one job, or of all, after the number ``after`` (None: new events only), without end.
 
-        None comes whenever nothing happened for ``pause`` seconds. It ends only for a listener that is too far behind, and with `end`.
+        Yields None after each ``pause`` seconds of silence. Ends with `close`, or when the listener falls too far behind.
         """
         listener = _Listener(job_id)
         self._listeners.add(listener)
         try:
-            # a number that nobody was given here is of a file that is gone: all events are new to whoever has it
-            told = self.last if after is None else after if after <= self.last else 0
-            while after is not None and (stored := await asyncio.wrap_future(self._store.events(job_id, told))):
+            # a number that was never assigned is from a deleted job file: send all events
+            sent = self.last if after is None else after if after <= self.last else 0
+            while after is not None and (stored := await asyncio.wrap_future(self._store.events(job_id, sent))):
                 for event in stored:
                     yield event
-                    told = event.seq
-            while not listener.cut_off:
-                while listener.waiting:
-                    event = listener.waiting.popleft()
-                    if event.seq > told:
+                    sent = event.seq
+            while not listener.disconnected:
+                while listener.backlog:
+                    event = listener.backlog.popleft()
+                    if event.seq > sent:
                         yield event
-                        told = event.seq
+                        sent = event.seq
                 listener.arrived.clear()
                 try:
                     await asyncio.wait_for(listener.arrived.wait(), pause)

@@ -1,4 +1,4 @@
-"""The host without ComfyUI: tasks run in worker threads of this process, as many at a time as there are slots."""
+"""The headless host: executes tasks in worker threads of this process, limited by slots."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from yggdrasill.server_ext.tasks import Task
 
 __all__ = ["HeadlessHost"]
 
-_IDLE = 30.0
-"""Seconds an idle thread waits for another task."""
+_IDLE_SECONDS = 30.0
+"""An idle worker thread exits after this time without a task."""
 
 
 class HeadlessHost:
-    """Runs tasks in the order in which they came; see `yggdrasill.server_ext.host.Host`.
+    """Runs tasks in first-in, first-out order; see `yggdrasill.server_ext.host.Host`.
 
-    A thread is kept for every task that has begun, also while it lends its slot, so there may be more threads than slots.
+    Every started task keeps its thread, even while its slot is released, so there can be more threads than slots.
     """
 
     name = "headless"
@@ -44,7 +44,7 @@ class HeadlessHost:
         self._dispatch()
 
     def withdraw(self, task: Task) -> bool:
-        """Take back a task that has not begun; False if it has."""
+        """Remove a task that has not started. Return False if it has started."""
         with self._lock:
             try:
                 self._waiting.remove(task)
@@ -53,29 +53,29 @@ class HeadlessHost:
             return True
 
     def queue_depth(self) -> dict[str, Any]:
-        """``{"queued", "running", "slots"}``."""
+        """Return ``{"queued", "running", "slots"}``."""
         with self._lock:
             return {"queued": len(self._waiting), "running": len(self._running), "slots": self.slots}
 
     def memory(self) -> list[dict[str, Any]]:
-        """``{device, free, total}`` in bytes of each CUDA device, once something here has used torch."""
+        """Return ``{device, free, total}`` (bytes) of each CUDA device; empty until this process has initialized CUDA."""
         torch: Any = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
             return []
-        found = ((f"cuda:{index}", *torch.cuda.mem_get_info(index)) for index in range(torch.cuda.device_count()))
-        return [{"device": device, "free": free, "total": total} for device, free, total in found]
+        devices = ((f"cuda:{index}", *torch.cuda.mem_get_info(index)) for index in range(torch.cuda.device_count()))
+        return [{"device": device, "free": free, "total": total} for device, free, total in devices]
 
     def describe(self) -> dict[str, Any]:
-        """Nothing more than every endpoint says."""
+        """Return no additional capabilities."""
         return {}
 
     def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
         """Raise `InvalidConfig`."""
-        raise InvalidConfig("this endpoint is no ComfyUI, so it has no model folders; ask one that is")
+        raise InvalidConfig("This endpoint is not a ComfyUI and has no model folders. Use a ComfyUI endpoint.")
 
     def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
         """Raise `InvalidConfig`."""
-        raise InvalidConfig("this endpoint is no ComfyUI, so it has no node classes; ask one that is")
+        raise InvalidConfig("This endpoint is not a ComfyUI and has no node classes. Use a ComfyUI endpoint.")
 
     # -- threads ------------------------------------------------------------------------------------------------
 
@@ -93,27 +93,27 @@ class HeadlessHost:
                 if self._idle:
                     self._idle -= 1
                 else:
-                    threading.Thread(target=self._thread, name="yggdrasill-slot", daemon=True).start()
+                    threading.Thread(target=self._run_worker, name="yggdrasill-slot", daemon=True).start()
 
-    def _thread(self) -> None:
+    def _run_worker(self) -> None:
         while True:
             try:
-                task, lease = self._work.get(timeout=_IDLE)
+                task, lease = self._work.get(timeout=_IDLE_SECONDS)
             except queue.Empty:
                 with self._lock:
                     if self._idle == 0:
-                        # a task was put for this thread in the very moment it gave up waiting
+                        # a task was put for this thread just as its wait timed out
                         continue
                     self._idle -= 1
                 return
             try:
                 task.execute(lease.release_slot)
             finally:
-                self._end(task)
+                self._mark_done(task)
                 del task
                 lease.end()
 
-    def _end(self, task: Task) -> None:
+    def _mark_done(self, task: Task) -> None:
         with self._lock:
             self._running.discard(task)
             if task.exclusive_key is not None:

@@ -1,4 +1,4 @@
-"""What a host of jobs offers to the service: it runs tasks in threads of its own choice, and knows what it has for them."""
+"""The interface between the service and the host that executes its jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Host"]
 
 
 class Host(Protocol):
-    """What runs tasks: this process's threads, or ComfyUI's queue."""
+    """Executes tasks: worker threads of this process, or ComfyUI's queue."""
 
     @property
     def name(self) -> str:
@@ -19,37 +19,37 @@ class Host(Protocol):
         ...
 
     def enqueue(self, task: Task) -> None:
-        """Call ``task.execute`` in some thread, when its turn has come."""
+        """Queue a task. The host calls ``task.execute`` once, in a thread that it chooses."""
         ...
 
     def withdraw(self, task: Task) -> bool:
-        """Take back a task that has not begun; False if it has."""
+        """Remove a task that has not started. Return False if it has started."""
         ...
 
     def queue_depth(self) -> dict[str, Any]:
-        """``{"queued", "running", "slots"}``."""
+        """Return ``{"queued", "running", "slots"}``."""
         ...
 
     def memory(self) -> list[dict[str, Any]]:
-        """``{device, free, total}`` in bytes of the devices it computes on, as far as that is known without effort."""
+        """Return ``{device, free, total}`` (bytes) of each device, as far as this is known without initializing one."""
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What this host adds to the capabilities; may take a moment."""
+        """Return the host's entries in the capabilities. May block."""
         ...
 
     def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
-        """By file and model folder, what tells a model file's content; reads parts of the files.
+        """Return fingerprints of model files by file and model folder. Reads parts of the files.
 
         Raises:
-            InvalidConfig: this host is no ComfyUI.
+            InvalidConfig: this host is not a ComfyUI.
         """
         ...
 
     def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
-        """``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again", "unknown"}``; blocks.
+        """Return ``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again", "unknown"}``. Blocks.
 
         Raises:
-            InvalidConfig: this host is no ComfyUI.
+            InvalidConfig: this host is not a ComfyUI.
         """
         ...

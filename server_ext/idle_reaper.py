@@ -1,4 +1,4 @@
-"""How long ago somebody called what is served only while somebody does, and removing what nobody called for too long."""
+"""The idle reaper: removes deployments that were not called for longer than their ``idle_after``."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from yggdrasill.errors import UnknownGraph, YggdrasillError
 __all__ = ["IdleReaper"]
 
 _LOG = logging.getLogger("yggdrasill.server")
-_SWEEP = 1.0
+_SWEEP_SECONDS = 1.0
 
 
 class IdleReaper:
-    """By graph id, the seconds it is kept without a call, and when it was called last. Safe to use from several threads.
+    """Last call and time limit of each deployment with an ``idle_after``. Thread-safe.
 
-    What was never started is kept for ever.
+    Deployments without a limit are never removed.
     """
 
     def __init__(self) -> None:
@@ -27,45 +27,45 @@ class IdleReaper:
         self._called: dict[str, tuple[float, float]] = {}
 
     def start(self, graph_id: str, idle_after: float | None) -> None:
-        """Count the seconds from now on; None: keep it for ever."""
+        """Track a deployment with a limit of ``idle_after`` seconds from now; None removes its limit."""
         with self._lock:
             self._called.pop(graph_id, None)
             if idle_after is not None:
                 self._called[graph_id] = time.monotonic(), idle_after
 
     def touch(self, graph_id: str) -> None:
-        """Somebody calls it."""
+        """Record a call."""
         with self._lock:
             if graph_id in self._called:
                 self._called[graph_id] = time.monotonic(), self._called[graph_id][1]
 
-    def forget(self, graph_id: str) -> None:
-        """It is served no longer."""
+    def untrack(self, graph_id: str) -> None:
+        """Stop tracking a deployment."""
         with self._lock:
             self._called.pop(graph_id, None)
 
     def idle(self) -> list[str]:
-        """What was not called for as long as it is to be kept."""
+        """Return the ids of deployments whose limit has expired."""
         now = time.monotonic()
         with self._lock:
-            return [graph_id for graph_id, (called, kept) in self._called.items() if now - called > kept]
+            return [graph_id for graph_id, (called, limit) in self._called.items() if now - called > limit]
 
     async def sweep(self, in_use: Callable[[], Iterable[str]], remove: Callable[[str], None]) -> None:
-        """Until cancelled, have ``remove`` take away what is idle, in a thread; what ``in_use`` names counts as called.
+        """Remove idle deployments with ``remove(graph_id)``, in a thread, until cancelled. Ids in ``in_use()`` count as called.
 
-        What cannot be removed is tried again when nobody called it for that long once more.
+        A failed removal is tried again after another ``idle_after`` seconds.
         """
         while True:
-            await asyncio.sleep(_SWEEP)
+            await asyncio.sleep(_SWEEP_SECONDS)
             for graph_id in in_use():
                 self.touch(graph_id)
             for graph_id in self.idle():
                 try:
                     await asyncio.to_thread(remove, graph_id)
                 except UnknownGraph:
-                    self.forget(graph_id)
+                    self.untrack(graph_id)
                 except YggdrasillError as error:
                     self.touch(graph_id)
-                    _LOG.warning("graph %r, which nobody calls, cannot be removed: %s", graph_id, error)
+                    _LOG.warning("Idle graph %r cannot be removed: %s", graph_id, error)
                 else:
-                    _LOG.info("graph %r is served no longer: nobody called it for as long as it was to be kept", graph_id)
+                    _LOG.info("Idle graph %r was removed: it was not called within its idle_after.", graph_id)

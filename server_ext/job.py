@@ -1,4 +1,4 @@
-"""What one remote execution is: its states and its facts. Nothing here stores, runs or answers."""
+"""The job: one remote execution, its states and its events. A plain data model."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ STATES = (IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT)
 
 
 def new_job_id() -> str:
-    """A name no other job has."""
+    """Return a unique job id."""
     return uuid.uuid4().hex
 
 
 @dataclass
 class Job:
-    """One call of a served graph. Times are seconds since the epoch; ``request`` and ``output`` are wire values in JSON form."""
+    """One call of a deployment. Times are seconds since the epoch; ``request`` and ``output`` are in wire form (JSON)."""
 
     job_id: str
     key: str
@@ -48,23 +48,23 @@ class Job:
     error: dict[str, Any] | None = None
     timing: dict[str, float] = field(default_factory=dict)
     progress: dict[str, Any] | None = None
-    #: Artifacts that must stay while this row lives: of the inputs until it is finished, then of the output.
+    #: Hashes of the artifacts that this row pins: the inputs until the job has finished, then the output.
     artifacts: tuple[str, ...] = ()
 
-    #: What stops the run between nodes, and which final state that leads to; not stored.
+    #: Cancels the run between nodes, and the final state that this leads to. Not stored.
     token: CancelToken = field(default_factory=CancelToken, repr=False, compare=False)
     stopped_as: str = field(default=CANCELLED, repr=False, compare=False)
-    #: How many callers wait right now and when the last one was heard of (monotonic seconds); not stored.
-    present: int = field(default=0, repr=False, compare=False)
+    #: The number of callers that wait now, and the time of the last contact (monotonic seconds). Not stored.
+    waiters: int = field(default=0, repr=False, compare=False)
     last_seen: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
     @property
     def is_final(self) -> bool:
-        """Whether nothing will change any more."""
+        """Whether the job has ended."""
         return self.status in FINAL
 
     def row(self) -> dict[str, Any]:
-        """What a caller may see of it, besides the output."""
+        """Return the job as JSON, without its output."""
         return {
             "job_id": self.job_id,
             "key": self.key,
@@ -81,7 +81,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a job; ``seq`` grows by one endpoint's order of events, over restarts too."""
+    """An event of a job. ``seq`` increases over all events of one endpoint, across restarts."""
 
     seq: int
     job_id: str

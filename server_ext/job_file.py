@@ -1,4 +1,4 @@
-"""The SQLite file of an endpoint's jobs: opened for one endpoint alone, made where there is none, set aside where it is damaged."""
+"""The SQLite file of an endpoint's jobs: created if missing, locked for one process, moved aside if damaged."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ __all__ = ["job_file_failure", "open_job_file"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _VERSION = 1
-_PATIENCE = 1.0
-_BESIDE = ("-wal", "-shm", "-journal")
+_LOCK_TIMEOUT = 1.0
+_SIDE_FILE_SUFFIXES = ("-wal", "-shm", "-journal")
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS jobs (
     job_id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, graph_id TEXT NOT NULL, graph_hash TEXT NOT NULL, body_hash TEXT NOT NULL,
@@ -31,60 +31,61 @@ CREATE INDEX IF NOT EXISTS events_of_job ON events (job_id, seq);
 
 
 def open_job_file(path: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
-    """A connection that keeps the file to itself.
+    """Open the file with an exclusive lock and return the connection.
 
-    ``read`` is what an endpoint reads first. A file that is damaged, or of which that cannot be read, gets another name beside it, one
-    line in the log says so, and a new one takes its place: jobs are no reason for an endpoint never to start again.
+    ``read(db)`` reads the rows that the endpoint needs first. If the file is damaged or ``read`` fails, the file is renamed, a warning is
+    logged and a new file is created, so that damaged jobs do not keep the endpoint from starting.
 
     Raises:
-        StorageFailed: it cannot be used, or belongs to another endpoint. UnsupportedVersion: a newer version wrote the file.
+        StorageFailed: the file cannot be used, or another endpoint uses it. UnsupportedVersion: a newer version wrote the file.
     """
     try:
-        return _opened(path, read)
+        return _open(path, read)
     except YggdrasillError:
         raise
-    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # the others: a row that no version of this wrote
+    except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # the others: a row that no version wrote
         if not _is_damage(error):
             raise job_file_failure(path, error) from error
         try:
-            kept = _set_aside(Path(path))
+            kept = _move_aside(Path(path))
         except OSError:
             raise job_file_failure(path, error) from error
         _LOG.warning(
-            "the job file %r is damaged (%s); it is kept as %r, and the endpoint begins with no jobs", path, _said(error), kept.name
+            "The job file %r is damaged (%s). It was renamed to %r; the endpoint starts without jobs.", path, _one_line(error), kept.name
         )
     try:
-        return _opened(path, read)
+        return _open(path, read)
     except sqlite3.Error as error:
         raise job_file_failure(path, error) from error
 
 
 def job_file_failure(path: str, error: Exception) -> StorageFailed:
-    """What a failure to read or write the file means to a person."""
+    """Return the error to raise for a failed read or write of the file."""
     if "locked" in str(error):
-        return StorageFailed(f"another endpoint uses the job file {path!r}; give each its own data folder", path=path)
+        return StorageFailed(f"Another endpoint uses the job file {path!r}. Give each endpoint its own data folder.", path=path)
     if _is_damage(error):
         return StorageFailed(
-            f"the job file {path!r} is damaged: {_said(error)}; move it away (with those beside it whose names begin the same) to begin "
-            "with no jobs, and start again",
+            f"The job file {path!r} is damaged: {_one_line(error)}. To start without jobs, move it and its -wal, -shm and -journal files away.",
             path=path,
         )
-    return StorageFailed(f"the job file {path!r} cannot be used: {error}; free space, or check the folder and its permissions", path=path)
+    return StorageFailed(
+        f"The job file {path!r} cannot be used: {error}. Free disk space, or check the folder and its permissions.", path=path
+    )
 
 
-def _opened(path: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
-    db = sqlite3.connect(path, isolation_level=None, timeout=_PATIENCE)
+def _open(path: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
+    db = sqlite3.connect(path, isolation_level=None, timeout=_LOCK_TIMEOUT)
     try:
-        # whoever opens the file first keeps it to himself: two endpoints on one folder would both run its jobs
+        # exclusive: two endpoints on one folder would both run its jobs
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > _VERSION:
             raise UnsupportedVersion(
-                f"{path!r} was written by a newer version (format {version}, this one reads {_VERSION}); update yggdrasill"
+                f"{path!r} was written by a newer version (format {version}; this version reads {_VERSION}). Update yggdrasill."
             )
-        found = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
-        if found != "ok":
-            raise sqlite3.DatabaseError(found)
+        check = str(db.execute("PRAGMA quick_check(1)").fetchone()[0])
+        if check != "ok":
+            raise sqlite3.DatabaseError(check)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
         db.executescript(_SCHEMA)
@@ -99,23 +100,23 @@ def _opened(path: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether it comes of what is in the file, and not of the disk or of another endpoint."""
+    """Return whether the content of the file causes the error, and not the disk or another endpoint."""
     return type(error) is sqlite3.DatabaseError or not isinstance(error, sqlite3.Error) or "decode to UTF-8" in str(error)
 
 
-def _said(error: Exception) -> str:
-    """The error in one line, without what stands in the file."""
+def _one_line(error: Exception) -> str:
+    """Return the error as one line, without the content of the file."""
     return " ".join(str(error).partition(" with text ")[0].split())
 
 
-def _set_aside(file: Path) -> Path:
-    """Give the file, and what SQLite keeps beside it, a name that nothing has."""
+def _move_aside(file: Path) -> Path:
+    """Rename the file and its side files to an unused name, and return the new path."""
     name = f"{file.name}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
     names = (file.with_name(name if number == 1 else f"{name}-{number}") for number in itertools.count(1))
     kept = next(candidate for candidate in names if not candidate.exists())
-    # the file itself goes last: what is beside it must not be taken for that of the new one
-    for ending in (*_BESIDE, ""):
-        piece = file.with_name(file.name + ending)
-        if piece.exists():
-            piece.rename(kept.with_name(kept.name + ending))
+    # the file itself last: its side files must not be used with the new file
+    for suffix in (*_SIDE_FILE_SUFFIXES, ""):
+        side_file = file.with_name(file.name + suffix)
+        if side_file.exists():
+            side_file.rename(kept.with_name(kept.name + suffix))
     return kept

@@ -1,6 +1,6 @@
-"""The jobs an endpoint has in hand: found by id and key, waited for, watched over, cancelled, and in time forgotten.
+"""The job manager: finds jobs by id and key, waits for them, enforces timeouts, cancels them and deletes old ones.
 
-Everything here happens on one event loop; tasks report from their threads through `finished`, `tell` and `waits`.
+Not thread-safe: all calls happen on one event loop. Only `finished`, `emit` and `set_waits` may be called from other threads.
 """
 
 from __future__ import annotations
@@ -15,47 +15,47 @@ from dataclasses import replace
 from typing import Any
 
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
-from yggdrasill.server_ext.blockers import Blockers
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
-from yggdrasill.server_ext.retention import Memory, Retention
+from yggdrasill.server_ext.retention import OutputRetention, Retention
 from yggdrasill.server_ext.tasks import Task, error_dict, stop_error
+from yggdrasill.server_ext.wait_for_graph import WaitForGraph
 from yggdrasill.values.stores.base import ArtifactStore
 
 __all__ = ["JobManager"]
 
-_SWEEP = 0.2
-_PRUNE = 60.0
-_LOOK = 0.5
-_RECENT = 256
-_CHANGING = ("status", "started", "finished", "output", "error", "timing", "artifacts", "request")
+_CHECK_SECONDS = 0.2
+_PRUNE_SECONDS = 60.0
+_POLL_SECONDS = 0.5
+_MAX_RECENT = 256
+_FINAL_FIELDS = ("status", "started", "finished", "output", "error", "timing", "artifacts", "request")
 
 
 class JobManager:
-    """Live jobs in memory, the rest in the store."""
+    """The jobs of one endpoint: unfinished ones in memory, all of them in the job store."""
 
     def __init__(self, jobs: JobStore, hub: EventHub, host: Host, store: ArtifactStore, redactor: Redactor, retention: Retention) -> None:
         self._jobs, self._hub, self._host, self._store, self._redactor = jobs, hub, host, store, redactor
-        self._memory = Memory(jobs, store, retention)
+        self._retention = OutputRetention(jobs, store, retention)
         self._keys: dict[str, str] = {}
         self._live: dict[str, Job] = {}
         self._tasks: dict[str, Task] = {}
-        self._blockers = Blockers(hub, self._tasks, self._refuse)
+        self._wait_for_graph = WaitForGraph(hub, self._tasks, self._fail_queued)
         self._recent: OrderedDict[str, Job] = OrderedDict()
         self._done: dict[str, asyncio.Future[None]] = {}
-        self._promised: dict[str, float] = {}
+        self._reserved: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._sweeper: asyncio.Task[None] | None = None
-        self._closing: set[asyncio.Task[None]] = set()
-        self._ended = False
+        self._checker: asyncio.Task[None] | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+        self._stopped = False
 
-    # -- life ---------------------------------------------------------------------------------------------------
+    # -- start and stop -----------------------------------------------------------------------------------------
 
     async def start(self) -> list[Job]:
-        """Take up the stored jobs and give those that are not finished."""
+        """Load the stored jobs and return the unfinished ones."""
         self._loop = asyncio.get_running_loop()
         self._keys = await asyncio.wrap_future(self._jobs.keys())
         unfinished = await asyncio.wrap_future(self._jobs.unfinished())
@@ -64,38 +64,38 @@ class JobManager:
             if job_id in running:
                 self._store.pin(f"call:{running[job_id].key}", hashes)
             else:
-                self._memory.keep(job_id, hashes)
+                self._retention.keep(job_id, hashes)
         for job in unfinished:
-            self._take_up(job)
-        self._sweeper = asyncio.create_task(self._watch())
+            self._track(job)
+        self._checker = asyncio.create_task(self._check_regularly())
         return unfinished
 
     async def stop(self) -> None:
-        """Watch no longer, and let everybody go who waits."""
-        self._ended = True
-        if self._sweeper is not None:
-            self._sweeper.cancel()
+        """Stop the checks and release all waiting callers."""
+        self._stopped = True
+        if self._checker is not None:
+            self._checker.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._sweeper
-        if self._closing:
-            await asyncio.wait(self._closing)
+                await self._checker
+        if self._ending:
+            await asyncio.wait(self._ending)
 
     @property
     def live(self) -> list[Job]:
-        """Jobs that are not finished."""
+        """The unfinished jobs."""
         return list(self._live.values())
 
     # -- adding -------------------------------------------------------------------------------------------------
 
     async def add(self, job: Job) -> None:
-        """Take a new job in and store it; from this call on its key is taken.
+        """Add a new job and store it. Its key is in use from this call on.
 
         Raises:
-            StorageFailed: it could not be stored, and is as if it had never come.
+            StorageFailed: the job could not be stored; nothing was added.
         """
         self._keys[job.key] = job.job_id
-        self._take_up(job)
-        self._promised.pop(job.key, None)
+        self._track(job)
+        self._reserved.pop(job.key, None)
         try:
             await asyncio.wrap_future(self._jobs.insert(job))
         except StorageFailed:
@@ -106,24 +106,24 @@ class JobManager:
         self._hub.emit(job.job_id, "status", {"status": IN_QUEUE})
 
     def run(self, task: Task) -> None:
-        """Give a job to the host."""
+        """Queue a job on the host."""
         if task.job.token.cancelled:
             self._end_soon(task.job)
             return
         self._tasks[task.job.job_id] = task
         self._host.enqueue(task)
-        self._blockers.queued(task)
+        self._wait_for_graph.add_queued(task)
 
-    def expect(self, key: str, seconds: float) -> None:
-        """Keep what is pinned for a call that will come again, its missing artifacts sent."""
-        self._promised[key] = time.monotonic() + seconds
+    def reserve_inputs(self, key: str, seconds: float) -> None:
+        """Keep the inputs of a call pinned for ``seconds``: the caller uploads missing artifacts and repeats the call."""
+        self._reserved[key] = time.monotonic() + seconds
 
-    def release_call(self, job: Job) -> None:
-        """Another request for a job that is there pinned its inputs again; those of a finished one are let go."""
+    def release_inputs(self, job: Job) -> None:
+        """Unpin the inputs that a repeated request pinned again, if its job has already finished."""
         if job.is_final:
             self._store.unpin(f"call:{job.key}")
 
-    def _take_up(self, job: Job) -> None:
+    def _track(self, job: Job) -> None:
         job.last_seen = time.monotonic()
         self._live[job.job_id] = job
         self._done[job.job_id] = asyncio.get_running_loop().create_future()
@@ -131,53 +131,54 @@ class JobManager:
     # -- finding ------------------------------------------------------------------------------------------------
 
     async def find(self, job_id: str) -> Job:
-        """The job of that id.
+        """Return the job with this id.
 
         Raises:
-            UnknownJob
+            UnknownJob: the id was never assigned, or the job was deleted.
         """
         job = self._live.get(job_id) or self._recent.get(job_id) or await asyncio.wrap_future(self._jobs.get(job_id))
         if job is None:
             raise UnknownJob(
-                f"there is no job {job_id[:80]!r}; it was never made here, or was finished long ago and forgotten", name=job_id[:80]
+                f"Unknown job {job_id[:80]!r}. It was never created on this endpoint, or it finished long ago and was deleted.",
+                name=job_id[:80],
             )
         job.last_seen = time.monotonic()
         return job
 
     async def find_key(self, key: str) -> Job | None:
-        """The job that was made with this key, if there is one."""
+        """Return the job with this key, or None."""
         job_id = self._keys.get(key)
         return None if job_id is None else await self.find(job_id)
 
     async def newest(self, graph_id: str | None, status: str | None, limit: int) -> list[Job]:
-        """Jobs, newest first."""
+        """Return jobs, newest first."""
         stored = await asyncio.wrap_future(self._jobs.newest(graph_id=graph_id, status=status, limit=limit))
         return [self._live.get(job.job_id, job) for job in stored]
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def attended(self, job: Job) -> Iterator[None]:
-        """Somebody waits for the job while this is open."""
-        job.present += 1
+    def attend(self, job: Job) -> Iterator[None]:
+        """Count a caller as waiting for the job inside the ``with`` block, so that the job does not become orphaned."""
+        job.waiters += 1
         try:
             yield
         finally:
-            job.present -= 1
+            job.waiters -= 1
             job.last_seen = time.monotonic()
 
-    async def wait(self, job: Job, seconds: float, is_there: Callable[[], bool]) -> None:
-        """Until the job is finished, the time is over, or whoever waits is gone."""
+    async def wait(self, job: Job, seconds: float, is_connected: Callable[[], bool]) -> None:
+        """Wait until the job has ended, ``seconds`` have passed, or ``is_connected()`` returns False."""
         done = self._done.get(job.job_id)
         until = time.monotonic() + seconds
-        with self.attended(job):
-            while done is not None and not done.done() and not self._ended and (left := until - time.monotonic()) > 0 and is_there():
-                await asyncio.wait([done], timeout=min(left, _LOOK))
+        with self.attend(job):
+            while done is not None and not done.done() and not self._stopped and (left := until - time.monotonic()) > 0 and is_connected():
+                await asyncio.wait([done], timeout=min(left, _POLL_SECONDS))
 
     # -- ending -------------------------------------------------------------------------------------------------
 
     def stop_job(self, job: Job, reason: str, stopped_as: str = CANCELLED) -> None:
-        """Ask a job to end: at once if it has not begun, else at its next node. A finished one is left as it is."""
+        """Stop a job: a queued job ends immediately, a running one at its next node. A finished job is unchanged."""
         if job.is_final or job.token.cancelled:
             return
         job.stopped_as = stopped_as
@@ -186,42 +187,42 @@ class JobManager:
         if task is not None and self._host.withdraw(task):
             self._end_soon(job)
 
-    def shelve(self, job: Job) -> None:
-        """Take a job that has not begun away from the host; its row stays as it is, for the next start."""
+    def suspend(self, job: Job) -> None:
+        """Remove a queued job from the host. Its row is unchanged, so the next start runs it."""
         task = self._tasks.get(job.job_id)
         if task is not None and self._host.withdraw(task):
             del self._tasks[job.job_id], self._live[job.job_id]
 
     def fail(self, job: Job, error: Exception) -> None:
-        """End a job that cannot be run."""
+        """End a job that cannot run, with this error."""
         self._end_soon(job, error)
 
     def finished(self, job: Job, final: Job) -> None:
-        """Called by a task, from its thread, with the job's final form as it is stored."""
-        self._call(self._settle, job, final)
+        """Apply the final, stored form of a job. Called by tasks from their threads."""
+        self._call_on_loop(self._apply_final, job, final)
 
-    def tell(self, job: Job, kind: str, data: dict[str, Any], slot: str | None = None) -> None:
-        """Called by a task, from its thread: an event of its job; see `EventHub.emit`."""
-        self._call(self._hub.emit, job.job_id, kind, data, slot)
+    def emit(self, job: Job, kind: str, data: dict[str, Any], slot: str | None = None) -> None:
+        """Emit an event of a job; see `EventHub.emit`. Called by tasks from their threads."""
+        self._call_on_loop(self._hub.emit, job.job_id, kind, data, slot)
 
-    def waits(self, task: Task, keys: list[str]) -> None:
-        """Called by a task, from any thread: the calls that its run waits for now."""
-        self._call(self._blockers.waits, task, keys)
+    def set_waits(self, task: Task, keys: list[str]) -> None:
+        """Record the calls that a run waits for. Called from any thread."""
+        self._call_on_loop(self._wait_for_graph.set_waits, task, keys)
 
-    def _refuse(self, job: Job, error: Exception) -> None:
+    def _fail_queued(self, job: Job, error: Exception) -> None:
         if self._host.withdraw(self._tasks[job.job_id]):
             self._end_soon(job, error)
 
-    def _call(self, act: Callable[..., Any], *arguments: Any) -> None:
-        # a closed loop: the endpoint is gone, and the row says what is to be said
+    def _call_on_loop(self, function: Callable[..., Any], *arguments: Any) -> None:
+        # the loop is closed when the endpoint has shut down; the row holds the result
         with contextlib.suppress(RuntimeError):
             if self._loop is not None:
-                self._loop.call_soon_threadsafe(act, *arguments)
+                self._loop.call_soon_threadsafe(function, *arguments)
 
     def _end_soon(self, job: Job, error: Exception | None = None) -> None:
-        closing = asyncio.ensure_future(self._end(job, error))
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        ending = asyncio.ensure_future(self._end(job, error))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     async def _end(self, job: Job, error: Exception | None) -> None:
         status = job.stopped_as if error is None else FAILED
@@ -229,18 +230,18 @@ class JobManager:
         final = replace(job, status=status, finished=time.time(), error=reported, artifacts=(), request={})
         with contextlib.suppress(StorageFailed):
             await asyncio.wrap_future(self._jobs.update(final))
-        self._settle(job, final)
+        self._apply_final(job, final)
 
-    def _settle(self, job: Job, final: Job) -> None:
-        for name in _CHANGING:
+    def _apply_final(self, job: Job, final: Job) -> None:
+        for name in _FINAL_FIELDS:
             setattr(job, name, getattr(final, name))
         self._tasks.pop(job.job_id, None)
         self._live.pop(job.job_id, None)
         self._recent[job.job_id] = job
-        while len(self._recent) > _RECENT:
+        while len(self._recent) > _MAX_RECENT:
             self._recent.popitem(last=False)
         if job.artifacts:
-            self._memory.keep(job.job_id, job.artifacts)
+            self._retention.keep(job.job_id, job.artifacts)
         else:
             self._store.unpin(f"job:{job.job_id}")
         self._store.unpin(f"call:{job.key}")
@@ -249,33 +250,36 @@ class JobManager:
         if done is not None and not done.done():
             done.set_result(None)
 
-    # -- watching -----------------------------------------------------------------------------------------------
+    # -- periodic checks ----------------------------------------------------------------------------------------
 
-    async def _watch(self) -> None:
-        next_prune = time.monotonic() + _PRUNE
+    async def _check_regularly(self) -> None:
+        next_prune = time.monotonic() + _PRUNE_SECONDS
         while True:
-            await asyncio.sleep(_SWEEP)
+            await asyncio.sleep(_CHECK_SECONDS)
             now = time.monotonic()
             for job in self.live:
-                self._look_after(job, now)
-            self._blockers.look(now)
-            for key in [key for key, until in self._promised.items() if until < now]:
-                del self._promised[key]
+                self._check_limits(job, now)
+            self._wait_for_graph.fail_deadlocked(now)
+            for key in [key for key, until in self._reserved.items() if until < now]:
+                del self._reserved[key]
                 self._store.unpin(f"call:{key}")
-            if now > next_prune or self._memory.is_full:
-                next_prune = now + _PRUNE
+            if now > next_prune or self._retention.is_full:
+                next_prune = now + _PRUNE_SECONDS
                 with contextlib.suppress(StorageFailed):
                     await self.prune()
 
-    def _look_after(self, job: Job, now: float) -> None:
+    def _check_limits(self, job: Job, now: float) -> None:
         if job.timeout is not None and time.time() > job.created + job.timeout:
-            self.stop_job(job, f"not finished within its timeout of {job.timeout:g} s", TIMED_OUT)
-        elif not job.detached and not job.present and now - job.last_seen > job.orphan_after:
-            self.stop_job(job, f"caller gone for more than {job.orphan_after:g} s; a detached job would have gone on")
+            self.stop_job(job, f"The job did not finish within its timeout of {job.timeout:g} s.", TIMED_OUT)
+        elif not job.detached and not job.waiters and now - job.last_seen > job.orphan_after:
+            self.stop_job(
+                job,
+                f"The caller was disconnected for more than {job.orphan_after:g} s. Submit the job as detached to keep it running without a caller.",
+            )
 
     async def prune(self) -> None:
-        """Forget jobs that were finished long ago."""
-        gone = await self._memory.prune()
-        for job_id in gone:
+        """Delete finished jobs beyond the retention limits."""
+        removed = await self._retention.prune()
+        for job_id in removed:
             self._recent.pop(job_id, None)
-        self._keys = {key: job_id for key, job_id in self._keys.items() if job_id not in gone}
+        self._keys = {key: job_id for key, job_id in self._keys.items() if job_id not in removed}

@@ -1,10 +1,12 @@
-"""The JSON bodies of requests and answers, as pydantic models: the checks of the former and the document of both."""
+"""The JSON bodies of requests and responses as pydantic models, used for validation and for the OpenAPI document."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from yggdrasill.foundation.kinds import kinds
 
 __all__ = [
     "ArtifactFolder",
@@ -40,35 +42,40 @@ Status = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", 
 
 
 class _Body(BaseModel):
-    """A request's body: unknown keys and wrong types are mistakes."""
+    """A request body. Unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, defer_build=True)
 
 
 class _Answer(BaseModel):
-    """An answer's body, for the document."""
+    """A response body, for the OpenAPI document."""
 
     model_config = ConfigDict(extra="forbid", defer_build=True)
 
 
 class WireModel(_Body):
-    """A value: its skeleton, and its payloads inline or by reference to artifacts."""
+    """A value in wire form: its skeleton, and its payloads inline or as references to artifacts."""
 
     skeleton: Any
     payloads: list[dict[str, Any]]
 
 
-class GraphModel(_Body):
-    """What to serve: a config, and the state of blocks that name no checkpoint; ``idle_after`` seconds without a call it is removed."""
+def _served_kinds(schema: dict[str, Any]) -> None:
+    """Name in the document the kinds that `Deployments.put` accepts."""
+    schema["enum"] = [kind.name for kind in kinds() if kind.servable]
 
-    kind: Literal["graph", "pipeline", "stage", "world", "comfy"]
+
+class GraphModel(_Body):
+    """A config to deploy, with the state of blocks that have no checkpoint. Removed after ``idle_after`` seconds without a call."""
+
+    kind: str = Field(min_length=1, max_length=100, json_schema_extra=_served_kinds)
     config: dict[str, Any]
     state: WireModel | None = None
     idle_after: float | None = Field(default=None, gt=0, le=366 * 86400, allow_inf_nan=False)
 
 
 class RunModel(_Body):
-    """The caller's run context: what random numbers are drawn from."""
+    """The caller's run context, which determines random numbers: seed, node path and pass."""
 
     seed: int | None = None
     path: list[Annotated[str, Field(max_length=500)]] = Field(default_factory=list, max_length=64)
@@ -76,7 +83,7 @@ class RunModel(_Body):
 
 
 class JobModel(_Body):
-    """A call of a served graph. The same ``key`` again finds the same job; ``wait`` seconds the answer may take."""
+    """A call of a deployment. A repeated ``key`` returns the same job. ``wait`` is how many seconds the response may take."""
 
     key: str = Field(min_length=1, max_length=200)
     inputs: WireModel
@@ -89,14 +96,14 @@ class JobModel(_Body):
 
 
 class WorkflowModel(JobModel):
-    """A call of a ComfyUI API prompt whose ports are Graph Input and Graph Output nodes; ``graph_id`` is what messages call it."""
+    """A call of a ComfyUI API prompt whose ports are Graph Input and Graph Output nodes. ``graph_id`` is its name in messages."""
 
     prompt: dict[str, Any]
     graph_id: str = Field(default="workflow", min_length=1, max_length=200)
 
 
 class ModelFetchModel(_Body):
-    """A model file to bring to the endpoint. The same ``key`` again finds the same job."""
+    """A model file to download to the endpoint. A repeated ``key`` returns the same job."""
 
     key: str = Field(min_length=1, max_length=200)
     url: str = Field(min_length=1, max_length=2000)
@@ -106,19 +113,19 @@ class ModelFetchModel(_Body):
 
 
 class ArtifactHashes(_Body):
-    """Names of artifacts."""
+    """Hashes of artifacts."""
 
     hashes: list[Hash] = Field(max_length=100_000)
 
 
 class ModelFiles(_Body):
-    """Names of model files, as prompts spell them."""
+    """Names of model files, as in prompts."""
 
     files: list[Annotated[str, Field(max_length=1000)]] = Field(max_length=256)
 
 
 class ErrorBody(_Answer):
-    """What went wrong: the class, a message for people, facts for programs."""
+    """An error: its class, a message, and details for programs."""
 
     type: str
     message: str
@@ -126,13 +133,13 @@ class ErrorBody(_Answer):
 
 
 class ErrorModel(_Answer):
-    """Every answer that is no success."""
+    """The body of every unsuccessful response."""
 
     error: ErrorBody
 
 
 class QueueModel(_Answer):
-    """How busy the endpoint is."""
+    """The load of the endpoint."""
 
     queued: int
     running: int
@@ -140,7 +147,7 @@ class QueueModel(_Answer):
 
 
 class MemoryModel(_Answer):
-    """Bytes of a device that the endpoint computes on."""
+    """Memory of a device that the endpoint computes on, in bytes."""
 
     device: str
     free: int
@@ -148,7 +155,7 @@ class MemoryModel(_Answer):
 
 
 class HealthModel(_Answer):
-    """The endpoint is alive."""
+    """The health of the endpoint."""
 
     status: Literal["ok"]
     protocol: int
@@ -158,7 +165,7 @@ class HealthModel(_Answer):
 
 
 class Capabilities(_Answer):
-    """What the endpoint is and has."""
+    """The capabilities of the endpoint."""
 
     protocol: int
     version: str
@@ -177,7 +184,7 @@ class Capabilities(_Answer):
 
 
 class NodeForms(_Answer):
-    """Node classes of a ComfyUI: entries as its /object_info tells them, those to be asked again for equal inputs, those it lacks."""
+    """Node classes of a ComfyUI: their /object_info entries, those that may change for equal inputs, and those it lacks."""
 
     nodes: dict[str, dict[str, Any]]
     asks_again: list[str]
@@ -185,13 +192,13 @@ class NodeForms(_Answer):
 
 
 class Fingerprints(_Answer):
-    """By file and model folder, what tells a model file's content; files that are not there are left out."""
+    """Fingerprints of model files by file and model folder. Missing files are omitted."""
 
     fingerprints: dict[str, dict[str, str]]
 
 
 class GraphSummary(_Answer):
-    """Something that is served."""
+    """A deployment."""
 
     graph_id: str
     kind: str
@@ -199,19 +206,19 @@ class GraphSummary(_Answer):
 
 
 class GraphList(_Answer):
-    """Everything that is served."""
+    """All deployments."""
 
     graphs: list[GraphSummary]
 
 
 class DeployedModel(GraphSummary):
-    """The answer to a deployment."""
+    """The response to a deployment request."""
 
     created: bool
 
 
 class Contract(GraphSummary):
-    """What a served graph takes and gives."""
+    """The contract of a deployment."""
 
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
@@ -223,7 +230,7 @@ class Contract(GraphSummary):
 
 
 class JobStarted(_Answer):
-    """A job; finished ones with output or error."""
+    """A job, with its output or error when it has finished."""
 
     job_id: str
     status: Status
@@ -233,7 +240,7 @@ class JobStarted(_Answer):
 
 
 class JobRow(_Answer):
-    """What is known of a job, besides its output."""
+    """A job without its output."""
 
     job_id: str
     key: str
@@ -254,13 +261,13 @@ class JobList(_Answer):
 
 
 class MissingArtifacts(_Answer):
-    """Those the endpoint lacks."""
+    """Hashes of the artifacts that the endpoint lacks."""
 
     missing: list[Hash]
 
 
 class ArtifactFolder(_Answer):
-    """Where the artifacts lie, and how many bytes they may be; no folder for callers on other machines."""
+    """The artifact folder and its quota in bytes. The folder is None for callers on other machines."""
 
     folder: str | None
     store_id: str
@@ -268,6 +275,6 @@ class ArtifactFolder(_Answer):
 
 
 class BatchStored(_Answer):
-    """How many artifacts of a batch were stored."""
+    """The number of artifacts stored from a batch."""
 
     stored: int

@@ -1,4 +1,4 @@
-"""The other endpoints this one knows: its data folder's endpoints.yaml and secrets.yaml as they are now, and the command line's."""
+"""The endpoints that this one knows: endpoints.yaml and secrets.yaml in its data folder, and peers from the command line."""
 
 from __future__ import annotations
 
@@ -24,77 +24,77 @@ _Stamp: TypeAlias = "tuple[int, int] | None"
 
 
 class KnownEndpoints:
-    """``file`` need not exist; ``peers`` are urls of endpoints to fetch from, and no places to run at.
+    """The registry file, read again when it changes.
 
-    ``learned`` is told every token that is read, so that it can be kept out of logs. A file that is broken at the start is an
-    error; one that breaks later leaves what was known. Calls of other endpoints pack their values in ``artifact_client``, and try one that is lost
-    with ``retry_policy``.
+    ``file`` may be missing. ``peers`` are urls from which artifacts may be fetched; nothing runs there. ``on_tokens`` receives all tokens
+    that are read, so that they can be redacted. Calls to the endpoints use ``artifact_client`` and ``retry_policy``.
+    A file that becomes invalid later is logged, and the previous registry stays in use.
 
     Raises:
-        InvalidConfig, UnknownEndpoint
+        InvalidConfig, UnknownEndpoint: the file is invalid when this object is created.
     """
 
     def __init__(
         self,
         file: Path,
         peers: Sequence[str],
-        learned: Callable[[list[str]], None],
+        on_tokens: Callable[[list[str]], None],
         artifact_client: ArtifactClient | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         self._file = file
         self._peers = list(peers)
-        self._learned = learned
+        self._on_tokens = on_tokens
         self._artifact_client = artifact_client
         self._retry_policy = retry_policy
         self._lock = threading.Lock()
         self._stamp: tuple[_Stamp, _Stamp] = None, None
         self._registry = EndpointRegistry()
-        self._read(self._look())
+        self._read(self._read_stamps())
 
     def knows(self, url: str) -> bool:
-        """Whether ``url`` lies at or below an endpoint of the file."""
+        """Return whether ``url`` is at or below an endpoint in the file."""
         return any(is_below(url, endpoint.url) for endpoint in self._current().endpoints.values())
 
     def is_peer(self, url: str) -> bool:
-        """Whether artifacts may be fetched from ``url``: below an endpoint of the file or one of ``peers``."""
+        """Return whether artifacts may be fetched from ``url``: it is below an endpoint in the file or below one of ``peers``."""
         return self.knows(url) or any(is_below(url, peer) for peer in self._peers)
 
     def registry(self) -> EndpointRegistry:
-        """The endpoints of the file as it is now."""
+        """Return the current registry."""
         return self._current()
 
     def resolver(self) -> Resolver | None:
-        """What places the parts of one config, None while no endpoint is known."""
+        """Return a resolver that applies the registry's placements to a config, or None without endpoints."""
         registry = self._current()
         return RegistryProject(registry) if registry.endpoints else None
 
     def _current(self) -> EndpointRegistry:
         with self._lock:
-            stamp = self._look()
+            stamp = self._read_stamps()
             if stamp != self._stamp:
                 try:
                     self._read(stamp)
                 except YggdrasillError as error:
                     self._stamp = stamp
-                    _LOG.warning("%s is left as it was read before: %s", self._file, error)
+                    _LOG.warning("%s is invalid; the version read before stays in use: %s", self._file, error)
             return self._registry
 
-    def _look(self) -> tuple[_Stamp, _Stamp]:
-        return _stamp_of(self._file), _stamp_of(secrets_path(self._file))
+    def _read_stamps(self) -> tuple[_Stamp, _Stamp]:
+        return _file_stamp(self._file), _file_stamp(secrets_path(self._file))
 
     def _read(self, stamp: tuple[_Stamp, _Stamp]) -> None:
         if stamp[0] is None:
             registry = EndpointRegistry(artifact_client=self._artifact_client, retry_policy=self._retry_policy)
         else:
             registry = EndpointRegistry.from_yaml(self._file, artifact_client=self._artifact_client, retry_policy=self._retry_policy)
-        self._learned([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
+        self._on_tokens([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
         self._registry, self._stamp = registry, stamp
 
 
-def _stamp_of(file: Path) -> _Stamp:
+def _file_stamp(file: Path) -> _Stamp:
     try:
-        facts = file.stat()
+        status = file.stat()
     except OSError:
         return None
-    return facts.st_mtime_ns, facts.st_size
+    return status.st_mtime_ns, status.st_size

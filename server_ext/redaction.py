@@ -1,4 +1,4 @@
-"""Secrets out of everything that leaves the process: error messages, job rows, events, logs."""
+"""Removal of secrets from everything that leaves the process: error messages, job rows, events, logs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from typing import Any
 __all__ = ["RedactingFormatter", "Redactor", "secrets_of_environment"]
 
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|APIKEY|CREDENTIALS?)(_|$)", re.IGNORECASE)
-_SHORTEST = 8
+_MIN_LENGTH = 8
 _MARK = "[secret]"
 
 
 def secrets_of_environment(environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Values of variables whose names say that they are secret."""
+    """Return the values of environment variables whose names contain TOKEN, SECRET, PASSWORD, KEY or similar."""
     return [value for name, value in environment.items() if _SECRET_NAME.search(name)]
 
 
 class Redactor:
-    """Puts ``[secret]`` in the place of every known secret; one too short to be told from ordinary text is left alone."""
+    """Replaces known secrets by ``[secret]``. Secrets under 8 characters are ignored, because they occur in ordinary text."""
 
     def __init__(self, known: Iterable[str] = ()) -> None:
         self._words: set[str] = set()
@@ -29,18 +29,18 @@ class Redactor:
         self.learn(known)
 
     def learn(self, known: Iterable[str]) -> None:
-        """Know more secrets."""
-        self._words |= {word for word in known if len(word) >= _SHORTEST}
-        # the longest first: one secret may begin with another
+        """Add secrets."""
+        self._words |= {word for word in known if len(word) >= _MIN_LENGTH}
+        # longest first: one secret may be a prefix of another
         words = sorted(self._words, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, words))) if words else None
 
     def text(self, text: str) -> str:
-        """``text`` without secrets."""
+        """Return ``text`` with secrets replaced."""
         return text if self._pattern is None else self._pattern.sub(_MARK, text)
 
     def value(self, value: Any) -> Any:
-        """A JSON value without secrets; what JSON has no form for becomes its text."""
+        """Return a JSON value with secrets replaced in keys and strings. Values that JSON cannot represent become strings."""
         if isinstance(value, str):
             return self.text(value)
         if isinstance(value, Mapping):
@@ -51,7 +51,7 @@ class Redactor:
 
 
 class RedactingFormatter(logging.Formatter):
-    """A formatter whose lines, tracebacks included, hold no secret."""
+    """A log formatter that replaces secrets in the whole record, including tracebacks."""
 
     def __init__(self, redactor: Redactor, pattern: str) -> None:
         super().__init__(pattern)

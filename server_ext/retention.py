@@ -1,4 +1,4 @@
-"""How long finished jobs are remembered, and their outputs kept from eviction."""
+"""Retention of finished jobs and of their outputs in the artifact store."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.stores.disk import DiskStore
 
-__all__ = ["Memory", "Retention", "fair_quota"]
+__all__ = ["OutputRetention", "Retention", "default_quota"]
 
-_LARGEST_QUOTA = 64 << 30
+_MAX_DEFAULT_QUOTA = 64 << 30
 
 
 @dataclass(frozen=True)
 class Retention:
-    """How long finished jobs and their outputs are kept: so many seconds, so many jobs, so many bytes of artifacts."""
+    """Limits for finished jobs: age in seconds, number of jobs, and bytes of output artifacts."""
 
     seconds: float = 24 * 3600.0
     jobs: int = 1000
     bytes: int = 16 << 30
 
     def within(self, quota: int) -> Retention:
-        """The same, with outputs in at most half of a store's ``quota``, so that there is room for those to come."""
+        """Return limits with outputs bounded to half of a store's ``quota``, so that new artifacts have room."""
         return replace(self, bytes=min(self.bytes, quota // 2))
 
 
-def fair_quota(store: DiskStore) -> int:
-    """Bytes for a store whose owner named none: half of what is free on its disk or taken by its artifacts, at most 64 GiB.
+def default_quota(store: DiskStore) -> int:
+    """Return the default quota in bytes: half of the free disk space plus the store's size, at most 64 GiB.
 
     Raises:
-        StorageFailed: the disk does not tell.
+        StorageFailed: the free space cannot be read.
     """
     used = store.used_bytes
     try:
-        return min(_LARGEST_QUOTA, (shutil.disk_usage(store.folder).free + used) // 2)
+        return min(_MAX_DEFAULT_QUOTA, (shutil.disk_usage(store.folder).free + used) // 2)
     except OSError as error:
-        raise StorageFailed(f"cannot tell what is free at {str(store.folder)!r}: {error.strerror or error}; set artifact_quota") from error
+        raise StorageFailed(
+            f"Cannot read the free space at {str(store.folder)!r}: {error.strerror or error}. Set artifact_quota."
+        ) from error
 
 
-class Memory:
-    """The outputs that are kept, oldest first."""
+class OutputRetention:
+    """Pins the outputs of finished jobs, and removes the oldest jobs beyond the limits."""
 
     def __init__(self, jobs: JobStore, store: ArtifactStore, limits: Retention) -> None:
         self._jobs, self._store, self._limits = jobs, store, limits
@@ -53,33 +55,33 @@ class Memory:
 
     @property
     def is_full(self) -> bool:
-        """Whether outputs take more bytes than they may, one job's output apart."""
+        """Whether outputs exceed the byte limit. The newest output is always kept."""
         return len(self._kept) > 1 and sum(self._kept.values()) > self._limits.bytes
 
     def keep(self, job_id: str, hashes: tuple[str, ...]) -> None:
-        """Keep a finished job's artifacts."""
+        """Pin the artifacts of a finished job."""
         self._store.pin(f"job:{job_id}", hashes)
         missing = set(self._store.missing(hashes))
         self._kept[job_id] = sum(self._store.nbytes(name) for name in hashes if name not in missing)
 
     async def prune(self) -> set[str]:
-        """Forget what is too old or too much, let the store evict its artifacts, and give the ids.
+        """Delete jobs beyond the limits, unpin their artifacts, and return their ids.
 
         Raises:
-            StorageFailed: nothing was forgotten.
+            StorageFailed: nothing was deleted.
         """
         limits = self._limits
-        old: list[str] = await asyncio.wrap_future(self._jobs.expired(finished_before=time.time() - limits.seconds, keep=limits.jobs))
-        gone = set(old)
+        expired: list[str] = await asyncio.wrap_future(self._jobs.expired(finished_before=time.time() - limits.seconds, keep=limits.jobs))
+        removed = set(expired)
         total = sum(self._kept.values())
         for job_id, nbytes in list(self._kept.items())[:-1]:
             if total <= limits.bytes:
                 break
             total -= nbytes
-            gone.add(job_id)
-        if gone:
-            await asyncio.wrap_future(self._jobs.remove(list(gone)))
-        for job_id in gone:
+            removed.add(job_id)
+        if removed:
+            await asyncio.wrap_future(self._jobs.remove(list(removed)))
+        for job_id in removed:
             self._kept.pop(job_id, None)
             self._store.unpin(f"job:{job_id}")
-        return gone
+        return removed

@@ -1,20 +1,30 @@
-"""The table of the HTTP routes: what is asked how, who answers, and what goes in and out. The OpenAPI document is made from it."""
+"""The table of HTTP routes, and the OpenAPI document generated from it."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 
+import yggdrasill
 from yggdrasill.remote.client import BASE_PATH
 from yggdrasill.server_ext import models
+from yggdrasill.server_ext.models import ErrorModel
 
-__all__ = ["BASE_PATH", "ROUTES", "Route"]
+__all__ = ["BASE_PATH", "ROUTES", "Route", "openapi_document"]
+
+_REFERENCES = "#/components/schemas/{model}"
 
 
 @dataclass(frozen=True)
 class Route:
-    """One line of the table: what is asked how, which method of `yggdrasill.server_ext.routes.Endpoint` answers, and what goes in and out."""
+    """A route: method, path, handler (a method of `yggdrasill.server_ext.routes.Endpoint`), and the models of its bodies.
+
+    ``signed`` routes accept a signed url in place of the token; ``query`` lists required query parameters.
+    """
 
     method: str
     path: str
@@ -28,28 +38,28 @@ class Route:
 
 
 ROUTES = (
-    Route("GET", "/health", "health", "Alive, and how busy", answer=models.HealthModel),
+    Route("GET", "/health", "health", "Liveness and load", answer=models.HealthModel),
     Route("GET", "/capabilities", "capabilities", "Versions, torch build, devices, block types, limits", answer=models.Capabilities),
-    Route("GET", "/nodes", "nodes", "Forms of a ComfyUI's node classes, ?classes=A,B", answer=models.NodeForms, query=("classes",)),
+    Route("GET", "/nodes", "nodes", "Definitions of ComfyUI node classes, ?classes=A,B", answer=models.NodeForms, query=("classes",)),
     Route(
         "POST",
         "/checkpoints/fingerprints",
         "fingerprints",
-        "What tells the content of a ComfyUI's model files",
+        "Fingerprints of ComfyUI model files",
         models.ModelFiles,
         models.Fingerprints,
     ),
     Route("GET", "/openapi.json", "openapi", "This document"),
-    Route("GET", "/graphs", "graphs", "What is served", answer=models.GraphList),
-    Route("PUT", "/graphs/{graph_id}", "deploy", "Serve a config", models.GraphModel, models.DeployedModel, (200, 201)),
-    Route("GET", "/graphs/{graph_id}", "graph", "A served config", answer=models.GraphSummary),
-    Route("DELETE", "/graphs/{graph_id}", "remove", "Serve it no longer", statuses=(204,)),
+    Route("GET", "/graphs", "graphs", "Deployments", answer=models.GraphList),
+    Route("PUT", "/graphs/{graph_id}", "deploy", "Deploy a config", models.GraphModel, models.DeployedModel, (200, 201)),
+    Route("GET", "/graphs/{graph_id}", "graph", "The config of a deployment", answer=models.GraphSummary),
+    Route("DELETE", "/graphs/{graph_id}", "remove", "Remove a deployment", statuses=(204,)),
     Route("GET", "/graphs/{graph_id}/contract", "contract", "Typed inputs and outputs", answer=models.Contract),
     Route(
         "POST",
         "/graphs/{graph_id}/jobs",
         "submit",
-        "Start a job, or find the one of the same key",
+        "Start a job, or return the job with the same key",
         models.JobModel,
         models.JobStarted,
         (200, 202),
@@ -58,30 +68,75 @@ ROUTES = (
         "POST",
         "/workflows",
         "submit_workflow",
-        "Start a job of a ComfyUI API prompt with ports, or find the one of the same key",
+        "Start a job that runs a ComfyUI API prompt with ports, or return the job with the same key",
         models.WorkflowModel,
         models.JobStarted,
         (200, 202),
     ),
-    Route(
-        "POST", "/models", "fetch_model", "Bring a model file here from an allowed source", models.ModelFetchModel, models.JobRow, (202,)
-    ),
+    Route("POST", "/models", "fetch_model", "Download a model file from an allowed source", models.ModelFetchModel, models.JobRow, (202,)),
     Route("GET", "/jobs", "jobs", "Jobs, newest first", answer=models.JobList),
-    Route("GET", "/jobs/{job_id}", "job", "A job's state", answer=models.JobRow),
+    Route("GET", "/jobs/{job_id}", "job", "The status of a job", answer=models.JobRow),
     Route(
         "GET",
         "/jobs/{job_id}/output",
         "output",
-        "A job's result, waiting for it if asked to",
+        "The result of a job; ?wait=SECONDS waits for it",
         answer=models.JobStarted,
         statuses=(200, 202),
     ),
     Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
-    Route("GET", "/jobs/{job_id}/events", "job_events", "A job's events as they happen, from after Last-Event-ID"),
-    Route("GET", "/events", "events", "All events as they happen"),
-    Route("GET", "/artifacts/folder", "artifact_folder", "Where artifacts lie, for a caller on this machine", answer=models.ArtifactFolder),
+    Route("GET", "/jobs/{job_id}/events", "job_events", "Events of a job after Last-Event-ID, as a stream"),
+    Route("GET", "/events", "events", "Events of all jobs, as a stream"),
+    Route(
+        "GET", "/artifacts/folder", "artifact_folder", "The artifact folder, for callers on the same machine", answer=models.ArtifactFolder
+    ),
     Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
     Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored),
     Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201)),
-    Route("GET", "/artifacts/{hash}", "get_artifact", "An artifact's bytes, or a range of them", signed=True),
+    Route("GET", "/artifacts/{hash}", "get_artifact", "The bytes of an artifact or of a range", signed=True),
 )
+
+
+def openapi_document() -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of all routes under ``/yggdrasill/v1``."""
+    used: dict[type[BaseModel], None] = dict.fromkeys(
+        model for route in ROUTES for model in (route.body, route.answer) if model is not None
+    )
+    used[ErrorModel] = None
+    _, schemas = models_json_schema([(model, "validation") for model in used], ref_template=_REFERENCES)
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(BASE_PATH + route.path, {})[route.method.lower()] = _operation(route)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Yggdrasill endpoint", "version": yggdrasill.__version__},
+        "security": [{"token": []}],
+        "paths": paths,
+        "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
+    }
+
+
+def _operation(route: Route) -> dict[str, Any]:
+    success: dict[str, Any] = {"description": route.summary}
+    if route.answer is not None:
+        success["content"] = _json_content(route.answer)
+    operation: dict[str, Any] = {
+        "operationId": route.handler,
+        "summary": route.summary,
+        "parameters": [
+            {"name": name, "in": location, "required": True, "schema": {"type": "string"}}
+            for location, names in (("path", re.findall(r"{(\w+)}", route.path)), ("query", route.query))
+            for name in names
+        ],
+        "responses": {
+            **{str(status): success for status in route.statuses},
+            "default": {"description": "The error", "content": _json_content(ErrorModel)},
+        },
+    }
+    if route.body is not None:
+        operation["requestBody"] = {"required": True, "content": _json_content(route.body)}
+    return operation
+
+
+def _json_content(model: type[BaseModel]) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": _REFERENCES.format(model=model.__name__)}}}

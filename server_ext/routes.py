@@ -1,7 +1,7 @@
-"""The handlers of the routes: each parses a request, asks the service, and encodes the answer, on any aiohttp router.
+"""HTTP handlers: each parses a request, calls the service and encodes the response.
 
-`add_routes` may be called on an application of our own and on one that belongs to somebody else: guarding, limits and error
-answers are in the handlers themselves, not in middlewares.
+`add_routes` works on any aiohttp router, including that of a foreign application such as ComfyUI: authorization, limits and error
+responses are in the handlers, not in middlewares.
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from aiohttp import web
 
 import yggdrasill
 from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
-from yggdrasill.server_ext import models, streams
+from yggdrasill.server_ext import bodies, models
 from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.auth import Guard
-from yggdrasill.server_ext.bodies import read_model_body
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.model_sources import ModelRequest
-from yggdrasill.server_ext.route_table import BASE_PATH, ROUTES
-from yggdrasill.server_ext.same_machine import is_from_this_machine
+from yggdrasill.server_ext.model_fetch import ModelRequest
+from yggdrasill.server_ext.route_table import BASE_PATH, ROUTES, openapi_document
 from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
@@ -32,85 +30,86 @@ from yggdrasill.server_ext.tasks import error_dict
 __all__ = ["Endpoint", "add_routes"]
 
 _LOG = logging.getLogger("yggdrasill.server")
-_LONGEST_WAIT = 60.0
-_MOST_CLASSES = 100
-_PAUSE = 0.5
+_MAX_WAIT = 60.0
+_MAX_CLASSES = 100
+_EVENT_POLL_SECONDS = 0.5
 _PROTOCOL_HEADER = "X-Yggdrasill-Protocol"
+_FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "Via")
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def add_routes(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
-    """Add every route, guarded, to a router."""
+    """Add all routes to a router."""
     for route in ROUTES:
         handler = endpoint.guarded(getattr(endpoint, route.handler), signed=route.signed)
         if route.method == "GET":
             router.add_get(BASE_PATH + route.path, handler)
         else:
             router.add_route(route.method, BASE_PATH + route.path, handler)
-    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(endpoint.nothing))
+    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(endpoint.unknown_route))
 
 
 class Endpoint:
-    """The handlers, over one service and its guard."""
+    """The handlers of one service and its guard."""
 
     def __init__(self, service: Service, guard: Guard) -> None:
         self._service = service
         self._guard = guard
         self._document: dict[str, Any] | None = None
 
-    # -- around every handler -----------------------------------------------------------------------------------
+    # -- authorization and errors -------------------------------------------------------------------------------
 
     def guarded(self, handler: _Handler, *, signed: bool = False) -> _Handler:
-        """``handler`` behind the checks of Host, Origin, token and protocol, its errors turned into answers."""
+        """Wrap ``handler``: check Host, Origin, token and protocol first, and turn errors into error responses."""
 
-        async def answer(request: web.Request) -> web.StreamResponse:
+        async def guarded_handler(request: web.Request) -> web.StreamResponse:
             try:
                 self._check(request, signed)
                 return await handler(request)
             except YggdrasillError as error:
-                return self._failure(error, status_of(error))
+                return self._error_response(error, status_of(error))
             except (ConnectionError, asyncio.CancelledError, web.HTTPException):
                 raise
-            except Exception as error:  # noqa: BLE001 - an answer goes out, and the log says what broke
+            except Exception as error:  # noqa: BLE001 - logged and reported as status 500
                 _LOG.exception("%s %s failed", request.method, request.path)
-                return self._failure(error, 500)
+                return self._error_response(error, 500)
 
-        return answer
+        return guarded_handler
 
     def _check(self, request: web.Request, signed: bool) -> None:
         headers = request.headers
         self._guard.check_source(headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site"))
         if _CREDENTIALS & request.query.keys():
-            raise AccessDenied("a token in a url ends up in logs; send it as 'Authorization: Bearer TOKEN'", reason="token")
+            raise AccessDenied("Tokens in urls end up in logs. Send the token as 'Authorization: Bearer TOKEN'.", reason="token")
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
             self._guard.check_token(headers.get("Authorization"))
-        spoken = headers.get(_PROTOCOL_HEADER, str(PROTOCOL))
-        if spoken != str(PROTOCOL):
+        version = headers.get(_PROTOCOL_HEADER, str(PROTOCOL))
+        if version != str(PROTOCOL):
             raise ProtocolMismatch(
-                f"the request speaks protocol version {spoken[:20]!r}, this endpoint version {PROTOCOL}; install the same version on both sides",
+                f"The request has protocol version {version[:20]!r}, this endpoint has version {PROTOCOL}. Install the same version on both sides.",
                 protocol=PROTOCOL,
             )
 
-    def _failure(self, error: Exception, status: int) -> web.Response:
+    def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 429 else {}
         return _json({"error": error_dict(error, self._service.redactor)}, status, headers)
 
-    async def nothing(self, request: web.Request) -> web.Response:
-        """Any other path."""
+    async def unknown_route(self, request: web.Request) -> web.Response:
+        """Raise `UnknownName` for any other path."""
         raise UnknownName(
-            f"there is no route {request.method} {request.path[:200]}; GET {BASE_PATH}/openapi.json lists them", name=request.path[:200]
+            f"Unknown route {request.method} {request.path[:200]}. GET {BASE_PATH}/openapi.json lists the routes.", name=request.path[:200]
         )
 
-    # -- about --------------------------------------------------------------------------------------------------
+    # -- endpoint -----------------------------------------------------------------------------------------------
 
     async def health(self, request: web.Request) -> web.Response:
         """GET /health"""
-        facts = {"queue": self._service.queue_depth(), "memory": self._service.host.memory()}
-        return _json({"status": "ok", "protocol": PROTOCOL, "version": yggdrasill.__version__, **facts})
+        load = {"queue": self._service.queue_depth(), "memory": self._service.host.memory()}
+        return _json({"status": "ok", "protocol": PROTOCOL, "version": yggdrasill.__version__, **load})
 
     async def capabilities(self, request: web.Request) -> web.Response:
         """GET /capabilities"""
@@ -119,19 +118,17 @@ class Endpoint:
     async def nodes(self, request: web.Request) -> web.Response:
         """GET /nodes"""
         names = [name for name in request.query.get("classes", "").split(",") if name]
-        if not 0 < len(names) <= _MOST_CLASSES:
-            raise InvalidArgument(f"classes names {len(names)} node classes; ask for 1 to {_MOST_CLASSES} at a time, as ?classes=A,B")
+        if not 0 < len(names) <= _MAX_CLASSES:
+            raise InvalidArgument(f"?classes has {len(names)} node classes; request 1 to {_MAX_CLASSES} at a time, as ?classes=A,B.")
         return _json(await asyncio.to_thread(self._service.host.node_forms, names))
 
     async def fingerprints(self, request: web.Request) -> web.Response:
         """POST /checkpoints/fingerprints"""
-        body = await read_model_body(request, models.ModelFiles, self._service.limits.max_body_bytes)
+        body = await bodies.read_model_body(request, models.ModelFiles, self._service.limits.max_body_bytes)
         return _json({"fingerprints": await asyncio.to_thread(self._service.host.model_fingerprints, body.files)})
 
     async def openapi(self, request: web.Request) -> web.Response:
         """GET /openapi.json"""
-        from yggdrasill.server_ext.openapi import openapi_document
-
         if self._document is None:
             self._document = openapi_document()
         return _json(self._document)
@@ -144,7 +141,7 @@ class Endpoint:
 
     async def deploy(self, request: web.Request) -> web.Response:
         """PUT /graphs/{graph_id}"""
-        body = await read_model_body(request, models.GraphModel, self._service.limits.max_body_bytes)
+        body = await bodies.read_model_body(request, models.GraphModel, self._service.limits.max_body_bytes)
         state = None if body.state is None else body.state.model_dump()
         deployment, created = await self._service.deploy(request.match_info["graph_id"], body.kind, body.config, state, body.idle_after)
         return _json({**deployment.summary(), "created": created}, 201 if created else 200)
@@ -167,15 +164,15 @@ class Endpoint:
 
     async def submit(self, request: web.Request) -> web.Response:
         """POST /graphs/{graph_id}/jobs"""
-        body = await read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
+        body = await bodies.read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
         job = await self._service.submit(request.match_info["graph_id"], self._submission(request, body))
-        return await self._answer_with(request, job, body.wait)
+        return await self._send_result(request, job, body.wait)
 
     async def submit_workflow(self, request: web.Request) -> web.Response:
         """POST /workflows"""
-        body = await read_model_body(request, models.WorkflowModel, self._service.limits.max_body_bytes)
+        body = await bodies.read_model_body(request, models.WorkflowModel, self._service.limits.max_body_bytes)
         job = await self._service.submit_workflow(body.graph_id, body.prompt, self._submission(request, body))
-        return await self._answer_with(request, job, body.wait)
+        return await self._send_result(request, job, body.wait)
 
     def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
         inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
@@ -184,13 +181,13 @@ class Endpoint:
             body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, size
         )  # fmt: skip
 
-    async def _answer_with(self, request: web.Request, job: Job, wait: float) -> web.Response:
-        await self._service.job_manager.wait(job, min(wait, _LONGEST_WAIT), lambda: _is_there(request))
+    async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
+        await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
         return _json(await self._service.result(job), 200 if job.is_final else 202)
 
     async def fetch_model(self, request: web.Request) -> web.Response:
         """POST /models"""
-        body = await read_model_body(request, models.ModelFetchModel, self._service.limits.max_body_bytes)
+        body = await bodies.read_model_body(request, models.ModelFetchModel, self._service.limits.max_body_bytes)
         wanted = ModelRequest(body.url, body.folder, body.name, body.sha256)
         return _json((await self._service.fetch_model(wanted, body.key)).row(), 202)
 
@@ -207,7 +204,7 @@ class Endpoint:
     async def output(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}/output"""
         wait = _number(request.query.get("wait", "0"), "wait")
-        return await self._answer_with(request, await self._service.job_manager.find(request.match_info["job_id"]), wait)
+        return await self._send_result(request, await self._service.job_manager.find(request.match_info["job_id"]), wait)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /jobs/{job_id}/cancel"""
@@ -216,38 +213,38 @@ class Endpoint:
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         """GET /jobs/{job_id}/events"""
         job = await self._service.job_manager.find(request.match_info["job_id"])
-        return await streams.send_events(request, self._service.events(job.job_id, _last_event(request), _PAUSE))
+        return await bodies.send_events(request, self._service.events(job.job_id, _last_event(request), _EVENT_POLL_SECONDS))
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /events"""
-        return await streams.send_events(request, self._service.events(None, _last_event(request), _PAUSE))
+        return await bodies.send_events(request, self._service.events(None, _last_event(request), _EVENT_POLL_SECONDS))
 
     # -- artifacts ----------------------------------------------------------------------------------------------
 
     async def artifact_folder(self, request: web.Request) -> web.Response:
         """GET /artifacts/folder"""
-        shared = self._service.shared if is_from_this_machine(request) else None
+        shared = self._service.shared if _is_from_this_machine(request) else None
         folder, quota = (None, None) if shared is None else (str(shared.folder.resolve()), shared.quota_bytes)
         return _json({"folder": folder, "store_id": self._service.store.store_id, "quota_bytes": quota})
 
     async def missing(self, request: web.Request) -> web.Response:
         """POST /artifacts/missing"""
-        body = await read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
+        body = await bodies.read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
         return _json({"missing": await asyncio.to_thread(self._service.store.missing, body.hashes)})
 
     async def batch(self, request: web.Request) -> web.Response:
         """POST /artifacts/batch"""
-        return _json({"stored": await streams.receive_batch(request, self._service.store)})
+        return _json({"stored": await bodies.receive_batch(request, self._service.store)})
 
     async def put_artifact(self, request: web.Request) -> web.Response:
         """PUT /artifacts/{hash}"""
         limit = self._service.limits.max_artifact_bytes
-        made = await streams.receive_artifact(request, self._service.store, request.match_info["hash"], limit)
-        return _json({}, 201 if made else 200)
+        created = await bodies.receive_artifact(request, self._service.store, request.match_info["hash"], limit)
+        return _json({}, 201 if created else 200)
 
     async def get_artifact(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /artifacts/{hash}"""
-        return await streams.send_artifact(request, self._service.store, self._service.in_flight, request.match_info["hash"])
+        return await bodies.send_artifact(request, self._service.store, self._service.in_flight, request.match_info["hash"])
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -257,8 +254,16 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
     )
 
 
-def _is_there(request: web.Request) -> bool:
+def _is_connected(request: web.Request) -> bool:
     return request.transport is not None and not request.transport.is_closing()
+
+
+def _is_from_this_machine(request: web.Request) -> bool:
+    """Return whether both ends of the connection have the same address and no proxy forwarded the request."""
+    if request.transport is None or any(name in request.headers for name in _FORWARDING_HEADERS):
+        return False
+    ends = [request.transport.get_extra_info(name) for name in ("peername", "sockname")]
+    return all(isinstance(end, tuple) for end in ends) and ends[0][0] == ends[1][0]
 
 
 def _last_event(request: web.Request) -> int | None:
@@ -266,7 +271,7 @@ def _last_event(request: web.Request) -> int | None:
     if given is None:
         return None
     if not given.isascii() or not given.isdigit() or len(given) > 18:
-        raise InvalidArgument(f"Last-Event-ID is {given[:40]!r}, which no event of this endpoint has")
+        raise InvalidArgument(f"Last-Event-ID must be the number of an event, got {given[:40]!r}.")
     return int(given)
 
 
@@ -276,5 +281,5 @@ def _number(text: str, name: str) -> float:
     except ValueError:
         number = -1.0
     if not 0 <= number < float("inf"):
-        raise InvalidArgument(f"{name} is {text[:40]!r}; it must be a number of at least 0")
+        raise InvalidArgument(f"{name} must be a number of at least 0, got {text[:40]!r}.")
     return number

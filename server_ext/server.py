@@ -1,4 +1,4 @@
-"""The headless endpoint as a process: its folders, its socket, its beginning and its end."""
+"""The headless endpoint as a process: settings, data folder, socket, logging and shutdown."""
 
 from __future__ import annotations
 
@@ -21,37 +21,36 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, keep_secret, resolve_token
+from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, Signer, load_or_create_secret, resolve_token
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.fetch import PeerFetcher
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
-from yggdrasill.server_ext.retention import Retention, fair_quota
+from yggdrasill.server_ext.retention import Retention, default_quota
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
-from yggdrasill.server_ext.signing import Signer
 from yggdrasill.values.stores.disk import DiskStore
 
 __all__ = ["Settings", "build_service", "serve"]
 
-_LINGER = 3.0
-_READ_BUFFER = 1 << 20
-#: More than wait for one another at a time: a graph that loads weights for minutes must not keep artifacts from being written.
-_THREADS = 32
+_LINGER_SECONDS = 3.0
+_READ_BUFFER_BYTES = 1 << 20
+#: Enough that threads which load weights for minutes do not delay the writing of artifacts.
+_IO_THREADS = 32
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a headless endpoint is set up; the command line's options have the same names.
+    """The settings of a headless endpoint. The command line options have the same names.
 
-    ``peers`` are urls artifacts may be fetched from, besides those in the data folder's endpoints.yaml; ``peer_url`` is how
-    others reach this endpoint; ``roots`` are folders that checkpoint paths of deployed configs may name. With ``share_folder``
-    callers on the same machine write to and read from the folder of artifacts themselves. What was not used for longest is removed
-    from that folder when it has more than ``artifact_quota`` bytes, by default `fair_quota`.
+    ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
+    url under which other endpoints reach this one. ``roots`` are folders that checkpoint paths of deployed configs may use. With
+    ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
+    (default: `default_quota`), the least recently used artifacts are removed.
     """
 
     host: str = "127.0.0.1"
@@ -80,22 +79,22 @@ class Settings:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)).expanduser().resolve())
         if self.artifact_quota is not None and self.artifact_quota < 1:
-            raise InvalidArgument(f"artifact_quota is a number of bytes above 0, got {self.artifact_quota}")
+            raise InvalidArgument(f"artifact_quota must be a number of bytes above 0, got {self.artifact_quota}.")
         if self.slots < 1 or self.max_queue < 1:
-            raise InvalidArgument(f"slots and max_queue must be at least 1, got {self.slots} and {self.max_queue}")
+            raise InvalidArgument(f"slots and max_queue must be at least 1, got {self.slots} and {self.max_queue}.")
 
 
-#: Told the endpoint's url, and the file that holds its token, None if the token came from elsewhere.
+#: Receives the endpoint's url and the token file, or None if the token was given or comes from the environment.
 Ready = Callable[[str, "Path | None"], None]
 
 
 def serve(*, ready: Ready | None = None, **options: Any) -> None:
-    """Serve with the options of `Settings` until SIGINT or SIGTERM, then end gracefully.
+    """Serve with the options of `Settings` until SIGINT or SIGTERM, then shut down gracefully.
 
-    ``ready(url, token_file)`` is called once requests are answered; ``token_file`` is None if the token was given or is in the environment.
+    ``ready(url, token_file)`` is called when the endpoint accepts requests; see `Ready`.
 
     Raises:
-        InvalidArgument, InvalidConfig, StorageFailed: it cannot start.
+        InvalidArgument, InvalidConfig, StorageFailed: the endpoint cannot start.
     """
     asyncio.run(_serve(Settings(**options), ready))
 
@@ -103,7 +102,7 @@ def serve(*, ready: Ready | None = None, **options: Any) -> None:
 async def _serve(settings: Settings, ready: Ready | None) -> None:
     data_dir = _make_data_dir(settings.data_dir)
     token = resolve_token(data_dir, settings.token)
-    kept = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
+    token_is_stored = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
     redactor = Redactor([token, *secrets_of_environment()])
     _set_up_logging(redactor)
     for plugin in settings.plugins:
@@ -112,22 +111,22 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         app := web.Application(),
         access_log=None,
         auto_decompress=False,
-        read_bufsize=_READ_BUFFER,
-        lingering_time=_LINGER,
-        shutdown_timeout=_LINGER,
+        read_bufsize=_READ_BUFFER_BYTES,
+        lingering_time=_LINGER_SECONDS,
+        shutdown_timeout=_LINGER_SECONDS,
     )
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_THREADS, thread_name_prefix="yggdrasill-io"))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="yggdrasill-io"))
     stop = _stop_event()
-    service, guard, late = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
+    service, guard, set_url = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
     add_routes(app.router, Endpoint(service, guard))
     await service.start()
     await socket_runner.setup()
     try:
         port = await _listen(socket_runner, settings)
-        url = f"http://{_in_url(_reachable(settings.host))}:{port}"
-        late(url)
+        url = f"http://{_format_host(_connectable(settings.host))}:{port}"
+        set_url(url)
         if ready is not None:
-            ready(url, data_dir / "token" if kept else None)
+            ready(url, data_dir / "token" if token_is_stored else None)
         await stop.wait()
     finally:
         await service.close(settings.grace)
@@ -137,18 +136,21 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
 def build_service(
     settings: Settings, data_dir: Path, token: str, redactor: Redactor, host: Host | None = None
 ) -> tuple[Service, Guard, Callable[[str], None]]:
-    """The service and the guard of an endpoint, headless unless another ``host`` runs its jobs, and what tells the service its own url once it is known."""
-    import torch  # noqa: F401 - loaded now, so that the first job does not wait for it
+    """Build the service and guard of an endpoint, and return them with a function that sets the url once it is known.
+
+    The endpoint is headless unless ``host`` is given.
+    """
+    import torch  # noqa: F401 - imported at startup, so that the first job does not wait for it
 
     store = DiskStore(settings.artifacts or data_dir / "artifacts", max_artifact_bytes=settings.max_artifact_bytes)
-    quota = store.quota_bytes = fair_quota(store) if settings.artifact_quota is None else settings.artifact_quota
+    quota = store.quota_bytes = default_quota(store) if settings.artifact_quota is None else settings.artifact_quota
     known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, ArtifactClient(store))
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
     rules = HostRules(roots, data_dir / "worlds", known.knows)
     deployments = Deployments(data_dir / "graphs", rules, resolver=known.resolver)
     for path in settings.graphs:
         deployments.add_file(Path(path))
-    signer = Signer(keep_secret(data_dir / "signing_key"), settings.peer_url)
+    signer = Signer(load_or_create_secret(data_dir / "signing_key"), settings.peer_url)
     service = Service(
         host=host or HeadlessHost(settings.slots),
         deployments=deployments,
@@ -161,13 +163,13 @@ def build_service(
         limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue),
         retention=Retention(settings.keep_seconds, settings.keep_jobs).within(quota),
     )
-    own_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
-    guard = Guard(token, [settings.host, *settings.allow_hosts, *own_names])
+    peer_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
+    guard = Guard(token, [settings.host, *settings.allow_hosts, *peer_names])
 
-    def tell_url(url: str) -> None:
+    def set_url(url: str) -> None:
         signer.peer_url = signer.peer_url or url
 
-    return service, guard, tell_url
+    return service, guard, set_url
 
 
 def _make_data_dir(folder: Path) -> Path:
@@ -175,7 +177,7 @@ def _make_data_dir(folder: Path) -> Path:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFailed(
-            f"the data folder {str(folder)!r} cannot be made: {error.strerror or error}; choose another one", path=str(folder)
+            f"Cannot create the data folder {str(folder)!r}: {error.strerror or error}. Choose another folder.", path=str(folder)
         ) from error
     return folder
 
@@ -186,32 +188,32 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> int:
         await site.start()
     except OSError as error:
         raise InvalidArgument(
-            f"cannot listen on {settings.host}:{settings.port}: {error.strerror or error}; choose another --host or --port"
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Choose another --host or --port."
         ) from error
     return int(runner.addresses[0][1])
 
 
-def _reachable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared with
+def _connectable(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
 
 
-def _in_url(host: str) -> str:
+def _format_host(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
 def _stop_event() -> asyncio.Event:
-    """Set when the process is asked to end."""
+    """Return an event that is set by SIGINT and SIGTERM."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGINT, signal.SIGTERM):
         try:
             loop.add_signal_handler(name, stop.set)
         except NotImplementedError:
-            # Windows: the handler runs in the main thread between two bytecodes of the loop
+            # Windows: Python calls the handler in the main thread between two bytecodes
             with contextlib.suppress(ValueError):
                 signal.signal(name, lambda *_: loop.call_soon_threadsafe(stop.set))
         except (RuntimeError, ValueError):
-            # not the main thread: whoever started it ends it
+            # not the main thread: the thread that started the server stops it
             break
     return stop
 
@@ -220,12 +222,12 @@ def _set_up_logging(redactor: Redactor) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(redactor, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    handler.addFilter(_is_worth_a_line)
+    handler.addFilter(_is_reportable)
     logging.getLogger("yggdrasill.server").setLevel(logging.INFO)
     logging.getLogger("yggdrasill.run").setLevel(logging.INFO)
 
 
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
-    """Not what any stranger can cause by speaking no HTTP, or by hanging up."""
+def _is_reportable(record: logging.LogRecord) -> bool:
+    """Return False for errors that any client can cause by invalid HTTP or by closing the connection."""
     error = record.exc_info[1] if record.exc_info else None
     return not (record.name.startswith("aiohttp") and isinstance(error, (HttpProcessingError, ConnectionError)))

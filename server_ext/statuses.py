@@ -1,4 +1,4 @@
-"""Which HTTP status stands for which error: one total map, walked along the class tree."""
+"""The HTTP status of every error class."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from yggdrasill.errors import (
 
 __all__ = ["STATUS", "status_of"]
 
-#: The nearest class above an error decides.
+#: The first class in an error's method resolution order that has an entry determines its status.
 STATUS: dict[type[YggdrasillError], int] = {
     YggdrasillError: 500,
     InvalidArgument: 400,
@@ -52,11 +52,10 @@ STATUS: dict[type[YggdrasillError], int] = {
 
 
 def status_of(error: YggdrasillError) -> int:
-    """The status an endpoint answers with for ``error``.
+    """Return the HTTP status for ``error``.
 
-    Two errors say more than their class: access denied over Host or Origin (``details["reason"]``) is 403, since no token
-    would help, and artifacts a job lacks (``details["missing"]``, of none of which the request is the name) are a 409, since the
-    call itself was right.
+    Two cases depend on the details: access denied because of Host or Origin (``details["reason"]``) is 403, because a token does not
+    help; missing input artifacts of a job (``details["missing"]`` without ``details["hash"]``) are 409, because the url itself is right.
     """
     if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin"):
         return 403

@@ -1,8 +1,7 @@
-"""Stages: pipelines with a state outside, and the state itself."""
+"""Stages: acyclic containers of pipelines that read and write a state, and the state itself."""
 
 from yggdrasill.stage.conditions import Condition
-from yggdrasill.stage.contract import PortMapping, StateContract
-from yggdrasill.stage.protocol import StageLike
+from yggdrasill.stage.contract import PortMapping, StageLike, StateContract
 from yggdrasill.stage.stage import Stage
 from yggdrasill.stage.state import State, is_filled
 

@@ -1,24 +1,28 @@
-"""The state contract of a stage: which blocks it reads and writes, and which pipeline ports they are."""
+"""The contracts of a stage: what it reads and writes of the state and how that maps to ports, and what a world calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.stage.state import State, block_number, is_filled
 
-__all__ = ["CONTEXT_SOURCES", "PortMapping", "StateContract", "StateKey", "infer_port_mapping", "resolve_source", "state_key"]
+__all__ = ["CONTEXT_SOURCES", "PortMapping", "StageLike", "StateContract", "StateKey", "infer_port_mapping", "resolve_source", "state_key"]
 
 StateKey = int | str
 
-#: What a port may be fed from besides blocks and extra fields.
+#: The sources of a port besides blocks and extra fields.
 CONTEXT_SOURCES = ("action", "content")
 
 
 def state_key(key: Any) -> StateKey:
-    """A block as its number (from 1, "1" or "block_1"), anything else as a field's name."""
+    """Return a block's number (from 1, "1" or "block_1"), or the name of a field.
+
+    Raises:
+        InvalidArgument, InvalidState
+    """
     if isinstance(key, str) and key.startswith("block_"):
         key = key[len("block_") :]
     if isinstance(key, str) and not key.isdecimal():
@@ -30,7 +34,7 @@ def state_key(key: Any) -> StateKey:
 
 @dataclass(frozen=True, slots=True)
 class PortMapping:
-    """A block or field (or ``action``, ``content``) and the pipeline port it goes to or comes from."""
+    """A block or field (or ``action``, ``content``) and the pipeline port that it feeds or that writes it."""
 
     block: StateKey
     stage_node_id: str
@@ -38,7 +42,7 @@ class PortMapping:
 
     @classmethod
     def of(cls, entry: Any) -> PortMapping:
-        """From ``(block, stage_node_id, port)`` or a dict of the three.
+        """Build from ``(block, stage_node_id, port)`` or a dict of the three.
 
         Raises:
             InvalidArgument
@@ -54,14 +58,17 @@ class PortMapping:
         return cls(state_key(entry[0]), str(entry[1]), str(entry[2]))
 
     def to_config(self) -> dict[str, Any]:
-        """``{block, stage_node_id, port}``."""
+        """Return ``{block, stage_node_id, port}``."""
         return {"block": self.block, "stage_node_id": self.stage_node_id, "port": self.port}
 
 
 @dataclass(frozen=True, slots=True)
 class StateContract:
-    """Blocks read and written. Without mappings, ports are found by name (``2``, ``block_2``, a field's name), else by
-    order. ``carry=False`` gives a state of the written blocks only."""
+    """The blocks that a stage reads and writes.
+
+    Without mappings, ports are found by name (``2``, ``block_2``, a field's name), else by order. With ``carry=False``
+    the new state has the written blocks only.
+    """
 
     input_blocks: tuple[StateKey, ...] = ()
     output_blocks: tuple[StateKey, ...] = ()
@@ -78,7 +85,11 @@ class StateContract:
         mapping_output: Iterable[Any] | None = None,
         carry: bool = True,
     ) -> StateContract:
-        """From the forms that configs and callers use."""
+        """Build from the forms that configs and callers use.
+
+        Raises:
+            InvalidArgument, InvalidState
+        """
         return cls(
             tuple(state_key(key) for key in input_blocks),
             tuple(state_key(key) for key in output_blocks),
@@ -88,7 +99,7 @@ class StateContract:
         )
 
     def to_config(self) -> dict[str, Any]:
-        """JSON form."""
+        """Return the JSON form."""
         config: dict[str, Any] = {"input_blocks": list(self.input_blocks), "output_blocks": list(self.output_blocks)}
         for name, mapping in (("mapping_input", self.mapping_input), ("mapping_output", self.mapping_output)):
             if mapping is not None:
@@ -97,7 +108,7 @@ class StateContract:
 
 
 def resolve_source(state: State, action: Any, block: StateKey) -> Any:
-    """The value a port is fed from, None if it is absent; an empty content is a value, an empty block or action is none."""
+    """Return the value that feeds a port, or None. Empty ``content`` is passed on; an empty block or action counts as absent."""
     if block == "content":
         return state.content
     value = action if block == "action" else state[block]
@@ -105,7 +116,7 @@ def resolve_source(state: State, action: Any, block: StateKey) -> Any:
 
 
 def infer_port_mapping(blocks: Sequence[StateKey], ports: Sequence[tuple[str, str]]) -> list[PortMapping]:
-    """Pair blocks with interface ports: by name where a name fits, the rest in order."""
+    """Pair blocks with interface ports ``(stage_node_id, port)``: by name where one matches, the rest in order."""
     left = list(ports)
     found: dict[StateKey, tuple[str, str]] = {}
     for block in blocks:
@@ -118,3 +129,34 @@ def infer_port_mapping(blocks: Sequence[StateKey], ports: Sequence[tuple[str, st
         if block not in found and left:
             found[block] = left.pop(0)
     return [PortMapping(block, *found[block]) for block in blocks if block in found]
+
+
+@runtime_checkable
+class StageLike(Protocol):
+    """What a world calls: a `Stage`, or a proxy of one behind an endpoint."""
+
+    @property
+    def stage_id(self) -> str:
+        """The stage's id."""
+        ...
+
+    @property
+    def role(self) -> str | None:
+        """Which of the five stages it is, or None."""
+        ...
+
+    def should_run(self, state: State) -> bool:
+        """Return whether the execution condition holds."""
+        ...
+
+    def run(self, state: State, *, action: Any = None, **options: Any) -> State:
+        """Return a new state; the given one is unchanged."""
+        ...
+
+    def preview(self, state: State) -> State:
+        """Return the state with a text in each block that a run would write."""
+        ...
+
+    def to_config(self) -> dict[str, Any]:
+        """Return the structure as JSON values."""
+        ...

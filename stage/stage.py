@@ -1,4 +1,4 @@
-"""The stage: pipelines linked into a DAG. It maps a state to ports, runs the pipelines, and maps their outputs back."""
+"""The stage: an acyclic container of pipelines that maps a state to ports, runs, and maps the outputs back."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, unknown_message
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.executor.loop import Frame
 from yggdrasill.executor.program import Buffer
-from yggdrasill.foundation.config import BuildOptions, build_or_pass
+from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable
+from yggdrasill.foundation.kinds import ChildKeys, Kind, build_given, register_kind
 from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.foundation.validation import ValidationResult
 from yggdrasill.pipeline.dag import Dag, check_child_options, execute_program
-from yggdrasill.stage.conditions import Condition, ConditionLike
+from yggdrasill.stage.conditions import Condition, ConditionLike, canonical_condition, canonical_guard
 from yggdrasill.stage.contract import PortMapping, StateContract, infer_port_mapping, resolve_source
 from yggdrasill.stage.state import State
 from yggdrasill.values.handles import load_handles
@@ -32,7 +33,11 @@ ROLES = ("philosopher", "author", "environment", "architect", "creator")
 
 
 class Stage(Dag):
-    """Pipelines and a state contract. ``role`` names the world's stage that this is, if any."""
+    """Pipelines and a state contract. ``role`` is which of the world's five stages this is, if any.
+
+    A role implies its canonical conditions: the execution condition of Philosopher, Author, Architect and Creator, and the
+    guard of Environment's pipeline ``world_update``. Conditions that are set replace them; "always" removes them.
+    """
 
     level: ClassVar[str] = "stage"
     child_word: ClassVar[str] = "pipeline"
@@ -43,7 +48,7 @@ class Stage(Dag):
         super().__init__()
         self.stage_id = check_name("stage_id", stage_id)
         if role is not None and role not in ROLES:
-            raise InvalidArgument(f"stage {stage_id!r}: role is {role!r}; it can be {format_options(ROLES, near=role)}")
+            raise InvalidArgument(f"stage {stage_id!r}: {unknown_message('role', role, ROLES)}")
         self.role = role
         self.metadata: dict[str, Any] = dict(metadata or {})
         self.contract = StateContract()
@@ -68,7 +73,7 @@ class Stage(Dag):
         """Return the pipeline of that id.
 
         Raises:
-            UnknownName: (a KeyError) the stage does not have it.
+            UnknownName: (a KeyError) it does not exist.
         """
         return self._child(stage_node_id)
 
@@ -82,13 +87,13 @@ class Stage(Dag):
         pool: ReusePool | None = None,
         trainable: bool = True,
     ) -> str:
-        """Add a pipeline (an object, a config, or a file) and return its id; with a ``condition`` it runs only when that holds.
+        """Add a pipeline (an object, a config, or a file) and return its id; with a ``condition`` it runs only if that holds.
 
         Raises:
             DuplicateName, InvalidArgument, InvalidConfig, MissingFile, UnknownBlockType
         """
         guard = None if condition is None else Condition(condition)
-        name = self._adopt(build_or_pass(pipeline, _build_pipeline, registry, pool), stage_node_id, trainable)
+        name = self._adopt(build_given(pipeline, "pipeline", registry, pool), stage_node_id, trainable)
         if guard is not None:
             self.pipeline_conditions[name] = guard
         return name
@@ -115,16 +120,26 @@ class Stage(Dag):
         *,
         carry: bool = True,
     ) -> None:
-        """Set the blocks (1 to 5) and extra fields that the stage reads and writes, and their ports; see `StateContract`."""
+        """Set which blocks (1 to 5) and extra fields the stage reads and writes, and their ports; see `StateContract`."""
         self.contract = StateContract.of(input_blocks, output_blocks, mapping_input, mapping_output, carry)
 
     def set_execution_condition(self, condition: ConditionLike) -> None:
-        """Set when a world calls this stage: a preset, a list of required blocks, a callable, or None for always."""
+        """Set when a world calls this stage: a preset, a list of required blocks, a callable, or None for that of the role."""
         self.execution_condition = None if condition is None else Condition(condition)
 
     def should_run(self, state: State) -> bool:
-        """Return whether the execution condition holds. The caller checks it; `run` does not."""
-        return self.execution_condition is None or self.execution_condition.holds(state, self.contract.output_blocks)
+        """Return whether the execution condition holds; the caller checks it, `run` does not."""
+        condition = self.condition
+        return condition is None or condition.holds(state, self.contract.output_blocks)
+
+    @property
+    def condition(self) -> Condition | None:
+        """The execution condition in force: the one set, else that of the role; None is always."""
+        return canonical_condition(self.role) if self.execution_condition is None else self.execution_condition
+
+    def guard(self, stage_node_id: str) -> Condition | None:
+        """Return the condition of a pipeline: the one set, else that of the role; None is always."""
+        return self.pipeline_conditions.get(stage_node_id) or canonical_guard(self.role, stage_node_id)
 
     def input_mapping(self) -> list[PortMapping]:
         """Return the ports that the blocks go to, found by name or order unless the contract names them."""
@@ -164,11 +179,11 @@ class Stage(Dag):
         return self._mappings[1]
 
     def get_state_input_spec(self) -> list[dict[str, Any]]:
-        """Return the blocks that the stage reads: ``{block, stage_node_id, port, dtype}``."""
+        """Return what the stage reads, as ``{block, stage_node_id, port, dtype}``."""
         return [self._spec(entry, "input") for entry in self.input_mapping()]
 
     def get_state_output_spec(self) -> list[dict[str, Any]]:
-        """Return the blocks that the stage writes: ``{block, stage_node_id, port, dtype}``."""
+        """Return what the stage writes, as ``{block, stage_node_id, port, dtype}``."""
         return [self._spec(entry, "output") for entry in self.output_mapping()]
 
     def _spec(self, entry: PortMapping, kind: Literal["input", "output"]) -> dict[str, Any]:
@@ -178,18 +193,21 @@ class Stage(Dag):
     # -- running ------------------------------------------------------------------------------------------------
 
     def validate(self, strict: bool = True, deep: bool = False, *, validate_pipelines: bool = False) -> ValidationResult:
-        """Check for cycles, edges to missing ports, the contract against the pipelines' ports, unfed inputs and unreachable pipelines.
+        """Check for cycles, edges to missing ports, the contract against the pipelines' ports, inputs without a source, unused
+        pipelines, and the role.
 
         With ``deep`` (or ``validate_pipelines``, its older name) each pipeline is checked too, its messages prefixed by its id.
 
         Raises:
             InvalidStructure: (a ValueError) ``strict`` and there are errors.
         """
-        from yggdrasill.stage.stage_validation import check_contract, check_reach
+        from yggdrasill.stage.stage_validation import check_contract, check_reach, check_role
 
         result = self._structure()
         result.errors += check_contract(self)
         result.warnings += check_reach(self)
+        if self.role is not None:
+            result.warnings += check_role(self, self.role)
         if deep or validate_pipelines:
             self._validate_children(result)
         if strict:
@@ -211,10 +229,10 @@ class Stage(Dag):
     ) -> State:
         """Map the state to ports, run the pipelines in order, and return a new state with the blocks they wrote.
 
-        Blocks that nothing writes carry over, unless the contract says otherwise. Hooks get phases ``before`` (inputs),
-        ``after`` (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it. Random numbers are those
-        of the state's ``seed`` (unless one is given) and ``passes``. ``max_workers`` bounds the computing threads, as in
-        `Pipeline.run`. A dry run calls hooks and no block, and returns the state unchanged.
+        Other blocks carry over, unless the contract has ``carry=False``. Hooks receive ``before`` (inputs), ``after``
+        (outputs) and ``skipped`` per pipeline. ``action`` reaches the ports mapped to it. Random numbers derive from
+        ``seed``, or else from the state's, and its ``passes``. ``max_workers`` bounds the computing threads, as in
+        `Pipeline.run`. ``dry_run`` calls hooks but no block, and returns the state as it is.
 
         Raises:
             InvalidState, CycleFound, InvalidEdge, InvalidArgument (an unknown run option), BlockFailed, HookFailed, Cancelled
@@ -230,7 +248,8 @@ class Stage(Dag):
             slot = program.slots.get((entry.stage_node_id, entry.port, "in"))
             if value is not None and slot is not None:
                 buffer.values_by_slot[slot] = value
-        wanted = (lambda child: self._guard_holds(child, before)) if self.pipeline_conditions else None
+        guarded = any(self.guard(child) is not None for child in self.pipelines)
+        wanted = (lambda child: self._guard_holds(child, before)) if guarded else None
         with enter_run(seed=before.seed if seed is None else seed, pass_index=before.passes) as context:
             execute_program(Frame(program, buffer, emit, dry_run=dry_run, options=options, wanted=wanted), context, max_workers)
         if dry_run:
@@ -242,9 +261,9 @@ class Stage(Dag):
         return self._written(before, written)
 
     def preview(self, state: State, *, marker: str = "(written by {stage})") -> State:
-        """Return the state after a run, with a text in place of every block that the run would write."""
+        """Return the state with a text in each block that a run would write; the content is unchanged."""
         text = marker.format(stage=self.stage_id)
-        written = {e.block: text for e in self.output_mapping() if self._guard_holds(e.stage_node_id, state)}
+        written = {e.block: text for e in self.output_mapping() if e.block != "content" and self._guard_holds(e.stage_node_id, state)}
         return self._written(state, written)
 
     def _written(self, before: State, written: Mapping[Any, Any]) -> State:
@@ -254,7 +273,7 @@ class Stage(Dag):
         return kept.replace(values, **changes)
 
     def _guard_holds(self, child_id: str, state: State) -> bool:
-        guard = self.pipeline_conditions.get(child_id)
+        guard = self.guard(child_id)
         return guard is None or guard.holds(state, [entry.block for entry in self.output_mapping() if entry.stage_node_id == child_id])
 
     # -- config -------------------------------------------------------------------------------------------------
@@ -272,7 +291,16 @@ class Stage(Dag):
         return stage_from_config(cls, config, options, validate)
 
 
-def _build_pipeline(config: Mapping[str, Any], options: BuildOptions) -> Any:
-    from yggdrasill.stage.stage_config import build_pipeline
-
-    return build_pipeline(config, options)
+register_kind(
+    Kind(
+        "stage",
+        load_class=lambda: Stage,
+        build=Stage._build,
+        id_key="stage_id",
+        marks=("pipelines",),
+        children=ChildKeys("pipelines", "stage_node_id", "pipeline_config", "pipeline"),
+        boundary="state",
+        drawing="stage",
+        run_options=frozenset({"num_loop_steps", "dry_run", "max_workers"}),
+    )
+)

@@ -1,4 +1,4 @@
-"""A stage's config: its models, and stage <-> config."""
+"""Models of a stage's config, and conversion between a stage and its config."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from yggdrasill.foundation.config import BuildOptions, open_config, read_model, resolve_ref
-from yggdrasill.foundation.graph_config import EdgeModel, StrictModel, edge_to_config
-from yggdrasill.pipeline.pipeline import Pipeline
-from yggdrasill.pipeline.pipeline_config import ChildModel, build_graph, built_children
+from yggdrasill.foundation.config import BuildOptions, open_config, read_model
+from yggdrasill.foundation.graph_config import edge_to_config
+from yggdrasill.foundation.kinds import build_children
+from yggdrasill.foundation.schemas import ChildModel, EdgeModel, StrictModel
 
 if TYPE_CHECKING:
     from yggdrasill.stage.stage import Stage
 
-__all__ = ["ContractModel", "EntryModel", "MappedModel", "StageModel", "build_pipeline", "stage_from_config", "stage_to_config"]
+__all__ = ["ContractModel", "EntryModel", "MappedModel", "StageModel", "stage_from_config", "stage_to_config"]
 
 AnyStage = TypeVar("AnyStage", bound="Stage")
 Key = int | str
 
 
 class MappedModel(StrictModel):
-    """A mapping entry: block or field, and the port."""
+    """Entry of a mapping: a block or field, and a port."""
 
     block: Key
     stage_node_id: str
@@ -62,7 +62,7 @@ class StageModel(StrictModel):
 
 
 def stage_to_config(stage: Stage) -> dict[str, Any]:
-    """The config of a stage."""
+    """Return the config of a stage."""
     pipelines = []
     for node_id, pipeline in stage.pipelines.items():
         config = pipeline.to_config()
@@ -82,11 +82,11 @@ def stage_to_config(stage: Stage) -> dict[str, Any]:
 
 
 def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyStage:
-    """Build a stage; arguments as `Stage.from_config`."""
+    """Build a stage from its config; arguments as for `Stage.from_config`."""
     document, where, here = open_config(cls, config, options)
     model = read_model(StageModel, document, where)
     stage = cls(model.stage_id, role=model.role, metadata=copy.deepcopy(model.metadata))
-    for entry, pipeline in built_children(cls, model.pipelines, where, here, build_pipeline):
+    for entry, pipeline in build_children(cls, model.pipelines, where, here):
         stage.add_pipeline(pipeline, entry.stage_node_id, condition=entry.condition, trainable=entry.trainable)
     for edge in model.edges:
         stage.add_edge(edge.source_node, edge.source_port, edge.target_node, edge.target_port)
@@ -102,11 +102,3 @@ def stage_from_config(cls: type[AnyStage], config: Mapping[str, Any], options: B
     if validate:
         stage.validate(strict=True, deep=True)
     return stage
-
-
-def build_pipeline(config: Mapping[str, Any], options: BuildOptions) -> Any:
-    """A pipeline, or a single graph in its place, from its config."""
-    document, base = resolve_ref(config, options.base_dir, "pipeline config", options.allow_ref)
-    if isinstance(document, Mapping) and not {"nodes", "graph_id"}.isdisjoint(document):
-        return build_graph(document, options.at(base))
-    return Pipeline._build(document, options.at(base))

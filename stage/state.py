@@ -1,12 +1,14 @@
-"""The state of a world: five blocks, extra fields, and what travels with them.
+"""The state of a world: five blocks, extra fields, content, and the position of the run.
 
 1 what should happen; 2 the configuration for generating artifacts; 3 the artifacts; 4 their description; 5 what really
-happened. ``content`` is the world's content: it travels with the state, is no block, and the world owns it. ``passes``
-counts the full passes behind this state and ``seed`` is the run's, so that a state passed back in goes on exactly.
+happened. ``content`` is the world's content: it travels with the state but is not a block, and the world owns it.
+``passes`` counts the full passes before this state and ``seed`` is the run's, so that a state that is passed back in
+continues exactly.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -17,20 +19,23 @@ __all__ = ["BLOCKS", "State", "block_number", "is_filled"]
 
 BLOCKS = (1, 2, 3, 4, 5)
 
-#: What a contract reads from elsewhere, so that no field may have these names.
+#: Names of the other sources of a contract, which a field cannot have.
 _RESERVED = ("action", "content")
 
 
 def is_filled(value: Any) -> bool:
-    """Present and neither None nor an empty string, list, tuple or dict; a tensor or a number is always filled."""
+    """Return whether a value counts as filled: not None and not an empty string, list, tuple or dict; tensors and numbers are."""
     return value is not None and not (isinstance(value, (str, bytes, list, tuple, dict)) and len(value) == 0)
 
 
 class State:
-    """Immutable: `replace` gives a new one. Build it from blocks by number (``State({1: "a storm"})``) and extra fields.
+    """An immutable state, built from blocks by number (``State({1: "a storm"})``) and extra fields; `replace` makes a new one.
+
+    Two states are equal if blocks, fields, content, passes and seed are equal in every bit, tensors included. A state has
+    no hash, since its values may be mutable.
 
     Raises:
-        InvalidState: a block other than 1 to 5, or a field without a name of its own.
+        InvalidState: a block other than 1 to 5, or a field with a reserved name or none.
     """
 
     __slots__ = ("blocks", "content", "fields", "passes", "seed")
@@ -55,7 +60,7 @@ class State:
             if not isinstance(name, str) or not name.strip() or name.isdecimal():
                 raise InvalidState(f"a state's extra field must have a name, got {name!r}")
             if name in _RESERVED:
-                raise InvalidState(f"{name!r} is no field of a state; give it as {name}=..., or choose another name")
+                raise InvalidState(f"{name!r} cannot be the name of a field; give it as {name}=..., or choose another name")
         if not isinstance(passes, int) or isinstance(passes, bool) or passes < 0:
             raise InvalidState(f"a state's passes must be an integer of at least 0, got {passes!r}")
         if seed is not None and (not isinstance(seed, int) or isinstance(seed, bool)):
@@ -70,12 +75,16 @@ class State:
             object.__setattr__(self, slot, value)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise InvalidState(f"a state does not change; use state.replace(...) instead of setting {name!r}")
+        raise InvalidState(f"a state is immutable; use state.replace(...) instead of setting {name!r}")
 
     @classmethod
     def of(cls, value: State | Mapping[Any, Any] | None) -> State:
-        """A state as it is, an empty one for None, or one from a dict: `to_dict`'s form, or blocks by number (1 or "1")
-        with any other names as extra fields."""
+        """Return a state as it is, an empty one for None, or one built from a dict: `to_dict`'s form, or blocks by number
+        (1 or "1") and extra fields by name.
+
+        Raises:
+            InvalidState
+        """
         if isinstance(value, State):
             return value
         if value is None:
@@ -88,15 +97,15 @@ class State:
         return cls(blocks, {key: item for key, item in value.items() if key not in blocks})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """How copies are made, since slots of an immutable object cannot be set one by one."""
+        """Copy through the constructor, since the slots of an immutable object cannot be set."""
         return State.from_dict, (self.to_dict(),)
 
     def __getitem__(self, key: int | str) -> Any:
-        """A block by number, or an extra field by name; None if it is absent."""
+        """Return a block by number, or an extra field by name; None if it is absent."""
         return self.blocks.get(block_number(key)) if _is_number(key) else self.fields.get(str(key))
 
     def filled(self, *blocks: int | str) -> bool:
-        """Whether all of these blocks (or fields) are filled."""
+        """Return whether all of these blocks or fields are filled."""
         return all(is_filled(self[block]) for block in blocks)
 
     @property
@@ -110,7 +119,7 @@ class State:
         return self.filled(*BLOCKS)
 
     def replace(self, values: Mapping[Any, Any] | None = None, **changes: Any) -> State:
-        """A new state with these blocks (by number) and fields (by name) set, and ``content``, ``passes`` or ``seed``."""
+        """Return a new state with these blocks (by number) and fields (by name) set, and ``content``, ``passes`` or ``seed``."""
         blocks, fields = dict(self.blocks), dict(self.fields)
         for key, value in (values or {}).items():
             if _is_number(key):
@@ -121,13 +130,13 @@ class State:
         return State(blocks, fields, **{**kept, **changes})
 
     def loaded(self) -> State:
-        """This state with every handle in it replaced by what it stands for; itself if there is none."""
+        """Return this state with every handle in it replaced by its value; the same object if it has no handles."""
         values = self.to_dict()
         whole = load_handles(values)
         return self if whole is values else State.from_dict(whole)
 
     def only(self, keys: Iterable[int | str]) -> State:
-        """A new state with only these blocks and fields; content, passes and seed stay."""
+        """Return a new state with only these blocks and fields; content, passes and seed stay."""
         wanted = list(keys)
         return State(
             {number: value for number, value in self.blocks.items() if number in wanted},
@@ -138,7 +147,7 @@ class State:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """One serialisable object: ``{"blocks": {"1": ...}, "fields", "content", "passes", "seed"}``."""
+        """Return one serialisable object: ``{"blocks": {"1": ...}, "fields", "content", "passes", "seed"}``."""
         return {
             "blocks": {str(number): value for number, value in self.blocks.items()},
             "fields": dict(self.fields),
@@ -149,10 +158,10 @@ class State:
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> State:
-        """The inverse of `to_dict`.
+        """Build from the form of `to_dict`.
 
         Raises:
-            InvalidState: not that form.
+            InvalidState: another form.
         """
         stray = sorted(set(value) - {"blocks", "fields", "content", "passes", "seed"})
         if stray or not isinstance(value.get("blocks"), Mapping) or not isinstance(value.get("fields", {}), Mapping):
@@ -162,6 +171,11 @@ class State:
         return cls(
             value["blocks"], value.get("fields"), content=value.get("content"), passes=value.get("passes", 0), seed=value.get("seed")
         )
+
+    def __eq__(self, other: object) -> bool:
+        return _same(self.to_dict(), other.to_dict()) if isinstance(other, State) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]  # how Python spells it
 
     def __repr__(self) -> str:
         extra = f", fields {sorted(self.fields)}" if self.fields else ""
@@ -173,12 +187,39 @@ def _is_number(key: object) -> bool:
 
 
 def block_number(key: object) -> int:
-    """``1`` for 1 or "1".
+    """Return ``1`` for 1 or "1".
 
     Raises:
-        InvalidState: no block 1 to 5.
+        InvalidState: not a block 1 to 5.
     """
     number = int(str(key)) if _is_number(key) else None
     if number not in BLOCKS:
         raise InvalidState(f"a state has blocks 1, 2, 3, 4 and 5, not {key!r}; give other values as extra fields")
     return number
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Return whether two values are equal in every bit; handles are compared by hash, without loading them."""
+    if one is other:
+        return True
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return len(one) == len(other) and all(key in other and _same(value, other[key]) for key, value in one.items())
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(_same, one, other))
+    if isinstance(one, float):
+        return struct.pack(">d", one) == struct.pack(">d", other)
+    if hasattr(one, "dtype") and hasattr(one, "shape"):
+        return _same_array(one, other)
+    return bool(one == other)
+
+
+def _same_array(one: Any, other: Any) -> bool:
+    if (one.dtype, tuple(one.shape)) != (other.dtype, tuple(other.shape)):
+        return False
+    if hasattr(one, "hash") and hasattr(one, "load"):
+        return bool(one.hash == other.hash)
+    from yggdrasill.values import dumps
+
+    return dumps(one) == dumps(other)

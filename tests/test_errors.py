@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from typing import Any
@@ -11,7 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yggdrasill import errors
-from yggdrasill.errors import EndpointFailed, YggdrasillError, error_from_dict, format_options, unknown_name
+from yggdrasill.errors import (
+    EndpointFailed,
+    UnknownEndpoint,
+    YggdrasillError,
+    error_context,
+    error_from_dict,
+    format_options,
+    unknown_message,
+    unknown_name,
+)
 
 CLASSES = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, YggdrasillError)]
 by_class = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -70,11 +80,11 @@ def test_every_class_has_its_line_in_the_drawn_tree(kind: type[YggdrasillError])
 @by_class
 def test_an_error_crosses_a_wire_and_a_process(kind: type[YggdrasillError]) -> None:
     error = kind("broken", node="a/b", ports=["x"], count=2, message="inner", self=1)
-    for copy in (error_from_dict(json.loads(json.dumps(error.to_dict()))), pickle.loads(pickle.dumps(error))):
+    for again in (error_from_dict(json.loads(json.dumps(error.to_dict()))), pickle.loads(pickle.dumps(error))):
         if kind is not YggdrasillError:
-            assert type(copy) is kind
-            assert copy.details == error.details
-        assert copy.message == "broken"
+            assert type(again) is kind
+            assert again.details == error.details
+        assert again.message == "broken"
 
 
 def test_a_class_this_version_does_not_know_is_a_failed_endpoint() -> None:
@@ -106,18 +116,43 @@ def test_any_message_makes_an_error_of_ours(payload: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "names, near, text",
     [
-        ([], None, "nothing"),
+        ([], None, "none"),
         (["b", "a"], None, "'a', 'b'"),
         (["solver", "codec", "backbone"], "solvr", "'solver', 'backbone', 'codec'"),
         ([f"n{number:02}" for number in range(15)], None, ", ".join(f"'n{number:02}'" for number in range(12)) + " and 3 more"),
     ],
 )
-def test_choices_are_sorted_with_near_ones_first_and_cut(names: list[str], near: str | None, text: str) -> None:
+def test_format_options_sorts_puts_near_names_first_and_truncates(names: list[str], near: str | None, text: str) -> None:
     assert format_options(names, near=near) == text
 
 
-def test_an_unknown_name_says_what_there_is_and_which_may_be_meant() -> None:
+def test_unknown_name_lists_the_available_names_a_near_match_and_a_hint() -> None:
     error = unknown_name("node", "solvr", ["codec", "solver"], "Add it first.")
-    assert str(error) == "unknown node 'solvr'; there is 'solver', 'codec'. Did you mean 'solver'? Add it first."
+    assert str(error) == "Unknown node 'solvr'. Available: 'solver', 'codec'. Did you mean 'solver'? Add it first."
     assert error.details == {"name": "solvr"}
-    assert str(unknown_name("node", "q", [])) == "unknown node 'q'; there is nothing."
+    assert str(unknown_name("node", "b", ["c", "a"])) == "Unknown node 'b'. Available: 'a', 'c'."
+    assert str(unknown_name("node", "q", [])) == "Unknown node 'q'. Available: none."
+
+
+def test_unknown_name_makes_an_error_of_the_given_class() -> None:
+    error = unknown_name("stage", "b", ["a"], kind=UnknownEndpoint)
+    assert type(error) is UnknownEndpoint
+    assert str(error) == unknown_message("stage", "b", ["a"])
+
+
+@by_class
+def test_error_context_changes_message_args_and_repr_alike(kind: type[YggdrasillError]) -> None:
+    with pytest.raises(kind) as caught, error_context("'graph.yaml'"), error_context("nodes[2]"):
+        raise kind("unknown key", node="a")
+
+    error = caught.value
+    expected = "'graph.yaml': nodes[2]: unknown key"
+    assert (str(error), error.message, error.args) == (expected, expected, (expected,))
+    assert repr(error) == f"{kind.__name__}({expected!r})"
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (str(again), again.message, again.args, again.details) == (expected, expected, (expected,), {"node": "a"})
+
+
+def test_error_context_leaves_other_exceptions_alone() -> None:
+    with pytest.raises(ValueError, match=r"^plain$"), error_context("somewhere"):
+        raise ValueError("plain")

@@ -1,8 +1,9 @@
-"""Imports run one way, and importing the package stays light."""
+"""Imports run one way and have no cycles, and importing the package stays light."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ TOPS = ("__main__", "cli", "gateway", "nodes", "worker")
 MAY_IMPORT = {level: set(LEVELS[:rank]) for rank, level in enumerate(LEVELS)}
 MAY_IMPORT |= {top: {*LEVELS, *TOPS, "draw"} for top in TOPS}
 MAY_IMPORT["server_ext"] |= {"draw"}
-MAY_IMPORT |= {"blocks": {"errors", "values", "foundation"}, "draw": {"errors", "values"}}
+MAY_IMPORT |= {"blocks": {"errors", "values", "foundation"}, "draw": {"errors", "values", "foundation"}}
 HEAVY = {"aiohttp", "comfy", "diffusers", "numpy", "pydantic", "torch"}
 
 
@@ -39,6 +40,47 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, f"{base}.{alias.name}") for alias in node.names)
 
 
+def module_name(path: Path) -> str:
+    return ".".join(("yggdrasill", *path.with_suffix("").parts)).removesuffix(".__init__")
+
+
+def runtime_imports(tree: ast.AST) -> Iterator[str]:
+    """Dotted names that a module imports when it is executed or called; what only a type checker reads is left out."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for branch in node.orelse:
+                yield from runtime_imports(branch)
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        yield from runtime_imports(node)
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Modules of the package by name, each with those it imports at run time; the root package is above them all and left out."""
+    trees = {module_name(path): ast.parse((ROOT / path).read_text(encoding="utf-8")) for path in modules()}
+    trees.pop("yggdrasill")
+    graph = {}
+    for module, tree in trees.items():
+        named = {name if name in trees else name.rpartition(".")[0] for name in runtime_imports(tree)}
+        graph[module] = named & trees.keys()
+    return graph
+
+
+def modules_in_cycles(graph: dict[str, set[str]]) -> set[str]:
+    """Modules that import themselves through others: what is left when those without open imports are removed, from both ends."""
+    left = {module: set(named) for module, named in graph.items()}
+    while True:
+        importing = {module for module, named in left.items() if named}
+        imported = {name for named in left.values() for name in named}
+        kept = importing & imported
+        if kept == left.keys():
+            return kept
+        left = {module: left[module] & kept for module in kept}
+
+
 def part_of(path: Path) -> str:
     return path.parts[0].removesuffix(".py")
 
@@ -57,6 +99,34 @@ def test_imports_run_one_way() -> None:
             if part != "__init__" and package == "yggdrasill" and target not in {part, "", "__version__"} | MAY_IMPORT[part]:
                 wrong.append(f"{path}:{line} imports {name}")
     assert not wrong
+
+
+def test_no_module_names_a_layer_above_it_in_a_string() -> None:
+    wrong = []
+    for path in modules():
+        part = part_of(path)
+        above = set(LEVELS) - MAY_IMPORT.get(part, set(LEVELS)) - {part}
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                named = {name for name in re.findall(r"yggdrasill[.:/](\w+)", node.value) if name in above}
+                wrong += [f"{path}:{node.lineno} names {name} in {node.value[:60]!r}" for name in named]
+    assert not wrong
+
+
+def test_no_module_imports_itself_through_others_at_run_time() -> None:
+    assert sorted(modules_in_cycles(import_graph())) == []
+
+
+def test_a_cycle_of_imports_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set[str](), "e": {"a"}}
+    assert modules_in_cycles(graph) == {"b", "c"}
+    assert list(runtime_imports(ast.parse("def f():\n    from yggdrasill.a import b"))) == ["yggdrasill.a.b"]
+    assert not list(runtime_imports(ast.parse("if TYPE_CHECKING:\n    from yggdrasill.a import b")))
+
+
+def test_drawing_reads_the_kinds_of_the_foundation_and_nothing_else_of_it() -> None:
+    named = {name for path in modules() if part_of(path) == "draw" for _, name in imports(path) if name.startswith("yggdrasill.foundation")}
+    assert {name.rpartition(".")[0] for name in named} == {"yggdrasill.foundation.kinds"}
 
 
 def test_no_import_is_relative() -> None:

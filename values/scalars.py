@@ -13,8 +13,8 @@ from yggdrasill.values.payload import corrupt
 __all__ = ["SCALAR_DECODERS", "SCALAR_ENCODERS", "decode_text", "encode_text", "from_base64", "is_unicode", "to_base64"]
 
 _SAFE_INT = 1 << 53
-_NAMED: dict[str, float] = {"inf": math.inf, "-inf": -math.inf, "nan": struct.unpack(">d", bytes.fromhex("7ff8000000000000"))[0]}
-_NAME_OF_BITS = {struct.pack(">d", value): name for name, value in _NAMED.items()}
+_NAMED = {"inf": struct.pack(">d", math.inf), "-inf": struct.pack(">d", -math.inf), "nan": bytes.fromhex("7ff8000000000000")}
+_NAME_OF_BITS = {bits: name for name, bits in _NAMED.items()}
 
 
 def to_base64(data: bytes | bytearray | memoryview) -> str:
@@ -90,11 +90,9 @@ def _encode_float(value: float) -> Any:
 def _decode_float(body: Any) -> float:
     if type(body) is not str:
         raise corrupt("a tagged float is not text")
-    named = _NAMED.get(body)
-    if named is not None:
-        return named
     try:
-        return float(struct.unpack(">d", bytes.fromhex(body))[0])
+        # a new object for each NaN: several NaNs are several keys of a dict only if they are not one object
+        return float(struct.unpack(">d", _NAMED.get(body) or bytes.fromhex(body))[0])
     except (ValueError, struct.error) as error:
         raise corrupt(f"a tagged float is {body[:40]!r}") from error
 

@@ -1,33 +1,33 @@
 /**
- * What a list offers: the endpoints that this server knows, and the graphs at each.
+ * Choices of lists: the endpoints in the registry, and the graphs at each.
  */
-import { ask } from "./request.js";
+import { request } from "./request.js";
 
-/** What was heard of this server: the names of endpoints, and the graphs at each. */
-const heard = { endpoints: [], graphs: new Map(), asked: new Map() };
+/** Answers of this server: the names of endpoints, the graphs at each, and when each was requested. */
+const cache = { endpoints: [], graphs: new Map(), requested: new Map() };
 const FRESH_MS = 3000;
 
 /**
  * @param {object} app
- * @returns {string[]} the names of endpoints, as they were when last asked; asks again
+ * @returns {string[]} the names of endpoints from the last answer; a new request is started
  */
 export function endpointsOf(app) {
   void refreshEndpoints(app);
-  return heard.endpoints;
+  return cache.endpoints;
 }
 
 /**
  * @param {object} app
  * @param {string} endpoint
- * @returns {string[]} the graphs there, as `endpointsOf`
+ * @returns {string[]} the graphs at the endpoint from the last answer, as in `endpointsOf`
  */
 export function graphsAt(app, endpoint) {
   void refreshGraphs(app, endpoint);
-  return heard.graphs.get(endpoint) ?? [];
+  return cache.graphs.get(endpoint) ?? [];
 }
 
 /**
- * Ask for both lists, so that they are there when one is opened.
+ * Request both lists, so that they are loaded when one is opened.
  * @param {object} app
  * @param {string} endpoint
  */
@@ -37,29 +37,29 @@ export function refreshLists(app, endpoint) {
 }
 
 async function refreshEndpoints(app) {
-  const answer = await fresh(app, "endpoints", {});
-  if (answer) heard.endpoints = answer.endpoints;
+  const answer = await requestIfStale(app, "endpoints", {});
+  if (answer) cache.endpoints = answer.endpoints;
 }
 
 async function refreshGraphs(app, endpoint) {
-  const answer = await fresh(app, "graphs", { endpoint });
-  if (answer) heard.graphs.set(endpoint, answer.graphs.map(({ graph_id }) => graph_id));
+  const answer = await requestIfStale(app, "graphs", { endpoint });
+  if (answer) cache.graphs.set(endpoint, answer.graphs.map(({ graph_id }) => graph_id));
 }
 
-/** The answer, or null if the same was asked a moment ago or cannot be answered: the list then stays as it was. */
-async function fresh(app, path, query) {
-  const question = `${path} ${query.endpoint ?? ""}`;
-  if (performance.now() - (heard.asked.get(question) ?? -FRESH_MS) < FRESH_MS) return null;
-  heard.asked.set(question, performance.now());
-  return ask(app, path, query).catch(() => null);
+/** The answer, or null if it was requested a moment ago or failed; the list then stays unchanged. */
+async function requestIfStale(app, path, query) {
+  const key = `${path} ${query.endpoint ?? ""}`;
+  if (performance.now() - (cache.requested.get(key) ?? -FRESH_MS) < FRESH_MS) return null;
+  cache.requested.set(key, performance.now());
+  return request(app, path, query).catch(() => null);
 }
 
 /**
- * Let a list of choices be looked up each time it is opened; what is chosen is always in it.
+ * Compute the choices of a list each time it is opened. The current value is always among them.
  * @param {object} widget
  * @param {() => string[]} choices
  */
-export function offer(widget, choices) {
+export function setChoices(widget, choices) {
   const values = () => {
     const found = choices();
     return found.includes(widget.value) || (!widget.value && found.length) ? found : [...found, widget.value];

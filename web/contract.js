@@ -1,26 +1,26 @@
 /**
- * Contracts as the node keeps them: the ports of a graph, what became of each when the graph changed, ComfyUI's type for it.
+ * Contracts as nodes store them: the ports of a graph, how they changed, and ComfyUI's type for each.
  */
 
 /** @typedef {{name: string, dtype?: string, comfy_type?: string, optional?: boolean}} Port */
 /** @typedef {{graph_id: string, kind: string, hash: string, inputs: Port[], outputs: Port[]}} Contract */
 
-/** A node has so many sockets on each side at most. */
-const MOST_PORTS = 32;
+/** The maximum number of sockets on each side of a node. */
+const MAX_PORTS = 32;
 
 /**
  * @param {Contract} contract
- * @returns {string} why no node has sockets for all of its ports; empty if one has
+ * @returns {string} the problem if the contract has more ports than a node has sockets, else an empty string
  */
-export function tooMany({ inputs, outputs }) {
-  const [count, side] = inputs.length > MOST_PORTS ? [inputs.length, "inputs"] : [outputs.length, "outputs"];
-  if (count <= MOST_PORTS) return "";
-  return `It has ${count} ${side}, and a node up to ${MOST_PORTS}. Let fewer be ports of the whole, or divide it into graphs that each have a node.`;
+export function portLimitProblem({ inputs, outputs }) {
+  const [count, side] = inputs.length > MAX_PORTS ? [inputs.length, "inputs"] : [outputs.length, "outputs"];
+  if (count <= MAX_PORTS) return "";
+  return `It has ${count} ${side}; a node supports at most ${MAX_PORTS}. Expose fewer ports, or split it into several graphs, each with its own node.`;
 }
 
 /**
  * @param {string} text
- * @returns {Contract | null} null if it is none
+ * @returns {Contract | null} null if the text is not a contract
  */
 export function readContract(text) {
   try {
@@ -31,7 +31,7 @@ export function readContract(text) {
   }
 }
 
-/** @returns {Contract} what of a contract the node needs */
+/** @returns {Contract} the fields of a contract that a node stores */
 export function essence({ graph_id, kind, hash, inputs, outputs }) {
   const port = ({ name, dtype, comfy_type, optional }) => ({ name, dtype, comfy_type, optional });
   return { graph_id, kind, hash, inputs: inputs.map(port), outputs: outputs.map(port) };
@@ -39,37 +39,37 @@ export function essence({ graph_id, kind, hash, inputs, outputs }) {
 
 /**
  * @param {Port[]} before
- * @param {Port[]} now
+ * @param {Port[]} after
  * @param {string} side
- * @returns {string[]} what changed, in words
+ * @returns {string[]} descriptions of the changes
  */
-export function differences(before, now, side) {
-  const from = origins(before, now);
-  const said = now.flatMap((port, index) => {
+export function differences(before, after, side) {
+  const from = origins(before, after);
+  const changes = after.flatMap((port, index) => {
     const old = before[from[index]];
     if (!old) return [`${side} “${port.name}” is new`];
-    if (old.name !== port.name) return [`${side} “${old.name}” is “${port.name}” now`];
+    if (old.name !== port.name) return [`${side} “${old.name}” was renamed to “${port.name}”`];
     if (socketType(old) !== socketType(port)) return [`${side} “${port.name}” is ${socketType(port)}, was ${socketType(old)}`];
     return from[index] === index ? [] : [`${side} “${port.name}” moved`];
   });
-  const gone = before.filter((_, index) => !from.includes(index)).map((port) => `${side} “${port.name}” is gone`);
-  return [...said, ...gone];
+  const removed = before.filter((_, index) => !from.includes(index)).map((port) => `${side} “${port.name}” was removed`);
+  return [...changes, ...removed];
 }
 
 /**
  * @param {Port[]} before
- * @param {Port[]} now
- * @returns {number[]} for each port of `now` the number of the one in `before` that it is: of its name, or in its place and of its
- * type under another name; -1 for none
+ * @param {Port[]} after
+ * @returns {number[]} for each port of `after` the index of the same port in `before`: the port of its name, else a renamed port at its
+ * position with its type; -1 for a new port
  */
-export function origins(before, now) {
-  const was = before.map(({ name }) => name);
-  const is = now.map(({ name }) => name);
-  return now.map((port, index) => {
-    const same = was.indexOf(port.name);
+export function origins(before, after) {
+  const oldNames = before.map(({ name }) => name);
+  const newNames = after.map(({ name }) => name);
+  return after.map((port, index) => {
+    const same = oldNames.indexOf(port.name);
     if (same >= 0) return same;
-    const there = before[index];
-    return there && !is.includes(there.name) && socketType(there) === socketType(port) ? index : -1;
+    const old = before[index];
+    return old && !newNames.includes(old.name) && socketType(old) === socketType(port) ? index : -1;
   });
 }
 

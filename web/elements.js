@@ -1,11 +1,12 @@
 /**
- * Elements of the page: made in one call, given the extension's looks once, and filled anew without losing the place of the keyboard.
+ * Elements of the page: creating them, loading the extension's style sheet, and replacing their children without losing the focus.
  */
 
 const STYLE = "yggdrasill-style";
 
 /**
- * An element. Properties that begin with "on" are listeners, `class` and `data-*`, `aria-*`, `role` are attributes, others are set as they are.
+ * Create an element. Properties that begin with "on" are listeners, `class`, `data-*`, `aria-*` and `role` are attributes, others are set as
+ * properties.
  * @param {string} tag
  * @param {Record<string, any>} [properties]
  * @param {...(Node | string | null | undefined | false)} children
@@ -24,28 +25,28 @@ export function make(tag, properties = {}, ...children) {
 }
 
 /**
- * A button that shows an icon alone; its name is for those who do not see it, and for a pointer that rests on it.
+ * A button with an icon alone; its name is its label for screen readers and its tooltip.
  * @param {string} icon of PrimeIcons, such as "pi-refresh"
  * @param {string} name
- * @param {(event: Event) => void} act
- * @param {string} [key] by which the keyboard's place is found again
+ * @param {(event: Event) => void} action
+ * @param {string} [key] by which the focus is restored
  */
-export function iconButton(icon, name, act, key = name) {
-  return make("button", { class: "ygg-icon", type: "button", title: name, "aria-label": name, "data-key": key, onclick: act }, symbol(icon));
+export function iconButton(icon, name, action, key = name) {
+  return make("button", { class: "ygg-icon", type: "button", title: name, "aria-label": name, "data-key": key, onclick: action }, symbol(icon));
 }
 
-/** A button with words. */
-export function button(words, act, key = words, look = "") {
-  return make("button", { class: `ygg-button ${look}`, type: "button", "data-key": key, onclick: act }, words);
+/** A button with a label. */
+export function button(label, action, key = label, look = "") {
+  return make("button", { class: `ygg-button ${look}`, type: "button", "data-key": key, onclick: action }, label);
 }
 
-/** An icon that says nothing by itself. */
+/** A decorative icon. */
 export function symbol(icon) {
   return make("i", { class: `pi ${icon}`, "aria-hidden": "true" });
 }
 
 /**
- * Put other children into an element; whoever was at one with a `data-key` is at its successor then.
+ * Replace the children of an element. If a child with a `data-key` has the focus, the new child with that key receives it.
  * @param {HTMLElement} element
  * @param {...(Node | string)} children
  */
@@ -55,14 +56,14 @@ export function fill(element, ...children) {
   if (key) element.querySelector(`[data-key="${CSS.escape(key)}"]`)?.focus();
 }
 
-/** Load the extension's style sheet, once. */
+/** Load the extension's style sheet once. */
 export function useStyle(app) {
   if (document.getElementById(STYLE)) return;
   document.head.append(make("link", { id: STYLE, rel: "stylesheet", href: app.api.fileURL("/yggdrasill/web/style.css") }));
 }
 
 /**
- * A dialog over the page: Escape and its cross close it, the keyboard stays inside, and goes back to where it was.
+ * Open a modal dialog. Escape and its close button close it; the focus stays inside it and returns to the previous element afterwards.
  * @param {object} app
  * @param {string} title
  * @param {...Node} content
@@ -83,7 +84,7 @@ export function openDialog(app, title, ...content) {
   return dialog;
 }
 
-/** @returns {string} a number of bytes as people read it */
+/** @returns {string} a number of bytes with a unit */
 export function bytes(count) {
   const units = ["B", "kB", "MB", "GB", "TB"];
   let unit = 0;
@@ -92,7 +93,7 @@ export function bytes(count) {
   return `${rest < 10 && unit ? rest.toFixed(1) : Math.round(rest)} ${units[unit]}`;
 }
 
-/** @returns {string} seconds as people read them */
+/** @returns {string} seconds with a unit */
 export function seconds(count) {
   if (count < 1) return `${Math.round(count * 1000)} ms`;
   return count < 100 ? `${count.toFixed(1)} s` : `${Math.floor(count / 60)} min ${Math.round(count % 60)} s`;

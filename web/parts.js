@@ -1,20 +1,20 @@
 /**
- * The parts of the open workflow that have a name, as the server finds them: subgraphs and groups by their title, and what lies in a group.
+ * The parts of the open workflow that have a name, as the server determines them: subgraphs and groups by title, and the nodes in a group.
  */
 
 /**
  * @typedef {object} Part
  * @property {"subgraph" | "group"} kind
- * @property {string} name what the registry places: the title, or where different things have one title, the path to it
+ * @property {string} name its key in the registry: the title, or its path if different parts have this title
  * @property {string[]} path titles from the outermost subgraph down
- * @property {object} graph the one it stands in
+ * @property {object} graph the graph that contains it
  * @property {object} [node] the subgraph node
  * @property {object} [group]
  */
 
 /**
  * @param {object} app
- * @returns {Part[]} one for each name, outer ones first
+ * @returns {Part[]} one for each name, outer parts first
  */
 export function partsOf(app) {
   const all = [...walk(app.rootGraph ?? app.graph, [])];
@@ -31,7 +31,7 @@ export function partsOf(app) {
 /**
  * @param {object} app
  * @param {object} item on the canvas
- * @returns {Part | null} the part that a subgraph node or a group is; null for everything else, and without a title
+ * @returns {Part | null} the part that a subgraph node or a group is; null for any other item, and without a title
  */
 export function partOf(app, item) {
   if (!item?.title?.trim() || !(item.isSubgraphNode?.() || isGroup(item))) return null;
@@ -39,7 +39,7 @@ export function partOf(app, item) {
   return partsOf(app).find(same) ?? null;
 }
 
-/** @returns {boolean} whether something on the canvas is a group */
+/** @returns {boolean} whether an item on the canvas is a group */
 export function isGroup(item) {
   return Boolean(item) && item.constructor === window.LiteGraph.LGraphGroup;
 }
@@ -47,16 +47,16 @@ export function isGroup(item) {
 /**
  * @param {object} graph
  * @param {number[]} box x, y, width, height
- * @returns {object[]} the nodes whose middle lies in it
+ * @returns {object[]} the nodes whose center is in the box
  */
 export function nodesIn(graph, [x, y, width, height]) {
   return graph._nodes.filter(({ boundingRect: [left, top, wide, high] }) => {
-    const middle = [left + wide / 2, top + high / 2];
-    return middle[0] >= x && middle[0] < x + width && middle[1] >= y && middle[1] < y + height;
+    const center = [left + wide / 2, top + high / 2];
+    return center[0] >= x && center[0] < x + width && center[1] >= y && center[1] < y + height;
   });
 }
 
-/** @returns {number[]} a group's box */
+/** @returns {number[]} the box of a group */
 export const boxOf = (group) => [...group.pos, ...group.size];
 
 function* walk(graph, outer) {

@@ -1,15 +1,15 @@
 /**
- * Graph Input and Graph Output take their type from what they are linked to, so that the workflow says what it takes and gives.
+ * Graph Input and Graph Output take their type from their links, so that the workflow declares the types of its ports.
  */
 import { after } from "./widgets.js";
 
 const OUTPUT_NODE = "YggdrasillGraphOutput";
 const ANY = "*";
-/** The type that a link gave to a port; another one was typed by hand and stays. */
+/** The property with the type that a link set. A type that the user entered is kept. */
 const FOUND_TYPE = "yggdrasill.found_type";
 
 /**
- * Let a node take its type from now on; one that was made before this module was loaded may have links already.
+ * Set the type of a node from its links from now on. A node created before this module was loaded may already be linked.
  * @param {object} node
  * @param {object} app
  */
@@ -26,15 +26,15 @@ export function attach(node, app) {
 
 /**
  * @param {object} node
- * @param {object} slot the one that was linked
+ * @param {object} slot the slot that was linked
  * @param {object} link
  */
 function takeType(node, slot, link) {
   const widget = node.widgets?.find(({ name }) => name === "type");
   const ends = link.resolve(node.graph);
   const other = node.comfyClass === OUTPUT_NODE ? (ends.output ?? ends.subgraphInput) : (ends.input ?? ends.subgraphOutput);
-  const marks = slot.name === (node.comfyClass === OUTPUT_NODE ? "value" : node.outputs[0].name);
-  if (!widget || !marks || !other?.type || other.type === ANY) return;
+  const isPort = slot.name === (node.comfyClass === OUTPUT_NODE ? "value" : node.outputs[0].name);
+  if (!widget || !isPort || !other?.type || other.type === ANY) return;
   if (widget.value !== ANY && widget.value !== node.properties[FOUND_TYPE]) return;
   widget.value = String(other.type);
   node.properties[FOUND_TYPE] = widget.value;

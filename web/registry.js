@@ -1,23 +1,23 @@
 /**
- * What the registry of this server says about parts of workflows: read once, again when something may have changed, and edited here.
- * The workflow is never touched.
+ * The placements of parts in this server's registry. They are read at the start, again when they may have changed, and edited here. The workflow
+ * is never changed.
  */
-import { ask } from "./request.js";
+import { request } from "./request.js";
 
-/** The place of parts that stay on this server. */
+/** The placement of parts that run on this server. */
 export const LOCAL = "local";
-/** Where an endpoint is pinned in a subgraph node's properties; the registry goes before it. */
-const PINNED = "yggdrasill.endpoint";
-const PATIENCE_MS = 5000;
+/** The property of a subgraph node that pins it to an endpoint. The registry overrides it. */
+const PINNED_PROPERTY = "yggdrasill.endpoint";
+const TIMEOUT_MS = 5000;
 
-const known = { endpoints: [], graphs: {}, default: LOCAL };
+const registry = { endpoints: [], graphs: {}, default: LOCAL };
 const listeners = new Set();
 
-/** @returns {string[]} the names of the endpoints that are known here */
-export const endpoints = () => known.endpoints;
+/** @returns {string[]} the names of the endpoints in the registry */
+export const endpoints = () => registry.endpoints;
 
 /**
- * Be told whenever what is known has changed.
+ * Call a listener whenever the registry has changed.
  * @param {() => void} listener
  */
 export function onChange(listener) {
@@ -29,30 +29,30 @@ export function onChange(listener) {
  * @param {object} app
  */
 export async function refresh(app) {
-  take(await ask(app, "placements", {}, undefined, PATIENCE_MS).catch(() => null));
+  apply(await request(app, "placements", {}, undefined, TIMEOUT_MS).catch(() => null));
 }
 
 /**
- * Say where parts run from now on.
+ * Place parts.
  * @param {object} app
  * @param {string[]} names of parts
- * @param {string | null} place an endpoint's name or "local"; null takes the line out of the registry
+ * @param {string | null} place an endpoint's name or "local"; null removes the entry from the registry
  */
 export async function place(app, names, place) {
-  for (const key of names) take(await ask(app, "place", {}, { key, place }));
+  for (const key of names) apply(await request(app, "place", {}, { key, place }));
 }
 
 /**
- * Where a part runs: as the longest key says that is its path or an end of it, else where it is pinned, else here.
+ * Find the placement of a part: that of the longest key that equals its path or the end of it, else its pinned endpoint, else local.
  * @param {import("./parts.js").Part} part
- * @returns {{names: string[], key: string | null}} endpoints by name, none for this server; and the key that says so
+ * @returns {{names: string[], key: string | null}} the names of its endpoints, empty for this server; and the key in the registry
  */
 export function placeOf({ path, node }) {
   const ends = path.map((_, start) => path.slice(start).join("/"));
-  const own = node ? [`${ends[0]} (${node.id})`] : [];
-  const key = [...own, ...ends].find((end) => Object.hasOwn(known.graphs, end));
-  if (key !== undefined) return { names: endpointsOf(known.graphs[key]), key };
-  const pinned = node?.properties?.[PINNED];
+  const instanceKeys = node ? [`${ends[0]} (${node.id})`] : [];
+  const key = [...instanceKeys, ...ends].find((end) => Object.hasOwn(registry.graphs, end));
+  if (key !== undefined) return { names: endpointsOf(registry.graphs[key]), key };
+  const pinned = node?.properties?.[PINNED_PROPERTY];
   return { names: typeof pinned === "string" && pinned && pinned !== LOCAL ? [pinned] : [], key: null };
 }
 
@@ -61,8 +61,8 @@ function endpointsOf(config) {
   return config.replicas ?? [];
 }
 
-function take(answer) {
-  if (!answer || JSON.stringify(answer) === JSON.stringify(known)) return;
-  Object.assign(known, answer);
+function apply(answer) {
+  if (!answer || JSON.stringify(answer) === JSON.stringify(registry)) return;
+  Object.assign(registry, answer);
   for (const listener of listeners) listener();
 }

@@ -1,15 +1,15 @@
 /**
- * The Remote Graph node: its graph and endpoint are chosen from lists, its sockets are named and typed after the graph's contract.
+ * The Remote Graph node: its graph and endpoint are chosen from lists, and its sockets have the names and types of the graph's contract.
  *
- * The contract is stored in the node, so a workflow opens as it was saved whether or not the endpoint is there. What the endpoint
- * serves now is looked at when a workflow was loaded, and when a run has stopped at the node: if ports have changed, the node says so
- * and keeps its sockets and links until it is told to follow. The server refuses to run it with other ports; whether the graph was
- * replaced since the last run it asks by itself.
+ * The contract is stored in the node, so a workflow opens as it was saved even if the endpoint is not reachable. The current contract is
+ * requested when a workflow was loaded, and when a run has failed at the node. If the ports have changed, the node shows it and keeps its
+ * sockets and links until the user applies the change. The server refuses to run the node with other ports, and checks itself whether the graph
+ * was replaced since the last run.
  */
-import { ask, tell } from "./request.js";
-import { endpointsOf, graphsAt, offer, refreshLists } from "./choices.js";
-import { differences, essence, readContract, tooMany } from "./contract.js";
-import { FOLLOW, badgeOf, say, showSeed } from "./signs.js";
+import { notify, request } from "./request.js";
+import { endpointsOf, graphsAt, setChoices, refreshLists } from "./choices.js";
+import { differences, essence, readContract, portLimitProblem } from "./contract.js";
+import { UPDATE, badgeOf, setProblem, showSeed } from "./node_status.js";
 import { setSockets } from "./sockets.js";
 import { after, widgetOf } from "./widgets.js";
 
@@ -21,49 +21,49 @@ const attached = new WeakSet();
 let listening = false;
 
 /**
- * Give a node its behaviour; one that was made before this module was loaded may have its values already.
+ * Give a node its behaviour. A node created before this module was loaded may already have values.
  * @param {object} node
  * @param {object} app
  */
 export function attach(node, app) {
-  node.yggdrasill = { app, problem: null, offered: null, follow: () => follow(node, node.yggdrasill.offered) };
+  node.yggdrasill = { app, problem: null, newContract: null, update: () => applyContract(node, node.yggdrasill.newContract) };
   attached.add(node);
   listen(app);
   const graph = widgetOf(node, "graph");
   const endpoint = widgetOf(node, "endpoint");
-  offer(graph, () => graphsAt(app, endpoint.value));
-  offer(endpoint, () => [AUTO, ...endpointsOf(app)]);
+  setChoices(graph, () => graphsAt(app, endpoint.value));
+  setChoices(endpoint, () => [AUTO, ...endpointsOf(app)]);
   after(graph, "callback", () => choose(node));
   after(endpoint, "callback", () => {
     refreshLists(app, endpoint.value);
     void choose(node);
   });
-  after(node, "onConfigure", () => settle(node));
-  after(node, "onExecuted", (shown) => sayWhere(node, shown));
+  after(node, "onConfigure", () => applyStored(node));
+  after(node, "onExecuted", (shown) => showLocalRun(node, shown));
   for (const widget of widgetOf(node, "seed")?.linkedWidgets ?? []) widget.label = "control after generate";
   node.badges.push(() => badgeOf(node));
   if (!app.configuringGraph) refreshLists(app, endpoint.value);
-  settle(node);
+  applyStored(node);
   if (graph.value && !storedContract(node)) void choose(node);
 }
 
-/** Say that a run took place here and not at the endpoint. */
-function sayWhere(node, shown) {
+/** Show that a run took place on this server instead of the endpoint. */
+function showLocalRun(node, shown) {
   const detail = shown?.yggdrasill?.[0]?.ran_here;
   if (!detail) return;
-  say(node, { text: "ran here", tone: "warn", detail });
-  tell(node.yggdrasill.app, "warn", `Remote Graph “${settings(node).graph}” ran here`, detail);
+  setProblem(node, { text: "ran locally", tone: "warn", detail });
+  notify(node.yggdrasill.app, "warn", `Remote Graph “${settings(node).graph}” ran locally`, detail);
 }
 
-/** Let the node look like the contract it stores. */
-function settle(node) {
+/** Show the sockets of the stored contract. */
+function applyStored(node) {
   const contract = storedContract(node);
   if (contract) setSockets(node, contract, contract);
   showSeed(node, contract);
 }
 
 /**
- * Compare the contract a loaded node was saved with to what its endpoint serves now.
+ * Compare the stored contract of a loaded node with the one that its endpoint serves now.
  * @param {object} node
  */
 export async function check(node) {
@@ -73,17 +73,17 @@ export async function check(node) {
   refreshLists(app, endpoint);
   if (!stored || !graph) return;
   try {
-    const { contract } = await ask(app, "contract", { graph, endpoint });
-    if (node.graph) notice(node, stored, contract);
+    const { contract } = await request(app, "contract", { graph, endpoint });
+    if (node.graph) compareContracts(node, stored, contract);
   } catch (error) {
-    say(node, { text: error.kind === "UnknownGraph" ? "no longer served" : "cannot be asked", tone: "warn", detail: error.message });
+    setProblem(node, { text: error.kind === "UnknownGraph" ? "no longer served" : "cannot be checked", tone: "warn", detail: error.message });
   }
 }
 
 // -- runs -------------------------------------------------------------------------------------------------------
 
 /**
- * Hear of runs: a node that begins leaves behind what was odd about it before; where one stopped, its ports may not be the graph's any more.
+ * Follow runs: a node that starts clears its warning; a node that failed checks whether the ports of its graph have changed.
  * @param {object} app
  */
 function listen(app) {
@@ -91,18 +91,18 @@ function listen(app) {
   listening = true;
   app.api.addEventListener("executing", ({ detail }) => {
     const node = attachedAt(app, detail);
-    if (node?.yggdrasill.problem?.tone === "warn") say(node, null);
+    if (node?.yggdrasill.problem?.tone === "warn") setProblem(node, null);
   });
   app.api.addEventListener("execution_error", ({ detail }) => {
     const node = attachedAt(app, detail.node_id);
-    if (node && !node.yggdrasill.offered) void check(node);
+    if (node && !node.yggdrasill.newContract) void check(node);
   });
 }
 
 /**
  * @param {object} app
- * @param {string | null} path the ids of the subgraphs around a node, and its own
- * @returns {object | null} the node, if it is one of these
+ * @param {string | null} path the ids of the enclosing subgraph nodes, and the node's id
+ * @returns {object | null} the node, if it has this behaviour
  */
 function attachedAt(app, path) {
   let node = null;
@@ -114,10 +114,10 @@ function attachedAt(app, path) {
   return attached.has(node) ? node : null;
 }
 
-// -- choosing ---------------------------------------------------------------------------------------------------
+// -- choices ----------------------------------------------------------------------------------------------------
 
 /**
- * Ask for the contract of the graph that was chosen, and let the sockets follow it.
+ * Request the contract of the chosen graph, and apply it.
  * @param {object} node
  */
 async function choose(node) {
@@ -125,58 +125,57 @@ async function choose(node) {
   const { graph, endpoint } = settings(node);
   if (!graph) return;
   try {
-    const { contract } = await ask(app, "contract", { graph, endpoint });
-    const now = settings(node);
-    if (node.graph && now.graph === graph && now.endpoint === endpoint) follow(node, contract);
+    const { contract } = await request(app, "contract", { graph, endpoint });
+    const current = settings(node);
+    if (node.graph && current.graph === graph && current.endpoint === endpoint) applyContract(node, contract);
   } catch (error) {
-    say(node, { text: "not found", tone: "warn", detail: error.message });
-    tell(app, "warn", `Remote Graph “${graph}”`, error.message);
+    setProblem(node, { text: "not found", tone: "warn", detail: error.message });
+    notify(app, "warn", `Remote Graph “${graph}”`, error.message);
   }
 }
 
 /**
- * Take a contract over: store it, and make the sockets those of its ports. Links stay with ports of the same name, and with a port
- * that was renamed in its place.
+ * Store a contract and set the sockets to its ports. Links are kept for ports of the same name, and for a port that was renamed at its position.
  * @param {object} node
  * @param {Contract} contract
  */
-function follow(node, contract) {
+function applyContract(node, contract) {
   const { app } = node.yggdrasill;
-  const detail = tooMany(contract);
+  const detail = portLimitProblem(contract);
   if (detail) {
-    say(node, { text: "too many ports", tone: "error", detail });
-    tell(app, "warn", `Remote Graph “${contract.graph_id}” has too many ports`, detail);
+    setProblem(node, { text: "too many ports", tone: "error", detail });
+    notify(app, "warn", `Remote Graph “${contract.graph_id}” has too many ports`, detail);
     return;
   }
   node.graph.beforeChange?.();
   const lost = setSockets(node, storedContract(node), contract);
   widgetOf(node, "contract").value = JSON.stringify(essence(contract));
-  node.yggdrasill.offered = null;
+  node.yggdrasill.newContract = null;
   showSeed(node, contract);
-  say(node, null);
+  setProblem(node, null);
   node.graph.afterChange?.();
-  if (lost.length) tell(app, "warn", `Remote Graph “${contract.graph_id}”`, `Unlinked, for the graph has no such port now: ${lost.join(", ")}`);
+  if (lost.length) notify(app, "warn", `Remote Graph “${contract.graph_id}”`, `Unlinked because the graph no longer has these ports: ${lost.join(", ")}`);
 }
 
 /**
- * Say on the node that its ports are not the graph's any more, or that all is well.
+ * Show on the node that the ports of its graph have changed, or clear the problem if they have not.
  * @param {object} node
  * @param {Contract} stored
  * @param {Contract} contract
  */
-function notice(node, stored, contract) {
+function compareContracts(node, stored, contract) {
   const changes = [...differences(stored.inputs, contract.inputs, "input"), ...differences(stored.outputs, contract.outputs, "output")];
   if (!changes.length) {
     widgetOf(node, "contract").value = JSON.stringify(essence(contract));
-    say(node, null);
+    setProblem(node, null);
     return;
   }
-  node.yggdrasill.offered = contract;
-  say(node, { text: "contract changed", tone: "error", detail: changes.join("; ") });
-  tell(node.yggdrasill.app, "warn", `Remote Graph “${contract.graph_id}” has other ports now`, `${changes.join("; ")}. Press “${FOLLOW}” on the node.`);
+  node.yggdrasill.newContract = contract;
+  setProblem(node, { text: "contract changed", tone: "error", detail: changes.join("; ") });
+  notify(node.yggdrasill.app, "warn", `The ports of Remote Graph “${contract.graph_id}” have changed`, `${changes.join("; ")}. Press “${UPDATE}” on the node.`);
 }
 
-// -- what is stored in the node ----------------------------------------------------------------------------------
+// -- stored values -----------------------------------------------------------------------------------------------
 
 function settings(node) {
   return { graph: widgetOf(node, "graph").value, endpoint: widgetOf(node, "endpoint").value || AUTO };

@@ -1,9 +1,9 @@
 /**
- * Asking this server, and telling the user what came of it.
+ * Requests to this server, and messages to the user.
  */
 
-/** What the server said went wrong; `kind` is the name of the error's class. */
-export class Refused extends Error {
+/** The error of a request; `kind` is the class of the server's error. */
+export class RequestError extends Error {
   /**
    * @param {string} message
    * @param {string} kind
@@ -15,30 +15,30 @@ export class Refused extends Error {
 }
 
 /**
- * Ask the editor's routes of this server.
+ * Request a route of the editor on this server.
  * @param {object} app ComfyUI's application
  * @param {string} path such as "endpoints"
  * @param {Record<string, string>} [query]
- * @param {object} [body] JSON to POST; without one it is a GET
- * @param {number} [patience] milliseconds
+ * @param {object} [body] JSON to POST; without it the request is a GET
+ * @param {number} [timeout] milliseconds
  * @returns {Promise<any>} the JSON of the answer
- * @throws {Refused} the server's own words, or why there are none
+ * @throws {RequestError} the server's error message, or the reason why there is none
  */
-export async function ask(app, path, query = {}, body = undefined, patience = 20_000) {
+export async function request(app, path, query = {}, body = undefined, timeout = 20_000) {
   const url = app.api.fileURL(`/yggdrasill/ui/${path}?${new URLSearchParams(query)}`);
   const headers = { "X-Yggdrasill-Editor": "1", ...(body && { "Content-Type": "application/json" }) };
   let response;
   try {
-    const signal = AbortSignal.timeout(patience);
+    const signal = AbortSignal.timeout(timeout);
     response = await fetch(url, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
   } catch {
-    throw new Refused("this ComfyUI does not answer; is it still running?", "Unreachable");
+    throw new RequestError("This ComfyUI does not respond. Is it still running?", "Unreachable");
   }
   const answer = await response.json().catch(() => null);
   if (response.ok && answer) return answer;
   const error = answer?.error;
-  if (error?.message) throw new Refused(error.message, error.type);
-  throw new Refused(`this ComfyUI is no Yggdrasill endpoint (HTTP ${response.status}); its log says why`, "Unreachable");
+  if (error?.message) throw new RequestError(error.message, error.type);
+  throw new RequestError(`This ComfyUI is not a Yggdrasill endpoint (HTTP ${response.status}). See its log for the reason.`, "Unreachable");
 }
 
 /**
@@ -48,7 +48,7 @@ export async function ask(app, path, query = {}, body = undefined, patience = 20
  * @param {string} summary
  * @param {string} detail
  */
-export function tell(app, severity, summary, detail) {
+export function notify(app, severity, summary, detail) {
   const life = severity === "error" ? 20_000 : 10_000;
   app.extensionManager.toast.add({ severity, summary, detail, life });
 }

@@ -1,56 +1,55 @@
 /**
- * The Run Graph node: its sockets are the ports of the graph that is linked to it. This server is asked for them whenever the nodes that
- * put the graph together have changed, also those on the other side of a subgraph's border; where other nodes take part the sockets stay
- * as they are.
+ * The Run Graph node: its sockets are the ports of the linked graph. They are requested from this server whenever the nodes that compose the
+ * graph have changed, also across the boundaries of subgraphs; if the graph depends on other nodes, the sockets stay unchanged.
  *
  * The ports are stored in the node, so a workflow opens as it was saved.
  */
-import { ask, tell } from "./request.js";
-import { essence, tooMany } from "./contract.js";
+import { notify, request } from "./request.js";
+import { essence, portLimitProblem } from "./contract.js";
 import { setSockets } from "./sockets.js";
-import { origin } from "./sources.js";
+import { origin } from "./link_origin.js";
 import { after } from "./widgets.js";
 
 /** @typedef {import("./contract.js").Contract} Contract */
 
-const KEPT = "yggdrasill.contract";
-const PAUSE_MS = 200;
-/** The nodes that are looked after. */
+const STORED_CONTRACT = "yggdrasill.contract";
+const DELAY_MS = 200;
+/** The nodes with this behaviour. */
 const nodes = new Set();
 
 /**
- * Give a node its behaviour; one that was made before this module was loaded may be linked already.
+ * Give a node its behaviour. A node created before this module was loaded may already be linked.
  * @param {object} node
  * @param {object} app
  */
 export function attach(node, app) {
-  if (!nodes.size) app.api.addEventListener("graphChanged", () => nodes.forEach(lookSoon));
-  node.yggdrasill = { app, asked: "", timer: 0 };
+  if (!nodes.size) app.api.addEventListener("graphChanged", () => nodes.forEach(scheduleUpdate));
+  node.yggdrasill = { app, requested: "", timer: 0 };
   nodes.add(node);
-  after(node, "onConfigure", () => settle(node));
-  after(node, "onConnectionsChange", () => lookSoon(node));
+  after(node, "onConfigure", () => applyStored(node));
+  after(node, "onConnectionsChange", () => scheduleUpdate(node));
   after(node, "onRemoved", () => nodes.delete(node));
-  settle(node);
-  lookSoon(node);
+  applyStored(node);
+  scheduleUpdate(node);
 }
 
-/** Let the sockets be those of the stored contract. */
-function settle(node) {
-  const contract = node.properties[KEPT];
+/** Set the sockets to those of the stored contract. */
+function applyStored(node) {
+  const contract = node.properties[STORED_CONTRACT];
   if (contract) setSockets(node, contract, contract);
 }
 
-/** Several changes in a row are one. */
-function lookSoon(node) {
+/** Update the ports after a delay; several changes in a row cause one update. */
+function scheduleUpdate(node) {
   clearTimeout(node.yggdrasill.timer);
-  node.yggdrasill.timer = setTimeout(() => void look(node), PAUSE_MS);
+  node.yggdrasill.timer = setTimeout(() => void updatePorts(node), DELAY_MS);
 }
 
 /**
- * Ask what the linked graph takes and gives, if what it is made of has changed since.
+ * Request the contract of the linked graph, if the nodes that compose it have changed.
  * @param {object} node
  */
-async function look(node) {
+async function updatePorts(node) {
   const { app } = node.yggdrasill;
   const slot = node.inputs?.find(({ name }) => name === "graph");
   if (slot?.link == null || !node.graph || app.configuringGraph) return;
@@ -58,25 +57,25 @@ async function look(node) {
   if (!from?.node) return;
   const body = { prompt: {}, node: idOf(from.node), output: from.slot };
   if (!collect(app, from.node, body.prompt)) return;
-  const question = JSON.stringify(body);
-  if (question === node.yggdrasill.asked) return;
-  node.yggdrasill.asked = question;
+  const key = JSON.stringify(body);
+  if (key === node.yggdrasill.requested) return;
+  node.yggdrasill.requested = key;
   try {
-    const { contract } = await ask(app, "ports", {}, body);
-    if (node.graph && node.yggdrasill.asked === question) follow(node, contract);
+    const { contract } = await request(app, "ports", {}, body);
+    if (node.graph && node.yggdrasill.requested === key) applyContract(node, contract);
   } catch {
-    // A graph that cannot be says so on its own node when it is run; until then the sockets stay.
+    // A graph that is not valid is reported on its own node when it runs; until then the sockets stay.
   }
 }
 
-/** A node's id in the question; two graphs of a workflow may number theirs alike. */
+/** The id of a node in the request; nodes of different graphs of a workflow may have the same id. */
 function idOf(node) {
   return `${node.graph.id}:${node.id}`;
 }
 
 /**
- * Write a node and those before it into a prompt.
- * @returns {boolean} false if something before it is not known
+ * Add a node and those that it depends on to a prompt.
+ * @returns {boolean} false if the origin of an input is not known
  */
 function collect(app, node, prompt) {
   const id = idOf(node);
@@ -98,20 +97,20 @@ function collect(app, node, prompt) {
 }
 
 /**
- * Make the sockets those of a contract; links stay with ports of the same name.
+ * Set the sockets to the ports of a contract. Links are kept for ports of the same name.
  * @param {object} node
  * @param {Contract} contract
  */
-function follow(node, contract) {
+function applyContract(node, contract) {
   const { app } = node.yggdrasill;
-  const problem = tooMany(contract);
+  const problem = portLimitProblem(contract);
   if (problem) {
-    tell(app, "warn", `Graph “${contract.graph_id}” has too many ports`, problem);
+    notify(app, "warn", `Graph “${contract.graph_id}” has too many ports`, problem);
     return;
   }
   node.graph.beforeChange?.();
-  const lost = setSockets(node, node.properties[KEPT] ?? null, contract);
-  node.properties[KEPT] = essence(contract);
+  const lost = setSockets(node, node.properties[STORED_CONTRACT] ?? null, contract);
+  node.properties[STORED_CONTRACT] = essence(contract);
   node.graph.afterChange?.();
-  if (lost.length) tell(app, "warn", `Graph “${contract.graph_id}”`, `Unlinked, for the graph has no such port now: ${lost.join(", ")}`);
+  if (lost.length) notify(app, "warn", `Graph “${contract.graph_id}”`, `Unlinked because the graph no longer has these ports: ${lost.join(", ")}`);
 }

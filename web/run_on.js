@@ -1,26 +1,26 @@
 /**
- * "Run on": says of a part of the workflow which endpoint runs it. A subgraph and a group have a name, which is placed in the registry.
+ * "Run on": places a part of the workflow on an endpoint. A subgraph or a group has a name, which is placed in the registry.
  *
- * Nodes without a name are given one that everybody can see: a frame around them, or a subgraph where a frame would take others in.
- * A selection that only this browser remembered would move work to another machine without a trace in the workflow.
+ * Nodes without a name receive one that is visible in the workflow: they become a group or, if a group would include other nodes, a subgraph. A
+ * selection stored only in this browser would move work to another machine without a trace in the workflow.
  */
-import { tell } from "./request.js";
+import { notify } from "./request.js";
 import { make, useStyle } from "./elements.js";
 import { nodesIn, partOf, partsOf } from "./parts.js";
 import { LOCAL, endpoints, place, placeOf } from "./registry.js";
 
-const HERE = "This server";
+const THIS_SERVER = "This server";
 const FRAME_MARGIN = 10;
 const TITLE_HEIGHT = 30;
 
 /**
  * @typedef {object} Target
- * @property {import("./parts.js").Part[]} parts those that have a name already
- * @property {object[]} nodes those that have none
+ * @property {import("./parts.js").Part[]} parts items that have a name
+ * @property {object[]} nodes items that have none
  */
 
 /**
- * What "Run on" means for things on the canvas: parts, if all of them are parts, or their nodes.
+ * Determine what "Run on" applies to: parts, if all items are parts, else the nodes among them.
  * @param {object} app
  * @param {Iterable<object>} items
  * @returns {Target}
@@ -33,68 +33,68 @@ export function targetOf(app, items) {
 }
 
 /**
- * The lines for a context menu, one with a submenu; none where nothing can be placed.
+ * The items for a context menu, one with a submenu; empty if nothing can be placed.
  * @param {object} app
  * @param {Target} target
  * @returns {object[]}
  */
 export function menuItems(app, target) {
-  const options = choicesFor(app, target).map(({ words, chosen, act }) => ({ content: chosen ? `✓ ${words}` : words, callback: () => void act() }));
+  const options = choicesFor(app, target).map(({ label, chosen, action }) => ({ content: chosen ? `✓ ${label}` : label, callback: () => void action() }));
   return options.length ? [null, { content: "Run on", has_submenu: true, submenu: { options } }] : [];
 }
 
 /**
- * Offer the choices for what is selected, at the tools over it: for the keyboard, and where menus cannot be added to.
+ * Open the choices for the selection next to its toolbox: for the keyboard, and where menus cannot be extended.
  * @param {object} app
  */
-export function offerForSelection(app) {
+export function openForSelection(app) {
   const choices = choicesFor(app, targetOf(app, app.canvas.selectedItems));
   if (choices.length) openMenu(app, choices);
-  else tell(app, "info", "Nothing is selected", "Select a subgraph, a group, or the nodes that are to run elsewhere.");
+  else notify(app, "info", "Nothing is selected", "Select a subgraph, a group, or the nodes to run on an endpoint.");
 }
 
-/** @returns {{words: string, chosen: boolean, act: () => Promise<void>}[]} */
+/** @returns {{label: string, chosen: boolean, action: () => Promise<void>}[]} */
 function choicesFor(app, target) {
   if (!target.parts.length && !target.nodes.length) return [];
-  const now = target.parts.length === 1 ? placeOf(target.parts[0]) : { names: [] };
-  const there = endpoints().map((name) => ({ words: name, chosen: now.names.includes(name), act: () => runOn(app, target, name) }));
-  if (!there.length) return [{ words: "Add an endpoint…", chosen: false, act: () => app.extensionManager.command.execute("Yggdrasill.AddEndpoint") }];
-  if (!target.parts.length) return there;
-  return [{ words: HERE, chosen: !now.names.length, act: () => runOn(app, target, LOCAL) }, ...there];
+  const current = target.parts.length === 1 ? placeOf(target.parts[0]) : { names: [] };
+  const remote = endpoints().map((name) => ({ label: name, chosen: current.names.includes(name), action: () => runOn(app, target, name) }));
+  if (!remote.length) return [{ label: "Add an endpoint…", chosen: false, action: () => app.extensionManager.command.execute("Yggdrasill.AddEndpoint") }];
+  if (!target.parts.length) return remote;
+  return [{ label: THIS_SERVER, chosen: !current.names.length, action: () => runOn(app, target, LOCAL) }, ...remote];
 }
 
 /**
- * Place what was chosen, after giving it a name if it has none.
+ * Place the target, after giving it a name if it has none.
  * @param {object} app
  * @param {Target} target
- * @param {string} where
+ * @param {string} endpoint
  */
-async function runOn(app, target, where) {
+async function runOn(app, target, endpoint) {
   try {
-    const parts = target.parts.length ? target.parts : await named(app, target.nodes, where);
-    await place(app, parts.map((part) => placeOf(part).key ?? part.name), where);
+    const parts = target.parts.length ? target.parts : await nameNodes(app, target.nodes, endpoint);
+    await place(app, parts.map((part) => placeOf(part).key ?? part.name), endpoint);
   } catch (error) {
-    tell(app, "error", "It could not be placed", error.message);
+    notify(app, "error", "The selection could not be placed", error.message);
   }
 }
 
 /**
- * Give nodes a name that the workflow shows.
- * @returns {Promise<import("./parts.js").Part[]>} none if the user thought better of it
+ * Give nodes a name that is visible in the workflow.
+ * @returns {Promise<import("./parts.js").Part[]>} empty if the user cancelled
  */
-async function named(app, nodes, where) {
+async function nameNodes(app, nodes, endpoint) {
   const taken = new Set(partsOf(app).map(({ title }) => title));
   const graph = app.canvas.graph;
   const bounds = frameAround(nodes);
   const chosen = new Set(nodes);
   const others = nodesIn(graph, bounds).filter((node) => !chosen.has(node));
   const what = others.length
-    ? `${others.length === 1 ? "Another node lies" : `${others.length} other nodes lie`} between them, so they become a subgraph of this name`
-    : "They get a frame with this name";
-  const title = `Run ${nodes.length === 1 ? "this node" : `these ${nodes.length} nodes`} on ${where}`;
+    ? `${others.length === 1 ? "Another node lies" : `${others.length} other nodes lie`} between them, so they become a subgraph with this name.`
+    : "They are put into a group with this name.";
+  const title = `Run ${nodes.length === 1 ? "this node" : `these ${nodes.length} nodes`} on ${endpoint}`;
   const name = (await app.extensionManager.dialog.prompt({ title, message: what, defaultValue: freeName(nodes, taken) }))?.trim();
   if (!name) return [];
-  if (taken.has(name)) throw new Error(`A part of this workflow is called “${name}” already; choose another name.`);
+  if (taken.has(name)) throw new Error(`This workflow already has a part named “${name}”. Choose another name.`);
   if (others.length) {
     const { node } = graph.convertToSubgraph(chosen);
     node.title = name;
@@ -126,13 +126,13 @@ function freeName(nodes, taken) {
   return name;
 }
 
-/** A menu at the tools over the selection, or in the middle; arrow keys, Enter and Escape work in it. */
+/** Open a menu at the toolbox of the selection, or in the center; arrow keys, Enter and Escape work in it. */
 function openMenu(app, choices) {
   useStyle(app);
-  const lines = choices.map(({ words, chosen, act }) => {
-    const choose = () => (dialog.close(), void act());
+  const lines = choices.map(({ label, chosen, action }) => {
+    const choose = () => (dialog.close(), void action());
     const mark = make("i", { class: `pi ${chosen ? "pi-check" : ""}`, "aria-hidden": "true" });
-    return make("button", { class: "ygg-line", type: "button", role: "menuitemradio", "aria-checked": String(chosen), onclick: choose }, mark, words);
+    return make("button", { class: "ygg-line", type: "button", role: "menuitemradio", "aria-checked": String(chosen), onclick: choose }, mark, label);
   });
   const move = (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1, Enter: 0 }[event.key];
@@ -141,7 +141,7 @@ function openMenu(app, choices) {
     event.preventDefault();
     lines[(lines.indexOf(document.activeElement) + step + lines.length) % lines.length].focus();
   };
-  // once the key is up: a dialog that opens would take it for its own
+  // on keyup, because a dialog opened on keydown would handle the same key
   const press = (event) => event.key === "Enter" && document.activeElement.click();
   const dialog = make(
     "dialog",

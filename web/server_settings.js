@@ -1,35 +1,35 @@
 /**
- * Settings of this server on ComfyUI's settings page: asked of the server when they are shown, for they belong to it and not to a browser.
+ * Settings of this server on ComfyUI's settings page. They are requested from the server when shown, because they are not stored in the browser.
  */
-import { ask, tell } from "./request.js";
+import { notify, request } from "./request.js";
 import { make, useStyle } from "./elements.js";
 
-const POLICIES = { fifo: "In the order in which they come", front: "Ahead of my prompts that wait" };
+const POLICIES = { fifo: "In order of arrival", front: "Ahead of my waiting prompts" };
 
 /**
- * Put the list of queue policies into an element.
+ * Show the list of queue policies in an element.
  * @param {object} app
- * @param {HTMLElement} place
+ * @param {HTMLElement} container
  */
-export async function showQueuePolicy(app, place) {
+export async function showQueuePolicy(app, container) {
   useStyle(app);
   const options = Object.entries(POLICIES).map(([value, words]) => make("option", { value }, words));
-  const list = make("select", { "aria-label": "Calls of other machines", disabled: true, onchange: () => void choose() }, ...options);
-  place.classList.add("ygg");
-  place.replaceChildren(list);
-  let now = null;
+  const list = make("select", { "aria-label": "Calls from other machines", disabled: true, onchange: () => void choose() }, ...options);
+  container.classList.add("ygg");
+  container.replaceChildren(list);
+  let current = null;
   async function choose() {
     try {
-      now = (await ask(app, "settings", {}, { queue: list.value })).queue;
+      current = (await request(app, "settings", {}, { queue: list.value })).queue;
     } catch (error) {
-      tell(app, "error", "The setting stays as it was", error.message);
+      notify(app, "error", "The setting was not changed", error.message);
     }
-    list.value = now;
+    list.value = current;
   }
   try {
-    now = (await ask(app, "settings")).queue;
-    Object.assign(list, { value: now, disabled: false });
+    current = (await request(app, "settings")).queue;
+    Object.assign(list, { value: current, disabled: false });
   } catch (error) {
-    place.replaceChildren(error.message);
+    container.replaceChildren(error.message);
   }
 }

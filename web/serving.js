@@ -1,13 +1,13 @@
 /**
- * Serving the open workflow on this server.
+ * The command that serves the open workflow on this server.
  */
-import { ask, tell } from "./request.js";
+import { notify, request } from "./request.js";
 
 const OUTPUT_NODE = "YggdrasillGraphOutput";
 const PORT_NODES = new Set(["YggdrasillGraphInput", OUTPUT_NODE]);
 
 /**
- * Deploy the open workflow on this server under a name that the user gives, and say where it is served.
+ * Deploy the open workflow under a name that the user enters, and show where it is served.
  * @param {object} app
  */
 export async function serveWorkflow(app) {
@@ -15,28 +15,28 @@ export async function serveWorkflow(app) {
   numberPorts(app.rootGraph, prompt);
   const classes = Object.values(prompt).map((node) => node.class_type);
   if (!classes.includes(OUTPUT_NODE)) {
-    const advice = "Add a Graph Output node for each value that callers are to get, and a Graph Input node for each they are to give.";
-    tell(app, "warn", "This workflow gives nothing to a caller", advice);
+    const advice = "Add a Graph Output node for each value that callers receive, and a Graph Input node for each value that they provide.";
+    notify(app, "warn", "This workflow has no outputs for callers", advice);
     return;
   }
   const extra = app.graph.extra;
-  const known = extra.yggdrasill?.served_as ?? app.extensionManager.workflow?.activeWorkflow?.filename ?? "workflow";
-  const asked = { title: "Serve this workflow", message: "The name that callers use", defaultValue: known };
-  const name = (await app.extensionManager.dialog.prompt(asked))?.trim();
+  const defaultName = extra.yggdrasill?.served_as ?? app.extensionManager.workflow?.activeWorkflow?.filename ?? "workflow";
+  const question = { title: "Serve this workflow", message: "Name under which callers use the workflow", defaultValue: defaultName };
+  const name = (await app.extensionManager.dialog.prompt(question))?.trim();
   if (!name) return;
   try {
     const served = await deploy(app, name, prompt);
     if (!served) return;
     extra.yggdrasill = { ...extra.yggdrasill, served_as: name };
     const ports = `${served.inputs.join(", ") || "nothing"} → ${served.outputs.join(", ")}`;
-    tell(app, "success", `Served as “${name}”`, `${ports}\nat ${served.url ?? location.origin}`);
+    notify(app, "success", `Served as “${name}”`, `${ports}\nat ${served.url ?? location.origin}`);
   } catch (error) {
-    tell(app, "error", "The workflow is not served", error.message);
+    notify(app, "error", "The workflow was not served", error.message);
   }
 }
 
 /**
- * Say in a prompt which port comes first: callers see them as they stand in the editor, from top to bottom, then from left to right.
+ * Number the ports in a prompt in the order of their nodes in the editor: from top to bottom, then from left to right.
  * @param {object} graph
  * @param {object} prompt changed in place
  */
@@ -49,18 +49,18 @@ function numberPorts(graph, prompt) {
   });
 }
 
-/** @returns {number[]} where a node stands, its subgraph's place before its own */
+/** @returns {number[]} the position of a node, preceded by those of its enclosing subgraph nodes */
 function placeOf(graph, id) {
-  let around = graph;
+  let outer = graph;
   return id.split(":").flatMap((part) => {
-    const node = around?.getNodeById(Number(part));
-    around = node?.subgraph;
+    const node = outer?.getNodeById(Number(part));
+    outer = node?.subgraph;
     return node ? [node.pos[1], node.pos[0]] : [];
   });
 }
 
 function compare(one, other) {
-  const index = one.findIndex((value, at) => value !== other[at]);
+  const index = one.findIndex((value, position) => value !== other[position]);
   return index < 0 ? one.length - other.length : one[index] - (other[index] ?? -Infinity);
 }
 
@@ -68,16 +68,16 @@ function compare(one, other) {
  * @param {object} app
  * @param {string} name
  * @param {object} prompt in ComfyUI's API format
- * @returns {Promise<object | null>} what is served now; null if the user kept what was served before
+ * @returns {Promise<object | null>} the deployment; null if the user kept the previous one
  */
 async function deploy(app, name, prompt) {
   const body = { graph_id: name, prompt };
   try {
-    return await ask(app, "serve", {}, body);
+    return await request(app, "serve", {}, body);
   } catch (error) {
     if (error.kind !== "DuplicateName") throw error;
   }
-  const message = `Another graph is served as “${name}”. Nodes that call it will call this workflow.`;
+  const message = `Another graph is served as “${name}”. Nodes that call it will call this workflow instead.`;
   const agreed = await app.extensionManager.dialog.confirm({ title: "Replace it?", message, type: "overwrite" });
-  return agreed ? ask(app, "serve", {}, { ...body, replace: true }) : null;
+  return agreed ? request(app, "serve", {}, { ...body, replace: true }) : null;
 }

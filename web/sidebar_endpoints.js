@@ -1,13 +1,13 @@
 /**
- * The endpoints in the sidebar: how each one is, what it has; adding one by its pairing line, testing and removing one.
+ * The endpoints in the sidebar: their states and inventories; adding one by its pairing line, testing and removing one.
  */
-import { ask, tell } from "./request.js";
+import { notify, request } from "./request.js";
 import { button, bytes, fill, iconButton, make } from "./elements.js";
 import { refresh } from "./registry.js";
 
 const PAUSE_MS = 5000;
-const MOST_FILES = 200;
-/** What an endpoint's state is called; its own words stand below. */
+const MAX_FILES = 200;
+/** Short descriptions of an endpoint's state; its error message is shown below. */
 const SHORT = { down: "does not answer", refused: "refuses the token", "other version": "has another version of Yggdrasill" };
 
 /**
@@ -20,35 +20,35 @@ export function endpointsSection(app) {
   const copy = iconButton("pi-copy", "Copy this server's pairing line", () => void copyPairing(app));
   const add = iconButton("pi-plus", "Add an endpoint", () => showForm(), "add");
   const element = make("section", { "aria-label": "Endpoints" }, make("div", { class: "ygg-title" }, make("h3", {}, "Endpoints"), copy, add), place, list);
-  const state = { app, list, told: null, files: new Map(), open: new Set(), look };
+  const state = { app, list, status: null, files: new Map(), open: new Set(), update };
 
   function showForm() {
     if (place.firstChild) place.replaceChildren();
-    else place.replaceChildren(pairingForm(app, () => (place.replaceChildren(), add.focus(), void look())));
+    else place.replaceChildren(pairingForm(app, () => (place.replaceChildren(), add.focus(), void update())));
     place.querySelector("textarea")?.focus();
   }
 
-  async function look(fresh = false) {
+  async function update(fresh = false) {
     try {
-      show(state, await ask(app, "status", fresh ? { fresh: "1" } : {}));
+      show(state, await request(app, "status", fresh ? { fresh: "1" } : {}));
     } catch (error) {
       state.shown = null;
       fill(list, make("li", { class: "ygg-problem" }, error.message));
     }
   }
-  return { element, look, pause: () => PAUSE_MS };
+  return { element, update, pause: () => PAUSE_MS };
 }
 
-function show(state, told) {
-  const text = JSON.stringify([told, [...state.files]]);
+function show(state, status) {
+  const text = JSON.stringify([status, [...state.files]]);
   if (text === state.shown) return;
-  Object.assign(state, { told, shown: text });
-  const lines = told.endpoints.map((facts) => line(state, facts));
-  if (!lines.length) lines.push(make("li", { class: "ygg-empty" }, "No endpoint yet. Add one with the pairing line of another machine."));
-  fill(state.list, hereLine(told.here), ...lines);
+  Object.assign(state, { status, shown: text });
+  const lines = status.endpoints.map((facts) => line(state, facts));
+  if (!lines.length) lines.push(make("li", { class: "ygg-empty" }, "No endpoints yet. Add one with the pairing line of another machine."));
+  fill(state.list, thisServerLine(status.here), ...lines);
 }
 
-function hereLine(here) {
+function thisServerLine(here) {
   const words = here.problem ? make("div", { class: "ygg-problem" }, here.problem) : make("div", { class: "ygg-soft" }, busy(here));
   return make("li", {}, make("div", { class: "ygg-row" }, dot(here.problem ? "failing" : "up"), make("b", {}, "This server")), words);
 }
@@ -63,18 +63,18 @@ function line(state, facts) {
       ? make("div", { class: "ygg-problem" }, SHORT[facts.state] ?? "fails")
       : make("div", { class: "ygg-soft" }, busy(facts)),
   );
-  const details = make("details", { open: state.open.has(facts.name) }, summary, about(state, facts));
+  const details = make("details", { open: state.open.has(facts.name) }, summary, detailsOf(state, facts));
   details.addEventListener("toggle", () => (details.open ? state.open.add(facts.name) : state.open.delete(facts.name)));
   return make("li", {}, details);
 }
 
-function about(state, facts) {
+function detailsOf(state, facts) {
   const rows = facts.problem ? [["Problem", facts.problem]] : [
     ["Yggdrasill", facts.version],
     ["ComfyUI", facts.comfy ?? "none: it runs graphs of blocks only"],
     ["torch", facts.torch],
-    ["Computes on", facts.devices.filter(Boolean).join(", ")],
-    ["Answered in", facts.ms && `${facts.ms} ms`],
+    ["Devices", facts.devices.filter(Boolean).join(", ")],
+    ["Response time", facts.ms && `${facts.ms} ms`],
     ["Serves", facts.graphs === 1 ? "1 graph" : `${facts.graphs} graphs`],
   ];
   const table = make("dl", {}, ...rows.filter((row) => row[1]).flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]));
@@ -107,34 +107,34 @@ function modelsOf(state, facts) {
 }
 
 function fileList(files) {
-  const shown = files.slice(0, MOST_FILES).map((file) => make("li", { title: file }, file));
-  if (files.length > MOST_FILES) shown.push(make("li", {}, `and ${files.length - MOST_FILES} more`));
+  const shown = files.slice(0, MAX_FILES).map((file) => make("li", { title: file }, file));
+  if (files.length > MAX_FILES) shown.push(make("li", {}, `and ${files.length - MAX_FILES} more`));
   return make("ul", { class: "ygg-files" }, ...shown);
 }
 
 async function test(state, name, quiet = false) {
   const { app } = state;
   try {
-    const { files, ...facts } = await ask(app, "endpoint", { name });
+    const { files, ...facts } = await request(app, "endpoint", { name });
     state.files.set(name, files);
-    show(state, { ...state.told, endpoints: state.told.endpoints.map((each) => (each.name === name ? facts : each)) });
+    show(state, { ...state.status, endpoints: state.status.endpoints.map((each) => (each.name === name ? facts : each)) });
     if (quiet) return;
-    if (facts.problem) tell(app, "warn", `Endpoint “${name}”`, facts.problem);
-    else tell(app, "success", `Endpoint “${name}” answers`, `in ${facts.ms} ms`);
+    if (facts.problem) notify(app, "warn", `Endpoint “${name}”`, facts.problem);
+    else notify(app, "success", `Endpoint “${name}” answers`, `in ${facts.ms} ms`);
   } catch (error) {
-    tell(app, "error", `Endpoint “${name}”`, error.message);
+    notify(app, "error", `Endpoint “${name}”`, error.message);
   }
 }
 
 async function remove(state, name) {
   const { app } = state;
-  const message = `This server forgets the address and the token of “${name}”. The endpoint itself is left alone.`;
+  const message = `This server deletes the address and the token of “${name}”. The endpoint itself is not changed.`;
   if (!(await app.extensionManager.dialog.confirm({ title: `Remove ${name}?`, message, type: "delete" }))) return;
   try {
-    await ask(app, "remove", {}, { name });
-    await Promise.all([refresh(app), state.look()]);
+    await request(app, "remove", {}, { name });
+    await Promise.all([refresh(app), state.update()]);
   } catch (error) {
-    tell(app, "error", `Endpoint “${name}” stays`, error.message);
+    notify(app, "error", `Endpoint “${name}” was not removed`, error.message);
   }
 }
 
@@ -142,7 +142,7 @@ async function remove(state, name) {
 
 function pairingForm(app, done) {
   const line = make("textarea", { rows: 3, required: true, spellcheck: false, autocomplete: "off", placeholder: "yggdrasill endpoints add NAME URL --token TOKEN" });
-  const name = make("input", { placeholder: "as the line says, or the host's", autocomplete: "off" });
+  const name = make("input", { placeholder: "from the line, or the host name", autocomplete: "off" });
   const problem = make("div", { class: "ygg-problem", role: "alert" });
   const add = make("button", { class: "ygg-button ygg-main", type: "submit" }, "Add");
   async function submit(event) {
@@ -150,9 +150,9 @@ function pairingForm(app, done) {
     add.disabled = true;
     problem.textContent = "";
     try {
-      const added = await ask(app, "pair", {}, { line: line.value.trim(), name: name.value.trim() || null });
+      const added = await request(app, "pair", {}, { line: line.value.trim(), name: name.value.trim() || null });
       await refresh(app);
-      tell(app, "success", `Endpoint “${added.name}” is known`, added.graphs.length ? `It serves ${added.graphs.map((graph) => graph.graph_id).join(", ")}.` : "");
+      notify(app, "success", `Endpoint “${added.name}” was added`, added.graphs.length ? `It serves ${added.graphs.map((graph) => graph.graph_id).join(", ")}.` : "");
       done();
     } catch (error) {
       problem.textContent = error.message;
@@ -177,16 +177,16 @@ function pairingForm(app, done) {
 
 async function copyPairing(app) {
   try {
-    const { line, near } = await ask(app, "pairing", {}, {});
+    const { line, near } = await request(app, "pairing", {}, {});
     await copyText(line);
-    const where = near ? " It names this machine's own address: other machines need the one they reach it by." : "";
-    tell(app, near ? "warn" : "success", "The pairing line is copied", `Whoever has it may use this server. Paste it where it is to be known.${where}`);
+    const where = near ? " It contains the local address of this machine. Replace it with the address at which other machines reach it." : "";
+    notify(app, near ? "warn" : "success", "The pairing line was copied", `Anyone who has it can use this server. Paste it on the machine that will call this server.${where}`);
   } catch (error) {
-    tell(app, "error", "The pairing line is not copied", error.message);
+    notify(app, "error", "The pairing line was not copied", error.message);
   }
 }
 
-/** Pages that were not loaded over https have no clipboard but the old one. */
+/** Copy a text; pages that were not loaded over HTTPS have no `navigator.clipboard`. */
 async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const area = make("textarea", { value: text });
@@ -194,10 +194,10 @@ async function copyText(text) {
   area.select();
   const done = document.execCommand("copy");
   area.remove();
-  if (!done) throw new Error("this browser does not allow it");
+  if (!done) throw new Error("This browser does not allow copying.");
 }
 
-// -- words ------------------------------------------------------------------------------------------------------
+// -- texts ------------------------------------------------------------------------------------------------------
 
 function dot(state) {
   return make("span", { class: `ygg-dot ygg-${state === "up" ? "up" : state === "down" ? "down" : "odd"}`, role: "img", "aria-label": state, title: state });

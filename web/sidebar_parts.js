@@ -1,13 +1,13 @@
 /**
- * The parts of the open workflow in the sidebar, and where each one runs: chosen from a list, which edits the registry.
+ * The parts of the open workflow in the sidebar, each with a list of endpoints to place it on.
  */
-import { tell } from "./request.js";
+import { notify } from "./request.js";
 import { button, fill, make, symbol } from "./elements.js";
 import { partsOf } from "./parts.js";
 import { LOCAL, endpoints, onChange, place, placeOf, refresh } from "./registry.js";
 
 const PAUSE_MS = 5000;
-const FOLLOW = "";
+const PINNED = "";
 
 /**
  * @param {object} app
@@ -16,7 +16,7 @@ const FOLLOW = "";
 export function partsSection(app) {
   const list = make("ul", { class: "ygg-list" });
   const check = button("Preflight", () => void app.extensionManager.command.execute("Yggdrasill.Preflight"), "preflight");
-  check.title = "What would run where, and what is missing there, before running";
+  check.title = "Check which nodes would run on which endpoint, and what is missing there";
   const element = make("section", { "aria-label": "This workflow" }, make("div", { class: "ygg-title" }, make("h3", {}, "This workflow"), check), list);
   let shown = null;
   const show = () => {
@@ -30,7 +30,7 @@ export function partsSection(app) {
   };
   onChange(show);
   app.api.addEventListener("graphChanged", show);
-  return { element, look: async () => (await refresh(app), show()), pause: () => PAUSE_MS };
+  return { element, update: async () => (await refresh(app), show()), pause: () => PAUSE_MS };
 }
 
 function line(app, part) {
@@ -38,11 +38,11 @@ function line(app, part) {
   const choices = [[LOCAL, "this server"], ...endpoints().map((name) => [name, name])];
   if (names.length > 1) choices.push([names.join("|"), names.join(" | ")]);
   const pinned = key === null && names.length;
-  if (pinned) choices.unshift([FOLLOW, `${names[0]} (pinned)`]);
-  const chosen = pinned ? FOLLOW : names.join("|") || LOCAL;
+  if (pinned) choices.unshift([PINNED, `${names[0]} (pinned)`]);
+  const chosen = pinned ? PINNED : names.join("|") || LOCAL;
   const select = make(
     "select",
-    { "data-key": `part ${part.name}`, "aria-label": `Where ${part.name} runs`, onchange: () => void choose() },
+    { "data-key": `part ${part.name}`, "aria-label": `Endpoint for ${part.name}`, onchange: () => void choose() },
     ...choices.map(([value, words]) => make("option", { value, selected: value === chosen }, words)),
   );
   async function choose() {
@@ -51,7 +51,7 @@ function line(app, part) {
       await place(app, [key ?? part.name], select.value || null);
     } catch (error) {
       select.value = chosen;
-      tell(app, "error", `“${part.name}” could not be placed`, error.message);
+      notify(app, "error", `“${part.name}” could not be placed`, error.message);
     }
   }
   const icon = part.kind === "subgraph" ? "pi-sitemap" : "pi-stop";
@@ -60,7 +60,7 @@ function line(app, part) {
 }
 
 function nothing() {
-  return make("li", { class: "ygg-empty" }, "Nothing here has a name yet. Select nodes and choose “Run on”, or make a subgraph or a group of them.");
+  return make("li", { class: "ygg-empty" }, "This workflow has no named parts yet. Select nodes and choose “Run on”, or turn them into a subgraph or a group.");
 }
 
 function goTo(app, part) {

@@ -1,20 +1,20 @@
 /**
- * The node's sockets are the ports of a contract; links stay with the ports they belong to.
+ * Sets the sockets of a node to the ports of a contract; links stay with their ports.
  */
 import { origins, socketType } from "./contract.js";
 
 /** @typedef {import("./contract.js").Contract} Contract */
 
-/** How the server calls the input of port number i: its values are links. */
+/** The prefix of the server's name for the input of port number i, without i. */
 const SOCKET = "ports.p";
 const OPTIONAL_SHAPE = 7;
 
 /**
- * Make the node's sockets those of a contract.
+ * Set the sockets of a node to the ports of a contract.
  * @param {object} node
- * @param {Contract | null} before the contract that the sockets follow now
+ * @param {Contract | null} before the contract of the current sockets
  * @param {Contract} contract
- * @returns {string[]} the names of ports whose links had to go
+ * @returns {string[]} the names of ports whose links were removed
  */
 export function setSockets(node, before, contract) {
   const old = { inputs: node.inputs.filter(isPort), outputs: [...node.outputs] };
@@ -33,22 +33,22 @@ export function setSockets(node, before, contract) {
 /**
  * @param {object[]} slots
  * @param {Port[]} ports
- * @returns {boolean} whether the sockets are those of the ports already
+ * @returns {boolean} whether the sockets already match the ports
  */
 function fits(slots, ports) {
   return slots.length === ports.length && ports.every((port, index) => slots[index].label === port.name && slots[index].type === socketType(port));
 }
 
 /**
- * Take away the links of sockets that no port of the new contract takes over.
- * @returns {string[]} the names of those that had any
+ * Remove the links of sockets that no port of the new contract takes over.
+ * @returns {string[]} the names of sockets that were linked
  */
 function unlink(node, slots, before, ports, drop) {
   const from = origins(before, ports);
   return slots.flatMap((slot, index) => {
-    const heir = ports[from.indexOf(index)];
-    const keeps = heir && LiteGraph.isValidConnection(slot.type, socketType(heir));
-    return !keeps && drop(node, slot) ? [slot.label ?? slot.name] : [];
+    const successor = ports[from.indexOf(index)];
+    const keepsLink = successor && LiteGraph.isValidConnection(slot.type, socketType(successor));
+    return !keepsLink && drop(node, slot) ? [slot.label ?? slot.name] : [];
   });
 }
 
@@ -60,7 +60,7 @@ function dropOutput(node, slot) {
   return Boolean(slot.links?.length) && node.disconnectOutput(node.outputs.indexOf(slot));
 }
 
-/** New sockets take over the links of old ones; `from` gives the number of the old one, -1 for none. */
+/** New sockets take over the links of old ones; `from` has the index of the old socket, -1 for none. */
 function setInputs(node, old, from, ports) {
   const others = node.inputs.filter((slot) => !isPort(slot));
   const fresh = ports.map((port, index) => {

@@ -1,5 +1,5 @@
 /**
- * Finding and extending what the editor made of a node.
+ * Access to a node's widgets, and extension of its callbacks.
  */
 
 /**
@@ -12,16 +12,16 @@ export function widgetOf(node, name) {
 }
 
 /**
- * Call `then` after the function `name` of `owner`, if it has one.
+ * Call `then` after the method `name` of `owner`, if it has one.
  * @param {object} owner
  * @param {string} name
  * @param {Function} then
  */
 export function after(owner, name, then) {
   const before = owner[name];
-  owner[name] = function (...given) {
-    const result = before?.apply(this, given);
-    then.apply(this, given);
+  owner[name] = function (...args) {
+    const result = before?.apply(this, args);
+    then.apply(this, args);
     return result;
   };
 }

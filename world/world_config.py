@@ -1,4 +1,4 @@
-"""A world's config: its models, and world <-> config."""
+"""Models of a world's config, and conversion between a world and its config."""
 
 from __future__ import annotations
 
@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import Field
 
-from yggdrasill.errors import InvalidConfig, MissingFile, format_options
+from yggdrasill.errors import InvalidConfig, MissingFile, unknown_message
 from yggdrasill.foundation.config import BuildOptions, is_ref, open_config, read_model, resolve_ref
-from yggdrasill.foundation.graph_config import StrictModel
-from yggdrasill.pipeline.pipeline_config import place_child
-from yggdrasill.stage.stage import Stage
+from yggdrasill.foundation.kinds import build_child, place_child
+from yggdrasill.foundation.schemas import StrictModel
 from yggdrasill.world.storage import WorldStorage
 
 if TYPE_CHECKING:
@@ -25,14 +24,14 @@ AnyWorld = TypeVar("AnyWorld", bound="World")
 
 
 class SchemaModel(StrictModel):
-    """The state schema: five blocks, and extra fields by name (with dtypes, if a mapping)."""
+    """State schema: five blocks, and extra fields by name, with dtypes if it is a mapping."""
 
     blocks: Literal[5] = 5
     fields: list[str] | dict[str, str] | None = None
 
 
 class StorageModel(StrictModel):
-    """Where snapshots go; ``rotation`` is another name of ``max_snapshots``."""
+    """Storage of snapshots; ``rotation`` is another name of ``max_snapshots``."""
 
     state_dir: str
     naming_template: str | None = None
@@ -66,7 +65,7 @@ class WorldModel(StrictModel):
 
 
 def world_to_config(world: World) -> dict[str, Any]:
-    """The config of a world."""
+    """Return the config of a world."""
     config: dict[str, Any] = {"schema_version": world.schema_version, "world_id": world.world_id, "description": world.description}
     if world.seed is not None:
         config["seed"] = world.seed
@@ -83,14 +82,14 @@ def world_to_config(world: World) -> dict[str, Any]:
 
 
 def world_from_config(cls: type[AnyWorld], config: Mapping[str, Any], options: BuildOptions, validate: bool) -> AnyWorld:
-    """Build a world; arguments as `World.from_config`."""
+    """Build a world from its config; arguments as for `World.from_config`."""
     document, where, here = open_config(cls, config, options)
     base = None if here.base_dir is None else Path(here.base_dir)
     model = read_model(WorldModel, document, where)
     checkpoint = None if model.checkpoint_ref is None else _absolute(model.checkpoint_ref, base)
     world = cls(model.world_id, description=model.description, seed=model.seed, tags=model.tags, checkpoint_ref=checkpoint)
     if stray := sorted(set(model.frozen_stages) - set(model.stages)):
-        raise InvalidConfig(f"{where}, frozen_stages: {', '.join(map(repr, stray))} are no stages; there is {format_options(model.stages)}")
+        raise InvalidConfig(f"{where}, frozen_stages: {unknown_message('stage', stray[0], model.stages)}")
     for stage_id, entry in model.stages.items():
         world.add_stage(
             _stage(stage_id, entry, f"{where}, stages.{stage_id}", here), stage_id, trainable=stage_id not in model.frozen_stages
@@ -117,16 +116,16 @@ def _stage(stage_id: str, entry: Mapping[str, Any], where: str, options: BuildOp
     placed = place_child(stage_id, {"stage_config": config, "graph_id": stage_id}, options, base)
     if placed is not None:
         return placed
-    return Stage._build(config, options.below(stage_id, base))
+    return build_child(config, options.below(stage_id, base), "stage")
 
 
 def _absolute(path: str, base: Path | None) -> str:
-    """A path in a config file is relative to that file; absolute, it survives being saved elsewhere."""
+    """Return an absolute path; in a config file it is relative to that file."""
     return path if base is None or "://" in path else str((base / path).resolve())
 
 
 def _initial_world(parts: Mapping[str, Any], where: str, options: BuildOptions) -> dict[str, Any]:
-    """Each part is text or a value, or a ``ref`` to a file that holds it: a text file, or a config document."""
+    """Return the parts by name: each is a text, a value, or a ``ref`` to a text file or config document that contains it."""
     resolved = {}
     for name, part in parts.items():
         if is_ref(part) and str(part["ref"]).lower().endswith((".txt", ".md")):

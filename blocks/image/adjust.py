@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Adjust"]
 
@@ -23,10 +23,10 @@ class Adjust(AbstractBaseBlock):
     block_type = "image/adjust"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("gamma", "number", 1.0, 0.1, 10.0, meaning="above 1 lightens the middle tones"),
-        Setting("contrast", "number", 1.0, 0.0, 4.0, meaning="distance from middle grey"),
-        Setting("brightness", "number", 0.0, -1.0, 1.0, meaning="added to every colour"),
-        Setting("saturation", "number", 1.0, 0.0, 4.0, meaning="0 is grey, 1 leaves the colours"),
+        ConfigField("gamma", "number", 1.0, 0.1, 10.0, meaning="above 1 lightens the middle tones"),
+        ConfigField("contrast", "number", 1.0, 0.0, 4.0, meaning="distance from middle grey"),
+        ConfigField("brightness", "number", 0.0, -1.0, 1.0, meaning="added to every colour"),
+        ConfigField("saturation", "number", 1.0, 0.0, 4.0, meaning="0 is grey, 1 leaves the colours"),
     )
 
     def declare_ports(self) -> Iterable[Port]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 if TYPE_CHECKING:
     import torch
@@ -37,8 +37,8 @@ class Blend(AbstractBaseBlock):
     block_type = "image/blend"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("mode", "choice", "normal", options=tuple(_MODES), meaning="how the colours of both are joined"),
-        Setting("opacity", "number", 1.0, 0.0, 1.0, meaning="how much of the upper image shows"),
+        ConfigField("mode", "choice", "normal", options=tuple(_MODES), meaning="how the colours of both are joined"),
+        ConfigField("opacity", "number", 1.0, 0.0, 1.0, meaning="how much of the upper image shows"),
     )
 
     def declare_ports(self) -> Iterable[Port]:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortAggregation, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortAggregation, PortDirection, PortType
 
 __all__ = ["Grid"]
 
@@ -26,9 +26,9 @@ class Grid(AbstractBaseBlock):
     block_type = "image/grid"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("columns", "integer", None, 1, _MOST_IMAGES, meaning="images in a row; without it the sheet is about square"),
-        Setting("gap", "integer", 8, 0, 512, meaning="pixels between images"),
-        Setting("background", "number", 1.0, 0.0, 1.0, meaning="grey of the gaps, 1 is white"),
+        ConfigField("columns", "integer", None, 1, _MOST_IMAGES, meaning="images in a row; without it the sheet is about square"),
+        ConfigField("gap", "integer", 8, 0, 512, meaning="pixels between images"),
+        ConfigField("background", "number", 1.0, 0.0, 1.0, meaning="grey of the gaps, 1 is white"),
     )
 
     def declare_ports(self) -> Iterable[Port]:

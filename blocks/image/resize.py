@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from yggdrasill.blocks.image.checks import as_image
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Resize"]
 
@@ -24,10 +24,10 @@ class Resize(AbstractBaseBlock):
     block_type = "image/resize"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("width", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the aspect ratio"),
-        Setting("height", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the aspect ratio"),
-        Setting("scale", "number", None, 0.01, 16.0, meaning="scale factor, used without width and height"),
-        Setting("method", "choice", "bilinear", options=("nearest", "bilinear", "bicubic"), meaning="interpolation method"),
+        ConfigField("width", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the aspect ratio"),
+        ConfigField("height", "number", None, 1, _MOST_PIXELS, meaning="pixels; alone it keeps the aspect ratio"),
+        ConfigField("scale", "number", None, 0.01, 16.0, meaning="scale factor, used without width and height"),
+        ConfigField("method", "choice", "bilinear", options=("nearest", "bilinear", "bicubic"), meaning="interpolation method"),
     )
 
     def declare_ports(self) -> Iterable[Port]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, format_options, unknown_message
 
 __all__ = ["FEATURE_KINDS", "KEYS", "Feature", "Key", "Terrain", "read_terrain"]
 
@@ -101,9 +101,7 @@ def read_terrain(configuration: Any, block: str, *, size: int | None = None) -> 
     known = {*KEYS, "features", "note"}
     for name in configuration:
         if name not in known:
-            raise InvalidArgument(
-                f"{block}: Unknown configuration key {name!r}. Available: {format_options(known, near=str(name), limit=20)}."
-            )
+            raise InvalidArgument(f"{block}: {unknown_message('configuration key', name, known, limit=20)}")
     values: dict[str, Any] = {name: _number(configuration.get(name, key.default), name, key, block) for name, key in KEYS.items()}
     if size is not None:
         values["size"] = size

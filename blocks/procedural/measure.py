@@ -12,7 +12,7 @@ from yggdrasill.blocks.procedural.climate import BIOMES
 from yggdrasill.blocks.procedural.fields import as_field
 from yggdrasill.blocks.procedural.noise import Field
 from yggdrasill.errors import InvalidArgument, format_options
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Measure", "compass", "label_bodies"]
 
@@ -32,7 +32,7 @@ class Measure(AbstractBaseBlock):
 
     block_type = "procedural/measure"
     deterministic: ClassVar[bool] = True
-    settings = (Setting("peaks", "integer", 5, 0, 50, meaning="number of peaks in the list"),)
+    settings = (ConfigField("peaks", "integer", 5, 0, 50, meaning="number of peaks in the list"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("artifacts", PortDirection.IN, PortType.DICT)

@@ -12,7 +12,7 @@ from yggdrasill.blocks.procedural.configuration import read_terrain
 from yggdrasill.blocks.procedural.drainage import accumulate, fill_depressions, receivers
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Rivers"]
 
@@ -34,7 +34,7 @@ class Rivers(AbstractBaseBlock):
 
     block_type = "procedural/rivers"
     deterministic: ClassVar[bool] = True
-    settings = (Setting("source", "number", 6.0, 0.01, 10000.0, meaning="minimum discharge of a river in m3/s on a map 1,200 km wide"),)
+    settings = (ConfigField("source", "number", 6.0, 0.01, 10000.0, meaning="minimum discharge of a river in m3/s on a map 1,200 km wide"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("elevation", PortDirection.IN, PortType.TENSOR)

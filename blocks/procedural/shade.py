@@ -13,7 +13,7 @@ from yggdrasill.blocks.procedural.configuration import Terrain, read_terrain
 from yggdrasill.blocks.procedural.fields import as_field, as_tensor, blur, smoothstep
 from yggdrasill.blocks.procedural.noise import Field, unit_grid
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Shade"]
 
@@ -33,9 +33,9 @@ class Shade(AbstractBaseBlock):
     block_type = "procedural/shade"
     deterministic: ClassVar[bool] = True
     settings = (
-        Setting("relief", "number", 1.0, 0.0, 10.0, meaning="strength of the shadows"),
-        Setting("graticule", "boolean", True, meaning="thin lines of a map"),
-        Setting("vignette", "boolean", True, meaning="darker corners"),
+        ConfigField("relief", "number", 1.0, 0.0, 10.0, meaning="strength of the shadows"),
+        ConfigField("graticule", "boolean", True, meaning="thin lines of a map"),
+        ConfigField("vignette", "boolean", True, meaning="darker corners"),
     )
 
     def declare_ports(self) -> Iterable[Port]:

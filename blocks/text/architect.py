@@ -12,7 +12,7 @@ from yggdrasill.blocks.procedural.configuration import KEYS, read_terrain
 from yggdrasill.blocks.text.chance import seed_of
 from yggdrasill.blocks.text.episodes import last_episode, require_mapping, text_of
 from yggdrasill.blocks.text.themes import THEMES, Mention, find_themes
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting, current_run
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType, current_run
 
 __all__ = ["Architect", "begin", "change"]
 
@@ -31,7 +31,7 @@ class Architect(AbstractBaseBlock):
 
     block_type = "text/architect"
     settings = tuple(
-        Setting(
+        ConfigField(
             name, "integer" if key.whole else "number", None, key.low, key.high, meaning=", ".join(filter(None, (key.meaning, key.unit)))
         )
         for name, key in KEYS.items()

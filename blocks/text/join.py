@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from yggdrasill.blocks.text.episodes import text_of
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortAggregation, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortAggregation, PortDirection, PortType
 
 __all__ = ["Join"]
 
@@ -20,7 +20,7 @@ class Join(AbstractBaseBlock):
 
     block_type = "text/join"
     deterministic: ClassVar[bool] = True
-    settings = (Setting("separator", "text", "\n\n", meaning="separator between two texts"),)
+    settings = (ConfigField("separator", "text", "\n\n", meaning="separator between two texts"),)
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("parts", PortDirection.IN, PortType.ANY, aggregation=PortAggregation.DICT)

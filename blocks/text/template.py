@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.foundation import AbstractBaseBlock, Port, PortDirection, PortType, Setting
+from yggdrasill.foundation import AbstractBaseBlock, ConfigField, Port, PortDirection, PortType
 
 __all__ = ["Template"]
 
@@ -27,7 +27,7 @@ class Template(AbstractBaseBlock):
 
     block_type = "text/template"
     deterministic: ClassVar[bool] = True
-    settings = (Setting("template", "text", None, meaning="text with slots such as {place}; each slot is an input"),)
+    settings = (ConfigField("template", "text", None, meaning="text with slots such as {place}; each slot is an input"),)
 
     def __init__(self, block_id: str | None = None, *, config: Mapping[str, Any] | None = None) -> None:
         super().__init__(block_id, config=config)

@@ -1,4 +1,4 @@
-"""Attaching the endpoint to the ComfyUI that is starting: its parts, its routes, its beginning. What fails here is one line in the log."""
+"""Start-up of the endpoint inside ComfyUI: builds the extension context, adds the routes, and starts the service."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
-from yggdrasill.server_ext.comfy.types_classes import register_classes
-from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes
-from yggdrasill.server_ext.comfy.web_files import add_web_files
+from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes, add_web_files
+from yggdrasill.server_ext.comfy.value_classes import register_classes
 from yggdrasill.server_ext.comfy.workflow_cache import WorkflowCache
-from yggdrasill.server_ext.model_sources import ModelSources
+from yggdrasill.server_ext.model_fetch import ModelSources
 from yggdrasill.server_ext.parent_watchdog import exit_with_parent
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
@@ -35,29 +34,32 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 def attach() -> None:
-    """Give this ComfyUI an endpoint; if that fails, its log says why and everything else works. On the main loop, before the routes are added."""
+    """Attach an endpoint to this ComfyUI. Call it on the main loop, before the routes are added.
+
+    A failure is written to ComfyUI's log and to ``ExtensionContext.problem``; ComfyUI itself starts in any case.
+    """
     exit_with_parent()
-    parts = ExtensionContext(QueueRunner())
-    set_extension_context(parts)
+    context = ExtensionContext(QueueRunner())
+    set_extension_context(context)
     register_classes()
-    with host_api.shielded("the editor's extension cannot be given"):
+    with host_api.shielded("the editor's extension cannot be served"):
         add_web_files(host_api.prompt_server().app.router)
     try:
-        _attach(parts)
+        _attach(context)
     except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
-        parts.problem = f"{type(error).__name__}: {error}"
-        _LOG.error("Yggdrasill: this ComfyUI is no endpoint: %s", parts.problem)
+        context.problem = f"{type(error).__name__}: {error}"
+        _LOG.error("Yggdrasill: this ComfyUI is not an endpoint: %s", context.problem)
 
 
-def _attach(parts: ExtensionContext) -> None:
+def _attach(context: ExtensionContext) -> None:
     data_dir = Path(host_api.user_directory()) / "yggdrasill"
     data_dir.mkdir(parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
-    parts.runner = QueueRunner(settings.queue)
+    context.runner = QueueRunner(settings.queue)
     token = resolve_token(data_dir)
     redactor = Redactor([token, *secrets_of_environment()])
     retry_policy = RetryPolicy(settings.first_patience, settings.patience)
-    parts.known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
+    context.read_registry = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
     addresses, port, url = _own_addresses(settings)
     serving = Settings(
         host=addresses[0],
@@ -71,35 +73,35 @@ def _attach(parts: ExtensionContext) -> None:
         peer_url=settings.peer_url or url,
         roots=host_api.model_folders(),
     )
-    run_prompts_with(parts.runner)
+    run_prompts_with(context.runner)
     host = ComfyHost(settings.slots)
     set_local_comfy(host)
     service, guard, _ = build_service(serving, data_dir, token, redactor, host)
-    parts.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
+    context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
     service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))
     app = host_api.prompt_server().app
     add_routes(app.router, Endpoint(service, guard))
     add_ui_routes(app.router, service, guard, token, settings.peer_url)
-    _begin_with(app, service, parts)
-    parts.placing.install()
+    _register_lifecycle(app, service, context)
+    context.placement.install()
     problem = host_api.flags_problem()
     if problem is not None:
         _LOG.warning("Yggdrasill: %s", problem)
 
 
-def _begin_with(app: Any, service: Service, parts: ExtensionContext) -> None:
+def _register_lifecycle(app: Any, service: Service, context: ExtensionContext) -> None:
     async def start(_: Any) -> None:
         try:
             await service.start()
         except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
-            parts.problem = f"{type(error).__name__}: {error}"
-            _LOG.error("Yggdrasill: this ComfyUI takes no jobs: %s", parts.problem)
-        with host_api.shielded("the other endpoints cannot be watched"):
-            parts.placing.states.start()
+            context.problem = f"{type(error).__name__}: {error}"
+            _LOG.error("Yggdrasill: this ComfyUI does not accept jobs: %s", context.problem)
+        with host_api.shielded("the other endpoints cannot be monitored"):
+            context.placement.monitor.start()
 
     async def stop(_: Any) -> None:
-        with host_api.shielded("the other endpoints are still watched"):
-            await parts.placing.states.stop()
+        with host_api.shielded("monitoring of the other endpoints could not be stopped"):
+            await context.placement.monitor.stop()
         with host_api.shielded("the endpoint could not be closed"):
             await service.close(1.0)
 
@@ -108,7 +110,7 @@ def _begin_with(app: Any, service: Service, parts: ExtensionContext) -> None:
 
 
 def _own_addresses(settings: ComfySettings) -> tuple[list[str], int, str]:
-    """The addresses and the port ComfyUI listens on, and the url this machine reaches it by."""
+    """Return the addresses and the port that ComfyUI listens on, and the URL at which this machine reaches it."""
     args = importlib.import_module("comfy.cli_args").args
     addresses = [part.strip() for part in str(args.listen).split(",")]
     scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"

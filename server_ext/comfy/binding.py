@@ -1,4 +1,4 @@
-"""From a workflow with named ports to the prompt of one job: inputs become values by hash, outputs become sinks that know the job."""
+"""Binds a workflow with named ports to one job: input nodes become values named by hash, output nodes become sinks that name the job."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ RESULT_NODE = "YggdrasillResult"
 
 
 def bind_prompt(graph: ComfyGraph, digests: Mapping[str, str], run_id: str) -> dict[str, Any]:
-    """The API prompt of one run. Node ids stay the workflow's own.
+    """Return the prompt of one run. Node ids are those of the workflow.
 
-    A Graph Input that has no value keeps its default. The run's id is a constant of the sinks alone, so they run each time
-    while everything before them may come from ComfyUI's cache.
+    A Graph Input without a value keeps its default. Only the sinks contain ``run_id``, so they execute in every run while all other nodes
+    may be served from ComfyUI's cache.
     """
     prompt = copy.deepcopy(graph.prompt)
     for name, digest in digests.items():

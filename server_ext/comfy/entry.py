@@ -1,4 +1,4 @@
-"""The one way from ComfyUI into the extension: its version is checked before anything of ComfyUI is imported."""
+"""The entry from ComfyUI into the extension. It checks ComfyUI's version before anything of ComfyUI is imported."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["check_version"]
 
 
 def check_version() -> None:
-    """Return if the extension works in this ComfyUI, whose loader writes the message of an error into its log.
+    """Check that the extension supports this ComfyUI. ComfyUI's loader writes the message of an error to its log.
 
     Raises:
         UnsupportedVersion: this ComfyUI is too old.

@@ -1,4 +1,4 @@
-"""What is passed on of a prompt's messages: not oftener than it can be used, and nothing that was the last of its kind is lost."""
+"""Throttles a prompt's progress messages; the latest message of each kind is always delivered."""
 
 from __future__ import annotations
 
@@ -11,60 +11,63 @@ from typing import Any
 from yggdrasill.server_ext.comfy.preview_files import read_files
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
-__all__ = ["PREVIEW_PAUSE", "EventThrottle"]
+__all__ = ["PREVIEW_INTERVAL", "EventThrottle"]
 
-PREVIEW_PAUSE = 0.1
-"""Seconds between two previews of one node; of those that come meanwhile the newest is shown after them."""
+PREVIEW_INTERVAL = 0.1
+"""Minimum seconds between two previews of one node. Of the previews that arrive within it, only the newest is sent."""
 _LARGEST_PREVIEW = 512 << 10
 _LARGEST_OUTPUT = 64 << 10
 _PLAIN = ("started", "cached", "executing", "progress", "output")
-#: After these no more previews of the nodes before can come.
-_TURNS = ("executing", "executed", "error", "interrupted", "success", "ended", "lost")
+#: Messages after which the previews of earlier nodes are complete.
+_FLUSHING = ("executing", "executed", "error", "interrupted", "success", "ended", "lost")
 
 
 class EventThrottle:
-    """Tells the run's progress sink and whoever watches it. For one thread."""
+    """Forwards the messages of ``run`` to its progress sink and to its watcher. Use it from one thread."""
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
         self._watch = run.watch
-        self._shown: dict[str, float] = {}
-        self._waiting: dict[str, Mapping[str, Any]] = {}
+        self._last_sent: dict[str, float] = {}
+        self._pending: dict[str, Mapping[str, Any]] = {}
 
-    def tell(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """Pass a message on."""
-        place = f"{self._run.place}/{facts.get('node')}"
+    def handle(self, kind: str, facts: Mapping[str, Any]) -> None:
+        """Forward a message, or hold it back if it is a preview that is not due.
+
+        A preview over 512 KiB and an ``executed`` message over 64 KiB of JSON are dropped.
+        """
+        node_path = f"{self._run.node_path}/{facts.get('node')}"
         sink = self._run.context.progress_sink
         if kind == "progress" and sink is not None:
-            sink(place, facts["value"], facts["max"], None)
+            sink(node_path, facts["value"], facts["max"], None)
         if self._watch is None:
             return
-        if kind in _TURNS:
-            for node in list(self._waiting):
-                self._show(node, time.monotonic())
+        if kind in _FLUSHING:
+            for node in list(self._pending):
+                self._send(node, time.monotonic())
         if kind == "preview" and len(facts["image"]) <= _LARGEST_PREVIEW:
-            self._waiting[facts["node"]] = facts
-            self.show_due()
+            self._pending[facts["node"]] = facts
+            self.flush_due()
         elif kind in _PLAIN:
             self._watch(kind, dict(facts))
         elif kind == "executed" and _small(facts):
             files = read_files(facts.get("output"))
             self._watch(kind, {**facts, "files": files} if files else dict(facts))
 
-    def patience(self, most: float) -> float:
-        """Seconds until a preview that waits may be shown, at most so many."""
+    def timeout(self, limit: float) -> float:
+        """Return the seconds until the next pending preview is due, at most ``limit``."""
         now = time.monotonic()
-        return max(0.0, min([most, *(self._shown[node] + PREVIEW_PAUSE - now for node in self._waiting)]))
+        return max(0.0, min([limit, *(self._last_sent[node] + PREVIEW_INTERVAL - now for node in self._pending)]))
 
-    def show_due(self) -> None:
-        """Show the previews that have waited long enough."""
+    def flush_due(self) -> None:
+        """Send the pending previews whose interval has elapsed."""
         now = time.monotonic()
-        for node in [node for node in self._waiting if now - self._shown.get(node, -PREVIEW_PAUSE) >= PREVIEW_PAUSE]:
-            self._show(node, now)
+        for node in [node for node in self._pending if now - self._last_sent.get(node, -PREVIEW_INTERVAL) >= PREVIEW_INTERVAL]:
+            self._send(node, now)
 
-    def _show(self, node: str, now: float) -> None:
-        facts = self._waiting.pop(node)
-        self._shown[node] = now
+    def _send(self, node: str, now: float) -> None:
+        facts = self._pending.pop(node)
+        self._last_sent[node] = now
         if self._watch is not None:
             picture = base64.b64encode(facts["image"]).decode("ascii")
             self._watch("preview", {**facts, "image": picture})

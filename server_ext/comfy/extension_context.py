@@ -1,4 +1,4 @@
-"""What ComfyUI's nodes find of the extension around them: the runner of this process's prompts and the registry of endpoints."""
+"""The extension's state in a ComfyUI process, as its nodes and routes access it."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 
 if TYPE_CHECKING:
-    from yggdrasill.server_ext.comfy.placement.placing import Placing
+    from yggdrasill.server_ext.comfy.placement.service import PlacementService
 
 __all__ = ["ExtensionContext", "extension_context", "set_extension_context"]
 
 
 @dataclass
 class ExtensionContext:
-    """The extension's parts in this process; ``problem`` says why there is no endpoint, if there is none.
+    """The components of the extension. ``problem`` is the reason why this ComfyUI is not an endpoint, or None.
 
-    ``local_fallbacks`` has what runs here when no endpoint takes a call; None if this is no endpoint itself.
+    ``local_fallbacks`` finds the workflow that runs locally when no endpoint accepts a call; it is None if this ComfyUI is not an endpoint.
     """
 
     runner: QueueRunner
-    known: Callable[[], EndpointRegistry] = EndpointRegistry
+    read_registry: Callable[[], EndpointRegistry] = EndpointRegistry
     problem: str | None = None
     local_fallbacks: LocalFallbacks | None = None
-    _placing: Placing | None = field(default=None, repr=False)
+    _placement: PlacementService | None = field(default=None, repr=False)
 
     @property
-    def placing(self) -> Placing:
-        """Placement of parts of workflows: `states` of the endpoints, the `timeline` of the last calls."""
-        if self._placing is None:
-            from yggdrasill.server_ext.comfy.placement.placing import Placing
+    def placement(self) -> PlacementService:
+        """Return the service that places parts of workflows, with its endpoint monitor and its timeline."""
+        if self._placement is None:
+            from yggdrasill.server_ext.comfy.placement.service import PlacementService
 
-            self._placing = Placing(lambda: self.registry)
-        return self._placing
+            self._placement = PlacementService(lambda: self.registry)
+        return self._placement
 
     @property
     def registry(self) -> EndpointRegistry:
-        """The endpoints this ComfyUI knows, as its endpoints.yaml says now."""
-        return self.known()
+        """Return the registry of endpoints as ``endpoints.yaml`` currently defines it."""
+        return self.read_registry()
 
 
-_around: ExtensionContext | None = None
+_context: ExtensionContext | None = None
 
 
-def set_extension_context(parts: ExtensionContext | None) -> None:
-    """Say what nodes find; None takes it away."""
-    global _around  # noqa: PLW0603 - a process has one ComfyUI or none
-    _around = parts
+def set_extension_context(context: ExtensionContext | None) -> None:
+    """Set the context of this process; None removes it."""
+    global _context  # noqa: PLW0603 - a process has at most one ComfyUI
+    _context = context
 
 
 def extension_context() -> ExtensionContext:
-    """The extension's parts.
+    """Return the context of this process.
 
     Raises:
         InvalidArgument: the extension is not loaded.
     """
-    if _around is None:
-        raise InvalidArgument("Yggdrasill was not loaded by this ComfyUI; its log says why")
-    return _around
+    if _context is None:
+        raise InvalidArgument("This ComfyUI did not load Yggdrasill. See ComfyUI's log for the reason.")
+    return _context

@@ -1,4 +1,4 @@
-"""What this ComfyUI has: its node classes with a hash of each one's form, and the model files in its folders."""
+"""The inventory of this ComfyUI: node classes, each with a hash of its inputs and outputs, and the model files in its folders."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 from yggdrasill.remote.preflight import class_signature, is_model_file, same_path
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.model_files import model_files
-from yggdrasill.server_ext.identity import canonical_json
+from yggdrasill.server_ext.deployment import canonical_json
 from yggdrasill.values.payload import blake3_hex
 
 __all__ = ["inventory", "memory", "node_hashes", "normalize_model_paths"]
 
 
 def inventory() -> dict[str, Any]:
-    """``{"version", "node_classes": {name: hash of inputs and outputs}, "models": {folder: [file]}}``; takes a moment the first time."""
+    """Return ``{"version", "node_classes": {name: hash of inputs and outputs}, "models": {folder: [file]}}``. The first call is slow."""
     return {"version": host_api.comfy_version(), "node_classes": dict(node_hashes()), "models": model_files()}
 
 
 def memory() -> list[dict[str, Any]]:
-    """``{device, free, total}`` in bytes of each device that ComfyUI computes on, the one it prefers first."""
+    """Return ``{device, free, total}`` in bytes for each device that ComfyUI computes on, its preferred device first."""
     management = importlib.import_module("comfy.model_management")
     first = management.get_torch_device()
     devices = [first, *(device for device in management.get_all_torch_devices() if device != first)]
@@ -37,7 +37,7 @@ def memory() -> list[dict[str, Any]]:
 
 
 def normalize_model_paths(prompt: dict[str, Any]) -> None:
-    """Spell model files in ``prompt`` as this machine does: the same path may have been written with ``\\`` or ``/``."""
+    """Rewrite the model files in ``prompt`` as this machine spells them: the same path may use ``\\`` or ``/``."""
     known: dict[str, str] | None = None
     for node in prompt.values():
         for name, value in node["inputs"].items():
@@ -49,11 +49,14 @@ def normalize_model_paths(prompt: dict[str, Any]) -> None:
 
 @lru_cache(maxsize=1)
 def node_hashes() -> Mapping[str, str]:
-    """A hash of the form of every node class. The classes do not change while ComfyUI runs; one whose form cannot be read has an empty hash."""
+    """Return a hash of the inputs and outputs of every node class, empty for a class that cannot be read.
+
+    The result is cached, because the classes do not change while ComfyUI runs.
+    """
     found = {}
     for name, node_class in list(host_api.node_classes().items()):
         digest = ""
-        with host_api.shielded(f"the form of node class {name!r} could not be read"):
+        with host_api.shielded(f"the inputs and outputs of node class {name!r} could not be read"):
             form = class_signature({"input": node_class.INPUT_TYPES(), "output": node_class.RETURN_TYPES})
             digest = blake3_hex(memoryview(canonical_json(form)))[:16]
         found[str(name)] = digest

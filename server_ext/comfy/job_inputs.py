@@ -1,4 +1,4 @@
-"""Values of jobs inside the ComfyUI process, by the hash of their content: input nodes name the hash, so equal inputs are equal prompts."""
+"""The input values of jobs by content hash. Input nodes contain the hash, so equal inputs give equal prompts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from yggdrasill.errors import UnknownArtifact
-from yggdrasill.server_ext.identity import canonical_json
+from yggdrasill.server_ext.deployment import canonical_json
 from yggdrasill.values.handles import load_handles
 from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.memory import MemoryStore
@@ -18,10 +18,10 @@ __all__ = ["JobInputs", "content_hash"]
 
 
 def content_hash(value: Any) -> str:
-    """The blake3 of what `pack` makes of ``value``: equal for equal bits in equal memory order, and for handles of them.
+    """Return the BLAKE3 hash of the wire form of ``value``: equal for equal bits in equal memory order, and for handles to them.
 
     Raises:
-        CannotTravel: a part has no lossless form.
+        CannotTravel: part of the value has no lossless wire form.
     """
     with pack(value, MemoryStore()) as packed:
         entries = [{key: item for key, item in entry.items() if key not in ("url", "store", "inline")} for entry in packed.wire["payloads"]]
@@ -32,7 +32,7 @@ def content_hash(value: Any) -> str:
 
 
 class JobInputs:
-    """Values under their hashes while a job that needs them is under way. Safe to use from several threads."""
+    """Values by hash, each kept while a running job needs it. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -42,7 +42,7 @@ class JobInputs:
         return len(self._values)
 
     def put(self, value: Any) -> str:
-        """Keep a value until `drop` is called as often as this; gives its hash. Raises as `content_hash`."""
+        """Store a value until `drop` has been called once per `put`, and return its hash. Raises as `content_hash`."""
         digest = content_hash(value)
         with self._lock:
             known, users = self._values.get(digest, (value, 0))
@@ -50,21 +50,21 @@ class JobInputs:
         return digest
 
     def take(self, digest: str) -> Any:
-        """The value, its handles loaded.
+        """Return a value with its handles loaded.
 
         Raises:
-            UnknownArtifact: no job needs it (any more).
+            UnknownArtifact: no running job needs the value.
         """
         with self._lock:
             found = self._values.get(digest)
         if found is None:
             raise UnknownArtifact(
-                f"the input {digest[:12]}... belongs to a job that is over; start the job again, not its prompt", name=digest
+                f"The input {digest[:12]}... belongs to a job that has ended. Start the job again instead of its prompt.", name=digest
             )
         return load_handles(found[0])
 
     def drop(self, digests: Iterable[str]) -> None:
-        """Undo one `put` of each."""
+        """Undo one `put` of each value."""
         with self._lock:
             for digest in digests:
                 value, users = self._values.pop(digest)

@@ -1,8 +1,8 @@
-"""What runs here if no endpoint takes a call and the policy says ``local``: the very workflow that would have run there, or nothing.
+"""Local fallback of a call: the same workflow that the endpoint would have run, executed locally if the policy says ``local``.
 
-After a call the workflow's config is fetched, once, and kept. Its hash is that of the contract, so what is kept is what was served; as
-soon as this ComfyUI hears that the endpoint serves something else under that name, the copy is dropped. Only workflows are kept: graphs
-of blocks may have weights that are no part of their config.
+After a call the workflow's config is fetched once and cached. The cached hash equals that of the contract, so the cached workflow is the one
+that was served; it is dropped as soon as the endpoint reports another hash for the same graph id. Only workflows are cached: graphs of
+blocks may have weights that are not part of their config.
 """
 
 from __future__ import annotations
@@ -31,122 +31,127 @@ _NotTaken: TypeAlias = "EndpointUnreachable | QueueFull"
 
 @dataclass(frozen=True)
 class LocalFallback:
-    """A workflow that is served, or was kept, here; ``told`` says to a person why it runs here and which one it is."""
+    """A workflow that this ComfyUI serves or has cached. ``reason`` explains to the user why it runs locally and which workflow it is."""
 
     deployment: Deployment
-    told: str
+    reason: str
 
     @property
     def contract(self) -> RemoteContract:
-        """Its ports."""
-        return RemoteContract.of(self.deployment.contract, "here")
+        """Return the contract of the workflow."""
+        return RemoteContract.of(self.deployment.contract, "this ComfyUI")
 
     @property
     def graph(self) -> ComfyGraph:
-        """The workflow itself."""
+        """Return the workflow."""
         graph: ComfyGraph = self.deployment.runnable
         return graph
 
 
 class LocalFallbacks:
-    """``copies`` of what other endpoints serve, and the ``deployments`` of this one. Safe to use from several threads."""
+    """Finds local fallbacks in the ``cache`` and among the ``deployments`` of this endpoint. Thread-safe."""
 
-    def __init__(self, copies: WorkflowCache, deployments: Deployments) -> None:
-        self._copies = copies
+    def __init__(self, cache: WorkflowCache, deployments: Deployments) -> None:
+        self._cache = cache
         self._deployments = deployments
         self._lock = threading.Lock()
-        self._seen: dict[tuple[str, str], str] = {}
+        self._served_hashes: dict[tuple[str, str], str] = {}
         self._silent: set[str] = set()
 
-    # -- while endpoints answer ---------------------------------------------------------------------------------
+    # -- after an endpoint answered ----------------------------------------------------------------------------------
 
-    def saw(self, endpoint: str, graph_id: str, graph_hash: str) -> None:
-        """An endpoint said what it serves under a name; a copy of anything else is dropped."""
+    def record_hash(self, endpoint: str, graph_id: str, graph_hash: str) -> None:
+        """Record the hash that an endpoint serves under a graph id, and drop a cached workflow with another hash."""
         with self._lock:
             self._silent.discard(endpoint)
-            if self._seen.get((endpoint, graph_id)) == graph_hash:
+            if self._served_hashes.get((endpoint, graph_id)) == graph_hash:
                 return
-            self._seen[endpoint, graph_id] = graph_hash
-            copy = self._copies.read(endpoint, graph_id)
+            self._served_hashes[endpoint, graph_id] = graph_hash
+            copy = self._cache.read(endpoint, graph_id)
             if copy is not None and copy.hash != graph_hash:
-                self._copies.drop(endpoint, graph_id)
+                self._cache.drop(endpoint, graph_id)
 
-    def keep(self, client: EndpointClient, contract: RemoteContract) -> None:
-        """Keep the workflow that an endpoint serves, unless it is kept; what goes wrong is one line in the log."""
-        self.saw(client.name, contract.graph_id, contract.hash)
+    def cache_workflow(self, client: EndpointClient, contract: RemoteContract) -> None:
+        """Cache the workflow that an endpoint serves, unless it is cached already. A failure is written to the log."""
+        self.record_hash(client.name, contract.graph_id, contract.hash)
         if contract.kind != _KIND:
             return
-        with host_api.shielded(f"graph {contract.graph_id!r} could not be kept for when endpoint {client.name!r} is away"):
+        with host_api.shielded(f"graph {contract.graph_id!r} could not be cached for the local fallback of endpoint {client.name!r}"):
             with self._lock:
-                kept = self._copies.read(client.name, contract.graph_id)
-            if kept is None:
+                cached = self._cache.read(client.name, contract.graph_id)
+            if cached is None:
                 self._fetch(client, contract)
 
     def _fetch(self, client: EndpointClient, contract: RemoteContract) -> None:
         config = loop_thread().run(client.graph(contract.graph_id)).get("config")
         torch = (client.facts or {}).get("torch")
         copy = CachedWorkflow(client.name, contract.graph_id, contract.hash, config if isinstance(config, dict) else {}, torch)
-        if copy.is_sound:  # else it was replaced just now, and the next call keeps what is there then
+        if copy.is_sound:  # else the graph was just replaced, and the next call caches the new one
             with self._lock:
-                self._copies.write(copy)
+                self._cache.write(copy)
 
-    # -- when none does -----------------------------------------------------------------------------------------
+    # -- after no endpoint answered ----------------------------------------------------------------------------------
 
-    def silent(self, endpoints: Sequence[str]) -> bool:
-        """Whether a call waited for ``endpoints`` in vain, and none of them was heard of since."""
+    def are_silent(self, endpoints: Sequence[str]) -> bool:
+        """Return whether a call found none of ``endpoints`` reachable, and none of them has answered since."""
         with self._lock:
             return self._silent.issuperset(endpoints)
 
     def find(
         self, endpoints: Sequence[str], graph_id: str, saved_hash: str | None, error: _NotTaken, *, strict_build: bool = False
     ) -> LocalFallback:
-        """The workflow that would have run at one of ``endpoints``, none of which took the call: ``error``. ``saved_hash`` is that of the
-        contract which the caller knows, if any.
+        """Return the workflow that one of ``endpoints`` would have run. None of them accepted the call, which failed with ``error``.
+
+        ``saved_hash`` is the contract hash that the caller stored, if any.
 
         Raises:
-            ``error``, with the reason why nothing runs here added to it. BuildMismatch: ``strict_build``, and another torch build was there.
+            ``error`` with the reason why nothing runs locally. BuildMismatch: ``strict_build`` is set, and the endpoint has another torch build.
         """
-        why = f"{format_options(endpoints)} {'takes no more jobs' if isinstance(error, QueueFull) else 'cannot be reached'}"
+        cause = f"{format_options(endpoints)} {'has a full queue' if isinstance(error, QueueFull) else 'cannot be reached'}"
         with self._lock:
             if isinstance(error, EndpointUnreachable):
                 self._silent.update(endpoints)
-            found = [copy for name in endpoints if (copy := self._copies.read(name, graph_id)) is not None]
-            seen = next((self._seen[name, graph_id] for name in endpoints if (name, graph_id) in self._seen), saved_hash)
+            found = [copy for name in endpoints if (copy := self._cache.read(name, graph_id)) is not None]
+            expected_hash = next(
+                (self._served_hashes[name, graph_id] for name in endpoints if (name, graph_id) in self._served_hashes), saved_hash
+            )
         if found:
-            return self._of_copy(max(found, key=lambda copy: copy.kept), why, error, strict_build)
-        own = next((entry for entry in self._deployments.summaries() if entry["graph_id"] == graph_id), None)
-        if own is not None and own["kind"] == _KIND and own["hash"] == seen:
-            deployment = self._built(lambda: self._deployments.get(graph_id), error)
-            return LocalFallback(deployment, f"{why}, so {_name(deployment)}, which this ComfyUI serves itself, ran here")
-        raise _with(error, _nothing(graph_id, seen, own))
+            return self._from_copy(max(found, key=lambda copy: copy.kept), cause, error, strict_build)
+        deployed = next((entry for entry in self._deployments.summaries() if entry["graph_id"] == graph_id), None)
+        if deployed is not None and deployed["kind"] == _KIND and deployed["hash"] == expected_hash:
+            deployment = self._build(lambda: self._deployments.get(graph_id), error)
+            return LocalFallback(deployment, f"{cause}, so {_name(deployment)}, which this ComfyUI serves itself, ran locally")
+        raise _extended(error, _no_fallback_reason(graph_id, expected_hash, deployed))
 
-    def _of_copy(self, copy: CachedWorkflow, why: str, error: _NotTaken, strict_build: bool) -> LocalFallback:
+    def _from_copy(self, copy: CachedWorkflow, cause: str, error: _NotTaken, strict_build: bool) -> LocalFallback:
         other = other_build(copy.torch)
         if other and strict_build:
-            raise BuildMismatch(f"{why}, and this is another torch build than {copy.endpoint!r} has: {other}", endpoint=copy.endpoint)
-        deployment = self._built(lambda: self._deployments.passing(copy.graph_id, _KIND, copy.config), error)
+            raise BuildMismatch(f"{cause}, and this torch build differs from that of {copy.endpoint!r}: {other}", endpoint=copy.endpoint)
+        deployment = self._build(lambda: self._deployments.build_once(copy.graph_id, _KIND, copy.config), error)
         when = time.strftime("%Y-%m-%d %H:%M", time.localtime(copy.kept))
-        told = f"{why}, so {_name(deployment)} ran here, from the copy that was kept on {when}"
-        return LocalFallback(deployment, f"{told}; the last bits may differ, for the torch build does: {other}" if other else told)
+        reason = f"{cause}, so {_name(deployment)} ran locally from the copy cached on {when}"
+        return LocalFallback(
+            deployment, f"{reason}; the last bits may differ because the torch build differs: {other}" if other else reason
+        )
 
     @staticmethod
-    def _built(build: Callable[[], Deployment], error: _NotTaken) -> Deployment:
+    def _build(build: Callable[[], Deployment], error: _NotTaken) -> Deployment:
         try:
             return build()
         except YggdrasillError as problem:
-            raise _with(error, f"and the workflow cannot run here: {problem.message}") from problem
+            raise _extended(error, f"and the workflow cannot run locally: {problem.message}") from problem
 
 
 def _name(deployment: Deployment) -> str:
     return f"graph {deployment.graph_id!r} (hash {deployment.hash[:12]})"
 
 
-def _nothing(graph_id: str, seen: str | None, own: Mapping[str, Any] | None) -> str:
-    if own is not None and own["kind"] == _KIND:
-        other = "is another one" if seen else "may be another one, for it is not known which that endpoint serves"
-        return f"graph {graph_id!r} that this ComfyUI serves itself {other}, so nothing runs here"
-    return f"and no copy of workflow {graph_id!r} is kept here; there is one after the first call with a local fallback"
+def _no_fallback_reason(graph_id: str, expected_hash: str | None, deployed: Mapping[str, Any] | None) -> str:
+    if deployed is not None and deployed["kind"] == _KIND:
+        other = "differs" if expected_hash else "may differ, because it is not known which graph that endpoint serves"
+        return f"the graph {graph_id!r} that this ComfyUI serves itself {other}, so it does not run locally"
+    return f"and workflow {graph_id!r} is not cached on this ComfyUI; it is cached after the first call with a local fallback"
 
 
-def _with(error: _NotTaken, more: str) -> YggdrasillError:
-    return type(error)(f"{error.message}; {more}", **error.details)
+def _extended(error: _NotTaken, more: str) -> YggdrasillError:
+    return type(error)(f"{error.message.rstrip('.')}; {more}", **error.details)

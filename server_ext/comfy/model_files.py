@@ -1,4 +1,4 @@
-"""The model files of this ComfyUI: which there are, and a short reading of a file that tells it from any other weights."""
+"""The model files of this ComfyUI, and a fast fingerprint that distinguishes a file from other weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["fingerprint", "fingerprints", "model_files"]
 
 _WINDOWS = 16
 _WINDOW = 64 << 10
-_MOST_KEPT = 10_000
+_MAX_CACHED = 10_000
 
-_kept: dict[tuple[str, int, int], str] = {}
+_fingerprints: dict[tuple[str, int, int], str] = {}
 _lock = threading.Lock()
 
 
 def model_files() -> dict[str, list[str]]:
-    """The files ComfyUI finds in each of its model folders, as it spells them; folders without any are left out."""
+    """Return the files in each of ComfyUI's model folders, as ComfyUI spells them, without empty folders."""
     folders = importlib.import_module("folder_paths")
     names = [name for name in folders.folder_names_and_paths if name != "custom_nodes"]
     found = {name: [file for file in folders.get_filename_list(name) if is_model_file(file)] for name in names}
@@ -30,7 +30,7 @@ def model_files() -> dict[str, list[str]]:
 
 
 def fingerprints(files: Sequence[str]) -> dict[str, dict[str, str]]:
-    """``{file: {folder: fingerprint}}`` for those of ``files`` that ComfyUI finds in a model folder; nothing else is opened."""
+    """Return ``{file: {folder: fingerprint}}`` for those of ``files`` that are in a model folder. No other file is opened."""
     folders = importlib.import_module("folder_paths")
     wanted = {same_path(file): file for file in files}
     found: dict[str, dict[str, str]] = {}
@@ -45,10 +45,10 @@ def fingerprints(files: Sequence[str]) -> dict[str, dict[str, str]]:
 
 
 def fingerprint(path: Path) -> str:
-    """blake3 (hex) over the file's size, 8 bytes little-endian, and 16 windows of 64 KiB, evenly from its beginning to its end.
+    """Return the BLAKE3 hash (hex) of the file's size, 8 bytes little-endian, and of 16 windows of 64 KiB evenly spaced over the file.
 
-    So a file of many GB is read in a moment, and only once while its size and time stay; other weights differ nearly everywhere. A
-    change of a few bytes between two windows is not seen.
+    A file of many GB is thus read in a moment, and only once while its size and modification time are unchanged. A change of a few bytes
+    between two windows is not detected.
 
     Raises:
         OSError
@@ -58,7 +58,7 @@ def fingerprint(path: Path) -> str:
     facts = path.stat()
     key = (str(path), facts.st_size, facts.st_mtime_ns)
     with _lock:
-        known = _kept.get(key)
+        known = _fingerprints.get(key)
     if known is not None:
         return known
     digest = blake3(facts.st_size.to_bytes(8, "little"))
@@ -69,7 +69,7 @@ def fingerprint(path: Path) -> str:
             digest.update(file.read(_WINDOW))
     found = digest.hexdigest()
     with _lock:
-        while len(_kept) >= _MOST_KEPT:
-            del _kept[next(iter(_kept))]
-        _kept[key] = found
+        while len(_fingerprints) >= _MAX_CACHED:
+            del _fingerprints[next(iter(_fingerprints))]
+        _fingerprints[key] = found
     return found

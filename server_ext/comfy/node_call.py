@@ -1,7 +1,7 @@
-"""A call that a node makes: it starts at once in a thread of its own, and the node waits without holding ComfyUI up.
+"""A call that a node makes. It starts at once in a thread of its own, and the node waits without blocking ComfyUI's event loop.
 
-What is called, and with what, is the node's affair: `remote_call.py` has the Remote Graph node's, `placement/placed_call.py` that of a
-placed part. Here is what such calls share: what they show, how an interrupt reaches them, what may run in the waiting node's place.
+Subclasses define what is called: `remote_call.py` for the Remote Graph node, `placement/placed_call.py` for a placed part. This module has
+what they share: messages on the node, interrupts, and prompts that run nested while the node waits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.reentrant_slot import ReentrantSlot
-from yggdrasill.server_ext.comfy.runner import watched_by
+from yggdrasill.server_ext.comfy.runner import observe_prompts
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -35,7 +35,7 @@ _POLL = 0.1
 
 @dataclass(eq=False, kw_only=True)
 class NodeCall(ABC):
-    """One call. ``ports`` holds the values of sockets ``p0``, ``p1`` ...; a subclass says in `_run` what is done with them."""
+    """One call. ``ports`` maps sockets ``p0``, ``p1`` ... to their values; a subclass implements `_run`."""
 
     ports: Mapping[str, list[Any]]
     node_id: str
@@ -43,23 +43,25 @@ class NodeCall(ABC):
     token: CancelToken = field(default_factory=CancelToken)
 
     def start(self) -> Self:
-        """Begin. To be called in the node's own task: what is reported belongs to the node that calls this."""
-        place = host_api.executing_place()
+        """Start the call. Must be called in the task of the node, because messages are attributed to the executing node."""
+        node = host_api.executing_node()
         self._preview_method = host_api.preview_method()
-        self._run_around = run = extension_context().runner.run_of(place.prompt_id) if place else None
-        self._messages = self._make_messages(place.prompt_id if place else "", run)
+        self._outer_run = run = extension_context().runner.run_of(node.prompt_id) if node else None
+        self._messages = self._make_messages(node.prompt_id if node else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
-        self._reentrant_slot = ReentrantSlot(extension_context().runner, run.part_of if run is not None else None)
+        self._reentrant_slot = ReentrantSlot(extension_context().runner, run.reentrant_root if run is not None else None)
         self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)
         self._future: Future[dict[int, list[Any]]] = Future()
         threading.Thread(target=self._work, name=f"yggdrasill-call-{self.node_id}", daemon=True).start()
         return self
 
     async def result(self) -> dict[int, list[Any]]:
-        """The values of each output socket; one without any is left out. An interrupt cancels the call and does not wait for that.
+        """Wait for the call and return the values by output socket; a socket without values is left out.
+
+        An interrupt cancels the call without waiting for its end.
 
         Raises:
-            YggdrasillError: as the run of what is called. ComfyUI's InterruptProcessingException.
+            YggdrasillError: as the run that is called. ComfyUI's InterruptProcessingException.
         """
         future = asyncio.wrap_future(self._future)
         try:
@@ -69,12 +71,12 @@ class NodeCall(ABC):
                     self.token.cancel("interrupted")
                     await self._reentrant_slot.stop()
                     host_api.raise_interrupt()
-                if self._run_around is not None and self._run_around.context.token.cancelled:
-                    raise Cancelled(self._run_around.context.token.reason)
+                if self._outer_run is not None and self._outer_run.context.token.cancelled:
+                    raise Cancelled(self._outer_run.context.token.reason)
             await self._reentrant_slot.finish()
             return future.result()
         except BaseException:
-            self.token.cancel("the node that called was stopped")
+            self.token.cancel("the calling node was stopped")
             raise
         finally:
             self._reentrant_slot.end()
@@ -82,34 +84,34 @@ class NodeCall(ABC):
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
         return NodeMessages(self.node_id, prompt_id, run)
 
-    # -- in the call's own thread -------------------------------------------------------------------------------
+    # -- in the thread of the call -------------------------------------------------------------------------------
 
     @abstractmethod
     def _run(self) -> dict[int, list[Any]]:
-        """Make the call: the values of each output socket."""
+        """Make the call and return the values by output socket."""
 
     def _work(self) -> None:
         try:
-            with observe_waits(self._reentrant_slot.learn):
+            with observe_waits(self._reentrant_slot.update_waits):
                 outputs = self._run()
             self._future.set_result(outputs)
         except BaseException as error:  # noqa: BLE001 - the node raises it
             self._future.set_exception(error)
 
-    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
-        """An event of the called job."""
+    def _on_event(self, kind: str, data: Mapping[str, Any]) -> None:
+        """Handle an event of the called job."""
         self._messages.watch(kind, data)
 
     def run_nested(self, graph: ComfyGraph, inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """The outputs of a workflow that runs inside this node's prompt while the node waits; in the call's own thread.
+        """Run a workflow inside the prompt of this node while the node waits, and return its outputs. Call it in the thread of the call.
 
         Raises:
             As `ComfyGraph.run`.
         """
-        with watched_by(
-            lambda kind, facts: self._told("comfy", {"what": kind, **facts}),
+        with observe_prompts(
+            lambda kind, facts: self._on_event("comfy", {"what": kind, **facts}),
             "",
-            begin=self._reentrant_slot.take,
+            begin=self._reentrant_slot.run_local,
             preview_method=self._preview_method,
         ):
             return extension_context().runner.run_prompt(graph, inputs, self._context)

@@ -1,4 +1,4 @@
-"""What a node shows while it works: progress, previews and a line of text, under the node's own id."""
+"""Messages on a node while it executes: progress, previews and a line of text, under the id of the node."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ __all__ = ["NodeMessages"]
 
 
 class NodeMessages:
-    """Sends to whoever started the prompt. Made in the node's own thread; used from the call's."""
+    """Sends to the client that started the prompt. Create it in the thread of the node; the thread of the call uses it."""
 
     def __init__(self, node_id: str, prompt_id: str, run: PromptRun | None) -> None:
         self._node_id = node_id
         self._prompt_id = prompt_id
-        # ComfyUI's globals are those of the prompt around a lent one
-        lent = run is not None and run.registry is not None
+        # inside a nested run ComfyUI's globals are those of the outer prompt
+        is_nested = run is not None and run.registry is not None
         self._sid = run.prompt_id if run is not None else host_api.prompt_server().client_id
         self._registry = (
-            run.registry if run is not None and lent else importlib.import_module("comfy_execution.progress").get_progress_state()
+            run.registry if run is not None and is_nested else importlib.import_module("comfy_execution.progress").get_progress_state()
         )
 
     def progress(self, place: str, done: float, total: float, text: str | None) -> None:
-        """Show work done somewhere inside the remote graph as the node's own."""
+        """Report progress anywhere in the called graph as progress of this node."""
         if total > 0:
-            # another thread may add nodes to the registry just now; the next report comes soon
+            # another thread may be adding nodes to the registry; the next report follows soon
             with host_api.shielded("progress could not be shown"):
                 self._registry.update_progress(self._node_id, done, total)
 
     def watch(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Show a preview that came as an event of the job."""
+        """Show the preview in an event of the job; ignore other events."""
         if kind == "comfy" and data.get("what") == "preview":
             with host_api.shielded("a preview could not be shown"):
-                self.show(str(data.get("type")), base64.b64decode(str(data.get("image", ""))))
+                self.show_image(str(data.get("type")), base64.b64decode(str(data.get("image", ""))))
 
-    def show(self, image_type: str, image: bytes) -> None:
+    def show_image(self, image_type: str, image: bytes) -> None:
         """Show an encoded picture (``JPEG`` or ``PNG``) on the node."""
         if self._sid is not None:
             with host_api.shielded("a preview could not be shown"):
                 host_api.send_preview(self._metadata(image_type), image, self._sid)
 
-    def say(self, text: str) -> None:
+    def show_text(self, text: str) -> None:
         """Show a line of text on the node."""
         if self._sid is not None:
             with host_api.shielded("a text could not be shown"):

@@ -1,6 +1,6 @@
-"""Files that a node shows, such as previews it saved: they go along with what is told of the node, and are kept where that is told.
+"""Files that a node shows, such as saved previews. They are sent with the message about the node and stored by the receiving server.
 
-ComfyUI names them as ``{"filename", "subfolder", "type"}``, by a folder of the server that has them.
+ComfyUI names a file as ``{"filename", "subfolder", "type"}``, relative to a folder of the server that has it.
 """
 
 from __future__ import annotations
@@ -12,61 +12,63 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MOST_BYTES", "keep_files", "read_files"]
+__all__ = ["MAX_BYTES", "read_files", "store_files"]
 
-MOST_BYTES = 512 << 10
-"""Bytes of files that go along with one message."""
-_MOST_FILES = 64
+MAX_BYTES = 512 << 10
+"""Total bytes of the files sent with one message."""
+_MAX_FILES = 64
 _KEYS = frozenset({"filename", "subfolder", "type"})
 
 
 def read_files(output: Any) -> list[dict[str, str]]:
-    """The files that ``output`` names, as ``{"filename", "subfolder", "type", "data": base64}``, as long as they are small."""
+    """Return the files named in ``output`` as ``{"filename", "subfolder", "type", "data": base64}``. Files beyond the limits are left out."""
     found: list[dict[str, str]] = []
-    left = MOST_BYTES
-    for item in _named(output):
+    remaining = MAX_BYTES
+    for item in _files_in(output):
         path = _path(item)
-        size = path.stat().st_size if path is not None and path.is_file() else MOST_BYTES + 1
-        if path is not None and size <= left and len(found) < _MOST_FILES:
-            left -= size
+        size = path.stat().st_size if path is not None and path.is_file() else MAX_BYTES + 1
+        if path is not None and size <= remaining and len(found) < _MAX_FILES:
+            remaining -= size
             found.append({**{key: str(item[key]) for key in _KEYS}, "data": base64.b64encode(path.read_bytes()).decode("ascii")})
     return found
 
 
-def keep_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
-    """``output`` with files of this server in the place of those named there: ``files``, written into its folder for temporary ones
-    as ``name(filename)``. A file that did not come along is left out."""
+def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
+    """Store ``files`` in this server's temporary folder as ``name(filename)``, and return ``output`` with the stored files in their place.
+
+    A file in ``output`` that is not in ``files`` is removed from it.
+    """
     folder = Path(importlib.import_module("folder_paths").get_temp_directory())
     folder.mkdir(parents=True, exist_ok=True)
-    kept: dict[tuple[str, ...], dict[str, Any]] = {}
+    stored: dict[tuple[str, ...], dict[str, Any]] = {}
     for entry in files if isinstance(files, list) else ():
-        here = name(Path(str(entry["filename"])).name)
+        filename = name(Path(str(entry["filename"])).name)
         try:
-            (folder / here).write_bytes(base64.b64decode(str(entry["data"]), validate=True))
+            (folder / filename).write_bytes(base64.b64decode(str(entry["data"]), validate=True))
         except (OSError, binascii.Error):
             continue
-        kept[_key(entry)] = {"filename": here, "subfolder": "", "type": "temp"}
-    return _replaced(output, kept)
+        stored[_key(entry)] = {"filename": filename, "subfolder": "", "type": "temp"}
+    return _replace_files(output, stored)
 
 
-def _replaced(value: Any, kept: Mapping[tuple[str, ...], dict[str, Any]]) -> Any:
+def _replace_files(value: Any, stored: Mapping[tuple[str, ...], dict[str, Any]]) -> Any:
     if isinstance(value, list):
-        items = [item for item in value if not (_is_file(item) and _key(item) not in kept)]
-        return [_replaced(item, kept) for item in items]
+        items = [item for item in value if not (_is_file(item) and _key(item) not in stored)]
+        return [_replace_files(item, stored) for item in items]
     if _is_file(value):
-        return {**value, **kept[_key(value)]}
-    return {key: _replaced(item, kept) for key, item in value.items()} if isinstance(value, dict) else value
+        return {**value, **stored[_key(value)]}
+    return {key: _replace_files(item, stored) for key, item in value.items()} if isinstance(value, dict) else value
 
 
-def _named(value: Any) -> Iterator[Mapping[str, Any]]:
+def _files_in(value: Any) -> Iterator[Mapping[str, Any]]:
     if isinstance(value, list):
         for item in value:
-            yield from _named(item)
+            yield from _files_in(item)
     elif _is_file(value):
         yield value
     elif isinstance(value, dict):
         for item in value.values():
-            yield from _named(item)
+            yield from _files_in(item)
 
 
 def _is_file(value: Any) -> bool:
@@ -78,7 +80,7 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _path(item: Mapping[str, Any]) -> Path | None:
-    """Where the file lies; None for one outside of ComfyUI's folders."""
+    """Return the path of a file, or None if it is outside ComfyUI's folders."""
     folder = importlib.import_module("folder_paths").get_directory_by_type(str(item["type"]))
     if folder is None:
         return None

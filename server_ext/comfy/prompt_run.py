@@ -1,4 +1,4 @@
-"""One prompt of ours on its way through ComfyUI: what was heard of it, and what it ended with."""
+"""One prompt of a job in ComfyUI: the messages received about it, and its result."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _FINAL = frozenset({"success", "ended", "lost", "refused"})
 
 
 class PromptRun:
-    """Messages come in from ComfyUI's threads by `tell` and `deliver`; one thread waits with `next_message` and `settle`."""
+    """ComfyUI's threads add messages with `post` and `deliver`; one thread waits with `next_message` and reads `result`."""
 
     def __init__(
         self,
@@ -30,84 +30,88 @@ class PromptRun:
         context: RunContext,
         watch: Watch | None = None,
         key: str | None = None,
-        learn: WaitCallback | None = None,
+        report_waits: WaitCallback | None = None,
     ) -> None:
         self.prompt_id = prompt_id
-        #: The key of the call that this run is (part of); what others report to be blocked by.
+        #: The job key of the call that this run belongs to; other endpoints report it as the key they are blocked by.
         self.key = key
         self.watch = watch
-        #: Told the calls that ComfyUI's only executor waits for; whoever waits for this run waits for them too.
-        self.learn = learn
+        #: Receives the job keys that this run waits for through ComfyUI's only executor; a caller of this run waits for them too.
+        self.report_waits = report_waits
         self.prompt: dict[str, Any] = {}
         self.sinks: list[str] = []
-        #: What ComfyUI is told about the prompt beside it.
+        #: The ``extra_data`` that ComfyUI receives with the prompt.
         self.extra_data: dict[str, Any] = {"client_id": prompt_id}
-        #: Of a run that is lent another prompt's place: how to stop it, when it must be over, its progress registry.
-        self.stop_inner: Callable[[], None] | None = None
-        self.lent_until: float | None = None
+        #: Of a nested run: a function that stops it, the time by which it must end, and its progress registry.
+        self.cancel_nested: Callable[[], None] | None = None
+        self.deadline: float | None = None
         self.registry: Any = None
-        #: The lent run that this one is part of: itself, or the one whose node runs this one for itself; None for all others.
-        self.part_of: PromptRun | None = None
+        #: The re-entrant run that this run is, or inside which one of its nodes started this run; None otherwise.
+        self.reentrant_root: PromptRun | None = None
         self.stuck_since: float | None = None
         self.graph = graph
         self.context = context
-        #: ``new``, then what ComfyUI's queue says, or ``lent`` for a prompt that runs inside another one.
+        #: ``new``, then the state in ComfyUI's queue, or ``nested`` for a prompt that runs inside another one.
         self.state = "new"
         self.outputs: dict[str, Any] = {}
-        self._box: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._problem: Exception | None = None
-        self._over = False
+        self._finished = False
 
     @property
-    def place(self) -> str:
-        """Where the run stands in its caller's project."""
+    def node_path(self) -> str:
+        """Return the node path of this run in its caller's project."""
         return self.context.place or self.graph.graph_id
 
-    def tell(self, kind: str, facts: dict[str, Any]) -> None:
-        """Something happened; see `VirtualSocket`."""
-        self._box.put((kind, facts))
+    def post(self, kind: str, facts: dict[str, Any]) -> None:
+        """Add a message; see `VirtualSocket` for the kinds."""
+        self._messages.put((kind, facts))
 
     def deliver(self, port: str, values: list[Any]) -> None:
-        """A sink got the values of its port; one that is blocked is left out, and whoever watches is told what it says."""
+        """Record the values that the sink of ``port`` received. A blocked port is left out, and the watcher receives the blocker's message."""
         if [type(value) for value in values] != [Blocked]:
             self.outputs[port] = port_value(values)
             self.context.host.emit_output(port, self.outputs[port])
         elif self.watch is not None:
             self.watch("port_blocked", {"port": port, "message": values[0].message})
-        self.tell("output", {"port": port})
+        self.post("output", {"port": port})
 
     def refuse(self, error: Exception) -> None:
-        """It could not be started."""
+        """End the run with ``error`` because it could not be started."""
         self._problem = error
-        self.tell("refused", {})
+        self.post("refused", {})
 
     def next_message(self, seconds: float) -> Message | None:
-        """The next message, or None if none comes in time; after the last one `settle` may be called."""
+        """Return the next message, or None if none arrives within ``seconds``."""
         try:
-            message = self._box.get(timeout=seconds)
+            message = self._messages.get(timeout=seconds)
         except queue.Empty:
             return None
         self._read(*message)
         return message
 
     @property
-    def is_over(self) -> bool:
-        """Whether the last message was read."""
-        return self._over
+    def is_finished(self) -> bool:
+        """Return whether the last message has been read."""
+        return self._finished
 
     def _read(self, kind: str, facts: dict[str, Any]) -> None:
-        self._over = self._over or kind in _FINAL
+        self._finished = self._finished or kind in _FINAL
         if self._problem is not None:
             return
         if kind == "error" and facts["exception_type"] != "ExecutionBlocked":
             self._problem = self._failed(facts)
         elif kind == "interrupted":
-            self._problem = Cancelled(f"{self.place}: interrupted by the owner of this ComfyUI", node=self.place, node_id=facts["node"])
+            self._problem = Cancelled(
+                f"{self.node_path}: interrupted by the owner of this ComfyUI", node=self.node_path, node_id=facts["node"]
+            )
         elif kind == "lost":
-            self._problem = RunError(f"{self.place}: the prompt is no longer in ComfyUI's queue; its owner cleared the queue. Call again")
+            self._problem = RunError(
+                f"{self.node_path}: the prompt is no longer in ComfyUI's queue, because the owner cleared the queue. Call again."
+            )
 
     def _failed(self, facts: Mapping[str, Any]) -> BlockFailed:
-        node = f"{self.place}/{facts['node']}"
+        node = f"{self.node_path}/{facts['node']}"
         return BlockFailed(
             f"node {node!r} ({facts['node_type']}) failed: {facts['exception_type'].rpartition('.')[2]}: {facts['message']}",
             node=node,
@@ -118,20 +122,20 @@ class PromptRun:
             traceback=facts["traceback"][-20:],
         )
 
-    def settle(self) -> dict[str, Any]:
-        """The outputs, or what went wrong.
+    def result(self) -> dict[str, Any]:
+        """Return the outputs by port after the last message.
 
         Raises:
             BlockFailed, Cancelled, RunError, InvalidStructure
         """
         if self.context.token.cancelled:
-            raise Cancelled(f"{self.place}: {self.context.token.reason}", node=self.place)
+            raise Cancelled(f"{self.node_path}: {self.context.token.reason}", node=self.node_path)
         if self._problem is not None:
             raise self._problem
         return dict(self.outputs)
 
     def check(self, validation: Validation) -> None:
-        """Raise `InvalidStructure` if ComfyUI would not run every output port."""
+        """Raise `InvalidStructure` unless ComfyUI would execute every output port."""
         wanted = {port.nodes[0] for port in self.graph.outputs.values()}
         if validation.ok and wanted <= set(validation.outputs):
             return
@@ -143,7 +147,7 @@ class PromptRun:
         if not errors and validation.error is not None:
             errors = [f"{validation.error.get('message')}: {validation.error.get('details')}"]
         raise InvalidStructure(
-            f"{self.place}: ComfyUI refuses the workflow: {'; '.join(errors[:5]) or 'it does not say why'}",
+            f"{self.node_path}: ComfyUI rejects the workflow: {'; '.join(errors[:5]) or 'no reason given'}",
             errors=errors,
             node_errors=validation.node_errors,
             error=validation.error,

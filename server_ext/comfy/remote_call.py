@@ -1,4 +1,4 @@
-"""What a Remote Graph node calls: its constants checked, its sockets matched with the graph's ports, and what happens if nobody answers."""
+"""The call of a Remote Graph node: checks its settings, maps sockets to the graph's ports, and falls back to a local run."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.remote_graph import RemoteGraph
 from yggdrasill.remote.route import Route
-from yggdrasill.server_ext.comfy.blocking import as_blockers
+from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.node_call import NodeCall
-from yggdrasill.server_ext.comfy.sockets import check_ports
+from yggdrasill.server_ext.comfy.port_checks import check_port, check_port_count
 from yggdrasill.server_ext.comfy.stored_contract import StoredContract
-from yggdrasill.server_ext.comfy.types_ports import check_port
 
 __all__ = ["AUTO", "RemoteCall", "check_settings", "placement_of"]
 
@@ -29,10 +28,10 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
-    """What is wrong with a Remote Graph node's constants, in words for the node; None if nothing is. Links are not looked at."""
+    """Return what is wrong with a Remote Graph node's settings, as a message for the user, or None. Links are not checked."""
     graph, endpoint, contract = (value[0] if isinstance(value, list) and value else value for value in (graph, endpoint, contract))
     if isinstance(graph, str) and not graph.strip():
-        return "name the graph that this node runs: the id that an endpoint serves it under"
+        return "No graph is set. Enter the id under which an endpoint serves the graph."
     try:
         if isinstance(endpoint, str) and isinstance(graph, str):
             placement_of(extension_context().registry, graph, endpoint)
@@ -45,16 +44,16 @@ def check_settings(graph: Any, endpoint: Any, contract: Any) -> str | None:
 
 @dataclass(eq=False, kw_only=True)
 class RemoteCall(NodeCall):
-    """One call. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the contract's inputs.
+    """One call. ``ports`` maps sockets ``p0``, ``p1`` ... to their values, in the order of the contract's inputs.
 
-    ``fallback`` is ``fail``, ``local``, or ``auto`` for what the registry says.
+    ``fallback`` is ``fail``, ``local``, or ``auto`` for the policy in the registry.
     """
 
     graph: str
     endpoint: str
     contract: str
     fallback: str = AUTO
-    #: Why the graph ran here and not where it is placed; None if it did not.
+    #: The reason why the graph ran locally instead of at its endpoint; None if it ran there.
     ran_here: str | None = field(default=None, init=False)
     _sent: bool = field(default=False, init=False)
     _blocked: dict[str, str | None] = field(default_factory=dict, init=False)
@@ -65,44 +64,44 @@ class RemoteCall(NodeCall):
         local = (placement.fallback if self.fallback == AUTO else self.fallback) == LOCAL
         local_fallbacks = extension_context().local_fallbacks if local else None
         try:
-            contract, outputs = self._run_there(registry, placement, local_fallbacks)
+            contract, outputs = self._run_remote(registry, placement, local_fallbacks)
         except (EndpointUnreachable, QueueFull) as error:
             if local_fallbacks is None or "job" in error.details:
                 raise
             if self._sent and error.details.get("reached"):
                 raise type(error)(
-                    f"{error.message}; it had been given the call, so the graph is not run a second time here", **error.details
+                    f"{error.message.rstrip('.')}; it had already received the call, so the graph is not run again locally", **error.details
                 ) from error
-            contract, outputs = self._run_here(local_fallbacks, registry, placement, error)
+            contract, outputs = self._run_local(local_fallbacks, registry, placement, error)
         names = [entry["name"] for entry in contract.outputs]
         return {index: as_blockers(port_values(outputs.get(name, Blocked(self._blocked.get(name))))) for index, name in enumerate(names)}
 
-    def _told(self, kind: str, data: Mapping[str, Any]) -> None:
+    def _on_event(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "comfy" and data.get("what") == "port_blocked":
             self._blocked[str(data.get("port"))] = data.get("message")
-        super()._told(kind, data)
+        super()._on_event(kind, data)
 
-    def _run_there(
+    def _run_remote(
         self, registry: EndpointRegistry, placement: Placement, local_fallbacks: LocalFallbacks | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
         route = Route.placed(registry, placement, self.graph)
-        if local_fallbacks is not None and local_fallbacks.silent(placement.endpoints):
+        if local_fallbacks is not None and local_fallbacks.are_silent(placement.endpoints):
             route.retry_policy = replace(route.retry_policy, first=0.0)
         served = RemoteGraph(route=route)
         contract = served.contract
         self._check(contract, f"endpoint {route.names[0]!r}")
         inputs = self._inputs(contract)
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
-        outputs = served.call(inputs, self._context, options, watch=self._told, on_key=self._began)
+        outputs = served.call(inputs, self._context, options, watch=self._on_event, on_key=self._on_sent)
         if local_fallbacks is not None:
             for client, known in route.contracts.items():
-                local_fallbacks.keep(client, known)
+                local_fallbacks.cache_workflow(client, known)
         return contract, outputs
 
-    def _began(self, key: str) -> None:
+    def _on_sent(self, key: str) -> None:
         self._sent = True
 
-    def _run_here(
+    def _run_local(
         self, local_fallbacks: LocalFallbacks, registry: EndpointRegistry, placement: Placement, error: EndpointUnreachable | QueueFull
     ) -> tuple[RemoteContract, dict[str, Any]]:
         stored = StoredContract.read(self.contract)
@@ -110,12 +109,12 @@ class RemoteCall(NodeCall):
         local_fallback = local_fallbacks.find(placement.endpoints, self.graph, known, error, strict_build=registry.strict_build)
         self._check(local_fallback.contract, "this ComfyUI")
         inputs = self._inputs(local_fallback.contract)
-        self.ran_here = local_fallback.told
-        _LOG.warning("Yggdrasill: node %s: %s", self.node_id, local_fallback.told)
+        self.ran_here = local_fallback.reason
+        _LOG.warning("Yggdrasill: node %s: %s", self.node_id, local_fallback.reason)
         return local_fallback.contract, self.run_nested(local_fallback.graph, inputs)
 
     def _check(self, contract: RemoteContract, where: str) -> None:
-        check_ports(self.graph, len(contract.inputs), len(contract.outputs), "Remote Graph")
+        check_port_count(self.graph, len(contract.inputs), len(contract.outputs), "Remote Graph")
         stored = StoredContract.read(self.contract)
         if stored is not None:
             stored.check(contract, where)
@@ -129,7 +128,7 @@ class RemoteCall(NodeCall):
             if index >= len(contract.inputs):
                 names = format_options(entry["name"] for entry in contract.inputs)
                 raise InvalidArgument(
-                    f"socket {socket!r} is linked, and graph {self.graph!r} has {len(contract.inputs)} inputs ({names}); unlink it"
+                    f"Socket {socket!r} is linked, but graph {self.graph!r} has {len(contract.inputs)} inputs: {names}. Unlink the socket."
                 )
             entry = contract.inputs[index]
             check_port(entry["name"], str(entry.get("comfy_type", "*")), values)
@@ -137,16 +136,16 @@ class RemoteCall(NodeCall):
         missing = [entry["name"] for entry in contract.inputs if not entry.get("optional") and entry["name"] not in inputs]
         if missing:
             raise InvalidArgument(
-                f"graph {self.graph!r} needs {format_options(missing)}; link the node's sockets, in the order of the contract's inputs"
+                f"Graph {self.graph!r} is missing the inputs {format_options(missing)}. Link the node's sockets, in the order of the contract's inputs."
             )
         return inputs
 
 
 def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Placement:
-    """Where the call goes.
+    """Return the placement of a call.
 
     Raises:
-        UnknownEndpoint. InvalidArgument: nobody said where the graph runs.
+        UnknownEndpoint. InvalidArgument: neither the node nor the registry places the graph.
     """
     if endpoint.strip() not in ("", AUTO):
         registry.endpoint(endpoint)
@@ -154,7 +153,7 @@ def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Place
     placement = registry.placements.get(graph, registry.default)
     if placement.is_local:
         raise InvalidArgument(
-            f"the registry says of no endpoint that it runs {graph!r} (there is {format_options(registry.endpoints)}); pin one on the node, or put "
-            f"'graphs: {{{graph}: ENDPOINT}}' into endpoints.yaml"
+            f"The registry places graph {graph!r} on no endpoint. Available endpoints: {format_options(registry.endpoints)}. Choose one on the node, "
+            f"or add 'graphs: {{{graph}: ENDPOINT}}' to endpoints.yaml."
         )
     return placement

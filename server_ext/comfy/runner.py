@@ -1,4 +1,4 @@
-"""Running a workflow with inputs and outputs through ComfyUI's own queue, so that its memory management, cache and interrupt apply."""
+"""Runs workflows with inputs and outputs through ComfyUI's own queue, so that its memory management, cache and interrupt apply."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
 from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
 from yggdrasill.server_ext.comfy.job_inputs import JobInputs
-from yggdrasill.server_ext.comfy.node_forms import asks_again
+from yggdrasill.server_ext.comfy.object_info import may_rerun
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 from yggdrasill.server_ext.comfy.reentrancy import ReentrantScheduler
 from yggdrasill.server_ext.comfy.virtual_socket import VirtualSocket
 
-__all__ = ["POLICIES", "QueueRunner", "watched_by"]
+__all__ = ["POLICIES", "QueueRunner", "observe_prompts"]
 
 POLICIES = ("fifo", "front")
 _POLL = 0.1
 _FAR_AHEAD = -(1 << 40)
-_MOST_AHEAD = 8
-"""Jobs that go ahead of a prompt that the owner has waiting; the next one waits behind it."""
+_MAX_AHEAD = 8
+"""Jobs that may go ahead of a waiting prompt of the owner; the next job queues behind it."""
 _STEP = 1e-6
 
 
@@ -48,13 +48,13 @@ _caller: ContextVar[_Caller] = ContextVar("yggdrasill_comfy_caller", default=_Ca
 
 
 @contextlib.contextmanager
-def watched_by(
+def observe_prompts(
     watch: Watch, key: str, *, begin: Callable[[PromptRun], None] | None = None, preview_method: str | None = None
 ) -> Iterator[None]:
-    """Tell ``watch(kind, facts)`` what happens in the prompts that this thread and its branches run for the call ``key``, in JSON values.
+    """Call ``watch(kind, facts)`` with each message, as JSON values, of the prompts that this thread and its branches run for the job ``key``.
 
-    ``begin(run)`` starts each of them once it was checked, on ComfyUI's main loop; they are queued if None. ``preview_method`` is
-    that of prompts that name none.
+    ``begin(run)`` starts each checked prompt, on ComfyUI's main loop; if it is None, prompts are queued. ``preview_method`` applies to prompts
+    that set none.
     """
     before = _caller.set(_Caller(watch, key, begin, preview_method))
     try:
@@ -66,29 +66,29 @@ def watched_by(
 class QueueRunner:
     """ComfyUI's queue as a `PromptRunner`.
 
-    ``policy`` says how jobs stand to the prompts of ComfyUI's owner: ``fifo`` in the order in which both come, ``front`` ahead of
-    those that wait, at most eight jobs ahead of each. A prompt that runs is never interrupted for a job.
+    ``policy`` orders jobs relative to the prompts of ComfyUI's owner: ``fifo`` in the order of arrival, ``front`` ahead of waiting prompts,
+    at most eight jobs ahead of each. A running prompt is never interrupted for a job.
     """
 
     def __init__(self, policy: str = "fifo") -> None:
         if policy not in POLICIES:
-            raise InvalidArgument(f"queue is {policy!r}; it can be {format_options(POLICIES)}")
+            raise InvalidArgument(f"Invalid queue policy {policy!r}. Available: {format_options(POLICIES)}.")
         self.policy = policy
         self.job_inputs = JobInputs()
         self._runs: dict[str, PromptRun] = {}
         self._lock = threading.Lock()
-        self._passed: dict[str, int] = {}
+        self._jobs_ahead: dict[str, int] = {}
         self.reentrancy = ReentrantScheduler(host_api.delete_queued)
 
     def run_of(self, prompt_id: str) -> PromptRun | None:
-        """The run whose prompt this is; None for the owner's prompts."""
+        """Return the run that a prompt belongs to, or None for a prompt of the owner."""
         with self._lock:
             return self._runs.get(prompt_id)
 
     def changing(self, node_types: Sequence[str]) -> list[str]:
-        """See `PromptRunner.changing`."""
+        """Implement `PromptRunner.changing`."""
         classes = host_api.node_classes()
-        return [name for name in node_types if name not in classes or asks_again(classes[name])]
+        return [name for name in node_types if name not in classes or may_rerun(classes[name])]
 
     # -- one run ------------------------------------------------------------------------------------------------
 
@@ -99,7 +99,7 @@ class QueueRunner:
         context: RunContext,
         preview_method: str | None = None,
     ) -> dict[str, Any]:
-        """See `PromptRunner.run_prompt`; `watched_by` says how the prompt begins."""
+        """Implement `PromptRunner.run_prompt`; `observe_prompts` defines how the prompt starts."""
         caller = _caller.get()
         with waiting() as learn:
             run = PromptRun(str(uuid.uuid4()), graph, context, caller.watch, caller.key, learn)
@@ -119,7 +119,7 @@ class QueueRunner:
             normalize_model_paths(prompt)
             asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), host_api.prompt_server().loop)
             self._follow(run)
-            return run.settle()
+            return run.result()
         finally:
             self.reentrancy.remove_run(run)
             with self._lock:
@@ -127,24 +127,24 @@ class QueueRunner:
             self.job_inputs.drop(digests.values())
 
     async def _start(self, run: PromptRun, prompt: dict[str, Any], begin: Callable[[PromptRun], None]) -> None:
-        """On ComfyUI's main loop: check the prompt, listen, and begin."""
+        """Check the prompt, open its socket, and start it. Runs on ComfyUI's main loop."""
         try:
             validation = await host_api.validate(run.prompt_id, prompt)
             run.check(validation)
             if run.context.token.cancelled:
-                run.refuse(InvalidArgument("cancelled before it was queued"))
+                run.refuse(InvalidArgument("the run was cancelled before it was queued"))
                 return
             host_api.open_socket(
-                run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._heard(run, kind, facts), self._state)
+                run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._on_message(run, kind, facts), self._state)
             )
             run.prompt, run.sinks = prompt, validation.outputs
             begin(run)
-        except Exception as error:  # noqa: BLE001 - whatever keeps it from being queued is how the run ends
+        except Exception as error:  # noqa: BLE001 - the run ends with the error
             host_api.close_socket(run.prompt_id)
             run.refuse(error)
 
     def queue(self, run: PromptRun) -> None:
-        """Put a run that was checked into ComfyUI's queue; on the main loop."""
+        """Put a checked run into ComfyUI's queue. Call it on the main loop."""
         host_api.enqueue(self._number(), run.prompt_id, run.prompt, run.extra_data, run.sinks)
         run.state = "queued"
         self.reentrancy.add_run(run)
@@ -155,51 +155,51 @@ class QueueRunner:
             return run.state
         return host_api.prompt_state(prompt_id)
 
-    def _heard(self, run: PromptRun, kind: str, facts: dict[str, Any]) -> None:
-        run.tell(kind, facts)
+    def _on_message(self, run: PromptRun, kind: str, facts: dict[str, Any]) -> None:
+        run.post(kind, facts)
         if kind in ("ended", "lost"):
             host_api.close_socket(run.prompt_id)
             host_api.forget(run.prompt_id)
 
     def _number(self) -> float:
-        """The place in the queue; on ComfyUI's main loop, where the owner's numbers are given away too."""
+        """Return the position of a new job in the queue. Runs on ComfyUI's main loop, which also assigns the owner's numbers."""
         server = host_api.prompt_server()
         number = float(server.number)
         server.number += 1
         return self._front_number(host_api.waiting_prompts(), number) if self.policy == "front" else number
 
     def _front_number(self, waiting: list[tuple[float, str]], count: float) -> float:
-        """Before the owner's prompts, but behind jobs that came earlier and prompts that enough jobs went ahead of already."""
+        """Return a number before the owner's prompts, but behind earlier jobs and behind prompts with `_MAX_AHEAD` jobs ahead of them."""
         owners = {prompt_id: number for number, prompt_id in waiting if self.run_of(prompt_id) is None}
-        behind = [number for number, prompt_id in waiting if prompt_id not in owners or self._passed.get(prompt_id, 0) >= _MOST_AHEAD]
-        place = max([_FAR_AHEAD + count, *(number + _STEP for number in behind)])
-        self._passed = {prompt_id: self._passed.get(prompt_id, 0) + (place < number) for prompt_id, number in owners.items()}
-        return place
+        behind = [number for number, prompt_id in waiting if prompt_id not in owners or self._jobs_ahead.get(prompt_id, 0) >= _MAX_AHEAD]
+        position = max([_FAR_AHEAD + count, *(number + _STEP for number in behind)])
+        self._jobs_ahead = {prompt_id: self._jobs_ahead.get(prompt_id, 0) + (position < number) for prompt_id, number in owners.items()}
+        return position
 
     # -- following ----------------------------------------------------------------------------------------------
 
     def _follow(self, run: PromptRun) -> None:
-        """Pass on what is heard until the prompt is over; a cancelled token takes the prompt out, and no other."""
-        told = EventThrottle(run)
-        while not run.is_over:
-            message = run.next_message(told.patience(_POLL))
+        """Forward the messages of a run until it ends. A cancelled token stops this prompt and no other."""
+        throttle = EventThrottle(run)
+        while not run.is_finished:
+            message = run.next_message(throttle.timeout(_POLL))
             if message is not None:
-                told.tell(*message)
-            told.show_due()
-            self.reentrancy.look_after(run, time.monotonic())
-            if run.lent_until is not None and time.monotonic() > run.lent_until:
-                run.context.token.cancel("it ran inside a waiting prompt for longer than that could be kept waiting")
+                throttle.handle(*message)
+            throttle.flush_due()
+            self.reentrancy.check_stuck(run, time.monotonic())
+            if run.deadline is not None and time.monotonic() > run.deadline:
+                run.context.token.cancel("it ran inside a waiting prompt for longer than the time limit")
             if run.context.token.cancelled:
                 self._cancel(run)
 
     def _cancel(self, run: PromptRun) -> None:
-        """Take the prompt out of the queue, or stop it where it runs: this one, whatever else runs."""
-        stop_inner = run.stop_inner
-        if stop_inner is not None:
-            stop_inner()
+        """Remove the prompt from the queue, or interrupt it if it is running. No other prompt is affected."""
+        cancel_nested = run.cancel_nested
+        if cancel_nested is not None:
+            cancel_nested()
         elif run.state == "queued" and host_api.delete_queued(run.prompt_id):
             asyncio.run_coroutine_threadsafe(self._close(run), host_api.prompt_server().loop)
-            run.tell("lost", {})
+            run.post("lost", {})
         elif run.state == "queued":
             host_api.interrupt_running(run.prompt_id)
 

@@ -1,4 +1,4 @@
-"""How the endpoint inside a ComfyUI is set up: ``settings.yaml`` in its data folder, every line of it optional."""
+"""The settings of an endpoint inside ComfyUI: ``settings.yaml`` in its data folder, each key optional."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ __all__ = ["ComfySettings"]
 
 @dataclass(frozen=True)
 class ComfySettings:
-    """``queue`` is how jobs stand to the owner's prompts; ``model_sources`` are urls below which others may have model files fetched
-    from, each at most ``model_limit`` GiB; ``artifact_quota`` is in GiB too; ``patience`` and ``first_patience`` are for how many seconds a
-    lost endpoint is tried and one that has not answered the call yet; the others are those of ``yggdrasill serve``."""
+    """The keys of ``settings.yaml``.
+
+    ``queue`` orders jobs relative to the owner's prompts. ``model_sources`` are URL prefixes from which callers may have model files fetched,
+    each at most ``model_limit`` GiB. ``artifact_quota`` is in GiB. ``patience`` and ``first_patience`` are the seconds for which a lost endpoint,
+    and one that has not answered the call yet, are tried again. The other keys are those of ``yggdrasill serve``.
+    """
 
     queue: str = "fifo"
     slots: int = 1
@@ -36,7 +39,7 @@ class ComfySettings:
 
     @classmethod
     def read(cls, file: Path) -> ComfySettings:
-        """From a file; one that is not there says nothing.
+        """Read the settings from a file, or return the defaults if it does not exist.
 
         Raises:
             InvalidConfig
@@ -45,39 +48,41 @@ class ComfySettings:
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any], where: str) -> ComfySettings:
-        """From a mapping of the fields.
+        """Build the settings from a mapping. ``where`` names its source in messages.
 
         Raises:
             InvalidConfig
         """
         names = [field.name for field in fields(cls)]
-        stray = sorted(set(map(str, document)) - set(names))
-        if stray:
-            raise InvalidConfig(f"{where}: there is {format_options(stray)}; it takes {format_options(names)}")
+        unknown = sorted(set(map(str, document)) - set(names))
+        if unknown:
+            raise InvalidConfig(f"{where}: unknown keys {format_options(unknown)}. Available: {format_options(names)}.")
         facts = dict(document)
         for name in ("allow_hosts", "peers", "model_sources"):
             listed = facts.get(name, ())
             if not isinstance(listed, (list, tuple)) or not all(isinstance(item, str) for item in listed):
-                raise InvalidConfig(f"{where}: {name!r} is a list of texts, got {listed!r}")
+                raise InvalidConfig(f"{where}: {name!r} must be a list of strings, got {listed!r}")
             facts[name] = tuple(listed)
         slots = facts.get("slots", 1)
         if facts.get("queue", "fifo") not in POLICIES or isinstance(slots, bool) or not isinstance(slots, int) or slots < 1:
             raise InvalidConfig(
-                f"{where}: 'queue' is {format_options(POLICIES)} and 'slots' a number from 1 on; got {facts.get('queue')!r} and {slots!r}"
+                f"{where}: 'queue' must be one of {format_options(POLICIES)} and 'slots' an integer of at least 1; got {facts.get('queue')!r} and {slots!r}"
             )
         if any(facts.get(name) is not None and not isinstance(facts[name], str) for name in ("peer_url", "artifacts")):
-            raise InvalidConfig(f"{where}: 'peer_url' and 'artifacts' are texts")
+            raise InvalidConfig(f"{where}: 'peer_url' and 'artifacts' must be strings")
         if not isinstance(facts.get("share_folder", True), bool):
-            raise InvalidConfig(f"{where}: 'share_folder' is true or false, got {facts['share_folder']!r}")
+            raise InvalidConfig(f"{where}: 'share_folder' must be true or false, got {facts['share_folder']!r}")
         for name in ("artifact_quota", "model_limit"):
             if name in facts and not _is_amount(facts[name]) and (name, facts[name]) != ("artifact_quota", None):
-                raise InvalidConfig(f"{where}: {name!r} is a number of GiB, got {facts[name]!r}")
+                raise InvalidConfig(f"{where}: {name!r} must be a positive number of GiB, got {facts[name]!r}")
         for name in ("patience", "first_patience"):
             if name in facts and not _is_amount(facts[name], least=0.0):
-                raise InvalidConfig(f"{where}: {name!r} is a number of seconds, got {facts[name]!r}")
-        stray = [source for source in facts["model_sources"] if not source.startswith(("http://", "https://"))]
-        if stray:
-            raise InvalidConfig(f"{where}: 'model_sources' are urls such as https://huggingface.co/Comfy-Org, got {format_options(stray)}")
+                raise InvalidConfig(f"{where}: {name!r} must be a number of seconds from 0 on, got {facts[name]!r}")
+        invalid = [source for source in facts["model_sources"] if not source.startswith(("http://", "https://"))]
+        if invalid:
+            raise InvalidConfig(
+                f"{where}: 'model_sources' must be URLs such as https://huggingface.co/Comfy-Org, got {format_options(invalid)}"
+            )
         return cls(**facts)
 
 

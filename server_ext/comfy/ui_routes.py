@@ -1,6 +1,6 @@
-"""The table of the editor's own routes, for pages of this server alone. What each one does stands in ``editor/``.
+"""The routes of the editor, for pages of this server alone; the handlers are in ``editor/``.
 
-Nothing here answers with an endpoint's token. Of its url host and port are told, for a person must know which machine it is.
+No route returns the token of an endpoint. Of an endpoint's URL, host and port are returned, because users need to know which machine it is.
 """
 
 from __future__ import annotations
@@ -11,45 +11,46 @@ from aiohttp import web
 
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.editor import calling, runs
-from yggdrasill.server_ext.comfy.editor.composing import Composing
+from yggdrasill.server_ext.comfy.editor import contracts, last_run
+from yggdrasill.server_ext.comfy.editor.contracts import ComposedPorts
 from yggdrasill.server_ext.comfy.editor.endpoints import Endpoints
 from yggdrasill.server_ext.comfy.editor.fetching import Fetching
 from yggdrasill.server_ext.comfy.editor.jobs import Jobs
 from yggdrasill.server_ext.comfy.editor.owner_settings import OwnerSettings
-from yggdrasill.server_ext.comfy.editor.placement import Placing
+from yggdrasill.server_ext.comfy.editor.placement_routes import PlacementRoutes
 from yggdrasill.server_ext.comfy.editor.preflight import Preflight
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard
 from yggdrasill.server_ext.comfy.editor.serving import Serving
 from yggdrasill.server_ext.service import Service
 
-__all__ = ["UI_PATH", "add_ui_routes"]
+__all__ = ["UI_PATH", "WEB_PATH", "add_ui_routes", "add_web_files"]
 
 UI_PATH = "/yggdrasill/ui"
+WEB_PATH = "/yggdrasill/web"
 
 
 def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: str, own_url: str | None) -> None:
-    """Add the editor's routes to ComfyUI's router; ``token`` and ``own_url`` are for this server's pairing line."""
+    """Add the editor's routes to ComfyUI's router. ``token`` and ``own_url`` appear in this server's pairing line."""
     route_guard = RouteGuard(service, guard)
     folder = Path(host_api.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")
     endpoints = Endpoints(edit, route_guard, token, own_url)
     settings = OwnerSettings(folder / "settings.yaml", route_guard)
-    placing, jobs, serving = Placing(edit, route_guard), Jobs(service, route_guard), Serving(service, route_guard)
-    composing = Composing(route_guard)
+    placements, jobs, serving = PlacementRoutes(edit, route_guard), Jobs(service, route_guard), Serving(service, route_guard)
+    composed = ComposedPorts(route_guard)
     for path, handler in {
         "/endpoints": endpoints.names,
         "/status": endpoints.status,
         "/endpoint": endpoints.one,
-        "/graphs": calling.graphs,
-        "/contract": calling.contract,
-        "/placements": placing.placements,
+        "/graphs": contracts.graphs,
+        "/contract": contracts.contract,
+        "/placements": placements.placements,
         "/jobs": jobs.jobs,
         "/job": jobs.job,
-        "/run": runs.run,
+        "/run": last_run.run,
         "/settings": settings.settings,
-        "/timeline": runs.timeline,
+        "/timeline": last_run.timeline,
     }.items():
         router.add_get(UI_PATH + path, route_guard.guarded(handler))
     for path, handler in {
@@ -57,12 +58,21 @@ def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, tok
         "/pair": endpoints.pair,
         "/pairing": endpoints.pairing,
         "/remove": endpoints.remove,
-        "/place": placing.place,
+        "/place": placements.place,
         "/cancel": jobs.cancel,
         "/settings": settings.change,
         "/fetch": Fetching(route_guard).fetch,
         "/preflight": Preflight(route_guard).preflight,
         "/serve": serving.serve,
-        "/ports": composing.ports,
+        "/ports": composed.ports,
     }.items():
         router.add_post(UI_PATH + path, route_guard.guarded(handler))
+
+
+def add_web_files(router: web.UrlDispatcher) -> None:
+    """Serve the files of the folder ``web`` on ComfyUI's router.
+
+    ComfyUI loads every script under its ``WEB_DIRECTORY`` with the page, so that folder holds only the start of the extension; the page
+    requests the other modules from here when it first needs them. Every path ends with ``.js``, for which ComfyUI disables caching.
+    """
+    router.add_static(WEB_PATH, Path(__file__).parents[2] / "web")

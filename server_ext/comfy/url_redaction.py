@@ -1,4 +1,4 @@
-"""Errors about endpoints without their addresses: whoever reads them knows an endpoint by its name, and a path may be a key."""
+"""Replaces endpoint URLs in error messages, so that URLs and the secrets in their paths are not shown; users know an endpoint by its name."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ import re
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.client import is_below
 
-__all__ = ["redact_urls", "said_of", "without_urls"]
+__all__ = ["public_message", "redact_urls", "strip_urls"]
 
 _ADDRESS = re.compile(r"'?(https?://[^\s')]*[^\s'):;,.])'?")
 _DETAIL = re.compile(r" \(\w*(Error|Exception)\b.*?\)(?=[;,.]|$)", re.DOTALL)
 
 
 def redact_urls(error: YggdrasillError, url: str) -> YggdrasillError:
-    """The same error without what lies at or below ``url``, the endpoint's; other addresses stay, such as a model file's source."""
+    """Return the error without ``url``, that of the endpoint, and URLs below it. Other URLs remain, such as the source of a model file."""
     details = {name: value for name, value in error.details.items() if not (isinstance(value, str) and is_below(value, url))}
-    return type(error)(without_urls(error.message, url), **details)
+    return type(error)(strip_urls(error.message, url), **details)
 
 
-def said_of(error: YggdrasillError) -> str:
-    """A message that names the endpoint but not its address."""
-    said, endpoint = without_urls(error.message), error.details.get("endpoint")
-    return said if endpoint is None or repr(endpoint) in said else f"endpoint {endpoint!r}: {said}"
+def public_message(error: YggdrasillError) -> str:
+    """Return the message of an error with the name of the endpoint and without its URL."""
+    message, endpoint = strip_urls(error.message), error.details.get("endpoint")
+    return message if endpoint is None or repr(endpoint) in message else f"endpoint {endpoint!r}: {message}"
 
 
-def without_urls(text: str, below: str | None = None) -> str:
-    """A message without the addresses in it, or without those at or below one: it may come to stand where others see it."""
+def strip_urls(text: str, below: str | None = None) -> str:
+    """Return a message without its URLs, or without those at or below the URL ``below``."""
 
-    def told(found: re.Match[str]) -> str:
+    def replacement(found: re.Match[str]) -> str:
         return "its url" if below is None or is_below(found[1], below) else found[0]
 
-    return _DETAIL.sub("", _ADDRESS.sub(told, text).replace("' at its url", "'"))
+    return _DETAIL.sub("", _ADDRESS.sub(replacement, text).replace("' at its url", "'"))

@@ -1,4 +1,4 @@
-"""A browser that is none: ComfyUI sends it everything about one prompt, as it would to a page, and it keeps what matters."""
+"""A fake websocket client registered with ComfyUI, through which a run receives all messages about one prompt."""
 
 from __future__ import annotations
 
@@ -11,78 +11,77 @@ from yggdrasill.server_ext.comfy import host_api
 __all__ = ["VirtualSocket"]
 
 _PREVIEW_WITH_METADATA = 4
-_MOST_METADATA = 64 << 10
+_MAX_METADATA = 64 << 10
 _BEGINNING = (0.0, 1.0)
 
 
 class VirtualSocket:
-    """Gets the messages of the prompt ``prompt_id`` and calls ``told(kind, facts)`` for each that says something.
+    """Receives the messages of the prompt ``prompt_id`` and calls ``on_message(kind, facts)`` for each relevant one.
 
     Kinds: ``started``, ``cached`` (nodes), ``executing`` (node), ``progress`` (node, value, max), ``executed`` (node, output),
     ``preview`` (node, type, image), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
-    ``success``, ``ended`` and ``lost`` (the prompt is in no queue any more). A node that another one made has ``display`` beside
-    it, the node that the editor shows. Neither method raises, whatever it is given:
-    ComfyUI would lose its main loop.
+    ``success``, ``ended`` and ``lost`` (the prompt is no longer in any queue). A node that another node created has ``display`` too, the id of
+    the node that the editor shows. The methods never raise, because an exception would end ComfyUI's main loop.
     """
 
-    def __init__(self, prompt_id: str, told: Callable[[str, dict[str, Any]], None], state: Callable[[str], str | None]) -> None:
+    def __init__(self, prompt_id: str, on_message: Callable[[str, dict[str, Any]], None], state: Callable[[str], str | None]) -> None:
         self.prompt_id = prompt_id
-        self._told = told
+        self._on_message = on_message
         self._state = state
         self._progress: dict[str, tuple[Any, Any]] = {}
 
     async def send_json(self, message: Any) -> None:
-        """Take a message as ComfyUI sends it."""
+        """Receive a JSON message."""
         with host_api.shielded("a message of ComfyUI could not be read"):
-            self._take(message["type"], message.get("data") or {})
+            self._handle(message["type"], message.get("data") or {})
 
     async def send_bytes(self, message: Any) -> None:
-        """Take a binary message: a preview with the node it belongs to; others are left out."""
+        """Receive a binary message. A preview with the id of its node is forwarded, others are ignored."""
         with host_api.shielded("a preview of ComfyUI could not be read"):
             data = memoryview(message)
             if len(data) < 8 or int.from_bytes(data[:4], "big") != _PREVIEW_WITH_METADATA:
                 return
             length = int.from_bytes(data[4:8], "big")
-            if length > _MOST_METADATA or len(data) < 8 + length:
+            if length > _MAX_METADATA or len(data) < 8 + length:
                 return
             metadata = json.loads(bytes(data[8 : 8 + length]))
             if metadata.get("prompt_id") == self.prompt_id:
-                ids = _shown_as({"node": metadata.get("node_id"), "display_node": metadata.get("display_node_id")})
-                self._told("preview", {**ids, "type": str(metadata.get("image_type")), "image": bytes(data[8 + length :])})
+                ids = _node_ids({"node": metadata.get("node_id"), "display_node": metadata.get("display_node_id")})
+                self._on_message("preview", {**ids, "type": str(metadata.get("image_type")), "image": bytes(data[8 + length :])})
 
-    def _take(self, kind: str, data: Mapping[str, Any]) -> None:
+    def _handle(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "status":
             if self._state(self.prompt_id) is None:
-                self._told("lost", {})
+                self._on_message("lost", {})
             return
         if data.get("prompt_id") != self.prompt_id:
             return
         read = _READERS.get(kind)
         if read is not None:
-            self._told(*read(data))
+            self._on_message(*read(data))
         elif kind == "progress_state":
-            self._take_progress(data.get("nodes") or {})
+            self._handle_progress(data.get("nodes") or {})
 
-    def _take_progress(self, nodes: Mapping[str, Any]) -> None:
-        """Those nodes whose progress is not what it was."""
+    def _handle_progress(self, nodes: Mapping[str, Any]) -> None:
+        """Forward the progress of nodes for which it changed."""
         for node, state in nodes.items():
-            now = (state.get("value"), state.get("max"))
-            # every node begins with 0 of 1 and ends with 1 of 1; only those that tell of steps in between have any
-            telling = now != _BEGINNING and state.get("state") == "running"
-            ending = state.get("state") == "finished" and node in self._progress
-            if (telling or ending) and self._progress.get(node) != now:
-                self._progress[node] = now
-                ids = _shown_as({"node": node, "display_node": state.get("display_node_id")})
-                self._told("progress", {**ids, "value": float(now[0]), "max": float(now[1])})
+            progress = (state.get("value"), state.get("max"))
+            # every node starts with 0 of 1 and ends with 1 of 1; only nodes that report steps in between have progress
+            has_steps = progress != _BEGINNING and state.get("state") == "running"
+            has_ended = state.get("state") == "finished" and node in self._progress
+            if (has_steps or has_ended) and self._progress.get(node) != progress:
+                self._progress[node] = progress
+                ids = _node_ids({"node": node, "display_node": state.get("display_node_id")})
+                self._on_message("progress", {**ids, "value": float(progress[0]), "max": float(progress[1])})
 
 
 def _executing(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     node = data.get("node")
-    return ("ended", {}) if node is None else ("executing", _shown_as(data))
+    return ("ended", {}) if node is None else ("executing", _node_ids(data))
 
 
-def _shown_as(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The node, and for one that another node made, the one that the editor shows in its place."""
+def _node_ids(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the id of a node and, for a node that another node created, the id of the node that the editor shows."""
     node, display = str(data.get("node")), data.get("display_node")
     return {"node": node} if display is None or str(display) == node else {"node": node, "display": str(display)}
 
@@ -101,7 +100,7 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] =
     "execution_start": lambda data: ("started", {}),
     "execution_cached": lambda data: ("cached", {"nodes": [str(node) for node in data.get("nodes") or []]}),
     "executing": _executing,
-    "executed": lambda data: ("executed", {**_shown_as(data), "output": data.get("output")}),
+    "executed": lambda data: ("executed", {**_node_ids(data), "output": data.get("output")}),
     "execution_error": _error,
     "execution_interrupted": lambda data: ("interrupted", {"node": str(data.get("node_id"))}),
     "execution_success": lambda data: ("success", {}),

@@ -1,4 +1,4 @@
-"""Workflows of other endpoints as files, one for each endpoint and graph: the last that was called there, under the hash of its config."""
+"""A file cache of other endpoints' workflows: for each endpoint and graph the last one called, under the hash of its config."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.server_ext.identity import deployment_hash
+from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.values.files import write_file
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["MOST_KEPT", "CachedWorkflow", "WorkflowCache"]
+__all__ = ["MAX_WORKFLOWS", "CachedWorkflow", "WorkflowCache"]
 
-MOST_KEPT = 200
+MAX_WORKFLOWS = 200
 
 
 @dataclass(frozen=True)
 class CachedWorkflow:
-    """A workflow's config as an endpoint served it; ``torch`` is that endpoint's build, ``kept`` when it was asked, in seconds since 1970."""
+    """A workflow's config as an endpoint served it. ``torch`` is that endpoint's build, ``kept`` the time of caching in seconds since 1970."""
 
     endpoint: str
     graph_id: str
@@ -31,18 +31,18 @@ class CachedWorkflow:
 
     @property
     def is_sound(self) -> bool:
-        """Whether the config is the one that the hash names."""
+        """Return whether the config has the recorded hash."""
         return deployment_hash("comfy", self.config) == self.hash
 
 
 class WorkflowCache:
-    """The files in ``folder``, which is made when the first is written; those not called for longest go when there are too many."""
+    """The files in ``folder``, which is created on the first write. Beyond `MAX_WORKFLOWS`, the least recently written are deleted."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def read(self, endpoint: str, graph_id: str) -> CachedWorkflow | None:
-        """What is kept of a graph; None if nothing is, or the file is damaged."""
+        """Return the cached workflow of a graph, or None if there is none or its file is damaged."""
         try:
             record = json.loads(self._file(endpoint, graph_id).read_text(encoding="utf-8"))
             copy = CachedWorkflow(**record)
@@ -52,7 +52,7 @@ class WorkflowCache:
         return copy if sound else None
 
     def write(self, copy: CachedWorkflow) -> None:
-        """Keep ``copy`` instead of an earlier one of that graph.
+        """Store ``copy`` in place of an earlier one of the same graph.
 
         Raises:
             StorageFailed
@@ -60,11 +60,11 @@ class WorkflowCache:
         record = {**asdict(copy), "kept": copy.kept or time.time()}
         write_file(self._file(copy.endpoint, copy.graph_id), json.dumps(record).encode("utf-8"), durable=True)
         with contextlib.suppress(OSError):
-            for file in sorted(self._folder.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-MOST_KEPT]:
+            for file in sorted(self._folder.glob("*.json"), key=lambda file: file.stat().st_mtime)[:-MAX_WORKFLOWS]:
                 file.unlink()
 
     def drop(self, endpoint: str, graph_id: str) -> None:
-        """Keep nothing of that graph."""
+        """Delete the cached workflow of a graph."""
         with contextlib.suppress(OSError):
             self._file(endpoint, graph_id).unlink()
 

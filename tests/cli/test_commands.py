@@ -55,6 +55,32 @@ def test_run_of_a_saved_folder_takes_its_weights_along(adder: Path, tmp_path: Pa
     assert said(capsys)["outputs"] == {"result": "30"}
 
 
+@pytest.mark.parametrize("name", ["config.yaml", "config.yml", "config.json"])
+@pytest.mark.parametrize("command", [["run", "--input", "a=2", "--input", "b=3"], ["validate"], ["draw"]], ids=lambda words: words[0])
+def test_a_command_opens_a_folder_with_any_config_that_load_opens(
+    adder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, command: list[str]
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    Graph.from_yaml(adder).save_config(folder / name)
+    assert Graph.load(folder).id == "adder"
+    assert main([command[0], str(folder), *command[1:], "--json"]) == 0
+    assert said(capsys)
+
+
+def test_a_folder_without_a_config_is_an_error_that_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_a_config_of_no_kind_names_the_keys_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.yaml").write_text("a: 1\n", encoding="utf-8")
+    assert main(["validate", str(tmp_path / "x.yaml")]) == 2
+    message = capsys.readouterr().err
+    assert "its keys are 'a'" in message
+    assert "pipeline ('graphs')" in message
+
+
 def test_an_image_file_is_an_input_and_an_image_output_is_a_png(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from PIL import Image
 

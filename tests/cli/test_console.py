@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
+from yggdrasill.cli import main
 from yggdrasill.cli.console import table
 from yggdrasill.cli.inputs import parse_assignments, parse_value
 from yggdrasill.cli.outputs import describe
@@ -38,3 +40,20 @@ def test_a_text_file_is_its_text(tmp_path: object) -> None:
 def test_a_tensor_is_described_by_dtype_and_shape() -> None:
     assert describe(torch.zeros(1, 2, dtype=torch.bfloat16)) == "bfloat16 [1, 2]"
     assert "\n" not in describe({"a": torch.zeros(100, 100)})
+
+
+def test_help_lists_every_command_with_a_summary(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--help"])
+    assert caught.value.code == 0
+    text = capsys.readouterr().out
+    for command in ("run", "validate", "draw", "demo", "serve", "endpoints", "jobs", "place", "up", "templates"):
+        assert f"\n    {command}" in text
+
+
+@pytest.mark.parametrize("words", [["endpoints"], ["jobs"], ["run"], ["serve"], ["up"], ["place"]])
+def test_help_of_a_command_is_printed(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*words, "--help"])
+    assert caught.value.code == 0
+    assert f"usage: yggdrasill {words[0]}" in capsys.readouterr().out

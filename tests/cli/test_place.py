@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from samples.comfy_graphs import node
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.cli import main
-from yggdrasill.cli.partitions import partition_picture, partition_text
+from yggdrasill.cli.place import partition_picture, partition_text
 from yggdrasill.cli.workflows import read_workflow
 from yggdrasill.draw import draw_partition
 from yggdrasill.errors import InvalidConfig, MissingFile
@@ -65,7 +65,7 @@ def test_files_that_hold_nothing_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "plain.png")
     (tmp_path / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n1234")
     (tmp_path / "text.json").write_text("{", encoding="utf-8")
-    for name, said in (("plain.png", "no prompt in it"), ("torn.png", "cannot be read"), ("text.json", "no JSON")):
+    for name, said in (("plain.png", "an image without a prompt"), ("torn.png", "cannot be read"), ("text.json", "is not JSON")):
         with pytest.raises(InvalidConfig, match=said):
             read_workflow(tmp_path / name)
 
@@ -77,8 +77,8 @@ def test_a_partition_is_told_and_drawn() -> None:
     assert told.splitlines()[0] == "paint runs at forge"
     assert "  nodes   4 EmptyLatentImage, 5 KSampler, 6 VAEDecode" in told
     assert "  copies  1 CheckpointLoaderSimple" in told
-    assert "  takes   2.0 CONDITIONING" in told
-    assert "  gives   6.0 IMAGE" in told
+    assert "  input   2.0 CONDITIONING" in told
+    assert "  output  6.0 IMAGE" in told
     assert "stays     7 SaveImage: it is an output node" in told
     picture = partition_picture(partition, PROMPT, places, comfy_schemas())
     (call,) = (each for each in picture["nodes"] if "place" in each)
@@ -95,8 +95,8 @@ def test_a_partition_is_told_and_drawn() -> None:
     [
         (["--nodes", "5"], "--on ENDPOINT"),
         (["--run"], "--at URL"),
-        (["--on", "forge"], "unknown endpoint 'forge'"),
-        (["--at", "forge", "--run"], "unknown endpoint 'forge'"),
+        (["--on", "forge"], "Unknown endpoint 'forge'"),
+        (["--at", "forge", "--run"], "Unknown endpoint 'forge'"),
     ],
 )
 def test_what_is_left_out_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str], given: list[str], said: str) -> None:

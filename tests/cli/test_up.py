@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from samples.endpoints import free_port
-from samples.http import until
+from samples.http_client import until
 from yggdrasill.cli import main
 from yggdrasill.cli.comfy_processes import comfy_processes, devices_of
 from yggdrasill.cli.installation import PACKAGE, Installation, find_installation
@@ -63,12 +63,12 @@ def test_the_extension_is_known_by_its_project_name(tmp_path: Path) -> None:
     assert made.has_extension()
 
 
-def test_a_server_that_dies_at_its_start_says_its_last_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_server_that_dies_at_its_start_says_its_last_lines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     made = installation(tmp_path / "ComfyUI")
     given = ["up", "--gpus", "0", "--port", "0", "--comfy", str(made.folder), "--python", sys.executable]
     assert main([*given, "--data-dir", str(tmp_path / "up"), "--file", str(tmp_path / "endpoints.yaml")]) == 3
     said = capsys.readouterr().err
-    assert "server 'gpu0' ended while it started (return code 1)" in said
+    assert "server 'gpu0' ended during the start (return code 1)" in said
     assert "no such device" in said
 
 
@@ -76,8 +76,8 @@ def test_a_server_gets_folders_of_its_own_and_the_extension_and_is_ended(tmp_pat
     made = installation(tmp_path / "ComfyUI", "import sys, time\nprint(*sys.argv[1:], flush=True)\ntime.sleep(600)\n")
     with comfy_processes(made, devices_of("1", 1), tmp_path / "up", port=0, flags=["--cache-lru", "50"]) as servers:
         for server, device in zip(servers, ("--cuda-device 1 ", "--cpu "), strict=True):
-            server.wait_until(lambda server=server: bool(server.last_words()), seconds=30)  # type: ignore[misc]
-            words = server.last_words()
+            server.wait_until(lambda server=server: bool(server.last_lines()), seconds=30)  # type: ignore[misc]
+            words = server.last_lines()
             assert words.startswith(device)
             assert f"--port {server.port} " in words
             assert words.endswith("--cache-lru 50")
@@ -85,7 +85,7 @@ def test_a_server_gets_folders_of_its_own_and_the_extension_and_is_ended(tmp_pat
                 assert f"--{name}-directory {server.folder / name}" in words
                 assert (server.folder / name).is_dir()
             assert (server.folder / "custom_nodes" / "yggdrasill" / "pyproject.toml").is_file()
-        with pytest.raises(EndpointUnreachable, match="not ready after 0 s; give it more with --patience"):
+        with pytest.raises(EndpointUnreachable, match="not ready after 0 s; allow more with --patience"):
             servers[0].wait_until(lambda: False, seconds=0)
     assert not any(server.alive for server in servers)
 
@@ -145,5 +145,5 @@ def test_an_endpoint_of_another_machine_keeps_its_name(tmp_path: Path, capsys: p
     assert main(["endpoints", "--file", file, "add", "gpu0", "http://forge.lan:8188"]) == 0
     before = Path(file).stat().st_mtime_ns
     assert main(["up", "--gpus", "0", "--file", file, "--comfy", str(made.folder), "--python", sys.executable]) == 2
-    assert "knows another endpoint 'gpu0', at http://forge.lan:8188" in capsys.readouterr().err
+    assert "has another endpoint 'gpu0' at http://forge.lan:8188" in capsys.readouterr().err
     assert Path(file).stat().st_mtime_ns == before

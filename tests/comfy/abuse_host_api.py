@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""A custom node pack that hands to the helper everything that would end ComfyUI, and tells what came of it."""
+"""A custom node pack that passes arguments that would end ComfyUI to `host_api`, and reports the results."""
 
 import json
 

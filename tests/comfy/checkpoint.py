@@ -34,7 +34,7 @@ _UNET = {
 
 
 def _modules() -> dict[str, list[tuple[str, Any]]]:
-    """The path of each file, and its modules under their prefixes; the modules have shapes but no weights."""
+    """Return the path of each file and its modules under their prefixes. The modules have shapes but no weights."""
     _module("comfy.cli_args").args.cpu = True
     clip, ops = _module("comfy.clip_model"), _module("comfy.ops")
     torch = _module("torch")
@@ -70,7 +70,7 @@ def _weights(modules: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _filled(name: str, empty: Any, noise: Any, scaled: dict[float, Any]) -> Any:
-    """Norms and scales are one, biases nothing, embeddings small noise, other weights noise that keeps the size of what goes through."""
+    """Return weights: ones for norms and scales, zeros for biases, small noise for embeddings, else noise that preserves the scale of activations."""
     import torch
 
     shape = tuple(empty.shape)
@@ -83,7 +83,7 @@ def _filled(name: str, empty: Any, noise: Any, scaled: dict[float, Any]) -> Any:
 
 
 def _window(buffer: Any, shape: tuple[int, ...]) -> Any:
-    """A tensor of that shape whose rows are overlapping pieces of ``buffer``."""
+    """Return a tensor of the given shape whose rows are overlapping windows of ``buffer``."""
     import torch
 
     step = min(8191, (_BUFFER - math.prod(shape[1:])) // max(1, shape[0] - 1))

@@ -39,7 +39,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Where everything must be shown (`make conformance`), a skip is a failure."""
+    """Turn a skip into a failure where everything must run (`make conformance`)."""
     report = yield
     if report.skipped and os.environ.get("YGGDRASILL_NO_SKIP"):
         report.outcome = "failed"
@@ -49,7 +49,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 @pytest.fixture(scope="session")
 def installation() -> Installation:
-    """The ComfyUI to test with; without one the test is skipped and says how to name one."""
+    """The ComfyUI to test with; without one the test is skipped with a message that says how to set it."""
     found = find_installation()
     if found is None:
         pytest.skip(
@@ -60,7 +60,7 @@ def installation() -> Installation:
 
 @pytest.fixture(scope="session")
 def servers(installation: Installation, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    """Starts servers: ``servers.shared(2)`` are reused by all tests, ``servers.start("--flag")`` is one of your own."""
+    """Starts servers: ``servers.shared(2)`` are reused by all tests, ``servers.start("--flag")`` starts a new one."""
     started = Servers(installation, tmp_path_factory.mktemp("comfy"))
     yield started
     started.stop()
@@ -74,7 +74,7 @@ def server(servers: Servers) -> Server:
 
 @pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A real browser; without one the test is skipped and says what to install."""
+    """A real browser; without one the test is skipped with a message that says what to install."""
     binary = find_browser()
     if binary is None:
         pytest.skip("NO BROWSER FOUND, SO THE EDITOR IS NOT TESTED: install chromium (or set CHROMIUM), and 'pip install playwright'")
@@ -86,7 +86,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def pair(servers: Servers) -> tuple[Caller, Caller]:
-    """Servers ``a`` and ``b``; each knows both under these names, and has a node class of its own."""
+    """Servers ``a`` and ``b``, with each other in their registries under these names, and each with a node class that the other lacks."""
     started = []
     for name in ("a", "b"):
         base = make_base_directory(servers.folder / f"pair-{name}")
@@ -103,7 +103,7 @@ def pair(servers: Servers) -> tuple[Caller, Caller]:
 
 @pytest.fixture
 def a(pair: tuple[Caller, Caller]) -> Iterator[Caller]:
-    """The first server; it is alive, idle and has nothing left over when the test ends."""
+    """The first server; it must be alive and idle when the test ends."""
     yield pair[0]
     pair[0].check_idle()
 

@@ -1,4 +1,4 @@
-"""Runs in ComfyUI's Python: sends every sample value through the codec and reports, in JSON, what came back.
+"""Runs in ComfyUI's Python: sends every sample value through the codec and reports the results as JSON.
 
 ``inside_comfyui.py REPORT_FOLDER BASE_DIRECTORY``
 """
@@ -24,17 +24,17 @@ importlib.import_module("conftest")  # binds the checkout to its name
 importlib.import_module("comfy.options").enable_args_parsing()
 
 from samples.comfy_compare import difference  # noqa: E402
-from samples.comfy_values import BUILT, LIVE, Kitchen  # noqa: E402
+from samples.comfy_values import BUILT, LIVE, ValueFactory  # noqa: E402
 from yggdrasill.errors import CannotTravel, YggdrasillError  # noqa: E402
 from yggdrasill.remote.comfy_ports import type_transferability  # noqa: E402
-from yggdrasill.server_ext.comfy import types_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types_classes import register_classes  # noqa: E402
-from yggdrasill.server_ext.comfy.types_ports import check_port  # noqa: E402
+from yggdrasill.server_ext.comfy import value_classes  # noqa: E402
+from yggdrasill.server_ext.comfy.port_checks import check_port  # noqa: E402
+from yggdrasill.server_ext.comfy.value_classes import register_classes  # noqa: E402
 from yggdrasill.values import MemoryStore, Opaque, dumps, iter_envelope, loads, pack, unpack  # noqa: E402
 
 
 def transfer(value: Any, file: Path) -> dict[str, Any]:
-    """Both ways that a value can go, and what a host without ComfyUI will be shown."""
+    """Send a value both ways, and store the data for a host without ComfyUI."""
     data = dumps(value)
     back = loads(data)
     store = MemoryStore()
@@ -47,8 +47,8 @@ def transfer(value: Any, file: Path) -> dict[str, Any]:
     return {"dumps": difference(value, back), "pack": differs, "again": dumps(back) == data and dumps(value) == data}
 
 
-def one(kitchen: Kitchen, file: Path, type_name: str, make: Callable[[Kitchen], Any]) -> dict[str, Any]:
-    value = make(kitchen)
+def one(factory: ValueFactory, file: Path, type_name: str, make: Callable[[ValueFactory], Any]) -> dict[str, Any]:
+    value = make(factory)
     check_port("port", type_name, [value])
     return {
         "type": type_name,
@@ -58,22 +58,22 @@ def one(kitchen: Kitchen, file: Path, type_name: str, make: Callable[[Kitchen], 
     }
 
 
-def round_trips(kitchen: Kitchen) -> dict[str, Any]:
+def round_trips(factory: ValueFactory) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for index, (name, (type_name, make)) in enumerate([*LIVE.items(), *BUILT.items()]):
         file = REPORT / str(index)
         try:
-            with kitchen.torch.inference_mode():
-                report[name] = {"file": file.name, **one(kitchen, file, type_name, make)}
+            with factory.torch.inference_mode():
+                report[name] = {"file": file.name, **one(factory, file, type_name, make)}
         except Exception:  # noqa: BLE001 - the test that asked for this value shows it
             report[name] = {"error": traceback.format_exc()}
     return report
 
 
-def from_another_thread(kitchen: Kitchen) -> str | None:
-    """Inference tensors belong to one thread's mode; transfers happen in others."""
-    with kitchen.torch.inference_mode():
-        value = LIVE["LATENT with mask and batch index"][1](kitchen)
+def from_another_thread(factory: ValueFactory) -> str | None:
+    """Inference tensors belong to one thread's mode, but transfers happen in other threads."""
+    with factory.torch.inference_mode():
+        value = LIVE["LATENT with mask and batch index"][1](factory)
     found: list[str | None] = ["the thread ended early"]
 
     def send() -> None:
@@ -87,12 +87,12 @@ def from_another_thread(kitchen: Kitchen) -> str | None:
     return found[0] if value["samples"].is_inference() else "no inference tensor was made"
 
 
-def refusals(kitchen: Kitchen) -> dict[str, str]:
-    """What is said of values that stay, each made by ComfyUI itself."""
+def refusals(factory: ValueFactory) -> dict[str, str]:
+    """Return the errors for values that are not transferable, each created by ComfyUI itself."""
     control: Any = importlib.import_module("comfy.controlnet").ControlBase()
     hooks: Any = importlib.import_module("comfy.hooks").HookGroup()
-    patcher: Any = importlib.import_module("comfy.model_patcher").ModelPatcher(kitchen.torch.nn.Linear(1, 1), "cpu", "cpu")
-    call, cond = kitchen.call, kitchen.conditioning
+    patcher: Any = importlib.import_module("comfy.model_patcher").ModelPatcher(factory.torch.nn.Linear(1, 1), "cpu", "cpu")
+    call, cond = factory.call, factory.conditioning
     impostor = type("MESH", (), {"__module__": "other_pack.mesh"})()
     values: dict[str, tuple[str, Any]] = {
         "NOISE": ("NOISE", call("RandomNoise", noise_seed=1)[0]),
@@ -105,9 +105,9 @@ def refusals(kitchen: Kitchen) -> dict[str, str]:
         "hooks": ("CONDITIONING", [[c[0], {**c[1], "hooks": hooks}] for c in cond()]),
         "gligen": ("CONDITIONING", [[c[0], {**c[1], "gligen": ("position", patcher, [])}] for c in cond()]),
         "an impostor": ("MESH", impostor),
-        "inside a mesh": ("MESH", kitchen.api.Types.MESH(kitchen.noise(1, 3, 3), kitchen.noise(1, 1, 3), material={"shader": patcher})),
-        "a sparse tensor": ("IMAGE", kitchen.noise(2, 2).to_sparse()),
-        "a meta tensor": ("IMAGE", kitchen.torch.empty(2, device="meta")),
+        "inside a mesh": ("MESH", factory.api.Types.MESH(factory.noise(1, 3, 3), factory.noise(1, 1, 3), material={"shader": patcher})),
+        "a sparse tensor": ("IMAGE", factory.noise(2, 2).to_sparse()),
+        "a meta tensor": ("IMAGE", factory.torch.empty(2, device="meta")),
     }
     return {name: _refused("picked", type_name, value) for name, (type_name, value) in values.items()}
 
@@ -120,20 +120,20 @@ def _refused(port: str, type_name: str, value: Any) -> str:
     return "NOT REFUSED"
 
 
-def missing_class(kitchen: Kitchen) -> dict[str, Any]:
-    """A ComfyUI that lacks a class, such as an older one, hands its values on."""
-    data = dumps([kitchen.mesh()])
-    kind = types_classes._KINDS["mesh"]
-    object.__setattr__(kind, "home", "comfy_api.latest:Types.NO_SUCH_CLASS")
+def missing_class(factory: ValueFactory) -> dict[str, Any]:
+    """A ComfyUI that lacks a class, such as an older one, forwards its values."""
+    data = dumps([factory.mesh()])
+    kind = value_classes._KINDS["mesh"]
+    object.__setattr__(kind, "location", "comfy_api.latest:Types.NO_SUCH_CLASS")
     try:
         back = loads(data)
         return {"opaque": type(back[0]) is Opaque, "same": dumps(back) == data}
     finally:
-        object.__setattr__(kind, "home", "comfy_api.latest:Types.MESH")
+        object.__setattr__(kind, "location", "comfy_api.latest:Types.MESH")
 
 
 def hostile() -> dict[str, str]:
-    """States that no encoder wrote, and the class of the error for each."""
+    """Return the error class for each invalid state."""
     states: dict[str, list[Any]] = {
         "comfy.mesh": [None, [], {1: 2}, {"__class__": 1}, {"vertices": 1}, {"__dict__": {}}],
         "comfy.clip_vision_output": [{"__getitem__": 1}, {"a b": 1}, "x"],
@@ -160,12 +160,12 @@ def main() -> None:
     logging.getLogger().setLevel(logging.ERROR)
     register_classes()
     register_classes()
-    kitchen = Kitchen(BASE)
+    factory = ValueFactory(BASE)
     report = {
-        "round_trips": round_trips(kitchen),
-        "thread": from_another_thread(kitchen),
-        "refusals": refusals(kitchen),
-        "missing": missing_class(kitchen),
+        "round_trips": round_trips(factory),
+        "thread": from_another_thread(factory),
+        "refusals": refusals(factory),
+        "missing": missing_class(factory),
         "hostile": hostile(),
     }
     (REPORT / "report.json").write_text(json.dumps(report), encoding="utf-8")

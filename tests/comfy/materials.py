@@ -69,7 +69,7 @@ def _latent(folder: Path) -> None:
 
 
 def _model(folder: Path) -> None:
-    """A binary glTF that shows nothing."""
+    """Return an empty binary glTF."""
     text = json.dumps({"asset": {"version": "2.0"}, "scene": 0, "scenes": [{"nodes": []}]}).encode()
     text += b" " * (-len(text) % 4)
     (folder / "3d").mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The one way into ComfyUI: what would end its process or its worker is stopped here, in a real server."""
+"""`host_api` in a real server: arguments that would end ComfyUI's process or worker are refused."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ SCRIPT = Path(__file__).with_name("abuse_host_api.py")
         ("nightly", False),
     ],
 )
-def test_the_version_of_comfyui_is_compared_by_numbers(version: str, fits: bool) -> None:
+def test_comfyui_versions_are_compared_by_numbers(version: str, fits: bool) -> None:
     assert (host_api.version_problem(version) is None) is fits
 
 
-def test_an_old_comfyui_is_told_what_to_do() -> None:
+def test_the_message_for_an_old_comfyui_says_to_update() -> None:
     said = host_api.version_problem("0.3.64")
     assert said is not None
     assert "ComfyUI 0.3.64" in said
     assert "0.25" in said
-    assert "update ComfyUI" in said
+    assert "Update ComfyUI" in said
     assert "older than 0.25" in str(host_api.version_problem(None))
 
 
-def test_what_would_end_comfyui_is_refused_and_leaves_it_whole(servers: Servers) -> None:
+def test_arguments_that_would_end_comfyui_are_refused(servers: Servers) -> None:
     base = make_base_directory(servers.folder / "abused")
     pack = base / "custom_nodes" / "abuse"
     pack.mkdir()
@@ -70,8 +70,8 @@ def test_what_would_end_comfyui_is_refused_and_leaves_it_whole(servers: Servers)
     server.stop()
 
 
-def test_an_old_comfyui_says_so_in_one_line_and_starts(servers: Servers) -> None:
-    """The version that ComfyUI says is all that is old here; the loader is the real one."""
+def test_an_old_comfyui_logs_one_line_and_starts(servers: Servers) -> None:
+    """Only the version that ComfyUI reports is old; the loader is the real one."""
     base = make_base_directory(servers.folder / "old")
     folder = base / "old"
     folder.mkdir()
@@ -83,5 +83,5 @@ def test_an_old_comfyui_says_so_in_one_line_and_starts(servers: Servers) -> None
     lines = [line for line in server.printed().splitlines() if "Yggdrasill" in line]
     server.stop()
     assert len(lines) == 1, lines
-    assert "this is ComfyUI 0.3.64, and Yggdrasill works with 0.25 and later" in lines[0]
+    assert "This is ComfyUI 0.3.64, but Yggdrasill requires 0.25 or later." in lines[0]
     assert json.dumps(lines).count("Traceback") == 0

@@ -1,4 +1,4 @@
-"""The short reading that tells a model file, without a ComfyUI."""
+"""The fingerprint of model files, without a ComfyUI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yggdrasill.server_ext.comfy.model_files import fingerprint
 
 
 @pytest.mark.parametrize("size", [0, 1, 70_000, 3_000_000])
-def test_equal_files_have_equal_fingerprints_and_others_have_not(tmp_path: Path, size: int) -> None:
+def test_fingerprints_are_equal_only_for_equal_files(tmp_path: Path, size: int) -> None:
     content = os.urandom(size)
     one, two, longer = (tmp_path / name for name in ("one.bin", "two.bin", "longer.bin"))
     one.write_bytes(content)
@@ -29,7 +29,7 @@ def test_equal_files_have_equal_fingerprints_and_others_have_not(tmp_path: Path,
         assert fingerprint(changed) != fingerprint(one)
 
 
-def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
+def test_a_rewritten_file_is_read_again(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     file.write_bytes(b"a" * 1000)
     before = fingerprint(file)

@@ -1,4 +1,4 @@
-"""The order of jobs and the owner's prompts, and values on their way into prompts, without a ComfyUI."""
+"""The order of jobs and the owner's prompts, and the binding of values into prompts, without a ComfyUI."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownArtifact
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy.binding import bind_prompt
-from yggdrasill.server_ext.comfy.event_throttle import PREVIEW_PAUSE, EventThrottle
+from yggdrasill.server_ext.comfy.event_throttle import PREVIEW_INTERVAL, EventThrottle
 from yggdrasill.server_ext.comfy.job_inputs import JobInputs, content_hash
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.runner import QueueRunner
@@ -43,12 +43,12 @@ def test_front_jobs_pass_an_owners_prompt_at_most_eight_times_and_stay_in_order(
     assert order.index("owner-2") == 9
 
 
-def test_a_policy_that_is_none_is_refused() -> None:
+def test_an_invalid_policy_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="'fifo', 'front'"):
         QueueRunner("last")
 
 
-def test_a_value_replaces_every_input_of_its_name_and_sinks_know_the_run() -> None:
+def test_a_value_replaces_every_input_of_its_name_and_sinks_name_the_run() -> None:
     prompt = bind_prompt(GRAPH, {"x": "abc"}, "run-1")
     assert prompt["1"] == {"class_type": "YggdrasillValue", "inputs": {"hash": "abc"}}
     assert prompt["9"]["inputs"] == {"port": "y", "type": "IMAGE", "run": "run-1", "value": ["1", 0]}
@@ -57,7 +57,7 @@ def test_a_value_replaces_every_input_of_its_name_and_sinks_know_the_run() -> No
     assert bind_prompt(GRAPH, {}, "run-1")["1"] == GRAPH.prompt["1"]
 
 
-def test_equal_values_have_equal_hashes_and_others_have_not() -> None:
+def test_hashes_are_equal_only_for_equal_values() -> None:
     tensor = torch.arange(6.0).reshape(2, 3)
     assert content_hash({"samples": tensor}) == content_hash({"samples": tensor.clone()})
     different = [
@@ -76,12 +76,12 @@ def test_equal_values_have_equal_hashes_and_others_have_not() -> None:
     assert len({content_hash(value) for value in different}) == len(different)
 
 
-def test_large_and_small_tensors_are_named_by_their_bytes_alike() -> None:
+def test_large_and_small_tensors_are_hashed_by_their_bytes() -> None:
     large = torch.zeros(100_000)
     assert content_hash([large, large[:10].clone()]) == content_hash([large.clone(), large[:10].clone()])
 
 
-def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
+def test_job_inputs_keep_a_value_while_a_job_needs_it() -> None:
     job_inputs = JobInputs()
     first, second = job_inputs.put([1, 2]), job_inputs.put([1, 2])
     assert first == second
@@ -89,7 +89,7 @@ def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
     assert job_inputs.take(second) == [1, 2]
     job_inputs.drop([second])
     assert len(job_inputs) == 0
-    with pytest.raises(UnknownArtifact, match="belongs to a job that is over"):
+    with pytest.raises(UnknownArtifact, match="belongs to a job that has ended"):
         job_inputs.take(first)
 
 
@@ -98,37 +98,37 @@ def test_the_shelf_keeps_a_value_while_somebody_needs_it() -> None:
     [
         ({"queu": "fifo"}, "'queu'"),
         ({"queue": "lifo"}, "'lifo'"),
-        ({"slots": 0}, "from 1 on"),
-        ({"peers": "x"}, "list of texts"),
+        ({"slots": 0}, "an integer of at least 1"),
+        ({"peers": "x"}, "list of strings"),
         ({"model_sources": ["huggingface.co"]}, "'huggingface.co'"),
         ({"model_limit": 0}, "number of GiB"),
-        ({"patience": -1}, "'patience' is a number of seconds, got -1"),
-        ({"first_patience": "2 s"}, "'first_patience' is a number of seconds"),
-        ({"first_patience": float("nan")}, "'first_patience' is a number of seconds"),
+        ({"patience": -1}, "'patience' must be a number of seconds from 0 on, got -1"),
+        ({"first_patience": "2 s"}, "'first_patience' must be a number of seconds"),
+        ({"first_patience": float("nan")}, "'first_patience' must be a number of seconds"),
     ],
 )
-def test_settings_that_make_no_sense_are_named(document: dict[str, object], said: str) -> None:
+def test_invalid_settings_are_named(document: dict[str, object], said: str) -> None:
     with pytest.raises(InvalidConfig, match=said):
         ComfySettings.from_dict(document, "settings.yaml")
 
 
-def test_of_many_previews_the_newest_is_shown_and_the_last_one_before_the_node_is_left() -> None:
+def test_previews_are_throttled_and_the_last_one_is_sent() -> None:
     told: list[tuple[str, str]] = []
     run = PromptRun("p", GRAPH, RunContext(0), lambda kind, facts: told.append((kind, facts.get("image") or facts.get("node", ""))))
     throttle = EventThrottle(run)
 
     def show(picture: bytes) -> None:
-        throttle.tell("preview", {"node": "5", "type": "image/jpeg", "image": picture})
+        throttle.handle("preview", {"node": "5", "type": "image/jpeg", "image": picture})
 
     for picture in (b"1", b"2", b"3"):
         show(picture)
     assert told == [("preview", "MQ==")]
-    assert 0 < throttle.patience(9.0) <= PREVIEW_PAUSE
-    time.sleep(PREVIEW_PAUSE)
-    throttle.show_due()
+    assert 0 < throttle.timeout(9.0) <= PREVIEW_INTERVAL
+    time.sleep(PREVIEW_INTERVAL)
+    throttle.flush_due()
     assert told[1:] == [("preview", "Mw==")]
     show(b"4")
     show(b"x" * (1 << 20))
-    throttle.tell("executing", {"node": "9"})
+    throttle.handle("executing", {"node": "9"})
     assert told[2:] == [("preview", "NA=="), ("executing", "9")]
-    assert throttle.patience(9.0) == 9.0
+    assert throttle.timeout(9.0) == 9.0

@@ -1,4 +1,4 @@
-"""The servers that the other tests in this folder rely on."""
+"""The servers that the other tests in this folder use."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ PROMPT = {
 }
 
 
-def test_a_prompt_runs_and_leaves_its_entry_in_the_history(server: Server) -> None:
+def test_a_prompt_runs_and_has_an_entry_in_the_history(server: Server) -> None:
     entry = server.run(PROMPT)
     assert entry["status"]["status_str"] == "success"
     assert entry["outputs"]["2"]["images"]
 
 
-def test_shared_servers_are_the_same_ones_each_time(servers: Servers) -> None:
+def test_shared_servers_are_reused(servers: Servers) -> None:
     first, second = servers.shared(2)
     assert servers.shared(2) == [first, second]
     assert first.base != second.base

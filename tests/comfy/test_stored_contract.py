@@ -1,4 +1,4 @@
-"""What a Remote Graph node stores of a contract: sockets hold for ports of their names and types, in their order, and for no others."""
+"""The contract that a Remote Graph node stores: sockets match ports of the same names and types in the same order only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def stored(inputs: list[dict[str, Any]], outputs: list[dict[str, Any]]) -> Store
     ],
     ids=["the same", "only its name was stored", "image", "mask", "one socket for both", "anything"],
 )
-def test_sockets_of_the_same_names_and_types_hold(was: dict[str, Any], now: dict[str, Any]) -> None:
+def test_equal_names_and_types_match_the_stored_contract(was: dict[str, Any], now: dict[str, Any]) -> None:
     stored([was], [was, MASK]).check(contract([now], [now, MASK]), "endpoint 'b'")
 
 
@@ -46,30 +46,30 @@ def test_sockets_of_the_same_names_and_types_hold(was: dict[str, Any], now: dict
     [
         (
             [{**IMAGE, "dtype": "comfy/MASK", "comfy_type": "MASK"}, MASK],
-            r"are \['picture' \(MASK\), 'hole' \(MASK\)\].*made for \['picture' \(IMAGE\)",
+            r"are \['picture' \(MASK\), 'hole' \(MASK\)\].*has sockets for \['picture' \(IMAGE\)",
         ),
         ([{**IMAGE, "comfy_type": "*", "dtype": "any"}, MASK], r"'picture' \(\*\)"),
         ([MASK, IMAGE], r"are \['hole' \(MASK\), 'picture' \(IMAGE\)\]"),
-        ([IMAGE], r"are \['picture' \(IMAGE\)\], and this node was made for"),
+        ([IMAGE], r"are \['picture' \(IMAGE\)\], but this node has sockets for"),
         ([IMAGE, MASK, {"name": "more", "dtype": "text"}], r"'more' \(STRING\)"),
-        ([{**IMAGE, "name": "image"}, MASK], r"'image' \(IMAGE\).*'picture' \(IMAGE\).*choose the graph again"),
+        ([{**IMAGE, "name": "image"}, MASK], r"'image' \(IMAGE\).*'picture' \(IMAGE\).*Choose the graph again"),
     ],
     ids=["another type", "of any type now", "in another order", "one is gone", "one is new", "renamed"],
 )
-def test_other_ports_are_named_with_their_types(now: list[dict[str, Any]], said: str) -> None:
+def test_changed_ports_are_named_with_their_types(now: list[dict[str, Any]], said: str) -> None:
     for side, ports in (("inputs", (now, [])), ("outputs", ([], now))):
         was = ([IMAGE, MASK], []) if side == "inputs" else ([], [IMAGE, MASK])
-        with pytest.raises(InvalidArgument, match=f"the {side} of graph 'soften' at endpoint 'b' .*{said}"):
+        with pytest.raises(InvalidArgument, match=f"The {side} of graph 'soften' at endpoint 'b' .*{said}"):
             stored(*was).check(contract(*ports), "endpoint 'b'")
 
 
-def test_nothing_stored_is_no_contract() -> None:
+def test_an_empty_text_is_not_a_contract() -> None:
     assert StoredContract.read("  \n") is None
 
 
 @pytest.mark.parametrize(
     "text", ["{", "[]", "3", '{"inputs": []}', '{"inputs": [{}], "outputs": []}', '{"inputs": [3], "outputs": []}', "[" * 9999]
 )
-def test_what_is_no_contract_is_said(text: str) -> None:
-    with pytest.raises(InvalidConfig, match="the contract stored in the node is none"):
+def test_an_invalid_stored_contract_is_an_error(text: str) -> None:
+    with pytest.raises(InvalidConfig, match="The contract stored in the node is not valid"):
         StoredContract.read(text)

@@ -1,4 +1,4 @@
-"""``yggdrasill up`` with a real ComfyUI: two servers, known to the registry and to each other, and gone with the command."""
+"""``yggdrasill up`` with a real ComfyUI: two servers with each other in their registries, which stop with the command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.conformance
 
 
 @pytest.mark.skipif(os.name == "nt", reason="an interrupt is sent to one process")
-def test_two_servers_come_up_work_together_and_go(installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_servers_start_work_together_and_stop(installation: Installation, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     registry = tmp_path / "endpoints.yaml"
     command = [sys.executable, "-m", "yggdrasill", "up", "--json", "--cpu", "2", "--port", "0"]
     command += ["--comfy", str(installation.folder), "--python", str(installation.python)]
@@ -62,7 +62,7 @@ def test_a_server_ends_when_the_command_is_killed(installation: Installation, tm
         up.kill()
         up.wait(10)
     until(lambda: not _answers(f"http://127.0.0.1:{port}"))
-    assert "what started this server is gone" in (tmp_path / "up" / "cpu0" / "server.log").read_text(encoding="utf-8")
+    assert "the parent process exited" in (tmp_path / "up" / "cpu0" / "server.log").read_text(encoding="utf-8")
 
 
 def _place(folder: Path, registry: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The browser that is none: it keeps what ComfyUI says of one prompt, and survives whatever it is sent."""
+"""The virtual socket: it forwards ComfyUI's messages about one prompt, and never raises."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def message(kind: str, **data: Any) -> dict[str, Any]:
     return {"type": kind, "data": {"prompt_id": "p", **data}}
 
 
-async def test_it_tells_what_happens_to_its_prompt() -> None:
+async def test_messages_about_the_prompt_are_forwarded() -> None:
     told: Told = []
     listener = socket(told)
     for sent in (
@@ -44,7 +44,7 @@ async def test_it_tells_what_happens_to_its_prompt() -> None:
     ]
 
 
-async def test_it_hears_nothing_of_other_prompts() -> None:
+async def test_messages_about_other_prompts_are_ignored() -> None:
     told: Told = []
     listener = socket(told)
     await listener.send_json({"type": "executing", "data": {"prompt_id": "other", "node": "2"}})
@@ -58,7 +58,7 @@ async def test_a_prompt_in_no_queue_is_lost() -> None:
     assert told == [("lost", {})]
 
 
-async def test_progress_is_told_once_per_change_and_only_where_there_are_steps() -> None:
+async def test_progress_is_forwarded_once_per_change_and_only_with_steps() -> None:
     told: Told = []
     listener = socket(told)
     for value, state in ((0.0, "running"), (1.0, "running"), (1.0, "running"), (3.0, "finished")):
@@ -71,7 +71,7 @@ async def test_progress_is_told_once_per_change_and_only_where_there_are_steps()
     assert told == [("progress", {"node": "4", "value": value, "max": 3.0}) for value in (0.0, 1.0, 3.0)]
 
 
-async def test_an_error_keeps_node_type_and_traceback() -> None:
+async def test_an_error_has_node_type_and_traceback() -> None:
     told: Told = []
     await socket(told).send_json(
         message(
@@ -88,7 +88,7 @@ async def test_an_error_keeps_node_type_and_traceback() -> None:
     ]
 
 
-async def test_a_preview_comes_with_its_node() -> None:
+async def test_a_preview_has_its_node() -> None:
     told: Told = []
     metadata = json.dumps({"node_id": "7", "prompt_id": "p", "image_type": "image/jpeg"}).encode()
     await socket(told).send_bytes(bytearray((4).to_bytes(4, "big") + len(metadata).to_bytes(4, "big") + metadata + b"\xff\xd8picture"))
@@ -110,13 +110,13 @@ KINDS = st.sampled_from(["status", "progress_state", "executing", "executed", "e
     )
     | JSON
 )
-async def test_no_message_makes_it_raise(sent: Any) -> None:
+async def test_no_message_raises(sent: Any) -> None:
     await socket([]).send_json(sent)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda rest: b"\0\0\0\4\0\0\0\2" + rest) | st.none())
-async def test_no_bytes_make_it_raise(sent: Any) -> None:
+async def test_no_bytes_raise(sent: Any) -> None:
     await socket([]).send_bytes(sent)
 
 

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
-"""A custom node pack for servers that only say whether prompts are valid: a route that asks ComfyUI, and a file in every model folder.
+"""A custom node pack for servers that only validate prompts: a route that calls ComfyUI's validation, and a file in every model folder.
 
-The file's name in an error shows that an input chooses from the files of a folder: only there may a value be absent.
+The name of the file in an error shows that an input chooses from the files of a folder: only such a value may be missing.
 """
 
 from pathlib import Path

@@ -88,7 +88,7 @@ def test_impossible_times_are_refused(start: float, end: float) -> None:
 
 
 def test_an_unknown_kind_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match=r"Unknown kind 'sleep' of span 'nap'\. Available: 'compute', 'skipped', 'transfer', 'wait'"):
+    with pytest.raises(InvalidArgument, match=r"span 'nap': Unknown kind 'sleep'\. Available: 'compute', 'skipped', 'transfer', 'wait'"):
         Span("local", "nap", "sleep", 0, 1)
 
 

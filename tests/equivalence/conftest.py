@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from samples.case_counter import TALLY
+from samples.case_counts import CASE_COUNTS
 from samples.servers import Servers, open_servers
 from yggdrasill.remote import EndpointRegistry
 
@@ -31,5 +31,5 @@ def no_gradients() -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if TALLY:
-        terminalreporter.write_line("cases of equivalence: " + ", ".join(f"{count} {name}" for name, count in TALLY.most_common()))
+    if CASE_COUNTS:
+        terminalreporter.write_line("cases of equivalence: " + ", ".join(f"{count} {name}" for name, count in CASE_COUNTS.most_common()))

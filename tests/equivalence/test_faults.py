@@ -14,7 +14,7 @@ import torch
 
 from samples.endpoints import TESTS, TOKEN, EndpointProcess, cutter, registry_of
 from samples.graphs import graph_of
-from samples.http import Door, Http, in_background, one_node, until
+from samples.http_client import GateFile, Http, in_background, one_node, until
 from samples.recorders import REGISTRY, exact, witnessed
 from samples.servers import Servers
 from yggdrasill.foundation import Graph
@@ -56,29 +56,29 @@ def jobs(endpoint: Http, graph_id: str = "gate") -> list[dict[str, Any]]:
 def test_callers_of_a_killed_endpoint_get_their_one_result_from_its_next_process(mortal: Http, tmp_path: Path) -> None:
     before = len(jobs(mortal))
     gate = RemoteGraph(mortal.process.url, "gate", token=TOKEN)
-    doors = [Door(tmp_path) for _ in range(4)]
-    inputs = [{"path": str(door.path), "x": torch.arange(6000.0) + number} for number, door in enumerate(doors)]
+    doors = [GateFile(tmp_path) for _ in range(4)]
+    inputs = [{"path": str(gate_file.path), "x": torch.arange(6000.0) + number} for number, gate_file in enumerate(doors)]
     running = in_background(gate.run, inputs[0])
     doors[0].wait_begun()
     queued = [in_background(gate.run, given) for given in inputs[1:]]
     until(lambda: len(jobs(mortal)) == before + 4)
 
     mortal.process.kill()
-    for door in doors:
-        door.open()
-    assert [door.runs for door in doors] == [1, 0, 0, 0]
+    for gate_file in doors:
+        gate_file.open()
+    assert [gate_file.runs for gate_file in doors] == [1, 0, 0, 0]
     mortal.process.start()
 
     for given, call in zip(inputs, [running, *queued], strict=True):
         assert exact(call.result(60)) == exact({"y": given["x"]})
-    assert [door.runs for door in doors] == [2, 1, 1, 1]
+    assert [gate_file.runs for gate_file in doors] == [2, 1, 1, 1]
     assert [job["status"] for job in jobs(mortal)[:4]] == ["COMPLETED"] * 4
     assert len(jobs(mortal)) == before + 4
 
 
 def test_a_pipeline_goes_on_when_one_of_its_endpoints_is_killed_and_comes_back(mortal: Http, servers: Servers, tmp_path: Path) -> None:
     """The caller's state of the run lives here; only the graph that was lost runs again."""
-    door = Door(tmp_path)
+    gate_file = GateFile(tmp_path)
     pipeline = Pipeline("journey")
     for name in ("first", "last"):
         pipeline.add_graph(graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id=name).place(servers.registry("forge")), name)
@@ -88,12 +88,12 @@ def test_a_pipeline_goes_on_when_one_of_its_endpoints_is_killed_and_comes_back(m
     pipeline.infer_exposed_ports()
 
     with witnessed(servers.heard) as heard:
-        call = in_background(pipeline.run, {"first:x": torch.arange(6000.0), "gate:path": str(door.path)})
-        door.wait_begun()
+        call = in_background(pipeline.run, {"first:x": torch.arange(6000.0), "gate:path": str(gate_file.path)})
+        gate_file.wait_begun()
         mortal.process.kill()
         mortal.process.start()
-        door.wait_begun(2)
-        door.open()
+        gate_file.wait_begun(2)
+        gate_file.open()
         outputs = call.result(60)
 
     assert exact(outputs) == exact({"last:y": 4 * torch.arange(6000.0)})
@@ -101,10 +101,10 @@ def test_a_pipeline_goes_on_when_one_of_its_endpoints_is_killed_and_comes_back(m
 
 
 def test_the_job_of_a_killed_caller_is_cancelled_after_orphan_after(mortal: Http, tmp_path: Path) -> None:
-    door = Door(tmp_path)
-    caller = start_caller(mortal, door)
+    gate_file = GateFile(tmp_path)
+    caller = start_caller(mortal, gate_file)
     try:
-        door.wait_begun()
+        gate_file.wait_begun()
         time.sleep(2 * ORPHAN_AFTER)
         assert jobs(mortal)[0]["status"] == "IN_PROGRESS"
     finally:
@@ -114,15 +114,15 @@ def test_the_job_of_a_killed_caller_is_cancelled_after_orphan_after(mortal: Http
     gone = time.monotonic()
     until(lambda: status_unseen(mortal) == "CANCELLED")
     assert time.monotonic() - gone > ORPHAN_AFTER / 2
-    assert "caller gone" in jobs(mortal)[0]["error"]["message"]
-    other = Door(tmp_path)
+    assert "caller was disconnected" in jobs(mortal)[0]["error"]["message"]
+    other = GateFile(tmp_path)
     other.open()
     assert mortal.run("gate", other.inputs(x=5)) == {"y": 5}
-    assert door.runs == 1
+    assert gate_file.runs == 1
 
 
-def start_caller(endpoint: Http, door: Door) -> subprocess.Popen[bytes]:
-    arguments = [endpoint.process.url, TOKEN, str(door.path), str(ORPHAN_AFTER)]
+def start_caller(endpoint: Http, gate_file: GateFile) -> subprocess.Popen[bytes]:
+    arguments = [endpoint.process.url, TOKEN, str(gate_file.path), str(ORPHAN_AFTER)]
     return subprocess.Popen([sys.executable, "-c", CALLER, *arguments], cwd=TESTS)
 
 
@@ -187,14 +187,14 @@ def noise_config() -> dict[str, Any]:
 
 
 def test_an_endpoint_that_stands_still_for_a_while_is_waited_for(mortal: Http, tmp_path: Path) -> None:
-    door = Door(tmp_path)
+    gate_file = GateFile(tmp_path)
     gate = RemoteGraph(mortal.process.url, "gate", token=TOKEN)
-    call = in_background(gate.run, door.inputs(x=7))
-    door.wait_begun()
+    call = in_background(gate.run, gate_file.inputs(x=7))
+    gate_file.wait_begun()
     mortal.process.pause()
     time.sleep(1.0)
-    door.open()
+    gate_file.open()
     mortal.process.resume()
     assert call.result(30) == {"y": 7}
-    assert door.runs == 1
+    assert gate_file.runs == 1
     assert loop_thread().run(mortal.process.client().health())["queue"]["running"] == 0

@@ -20,9 +20,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from samples.case_counter import TALLY
+from samples.case_counts import CASE_COUNTS
 from samples.graphs import GraphCase, graph_cases
-from samples.placements import Layout, extended_world_configs, layouts, travelling
+from samples.placements import Layout, deployable, extended_world_configs, layouts
 from samples.projects import pipeline_configs, pipeline_inputs, stage_configs, world_configs
 from samples.recorders import REGISTRY, Recordered, exact, witnessed
 from samples.servers import ENDPOINTS, Servers
@@ -123,12 +123,12 @@ def proxies_in(project: Any) -> int:
 
 
 def case_counter(level: str, placed: Any, layout: Layout, local: Any) -> None:
-    TALLY[level] += 1
-    TALLY["cases with remote parts"] += bool(proxies_in(placed))
-    TALLY["placed whole"] += isinstance(placed, RemotePart)
-    TALLY["with several remote parts"] += proxies_in(placed) > 1
-    TALLY["with replicas"] += layout.has_replicas
-    TALLY["with state"] += any(block.stateful for block in local.blocks())
+    CASE_COUNTS[level] += 1
+    CASE_COUNTS["cases with remote parts"] += bool(proxies_in(placed))
+    CASE_COUNTS["placed whole"] += isinstance(placed, RemotePart)
+    CASE_COUNTS["with several remote parts"] += proxies_in(placed) > 1
+    CASE_COUNTS["with replicas"] += layout.has_replicas
+    CASE_COUNTS["with state"] += any(block.stateful for block in local.blocks())
 
 
 def enlarged(value: torch.Tensor, rows: int | None) -> torch.Tensor:
@@ -156,7 +156,7 @@ def test_graphs(servers: Servers, shared_registry: EndpointRegistry, case: Graph
         ],
     )
     assert placed.to_config() == local.to_config()
-    TALLY["with cycles"] += "cycle" in case.traits
+    CASE_COUNTS["with cycles"] += "cycle" in case.traits
     case_counter("graph", placed, layout, local)
 
 
@@ -171,7 +171,7 @@ def test_pipelines(
     rows: int | None,
     built_first: bool,
 ) -> None:
-    config = travelling(config, servers.model, rows)
+    config = deployable(config, servers.model, rows)
     local = build(Pipeline, config)
     layout = data.draw(layouts(config, ENDPOINTS, "pipeline" if built_first else None))
     placed = place(Pipeline, config, layout, shared_registry, built_first)
@@ -206,7 +206,7 @@ def test_stages(
     built_first: bool,
     filled: tuple[tuple[int, ...], tuple[int, ...]],
 ) -> None:
-    config = travelling(data.draw(stage_configs(role=role)), servers.model, rows)
+    config = deployable(data.draw(stage_configs(role=role)), servers.model, rows)
     local = build(Stage, config)
     layout = data.draw(layouts(config, ENDPOINTS, local.id if built_first else None))
     placed = place(Stage, config, layout, shared_registry, built_first)
@@ -215,7 +215,7 @@ def test_stages(
     for state in states:
         assert placed.should_run(state) == local.should_run(state)
         assert plain(placed.preview(state)) == plain(local.preview(state))
-        TALLY["stages whose condition does not hold"] += not local.should_run(state)
+        CASE_COUNTS["stages whose condition does not hold"] += not local.should_run(state)
     compare(
         servers,
         local,
@@ -246,7 +246,7 @@ def test_worlds(
     rows: int | None,
     built_first: bool,
 ) -> None:
-    same_worlds(servers, shared_registry, travelling(config, servers.model, rows), data, state_of(filled, rows), "world", built_first)
+    same_worlds(servers, shared_registry, deployable(config, servers.model, rows), data, state_of(filled, rows), "world", built_first)
 
 
 @cases("canonical world")
@@ -259,7 +259,7 @@ def test_canonical_worlds(
     filled: tuple[int, ...],
     built_first: bool,
 ) -> None:
-    same_worlds(servers, shared_registry, travelling(config, servers.model), data, user_state(*filled), "canonical world", built_first)
+    same_worlds(servers, shared_registry, deployable(config, servers.model), data, user_state(*filled), "canonical world", built_first)
 
 
 def same_worlds(
@@ -282,7 +282,7 @@ def same_worlds(
     if isinstance(placed, World):
         assert plain(placed.content) == plain(local.content)
         assert placed.to_config() == local.to_config()
-    TALLY["worlds whose first pass skips stages"] += not {1, 2, 3} <= set(state.filled_blocks)
+    CASE_COUNTS["worlds whose first pass skips stages"] += not {1, 2, 3} <= set(state.filled_blocks)
     case_counter(level, placed, layout, local)
 
 
@@ -291,8 +291,8 @@ def test_at_least_300_cases_ran(request: pytest.FixtureRequest) -> None:
     tests = {item.name for item in request.session.items if item.path == request.path}
     if not {"test_graphs", "test_pipelines", "test_stages", "test_worlds", "test_canonical_worlds"} <= tests:
         pytest.skip("only some of the invented cases were asked for")
-    assert sum(TALLY[level] for level in CASES) >= sum(CASES.values()) >= 300
-    assert all(TALLY[level] >= count for level, count in CASES.items())
+    assert sum(CASE_COUNTS[level] for level in CASES) >= sum(CASES.values()) >= 300
+    assert all(CASE_COUNTS[level] >= count for level, count in CASES.items())
     least = {
         "cases with remote parts": 300,
         "with several remote parts": 60,
@@ -301,4 +301,4 @@ def test_at_least_300_cases_ran(request: pytest.FixtureRequest) -> None:
         "with state": 60,
         "with cycles": 20,
     }
-    assert {name: TALLY[name] for name, count in least.items() if TALLY[name] < count} == {}
+    assert {name: CASE_COUNTS[name] for name, count in least.items() if CASE_COUNTS[name] < count} == {}

@@ -11,8 +11,8 @@ import torch
 
 from samples.events import Events
 from samples.graphs import graph_of
-from samples.http import Http, one_node
-from samples.placements import travelling
+from samples.http_client import Http, one_node
+from samples.placements import deployable
 from samples.projects import graph_of_kind
 from samples.recorders import REGISTRY, exact, witnessed
 from samples.servers import Servers
@@ -139,7 +139,7 @@ def test_state_cycles_and_behaviour_are_kept(servers: Servers) -> None:
 
 def test_a_heavy_graph_moves_and_its_weights_stay_where_it_runs(servers: Servers) -> None:
     """4. Heavy graphs can move to other services and machines."""
-    config = travelling(graph_of_kind("linear", "heavy").to_config(), servers.model)
+    config = deployable(graph_of_kind("linear", "heavy").to_config(), servers.model)
     pipeline = {"pipeline_id": "light", "graphs": [{"pipeline_node_id": "heavy", "graph_config": config}]}
     placed = Pipeline.from_config(pipeline, EMPTY, endpoints=servers.registry(heavy="cave"))
     placed.infer_exposed_ports()
@@ -255,7 +255,7 @@ def test_ports_and_types_are_those_of_the_local_graph(servers: Servers) -> None:
         for side in ("get_input_spec", "get_output_spec"):
             assert getattr(placed.get_graph(name), side)(True) == getattr(local.get_graph(name), side)(True)
     for pipeline in (local, placed):
-        with pytest.raises(InvalidEdge, match="'draw' has no output 'z'"):
+        with pytest.raises(InvalidEdge, match="'draw': Unknown output 'z'"):
             pipeline.add_edge("draw", "z", "grow", "x")
         with pytest.raises(UnknownName, match="'wrong'"):
             pipeline.run({"wrong": 1})

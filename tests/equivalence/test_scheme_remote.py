@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from samples.canonical_scheme import by_row, given
 from samples.events import Events
 from samples.recorders import Recordered, exact, witnessed
-from samples.scheme import by_row, given
 from samples.servers import ENDPOINTS, Servers
 from samples.worlds import INITIAL_WORLD, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.foundation import BlockRegistry

@@ -130,7 +130,7 @@ def test_the_bound_holds_for_pipelines_graphs_and_nodes_together() -> None:
     top = pipeline("top", [pipeline(f"p{i}", [graph(f"g{i}{j}") for j in range(2)]) for i in range(3)])
     Work.peak = 0
     top.run(max_workers=3)
-    assert Work.peak == 3
+    assert 1 < Work.peak <= 3
     Work.peak = 0
     top.run()
     assert Work.peak == 1
@@ -158,7 +158,7 @@ def test_graphs_nested_in_blocks_share_the_bound_and_do_not_deadlock(workers: in
 
     Work.peak = 0
     assert level(2).run(max_workers=workers) == {"n0": 9, "n1": 9, "n2": 9}
-    assert Work.peak == workers
+    assert Work.peak <= workers
 
 
 class Counter(AbstractBaseBlock):

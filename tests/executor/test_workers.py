@@ -90,7 +90,7 @@ def test_at_most_the_given_number_of_steps_run_at_the_same_time(workers: int) ->
             time.sleep(0.01)
 
     run([frozenset()] * 12, call, workers)
-    assert meter.peak == workers
+    assert 1 < meter.peak <= workers
 
 
 @pytest.mark.parametrize("workers", [2, 3, 5])
@@ -109,7 +109,7 @@ def test_one_bound_holds_for_three_levels_of_nested_branches(workers: int) -> No
             return call
 
         run_branches(pool, [frozenset()] * 3, CancelToken(), nested(2))
-    assert meter.peak == workers
+    assert 1 < meter.peak <= workers
 
 
 def test_a_nested_run_can_use_the_threads_of_a_run_that_only_waits() -> None:

@@ -222,7 +222,7 @@ def test_the_checkpoint_of_another_graph_is_refused_and_nothing_changes(tmp_path
     before, config = bits(graph.state_dict()), graph.to_config()
     options: Iterable[dict[str, Any]] = ({}, {"config": graph_of({"q": "add"}).to_config(), "registry": sample_registry()})
     for more in options:
-        with pytest.raises(CheckpointMismatch, match=r"has no node 'x', 'y'; .* This state belongs to another graph"):
+        with pytest.raises(CheckpointMismatch, match=r"has no node 'x', 'y'\. Available: .* This state belongs to another graph"):
             graph.load_from_checkpoint(**{source: given_as[source]}, **more)
         assert (bits(graph.state_dict()), graph.to_config()) == (before, config)
 

@@ -15,21 +15,21 @@ from yggdrasill.foundation.config import parse_document, read_document
 
 BROKEN = {
     "yaml syntax": ("a: 1\nb: [1,\n  2\n", True, "w, line 4, column 1: did not find expected ',' or ']'"),
-    "yaml key twice": ("a: 1\nb: 2\na: 3\n", True, "w, line 3, column 1: key 'a' stands twice"),
-    "yaml inner key twice": ("a:\n  x: 1\n  x: 2\n", True, "w, line 3, column 3: key 'x' stands twice"),
+    "yaml key twice": ("a: 1\nb: 2\na: 3\n", True, "w, line 3, column 1: duplicate key 'a'"),
+    "yaml inner key twice": ("a:\n  x: 1\n  x: 2\n", True, "w, line 3, column 3: duplicate key 'x'"),
     "yaml list as key": ("? [1]\n: 2\n", True, "w, line 1, column 3: a key must be a scalar"),
     "yaml tag": ("a: !!python/object/apply:os.system ['true']\n", True, "w, line 1, column 4: could not determine a constructor"),
     "yaml bad character": ("a: \x07\n", True, "w: "),
-    "yaml list": ("- a\n", True, "w: a config is a mapping, this is list"),
-    "yaml nothing": ("", True, "w: a config is a mapping, this is NoneType"),
+    "yaml list": ("- a\n", True, "w: a config is a mapping, got list"),
+    "yaml nothing": ("", True, "w: a config is a mapping, got NoneType"),
     "yaml two documents": ("a: 1\n---\nb: 2\n", True, "w, line 2, column 1: but found another document"),
     "yaml number too long": (f"a: {'1' * 5000}\n", True, "w: Exceeds the limit"),
     "yaml too deep": ("a: " + "[" * 100_000, True, "w: nested deeper than 200 levels"),
     "yaml map in map without end": ("{a: " * 1000, True, "w: nested deeper than 200 levels"),
     "json syntax": ('{"a": 1,\n "b": }', False, "w, line 2, column 7: Expecting value; the file must hold JSON"),
-    "json key twice": ('{"a": 1, "a": 2}', False, "w: key 'a' stands twice"),
+    "json key twice": ('{"a": 1, "a": 2}', False, "w: duplicate key 'a'"),
     "json nothing": ("", False, "w, line 1, column 1: Expecting value"),
-    "json list": ("[]", False, "w: a config is a mapping, this is list"),
+    "json list": ("[]", False, "w: a config is a mapping, got list"),
     "json too deep": ("[" * 100_000, False, "w: nested too deeply to be a config"),
     "json number too long": (f'{{"a": {"1" * 5000}}}', False, "w: Exceeds the limit"),
 }
@@ -62,7 +62,7 @@ def test_a_file_is_read_by_its_ending(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_or_no_text_is_named(tmp_path: Path) -> None:
-    with pytest.raises(MissingFile, match=r"there is no config .*none.json"):
+    with pytest.raises(MissingFile, match=r"Config .*none.json' does not exist"):
         read_document(tmp_path / "none.json")
     (tmp_path / "bytes.yaml").write_bytes(b"a: \xff\xfe")
     with pytest.raises(InvalidConfig, match=r"bytes.yaml' is not UTF-8 text"):

@@ -106,7 +106,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "node_id blank": (changed("nodes", 1, "node_id", value=""), "nodes[1] (''): node_id must be a non-empty string"),
     "node_id twice": (changed("nodes", 1, "node_id", value="a"), "nodes[1] ('a'): node_id 'a' is taken"),
     "block_type": (changed("nodes", 0, "block_type", value=["x"]), "nodes[0].block_type: Input should be a valid string (got ['x'])"),
-    "unknown block_type": (changed("nodes", 0, "block_type", value="sample/ad"), "nodes[0] ('a'): unknown block type 'sample/ad'"),
+    "unknown block_type": (changed("nodes", 0, "block_type", value="sample/ad"), "nodes[0] ('a'): Unknown block type 'sample/ad'"),
     "block_id": (changed("nodes", 0, "block_id", value=3), "nodes[0].block_id: Input should be a valid string"),
     "node config": (changed("nodes", 0, "config", value=3), "nodes[0].config: Input should be a valid dictionary"),
     "node defaults": (changed("nodes", 0, "config", "defaults", value=[1]), "nodes[0] ('a'): node 'a': 'defaults' must map"),
@@ -115,7 +115,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "edges": (changed("edges", value="ab"), "edges: Input should be a valid list"),
     "edge short": (changed("edges", 0, value={"source_node": "a"}), "edges[0].source_port: Field required"),
     "edge blank": (changed("edges", 0, "source_port", value=""), "edges[0]: edge field source_port must be a non-empty string"),
-    "edge nowhere": (changed("edges", 0, "target_port", value="z"), "edges[0]: edge a.out -> b.z: node 'b' has no input 'z'"),
+    "edge nowhere": (changed("edges", 0, "target_port", value="z"), "edges[0]: edge a.out -> b.z: node 'b': Unknown input 'z'"),
     "exposed": (changed("exposed_inputs", 0, "node_id", value=1), "exposed_inputs[0].node_id: Input should be a valid string"),
     "exposed twice": (
         changed(
@@ -214,7 +214,7 @@ def test_refs_that_lead_back_are_found(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ref", [None, 3, "", ["a"], "a\0b"], ids=repr)
 def test_a_ref_is_a_path(ref: Any, tmp_path: Path) -> None:
-    with pytest.raises(InvalidConfig, match=r"'ref' must be a path|is no file name"):
+    with pytest.raises(InvalidConfig, match=r"'ref' must be a path|is not a valid file name"):
         load(node(ref), base_dir=tmp_path)
 
 
@@ -227,7 +227,7 @@ def test_a_ref_in_a_config_from_a_network_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_a_ref_names_must_hold_a_config(tmp_path: Path) -> None:
     write(tmp_path / "list.json", [1])
-    with pytest.raises(InvalidConfig, match=r"list.json: a config is a mapping, this is list"):
+    with pytest.raises(InvalidConfig, match=r"list.json: a config is a mapping, got list"):
         load(node("list.json"), base_dir=tmp_path)
 
 

@@ -61,7 +61,7 @@ def test_an_output_cannot_aggregate(policy: PortAggregation) -> None:
 @pytest.mark.parametrize("field, value, options", [("direction", "up", "'in', 'out'"), ("aggregation", "mean", "'concat', 'dict'")])
 def test_an_unknown_direction_or_policy_names_the_known_ones(field: str, value: str, options: str) -> None:
     facts: dict[str, Any] = {"direction": "in", field: value}
-    with pytest.raises(ValueError, match=f"{field} is '{value}'; it can be {options}"):
+    with pytest.raises(ValueError, match=f"unknown {field} '{value}'. Available: {options}"):
         Port("x", **facts)
 
 

@@ -75,7 +75,7 @@ def test_only_what_can_be_called_is_registered() -> None:
 
 
 def test_an_unknown_type_is_answered_with_near_ones() -> None:
-    with pytest.raises(UnknownBlockType, match=r"unknown block type 'sample/ad'; there is 'sample/add', .*Did you mean 'sample/add'\?"):
+    with pytest.raises(UnknownBlockType, match=r"Unknown block type 'sample/ad'. Available: 'sample/add', .*Did you mean 'sample/add'\?"):
         sample_registry().build({"block_type": "sample/ad"})
 
 
@@ -118,7 +118,7 @@ def test_a_factory_may_be_a_function_but_must_give_a_block() -> None:
     not_a_block: Any = str
     registry.register("wrong", lambda block_id, config: not_a_block("a block"))
     assert registry.build({"type": "made"}).config == {"offset": 9}
-    with pytest.raises(ValueError, match="gave str, not a block"):
+    with pytest.raises(ValueError, match="returned str, not a block"):
         registry.build({"type": "wrong"})
 
 

@@ -143,7 +143,7 @@ def test_suggesting_changes_nothing_and_applying_adds_it() -> None:
     assert apply_auto_connect(graph, "s") == suggested
     assert set(graph.get_edges()) == set(suggested)
     assert suggest_edges_for_new_node(graph, "s") == []
-    with pytest.raises(KeyError, match="unknown node 'x'"):
+    with pytest.raises(KeyError, match="Unknown node 'x'"):
         suggest_edges_for_new_node(graph, "x")
 
 

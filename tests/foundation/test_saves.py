@@ -429,9 +429,9 @@ def test_a_save_is_flushed_before_it_gets_its_name(tmp_path: Path, reference: st
         events.append("flush")
         real_sync(handle)
 
-    def rename(source: Any, target: Any) -> None:
-        events.append(f"name {Path(target).name}")
-        real_rename(source, target)
+    def rename(old: Any, new: Any) -> None:
+        events.append(f"name {Path(new).name}")
+        real_rename(old, new)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "rename", rename)

@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 
+from yggdrasill import foundation
 from yggdrasill.blocks import BUILT_IN
 from yggdrasill.errors import InvalidArgument, UnknownName
-from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection, Setting
+from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, ConfigField, Port, PortDirection
 
 
 class Warm(AbstractBaseBlock):
     block_type = "example/warm"
-    settings = (Setting("degrees", "number", 20.0, -50, 50), Setting("mode", "choice", "dry", options=("dry", "wet")))
+    settings = (ConfigField("degrees", "number", 20.0, -50, 50), ConfigField("mode", "choice", "dry", options=("dry", "wet")))
 
     def declare_ports(self) -> Iterable[Port]:
         yield Port("out", PortDirection.OUT)
@@ -43,7 +44,7 @@ def test_a_value_that_does_not_fit_is_named_with_what_does(config: dict[str, Any
 @pytest.mark.parametrize("kind, value", [("integer", 1.5), ("boolean", 1), ("text", 3)])
 def test_each_kind_refuses_the_others(kind: str, value: Any) -> None:
     with pytest.raises(InvalidArgument):
-        Setting("x", kind).read({"x": value}, "block")
+        ConfigField("x", kind).read({"x": value}, "block")
 
 
 def test_a_setting_that_is_not_declared_has_no_value() -> None:
@@ -53,9 +54,9 @@ def test_a_setting_that_is_not_declared_has_no_value() -> None:
 
 def test_a_declaration_that_cannot_be_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="kind"):
-        Setting("x", "colour")
+        ConfigField("x", "colour")
     with pytest.raises(InvalidArgument, match="options"):
-        Setting("x", "choice")
+        ConfigField("x", "choice")
 
 
 @pytest.mark.parametrize("block_type", sorted(BUILT_IN))
@@ -65,3 +66,8 @@ def test_every_built_in_block_declares_what_its_config_holds(block_type: str) ->
     for setting in settings:
         assert setting.meaning
         assert setting.default is None or setting.read({}, block_type) == setting.default
+
+
+def test_the_first_name_of_a_config_field_still_works() -> None:
+    assert foundation.Setting is ConfigField
+    assert foundation.Setting("x", "integer", 1).read({}, "block") == 1

@@ -42,7 +42,7 @@ def test_a_state_goes_back_where_it_came_from() -> None:
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        ({"z": {}}, "graph 'graph' has no node 'z'; it has 'a', 'c', 'i', 'l', 's'. This state belongs to another graph."),
+        ({"z": {}}, "graph 'graph' has no node 'z'. Available: 'a', 'c', 'i', 'l', 's'. This state belongs to another graph."),
         ({"i": {"x": 1}}, "node 'i' (sample/identity): state keys do not match; missing none, unexpected ['x']"),
         ({"l": {"bias": torch.zeros(3)}}, "node 'l' (sample/linear): state keys do not match; missing ['weight'], unexpected none"),
         ({"l": [1]}, "node 'l': a block state maps names to values, got list"),

@@ -121,7 +121,7 @@ def test_a_replaced_block_computes_in_the_next_run_and_is_in_the_state() -> None
 @pytest.mark.parametrize(
     "node, block, error, message",
     [
-        ("c", Number("n"), InvalidEdge, "edge a.y -> c.x: node 'c' has no input 'x'"),
+        ("c", Number("n"), InvalidEdge, "edge a.y -> c.x: node 'c': Unknown input 'x'"),
         ("a", Number("n"), InvalidArgument, "has no input 'x', which graph 'g' exposes at node 'a'"),
         ("z", Tagged("z"), UnknownName, "'z'"),
         ("a", "no block", InvalidArgument, "node 'a' needs a block, got str"),

@@ -10,7 +10,7 @@ import torch
 
 from samples.graphs import graph_of, sample_registry
 from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownName
-from yggdrasill.foundation import Graph, register_template, template_names, templates
+from yggdrasill.foundation import Graph, ReusePool, register_template, template_names, templates
 from yggdrasill.foundation.templates import FileTemplate, render_template
 
 TEXT = """
@@ -65,12 +65,12 @@ def test_a_parameter_has_a_default_and_may_have_choices(file: Path) -> None:
 
 @pytest.mark.parametrize("value", ["plane", 3, None, ["plain"], {}], ids=repr)
 def test_a_value_that_is_no_choice_is_refused_with_those_there_are(file: Path, value: Any) -> None:
-    with pytest.raises(InvalidArgument, match=r"parameter 'kind' is .*; it can be 'other', 'plain'"):
+    with pytest.raises(InvalidArgument, match=r"parameter 'kind' is .*\. Available: 'other', 'plain'"):
         FileTemplate(file)(kind=value)
 
 
 def test_an_unknown_parameter_is_answered_with_near_ones(file: Path) -> None:
-    with pytest.raises(UnknownName, match=r"unknown parameter of template 'one' 'ofset'; there is 'offset', .*Did you mean 'offset'\?"):
+    with pytest.raises(UnknownName, match=r"Unknown parameter of template 'one' 'ofset'. Available: 'offset', .*Did you mean 'offset'\?"):
         FileTemplate(file)(ofset=1)
 
 
@@ -90,7 +90,7 @@ def test_two_renderings_share_nothing(file: Path) -> None:
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("config: {a: '{{b}}'}", "uses {{b}}, which is none of its parameters"),
+        ("config: {a: '{{b}}'}", "uses {{b}}: Unknown parameter 'b'. Available:"),
         ("parameters: {a: {default: x, choices: {x: '{{a}}'}}}\nconfig: {a: '{{a}}'}", "parameter 'a' contains itself"),
         ("parameters: {a: {defualt: 1}}\nconfig: {}", "parameters.a.defualt: Extra inputs are not permitted"),
         ("parameters: {}", "config: Field required"),
@@ -117,13 +117,13 @@ def test_a_function_may_be_a_template() -> None:
 
 @pytest.mark.parametrize("level, name", [("node", "x"), ("graph", ""), ("graph", None)])
 def test_a_template_needs_a_level_and_a_name(level: str, name: Any) -> None:
-    with pytest.raises(ValueError, match=r"it can be 'graph'|non-empty string"):
+    with pytest.raises(ValueError, match=r"Available: .*'graph'|non-empty string"):
         register_template(level, name, dict)
 
 
 @pytest.mark.parametrize("name", ["text_to_imag", "../graph/text_to_image", "", "text_to_image.yaml"])
 def test_an_unknown_template_is_answered_with_those_there_are(name: str) -> None:
-    with pytest.raises(KeyError, match=r"unknown graph template .*'text_to_image'"):
+    with pytest.raises(KeyError, match=r"Unknown graph template .*'text_to_image'"):
         Graph.from_template(name)
 
 
@@ -142,3 +142,22 @@ def test_text_to_image_is_a_working_skeleton() -> None:
     assert [entry["name"] for entry in graph.get_output_spec()] == ["image"]
     inputs = {entry["name"]: torch.ones(1, 2, 2, 3) for entry in graph.get_input_spec()}
     assert graph.run({**inputs, "text": "a lake"}, num_loop_steps=3)["image"].shape == (1, 2, 2, 3)
+
+
+def test_from_template_takes_the_options_of_from_config(unregistered: None) -> None:
+    register_template("graph", "offset", lambda: graph_of({"a": "add"}, [], ["a.a = a", "a.b = b"], ["a.out = y"]).to_config())
+    pool = ReusePool()
+    graph = Graph.from_template("offset", registry=sample_registry(), pool=pool, endpoints=None, validate=True)
+    assert graph.pool is pool
+
+
+def test_a_parameter_may_have_the_name_of_an_option(unregistered: None) -> None:
+    register_template("graph", "deep", lambda pool, endpoints, size=1: {"metadata": {"pool": pool, "endpoints": endpoints, "size": size}})
+    graph = Graph.from_template("deep", parameters={"pool": "big", "endpoints": 2}, size=3, pool=ReusePool())
+    assert graph.metadata == {"pool": "big", "endpoints": 2, "size": 3}
+
+
+def test_a_parameter_that_is_given_twice_is_refused(unregistered: None) -> None:
+    register_template("graph", "sized", lambda size: {"metadata": {"size": size}})
+    with pytest.raises(InvalidArgument, match="'size' of template 'sized' is given twice"):
+        Graph.from_template("sized", parameters={"size": 1}, size=2)

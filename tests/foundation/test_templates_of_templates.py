@@ -80,7 +80,7 @@ def test_a_mapping_with_other_keys_is_no_part(shipped: Path) -> None:
 
 @pytest.mark.parametrize("place", ["inner", "nowhere/inner", "graph/", "3", "null"])
 def test_a_part_is_named_by_level_and_name(shipped: Path, place: str) -> None:
-    with pytest.raises(InvalidConfig, match=r"from_template is .* it is written level/name"):
+    with pytest.raises(InvalidConfig, match=r"from_template is .* write it level/name"):
         outer(shipped, f"config: {{part: {{from_template: {place}}}}}")
 
 

@@ -42,7 +42,7 @@ def test_an_exposed_entry_that_names_no_port_is_an_error(kind: str, key: str, no
     config[key].append({"node_id": node, "port_name": port, "name": "nowhere"})
     result = Graph.from_config(config, sample_registry()).validate(strict=False)
     assert len(result.errors) == 1
-    assert result.errors[0].startswith(f"exposed {kind} 'nowhere' names {node}.{port}, which does not exist; ")
+    assert result.errors[0].startswith(f"exposed {kind} 'nowhere': ")
 
 
 def test_one_name_for_ports_of_different_types_is_an_error() -> None:

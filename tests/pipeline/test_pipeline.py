@@ -148,7 +148,7 @@ def test_a_pipeline_cannot_contain_itself_at_any_depth() -> None:
 
 
 def test_an_unknown_graph_is_named_with_near_ones() -> None:
-    with pytest.raises(UnknownName, match=r"unknown graph 'upscal'; there is 'upscale'. Did you mean 'upscale'"):
+    with pytest.raises(UnknownName, match=r"Unknown graph 'upscal'. Available: 'upscale'. Did you mean 'upscale'"):
         doubles("upscale").get_graph("upscal")
 
 
@@ -173,9 +173,9 @@ def test_a_pipeline_edge_has_no_blank_field(field: int, blank: str) -> None:
 @pytest.mark.parametrize(
     "edge, complaint",
     [
-        (("c", "y", "b", "x"), "unknown graph 'c'. Available: 'a', 'b'"),
-        (("a", "z", "b", "x"), "graph 'a' has no output 'z'; its outputs are 'y'"),
-        (("a", "y", "b", "z"), "graph 'b' has no input 'z'; its inputs are 'x'"),
+        (("c", "y", "b", "x"), "Unknown graph 'c'. Available: 'a', 'b'."),
+        (("a", "z", "b", "x"), r"graph 'a': Unknown output 'z'\. Available: 'y'"),
+        (("a", "y", "b", "z"), r"graph 'b': Unknown input 'z'\. Available: 'x'"),
         (("a", "x", "b", "x"), "'x' is an input of graph 'a', not an output"),
     ],
 )
@@ -225,7 +225,7 @@ def test_an_edge_can_be_removed() -> None:
     pipeline = chain("a", "b")
     pipeline.remove_edge(PipelineEdge("a", "y", "b", "x"))
     assert pipeline.get_edges() == []
-    with pytest.raises(UnknownName, match=r"unknown edge 'a\.y -> b\.x'"):
+    with pytest.raises(UnknownName, match=r"Unknown edge 'a\.y -> b\.x'"):
         pipeline.remove_edge(PipelineEdge("a", "y", "b", "x"))
 
 
@@ -287,7 +287,7 @@ def test_two_outputs_of_one_name_are_refused() -> None:
 
 
 def test_exposing_no_port_is_refused() -> None:
-    with pytest.raises(InvalidArgument, match="graph 'a' has no input 'z'; its inputs are 'x'"):
+    with pytest.raises(InvalidArgument, match=r"graph 'a': Unknown input 'z'\. Available: 'x'"):
         doubles("a").expose_input("a", "z")
 
 
@@ -392,7 +392,7 @@ def test_an_edges_value_goes_before_the_pipelines_input() -> None:
 
 
 def test_an_unknown_input_is_named() -> None:
-    with pytest.raises(UnknownName, match=r"unknown input 'xx'; there is 'x'.*inputs of pipeline 'pipeline'"):
+    with pytest.raises(UnknownName, match=r"Unknown input 'xx'. Available: 'x'.*inputs of pipeline 'pipeline'"):
         chain("a").run({"xx": 1})
 
 

@@ -105,7 +105,7 @@ def test_an_edge_to_a_port_that_is_gone_is_reported_and_refused() -> None:
     assert pipeline.run() == {"y": 5}
     child.infer_exposed_ports()
     child.expose_output("n", "y", "y")
-    message = "edge g0.y -> g1.x: graph 'g1' has no input 'x'"
+    message = "edge g0.y -> g1.x: graph 'g1': Unknown input 'x'"
     with pytest.raises(InvalidStructure, match=message):
         pipeline.validate()
     with pytest.raises(InvalidEdge, match=message):
@@ -126,12 +126,12 @@ def test_an_edge_from_a_port_that_is_gone_is_refused_at_every_level() -> None:
     assert stage.run()[2] == 5
     graph = pipeline.get_graph("g1")
     graph.remove_node("n")
-    with pytest.raises(InvalidEdge, match="graph 'g1' has no input 'x'"):
+    with pytest.raises(InvalidEdge, match="graph 'g1': Unknown input 'x'"):
         stage.run()
     pipeline.remove_graph("g1")
-    with pytest.raises(InvalidEdge, match=r"edge p\.y -> q\.x: pipeline 'p' has no output 'y'"):
+    with pytest.raises(InvalidEdge, match=r"edge p\.y -> q\.x: pipeline 'p': Unknown output 'y'"):
         stage.run()
-    assert "edge p.y -> q.x: pipeline 'p' has no output 'y'" in "".join(stage.validate(strict=False).errors)
+    assert "edge p.y -> q.x: pipeline 'p': Unknown output 'y'" in "".join(stage.validate(strict=False).errors)
 
 
 def test_a_type_that_no_longer_fits_is_refused() -> None:

@@ -136,7 +136,7 @@ def test_a_state_with_other_keys_changes_nothing() -> None:
     with pytest.raises(CheckpointMismatch, match=r"node 'b/n' .*missing \['bias'\]"):
         pipeline.load_state_dict(state)
     assert result(pipeline) == before
-    with pytest.raises(CheckpointMismatch, match="has no graph 'c'; it has 'a', 'b'"):
+    with pytest.raises(CheckpointMismatch, match=r"has no graph 'c'\. Available: 'a', 'b'"):
         pipeline.load_state_dict({"c": {}})
 
 
@@ -160,7 +160,7 @@ def test_an_id_that_is_no_file_name_cannot_be_saved_and_leaves_nothing(tmp_path:
     assert not (tmp_path / "saved").exists()
 
 
-def test_refs_are_relative_to_the_file_they_local_fallback(tmp_path: Path) -> None:
+def test_refs_are_relative_to_the_file_that_contains_them(tmp_path: Path) -> None:
     config = trained().to_config()
     (tmp_path / "graphs").mkdir()
     for entry in config["graphs"]:
@@ -184,7 +184,7 @@ def test_a_ref_that_leads_back_to_itself_is_named(tmp_path: Path) -> None:
         ({"graph": []}, "graph"),
         ({"graphs": [{"pipeline_node_id": "a"}]}, r"graphs\[0\] needs exactly one of 'graph_config', 'ref' and 'endpoint_url'"),
         ({"edges": [{"source_node": "a"}]}, r"edges\[0\]"),
-        ({"edges": [{"source_node": "a", "source_port": "y", "target_node": "b", "target_port": "z"}]}, "graph 'b' has no input 'z'"),
+        ({"edges": [{"source_node": "a", "source_port": "y", "target_node": "b", "target_port": "z"}]}, r"graph 'b': Unknown input 'z'"),
     ],
     ids=["unknown key", "no graph", "half an edge", "no port"],
 )
@@ -201,7 +201,7 @@ def test_a_newer_config_is_refused_as_such() -> None:
 def test_an_exposed_port_that_is_none_is_found_by_validate() -> None:
     config = trained().to_config()
     config["exposed_outputs"][0]["port_name"] = "z"
-    with pytest.raises(ValueError, match=r"exposed output 'y' names b\.z, which does not exist; its outputs are 'y'"):
+    with pytest.raises(ValueError, match=r"exposed output 'y': graph 'b': Unknown output 'z'\. Available: 'y'"):
         Pipeline.from_config(config, REGISTRY, validate=True)
 
 

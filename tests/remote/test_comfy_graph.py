@@ -107,7 +107,7 @@ def test_running_it_outside_comfyui_says_where_it_can_run(graph: ComfyGraph) -> 
 def test_inputs_are_checked_before_anything_runs(graph: ComfyGraph) -> None:
     with pytest.raises(MissingInput, match="no value for 'picture'"):
         graph.run({})
-    with pytest.raises(UnknownName, match=r"unknown input 'pictur'.*Did you mean 'picture'"):
+    with pytest.raises(UnknownName, match=r"Unknown input 'pictur'.*Did you mean 'picture'"):
         graph.run({"pictur": 1})
     with pytest.raises(InvalidArgument, match="train"):
         graph.run({"picture": 1}, training=True)

@@ -108,7 +108,7 @@ def test_the_environment_goes_before_the_secrets(file: Path, monkeypatch: pytest
     "text, said",
     [
         ("endpoints:\n  forge: {url: 'http://x'\n", "line 3"),
-        ("endpoints:\n  a: {url: 'http://x'}\n  a: {url: 'http://y'}\n", "stands twice"),
+        ("endpoints:\n  a: {url: 'http://x'}\n  a: {url: 'http://y'}\n", "duplicate key"),
         ("endpoints: [1]\n", "'endpoints' must be a mapping"),
         ("hosts: {}\n", "'hosts'"),
         ("endpoints: {forge: {address: x}}\n", "needs a url"),
@@ -132,7 +132,7 @@ def test_a_mistake_in_the_file_is_named(file: Path, text: str, said: str) -> Non
 
 def test_an_unknown_endpoint_is_named_with_its_near_matches(file: Path) -> None:
     file.write_text(TEXT.replace("creator: forge", "creator: frge"), encoding="utf-8")
-    with pytest.raises(UnknownEndpoint, match=r"unknown endpoint 'frge'.*Did you mean 'forge'.*graphs\.creator"):
+    with pytest.raises(UnknownEndpoint, match=r"Unknown endpoint 'frge'.*Did you mean 'forge'.*graphs\.creator"):
         EndpointRegistry.from_yaml(file)
     with pytest.raises(KeyError):
         registry().endpoint("frge")

@@ -135,7 +135,7 @@ def test_edges_to_a_remote_graph_are_checked_against_its_contract(forge: Endpoin
     pipeline = Pipeline("checked")
     pipeline.add_graph(second().place(registry_of(forge, default="forge")), "second")
     pipeline.add_graph(texts)
-    with pytest.raises(InvalidEdge, match="'second' has no output 'w'"):
+    with pytest.raises(InvalidEdge, match="'second': Unknown output 'w'"):
         pipeline.add_edge("second", "w", "texts", "x")
     pipeline.add_edge("second", "z", "texts", "x")
 

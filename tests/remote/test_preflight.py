@@ -13,7 +13,7 @@ from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructur
 from yggdrasill.remote import RemoteWorkflow
 from yggdrasill.remote.preflight import check_workflow, class_signature, set_local_comfy, signature_differences
 
-#: As in `samples.prompts`, which only an endpoint process may load.
+#: As in `samples.fake_comfyui`, which only an endpoint process may load.
 FORM: dict[str, Any] = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}
 FILE, FINGERPRINT = "tiny.ckpt", "aa11"
 FACTS: dict[str, Any] = {
@@ -114,7 +114,7 @@ class Own:
         self.form, self.mark = form or FORM, mark
 
     def node_hashes(self) -> Mapping[str, str]:
-        return {"StandInDouble": "here"}
+        return {"FakeDouble": "here"}
 
     def node_forms(self, names: Sequence[str]) -> Mapping[str, Any]:
         return {"nodes": dict.fromkeys(names, self.form)}
@@ -125,7 +125,7 @@ class Own:
 
 @pytest.fixture(scope="module")
 def gpu(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]:
-    process = EndpointProcess("gpu", tmp_path_factory.mktemp("gpu"), plugins=["samples.served_blocks", "samples.prompts"]).start()
+    process = EndpointProcess("gpu", tmp_path_factory.mktemp("gpu"), plugins=["samples.served_blocks", "samples.fake_comfyui"]).start()
     yield process
     process.stop()
 
@@ -138,8 +138,8 @@ def compared() -> Iterator[Callable[[Own], None]]:
 
 PROMPT: dict[str, Any] = {
     "1": {"class_type": "YggdrasillGraphInput", "inputs": {"name": "x"}},
-    "2": {"class_type": "StandInDouble", "inputs": {"value": ["1", 0]}},
-    "3": {"class_type": "StandInLoader", "inputs": {"ckpt_name": FILE}},
+    "2": {"class_type": "FakeDouble", "inputs": {"value": ["1", 0]}},
+    "3": {"class_type": "FakeLoader", "inputs": {"ckpt_name": FILE}},
     "4": {"class_type": "YggdrasillGraphOutput", "inputs": {"name": "y", "value": ["2", 0]}},
 }
 
@@ -152,7 +152,7 @@ def test_a_comfyui_that_has_the_same_is_content(gpu: EndpointProcess, compared: 
 def test_a_different_class_of_one_name_is_found_by_its_ports(gpu: EndpointProcess, compared: Callable[[Own], None]) -> None:
     compared(Own({"input": {"required": {"value": ["IMAGE", {}]}}, "output": ["IMAGE"]}))
     with pytest.raises(
-        InvalidStructure, match=r"endpoint 'gpu'.*'StandInDouble': input 'value' is IMAGE here and \* on the endpoint, output 0 is"
+        InvalidStructure, match=r"endpoint 'gpu'.*'FakeDouble': input 'value' is IMAGE here and \* on the endpoint, output 0 is"
     ):
         RemoteWorkflow(PROMPT, endpoint=gpu.endpoint()).run({"x": 3})
 

@@ -15,7 +15,7 @@ import torch
 from samples.comfy_graphs import InBackground, node, until
 from samples.endpoints import EndpointProcess, cutter, free_port
 from samples.graphs import bits
-from samples.http import Door, in_background, one_node
+from samples.http_client import GateFile, in_background, one_node
 from samples.served_prompts import DOUBLE, EARLY_AND_LATE, GATE
 from yggdrasill.errors import (
     AccessDenied,
@@ -42,7 +42,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EndpointPro
     """Two endpoints that may fetch from each other."""
     folder = tmp_path_factory.mktemp("stand-ins")
     ports = [free_port(), free_port()]
-    plugins = ["samples.served_blocks", "samples.prompts"]
+    plugins = ["samples.served_blocks", "samples.fake_comfyui"]
     both = [
         EndpointProcess(name, folder / name, plugins=plugins, slots=4, port=port, peers=[f"http://127.0.0.1:{other}"])
         for name, port, other in zip(("one", "two"), ports, reversed(ports), strict=True)
@@ -91,7 +91,7 @@ def test_a_prompt_that_is_none_and_no_endpoint_are_refused_at_once() -> None:
 
 
 def test_what_an_endpoint_lacks_is_named_before_anything_is_sent(one: EndpointProcess, forge: EndpointProcess) -> None:
-    with pytest.raises(UnknownBlockType, match=r"unknown node class 'NoSuchNode'.*at endpoint 'one'"):
+    with pytest.raises(UnknownBlockType, match=r"Unknown node class 'NoSuchNode'.*at endpoint 'one'"):
         workflow(one, prompt={**DOUBLE, "9": node("NoSuchNode")}).run({"x": 1})
     with pytest.raises(InvalidConfig, match="endpoint 'forge' is not a ComfyUI"):
         workflow(forge).run({"x": 1})
@@ -112,27 +112,27 @@ def test_a_lost_endpoint_is_followed_by_the_next(one: EndpointProcess) -> None:
 
 
 def test_a_cut_connection_finds_the_same_job_and_sends_no_byte_twice(one: EndpointProcess, tmp_path: Path) -> None:
-    door, x = Door(tmp_path), torch.randn(MIB)
+    gate_file, x = GateFile(tmp_path), torch.randn(MIB)
     with cutter(one) as proxy:
         remote = RemoteWorkflow(GATE, endpoint=one.endpoint(proxy.url))
         threading.Timer(0.8, proxy.sever).start()
-        threading.Timer(0.9, door.open).start()
-        assert bits(remote.run(door.inputs(x=x))) == bits({"y": x})
+        threading.Timer(0.9, gate_file.open).start()
+        assert bits(remote.run(gate_file.inputs(x=x))) == bits({"y": x})
         sent = proxy.to_server
         assert 4 * MIB < sent < 5 * MIB
-        assert bits(remote.run(door.inputs(x=x))) == bits({"y": x})
+        assert bits(remote.run(gate_file.inputs(x=x))) == bits({"y": x})
         assert proxy.to_server - sent < MIB
-    assert door.runs == 2
+    assert gate_file.runs == 2
 
 
 def test_an_output_is_fetched_while_the_rest_runs(one: EndpointProcess, tmp_path: Path) -> None:
-    door, x = Door(tmp_path), torch.randn(MIB)
+    gate_file, x = GateFile(tmp_path), torch.randn(MIB)
     with cutter(one) as proxy:
         remote = RemoteWorkflow(EARLY_AND_LATE, endpoint=one.endpoint(proxy.url))
-        running = in_background(remote.call, door.inputs(x=x), RunContext(0, progress=lambda *facts: None))
+        running = in_background(remote.call, gate_file.inputs(x=x), RunContext(0, progress=lambda *facts: None))
         until(lambda: proxy.to_client > 4 * MIB)
         assert not running.done()
-        door.open()
+        gate_file.open()
         assert bits(running.result(30)) == bits({"early": x + x, "late": x})
         assert proxy.to_client < 5 * MIB
 
@@ -152,31 +152,31 @@ def test_outputs_are_handed_over_from_endpoint_to_endpoint(one: EndpointProcess,
 
 
 def test_a_cancelled_token_cancels_the_job(one: EndpointProcess, tmp_path: Path) -> None:
-    door, token = Door(tmp_path), CancelToken()
+    gate_file, token = GateFile(tmp_path), CancelToken()
 
     def cancel_soon() -> None:
-        door.wait_begun()
+        gate_file.wait_begun()
         token.cancel("enough")
 
     threading.Thread(target=cancel_soon).start()
     with pytest.raises(Cancelled, match="enough"):
-        workflow(one, prompt=GATE, graph_id="cancelled").call(door.inputs(x=1), RunContext(0, token=token))
-    door.open()
+        workflow(one, prompt=GATE, graph_id="cancelled").call(gate_file.inputs(x=1), RunContext(0, token=token))
+    gate_file.open()
     rows = loop_thread().run(one.client().jobs(graph_id="cancelled"))
     assert [row["status"] in ("CANCELLED", "IN_PROGRESS") for row in rows] == [True]
 
 
 def test_a_host_receives_the_key_and_the_progress(one: EndpointProcess, tmp_path: Path) -> None:
-    door = Door(tmp_path)
+    gate_file = GateFile(tmp_path)
     keys: list[str] = []
     reported: list[tuple[float, float]] = []
 
     def progress(place: str, done: float, total: float, text: str | None) -> None:
         reported.append((done, total))
-        door.open()
+        gate_file.open()
 
     context = RunContext(0, ("node",), progress=progress)
-    assert workflow(one, prompt=GATE).call(door.inputs(x=5), context, on_key=keys.append) == {"y": 5}
+    assert workflow(one, prompt=GATE).call(gate_file.inputs(x=5), context, on_key=keys.append) == {"y": 5}
     assert reported[0] == (1.0, 2.0)
     assert [row["status"] for row in loop_thread().run(one.client().jobs()) if row["key"] == keys[0]] == ["COMPLETED"]
 
@@ -191,17 +191,17 @@ def test_a_watcher_receives_the_events_of_a_job_that_finished_at_once(one: Endpo
 
 def test_a_preview_method_that_is_none_is_refused(one: EndpointProcess) -> None:
     assert workflow(one).run({"x": 2}, preview_method="latent2rgb") == {"y": 4}
-    with pytest.raises(InvalidArgument, match=r"preview_method is 'best'; it can be 'auto', 'default', 'latent2rgb'"):
+    with pytest.raises(InvalidArgument, match=r"Unknown preview_method 'best'. Available: 'auto', 'default', 'latent2rgb'"):
         workflow(one).run({"x": 2}, preview_method="best")
 
 
 def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess, two: EndpointProcess, tmp_path: Path) -> None:
-    door = Door(tmp_path)
+    gate_file = GateFile(tmp_path)
     client = one.client()
     loop_thread().run(client.deploy("gate", {"kind": "graph", "config": one_node("gate", ("path", "x")), "state": None}))
     # Unlike a workflow, a graph of blocks holds its slot while it runs or waits for its block; there are four slots.
     gate = RemoteGraph(endpoint=client, graph_id="gate")
-    busy = [InBackground(lambda: gate.run(door.inputs(x=1))) for _ in range(5)]
+    busy = [InBackground(lambda: gate.run(gate_file.inputs(x=1))) for _ in range(5)]
     until(lambda: loop_thread().run(one.client().health())["queue"]["queued"] == 1)
     try:
         assert workflow(one, two, max_queued=0, graph_id="next").run({"x": 2}) == {"y": 4}
@@ -209,7 +209,7 @@ def test_an_endpoint_whose_queue_is_too_long_is_passed_over(one: EndpointProcess
         with pytest.raises(QueueFull, match="endpoint 'one' has 1 jobs waiting, and the limit for 'next' is 0"):
             workflow(one, max_queued=0, graph_id="next").run({"x": 2})
     finally:
-        door.open()
+        gate_file.open()
     assert [call.wait() for call in busy] == [{"y": 1}] * 5
     loop_thread().run(client.remove("gate"))
 
@@ -219,24 +219,24 @@ def test_an_unreachable_or_refusing_endpoint_is_named(one: EndpointProcess) -> N
     with pytest.raises(EndpointUnreachable, match="endpoint 'down': nothing answers at") as caught:
         RemoteWorkflow(DOUBLE, endpoint=down, retry_policy=RetryPolicy(first=0.1)).run({"x": 4})
     assert caught.value.details["endpoint"] == "down"
-    with pytest.raises(AccessDenied, match=r"endpoint 'one' at http.*: the token is wrong"):
+    with pytest.raises(AccessDenied, match=r"endpoint 'one' at http.*: The token is wrong"):
         RemoteWorkflow(DOUBLE, endpoint=Endpoint("one", one.url, secret="not-the-token")).run({"x": 4})
 
 
 def test_a_caller_says_how_long_its_job_goes_on_without_it(one: EndpointProcess, tmp_path: Path) -> None:
-    door = Door(tmp_path)
+    gate_file = GateFile(tmp_path)
     with cutter(one) as proxy:
         remote = RemoteWorkflow(
             GATE, "orphan", endpoint=one.endpoint(proxy.url), orphan_after=0.3, retry_policy=RetryPolicy(first=0.2, later=0.2)
         )
-        lost = InBackground(lambda: remote.run(door.inputs(x=1)))
-        door.wait_begun()
+        lost = InBackground(lambda: remote.run(gate_file.inputs(x=1)))
+        gate_file.wait_begun()
         proxy.cut(times=10_000, after=0)
         proxy.sever()
         with pytest.raises(EndpointUnreachable):
             lost.wait()
         time.sleep(1.0)
-        door.open()
+        gate_file.open()
     until(lambda: [row["status"] for row in loop_thread().run(one.client().jobs(graph_id="orphan"))] == ["CANCELLED"])
 
 

@@ -1,7 +1,6 @@
-"""Small blocks that every test builds its graphs from, so that tests run real parts instead of mocks.
+"""Small blocks from which tests build their graphs, so that tests run real blocks instead of mocks.
 
-They compute with numbers, strings, lists and tensors alike. `register_samples` puts them into a registry under
-``sample/<name>``.
+They compute with numbers, strings, lists and tensors. `register_samples` registers them as ``sample/<name>``.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Registry(Protocol):
     """The part of a block registry that `register_samples` needs."""
 
     def register(self, block_type: str, factory: Any) -> Any:
-        """Make ``block_type`` known."""
+        """Register ``block_type``."""
 
 
 def _in(name: str, dtype: str = "any", *, optional: bool = False, aggregation: str = "single") -> Port:
@@ -55,7 +54,7 @@ def _out(name: str, dtype: str = "any") -> Port:
 
 
 class _Remembering(AbstractBaseBlock):
-    """A block whose state is the one attribute named by ``kept``."""
+    """A block whose state is the attribute named by ``kept``."""
 
     kept: str
 
@@ -129,7 +128,7 @@ class Scale(AbstractBaseBlock):
 
 
 class Concat(AbstractBaseBlock):
-    """``out`` is what the aggregating port ``parts`` joined."""
+    """``out`` is the joined value of the aggregating port ``parts``."""
 
     block_type = "sample/concat"
     deterministic = True
@@ -142,7 +141,7 @@ class Concat(AbstractBaseBlock):
 
 
 class Collect(AbstractBaseBlock):
-    """One optional input port per aggregation policy, named after it; ``out`` maps the ports that got something to what they got."""
+    """One optional input port per aggregation policy, named after it; ``out`` maps the connected ports to their values."""
 
     block_type = "sample/collect"
     deterministic = True
@@ -168,7 +167,7 @@ class Mix(AbstractBaseBlock):
 
 
 class Fail(AbstractBaseBlock):
-    """Raises ValueError with the config's ``message``; after ``after`` calls that pass ``x`` on, if given."""
+    """Raises ValueError with the config's ``message``, after returning ``x`` for the first ``after`` calls, if given."""
 
     block_type = "sample/fail"
 
@@ -187,7 +186,7 @@ class Fail(AbstractBaseBlock):
 
 
 class Slow(AbstractBaseBlock):
-    """Passes ``x`` on after ``seconds`` (config, default 0.05), in ten steps that report progress and can be cancelled."""
+    """Returns ``x`` after ``seconds`` (config, default 0.05), in ten steps that report progress and can be cancelled."""
 
     block_type = "sample/slow"
     deterministic = True
@@ -233,7 +232,7 @@ class Noise(AbstractBaseBlock):
 
 
 class Accumulate(_Remembering):
-    """``total`` is the sum of every ``x`` since the block was made or loaded."""
+    """``total`` is the sum of every ``x`` since the block was created or loaded."""
 
     block_type = "sample/accumulate"
     stateful = True

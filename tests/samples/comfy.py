@@ -1,4 +1,4 @@
-"""A real ComfyUI for tests: where it is, a program run with its Python, and servers of their own base directory and port."""
+"""A real ComfyUI for tests: finding the installation, running scripts with its Python, and starting servers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Installation:
     python: Path
 
     def run(self, script: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """``script`` run by ComfyUI's Python inside its checkout; the caller looks at the return code."""
+        """Run ``script`` with ComfyUI's Python inside its checkout; the caller checks the return code."""
         command = [str(self.python), str(script), *arguments]
         return subprocess.run(
             command,
@@ -46,7 +46,7 @@ class Installation:
 
 
 def find_installation() -> Installation | None:
-    """The ComfyUI that COMFYUI_PATH and COMFYUI_PYTHON name, else the one in ``~/comfy``; None if either part is missing."""
+    """Return the ComfyUI at COMFYUI_PATH and COMFYUI_PYTHON, else the one in ``~/comfy``; None if either part is missing."""
     home = Path.home() / "comfy"
     folder = Path(os.environ.get("COMFYUI_PATH") or home / "ComfyUI")
     binary = "Scripts/python.exe" if os.name == "nt" else "bin/python"
@@ -55,7 +55,7 @@ def find_installation() -> Installation | None:
 
 
 def make_base_directory(base: Path, *, pack: bool = True) -> Path:
-    """``base`` with every folder that ComfyUI wants to find, and the checkout as a custom node unless ``pack`` is false."""
+    """Create ``base`` with all folders that ComfyUI expects, and the checkout as a custom node unless ``pack`` is false."""
     for name in _BASE:
         (base / name).mkdir(parents=True, exist_ok=True)
     settings = base / "user" / "default" / "comfy.settings.json"
@@ -68,7 +68,7 @@ def make_base_directory(base: Path, *, pack: bool = True) -> Path:
 
 @dataclass(eq=False)
 class Server:
-    """One running ComfyUI; its files lie in ``base``, what it printed in ``log``."""
+    """A running ComfyUI with its files in ``base`` and its output in ``log``."""
 
     base: Path
     port: int
@@ -87,16 +87,16 @@ class Server:
         return self.process.poll() is None
 
     def printed(self) -> str:
-        """All that the server has printed so far."""
+        """Return everything that the server has printed so far."""
         return self.log.read_text(encoding="utf-8", errors="replace")
 
     def get(self, path: str, *, timeout: float = 30) -> Any:
-        """The JSON that ``path`` answers; raises ``urllib.error.HTTPError`` with the answer's own text."""
+        """GET ``path`` and return the JSON; raise ``urllib.error.HTTPError`` with the text of the response."""
         with urllib.request.urlopen(self.url + path, timeout=timeout) as answer:
             return json.loads(answer.read())
 
     def post(self, path: str, body: Any, *, timeout: float = 30) -> Any:
-        """The JSON that ``path`` answers to ``body``; None for an empty answer. Raises as `get`."""
+        """POST ``body`` to ``path`` and return the JSON, or None for an empty response. Raises as `get`."""
         data = json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data=data, headers={"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=timeout) as answer:
@@ -104,11 +104,11 @@ class Server:
         return json.loads(text) if text else None
 
     def run(self, prompt: Mapping[str, Any], *, timeout: float = 100, **body: Any) -> dict[str, Any]:
-        """Queue ``prompt`` as a client would and wait for its entry in the history, whether it succeeded or failed."""
+        """Queue ``prompt`` as a client does, wait for it, and return its history entry, whether it succeeded or failed."""
         return self.wait_for(self.post("/prompt", {"prompt": prompt, **body})["prompt_id"], timeout=timeout)
 
     def wait_for(self, prompt_id: str, *, timeout: float = 100) -> dict[str, Any]:
-        """The entry of a queued prompt in the history, once it is there."""
+        """Wait for a queued prompt, and return its history entry."""
         end = time.monotonic() + timeout
         while time.monotonic() < end:
             entry = self.get(f"/history/{prompt_id}").get(prompt_id)
@@ -118,7 +118,7 @@ class Server:
         raise TimeoutError(f"prompt {prompt_id} is not done after {timeout} s\n{self.printed()[-2000:]}")
 
     def wait_until_ready(self, *, timeout: float = 200) -> None:
-        """Return when the server answers; raise RuntimeError with its last words if it ends first."""
+        """Wait until the server responds; raise RuntimeError with its last output if it exits first."""
         end = time.monotonic() + timeout
         while self.alive and time.monotonic() < end:
             with contextlib.suppress(OSError, urllib.error.URLError):
@@ -129,7 +129,7 @@ class Server:
         raise RuntimeError(f"ComfyUI did not start (return code {self.process.returncode}):\n{self.printed()[-4000:]}")
 
     def stop(self) -> None:
-        """End the process, gently first."""
+        """Stop the process, gracefully first."""
         if self.alive:
             self.process.terminate()
             try:
@@ -138,14 +138,14 @@ class Server:
                 self.kill()
 
     def kill(self) -> None:
-        """End the process at once, as a crash would."""
+        """Kill the process, as a crash does."""
         self.process.kill()
         self.process.wait(10)
 
 
 @dataclass(eq=False)
 class Servers:
-    """Servers started on demand below ``folder``; those without a wish of their own are shared and reused."""
+    """Servers below ``folder``, started on demand. Servers without special flags are shared and reused."""
 
     installation: Installation
     folder: Path
@@ -153,7 +153,7 @@ class Servers:
     _started: list[Server] = field(default_factory=list)
 
     def shared(self, count: int = 1) -> list[Server]:
-        """``count`` running servers with the pack and the usual flags, the same ones each time; a dead one is replaced."""
+        """Return ``count`` running servers with the pack and the usual flags, the same ones each time; a dead one is replaced."""
         self._shared = [server for server in self._shared if server.alive]
         fresh = [self.launch() for _ in range(count - len(self._shared))]
         for server in fresh:
@@ -169,7 +169,7 @@ class Servers:
         environment: Mapping[str, str] | None = None,
         base: Path | None = None,
     ) -> Server:
-        """One more server for a test that gives it ``flags``, kills it or fills it; ``base`` is a folder that a server had before."""
+        """Start one more server, for a test that passes ``flags``, kills it or fills it; ``base`` is the folder of an earlier server."""
         server = self.launch(flags, pack=pack, api_nodes=api_nodes, environment=environment, base=base)
         server.wait_until_ready()
         return server
@@ -184,7 +184,7 @@ class Servers:
         base: Path | None = None,
         port: int | None = None,
     ) -> Server:
-        """As `start`, but not waited for."""
+        """Start a server as `start`, without waiting for it."""
         base = make_base_directory(base or self.folder / f"server-{len(self._started)}", pack=pack)
         port = port or free_port()
         database = (base / "user" / "comfyui.db").as_posix()
@@ -205,7 +205,7 @@ class Servers:
         return server
 
     def start_again(self, server: Server, *flags: str) -> None:
-        """Start a server that was stopped, with its folder and under its old address."""
+        """Restart a stopped server with its folder and address."""
         again = self.launch(flags, base=server.base, port=server.port)
         again.wait_until_ready()
         server.process = again.process
@@ -214,7 +214,7 @@ class Servers:
         return iter([server for server in self._started if server.alive])
 
     def stop(self) -> None:
-        """End every server that still runs."""
+        """Stop all running servers."""
         for server in self:
             server.process.terminate()
         for server in self._started:
@@ -222,6 +222,6 @@ class Servers:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment without what belongs to its own Python."""
+    """Return the environment of this process without the variables of its Python."""
     own = {"PYTHONPATH", "PYTHONHOME", "PYTHONWARNINGS", "VIRTUAL_ENV"}
     return {**{key: value for key, value in os.environ.items() if key not in own}, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"}

@@ -1,4 +1,4 @@
-"""How two values on ComfyUI's links differ, looked at from outside the codec: bits, types, order, and what the objects answer."""
+"""Comparison of values on ComfyUI's links, independent of the codec: bits, types, order, and results of methods."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["difference"]
 
 
 def difference(left: Any, right: Any, place: str = "value") -> str | None:
-    """The first place where the two differ, and how; None if they are the same bit for bit."""
+    """Return the path and kind of the first difference, or None if the values are equal bit for bit."""
     kind = type(left)
     if kind is not type(right):
         return f"{place}: {kind} became {type(right)}"
@@ -31,7 +31,7 @@ def _tensor(left: Any, right: Any, place: str) -> str | None:
 
 
 def _dense(tensor: Any) -> bool:
-    """Whether the elements fill their memory, each place once."""
+    """Return whether the elements fill their memory without gaps or overlaps."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1 and stride != expected:
@@ -78,7 +78,7 @@ def _plain(left: Any, right: Any, place: str) -> str | None:
 
 
 def _file_3d(left: Any, right: Any, place: str) -> str | None:
-    """A path becomes a stream of the same bytes; everything that a node can ask stays."""
+    """Compare videos by their bytes and properties; a file path and a stream with equal bytes are equal."""
     same = (left.get_bytes(), left.format, left.get_data().read()) == (right.get_bytes(), right.format, right.get_data().read())
     return None if same else f"{place}: another file"
 
@@ -101,7 +101,7 @@ def _video_file(left: Any, right: Any, place: str) -> str | None:
 
 
 def _file_bytes(left: Any, right: Any, place: str) -> str | None:
-    """The bytes, and the trim exactly as it was asked for."""
+    """Return the bytes and the requested trim."""
     ours, theirs = (dict(sorted(vars(each).items())) for each in (left, right))
     name = "_VideoFromFile__file"
     contents = []

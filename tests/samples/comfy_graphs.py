@@ -1,4 +1,4 @@
-"""Workflows with ports for tests, and what brings them to a ComfyUI server and calls them there."""
+"""Workflows with ports for tests, and helpers that deploy and call them on a ComfyUI server."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Prompt = dict[str, Any]
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    """A node of an API prompt; a pair ``(id, output)`` is a link."""
+    """Return a node of an API prompt; a pair ``(id, output)`` is a link."""
     return {
         "class_type": class_type,
         "inputs": {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()},
@@ -47,24 +47,24 @@ def node(class_type: str, **inputs: Any) -> dict[str, Any]:
 
 
 def graph_input(name: str, type: str = "*", default: Any = None) -> dict[str, Any]:  # noqa: A002 - the socket's name
-    """A Graph Input node."""
+    """Return a Graph Input node."""
     given = {} if default is None else {"default": default}
     return node("YggdrasillGraphInput", name=name, type=type, **given)
 
 
 def graph_output(name: str, value: tuple[str, int], type: str = "*") -> dict[str, Any]:  # noqa: A002
-    """A Graph Output node."""
+    """Return a Graph Output node."""
     return node("YggdrasillGraphOutput", name=name, type=type, value=value)
 
 
 def remote_node(graph: str, endpoint: str = "auto", *ports: tuple[str, int], **inputs: Any) -> dict[str, Any]:
-    """A Remote Graph node whose sockets are linked in order."""
+    """Return a Remote Graph node whose sockets are linked in order."""
     links = {f"ports.p{index}": list(link) for index, link in enumerate(ports)}
     return {"class_type": "YggdrasillRemoteGraph", "inputs": {"graph": graph, "endpoint": endpoint, "contract": "", **links, **inputs}}
 
 
 def load_image(server: Server, name: str, picture: Any) -> dict[str, Any]:
-    """A LoadImage node for ``picture``, an uint8 array [height, width, 3] that is written into the server's input folder."""
+    """Write ``picture`` (uint8, [height, width, 3]) to the server's input folder, and return a LoadImage node for it."""
     from PIL import Image
 
     Image.fromarray(picture).save(server.base / "input" / name)
@@ -72,19 +72,19 @@ def load_image(server: Server, name: str, picture: Any) -> dict[str, Any]:
 
 
 def data_folder(server: Server) -> Path:
-    """The data folder of the endpoint inside a server."""
+    """Return the data folder of the endpoint inside a server."""
     return server.base / "user" / "yggdrasill"
 
 
 def token_of(server: Server) -> str:
-    """The endpoint's token."""
+    """Return the endpoint's token."""
     return (data_folder(server) / "token").read_text(encoding="utf-8").strip()
 
 
 def know(
     server: Server, others: Mapping[str, Server], graphs: Mapping[str, Any] | None = None, blocks: EndpointProcess | None = None
 ) -> None:
-    """Let a server know others by name, and where graphs run; ``blocks`` is an endpoint without ComfyUI."""
+    """Register other endpoints and placements on a server; ``blocks`` is a headless endpoint."""
     registry = EndpointRegistry()
     for name, other in others.items():
         registry.add(name, other.url, token=token_of(other))
@@ -96,7 +96,7 @@ def know(
 
 
 def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
-    """The first true result of ``what``; raises TimeoutError."""
+    """Return the first true result of ``what``; raise TimeoutError."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         found = what()
@@ -108,27 +108,27 @@ def until(what: Callable[[], Any], seconds: float = 20.0) -> Any:
 
 @dataclass
 class Caller:
-    """Calls the endpoint inside a server, as another process would."""
+    """A client of the endpoint inside a server, like that of another process."""
 
     server: Server
 
     @property
     def client(self) -> EndpointClient:
-        """A client with the endpoint's token."""
+        """Return a client with the endpoint's token."""
         return EndpointClient(self.server.url, token=token_of(self.server))
 
     def deploy(self, graph_id: str, prompt: Prompt) -> RemoteGraph:
-        """Serve a workflow and give the proxy of it."""
+        """Deploy a workflow and return a proxy of it."""
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": copy.deepcopy(prompt)}
         loop_thread().run(self.client.deploy(graph_id, {"kind": "comfy", "config": config, "state": None}))
         return RemoteGraph(endpoint=self.client, graph_id=graph_id)
 
     def jobs(self, **filters: Any) -> list[dict[str, Any]]:
-        """Rows of jobs, newest first."""
+        """Return the rows of jobs, newest first."""
         return loop_thread().run(self.client.jobs(**filters))
 
     def events(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
-        """Kind and data of every event of a finished job."""
+        """Return kind and data of every event of a finished job."""
         from yggdrasill.remote.calls import follow
         from yggdrasill.remote.retry import Retry
 
@@ -138,7 +138,7 @@ class Caller:
         return loop_thread().run(read())
 
     def live_events(self, job_id: str, seconds: float = 0.3) -> list[tuple[str, dict[str, Any]]]:
-        """The events of a job so far."""
+        """Return the events of a job so far."""
         import asyncio
 
         from yggdrasill.remote.calls import read_events
@@ -158,21 +158,21 @@ class Caller:
         return found
 
     def queue(self) -> tuple[list[str], list[str]]:
-        """The ids of the prompts that run and that wait in ComfyUI."""
+        """Return the ids of the running and of the queued prompts in ComfyUI."""
         found = self.server.get("/queue")
         return [item[1] for item in found["queue_running"]], [item[1] for item in found["queue_pending"]]
 
     def start(self, prompt: Prompt, **body: Any) -> str:
-        """Queue a prompt as ComfyUI's owner would; gives its id."""
+        """Queue a prompt like a ComfyUI user, and return its id."""
         return str(self.server.post("/prompt", {"prompt": prompt, **body})["prompt_id"])
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
-        """The history's entry of a finished prompt."""
+        """Return the history entry of a finished prompt."""
         found: dict[str, Any] | None = self.server.get(f"/history/{prompt_id}").get(prompt_id)
         return found
 
     def refused(self, prompt: Prompt) -> dict[str, Any]:
-        """What ComfyUI says to a prompt that it must refuse."""
+        """Return ComfyUI's response to a prompt that it must refuse."""
         try:
             self.server.post("/prompt", {"prompt": prompt})
         except urllib.error.HTTPError as error:
@@ -182,7 +182,7 @@ class Caller:
         raise AssertionError("the prompt was taken")
 
     def check_idle(self) -> None:
-        """The server runs a prompt, and nothing of ours is left in its queue or history."""
+        """Check that the server is idle and that no prompt of the extension is left in its queue or history."""
         assert self.server.alive, self.server.printed()[-3000:]
         until(lambda: self.queue() == ([], []))
         entry = self.server.run(
@@ -193,12 +193,12 @@ class Caller:
 
 
 def give(served: RemoteGraph, x: Any) -> Any:
-    """The output ``y`` of a served graph for its input ``x``."""
+    """Return the output ``y`` of a deployed graph for the input ``x``."""
     return served.run({"x": x})["y"]
 
 
 class InBackground:
-    """A call in a thread, its result or error kept."""
+    """A call in a thread that stores its result or error."""
 
     def __init__(self, act: Callable[[], Any]) -> None:
         self.result: Any = None
@@ -214,7 +214,7 @@ class InBackground:
             self.error = error
 
     def wait(self, seconds: float = 60.0) -> Any:
-        """The result; raises what the call raised."""
+        """Return the result, or raise the error of the call."""
         self._thread.join(seconds)
         if self._thread.is_alive():
             raise TimeoutError("the call has not ended")

@@ -1,6 +1,6 @@
-"""A small ComfyUI: runs API prompts as its executor does (lists, lazy inputs, blockers), with made-up node functions, and placed parts.
+"""A small interpreter of API prompts with the semantics of ComfyUI's executor: lists, lazy inputs, blockers, and placed parts.
 
-A node's function is a hash of what it is given, so that equal results mean equal computations.
+A node's function returns a hash of its inputs, so that equal results mean equal computations.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ Function = Callable[..., tuple[Any, ...]]
 
 
 class Stuck(AssertionError):
-    """A value that cannot travel was to cross a port."""
+    """A value that is not transferable would cross a port."""
 
 
 def short_hash(*parts: Any) -> str:
-    """A name for what was given."""
+    """Return a short hash of the arguments."""
     return hashlib.blake2b(json.dumps(parts, sort_keys=True, default=str).encode(), digest_size=6).hexdigest()
 
 
 @dataclass
 class Interpreter:
-    """One prompt being run. ``calls`` counts whose functions were called, ``results`` what output nodes were given, in order.
+    """One run of a prompt. ``calls`` counts the function calls by node, ``results`` holds the inputs of output nodes in order.
 
-    ``asked`` decides which lazy inputs a node asks for: class, then the inputs it has -> names. ``stuck`` says whether a value cannot
-    travel. ``blocked_calls`` are placed nodes that a blocker stopped.
+    ``asked(class, inputs)`` returns the names of the lazy inputs that a node requests. ``stuck(value)`` returns whether a value is not
+    transferable. ``blocked_calls`` are placed nodes that a blocker stopped.
     """
 
     prompt: Mapping[str, Any]
@@ -59,7 +59,7 @@ class Interpreter:
     _open: set[str] = field(default_factory=set)
 
     def run(self, targets: set[str] | None = None) -> Interpreter:
-        """Run all output nodes, or those of ``targets``."""
+        """Run all output nodes, or those in ``targets``."""
         for node_id, node in self.prompt.items():
             schema = self.schemas.get(node["class_type"])
             is_output = node["class_type"] == OUTPUT_NODE or (schema is not None and schema.is_output_node)
@@ -68,11 +68,11 @@ class Interpreter:
         return self
 
     def value_of(self, node_id: str) -> list[list[Any]]:
-        """The values on each output of a node; none if it did not run."""
+        """Return the values on each output of a node, or none if it did not run."""
         return self._values.get(node_id, [])
 
     def _outputs_of(self, node_id: str) -> list[list[Any]]:
-        """The lists of values on each output of a node, which runs at the first question."""
+        """Return the lists of values on each output of a node, which runs on the first request."""
         if node_id not in self._values:
             assert node_id not in self._open, f"a cycle at {node_id}"
             self._open.add(node_id)
@@ -127,7 +127,7 @@ class Interpreter:
         return given
 
     def _behind(self, first: str, last: str) -> str:
-        """What a loop would find: the nodes on the paths from ``first`` to ``last``, with what they are set to."""
+        """Return the nodes on the paths from ``first`` to ``last`` with their inputs, as a loop sees them."""
         leads: dict[str, bool] = {first: True}
 
         def reaches(node_id: str) -> bool:

@@ -1,4 +1,4 @@
-"""Random API prompts over a small set of node classes that has one of every kind, and what those classes do."""
+"""Random API prompts over a small set of node classes with one class of each kind, and implementations of these classes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from samples.comfy_interpreter import BLOCKED, Interpreter, short_hash
 from yggdrasill.remote.partition import NodeSchema, NodeSchemas, Part
 
-__all__ = ["ASKED", "FUNCTIONS", "SCHEMAS", "Dice", "Heavy", "is_stuck", "random_parts", "random_prompt", "run_prompt"]
+__all__ = ["ASKED", "FUNCTIONS", "SCHEMAS", "Heavy", "RandomSource", "is_stuck", "random_parts", "random_prompt", "run_prompt"]
 
 
-class Dice(Protocol):
-    """What a generator draws from: `random.Random`, or hypothesis's."""
+class RandomSource(Protocol):
+    """A source of random choices: `random.Random`, or that of hypothesis."""
 
     def random(self) -> float: ...
     def randrange(self, stop: int, /) -> int: ...
@@ -22,7 +22,7 @@ class Dice(Protocol):
 
 @dataclass(frozen=True)
 class Heavy:
-    """A value that cannot travel."""
+    """A value that is not transferable."""
 
     name: str
 
@@ -37,7 +37,7 @@ def _node(
     matches: list[str] | None = None,
     hidden: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """An entry as /object_info has it."""
+    """Return an entry in the form of /object_info."""
     kinds = outputs.split()
     sockets = {name: spec if isinstance(spec, list) else [spec, {}] for name, spec in inputs.items()}
     return {
@@ -100,7 +100,7 @@ _SINKS = ("SaveImage", "PreviewImage", "SaveLatent", "StampAndSave", "SaveModel"
 
 
 def is_stuck(value: Any) -> bool:
-    """Whether a value cannot travel: it is heavy, or holds something that is."""
+    """Return whether a value is not transferable, or contains such a value."""
     if isinstance(value, Heavy):
         return True
     return isinstance(value, (list, tuple)) and any(is_stuck(each) for each in value)
@@ -111,7 +111,7 @@ def _number(*parts: Any) -> int:
 
 
 def _made(schema: NodeSchema, values: Mapping[str, Any]) -> tuple[Any, ...]:
-    """What a class makes that is not told otherwise: the hash of its inputs in the form of each output's type."""
+    """Return the default outputs of a class: the hash of its inputs in the form of each output's type."""
     found: list[Any] = []
     for slot, kind in enumerate(schema.outputs):
         name = short_hash(schema.class_type, slot, values)
@@ -175,8 +175,8 @@ def run_prompt(prompt: Mapping[str, Any], targets: set[str] | None = None) -> In
 # -- drawing ------------------------------------------------------------------------------------------------------------
 
 
-def random_prompt(dice: Dice, size: int, without: Collection[str] = ()) -> dict[str, Any]:
-    """A prompt of about ``size`` nodes, each linked to earlier ones where there are any that fit, with savers at loose ends."""
+def random_prompt(dice: RandomSource, size: int, without: Collection[str] = ()) -> dict[str, Any]:
+    """Return a prompt of about ``size`` nodes, linked to earlier ones where types fit, with output nodes at unused outputs."""
     prompt: dict[str, Any] = {}
     types: dict[tuple[str, int], str] = {}
     classes = [name for name in SCHEMAS if name not in _SINKS and name not in without]
@@ -192,7 +192,7 @@ def random_prompt(dice: Dice, size: int, without: Collection[str] = ()) -> dict[
     return prompt
 
 
-def _add(prompt: dict[str, Any], types: dict[tuple[str, int], str], class_type: str, dice: Dice) -> None:
+def _add(prompt: dict[str, Any], types: dict[tuple[str, int], str], class_type: str, dice: RandomSource) -> None:
     schema = SCHEMAS[class_type]
     names = [name for name, socket in schema.inputs.items() if socket.type != "COMFY_DYNAMICCOMBO_V3"]
     names += [f"{prefix}{index}" for prefix in schema.grown for index in range(1 + dice.randrange(3))]
@@ -230,15 +230,15 @@ def _fits(kind: str, wanted: str, match: str | None) -> bool:
     return kind == wanted or (wanted == "*" and kind != "FLOW_CONTROL")
 
 
-def _fresh_id(prompt: Mapping[str, Any], dice: Dice) -> str:
+def _fresh_id(prompt: Mapping[str, Any], dice: RandomSource) -> str:
     while True:
         node_id = str(1 + dice.randrange(60)) if dice.random() < 0.7 else f"{dice.randrange(4)}:{dice.randrange(60)}"
         if node_id not in prompt:
             return node_id
 
 
-def random_parts(prompt: Mapping[str, Any], dice: Dice, most: int = 3) -> list[Part]:
-    """One to ``most`` parts without overlap."""
+def random_parts(prompt: Mapping[str, Any], dice: RandomSource, most: int = 3) -> list[Part]:
+    """Return one to ``most`` parts that do not overlap."""
     count = 1 + dice.randrange(most)
     density = dice.choice([0.3, 0.6, 0.9])
     chosen: list[set[str]] = [set() for _ in range(count)]

@@ -1,4 +1,4 @@
-"""What ComfyUI 0.33 answers at /object_info, less all that a `NodeSchema` does not need; and how it was recorded."""
+"""The node classes of ComfyUI 0.33 from /object_info, reduced to what a `NodeSchema` needs, and the code that recorded them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _OPTIONS = ("lazy", "rawLink", "template", "image_upload", "audio_upload", "vide
 
 @lru_cache(maxsize=1)
 def comfy_schemas() -> NodeSchemas:
-    """The schemas of every node class of ComfyUI 0.33."""
+    """Return the schemas of all node classes of ComfyUI 0.33."""
     return NodeSchemas.from_object_info(json.loads(OBJECT_INFO.read_text(encoding="utf-8")), asks_again=ASK_AGAIN)
 
 
 def reduced(info: dict[str, Any]) -> dict[str, Any]:
-    """An answer of /object_info without texts, defaults and the options of combos."""
+    """Return a response of /object_info without texts, defaults and the options of combos."""
     return {name: _entry(entry) for name, entry in sorted(info.items())}
 
 

@@ -1,6 +1,6 @@
-"""Real values for ComfyUI's links, most made by its own nodes; runs inside ComfyUI's Python.
+"""Real values of ComfyUI's links, most of them made by its nodes; runs inside ComfyUI's Python.
 
-`LIVE` values come out of a node that ComfyUI has; `BUILT` ones are of types whose nodes need weights, or that no node makes.
+`LIVE` values are outputs of ComfyUI's nodes; `BUILT` values have types whose nodes need weights, or that no node creates.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-__all__ = ["BUILT", "LIVE", "Kitchen"]
+__all__ = ["BUILT", "LIVE", "ValueFactory"]
 
 _MODULES = (
     "audio audio_encoder bounding_boxes camera_trajectory color compositor curve custom_sampler edit_model flux gaussian_splat hooks hunyuan3d "
@@ -22,8 +22,8 @@ _MODULES = (
 DRAWING = b'<svg xmlns="http://www.w3.org/2000/svg"><rect width="4" height="4"/></svg>'
 
 
-class Kitchen:
-    """ComfyUI's nodes, ready to be called, and a folder to write input files to."""
+class ValueFactory:
+    """Calls ComfyUI's nodes, and holds a folder for input files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Kitchen:
             assert loaded, f"comfy_extras/nodes_{name}.py does not load"
 
     def call(self, node: str, /, **inputs: Any) -> tuple[Any, ...]:
-        """The outputs of ``node``, called the way the executor calls it."""
+        """Return the outputs of ``node``, called as the executor calls it."""
         cls = self.nodes.NODE_CLASS_MAPPINGS[node]
         if isinstance(getattr(cls, "FUNCTION", None), str) and cls.FUNCTION != "EXECUTE_NORMALIZED":
             result = getattr(cls(), cls.FUNCTION)(**inputs)
@@ -49,19 +49,19 @@ class Kitchen:
         return tuple(outputs["result"] if isinstance(outputs, dict) else outputs)
 
     def noise(self, *shape: int) -> Any:
-        """A tensor of normal noise, the same each time."""
+        """Return a reproducible tensor of normal noise."""
         return self.torch.randn(*shape, generator=self.torch.Generator().manual_seed(7))
 
     def image(self, count: int = 1, size: int = 32) -> Any:
-        """An IMAGE with a gradient."""
+        """Return an IMAGE with a gradient."""
         return self.torch.linspace(0, 1, count * size * size * 3).reshape(count, size, size, 3)
 
     def conditioning(self) -> Any:
-        """What a text encoder returns, without the encoder."""
+        """Return a CONDITIONING as a text encoder returns it."""
         return [[self.noise(1, 77, 16), {"pooled_output": self.noise(1, 16)}]]
 
     def clip_vision(self, layers: int = 2) -> Any:
-        """A CLIP_VISION of a few thousand random weights."""
+        """Return a CLIP_VISION with a few thousand random weights."""
         module: Any = importlib.import_module("comfy.clip_vision")
         config = dict.fromkeys(["hidden_size", "intermediate_size", "projection_dim"], 16)
         config |= {"num_hidden_layers": layers, "num_attention_heads": 2, "image_size": 28, "patch_size": 14, "num_channels": 3}
@@ -69,7 +69,7 @@ class Kitchen:
         return self._filled(model, model.model)
 
     def audio_encoder(self) -> Any:
-        """An AUDIO_ENCODER with one small layer."""
+        """Return an AUDIO_ENCODER with one small layer."""
         module: Any = importlib.import_module("comfy.audio_encoders.audio_encoders")
         sizes = {"embed_dim": 32, "num_heads": 2, "num_layers": 1}
         flags = {"conv_norm": False, "conv_bias": False, "do_normalize": False, "do_stable_layer_norm": False}
@@ -82,7 +82,7 @@ class Kitchen:
         return owner
 
     def video_file(self) -> str:
-        """The name of a video in ComfyUI's input folder."""
+        """Return the name of a video in ComfyUI's input folder."""
         path = self.folder / "input" / "clip.mp4"
         if not path.exists():
             self.created_video(audio=True).save_to(str(path))
@@ -110,79 +110,79 @@ class Kitchen:
         return "3d/mesh.glb"
 
 
-def _crop(kitchen: Kitchen) -> Any:
-    """A view with gaps, as ImageCrop leaves it."""
-    return kitchen.call("ImageCrop", image=kitchen.image(2), width=8, height=8, x=3, y=5)[0]
+def _crop(factory: ValueFactory) -> Any:
+    """Return a view with gaps, as from ImageCrop."""
+    return factory.call("ImageCrop", image=factory.image(2), width=8, height=8, x=3, y=5)[0]
 
 
-def _latent(kitchen: Kitchen) -> Any:
-    latent = kitchen.call("EmptyLatentImage", width=64, height=64, batch_size=4)[0]
-    picked = kitchen.call("LatentFromBatch", samples=latent, batch_index=1, length=2)[0]
-    mask = kitchen.call("SolidMask", value=0.5, width=64, height=64)[0]
-    return kitchen.call("SetLatentNoiseMask", samples=picked, mask=mask)[0]
+def _latent(factory: ValueFactory) -> Any:
+    latent = factory.call("EmptyLatentImage", width=64, height=64, batch_size=4)[0]
+    picked = factory.call("LatentFromBatch", samples=latent, batch_index=1, length=2)[0]
+    mask = factory.call("SolidMask", value=0.5, width=64, height=64)[0]
+    return factory.call("SetLatentNoiseMask", samples=picked, mask=mask)[0]
 
 
-def _nested_latent(kitchen: Kitchen) -> Any:
-    video = kitchen.call("EmptyLTXVLatentVideo", width=64, height=64, length=9, batch_size=1)[0]
-    audio = {"samples": kitchen.noise(1, 8, 10, 16), "sample_rate": 16000, "type": "audio"}
-    return kitchen.call("LTXVConcatAVLatent", video_latent=video, audio_latent=audio)[0]
+def _nested_latent(factory: ValueFactory) -> Any:
+    video = factory.call("EmptyLTXVLatentVideo", width=64, height=64, length=9, batch_size=1)[0]
+    audio = {"samples": factory.noise(1, 8, 10, 16), "sample_rate": 16000, "type": "audio"}
+    return factory.call("LTXVConcatAVLatent", video_latent=video, audio_latent=audio)[0]
 
 
-def _area_conditioning(kitchen: Kitchen) -> Any:
-    first = kitchen.call("ConditioningSetArea", conditioning=kitchen.conditioning(), width=64, height=64, x=8, y=0, strength=0.7)[0]
-    second = kitchen.call("ConditioningSetAreaPercentage", conditioning=first, width=0.5, height=0.25, x=0.1, y=0.0, strength=1.0)[0]
-    mask = kitchen.call("SolidMask", value=1.0, width=8, height=8)[0]
-    third = kitchen.call("ConditioningSetMask", conditioning=second, mask=mask, set_cond_area="mask bounds", strength=0.9)[0]
-    timed = kitchen.call("ConditioningSetTimestepRange", conditioning=third, start=0.1, end=0.8)[0]
-    return kitchen.call("ConditioningCombine", conditioning_1=timed, conditioning_2=first)[0]
+def _area_conditioning(factory: ValueFactory) -> Any:
+    first = factory.call("ConditioningSetArea", conditioning=factory.conditioning(), width=64, height=64, x=8, y=0, strength=0.7)[0]
+    second = factory.call("ConditioningSetAreaPercentage", conditioning=first, width=0.5, height=0.25, x=0.1, y=0.0, strength=1.0)[0]
+    mask = factory.call("SolidMask", value=1.0, width=8, height=8)[0]
+    third = factory.call("ConditioningSetMask", conditioning=second, mask=mask, set_cond_area="mask bounds", strength=0.9)[0]
+    timed = factory.call("ConditioningSetTimestepRange", conditioning=third, start=0.1, end=0.8)[0]
+    return factory.call("ConditioningCombine", conditioning_1=timed, conditioning_2=first)[0]
 
 
-def _reference_conditioning(kitchen: Kitchen) -> Any:
-    latent = kitchen.call("EmptyLatentImage", width=64, height=64, batch_size=1)[0]
-    once = kitchen.call("ReferenceLatent", conditioning=kitchen.conditioning(), latent=latent)[0]
-    twice = kitchen.call("ReferenceLatent", conditioning=once, latent={"samples": kitchen.noise(1, 4, 8, 8)})[0]
-    return kitchen.call("FluxGuidance", conditioning=twice, guidance=3.5)[0]
+def _reference_conditioning(factory: ValueFactory) -> Any:
+    latent = factory.call("EmptyLatentImage", width=64, height=64, batch_size=1)[0]
+    once = factory.call("ReferenceLatent", conditioning=factory.conditioning(), latent=latent)[0]
+    twice = factory.call("ReferenceLatent", conditioning=once, latent={"samples": factory.noise(1, 4, 8, 8)})[0]
+    return factory.call("FluxGuidance", conditioning=twice, guidance=3.5)[0]
 
 
-def _vision(kitchen: Kitchen) -> Any:
-    return kitchen.call("CLIPVisionEncode", clip_vision=kitchen.clip_vision(), image=kitchen.image(2), crop="center")[0]
+def _vision(factory: ValueFactory) -> Any:
+    return factory.call("CLIPVisionEncode", clip_vision=factory.clip_vision(), image=factory.image(2), crop="center")[0]
 
 
-def _vision_conditioning(kitchen: Kitchen) -> Any:
-    inputs = {"conditioning": kitchen.conditioning(), "clip_vision_output": _vision(kitchen)}
-    return kitchen.call("unCLIPConditioning", **inputs, strength=1.0, noise_augmentation=0.1)[0]
+def _vision_conditioning(factory: ValueFactory) -> Any:
+    inputs = {"conditioning": factory.conditioning(), "clip_vision_output": _vision(factory)}
+    return factory.call("unCLIPConditioning", **inputs, strength=1.0, noise_augmentation=0.1)[0]
 
 
-def _audio_encoder_output(kitchen: Kitchen) -> Any:
-    audio = {"waveform": kitchen.noise(1, 1, 16000), "sample_rate": 16000}
-    return kitchen.call("AudioEncoderEncode", audio_encoder=kitchen.audio_encoder(), audio=audio)[0]
+def _audio_encoder_output(factory: ValueFactory) -> Any:
+    audio = {"waveform": factory.noise(1, 1, 16000), "sample_rate": 16000}
+    return factory.call("AudioEncoderEncode", audio_encoder=factory.audio_encoder(), audio=audio)[0]
 
 
-def _trimmed_audio(kitchen: Kitchen) -> Any:
-    audio = kitchen.call("EmptyAudio", duration=2.0, sample_rate=8000, channels=2)[0]
-    return kitchen.call("TrimAudioDuration", audio=audio, start_index=0.5, duration=1.0)[0]
+def _trimmed_audio(factory: ValueFactory) -> Any:
+    audio = factory.call("EmptyAudio", duration=2.0, sample_rate=8000, channels=2)[0]
+    return factory.call("TrimAudioDuration", audio=audio, start_index=0.5, duration=1.0)[0]
 
 
-def _loaded_video(kitchen: Kitchen) -> Any:
-    return kitchen.call("LoadVideo", file=kitchen.video_file())[0]
+def _loaded_video(factory: ValueFactory) -> Any:
+    return factory.call("LoadVideo", file=factory.video_file())[0]
 
 
-def _sliced_video(kitchen: Kitchen) -> Any:
-    return kitchen.call("Video Slice", video=_loaded_video(kitchen), start_time=-0.2, duration=0.1, strict_duration=False)[0]
+def _sliced_video(factory: ValueFactory) -> Any:
+    return factory.call("Video Slice", video=_loaded_video(factory), start_time=-0.2, duration=0.1, strict_duration=False)[0]
 
 
-def _viewport(kitchen: Kitchen) -> tuple[Any, ...]:
-    camera = kitchen.call("CreateCameraInfo", mode={"mode": "orbit", "yaw": 30.0, "pitch": 10.0, "distance": 3.0}, **_CAMERA)[0]
+def _viewport(factory: ValueFactory) -> tuple[Any, ...]:
+    camera = factory.call("CreateCameraInfo", mode={"mode": "orbit", "yaw": 30.0, "pitch": 10.0, "distance": 3.0}, **_CAMERA)[0]
     placed = {"position": {"x": 0, "y": 1.5, "z": 0}, "quaternion": {"x": 0, "y": 0, "z": 0, "w": 1}, "scale": {"x": 1, "y": 1, "z": 1}}
     state = {"camera_info": camera, "model_3d_info": [placed]}
-    return kitchen.call("Load3DAdvanced", model_file=kitchen.model_file(), viewport_state=state, width=64, height=64)
+    return factory.call("Load3DAdvanced", model_file=factory.model_file(), viewport_state=state, width=64, height=64)
 
 
 _CAMERA = {"target_x": 0.0, "target_y": 0.5, "target_z": 0.0, "roll": 0.0, "fov": 50.0}
 _POINTS = [(0.0, 0.0), (0.3, 0.1), (0.7, 0.95), (1.0, 1.0)]
 _BOX = {"x": 4, "y": 5, "width": 10, "height": 12}
 
-LIVE: dict[str, tuple[str, Callable[[Kitchen], Any]]] = {
+LIVE: dict[str, tuple[str, Callable[[ValueFactory], Any]]] = {
     "IMAGE of one colour": ("IMAGE", lambda k: k.call("EmptyImage", width=16, height=8, batch_size=2, color=0x336699)[0]),
     "IMAGE scaled": (
         "IMAGE",
@@ -238,9 +238,9 @@ LIVE: dict[str, tuple[str, Callable[[Kitchen], Any]]] = {
 }
 
 
-def _every_key(kitchen: Kitchen) -> Any:
-    """CONDITIONING with keys of many model families at once."""
-    noise, vision = kitchen.noise, _vision(kitchen)
+def _every_key(factory: ValueFactory) -> Any:
+    """Return a CONDITIONING with the keys of many model families."""
+    noise, vision = factory.noise, _vision(factory)
     extra = {
         "concat_latent_image": noise(1, 4, 8, 8).half(),
         "concat_mask": noise(1, 1, 8, 8).bfloat16(),
@@ -254,52 +254,52 @@ def _every_key(kitchen: Kitchen) -> Any:
         "hooks": None,
         1: "a key that is no text",
     }
-    return [[noise(1, 4, 8), extra], [noise(1, 4, 8).to(kitchen.torch.float8_e4m3fn), {}]]
+    return [[noise(1, 4, 8), extra], [noise(1, 4, 8).to(factory.torch.float8_e4m3fn), {}]]
 
 
-def _odd_tensors(kitchen: Kitchen) -> Any:
-    torch = kitchen.torch
+def _odd_tensors(factory: ValueFactory) -> Any:
+    torch = factory.torch
     nan = torch.tensor([0x7FC00001, 0x7F800001, -0x7FFFFF, -0x80000000], dtype=torch.int32).view(torch.float32)
-    views = [kitchen.noise(2, 3, 4).permute(2, 0, 1), kitchen.noise(1, 4, 4, 4).to(memory_format=torch.channels_last)]
-    return {"nan": nan, "views": views, "wide": kitchen.noise(1, 3).expand(5, 3), "none": torch.empty(0, 4), "one": torch.tensor(1.5)}
+    views = [factory.noise(2, 3, 4).permute(2, 0, 1), factory.noise(1, 4, 4, 4).to(memory_format=torch.channels_last)]
+    return {"nan": nan, "views": views, "wide": factory.noise(1, 3).expand(5, 3), "none": torch.empty(0, 4), "one": torch.tensor(1.5)}
 
 
-def _full_video(kitchen: Kitchen) -> Any:
+def _full_video(factory: ValueFactory) -> Any:
     parts = {
-        "images": kitchen.image(3),
-        "audio": {"waveform": kitchen.noise(1, 2, 100), "sample_rate": 8000},
-        "alpha": kitchen.noise(3, 32, 32),
+        "images": factory.image(3),
+        "audio": {"waveform": factory.noise(1, 2, 100), "sample_rate": 8000},
+        "alpha": factory.noise(3, 32, 32),
     }
-    components = kitchen.api.Types.VideoComponents(**parts, frame_rate=Fraction(30000, 1001), metadata={"title": "a", "n": [1, 2]})
-    return kitchen.api.InputImpl.VideoFromComponents(components)
+    components = factory.api.Types.VideoComponents(**parts, frame_rate=Fraction(30000, 1001), metadata={"title": "a", "n": [1, 2]})
+    return factory.api.InputImpl.VideoFromComponents(components)
 
 
-def _video_in_memory(kitchen: Kitchen) -> Any:
-    stream = BytesIO((kitchen.folder / "input" / kitchen.video_file()).read_bytes())
+def _video_in_memory(factory: ValueFactory) -> Any:
+    stream = BytesIO((factory.folder / "input" / factory.video_file()).read_bytes())
     stream.seek(17)
-    return kitchen.api.InputImpl.VideoFromFile(stream, start_time=0.1, duration=0.2)
+    return factory.api.InputImpl.VideoFromFile(stream, start_time=0.1, duration=0.2)
 
 
-def _full_mesh(kitchen: Kitchen) -> Any:
-    torch, noise = kitchen.torch, kitchen.noise
+def _full_mesh(factory: ValueFactory) -> Any:
+    torch, noise = factory.torch, factory.noise
     maps = {"texture": noise(1, 4, 4, 3), "normal_map": noise(1, 4, 4, 3), "uvs": noise(1, 5, 2), "vertex_colors": noise(1, 5, 4)}
     counts = {"vertex_counts": torch.tensor([4]), "face_counts": torch.tensor([2])}
     faces = torch.tensor([[[0, 1, 2], [1, 2, 3]]], dtype=torch.int32)
-    return kitchen.api.Types.MESH(noise(1, 5, 3), faces, **maps, **counts, unlit=True, material={"roughness": 0.4, "alpha": "BLEND"})
+    return factory.api.Types.MESH(noise(1, 5, 3), faces, **maps, **counts, unlit=True, material={"roughness": 0.4, "alpha": "BLEND"})
 
 
-def _range(kitchen: Kitchen) -> Any:
+def _range(factory: ValueFactory) -> Any:
     cls: Any = importlib.import_module("comfy_api.input").RangeInput
     return cls.from_raw({"min": 0.1, "max": 0.9, "midpoint": 0.4})
 
 
-def _file_in_a_stream(kitchen: Kitchen) -> Any:
-    path = kitchen.folder / "input" / "cloud.ply"
+def _file_in_a_stream(factory: ValueFactory) -> Any:
+    path = factory.folder / "input" / "cloud.ply"
     path.write_bytes(b"ply\nformat ascii 1.0\nend_header\n")
-    return kitchen.api.Types.File3D(path.open("rb"), "ply")
+    return factory.api.Types.File3D(path.open("rb"), "ply")
 
 
-BUILT: dict[str, tuple[str, Callable[[Kitchen], Any]]] = {
+BUILT: dict[str, tuple[str, Callable[[ValueFactory], Any]]] = {
     "CONDITIONING with every kind of key": ("CONDITIONING", _every_key),
     "CONDITIONING with all hidden states": (
         "CONDITIONING",

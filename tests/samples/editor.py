@@ -1,4 +1,4 @@
-"""ComfyUI's editor in a real browser, as tests use it: nodes added and linked, lists opened, runs watched, pictures taken."""
+"""ComfyUI's editor in a real browser: adding and linking nodes, opening lists, watching runs, taking screenshots."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _WATCH = """() => {
 
 
 def find_browser() -> str | None:
-    """A Chromium that CHROMIUM names or that is installed, if Playwright is there to drive it; None otherwise."""
+    """Return the Chromium at CHROMIUM or an installed one, or None if it or Playwright is missing."""
     if importlib.util.find_spec("playwright") is None:
         return None
     return os.environ.get("CHROMIUM") or next((found for name in _NAMES if (found := shutil.which(name))), None)
@@ -56,7 +56,7 @@ def find_browser() -> str | None:
 
 @contextlib.contextmanager
 def started_browser(binary: str, profile: Path) -> Iterator[Any]:
-    """A browser's context with a profile of its own."""
+    """Start a browser context with a new profile."""
     playwright = importlib.import_module("playwright.sync_api").sync_playwright
     with playwright() as driver:
         context = driver.chromium.launch_persistent_context(
@@ -70,7 +70,7 @@ def started_browser(binary: str, profile: Path) -> Iterator[Any]:
 
 @dataclass(eq=False)
 class Editor:
-    """One page of the editor. Nodes are named by the id that the editor gives them."""
+    """A page of the editor. Nodes are identified by the editor's ids."""
 
     page: Any = field(repr=False)
     url: str
@@ -78,7 +78,7 @@ class Editor:
     ready_after: float = 0.0
 
     def open(self) -> Editor:
-        """Load the page and wait until nodes can be added; ``ready_after`` says how long that took."""
+        """Load the page and wait until nodes can be added; ``ready_after`` is the time that took."""
         self.page.on("request", lambda request: self.requests.append(request.url))
         started = time.monotonic()
         self.page.goto(self.url)
@@ -87,7 +87,7 @@ class Editor:
         return self
 
     def empty(self, *, vue: bool = False) -> Editor:
-        """An empty canvas, its nodes drawn in one of the two ways; what is heard of runs is kept from here on."""
+        """Open an empty canvas with one of the two node renderers, and start recording the messages of runs."""
         self.page.wait_for_function("() => app.graph && app.extensionManager.workflow?.activeWorkflow")
         self.page.evaluate(_WATCH)
         self.page.evaluate("() => { heard.length = 0; app.extensionManager.toast.removeAll(); }")
@@ -98,14 +98,14 @@ class Editor:
         return self
 
     def draw_with(self, *, vue: bool) -> None:
-        """Draw nodes on the canvas, or as elements of the page."""
+        """Draw nodes on the canvas, or as Vue components."""
         self.page.evaluate("(vue) => app.extensionManager.setting.set('Comfy.VueNodes.Enabled', vue)", vue)
         self.page.wait_for_timeout(300)
 
     # -- nodes --------------------------------------------------------------------------------------------------
 
     def add(self, kind: str, x: int, y: int, **values: Any) -> int:
-        """Add a node with these widget values; gives its id."""
+        """Add a node with these widget values, and return its id."""
         made = self.page.evaluate(
             "([kind, x, y]) => { const node = LiteGraph.createNode(kind); node.pos = [x, y]; app.graph.add(node); return Number(node.id); }",
             [kind, x, y],
@@ -115,7 +115,7 @@ class Editor:
         return int(made)
 
     def set(self, node: int, name: str, value: Any) -> None:
-        """Choose a widget's value, as a click does."""
+        """Set a widget's value, as a click does."""
         self.page.evaluate(
             "([id, name, value]) => { const node = app.graph.getNodeById(id), widget = node.widgets.find((w) => w.name === name);"
             " widget.value = value; widget.callback?.(value, app.canvas, node); }",
@@ -123,7 +123,7 @@ class Editor:
         )
 
     def choices(self, node: int, name: str) -> list[str]:
-        """What a list offers."""
+        """Return the options of a list."""
         found: list[str] = self.page.evaluate(
             "([id, name]) => { const { values } = app.graph.getNodeById(id).widgets.find((w) => w.name === name).options;"
             " return typeof values === 'function' ? values() : values; }",
@@ -132,11 +132,11 @@ class Editor:
         return found
 
     def value(self, node: int, name: str) -> Any:
-        """A widget's value."""
+        """Return a widget's value."""
         return self.page.evaluate("([id, name]) => app.graph.getNodeById(id).widgets.find((w) => w.name === name)?.value", [node, name])
 
     def link(self, source: int, output: int, target: int, label: str) -> None:
-        """Link an output to the input that shows ``label``."""
+        """Link an output to the input with the label ``label``."""
         self.page.evaluate(
             "([from, output, to, label]) => { const node = app.graph.getNodeById(to);"
             " const slot = node.inputs.findIndex((i) => !i.widget && (i.label ?? i.name) === label);"
@@ -145,7 +145,7 @@ class Editor:
         )
 
     def inputs(self, node: int) -> list[list[Any]]:
-        """Label, type, and whether it is linked, of each input that is no widget."""
+        """Return label, type and link state of each input that is not a widget."""
         found: list[list[Any]] = self.page.evaluate(
             "(id) => app.graph.getNodeById(id).inputs.filter((i) => !i.widget).map((i) => [i.label ?? i.name, i.type, i.link != null])",
             node,
@@ -153,21 +153,21 @@ class Editor:
         return found
 
     def outputs(self, node: int) -> list[list[Any]]:
-        """Label, type, and number of links, of each output."""
+        """Return label, type and number of links of each output."""
         found: list[list[Any]] = self.page.evaluate(
             "(id) => app.graph.getNodeById(id).outputs.map((o) => [o.label ?? o.name, o.type, o.links?.length ?? 0])", node
         )
         return found
 
     def badges(self, node: int) -> list[str]:
-        """The texts of a node's badges."""
+        """Return the texts of a node's badges."""
         found: list[str] = self.page.evaluate(
             "(id) => app.graph.getNodeById(id).badges.map((b) => (typeof b === 'function' ? b() : b).text).filter(Boolean)", node
         )
         return found
 
     def chosen(self, kind: str) -> int:
-        """The id of the only node of a class."""
+        """Return the id of the only node of a class."""
         found = self.page.evaluate("(kind) => app.graph._nodes.filter((n) => n.comfyClass === kind).map((n) => Number(n.id))", kind)
         assert len(found) == 1, found
         return int(found[0])
@@ -175,17 +175,17 @@ class Editor:
     # -- the workflow -------------------------------------------------------------------------------------------
 
     def prompt(self) -> dict[str, Any]:
-        """The open workflow in ComfyUI's API format."""
+        """Return the open workflow in ComfyUI's API format."""
         found: dict[str, Any] = self.page.evaluate("async () => (await app.graphToPrompt()).output")
         return found
 
     def save(self) -> dict[str, Any]:
-        """The open workflow as its file has it."""
+        """Return the open workflow as saved to a file."""
         found: dict[str, Any] = self.page.evaluate("async () => JSON.parse(JSON.stringify(app.graph.serialize()))")
         return found
 
     def load(self, workflow: dict[str, Any]) -> None:
-        """Open a workflow's file."""
+        """Open a workflow from its file."""
         self.page.evaluate("(workflow) => app.loadGraphData(workflow)", workflow)
 
     def run(self) -> None:
@@ -194,18 +194,18 @@ class Editor:
         self.page.get_by_test_id("queue-button").click()
 
     def heard(self, kind: str) -> list[Any]:
-        """What messages of one kind said since the last run began."""
+        """Return the data of all messages of one kind since the last run started."""
         found: list[Any] = self.page.evaluate("(kind) => heard.filter((each) => each[0] === kind).map((each) => each[2])", kind)
         return found
 
     def wait_for_end(self, seconds: float = 100) -> None:
-        """Return when the run is over, however it ended."""
+        """Wait until the run has ended, with any result."""
         self.wait_until(lambda: self.heard("execution_success") or self.heard("execution_error"), seconds)
 
     # -- looking ------------------------------------------------------------------------------------------------
 
     def wait_until(self, what: Callable[[], Any], seconds: float = 20) -> Any:
-        """The first true answer, while the page goes on; raises TimeoutError."""
+        """Return the first true result while the page continues; raise TimeoutError."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             found = what()
@@ -215,18 +215,18 @@ class Editor:
         raise TimeoutError(f"waited {seconds} s in vain")
 
     def messages(self) -> list[str]:
-        """The texts of the messages that are shown now."""
+        """Return the texts of the messages on screen."""
         found: list[str] = self.page.locator(".p-toast-message").all_inner_texts()
         return found
 
     def picture(self, name: str, series: str = "editor") -> None:
-        """Keep what is seen as ``docs/pictures/SERIES-NAME.png`` if KEEP_PICTURES is set, with 256 colours so that it stays small."""
+        """Save a screenshot as ``docs/pictures/SERIES-NAME.png`` if KEEP_PICTURES is set, with 256 colours to keep it small."""
         if not os.environ.get("KEEP_PICTURES"):
             return
         self._keep(f"{series}-{name}", _SEEN)
 
     def whole_picture(self, name: str) -> None:
-        """As `picture`, of the whole workflow and nothing but that, as ``docs/pictures/workflow-NAME.png``."""
+        """Save a screenshot of the whole workflow alone as ``docs/pictures/workflow-NAME.png``, as `picture`."""
         if not os.environ.get("KEEP_PICTURES"):
             return
         before = self.page.viewport_size

@@ -1,4 +1,4 @@
-"""Real endpoints for tests: processes that are started, killed and restarted, and a proxy that counts bytes and cuts connections."""
+"""Headless endpoints as processes that are started, killed and restarted, and a proxy that counts bytes and cuts connections."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOKEN = "token-of-the-tests"
 class EndpointProcess:
     """A headless endpoint with the sample blocks; ``settings`` are those of `yggdrasill.server_ext.server.Settings`.
 
-    Unless they say so, tensors cross a socket as from another machine, not the folder of artifacts.
+    By default the artifact folder is not shared, so that tensors cross a socket as between machines.
     """
 
     def __init__(self, name: str, data_dir: Path, **settings: Any) -> None:
@@ -41,7 +41,7 @@ class EndpointProcess:
         self.url = ""
 
     def begin(self) -> None:
-        """Start the process without waiting, so that several start at once."""
+        """Start the process without waiting, so that several can start in parallel."""
         data = {**self._settings, "data_dir": str(self.data_dir)}
         paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = {**os.environ, "YGGDRASILL_TOKEN": self.token, "PYTHONPATH": os.pathsep.join(paths)}
@@ -52,7 +52,7 @@ class EndpointProcess:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment, cwd=self.data_dir)
 
     def ready(self) -> EndpointProcess:
-        """Wait until it answers requests."""
+        """Wait until it responds to requests."""
         assert self._process is not None
         assert self._process.stdout is not None
         timer = threading.Timer(START_SECONDS, self._process.kill)
@@ -67,29 +67,29 @@ class EndpointProcess:
         return self
 
     def start(self) -> EndpointProcess:
-        """Start it and wait."""
+        """Start the process and wait until it is ready."""
         self.begin()
         return self.ready()
 
     def log(self) -> str:
-        """What it wrote to its standard error."""
+        """Return its standard error."""
         return (self.data_dir / "stderr.log").read_text(encoding="utf-8", errors="replace")
 
     def kill(self) -> None:
-        """End it without a chance to tidy up."""
+        """Kill the process."""
         self._end(signal.SIGKILL if hasattr(signal, "SIGKILL") else signal.SIGTERM)
 
     def stop(self) -> None:
-        """End it as a user would."""
+        """Stop the process as a user does."""
         self._end(signal.SIGTERM)
 
     def pause(self) -> None:
-        """Stop its clock: it answers nothing and keeps its connections."""
+        """Pause the process: it keeps its connections and does not respond."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """Let it go on."""
+        """Resume the process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
@@ -115,30 +115,30 @@ class EndpointProcess:
         return self._process.pid
 
     def endpoint(self, url: str | None = None) -> Endpoint:
-        """It as a registry's endpoint, perhaps reached by another url."""
+        """Return it as a registry entry, optionally with another url."""
         return Endpoint(self.name, url or self.url, secret=self.token)
 
     def client(self, url: str | None = None) -> EndpointClient:
-        """A client for it."""
+        """Return a client for it."""
         return self.endpoint(url).client()
 
 
 def free_port() -> int:
-    """A port that is free now."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         return int(server.getsockname()[1])
 
 
 def registry_of(*endpoints: EndpointProcess | Endpoint, **options: Any) -> EndpointRegistry:
-    """A registry of these endpoints."""
+    """Return a registry of these endpoints."""
     named = {item.name: item.endpoint() if isinstance(item, EndpointProcess) else item for item in endpoints}
     return EndpointRegistry(named, **options)
 
 
 class Cutter:
-    """A TCP proxy to ``port``: counts the bytes both ways, and cuts every connection once ``cut_after`` more bytes went by.
+    """A TCP proxy to ``port`` that counts the bytes in both directions and cuts each connection after ``cut_after`` more bytes.
 
-    ``cuts`` says how many times it does that.
+    ``cuts`` is the number of remaining cuts.
     """
 
     def __init__(self, port: int) -> None:
@@ -157,16 +157,16 @@ class Cutter:
         self._thread.start()
 
     def cut(self, times: int, after: int) -> None:
-        """Cut the next connections, ``times`` times, each after ``after`` bytes."""
+        """Cut the next ``times`` connections, each after ``after`` bytes."""
         with self._lock:
             self.cuts, self.cut_after, self._passed = times, after, 0
 
     def sever(self) -> None:
-        """Cut every connection now."""
+        """Cut all connections."""
         self._cut_all()
 
     def close(self) -> None:
-        """End every connection."""
+        """Close the proxy and all connections."""
         self._closing = True
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", self._server.getsockname()[1]), 1).close()
@@ -233,7 +233,7 @@ class Cutter:
 
 
 class _Reached(Protocol):
-    """An endpoint, headless or a ComfyUI."""
+    """An endpoint, headless or ComfyUI."""
 
     @property
     def url(self) -> str: ...
@@ -241,7 +241,7 @@ class _Reached(Protocol):
 
 @contextmanager
 def cutter(endpoint: _Reached) -> Iterator[Cutter]:
-    """A `Cutter` before an endpoint."""
+    """Open a `Cutter` in front of an endpoint."""
     proxy = Cutter(int(endpoint.url.rsplit(":", 1)[1]))
     try:
         yield proxy

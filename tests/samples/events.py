@@ -1,4 +1,4 @@
-"""A callback that remembers what hooks were told."""
+"""A callback that records the calls of hooks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["Events"]
 
 
 class Events:
-    """Keeps (id, phase) and the facts of every call."""
+    """Records (id, phase) and the details of every call."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, str]] = []
@@ -19,5 +19,5 @@ class Events:
         self.facts.append(facts)
 
     def of(self, phase: str) -> list[str]:
-        """The ids of the calls of one phase, in order."""
+        """Return the ids of the calls of one phase, in order."""
         return [name for name, seen in self.seen if seen == phase]

@@ -1,6 +1,6 @@
-"""Graphs of sample blocks: short ways to write one down, and a hypothesis strategy that invents runnable ones.
+"""Graphs of sample blocks: a short notation, and a hypothesis strategy that generates runnable graphs.
 
-`graph_cases` gives configs and inputs, so that the same case can run as a graph, inside a pipeline, or behind a url.
+`graph_cases` draws configs and inputs, so that the same case can run as a graph, inside a pipeline, or on an endpoint.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ __all__ = ["GraphCase", "bits", "edge", "graph_cases", "graph_of", "sample_regis
 
 
 def sample_registry() -> BlockRegistry:
-    """A registry with the sample blocks."""
+    """Return a registry with the sample blocks."""
     registry = BlockRegistry()
     register_samples(registry)
     return registry
 
 
 def edge(text: str) -> Edge:
-    """The edge written ``a.x -> b.y``."""
+    """Return the edge written ``a.x -> b.y``."""
     source, _, target = text.partition(" -> ")
     (from_node, from_port), (to_node, to_port) = source.rsplit(".", 1), target.rsplit(".", 1)
     return Edge(from_node, from_port, to_node, to_port)
@@ -42,7 +42,7 @@ def graph_of(
     pool: ReusePool | None = None,
     **metadata: Any,
 ) -> Graph:
-    """A graph written down: ``{"a": "add", "b": ("add", {"offset": 1})}``, ``["a.out -> b.a"]``, exposed ports as
+    """Build a graph from ``{"a": "add", "b": ("add", {"offset": 1})}``, ``["a.out -> b.a"]``, and exposed ports as
     ``node.port`` or ``node.port = name``."""
     graph = Graph(graph_id, registry=sample_registry(), pool=pool, metadata=metadata)
     for node_id, what in nodes.items():
@@ -59,13 +59,13 @@ def graph_of(
 
 
 def bits(value: Any) -> bytes:
-    """``value`` as the codec's bytes: equal bytes are equal values down to the last bit, NaN and strides included."""
+    """Return ``value`` as the codec's bytes. Equal bytes are equal values in every bit, including NaN and strides."""
     return dumps(value)
 
 
 @dataclass
 class GraphCase:
-    """A graph's config, inputs by external key, and how often its cycles run."""
+    """A graph's config, its inputs by external key, and the iterations of its cycles."""
 
     config: dict[str, Any]
     inputs: dict[str, float]
@@ -73,7 +73,7 @@ class GraphCase:
     traits: set[str] = field(default_factory=set)
 
     def build(self, pool: ReusePool | None = None) -> Graph:
-        """A fresh graph of the case, sharing nothing with others unless a pool is given."""
+        """Build a new graph of the case, which shares no blocks with others unless a pool is given."""
         return Graph.from_config(self.config, sample_registry(), validate=True, pool=pool or ReusePool())
 
 
@@ -95,8 +95,8 @@ _MANY = {"mix": ("terms", "chosen"), "collect": ("sum", "first", "dict")}
 
 @st.composite
 def graph_cases(draw: st.DrawFn, *, max_nodes: int = 7, cyclic: bool | None = None, random: bool = True) -> GraphCase:
-    """Valid graphs over all aggregation policies, with or without cycles (``cyclic`` None: either), with the inputs to run
-    them. ``random=False`` leaves out blocks that draw random numbers."""
+    """Draw a valid graph over all aggregation policies, with or without cycles (``cyclic`` None: either), with its inputs.
+    ``random=False`` excludes blocks that use random numbers."""
     draw_cycles = draw(st.booleans()) if cyclic is None else cyclic
     noisy = random and draw(st.booleans())
     kinds = [kind for kind in _SHAPES if kind != ("branch" if noisy else "noise")]
@@ -147,7 +147,7 @@ def _wire_forward(draw: st.DrawFn, graph: Graph, chosen: Mapping[str, str]) -> N
 
 
 def _wire_back(draw: st.DrawFn, graph: Graph, chosen: Mapping[str, str]) -> None:
-    """Edges that may close cycles; those that would make the graph invalid are taken out again."""
+    """Draw edges that may close cycles, and remove those that make the graph invalid."""
     sources = [(node_id, port) for node_id, kind in chosen.items() for port in _SHAPES[kind][1]]
     targets = [(node_id, port) for node_id, kind in chosen.items() for port in dict.fromkeys((*_SHAPES[kind][0], *_MANY.get(kind, ())))]
     if not sources or not targets:

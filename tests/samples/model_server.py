@@ -1,4 +1,4 @@
-"""A server that gives model files, an endpoint that may fetch from it, and that endpoint as a process to be killed."""
+"""A server of model files, an endpoint that fetches from it, and that endpoint as a process that can be killed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from samples.endpoints import TESTS
+from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.fetch import PeerFetcher
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs import JobStore
-from yggdrasill.server_ext.model_sources import ModelRequest, ModelSources
+from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources
+from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.signing import Signer
 from yggdrasill.values.stores.memory import MemoryStore
 
 __all__ = ["SHA256", "WEIGHTS", "ModelServer", "fetching_process", "files", "model_server", "service", "sources"]
@@ -32,8 +32,8 @@ SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
 
 
 class ModelServer(ThreadingHTTPServer):
-    """``/good/...`` gives the weights, ``/good/short...`` breaks off, ``/good/gated...`` gives the second half when ``gate`` is open,
-    ``/good/to/X`` redirects to X, everything else is missing."""
+    """A server where ``/good/...`` returns the weights, ``/good/short...`` a truncated response, ``/good/gated...`` the second half when
+    ``gate`` is set, ``/good/to/X`` a redirect to X, and any other path 404."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _ModelHandler)
@@ -73,12 +73,12 @@ class _ModelHandler(BaseHTTPRequestHandler):
             self.wfile.write(WEIGHTS[:1000] if self.path.startswith("/good/short") else WEIGHTS)
 
     def log_message(self, *_: Any) -> None:
-        """Nothing is printed."""
+        """Print nothing."""
 
 
 @contextmanager
 def model_server() -> Iterator[ModelServer]:
-    """a running server of model files."""
+    """Start a server of model files."""
     server = ModelServer()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -89,14 +89,14 @@ def model_server() -> Iterator[ModelServer]:
 
 
 def sources(folder: Path, url: str, *, most: int = 1 << 30, allowed: tuple[str, ...] = ("/good",)) -> ModelSources:
-    """One folder, ``loras``, and what lies below ``allowed`` at a model_server."""
+    """Return sources with one folder, ``loras``, and the paths ``allowed`` at a model server."""
     base = folder / "loras"
     base.mkdir(exist_ok=True)
     return ModelSources([url + path for path in allowed], lambda: {"loras": base}, most)
 
 
 def service(folder: Path) -> Service:
-    """An endpoint with its files in ``folder``, not yet begun, which has no model folders."""
+    """Return a service, not started, with its files in ``folder`` and without model folders."""
     store = MemoryStore()
     return Service(
         host=HeadlessHost(),
@@ -109,12 +109,12 @@ def service(folder: Path) -> Service:
 
 
 def files(folder: Path) -> list[str]:
-    """Every file below a folder, hidden ones too."""
+    """Return all files below a folder, including hidden ones."""
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
 def fetching_process(folder: Path, url: str, key: str) -> subprocess.Popen[bytes]:
-    """A process whose endpoint fetches ``/good/gated.safetensors`` from a model_server into ``loras/a.safetensors``, and stays."""
+    """Start a process whose endpoint fetches ``/good/gated.safetensors`` from a model server into ``loras/a.safetensors``."""
     paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     command = [sys.executable, "-m", "samples.model_server", str(folder), url, key]
     return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)})

@@ -1,4 +1,4 @@
-"""Hypothesis strategies that place projects: any of a project's parts here, at an endpoint, or at one of several."""
+"""Hypothesis strategies that place the parts of a project locally, on an endpoint, or on one of several."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from samples.worlds import canonical_config
 from yggdrasill.remote import EndpointRegistry
 from yggdrasill.remote.placement import Placement, ProjectPart
 
-__all__ = ["Layout", "extended_world_configs", "layouts", "travelling"]
+__all__ = ["Layout", "deployable", "extended_world_configs", "layouts"]
 
 #: Graphs of these kinds may stand behind the graph of that name in the canonical world: they take and give what it gives.
 _SPLICES = {"create": ("double", "loop", "noisy", "accumulate"), "describe": ("double",), "narrate": ("double",), "develop": ("double",)}
@@ -23,26 +23,26 @@ _SPLICES = {"create": ("double", "loop", "noisy", "accumulate"), "describe": ("d
 
 @dataclass(frozen=True)
 class Layout:
-    """What an endpoints.yaml says: where parts run, by key, and the rest."""
+    """The content of an endpoints.yaml: placements by key, and the rest."""
 
     graphs: dict[str, Any]
     default: str
 
     def into(self, registry: EndpointRegistry) -> EndpointRegistry:
-        """The registry with these placements instead of those it had; its connections stay open."""
+        """Return the registry with these placements in place of its own; its connections stay open."""
         registry.placements = {key: Placement.of(value, registry.endpoints, key) for key, value in self.graphs.items()}
         registry.default = Placement.of(self.default, registry.endpoints, "default")
         return registry
 
     @property
     def has_replicas(self) -> bool:
-        """Whether a part may run at several endpoints."""
+        """Whether a part may run on several endpoints."""
         return any(isinstance(value, dict) for value in self.graphs.values())
 
 
 @st.composite
 def layouts(draw: st.DrawFn, config: Mapping[str, Any], endpoints: Sequence[str], root_id: str | None = None) -> Layout:
-    """Any placement of a project's parts, at every level, but not of all parts here; with ``root_id`` perhaps of the whole project."""
+    """Draw a placement of a project's parts at every level, with at least one remote part; with ``root_id`` also of the whole project."""
     places = st.sampled_from(["local", *endpoints, *endpoints, *_replicas(endpoints)])
     parts = [part.name for part in ProjectPart.of_config((), config).walk() if part.path]
     share = draw(st.sampled_from([1, 2, 4]))
@@ -62,7 +62,7 @@ def _replicas(endpoints: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 @st.composite
 def extended_world_configs(draw: st.DrawFn) -> dict[str, Any]:
-    """The canonical world of the samples, further graphs behind some of its own."""
+    """Draw the canonical sample world with further graphs after some of its own."""
     config = canonical_config(seed=draw(st.integers(0, 99)))
     for stage in config["stages"].values():
         for entry in stage["pipelines"]:
@@ -73,7 +73,7 @@ def extended_world_configs(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def _splice(pipeline: dict[str, Any], kind: str, graph_id: str) -> None:
-    """Put a graph behind the one that gives the pipeline's output."""
+    """Append a graph to the one with the pipeline's output."""
     graph = graph_of_kind(kind, graph_id).to_config()
     _shape_noise(graph, [3])
     (output,) = pipeline["exposed_outputs"]
@@ -84,10 +84,10 @@ def _splice(pipeline: dict[str, Any], kind: str, graph_id: str) -> None:
     pipeline["exposed_outputs"] = [{"pipeline_node_id": graph_id, "port_name": "y", "name": output["name"]}]
 
 
-def travelling(config: Mapping[str, Any], model: Path, rows: int | None = None) -> dict[str, Any]:
-    """A project of `samples.projects` in a form that may travel: its shared model is the file ``model``, which endpoints may read.
+def deployable(config: Mapping[str, Any], model: Path, rows: int | None = None) -> dict[str, Any]:
+    """Return a project of `samples.projects` that can be deployed: its shared model is the file ``model``, which endpoints may read.
 
-    With ``rows`` its noise is [rows, 4] instead of [4], so that tensors travel beside the messages.
+    With ``rows`` its noise has the shape [rows, 4] instead of [4], so that tensors are sent as artifacts.
     """
     changed: dict[str, Any] = copy.deepcopy(dict(config))
     for block_config in _block_configs(changed):
@@ -109,7 +109,7 @@ def _block_configs(config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _nodes(config: Any) -> Iterator[dict[str, Any]]:
-    """The nodes of all graphs in a config of any level."""
+    """Yield the nodes of all graphs in a config of any level."""
     if isinstance(config, dict):
         if "block_type" in config:
             yield config

@@ -1,4 +1,4 @@
-"""Makes the sample blocks and those of the sample world known to an endpoint that is started with this module as a plugin."""
+"""A plugin that registers the sample blocks and those of the sample world on an endpoint."""
 
 from __future__ import annotations
 

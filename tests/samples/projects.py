@@ -1,6 +1,6 @@
-"""Hypothesis strategies that invent runnable projects: pipelines, stages and worlds of small graphs over tensors.
+"""Hypothesis strategies that generate runnable projects: pipelines, stages and worlds of small graphs over tensors.
 
-They give configs, so that one case can be built several times, saved, or placed. Graphs double, add, draw noise, run
+They draw configs, so that one case can be built several times, saved, or placed. Graphs double, add, draw noise, run
 loops, keep a sum between calls (`stateful`) or share one linear model (`SHARED`). Inputs are float32 tensors [4].
 """
 
@@ -36,7 +36,7 @@ _NEEDS = {
 
 
 def graph_of_kind(kind: str, name: str) -> Graph:
-    """A graph with input ``x`` (and ``z`` for ``add``) and output ``y``."""
+    """Return a graph with input ``x`` (and ``z`` for ``add``) and output ``y``."""
     graph = Graph(name, registry=REGISTRY, pool=ReusePool.off())
     block, into, out_of = {
         "double": ("double", {"x": "x"}, "y"),
@@ -64,7 +64,7 @@ def graph_of_kind(kind: str, name: str) -> Graph:
 def pipeline_configs(
     draw: st.DrawFn, *, name: str = "pipeline", sources: Sequence[str] = ("one", "two"), kinds: Sequence[str] = _KINDS
 ) -> dict[str, Any]:
-    """A valid pipeline of 1 to 4 graphs in any order; its inputs are some of ``sources`` and its first output is ``result``."""
+    """Draw a valid pipeline of 1 to 4 graphs in any order; its inputs are among ``sources`` and its first output is ``result``."""
     ids = draw(st.permutations("abcd"[: draw(st.integers(1, 4))]))
     pipeline = Pipeline(name)
     for graph_id in ids:
@@ -86,7 +86,7 @@ def pipeline_configs(
 
 
 def pipeline_inputs(config: dict[str, Any], scale: float = 1.0) -> dict[str, Any]:
-    """A tensor for every external input of a pipeline's config."""
+    """Draw a tensor for every external input of a pipeline's config."""
     import torch
 
     names = dict.fromkeys(entry["name"] for entry in config["exposed_inputs"])
@@ -95,7 +95,7 @@ def pipeline_inputs(config: dict[str, Any], scale: float = 1.0) -> dict[str, Any
 
 @st.composite
 def stage_configs(draw: st.DrawFn, *, role: str | None = None, kinds: Sequence[str] = _KINDS) -> dict[str, Any]:
-    """A stage of 1 or 2 pipelines that reads any blocks it may and writes what its role says (without one: 1 to 3)."""
+    """Draw a stage of 1 or 2 pipelines that reads allowed blocks and writes those of its role (without a role: 1 to 3)."""
     stage = Stage(role or "stage", role=role)
     if role == "environment":
         return draw(_environments(kinds))
@@ -143,7 +143,7 @@ def _add(
 
 @st.composite
 def world_configs(draw: st.DrawFn, *, kinds: Sequence[str] = _KINDS) -> dict[str, Any]:
-    """A canonical world whose every stage is invented."""
+    """Draw a canonical world whose stages are all generated."""
     world = World("invented", seed=draw(st.integers(0, 99)))
     for role in CANONICAL_CYCLE:
         world.add_stage(draw(stage_configs(role=role, kinds=kinds)), registry=REGISTRY, pool=ReusePool.off())
@@ -153,7 +153,7 @@ def world_configs(draw: st.DrawFn, *, kinds: Sequence[str] = _KINDS) -> dict[str
 
 
 def full_state(*blocks: int) -> State:
-    """A state with a tensor in each of these blocks."""
+    """Return a state with a tensor in each of these blocks."""
     import torch
 
     return State({block: torch.arange(4.0) - block for block in blocks}, seed=3)

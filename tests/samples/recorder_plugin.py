@@ -1,4 +1,4 @@
-"""Makes every sample block known to an endpoint, as recorders where they compute (`samples.recorders`) and as they are where they wait."""
+"""A plugin that registers every sample block: recorders (`samples.recorders`) for blocks that compute, and gates unchanged."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The sample blocks as recorders: before they compute they note what they were given, in whatever process they run. A plugin.
+"""The sample blocks as recorders, in any process: each block writes its inputs to a file before it computes. A plugin.
 
-The file is named by the environment, because a config that comes over a network may name no paths.
+The environment names the file, because a config from a network cannot contain paths.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Recordered = dict[str, list[tuple[int, int, list[tuple[str, str]]]]]
 
 
 def exact(value: Any) -> bytes:
-    """The codec's bytes of a value, but for which of its tensors are one object: what crossed a wire is a copy."""
+    """Return the codec's bytes of a value, ignoring which of its tensors are the same object: a transferred value is a copy."""
     return dumps(_apart(value))
 
 
@@ -46,7 +46,7 @@ def _apart(value: Any) -> Any:
 
 
 def note(inputs: Mapping[str, Any]) -> None:
-    """Add a line about the node that runs, if anybody listens."""
+    """Write a line about the running node if recording is on."""
     path = os.environ.get(WITNESS_FILE)
     if path is not None:
         run = current_run()
@@ -57,7 +57,7 @@ def note(inputs: Mapping[str, Any]) -> None:
 
 @contextmanager
 def witnessed(path: Path) -> Iterator[Recordered]:
-    """What the blocks of this process, and of those started with that file, noted meanwhile; complete when the context ends."""
+    """Record the blocks of this process and of those started with that file; the records are complete when the context ends."""
     path.unlink(missing_ok=True)
     seen: Recordered = {}
     before = os.environ.get(WITNESS_FILE)
@@ -86,7 +86,7 @@ def _recorder(cls: type[Any]) -> type[AbstractBaseBlock]:
 
 
 def register_recorders(registry: BlockRegistry) -> BlockRegistry:
-    """Register a recorder for every sample block, under the type of the block."""
+    """Register a recorder for every sample block, under the block's type."""
     for cls in (*SAMPLES, *WORLD_BLOCKS):
         registry.register(cls.block_type, _recorder(cls))
     return registry

@@ -1,6 +1,6 @@
-"""Blocks whose runs a test can hold, release, count and overhear from outside the process; a plugin for endpoints.
+"""Blocks whose runs a test can hold, release and count from outside the process. A plugin for endpoints.
 
-Values they need are inputs, because a config that comes over a network may name no paths.
+Their files are inputs, because a config from a network cannot contain paths.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ ENV_SECRET = "YGGDRASILL_TEST_API_KEY"
 
 
 class Gate(AbstractBaseBlock):
-    """Notes that it began in ``<path>.runs``, and passes ``x`` on when the file ``path`` exists."""
+    """Records its start in ``<path>.runs``, and returns ``x`` when the file ``path`` exists."""
 
     block_type = "sample/gate"
     deterministic = True
@@ -34,7 +34,7 @@ class Gate(AbstractBaseBlock):
 
 
 class Keeper(Gate):
-    """A gate that counts its calls, and so keeps state."""
+    """A gate that counts its calls and therefore keeps state."""
 
     block_type = "sample/keeper"
     deterministic = False
@@ -51,7 +51,7 @@ class Keeper(Gate):
 
 
 class Outside(Gate):
-    """A gate that lends its slot to other jobs while it waits."""
+    """A gate that releases its slot while it waits."""
 
     block_type = "sample/outside"
 
@@ -63,7 +63,7 @@ class Outside(Gate):
 
 
 class Leak(AbstractBaseBlock):
-    """Fails, and names a secret of the process and its token in doing so."""
+    """Fails with a message that contains a secret of the process and its token."""
 
     block_type = "sample/leak"
 
@@ -91,13 +91,13 @@ class Say(AbstractBaseBlock):
 
 
 def begin(path: str) -> None:
-    """Add a line to ``<path>.runs``."""
+    """Append a line to ``<path>.runs``."""
     with Path(f"{path}.runs").open("a", encoding="utf-8") as file:
         file.write("run\n")
 
 
 def wait_for(path: str) -> None:
-    """Until the file is there or the run was cancelled."""
+    """Wait until the file exists or the run is cancelled."""
     while not Path(path).exists():
         current_run().check_cancelled()
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Workflows that tests serve, of ComfyUI's own node classes and of those of the stand-in (`samples.prompts`)."""
+"""Workflows that tests deploy, with ComfyUI's own node classes and with those of the fake ComfyUI (`samples.fake_comfyui`)."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ from samples.comfy_graphs import Prompt, graph_input, graph_output, node
 
 __all__ = ["DOUBLE", "EARLY_AND_LATE", "GATE", "paint", "soften"]
 
-DOUBLE: Prompt = {"1": graph_input("x"), "2": node("StandInDouble", value=("1", 0)), "3": graph_output("y", ("2", 0))}
-#: Gives ``x`` when the door opens.
+DOUBLE: Prompt = {"1": graph_input("x"), "2": node("FakeDouble", value=("1", 0)), "3": graph_output("y", ("2", 0))}
+#: Returns ``x`` when the gate file exists.
 GATE: Prompt = {
     "1": graph_input("path"),
     "2": graph_input("x"),
-    "3": node("StandInGate", path=("1", 0), value=("2", 0)),
+    "3": node("FakeGate", path=("1", 0), value=("2", 0)),
     "4": graph_output("y", ("3", 0)),
 }
-#: ``early`` is there at once, ``late`` when the door opens.
+#: ``early`` is available immediately, ``late`` when the gate file exists.
 EARLY_AND_LATE: Prompt = {
     "1": graph_input("path"),
     "2": graph_input("x"),
-    "3": node("StandInDouble", value=("2", 0)),
+    "3": node("FakeDouble", value=("2", 0)),
     "4": graph_output("early", ("3", 0)),
-    "5": node("StandInGate", path=("1", 0), value=("2", 0)),
+    "5": node("FakeGate", path=("1", 0), value=("2", 0)),
     "6": graph_output("late", ("5", 0)),
 }
 
 
 def soften(name: str = "image") -> Prompt:
-    """One input of that name and two outputs."""
+    """Return a workflow with one input of that name and two outputs."""
     return {
         "1": graph_input(name, "IMAGE"),
         "2": node("ImageBlur", image=("1", 0), blur_radius=3, sigma=1.0),
@@ -37,7 +37,7 @@ def soften(name: str = "image") -> Prompt:
 
 
 def paint(steps: int = 8) -> Prompt:
-    """It samples with the small model of the tests: it takes a while, and shows how far it is."""
+    """Return a workflow that samples with the small test model: it takes time and reports progress."""
     return {
         "1": node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt"),
         "2": graph_input("prompt", "STRING"),

@@ -1,4 +1,4 @@
-"""Three endpoints for tests of equivalence: real processes whose blocks note what they are given."""
+"""Three endpoints for the equivalence tests: real processes whose blocks record their inputs."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _PLUGINS = ["samples.recorder_plugin"]
 
 @dataclass(frozen=True)
 class Servers:
-    """``forge`` and ``attic`` have one slot each, know each other's token and fetch from each other; ``cave`` has two slots
-    and fetches from nobody, so that what others hold comes to it through the caller. ``attic_proxy`` is where others fetch what
-    ``attic`` holds, ``heard`` the recorders' file, ``model`` a linear block's checkpoint that all three may read.
+    """Three endpoints. ``forge`` and ``attic`` have one slot each, know each other's token and fetch from each other. ``cave`` has two
+    slots and no peers, so that the caller relays artifacts to it. ``attic_proxy`` is the proxy through which others fetch from
+    ``attic``, ``heard`` the recorders' file, ``model`` a linear block's checkpoint that all three may read.
     """
 
     forge: EndpointProcess
@@ -38,17 +38,17 @@ class Servers:
 
     @property
     def all(self) -> tuple[EndpointProcess, EndpointProcess, EndpointProcess]:
-        """The three of them."""
+        """The three endpoints."""
         return self.forge, self.attic, self.cave
 
     def registry(self, default: str = "local", **graphs: object) -> EndpointRegistry:
-        """A registry of the three with these placements."""
+        """Return a registry of the three with these placements."""
         return registry_of(*self.all, graphs=graphs, default=default)
 
 
 @contextmanager
 def open_servers(folder: Path) -> Iterator[Servers]:
-    """The three while the context is open; skips where this machine starts no processes."""
+    """Start the three endpoints for the ``with`` block; skip where processes cannot be started."""
     heard, models = folder / "heard.jsonl", folder / "models"
     models.mkdir()
     save_file(Linear(config={"size": 4, "seed": 11}).state_dict(), models / "linear.safetensors")
@@ -69,7 +69,7 @@ def open_servers(folder: Path) -> Iterator[Servers]:
 
 
 def pair(folder: Path, **named: Mapping[str, Any]) -> tuple[EndpointProcess, EndpointProcess]:
-    """Two endpoints with these settings, not started yet, that may call and fetch from each other; they have one slot each."""
+    """Return two endpoints with these settings, not started, with one slot each, that may call and fetch from each other."""
     settings = {name: {"port": free_port(), "plugins": _PLUGINS, **given} for name, given in named.items()}
     one, other = (EndpointProcess(name, folder / name, **given) for name, given in settings.items())
     for endpoint, known in ((one, other), (other, one)):
@@ -81,7 +81,7 @@ def pair(folder: Path, **named: Mapping[str, Any]) -> tuple[EndpointProcess, End
 
 
 def start_together(*endpoints: EndpointProcess) -> None:
-    """Start them and wait until all answer; skips where this machine starts no processes."""
+    """Start the endpoints and wait until all respond; skip where processes cannot be started."""
     for endpoint in endpoints:
         _begin(endpoint)
     for endpoint in endpoints:

@@ -40,14 +40,14 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 
 @st.composite
 def numbers(draw: st.DrawFn) -> Any:
-    """A numpy scalar."""
+    """Draw a numpy scalar."""
     dtype = np.dtype(draw(st.sampled_from([name for name in NUMPY_DTYPES if np.dtype(name).kind not in "SUV"])))
     data = draw(st.binary(min_size=dtype.itemsize, max_size=dtype.itemsize))
     return np.frombuffer(bytes([data[0] & 1]) if dtype.kind == "b" else data, dtype)[0]
 
 
 def scalars() -> st.SearchStrategy[Any]:
-    """A Python or numpy scalar."""
+    """Draw a Python or numpy scalar."""
     whole = st.one_of(st.integers(), st.integers(-(2**200), 2**200), st.sampled_from([2**53, 2**53 + 1, -(2**53), -(2**53) - 1]))
     texts = st.one_of(TEXTS, TEXTS.map(lambda text: "$" + text), TEXTS.map(np.str_), st.binary(max_size=8).map(np.bytes_))
     parts = st.one_of(st.none(), st.booleans(), whole, FLOATS, st.builds(complex, FLOATS, FLOATS), texts, st.binary(max_size=8))
@@ -55,13 +55,13 @@ def scalars() -> st.SearchStrategy[Any]:
 
 
 def keys() -> st.SearchStrategy[Any]:
-    """What a dict may have as a key."""
+    """Draw a dict key."""
     return st.recursive(scalars(), lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=2), max_leaves=3)
 
 
 @st.composite
 def tensors(draw: st.DrawFn) -> torch.Tensor:
-    """A tensor of any dtype: dense in any order of axes, or a view with gaps or overlaps."""
+    """Draw a tensor of any dtype: dense in any order of axes, or a view with gaps or overlaps."""
     dtype = draw(st.sampled_from(COMMON_DTYPES))
     shape = draw(st.lists(st.integers(0, 4), max_size=4))
     data = bytearray(draw(st.binary(min_size=(count := math.prod(shape)) * dtype.itemsize, max_size=count * dtype.itemsize)))
@@ -82,7 +82,7 @@ def tensors(draw: st.DrawFn) -> torch.Tensor:
 
 @st.composite
 def arrays(draw: st.DrawFn) -> Any:
-    """A numpy array of any dtype: in C or Fortran order, transposed, sliced or reversed."""
+    """Draw a numpy array of any dtype: in C or Fortran order, transposed, sliced or reversed."""
     dtype = draw(st.sampled_from([*map(np.dtype, NUMPY_DTYPES), STRUCTURED]))
     shape = draw(st.lists(st.integers(0, 4), max_size=3))
     count = math.prod(shape) * dtype.itemsize
@@ -97,7 +97,7 @@ def arrays(draw: st.DrawFn) -> Any:
 
 
 def trees() -> st.SearchStrategy[Any]:
-    """A value tree of every kind."""
+    """Draw a tree of values of all kinds."""
     blobs = st.binary(min_size=510, max_size=520)
     leaves = st.one_of(scalars(), tensors(), arrays(), st.binary(max_size=9).map(bytearray), blobs, blobs.map(bytearray))
     names = st.one_of(TEXTS, TEXTS.map(lambda text: "$" + text))
@@ -118,12 +118,12 @@ def trees() -> st.SearchStrategy[Any]:
 
 
 def travelled(tensor: torch.Tensor) -> tuple[int, ...]:
-    """The strides that ``tensor`` must have after a transfer: its own if it is dense, else those that torch gives a copy without gaps."""
+    """Return the strides that ``tensor`` has after a transfer: unchanged if it is dense, else those of a torch copy without gaps."""
     return tuple(as_numbers(tensor).clone().stride())
 
 
 def same(left: Any, right: Any) -> bool:
-    """Whether ``right`` is ``left`` after a lossless transfer: types, bits, order, dtypes, shapes and strides."""
+    """Return whether ``right`` is ``left`` after a lossless transfer: types, bits, order, dtypes, shapes and strides."""
     if type(left) is not type(right):
         return False
     if isinstance(left, torch.Tensor):
@@ -165,7 +165,7 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def as_numbers(tensor: torch.Tensor) -> torch.Tensor:
-    """The same memory as integers, which torch can copy without a word for every dtype."""
+    """Return the same memory as integers, which torch copies without conversion for every dtype."""
     return tensor.detach().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.complex128}[tensor.itemsize])
 
 
@@ -177,7 +177,7 @@ def same_array(left: Any, right: Any) -> bool:
 
 
 def fields(array: Any) -> bytes:
-    """The bytes of the elements; what lies between the fields of a structured one is zero, not chance."""
+    """Return the bytes of the elements; padding between the fields of a structured dtype is zero."""
     if array.dtype.names is None:
         return bytes(array.tobytes())
     filled = np.zeros(array.shape, array.dtype)
@@ -186,5 +186,5 @@ def fields(array: Any) -> bytes:
 
 
 def ordering(array: Any) -> list[int]:
-    """Axes longer than one, from the slowest to the fastest."""
+    """Return the axes longer than one, from the slowest to the fastest."""
     return sorted((axis for axis in range(array.ndim) if array.shape[axis] > 1), key=lambda axis: -array.strides[axis])

@@ -1,6 +1,6 @@
-"""A canonical world of tiny blocks: five stages with real state flow, tensors in block 3 and random numbers on the way.
+"""A canonical world of small blocks: five stages with real state flow, tensors in block 3 and random numbers.
 
-`canonical_world` builds it in code, `canonical_config` is the same world as a config. Every block raises while its
+`canonical_world` builds it in code, `canonical_config` returns it as a config. Every block raises while its
 ``failures`` is above zero, so a test can stop a pass inside any stage.
 """
 
@@ -37,7 +37,7 @@ INITIAL_WORLD = {"initial_story": "a lake under ice", "rules": ["water is slow"]
 
 
 class Step(AbstractBaseBlock):
-    """Ports by name from the class, all inputs optional; counts its calls and fails while ``failures`` is above zero."""
+    """A block with ports by name from the class, all inputs optional; counts its calls and fails while ``failures`` is above zero."""
 
     takes: ClassVar[tuple[str, ...]]
     gives: ClassVar[str]
@@ -60,12 +60,12 @@ class Step(AbstractBaseBlock):
         return {self.gives: self.make(inputs)}
 
     def make(self, inputs: dict[str, Any]) -> Any:
-        """The one output."""
+        """Return the one output."""
         raise NotImplementedError
 
 
 class Describe(Step):
-    """Philosopher: the sum of the artifact, as words."""
+    """Philosopher: the sum of the artifact, as text."""
 
     block_type = "sample/describe"
     takes = ("happening", "configuration", "artifact")
@@ -76,7 +76,7 @@ class Describe(Step):
 
 
 class Narrate(Step):
-    """Author: what really happened, with a word drawn from the run's generator and the number of episodes before."""
+    """Author: what really happened, with a random word from the run's generator and the number of earlier episodes."""
 
     block_type = "sample/narrate"
     takes = ("happening", "configuration", "artifact", "description", "world")
@@ -89,7 +89,7 @@ class Narrate(Step):
 
 
 class Apply(Step):
-    """World update: the content with one episode more."""
+    """World update: the content with one more episode."""
 
     block_type = "sample/apply"
     takes = ("content", "happening", "configuration", "artifact", "description", "account")
@@ -102,7 +102,7 @@ class Apply(Step):
 
 
 class Develop(Step):
-    """Development: the next happening, from the content and perhaps an action."""
+    """Development: the next event, from the content and an optional action."""
 
     block_type = "sample/develop"
     takes = ("world", "action")
@@ -185,7 +185,7 @@ _UPDATED = ("world_update", "new_content", "development_of_the_world", "world")
 
 
 def world_registry() -> BlockRegistry:
-    """A registry of the sample blocks and the world's, and nothing else."""
+    """Return a registry of the sample blocks and the world's blocks."""
     registry = BlockRegistry(built_ins=False)
     register_samples(registry)
     for block in WORLD_BLOCKS:
@@ -193,8 +193,9 @@ def world_registry() -> BlockRegistry:
     return registry
 
 
-def canonical_world(*, stateful: bool = False, seed: int | None = 7, world_id: str = "tiny") -> World:
-    """The world, built in code; with ``stateful`` the Creator gives the sum of all artifacts it ever made."""
+def canonical_world(*, stateful: bool = False, seed: int | None = 7, world_id: str = "tiny", by_role: bool = False) -> World:
+    """The world, built in code; with ``stateful`` the Creator gives the sum of all artifacts it ever made, and with
+    ``by_role`` the stages have roles and no conditions."""
     world = World(world_id, seed=seed)
     for stage_id, (condition, carry, reads, writes, pipelines) in _STAGES.items():
         stage = Stage(stage_id, role=stage_id)
@@ -205,13 +206,13 @@ def canonical_world(*, stateful: bool = False, seed: int | None = 7, world_id: s
             for port in block.takes:
                 pipeline.expose_input(name, port, port)
             pipeline.expose_output(name, block.gives, block.gives)
-            stage.add_pipeline(pipeline, condition=guard)
+            stage.add_pipeline(pipeline, condition=None if by_role else guard)
             into += [(source, name, port) for port, source in sources.items()]
             out_of.append((target, name, block.gives))
         if stage_id == "environment":
             stage.add_edge(*_UPDATED)
         stage.set_state_contract(reads, writes, into, out_of, carry=carry)
-        stage.set_execution_condition(condition)
+        stage.set_execution_condition(None if by_role else condition)
         world.add_stage(stage)
     world.set_canonical_cycle()
     world.set_initial_world(INITIAL_WORLD)
@@ -233,7 +234,7 @@ def _graph(name: str, block: type[Step], stateful: bool) -> Graph:
 
 
 def canonical_config(*, seed: int | None = 7, world_id: str = "tiny") -> dict[str, Any]:
-    """The same world as a config, written without its classes."""
+    """Return the same world as a config."""
     stages = {}
     for stage_id, (condition, carry, reads, writes, pipelines) in _STAGES.items():
         contract: dict[str, Any] = {
@@ -295,14 +296,14 @@ def _pipeline_entry(name: str, guard: str | None, block: type[Step]) -> dict[str
 
 
 def block_of(world: World, stage_id: str, pipeline_id: str | None = None) -> Any:
-    """The sample block of a stage (of its first pipeline, unless another is named)."""
+    """Return the sample block of a stage (of its first pipeline, unless another is named)."""
     stage = world.get_stage(stage_id)
     name = pipeline_id or next(iter(stage.pipelines))
     return stage.get_pipeline(name).get_graph(name).get_node(name).block
 
 
 def user_state(*blocks: int) -> State:
-    """A state in which a user filled these blocks."""
+    """Return a state in which a user filled these blocks."""
     import torch
 
     values = {1: "a storm", 2: {"rows": 2, "scale": 1}, 3: torch.arange(6.0).reshape(2, 3), 4: "grey waves", 5: "the storm broke the ice"}
@@ -310,5 +311,5 @@ def user_state(*blocks: int) -> State:
 
 
 def bits(value: Any) -> bytes:
-    """The exact bytes of a value or state, to compare results bit for bit."""
+    """Return the exact bytes of a value or state, to compare results bit for bit."""
     return dumps(value.to_dict() if isinstance(value, State) else value)

@@ -1,4 +1,4 @@
-"""Endpoint processes that the tests of this folder share."""
+"""Endpoint processes that the tests in this folder share."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from samples.endpoints import EndpointProcess
-from samples.http import SECRET_VALUE, Door, Http, one_node
+from samples.http_client import SECRET_VALUE, GateFile, Http, one_node
 from samples.served_blocks import ENV_SECRET
 
 
 @pytest.fixture(scope="session")
 def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, EndpointProcess]]:
-    """``main`` (two slots), ``holder`` (whose peer is main) and ``small`` (one slot, narrow limits), started together."""
+    """Start ``main`` (two slots), ``holder`` (with main as peer) and ``small`` (one slot, low limits)."""
     folder = tmp_path_factory.mktemp("endpoints")
     plugins = ["samples.served_blocks"]
     with pytest.MonkeyPatch.context() as patch:
@@ -38,7 +38,7 @@ def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, En
 
 @pytest.fixture(scope="session")
 def server(processes: dict[str, EndpointProcess]) -> Http:
-    """The endpoint with two slots and one of each graph."""
+    """Return the endpoint with two slots and a deployment of each sample graph."""
     http = Http(processes["main"])
     for name in ("double", "noise", "fail", "say", "leak"):
         http.deploy(name, one_node(name, inputs=() if name == "noise" else ("x",), outputs=("noise",) if name == "noise" else ("y",)))
@@ -49,7 +49,7 @@ def server(processes: dict[str, EndpointProcess]) -> Http:
 
 @pytest.fixture(scope="session")
 def holder(processes: dict[str, EndpointProcess]) -> Http:
-    """An endpoint that may fetch from ``server``."""
+    """Return an endpoint that may fetch artifacts from ``server``."""
     http = Http(processes["holder"])
     http.deploy("double", one_node("double"))
     return http
@@ -57,7 +57,7 @@ def holder(processes: dict[str, EndpointProcess]) -> Http:
 
 @pytest.fixture(scope="session")
 def small(processes: dict[str, EndpointProcess]) -> Http:
-    """An endpoint with one slot, three jobs at most, and narrow limits."""
+    """Return an endpoint with one slot, at most three jobs, and low limits."""
     http = Http(processes["small"])
     http.deploy("double", one_node("double"))
     for name in ("gate", "keeper", "outside"):
@@ -67,16 +67,16 @@ def small(processes: dict[str, EndpointProcess]) -> Http:
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
-    """An endpoint that stands in for a ComfyUI."""
-    folder = tmp_path_factory.mktemp("stand-in")
-    process = EndpointProcess("stand-in", folder, plugins=["samples.served_blocks", "samples.prompts"], slots=4, grace=0.3).start()
+    """Return an endpoint with a fake ComfyUI host."""
+    folder = tmp_path_factory.mktemp("fake-comfyui")
+    process = EndpointProcess("fake-comfyui", folder, plugins=["samples.served_blocks", "samples.fake_comfyui"], slots=4, grace=0.3).start()
     yield Http(process)
     process.stop()
 
 
 @pytest.fixture
-def door(tmp_path: Path) -> Iterator[Door]:
-    """A door that is open at the end, whatever happens."""
-    opened = Door(tmp_path)
-    yield opened
-    opened.open()
+def gate_file(tmp_path: Path) -> Iterator[GateFile]:
+    """Return the gate file of this test; it is created after the test, so that no gate keeps waiting."""
+    file = GateFile(tmp_path)
+    yield file
+    file.open()

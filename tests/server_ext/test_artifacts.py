@@ -1,4 +1,4 @@
-"""The data plane: bytes in, bytes out, hand-over between endpoints, and everything that must not come through."""
+"""Artifacts over HTTP: uploads, downloads, transfer between endpoints, and everything that must be refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import torch
 from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
-from samples.http import Http, error_of
-from yggdrasill.server_ext.retention import Retention, fair_quota
+from samples.http_client import Http, error_of
+from yggdrasill.server_ext.retention import Retention, default_quota
 from yggdrasill.values import DiskStore
 
 
@@ -32,7 +32,7 @@ def files(http: Http) -> set[Path]:
     return {path for part in ("objects", "incoming") for path in (folder / part).rglob("*") if path.is_file()}
 
 
-def test_bytes_go_in_once_and_come_out_whole_or_in_part(server: Http) -> None:
+def test_an_artifact_is_stored_once_and_read_whole_or_by_range(server: Http) -> None:
     data = os.urandom(3 << 20)
     name = named(data)
     assert server.post("/artifacts/missing", json={"hashes": [name]}).json() == {"missing": [name]}
@@ -45,13 +45,13 @@ def test_bytes_go_in_once_and_come_out_whole_or_in_part(server: Http) -> None:
     assert (head.status_code, head.headers["Content-Length"], head.content) == (200, str(len(data)), b"")
 
 
-def test_a_stream_of_unknown_length_is_taken(server: Http) -> None:
+def test_an_upload_of_unknown_length_is_accepted(server: Http) -> None:
     data = os.urandom(200_000)
     chunks = (data[place : place + 7000] for place in range(0, len(data), 7000))
     assert server.put(f"/artifacts/{named(data)}", data=chunks).status_code == 201
 
 
-def test_other_bytes_than_promised_are_not_stored(server: Http) -> None:
+def test_bytes_that_do_not_match_their_hash_are_not_stored(server: Http) -> None:
     before = files(server)
     answer = server.put(f"/artifacts/{named(b'promised')}", data=b"something else")
     assert error_of(answer) == (400, "CorruptData")
@@ -59,7 +59,7 @@ def test_other_bytes_than_promised_are_not_stored(server: Http) -> None:
     assert error_of(server.get(f"/artifacts/{named(b'promised')}")) == (404, "UnknownArtifact")
 
 
-def test_a_body_that_is_cut_short_is_not_stored(server: Http) -> None:
+def test_a_truncated_upload_is_not_stored(server: Http) -> None:
     before = files(server)
     data = os.urandom(1 << 20)
     host = server.process.url.removeprefix("http://")
@@ -84,7 +84,7 @@ def test_a_body_over_the_limit_is_refused_before_it_is_read(small: Http) -> None
         assert b"PayloadTooLarge" in answer
 
 
-def test_a_stream_over_the_limit_is_cut_off(small: Http) -> None:
+def test_a_stream_over_the_limit_is_aborted(small: Http) -> None:
     before = files(small)
     chunks = (bytes(1 << 20) for _ in range(30))
     try:
@@ -95,7 +95,7 @@ def test_a_stream_over_the_limit_is_cut_off(small: Http) -> None:
     assert files(small) == before
 
 
-def test_a_full_disk_is_one_clear_error_and_leaves_nothing(small: Http) -> None:
+def test_a_full_disk_gives_one_clear_error_and_leaves_no_files(small: Http) -> None:
     resource = pytest.importorskip("resource")
     if not hasattr(resource, "prlimit"):
         pytest.skip("needs a system that can limit the files of another process")
@@ -111,7 +111,7 @@ def test_a_full_disk_is_one_clear_error_and_leaves_nothing(small: Http) -> None:
     assert small.put(f"/artifacts/{named(data)}", data=data).status_code == 201
 
 
-def test_many_small_ones_come_in_one_body(server: Http) -> None:
+def test_many_small_artifacts_are_uploaded_in_one_batch(server: Http) -> None:
     parts = [os.urandom(size) for size in (0, 1, 500, 20_000)]
     body = b"".join(bytes.fromhex(named(part)) + len(part).to_bytes(8, "little") + part for part in parts)
     assert server.post("/artifacts/batch", data=body).json() == {"stored": 4}
@@ -124,7 +124,7 @@ def test_many_small_ones_come_in_one_body(server: Http) -> None:
     assert error_of(server.post("/artifacts/batch", data=huge)) == (400, "LimitExceeded")
 
 
-def test_inputs_that_are_missing_are_named_and_no_job_is_made(server: Http) -> None:
+def test_missing_inputs_are_named_and_no_job_is_created(server: Http) -> None:
     ref = {"dtype": "float32", "shape": [5000], "nbytes": 20_000, "artifact": named(os.urandom(8))}
     body = {"key": "lacking", "inputs": {"skeleton": {"x": {"$tensor": 0}}, "payloads": [ref]}, "wait": 1}
     answer = server.post("/graphs/double/jobs", json=body)
@@ -134,12 +134,12 @@ def test_inputs_that_are_missing_are_named_and_no_job_is_made(server: Http) -> N
 
 
 def output_of(http: Http, x: torch.Tensor) -> dict[str, Any]:
-    """The wire of an output that another endpoint is to get by reference."""
+    """Return the wire form of an output that another endpoint receives by reference."""
     wire: dict[str, Any] = http.submit("double", {"x": x}).json()["output"]
     return {"skeleton": {"x": wire["skeleton"]["y"]}, "payloads": wire["payloads"]}
 
 
-def test_an_endpoint_fetches_what_another_one_made(server: Http, holder: Http) -> None:
+def test_an_endpoint_fetches_artifacts_from_its_peer(server: Http, holder: Http) -> None:
     x = torch.randn(300_000)
     body = {"key": "handed-over", "inputs": output_of(server, x), "wait": 15}
     answer = holder.post("/graphs/double/jobs", json=body).json()
@@ -148,7 +148,7 @@ def test_an_endpoint_fetches_what_another_one_made(server: Http, holder: Http) -
 
 
 class Trap(BaseHTTPRequestHandler):
-    """Remembers that it was asked, and redirects to ``target`` if there is one."""
+    """Records requests, and redirects to ``target`` if it is set."""
 
     asked: list[str]
     target: str
@@ -162,7 +162,7 @@ class Trap(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *arguments: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 @contextmanager
@@ -189,7 +189,7 @@ def trap(target: str = "") -> Iterator[tuple[str, list[str]]]:
         "file:///etc/passwd",
     ],
 )
-def test_addresses_outside_the_list_are_never_asked(server: Http, holder: Http, shape: str) -> None:
+def test_no_request_goes_to_addresses_outside_the_allow_list(server: Http, holder: Http, shape: str) -> None:
     wire = output_of(server, torch.randn(20_000))
     path = f"/yggdrasill/v1/artifacts/{wire['payloads'][0]['artifact']}"
     with trap() as (url, asked):
@@ -203,7 +203,7 @@ def test_addresses_outside_the_list_are_never_asked(server: Http, holder: Http, 
         assert asked == []
 
 
-def test_no_path_of_a_peer_but_the_artifacts_own_is_asked(server: Http, holder: Http) -> None:
+def test_only_the_artifact_path_of_a_peer_is_requested(server: Http, holder: Http) -> None:
     wire = output_of(server, torch.randn(20_000))
     wire["payloads"][0]["url"] = f"{server.url}/graphs"
     assert error_of(holder.post("/graphs/double/jobs", json={"key": "other-path", "inputs": wire})) == (409, "UnknownArtifact")
@@ -212,7 +212,7 @@ def test_no_path_of_a_peer_but_the_artifacts_own_is_asked(server: Http, holder: 
 def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) -> None:
     import asyncio
 
-    from yggdrasill.server_ext.fetch import PeerFetcher
+    from yggdrasill.server_ext.peer_fetcher import PeerFetcher
     from yggdrasill.values.handles import ArtifactRef
     from yggdrasill.values.payload import ArraySpec
     from yggdrasill.values.stores.memory import MemoryStore
@@ -232,7 +232,7 @@ def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) ->
         assert (len(asked), asked_inside) == (1, [])
 
 
-def test_a_signed_url_gives_one_artifact_for_a_while_and_nothing_else(server: Http) -> None:
+def test_a_signed_url_gives_access_to_one_artifact_until_it_expires(server: Http) -> None:
     wire = output_of(server, torch.randn(20_000))
     url, other = wire["payloads"][0]["url"], output_of(server, torch.randn(20_000))["payloads"][0]["artifact"]
     name = wire["payloads"][0]["artifact"]
@@ -259,9 +259,9 @@ def test_a_signed_url_gives_one_artifact_for_a_while_and_nothing_else(server: Ht
 
 def test_a_signed_url_expires() -> None:
     from yggdrasill.errors import AccessDenied
-    from yggdrasill.server_ext.signing import LIFETIME, Signer
+    from yggdrasill.server_ext.auth import LIFETIME, Signer
 
-    signer = Signer("key", "http://here")
+    signer = Signer("key", "http://endpoint")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("time.time", lambda: 1000.0)
         url = signer.url("ab")
@@ -274,46 +274,46 @@ def test_a_signed_url_expires() -> None:
 
 
 @pytest.mark.parametrize("name", ["..%2f..%2ftoken", "%2e%2e", "A" * 64, "g" * 64, "0" * 63, "0" * 65, "token", "0" * 60 + "%00ab"])
-def test_a_name_that_is_no_hash_reaches_no_file(server: Http, name: str) -> None:
+def test_an_invalid_hash_reaches_no_file(server: Http, name: str) -> None:
     assert error_of(server.get(f"/artifacts/{name}")) == (400, "InvalidArgument")
     assert error_of(server.put(f"/artifacts/{name}", data=b"x")) == (400, "InvalidArgument")
 
 
-def test_outputs_stay_while_their_job_is_remembered(server: Http) -> None:
+def test_outputs_are_kept_as_long_as_their_job(server: Http) -> None:
     wire = server.submit("double", {"x": torch.ones(20_000)}).json()["output"]
     assert server.get(f"/artifacts/{wire['payloads'][0]['artifact']}").status_code == 200
 
 
-# -- the folder itself ----------------------------------------------------------------------------------------------
+# -- the artifact folder --------------------------------------------------------------------------------------------
 
 
-def test_a_caller_on_this_machine_is_told_the_folder_and_one_behind_a_proxy_is_not(tmp_path: Path) -> None:
+def test_the_artifact_folder_is_shown_to_local_callers_and_not_through_a_proxy(tmp_path: Path) -> None:
     process = EndpointProcess("reentrancy", tmp_path / "reentrancy", share_folder=True, artifact_quota=1 << 30).start()
     try:
         http = Http(process)
-        told = http.get("/artifacts/folder").json()
+        shown = http.get("/artifacts/folder").json()
         folder = process.data_dir / "artifacts"
-        assert told == {"folder": str(folder), "store_id": (folder / "store-id").read_text(encoding="utf-8"), "quota_bytes": 1 << 30}
+        assert shown == {"folder": str(folder), "store_id": (folder / "store-id").read_text(encoding="utf-8"), "quota_bytes": 1 << 30}
         for header in ("X-Forwarded-For", "Forwarded", "Via"):
-            assert http.get("/artifacts/folder", headers={header: "192.0.2.7"}).json() == {**told, "folder": None, "quota_bytes": None}
+            assert http.get("/artifacts/folder", headers={header: "192.0.2.7"}).json() == {**shown, "folder": None, "quota_bytes": None}
         assert requests.get(f"{http.url}/artifacts/folder", timeout=10).status_code == 401
     finally:
         process.stop()
 
 
-def test_an_endpoint_that_lends_no_folder_tells_none(server: Http) -> None:
+def test_an_endpoint_that_does_not_share_its_folder_does_not_show_it(server: Http) -> None:
     assert server.get("/artifacts/folder").json()["folder"] is None
 
 
-def test_a_folder_without_a_quota_of_its_owner_has_half_of_what_the_disk_has_left(server: Http, tmp_path: Path) -> None:
+def test_the_default_quota_is_half_of_the_free_disk_space(server: Http, tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     free = shutil.disk_usage(tmp_path).free
-    assert fair_quota(store) == pytest.approx(min(64 << 30, free // 2), rel=0.05)
+    assert default_quota(store) == pytest.approx(min(64 << 30, free // 2), rel=0.05)
     assert Retention().within(8 << 30).bytes == 4 << 30
     assert Retention().within(1 << 40) == Retention()
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path: Path) -> None:
+def test_the_least_recently_used_artifacts_are_evicted(tmp_path: Path) -> None:
     process = EndpointProcess("narrow", tmp_path / "narrow", artifact_quota=4 << 20).start()
     try:
         http = Http(process)

@@ -1,4 +1,4 @@
-"""What is broken in the data folder: what is foreign is left alone, and what cannot be used is named with what to do."""
+"""Damaged and foreign files in the data folder: foreign files are left alone, unusable ones are named with a remedy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from samples.endpoints import EndpointProcess
-from samples.http import Http, one_node
+from samples.http_client import Http, one_node
 from yggdrasill.errors import StorageFailed, YggdrasillError
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.job import Job
@@ -22,14 +22,14 @@ GARBAGE = b"\x00\xffthis is nothing\n" * 20
 
 
 def lay(folder: Path, name: str, content: bytes, mode: int = 0o600) -> None:
-    """Write a file of the data folder."""
+    """Write a file in the data folder."""
     file = folder / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
     file.chmod(mode)
 
 
-def test_an_endpoint_starts_with_foreign_and_half_written_things_around(tmp_path: Path) -> None:
+def test_an_endpoint_starts_with_foreign_and_partial_files_in_its_folder(tmp_path: Path) -> None:
     for name in ("configs/notes.txt", "configs/a.json", "worlds/half/config.json", "worlds/half/run/run.json", "worlds/file"):
         lay(tmp_path, name, GARBAGE)
     for name in (
@@ -54,7 +54,7 @@ def test_an_endpoint_starts_with_foreign_and_half_written_things_around(tmp_path
 
 
 @pytest.mark.parametrize(
-    "name, content, mode, said",
+    "name, content, mode, message",
     [
         ("endpoints.yaml", b"endpoints: {a: [", 0o600, "endpoints.yaml, line 2"),
         ("endpoints.yaml", b"endpoint: {}\n", 0o600, "endpoint"),
@@ -64,13 +64,13 @@ def test_an_endpoint_starts_with_foreign_and_half_written_things_around(tmp_path
         ("signing_key", b"", 0o600, "delete it, and a new secret is made"),
     ],
 )
-def test_what_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, name: str, content: bytes, mode: int, said: str) -> None:
+def test_an_unusable_file_is_named_with_a_remedy(tmp_path: Path, name: str, content: bytes, mode: int, message: str) -> None:
     if name == "secrets.yaml":
         lay(tmp_path, "endpoints.yaml", b"endpoints: {a: {url: 'http://127.0.0.1:9'}}\n")
         if os.name == "nt" and mode != 0o600:
-            pytest.skip("files have no such mode there")
+            pytest.skip("this system has no file modes")
     lay(tmp_path, name, content, mode)
-    with pytest.raises(YggdrasillError, match=said) as caught:
+    with pytest.raises(YggdrasillError, match=message) as caught:
         build_service(Settings(data_dir=tmp_path), tmp_path, "a-token-of-a-test", Redactor([]))
     assert name in caught.value.message
     assert "\n" not in caught.value.message
@@ -79,18 +79,18 @@ def test_what_cannot_be_used_is_named_with_what_to_do(tmp_path: Path, name: str,
 
 
 @pytest.mark.parametrize(
-    "text, said",
+    "text, message",
     [
-        (b"qeue: front\n", "settings.yaml: there is 'qeue'; it takes 'allow_hosts'"),
+        (b"qeue: front\n", "settings.yaml: unknown keys 'qeue'. Available: 'allow_hosts'"),
         (b"queue: [front\n", "settings.yaml, line"),
-        (b"queue: front\nqueue: fifo\n", "settings.yaml.*twice"),
+        (b"queue: front\nqueue: fifo\n", "settings.yaml.*duplicate key"),
         (b"- front\n", "settings.yaml: a config is a mapping"),
         (GARBAGE, "settings.yaml"),
     ],
 )
-def test_settings_that_cannot_be_read_are_named(tmp_path: Path, text: bytes, said: str) -> None:
+def test_unreadable_settings_are_named(tmp_path: Path, text: bytes, message: str) -> None:
     lay(tmp_path, "settings.yaml", text)
-    with pytest.raises(YggdrasillError, match=said):
+    with pytest.raises(YggdrasillError, match=message):
         ComfySettings.read(tmp_path / "settings.yaml")
 
 
@@ -122,7 +122,7 @@ def cut_off(file: Path) -> None:
 
 
 def file_with_jobs(file: Path) -> Path:
-    """A job file with three jobs that wait."""
+    """Write a job file with three queued jobs."""
     store = JobStore(file)
     for name in ("a", "b", "c"):
         store.insert(Job(name, f"key-{name}", "graph", "hash", "body", {"inputs": "x" * 4000})).result()
@@ -131,7 +131,7 @@ def file_with_jobs(file: Path) -> Path:
 
 
 @pytest.mark.parametrize("harm", [break_a_row, break_the_text, break_the_pages, break_the_beginning, cut_off])
-def test_a_damaged_job_file_is_kept_under_another_name_and_an_empty_one_takes_its_place(
+def test_a_damaged_job_file_is_renamed_and_replaced_by_an_empty_one(
     tmp_path: Path, harm: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     file = file_with_jobs(tmp_path / "jobs.sqlite")
@@ -144,10 +144,10 @@ def test_a_damaged_job_file_is_kept_under_another_name_and_an_empty_one_takes_it
     (line,) = caplog.messages
     (kept,) = tmp_path.glob("jobs.sqlite.damaged-*")
     assert f"{str(file)!r} is damaged (" in line
-    assert f"it is kept as {kept.name!r}, and the endpoint begins with no jobs" in line
+    assert f"It was renamed to {kept.name!r}; the endpoint starts without jobs" in line
     assert "\n" not in line
     assert "tell-nobody" not in line
-    # one that seems whole at first is opened for writing, which leaves a mark
+    # a file that looks intact is opened for writing first, which changes it
     assert kept.read_bytes() == content or (harm in (break_a_row, break_the_text) and kept.read_bytes()[200:] == content[200:])
     again = JobStore(file)
     assert [job.job_id for job in again.unfinished().result(5)] == ["d"]
@@ -155,39 +155,39 @@ def test_a_damaged_job_file_is_kept_under_another_name_and_an_empty_one_takes_it
     assert len(caplog.messages) == 1
 
 
-def test_what_was_kept_of_an_earlier_damage_is_not_written_over(tmp_path: Path) -> None:
+def test_an_earlier_damaged_job_file_is_not_overwritten(tmp_path: Path) -> None:
     for number in range(3):
         lay(tmp_path, "jobs.sqlite", b"%d" % number + GARBAGE)
         JobStore(tmp_path / "jobs.sqlite").close()
     assert sorted(path.read_bytes()[:1] for path in tmp_path.glob("jobs.sqlite.damaged-*")) == [b"0", b"1", b"2"]
 
 
-def test_a_job_file_that_another_endpoint_uses_is_not_set_aside(tmp_path: Path) -> None:
+def test_a_job_file_in_use_by_another_endpoint_is_not_renamed(tmp_path: Path) -> None:
     file = file_with_jobs(tmp_path / "jobs.sqlite")
     first = JobStore(file)
-    with pytest.raises(StorageFailed, match="another endpoint uses the job file"):
+    with pytest.raises(StorageFailed, match="Another endpoint uses the job file"):
         JobStore(file)
     assert len(first.unfinished().result(5)) == 3
     first.close()
     assert [path.name for path in tmp_path.iterdir()] == ["jobs.sqlite"]
 
 
-def test_a_job_file_that_breaks_while_it_is_used_is_named(tmp_path: Path) -> None:
+def test_a_job_file_that_is_damaged_during_use_is_named(tmp_path: Path) -> None:
     file = file_with_jobs(tmp_path / "jobs.sqlite")
     store = JobStore(file)
     for number in range(1000):
-        # more than SQLite keeps in memory
+        # more than SQLite caches in memory
         inserted = store.insert(Job(f"job-{number}", f"key-{number}", "graph", "hash", "body", {"inputs": "x" * 8000}))
     inserted.result(20)
     store.close()
     store = JobStore(file)
     break_the_pages(file)
-    with pytest.raises(StorageFailed, match=r"jobs.sqlite' is damaged: .*; move it away"):
+    with pytest.raises(StorageFailed, match=r"jobs.sqlite' is damaged: .* move it and its"):
         [store.get(name).result(5) for name in ("a", "job-0", "job-1")]
     store.close()
 
 
-def test_an_endpoint_starts_though_its_job_file_is_damaged(tmp_path: Path) -> None:
+def test_an_endpoint_starts_with_a_damaged_job_file(tmp_path: Path) -> None:
     lay(tmp_path, "jobs.sqlite", GARBAGE * 100)
     process = EndpointProcess("harmed", tmp_path, plugins=["samples.served_blocks"])
     process.start()
@@ -196,7 +196,7 @@ def test_an_endpoint_starts_though_its_job_file_is_damaged(tmp_path: Path) -> No
         http.deploy("double", one_node("double"))
         assert http.value(http.submit("double", {"x": 2}).json()["output"]) == {"y": 4}
         (line,) = [line for line in process.log().splitlines() if "jobs.sqlite" in line]
-        assert "begins with no jobs" in line
+        assert "starts without jobs" in line
     finally:
         process.stop()
     (kept,) = tmp_path.glob("jobs.sqlite.damaged-*")

@@ -1,4 +1,4 @@
-"""What is served: from the owner's files, from the network, and again after a restart."""
+"""Deployments: from the owner's files, from the network, and after a restart."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samples.graphs import sample_registry
-from samples.http import one_node
+from samples.http_client import one_node
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownGraph
 from yggdrasill.foundation import Graph, ReusePool
 from yggdrasill.server_ext.configs import HostRules, check_config
+from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.identity import deployment_hash
 
 
 def served(folder: Path, pool: ReusePool | None = None) -> Deployments:
@@ -30,7 +30,7 @@ def put(deployments: Deployments, name: str, config: dict[str, Any], state: Any 
     return deployments.put(name, "graph", config, deployment_hash("graph", config, repr(state)), state)[1]
 
 
-def test_what_was_deployed_is_served_again_with_its_state(tmp_path: Path) -> None:
+def test_deployments_are_restored_with_their_state(tmp_path: Path) -> None:
     first = served(tmp_path)
     assert put(first, "linear", one_node("linear"), {"node": {"weight": torch.eye(3), "bias": torch.ones(3)}})
     assert put(first, "a/b", one_node("double"))
@@ -53,7 +53,7 @@ def test_the_owners_files_may_refer_to_others_and_cannot_be_replaced(tmp_path: P
     deployments = served(tmp_path)
     owned = deployments.add_file(tmp_path / "add.yaml")
     assert owned.runnable.run({"a": 1, "b": 1}) == {"out": 5}
-    with pytest.raises(DuplicateName, match="by this endpoint's owner"):
+    with pytest.raises(DuplicateName, match="by the endpoint's owner"):
         put(deployments, "add", one_node("double"))
     same = owned.runnable.to_config()
     assert deployments.put("add", "graph", same, deployment_hash("graph", same)) == (owned, False)
@@ -61,14 +61,14 @@ def test_the_owners_files_may_refer_to_others_and_cannot_be_replaced(tmp_path: P
         deployments.add_file(tmp_path / "add.yaml")
 
 
-def test_a_saved_folder_is_served_with_its_weights(tmp_path: Path) -> None:
+def test_a_saved_folder_is_deployed_with_its_weights(tmp_path: Path) -> None:
     graph = Graph.from_config(one_node("linear"), sample_registry())
     graph.get_node("node").block.load_state_dict({"weight": torch.zeros(3, 3), "bias": torch.full((3,), 7.0)})
     graph.save(tmp_path / "saved")
     assert served(tmp_path).add_file(tmp_path / "saved").runnable.run({"x": torch.ones(3)})["y"].tolist() == [7.0] * 3
 
 
-def test_a_config_that_fails_leaves_what_was_served(tmp_path: Path) -> None:
+def test_a_config_that_fails_leaves_the_earlier_deployment(tmp_path: Path) -> None:
     deployments = served(tmp_path)
     put(deployments, "double", one_node("double"))
     broken: list[dict[str, Any]] = [{"nodes": [{"node_id": ""}]}, one_node("double", checkpoint_ref="/x"), {"graphs": []}]
@@ -79,7 +79,7 @@ def test_a_config_that_fails_leaves_what_was_served(tmp_path: Path) -> None:
     assert served(tmp_path).get("double").hash == deployments.get("double").hash
 
 
-def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+def test_an_unwritable_folder_gives_one_clear_error(tmp_path: Path) -> None:
     (tmp_path / "graphs").write_text("a file in the way", encoding="utf-8")
     deployments = served(tmp_path)
     with pytest.raises(StorageFailed):
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> N
     assert deployments.live("double") is None
 
 
-def test_a_damaged_record_is_left_out_of_the_list_and_named_when_asked_for(tmp_path: Path) -> None:
+def test_a_damaged_record_is_skipped_in_lists_and_named_on_request(tmp_path: Path) -> None:
     deployments = served(tmp_path)
     for name in ("good", "bad"):
         put(deployments, name, one_node("double"))
@@ -99,12 +99,12 @@ def test_a_damaged_record_is_left_out_of_the_list_and_named_when_asked_for(tmp_p
 
 
 @pytest.mark.parametrize("name", ["", " ", "a\nb", "x" * 201])
-def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+def test_an_invalid_graph_id_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidArgument, match="graph id"):
         put(served(tmp_path), name, one_node("double"))
 
 
-def test_foreign_files_among_the_records_are_left_out_with_one_line_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_foreign_files_among_the_records_are_skipped_with_one_warning_each(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     first = served(tmp_path)
     put(first, "double", one_node("double"))
     record = next((tmp_path / "graphs").glob("double-*.json"))
@@ -119,18 +119,16 @@ def test_foreign_files_among_the_records_are_left_out_with_one_line_each(tmp_pat
     for _ in range(3):
         assert again.names() == ["double"]
         assert [entry["graph_id"] for entry in again.summaries()] == ["double"]
-        assert again.clock.idle() == []
+        assert again.reaper.idle() == []
     assert again.get("double").runnable.run({"x": 2})["y"] == 4
-    said = [entry.getMessage() for entry in caplog.records]
-    assert len(said) == 6
+    lines = [entry.getMessage() for entry in caplog.records]
+    assert len(lines) == 6
     for name in ("mine", "list", "typo", "latin", "copy of double", "folder"):
-        assert sum(f"{name}.json" in line for line in said) == 1, name
-    assert any(
-        "is no record of something deployed (without a proper 'kind')" in line and "deploy it if it is a config" in line for line in said
-    )
+        assert sum(f"{name}.json" in line for line in lines) == 1, name
+    assert any("is not a deployment record: 'kind' is missing" in line and "deploy it if it is a config" in line for line in lines)
 
 
-def test_what_a_config_may_say_stays_as_it_is(tmp_path: Path) -> None:
+def test_allowed_config_values_are_unchanged(tmp_path: Path) -> None:
     rules = HostRules([tmp_path], tmp_path, lambda url: url.startswith("http://known/"))
     config = {
         "metadata": {"path": "a road north", "note": "env: a place"},

@@ -1,4 +1,4 @@
-"""Outputs that can be had while the rest of the workflow runs, at an endpoint process that stands in for a ComfyUI."""
+"""Outputs that are published before the run ends, on an endpoint with a fake ComfyUI host."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from blake3 import blake3
 
-from samples.http import Door, Http, events_of, until
+from samples.http_client import GateFile, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
-from yggdrasill.server_ext.in_flight import InFlightArtifacts
-from yggdrasill.server_ext.streams import send_artifact
+from yggdrasill.server_ext.artifacts import InFlightArtifacts
+from yggdrasill.server_ext.bodies import send_artifact
 from yggdrasill.values.stores.disk import DiskStore
 
 
-def begin(host: Http, door: Door, x: torch.Tensor) -> tuple[str, dict[str, Any]]:
-    """A job that waits for the door, and the event of its early output."""
-    job_id = host.submit_workflow(EARLY_AND_LATE, door.inputs(x=x), wait=0.0, orphan_after=60.0).json()["job_id"]
-    door.wait_begun()
+def begin(host: Http, gate_file: GateFile, x: torch.Tensor) -> tuple[str, dict[str, Any]]:
+    """Start a job that waits for the gate file; return its id and the event of its early output."""
+    job_id = host.submit_workflow(EARLY_AND_LATE, gate_file.inputs(x=x), wait=0.0, orphan_after=60.0).json()["job_id"]
+    gate_file.wait_begun()
     with host.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": "0"}) as answer:
         for line in answer.iter_lines(chunk_size=1, decode_unicode=True):
             if line.startswith("data: ") and "artifacts" in line:
@@ -37,14 +37,14 @@ def pins(host: Http) -> set[str]:
     return {path.name for path in (host.process.data_dir / "artifacts" / "pins").rglob("*") if len(path.name) == 64}
 
 
-def test_an_output_can_be_had_while_the_rest_runs(host: Http, tmp_path: Path) -> None:
-    door, x = Door(tmp_path), torch.randn(9000)
-    job_id, told = begin(host, door, x)
-    (entry,) = told["artifacts"]
+def test_an_output_can_be_fetched_while_the_run_continues(host: Http, tmp_path: Path) -> None:
+    gate_file, x = GateFile(tmp_path), torch.randn(9000)
+    job_id, event = begin(host, gate_file, x)
+    (entry,) = event["artifacts"]
     assert host.status(job_id) == "IN_PROGRESS"
     data = host.get(f"/artifacts/{entry['artifact']}").content
     assert torch.equal(torch.frombuffer(bytearray(data), dtype=torch.float32), 2 * x)
-    door.open()
+    gate_file.open()
     outcome = host.result(job_id)
     assert outcome["status"] == "COMPLETED"
     value = host.value(outcome["output"])
@@ -53,20 +53,20 @@ def test_an_output_can_be_had_while_the_rest_runs(host: Http, tmp_path: Path) ->
     assert torch.equal(value["late"], x)
 
 
-def test_a_job_that_is_stopped_keeps_nothing_of_its_early_outputs(host: Http, tmp_path: Path) -> None:
-    door, before = Door(tmp_path), pins(host)
-    job_id, told = begin(host, door, torch.randn(9000))
-    assert told["artifacts"][0]["artifact"] in pins(host)
+def test_a_stopped_job_keeps_no_early_outputs(host: Http, tmp_path: Path) -> None:
+    gate_file, before = GateFile(tmp_path), pins(host)
+    job_id, event = begin(host, gate_file, torch.randn(9000))
+    assert event["artifacts"][0]["artifact"] in pins(host)
     host.post(f"/jobs/{job_id}/cancel", json={})
-    door.open()
+    gate_file.open()
     assert host.result(job_id)["status"] == "CANCELLED"
     until(lambda: pins(host) == before)
 
 
-def test_what_is_on_its_way_to_the_disk_is_offered_until_it_is_there() -> None:
+def test_an_artifact_is_registered_until_it_is_written() -> None:
     in_flight, name, first = InFlightArtifacts(), "0" * 64, memoryview(b"bytes")
-    with in_flight.offered(name, first):
-        with in_flight.offered(name, memoryview(b"bytes")):
+    with in_flight.register(name, first):
+        with in_flight.register(name, memoryview(b"bytes")):
             assert in_flight.get(name) is first
         assert in_flight.get(name) is first
     assert in_flight.get(name) is None
@@ -84,7 +84,7 @@ def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_aft
         app.router.add_get("/{hash}", answer)
         async with TestClient(TestServer(app)) as client:
             for _ in range(2):
-                with in_flight.offered(name, memoryview(data)) if not store.has(name) else nullcontext():
+                with in_flight.register(name, memoryview(data)) if not store.has(name) else nullcontext():
                     whole = await client.get(f"/{name}")
                     assert await whole.read() == data
                     part = await client.get(f"/{name}", headers={"Range": f"bytes={2 << 20}-"})
@@ -94,10 +94,10 @@ def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_aft
     asyncio.run(ask())
 
 
-def test_small_outputs_make_no_event(host: Http, tmp_path: Path) -> None:
-    door = Door(tmp_path)
-    job_id = host.submit_workflow(EARLY_AND_LATE, door.inputs(x=3), wait=0.0, orphan_after=60.0).json()["job_id"]
-    door.open()
+def test_small_outputs_emit_no_event(host: Http, tmp_path: Path) -> None:
+    gate_file = GateFile(tmp_path)
+    job_id = host.submit_workflow(EARLY_AND_LATE, gate_file.inputs(x=3), wait=0.0, orphan_after=60.0).json()["job_id"]
+    gate_file.open()
     assert host.value(host.result(job_id)["output"]) == {"early": 6, "late": 3}
     with host.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": "0"}) as answer:
         assert "output" not in [event["event"] for event in events_of(answer)]

@@ -1,4 +1,4 @@
-"""Event streams: order, resume, what they tell, when they end."""
+"""Event streams: order, resuming, content, end."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from samples.http import Door, Http, error_of, events_of, in_background, one_node
+from samples.http_client import GateFile, Http, error_of, events_of, in_background, one_node
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.jobs import JobStore
 
@@ -15,29 +15,29 @@ def statuses(events: list[dict[str, Any]]) -> list[str]:
     return [event["data"]["status"] for event in events if event["event"] == "status"]
 
 
-def test_a_job_tells_its_life_in_order_and_the_stream_ends_with_it(server: Http, door: Door) -> None:
-    job_id = server.start("gate", door.inputs(x=1))
+def test_job_events_come_in_order_and_the_stream_ends_with_the_job(server: Http, gate_file: GateFile) -> None:
+    job_id = server.start("gate", gate_file.inputs(x=1))
     stream = in_background(lambda: events_of(server.get(f"/jobs/{job_id}/events", stream=True)))
-    door.wait_begun()
-    door.open()
+    gate_file.wait_begun()
+    gate_file.open()
     events = stream.result(20)
     assert statuses(events) == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
     assert [event["id"] for event in events] == sorted({event["id"] for event in events})
     assert all(event["data"]["job_id"] == job_id for event in events)
 
 
-def test_a_listener_goes_on_after_the_last_event_it_saw(server: Http, door: Door) -> None:
-    job_id = server.start("gate", door.inputs(x=1))
-    door.wait_begun()
+def test_a_listener_resumes_after_its_last_event(server: Http, gate_file: GateFile) -> None:
+    job_id = server.start("gate", gate_file.inputs(x=1))
+    gate_file.wait_begun()
     first = events_of(server.get(f"/jobs/{job_id}/events", stream=True), stop_after=2)
     again = in_background(
         lambda: events_of(server.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": str(first[-1]["id"])}))
     )
-    door.open()
+    gate_file.open()
     assert statuses(first) + statuses(again.result(20)) == ["IN_QUEUE", "IN_PROGRESS", "COMPLETED"]
 
 
-def test_events_of_a_finished_job_are_told_from_any_place(server: Http) -> None:
+def test_events_of_a_finished_job_can_be_read_from_any_number(server: Http) -> None:
     job_id = server.start("double", {"x": 1})
     server.result(job_id)
     everything = events_of(server.get(f"/jobs/{job_id}/events", stream=True))
@@ -46,7 +46,7 @@ def test_events_of_a_finished_job_are_told_from_any_place(server: Http) -> None:
         assert rest == everything[place + 1 :]
 
 
-def test_progress_and_log_lines_carry_their_place(server: Http) -> None:
+def test_progress_and_log_events_carry_their_node_path(server: Http) -> None:
     server.deploy("slow", one_node("slow", seconds=0.6))
     job_id = server.start("slow", {"x": 1}, run={"seed": 1, "path": ["stage", "part"], "pass_index": 0})
     events = events_of(server.get(f"/jobs/{job_id}/events", stream=True))
@@ -55,8 +55,8 @@ def test_progress_and_log_lines_carry_their_place(server: Http) -> None:
     assert [entry["done"] for entry in progress] == sorted(entry["done"] for entry in progress)
     assert progress[-1] == {"job_id": job_id, "place": "stage/part/node", "done": 10, "total": 10, "text": None}
     assert server.get(f"/jobs/{job_id}").json()["progress"]["done"] == 10
-    said = events_of(server.get(f"/jobs/{server.start('say', {'x': 'hello'})}/events", stream=True))
-    assert [event["data"]["text"] for event in said if event["event"] == "log"] == ["I was given hello"]
+    events = events_of(server.get(f"/jobs/{server.start('say', {'x': 'hello'})}/events", stream=True))
+    assert [event["data"]["text"] for event in events if event["event"] == "log"] == ["I was given hello"]
 
 
 def test_a_failed_job_ends_its_stream_with_the_error(server: Http) -> None:
@@ -65,7 +65,7 @@ def test_a_failed_job_ends_its_stream_with_the_error(server: Http) -> None:
     assert events[-1]["data"]["error"]["type"] == "BlockFailed"
 
 
-def test_one_stream_tells_of_all_jobs(server: Http) -> None:
+def test_one_stream_contains_the_events_of_all_jobs(server: Http) -> None:
     with server.get("/events", stream=True) as stream:
         listening = in_background(lambda: events_of(stream, stop_after=6))
         jobs = [server.start("double", {"x": number}) for number in range(2)]
@@ -73,13 +73,13 @@ def test_one_stream_tells_of_all_jobs(server: Http) -> None:
     assert {event["data"]["job_id"] for event in events} == set(jobs)
 
 
-def test_a_stream_of_nothing_is_refused(server: Http) -> None:
+def test_a_stream_of_an_unknown_job_is_refused(server: Http) -> None:
     assert error_of(server.get("/jobs/nothing/events")) == (404, "UnknownJob")
     job_id = server.start("double", {"x": 1})
     assert error_of(server.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": "nine"})) == (400, "InvalidArgument")
 
 
-def test_an_idle_stream_breathes_and_a_slow_listener_is_cut_off(tmp_path: Path) -> None:
+def test_an_idle_stream_yields_none_and_a_slow_listener_is_disconnected(tmp_path: Path) -> None:
     async def listen() -> list[Any]:
         store = JobStore(tmp_path / "jobs.sqlite")
         hub = EventHub(store)
@@ -96,7 +96,7 @@ def test_an_idle_stream_breathes_and_a_slow_listener_is_cut_off(tmp_path: Path) 
     assert seen == [None]
 
 
-def test_a_late_listener_misses_nothing_while_events_go_on(tmp_path: Path) -> None:
+def test_a_late_listener_misses_no_events(tmp_path: Path) -> None:
     async def listen() -> list[int]:
         store = JobStore(tmp_path / "jobs.sqlite")
         hub = EventHub(store)
@@ -117,7 +117,7 @@ def test_a_late_listener_misses_nothing_while_events_go_on(tmp_path: Path) -> No
     assert asyncio.run(listen()) == [*range(1, 1500, 2), *range(1501, 2000)]
 
 
-def test_who_remembers_a_number_of_a_file_that_is_gone_hears_all_events(tmp_path: Path) -> None:
+def test_a_listener_with_a_number_of_a_deleted_job_file_receives_all_events(tmp_path: Path) -> None:
     async def listen() -> list[int]:
         store = JobStore(tmp_path / "jobs.sqlite")
         hub = EventHub(store)
@@ -138,7 +138,7 @@ async def kept(store: JobStore) -> list[str]:
     return [str(event.data.get("n")) for event in await asyncio.wrap_future(store.events(None, 0))]
 
 
-def test_of_events_in_one_slot_the_newest_is_kept_and_a_late_listener_gets_no_older(tmp_path: Path) -> None:
+def test_only_the_newest_event_of_a_slot_is_kept(tmp_path: Path) -> None:
     async def scenario() -> tuple[list[str], list[str], list[str]]:
         store = JobStore(tmp_path / "jobs.sqlite")
         hub = EventHub(store)

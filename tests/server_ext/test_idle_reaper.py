@@ -1,4 +1,4 @@
-"""What is kept only while somebody calls it goes, and nothing else."""
+"""The removal of idle deployments."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 
 import pytest
 
-from samples.http import Door, Http, error_of, one_node, until
+from samples.http_client import GateFile, Http, error_of, one_node, until
 from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 
 
-def test_what_nobody_calls_is_removed_after_the_time_it_was_given(server: Http, door: Door) -> None:
+def test_an_idle_deployment_is_removed_after_its_limit(server: Http, gate_file: GateFile) -> None:
     config = {**one_node("gate", ("path", "x")), "graph_id": "brief"}
     for name, seconds in (("busy", 4.0), ("kept", None), ("brief", 1.5)):
         answer = server.put(f"/graphs/{name}", json={"kind": "graph", "config": config, "idle_after": seconds})
         assert answer.status_code == 201
-    job = server.start("busy", door.inputs(x=1))
-    door.wait_begun()
+    job = server.start("busy", gate_file.inputs(x=1))
+    gate_file.wait_begun()
 
     def names() -> set[str]:
         return {entry["graph_id"] for entry in server.get("/graphs").json()["graphs"]}
 
     until(lambda: "brief" not in names())
-    assert error_of(server.submit("brief", door.inputs(x=1))) == (404, "UnknownGraph")
+    assert error_of(server.submit("brief", gate_file.inputs(x=1))) == (404, "UnknownGraph")
     time.sleep(4.5)
     assert {"busy", "kept"} <= names()
     assert server.get("/graphs/busy").json()["idle_after"] == 4.0
-    door.open()
+    gate_file.open()
     assert server.value(server.result(job)["output"]) == {"y": 1}
     until(lambda: "busy" not in names())
     server.session.delete(server.url + "/graphs/kept", timeout=60)
 
 
-def test_a_lifetime_holds_over_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_idle_limit_survives_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     rules = HostRules([], tmp_path / "worlds", lambda url: False)
@@ -45,14 +45,14 @@ def test_a_lifetime_holds_over_a_restart(tmp_path: Path, monkeypatch: pytest.Mon
     put.put("g", "graph", config, "hash", None, 60.0)
     again = Deployments(tmp_path / "graphs", rules)
     assert again.get("g").idle_after == 60.0
-    assert again.clock.idle() == []
+    assert again.reaper.idle() == []
     now[0] += 61.0
-    assert again.clock.idle() == ["g"]
-    again.clock.touch("g")
-    assert again.clock.idle() == []
+    assert again.reaper.idle() == ["g"]
+    again.reaper.touch("g")
+    assert again.reaper.idle() == []
 
 
-def test_what_cannot_be_removed_is_served_still_and_keeps_nothing_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_deployment_that_cannot_be_removed_stays_and_does_not_block_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     deployments = Deployments(tmp_path / "graphs", HostRules([], tmp_path / "worlds", lambda url: False))
     for name in ("stuck", "free"):
         deployments.put(name, "graph", {"graph_id": name, "nodes": []}, "hash", None, 0.05)
@@ -61,7 +61,7 @@ def test_what_cannot_be_removed_is_served_still_and_keeps_nothing_else(tmp_path:
         deployments.remove("stuck")
 
     async def act() -> None:
-        sweep = asyncio.create_task(deployments.clock.sweep(list, deployments.remove))
+        sweep = asyncio.create_task(deployments.reaper.sweep(list, deployments.remove))
         for _ in range(200):
             await asyncio.sleep(0.1)
             if deployments.names() == ["stuck"] and caplog.text:
@@ -71,4 +71,4 @@ def test_what_cannot_be_removed_is_served_still_and_keeps_nothing_else(tmp_path:
 
     asyncio.run(act())
     assert deployments.names() == ["stuck"]
-    assert "graph 'stuck', which nobody calls, cannot be removed" in caplog.text
+    assert "Idle graph 'stuck' cannot be removed" in caplog.text

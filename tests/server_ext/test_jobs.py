@@ -1,4 +1,4 @@
-"""Rows and events of jobs on disk."""
+"""The job store: rows and events on disk."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def job(name: str, **facts: object) -> Job:
     return replace(made, **facts)  # type: ignore[arg-type]  # the test names fields of a job
 
 
-def test_a_job_comes_back_as_it_was_written(store: JobStore) -> None:
+def test_a_job_is_read_as_it_was_written(store: JobStore) -> None:
     made = job("a", detached=True, timeout=2.5, artifacts=("x", "y"), timing={"fetch_s": 0.5}, progress={"done": 1})
     store.insert(made).result()
     assert store.get("a").result() == made
@@ -36,7 +36,7 @@ def test_a_job_comes_back_as_it_was_written(store: JobStore) -> None:
     assert store.get("b").result() is None
 
 
-def test_it_is_there_after_the_file_was_opened_again(tmp_path: Path) -> None:
+def test_jobs_survive_reopening_the_file(tmp_path: Path) -> None:
     first = JobStore(tmp_path / "jobs.sqlite")
     first.insert(job("a"))
     first.insert(job("b", status=IN_PROGRESS, attempts=1, created=1.0))
@@ -51,7 +51,7 @@ def test_it_is_there_after_the_file_was_opened_again(tmp_path: Path) -> None:
     again.close()
 
 
-def test_a_key_is_given_once_and_others_of_the_same_moment_are_stored(store: JobStore) -> None:
+def test_a_duplicate_key_fails_and_others_of_the_same_batch_are_stored(store: JobStore) -> None:
     futures = [store.insert(job("a")), store.insert(replace(job("b"), key="key-a")), store.insert(job("c"))]
     futures[0].result()
     with pytest.raises(StorageFailed, match="UNIQUE"):
@@ -60,7 +60,7 @@ def test_a_key_is_given_once_and_others_of_the_same_moment_are_stored(store: Job
     assert set(store.keys().result().values()) == {"a", "c"}
 
 
-def test_events_come_in_order_from_any_place(store: JobStore) -> None:
+def test_events_come_in_order_from_any_number(store: JobStore) -> None:
     for seq in range(1, 8):
         store.add_event(Event(seq, "ab"[seq % 2], "status", {"n": seq}))
     assert [event.seq for event in store.events("a", 2).result()] == [4, 6]
@@ -77,7 +77,7 @@ def test_jobs_are_listed_newest_first_without_their_values(store: JobStore) -> N
     assert store.newest(graph_id="other").result() == []
 
 
-def test_what_is_old_or_too_much_expires(store: JobStore) -> None:
+def test_old_and_surplus_jobs_expire(store: JobStore) -> None:
     for number, name in enumerate("abcd"):
         store.insert(job(name, status=COMPLETED, finished=float(number)))
     store.insert(job("running"))
@@ -86,7 +86,7 @@ def test_what_is_old_or_too_much_expires(store: JobStore) -> None:
 
 
 def test_one_file_has_one_user(store: JobStore, tmp_path: Path) -> None:
-    with pytest.raises(StorageFailed, match="another endpoint uses the job file"):
+    with pytest.raises(StorageFailed, match="Another endpoint uses the job file"):
         JobStore(tmp_path / "jobs.sqlite")
 
 
@@ -95,7 +95,7 @@ def test_a_file_of_a_newer_version_or_in_no_folder_is_refused(tmp_path: Path) ->
     with sqlite3.connect(newer) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(UnsupportedVersion, match="update yggdrasill"):
+    with pytest.raises(UnsupportedVersion, match="Update yggdrasill"):
         JobStore(newer)
     assert [path.name for path in tmp_path.iterdir()] == ["newer.sqlite"]
     with pytest.raises(StorageFailed):

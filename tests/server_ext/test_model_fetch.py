@@ -1,4 +1,4 @@
-"""Bringing model files to an endpoint: from allowed sources, into the right folder, whole or not at all."""
+"""Downloads of model files: allowed sources, target folders, and no partial files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from samples.http import until
+from samples.http_client import until
 from samples.model_server import SHA256, WEIGHTS, fetching_process, files, service, sources
 from samples.model_server import model_server as open_model_server
 from yggdrasill.errors import (
@@ -27,13 +27,12 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import CancelToken, enter_run
 from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.model_fetch import ModelFetch
-from yggdrasill.server_ext.model_sources import ModelRequest
+from yggdrasill.server_ext.model_fetch import ModelFetch, ModelRequest
 
 
 @pytest.fixture(scope="module")
 def model_server() -> Iterator[str]:
-    """The url of a server that gives files."""
+    """Start a server with model files and return it."""
     with open_model_server() as server:
         yield server.url
 
@@ -43,15 +42,15 @@ def fetch(folder: Path, model_server: str, path: str = "/good/a.safetensors", na
     return ModelFetch(sources(folder, model_server, **facts), request, "key").run({})
 
 
-def test_a_file_arrives_whole_in_its_folder_and_its_progress_is_told(tmp_path: Path, model_server: str) -> None:
-    told: list[tuple[float, float]] = []
-    with enter_run(progress=lambda place, done, total, text: told.append((done, total))):
+def test_a_file_is_fetched_into_its_folder_with_progress(tmp_path: Path, model_server: str) -> None:
+    progress: list[tuple[float, float]] = []
+    with enter_run(progress=lambda place, done, total, text: progress.append((done, total))):
         found = fetch(tmp_path, model_server, "/good/a.safetensors", "sub/a.safetensors", sha256=SHA256.upper())
     assert found == {"file": "loras/sub/a.safetensors", "nbytes": len(WEIGHTS), "sha256": SHA256}
     assert files(tmp_path) == ["loras/sub/a.safetensors"]
     assert (tmp_path / "loras/sub/a.safetensors").read_bytes() == WEIGHTS
-    assert told[-1] == (len(WEIGHTS), len(WEIGHTS))
-    assert len(told) > 2
+    assert progress[-1] == (len(WEIGHTS), len(WEIGHTS))
+    assert len(progress) > 2
 
 
 def test_redirects_inside_the_allowed_sources_are_followed(tmp_path: Path, model_server: str) -> None:
@@ -72,9 +71,7 @@ def test_redirects_inside_the_allowed_sources_are_followed(tmp_path: Path, model
         ("/good/to" * 7 + "/good/a.safetensors", EndpointUnreachable),
     ],
 )
-def test_a_source_that_is_not_allowed_or_gives_nothing_whole_leaves_no_trace(
-    tmp_path: Path, model_server: str, path: str, error: type[YggdrasillError]
-) -> None:
+def test_a_forbidden_or_failing_source_leaves_no_files(tmp_path: Path, model_server: str, path: str, error: type[YggdrasillError]) -> None:
     with pytest.raises(error):
         fetch(tmp_path, model_server, path)
     assert files(tmp_path) == []
@@ -84,7 +81,7 @@ def test_a_source_that_is_not_allowed_or_gives_nothing_whole_leaves_no_trace(
     "facts, error",
     [({"sha256": "0" * 64}, CorruptData), ({"most": 1000}, LimitExceeded), ({"allowed": ()}, AccessDenied)],
 )
-def test_another_content_a_file_too_long_and_a_source_of_nobody_leave_no_trace(
+def test_a_wrong_hash_an_oversized_file_and_an_unreachable_source_leave_no_files(
     tmp_path: Path, model_server: str, facts: dict[str, Any], error: type[YggdrasillError]
 ) -> None:
     with pytest.raises(error):
@@ -92,7 +89,7 @@ def test_another_content_a_file_too_long_and_a_source_of_nobody_leave_no_trace(
     assert files(tmp_path) == []
 
 
-def test_a_length_that_is_not_told_is_limited_too(tmp_path: Path, model_server: str) -> None:
+def test_an_unknown_length_is_limited_too(tmp_path: Path, model_server: str) -> None:
     with pytest.raises(LimitExceeded):
         fetch(tmp_path, model_server, "/good/untold.safetensors", most=1_500_000)
     assert files(tmp_path) == []
@@ -103,13 +100,13 @@ def test_a_length_that_is_not_told_is_limited_too(tmp_path: Path, model_server: 
     ["a.py", "a.safetensors/", "../a.safetensors", "/etc/a.safetensors", "b/../../a.safetensors", ".a.safetensors", "b\\a.safetensors",
      "C:a.safetensors", ".hidden/a.safetensors", "a.safetensors\n.pt", "", "x" * 300 + ".pt"],
 )  # fmt: skip
-def test_only_plain_names_of_model_files_inside_the_folder_are_taken(tmp_path: Path, model_server: str, name: str) -> None:
+def test_only_plain_model_file_names_inside_the_folder_are_accepted(tmp_path: Path, model_server: str, name: str) -> None:
     wanted = ModelRequest(model_server + "/good/a.safetensors", "loras", name)
     with pytest.raises(InvalidArgument):
         sources(tmp_path, model_server).target(wanted)
 
 
-def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path, model_server: str) -> None:
+def test_a_symlink_does_not_lead_out_of_the_folder(tmp_path: Path, model_server: str) -> None:
     allowed = sources(tmp_path, model_server)
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "loras" / "out").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
@@ -117,7 +114,7 @@ def test_a_link_does_not_lead_out_of_the_folder(tmp_path: Path, model_server: st
         allowed.target(ModelRequest(model_server + "/good/a.safetensors", "loras", "out/a.safetensors"))
 
 
-def test_a_file_that_is_there_is_kept_and_a_folder_that_is_not_is_named(tmp_path: Path, model_server: str) -> None:
+def test_an_existing_file_is_kept_and_an_unknown_folder_is_named(tmp_path: Path, model_server: str) -> None:
     fetch(tmp_path, model_server)
     (tmp_path / "loras/a.safetensors").write_bytes(b"mine")
     with pytest.raises(DuplicateName):
@@ -127,19 +124,19 @@ def test_a_file_that_is_there_is_kept_and_a_folder_that_is_not_is_named(tmp_path
         sources(tmp_path, model_server).target(ModelRequest(model_server + "/good/a.safetensors", "lora", "b.safetensors"))
 
 
-def test_a_cancelled_fetch_leaves_no_trace(tmp_path: Path, model_server: str) -> None:
+def test_a_cancelled_fetch_leaves_no_files(tmp_path: Path, model_server: str) -> None:
     token = CancelToken()
     with pytest.raises(Cancelled), enter_run(token=token, progress=lambda *_: token.cancel("enough")):
         fetch(tmp_path, model_server)
     assert files(tmp_path) == []
 
 
-def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, model_server: str) -> None:
+def test_a_fetch_is_a_job_with_events(tmp_path: Path, model_server: str) -> None:
     async def act() -> None:
         endpoint = service(tmp_path)
         await endpoint.start()
         wanted = ModelRequest(model_server + "/good/a.safetensors", "loras", "a.safetensors")
-        with pytest.raises(InvalidConfig, match="no ComfyUI"):
+        with pytest.raises(InvalidConfig, match="not a ComfyUI"):
             await endpoint.fetch_model(wanted, "k")
         endpoint.models = sources(tmp_path, model_server)
         with pytest.raises(AccessDenied):
@@ -158,7 +155,7 @@ def test_fetching_is_a_job_that_others_can_follow(tmp_path: Path, model_server: 
     assert (tmp_path / "loras/a.safetensors").read_bytes() == WEIGHTS
 
 
-def test_a_fetch_goes_on_when_its_endpoint_was_killed_and_is_started_again(tmp_path: Path) -> None:
+def test_a_fetch_resumes_after_the_endpoint_was_killed(tmp_path: Path) -> None:
     with open_model_server() as model_server:
         killed = fetching_process(tmp_path, model_server.url, "k")
         until(lambda: model_server.halves, 60.0)
@@ -173,7 +170,7 @@ def test_a_fetch_goes_on_when_its_endpoint_was_killed_and_is_started_again(tmp_p
     assert files(tmp_path / "loras") == ["a.safetensors"]
 
 
-def test_a_fetch_that_went_on_from_a_source_that_is_allowed_no_more_says_so(tmp_path: Path) -> None:
+def test_a_resumed_fetch_from_a_source_no_longer_allowed_fails(tmp_path: Path) -> None:
     with open_model_server() as model_server:
         killed = fetching_process(tmp_path, model_server.url, "k")
         until(lambda: model_server.halves, 60.0)
@@ -186,7 +183,7 @@ def test_a_fetch_that_went_on_from_a_source_that_is_allowed_no_more_says_so(tmp_
 
 
 async def again(folder: Path, model_server: str, **facts: Any) -> Job:
-    """The job with the key ``k`` when it is finished, at an endpoint that begins over what another one left in a folder."""
+    """Start a service on the data folder of a killed one, and return the job with the key ``k`` when it has finished."""
     endpoint = service(folder)
     endpoint.models = sources(folder, model_server, **facts)
     await endpoint.start()

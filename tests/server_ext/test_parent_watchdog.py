@@ -1,4 +1,4 @@
-"""A process that ends with the one that started it, and none that merely inherited the variable."""
+"""The parent watchdog: a process ends with its parent, and a wrong variable is ignored."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import time
 
 import pytest
 
-from samples.http import until
+from samples.http_client import until
 from yggdrasill.server_ext.parent_watchdog import PARENT_PIPE
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="a process cannot be given a pipe there")
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="pipes cannot be inherited on Windows")
 
 _PROGRAM = "import time; from yggdrasill.server_ext.parent_watchdog import exit_with_parent; exit_with_parent(); print('held', flush=True); time.sleep(600)"
 
 
 def start(word: str, *given: int) -> subprocess.Popen[str]:
-    """A process that holds the parent_pipe of that number, once it does."""
+    """Start a process with this value of the variable; return it once the watchdog runs."""
     command, environment = [sys.executable, "-c", _PROGRAM], {**os.environ, PARENT_PIPE: word}
     process = subprocess.Popen(command, env=environment, pass_fds=given, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -28,7 +28,7 @@ def start(word: str, *given: int) -> subprocess.Popen[str]:
     return process
 
 
-def test_a_process_ends_when_nobody_holds_the_other_end_of_its_parent_pipe() -> None:
+def test_a_process_ends_when_its_parent_pipe_closes() -> None:
     given, held = os.pipe()
     processes = [start(str(given), given) for _ in range(2)]
     os.close(given)
@@ -38,7 +38,7 @@ def test_a_process_ends_when_nobody_holds_the_other_end_of_its_parent_pipe() -> 
 
 
 @pytest.mark.parametrize("word", ["", "no number", "0", "4095", "9" * 30])
-def test_what_is_no_parent_pipe_ends_nothing(word: str) -> None:
+def test_a_value_that_is_not_a_pipe_is_ignored(word: str) -> None:
     process = start(word)
     try:
         time.sleep(0.2)

@@ -1,4 +1,4 @@
-"""An endpoint that is killed in mid-job, or asked to end, and started again."""
+"""An endpoint that is killed or shut down during jobs and started again."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from samples.endpoints import EndpointProcess
-from samples.http import Door, Http, events_of, in_background, one_node, until
+from samples.http_client import GateFile, Http, events_of, in_background, one_node, until
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +24,8 @@ def mortal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Http]:
     process.stop()
 
 
-def test_a_killed_endpoint_goes_on_where_it_was(mortal: Http, tmp_path: Path) -> None:
-    running, waiting = Door(tmp_path), Door(tmp_path)
+def test_a_killed_endpoint_resumes_its_jobs(mortal: Http, tmp_path: Path) -> None:
+    running, waiting = GateFile(tmp_path), GateFile(tmp_path)
     key = uuid.uuid4().hex
     x = torch.randn(8000)
     done = mortal.submit("double", {"x": x}, key=f"done-{key}").json()
@@ -50,21 +50,21 @@ def test_a_killed_endpoint_goes_on_where_it_was(mortal: Http, tmp_path: Path) ->
     assert running.runs == 2
 
 
-def test_a_stateful_graph_that_was_running_is_not_run_twice(mortal: Http, tmp_path: Path) -> None:
-    door = Door(tmp_path)
-    job_id = mortal.start("keeper", door.inputs())
-    door.wait_begun()
+def test_a_running_stateful_job_is_not_run_again_after_a_kill(mortal: Http, tmp_path: Path) -> None:
+    gate_file = GateFile(tmp_path)
+    job_id = mortal.start("keeper", gate_file.inputs())
+    gate_file.wait_begun()
     mortal.process.kill()
-    door.open()
+    gate_file.open()
     mortal.process.start()
     outcome = mortal.result(job_id)
     assert (outcome["status"], outcome["error"]["type"]) == ("FAILED", "EndpointFailed")
     assert "keeps state between calls" in outcome["error"]["message"]
-    assert door.runs == 1
+    assert gate_file.runs == 1
 
 
-def test_a_graceful_end_lets_jobs_finish_cancels_the_rest_and_keeps_the_queue(mortal: Http, tmp_path: Path) -> None:
-    stuck, waiting = Door(tmp_path), Door(tmp_path)
+def test_a_graceful_shutdown_waits_cancels_and_keeps_the_queue(mortal: Http, tmp_path: Path) -> None:
+    stuck, waiting = GateFile(tmp_path), GateFile(tmp_path)
     held = mortal.start("gate", stuck.inputs(), detached=True)
     queued = mortal.start("gate", waiting.inputs(x=5), detached=True)
     stuck.wait_begun()
@@ -79,7 +79,7 @@ def test_a_graceful_end_lets_jobs_finish_cancels_the_rest_and_keeps_the_queue(mo
     assert "shutting down" in outcome["error"]["message"]
 
 
-def test_events_go_on_with_higher_numbers_after_a_restart(mortal: Http) -> None:
+def test_event_numbers_increase_across_a_restart(mortal: Http) -> None:
     before = events_of(mortal.get(f"/jobs/{mortal.start('double', {'x': 1})}/events", stream=True))
     mortal.process.kill()
     mortal.process.start()

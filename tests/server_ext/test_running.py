@@ -1,4 +1,4 @@
-"""Calls of served graphs, pipelines, stages and worlds: the values, the errors, the keys."""
+"""Calls of deployed graphs, pipelines, stages and worlds: values, errors, keys."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from samples.graphs import sample_registry
-from samples.http import Door, Http, error_of, in_background, one_node
+from samples.http_client import GateFile, Http, error_of, in_background, one_node
 from yggdrasill.executor.context import enter_run
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
-from yggdrasill.server_ext.identity import deployment_hash
+from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.stage import Stage
 from yggdrasill.stage.state import State
 from yggdrasill.values.stores.memory import MemoryStore
@@ -47,7 +47,7 @@ def world_config() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("value", [3, -2.5, "ab", [1], (1, "a"), float("inf")], ids=repr)
-def test_a_graph_gives_what_it_gives_here(server: Http, value: Any) -> None:
+def test_a_remote_graph_gives_the_local_result(server: Http, value: Any) -> None:
     assert server.run("double", {"x": value}) == {"y": value + value}
 
 
@@ -60,23 +60,23 @@ def test_tensors_come_back_bit_for_bit_inline_and_as_artifacts(server: Http, dty
     assert torch.equal(y, x + x)
 
 
-def test_random_numbers_are_those_of_the_callers_place(server: Http) -> None:
+def test_random_numbers_follow_the_callers_run_context(server: Http) -> None:
     run = {"seed": 11, "path": ["stage", "noise"], "pass_index": 2}
-    there = server.run("noise", {}, run=run)["noise"]
+    remote = server.run("noise", {}, run=run)["noise"]
     graph = Graph.from_config(one_node("noise", (), ("noise",)), sample_registry())
     with enter_run(seed=11, path=("stage", "noise"), pass_index=2):
-        here = graph.run({})["noise"]
-    assert torch.equal(there, here)
-    assert not torch.equal(there, server.run("noise", {}, run={**run, "pass_index": 3})["noise"])
+        local = graph.run({})["noise"]
+    assert torch.equal(remote, local)
+    assert not torch.equal(remote, server.run("noise", {}, run={**run, "pass_index": 3})["noise"])
 
 
-def test_a_pipeline_takes_references_and_runs_whole(server: Http) -> None:
+def test_a_pipeline_accepts_handles_and_runs_whole(server: Http) -> None:
     server.deploy("twice", pipeline_config(), "pipeline")
     x = torch.randn(9000)
     assert torch.equal(server.run("twice", {"x": x}, options={"max_workers": 2})["y"], 4 * x)
 
 
-def test_a_stage_takes_a_state_and_gives_one(server: Http) -> None:
+def test_a_stage_takes_and_returns_a_state(server: Http) -> None:
     server.deploy("stage", stage_config(), "stage")
     state = State({1: 3.5, 3: torch.ones(9000)}, content={"land": "flat"}, passes=2, seed=9)
     after = State.from_dict(server.run("stage", {"state": state.to_dict(), "action": None})["state"])
@@ -94,7 +94,7 @@ def test_a_world_runs_its_passes(server: Http) -> None:
     assert (after[2], after.passes, after.seed) == (8, 3, 4)
 
 
-def test_dry_run_calls_nothing_and_loops_repeat(server: Http) -> None:
+def test_a_dry_run_calls_no_blocks_and_loop_steps_repeat(server: Http) -> None:
     assert server.run("fail", {"x": 1}, options={"dry_run": True}) == {"y": None}
     ring = one_node("accumulate", ("x",), ("total",))
     ring["edges"] = [{"source_node": "node", "source_port": "total", "target_node": "node", "target_port": "x"}]
@@ -102,7 +102,7 @@ def test_dry_run_calls_nothing_and_loops_repeat(server: Http) -> None:
     assert server.run("ring", {"x": 1}, options={"num_loop_steps": 4}) == {"total": 8}
 
 
-def test_a_contract_says_what_goes_in_and_out(server: Http) -> None:
+def test_a_contract_describes_inputs_and_outputs(server: Http) -> None:
     contract = server.get("/graphs/noise/contract").json()
     assert contract["outputs"] == [{"node_id": "node", "port_name": "noise", "name": "noise", "dtype": "tensor", "optional": False}]
     assert (contract["kind"], contract["deterministic"], contract["stateful"]) == ("graph", False, False)
@@ -110,7 +110,7 @@ def test_a_contract_says_what_goes_in_and_out(server: Http) -> None:
     assert server.get("/graphs/keeper/contract").json()["stateful"] is True
 
 
-def test_a_failure_names_type_and_place_and_shows_no_traceback(server: Http) -> None:
+def test_a_failure_names_type_and_node_and_shows_no_traceback(server: Http) -> None:
     answer = server.submit("fail", {"x": 1}, run={"seed": 1, "path": ["stage", "part"], "pass_index": 0}).json()
     assert (answer["status"], answer["output"]) == ("FAILED", None)
     error = answer["error"]
@@ -125,17 +125,17 @@ def test_a_missing_input_is_named(server: Http) -> None:
     assert (error["type"], error["details"]["ports"]) == ("MissingInput", ["x"])
 
 
-def test_a_value_of_another_shape_or_name_is_a_failed_job(server: Http) -> None:
+def test_inputs_of_a_wrong_shape_or_name_fail_the_job(server: Http) -> None:
     assert server.submit("double", {"z": 1}).json()["error"]["type"] == "UnknownName"
     assert server.submit("double", [1]).json()["error"]["type"] == "InvalidArgument"
 
 
 @pytest.mark.parametrize("options", [{"training": True}, {"device": "cuda"}, {"num_loop_steps": "3"}, {"num_steps": 2}, {"dry_run": 7}])
-def test_options_no_endpoint_takes_are_refused(server: Http, options: dict[str, Any]) -> None:
+def test_invalid_run_options_are_refused(server: Http, options: dict[str, Any]) -> None:
     assert error_of(server.submit("double", {"x": 1}, options=options)) == (400, "InvalidArgument")
 
 
-def test_the_same_key_finds_the_same_job(server: Http) -> None:
+def test_the_same_key_returns_the_same_job(server: Http) -> None:
     key = uuid.uuid4().hex
     first, again = (server.submit("noise", {}, key=key).json() for _ in range(2))
     assert first == again
@@ -148,22 +148,22 @@ def test_the_same_key_with_another_body_is_refused(server: Http) -> None:
         assert error_of(server.submit(graph, {"x": value}, key=key, run={"seed": seed})) == (409, "JobConflict")
 
 
-def test_two_requests_with_one_key_at_the_same_time_run_once(server: Http, door: Door) -> None:
+def test_two_requests_with_one_key_at_the_same_time_run_once(server: Http, gate_file: GateFile) -> None:
     key = uuid.uuid4().hex
-    calls = [in_background(server.submit, "gate", door.inputs(x=1), key=key) for _ in range(4)]
-    door.wait_begun()
-    door.open()
+    calls = [in_background(server.submit, "gate", gate_file.inputs(x=1), key=key) for _ in range(4)]
+    gate_file.wait_begun()
+    gate_file.open()
     answers = [call.result().json() for call in calls]
     assert len({answer["job_id"] for answer in answers}) == 1
-    assert door.runs == 1
+    assert gate_file.runs == 1
 
 
-def test_a_wait_ends_with_the_time_and_the_output_comes_later(server: Http, door: Door) -> None:
-    answer = server.submit("gate", door.inputs(x=7), wait=0.2)
+def test_a_wait_ends_after_its_time_and_the_output_can_be_read_later(server: Http, gate_file: GateFile) -> None:
+    answer = server.submit("gate", gate_file.inputs(x=7), wait=0.2)
     assert (answer.status_code, answer.json()["status"]) == (202, "IN_PROGRESS")
     job_id = answer.json()["job_id"]
     assert server.get(f"/jobs/{job_id}/output").status_code == 202
-    door.open()
+    gate_file.open()
     outcome = server.result(job_id)
     assert server.value(outcome["output"]) == {"y": 7}
     assert outcome["timing"]["run_s"] >= 0.2
@@ -172,17 +172,17 @@ def test_a_wait_ends_with_the_time_and_the_output_comes_later(server: Http, door
     assert job_id in [entry["job_id"] for entry in server.get("/jobs?graph_id=gate&status=COMPLETED").json()["jobs"]]
 
 
-def test_deploying_the_same_again_changes_nothing_and_another_replaces_it(server: Http, door: Door) -> None:
+def test_deploying_an_equal_config_changes_nothing_and_another_replaces_it(server: Http, gate_file: GateFile) -> None:
     config = one_node("gate", ("path", "x"))
     first = server.deploy("replaced", config)
     assert first == {"graph_id": "replaced", "kind": "graph", "hash": deployment_hash("graph", config), "created": True}
     assert server.deploy("replaced", config)["created"] is False
-    job_id = server.start("replaced", door.inputs(x=1))
-    door.wait_begun()
+    job_id = server.start("replaced", gate_file.inputs(x=1))
+    gate_file.wait_begun()
     other = server.deploy("replaced", one_node("double"))
     assert (other["created"], other["hash"] != first["hash"]) == (True, True)
     assert server.run("replaced", {"x": 4}) == {"y": 8}
-    door.open()
+    gate_file.open()
     assert server.value(server.result(job_id)["output"]) == {"y": 1}
 
 
@@ -198,7 +198,7 @@ def test_a_state_is_deployed_with_the_config(server: Http) -> None:
     assert error_of(server.put("/graphs/linear", json=body({"nobody": {"weight": 1}}))) == (400, "CheckpointMismatch")
 
 
-def test_a_removed_graph_is_unknown_and_near_names_are_told(server: Http) -> None:
+def test_a_removed_graph_is_unknown_and_similar_names_are_suggested(server: Http) -> None:
     server.deploy("passing", one_node("double"))
     assert server.session.delete(server.url + "/graphs/passing").status_code == 204
     answer = server.submit("passing", {"x": 1})
@@ -208,7 +208,7 @@ def test_a_removed_graph_is_unknown_and_near_names_are_told(server: Http) -> Non
     assert error_of(server.get("/nowhere")) == (404, "UnknownName")
 
 
-def test_ids_of_any_spelling_are_names_and_nothing_else(server: Http) -> None:
+def test_any_printable_id_is_accepted_and_reaches_no_other_file(server: Http) -> None:
     for name in ("stage%2Fpipeline%2Fgraph", "..%2F..%2Fetc", "a%20b%C3%A9", "con"):
         assert server.put(f"/graphs/{name}", json={"kind": "graph", "config": one_node("double")}).status_code == 201
         assert server.run(name, {"x": 1}) == {"y": 2}
@@ -216,10 +216,10 @@ def test_ids_of_any_spelling_are_names_and_nothing_else(server: Http) -> None:
     assert all(file.parent == folder for file in server.process.data_dir.rglob("*.json"))
 
 
-def test_calls_of_one_stateful_graph_do_not_overlap(server: Http, door: Door) -> None:
-    first, second = (server.start("keeper", door.inputs()) for _ in range(2))
-    door.wait_begun()
+def test_calls_of_one_stateful_graph_do_not_overlap(server: Http, gate_file: GateFile) -> None:
+    first, second = (server.start("keeper", gate_file.inputs()) for _ in range(2))
+    gate_file.wait_begun()
     assert server.status(second) == "IN_QUEUE"
-    door.open()
+    gate_file.open()
     results = [server.value(server.result(job)["output"])["y"] for job in (first, second)]
     assert results[1] == results[0] + 1

@@ -1,4 +1,4 @@
-"""Every line of 'closed by default', tried as an attack."""
+"""Attacks on an endpoint: credentials, Host and Origin, request bodies, configs, secrets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 import requests
 
-from samples.http import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
+from samples.http_client import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
-from yggdrasill.server_ext.auth import Guard, keep_secret, resolve_token
+from yggdrasill.server_ext.auth import Guard, load_or_create_secret, resolve_token
 from yggdrasill.server_ext.route_table import ROUTES
 
 
 def ask(http: Http, method: str, path: str, **headers: str) -> requests.Response:
-    """A request without this session's own headers."""
+    """Send a request without the default headers of the session."""
     return requests.request(method, http.url + path, headers=headers, timeout=10)
 
 
@@ -28,7 +28,7 @@ def ask(http: Http, method: str, path: str, **headers: str) -> requests.Response
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
-def test_no_route_answers_without_the_token(server: Http, route: Any) -> None:
+def test_no_route_responds_without_the_token(server: Http, route: Any) -> None:
     path = route.path.replace("{graph_id}", "double").replace("{job_id}", "x").replace("{hash}", "0" * 64)
     assert error_of(ask(server, route.method, path)) == (401, "AccessDenied")
 
@@ -36,7 +36,7 @@ def test_no_route_answers_without_the_token(server: Http, route: Any) -> None:
 @pytest.mark.parametrize(
     "given", ["", "Bearer", "Bearer ", "Bearer wrong-token", "Basic {token}", "{token}", "Bearer {token}x", "Bearer {cut}", "Bearer \u00e9"]
 )
-def test_other_credentials_do_not_open(server: Http, given: str) -> None:
+def test_other_credentials_are_refused(server: Http, given: str) -> None:
     token = server.process.token
     header = given.format(token=token, cut=token[:-1]).encode("latin-1")
     answer = requests.get(server.url + "/health", headers={"Authorization": header}, timeout=10)
@@ -49,14 +49,14 @@ def test_a_token_in_the_url_is_refused_even_beside_the_right_one(server: Http, n
     assert error_of(server.get(f"/health?{name}={server.process.token}")) == (401, "AccessDenied")
 
 
-def test_the_token_file_is_for_its_owner_and_made_once(tmp_path: Path) -> None:
+def test_the_token_file_is_private_and_created_once(tmp_path: Path) -> None:
     token = resolve_token(tmp_path, environment={})
     assert len(token) >= 32
     assert resolve_token(tmp_path, environment={}) == token
     if os.name == "posix":
         assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
         (tmp_path / "token").chmod(0o644)
-        keep_secret(tmp_path / "token")
+        load_or_create_secret(tmp_path / "token")
         assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     assert resolve_token(tmp_path, environment={"YGGDRASILL_TOKEN": "from-environment"}) == "from-environment"
     assert resolve_token(tmp_path, "given-by-caller", {"YGGDRASILL_TOKEN": "from-environment"}) == "given-by-caller"
@@ -64,7 +64,7 @@ def test_the_token_file_is_for_its_owner_and_made_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("weak", ["short", "with space in it", "line\nbreak-here", "t\u00f6ken-with-umlaut"])
 def test_a_weak_token_is_refused(tmp_path: Path, weak: str) -> None:
-    with pytest.raises(InvalidArgument, match="token must be"):
+    with pytest.raises(InvalidArgument, match="token must have"):
         resolve_token(tmp_path, weak)
 
 
@@ -96,7 +96,7 @@ def test_foreign_pages_are_refused_even_with_the_token(server: Http, headers: di
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:80", "localhost", "LOCALHOST:9", "[::1]:8400", "forge.lan:8400", "forge.lan"])
-def test_a_guard_lets_the_names_in_it_was_told(host: str) -> None:
+def test_a_guard_accepts_its_configured_names(host: str) -> None:
     guard = Guard("a-token-of-eight", ["0.0.0.0", "forge.lan", "::"])
     guard.check_source(host, f"http://{host}", "same-origin")
     guard.check_source(host, None, None)
@@ -104,7 +104,7 @@ def test_a_guard_lets_the_names_in_it_was_told(host: str) -> None:
 
 @pytest.mark.parametrize("listening", ["0.0.0.0", "::", ""])
 @pytest.mark.parametrize("host", ["192.168.1.20:8188", "192.168.1.20", "[fd00::17]:8188", "10.0.0.7:80"])
-def test_literal_addresses_are_let_in_where_the_server_listens_on_every_one(listening: str, host: str) -> None:
+def test_literal_addresses_are_accepted_when_listening_on_all_addresses(listening: str, host: str) -> None:
     guard = Guard("a-token-of-eight", [listening])
     guard.check_source(host, f"http://{host}", "same-origin")
     with pytest.raises(AccessDenied, match="may not use this endpoint"):
@@ -112,7 +112,7 @@ def test_literal_addresses_are_let_in_where_the_server_listens_on_every_one(list
 
 
 @pytest.mark.parametrize("host", ["192.168.1.21", "192.168.1.20.evil.example", "evil.example"])
-def test_a_server_that_listens_on_one_address_is_reached_by_that_one_alone(host: str) -> None:
+def test_other_addresses_are_refused_when_listening_on_one(host: str) -> None:
     guard = Guard("a-token-of-eight", ["192.168.1.20"])
     guard.check_source("192.168.1.20:8188", None, None)
     with pytest.raises(AccessDenied):
@@ -122,13 +122,13 @@ def test_a_server_that_listens_on_one_address_is_reached_by_that_one_alone(host:
 @pytest.mark.parametrize(
     "host", ["192.168.1.20.evil.example", "0x7f.1", "3232235796", "0.0.0.0:8188", "[::]", "224.0.0.1", "1.2.3.4@evil.example"]
 )
-def test_what_is_no_address_of_a_machine_is_kept_out_of_a_server_that_listens_on_every_one(host: str) -> None:
+def test_names_and_special_addresses_are_refused_when_listening_on_all_addresses(host: str) -> None:
     with pytest.raises(AccessDenied):
         Guard("a-token-of-eight", ["0.0.0.0"]).check_source(host, None, None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "", "[", "forge.lan.evil", "http://forge.lan@evil/"])
-def test_a_guard_keeps_other_names_out(host: str) -> None:
+def test_a_guard_refuses_other_names(host: str) -> None:
     with pytest.raises(AccessDenied) as caught:
         Guard("a-token-of-eight", ["0.0.0.0", "forge.lan"]).check_source(host, None, None)
     assert caught.value.details["reason"] == "host"
@@ -168,7 +168,7 @@ BODIES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", BODIES)
-def test_a_broken_body_is_one_clear_error(server: Http, name: str) -> None:
+def test_an_invalid_body_gives_one_clear_error(server: Http, name: str) -> None:
     body, expected = BODIES[name]
     answer = server.post("/graphs/double/jobs", data=body)
     error = answer.json().get("error")
@@ -194,7 +194,7 @@ def test_a_body_over_the_limit_in_chunks_is_refused(small: Http) -> None:
     assert error_of(small.post("/graphs/double/jobs", data=chunks)) == (413, "PayloadTooLarge")
 
 
-def test_a_slow_or_broken_connection_harms_nobody(server: Http) -> None:
+def test_slow_and_broken_connections_do_not_affect_others(server: Http) -> None:
     host = server.process.url.removeprefix("http://")
     address, port = host.split(":")
     for text in (
@@ -251,7 +251,7 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_a_config_may_not_reach_out(server: Http, name: str) -> None:
+def test_a_config_cannot_use_files_secrets_or_addresses_of_the_host(server: Http, name: str) -> None:
     kind, config = ATTACKS[name]
     answer = server.put("/graphs/attack", json={"kind": kind, "config": config})
     status, error = error_of(answer)
@@ -259,7 +259,7 @@ def test_a_config_may_not_reach_out(server: Http, name: str) -> None:
     assert server.get("/graphs/attack").status_code == 404
 
 
-def test_a_state_larger_than_states_may_be_is_refused_by_its_claim(server: Http) -> None:
+def test_a_state_over_the_limit_is_refused_by_its_declared_size(server: Http) -> None:
     claim = {"dtype": "uint8", "shape": [17 << 20], "nbytes": 17 << 20, "artifact": "0" * 64}
     state = {"skeleton": {"node": {"weight": {"$tensor": 0}}}, "payloads": [claim]}
     answer = server.put("/graphs/attack", json={"kind": "graph", "config": one_node("linear"), "state": state})
@@ -279,7 +279,7 @@ def test_a_checkpoint_under_the_root_is_loaded(server: Http) -> None:
     assert error_of(answer) == (400, "InvalidConfig")
 
 
-def test_a_worlds_storage_lies_in_its_own_folder(server: Http) -> None:
+def test_a_worlds_storage_is_inside_its_folder(server: Http) -> None:
     stage = {"stage_id": "s", "pipelines": []}
     server.deploy("stored", world(world_id="mid", storage={"state_dir": "snapshots"}, stages={"s": stage}, cycle=["s"]), "world")
     server.run("stored", {"state": None, "action": None})
@@ -289,16 +289,16 @@ def test_a_worlds_storage_lies_in_its_own_folder(server: Http) -> None:
 # -- secrets ------------------------------------------------------------------------------------------------------
 
 
-def test_secrets_are_in_no_answer_log_or_file(server: Http) -> None:
+def test_no_response_log_or_file_contains_secrets(server: Http) -> None:
     token = server.process.token
     answer = server.submit("leak", {"x": 1})
     job_id = answer.json()["job_id"]
-    told = [answer.text, server.get(f"/jobs/{job_id}").text, server.get("/jobs").text, server.get("/capabilities").text]
-    told += [json.dumps(events_of(server.get(f"/jobs/{job_id}/events", stream=True))), server.get("/health", headers={"X": token}).text]
-    told += [server.get("/graphs/leak").text, server.process.log()]
-    assert "refused key [secret] and token [secret]" in told[0]
-    assert "[secret]" in told[-1]
-    assert "calling with key [secret]" in told[4]
+    texts = [answer.text, server.get(f"/jobs/{job_id}").text, server.get("/jobs").text, server.get("/capabilities").text]
+    texts += [json.dumps(events_of(server.get(f"/jobs/{job_id}/events", stream=True))), server.get("/health", headers={"X": token}).text]
+    texts += [server.get("/graphs/leak").text, server.process.log()]
+    assert "refused key [secret] and token [secret]" in texts[0]
+    assert "[secret]" in texts[-1]
+    assert "calling with key [secret]" in texts[4]
     files = {
         path: path.read_bytes()
         for path in server.process.data_dir.rglob("*")
@@ -306,7 +306,7 @@ def test_secrets_are_in_no_answer_log_or_file(server: Http) -> None:
     }
     assert len(files) > 5
     for secret in (token, SECRET_VALUE):
-        assert not [text for text in told if secret in text]
+        assert not [text for text in texts if secret in text]
         assert not [path for path, data in files.items() if secret.encode() in data]
 
 

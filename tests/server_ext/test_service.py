@@ -1,4 +1,4 @@
-"""The service without any HTTP: what it remembers and for how long, what it pins, and whom it knows."""
+"""The service without HTTP: retention, pins, known endpoints, redaction."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import pytest
 import torch
 
 from samples.graphs import sample_registry
-from samples.http import one_node
+from samples.http_client import one_node
 from yggdrasill.errors import UnknownArtifact, UnknownJob
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.admission import Submission
+from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.fetch import PeerFetcher
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.service import Limits, Service
-from yggdrasill.server_ext.signing import Signer
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
 
@@ -65,7 +65,7 @@ async def run(endpoint: Service, x: torch.Tensor, key: str) -> Job:
     return job
 
 
-def test_the_newest_jobs_are_remembered_and_only_their_outputs_kept(tmp_path: Path) -> None:
+def test_only_the_newest_jobs_and_their_outputs_are_kept(tmp_path: Path) -> None:
     async def act() -> None:
         async with service(tmp_path, quota=1_000_000, jobs=2) as endpoint:
             made = [await run(endpoint, torch.full((20_000,), float(n)), f"k{n}") for n in range(4)]
@@ -75,13 +75,13 @@ def test_the_newest_jobs_are_remembered_and_only_their_outputs_kept(tmp_path: Pa
             assert (await endpoint.job_manager.find(made[3].job_id)).job_id == made[3].job_id
             for number in range(20):
                 endpoint.store.put(os.urandom(70_000 + number))
-            there = [not endpoint.store.missing(job.artifacts) for job in made]
-            assert there == [False, False, True, True]
+            is_kept = [not endpoint.store.missing(job.artifacts) for job in made]
+            assert is_kept == [False, False, True, True]
 
     asyncio.run(act())
 
 
-def test_outputs_beyond_the_bytes_that_may_be_kept_are_forgotten_oldest_first(tmp_path: Path) -> None:
+def test_the_oldest_outputs_beyond_the_byte_limit_are_deleted(tmp_path: Path) -> None:
     async def act() -> None:
         async with service(tmp_path, bytes=200_000) as endpoint:
             made = [await run(endpoint, torch.full((20_000,), float(n)), f"k{n}") for n in range(4)]
@@ -92,7 +92,7 @@ def test_outputs_beyond_the_bytes_that_may_be_kept_are_forgotten_oldest_first(tm
     asyncio.run(act())
 
 
-def test_inputs_are_let_go_when_the_job_is_done(tmp_path: Path) -> None:
+def test_inputs_are_unpinned_when_the_job_has_finished(tmp_path: Path) -> None:
     async def act() -> None:
         async with service(tmp_path, quota=250_000) as endpoint:
             for number in range(5):
@@ -104,7 +104,7 @@ def test_inputs_are_let_go_when_the_job_is_done(tmp_path: Path) -> None:
     asyncio.run(act())
 
 
-def test_a_state_that_is_not_here_is_asked_for(tmp_path: Path) -> None:
+def test_a_missing_state_is_requested(tmp_path: Path) -> None:
     async def act() -> None:
         async with service(tmp_path) as endpoint:
             with pack({"node": {"weight": torch.zeros(100, 100)}}, MemoryStore()) as packed, pytest.raises(UnknownArtifact) as caught:
@@ -133,7 +133,7 @@ def test_known_endpoints_follow_their_file(tmp_path: Path) -> None:
     assert not known.knows("http://forge:8400/yggdrasill/v1")
 
 
-def test_known_endpoints_are_tried_with_their_owners_patience_whatever_becomes_of_the_file(tmp_path: Path) -> None:
+def test_known_endpoints_use_the_owners_retry_policy_after_the_file_changes(tmp_path: Path) -> None:
     file, retry_policy = tmp_path / "endpoints.yaml", RetryPolicy(0.25, 5.0)
     known = KnownEndpoints(file, [], lambda tokens: None, retry_policy=retry_policy)
     assert known.registry().retry_policy == retry_policy
@@ -142,7 +142,7 @@ def test_known_endpoints_are_tried_with_their_owners_patience_whatever_becomes_o
     assert known.registry().retry_policy == retry_policy
 
 
-def test_secrets_are_known_by_the_names_of_their_variables() -> None:
+def test_secrets_are_recognized_by_variable_names() -> None:
     names = {
         "OPENAI_API_KEY": "a1",
         "FORGE_TOKEN": "a2",
@@ -154,7 +154,7 @@ def test_secrets_are_known_by_the_names_of_their_variables() -> None:
     assert sorted(secrets_of_environment(names)) == ["a1", "a2", "a3"]
 
 
-def test_redaction_reaches_every_part_of_a_value_and_learns() -> None:
+def test_redaction_covers_all_parts_of_a_value_and_added_secrets() -> None:
     redactor = Redactor(["secret-one", "short", "secret-one-longer"])
     value = {"a secret-one": ["x secret-one-longer y", 1, None, ("secret-two",), Path("secret-one")]}
     assert redactor.value(value) == {"a [secret]": ["x [secret] y", 1, None, ["secret-two"], "[secret]"]}

@@ -1,4 +1,4 @@
-"""Slots are lent while a job waits elsewhere, and nobody waits for ever."""
+"""Slots: released while a job waits for another endpoint, and never lost."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from samples.http import in_background, until
+from samples.http_client import in_background, until
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
 from yggdrasill.server_ext.slots import Lease, Slots
 
 
 class Room:
-    """Slots, and how often somebody was told that one may be free."""
+    """Slots, and the number of calls of ``on_free``."""
 
     def __init__(self, count: int = 1) -> None:
         self.freed = 0
@@ -52,7 +52,7 @@ def test_there_are_as_many_leases_as_slots() -> None:
     assert room.freed >= 2
 
 
-def test_a_job_outside_lends_its_slot_and_goes_before_new_ones_when_it_comes_back() -> None:
+def test_a_waiting_job_releases_its_slot_and_has_priority_when_it_resumes() -> None:
     room, back = Room(), threading.Event()
     lease = room.lease()
     waiting = in_background(release_slot, lease, back)
@@ -68,7 +68,7 @@ def test_a_job_outside_lends_its_slot_and_goes_before_new_ones_when_it_comes_bac
     assert not room.full
 
 
-def test_no_slot_is_held_while_any_branch_of_a_job_is_release_slot() -> None:
+def test_no_slot_is_held_while_any_branch_of_a_job_waits_for_an_endpoint() -> None:
     room, first, second = Room(), threading.Event(), threading.Event()
     lease = room.lease()
     branches = [in_background(release_slot, lease, event) for event in (first, second)]
@@ -83,7 +83,7 @@ def test_no_slot_is_held_while_any_branch_of_a_job_is_release_slot() -> None:
     assert not room.full
 
 
-def test_a_cancelled_job_does_not_wait_for_its_slot_nor_keep_others_from_it() -> None:
+def test_a_cancelled_job_neither_waits_for_a_slot_nor_blocks_others() -> None:
     room, back, token = Room(), threading.Event(), CancelToken()
     lease = room.lease(token)
     waiting = in_background(release_slot, lease, back)
@@ -101,7 +101,7 @@ def test_a_cancelled_job_does_not_wait_for_its_slot_nor_keep_others_from_it() ->
     assert not room.full
 
 
-def test_slots_come_out_even_after_many_branches_came_and_went() -> None:
+def test_no_slot_is_lost_after_many_branches() -> None:
     room = Room(2)
 
     def branch(lease: Lease) -> None:

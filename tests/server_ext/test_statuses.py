@@ -1,4 +1,4 @@
-"""Every error has a status, and the client gets the class back."""
+"""The HTTP status of errors, and their classes on the client."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ERRORS = sorted(
 
 
 @pytest.mark.parametrize("cls", ERRORS)
-def test_every_error_has_a_status_and_comes_back_as_its_own_class(cls: type[YggdrasillError]) -> None:
+def test_every_error_has_a_status_and_is_raised_again_as_its_class(cls: type[YggdrasillError]) -> None:
     error = cls("what, what exists, what to do", node="a/b")
     assert 400 <= status_of(error) <= 599
     back = error_from_dict(error.to_dict())
@@ -38,7 +38,7 @@ def test_every_error_has_a_status_and_comes_back_as_its_own_class(cls: type[Yggd
 
 
 @pytest.mark.parametrize("name,status", EXPECTED.items())
-def test_an_error_has_the_status_its_meaning_asks_for(name: str, status: int) -> None:
+def test_errors_have_the_expected_status(name: str, status: int) -> None:
     assert status_of(getattr(errors, name)("...")) == status
 
 
@@ -52,9 +52,9 @@ def test_an_error_has_the_status_its_meaning_asks_for(name: str, status: int) ->
         (UnknownArtifact("...", missing=["00"], hash="00"), 404),
     ],
 )
-def test_some_errors_say_more_than_their_class(error: YggdrasillError, status: int) -> None:
+def test_some_statuses_depend_on_the_details(error: YggdrasillError, status: int) -> None:
     assert status_of(error) == status
 
 
-def test_the_map_names_only_classes_of_the_tree() -> None:
+def test_the_map_contains_only_error_classes() -> None:
     assert set(STATUS) <= set(tree(YggdrasillError))

@@ -1,4 +1,4 @@
-"""Jobs of workflows that are deployed nowhere: POST /workflows, answered by an endpoint process that stands in for a ComfyUI."""
+"""Jobs of workflows without a deployment (POST /workflows), on an endpoint with a fake ComfyUI host."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from samples.comfy_graphs import graph_output, node
-from samples.http import Door, Http, error_of, events_of
+from samples.http_client import GateFile, Http, error_of, events_of
 from samples.served_prompts import DOUBLE, GATE
 
 
 def row_of(host: Http, job_id: str) -> str:
-    """The request that the file of jobs holds; read while the endpoint is down."""
+    """Return the request in the job file; call this while the endpoint is stopped."""
     with contextlib.closing(sqlite3.connect(host.process.data_dir / "jobs.sqlite")) as db:
         return str(db.execute("SELECT request FROM jobs WHERE job_id = ?", (job_id,)).fetchone()[0])
 
 
-def test_a_prompt_runs_without_being_served_before_or_after(host: Http) -> None:
+def test_a_prompt_runs_without_a_deployment(host: Http) -> None:
     x = torch.randn(9000)
     answer = host.submit_workflow(DOUBLE, {"x": x})
     assert answer.status_code == 200, answer.text
@@ -32,101 +32,101 @@ def test_a_prompt_runs_without_being_served_before_or_after(host: Http) -> None:
     assert not list((host.process.data_dir / "graphs").glob("*"))
 
 
-def test_a_job_goes_by_the_name_its_caller_gave(host: Http) -> None:
+def test_a_job_has_the_graph_id_of_its_request(host: Http) -> None:
     job_id = host.submit_workflow(DOUBLE, {"x": 1}, graph_id="upscale").json()["job_id"]
     assert host.get(f"/jobs/{job_id}").json()["graph_id"] == "upscale"
     assert [row["job_id"] for row in host.get("/jobs?graph_id=upscale").json()["jobs"]] == [job_id]
 
 
-def test_the_same_key_finds_the_same_job_and_never_another_prompt(host: Http, tmp_path: Path) -> None:
-    door, key = Door(tmp_path), uuid.uuid4().hex
-    first = host.submit_workflow(GATE, door.inputs(x=1), key=key, wait=0.0).json()["job_id"]
-    assert host.submit_workflow(GATE, door.inputs(x=1), key=key, wait=0.0).json()["job_id"] == first
+def test_the_same_key_returns_the_same_job_and_never_another_prompt(host: Http, tmp_path: Path) -> None:
+    gate_file, key = GateFile(tmp_path), uuid.uuid4().hex
+    first = host.submit_workflow(GATE, gate_file.inputs(x=1), key=key, wait=0.0).json()["job_id"]
+    assert host.submit_workflow(GATE, gate_file.inputs(x=1), key=key, wait=0.0).json()["job_id"] == first
     other = {**GATE, "4": graph_output("z", ("3", 0))}
     for changed in (
-        host.submit_workflow(other, door.inputs(x=1), key=key, wait=0.0),
-        host.submit_workflow(GATE, door.inputs(x=2), key=key, wait=0.0),
-        host.submit_workflow(GATE, door.inputs(x=1), key=key, wait=0.0, graph_id="other"),
+        host.submit_workflow(other, gate_file.inputs(x=1), key=key, wait=0.0),
+        host.submit_workflow(GATE, gate_file.inputs(x=2), key=key, wait=0.0),
+        host.submit_workflow(GATE, gate_file.inputs(x=1), key=key, wait=0.0, graph_id="other"),
     ):
         assert error_of(changed) == (409, "JobConflict")
-    door.open()
+    gate_file.open()
     assert host.value(host.result(first)["output"]) == {"y": 1}
-    assert door.runs == 1
+    assert gate_file.runs == 1
 
 
-def test_it_is_cancelled_and_followed_like_any_job(host: Http, tmp_path: Path) -> None:
-    door = Door(tmp_path)
-    job_id = host.submit_workflow(GATE, door.inputs(x=1), wait=0.0, orphan_after=60.0).json()["job_id"]
-    door.wait_begun()
+def test_a_workflow_job_has_events_and_can_be_cancelled(host: Http, tmp_path: Path) -> None:
+    gate_file = GateFile(tmp_path)
+    job_id = host.submit_workflow(GATE, gate_file.inputs(x=1), wait=0.0, orphan_after=60.0).json()["job_id"]
+    gate_file.wait_begun()
     host.post(f"/jobs/{job_id}/cancel", json={})
-    door.open()
+    gate_file.open()
     assert host.result(job_id)["status"] == "CANCELLED"
     with host.get(f"/jobs/{job_id}/events", stream=True) as stream:
-        told = [event["data"].get("status") for event in events_of(stream) if event["event"] == "status"]
-    assert told == ["IN_QUEUE", "IN_PROGRESS", "CANCELLED"]
+        states = [event["data"].get("status") for event in events_of(stream) if event["event"] == "status"]
+    assert states == ["IN_QUEUE", "IN_PROGRESS", "CANCELLED"]
 
 
-def test_a_caller_that_stays_away_loses_its_job(host: Http, tmp_path: Path) -> None:
-    door = Door(tmp_path)
-    job_id = host.submit_workflow(GATE, door.inputs(x=1), wait=0.0, orphan_after=0.2).json()["job_id"]
-    door.wait_begun()
+def test_a_workflow_job_is_cancelled_when_its_caller_disconnects(host: Http, tmp_path: Path) -> None:
+    gate_file = GateFile(tmp_path)
+    job_id = host.submit_workflow(GATE, gate_file.inputs(x=1), wait=0.0, orphan_after=0.2).json()["job_id"]
+    gate_file.wait_begun()
     time.sleep(1.0)
-    door.open()
+    gate_file.open()
     assert host.result(job_id)["status"] == "CANCELLED"
 
 
 @pytest.mark.parametrize(
-    "prompt, expected, said",
+    "prompt, expected, message",
     [
         ({}, (400, "InvalidConfig"), "a prompt must be a mapping"),
         ({"nodes": [], "links": []}, (400, "InvalidConfig"), "Export (API)"),
         ({"1": {"inputs": {}}}, (400, "InvalidConfig"), "needs a class_type"),
         ({**DOUBLE, "4": graph_output("y", ("1", 0))}, (400, "InvalidConfig"), "two outputs named 'y'"),
-        ({str(number): node("StandInDouble") for number in range(20_001)}, (400, "LimitExceeded"), "at most 20000"),
+        ({str(number): node("FakeDouble") for number in range(20_001)}, (400, "LimitExceeded"), "at most 20000"),
     ],
     ids=["empty", "editor's", "no class", "two of a name", "too many"],
 )
-def test_a_prompt_that_is_none_is_refused(host: Http, prompt: Any, expected: tuple[int, str], said: str) -> None:
+def test_an_invalid_prompt_is_refused(host: Http, prompt: Any, expected: tuple[int, str], message: str) -> None:
     answer = host.submit_workflow(prompt, {"x": 1})
     assert error_of(answer) == expected
-    assert said in answer.json()["error"]["message"]
+    assert message in answer.json()["error"]["message"]
 
 
-def test_inputs_are_checked_as_those_of_a_served_workflow(host: Http) -> None:
+def test_inputs_are_checked_like_those_of_a_deployed_workflow(host: Http) -> None:
     assert host.submit_workflow(DOUBLE, {}).json()["error"]["type"] == "MissingInput"
     assert host.submit_workflow(DOUBLE, {"x": 1, "z": 2}).json()["error"]["type"] == "UnknownName"
     assert error_of(host.submit_workflow(DOUBLE, {"x": 1}, options={"num_steps": 3})) == (400, "InvalidArgument")
 
 
-def test_an_endpoint_that_is_no_comfyui_says_so(server: Http) -> None:
+def test_an_endpoint_without_comfyui_refuses_workflows(server: Http) -> None:
     answer = server.submit_workflow(DOUBLE, {"x": 1})
     assert error_of(answer) == (400, "InvalidConfig")
-    assert "runs only on an endpoint that is a ComfyUI" in answer.json()["error"]["message"]
+    assert "this endpoint is not a ComfyUI" in answer.json()["error"]["message"]
 
 
-def test_node_classes_are_asked_of_a_comfyui_and_not_too_many_at_a_time(server: Http) -> None:
+def test_node_classes_come_from_comfyui_and_are_limited_per_request(server: Http) -> None:
     assert error_of(server.get("/nodes?classes=KSampler")) == (400, "InvalidConfig")
     assert error_of(server.get("/nodes")) == (400, "InvalidArgument")
     assert error_of(server.get("/nodes?classes=" + ",".join(map(str, range(101))))) == (400, "InvalidArgument")
 
 
 def test_a_prompt_over_the_size_of_a_body_is_refused_before_it_is_read(small: Http) -> None:
-    assert error_of(small.submit_workflow({"1": node("StandInDouble", value="x" * 70_000)}, {})) == (413, "PayloadTooLarge")
+    assert error_of(small.submit_workflow({"1": node("FakeDouble", value="x" * 70_000)}, {})) == (413, "PayloadTooLarge")
 
 
-def test_after_a_kill_it_runs_again_and_then_its_row_holds_no_prompt(host: Http, tmp_path: Path) -> None:
-    door, key = Door(tmp_path), uuid.uuid4().hex
+def test_a_workflow_job_runs_again_after_a_kill_and_its_final_row_has_no_prompt(host: Http, tmp_path: Path) -> None:
+    gate_file, key = GateFile(tmp_path), uuid.uuid4().hex
     x = torch.randn(8000)
-    job_id = host.submit_workflow(GATE, door.inputs(x=x), key=key, wait=0.0).json()["job_id"]
-    door.wait_begun()
+    job_id = host.submit_workflow(GATE, gate_file.inputs(x=x), key=key, wait=0.0).json()["job_id"]
+    gate_file.wait_begun()
     host.process.kill()
-    assert "StandInGate" in row_of(host, job_id)
-    door.open()
+    assert "FakeGate" in row_of(host, job_id)
+    gate_file.open()
     host.process.start()
-    again = host.submit_workflow(GATE, door.inputs(x=x), key=key).json()
+    again = host.submit_workflow(GATE, gate_file.inputs(x=x), key=key).json()
     assert again["job_id"] == job_id
     assert torch.equal(host.value(again["output"])["y"], x)
-    assert door.runs == 2
+    assert gate_file.runs == 2
     host.process.kill()
     assert row_of(host, job_id) == "{}"
     host.process.start()

@@ -90,3 +90,57 @@ def test_tensors_and_numbers_are_filled() -> None:
 
 def test_a_state_says_what_is_in_it() -> None:
     assert repr(State({1: "a", 2: ""}, {"mood": 1}, passes=3)) == "<State blocks [1], fields ['mood'], 3 passes>"
+
+
+# -- equality ---------------------------------------------------------------------------------------------------
+
+
+def example(**changes: Any) -> State:
+    import torch
+
+    given: dict[str, Any] = {"content": {"n": [1, 2.5]}, "passes": 2, "seed": 7, **changes}
+    return State({1: "a storm", 3: {"map": torch.arange(6.0).reshape(2, 3)}}, {"mood": "calm"}, **given)
+
+
+def test_states_with_the_same_values_are_equal() -> None:
+    assert example() == example()
+    assert State() == State()
+    assert State.from_dict(example().to_dict()) == example()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        example(passes=3),
+        example(seed=8),
+        example(content={"n": [1, 2.75]}),
+        example(content={"n": (1, 2.5)}),
+        example().replace({1: "calm"}),
+        example().replace({"mood": "wild"}),
+        example().replace({2: {}}),
+        example().replace({3: {"map": None}}),
+    ],
+    ids=["passes", "seed", "content", "type", "block", "field", "one block more", "no tensor"],
+)
+def test_states_that_differ_in_one_part_are_not_equal(other: State) -> None:
+    assert example() != other
+
+
+def test_equality_of_tensors_and_floats_is_that_of_their_bits() -> None:
+    import torch
+
+    values = torch.tensor([0.0, 1.0])
+    assert State({3: values}) == State({3: values.clone()})
+    assert State({3: values}) != State({3: torch.tensor([-0.0, 1.0])})
+    assert State({3: values}) != State({3: values.double()})
+    assert State({3: values}) != State({3: values.reshape(2, 1)})
+    assert State({3: torch.tensor([float("nan")])}) == State({3: torch.tensor([float("nan")])})
+    assert State({2: float("nan")}) == State({2: float("nan")})
+    assert State({2: 0.0}) != State({2: -0.0})
+    assert State({2: 1}) != State({2: True})
+
+
+def test_a_state_equals_nothing_else_and_has_no_hash() -> None:
+    assert State() != {}
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(State())

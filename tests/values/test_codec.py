@@ -133,6 +133,29 @@ def test_long_integers_and_not_a_number_keep_every_bit() -> None:
     assert same(value, round_trip(value))
 
 
+def nan_bits(key: Any) -> Any:
+    return tuple(map(nan_bits, key)) if isinstance(key, tuple) else struct.pack(">d", key) if isinstance(key, float) else key
+
+
+@pytest.mark.parametrize("form", ["bytes", "json"])
+def test_several_nan_keys_of_a_dict_and_items_of_a_set_come_back(form: str) -> None:
+    nans = [float("nan"), float("nan"), -float("nan"), struct.unpack(">d", bytes.fromhex("7ff8000000000123"))[0]]
+    value: dict[str, Any] = {
+        "keys": {key: number for number, key in enumerate(nans)},
+        "tuples": {(nans[0], "a"): 0, (nans[1], "a"): 1},
+        "items": set(nans),
+        "frozen": frozenset(nans),
+    }
+
+    again = loads(dumps(value)) if form == "bytes" else from_json(json.loads(json.dumps(to_json(value))))
+
+    for name in ("keys", "tuples"):
+        assert [(nan_bits(key), item) for key, item in again[name].items()] == [(nan_bits(key), item) for key, item in value[name].items()]
+    for name in ("items", "frozen"):
+        assert type(again[name]) is type(value[name])
+        assert sorted(map(nan_bits, again[name])) == sorted(map(nan_bits, nans))
+
+
 def test_the_bytes_of_a_set_are_the_same_in_every_process(tmp_path: Path) -> None:
     code = "from yggdrasill.values import dumps; print(dumps({f'name {n}' for n in range(20)}).hex())"
     runs = [

@@ -117,7 +117,7 @@ def test_a_world_without_a_title_is_named_by_its_first_update() -> None:
 
 def test_snapshots_go_where_the_parameter_says(tmp_path: Path) -> None:
     make(storage={"state_dir": str(tmp_path), "max_snapshots": 1}).run(num_steps=3)
-    assert [path.name for path in sorted(tmp_path.iterdir())] == ["canon_2.0-000002.ygg", "canon_2.0-last.ygg"]
+    assert [path.name for path in sorted(tmp_path.glob("*.ygg"))] == ["canon_2.0-000002.ygg", "canon_2.0-last.ygg"]
 
 
 def test_another_seed_is_another_world_and_no_seed_is_drawn() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from samples.comfy import ROOT
-from samples.shipped import FOLDER, NAMES, PLACES, api_form, editor_form, without_notes
+from samples.shipped_workflows import FOLDER, NAMES, PLACES, api_form, editor_form, without_notes
 
 SIZE = 150_000
 TITLE = 30

@@ -13,7 +13,7 @@ import pytest
 from samples.worlds import bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.errors import BlockFailed, HookFailed, InvalidArgument, StorageFailed
 from yggdrasill.world import CANONICAL_CYCLE, World
-from yggdrasill.world.memory import snapshot_blocks
+from yggdrasill.world.passes import snapshot_blocks
 
 STAGES = list(CANONICAL_CYCLE)
 BLOCKS = [
@@ -34,7 +34,7 @@ def uninterrupted(passes: int = 3) -> World:
 def facts(world: World) -> tuple[bytes, bytes, bytes]:
     """Everything a run may change in a world, as bytes."""
     last = None if world.last_state is None else world.last_state.to_dict()
-    return bits(world.content), bits(last), bits(snapshot_blocks(world))
+    return bits(world.content), bits(last), bits(snapshot_blocks(world.stages))
 
 
 # -- in memory --------------------------------------------------------------------------------------------------
@@ -138,8 +138,9 @@ def test_a_new_process_goes_on_as_if_nothing_had_stopped_it(tmp_path: Path, mome
     if progress is None:
         state = after.run(user_state(1, 2, 3), num_steps=3, action=ACTIONS)
     else:
-        left = 3 - progress.passes
-        state = after.run(num_steps=left, action=ACTIONS[progress.passes :])
+        # a pass that is resumed behind Environment has applied its action already
+        used = progress.passes + (progress.phase == "update")
+        state = after.run(num_steps=3 - progress.passes, action=ACTIONS[used:])
 
     assert bits(state) == bits(uninterrupted().last_state)
     assert facts(after) == facts(uninterrupted())
@@ -183,7 +184,7 @@ def test_repeating_a_pass_writes_its_snapshot_once(tmp_path: Path) -> None:
 
     world.run(user_state(1, 2, 3))
 
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["tiny-000001.ygg", "tiny-last.ygg"]
+    assert sorted(file.name for file in tmp_path.glob("*.ygg")) == ["tiny-000001.ygg", "tiny-last.ygg"]
 
 
 def test_a_run_from_an_older_state_is_what_a_new_process_goes_on_from(tmp_path: Path) -> None:
@@ -286,6 +287,79 @@ def test_a_running_world_refuses_a_second_run_without_touching_the_first(world: 
 
     assert world.last_state is first
     assert bits(next(passes)) == bits(canonical_world().run(num_steps=2))
+
+
+def test_a_run_refused_in_the_middle_of_a_pass_changes_nothing() -> None:
+    world = canonical_world(stateful=True)
+    refused: list[str] = []
+    before = facts(world)
+
+    def second_run(name: str, phase: str, **_: Any) -> None:
+        if (name, phase) == ("environment", "after"):
+            with pytest.raises(InvalidArgument, match="is running already") as caught:
+                world.run(user_state(1, 2, 3))
+            refused.append(str(caught.value))
+            assert facts(world) == before
+
+    state = world.run(user_state(1, 2, 3), callbacks=second_run)
+
+    assert len(refused) == 1
+    assert bits(state) == bits(canonical_world(stateful=True).run(user_state(1, 2, 3)))
+
+
+def test_a_refused_run_copies_no_block_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = canonical_world(stateful=True)
+    sums = world.get_stage("creator").get_pipeline("create").get_graph("create").get_node("sum").block
+    passes = world.run(num_steps=2, iterate=True)
+    next(passes)
+    held: dict[str, Any] = sums.state_dict()
+    touched: list[str] = []
+
+    def state_dict(block: object) -> dict[str, Any]:
+        touched.append("read")
+        return held
+
+    monkeypatch.setattr(type(sums), "state_dict", state_dict)
+    monkeypatch.setattr(type(sums), "load_state_dict", lambda self, state, strict=True: touched.append("written"))
+
+    with pytest.raises(InvalidArgument, match="is running already"):
+        world.run(user_state(1, 2, 3))
+
+    assert touched == []
+
+
+# -- the action of a resumed run --------------------------------------------------------------------------------
+
+
+def stopped_behind_environment(folder: Path) -> World:
+    """A world in a new process, whose first pass stopped in Architect after its snapshot."""
+    world = stored_world(folder)
+    block_of(world, "architect").failures = 1
+    with pytest.raises(BlockFailed):
+        world.run(user_state(1, 2, 3), action="dig")
+    return stored_world(folder)
+
+
+def test_a_resumed_run_gives_its_action_to_the_first_pass_that_reaches_environment(tmp_path: Path) -> None:
+    states = list(stopped_behind_environment(tmp_path).run(num_steps=2, action="rest", iterate=True))
+
+    assert ["dig" in states[0][1], "rest" in states[0][1]] == [True, False]
+    assert "rest" in states[1][1]
+    whole = canonical_world(stateful=True).run(user_state(1, 2, 3), num_steps=2, action=["dig", "rest"])
+    assert bits(states[1]) == bits(whole)
+
+
+def test_an_action_that_no_pass_of_a_resumed_run_can_receive_is_refused(tmp_path: Path) -> None:
+    world = stopped_behind_environment(tmp_path)
+    before = facts(world)
+
+    with pytest.raises(InvalidArgument, match=r"resumes pass 1 behind 'environment'.*of 1 passes 0 can receive an action"):
+        world.run(action="rest")
+    with pytest.raises(InvalidArgument, match="of 2 passes 1 can receive an action"):
+        world.run(num_steps=2, action=["rest", "sing"])
+
+    assert facts(world) == before
+    assert world.run().passes == 1
 
 
 def test_a_world_from_its_config_resumes_what_a_built_one_began(tmp_path: Path) -> None:

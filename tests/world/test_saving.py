@@ -229,9 +229,9 @@ def test_load_from_checkpoint_restores_stateful_blocks(tmp_path: Path) -> None:
     [
         ({"schema_version": "3.0"}, "schema_version '3.0' is newer"),
         ({"cycles": []}, "cycles"),
-        ({"cycle": ["author"]}, "are left out"),
+        ({"cycle": ["author"]}, "are missing"),
         ({"state_schema": {"blocks": 6}}, r"state_schema\.blocks"),
-        ({"frozen_stages": ["autor"]}, "'autor' are no stages"),
+        ({"frozen_stages": ["autor"]}, "Unknown stage 'autor'. Available:"),
         ({"stages": {"author": {"endpoint_url": "http://x", "port": 3}}}, "port"),
     ],
     ids=["newer version", "unknown key", "cycle", "six blocks", "frozen stage", "remote stage"],

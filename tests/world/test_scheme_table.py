@@ -7,18 +7,24 @@ from typing import Any
 
 import pytest
 
+from samples.canonical_scheme import by_row, given
 from samples.events import Events
-from samples.scheme import by_row, given
 from samples.worlds import bits, block_of, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.stage import State
 from yggdrasill.world import CANONICAL_CYCLE, World
 
 ALL = list(CANONICAL_CYCLE)
-by_form = pytest.mark.parametrize("form", ["built in code", "from its config"])
+FORMS = ["built in code", "from its config", "assembled by role", "from the config of one assembled by role"]
+by_form = pytest.mark.parametrize("form", FORMS)
 
 
 def build(form: str, folder: Path) -> World:
-    world = canonical_world() if form == "built in code" else World.from_config(canonical_config(), world_registry())
+    if form == "from its config":
+        world = World.from_config(canonical_config(), world_registry())
+    else:
+        world = canonical_world(by_role="by role" in form)
+        if "config" in form:
+            world = World.from_config(world.to_config(), world_registry())
     world.set_storage(folder)
     return world
 
@@ -40,11 +46,12 @@ def test_first_pass(form: str, passed: tuple[int, ...] | None, skipped: list[str
     assert len(list(tmp_path.glob("tiny-0*.ygg"))) == int(updates)
 
 
+@by_form
 @by_row
 def test_second_pass_runs_every_stage_and_updates_the_world(
-    passed: tuple[int, ...] | None, skipped: list[str], updates: bool, tmp_path: Path, events: Events
+    form: str, passed: tuple[int, ...] | None, skipped: list[str], updates: bool, tmp_path: Path, events: Events
 ) -> None:
-    world = build("built in code", tmp_path)
+    world = build(form, tmp_path)
     first = world.run(given(passed))
 
     second = world.run(first, callbacks=events)

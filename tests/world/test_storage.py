@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samples.worlds import bits, canonical_config, canonical_world, user_state, world_registry
 from yggdrasill.errors import CorruptData, InvalidArgument, InvalidConfig, StorageFailed
@@ -18,7 +25,7 @@ def full(passes: int = 0) -> State:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir())
+    return sorted(file.name for file in folder.iterdir() if file.name != ".lock")
 
 
 def test_snapshots_are_numbered_from_one(tmp_path: Path) -> None:
@@ -76,6 +83,17 @@ def test_rotation_keeps_the_newest(tmp_path: Path) -> None:
     assert names(tmp_path) == ["w-000004.ygg", "w-000005.ygg"]
 
 
+@settings(max_examples=60, deadline=None)
+@given(limit=st.integers(1, 12), count=st.integers(1, 30))
+def test_rotation_keeps_the_newest_up_to_max_snapshots(limit: int, count: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        storage = WorldStorage(folder, max_snapshots=limit)
+        for number in range(1, count + 1):
+            storage.save_update("w", full(number), number)
+            kept = [found for found, _ in storage.snapshots("w")]
+            assert kept == list(range(max(1, number + 1 - limit), number + 1))
+
+
 def test_rotation_leaves_other_worlds_and_other_files_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("keep", encoding="utf-8")
     WorldStorage(tmp_path).save_update("other", full(), 0)
@@ -117,6 +135,86 @@ def test_saving_the_same_update_again_gives_the_same_file(tmp_path: Path) -> Non
 
     assert storage.save_update("w", full(), 0) == first
     assert storage.save_update("w", full(1), 0) != first
+
+
+# -- several writers --------------------------------------------------------------------------------------------
+
+
+def marks(storage: WorldStorage) -> list[str]:
+    return sorted(storage.read(path).state[1] for _, path in storage.snapshots("w"))
+
+
+def marked(mark: str) -> State:
+    return State(dict.fromkeys(range(1, 6), mark))
+
+
+def test_threads_that_share_a_folder_never_overwrite_a_snapshot(tmp_path: Path) -> None:
+    barrier = threading.Barrier(4)
+
+    def save(name: str) -> None:
+        storage = WorldStorage(tmp_path)
+        barrier.wait(10)
+        for number in range(5):
+            storage.save_update("w", marked(f"{name}{number}"), number)
+
+    threads = [threading.Thread(target=save, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+
+    assert marks(WorldStorage(tmp_path)) == sorted(f"{name}{number}" for name in "abcd" for number in range(5))
+
+
+WRITER = """
+import sys, time
+from pathlib import Path
+from yggdrasill.stage import State
+from yggdrasill.world import WorldStorage
+folder, name = Path(sys.argv[1]), sys.argv[2]
+(folder / f"ready-{name}").touch()
+while not (folder / "go").exists():
+    time.sleep(0.001)
+for number in range(20):
+    WorldStorage(folder / "states").save_update("w", State(dict.fromkeys(range(1, 6), f"{name}{number:02}")), number)
+"""
+
+
+def test_processes_that_share_a_folder_never_overwrite_a_snapshot(tmp_path: Path) -> None:
+    processes = [subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), name]) for name in "ab"]
+    while not all((tmp_path / f"ready-{name}").exists() for name in "ab"):
+        assert all(process.poll() is None for process in processes)
+    (tmp_path / "go").touch()
+
+    assert [process.wait(60) for process in processes] == [0, 0]
+
+    storage = WorldStorage(tmp_path / "states")
+    assert [number for number, _ in storage.snapshots("w")] == list(range(1, 41))
+    assert marks(storage) == sorted(f"{name}{number:02}" for name in "ab" for number in range(20))
+
+
+def test_a_snapshot_number_that_another_writer_claimed_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer without the lock, such as another version, may create the file after the folder was listed."""
+    storage = WorldStorage(tmp_path)
+    monkeypatch.setattr(WorldStorage, "snapshots", lambda self, world_id: [])
+    (tmp_path / "w-000001.ygg").write_bytes(b"of another writer")
+
+    path = storage.save_update("w", full(), 0)
+
+    assert path.name == "w-000002.ygg"
+    assert (tmp_path / "w-000001.ygg").read_bytes() == b"of another writer"
+
+
+def test_a_file_system_without_hard_links_gets_whole_snapshots_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    storage = WorldStorage(tmp_path)
+    paths = [storage.save_update("w", full(number), number) for number in range(2)]
+
+    assert names(tmp_path) == ["w-000001.ygg", "w-000002.ygg"]
+    assert storage.read(paths[1]).passes == 1
 
 
 def test_the_newest_is_what_was_written_last(tmp_path: Path) -> None:

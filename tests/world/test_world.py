@@ -65,10 +65,10 @@ def test_an_unknown_stage_is_named_with_near_ones(world: World) -> None:
 @pytest.mark.parametrize(
     "cycle, complaint",
     [
-        (["a", "b", "b"], "'b'.* stand twice"),
-        (["a", "c", "b"], "'c'.* are no stages"),
-        (["a"], "'b'.* are left out"),
-        ([], "'a', 'b'.* are left out"),
+        (["a", "b", "b"], "'b'.* are repeated"),
+        (["a", "c", "b"], "'c'.* do not exist"),
+        (["a"], "'b'.* are missing"),
+        ([], "'a', 'b'.* are missing"),
     ],
 )
 def test_a_cycle_names_every_stage_exactly_once(cycle: list[str], complaint: str) -> None:
@@ -166,15 +166,15 @@ def test_a_world_without_stages_is_not_valid_and_does_not_run() -> None:
 def test_a_stage_outside_the_cycle_is_an_error_in_validate_and_run(world: World) -> None:
     world.add_stage(Stage("sixth"))
 
-    with pytest.raises(InvalidStructure, match=r"'sixth'.* are left out"):
+    with pytest.raises(InvalidStructure, match=r"'sixth'.* are missing"):
         world.validate()
-    with pytest.raises(InvalidArgument, match=r"'sixth'.* are left out"):
+    with pytest.raises(InvalidArgument, match=r"'sixth'.* are missing"):
         world.run()
 
 
 def test_a_block_outside_the_schema_is_an_error(world: World) -> None:
     world.get_stage("author").set_execution_condition([1, "mood"])
-    assert any("stage 'author' uses 'mood'" in error for error in world.validate(strict=False).errors)
+    assert any("stage 'author': Unknown block or field 'mood'. Available: '1'" in error for error in world.validate(strict=False).errors)
 
     world.set_state_schema(["mood"])
     assert world.validate(strict=False).errors == []
@@ -212,14 +212,14 @@ def test_nested_errors_carry_the_stage_id(world: World) -> None:
 
     errors = world.validate(strict=False, validate_stages=True).errors
 
-    assert any(error.startswith("author: contract input 1 names pipeline 'nowhere'") for error in errors)
+    assert any(error.startswith("author: contract input 1: Unknown pipeline 'nowhere'. Available: 'narrate'.") for error in errors)
 
 
 def test_storage_that_cannot_be_used_is_an_error(world: World, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder", encoding="utf-8")
     world.set_storage(tmp_path / "file" / "inside")
 
-    assert any("is no folder" in error for error in world.validate(strict=False).errors)
+    assert any("is not a folder" in error for error in world.validate(strict=False).errors)
 
 
 def test_a_world_id_that_cannot_be_a_file_name_is_an_error_with_storage(tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_state_given_in_stays_as_it_was(world: World) -> None:
 
 def test_an_unknown_state_field_is_refused(world: World) -> None:
     world.set_state_schema(["style"])
-    with pytest.raises(InvalidState, match="no state field 'stile'; it has 'style'"):
+    with pytest.raises(InvalidState, match=r"Unknown state field 'stile'\. Available: 'style'\."):
         world.run({"stile": "noir"})
 
 
@@ -321,6 +321,7 @@ def test_dry_run_walks_order_and_conditions_and_calls_nothing(stored: World, eve
 
     assert events.seen == real
     assert state.filled_blocks == [1, 2, 3]
+    assert (state.content, state.passes) == (INITIAL_WORLD, 2)
     assert all(block_of(stored, stage_id).calls == 0 for stage_id in stored.cycle)
     assert (stored.content, stored.last_state) == (None, None)
     assert stored.storage is not None

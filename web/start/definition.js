@@ -1,19 +1,19 @@
 /**
- * The classes of the nodes whose sockets are a graph's ports, as the editor shows them: known before any node is made, so that this loads
- * with the page.
+ * The definitions of the nodes whose sockets are a graph's ports, adapted for the editor. They are needed before any node is created, so this
+ * module loads with the page.
  */
 
-/** The nodes' classes. */
+/** The classes of these nodes. */
 export const REMOTE_GRAPH = "YggdrasillRemoteGraph";
 export const RUN_GRAPH = "YggdrasillRunGraph";
 
 /**
- * Make such a class one of the editor: no socket before there is a contract, and lists to choose from.
- * @param {object} definition as /object_info gives it; changed in place
+ * Adapt the definition of such a class: no sockets before a contract is stored, and lists to choose from.
+ * @param {object} definition as /object_info returns it; changed in place
  */
 export function shapeDefinition(definition) {
   const { required, optional } = definition.input;
-  withoutPorts(definition);
+  removePorts(definition);
   if (definition.name === RUN_GRAPH) return;
   required.graph = [[""], { ...required.graph[1], socketless: true }];
   required.endpoint = [["auto"], { ...required.endpoint[1], socketless: true }];
@@ -21,8 +21,8 @@ export function shapeDefinition(definition) {
   if (optional.seed) optional.seed = ["INT", { ...optional.seed[1], control_after_generate: "fixed" }];
 }
 
-/** The sockets of a graph's ports are made later. */
-function withoutPorts(definition) {
+/** Remove the sockets of a graph's ports; they are created later. */
+function removePorts(definition) {
   delete definition.input.optional.ports;
   const order = definition.input_order;
   if (order?.optional) order.optional = order.optional.filter((name) => name !== "ports");

@@ -1,9 +1,9 @@
 /**
- * The editor extension: what it registers with ComfyUI.
+ * The editor extension: everything that it registers with ComfyUI.
  *
- * ComfyUI loads every .js file of this folder with the page, so only what must be there from the beginning stands here. The modules in
- * the folder above are loaded when they are first needed: this server gives them as /yggdrasill/web/NAME.js. Nothing is asked of the
- * server before one of our nodes is there or a command is given.
+ * ComfyUI loads every .js file of this folder with the page, so it contains only what is needed from the beginning. The modules in the parent
+ * folder are loaded when they are first needed, from /yggdrasill/web/NAME.js. No request is sent to the server before one of our nodes exists,
+ * a command is given, or the user interacts with the page.
  */
 import { REMOTE_GRAPH, RUN_GRAPH, shapeDefinition } from "./definition.js";
 
@@ -13,7 +13,7 @@ const SERVE = "Yggdrasill.ServeWorkflow";
 const ADD_ENDPOINT = "Yggdrasill.AddEndpoint";
 const RUN_ON = "Yggdrasill.RunOn";
 const PREFLIGHT = "Yggdrasill.Preflight";
-/** The module with the behaviour of each class of nodes. */
+/** The module with the behaviour of each node class. */
 const BEHAVIOUR = {
   [REMOTE_GRAPH]: "remote_graph",
   [RUN_GRAPH]: "run_graph",
@@ -21,18 +21,18 @@ const BEHAVIOUR = {
   YggdrasillGraphOutput: "port_nodes",
 };
 
-/** Modules that were loaded, by name. */
+/** The modules that were loaded, by name. */
 const loaded = new Map();
 
 /**
- * @param {string} name of a module in the folder above
- * @returns {Promise<object | undefined>} nothing if this server does not have it; the user is told
+ * @param {string} name of a module in the parent folder
+ * @returns {Promise<object | undefined>} undefined if it cannot be loaded; the user is notified
  */
 async function load(name) {
   try {
     loaded.set(name, await import(`../../yggdrasill/web/${name}.js`));
   } catch (error) {
-    const detail = `A part of the editor's extension could not be loaded: ${error.message}`;
+    const detail = `A module of the editor extension could not be loaded: ${error.message}`;
     app.extensionManager.toast.add({ severity: "error", summary: "Yggdrasill", detail, life: 20_000 });
   }
   return loaded.get(name);
@@ -40,32 +40,32 @@ async function load(name) {
 
 const serve = async () => (await load("serving"))?.serveWorkflow(app);
 const addEndpoint = async () => (await load("endpoints"))?.addEndpoint(app);
-const runOn = async () => (await placing())?.runOn(app);
+const runOn = async () => (await loadPlacement())?.runOn(app);
 const preflight = async () => (await load("preflight"))?.openPreflight(app);
 const serveItem = () => ({ content: "Serve this workflow", callback: serve });
 
-/** What shows and changes where parts run; loaded when somebody is at the page. */
-let begun = null;
-function placing() {
-  begun ??= load("placing").then(async (module) => (await module?.begin(app), module));
-  return begun;
+/** The module that shows and changes placements; loaded at the first interaction with the page. */
+let placementModule = null;
+function loadPlacement() {
+  placementModule ??= load("canvas_placement").then(async (module) => (await module?.start(app), module));
+  return placementModule;
 }
 
-/** What most nodes say: nothing, and so it is not drawn. */
-let noSign = null;
-/** What a node says of where it runs. It is read again when `yggdrasillSign` changes; `badges.js` has the rest. */
-function signOf(node) {
-  void node.outputs?.yggdrasillSign;
-  return loaded.get("placing")?.signOf(node) ?? (noSign ??= new window.LGraphBadge({ text: "" }));
+/** The badge of nodes without a placement; its text is empty, so it is not drawn. */
+let emptyBadge = null;
+/** The badge with a node's placement. It is read again when `yggdrasillBadge` changes; see `badges.js`. */
+function placementBadge(node) {
+  void node.outputs?.yggdrasillBadge;
+  return loaded.get("canvas_placement")?.badgeOf(node) ?? (emptyBadge ??= new window.LGraphBadge({ text: "" }));
 }
 
 const TAB = {
   id: "yggdrasill",
   icon: "pi pi-share-alt",
   title: "Yggdrasill",
-  tooltip: "Yggdrasill: which machine runs what",
+  tooltip: "Yggdrasill: endpoints, placed parts and jobs",
   type: "custom",
-  render: async (place) => (await load("sidebar"))?.openTab(app, place),
+  render: async (container) => (await load("sidebar"))?.openTab(app, container),
   destroy: () => loaded.get("sidebar")?.closeTab(),
 };
 
@@ -73,35 +73,35 @@ const SETTINGS = [
   {
     id: "Yggdrasill.Badges",
     category: ["Yggdrasill", "Editor", "Badges"],
-    name: "Show on nodes which endpoint runs them",
+    name: "Show on each node which endpoint runs it",
     type: "boolean",
     defaultValue: true,
-    onChange: (shown) => loaded.get("placing")?.redraw(app, shown),
+    onChange: (shown) => loaded.get("canvas_placement")?.redraw(app, shown),
   },
   {
     id: "Yggdrasill.Refresh",
     category: ["Yggdrasill", "Editor", "Refresh"],
     name: "Keep the sidebar up to date",
-    tooltip: "While its tab is open, endpoints and jobs are asked again every few seconds",
+    tooltip: "While its tab is open, endpoints and jobs are refreshed every few seconds",
     type: "boolean",
     defaultValue: true,
   },
   {
     id: "Yggdrasill.Queue",
     category: ["Yggdrasill", "This server", "Queue"],
-    name: "Calls of other machines",
-    tooltip: "How they stand to prompts of this server's own; kept in settings.yaml of this server",
+    name: "Calls from other machines",
+    tooltip: "How they are queued relative to this server's own prompts; stored in settings.yaml of this server",
     type: () => {
-      const place = document.createElement("div");
-      void load("server_settings").then((module) => module?.showQueuePolicy(app, place));
-      return place;
+      const container = document.createElement("div");
+      void load("server_settings").then((module) => module?.showQueuePolicy(app, container));
+      return container;
     },
     defaultValue: "",
   },
 ];
 
 /**
- * @param {object} workflow as its file has it
+ * @param {object} workflow as saved in its file
  * @returns {string[]} the modules that its nodes need
  */
 function modulesFor(workflow) {
@@ -115,30 +115,30 @@ app.registerExtension({
   commands: [
     { id: SERVE, label: "Serve this workflow", icon: "pi pi-share-alt", function: serve },
     { id: ADD_ENDPOINT, label: "Add an endpoint", icon: "pi pi-plus", function: addEndpoint },
-    { id: RUN_ON, label: "Run the selection on", icon: "pi pi-share-alt", function: runOn },
+    { id: RUN_ON, label: "Run the selection on an endpoint", icon: "pi pi-share-alt", function: runOn },
     { id: PREFLIGHT, label: "Preflight", icon: "pi pi-check-square", function: preflight },
   ],
   menuCommands: [{ path: ["Yggdrasill"], commands: [SERVE, ADD_ENDPOINT, RUN_ON, PREFLIGHT] }],
   settings: SETTINGS,
   setup() {
     app.extensionManager.registerSidebarTab(TAB);
-    for (const sign of ["pointermove", "pointerdown", "keydown"]) window.addEventListener(sign, placing, { once: true, passive: true });
+    for (const type of ["pointermove", "pointerdown", "keydown"]) window.addEventListener(type, loadPlacement, { once: true, passive: true });
   },
-  getCanvasMenuItems: (canvas) => [...(loaded.get("placing")?.canvasItems(canvas, app) ?? []), null, serveItem()],
+  getCanvasMenuItems: (canvas) => [...(loaded.get("canvas_placement")?.canvasItems(canvas, app) ?? []), null, serveItem()],
   getNodeMenuItems: (node) => [
-    ...(loaded.get("placing")?.nodeItems(node, app) ?? []),
+    ...(loaded.get("canvas_placement")?.nodeItems(node, app) ?? []),
     ...(BEHAVIOUR[node.comfyClass] === "port_nodes" ? [null, serveItem()] : []),
   ],
-  getSelectionToolboxCommands: (item) => loaded.get("placing")?.toolboxCommands(item, app) ?? [],
+  getSelectionToolboxCommands: (item) => loaded.get("canvas_placement")?.toolboxCommands(item, app) ?? [],
   beforeRegisterNodeDef(_nodeType, definition) {
     if (definition.name === REMOTE_GRAPH || definition.name === RUN_GRAPH) shapeDefinition(definition);
   },
   async beforeConfigureGraph(workflow) {
     await Promise.all(modulesFor(workflow).map(load));
   },
-  afterConfigureGraph: () => loaded.get("placing")?.redraw(app),
+  afterConfigureGraph: () => loaded.get("canvas_placement")?.redraw(app),
   nodeCreated(node) {
-    node.badges.push(() => signOf(node));
+    node.badges.push(() => placementBadge(node));
     const name = BEHAVIOUR[node.comfyClass];
     if (!name) return;
     const module = loaded.get(name);

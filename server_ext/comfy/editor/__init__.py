@@ -1,4 +1,4 @@
-"""What the editor's own extension asks of this server, one idea per file; `yggdrasill.server_ext.comfy.ui_routes` is the table."""
+"""Handlers of the routes that the editor calls; `yggdrasill.server_ext.comfy.ui_routes` is the table of routes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Asking other endpoints while a person waits: every question has a time within which it is answered or given up."""
+"""Queries to other endpoints while a user waits: each has a timeout."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.server_ext.comfy.url_redaction import redact_urls
 
-__all__ = ["CALLABLE", "ask", "served_at"]
+__all__ = ["CALLABLE", "query_endpoint", "served_graphs"]
 
 CALLABLE = ("graph", "pipeline", "comfy")
 """The kinds of graphs that a Remote Graph node can call."""
-_PATIENCE = 10.0
+_TIMEOUT = 10.0
 _Answer = TypeVar("_Answer")
 
 
-async def ask(client: EndpointClient, question: Coroutine[Any, Any, _Answer], patience: float = _PATIENCE) -> _Answer:
-    """The answer of another endpoint, if it comes while a person may wait for it.
+async def query_endpoint(client: EndpointClient, request: Coroutine[Any, Any, _Answer], timeout: float = _TIMEOUT) -> _Answer:
+    """Return the answer of another endpoint within ``timeout`` seconds.
 
     Raises:
-        EndpointUnreachable, and whatever the endpoint says went wrong; its url is in none of it.
+        EndpointUnreachable, and the errors of the endpoint, without its URL.
     """
     try:
-        return await asyncio.wait_for(loop_thread().run_async(question), patience)
+        return await asyncio.wait_for(loop_thread().run_async(request), timeout)
     except asyncio.TimeoutError:
-        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {patience:g} s", endpoint=client.name) from None
+        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {timeout:g} s", endpoint=client.name) from None
     except YggdrasillError as error:
         raise redact_urls(error, client.url) from error
 
 
-async def served_at(client: EndpointClient) -> list[dict[str, Any]]:
-    """The graphs there that can be called, as ``{graph_id, kind}``. Raises as `ask`."""
-    served = await ask(client, client.graphs())
+async def served_graphs(client: EndpointClient) -> list[dict[str, Any]]:
+    """Return the graphs at an endpoint that can be called, as ``{graph_id, kind}``. Raises as `query_endpoint`."""
+    served = await query_endpoint(client, client.graphs())
     return [{"graph_id": entry["graph_id"], "kind": entry["kind"]} for entry in served if entry["kind"] in CALLABLE]

@@ -1,4 +1,4 @@
-"""What is known of one endpoint, for a person who looks at it: whether it answers, what it is, how busy, and what it has."""
+"""The summary of an endpoint that the editor shows: whether it is up, its versions, its load and its inventory."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from urllib.parse import urlsplit
 
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
 
-__all__ = ["host_of", "models_of", "shown"]
+__all__ = ["endpoint_summary", "host_of", "models_of"]
 
 _STATES = {"EndpointUnreachable": "down", "AccessDenied": "refused", "ProtocolMismatch": "other version", None: "down"}
 
 
-def shown(state: EndpointState, url: str) -> dict[str, Any]:
-    """``{name, host, state, problem, version, comfy, torch, queue, memory, devices, models, graphs}``; the last eight of one that is up.
+def endpoint_summary(state: EndpointState, url: str) -> dict[str, Any]:
+    """Return ``{name, host, state, problem, version, comfy, torch, queue, memory, devices, models, graphs}``.
 
-    ``state`` is ``up``, ``down``, ``refused`` (the token), ``other version`` or ``failing``; ``problem`` says it in words. ``models``
-    is the number of files in each folder.
+    The last eight are present only if the endpoint is up. ``state`` is ``up``, ``down``, ``refused`` (the token), ``other version`` or
+    ``failing``; ``problem`` is the error message. ``models`` has the number of files in each folder.
     """
     facts: dict[str, Any] = {"name": state.name, "host": host_of(url), "state": "up", "problem": None}
     if not state.up:
-        return {**facts, "state": _STATES.get(state.kind, "failing"), "problem": state.reason or "it has not answered yet"}
+        return {**facts, "state": _STATES.get(state.kind, "failing"), "problem": state.reason or "no answer yet"}
     comfy = state.facts.get("comfy") or {}
     return {
         **facts,
@@ -37,12 +37,12 @@ def shown(state: EndpointState, url: str) -> dict[str, Any]:
 
 
 def host_of(url: str) -> str:
-    """Host and port: which machine it is. A path may be a key of a gateway, so it is not shown."""
+    """Return the host and port of a URL. The path is left out because it may contain a key of a gateway."""
     return urlsplit(url).netloc
 
 
 def models_of(capabilities: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The model files by folder, none of an endpoint that is no ComfyUI."""
+    """Return the model files by folder, empty for an endpoint that is not a ComfyUI."""
     comfy = capabilities.get("comfy")
     models = comfy.get("models") if isinstance(comfy, Mapping) else None
     return {str(folder): [str(file) for file in files] for folder, files in models.items()} if isinstance(models, Mapping) else {}

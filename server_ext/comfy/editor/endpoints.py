@@ -1,4 +1,4 @@
-"""The endpoints this ComfyUI knows: looking at them, adding, pairing and removing one. Tokens go in and never come out."""
+"""Routes for the endpoints in the registry: state, adding, pairing and removing. Tokens are accepted and never returned."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.endpoint import pairing_line, read_pairing
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_at
-from yggdrasill.server_ext.comfy.editor.endpoint_summary import host_of, models_of, shown
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_graphs
+from yggdrasill.server_ext.comfy.editor.endpoint_summary import endpoint_summary, host_of, models_of
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
@@ -22,12 +22,12 @@ from yggdrasill.server_ext.comfy.inventory import memory
 __all__ = ["EndpointModel", "Endpoints", "NameModel", "PairModel"]
 
 _FRESH = 3.0
-_PATIENCE = 1.5
+_TIMEOUT = 1.5
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 class EndpointModel(BaseModel):
-    """An endpoint to know from now on; its token goes into secrets.yaml and is never told again."""
+    """An endpoint to add. Its token is stored in secrets.yaml and never returned."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -37,7 +37,7 @@ class EndpointModel(BaseModel):
 
 
 class PairModel(BaseModel):
-    """A pairing line that was pasted; ``name`` and ``token`` go before what it says."""
+    """A pairing line; ``name`` and ``token`` override those in the line."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -47,7 +47,7 @@ class PairModel(BaseModel):
 
 
 class NameModel(BaseModel):
-    """One of the endpoints."""
+    """The name of an endpoint."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -55,82 +55,81 @@ class NameModel(BaseModel):
 
 
 class Endpoints:
-    """The handlers. ``token`` is this server's own; ``own_url`` is how others reach it, if its owner said so."""
+    """The handlers. ``token`` is this server's token; ``own_url`` is the URL at which others reach it, if its owner has set one."""
 
     def __init__(self, edit: RegistryEdit, guard: RouteGuard, token: str, own_url: str | None) -> None:
         self._edit, self._guard = edit, guard
         self._token, self._own_url = token, own_url
 
     async def names(self, request: web.Request) -> web.Response:
-        """GET /endpoints: their names, and the graphs that the registry places somewhere."""
+        """Answer GET /endpoints: the names of the endpoints, and the graphs that the registry places on one."""
         registry = extension_context().registry
         placed = sorted(key for key, placement in registry.placements.items() if not placement.is_local)
         return json_answer({"endpoints": sorted(registry.endpoints), "placed": placed})
 
     async def status(self, request: web.Request) -> web.Response:
-        """GET /status: this server and every endpoint, as `shown` tells it."""
+        """Answer GET /status: this server, and the `endpoint_summary` of every endpoint."""
         registry = extension_context().registry
         names = sorted(registry.endpoints)
-        states = await extension_context().placing.states.know(
-            names, younger=0.0 if "fresh" in request.query else _FRESH, seconds=_PATIENCE
+        states = await extension_context().placement.monitor.refresh(
+            names, max_age=0.0 if "fresh" in request.query else _FRESH, timeout=_TIMEOUT
         )
-        found = [shown(states[name], registry.endpoints[name].url) for name in names]
+        found = [endpoint_summary(states[name], registry.endpoints[name].url) for name in names]
         waiting, running = host_api.queue_depth()
-        here = {
+        this_server = {
             "version": yggdrasill.__version__,
             "comfy": host_api.comfy_version(),
             "problem": extension_context().problem,
             "queue": {"queued": waiting, "running": running, "slots": 1},
             "memory": memory(),
         }
-        return json_answer({"here": here, "endpoints": found})
+        return json_answer({"here": this_server, "endpoints": found})
 
     async def one(self, request: web.Request) -> web.Response:
-        """GET /endpoint?name=NAME: one endpoint asked anew, and the names of its model files."""
+        """Answer GET /endpoint?name=NAME: one endpoint, queried again, with the names of its model files."""
         endpoint = extension_context().registry.endpoint(request.query.get("name", ""))
         started = time.perf_counter()
-        state = await extension_context().placing.states.ask_again(endpoint.name)
+        state = await extension_context().placement.monitor.requery(endpoint.name)
         ms = round(1000 * (time.perf_counter() - started), 1)
-        return json_answer({**shown(state, endpoint.url), "ms": ms, "files": models_of(state.facts) if state.up else {}})
+        return json_answer({**endpoint_summary(state, endpoint.url), "ms": ms, "files": models_of(state.facts) if state.up else {}})
 
     async def add(self, request: web.Request) -> web.Response:
-        """POST /endpoints: write one into endpoints.yaml, once it has answered."""
+        """Answer POST /endpoints: add an endpoint to endpoints.yaml after it has answered."""
         body = await self._guard.body(request, EndpointModel)
         return await self._add(body.name, body.url, body.token)
 
     async def pair(self, request: web.Request) -> web.Response:
-        """POST /pair: the endpoint of a pairing line, once it has answered."""
+        """Answer POST /pair: add the endpoint of a pairing line after it has answered."""
         body = await self._guard.body(request, PairModel)
-        told = read_pairing(body.line)
-        name = (body.name or told.name or _name_for(told.url, extension_context().registry)).strip()
-        return await self._add(name, told.url, body.token or told.token)
+        pairing = read_pairing(body.line)
+        name = (body.name or pairing.name or _free_name(pairing.url, extension_context().registry)).strip()
+        return await self._add(name, pairing.url, body.token or pairing.token)
 
     async def _add(self, name: str, url: str, token: str | None) -> web.Response:
         served = []
 
-        async def answers(registry: EndpointRegistry) -> None:
-            served.extend(await served_at(registry.client(name)))
+        async def check_answers(registry: EndpointRegistry) -> None:
+            served.extend(await served_graphs(registry.client(name)))
 
-        registry = await self._edit.apply(lambda registry: registry.add(name, url, token=token or None), answers)
+        registry = await self._edit.apply(lambda registry: registry.add(name, url, token=token or None), check_answers)
         return json_answer({"name": name, "endpoints": sorted(registry.endpoints), "graphs": served}, 201)
 
     async def remove(self, request: web.Request) -> web.Response:
-        """POST /remove: take one out of endpoints.yaml, and its token out of secrets.yaml."""
+        """Answer POST /remove: remove an endpoint from endpoints.yaml, and its token from secrets.yaml."""
         body = await self._guard.body(request, NameModel)
         registry = await self._edit.apply(lambda registry: registry.remove(body.name))
         return json_answer({"endpoints": sorted(registry.endpoints)})
 
     async def pairing(self, request: web.Request) -> web.Response:
-        """POST /pairing: this server's own pairing line, for the person who asked for it; it holds this server's token."""
+        """Answer POST /pairing: this server's pairing line, which contains its token."""
         if extension_context().problem is not None:
-            raise InvalidArgument(f"this ComfyUI is no endpoint: {extension_context().problem}")
-        asked = f"{request.scheme}://{request.host}"
-        url = self._own_url or asked
+            raise InvalidArgument(f"This ComfyUI is not an endpoint: {extension_context().problem}")
+        url = self._own_url or f"{request.scheme}://{request.host}"
         return json_answer({"line": pairing_line(url, self._token), "near": host_of(url).startswith(_LOOPBACK)})
 
 
-def _name_for(url: str, registry: EndpointRegistry) -> str:
-    """A name that is free: the host's, with a number behind it if need be."""
+def _free_name(url: str, registry: EndpointRegistry) -> str:
+    """Return an unused name for an endpoint: its host, with a number if necessary."""
     base = host_of(url).rsplit(":", 1)[0].strip("[]")
     names = (base, *(f"{base}-{number}" for number in range(2, 1000)))
     return next(name for name in names if name not in registry.endpoints)

@@ -1,4 +1,4 @@
-"""Asking an endpoint to fetch a model file it lacks, from a source that its owner allows."""
+"""Route that makes an endpoint fetch a missing model file from a source that its owner allows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import uuid
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
-from yggdrasill.server_ext.comfy.editor.endpoint_queries import ask
-from yggdrasill.server_ext.comfy.editor.jobs import brief
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import query_endpoint
+from yggdrasill.server_ext.comfy.editor.jobs import job_summary
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 
@@ -16,7 +16,7 @@ __all__ = ["FetchModel", "Fetching"]
 
 
 class FetchModel(BaseModel):
-    """A model file, and the endpoint that is to have it."""
+    """A model file, and the endpoint that fetches it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -34,8 +34,8 @@ class Fetching:
         self._guard = guard
 
     async def fetch(self, request: web.Request) -> web.Response:
-        """POST /fetch: start it; answers with the endpoint's job."""
+        """Answer POST /fetch: start the fetch, and return the endpoint's job."""
         body = await self._guard.body(request, FetchModel)
         client = extension_context().registry.client(body.endpoint)
-        wanted = {"key": uuid.uuid4().hex, **body.model_dump(exclude={"endpoint"})}
-        return json_answer(brief(await ask(client, client.fetch_model(wanted))), 202)
+        file = {"key": uuid.uuid4().hex, **body.model_dump(exclude={"endpoint"})}
+        return json_answer(job_summary(await query_endpoint(client, client.fetch_model(file))), 202)

@@ -1,4 +1,4 @@
-"""The jobs that are under way and were lately: those served here, and those at the endpoints this ComfyUI knows."""
+"""Routes for current and recent jobs: those that this server runs, and those at the endpoints in its registry."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.errors import YggdrasillError, error_from_dict
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.server_ext.comfy.editor.endpoint_queries import ask
+from yggdrasill.server_ext.comfy.editor.endpoint_queries import query_endpoint
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
-from yggdrasill.server_ext.comfy.url_redaction import said_of
+from yggdrasill.server_ext.comfy.url_redaction import public_message
 from yggdrasill.server_ext.job import FINAL
 from yggdrasill.server_ext.service import Service
 
-__all__ = ["CancelModel", "Jobs", "brief"]
+__all__ = ["CancelModel", "Jobs", "job_summary"]
 
-_PATIENCE = 3.0
-_LOOKED_AT = 50
-_FINISHED = 3
-_TOLD = ("job_id", "graph_id", "status", "created", "started", "finished", "progress")
+_TIMEOUT = 3.0
+_MAX_ROWS = 50
+_MAX_FINISHED = 3
+_SUMMARY_FIELDS = ("job_id", "graph_id", "status", "created", "started", "finished", "progress")
 
 
 class CancelModel(BaseModel):
-    """A job; ``endpoint`` is None for one that is served here."""
+    """A job. ``endpoint`` is None for a job on this server."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -42,53 +42,55 @@ class Jobs:
         self._service, self._guard = service, guard
 
     async def jobs(self, request: web.Request) -> web.Response:
-        """GET /jobs: per place (None: here) the unfinished jobs and the last few finished ones, or why it could not be asked. Endpoints
-        that did not answer a moment ago are left out."""
-        registry, states = extension_context().registry, extension_context().placing.states
-        names = [name for name in sorted(registry.endpoints) if states.state(name).up is not False]
-        places = await asyncio.gather(self._here(), *(_there(registry.client(name)) for name in names))
+        """Answer GET /jobs: for this server (None) and each endpoint the unfinished and the last few finished jobs, or the error of the query.
+
+        Endpoints that are known to be down are left out.
+        """
+        registry, monitor = extension_context().registry, extension_context().placement.monitor
+        names = [name for name in sorted(registry.endpoints) if monitor.state(name).up is not False]
+        places = await asyncio.gather(self._local_jobs(), *(_remote_jobs(registry.client(name)) for name in names))
         return json_answer({"places": places})
 
     async def job(self, request: web.Request) -> web.Response:
-        """GET /job?job_id=ID&endpoint=NAME: one job at an endpoint."""
+        """Answer GET /job?job_id=ID&endpoint=NAME: one job at an endpoint."""
         client = extension_context().registry.client(request.query.get("endpoint", ""))
-        return json_answer(brief(await ask(client, client.job(request.query.get("job_id", "")))))
+        return json_answer(job_summary(await query_endpoint(client, client.job(request.query.get("job_id", "")))))
 
     async def cancel(self, request: web.Request) -> web.Response:
-        """POST /cancel: ask a job to stop."""
+        """Answer POST /cancel: cancel a job."""
         body = await self._guard.body(request, CancelModel)
         if body.endpoint is None:
-            return json_answer(brief((await self._service.cancel(body.job_id)).row()))
+            return json_answer(job_summary((await self._service.cancel(body.job_id)).row()))
         client = extension_context().registry.client(body.endpoint)
-        return json_answer(brief(await ask(client, client.cancel(body.job_id))))
+        return json_answer(job_summary(await query_endpoint(client, client.cancel(body.job_id))))
 
-    async def _here(self) -> dict[str, Any]:
-        return {"endpoint": None, "jobs": _chosen(await self._service.jobs(limit=_LOOKED_AT)), "problem": None}
+    async def _local_jobs(self) -> dict[str, Any]:
+        return {"endpoint": None, "jobs": _select(await self._service.jobs(limit=_MAX_ROWS)), "problem": None}
 
 
-async def _there(client: EndpointClient) -> dict[str, Any]:
+async def _remote_jobs(client: EndpointClient) -> dict[str, Any]:
     try:
-        rows = await ask(client, client.jobs(limit=_LOOKED_AT), _PATIENCE)
+        rows = await query_endpoint(client, client.jobs(limit=_MAX_ROWS), _TIMEOUT)
     except YggdrasillError as error:
         return {"endpoint": client.name, "jobs": [], "problem": error.message}
-    return {"endpoint": client.name, "jobs": _chosen(rows), "problem": None}
+    return {"endpoint": client.name, "jobs": _select(rows), "problem": None}
 
 
-def _chosen(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    chosen, finished = [], 0
+def _select(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    selected, finished = [], 0
     for row in rows:
         finished += row["status"] in FINAL
-        if row["status"] not in FINAL or finished <= _FINISHED:
-            chosen.append(brief(row))
-    return chosen
+        if row["status"] not in FINAL or finished <= _MAX_FINISHED:
+            selected.append(job_summary(row))
+    return selected
 
 
-def brief(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What a person is told of a job."""
+def job_summary(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a job that the editor shows."""
     error = row.get("error")
-    return {**{name: row.get(name) for name in _TOLD}, "error": _words(error) if isinstance(error, Mapping) else None}
+    return {**{name: row.get(name) for name in _SUMMARY_FIELDS}, "error": _error_text(error) if isinstance(error, Mapping) else None}
 
 
-def _words(told: Mapping[str, Any]) -> str:
-    error = error_from_dict(told)
-    return said_of(error) if "endpoint" in error.details else error.message
+def _error_text(document: Mapping[str, Any]) -> str:
+    error = error_from_dict(document)
+    return public_message(error) if "endpoint" in error.details else error.message

@@ -1,4 +1,4 @@
-"""The settings of this server that its owner changes in the editor; they stand in settings.yaml, the rest of which stays as it is."""
+"""Routes for the settings of this server that its owner changes in the editor. They are stored in settings.yaml; the rest of it is unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _QUEUE = re.compile(r"(?m)^queue:[^#\n]*?(?=[ \t]*(?:#|$))")
 
 
 class SettingsModel(BaseModel):
-    """How calls of others stand to the owner's prompts."""
+    """How calls of other machines are queued relative to the owner's prompts."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -35,11 +35,11 @@ class OwnerSettings:
         self._file, self._guard = file, guard
 
     async def settings(self, request: web.Request) -> web.Response:
-        """GET /settings: ``{queue}`` as it holds now."""
+        """Answer GET /settings: the current ``{queue}``."""
         return json_answer({"queue": extension_context().runner.policy})
 
     async def change(self, request: web.Request) -> web.Response:
-        """POST /settings: hold from now on, and after the next start. Raises `InvalidConfig`, `StorageFailed`."""
+        """Answer POST /settings: apply the settings now and after a restart. Raises `InvalidConfig`, `StorageFailed`."""
         body = await self._guard.body(request, SettingsModel)
         await asyncio.to_thread(self._write, body.queue)
         extension_context().runner.policy = body.queue

@@ -1,4 +1,4 @@
-"""Preflight: what of an open workflow would run where, and what is missing there. Nothing runs."""
+"""Preflight of the open workflow: which nodes would run on which endpoint, and what is missing there. Nothing is executed."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answ
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
-from yggdrasill.server_ext.comfy.placement.schema_cache import NodeForms
+from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
 
 __all__ = ["Preflight", "PreflightModel", "sources_of"]
 
 _FRESH = 5.0
-_PATIENCE = 6.0
+_TIMEOUT = 6.0
 
 
 class PreflightModel(BaseModel):
-    """The open workflow: as ComfyUI's API takes it, and as the editor saves it."""
+    """The open workflow, in ComfyUI's API format and in the editor's format."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -41,19 +41,19 @@ class Preflight:
 
     def __init__(self, guard: RouteGuard) -> None:
         self._guard = guard
-        self._forms = NodeForms()
+        self._schema_cache = SchemaCache()
 
     async def preflight(self, request: web.Request) -> web.Response:
-        """POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be partitioned."""
+        """Answer POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be partitioned."""
         body = await self._guard.body(request, PreflightModel)
         found: dict[str, Any] = {"problem": None, "warnings": [], "parts": [], "stays": []}
         try:
-            await self._look(body, found)
+            await self._examine(body, found)
         except YggdrasillError as error:
             found["problem"] = error.message
         return json_answer(found)
 
-    async def _look(self, body: PreflightModel, found: dict[str, Any]) -> None:
+    async def _examine(self, body: PreflightModel, found: dict[str, Any]) -> None:
         registry = extension_context().registry
         extra = {"extra_pnginfo": {"workflow": body.workflow}}
         naming = await asyncio.to_thread(parts_of, body.prompt, extra, registry.placements, registry.endpoints)
@@ -61,33 +61,33 @@ class Preflight:
         if not naming.parts:
             return
         names = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
-        states = await extension_context().placing.states.know(names, younger=_FRESH, seconds=_PATIENCE)
+        states = await extension_context().placement.monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         schemas = await self._schemas(body.prompt, names)
         partition = await asyncio.to_thread(partition_prompt, body.prompt, [placed.part for placed in naming.parts], schemas)
-        states |= await self._looked_again(naming.parts, partition, states)
+        states |= await self._requery_lacking(naming.parts, partition, states)
         label = _Labels(body.prompt)
         known = await asyncio.to_thread(sources_of, body.workflow)
         found["parts"] = [_part(placed, partition, states, label, known) for placed in naming.parts if _calls(placed, partition)]
         found["stays"] = [{"node": label(node), "why": why} for node, why in sorted(partition.stays.items())]
 
-    async def _looked_again(
+    async def _requery_lacking(
         self, parts: Iterable[PlacedPart], partition: Partition, states: Mapping[str, EndpointState]
     ) -> dict[str, EndpointState]:
-        """The states of endpoints that lacked something when they were asked last: they may have got it since."""
+        """Query endpoints again that lacked something, because it may have been installed since, and return their states."""
         pairs = [(name, call) for placed in parts for name in placed.placement.endpoints for call in _calls(placed, partition)]
         lacking = sorted({name for name, call in pairs if states[name].up and missing_at(call.prompt, states[name].facts) != []})
-        found = await asyncio.gather(*(extension_context().placing.states.ask_again(name) for name in lacking))
+        found = await asyncio.gather(*(extension_context().placement.monitor.requery(name) for name in lacking))
         return dict(zip(lacking, found, strict=True))
 
     async def _schemas(self, prompt: Mapping[str, Any], names: Iterable[str]) -> NodeSchemas:
         classes = sorted({str(node.get("class_type")) for node in prompt.values()})
-        own = await self._forms.schemas(classes)
-        lacking = self._forms.missing(classes)
-        return await extension_context().placing.states.schemas(names, lacking, seconds=_PATIENCE) | own if lacking else own
+        local = await self._schema_cache.schemas(classes)
+        lacking = self._schema_cache.missing(classes)
+        return await extension_context().placement.monitor.schemas(names, lacking, timeout=_TIMEOUT) | local if lacking else local
 
 
 class _Labels:
-    """Nodes as people know them: by title, with the id that the editor shows."""
+    """Labels of nodes: the title with the id that the editor shows."""
 
     def __init__(self, prompt: Mapping[str, Any]) -> None:
         self._prompt = prompt
@@ -131,16 +131,16 @@ def _place(state: EndpointState, calls: Iterable[PartCall], known: Mapping[str, 
 def _missing(call: PartCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     missing = missing_at(call.prompt, state.facts)
     if missing is None:
-        yield {"kind": "node class", "name": "any: it is no ComfyUI"}
+        yield {"kind": "node class", "name": "all: the endpoint is not a ComfyUI"}
         return
     for _, kind, name in missing:
         yield {"kind": kind, "name": name, **(known.get(name, {}) if kind == "model file" else {})}
 
 
 def sources_of(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a workflow and this machine know of model files, by name: ``folder``, ``url``, ``sha256``, as far as they do.
+    """Return what a workflow and this machine define about model files, by name: ``folder``, ``url``, ``sha256``, each if known.
 
-    Workflows name the sources of their models in ``properties.models`` of the nodes that load them.
+    Workflows define the sources of models in ``properties.models`` of the nodes that load them.
     """
     found: dict[str, dict[str, Any]] = {}
     for folder, files in model_files().items():

@@ -1,4 +1,4 @@
-"""Editing this server's endpoints.yaml: one change after another, each of what the file says then."""
+"""Edits of this server's endpoints.yaml, one at a time, each of the current file."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ __all__ = ["RegistryEdit"]
 
 
 class RegistryEdit:
-    """The file may be edited by hand meanwhile; what cannot be read then is an error and stays as it is."""
+    """An editor of one file, which may also be edited by hand. A file that cannot be read is an error and stays unchanged."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def apply(
         self, change: Callable[[EndpointRegistry], None], check: Callable[[EndpointRegistry], Awaitable[None]] | None = None
     ) -> EndpointRegistry:
-        """Read the registry, ``change`` it, wait for ``check``, write it; nothing is written if one of them raises.
+        """Read the registry, apply ``change``, await ``check``, and write it. Nothing is written if one of them raises.
 
         Raises:
-            InvalidConfig, UnknownEndpoint: the file as it is now. StorageFailed, and what ``change`` and ``check`` raise.
+            InvalidConfig, UnknownEndpoint: the current file is not valid. StorageFailed, and the errors of ``change`` and ``check``.
         """
-        async with self._turn:
+        async with self._lock:
             registry = await asyncio.to_thread(self._read)
             change(registry)
             if check is not None:

@@ -1,6 +1,6 @@
-"""The guard of the editor's routes: who is let in, and how what goes wrong is answered.
+"""Access control and error responses of the editor's routes.
 
-They ask for no token: whoever can open the editor may do what the editor does, and no other page may.
+They need no token: everyone who can open the editor may use them, but no page of another origin may.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from yggdrasill.server_ext.tasks import error_dict
 __all__ = ["UI_HEADER", "RouteGuard", "json_answer"]
 
 UI_HEADER = "X-Yggdrasill-Editor"
-"""Every request of the editor has it: a page of another origin cannot send it without being asked first, and is then refused."""
+"""A header of every request of the editor. A page of another origin cannot send it without a preflight request, which is refused."""
 _LOG = logging.getLogger("yggdrasill.comfy")
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -32,14 +32,14 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 class RouteGuard:
-    """Over one service and its guard."""
+    """Guards handlers of one service."""
 
     def __init__(self, service: Service, guard: Guard) -> None:
         self._service = service
         self._guard = guard
 
     def guarded(self, handler: _Handler) -> _Handler:
-        """``handler`` for pages of this server alone, its errors turned into answers."""
+        """Return ``handler`` restricted to pages of this server, with its errors turned into JSON responses."""
 
         async def answer(request: web.Request) -> web.StreamResponse:
             try:
@@ -49,27 +49,29 @@ class RouteGuard:
                 return self._failure(error, status_of(error))
             except (ConnectionError, asyncio.CancelledError, web.HTTPException):
                 raise
-            except Exception as error:  # noqa: BLE001 - an answer goes out, and the log says what broke
+            except Exception as error:  # noqa: BLE001 - the client gets a response, and the log the error
                 _LOG.error("%s %s failed: %s: %s", request.method, request.path, type(error).__name__, error)
                 return self._failure(error, 500)
 
         return answer
 
     async def body(self, request: web.Request, model: type[_Body]) -> _Body:
-        """The JSON body, checked."""
+        """Return the JSON body, validated as ``model``."""
         return await read_model_body(request, model, self._service.limits.max_body_bytes)
 
     def _check(self, request: web.Request) -> None:
         headers = request.headers
         self._guard.check_source(headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site"))
         if UI_HEADER not in headers:
-            raise AccessDenied("this route is for the editor of this ComfyUI; programs use /yggdrasill/v1 with a token", reason="origin")
+            raise AccessDenied(
+                "This route is reserved for the editor of this ComfyUI. Programs use /yggdrasill/v1 with a token.", reason="origin"
+            )
 
     def _failure(self, error: Exception, status: int) -> web.Response:
         return json_answer({"error": error_dict(error, self._service.redactor)}, status)
 
 
 def json_answer(value: Any, status: int = 200) -> web.Response:
-    """An answer that no cache keeps."""
+    """Return a JSON response that is not cached."""
     text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace")
     return web.Response(body=text, status=status, content_type="application/json", headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""Serving the open workflow on this server."""
+"""Route that serves the open workflow on this server."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ServeModel", "Serving"]
 
 
 class ServeModel(BaseModel):
-    """A workflow in ComfyUI's API format, to be served under a name; ``replace`` allows that another one had it."""
+    """A workflow in ComfyUI's API format, and the name to serve it under. ``replace`` allows replacing another graph of that name."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -33,7 +33,7 @@ class Serving:
         self._guard = guard
 
     async def serve(self, request: web.Request) -> web.Response:
-        """POST /serve: deploy the open workflow on this server."""
+        """Answer POST /serve: deploy the open workflow on this server."""
         body = await self._guard.body(request, ServeModel)
         config = {"kind": "comfy", "graph_id": body.graph_id, "prompt": body.prompt}
         await asyncio.to_thread(self._check_free, body, config)
@@ -42,17 +42,17 @@ class Serving:
         return json_answer({**deployment.summary(), "created": created, "url": self._service.signer.peer_url, **ports})
 
     def _check_free(self, body: ServeModel, config: dict[str, Any]) -> None:
-        """Raise unless the workflow has outputs and its name is free, or is to be replaced."""
+        """Raise an error unless the workflow has outputs, and its name is free or may be replaced."""
         from yggdrasill.remote.comfy_graph import ComfyGraph
-        from yggdrasill.server_ext.identity import deployment_hash
+        from yggdrasill.server_ext.deployment import deployment_hash
 
         graph = ComfyGraph.from_config(config)
         if not graph.outputs:
             raise InvalidArgument(
-                "the workflow has no Graph Output node, so a caller would get nothing; link one to each value that callers are to get"
+                "The workflow has no Graph Output node, so callers would receive nothing. Link one to each value that callers should receive."
             )
         served = {entry["graph_id"]: entry["hash"] for entry in self._service.deployments.summaries()}
         if body.graph_id in served and not body.replace and served[body.graph_id] != deployment_hash("comfy", config):
             raise DuplicateName(
-                f"another graph is served as {body.graph_id!r} already; choose another name, or replace it", graph_id=body.graph_id
+                f"Another graph is already served as {body.graph_id!r}. Choose another name, or replace it.", graph_id=body.graph_id
             )

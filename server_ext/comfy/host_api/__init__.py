@@ -1,7 +1,6 @@
-"""Every entry into ComfyUI: its queue, its messages, its folders, its version. Nothing else here knows how ComfyUI is made.
+"""Access to ComfyUI: its queue, messages, folders, running prompt and version.
 
-ComfyUI trusts its callers. What is handed to it is checked here first, in the module of its kind; functions may be called from
-any thread unless they say otherwise.
+ComfyUI trusts its callers, so arguments are checked here first. Functions may be called from any thread unless they say otherwise.
 """
 
 from __future__ import annotations
@@ -21,19 +20,19 @@ from yggdrasill.server_ext.comfy.host_api.prompts import (
     validate,
     waiting_prompts,
 )
-from yggdrasill.server_ext.comfy.host_api.running import Place, executing_place, interrupted, preview_method, raise_interrupt
+from yggdrasill.server_ext.comfy.host_api.running import ExecutingNode, executing_node, interrupted, preview_method, raise_interrupt
 from yggdrasill.server_ext.comfy.host_api.version import MINIMUM_VERSION, comfy_version, flags_problem, version_problem
 
 __all__ = [
     "MINIMUM_VERSION",
-    "Place",
+    "ExecutingNode",
     "Validation",
     "call_node",
     "close_socket",
     "comfy_version",
     "delete_queued",
     "enqueue",
-    "executing_place",
+    "executing_node",
     "flags_problem",
     "forget",
     "interrupt_running",

@@ -1,4 +1,4 @@
-"""The folders of the ComfyUI around: its user's files, inputs and outputs, models."""
+"""ComfyUI's folders: user files, inputs and outputs, and models."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["media_folders", "model_folders", "named_model_folders", "user_direct
 
 
 def user_directory() -> str:
-    """The folder ComfyUI keeps its user's files in."""
+    """Return the folder of ComfyUI's user files."""
     return str(importlib.import_module("folder_paths").get_user_directory())
 
 
 def media_folders() -> list[Path]:
-    """ComfyUI's input and output folders, which anybody who may post a prompt reads and writes through its own nodes."""
+    """Return ComfyUI's input and output folders. Every client that may post a prompt can read and write them through ComfyUI's own nodes."""
     paths = importlib.import_module("folder_paths")
     return [Path(paths.get_input_directory()), Path(paths.get_output_directory())]
 
 
 def model_folders() -> list[Path]:
-    """The folders that ComfyUI finds models in."""
+    """Return the folders in which ComfyUI finds models."""
     named = importlib.import_module("folder_paths").folder_names_and_paths
     return sorted({Path(folder) for key, entry in named.items() if key != "custom_nodes" for folder in entry[0]})
 
 
 def named_model_folders() -> dict[str, Path]:
-    """The folder that a new file of each kind of model goes into."""
+    """Return the folder for new files of each kind of model."""
     named = importlib.import_module("folder_paths").folder_names_and_paths
     return {str(key): Path(entry[0][0]) for key, entry in named.items() if key not in ("configs", "custom_nodes") and entry[0]}

@@ -1,4 +1,4 @@
-"""The server of this process and its main loop, and a wall between an exception of ours and ComfyUI's own code."""
+"""ComfyUI's server and main loop in this process, and a guard that keeps our exceptions out of ComfyUI's own code."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 def prompt_server() -> Any:
-    """The PromptServer of this process.
+    """Return the PromptServer of this process.
 
     Raises:
-        InvalidArgument: ComfyUI is not running here.
+        InvalidArgument: this process does not run ComfyUI.
     """
     instance = getattr(importlib.import_module("server").PromptServer, "instance", None)
     if instance is None:
-        raise InvalidArgument("there is no ComfyUI server in this process; this runs inside ComfyUI only")
+        raise InvalidArgument("This process has no ComfyUI server. The extension runs only inside ComfyUI.")
     return instance
 
 
 def on_main_loop(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine on ComfyUI's main loop from another thread and wait for its result."""
+    """Run a coroutine on ComfyUI's main loop from another thread, and return its result."""
     return asyncio.run_coroutine_threadsafe(coroutine, prompt_server().loop).result()
 
 
 @contextlib.contextmanager
 def shielded(what: str) -> Iterator[None]:
-    """Turn an exception of ours into one line in ComfyUI's log, so that it never reaches ComfyUI's own code."""
+    """Write an exception to ComfyUI's log as one line that starts with ``what``, so that it never reaches ComfyUI's own code."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - this is what it is for
+    except Exception as error:  # noqa: BLE001 - every exception is logged instead
         _LOG.error("Yggdrasill: %s: %s: %s", what, type(error).__name__, error)

@@ -1,6 +1,6 @@
-"""ComfyUI's queue: checking prompts, putting them in and taking them out, and how they stand.
+"""ComfyUI's queue: validates prompts, adds and removes them, and reports their states.
 
-An item of another length than the queue takes ends the thread that runs prompts, so what goes in is checked here first.
+A malformed queue item ends the thread that runs prompts, so items are checked before they are added.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.server_ext.comfy.host_api.plain import plain
+from yggdrasill.server_ext.comfy.host_api.json_values import json_copy
 from yggdrasill.server_ext.comfy.host_api.process import prompt_server
 
 __all__ = [
@@ -30,7 +30,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Validation:
-    """What ComfyUI thinks of a prompt: the output nodes it would run, or what is wrong with which node."""
+    """ComfyUI's validation of a prompt: the output nodes that it would run, or the errors by node."""
 
     ok: bool
     outputs: list[str]
@@ -39,38 +39,38 @@ class Validation:
 
 
 async def validate(prompt_id: str, prompt: dict[str, Any]) -> Validation:
-    """Let ComfyUI check ``prompt``, in which it writes constants as the node classes want them. On the main loop only."""
+    """Validate ``prompt`` with ComfyUI, which converts its constants in place. Call it on the main loop."""
     ok, error, outputs, node_errors = await importlib.import_module("execution").validate_prompt(prompt_id, prompt, None)
     return Validation(bool(ok), [str(node) for node in outputs], error, dict(node_errors))
 
 
 def enqueue(number: float, prompt_id: str, prompt: Mapping[str, Any], extra_data: Mapping[str, Any], outputs: Sequence[str]) -> None:
-    """Put a validated prompt into ComfyUI's queue; smaller numbers go first.
+    """Add a validated prompt to ComfyUI's queue. Smaller numbers run first.
 
     Raises:
-        InvalidArgument: something in it is not what the queue takes; nothing was queued.
+        InvalidArgument: the queue would not accept an argument; nothing was queued.
     """
     if isinstance(number, bool) or not isinstance(number, (int, float)) or number != number:  # noqa: PLR0124 - not a number
-        raise InvalidArgument(f"a place in the queue is a number, got {number!r}")
+        raise InvalidArgument(f"The position in the queue must be a number, got {number!r}.")
     if not prompt_id or not isinstance(prompt_id, str) or not outputs:
-        raise InvalidArgument("a prompt in the queue needs an id and at least one output node")
-    copy = plain(dict(prompt), "the prompt")
-    extra = {**plain(dict(extra_data), "extra_data"), "create_time": int(time.time() * 1000)}
+        raise InvalidArgument("A queued prompt needs an id and at least one output node.")
+    copy = json_copy(dict(prompt), "the prompt")
+    extra = {**json_copy(dict(extra_data), "extra_data"), "create_time": int(time.time() * 1000)}
     prompt_server().prompt_queue.put((number, prompt_id, copy, extra, [str(node) for node in outputs], {}))
 
 
 def delete_queued(prompt_id: str) -> bool:
-    """Take a waiting prompt out of the queue; False if none of that id waits."""
+    """Remove a waiting prompt from the queue. Return False if no prompt with this id waits."""
     return bool(prompt_server().prompt_queue.delete_queue_item(lambda item: item[1] == prompt_id))
 
 
 def interrupt_running(prompt_id: str) -> bool:
-    """Interrupt the prompt of that id if it runs right now, and no other; False if it does not run."""
+    """Interrupt the prompt with this id if it is running, and no other. Return False if it is not running."""
     return bool(prompt_server().prompt_queue.interrupt_if_running(prompt_id))
 
 
 def prompt_state(prompt_id: str) -> str | None:
-    """``running``, ``queued`` or ``finished``; None for a prompt that ComfyUI does not have (any more)."""
+    """Return ``running``, ``queued`` or ``finished``, or None if ComfyUI does not have the prompt."""
     prompt_queue = prompt_server().prompt_queue
     with prompt_queue.mutex:
         if any(item[1] == prompt_id for item in prompt_queue.currently_running.values()):
@@ -81,14 +81,14 @@ def prompt_state(prompt_id: str) -> str | None:
 
 
 def queue_depth() -> tuple[int, int]:
-    """How many prompts wait and run, the owner's included."""
+    """Return the numbers of waiting and of running prompts, including those of the owner."""
     prompt_queue = prompt_server().prompt_queue
     with prompt_queue.mutex:
         return len(prompt_queue.queue), len(prompt_queue.currently_running)
 
 
 def waiting_prompts() -> list[tuple[float, str]]:
-    """The places and ids of the prompts that wait, the owner's included, in no order."""
+    """Return the numbers and ids of the waiting prompts, including those of the owner, in no particular order."""
     prompt_queue = prompt_server().prompt_queue
     with prompt_queue.mutex:
         return [(float(item[0]), str(item[1])) for item in prompt_queue.queue]

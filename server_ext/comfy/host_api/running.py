@@ -1,37 +1,37 @@
-"""The prompt and node that run now: which they are, how previews are made, and whether somebody asked them to stop."""
+"""The prompt and node that are executing, their preview method, and requests to interrupt them."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
 
-__all__ = ["Place", "executing_place", "interrupted", "preview_method", "raise_interrupt"]
+__all__ = ["ExecutingNode", "executing_node", "interrupted", "preview_method", "raise_interrupt"]
 
 
 @dataclass(frozen=True)
-class Place:
-    """The prompt and node that this code is called for."""
+class ExecutingNode:
+    """The prompt and node that the current code executes for."""
 
     prompt_id: str
     node_id: str
 
 
 def interrupted() -> bool:
-    """Whether somebody asked the prompt that runs to stop, and nothing has taken notice yet."""
+    """Return whether an interrupt of the running prompt is pending."""
     return bool(importlib.import_module("comfy.model_management").processing_interrupted())
 
 
 def raise_interrupt() -> None:
-    """Take notice of an interrupt by raising ComfyUI's own exception; nothing happens without one."""
+    """Raise ComfyUI's own exception if an interrupt is pending, which clears it."""
     importlib.import_module("comfy.model_management").throw_exception_if_processing_interrupted()
 
 
-def executing_place() -> Place | None:
-    """The prompt and node whose code is running, in a node's own thread or task."""
+def executing_node() -> ExecutingNode | None:
+    """Return the executing prompt and node, in the thread or task of a node; None elsewhere."""
     context = importlib.import_module("comfy_execution.utils").get_executing_context()
-    return None if context is None else Place(str(context.prompt_id), str(context.node_id))
+    return None if context is None else ExecutingNode(str(context.prompt_id), str(context.node_id))
 
 
 def preview_method() -> str:
-    """How the prompt that runs wants previews of latents made: ``none``, ``auto``, ``latent2rgb`` or ``taesd``. In a node's own task."""
+    """Return the preview method of the running prompt: ``none``, ``auto``, ``latent2rgb`` or ``taesd``. Call it in the task of a node."""
     return str(importlib.import_module("comfy.cli_args").args.preview_method.value)

@@ -1,4 +1,4 @@
-"""Whether the extension can work in the ComfyUI around it, as far as its version and its flags tell."""
+"""Checks whether ComfyUI's version and command line flags support the extension."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MINIMUM_VERSION = (0, 25)
 
 
 def comfy_version() -> str | None:
-    """The version text of the ComfyUI around this process, or None where it does not say."""
+    """Return ComfyUI's version, or None if it does not define one."""
     try:
         version = importlib.import_module("comfyui_version").__version__
     except (ImportError, AttributeError):
@@ -19,27 +19,25 @@ def comfy_version() -> str | None:
 
 
 def version_problem(version: str | None) -> str | None:
-    """Why the extension cannot work in this version of ComfyUI, in words for its owner; None if it can."""
-    wanted = ".".join(map(str, MINIMUM_VERSION))
+    """Return why the extension does not support this version of ComfyUI, as a message for its owner, or None."""
+    minimum = ".".join(map(str, MINIMUM_VERSION))
     if version is None:
-        return f"this ComfyUI does not say its version, so it is older than {wanted}, the oldest that Yggdrasill works with; update ComfyUI"
+        return f"This ComfyUI does not define its version, so it is older than {minimum}, the oldest version that Yggdrasill supports. Update ComfyUI."
     numbers = []
     for part in version.strip().removeprefix("v").split(".")[:2]:
         digits = part[: len(part) - len(part.lstrip("0123456789"))]
         numbers.append(int(digits) if digits else 0)
     if tuple(numbers) >= MINIMUM_VERSION:
         return None
-    return (
-        f"this is ComfyUI {version}, and Yggdrasill works with {wanted} and later; update ComfyUI, or remove Yggdrasill from custom_nodes"
-    )
+    return f"This is ComfyUI {version}, but Yggdrasill requires {minimum} or later. Update ComfyUI, or remove Yggdrasill from custom_nodes."
 
 
 def flags_problem() -> str | None:
-    """What the command line of this ComfyUI means for an endpoint that serves several graphs; None if nothing."""
+    """Return what ComfyUI's command line flags imply for an endpoint that serves several graphs, as a warning for its owner, or None."""
     args = importlib.import_module("comfy.cli_args").args
     if args.cache_lru > 0 or len(args.cache_ram) > 1:
         return None
     return (
-        "ComfyUI started like this forgets the models of one graph when another one runs; an endpoint that serves several graphs keeps them "
-        "with '--cache-lru 50', or with '--cache-ram 4 4' (GiB of memory to keep free)"
+        "With the current flags ComfyUI unloads the models of one graph when another one runs. To keep the models of several served graphs, start "
+        "ComfyUI with '--cache-lru 50', or with '--cache-ram 4 4' (GiB of memory to keep free)."
     )

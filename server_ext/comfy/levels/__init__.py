@@ -1,4 +1,4 @@
-"""What the nodes for graphs, pipelines, stages and worlds do, apart from their sockets: configs in, configs out, and runs."""
+"""The functions behind the nodes for graphs, pipelines, stages and worlds: they compose configs and run them."""
 
 from __future__ import annotations
 

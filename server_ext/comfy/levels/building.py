@@ -1,4 +1,4 @@
-"""From a config to something that is checked or runs: locally, or with its parts where the registry places them."""
+"""Builds runnables from configs: locally, or with the parts that the registry places as proxies."""
 
 from __future__ import annotations
 
@@ -9,96 +9,93 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, format_options
-from yggdrasill.foundation import Graph
-from yggdrasill.pipeline import Pipeline
-from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.foundation.config import BuildOptions
+from yggdrasill.foundation.container import Container
+from yggdrasill.foundation.kinds import Kind, build_project, detect_kind, kind_of
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import ProjectPart, match_keys, name_of
-from yggdrasill.remote.proxies import kind_of, make_proxy
+from yggdrasill.remote.proxies import make_proxy
 from yggdrasill.remote.resolvers import RegistryProject
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.levels.host_paths import check
-from yggdrasill.stage import Stage
-from yggdrasill.world import World
 
-__all__ = ["CLASSES", "build", "checked_level", "config_key", "placed"]
+__all__ = ["build", "build_placed", "checked_level", "config_key"]
 
-CLASSES: dict[str, Any] = {"graph": Graph, "pipeline": Pipeline, "stage": Stage, "world": World, "comfy": ComfyGraph}
-_MOST_KEPT = 8
-_kept: OrderedDict[str, Any] = OrderedDict()
-_kept_lock = threading.Lock()
+_MAX_BUILT = 8
+_built: OrderedDict[str, Any] = OrderedDict()
+_built_lock = threading.Lock()
 
 
 def config_key(config: Mapping[str, Any]) -> str:
-    """Equal for equal configs."""
+    """Return a string that is equal for equal configs."""
     return json.dumps(config, sort_keys=True, default=repr)
 
 
 def checked_level(config: Any, *levels: str) -> str:
-    """The level of ``config`` if it is one of ``levels`` (a ComfyUI workflow with ports counts as a graph).
+    """Return the kind of ``config`` if it belongs to one of ``levels``; a kind without children that is run with inputs, such as a
+    ComfyUI workflow, belongs to the graphs.
 
     Raises:
         InvalidConfig
     """
     if not isinstance(config, Mapping):
-        raise InvalidConfig(f"a config is a mapping, got {type(config).__name__}; link what a Yggdrasill node gives")
-    kind = kind_of(config)
-    level = "graph" if kind == "comfy" else kind
-    marked = kind != "graph" or "nodes" in config or "graph_id" in config
-    if level not in levels or not marked:
-        what = f"a {level}'s" if marked else f"of no level: it has {format_options(map(str, config))}"
-        raise InvalidConfig(f"this config is {what}, and here goes one of {format_options(levels)}; load it with the node for its level")
-    return kind
+        raise InvalidConfig(f"A config must be a mapping, got {type(config).__name__}. Link the output of a Yggdrasill node.")
+    kind = detect_kind(config)
+    level = None if kind is None else "graph" if kind.boundary == "ports" and kind.children is None else kind.name
+    if kind is None or level not in levels:
+        found = f"the config of a {level}" if level else f"a config of unknown level with the keys {format_options(map(str, config))}"
+        raise InvalidConfig(f"Expected the config of one of {format_options(levels)}, got {found}. Load it with the node for its level.")
+    return kind.name
 
 
 def build(config: Mapping[str, Any]) -> Any:
-    """The graph, pipeline, stage or world of ``config`` in this process. Its models stay loaded while others like it are built.
+    """Build the graph, pipeline, stage or world of ``config`` in this process. Its models stay loaded while similar configs are built.
 
     Raises:
         InvalidConfig, UnsupportedVersion, UnknownBlockType, InvalidEdge
     """
-    kind = kind_of(config)
-    if kind == "comfy":
-        return ComfyGraph.from_config(check(config))
-    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False))
+    built = build_project(check(config), BuildOptions(allow_ref=False))
+    return _retain(config, built) if isinstance(built, Container) else built
 
 
-def placed(config: Mapping[str, Any]) -> Any:
-    """As `build`, with the parts that the registry of this ComfyUI places elsewhere as proxies of what is deployed there.
+def build_placed(config: Mapping[str, Any]) -> Any:
+    """Build ``config`` as `build` does, with the parts that the registry places on endpoints as proxies of deployments.
 
     Raises:
-        InvalidConfig, EndpointUnreachable, RemoteError, and as `build`.
+        InvalidConfig, EndpointUnreachable, RemoteError, and the errors of `build`.
     """
-    registry, kind = extension_context().registry, kind_of(config)
+    registry, kind = extension_context().registry, kind_of(config, "graph")
     if not registry.endpoints:
         return build(config)
     whole, apart = _whole(config, kind, registry)
     if whole is not None and not whole.is_local and not apart:
-        own = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
-        return make_proxy(registry, whole, own, check(config), fallback=lambda: build(config))
-    if kind == "comfy":
+        return make_proxy(registry, whole, kind.id_of(config), check(config), fallback=lambda: build(config))
+    if kind.name == "comfy":
         return build(config)
     if whole is not None and not whole.is_local:
         return registry.place(build(config))
-    return _keep(config, CLASSES[kind].from_config(check(config), allow_ref=False, endpoints=RegistryProject(registry, name_of(config))))
+    resolver = RegistryProject(registry, name_of(config))
+    return _retain(config, build_project(check(config), BuildOptions(endpoints=resolver, allow_ref=False)))
 
 
-def _whole(config: Mapping[str, Any], kind: str, registry: EndpointRegistry) -> tuple[Any, bool]:
-    """Where the project as a whole is placed, if anywhere, and whether some of its parts are placed apart from it."""
-    own = str(config.get(f"{'graph' if kind == 'comfy' else kind}_id", kind))
+def _whole(config: Mapping[str, Any], kind: Kind, registry: EndpointRegistry) -> tuple[Any, bool]:
+    """Return the placement of the project as a whole, if any, and whether some of its parts are placed differently."""
+    config_id = kind.id_of(config)
     parts = [part for part in ProjectPart.of_config((), config).walk() if part.path]
-    keys, _ = match_keys(registry.placements, [ProjectPart((own,), None), *parts], own)
-    taken = (own,) in {part.path for part in parts}
-    key = None if taken else keys.pop((own,), None)
-    whole = registry.placements[key] if key is not None else registry.default if kind in ("graph", "comfy") else None
+    keys, _ = match_keys(registry.placements, [ProjectPart((config_id,), None), *parts], config_id)
+    taken = (config_id,) in {part.path for part in parts}
+    key = None if taken else keys.pop((config_id,), None)
+    whole = (
+        registry.placements[key] if key is not None else registry.default if kind.boundary == "ports" and kind.children is None else None
+    )
     return whole, any(registry.placements[other] != whole for other in keys.values())
 
 
-def _keep(config: Mapping[str, Any], built: Any) -> Any:
-    """Hold on to the last few that were built: the reuse pool shares a model for as long as somebody has it."""
-    with _kept_lock:
-        _kept[config_key(config)] = built
-        _kept.move_to_end(config_key(config))
-        while len(_kept) > _MOST_KEPT:
-            _kept.popitem(last=False)
+def _retain(config: Mapping[str, Any], built: Any) -> Any:
+    """Keep the last few runnables alive, because the reuse pool shares a model only while a runnable uses it."""
+    with _built_lock:
+        _built[config_key(config)] = built
+        _built.move_to_end(config_key(config))
+        while len(_built) > _MAX_BUILT:
+            _built.popitem(last=False)
     return built

@@ -1,4 +1,4 @@
-"""The folders and rules of the ComfyUI around: what a config may name here, and which files a prompt may open."""
+"""The folders of this ComfyUI that configs may name and prompts may read, and the checks for them."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ _LONGEST_TEXT = 8 << 20
 
 
 def data_folder() -> Path:
-    """The data folder of this ComfyUI's endpoint."""
+    """Return the data folder of this ComfyUI's endpoint."""
     return Path(host_api.user_directory()) / "yggdrasill"
 
 
 def worlds_folder() -> Path:
-    """The folder that has a folder for each world kept here."""
+    """Return the folder that contains one folder per stored world."""
     return data_folder() / "worlds"
 
 
 def check(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of ``config`` to build from, as of one that came over the network; a world's storage is left out.
+    """Return a copy of ``config`` to build from, checked like one that was received over the network. The storage of a world is removed.
 
     Raises:
-        InvalidConfig: it names a path outside ComfyUI's folders of models, a secret, or an address that is no endpoint here.
+        InvalidConfig: it names a path outside ComfyUI's model folders, a secret, or a URL that is not an endpoint in the registry.
     """
     registry = extension_context().registry
     rules = HostRules(
@@ -44,17 +44,17 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def open_file(name: str) -> dict[str, Any]:
-    """The config in a .json or .yaml file (or a folder that was saved) named below one of the folders a prompt may read.
+    """Return the config in a .json or .yaml file, or in the folder of a save, below one of the folders that a prompt may read.
 
     Those are ``configs`` and ``worlds`` in the data folder, and ComfyUI's input and output folders.
 
     Raises:
-        InvalidArgument: the name leads elsewhere. MissingFile, InvalidConfig
+        InvalidArgument: the name leads outside these folders. MissingFile, InvalidConfig
     """
     roots = _roots()
     text = name.strip()
     if not text or "\x00" in text or "://" in text or text.startswith("~"):
-        raise InvalidArgument(f"{name!r} is no name of a file; give one in {format_options(map(str, roots))}")
+        raise InvalidArgument(f"{name!r} is not a file name. Enter the name of a file in {format_options(map(str, roots))}.")
     inside = []
     for root in roots:
         path = (root / text).resolve()
@@ -62,30 +62,30 @@ def open_file(name: str) -> dict[str, Any]:
             inside.append(path)
     if not inside:
         raise InvalidArgument(
-            f"{name!r} leads out of the folders that a workflow may read: {format_options(map(str, roots))}; put the file there"
+            f"{name!r} is outside the folders that a workflow may read: {format_options(map(str, roots))}. Move the file into one of them."
         )
     for path in inside:
         for file in (path / "config.json", path / "config.yaml") if path.is_dir() else (path,):
             if file.is_file():
                 return read_document(file)
-    raise MissingFile(f"there is no file {name!r} in {format_options(map(str, roots))}; check the name", path=name)
+    raise MissingFile(f"File {name!r} was not found in {format_options(map(str, roots))}. Check the name.", path=name)
 
 
 def read_text(text: str, what: str) -> dict[str, Any]:
-    """The config in pasted JSON or YAML.
+    """Return the config in pasted JSON or YAML. ``what`` names the text in messages.
 
     Raises:
-        InvalidConfig: it is none, or nothing.
+        InvalidConfig: the text is empty or not a config.
     """
     if not text.strip():
-        raise InvalidConfig(f"the {what} is empty; paste a config in JSON or YAML")
+        raise InvalidConfig(f"The {what} is empty. Paste a config in JSON or YAML.")
     if len(text) > _LONGEST_TEXT:
-        raise InvalidConfig(f"the {what} has {len(text)} characters; at most {_LONGEST_TEXT} are read")
+        raise InvalidConfig(f"The {what} has {len(text)} characters; the limit is {_LONGEST_TEXT}.")
     return parse_document(text, what, yaml=not text.lstrip().startswith("{"))
 
 
 def read_mapping(text: str, what: str) -> dict[str, Any]:
-    """The mapping in a text of YAML or JSON; an empty text is an empty one."""
+    """Return the mapping in a text of YAML or JSON, empty for an empty text."""
     return read_text(text, what) if text.strip() else {}
 
 

@@ -1,4 +1,4 @@
-"""Configs as files of the data folder."""
+"""Saves configs as files in the data folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.remote.proxies import kind_of
+from yggdrasill.foundation.kinds import kind_of
 from yggdrasill.server_ext.comfy.levels.host_paths import data_folder
 from yggdrasill.values.files import write_file
 
@@ -18,16 +18,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(yaml|yml|json)")
 
 
 def save_config(config: Mapping[str, Any], name: str) -> tuple[str, str]:
-    """Write a config below ``configs`` in the data folder; its file's name and text. A file of that name is replaced.
+    """Write a config below ``configs`` in the data folder, replacing a file of that name. Return the file's name and text.
 
     Raises:
-        InvalidArgument: no name of a file. StorageFailed: what was there before is as it was.
+        InvalidArgument: the name is not valid. StorageFailed: the file is unchanged.
     """
-    kind = kind_of(config)
-    file = name.strip() or f"{config.get('graph_id' if kind == 'comfy' else f'{kind}_id', kind)}.yaml"
+    kind = kind_of(config, "graph")
+    file = name.strip() or f"{kind.id_of(config)}.yaml"
     if not _NAME.fullmatch(file):
         raise InvalidArgument(
-            f"{file[:100]!r} is no name to save under; use letters, digits, '.', '_' and '-', and end it in .yaml or .json"
+            f"{file[:100]!r} is not a valid file name. Use letters, digits, '.', '_' and '-', and end it with .yaml or .json."
         )
     text = json.dumps(dict(config), indent=2, ensure_ascii=False) + "\n"
     if not file.endswith(".json"):

@@ -1,4 +1,4 @@
-"""Connections in words, one in a line: ``a.out -> b.in`` links two parts, ``name -> b.in`` and ``a.out -> name`` open the whole."""
+"""Connections as text, one per line: ``a.out -> b.in`` connects two children, ``name -> b.in`` and ``a.out -> name`` expose a port."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ARROW = "->"
 
 @dataclass(frozen=True, slots=True)
 class Wire:
-    """One connection. A side without a part (``""``) is the outside, its port then the name there, perhaps none."""
+    """One connection. A side with an empty child (``""``) is the interface of the container, and its port the external name, which may be empty."""
 
     source: str
     source_port: str
@@ -24,42 +24,42 @@ class Wire:
 
 
 def read_lines(text: str) -> Iterator[str]:
-    """The lines that say something; ``#`` begins a remark."""
+    """Yield the lines that are not blank; ``#`` starts a comment."""
     for line in text.splitlines():
-        said = line.split("#", 1)[0].strip()
-        if said:
-            yield said
+        content = line.split("#", 1)[0].strip()
+        if content:
+            yield content
 
 
-def read_wires(text: str, parts: Collection[str], word: str) -> list[Wire]:
-    """The connections in ``text`` between ``parts``, which are called ``word`` in messages.
+def read_wires(text: str, children: Collection[str], word: str) -> list[Wire]:
+    """Return the connections in ``text`` between ``children``, which messages call ``word``.
 
     Raises:
-        InvalidArgument: a line that is no connection, or names a part that is not there.
+        InvalidArgument: a line is not a connection, or names an unknown child.
     """
     wires = []
     for line in read_lines(text):
         left, arrow, right = line.partition(_ARROW)
         if not arrow or _ARROW in right:
             raise InvalidArgument(
-                f"{line!r} is no connection; write one in a line, such as 'a.out -> b.in' ({word}s: {format_options(parts)})"
+                f"{line!r} is not a connection. Write one per line, such as 'a.out -> b.in'. Available {word}s: {format_options(children)}."
             )
-        (source, source_port), (target, target_port) = (_end(side.strip(), parts, word, line) for side in (left, right))
+        (source, source_port), (target, target_port) = (_end(side.strip(), children, word, line) for side in (left, right))
         if not source and not target:
-            raise InvalidArgument(f"{line!r} names no {word}; there is {format_options(parts)}")
+            raise InvalidArgument(f"{line!r} does not name a {word}. Available: {format_options(children)}.")
         wires.append(Wire(source, source_port, target, target_port, line))
     return wires
 
 
-def _end(text: str, parts: Collection[str], word: str, line: str) -> tuple[str, str]:
-    fitting = [part for part in parts if text.startswith(part + ".")]
-    if fitting:
-        part = max(fitting, key=len)
-        port = text[len(part) + 1 :].strip()
+def _end(text: str, children: Collection[str], word: str, line: str) -> tuple[str, str]:
+    matching = [child for child in children if text.startswith(child + ".")]
+    if matching:
+        child = max(matching, key=len)
+        port = text[len(child) + 1 :].strip()
         if not port:
-            raise InvalidArgument(f"{line!r}: name a port of {word} {part!r}, such as {part}.image")
-        return part, port
+            raise InvalidArgument(f"{line!r}: the port of {word} {child!r} is missing. Write it as in '{child}.image'.")
+        return child, port
     if "." in text:
         name = text.split(".", 1)[0]
-        raise InvalidArgument(f"{line!r}: there is no {word} {name!r}; there is {format_options(parts, near=name)}")
+        raise InvalidArgument(f"{line!r}: unknown {word} {name!r}. Available: {format_options(children, near=name)}.")
     return "", text

@@ -1,19 +1,19 @@
-"""Running a world or a stage for a node: pass after pass, its picture shown as it comes, stopped between stages, gone on with later."""
+"""Runs a world or a stage for a node. A world runs pass by pass, shows its newest picture, stops between stages, and can be resumed."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
+import io
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.server_ext.comfy.levels.building import config_key, placed
-from yggdrasill.server_ext.comfy.levels.states import check_holes, opened, state_pictures
-from yggdrasill.server_ext.comfy.levels.thumbnail import jpeg_of
-from yggdrasill.server_ext.comfy.levels.work import NodeWork
+from yggdrasill.server_ext.comfy.levels.building import build_placed, config_key
+from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
+from yggdrasill.server_ext.comfy.levels.states import check_no_gaps, parse_state, state_pictures
 from yggdrasill.server_ext.comfy.levels.world_folder import RunFolder
 from yggdrasill.stage import State
 from yggdrasill.world import World
@@ -22,11 +22,12 @@ from yggdrasill.world.storage import Progress
 __all__ = ["WorldCall", "WorldResult", "actions_of", "run_stage", "run_world"]
 
 _DIVIDER = "---"
+_THUMBNAIL_SIZE = 512
 
 
 @dataclass(frozen=True)
 class WorldCall:
-    """What a Run World node is given: configs and values, and whether the world is kept so that it goes on after a stop."""
+    """The inputs of a Run World node. With ``keep`` the run is stored, so that it can be resumed after an interrupt."""
 
     config: Mapping[str, Any]
     state: Any
@@ -37,7 +38,7 @@ class WorldCall:
 
     @property
     def key(self) -> str:
-        """Equal for equal calls."""
+        """Return a digest that is equal for equal calls."""
         from yggdrasill.values import dumps
 
         digest = hashlib.blake2b(dumps([self.state, list(self.actions), self.steps, self.seed]), digest_size=16)
@@ -54,7 +55,7 @@ class WorldResult:
 
 
 def actions_of(text: str) -> list[str | None]:
-    """One action per pass: a line of three hyphens divides them, a blank part is none."""
+    """Return one action per pass. A line of three hyphens separates them; a blank action is None."""
     parts: list[list[str]] = [[]]
     for line in text.splitlines():
         if line.strip() == _DIVIDER:
@@ -65,50 +66,50 @@ def actions_of(text: str) -> list[str | None]:
 
 
 def run_world(work: NodeWork[WorldResult], call: WorldCall) -> WorldResult:
-    """Run the passes of a call; the last state is that of the same run in Python, also if it was stopped and went on in between.
+    """Run the passes of a call. The last state equals that of the same run in Python, also if the run was interrupted and resumed.
 
     Raises:
-        InvalidArgument, InvalidState, StorageFailed, Cancelled. Otherwise as `World.run`.
+        InvalidArgument, InvalidState, StorageFailed, Cancelled. Also the errors of `World.run`.
     """
     if call.steps < 0:
-        raise InvalidArgument(f"steps is {call.steps}; a world makes 0 passes or more")
+        raise InvalidArgument(f"steps must be at least 0, got {call.steps}.")
     if len(call.actions) > max(call.steps, 1):
-        raise InvalidArgument(f"there are {len(call.actions)} actions for {call.steps} passes; write one, or one per pass")
-    start = opened(call.state)
+        raise InvalidArgument(f"Got {len(call.actions)} actions for {call.steps} passes. Write one action, or one per pass.")
+    start = parse_state(call.state)
     folder = RunFolder(str(call.config.get("world_id", "world")), call.key) if call.keep else None
-    with folder.held(work.token) if folder else nullcontext():
-        world = placed(call.config)
+    with folder.lock(work.token) if folder else nullcontext():
+        world = build_placed(call.config)
         if isinstance(world, World):
-            check_holes(start, world)
-        stopped = folder.stopped() if folder else None
-        if folder and stopped is None:
+            check_no_gaps(start, world)
+        resume_from = folder.interrupted_progress() if folder else None
+        if folder and resume_from is None:
             folder.begin(call.config)
-        result = _Passes(work, call, world, folder, start, stopped).run()
+        result = _Passes(work, call, world, folder, start, resume_from).run()
         if folder:
             folder.finish()
         return result
 
 
 class _Passes:
-    """The passes of one run, from the beginning or from where it was stopped."""
+    """The passes of one run, from the beginning or resumed."""
 
     def __init__(
-        self, work: NodeWork[Any], call: WorldCall, world: Any, folder: RunFolder | None, start: State | None, stopped: Progress | None
+        self, work: NodeWork[Any], call: WorldCall, world: Any, folder: RunFolder | None, start: State | None, resume_from: Progress | None
     ) -> None:
         self._work = work
         self._call = call
         self._world = world
         self._folder = folder
         self._start = start
-        self._stopped = stopped
-        self._done = 0 if stopped is None else stopped.passes - (start.passes if start else 0)
+        self._resume_from = resume_from
+        self._done = 0 if resume_from is None else resume_from.passes - (start.passes if start else 0)
         self._shown: Any = None
 
     def run(self) -> WorldResult:
-        result = WorldResult((self._stopped.state if self._stopped else self._start) or State())
+        result = WorldResult((self._resume_from.state if self._resume_from else self._start) or State())
         cycle = list(self._world.cycle) or [""]
         self._work.meter.begin(self._call.steps * len(cycle), self._done * len(cycle))
-        self._say("")
+        self._show_status("")
         for state in self._states():
             self._done += 1
             result.state = state
@@ -117,19 +118,21 @@ class _Passes:
 
     def _states(self) -> Iterator[State]:
         call, world = self._call, self._world
-        actions, steps = list(call.actions)[self._done :], call.steps - self._done
-        state = self._start if self._stopped is None else None
+        # A run that stopped after Environment has applied the action of the pass that it completes.
+        applied = self._done + int(self._resume_from is not None and self._resume_from.following is not None and isinstance(world, World))
+        actions, steps = list(call.actions)[applied:], call.steps - self._done
+        state = self._start if self._resume_from is None else None
         if isinstance(world, World):
             if self._folder is not None:
-                world.set_storage(self._folder.storage(go_on=self._stopped is not None))
+                world.set_storage(self._folder.storage(resume=self._resume_from is not None))
             else:
                 world.set_storage(None)
-            yield from world.run(state, action=actions or None, num_steps=steps, seed=call.seed, callbacks=self._told, iterate=True)
+            yield from world.run(state, action=actions or None, num_steps=steps, seed=call.seed, callbacks=self._on_stage, iterate=True)
             return
-        # a world that an endpoint serves remembers the content of its last run; a new run begins with that of the config
-        begin = self._start or State(content=copy.deepcopy(dict(call.config.get("initial_world") or {})))
-        state = self._stopped.resume_state() if self._stopped is not None else begin
-        storage = self._folder.storage(go_on=False) if self._folder is not None else None
+        # a world that an endpoint serves keeps the content of its last run; a new run starts with that of the config
+        initial = self._start or State(content=copy.deepcopy(dict(call.config.get("initial_world") or {})))
+        state = self._resume_from.resume_state() if self._resume_from is not None else initial
+        storage = self._folder.storage(resume=False) if self._folder is not None else None
         for number in range(steps):
             action = actions[number] if number < len(actions) else None
             state = world.run(state, action=action, num_steps=1, seed=call.seed)
@@ -139,16 +142,16 @@ class _Passes:
             self._show(state)
             yield state
 
-    def _told(self, stage_id: str, phase: str, **facts: Any) -> None:
+    def _on_stage(self, stage_id: str, phase: str, **facts: Any) -> None:
         if phase == "before":
-            self._say(f" · {stage_id}")
+            self._show_status(f" · {stage_id}")
         elif phase in ("after", "skipped"):
             self._work.meter.step()
         if phase == "after":
             self._show(facts["state_after"])
 
-    def _say(self, what: str) -> None:
-        self._work.messages.say(f"pass {min(self._done + 1, max(self._call.steps, 1))} of {self._call.steps}{what}")
+    def _show_status(self, suffix: str) -> None:
+        self._work.messages.show_text(f"pass {min(self._done + 1, max(self._call.steps, 1))} of {self._call.steps}{suffix}")
 
     def _show(self, state: State) -> None:
         if state[3] is self._shown:
@@ -156,17 +159,30 @@ class _Passes:
         self._shown = state[3]
         pictures = state_pictures(state.loaded())
         if pictures:
-            self._work.messages.show("JPEG", jpeg_of(pictures[0]))
+            self._work.messages.show_image("JPEG", _jpeg(pictures[0]))
+
+
+def _jpeg(picture: Any) -> bytes:
+    """Encode the first of the pictures [batch, height, width, channels] as a JPEG of at most 512 pixels on a side."""
+    from PIL import Image
+
+    pixels = (picture[0, ..., :3].clamp(0.0, 1.0) * 255.0).round().byte().cpu()
+    grey = pixels.shape[-1] < 3
+    image = Image.fromarray((pixels[..., 0] if grey else pixels).numpy())
+    image.thumbnail((_THUMBNAIL_SIZE, _THUMBNAIL_SIZE))
+    buffer = io.BytesIO()
+    image.save(buffer, format="JPEG", quality=88)
+    return buffer.getvalue()
 
 
 def run_stage(work: NodeWork[State], config: Mapping[str, Any], state: Any, action: str, seed: int | None) -> State:
-    """The state after one run of a stage; its execution condition is asked first, as a world does.
+    """Run a stage on a state if its execution condition holds, and return the resulting state.
 
     Raises:
         As `Stage.run`.
     """
-    stage = placed(config)
-    before = opened(state) or State()
+    stage = build_placed(config)
+    before = parse_state(state) or State()
     work.meter.begin(1)
     if not stage.should_run(before):
         return before

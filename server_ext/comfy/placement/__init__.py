@@ -1,4 +1,7 @@
-"""Parts of ordinary workflows run elsewhere: from POST /prompt to the messages and the history, in the terms of what was sent."""
+"""Runs parts of ordinary workflows at endpoints, from POST /prompt to the messages and the history.
+
+All messages use the node ids of the posted prompt, as if every node ran locally.
+"""
 
 from __future__ import annotations
 

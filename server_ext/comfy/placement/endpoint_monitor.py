@@ -1,7 +1,7 @@
-"""What is known of the endpoints that matter just now: whether they answer, what they have, how long their queues are.
+"""Monitors the endpoints in use: whether they respond, their inventory, and the length of their queues.
 
-A task on ComfyUI's main loop asks those that parts are placed on or that somebody asked about a moment ago, the silent ones
-ever more rarely. While nothing is placed nothing is asked.
+A task on ComfyUI's main loop queries the endpoints that a placement names or that were requested recently; silent ones are queried less and
+less often. While nothing is placed, nothing is queried.
 """
 
 from __future__ import annotations
@@ -20,24 +20,25 @@ from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
-from yggdrasill.server_ext.comfy.url_redaction import without_urls
+from yggdrasill.server_ext.comfy.url_redaction import strip_urls
 
-__all__ = ["EndpointState", "EndpointStates"]
+__all__ = ["EndpointMonitor", "EndpointState"]
 
-_PAUSE = 5.0
-_LONGEST_PAUSE = 60.0
-_INTEREST = 30.0
-"""Seconds for which an endpoint that somebody asked about is watched."""
-_FACTS_AGE = 300.0
-_PATIENCE = 5.0
+_INTERVAL = 5.0
+_MAX_INTERVAL = 60.0
+_WATCH_TIME = 30.0
+"""Seconds for which an endpoint is monitored after a request for it."""
+_MAX_FACTS_AGE = 300.0
+_TIMEOUT = 5.0
 
 
 @dataclass(frozen=True)
 class EndpointState:
-    """What an endpoint said last. Times are of `time.time`.
+    """The latest answers of an endpoint. Times are those of `time.time`.
 
-    ``up`` is None before it was asked; ``reason`` why it is not up, without its url, and ``kind`` the error's class, ``since`` when ``up`` changed, ``checked`` when it was asked.
-    ``health`` and ``facts`` are its answers to /health and /capabilities, the last good ones.
+    ``up`` is None before the first query. ``reason`` is why it is not up, without its URL, and ``kind`` the class of that error. ``since`` is the
+    time when ``up`` changed, ``checked`` the time of the last query. ``health`` and ``facts`` are the latest successful answers to /health and
+    /capabilities.
     """
 
     name: str
@@ -51,13 +52,13 @@ class EndpointState:
 
     @property
     def queue(self) -> Mapping[str, Any]:
-        """``{"queued", "running", "slots"}``, empty before it was asked."""
+        """Return ``{"queued", "running", "slots"}``, empty before the first answer."""
         found = self.health.get("queue")
         return found if isinstance(found, Mapping) else {}
 
     @property
     def load(self) -> float:
-        """Jobs per slot; infinite where it is not up."""
+        """Return the jobs per slot, infinite if the endpoint is not up."""
         numbers = [self.queue.get(name) for name in ("queued", "running", "slots")]
         if not self.up or not all(isinstance(number, (int, float)) for number in numbers):
             return float("inf")
@@ -65,7 +66,7 @@ class EndpointState:
         return (queued + running) / max(slots, 1.0)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON form, without its url."""
+        """Return the JSON form, without the endpoint's URL."""
         return {
             "name": self.name,
             "up": self.up,
@@ -80,160 +81,160 @@ class EndpointState:
 
 @dataclass
 class _Watched:
-    """An endpoint that is watched: the client it is asked with, its state, and when to ask again (`time.monotonic`)."""
+    """A monitored endpoint: the client that queries it, its state, and the time of the next query (`time.monotonic`)."""
 
     client: EndpointClient
     state: EndpointState
     due: float = 0.0
-    pause: float = 1.0
+    interval: float = 1.0
     facts_at: float = float("-inf")
-    asking: asyncio.Task[None] | None = None
+    query: asyncio.Task[None] | None = None
     schemas: dict[str, NodeSchema] = field(default_factory=dict)
 
 
-class EndpointStates:
-    """States by name. What is called `state...` may be called from any thread and never waits; the rest belongs to the main loop."""
+class EndpointMonitor:
+    """The states of endpoints by name. `state` and `states` may be called from any thread and never wait; use the rest on the main loop."""
 
-    def __init__(self, known: Callable[[], EndpointRegistry]) -> None:
-        self._known = known
+    def __init__(self, read_registry: Callable[[], EndpointRegistry]) -> None:
+        self._read_registry = read_registry
         self._watched: dict[str, _Watched] = {}
-        self._interest: dict[str, float] = {}
+        self._watch_until: dict[str, float] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._stopped = False
 
-    # -- what is known ------------------------------------------------------------------------------------------
+    # -- states -------------------------------------------------------------------------------------------------
 
     def state(self, name: str) -> EndpointState:
-        """What is known of an endpoint now."""
+        """Return the current state of an endpoint."""
         found = self._watched.get(name)
         return EndpointState(name) if found is None else found.state
 
     def states(self) -> dict[str, EndpointState]:
-        """What is known of each endpoint of the registry now, by name."""
-        return {name: self.state(name) for name in sorted(self._known().endpoints)}
+        """Return the current state of each endpoint in the registry, by name."""
+        return {name: self.state(name) for name in sorted(self._read_registry().endpoints)}
 
-    # -- asking -------------------------------------------------------------------------------------------------
+    # -- queries -----------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to watch; on the main loop, where it goes on until `stop`."""
+        """Start monitoring on the main loop, until `stop`."""
         self._task = asyncio.get_running_loop().create_task(self._watch())
 
     async def stop(self) -> None:
-        """Watch no longer."""
+        """Stop monitoring."""
         self._stopped = True
         self._wake.set()
-        questions = [watched.asking for watched in self._watched.values() if watched.asking is not None]
-        for task in [*questions, *([self._task] if self._task else [])]:
+        queries = [watched.query for watched in self._watched.values() if watched.query is not None]
+        for task in [*queries, *([self._task] if self._task else [])]:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
     def watch(self, names: Iterable[str]) -> None:
-        """Somebody wants to know about these for a while; called again as long as that is so."""
-        until = time.monotonic() + _INTEREST
-        self._interest.update(dict.fromkeys(names, until))
+        """Monitor these endpoints for `_WATCH_TIME` seconds from now."""
+        until = time.monotonic() + _WATCH_TIME
+        self._watch_until.update(dict.fromkeys(names, until))
         self._wake.set()
 
-    async def know(self, names: Collection[str], *, younger: float, seconds: float) -> dict[str, EndpointState]:
-        """The states of ``names``, asked for now where they are older than ``younger`` seconds, and waited for ``seconds`` at most."""
-        registry = self._known()
+    async def refresh(self, names: Collection[str], *, max_age: float, timeout: float) -> dict[str, EndpointState]:
+        """Return the states of ``names``. States older than ``max_age`` seconds are queried again, waiting at most ``timeout`` seconds."""
+        registry = self._read_registry()
         self.watch(names)
-        old = [name for name in names if name in registry.endpoints and time.time() - self._current(registry, name).state.checked > younger]
+        old = [name for name in names if name in registry.endpoints and time.time() - self._current(registry, name).state.checked > max_age]
         if old:
-            await asyncio.wait([self._ask(registry, name) for name in old], timeout=seconds)
+            await asyncio.wait([self._query(registry, name) for name in old], timeout=timeout)
         return {name: self.state(name) for name in names}
 
-    async def ask_again(self, name: str) -> EndpointState:
-        """Its state after it was asked for everything anew."""
-        registry = self._known()
+    async def requery(self, name: str) -> EndpointState:
+        """Query the health and the capabilities of an endpoint again, and return its state."""
+        registry = self._read_registry()
         self._current(registry, name).facts_at = float("-inf")
-        await asyncio.wait([self._ask(registry, name)], timeout=_PATIENCE)
+        await asyncio.wait([self._query(registry, name)], timeout=_TIMEOUT)
         return self.state(name)
 
-    async def schemas(self, names: Iterable[str], classes: Collection[str], *, seconds: float) -> NodeSchemas:
-        """The schemas of ``classes`` from those of the endpoints ``names`` that are up and have them; each is asked for a class once."""
-        asked = [self._watched[name] for name in names if name in self._watched and self._watched[name].state.up]
-        questions = [asyncio.ensure_future(_learn(watched, classes)) for watched in asked]
-        if questions:
-            await asyncio.wait(questions, timeout=seconds)
+    async def schemas(self, names: Iterable[str], classes: Collection[str], *, timeout: float) -> NodeSchemas:
+        """Return the schemas of ``classes`` from those of ``names`` that are up and have them. Each endpoint is queried once per class."""
+        watched_up = [self._watched[name] for name in names if name in self._watched and self._watched[name].state.up]
+        queries = [asyncio.ensure_future(_fetch_schemas(watched, classes)) for watched in watched_up]
+        if queries:
+            await asyncio.wait(queries, timeout=timeout)
         found = NodeSchemas()
-        for watched in reversed(asked):
+        for watched in reversed(watched_up):
             found |= {name: watched.schemas[name] for name in classes if name in watched.schemas}
         return found
 
     async def _watch(self) -> None:
-        wait = _PAUSE
+        wait = _INTERVAL
         while not self._stopped:
-            with host_api.shielded("the endpoints could not be watched"):
-                wait = self._ask_due()
+            with host_api.shielded("the endpoints could not be monitored"):
+                wait = self._query_due()
             self._wake.clear()
             woken = asyncio.ensure_future(self._wake.wait())
             # not wait_for: before Python 3.12 it may lose a cancellation
             await asyncio.wait([woken], timeout=wait)
             woken.cancel()
 
-    def _ask_due(self) -> float:
-        """Ask those that are due; gives the seconds until the next one is."""
-        registry, now = self._known(), time.monotonic()
-        self._interest = {name: until for name, until in self._interest.items() if until > now}
+    def _query_due(self) -> float:
+        """Start the queries that are due, and return the seconds until the next one is."""
+        registry, now = self._read_registry(), time.monotonic()
+        self._watch_until = {name: until for name, until in self._watch_until.items() if until > now}
         placed = {name for placement in registry.placements.values() for name in placement.endpoints}
-        wanted = [name for name in registry.endpoints if name in placed or name in self._interest]
+        wanted = [name for name in registry.endpoints if name in placed or name in self._watch_until]
         self._watched = {name: watched for name, watched in self._watched.items() if name in registry.endpoints}
         for name in wanted:
             if self._current(registry, name).due <= now:
-                self._ask(registry, name)
-        # the file of the registry is looked at as often as that, though nobody is asked
-        return min([_PAUSE, *(max(self._watched[name].due - now, 0.05) for name in wanted)])
+                self._query(registry, name)
+        # the registry file is read at this interval even while nothing is queried
+        return min([_INTERVAL, *(max(self._watched[name].due - now, 0.05) for name in wanted)])
 
     def _current(self, registry: EndpointRegistry, name: str) -> _Watched:
-        """What is known of an endpoint as the registry has it now; another url or token is another endpoint."""
+        """Return the entry for an endpoint as the registry currently defines it. Another URL or token makes it a new endpoint."""
         client, found = registry.client(name), self._watched.get(name)
         if found is None or found.client is not client:
             if found is None or registry.endpoint(name).url != found.client.url:
                 found = _Watched(client, EndpointState(name))
             else:
-                found = replace(found, client=client, due=0.0, asking=None)
+                found = replace(found, client=client, due=0.0, query=None)
             self._watched[name] = found
         return found
 
-    def _ask(self, registry: EndpointRegistry, name: str) -> asyncio.Task[None]:
+    def _query(self, registry: EndpointRegistry, name: str) -> asyncio.Task[None]:
         watched = self._current(registry, name)
-        if watched.asking is None or watched.asking.done():
+        if watched.query is None or watched.query.done():
             watched.due = float("inf")
-            watched.asking = asyncio.get_running_loop().create_task(self._answered(name, watched))
-        return watched.asking
+            watched.query = asyncio.get_running_loop().create_task(self._run_query(name, watched))
+        return watched.query
 
-    async def _answered(self, name: str, watched: _Watched) -> None:
+    async def _run_query(self, name: str, watched: _Watched) -> None:
         up, reason, kind, health, facts = True, None, None, watched.state.health, watched.state.facts
         try:
-            health = await _patiently(watched.client, watched.client.health())
-            if time.monotonic() - watched.facts_at > _FACTS_AGE or not watched.state.up:
-                facts = await _patiently(watched.client, watched.client.capabilities(), 4 * _PATIENCE)
+            health = await _with_timeout(watched.client, watched.client.health())
+            if time.monotonic() - watched.facts_at > _MAX_FACTS_AGE or not watched.state.up:
+                facts = await _with_timeout(watched.client, watched.client.capabilities(), 4 * _TIMEOUT)
                 watched.facts_at = time.monotonic()
                 watched.client.facts = dict(facts)
                 watched.schemas.clear()
         except YggdrasillError as error:
-            up, reason, kind = False, without_urls(error.message), type(error).__name__
+            up, reason, kind = False, strip_urls(error.message), type(error).__name__
         finally:
-            watched.pause = _PAUSE if up else min(2 * watched.pause, _LONGEST_PAUSE)
-            watched.due = time.monotonic() + watched.pause
-        was, now = watched.state, time.time()
-        since = was.since if was.up is up else now
-        watched.state = EndpointState(name, up, reason, since, now, health, facts, kind)
+            watched.interval = _INTERVAL if up else min(2 * watched.interval, _MAX_INTERVAL)
+            watched.due = time.monotonic() + watched.interval
+        before, checked = watched.state, time.time()
+        since = before.since if before.up is up else checked
+        watched.state = EndpointState(name, up, reason, since, checked, health, facts, kind)
 
 
-async def _learn(watched: _Watched, classes: Iterable[str]) -> None:
+async def _fetch_schemas(watched: _Watched, classes: Iterable[str]) -> None:
     wanted = sorted(set(classes) - set(watched.schemas))
     if wanted:
-        with host_api.shielded(f"endpoint {watched.client.name!r} did not tell its node classes"):
-            forms = await _patiently(watched.client, watched.client.nodes(wanted))
+        with host_api.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
+            forms = await _with_timeout(watched.client, watched.client.nodes(wanted))
             watched.schemas.update(read_schemas(forms))
 
 
-async def _patiently(client: EndpointClient, question: Any, seconds: float = _PATIENCE) -> dict[str, Any]:
+async def _with_timeout(client: EndpointClient, request: Any, timeout: float = _TIMEOUT) -> dict[str, Any]:
     try:
-        answer: dict[str, Any] = await asyncio.wait_for(loop_thread().run_async(question), seconds)
+        answer: dict[str, Any] = await asyncio.wait_for(loop_thread().run_async(request), timeout)
     except asyncio.TimeoutError:
-        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {seconds:g} s", endpoint=client.name) from None
+        raise EndpointUnreachable(f"endpoint {client.name!r} did not answer within {timeout:g} s", endpoint=client.name) from None
     return answer

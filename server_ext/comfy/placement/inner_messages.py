@@ -1,4 +1,4 @@
-"""What happens in nodes that run elsewhere, told under their own ids as ComfyUI would tell of them here."""
+"""Forwards messages about nodes that run at an endpoint under their own ids, as ComfyUI would send them for local nodes."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
-from yggdrasill.server_ext.comfy.preview_files import keep_files
+from yggdrasill.server_ext.comfy.preview_files import store_files
 
 __all__ = ["InnerMessages"]
 
 
 class InnerMessages:
-    """Sends to whoever started the prompt. Made in the task of the node that stands for the inner ones; used from the call's threads.
+    """Sends to the client that started the prompt. Create it in the task of the placed node; the threads of the call use it.
 
-    ``inner`` are the ids that are told of; what else runs at the endpoint, such as ports, is nobody's.
+    ``inner`` are the ids of the nodes to report; other nodes at the endpoint, such as ports, are not reported.
     """
 
     def __init__(self, node_id: str, prompt_id: str, partitioned: PartitionedPrompt | None, inner: Collection[str]) -> None:
@@ -30,34 +30,34 @@ class InnerMessages:
         self._registry: Any = importlib.import_module("comfy_execution.progress").get_progress_state()
         self._shown: dict[str, Any] = {}
         self._running: str | None = None
-        #: What blocked ports say, by name.
+        #: The messages of blocked ports, by port name.
         self.blocked: dict[str, str | None] = {}
-        # no thread may add nodes while another one sends them all
-        for known in (*self._inner, *(partitioned.prompt if partitioned is not None else ())):
-            self._registry.ensure_entry(known)
+        # entries are created here, because no thread may add one while another thread iterates over them
+        for node in (*self._inner, *(partitioned.prompt if partitioned is not None else ())):
+            self._registry.ensure_entry(node)
 
     @property
     def outputs(self) -> dict[str, Any]:
-        """What inner nodes have shown, by id."""
+        """Return the outputs that inner nodes have shown, by id."""
         return dict(self._shown)
 
-    def progress(self, place: str, done: float, total: float, text: str | None) -> None:
-        """Nothing: the nodes tell of their own progress."""
+    def progress(self, node_path: str, done: float, total: float, text: str | None) -> None:
+        """Ignore the progress of the call: the inner nodes report their own."""
 
     def watch(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Tell of an event of the job."""
-        tell = _TELLERS.get(str(data.get("what"))) if kind == "comfy" else None
-        if tell is not None:
-            with host_api.shielded("what happens elsewhere could not be shown"):
-                tell(self, data)
+        """Forward an event of the job."""
+        handle = _HANDLERS.get(str(data.get("what"))) if kind == "comfy" else None
+        if handle is not None:
+            with host_api.shielded("a message about a remote node could not be shown"):
+                handle(self, data)
 
     def end(self) -> None:
-        """The call is over, and well."""
+        """Finish the node that is running, after the call has succeeded."""
         self._finish_running()
         if self._partitioned is not None:
             self._partitioned.running.pop(self._node_id, None)
 
-    # -- by what happened ---------------------------------------------------------------------------------------
+    # -- handlers by message ------------------------------------------------------------------------------------
 
     def _blocked(self, data: Mapping[str, Any]) -> None:
         self.blocked[str(data.get("port"))] = data.get("message")
@@ -81,13 +81,13 @@ class InnerMessages:
         self._send("executing", {"node": node, "display_node": display})
         self._registry.start_progress(display)
 
-    def _progressed(self, data: Mapping[str, Any]) -> None:
+    def _progress(self, data: Mapping[str, Any]) -> None:
         _, display = self._ids(data)
         if display in self._inner:
-            value, most = float(data["value"]), float(data["max"])
-            self._registry.update_progress(display, value, most)
+            value, maximum = float(data["value"]), float(data["max"])
+            self._registry.update_progress(display, value, maximum)
             # the older of two messages, which the editor's panel of runs reads
-            self._send("progress", {"value": value, "max": most, "node": display})
+            self._send("progress", {"value": value, "max": maximum, "node": display})
 
     def _executed(self, data: Mapping[str, Any]) -> None:
         node, display = self._ids(data)
@@ -95,7 +95,7 @@ class InnerMessages:
             return
         output = data.get("output")
         if output:
-            output = keep_files(output, data.get("files"), lambda name: f"{self._prompt_id[:8]}-{node.replace(':', '.')}-{name}")
+            output = store_files(output, data.get("files"), lambda name: f"{self._prompt_id[:8]}-{node.replace(':', '.')}-{name}")
             self._shown[node] = output
         if self._partitioned is not None:
             self._partitioned.shown.add(node)
@@ -110,7 +110,7 @@ class InnerMessages:
         host_api.send_preview(facts, base64.b64decode(str(data.get("image", ""))), self._sid)
 
     def _ids(self, data: Mapping[str, Any]) -> tuple[str, str]:
-        """The node, and the one that the editor shows in its place: nodes that make others stand for those."""
+        """Return the id of a node and of the node that the editor shows for it: nodes created by another node are shown as that one."""
         node = str(data.get("node"))
         return node, str(data.get("display") or node)
 
@@ -124,11 +124,11 @@ class InnerMessages:
             host_api.send_json(event, {**facts, "prompt_id": self._prompt_id}, self._sid)
 
 
-_TELLERS = {
+_HANDLERS = {
     "port_blocked": InnerMessages._blocked,
     "cached": InnerMessages._cached,
     "executing": InnerMessages._executing,
-    "progress": InnerMessages._progressed,
+    "progress": InnerMessages._progress,
     "executed": InnerMessages._executed,
     "preview": InnerMessages._preview,
 }

@@ -1,4 +1,4 @@
-"""What ComfyUI says of a partitioned prompt, in the terms of the prompt that was posted: inner nodes in the place of those that stand for them."""
+"""Translates ComfyUI's messages about a partitioned prompt into messages about the posted prompt: inner nodes replace placed nodes."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Any
 
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
 
-__all__ = ["INNER_OUTPUTS", "history_in_terms", "message_in_terms", "pack_outputs"]
+__all__ = ["INNER_OUTPUTS", "pack_outputs", "translate_history", "translate_message"]
 
 INNER_OUTPUTS = "yggdrasill"
-"""The key under which a node that stands for others keeps what they show, so that ComfyUI's cache keeps it too."""
+"""The key under which a placed node stores the outputs of its inner nodes, so that ComfyUI's cache keeps them too."""
 
 Message = tuple[str, dict[str, Any]]
 
 
 def pack_outputs(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What inner nodes show, as the output of the node that stands for them; None if they show nothing."""
+    """Return the outputs of inner nodes as the output of the placed node, or None if there are none."""
     return {INNER_OUTPUTS: [[node, output] for node, output in outputs.items()]} if outputs else None
 
 
@@ -24,30 +24,30 @@ def _unpack(output: Any) -> dict[str, Any]:
     return dict(output.get(INNER_OUTPUTS) or ()) if isinstance(output, Mapping) else {}
 
 
-def message_in_terms(partitioned: PartitionedPrompt, event: str, data: Mapping[str, Any]) -> list[Message]:
-    """The messages to send in the place of one that ComfyUI sends; most are what they are."""
+def translate_message(partitioned: PartitionedPrompt, event: str, data: Mapping[str, Any]) -> list[Message]:
+    """Return the messages to send instead of one of ComfyUI's; most are unchanged."""
     if event == "execution_cached":
         return [(event, {**data, "nodes": _inner(partitioned, data["nodes"])})]
-    speaker = data.get("node_id") if event.startswith("execution_") else data.get("node")
-    if not isinstance(speaker, str) or speaker not in partitioned.calls:
+    node_id = data.get("node_id") if event.startswith("execution_") else data.get("node")
+    if not isinstance(node_id, str) or node_id not in partitioned.calls:
         return [(event, _with_lists(partitioned, data))]
     if event == "executing":
         return []
     if event == "executed":
         return _executed(partitioned, data)
-    return [(event, {**_with_lists(partitioned, data), **_failure(partitioned, speaker, data)})]
+    return [(event, {**_with_lists(partitioned, data), **_failure(partitioned, node_id, data)})]
 
 
 def _executed(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> list[Message]:
-    """Of a call that ran, all was shown while it did; of one that ComfyUI had in its cache, nothing yet."""
+    """Return the ``executed`` messages of a call. If it ran, all were sent during the run; if it was in ComfyUI's cache, none yet."""
     fresh = {node: output for node, output in _unpack(data.get("output")).items() if node not in partitioned.shown}
     return [("executed", {**data, "node": node, "display_node": node, "output": output}) for node, output in fresh.items()]
 
 
-def _failure(partitioned: PartitionedPrompt, speaker: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    failed = partitioned.failures.get(speaker)
+def _failure(partitioned: PartitionedPrompt, node_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    failed = partitioned.failures.get(node_id)
     if failed is None or "exception_type" not in data:
-        node, kind = partitioned.face_of(speaker)
+        node, kind = partitioned.display_node(node_id)
         return {"node_id": node, "node_type": kind}
     return {
         "node_id": failed.node_id,
@@ -60,7 +60,7 @@ def _failure(partitioned: PartitionedPrompt, speaker: str, data: Mapping[str, An
 
 
 def _with_lists(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> dict[str, Any]:
-    """With inner nodes among those that ran, and among those whose outputs are there."""
+    """Return ``data`` with inner nodes in the lists ``executed`` and ``current_outputs``."""
     lists = {name: _inner(partitioned, data[name]) for name in ("executed", "current_outputs") if isinstance(data.get(name), list)}
     if "executed" in lists:
         unfinished = set(partitioned.running.values())
@@ -72,8 +72,8 @@ def _inner(partitioned: PartitionedPrompt, nodes: Iterable[str]) -> list[str]:
     return [inner for node in nodes for inner in (partitioned.inner_ids(node) if node in partitioned.calls else [node])]
 
 
-def history_in_terms(partitioned: PartitionedPrompt, result: Mapping[str, Any]) -> dict[str, Any]:
-    """The outputs by node of a prompt that ended, and what belongs to them, as the history keeps them."""
+def translate_history(partitioned: PartitionedPrompt, result: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the result of a prompt that ended, as the history stores it, with outputs and metadata by inner node."""
     outputs: dict[str, Any] = {}
     meta: dict[str, Any] = {}
     for node, output in result.get("outputs", {}).items():

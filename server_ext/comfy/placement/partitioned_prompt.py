@@ -1,4 +1,4 @@
-"""A prompt with parts that run elsewhere, on its way through ComfyUI: to everybody it is the prompt that its sender wrote."""
+"""A prompt with parts at endpoints on its way through ComfyUI. Clients, queue and history see the prompt that was posted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["InnerFailure", "PartitionedPrompt", "PostedPrompt"]
 
 @dataclass(frozen=True)
 class InnerFailure:
-    """What went wrong in a node that ran elsewhere, as ComfyUI tells of it."""
+    """The failure of a node at an endpoint, as ComfyUI reports failures."""
 
     node_id: str
     node_type: str
@@ -28,41 +28,41 @@ class InnerFailure:
 
 @dataclass
 class PartitionedPrompt:
-    """What runs here in the place of a posted prompt, what runs elsewhere, and where. Filled in while it runs by several threads."""
+    """The prompt that runs locally in place of the posted one, and its calls with their placements. Several threads update it during the run."""
 
     prompt: dict[str, Any]
-    users: Mapping[str, Any]
+    posted: Mapping[str, Any]
     calls: Mapping[str, PartCall]
     placements: Mapping[str, Placement]
-    #: The ids of nodes that stand for calls whose values may go to several endpoints.
-    shareable: frozenset[str] = frozenset()
-    #: By id of the node that stands for a call: what failed inside, and the inner node that was last seen running.
+    #: The node ids of calls whose values may be split over several endpoints.
+    splittable: frozenset[str] = frozenset()
+    #: By node id of a call: its failure, and the inner node that was last reported running.
     failures: dict[str, InnerFailure] = field(default_factory=dict)
     running: dict[str, str] = field(default_factory=dict)
-    #: Inner nodes that ran, and those whose outputs were shown, in this run.
+    #: Inner nodes that executed, and those whose outputs were shown, in this run.
     executed: set[str] = field(default_factory=set)
     shown: set[str] = field(default_factory=set)
 
     def inner_ids(self, node_id: str) -> list[str]:
-        """The nodes that run elsewhere in the place of which ``node_id`` stands here, in the order of the posted prompt."""
+        """Return the nodes that run inside the call ``node_id``, in the order of the posted prompt."""
         inside = self.calls[node_id].prompt
-        return [name for name in self.users if name in inside and name not in self.prompt]
+        return [name for name in self.posted if name in inside and name not in self.prompt]
 
-    def face_of(self, node_id: str) -> tuple[str, str]:
-        """Which node of the posted prompt, by id and class, speaks for a call when no inner one is known to."""
+    def display_node(self, node_id: str) -> tuple[str, str]:
+        """Return the node of the posted prompt, by id and class, that messages about a call name when no inner node is known."""
         inner = self.running.get(node_id) or next(iter(self.inner_ids(node_id)), None)
-        return (node_id, self.prompt[node_id]["class_type"]) if inner is None else (inner, self.users[inner]["class_type"])
+        return (node_id, self.prompt[node_id]["class_type"]) if inner is None else (inner, self.posted[inner]["class_type"])
 
 
 class PostedPrompt(dict[str, Any]):
-    """The prompt as it was posted, with the parts that are to run elsewhere. ComfyUI copies it into its history as a plain dict."""
+    """The prompt as it was posted, with the parts that are placed at endpoints. ComfyUI copies it into its history as a plain dict."""
 
     def __init__(self, prompt: Mapping[str, Any], parts: tuple[PlacedPart, ...] = (), problem: YggdrasillError | None = None) -> None:
         super().__init__(prompt)
         self.parts = parts
-        #: Why it cannot be partitioned, if that is known before it is checked.
+        #: The error if the parts cannot be determined.
         self.problem = problem
-        #: What runs instead, once it was checked; None: it runs as it is.
+        #: The prompt that runs instead, set by validation; None if it runs unchanged.
         self.partitioned: PartitionedPrompt | None = None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:

@@ -1,8 +1,7 @@
-"""The two functions of ComfyUI that are wrapped, each for what it has no hook for; a prompt without placed parts passes through untouched.
+"""The two patches of ComfyUI that placement needs, because ComfyUI has no hooks for them. Prompts without placed parts are not affected.
 
-`validate_prompt`: a posted prompt is partitioned after node replacement and with its execution targets known, and a reason not to is
-an answer in ComfyUI's own form. `PromptExecutor.execute_async`: what runs is the partitioned prompt, what is told is in the terms of
-the posted one.
+`validate_prompt`: a posted prompt is partitioned after node replacement, when its execution targets are known; an error is returned in
+ComfyUI's own form. `PromptExecutor.execute_async`: the partitioned prompt runs, and its messages are translated to the posted prompt.
 """
 
 from __future__ import annotations
@@ -12,22 +11,25 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from yggdrasill.server_ext.comfy.placement.message_translation import history_in_terms, message_in_terms
+from yggdrasill.server_ext.comfy.placement.message_translation import translate_history, translate_message
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
-from yggdrasill.server_ext.comfy.placement.validation_result import Answer, Validate
+from yggdrasill.server_ext.comfy.placement.validation_result import Validate, ValidationResult
 
-__all__ = ["Check", "Running", "wrap_comfyui"]
+__all__ = ["Check", "Running", "patch_comfyui"]
 
-Check = Callable[[PostedPrompt, Validate], Awaitable[Answer]]
+Check = Callable[[PostedPrompt, Validate], Awaitable[ValidationResult]]
 Running = Callable[[str, PartitionedPrompt], AbstractContextManager[None]]
 
-_MARK = "yggdrasill_wrapped"
+_MARK = "yggdrasill_patched"
 _BY_EXECUTOR = frozenset({"execution_cached", "execution_error", "execution_interrupted"})
 _BY_SERVER = frozenset({"executing", "executed"})
 
 
-def wrap_comfyui(check: Check, running: Running) -> None:
-    """Wrap both; ``check`` judges posted prompts, ``running(prompt_id, partitioned)`` is entered while a partitioned one runs."""
+def patch_comfyui(check: Check, running: Running) -> None:
+    """Patch both functions, once per process.
+
+    ``check`` validates posted prompts; the context ``running(prompt_id, partitioned)`` is entered while a partitioned prompt runs.
+    """
     execution: Any = importlib.import_module("execution")
     if getattr(execution, _MARK, False):
         return
@@ -36,8 +38,8 @@ def wrap_comfyui(check: Check, running: Running) -> None:
     execution.PromptExecutor.execute_async = _executed(execution.PromptExecutor.execute_async, running)
 
 
-def _checked(validate: Callable[..., Awaitable[Answer]], check: Check) -> Callable[..., Awaitable[Answer]]:
-    async def validate_prompt(prompt_id: str, prompt: Any, *rest: Any, **named: Any) -> Answer:
+def _checked(validate: Callable[..., Awaitable[ValidationResult]], check: Check) -> Callable[..., Awaitable[ValidationResult]]:
+    async def validate_prompt(prompt_id: str, prompt: Any, *rest: Any, **named: Any) -> ValidationResult:
         if type(prompt) is not PostedPrompt:
             return await validate(prompt_id, prompt, *rest, **named)
         return await check(prompt, lambda other: validate(prompt_id, other, *rest, **named))
@@ -51,12 +53,12 @@ def _executed(execute: Callable[..., Awaitable[None]], running: Running) -> Call
         if partitioned is None:
             await execute(self, prompt, prompt_id, *rest, **named)
             return
-        server, self.server = self.server, _Server(self.server, partitioned)
-        self.add_message = _told(self, type(self).add_message, partitioned)
+        server, self.server = self.server, _TranslatingServer(self.server, partitioned)
+        self.add_message = _translated(self, type(self).add_message, partitioned)
         try:
             with running(prompt_id, partitioned):
                 await execute(self, partitioned.prompt, prompt_id, *rest, **named)
-                self.history_result = history_in_terms(partitioned, self.history_result)
+                self.history_result = translate_history(partitioned, self.history_result)
         finally:
             del self.add_message
             self.server = server
@@ -64,24 +66,26 @@ def _executed(execute: Callable[..., Awaitable[None]], running: Running) -> Call
     return execute_async
 
 
-def _told(executor: Any, add_message: Callable[..., None], partitioned: PartitionedPrompt) -> Callable[[str, dict[str, Any], bool], None]:
-    def tell(event: str, data: dict[str, Any], broadcast: bool) -> None:
+def _translated(
+    executor: Any, add_message: Callable[..., None], partitioned: PartitionedPrompt
+) -> Callable[[str, dict[str, Any], bool], None]:
+    def add(event: str, data: dict[str, Any], broadcast: bool) -> None:
         if event == "execution_cached":
-            _show_users_prompt(partitioned)
-        for kind, facts in message_in_terms(partitioned, event, data) if event in _BY_EXECUTOR else [(event, data)]:
+            _show_posted_prompt(partitioned)
+        for kind, facts in translate_message(partitioned, event, data) if event in _BY_EXECUTOR else [(event, data)]:
             add_message(executor, kind, facts, broadcast)
 
-    return tell
+    return add
 
 
-def _show_users_prompt(partitioned: PartitionedPrompt) -> None:
-    """Nodes that ask for the hidden PROMPT, such as those that save it with a picture, get what was posted; none has run yet."""
+def _show_posted_prompt(partitioned: PartitionedPrompt) -> None:
+    """Make the hidden input PROMPT the posted prompt, for nodes that save it with a picture. Called before any node runs."""
     running = importlib.import_module("comfy_execution.progress").get_progress_state().dynprompt
-    running.get_original_prompt = lambda: dict(partitioned.users)
+    running.get_original_prompt = lambda: dict(partitioned.posted)
 
 
-class _Server:
-    """ComfyUI's server as the executor of one partitioned prompt has it: the same in all but what it says of nodes."""
+class _TranslatingServer:
+    """A proxy of ComfyUI's server for the executor of one partitioned prompt. It differs only in messages about nodes, which it translates."""
 
     def __init__(self, server: Any, partitioned: PartitionedPrompt) -> None:
         object.__setattr__(self, "_server", server)
@@ -94,6 +98,6 @@ class _Server:
         setattr(self._server, name, value)
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
-        messages = message_in_terms(self._partitioned, event, data) if event in _BY_SERVER else [(event, data)]
+        messages = translate_message(self._partitioned, event, data) if event in _BY_SERVER else [(event, data)]
         for kind, facts in messages:
             self._server.send_sync(kind, facts, sid)

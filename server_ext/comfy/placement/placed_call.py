@@ -1,4 +1,4 @@
-"""The call of a node that stands for a part of a workflow: its plan runs as one job at the endpoint that the registry names now."""
+"""The call of a placed part: its plan runs as one job at the endpoint that the placement names."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from yggdrasill.remote.comfy_ports import Blocked, is_link, port_value, port_val
 from yggdrasill.remote.observers import observe_calls
 from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.remote_graph import RemoteWorkflow
-from yggdrasill.server_ext.comfy.blocking import as_blockers
+from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, PartitionedPrompt
-from yggdrasill.server_ext.comfy.placement.shared_call import SharedCall, share_out
+from yggdrasill.server_ext.comfy.placement.split_call import SplitCall, split_call
+from yggdrasill.server_ext.comfy.port_checks import check_port
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
-from yggdrasill.server_ext.comfy.types_ports import check_port
-from yggdrasill.server_ext.comfy.url_redaction import said_of
+from yggdrasill.server_ext.comfy.url_redaction import public_message
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["PlacedCall", "Plan", "TransferredCall", "placed_call", "plan_asks_again"]
+__all__ = ["PlacedCall", "Plan", "TransferredValue", "placed_call", "plan_asks_again"]
 
 _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a placed node is given as its constant ``plan``, and its ``text``; see `yggdrasill.remote.partition.parts.PartCall.plan`."""
+    """The plan of a placed node, parsed from its constant ``text``; see `yggdrasill.remote.partition.parts.PartCall.plan`."""
 
     text: str
     part: str
@@ -46,7 +46,7 @@ class Plan:
 
     @classmethod
     def read(cls, text: str) -> Plan:
-        """From its JSON text.
+        """Parse a plan from JSON.
 
         Raises:
             InvalidConfig
@@ -56,44 +56,44 @@ class Plan:
             inputs, outputs = (tuple({**entry, "name": str(entry["name"])} for entry in facts[side]) for side in ("inputs", "outputs"))
             return cls(text, str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]))
         except (ValueError, KeyError, TypeError, RecursionError):
-            raise InvalidConfig("the plan of this node is none; place the part again, for only placing writes plans") from None
+            raise InvalidConfig("The plan of this node is not valid. Place the part again to write a new plan.") from None
 
 
-class TransferredCall:
-    """A value on a link between two placed nodes, whose tensors may lie at an endpoint; no other node takes it."""
+class TransferredValue:
+    """A value on a link between two placed nodes. Its tensors may be stored at an endpoint, so no other node accepts it."""
 
     __slots__ = ("plan", "value")
 
     def __init__(self, value: Any, plan: str) -> None:
         self.value = value
-        #: What made it.
+        #: The plan of the call that produced it.
         self.plan = plan
 
     def __repr__(self) -> str:
-        return f"<a value of type {type(self.value).__name__} that is handed from endpoint to endpoint>"
+        return f"<a value of type {type(self.value).__name__} that is transferred between endpoints>"
 
 
 @dataclass(eq=False, kw_only=True)
 class PlacedCall(NodeCall):
-    """One call of a plan. ``ports`` holds the values of sockets ``p0``, ``p1`` ..., in the order of the plan's inputs."""
+    """One call of a plan. ``ports`` maps sockets ``p0``, ``p1`` ... to their values, in the order of the plan's inputs."""
 
     plan: Plan
     _sent: bool = field(default=False, init=False)
 
     @property
     def shown(self) -> dict[str, Any] | None:
-        """What the nodes inside showed, for the node's own output."""
+        """Return the outputs that inner nodes showed, as the output of the placed node."""
         return pack_outputs(self._inner.outputs)
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
         self._prompt_id = prompt_id
-        self._partitioned: PartitionedPrompt | None = extension_context().placing.runs.get(prompt_id)
+        self._partitioned: PartitionedPrompt | None = extension_context().placement.runs.get(prompt_id)
         known = self._partitioned is not None and self.node_id in self._partitioned.calls
         inner = self._partitioned.inner_ids(self.node_id) if self._partitioned is not None and known else ()
         self._inner = InnerMessages(self.node_id, prompt_id, self._partitioned, inner)
         return self._inner
 
-    # -- in the call's own thread -------------------------------------------------------------------------------
+    # -- in the thread of the call -------------------------------------------------------------------------------
 
     def _run(self) -> dict[int, list[Any]]:
         try:
@@ -105,18 +105,18 @@ class PlacedCall(NodeCall):
             raise
 
     def _call(self) -> dict[int, list[Any]]:
-        placement, values = self._placement(), self._values()
+        placement, values = self._placement(), self._input_values()
         self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
-        timeline = extension_context().placing.timeline
+        timeline = extension_context().placement.timeline
         with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
             outputs = self._outputs(placement, values)
-            given = {index: self._given(port, outputs) for index, port in enumerate(self.plan.outputs)}
-        extension_context().placing.stale.discard(self.plan.text)
+            values_by_socket = {index: self._output_values(port, outputs) for index, port in enumerate(self.plan.outputs)}
+        extension_context().placement.stale.discard(self.plan.text)
         self._inner.end()
-        return given
+        return values_by_socket
 
-    def _at(self, placement: Placement, values: Values, watch: Watch) -> dict[str, Any]:
-        """The outputs by name, from the first of the placement's endpoints that takes the call."""
+    def _call_endpoint(self, placement: Placement, values: Values, watch: Watch) -> dict[str, Any]:
+        """Return the outputs by name, from the first endpoint of the placement that accepts the call."""
         registry = extension_context().registry
         remote = RemoteWorkflow(
             self.plan.prompt,
@@ -130,131 +130,133 @@ class PlacedCall(NodeCall):
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}
-        outputs: dict[str, Any] = remote.call(sent, self._context, options, watch=watch, on_key=self._began)
+        outputs: dict[str, Any] = remote.call(sent, self._context, options, watch=watch, on_key=self._on_sent)
         return outputs
 
-    def _shared_out(self, placement: Placement, values: Values) -> dict[str, Any] | None:
-        """The outputs from all of the endpoints together; None if the call goes to one of them."""
+    def _call_split(self, placement: Placement, values: Values) -> dict[str, Any] | None:
+        """Split the call over all endpoints of the placement and return the joined outputs; None if it goes to one endpoint."""
         partitioned = self._partitioned
-        alone = len(placement.endpoints) < 2 or placement.policy == "first" or placement.split == "none"
-        if alone or partitioned is None or self.node_id not in partitioned.shareable:
+        is_single = len(placement.endpoints) < 2 or placement.policy == "first" or placement.split == "none"
+        if is_single or partitioned is None or self.node_id not in partitioned.splittable:
             return None
-        sharing, shares = share_out(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
-        if not shares:
+        splitter, pieces = split_call(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
+        if not pieces:
             return None
-        shared = SharedCall(self._at, placement, self._told)
-        given = shared.run(shares)
-        outputs = sharing.join(shares, given)
+        split = SplitCall(self._call_endpoint, placement, self._on_event)
+        results = split.run(pieces)
+        outputs = splitter.join(pieces, results)
         if outputs is None:
             return None
-        shared.show()
+        split.show()
         return {name: port_value(listed) for name, listed in outputs.items()}
 
     def _outputs(self, placement: Placement, values: Values) -> dict[str, Any]:
-        """From the endpoints; where nobody took the call, from this ComfyUI if the placement says so."""
+        """Return the outputs from the endpoints or, if none accepted the call and the placement allows it, from this ComfyUI."""
         try:
-            outputs = self._shared_out(placement, values)
-            return self._at(placement, values, self._told) if outputs is None else outputs
+            outputs = self._call_split(placement, values)
+            return self._call_endpoint(placement, values, self._on_event) if outputs is None else outputs
         except (EndpointUnreachable, QueueFull, UnknownArtifact) as error:
             self._mark_stale()
             if len(placement.endpoints) == 1:
                 error.details.setdefault("endpoint", placement.endpoints[0])
             if placement.fallback != LOCAL or "job" in error.details or (self._sent and error.details.get("reached")):
                 raise
-            _LOG.warning("Yggdrasill: part %r runs here: %s", self.plan.part, error.message)
+            _LOG.warning("Yggdrasill: part %r runs locally: %s", self.plan.part, error.message)
             sent = {name: port_value(load_handles(listed)) for name, listed in values.items()}
             return self.run_nested(ComfyGraph(self.plan.prompt, self.plan.part), sent)
 
-    def _began(self, key: str) -> None:
+    def _on_sent(self, key: str) -> None:
         self._sent = True
 
     def _mark_stale(self) -> None:
-        """What was handed over may be gone from where it lay: whoever made it makes it anew when the workflow is queued again."""
-        handed = (value for values in self.ports.values() for value in values or () if type(value) is TransferredCall)
-        extension_context().placing.stale.update(value.plan for value in handed)
+        """Mark the plans of transferred inputs as stale: their values may be gone, so those calls run again when the workflow is queued again."""
+        transferred = (value for values in self.ports.values() for value in values or () if type(value) is TransferredValue)
+        extension_context().placement.stale.update(value.plan for value in transferred)
 
-    def _given(self, port: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Any]:
-        """The values of an output; a port that gave none is blocked."""
+    def _output_values(self, port: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Any]:
+        """Return the values of an output port; a port without a value is blocked."""
         name = port["name"]
         if name not in outputs:
             values: list[Any] = [Blocked(self._inner.blocked.get(name))]
         elif port["hand_over"]:
-            values = [each if type(each) is Blocked else TransferredCall(each, self.plan.text) for each in port_values(outputs[name])]
+            values = [each if type(each) is Blocked else TransferredValue(each, self.plan.text) for each in port_values(outputs[name])]
         else:
             values = [load_handles(each) for each in port_values(outputs[name])]
         return as_blockers(values)
 
     def _placement(self) -> Placement:
-        """Where it goes: as the prompt was posted, else as the registry says now.
+        """Return the placement of the call: as determined when the prompt was posted, else as the registry defines it now.
 
         Raises:
-            UnknownEndpoint. InvalidArgument: nobody said where the part runs.
+            UnknownEndpoint. InvalidArgument: the part is not placed.
         """
         registry = extension_context().registry
         placed = self._partitioned.placements.get(self.node_id) if self._partitioned is not None else None
         placement = placed or registry.placements.get(self.plan.part)
         if placement is None or placement.is_local:
             raise InvalidArgument(
-                f"nothing says any more where part {self.plan.part!r} runs; queue the workflow again, "
-                f"or put 'graphs: {{{self.plan.part}: ENDPOINT}}' into endpoints.yaml"
+                f"Part {self.plan.part!r} is no longer placed. Queue the workflow again, "
+                f"or add 'graphs: {{{self.plan.part}: ENDPOINT}}' to endpoints.yaml."
             )
         for name in placement.endpoints:
             registry.endpoint(name)
         return placement
 
-    def _values(self) -> dict[str, list[Any]]:
+    def _input_values(self) -> dict[str, list[Any]]:
         values = {}
         for index, port in enumerate(self.plan.inputs):
             listed = self.ports.get(f"p{index}") or ()
-            # what was handed over has travelled already
-            check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not TransferredCall])
-            values[port["name"]] = [value.value if type(value) is TransferredCall else value for value in listed]
+            # transferred values were checked when they were produced
+            check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not TransferredValue])
+            values[port["name"]] = [value.value if type(value) is TransferredValue else value for value in listed]
         return values
 
     # -- failures -----------------------------------------------------------------------------------------------
 
     def _failure(self, error: YggdrasillError, partitioned: PartitionedPrompt) -> InnerFailure:
-        """What went wrong, on the inner node where it did, else on the one that speaks for all."""
+        """Return the failure on the inner node where it occurred, else on the node that represents the call."""
         details = error.details
-        refused = details.get("node_errors")
-        node = details.get("node_id") or (next(iter(refused), None) if isinstance(refused, Mapping) else self._of_class(details))
-        inner = self._users_node(str(node), partitioned) if node is not None else None
-        name, kind = partitioned.face_of(self.node_id) if inner is None else (inner, str(partitioned.users[inner]["class_type"]))
+        node_errors = details.get("node_errors")
+        node = details.get("node_id") or (
+            next(iter(node_errors), None) if isinstance(node_errors, Mapping) else self._node_of_class(details)
+        )
+        inner = self._posted_node(str(node), partitioned) if node is not None else None
+        name, kind = partitioned.display_node(self.node_id) if inner is None else (inner, str(partitioned.posted[inner]["class_type"]))
         if inner is None or "exception_type" not in details:
-            return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{said_of(error)}\n")
-        said, lines = str(details.get("exception_message", error.message)), details.get("traceback")
+            return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{public_message(error)}\n")
+        message, lines = str(details.get("exception_message", error.message)), details.get("traceback")
         return InnerFailure(
-            name, kind, str(details["exception_type"]), f"{said}\n", tuple(map(str, lines if isinstance(lines, list) else ()))
+            name, kind, str(details["exception_type"]), f"{message}\n", tuple(map(str, lines if isinstance(lines, list) else ()))
         )
 
-    def _of_class(self, details: Mapping[str, Any]) -> str | None:
-        """The first node of a class that the endpoint lacks or has otherwise."""
+    def _node_of_class(self, details: Mapping[str, Any]) -> str | None:
+        """Return the first node whose class the endpoint lacks or has in a different version."""
         named = details.get("missing") or details.get("classes")
-        wanted = set(map(str, named)) if isinstance(named, list) else set()
-        return next((name for name, node in self.plan.prompt.items() if node["class_type"] in wanted), None)
+        classes = set(map(str, named)) if isinstance(named, list) else set()
+        return next((name for name, node in self.plan.prompt.items() if node["class_type"] in classes), None)
 
-    def _users_node(self, node: str, partitioned: PartitionedPrompt) -> str | None:
-        """The node itself, or where a port failed the one whose value it carries."""
-        if node in partitioned.users:
+    def _posted_node(self, node: str, partitioned: PartitionedPrompt) -> str | None:
+        """Return the node of the posted prompt; for a port, the node whose value it carries."""
+        if node in partitioned.posted:
             return node
         value = self.plan.prompt.get(node, {}).get("inputs", {}).get("value")
-        return value[0] if is_link(value) and value[0] in partitioned.users else None
+        return value[0] if is_link(value) and value[0] in partitioned.posted else None
 
 
 def placed_call(plan: str, ports: Mapping[str, list[Any]], node_id: str) -> PlacedCall:
-    """The call of a placed node, not yet begun.
+    """Return the call of a placed node, not started.
 
     Raises:
-        InvalidConfig: the plan is none.
+        InvalidConfig: the plan is not valid.
     """
     read = Plan.read(plan)
     return PlacedCall(ports=ports, node_id=node_id, plan=read)
 
 
 def plan_asks_again(plan: Any) -> bool:
-    """Whether a plan, or a list of one, has to be run though nothing in it changed."""
+    """Return whether a plan, or a list with one plan, must run again although nothing in it changed."""
     text = plan[0] if isinstance(plan, list) and plan else plan
     try:
-        return Plan.read(text).asks_again or text in extension_context().placing.stale
+        return Plan.read(text).asks_again or text in extension_context().placement.stale
     except InvalidConfig:
         return True

@@ -1,4 +1,4 @@
-"""The forms of node classes, as the partition wants them: from the classes of this ComfyUI, and from endpoints for those it lacks."""
+"""Schemas of node classes for the partition, from the classes of this ComfyUI or from endpoints."""
 
 from __future__ import annotations
 
@@ -7,36 +7,36 @@ from typing import Any
 
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
 from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.node_forms import node_forms
+from yggdrasill.server_ext.comfy.object_info import read_object_info
 
-__all__ = ["NodeForms", "read_schemas"]
+__all__ = ["SchemaCache", "read_schemas"]
 
 
-class NodeForms:
-    """Forms of this process's classes, each read once; the choices in them, often this machine's files, do not matter to the partition."""
+class SchemaCache:
+    """Schemas of this process's classes, each read once. Their choices, often this machine's files, do not matter to the partition."""
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[Any, NodeSchema]] = {}
+        self._schemas: dict[str, tuple[Any, NodeSchema]] = {}
 
     def missing(self, names: Iterable[str]) -> set[str]:
-        """Those classes that this ComfyUI does not have."""
+        """Return the classes that this ComfyUI does not have."""
         return set(names) - set(host_api.node_classes())
 
     async def schemas(self, names: Collection[str]) -> NodeSchemas:
-        """The schemas of those of ``names`` that this ComfyUI has; on its main loop.
+        """Return the schemas of those of ``names`` that this ComfyUI has. Call it on ComfyUI's main loop.
 
         Raises:
-            InvalidConfig: a class whose form is none.
+            InvalidConfig: the definition of a class is not valid.
         """
         classes = host_api.node_classes()
-        there = {name: classes[name] for name in names if name in classes}
-        fresh = [name for name, node_class in there.items() if name not in self._known or self._known[name][0] is not node_class]
-        if fresh:
-            for name, schema in read_schemas(await node_forms(fresh)).items():
-                self._known[name] = there[name], schema
-        return NodeSchemas({name: self._known[name][1] for name in there if name in self._known})
+        available = {name: classes[name] for name in names if name in classes}
+        new = [name for name, node_class in available.items() if name not in self._schemas or self._schemas[name][0] is not node_class]
+        if new:
+            for name, schema in read_schemas(await read_object_info(new)).items():
+                self._schemas[name] = available[name], schema
+        return NodeSchemas({name: self._schemas[name][1] for name in available if name in self._schemas})
 
 
-def read_schemas(forms: dict[str, Any]) -> NodeSchemas:
-    """From what `node_forms`, or an endpoint's ``GET /nodes``, gives."""
-    return NodeSchemas.from_object_info(forms["nodes"], asks_again=forms["asks_again"])
+def read_schemas(object_info: dict[str, Any]) -> NodeSchemas:
+    """Parse schemas from the result of `read_object_info`, or from an endpoint's ``GET /nodes``."""
+    return NodeSchemas.from_object_info(object_info["nodes"], asks_again=object_info["asks_again"])

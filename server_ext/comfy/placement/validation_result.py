@@ -1,4 +1,4 @@
-"""ComfyUI's answers to a posted prompt: ours are made like them, and theirs are read."""
+"""Validation results in the form of ComfyUI's `validate_prompt`."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 
 from yggdrasill.errors import YggdrasillError
 
-__all__ = ["Answer", "Validate", "excused", "refusal"]
+__all__ = ["Validate", "ValidationResult", "drop_file_errors", "error_result"]
 
-Answer = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
-"""What `validate_prompt` gives: whether it is good, what is wrong with it as a whole, the output nodes to run, what is wrong by node."""
+ValidationResult = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
+"""The result of `validate_prompt`: validity, the error of the prompt as a whole, the output nodes to run, and the errors by node."""
 
-Validate = Callable[[dict[str, Any]], Awaitable[Answer]]
+Validate = Callable[[dict[str, Any]], Awaitable[ValidationResult]]
 
 _ABOUT_FILES = frozenset({"value_not_in_list", "custom_validation_failed"})
-"""Kinds of errors by which a class says that something is not on this machine; where the node runs elsewhere it may be there."""
+"""Types of errors with which a class reports that a file is missing on this machine; at an endpoint it may exist."""
 
 
-def refusal(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str]) -> Answer:
-    """An error of ours, said on ``nodes``."""
+def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str]) -> ValidationResult:
+    """Return the validation result for an error of ours, reported on ``nodes``."""
     kind = f"yggdrasill_{type(error).__name__}"
-    said = {"type": kind, "message": "This part cannot run where it is placed", "details": error.message, "extra_info": {}}
+    entry = {"type": kind, "message": "This part cannot run where it is placed", "details": error.message, "extra_info": {}}
     whole = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": error.message}
     by_node = {
         node: {
-            "errors": [said],
+            "errors": [entry],
             "dependent_outputs": [],
             "class_type": str(prompt[node].get("class_type")) if node in prompt else "Subgraph",
         }
@@ -34,15 +34,18 @@ def refusal(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[s
     return False, {**whole, "extra_info": {}}, [], by_node
 
 
-def excused(answer: Answer, inside: frozenset[str]) -> tuple[Answer, list[str]]:
-    """The answer without what is no error where the nodes ``inside`` run elsewhere, and the output nodes that are left to run."""
-    _, _, good, by_node = answer
-    wanted, lost, left = set(good), set[str](), dict[str, Any]()
+def drop_file_errors(result: ValidationResult, inside: frozenset[str]) -> tuple[ValidationResult, list[str]]:
+    """Drop 'file not found' errors of nodes that run at an endpoint, which validates them itself.
+
+    Return the new result and the output nodes that can still run.
+    """
+    _, _, good, by_node = result
+    runnable, failed, remaining = set(good), set[str](), dict[str, Any]()
     for node, facts in by_node.items():
         outputs = set(facts["dependent_outputs"])
-        wanted |= outputs
+        runnable |= outputs
         if not (node in inside and all(error["type"] in _ABOUT_FILES for error in facts["errors"])):
-            lost |= outputs
-            left[node] = facts
-    wanted -= lost
-    return (bool(wanted), None if wanted else answer[1], sorted(wanted), left), sorted(wanted)
+            failed |= outputs
+            remaining[node] = facts
+    runnable -= failed
+    return (bool(runnable), None if runnable else result[1], sorted(runnable), remaining), sorted(runnable)

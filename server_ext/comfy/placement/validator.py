@@ -1,4 +1,4 @@
-"""Judging a posted prompt with placed parts, in the place of ComfyUI's own check: the same errors as without us, and ours in the same form."""
+"""Validates and partitions posted prompts with placed parts, in place of ComfyUI's validation: ComfyUI's errors, and ours in the same form."""
 
 from __future__ import annotations
 
@@ -16,85 +16,94 @@ from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import gaps_of
-from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState, EndpointStates
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
-from yggdrasill.server_ext.comfy.placement.schema_cache import NodeForms
-from yggdrasill.server_ext.comfy.placement.validation_result import Answer, Validate, excused, refusal
+from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
+from yggdrasill.server_ext.comfy.placement.validation_result import Validate, ValidationResult, drop_file_errors, error_result
 
-__all__ = ["Checker"]
+__all__ = ["PromptValidator"]
 
 _FRESH = 10.0
-"""An endpoint that was up so many seconds ago is taken to be up; one that was not is asked again."""
-_PATIENCE = 2.0
+"""Seconds for which an endpoint that was up counts as up. One that was down is queried again."""
+_TIMEOUT = 2.0
 
 
-class Checker:
-    """Checks and partitions posted prompts, on ComfyUI's main loop."""
+class PromptValidator:
+    """Validates and partitions posted prompts on ComfyUI's main loop."""
 
-    def __init__(self, states: EndpointStates, forms: NodeForms) -> None:
-        self._states = states
-        self._forms = forms
+    def __init__(self, monitor: EndpointMonitor, schema_cache: SchemaCache) -> None:
+        self._monitor = monitor
+        self._schema_cache = schema_cache
 
-    async def check(self, posted: PostedPrompt, validate: Validate) -> Answer:
-        """What ComfyUI is to answer to whoever posted the prompt; if it is good, ``posted.partitioned`` is what runs, None for the prompt itself."""
+    async def check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
+        """Return ComfyUI's validation result for a posted prompt.
+
+        If the prompt is valid, ``posted.partitioned`` is the prompt that runs, or None if it runs unchanged.
+        """
         posted.partitioned = None
         try:
             if posted.problem is not None:
                 raise posted.problem
             return await self._check(posted, validate)
         except YggdrasillError as error:
-            return refusal(error, posted, self._standing(error, posted))
+            return error_result(error, posted, self._error_nodes(error, posted))
 
-    async def _check(self, posted: PostedPrompt, validate: Validate) -> Answer:
-        # ComfyUI's check writes what it unwraps into the prompt, and would not know it again
+    async def _check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
+        # ComfyUI's validation writes unwrapped values into the prompt, so a second validation would fail
         checked = copy.deepcopy(posted)
         inside = frozenset[str]().union(*(placed.part.nodes for placed in posted.parts))
         known = await self._states_of(posted.parts)
-        lacking = self._forms.missing(_classes(posted))
+        lacking = self._schema_cache.missing(_classes(posted))
         if lacking and not lacking <= set(_classes({node: posted[node] for node in inside})):
             return await validate(posted)
         if lacking:
-            own: Answer = True, None, [], {}
+            local: ValidationResult = True, None, [], {}
             wanted: Collection[str] = list(posted)
         else:
-            own, wanted = excused(await validate(checked), inside)
+            local, wanted = drop_file_errors(await validate(checked), inside)
             if not wanted:
-                return own
+                return local
         parts = self._parts(posted, wanted, known, lacking)
         if not parts:
             return await validate(posted)
         schemas = await self._schemas(posted, lacking, known)
         if not lacking <= set(schemas):
             return await validate(posted)
-        partition = _partitioned_as_far_as_it_goes(posted, parts, schemas, None if lacking else wanted)
+        partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted)
         if not partition.calls:
             return await validate(posted)
-        placements = {call.node_id: self._placement(call, parts, await self._fresh_enough(call, parts, known)) for call in partition.calls}
-        shareable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
-        partitioned = PartitionedPrompt(partition.prompt, posted, {call.node_id: call for call in partition.calls}, placements, shareable)
-        answer = await self._partitioned(posted, partitioned, own, validate)
+        placements = {
+            call.node_id: self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
+        }
+        splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
+        partitioned = PartitionedPrompt(partition.prompt, posted, {call.node_id: call for call in partition.calls}, placements, splittable)
+        result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
-        return answer
+        return result
 
-    async def _partitioned(self, posted: PostedPrompt, partitioned: PartitionedPrompt, own: Answer, validate: Validate) -> Answer:
+    async def _validate_partitioned(
+        self, posted: PostedPrompt, partitioned: PartitionedPrompt, local: ValidationResult, validate: Validate
+    ) -> ValidationResult:
         good, error, outputs, node_errors = await validate(partitioned.prompt)
-        told = {(partitioned.face_of(node)[0] if node in partitioned.calls else node): facts for node, facts in node_errors.items()}
+        translated = {
+            (partitioned.display_node(node)[0] if node in partitioned.calls else node): facts for node, facts in node_errors.items()
+        }
         if good:
             posted.partitioned = partitioned
-        return good, error, outputs, {**own[3], **told}
+        return good, error, outputs, {**local[3], **translated}
 
-    # -- where --------------------------------------------------------------------------------------------------
+    # -- placement ----------------------------------------------------------------------------------------------
 
     async def _states_of(self, parts: Iterable[PlacedPart]) -> dict[str, EndpointState]:
         names = sorted({name for placed in parts for name in placed.placement.endpoints})
-        known = await self._states.know(names, younger=_FRESH, seconds=_PATIENCE)
+        known = await self._monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         down = [name for name in names if not known[name].up]
-        return {**known, **await self._states.know(down, younger=0.5, seconds=_PATIENCE)}
+        return {**known, **await self._monitor.refresh(down, max_age=0.5, timeout=_TIMEOUT)}
 
     def _parts(
         self, posted: PostedPrompt, wanted: Collection[str], known: Mapping[str, EndpointState], lacking: set[str]
     ) -> list[PlacedPart]:
-        """The parts that do run elsewhere: those with something to do, and an endpoint that is up."""
+        """Return the parts that run at an endpoint: those with nodes to execute and an endpoint that is up."""
         needed = _needed(posted, wanted)
         found = []
         for placed in posted.parts:
@@ -102,19 +111,19 @@ class Checker:
             up = tuple(name for name in placed.placement.endpoints if known[name].up)
             if not nodes:
                 continue
-            here = placed.placement.fallback == "local" and lacking.isdisjoint(_classes({node: posted[node] for node in nodes}))
+            can_run_locally = placed.placement.fallback == "local" and lacking.isdisjoint(_classes({node: posted[node] for node in nodes}))
             if up:
                 part = replace(placed.part, nodes=nodes)
                 found.append(PlacedPart(part, replace(placed.placement, endpoints=up)))
-            elif not here:
+            elif not can_run_locally:
                 raise _down(placed, known, nodes)
         return found
 
     def _placement(self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]) -> Placement:
-        """Where a call can run: those of its part's endpoints that have what it needs.
+        """Return the placement of a call, reduced to the endpoints that have what it needs.
 
         Raises:
-            YggdrasillError: none has; it says what is missing where.
+            YggdrasillError: no endpoint has; the message says what is missing at which.
         """
         placement = _placed_as(call, parts).placement
         gaps = {name: gaps_of(call.prompt, known[name].facts) for name in placement.endpoints}
@@ -123,29 +132,29 @@ class Checker:
             return replace(placement, endpoints=fit)
         raise _lacking(call, gaps)
 
-    async def _fresh_enough(
+    async def _confirmed_states(
         self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]
     ) -> Mapping[str, EndpointState]:
-        """What the call's endpoints have; asked again before one is said to lack something."""
+        """Return the states of the call's endpoints, queried again if they all lack something."""
         names = _placed_as(call, parts).placement.endpoints
         if any(gaps_of(call.prompt, known[name].facts) == {} for name in names):
             return known
-        return {**known, **{name: await self._states.ask_again(name) for name in names}}
+        return {**known, **{name: await self._monitor.requery(name) for name in names}}
 
     async def _schemas(self, prompt: Mapping[str, Any], lacking: set[str], names: Iterable[str]) -> NodeSchemas:
-        own = await self._forms.schemas(_classes(prompt))
-        return await self._states.schemas(names, lacking, seconds=_PATIENCE) | own if lacking else own
+        local = await self._schema_cache.schemas(_classes(prompt))
+        return await self._monitor.schemas(names, lacking, timeout=_TIMEOUT) | local if lacking else local
 
-    def _standing(self, error: YggdrasillError, posted: PostedPrompt) -> list[str]:
-        """The nodes to say an error on."""
+    def _error_nodes(self, error: YggdrasillError, posted: PostedPrompt) -> list[str]:
+        """Return the nodes on which an error is reported."""
         named = [str(node) for node in error.details.get("nodes") or () if str(node) in posted]
         return named or [min(placed.part.nodes) for placed in posted.parts[:1]] or list(posted)[:1]
 
 
-def _partitioned_as_far_as_it_goes(
+def _partition_leniently(
     posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None
 ) -> Partition:
-    """The partition. Of what nobody named, but ``*`` sends away with all the rest, what cannot go is no error: it runs here."""
+    """Partition the prompt. If nodes that only ``*`` places cannot be partitioned, they run locally instead."""
     named = [placed.part for placed in parts]
     try:
         return partition_prompt(posted, named, schemas, wanted)
@@ -160,7 +169,7 @@ def _classes(prompt: Mapping[str, Any]) -> list[str]:
 
 
 def _needed(prompt: Mapping[str, Any], wanted: Collection[str]) -> set[str]:
-    """``wanted`` and all that they depend on."""
+    """Return ``wanted`` and all nodes that they depend on."""
     found: set[str] = set()
     waiting = [node for node in wanted if node in prompt]
     while waiting:
@@ -179,10 +188,10 @@ def _placed_as(call: PartCall, parts: Iterable[PlacedPart]) -> PlacedPart:
 
 def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterable[str]) -> YggdrasillError:
     names = placed.placement.endpoints
-    said = "; ".join(f"{name!r}: {known[name].reason or 'it has not answered yet'}" for name in names)
+    reasons = "; ".join(f"{name!r}: {known[name].reason or 'no answer yet'}" for name in names)
     return EndpointUnreachable(
-        f"part {placed.part.name!r} runs at {' or '.join(map(repr, names))}, and none of these is up ({said}). Start one, place the part "
-        "elsewhere, or let it run here then, with 'fallback: local'",
+        f"Part {placed.part.name!r} is placed on {' or '.join(map(repr, names))}, but none of them is up ({reasons}). Start one, place the "
+        "part on another endpoint, or allow a local run with 'fallback: local'.",
         nodes=sorted(nodes),
         endpoints=list(names),
     )
@@ -191,13 +200,16 @@ def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterabl
 def _lacking(call: PartCall, gaps: Mapping[str, Mapping[str, list[str]] | None]) -> YggdrasillError:
     from yggdrasill.errors import MissingFile, UnknownBlockType
 
-    told, nodes = [], set[str]()
+    problems, nodes = [], set[str]()
     for name, missing in gaps.items():
         if missing is None:
-            told.append(f"endpoint {name!r} is no ComfyUI with this extension")
+            problems.append(f"endpoint {name!r} is not a ComfyUI with this extension")
             continue
         nodes |= set(missing)
         words = sorted({word for words in missing.values() for word in words})
-        told.append(f"endpoint {name!r} lacks {', '.join(words)}")
-    kind = UnknownBlockType if "node class" in "".join(told) else MissingFile
-    return kind(f"part {call.part!r} cannot run: {'; '.join(told)}. Bring it there, or place the part elsewhere", nodes=sorted(nodes))
+        problems.append(f"endpoint {name!r} lacks {', '.join(words)}")
+    kind = UnknownBlockType if "node class" in "".join(problems) else MissingFile
+    return kind(
+        f"Part {call.part!r} cannot run: {'; '.join(problems)}. Install what is missing, or place the part on another endpoint.",
+        nodes=sorted(nodes),
+    )

@@ -1,4 +1,4 @@
-"""Fixtures: two ComfyUI servers that know each other, and a browser in front of the first."""
+"""Fixtures: two ComfyUI servers with each other in their registries, and a browser that shows the editor of the first."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from samples.editor import Editor
 
 @dataclass(frozen=True)
 class Pair:
-    """The server whose editor is looked at, and the one it calls as endpoint ``studio``; endpoint ``closed`` answers nobody."""
+    """The server whose editor is open, and the one in its registry as ``studio``; the endpoint ``closed`` refuses connections."""
 
     here: Server
     there: Server
 
     @property
     def studio(self) -> Caller:
-        """What serves graphs there."""
+        """A client of the studio that deploys graphs."""
         return Caller(self.there)
 
 
 @pytest.fixture(scope="session")
-def job_inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """A folder whose files a web server gives, and its url; the studio's owner allows to fetch models from it."""
-    folder = tmp_path_factory.mktemp("job_inputs")
+def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    """A folder whose files a web server serves, and its URL; the studio's owner allows it as a source of models."""
+    folder = tmp_path_factory.mktemp("model_server")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield folder, f"http://127.0.0.1:{server.server_port}"
@@ -41,12 +41,12 @@ def job_inputs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
 
 
 @pytest.fixture(scope="session")
-def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory, job_inputs: tuple[Path, str]) -> Pair:
-    """The two servers; the first wants previews, the second has a small model."""
+def pair(servers: Servers, installation: Installation, tmp_path_factory: pytest.TempPathFactory, model_server: tuple[Path, str]) -> Pair:
+    """The two servers; the first has previews enabled, the second has a small model."""
     base = tmp_path_factory.mktemp("studio")
     settings = base / "user" / "yggdrasill" / "settings.yaml"
     settings.parent.mkdir(parents=True)
-    settings.write_text(f"model_sources: ['{job_inputs[1]}']\n", encoding="utf-8")
+    settings.write_text(f"model_sources: ['{model_server[1]}']\n", encoding="utf-8")
     written = installation.run(Path(__file__).parent.parent / "checkpoint.py", str(base / "models"))
     assert written.returncode == 0, written.stderr
     there = servers.start(base=base)
@@ -66,7 +66,7 @@ def opened(browser: Any, pair: Pair) -> Editor:
 
 @pytest.fixture
 def editor(opened: Editor) -> Editor:
-    """The first server's editor with an empty canvas, and nothing beside it that another test left open."""
+    """The first server's editor with an empty canvas, without open dialogs of earlier tests."""
     # a page behind another one draws once a second, and what it has not drawn cannot be clicked
     opened.page.bring_to_front()
     opened.page.keyboard.press("Escape")
@@ -78,7 +78,7 @@ def editor(opened: Editor) -> Editor:
 
 @pytest.fixture
 def registry(pair: Pair) -> Iterator[Path]:
-    """The file of the first server's registry; put back afterwards."""
+    """The file of the first server's registry; restored afterwards."""
     file = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
     before = file.read_text(encoding="utf-8")
     yield file

@@ -1,4 +1,4 @@
-"""A Remote Graph node under the hands of somebody who edits: in subgraphs, copied, cloned, undone, cancelled."""
+"""Editing a Remote Graph node: in subgraphs, copied, cloned, undone, cancelled."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def served(pair: Any) -> None:
 
 
 def remote(editor: Editor, graph: str = "soften", outputs: int = 2) -> int:
-    """A Remote Graph node whose sockets have followed."""
+    """Add a Remote Graph node, and wait for its sockets."""
     made = editor.add(NODE, 420, 150, endpoint="studio", graph=graph)
     editor.wait_until(lambda: len(editor.outputs(made)) == outputs)
     return made
 
 
 def linked(editor: Editor) -> int:
-    """The node between an image and a preview."""
+    """Add a Remote Graph node between an image and a preview."""
     made = remote(editor)
     image = editor.add("EmptyImage", 80, 150, width=32, height=32, color=next(COLOURS))
     editor.link(image, 0, made, "image")
@@ -43,7 +43,7 @@ def linked(editor: Editor) -> int:
 
 
 def sockets(editor: Editor, which: str) -> Any:
-    """Label and type of inputs and outputs of the node that the JavaScript ``which`` gives."""
+    """Return label and type of the inputs and outputs of the node that the JavaScript ``which`` returns."""
     return tuple(
         editor.page.evaluate(
             "(which) => { const node = eval(which); return ['inputs', 'outputs'].map((side) =>"
@@ -54,12 +54,12 @@ def sockets(editor: Editor, which: str) -> Any:
 
 
 def into_subgraph(editor: Editor, made: int) -> int:
-    """Convert the node to a subgraph; gives the id of the node that stands for it."""
+    """Convert the node to a subgraph; return the id of the subgraph node."""
     return int(editor.page.evaluate("(id) => Number(app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)])).node.id)", made))
 
 
 def ends_well(editor: Editor) -> None:
-    """Press Run, and nothing fails."""
+    """Press Run, and assert that nothing fails."""
     editor.run()
     editor.wait_for_end()
     assert editor.heard("execution_error") == []
@@ -71,7 +71,7 @@ INNER = f"app.graph._nodes.find((n) => n.isSubgraphNode?.()).subgraph._nodes.fin
 
 
 @BOTH
-def test_in_a_subgraph_it_keeps_its_sockets_runs_and_is_saved(editor: Editor, vue: bool) -> None:
+def test_in_a_subgraph_the_node_keeps_its_sockets_runs_and_is_saved(editor: Editor, vue: bool) -> None:
     editor.draw_with(vue=vue)
     into_subgraph(editor, linked(editor))
     assert sockets(editor, INNER) == SOCKETS
@@ -91,7 +91,7 @@ def test_in_a_subgraph_it_keeps_its_sockets_runs_and_is_saved(editor: Editor, vu
 
 
 @BOTH
-def test_in_a_subgraph_it_follows_a_changed_contract(editor: Editor, pair: Any, vue: bool) -> None:
+def test_in_a_subgraph_a_changed_contract_is_applied(editor: Editor, pair: Any, vue: bool) -> None:
     editor.draw_with(vue=vue)
     into_subgraph(editor, linked(editor))
     workflow = editor.save()
@@ -104,7 +104,7 @@ def test_in_a_subgraph_it_follows_a_changed_contract(editor: Editor, pair: Any, 
 
 
 @BOTH
-def test_in_a_subgraph_its_progress_and_previews_show_on_the_subgraph(editor: Editor, pair: Any, vue: bool) -> None:
+def test_in_a_subgraph_progress_and_previews_show_on_the_subgraph(editor: Editor, pair: Any, vue: bool) -> None:
     pair.studio.deploy("paint inside", paint(8))
     editor.draw_with(vue=vue)
     made = remote(editor, "paint inside", 1)
@@ -124,7 +124,7 @@ def test_in_a_subgraph_its_progress_and_previews_show_on_the_subgraph(editor: Ed
 
 
 @BOTH
-def test_a_copy_is_a_node_of_its_own(editor: Editor, vue: bool) -> None:
+def test_a_copied_node_is_independent(editor: Editor, vue: bool) -> None:
     editor.draw_with(vue=vue)
     made = linked(editor)
     editor.page.evaluate(
@@ -145,7 +145,7 @@ def test_a_copy_is_a_node_of_its_own(editor: Editor, vue: bool) -> None:
 
 
 @BOTH
-def test_a_clone_has_its_sockets(editor: Editor, vue: bool) -> None:
+def test_a_cloned_node_has_the_same_sockets(editor: Editor, vue: bool) -> None:
     editor.draw_with(vue=vue)
     made = linked(editor)
     editor.page.evaluate(
@@ -160,7 +160,7 @@ def test_a_clone_has_its_sockets(editor: Editor, vue: bool) -> None:
 
 
 @BOTH
-def test_undo_and_redo_go_over_choosing_a_graph(editor: Editor, pair: Any, vue: bool) -> None:
+def test_undo_and_redo_of_choosing_a_graph(editor: Editor, pair: Any, vue: bool) -> None:
     pair.studio.deploy("plain", {"1": graph_input("image", "IMAGE"), "3": graph_output("image", ("1", 0), "IMAGE")})
     editor.draw_with(vue=vue)
     linked(editor)
@@ -182,7 +182,7 @@ def test_undo_and_redo_go_over_choosing_a_graph(editor: Editor, pair: Any, vue: 
 
 
 @BOTH
-def test_cancel_stops_it_at_the_endpoint(editor: Editor, pair: Any, vue: bool) -> None:
+def test_cancel_stops_the_graph_at_the_endpoint(editor: Editor, pair: Any, vue: bool) -> None:
     pair.studio.deploy("paint long", paint(2000))
     editor.draw_with(vue=vue)
     made = remote(editor, "paint long", 1)
@@ -200,7 +200,7 @@ def test_cancel_stops_it_at_the_endpoint(editor: Editor, pair: Any, vue: bool) -
 
 
 @BOTH
-def test_what_ran_here_for_want_of_its_endpoint_is_said_on_the_node(editor: Editor, pair: Any, vue: bool) -> None:
+def test_a_local_fallback_is_shown_on_the_node(editor: Editor, pair: Any, vue: bool) -> None:
     editor.draw_with(vue=vue)
     made = linked(editor)
     editor.set(made, "fallback", "local")
@@ -210,15 +210,15 @@ def test_what_ran_here_for_want_of_its_endpoint_is_said_on_the_node(editor: Edit
     file.write_text(before.replace(pair.there.url, "http://127.0.0.1:9"), encoding="utf-8")
     try:
         ends_well(editor)
-        editor.wait_until(lambda: "⚠ ran here" in editor.badges(made))
+        editor.wait_until(lambda: "⚠ ran locally" in editor.badges(made))
         assert any("cannot be reached, so graph" in text for text in editor.messages())
     finally:
         file.write_text(before, encoding="utf-8")
     ends_well(editor)
-    assert "⚠ ran here" not in editor.badges(made)
+    assert "⚠ ran locally" not in editor.badges(made)
 
 
-def test_its_seed_can_be_a_widget_of_the_subgraph(editor: Editor, pair: Any) -> None:
+def test_the_seed_can_be_a_widget_of_the_subgraph(editor: Editor, pair: Any) -> None:
     config = {
         "graph_id": "tokens",
         "nodes": [{"node_id": "n", "block_type": "tokenizer/identity"}],

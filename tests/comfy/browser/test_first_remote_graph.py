@@ -1,4 +1,4 @@
-"""The steps of docs/comfyui.md, "Your first remote graph", on two fresh servers, with the mouse and the keyboard where it says so."""
+"""The steps of docs/comfyui.md, "Your first remote graph", on two new servers, by mouse and keyboard as described."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def command(editor: Editor, name: str) -> None:
-    """Choose a line of the menu Yggdrasill."""
+    """Choose an item of the menu Yggdrasill."""
     editor.page.get_by_test_id("topmenu-logo").or_(editor.page.locator(".comfy-menu-button-wrapper")).first.click()
     editor.page.get_by_role("menuitem", name="Yggdrasill").hover()
     editor.page.wait_for_timeout(300)
@@ -23,7 +23,7 @@ def command(editor: Editor, name: str) -> None:
 
 
 def answer(editor: Editor, question: str, text: str | None = None) -> None:
-    """Type into the dialog that asks ``question``; without a text what stands there is taken."""
+    """Enter a text into the dialog with the message ``question``; without a text, accept the default."""
     dialog = editor.page.get_by_role("dialog").filter(has_text=question)
     box = dialog.get_by_role("textbox")
     if text is not None:
@@ -32,7 +32,7 @@ def answer(editor: Editor, question: str, text: str | None = None) -> None:
 
 
 def choose(editor: Editor, node: int, name: str, choice: str, *, picture: bool = False) -> None:
-    """Open one of the node's lists and click a line of it."""
+    """Open one of the node's lists and click an item."""
     editor.wait_until(lambda: choice in editor.choices(node, name))
     editor.page.locator("[data-testid=widget-select-default-trigger]").and_(editor.page.get_by_label(name)).click()
     line = editor.page.get_by_role("option", name=choice)
@@ -55,7 +55,7 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
     there.page.evaluate("([a, b]) => app.graph.getNodeById(a).connect(0, app.graph.getNodeById(b), 0)", [start, turned])
     there.link(turned, 0, end, "value")
     command(there, "Serve this workflow")
-    answer(there, "The name that callers use", "negative")
+    answer(there, "Name under which callers use", "negative")
     there.wait_until(lambda: any("Served as “negative”" in text for text in there.messages()))
     there.page.wait_for_timeout(300)
     there.picture("served")
@@ -63,9 +63,9 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
     # on the machine where one works
     work = Editor(browser.new_page(), here.url).open().empty()
     command(work, "Add an endpoint")
-    answer(work, "Its address", forge.url)
-    answer(work, "Its token", token_of(forge))
-    answer(work, "The name that workflows use", "forge")
+    answer(work, "Address of the endpoint", forge.url)
+    answer(work, "Token of the endpoint", token_of(forge))
+    answer(work, "Name of the endpoint", "forge")
     said = work.wait_until(work.messages)
     assert "It serves negative." in " ".join(said)
     secrets = here.base / "user" / "yggdrasill" / "secrets.yaml"
@@ -91,7 +91,7 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
 
 
 def colour(url: str, shown: dict[str, str]) -> tuple[int, ...]:
-    """The colour of a picture's first pixel."""
+    """Return the color of a picture's first pixel."""
     from io import BytesIO
     from urllib.parse import urlencode
     from urllib.request import urlopen

@@ -1,4 +1,4 @@
-"""Preflight in the editor, bringing a missing model to the endpoint, and what a run cost: with two servers, from the menu to the result."""
+"""Preflight in the editor, fetching a missing model to the endpoint, and the costs of a run, with two servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SUBGRAPH = """([nodes, title]) => {
 
 
 def draw(editor: Editor, model: str, source: str = "") -> None:
-    """A subgraph Paint that samples, and a preview of what it gives."""
+    """Draw a subgraph Paint that samples, and a preview of its output."""
     kinds = ("CheckpointLoaderSimple", "CLIPTextEncode", "EmptyLatentImage", "KSampler", "VAEDecode")
     loader, text, latent, sampler, decoder = nodes = [editor.add(kind, 420 + 20 * index, 60) for index, kind in enumerate(kinds)]
     shown = editor.add("PreviewImage", 820, 60)
@@ -43,38 +43,38 @@ def draw(editor: Editor, model: str, source: str = "") -> None:
 
 
 def place(editor: Editor, tab: Any, registry: Path, where: str) -> None:
-    tab.get_by_label("Where Paint runs").select_option(where)
+    tab.get_by_label("Endpoint for Paint").select_option(where)
     editor.wait_until(lambda: read_document(registry)["graphs"] == {"Paint": where})
 
 
 def preflight(editor: Editor, tab: Any) -> Any:
-    """Press Preflight; gives the dialog once it has looked."""
+    """Press Preflight; return the dialog with its result."""
     tab.get_by_role("button", name="Preflight").click()
     dialog = editor.page.get_by_role("dialog", name="Preflight")
     editor.wait_until(lambda: "Looking" not in dialog.inner_text())
     return dialog
 
 
-def test_where_nothing_is_placed_preflight_says_so(editor: Editor, tab: Any) -> None:
+def test_preflight_without_placements(editor: Editor, tab: Any) -> None:
     draw(editor, "tiny.ckpt")
     assert "Everything runs on this server" in preflight(editor, tab).inner_text()
 
 
-def test_preflight_then_the_run_its_figures_and_its_timeline(editor: Editor, tab: Any, registry: Path) -> None:
+def test_preflight_run_figures_and_timeline(editor: Editor, tab: Any, registry: Path) -> None:
     draw(editor, "tiny.ckpt")
     place(editor, tab, registry, "studio")
     dialog = preflight(editor, tab)
     said = dialog.inner_text()
-    assert "It can run like this." in said
-    assert "5 nodes · 0 values sent · 1 comes back" in said
-    assert "has all it needs" in said
+    assert "Ready to run." in said
+    assert "5 nodes · 0 values sent · 1 received" in said
+    assert "has everything it needs" in said
     editor.page.keyboard.press("Escape")
     assert dialog.count() == 0
     editor.run()
     editor.wait_for_end()
     assert editor.heard("execution_error") == []
     run = tab.locator("section[aria-label='Last run']")
-    editor.wait_until(lambda: "compute" in run.inner_text() and "moved" in run.inner_text())
+    editor.wait_until(lambda: "compute" in run.inner_text() and "transferred" in run.inner_text())
     assert "studio" in run.inner_text()
     run.get_by_role("button", name="Timeline").click()
     picture = editor.page.get_by_role("dialog", name="Timeline").locator("svg")
@@ -82,7 +82,7 @@ def test_preflight_then_the_run_its_figures_and_its_timeline(editor: Editor, tab
     assert "Paint" in picture.text_content()
 
 
-def test_two_parts_that_need_nothing_run_elsewhere_side_by_side(editor: Editor, tab: Any, registry: Path) -> None:
+def test_two_independent_parts_run_in_parallel(editor: Editor, tab: Any, registry: Path) -> None:
     image = editor.add("EmptyImage", 350, 20, width=512, height=512, color=0x4F7CAC)
     for title, y in (("Soften", 10), ("Sharpen", 300)):
         blur, invert = editor.add("ImageBlur", 560, y, sigma=4.0 if title == "Soften" else 2.0), editor.add("ImageInvert", 560, y)
@@ -91,11 +91,11 @@ def test_two_parts_that_need_nothing_run_elsewhere_side_by_side(editor: Editor, 
             editor.page.evaluate(LINK, link)
         editor.page.evaluate(SUBGRAPH.replace("[420, 60]", f"[690, {y}]"), [[blur, invert], title])
     for title in ("Soften", "Sharpen"):
-        tab.get_by_label(f"Where {title} runs").select_option("studio")
+        tab.get_by_label(f"Endpoint for {title}").select_option("studio")
         editor.wait_until(lambda title=title: title in read_document(registry)["graphs"])  # type: ignore[misc]
     dialog = preflight(editor, tab)
-    dialog.get_by_text("What goes there").first.click()
-    assert "2 nodes · 1 value sent · 1 comes back" in dialog.inner_text()
+    dialog.get_by_text("Details").first.click()
+    assert "2 nodes · 1 value sent · 1 received" in dialog.inner_text()
     assert "IMAGE of Empty Image" in dialog.inner_text()
     assert "IMAGE of Invert Image Colors" in dialog.inner_text()
     editor.page.wait_for_timeout(300)
@@ -117,14 +117,14 @@ def test_two_parts_that_need_nothing_run_elsewhere_side_by_side(editor: Editor, 
 
 
 def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner_allows(
-    editor: Editor, tab: Any, registry: Path, pair: Any, job_inputs: tuple[Path, str]
+    editor: Editor, tab: Any, registry: Path, pair: Any, model_server: tuple[Path, str]
 ) -> None:
-    folder, url = job_inputs
+    folder, url = model_server
     shutil.copy(pair.there.base / "models" / "checkpoints" / "tiny.ckpt", folder / "other.ckpt")
     draw(editor, "other.ckpt", f"{url}/other.ckpt")
     place(editor, tab, registry, "studio")
     dialog = preflight(editor, tab)
-    assert "It cannot run like this: Paint" in dialog.inner_text()
+    assert "Not ready to run: Paint" in dialog.inner_text()
     assert "model file other.ckpt" in dialog.inner_text()
     source = dialog.get_by_label("Source")
     assert source.input_value() == f"{url}/other.ckpt"
@@ -133,16 +133,16 @@ def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner
     editor.picture("missing")
     source.fill("https://example.com/other.ckpt")
     dialog.get_by_role("button", name="Fetch to studio").click()
-    editor.wait_until(lambda: "fetches no model from 'https://example.com/other.ckpt'" in dialog.inner_text())
+    editor.wait_until(lambda: "'https://example.com/other.ckpt' is not allowed on this endpoint" in dialog.inner_text())
     source.fill(f"{url}/other.ckpt")
     dialog.get_by_role("button", name="Fetch to studio").click()
-    editor.wait_until(lambda: "It can run like this." in dialog.inner_text(), 60)
+    editor.wait_until(lambda: "Ready to run." in dialog.inner_text(), 60)
     fetched = pair.there.base / "models" / "checkpoints" / "other.ckpt"
     assert fetched.read_bytes() == (folder / "other.ckpt").read_bytes()
     fetched.unlink()
 
 
-def test_what_cannot_be_partitioned_is_said_in_words(editor: Editor, tab: Any, registry: Path) -> None:
+def test_preflight_shows_why_a_workflow_cannot_be_partitioned(editor: Editor, tab: Any, registry: Path) -> None:
     first, last = editor.add("EmptyImage", 420, 100), editor.add("PreviewImage", 760, 100)
     editor.page.evaluate(LINK, [first, 0, last, 0])
     for title, box in (("One", [400, 40, 320, 300]), ("Two", [410, 50, 320, 300])):
@@ -158,5 +158,5 @@ def test_what_cannot_be_partitioned_is_said_in_words(editor: Editor, tab: Any, r
     draw(editor, "tiny.ckpt")
     registry.write_text(text.replace("One: closed, Two: studio", "Other: studio"), encoding="utf-8")
     said = preflight(editor, tab).inner_text()
-    assert "It cannot run like this: Paint" in said
+    assert "Not ready to run: Paint" in said
     assert "nothing answers" in said

@@ -21,7 +21,7 @@ COLOURS = itertools.count(0x336699)
 
 
 def broken() -> Prompt:
-    """A graph that fails when it runs: the picture has no alpha channel."""
+    """A graph that fails when it runs, because the picture has no alpha channel."""
     return {
         "1": graph_input("image", "IMAGE"),
         "2": node("ImageToMask", image=("1", 0), channel="alpha"),
@@ -30,14 +30,14 @@ def broken() -> Prompt:
 
 
 def remote(editor: Editor, graph: str, outputs: int, endpoint: str = "studio", x: int = 420) -> int:
-    """A Remote Graph node whose sockets have followed."""
+    """Add a Remote Graph node, and wait for its sockets."""
     made = editor.add(NODE, x, 150, endpoint=endpoint, graph=graph)
     editor.wait_until(lambda: len(editor.outputs(made)) == outputs)
     return made
 
 
 def linked(editor: Editor) -> int:
-    """The node between an image and two previews."""
+    """Add a Remote Graph node between an image and two previews."""
     made = remote(editor, "soften", 2)
     image = editor.add("EmptyImage", 80, 150, width=32, height=32, color=next(COLOURS))
     editor.link(image, 0, made, "image")
@@ -52,7 +52,7 @@ def served(pair: Any) -> None:
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
-def test_sockets_are_named_and_typed_after_the_graph_that_is_chosen(editor: Editor, vue: bool) -> None:
+def test_sockets_have_the_names_and_types_of_the_chosen_graph(editor: Editor, vue: bool) -> None:
     editor.draw_with(vue=vue)
     made = editor.add(NODE, 420, 150)
     assert (editor.inputs(made), editor.outputs(made)) == ([], [])
@@ -67,7 +67,7 @@ def test_sockets_are_named_and_typed_after_the_graph_that_is_chosen(editor: Edit
     assert [port["name"] for port in stored["outputs"]] == ["soft", "inverted"]
 
 
-def test_a_graph_with_more_ports_than_a_node_has_sockets_is_said_on_the_node(editor: Editor, pair: Any) -> None:
+def test_a_graph_with_more_ports_than_sockets_is_shown_on_the_node(editor: Editor, pair: Any) -> None:
     pair.studio.deploy("wide", {"1": graph_input("x"), **{str(number): graph_output(f"y{number}", ("1", 0)) for number in range(2, 35)}})
     made = editor.add(NODE, 420, 150, endpoint="studio", graph="wide")
     editor.wait_until(lambda: "⚠ too many ports" in editor.badges(made))
@@ -112,7 +112,7 @@ def test_a_run_shows_progress_and_previews_on_the_node(editor: Editor, pair: Any
     assert editor.page.evaluate("(id) => Boolean(app.nodeOutputs[id]?.images?.length)", preview)
 
 
-def test_an_error_marks_the_node_and_says_what_failed_where(editor: Editor, pair: Any) -> None:
+def test_an_error_marks_the_node_and_names_the_failed_node(editor: Editor, pair: Any) -> None:
     pair.studio.deploy("broken", broken())
     made = remote(editor, "broken", 1)
     image = editor.add("EmptyImage", 80, 150, width=32, height=32)
@@ -143,7 +143,7 @@ def test_a_saved_workflow_keeps_its_sockets_and_links_without_the_endpoint(edito
     made = editor.chosen(NODE)
     assert editor.inputs(made) == [["image", "IMAGE", True]]
     assert editor.outputs(made) == [["soft", "IMAGE", 1], ["inverted", "IMAGE", 1]]
-    editor.wait_until(lambda: "⚠ cannot be asked" in editor.badges(made))
+    editor.wait_until(lambda: "⚠ cannot be checked" in editor.badges(made))
     assert editor.save()["links"] == before["links"]
     prompt = editor.prompt()[str(made)]["inputs"]
     assert prompt["endpoint"] == "closed"
@@ -159,7 +159,7 @@ def test_a_reloaded_workflow_runs_as_it_did(editor: Editor) -> None:
     assert editor.heard("execution_success")
 
 
-def test_a_graph_that_was_replaced_is_called_again_though_nothing_changed_here(editor: Editor, pair: Any) -> None:
+def test_a_replaced_graph_is_called_again_although_nothing_changed_locally(editor: Editor, pair: Any) -> None:
     made = linked(editor)
     editor.run()
     editor.wait_for_end()
@@ -172,7 +172,7 @@ def test_a_graph_that_was_replaced_is_called_again_though_nothing_changed_here(e
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
-def test_a_port_that_was_renamed_is_said_on_the_node_until_it_follows(editor: Editor, pair: Any, vue: bool) -> None:
+def test_a_renamed_port_is_shown_on_the_node_until_it_is_updated(editor: Editor, pair: Any, vue: bool) -> None:
     editor.draw_with(vue=vue)
     linked(editor)
     workflow = editor.save()
@@ -180,7 +180,7 @@ def test_a_port_that_was_renamed_is_said_on_the_node_until_it_follows(editor: Ed
     editor.load(workflow)
     made = editor.chosen(NODE)
     editor.wait_until(lambda: "⚠ contract changed" in editor.badges(made))
-    assert any("input “image” is “picture” now" in text for text in editor.messages())
+    assert any("input “image” was renamed to “picture”" in text for text in editor.messages())
     assert editor.inputs(made) == [["image", "IMAGE", True]]
     editor.page.wait_for_timeout(300)
     editor.picture("changed-vue" if vue else "changed")
@@ -198,7 +198,7 @@ def test_a_port_that_was_renamed_is_said_on_the_node_until_it_follows(editor: Ed
 
 
 @pytest.mark.parametrize("inside", [False, True], ids=["canvas", "subgraph"])
-def test_a_port_that_was_renamed_since_is_said_on_the_node_once_its_run_has_stopped(editor: Editor, pair: Any, inside: bool) -> None:
+def test_a_port_renamed_later_is_shown_on_the_node_after_a_failed_run(editor: Editor, pair: Any, inside: bool) -> None:
     made = linked(editor)
     found = "(id) => app.graph.getNodeById(id)"
     if inside:
@@ -211,11 +211,11 @@ def test_a_port_that_was_renamed_since_is_said_on_the_node_once_its_run_has_stop
     (error,) = editor.heard("execution_error")
     assert re.search("picture.*image", error["exception_message"])
     editor.wait_until(lambda: editor.page.evaluate(f"(id) => ({found})(id).widgets.some((w) => w.type === 'button')", made))
-    assert any("input “image” is “picture” now" in text for text in editor.messages())
+    assert any("input “image” was renamed to “picture”" in text for text in editor.messages())
     assert sum("/ui/contract?" in url for url in editor.requests[asked:]) == 1
 
 
-def test_a_port_that_is_gone_loses_its_link_and_says_so(editor: Editor, pair: Any) -> None:
+def test_a_removed_port_loses_its_link_with_a_message(editor: Editor, pair: Any) -> None:
     made = linked(editor)
     pair.studio.deploy("soften", {key: value for key, value in soften().items() if key not in "23"})
     editor.set(made, "graph", "soften")

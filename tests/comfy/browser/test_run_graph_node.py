@@ -1,4 +1,4 @@
-"""The Run Graph node in a real browser: its sockets follow the graph that nodes put together, before anything has run."""
+"""The Run Graph node in a real browser: its sockets follow the composed graph before anything has run."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ INSIDE = "(id) => app.graph.getNodeById(id).subgraph._nodes.find((n) => n.comfyC
 
 
 def inner_inputs(editor: Editor, around: int) -> list[str]:
-    """The labels of the sockets of the Run Graph node inside a subgraph."""
+    """Return the labels of the sockets of the Run Graph node inside a subgraph."""
     found: list[str] = editor.page.evaluate(f"(id) => ({INSIDE})(id).inputs.filter((i) => !i.widget).map((i) => i.label ?? i.name)", around)
     return found
 
 
-def test_inside_a_subgraph_the_sockets_follow_a_graph_from_release_slot(opened: Editor) -> None:
+def test_inside_a_subgraph_the_sockets_follow_a_graph_from_outside(opened: Editor) -> None:
     editor = opened.empty()
     block = editor.add("YggdrasillAddBlock", 40, 40, block="image/adjust", name="b")
     connect = editor.add("YggdrasillConnect", 460, 40)
@@ -64,7 +64,7 @@ def test_inside_a_subgraph_the_sockets_follow_a_graph_from_release_slot(opened: 
 
 
 def blended(editor: Editor) -> tuple[int, int, int]:
-    """A block, what names its output ``sheet``, and what runs it."""
+    """Add a block, a node that names its output ``sheet``, and a node that runs it."""
     block = editor.add("YggdrasillAddBlock", 40, 40, block="image/blend", name="b")
     connect = editor.add("YggdrasillConnect", 460, 40, connections="b.image -> sheet")
     run = editor.add("YggdrasillRunGraph", 860, 40)
@@ -73,7 +73,7 @@ def blended(editor: Editor) -> tuple[int, int, int]:
     return block, connect, run
 
 
-def test_the_sockets_follow_a_graph_that_a_subgraph_puts_together(opened: Editor) -> None:
+def test_the_sockets_follow_a_graph_composed_in_a_subgraph(opened: Editor) -> None:
     editor = opened.empty()
     block, connect, run = blended(editor)
     editor.wait_until(lambda: editor.outputs(run) == [["sheet", "IMAGE", 0]])
@@ -87,7 +87,7 @@ def test_the_sockets_follow_a_graph_that_a_subgraph_puts_together(opened: Editor
     editor.wait_until(lambda: editor.outputs(run) == [["page", "IMAGE", 0]])
 
 
-def test_another_graph_gives_other_sockets(opened: Editor) -> None:
+def test_another_graph_changes_the_sockets(opened: Editor) -> None:
     editor = opened.empty()
     _, connect, run = blended(editor)
     editor.wait_until(lambda: [label for label, _, _ in editor.inputs(run)] == ["graph", "below", "above", "mask"])

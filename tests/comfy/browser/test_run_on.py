@@ -1,4 +1,4 @@
-"""Saying in the editor which endpoint runs a part: the registry changes, signs on nodes follow, the workflow stays as it was."""
+"""Placing a part in the editor: the registry and the badges change, the workflow does not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GROUP = (
 
 
 def draw(editor: Editor) -> tuple[int, int]:
-    """A subgraph Refine and a group Enlarge with one node; gives the ids of the subgraph node and of the node in the group."""
+    """Draw a subgraph Refine and a group Enlarge with one node; return the ids of the subgraph node and of the node in the group."""
     image = editor.add("EmptyImage", 60, 60, width=32, height=32)
     blur, invert = editor.add("ImageBlur", 420, 60), editor.add("ImageInvert", 420, 240)
     shown = editor.add("PreviewImage", 760, 60)
@@ -40,7 +40,7 @@ def draw(editor: Editor) -> tuple[int, int]:
 
 
 def place_of(editor: Editor, x: float, y: float) -> list[float]:
-    """Where a point of the canvas is on the page."""
+    """Return the position of a canvas point on the page."""
     found: list[float] = editor.page.evaluate(
         "([x, y]) => { const box = app.canvas.canvas.getBoundingClientRect(); const at = app.canvas.ds.convertOffsetToCanvas([x, y]);"
         " return [box.left + at[0], box.top + at[1]]; }",
@@ -50,7 +50,7 @@ def place_of(editor: Editor, x: float, y: float) -> list[float]:
 
 
 def click(editor: Editor, x: float, y: float, **options: Any) -> None:
-    """Click a point of the canvas. What lies there is known once it was drawn, so it is drawn now."""
+    """Click a point of the canvas, drawing it first because hit testing uses the drawn items."""
     editor.page.evaluate("() => app.canvas.draw(true, true)")
     editor.page.mouse.click(*place_of(editor, x, y), **options)
     editor.page.wait_for_timeout(350)
@@ -67,14 +67,14 @@ def select(editor: Editor, *points: tuple[float, float]) -> None:
 
 
 def open_tools(editor: Editor) -> None:
-    """Press "Run on" among the tools over the selection."""
-    editor.page.get_by_test_id("selection-toolbox").get_by_role("button", name="Run the selection on").click()
+    """Press "Run on" in the toolbox of the selection."""
+    editor.page.get_by_test_id("selection-toolbox").get_by_role("button", name="Run the selection on an endpoint").click()
     editor.page.get_by_role("menu", name="Run on").wait_for()
 
 
 @pytest.fixture
 def drawn(editor: Editor, registry: Path) -> tuple[int, int]:
-    """The workflow on the canvas, with somebody at the page who has read the registry as it is."""
+    """The workflow on the canvas, after the page has read the current registry."""
     editor.page.mouse.move(700, 300)
     editor.page.mouse.move(720, 320)
     found = draw(editor)
@@ -117,7 +117,7 @@ def test_the_menu_of_the_canvas_places_the_group_under_the_pointer(editor: Edito
     editor.wait_until(lambda: "on studio" not in editor.badges(drawn[1]))
 
 
-def test_the_menu_of_a_node_that_is_drawn_as_an_element_has_it_too(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
+def test_run_on_in_the_menu_of_a_vue_node(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
     editor.draw_with(vue=True)
     click(editor, 470, 45, button="right")
     editor.page.get_by_role("menuitem", name="Run on").hover()
@@ -134,7 +134,7 @@ def test_the_menu_of_a_node_that_is_drawn_as_an_element_has_it_too(editor: Edito
 
 
 @pytest.mark.parametrize("vue", [False, True], ids=["canvas", "vue"])
-def test_the_tools_over_a_group_place_it_with_the_keyboard(editor: Editor, drawn: tuple[int, int], registry: Path, vue: bool) -> None:
+def test_the_toolbox_of_a_group_places_it_by_keyboard(editor: Editor, drawn: tuple[int, int], registry: Path, vue: bool) -> None:
     editor.draw_with(vue=vue)
     click(editor, 80, 352)
     open_tools(editor)
@@ -149,7 +149,7 @@ def test_the_tools_over_a_group_place_it_with_the_keyboard(editor: Editor, drawn
     editor.wait_until(lambda: graphs(registry) == {"Enlarge": "studio"})
 
 
-def test_nodes_without_a_name_get_a_frame_with_one(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
+def test_unnamed_nodes_become_a_group(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
     select(editor, (120, 410), (520, 410))
     open_tools(editor)
     editor.page.keyboard.press("ArrowUp")
@@ -170,8 +170,8 @@ def test_nodes_without_a_name_get_a_frame_with_one(editor: Editor, drawn: tuple[
     assert set(frames) == {"Enlarge", "Bigger"}
 
 
-def test_nodes_with_another_one_between_them_become_a_subgraph(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
-    """A frame would take the other one in."""
+def test_unnamed_nodes_around_another_node_become_a_subgraph(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
+    """A group would include the other node."""
     between = editor.add("EmptyImage", 760, 250)
     first, last = editor.add("ImageInvert", 600, 330), editor.add("ImageInvert", 1050, 330)
     editor.link(first, 0, last, "image")
@@ -190,7 +190,7 @@ def test_nodes_with_another_one_between_them_become_a_subgraph(editor: Editor, d
     assert [node.get("title") for node in saved["nodes"] if len(str(node["type"])) == 36] == ["Refine", "Twice"]
 
 
-def test_the_setting_hides_the_signs(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
+def test_the_setting_hides_the_badges(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
     document = registry.read_text(encoding="utf-8").replace("graphs: {}", "graphs: {Refine: studio}")
     registry.write_text(document, encoding="utf-8")
     editor.page.evaluate("() => window.dispatchEvent(new Event('focus'))")
@@ -200,9 +200,7 @@ def test_the_setting_hides_the_signs(editor: Editor, drawn: tuple[int, int], reg
         editor.wait_until(lambda shown=shown: ("on studio" in editor.badges(drawn[0])) == shown)  # type: ignore[misc]
 
 
-def test_what_is_pinned_on_a_subgraph_is_shown_and_the_registry_goes_before_it(
-    editor: Editor, drawn: tuple[int, int], registry: Path
-) -> None:
+def test_a_pinned_subgraph_is_shown_and_the_registry_overrides_it(editor: Editor, drawn: tuple[int, int], registry: Path) -> None:
     workflow = editor.save()
     for node in workflow["nodes"]:
         if node["id"] == drawn[0]:

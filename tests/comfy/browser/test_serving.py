@@ -1,4 +1,4 @@
-"""Serving the open workflow from the editor, and what the extension costs the page."""
+"""Serving the open workflow from the editor, and the cost of the extension for the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 def invert(editor: Editor, name: str = "negative") -> int:
-    """A workflow with one input and one output; gives the id of its Graph Output."""
+    """Draw a workflow with one input and one output; return the id of its Graph Output."""
     before = editor.add("YggdrasillGraphInput", 80, 150, name="picture")
     inverted = editor.add("ImageInvert", 420, 150)
     after = editor.add("YggdrasillGraphOutput", 720, 150, name=name)
@@ -25,7 +25,7 @@ def invert(editor: Editor, name: str = "negative") -> int:
 
 
 def serve(editor: Editor, name: str) -> None:
-    """Give the command, and the name it asks for."""
+    """Run the command, and enter the name."""
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Yggdrasill.ServeWorkflow'); }")
     asked = editor.page.get_by_role("dialog").get_by_role("textbox")
     asked.fill(name)
@@ -33,11 +33,11 @@ def serve(editor: Editor, name: str) -> None:
 
 
 def contract(server: Server, name: str) -> dict[str, Any]:
-    """What the server says of the graph that it serves under that name."""
+    """Return the contract of the graph that the server serves under a name."""
     return loop_thread().run(Caller(server).client.contract(name))
 
 
-def test_the_open_workflow_is_served_under_the_name_that_is_given(editor: Editor, pair: Any) -> None:
+def test_the_open_workflow_is_served_under_the_entered_name(editor: Editor, pair: Any) -> None:
     invert(editor)
     serve(editor, "invert it")
     editor.wait_until(lambda: any("Served as “invert it”" in text and pair.here.url in text for text in editor.messages()))
@@ -47,7 +47,7 @@ def test_the_open_workflow_is_served_under_the_name_that_is_given(editor: Editor
     assert editor.save()["extra"]["yggdrasill"] == {"served_as": "invert it"}
 
 
-def test_ports_are_served_from_top_to_bottom_as_they_local_fallback_the_editor(editor: Editor, pair: Any) -> None:
+def test_ports_are_served_in_the_order_of_their_nodes_in_the_editor(editor: Editor, pair: Any) -> None:
     places = {"third": (80, 500), "first": (80, 120), "second, on the left": (80, 300), "second, on the right": (260, 300)}
     for name, (x, y) in places.items():
         before = editor.add("YggdrasillGraphInput", x, y, name=name)
@@ -61,7 +61,7 @@ def test_ports_are_served_from_top_to_bottom_as_they_local_fallback_the_editor(e
     assert [port["name"] for port in found["outputs"]] == wanted
 
 
-def test_another_workflow_takes_the_name_only_if_the_user_agrees(editor: Editor, pair: Any) -> None:
+def test_a_served_workflow_is_replaced_only_after_confirmation(editor: Editor, pair: Any) -> None:
     after = invert(editor)
     serve(editor, "taken")
     editor.wait_until(lambda: any("Served" in text for text in editor.messages()))
@@ -82,13 +82,13 @@ def test_a_workflow_without_outputs_is_not_served(editor: Editor) -> None:
     assert editor.page.get_by_role("dialog").count() == 0
 
 
-def test_a_type_that_was_typed_by_hand_stays(editor: Editor) -> None:
+def test_a_port_type_entered_by_the_user_is_kept(editor: Editor) -> None:
     after = editor.add("YggdrasillGraphOutput", 720, 150, type="MASK")
     editor.link(editor.add("EmptyImage", 80, 150), 0, after, "value")
     assert editor.value(after, "type") == "MASK"
 
 
-def test_the_extension_costs_the_page_three_requests_and_little_script(browser: Any, pair: Any, servers: Servers) -> None:
+def test_the_extension_costs_three_requests_and_little_script(browser: Any, pair: Any, servers: Servers) -> None:
     bare = servers.start(pack=False)
     asked = {}
     for name, server in (("bare", bare), ("with", pair.here)):

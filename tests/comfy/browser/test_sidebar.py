@@ -1,4 +1,4 @@
-"""The tab of the sidebar: endpoints, parts of the workflow, jobs, with the mouse and with the keyboard alone."""
+"""The tab of the sidebar: endpoints, parts of the workflow and jobs, by mouse and by keyboard."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ def section(tab: Any, name: str) -> Any:
 
 
 def line(tab: Any, name: str) -> Any:
-    """The line of one endpoint."""
+    """Return the line of one endpoint."""
     return section(tab, "Endpoints").locator("li:has(> details)", has=tab.page.get_by_text(name, exact=True))
 
 
 def unfold(row: Any) -> None:
-    """Show all of an endpoint, which may have been left unfolded."""
+    """Show the details of an endpoint, which may already be open."""
     if not row.locator("details").first.evaluate("(details) => details.open"):
         row.locator("summary").first.click()
 
 
-def test_endpoints_are_shown_with_what_they_are_and_have(editor: Editor, tab: Any, pair: Any) -> None:
+def test_endpoints_are_shown_with_state_and_inventory(editor: Editor, tab: Any, pair: Any) -> None:
     studio, closed = line(tab, "studio"), line(tab, "closed")
     editor.wait_until(lambda: "idle" in studio.inner_text() and "free" in studio.inner_text())
     assert pair.there.url.removeprefix("http://") in studio.inner_text()
     editor.wait_until(lambda: "does not answer" in closed.inner_text())
     unfold(studio)
     shown = studio.inner_text()
-    for words in ("ComfyUI\n0.", "torch\n", "Computes on"):
+    for words in ("ComfyUI\n0.", "torch\n", "Devices"):
         assert words in shown
     studio.locator(".ygg-models summary").click()
     editor.wait_until(lambda: "tiny.ckpt" in studio.inner_text())
@@ -46,9 +46,7 @@ def test_endpoints_are_shown_with_what_they_are_and_have(editor: Editor, tab: An
     editor.wait_until(lambda: any("Endpoint “studio” answers" in text for text in editor.messages()))
 
 
-def test_an_endpoint_is_added_by_its_pairing_line_and_removed_with_the_keyboard_alone(
-    editor: Editor, tab: Any, pair: Any, registry: Path
-) -> None:
+def test_an_endpoint_is_added_by_pairing_line_and_removed_by_keyboard(editor: Editor, tab: Any, pair: Any, registry: Path) -> None:
     keys = editor.page.keyboard
     tab.get_by_role("button", name="Add an endpoint").focus()
     keys.press("Enter")
@@ -84,28 +82,28 @@ def test_an_endpoint_that_still_runs_parts_is_not_removed(editor: Editor, tab: A
     assert "studio" in read_document(registry)["endpoints"]
 
 
-def test_escape_leaves_the_form(editor: Editor, tab: Any) -> None:
+def test_escape_closes_the_pairing_form(editor: Editor, tab: Any) -> None:
     tab.get_by_role("button", name="Add an endpoint").click()
     assert tab.get_by_role("textbox").count() == 2
     editor.page.keyboard.press("Escape")
     assert tab.get_by_role("textbox").count() == 0
 
 
-def test_the_own_pairing_line_is_copied_and_not_shown(browser: Any, editor: Editor, tab: Any, pair: Any) -> None:
+def test_the_servers_pairing_line_is_copied_and_not_shown(browser: Any, editor: Editor, tab: Any, pair: Any) -> None:
     browser.grant_permissions(["clipboard-read", "clipboard-write"])
     tab.get_by_role("button", name="CachedWorkflow this server's pairing line").click()
-    editor.wait_until(lambda: any("pairing line is copied" in text for text in editor.messages()))
+    editor.wait_until(lambda: any("pairing line was copied" in text for text in editor.messages()))
     assert editor.page.evaluate("() => navigator.clipboard.readText()") == pairing_line(pair.here.url, token_of(pair.here))
     assert token_of(pair.here) not in editor.page.content()
 
 
-def test_a_part_is_placed_from_its_list(editor: Editor, tab: Any, registry: Path) -> None:
-    editor.wait_until(lambda: "Nothing here has a name yet" in section(tab, "This workflow").inner_text())
+def test_a_part_is_placed_with_its_list(editor: Editor, tab: Any, registry: Path) -> None:
+    editor.wait_until(lambda: "This workflow has no named parts yet" in section(tab, "This workflow").inner_text())
     image, inverted = editor.add("EmptyImage", 400, 100), editor.add("ImageInvert", 700, 100)
     editor.link(image, 0, inverted, "image")
     editor.page.evaluate("(id) => { app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)])).node.title = 'Refine'; }", inverted)
     editor.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
-    chosen = tab.get_by_label("Where Refine runs")
+    chosen = tab.get_by_label("Endpoint for Refine")
     chosen.wait_for()
     assert chosen.locator("option").all_inner_texts() == ["this server", "closed", "studio"]
     before = editor.page.evaluate("() => JSON.stringify(app.graph.serialize())")
@@ -116,12 +114,12 @@ def test_a_part_is_placed_from_its_list(editor: Editor, tab: Any, registry: Path
     assert editor.page.evaluate("() => JSON.stringify(app.graph.serialize())") == before
     text = registry.read_text(encoding="utf-8").replace("Refine: local", "Refine: {replicas: [studio, closed]}")
     registry.write_text(text, encoding="utf-8")
-    tab.get_by_role("button", name="Look again").click()
+    tab.get_by_role("button", name="Refresh").click()
     editor.wait_until(lambda: chosen.evaluate("(list) => list.selectedOptions[0].text") == "studio | closed")
 
 
 @pytest.mark.filterwarnings("ignore:BuildMismatch:RuntimeWarning")
-def test_jobs_show_how_far_they_are_and_can_be_cancelled(editor: Editor, tab: Any, pair: Any) -> None:
+def test_jobs_show_progress_and_can_be_cancelled(editor: Editor, tab: Any, pair: Any) -> None:
     from samples.comfy_graphs import InBackground
 
     graph = pair.studio.deploy("paint slowly", paint(400))
@@ -136,7 +134,7 @@ def test_jobs_show_how_far_they_are_and_can_be_cancelled(editor: Editor, tab: An
         call.wait()
 
 
-def test_what_is_looked_at_stays_open_and_in_focus_while_it_is_asked_again(editor: Editor, tab: Any) -> None:
+def test_open_details_and_focus_survive_a_refresh(editor: Editor, tab: Any) -> None:
     unfold(line(tab, "studio"))
     line(tab, "studio").locator("summary").first.focus()
     asked = len([url for url in editor.requests if "/ui/status" in url])
@@ -145,19 +143,19 @@ def test_what_is_looked_at_stays_open_and_in_focus_while_it_is_asked_again(edito
     assert editor.page.evaluate("() => document.activeElement.dataset.key") == "endpoint studio"
 
 
-def test_a_closed_tab_asks_nothing(editor: Editor) -> None:
+def test_a_closed_tab_sends_no_requests(editor: Editor) -> None:
     asked = len(editor.requests)
     editor.page.wait_for_timeout(3000)
     assert [url for url in editor.requests[asked:] if "/yggdrasill/ui/" in url] == []
 
 
-def test_the_settings_page_has_what_belongs_to_the_editor_and_to_this_server(editor: Editor, pair: Any) -> None:
+def test_the_settings_page_has_editor_and_server_settings(editor: Editor, pair: Any) -> None:
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.ShowSettingsDialog'); }")
     dialog = editor.page.get_by_role("dialog")
     dialog.get_by_text("Yggdrasill", exact=True).first.click()
     for words in ("Show on nodes which endpoint runs them", "Keep the sidebar up to date"):
         assert dialog.get_by_text(words).first.is_visible()
-    policy = dialog.locator("select[aria-label='Calls of other machines']")
+    policy = dialog.locator("select[aria-label='Calls from other machines']")
     editor.wait_until(lambda: policy.input_value() == "fifo")
     policy.select_option("front")
     file = pair.here.base / "user" / "yggdrasill" / "settings.yaml"

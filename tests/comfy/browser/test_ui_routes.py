@@ -1,4 +1,4 @@
-"""The editor's own routes, asked by programs that are not the editor: who is let in, and what is never told."""
+"""The editor's routes, requested by other programs: access control, and data that is never returned."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ TAKING: dict[str, Any] = {
 
 
 def ask(server: Server, path: str, headers: dict[str, str], body: Any = None) -> tuple[int, dict[str, Any]]:
-    """Status and JSON of an answer."""
+    """Return status and JSON of a response."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(
         f"{server.url}/yggdrasill/ui/{path}", data=data, headers={"Content-Type": "application/json", **headers}
@@ -55,15 +55,15 @@ def ask(server: Server, path: str, headers: dict[str, str], body: Any = None) ->
     ids=["no header", "other origin", "cross-site", "same-site", "other host"],
 )
 @pytest.mark.parametrize("path", [*GIVING, *TAKING])
-def test_only_pages_of_this_server_are_answered(pair: Any, path: str, headers: dict[str, str]) -> None:
+def test_only_pages_of_this_server_get_answers(pair: Any, path: str, headers: dict[str, str]) -> None:
     registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
     before = registry.read_text(encoding="utf-8")
     assert ask(pair.here, path, headers, TAKING.get(path))[0] == 403
     assert registry.read_text(encoding="utf-8") == before
 
 
-def test_no_answer_holds_a_token_or_a_whole_address(pair: Any) -> None:
-    """Host and port are told, so that a person knows which machine it is. Endpoint ``closed`` answers nobody."""
+def test_no_answer_contains_a_token_or_a_full_address(pair: Any) -> None:
+    """Host and port are returned, so that users know which machine it is. The endpoint ``closed`` refuses connections."""
     pair.studio.deploy("known", PROMPT)
     answers = [ask(pair.here, path.replace("graph=a", "endpoint=studio&graph=known"), EDITOR) for path in GIVING]
     assert [status for status, _ in answers] == [200] * len(GIVING)
@@ -76,12 +76,12 @@ def test_no_answer_holds_a_token_or_a_whole_address(pair: Any) -> None:
     assert pair.there.url.removeprefix("http://") in text
 
 
-def test_the_own_token_is_told_in_the_pairing_line_alone(pair: Any) -> None:
+def test_the_servers_token_is_only_in_the_pairing_line(pair: Any) -> None:
     status, answer = ask(pair.here, "pairing", EDITOR, {})
     assert (status, answer["line"]) == (200, pairing_line(pair.here.url, token_of(pair.here)))
 
 
-def test_a_line_of_the_registry_is_set_changed_and_taken_out(pair: Any) -> None:
+def test_a_placement_is_added_changed_and_removed(pair: Any) -> None:
     registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
     before = registry.read_text(encoding="utf-8")
     registry.write_text("# which part runs where\n" + before, encoding="utf-8")
@@ -97,7 +97,7 @@ def test_a_line_of_the_registry_is_set_changed_and_taken_out(pair: Any) -> None:
         registry.write_text(before, encoding="utf-8")
 
 
-def test_the_queue_policy_is_changed_at_once_and_kept_and_other_lines_stay(pair: Any) -> None:
+def test_the_queue_policy_changes_at_once_and_is_stored_with_other_lines_unchanged(pair: Any) -> None:
     file = pair.here.base / "user" / "yggdrasill" / "settings.yaml"
     assert ask(pair.here, "settings", EDITOR)[1] == {"queue": "fifo"}
     file.write_text("# mine\nslots: 2\nqueue: fifo   # for now\n", encoding="utf-8")
@@ -111,7 +111,7 @@ def test_the_queue_policy_is_changed_at_once_and_kept_and_other_lines_stay(pair:
     file.unlink()
 
 
-def test_a_registry_that_cannot_be_read_is_left_as_it_is(pair: Any) -> None:
+def test_an_unreadable_registry_is_not_changed(pair: Any) -> None:
     registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
     before = registry.read_text(encoding="utf-8")
     registry.write_text("graphs: {a: nowhere", encoding="utf-8")
@@ -123,7 +123,7 @@ def test_a_registry_that_cannot_be_read_is_left_as_it_is(pair: Any) -> None:
         registry.write_text(before, encoding="utf-8")
 
 
-def test_mistakes_are_answered_in_words(pair: Any) -> None:
+def test_errors_are_returned_with_a_message(pair: Any) -> None:
     status, answer = ask(pair.here, "graphs?endpoint=studoi", EDITOR)
     assert (status, answer["error"]["type"]) == (404, "UnknownEndpoint")
     assert "studio" in answer["error"]["message"]
@@ -137,7 +137,7 @@ def test_mistakes_are_answered_in_words(pair: Any) -> None:
     assert (status, answer["error"]["type"]) == (404, "UnknownGraph")
 
 
-def test_a_workflow_without_outputs_or_of_another_shape_is_not_served(pair: Any) -> None:
+def test_a_workflow_without_outputs_or_of_invalid_form_is_not_served(pair: Any) -> None:
     outputless = {key: PROMPT[key] for key in "12"}
     for prompt in (outputless, {}, {"1": 5}, {"1": {"class_type": "A", "inputs": {"a": ["9", 0]}}}):
         status, answer = ask(pair.here, "serve", EDITOR, {"graph_id": "odd", "prompt": prompt})
@@ -146,7 +146,7 @@ def test_a_workflow_without_outputs_or_of_another_shape_is_not_served(pair: Any)
     assert ask(pair.here, "serve", EDITOR, {"graph_id": "odd", "prompt": PROMPT, "token": "x"})[0] == 400
 
 
-def test_a_name_that_is_taken_is_kept_until_it_may_be_replaced(pair: Any) -> None:
+def test_a_served_name_is_replaced_only_on_request(pair: Any) -> None:
     other = {**PROMPT, "3": graph_output("other", ("2", 0), "IMAGE")}
     assert ask(pair.here, "serve", EDITOR, {"graph_id": "mine", "prompt": PROMPT})[1]["created"]
     assert not ask(pair.here, "serve", EDITOR, {"graph_id": "mine", "prompt": PROMPT})[1]["created"]
@@ -156,7 +156,7 @@ def test_a_name_that_is_taken_is_kept_until_it_may_be_replaced(pair: Any) -> Non
     assert (status, answer["outputs"]) == (200, ["other"])
 
 
-def test_an_endpoint_is_kept_only_if_it_answers_and_its_name_is_free(pair: Any) -> None:
+def test_an_endpoint_is_added_only_if_it_answers_and_its_name_is_free(pair: Any) -> None:
     registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
     before = registry.read_text(encoding="utf-8")
     wrong = {"name": "second", "url": pair.there.url, "token": "x" * 20}

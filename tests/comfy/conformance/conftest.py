@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Write what was found if it was asked for. A suite that skipped something, or ran nothing, has shown nothing."""
+    """Write the report if requested. A suite that skipped a test, or ran none, fails."""
     path = session.config.getoption(_OPTION, None)
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
     if path is None or terminal is None:
@@ -49,25 +49,25 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
 
 @pytest.fixture(scope="session")
 def report() -> Report:
-    """What the suite found so far."""
+    """The results of the suite so far."""
     return _REPORT
 
 
 @pytest.fixture(scope="session")
 def placing_report() -> PlacingReport:
-    """What the suite found of placed parts so far."""
+    """The results for placed parts so far."""
     return _PLACING
 
 
 @pytest.fixture(scope="session")
 def template_report() -> TemplateReport:
-    """What the suite counted of the templates so far."""
+    """The counts for templates so far."""
     return _TEMPLATES
 
 
 @pytest.fixture(scope="session")
 def lab(servers: Servers, tmp_path_factory: pytest.TempPathFactory, report: Report) -> Iterator[Lab]:
-    """The servers that workflows run on, started when they are needed."""
+    """The servers that workflows run on, started on demand."""
     made = Lab(servers, tmp_path_factory.mktemp("lab"))
     yield made
     if report.entries:
@@ -76,7 +76,7 @@ def lab(servers: Servers, tmp_path_factory: pytest.TempPathFactory, report: Repo
 
 @pytest.fixture(scope="session")
 def validating(servers: Servers) -> Server:
-    """A server that knows every class of ComfyUI's own, API nodes too, and answers whether prompts are valid."""
+    """A server with every class of ComfyUI, including API nodes, that validates prompts."""
     base = make_base_directory(servers.folder / "validating")
     shutil.copy(Path(__file__).parent.parent / "validating_for_tests.py", base / "custom_nodes")
     return servers.start(api_nodes=True, base=base)
@@ -84,7 +84,7 @@ def validating(servers: Servers) -> Server:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A browser that is closed before the next file: while one is driven, no test can have an event loop of its own."""
+    """A browser that is closed before the next file: while it is driven, no test can have its own event loop."""
     binary = find_browser()
     if binary is None:
         pytest.skip("NO BROWSER FOUND, SO THE TEMPLATES ARE NOT TESTED: install chromium (or set CHROMIUM), and 'pip install playwright'")
@@ -94,6 +94,6 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def templates(validating: Server, installation: Installation, browser: Any, pytestconfig: pytest.Config) -> list[Template]:
-    """ComfyUI's official templates as its editor makes prompts of them; they are kept in pytest's cache."""
+    """ComfyUI's official templates as prompts of its editor, stored in pytest's cache."""
     assert pytestconfig.cache is not None
     return captured(validating, installation, browser.new_page(), pytestconfig.cache.mkdir("templates"))

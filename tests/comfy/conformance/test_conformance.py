@@ -1,4 +1,4 @@
-"""Any part of a workflow may run on another ComfyUI: what comes out is the same, bit for bit."""
+"""Any part of a workflow may run on another ComfyUI, with the same result bit for bit."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def _names() -> list[object]:
 
 
 @pytest.mark.parametrize("name", _names())
-def test_a_workflow_with_remote_parts_is_the_workflow(name: str, lab: Lab, report: Report) -> None:
+def test_a_workflow_with_remote_graphs_returns_the_same_values(name: str, lab: Lab, report: Report) -> None:
     drawing = Drawing()
     WORKFLOWS[name](drawing)
     graph_id = f"w{list(WORKFLOWS).index(name)}"
@@ -53,7 +53,7 @@ def test_a_workflow_with_remote_parts_is_the_workflow(name: str, lab: Lab, repor
 
 
 @pytest.mark.conformance
-async def test_previews_of_a_sampler_there_are_shown_on_the_node_here(lab: Lab) -> None:
+async def test_previews_of_a_remote_sampler_are_shown_on_the_node(lab: Lab) -> None:
     drawing = Drawing()
     WORKFLOWS[PREVIEWED](drawing)
     for node in drawing.prompt.values():
@@ -69,7 +69,7 @@ async def test_previews_of_a_sampler_there_are_shown_on_the_node_here(lab: Lab) 
 
 
 @pytest.mark.conformance
-def test_every_type_that_travels_goes_there_and_comes_back(lab: Lab) -> None:
+def test_every_transferable_type_makes_a_round_trip(lab: Lab) -> None:
     sent, returned = set[str](), set[str]()
     for draw in WORKFLOWS.values():
         drawing = Drawing()
@@ -96,7 +96,7 @@ def test_every_type_that_travels_goes_there_and_comes_back(lab: Lab) -> None:
         (BytesIO(b"a"), BytesIO(b"b")),
     ],
 )
-def test_notes_tell_values_apart_that_nodes_can_tell_apart(one: object, other: object) -> None:
+def test_notes_distinguish_values_that_nodes_distinguish(one: object, other: object) -> None:
     assert fingerprint(one) == fingerprint(copy.deepcopy(one))
     assert fingerprint(one) != fingerprint(other)
 

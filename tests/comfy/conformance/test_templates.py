@@ -1,4 +1,4 @@
-"""ComfyUI's official templates, made into prompts by the real editor: what the names in them mean, and what is partitioned out of them."""
+"""ComfyUI's official templates, converted to prompts by the real editor: the meaning of names in them, and their partitions."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from yggdrasill.remote.partition.placement_keys import GROUP, SUBGRAPH, NamedPar
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1200)]
 
 
-def test_the_editor_makes_a_prompt_of_every_template(templates: list[Template], installation: Installation) -> None:
+def test_the_editor_converts_every_template_to_a_prompt(templates: list[Template], installation: Installation) -> None:
     assert [template.name for template in templates] == [path.stem for path in template_files(installation)]
     assert not [template.name for template in templates if not template.prompt]
 
 
-def test_the_kept_workflow_makes_the_kept_prompt(validating: Server, browser: Any) -> None:
-    """What tests/remote/partition says of names was said of what this editor makes."""
+def test_the_stored_workflow_converts_to_the_stored_prompt(validating: Server, browser: Any) -> None:
+    """The tests in tests/remote/partition use the output of this editor."""
     drawn = json.loads((ROOT / "tests" / "remote" / "partition" / "drawn.json").read_text(encoding="utf-8"))
     made = opened(Editor(browser.new_page(), validating.url).open().empty(), "drawn", drawn["workflow"])
     assert made.prompt == drawn["prompt"]
     assert {group["title"]: group["nodes"] for group in made.groups} == dict(drawn["groups"])
 
 
-def test_a_group_holds_what_the_editor_says_it_holds(
+def test_a_group_contains_the_same_nodes_as_in_the_editor(
     templates: list[Template], template_report: TemplateReport, subtests: pytest.Subtests
 ) -> None:
     compared = 0
@@ -51,7 +51,7 @@ def test_a_group_holds_what_the_editor_says_it_holds(
 
 
 def _groups_of_the_editor(template: Template, found: list[NamedPart]) -> Iterator[tuple[str, frozenset[str]]]:
-    """The groups of the root and of each instance of a subgraph that the prompt has nodes of."""
+    """Return the groups of the root and of each subgraph instance that has nodes in the prompt."""
     for group in template.groups:
         instances = [part for part in found if part.kind == SUBGRAPH and part.source == (group["graph"],) and part.nodes]
         for prefix in [f"{part.node_id}:" for part in instances] or [""]:
@@ -60,7 +60,7 @@ def _groups_of_the_editor(template: Template, found: list[NamedPart]) -> Iterato
                 yield group["title"], frozenset(node for node in template.prompt if f"{node}:".startswith(heads))
 
 
-def test_what_is_partitioned_out_of_a_template_is_its_computation_and_valid_elsewhere(
+def test_parts_of_a_template_compute_the_same_and_are_valid_at_an_endpoint(
     templates: list[Template], validating: Server, template_report: TemplateReport, subtests: pytest.Subtests
 ) -> None:
     made = Made(NodeSchemas.from_object_info(validating.get("/object_info")))
@@ -89,7 +89,7 @@ def test_what_is_partitioned_out_of_a_template_is_its_computation_and_valid_else
         ({"class_type": "ImageScaleBy", "inputs": {"image": ["1", 0], "upscale_method": "none", "scale_by": 1.0}}, "value_not_in_list"),
     ],
 )
-def test_the_server_that_validates_says_what_is_wrong(validating: Server, node: dict[str, Any], error: str) -> None:
+def test_the_validating_server_reports_errors(validating: Server, node: dict[str, Any], error: str) -> None:
     prompt = {
         "1": {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": "absent.safetensors"}},
         "2": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}},
@@ -106,7 +106,7 @@ def test_the_server_that_validates_says_what_is_wrong(validating: Server, node: 
 
 
 def _partitioned(template: Template, made: Made, report: TemplateReport) -> Iterator[Partition]:
-    """All that can be partitioned out of a template."""
+    """Yield every partition of a template."""
     local = made.run(template.prompt)
     for attempt in attempts(template):
         report.tried[attempt.kind] += 1
@@ -126,9 +126,9 @@ def _partitioned(template: Template, made: Made, report: TemplateReport) -> Iter
 
 
 def _check_valid(template: Template, partitions: list[Partition], server: Server, schemas: NodeSchemas, report: TemplateReport) -> None:
-    """A server finds valid what runs there and what is left here, but for absent models and what it says of the template itself.
+    """Assert that a server accepts the calls and the remaining prompt, except for missing models and errors of the template itself.
 
-    No call loads an upload: its file is here.
+    No call loads an upload, because the file is local.
     """
     calls = [call.prompt for partition in partitions for call in partition.calls]
     prompts = [template.prompt, *calls, *(partition.prompt for partition in partitions)]
@@ -145,5 +145,5 @@ def _check_valid(template: Template, partitions: list[Partition], server: Server
 
 
 def _is_absent(error: list[Any]) -> bool:
-    """Whether an error is about a model that is not in the folder that an input chooses from."""
+    """Return whether an error is about a model that is missing in the folder of an input."""
     return error[1] == "value_not_in_list" and MARKER in error[2]

@@ -1,6 +1,6 @@
 # ruff: noqa: E402, I001
 # mypy: ignore-errors
-"""Prints the seconds of work that loading the pack takes in a ComfyUI, waiting for other programs left out: ``measure_import.py COMFYUI PACK FOLDER_OF_COMPILED_FILES``."""
+"""Prints the CPU seconds that loading the pack takes in a ComfyUI: ``measure_import.py COMFYUI PACK FOLDER_OF_COMPILED_FILES``."""
 
 import asyncio
 import importlib.util

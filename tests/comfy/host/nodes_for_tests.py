@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # ruff: noqa: N802
-"""A custom node pack for the servers of the tests beside it: nodes that are slow, fail, count, block, or give what cannot travel."""
+"""A custom node pack for the test servers: nodes that are slow, fail, count, block, or return values that are not transferable."""
 
 import time
 from pathlib import Path
@@ -37,7 +37,7 @@ class _Node:
 
 
 class Slow(_Node):
-    """Gives its value after some seconds of interruptible work in steps of 10 ms; ``salt`` keeps it out of the cache."""
+    """Returns its value after some seconds of interruptible work in steps of 10 ms; ``salt`` keeps it out of the cache."""
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -63,7 +63,7 @@ class Fail(_Node):
 
 
 class OutOfMemory(_Node):
-    """What a node meets on a device that is too small."""
+    """Raises the error of a device with too little memory."""
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -74,7 +74,7 @@ class OutOfMemory(_Node):
 
 
 class Several(_Node):
-    """The numbers from 0 up, as a list of values."""
+    """Returns the numbers from 0 up as a list of values."""
 
     OUTPUT_IS_LIST = (True,)
 
@@ -105,7 +105,7 @@ class Block(_Node):
 
 
 class Object(_Node):
-    """Something that no codec takes."""
+    """Returns an object without a wire form."""
 
     RETURN_TYPES = ("MODEL",)
 
@@ -118,7 +118,7 @@ class Object(_Node):
 
 
 class Count(_Node):
-    """Its value, and how often this node class ran in this process."""
+    """Returns its value, and how often this node class ran in this process."""
 
     RETURN_TYPES = (ANY, "INT")
     times = 0
@@ -133,7 +133,7 @@ class Count(_Node):
 
 
 class Tell(_Node):
-    """Its value; what it is told is shown, though it is no output node."""
+    """Returns its value and shows a text, although it is not an output node."""
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -144,7 +144,7 @@ class Tell(_Node):
 
 
 class Sketch(_Node):
-    """Its value, and a picture that it saves in the folder for temporary files and shows, though it is no output node."""
+    """Returns its value and shows a picture in the temporary folder, although it is not an output node."""
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -159,7 +159,7 @@ class Sketch(_Node):
 
 
 class Fickle(_Node):
-    """Its value; equal inputs may be unequal to it."""
+    """Returns its value; its fingerprint may change for equal inputs."""
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -174,7 +174,7 @@ class Fickle(_Node):
 
 
 class Hidden(_Node):
-    """What it finds of the prompt around it, as text."""
+    """Returns its hidden inputs as text."""
 
     RETURN_TYPES = ("STRING",)
 
@@ -187,7 +187,7 @@ class Hidden(_Node):
 
 
 class Show(_Node):
-    """Puts the text of its value into the prompt's outputs."""
+    """Adds the text of its value to the prompt's outputs."""
 
     OUTPUT_NODE = True
     RETURN_TYPES = ()
@@ -202,7 +202,7 @@ class Show(_Node):
 
 
 class Preview(_Node):
-    """Shows previews of a latent as a sampler does, one per step, if previews are wanted."""
+    """Sends previews of a latent as a sampler does, one per step, if previews are enabled."""
 
     RETURN_TYPES = (ANY,)
 

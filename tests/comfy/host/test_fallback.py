@@ -1,4 +1,4 @@
-"""An endpoint that takes no call: with the fallback ``local`` the very same workflow runs here, and says so, or nothing does."""
+"""The fallback ``local`` when no endpoint accepts a call: the same workflow runs locally with a message, or nothing runs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.co
 
 
 def double(salt: str, graph: int = 2) -> Prompt:
-    """A workflow that gives its picture, inverted, and a list of numbers."""
+    """A workflow that returns its inverted picture and a list of numbers."""
     return {
         "1": graph_input("x", "IMAGE"),
         "2": node("ImageInvert", image=("1", 0)),
@@ -31,7 +31,7 @@ def double(salt: str, graph: int = 2) -> Prompt:
 
 
 def through(graph: str, **inputs: Any) -> Prompt:
-    """A workflow that calls a graph and gives its picture."""
+    """A workflow that calls a graph and returns its picture."""
     return {
         "1": graph_input("x", "IMAGE"),
         "2": remote_node(graph, "b", ("1", 0), **inputs),
@@ -40,7 +40,7 @@ def through(graph: str, **inputs: Any) -> Prompt:
 
 
 def calling(graph: str, color: int, endpoint: str = "b", **inputs: Any) -> Prompt:
-    """A prompt of the owner's."""
+    """A prompt of the owner."""
     return {
         "1": node("EmptyImage", width=8, height=8, batch_size=1, color=color),
         "2": remote_node(graph, endpoint, ("1", 0), **{"fallback": "local", **inputs}),
@@ -49,7 +49,7 @@ def calling(graph: str, color: int, endpoint: str = "b", **inputs: Any) -> Promp
 
 
 class Deaf:
-    """A server that hangs up on everybody, and counts them."""
+    """A server that closes every connection, and counts them."""
 
     def __init__(self) -> None:
         self.calls = 0
@@ -65,7 +65,7 @@ class Deaf:
                 caller.close()
 
     def close(self) -> None:
-        """Listen no longer."""
+        """Stop listening."""
         with contextlib.suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)
         self._server.close()
@@ -73,7 +73,7 @@ class Deaf:
 
 @contextlib.contextmanager
 def gone(a: Caller, b: Caller, graphs: dict[str, Any] | None = None, url: str = "http://127.0.0.1:9") -> Iterator[None]:
-    """Endpoint ``b`` cannot be reached from ``a``, which looks for it at ``url``."""
+    """Make endpoint ``b`` unreachable from ``a``, which looks for it at ``url``."""
     file = data_folder(a.server) / "endpoints.yaml"
     know(a.server, {"a": a.server, "b": b.server}, graphs)
     file.write_text(file.read_text(encoding="utf-8").replace(b.server.url, url), encoding="utf-8")
@@ -84,20 +84,20 @@ def gone(a: Caller, b: Caller, graphs: dict[str, Any] | None = None, url: str = 
 
 
 def served_by_both(graph: str, prompt: Prompt, a: Caller, b: Caller) -> str:
-    """The contract of a workflow that both servers serve, as a node stores it."""
+    """Return the contract of a workflow that both servers serve, as a node stores it."""
     for side in (a, b):
         side.deploy(graph, prompt)
     return json.dumps(loop_thread().run(b.client.contract(graph)))
 
 
 def error_of(entry: dict[str, Any]) -> str:
-    """The message of the error that a prompt ended with."""
+    """Return the message of the error that ended a prompt."""
     found: dict[str, Any] = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
     assert found["node_id"] == "2"
     return str(found["exception_message"])
 
 
-def test_the_copy_of_the_last_call_runs_here_with_the_same_bytes_and_says_so(a: Caller, b: Caller) -> None:
+def test_the_cached_workflow_runs_locally_with_the_same_bytes_and_a_message(a: Caller, b: Caller) -> None:
     there = b.deploy("kept", double("k"))
     outer = a.deploy("kept-outer", through("kept", fallback="local"))
     picture, other = torch.rand(1, 16, 12, 3), torch.rand(2, 16, 12, 3)
@@ -112,15 +112,15 @@ def test_the_copy_of_the_last_call_runs_here_with_the_same_bytes_and_says_so(a: 
     assert entry["outputs"]["3"]["text"] == ["0.0", "1.0", "2.0"]
     (told,) = entry["outputs"]["2"]["yggdrasill"]
     assert "'b' cannot be reached, so graph 'kept' (hash " in told["ran_here"]
-    assert "from the copy that was kept on" in told["ran_here"]
-    assert "ran here" in a.server.printed()
+    assert "from the copy cached on" in told["ran_here"]
+    assert "ran locally" in a.server.printed()
     assert len(b.jobs(graph_id="kept")) == jobs
     back = a.server.run(calling("kept", 7))
     assert "2" not in back["outputs"], "the endpoint is there again, so it runs there again"
     assert len(b.jobs(graph_id="kept")) == jobs + 1
 
 
-def test_only_the_first_call_waits_for_an_endpoint_that_is_not_there(a: Caller, b: Caller) -> None:
+def test_only_the_first_call_waits_for_an_unreachable_endpoint(a: Caller, b: Caller) -> None:
     b.deploy("awaited", double("w"))
     deaf, tries = Deaf(), []
     a.server.run(calling("awaited", 20))
@@ -137,7 +137,7 @@ def test_only_the_first_call_waits_for_an_endpoint_that_is_not_there(a: Caller, 
         assert again.calls > tries[1], "it was there meanwhile, so a call waits for it"
 
 
-def test_several_nodes_of_a_prompt_run_here_at_once(a: Caller, b: Caller) -> None:
+def test_several_local_fallbacks_of_a_prompt_run_at_once(a: Caller, b: Caller) -> None:
     there = b.deploy("several", double("s"))
     prompt = {
         "1": graph_input("x", "IMAGE"),
@@ -154,34 +154,34 @@ def test_several_nodes_of_a_prompt_run_here_at_once(a: Caller, b: Caller) -> Non
     assert all(torch.equal(found[f"y{n}"], wanted) for n in range(4))
 
 
-def test_without_a_copy_or_a_hash_nothing_runs_here(a: Caller, b: Caller) -> None:
+def test_without_a_cached_workflow_or_hash_nothing_runs_locally(a: Caller, b: Caller) -> None:
     a.deploy("unknown", double("u"))
     with gone(a, b):
         said = error_of(a.server.run(calling("unknown", 1)))
         assert "may be another one" in said
-        assert "no copy of workflow 'nowhere' is kept here" in error_of(a.server.run(calling("nowhere", 1)))
+        assert "workflow 'nowhere' is not cached on this ComfyUI" in error_of(a.server.run(calling("nowhere", 1)))
 
 
-def test_what_this_server_serves_itself_stands_in_only_if_it_is_the_same(a: Caller, b: Caller) -> None:
+def test_a_graph_of_this_server_runs_only_with_the_same_hash(a: Caller, b: Caller) -> None:
     contract = served_by_both("twin", double("t"), a, b)
     with gone(a, b):
         entry = a.server.run(calling("twin", 2, contract=contract))
         assert entry["status"]["status_str"] == "success", entry["status"]
         assert "which this ComfyUI serves itself" in entry["outputs"]["2"]["yggdrasill"][0]["ran_here"]
         a.deploy("twin", double("t", graph=5))
-        assert "is another one, so nothing runs here" in error_of(a.server.run(calling("twin", 3, contract=contract)))
+        assert "differs, so it does not run locally" in error_of(a.server.run(calling("twin", 3, contract=contract)))
 
 
-def test_a_copy_of_what_was_replaced_does_not_run(a: Caller, b: Caller) -> None:
+def test_a_cached_workflow_of_a_replaced_graph_does_not_run(a: Caller, b: Caller) -> None:
     b.deploy("moved", double("m"))
     a.server.run(calling("moved", 4))
     b.deploy("moved", double("m", graph=6))
     a.server.run(calling("moved", 4, fallback="fail"))
     with gone(a, b):
-        assert "no copy of workflow 'moved'" in error_of(a.server.run(calling("moved", 5)))
+        assert "workflow 'moved' is not cached on this ComfyUI" in error_of(a.server.run(calling("moved", 5)))
 
 
-def test_the_registry_says_what_happens_unless_the_node_does(a: Caller, b: Caller) -> None:
+def test_the_nodes_fallback_overrides_the_registry(a: Caller, b: Caller) -> None:
     b.deploy("placed", double("p"))
     a.server.run(calling("placed", 8))
     with gone(a, b, {"placed": {"replicas": ["b"], "fallback": "local"}}):
@@ -192,7 +192,7 @@ def test_the_registry_says_what_happens_unless_the_node_does(a: Caller, b: Calle
         assert a.server.run(calling("placed", 10, fallback="auto"))["status"]["status_str"] == "error"
 
 
-def test_what_runs_here_can_be_interrupted(a: Caller, b: Caller) -> None:
+def test_a_local_fallback_can_be_interrupted(a: Caller, b: Caller) -> None:
     slow = {
         "1": graph_input("x", "IMAGE"),
         "8": node("TestSlow", value=("1", 0), seconds=30.0, salt="here"),
@@ -207,7 +207,7 @@ def test_what_runs_here_can_be_interrupted(a: Caller, b: Caller) -> None:
     assert entry["status"]["messages"][-1][0] == "execution_interrupted"
 
 
-def test_a_failure_here_names_the_node_inside(a: Caller, b: Caller) -> None:
+def test_a_failed_local_fallback_names_the_inner_node(a: Caller, b: Caller) -> None:
     failing = {
         "1": graph_input("x", "IMAGE"),
         "77": node("TestFail", value=("1", 0), message="the oven is cold"),

@@ -1,4 +1,4 @@
-"""What goes wrong between two servers: the right node turns red with words that help, and both servers go on."""
+"""Failures between two servers: the right node reports a helpful error, and both servers keep working."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.ti
 
 
 def slow(salt: str, seconds: float = 60.0) -> Prompt:
-    """A workflow that takes its time."""
+    """A slow workflow."""
     return {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt), "3": graph_output("y", ("8", 0))}
 
 
 def calling(graph: str, endpoint: str = "b") -> Prompt:
-    """A prompt of the owner's whose node 2 calls a graph."""
+    """A prompt of the owner whose node 2 calls a graph."""
     return {"1": node("TestSeveral", count=1), "2": remote_node(graph, endpoint, ("1", 0)), "3": node("TestShow", value=("2", 0))}
 
 
 def own(salt: str, seconds: float) -> Prompt:
-    """A prompt of the owner's that calls nobody."""
+    """A prompt of the owner without calls."""
     return {
         "1": node("TestSeveral", count=1),
         "2": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt),
@@ -38,14 +38,14 @@ def own(salt: str, seconds: float) -> Prompt:
 
 
 def error_of(side: Caller, prompt_id: str, seconds: float = 60.0) -> dict[str, Any]:
-    """The error that a prompt ended with."""
+    """Return the error that ended a prompt."""
     entry = until(lambda: side.history(prompt_id), seconds)
     found: dict[str, Any] = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
     return found
 
 
 def interrupted(side: Caller, prompt_id: str) -> bool:
-    """Whether a prompt ended because somebody stopped it."""
+    """Return whether a prompt ended by an interrupt."""
     entry = until(lambda: side.history(prompt_id))
     return bool(entry["status"]["messages"][-1][0] == "execution_interrupted")
 
@@ -57,7 +57,7 @@ def succeeded(side: Caller, prompt_id: str) -> bool:
 
 @pytest.fixture
 def peer(servers: Servers, pair: tuple[Caller, Caller]) -> Iterator[Caller]:
-    """A server of the test's own, which may be killed; the first one knows it as ``peer``."""
+    """A server of this test that may be killed; the first server has it in its registry as ``peer``."""
     made = Caller(_start(servers, pair))
     _introduce(pair, made)
     yield made
@@ -91,7 +91,7 @@ def test_an_interrupt_before_the_call_sends_nothing(a: Caller, b: Caller) -> Non
     assert b.jobs(graph_id="early") == []
 
 
-def test_an_interrupt_takes_a_waiting_job_out_of_the_others_queue_and_leaves_its_owner_alone(a: Caller, b: Caller) -> None:
+def test_an_interrupt_removes_only_the_waiting_job_from_the_endpoints_queue(a: Caller, b: Caller) -> None:
     b.deploy("queued", slow("queued"))
     owners = b.start(own("owner of b", 3.0))
     until(lambda: b.queue()[0] == [owners])
@@ -116,7 +116,7 @@ def test_an_interrupt_while_the_result_arrives_stops_the_prompt(a: Caller, b: Ca
 # -- the other server ------------------------------------------------------------------------------------------------
 
 
-def test_a_queue_cleared_over_there_is_said_on_the_node(a: Caller, b: Caller) -> None:
+def test_a_cleared_queue_of_the_endpoint_is_reported_on_the_node(a: Caller, b: Caller) -> None:
     b.deploy("cleared", slow("cleared"))
     owners = b.start(own("owner clears", 2.0))
     until(lambda: b.queue()[0] == [owners])
@@ -129,7 +129,7 @@ def test_a_queue_cleared_over_there_is_said_on_the_node(a: Caller, b: Caller) ->
     assert succeeded(b, owners)
 
 
-def test_an_interrupt_over_there_is_said_on_the_node(a: Caller, b: Caller) -> None:
+def test_an_interrupt_at_the_endpoint_is_reported_on_the_node(a: Caller, b: Caller) -> None:
     b.deploy("stopped", slow("stopped"))
     prompt_id = a.start(calling("stopped"))
     until(lambda: b.queue()[0])
@@ -140,7 +140,7 @@ def test_an_interrupt_over_there_is_said_on_the_node(a: Caller, b: Caller) -> No
     assert "interrupted by the owner" in error["exception_message"]
 
 
-def test_memory_that_runs_out_over_there_is_said_on_the_node(a: Caller, b: Caller) -> None:
+def test_out_of_memory_at_the_endpoint_is_reported_on_the_node(a: Caller, b: Caller) -> None:
     b.deploy("hungry", {"1": graph_input("x"), "66": node("TestOutOfMemory", value=("1", 0)), "3": graph_output("y", ("66", 0))})
     error = error_of(a, a.start(calling("hungry")))
     assert error["node_id"] == "2"
@@ -148,7 +148,7 @@ def test_memory_that_runs_out_over_there_is_said_on_the_node(a: Caller, b: Calle
     assert "OutOfMemoryError" in error["exception_message"]
 
 
-def test_a_graph_deleted_since_is_said_on_the_node(a: Caller, b: Caller) -> None:
+def test_a_deleted_graph_is_reported_on_the_node(a: Caller, b: Caller) -> None:
     b.deploy("gone", slow("gone", 0.01))
     assert succeeded(a, a.start(calling("gone")))
     loop_thread().run(b.client.remove("gone"))
@@ -156,10 +156,10 @@ def test_a_graph_deleted_since_is_said_on_the_node(a: Caller, b: Caller) -> None
     prompt["1"]["inputs"]["count"] = 2
     error = error_of(a, a.start(prompt))
     assert error["node_id"] == "2"
-    assert "unknown graph 'gone'" in error["exception_message"]
+    assert "Unknown graph 'gone'" in error["exception_message"]
 
 
-def test_a_value_of_another_type_is_refused_by_the_node_that_gets_it(a: Caller, b: Caller) -> None:
+def test_a_value_of_wrong_type_is_refused_by_the_receiving_node(a: Caller, b: Caller) -> None:
     inner = {"1": graph_input("picture", "IMAGE"), "5": node("ImageInvert", image=("1", 0)), "3": graph_output("y", ("5", 0), "IMAGE")}
     b.deploy("typed", inner)
     prompt = calling("typed")
@@ -169,7 +169,7 @@ def test_a_value_of_another_type_is_refused_by_the_node_that_gets_it(a: Caller, 
     assert "typed/5" in error["exception_message"]
 
 
-def test_a_wrong_token_is_said_on_the_node(a: Caller, b: Caller) -> None:
+def test_a_wrong_token_is_reported_on_the_node(a: Caller, b: Caller) -> None:
     secrets = data_folder(a.server) / "secrets.yaml"
     right = secrets.read_text(encoding="utf-8")
     b.deploy("closed", slow("closed", 0.01))
@@ -185,7 +185,7 @@ def test_a_wrong_token_is_said_on_the_node(a: Caller, b: Caller) -> None:
 
 
 @pytest.mark.conformance
-def test_a_peer_that_is_not_there_is_said_soon_and_one_that_comes_back_is_used(a: Caller, peer: Caller, servers: Servers) -> None:
+def test_an_unreachable_peer_is_reported_soon_and_used_when_it_is_back(a: Caller, peer: Caller, servers: Servers) -> None:
     peer.deploy("back", slow("back", 0.01))
     peer.server.stop()
     error = error_of(a, a.start(calling("back", "peer")), 20.0)
@@ -200,7 +200,7 @@ def test_a_peer_that_is_not_there_is_said_soon_and_one_that_comes_back_is_used(a
 
 
 @pytest.mark.conformance
-def test_a_server_without_the_extension_is_said_on_the_node(a: Caller, b: Caller, peer: Caller, servers: Servers) -> None:
+def test_a_server_without_the_extension_is_reported_on_the_node(a: Caller, b: Caller, peer: Caller, servers: Servers) -> None:
     plain = servers.start(pack=False)
     registry = data_folder(a.server) / "endpoints.yaml"
     registry.write_text(registry.read_text(encoding="utf-8").replace(peer.server.url, plain.url), encoding="utf-8")
@@ -212,7 +212,7 @@ def test_a_server_without_the_extension_is_said_on_the_node(a: Caller, b: Caller
 
 
 @pytest.mark.conformance
-def test_a_killed_peer_ends_the_call_when_patience_does(a: Caller, peer: Caller) -> None:
+def test_a_call_to_a_killed_peer_ends_after_the_retry_time(a: Caller, peer: Caller) -> None:
     peer.deploy("dies", slow("dies"))
     prompt_id = a.start(calling("dies", "peer"))
     until(lambda: peer.queue()[0])
@@ -223,7 +223,7 @@ def test_a_killed_peer_ends_the_call_when_patience_does(a: Caller, peer: Caller)
 
 
 @pytest.mark.conformance
-def test_how_long_an_endpoint_is_tried_is_what_the_callers_owner_says(b: Caller, servers: Servers, pair: tuple[Caller, Caller]) -> None:
+def test_the_callers_settings_define_how_long_an_endpoint_is_tried(b: Caller, servers: Servers, pair: tuple[Caller, Caller]) -> None:
     base = make_base_directory(servers.folder / "impatient")
     shutil.copy(pair[0].server.base / "custom_nodes" / "nodes_for_tests.py", base / "custom_nodes")
     (base / "user" / "yggdrasill").mkdir(parents=True)
@@ -245,8 +245,8 @@ def test_how_long_an_endpoint_is_tried_is_what_the_callers_owner_says(b: Caller,
 
 
 @pytest.mark.conformance
-def test_a_run_that_is_lost_midway_is_not_run_again_here(a: Caller, peer: Caller) -> None:
-    """The endpoint had taken the call, so its fallback does not hold; the same workflow is there to run, and nobody runs it."""
+def test_a_call_lost_after_acceptance_does_not_fall_back(a: Caller, peer: Caller) -> None:
+    """The endpoint had accepted the call, so the fallback does not apply, although the same workflow is available locally."""
     prompt = {
         "1": graph_input("x"),
         "7": node("TestCount", value=("1", 0)),
@@ -280,8 +280,8 @@ def test_a_call_to_a_killed_peer_is_stopped_at_once(a: Caller, peer: Caller) -> 
 
 
 @pytest.mark.conformance
-def test_a_peer_that_is_killed_and_started_again_gives_the_result(a: Caller, peer: Caller, servers: Servers) -> None:
-    """The port is another one then, so the registry says where it is now: the call in flight ends, the next one arrives."""
+def test_a_restarted_peer_returns_the_result(a: Caller, peer: Caller, servers: Servers) -> None:
+    """The peer has another port then, so the registry is changed: the running call ends, and the next one succeeds."""
     peer.deploy("again", slow("again", 0.5))
     assert succeeded(a, a.start(calling("again", "peer")))
     peer.server.kill()
@@ -296,7 +296,7 @@ def test_a_peer_that_is_killed_and_started_again_gives_the_result(a: Caller, pee
 
 
 @pytest.mark.conformance
-def test_a_killed_caller_leaves_nothing_running(b: Caller, peer: Caller) -> None:
+def test_nothing_keeps_running_for_a_killed_caller(b: Caller, peer: Caller) -> None:
     b.deploy("left", slow("left", 120.0))
     know(peer.server, {"b": b.server})
     peer.start(calling("left"))

@@ -1,4 +1,4 @@
-"""A workflow in a pipeline beside graphs of blocks: placed on a ComfyUI from outside, and served there whole."""
+"""A workflow in a pipeline beside graphs of blocks: placed on a ComfyUI from outside, and served there as a whole."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def registry_for(side: Caller, **placements: str) -> EndpointRegistry:
     return registry
 
 
-def test_a_registry_places_the_workflow_on_a_comfyui_and_the_rest_stays_here(a: Caller) -> None:
+def test_a_registry_places_the_workflow_on_a_comfyui_and_the_rest_runs_locally(a: Caller) -> None:
     picture = torch.rand(1, 32, 24, 3)
     pipeline = Pipeline.from_config(PIPELINE, endpoints=registry_for(a, invert="a"))
     assert torch.equal(pipeline.run({"image": picture})["image"], expected(picture))
@@ -100,7 +100,7 @@ def test_what_the_comfyui_lacks_is_named_before_anything_is_sent(a: Caller) -> N
         registry.place(ComfyGraph(no_file, "invert"))
 
 
-def test_a_comfyui_places_nothing_where_a_model_file_is_another_one(a: Caller, b: Caller) -> None:
+def test_a_part_is_not_placed_where_a_model_file_differs(a: Caller, b: Caller) -> None:
     for side, content in ((a, b"a"), (b, b"b")):
         (side.server.base / "models" / "vae").mkdir(parents=True, exist_ok=True)
         (side.server.base / "models" / "vae" / "twin.safetensors").write_bytes(content * 1000)

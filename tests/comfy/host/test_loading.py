@@ -1,4 +1,4 @@
-"""The extension in a real ComfyUI: what it adds, what it costs, and what it leaves alone."""
+"""The extension in a real ComfyUI: what it adds, what it costs, and what it does not change."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_page_loads_two_files_and_the_others_when_they_are_needed(a: Caller)
             assert answer.headers["Cache-Control"] == "no-store"
 
 
-def test_the_routes_ask_for_the_token(a: Caller) -> None:
+def test_the_routes_require_the_token(a: Caller) -> None:
     with pytest.raises(AccessDenied, match="token"):
         loop_thread().run(EndpointClient(a.server.url).capabilities())
     facts = loop_thread().run(a.client.capabilities())
@@ -60,7 +60,7 @@ def test_other_sites_may_not_use_the_endpoint(a: Caller) -> None:
         assert refused.code == 403
 
 
-def test_it_imports_in_less_than_a_third_of_a_second(installation: Installation, tmp_path: Path) -> None:
+def test_the_pack_loads_in_less_than_a_third_of_a_second(installation: Installation, tmp_path: Path) -> None:
     """Measured where ComfyUI measures it, after its own imports, with everything compiled as after a first start."""
     script = Path(__file__).with_name("measure_import.py")
     times = []
@@ -78,9 +78,7 @@ def test_it_imports_in_less_than_a_third_of_a_second(installation: Installation,
         pytest.param("secrets.yaml", "a: tell-nobody\n", 0o644, "chmod 600", marks=pytest.mark.conformance),
     ],
 )
-def test_what_is_broken_in_the_data_folder_is_one_line_and_comfyui_works(
-    servers: Servers, name: str, content: str, mode: int, said: str
-) -> None:
+def test_a_broken_data_folder_is_one_log_line_and_comfyui_works(servers: Servers, name: str, content: str, mode: int, said: str) -> None:
     base = make_base_directory(servers.folder / f"broken-{name}")
     folder = base / "user" / "yggdrasill"
     folder.mkdir(parents=True)
@@ -90,7 +88,7 @@ def test_what_is_broken_in_the_data_folder_is_one_line_and_comfyui_works(
     server = servers.start(base=base)
     lines = [line for line in server.printed().splitlines() if "Yggdrasill:" in line]
     assert len(lines) == 1, lines
-    assert "this ComfyUI is no endpoint" in lines[0]
+    assert "this ComfyUI is not an endpoint" in lines[0]
     assert said in lines[0]
     assert "Traceback" not in server.printed()
     entry = server.run({"1": node("EmptyImage", width=8, height=8, batch_size=1, color=1), "2": node("PreviewImage", images=("1", 0))})
@@ -106,7 +104,7 @@ def test_a_damaged_job_file_is_set_aside_and_jobs_run(servers: Servers) -> None:
     (folder / "jobs.sqlite").write_text("no database" * 500, encoding="utf-8")
     server = servers.start(base=base)
     (line,) = [line for line in server.printed().splitlines() if "jobs.sqlite" in line]
-    assert "begins with no jobs" in line
+    assert "starts without jobs" in line
     assert [path.read_text(encoding="utf-8") for path in folder.glob("jobs.sqlite.damaged-*")] == ["no database" * 500]
     served = Caller(server).deploy("echo", {"1": graph_input("x"), "2": graph_output("y", ("1", 0))})
     assert served.run({"x": 5}) == {"y": 5}
@@ -114,7 +112,7 @@ def test_a_damaged_job_file_is_set_aside_and_jobs_run(servers: Servers) -> None:
 
 
 def test_the_default_cache_is_warned_about_with_the_flags_that_help(servers: Servers, a: Caller) -> None:
-    """A server that serves several graphs forgets models with ComfyUI's default flags; the shared pair has other ones."""
+    """With ComfyUI's default flags, a server with several graphs unloads models; the shared pair has other flags."""
     assert "--cache-lru" not in a.server.printed()
     plain = servers.start()
     assert "--cache-lru 50" in plain.printed()
@@ -125,7 +123,7 @@ def test_the_default_cache_is_warned_about_with_the_flags_that_help(servers: Ser
 
 
 def executions(side: Caller) -> int:
-    """How many nodes of a workflow run again after another workflow ran."""
+    """Return how many nodes of a workflow run again after another workflow ran."""
 
     def workflow(color: int) -> dict[str, Any]:
         return {
@@ -153,8 +151,8 @@ def test_a_config_of_a_workflow_is_refused_by_an_endpoint_without_comfyui(tmp_pa
 
     config = {"kind": "comfy", "graph_id": "g", "prompt": {"1": graph_input("x"), "2": graph_output("y", ("1", 0))}}
     deployments = Deployments(tmp_path, HostRules([tmp_path], tmp_path, lambda url: False))
-    with pytest.raises(InvalidConfig, match="runs only on an endpoint that is a ComfyUI"):
+    with pytest.raises(InvalidConfig, match="Workflows run only on ComfyUI endpoints"):
         deployments.put("g", "comfy", config, "hash")
     pipeline = {"pipeline_id": "p", "graphs": [{"pipeline_node_id": "g", "graph_config": json.loads(json.dumps(config))}]}
-    with pytest.raises(InvalidConfig, match="runs only on an endpoint that is a ComfyUI"):
+    with pytest.raises(InvalidConfig, match="Workflows run only on ComfyUI endpoints"):
         deployments.put("p", "pipeline", pipeline, "hash")

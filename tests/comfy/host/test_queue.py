@@ -1,4 +1,4 @@
-"""Jobs in ComfyUI's queue beside the owner's own prompts: cancelled by their id alone, in the stated order, never lost quietly."""
+"""Jobs in ComfyUI's queue beside the owner's prompts: cancelled by id, run in the configured order, never lost silently."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
 
 def slow(salt: str, seconds: float = 60.0) -> dict[str, Any]:
-    """A workflow that takes its time."""
+    """A slow workflow."""
     return {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt), "3": graph_output("y", ("8", 0))}
 
 
 def own(salt: str, seconds: float = 1.0) -> dict[str, Any]:
-    """A prompt of the owner's."""
+    """A prompt of the owner."""
     return {
         "1": node("TestSeveral", count=1),
         "2": node("TestSlow", value=("1", 0), seconds=seconds, salt=salt),
@@ -47,12 +47,12 @@ def test_a_running_job_is_cancelled_and_the_owners_next_prompt_runs(a: Caller) -
     until(lambda: a.queue()[0])
     next_one = a.start(own("next", 0.2))
     cancel(a, "running")
-    with pytest.raises(Cancelled, match="cancelled by request"):
+    with pytest.raises(Cancelled, match="Cancelled by request"):
         call.wait()
     assert succeeded(a, next_one)
 
 
-def test_a_waiting_job_is_cancelled_and_the_owners_running_prompt_goes_on(a: Caller) -> None:
+def test_a_waiting_job_is_cancelled_and_the_owners_running_prompt_continues(a: Caller) -> None:
     running = a.start(own("running", 1.5))
     until(lambda: a.queue()[0] == [running])
     call = InBackground(lambda: a.deploy("waiting", slow("waiting")).run({"x": 1}))
@@ -64,18 +64,18 @@ def test_a_waiting_job_is_cancelled_and_the_owners_running_prompt_goes_on(a: Cal
     assert succeeded(a, running)
 
 
-def test_a_cleared_queue_is_said_to_the_caller(a: Caller) -> None:
+def test_a_cleared_queue_is_reported_to_the_caller(a: Caller) -> None:
     running = a.start(own("clearing", 1.5))
     until(lambda: a.queue()[0] == [running])
     call = InBackground(lambda: a.deploy("cleared", slow("cleared")).run({"x": 1}))
     until(lambda: a.queue()[1])
     a.server.post("/queue", {"clear": True})
-    with pytest.raises(RunError, match="its owner cleared the queue"):
+    with pytest.raises(RunError, match="the owner cleared the queue"):
         call.wait()
     assert succeeded(a, running)
 
 
-def test_the_owners_interrupt_ends_a_job_with_a_word_about_it(a: Caller) -> None:
+def test_the_owners_interrupt_ends_a_job_with_a_message(a: Caller) -> None:
     call = InBackground(lambda: a.deploy("stopped", slow("stopped")).run({"x": 1}))
     until(lambda: a.queue()[0])
     until(lambda: a.jobs(graph_id="stopped")[0]["progress"])
@@ -84,7 +84,7 @@ def test_the_owners_interrupt_ends_a_job_with_a_word_about_it(a: Caller) -> None
         call.wait()
 
 
-def test_fifo_jobs_and_prompts_run_as_they_came(a: Caller) -> None:
+def test_fifo_jobs_and_prompts_run_in_order_of_arrival(a: Caller) -> None:
     first = a.start(own("first", 0.5))
     until(lambda: a.queue()[0] == [first])
     call = InBackground(lambda: a.deploy("second", slow("second", 0.3)).run({"x": 1})["y"])
@@ -115,7 +115,7 @@ def test_front_jobs_go_ahead_of_waiting_prompts_but_starve_none(servers: Servers
     front.server.stop()
 
 
-def test_a_caller_that_is_gone_leaves_nothing_running(a: Caller) -> None:
+def test_nothing_keeps_running_for_a_lost_caller(a: Caller) -> None:
     served = a.deploy("orphan", slow("orphan"))
     body = {"key": "orphan-1", "inputs": {"skeleton": {"x": 1}, "payloads": []}, "options": {}, "run": {}, "orphan_after": 1.0, "wait": 0.0}
     assert loop_thread().run(a.client.submit(served.graph_id, body))[0] == 202

@@ -1,4 +1,4 @@
-"""The Remote Graph node between two real servers: the canvas shows what it would show of a local run."""
+"""The Remote Graph node between two real servers: the canvas shows the same as for a local run."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from samples.comfy_graphs import (
     until,
 )
 from samples.endpoints import cutter
-from samples.pages import show
+from samples.page_view import show
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote import EndpointRegistry, RemoteWorkflow
 
@@ -42,12 +42,12 @@ BLUR = {"1": graph_input("picture", "IMAGE"), **INNER, "9": graph_output("blurre
 
 
 def error_of(entry: dict[str, Any]) -> dict[str, Any]:
-    """The error that a prompt ended with."""
+    """Return the error that ended a prompt."""
     found: dict[str, Any] = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
     return found
 
 
-def test_a_remote_graph_gives_the_same_bytes_as_its_nodes_here(a: Caller, b: Caller) -> None:
+def test_a_remote_graph_returns_the_same_bytes_as_local_nodes(a: Caller, b: Caller) -> None:
     b.deploy("blur", BLUR)
     picture = load_image(a.server, "remote.png", np.random.default_rng(1).integers(0, 256, (40, 30, 3), dtype=np.uint8))
     prompt = {
@@ -63,7 +63,7 @@ def test_a_remote_graph_gives_the_same_bytes_as_its_nodes_here(a: Caller, b: Cal
 
 
 def large_images_through(a: Caller, other: Caller) -> int:
-    """Run large images through a Remote Graph beside the same nodes here, and give the bytes that crossed the socket to ``other``."""
+    """Run large images through a Remote Graph beside the same local nodes, and return the bytes that crossed the socket to ``other``."""
     other.deploy("blur", BLUR)
     prompt = {
         "1": graph_input("x", "IMAGE"),
@@ -91,7 +91,7 @@ def test_large_images_go_through_the_folder_of_a_server_on_the_same_machine(a: C
 
 
 @pytest.mark.conformance
-def test_large_images_cross_the_socket_if_the_other_server_lends_no_folder(servers: Servers, a: Caller) -> None:
+def test_large_images_cross_the_socket_without_a_shared_folder(servers: Servers, a: Caller) -> None:
     base = make_base_directory(servers.folder / "lends-nothing")
     (base / "user" / "yggdrasill").mkdir(parents=True)
     (base / "user" / "yggdrasill" / "settings.yaml").write_text("share_folder: false", encoding="utf-8")
@@ -102,7 +102,7 @@ def test_large_images_cross_the_socket_if_the_other_server_lends_no_folder(serve
         other.stop()
 
 
-def test_auto_asks_the_registry_which_may_change_while_the_server_runs(a: Caller, b: Caller) -> None:
+def test_auto_uses_the_registry_which_may_change_at_run_time(a: Caller, b: Caller) -> None:
     b.deploy("blur", BLUR)
     prompt = {"1": graph_input("x"), "2": remote_node("blur", "auto", ("1", 0)), "3": graph_output("y", ("2", 0))}
     picture = torch.rand(1, 8, 8, 3)
@@ -114,7 +114,7 @@ def test_auto_asks_the_registry_which_may_change_while_the_server_runs(a: Caller
             "3": node("PreviewImage", images=("2", 0)),
         }
     )
-    assert "says of no endpoint that it runs 'blur'" in json.dumps(refused["node_errors"]["2"])
+    assert "The registry places graph 'blur' on no endpoint" in json.dumps(refused["node_errors"]["2"])
     know(a.server, {"a": a.server, "b": b.server}, {"blur": "b"})
     try:
         assert a.deploy("auto", prompt).run({"x": picture})["y"].shape == picture.shape
@@ -122,7 +122,7 @@ def test_auto_asks_the_registry_which_may_change_while_the_server_runs(a: Caller
         know(a.server, {"a": a.server, "b": b.server})
 
 
-def test_an_unknown_endpoint_is_said_on_the_node_before_anything_runs(a: Caller) -> None:
+def test_an_unknown_endpoint_is_reported_on_the_node_before_anything_runs(a: Caller) -> None:
     refused = a.refused(
         {
             "1": node("EmptyImage", width=8, height=8, batch_size=1, color=1),
@@ -130,22 +130,22 @@ def test_an_unknown_endpoint_is_said_on_the_node_before_anything_runs(a: Caller)
             "3": node("PreviewImage", images=("2", 0)),
         }
     )
-    assert "unknown endpoint 'c'" in json.dumps(refused["node_errors"]["2"])
+    assert "Unknown endpoint 'c'" in json.dumps(refused["node_errors"]["2"])
 
 
 @pytest.mark.parametrize(
     "graph, contract, said",
     [
-        ("nowhere", "", "unknown graph 'nowhere'"),
-        ("blur", '{"inputs": [{"name": "image"}], "outputs": [{"name": "blurred"}]}', "this node was made for ['image']"),
+        ("nowhere", "", "Unknown graph 'nowhere'"),
+        ("blur", '{"inputs": [{"name": "image"}], "outputs": [{"name": "blurred"}]}', "this node has sockets for ['image']"),
         (
             "blur",
             '{"inputs": [{"name": "picture", "comfy_type": "MASK"}], "outputs": [{"name": "blurred"}]}',
-            "are ['picture' (IMAGE)], and this node was made for ['picture' (MASK)]",
+            "are ['picture' (IMAGE)], but this node has sockets for ['picture' (MASK)]",
         ),
     ],
 )
-def test_what_does_not_fit_is_said_on_the_node(a: Caller, b: Caller, graph: str, contract: str, said: str) -> None:
+def test_mismatched_settings_are_reported_on_the_node(a: Caller, b: Caller, graph: str, contract: str, said: str) -> None:
     b.deploy("blur", BLUR)
     prompt = {
         "1": node("EmptyImage", width=8, height=8, batch_size=1, color=1),
@@ -157,16 +157,16 @@ def test_what_does_not_fit_is_said_on_the_node(a: Caller, b: Caller, graph: str,
     assert said in error["exception_message"]
 
 
-def test_a_graph_with_more_ports_than_the_node_has_sockets_is_refused_with_the_limit(a: Caller, b: Caller) -> None:
+def test_a_remote_graph_with_more_ports_than_sockets_is_refused_with_the_limit(a: Caller, b: Caller) -> None:
     b.deploy("wide", {"1": graph_input("x"), **{str(number): graph_output(f"y{number}", ("1", 0)) for number in range(2, 35)}})
     prompt = {"1": node("TestSeveral", count=1), "2": remote_node("wide", "b", ("1", 0)), "3": node("TestShow", value=("2", 0))}
     error = error_of(a.server.run(prompt))
     assert error["node_id"] == "2"
-    assert "'wide' has 33 outputs, and Remote Graph runs graphs of up to 32; let fewer be ports" in error["exception_message"]
+    assert "'wide' has 33 outputs, but Remote Graph supports at most 32. Expose fewer ports" in error["exception_message"]
     assert b.jobs(graph_id="wide") == []
 
 
-def test_what_a_blocked_port_says_is_said_of_what_it_blocks(a: Caller, b: Caller) -> None:
+def test_the_message_of_a_blocked_port_is_reported_on_blocked_nodes(a: Caller, b: Caller) -> None:
     inner = {
         "1": graph_input("x", "FLOAT"),
         "2": node("TestBlock", value=("1", 0), message="not today"),
@@ -186,7 +186,7 @@ def test_what_a_blocked_port_says_is_said_of_what_it_blocks(a: Caller, b: Caller
     assert shown.entry["status"]["status_str"] == "success"
 
 
-def test_a_node_that_fails_over_there_turns_the_remote_node_red_with_its_message(a: Caller, b: Caller) -> None:
+def test_a_failed_inner_node_is_reported_on_the_remote_node(a: Caller, b: Caller) -> None:
     b.deploy(
         "fails",
         {"1": graph_input("x"), "77": node("TestFail", value=("1", 0), message="the oven is cold"), "3": graph_output("y", ("77", 0))},
@@ -199,7 +199,7 @@ def test_a_node_that_fails_over_there_turns_the_remote_node_red_with_its_message
     assert "the oven is cold" in error["exception_message"]
 
 
-def test_what_cannot_travel_is_refused_by_port_and_type_before_it_is_sent(a: Caller, b: Caller) -> None:
+def test_values_that_are_not_transferable_are_refused_by_port_and_type(a: Caller, b: Caller) -> None:
     b.deploy("model", {"1": graph_input("weights", "MODEL"), "3": graph_output("y", ("1", 0))})
     before = len(b.jobs())
     error = error_of(
@@ -210,7 +210,7 @@ def test_what_cannot_travel_is_refused_by_port_and_type_before_it_is_sent(a: Cal
     assert len(b.jobs()) == before
 
 
-def test_an_interrupt_here_cancels_the_job_there(a: Caller, b: Caller) -> None:
+def test_a_local_interrupt_cancels_the_remote_job(a: Caller, b: Caller) -> None:
     b.deploy(
         "long",
         {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=60.0, salt="interrupt"), "3": graph_output("y", ("8", 0))},
@@ -243,7 +243,7 @@ def test_remote_branches_run_while_the_local_one_does(a: Caller, b: Caller) -> N
     assert time.monotonic() - began < 2.6
 
 
-def test_progress_over_there_is_progress_of_the_node(a: Caller, b: Caller) -> None:
+def test_remote_progress_is_progress_of_the_node(a: Caller, b: Caller) -> None:
     b.deploy(
         "steps", {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=0.6, salt="steps"), "3": graph_output("y", ("8", 0))}
     )
@@ -255,7 +255,7 @@ def test_progress_over_there_is_progress_of_the_node(a: Caller, b: Caller) -> No
     assert len(seen) > 3
 
 
-def test_a_block_of_ours_runs_behind_the_same_node(a: Caller, b: Caller) -> None:
+def test_a_graph_of_blocks_runs_behind_the_same_node(a: Caller, b: Caller) -> None:
     from yggdrasill.remote.loop_thread import loop_thread
 
     config = {
@@ -285,7 +285,7 @@ def preview_prompt(salt: str) -> dict[str, Any]:
 
 
 def previews(caller: Caller, prompt: dict[str, Any], **options: Any) -> list[tuple[str, bytes]]:
-    """The nodes and pictures of the previews of one run, in their order."""
+    """Return the nodes and pictures of the previews of one run, in order."""
     told: list[tuple[str, bytes]] = []
 
     def watch(kind: str, data: Any) -> None:
@@ -296,7 +296,7 @@ def previews(caller: Caller, prompt: dict[str, Any], **options: Any) -> list[tup
     return told
 
 
-def test_the_callers_preview_method_holds_though_the_server_makes_none(b: Caller) -> None:
+def test_the_callers_preview_method_applies_at_the_endpoint(b: Caller) -> None:
     assert previews(b, preview_prompt("none")) == []
     assert previews(b, preview_prompt("off"), preview_method="none") == []
     shown = previews(b, preview_prompt("rgb"), preview_method="latent2rgb")
@@ -305,7 +305,7 @@ def test_the_callers_preview_method_holds_though_the_server_makes_none(b: Caller
     assert previews(b, preview_prompt("none again")) == []
 
 
-def test_the_last_preview_of_a_node_arrives_however_fast_they_come(b: Caller) -> None:
+def test_the_last_preview_of_a_node_always_arrives(b: Caller) -> None:
     def brightness(steps: int) -> float:
         prompt = {**preview_prompt(""), "8": node("TestPreview", value=("1", 0), steps=steps, salt="fast")}
         picture = Image.open(io.BytesIO(previews(b, prompt, preview_method="auto")[-1][1]))
@@ -316,7 +316,7 @@ def test_the_last_preview_of_a_node_arrives_however_fast_they_come(b: Caller) ->
     assert abs(sixty - one) > abs(four - one) > 1
 
 
-def test_a_remote_node_passes_the_preview_method_on_and_shows_what_comes(a: Caller, b: Caller) -> None:
+def test_a_remote_node_forwards_the_preview_method_and_shows_previews(a: Caller, b: Caller) -> None:
     b.deploy("previews", preview_prompt("remote"))
     around = {"1": graph_input("x"), "2": remote_node("previews", "b", ("1", 0)), "3": graph_output("y", ("2", 0))}
     assert {node_id for node_id, _ in previews(a, around, preview_method="latent2rgb")} == {"2"}

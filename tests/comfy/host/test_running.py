@@ -1,4 +1,4 @@
-"""Workflows with ports, run by the endpoint inside a real ComfyUI: the same values as the editor's own run gives."""
+"""Workflows with ports, run by the endpoint inside a real ComfyUI: the same values as a run in the editor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_ports_of_a_served_workflow_are_its_contract(a: Caller) -> None:
     assert not served.deterministic
 
 
-def test_a_run_by_route_equals_a_run_by_prompt(a: Caller) -> None:
+def test_a_served_run_equals_a_prompt(a: Caller) -> None:
     pixels = np.random.default_rng(3).integers(0, 256, (24, 32, 3), dtype=np.uint8)
     loaded = load_image(a.server, "mix.png", pixels)
     own = {**MIX, "1": loaded, "2": node("PrimitiveFloat", value=0.25), "9": node("SaveImage", images=("5", 0), filename_prefix="own")}
@@ -55,7 +55,7 @@ def test_a_run_by_route_equals_a_run_by_prompt(a: Caller) -> None:
     np.testing.assert_array_equal((mixed[0].numpy() * 255.0).clip(0, 255).astype(np.uint8), expected)
 
 
-def test_a_workflow_that_is_deployed_nowhere_runs_like_one_that_is(a: Caller) -> None:
+def test_a_workflow_that_is_not_deployed_runs_like_a_deployed_one(a: Caller) -> None:
     served = a.deploy("mix", MIX)
     before = loop_thread().run(a.client.graphs())
     passing = RemoteWorkflow(MIX, "passing", endpoint=a.client)
@@ -68,7 +68,7 @@ def test_a_workflow_that_is_deployed_nowhere_runs_like_one_that_is(a: Caller) ->
         RemoteWorkflow(failing, "part", endpoint=a.client).run({"x": 1.0})
 
 
-def test_an_endpoint_tells_the_forms_of_its_node_classes_as_comfyui_does(a: Caller) -> None:
+def test_an_endpoint_returns_node_definitions_like_comfyui(a: Caller) -> None:
     names = ["KSampler", "ImageBlend", "LoadImage", "PrimitiveFloat", "YggdrasillGraphInput"]
     told = loop_thread().run(a.client.nodes([*names, "No,Such Node"]))
     assert told["nodes"] == {name: a.server.get(f"/object_info/{name}")[name] for name in names}
@@ -76,7 +76,7 @@ def test_an_endpoint_tells_the_forms_of_its_node_classes_as_comfyui_does(a: Call
     assert told["unknown"] == ["No", "Such Node"]
 
 
-def test_an_output_leaves_when_its_sink_is_done_and_not_when_the_prompt_is(a: Caller) -> None:
+def test_an_output_is_sent_before_the_prompt_ends(a: Caller) -> None:
     two = {
         "1": graph_input("picture", "IMAGE"),
         "2": node("ImageInvert", image=("1", 0)),
@@ -120,7 +120,7 @@ def test_a_value_comes_back_bit_for_bit(a: Caller) -> None:
             assert back == value
 
 
-def test_a_default_stands_in_for_a_value_that_nobody_gave(a: Caller) -> None:
+def test_a_default_is_used_for_a_missing_value(a: Caller) -> None:
     served = a.deploy(
         "defaults", {"1": graph_input("x", "FLOAT", default=1.5), "2": node("TestDouble", value=("1", 0)), "3": graph_output("y", ("2", 0))}
     )
@@ -185,7 +185,7 @@ def test_a_failing_node_is_named_by_the_callers_id(a: Caller) -> None:
     assert any("nodes_for_tests" in line for line in caught.value.details["traceback"])
 
 
-def test_what_comfyui_refuses_comes_back_with_the_callers_node_ids(a: Caller) -> None:
+def test_validation_errors_have_the_callers_node_ids(a: Caller) -> None:
     prompt = {"41": node("CheckpointLoaderSimple", ckpt_name="there/is_none.safetensors"), "2": graph_output("m", ("41", 0), "MODEL")}
     with pytest.raises(InvalidStructure, match=r"node '41' \(CheckpointLoaderSimple\).*is_none") as caught:
         a.deploy("refused", prompt).run({})
@@ -203,7 +203,7 @@ def test_ports_are_checked_before_anything_is_queued(a: Caller) -> None:
     served = a.deploy("mix", MIX)
     with pytest.raises(MissingInput, match="no value for 'picture'"):
         served.run({})
-    with pytest.raises(UnknownName, match="unknown input 'pictures'"):
+    with pytest.raises(UnknownName, match="Unknown input 'pictures'"):
         served.run({"pictures": picture()})
 
 
@@ -217,7 +217,7 @@ def test_progress_of_inner_nodes_reaches_the_caller(a: Caller) -> None:
     assert [done for _, done, _ in seen] == sorted(done for _, done, _ in seen)
 
 
-def test_a_jobs_events_tell_what_its_nodes_do(a: Caller) -> None:
+def test_the_events_of_a_job_report_its_nodes(a: Caller) -> None:
     prompt = {
         "1": graph_input("x", "IMAGE"),
         "7": node("PreviewImage", images=("1", 0)),

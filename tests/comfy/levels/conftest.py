@@ -1,4 +1,4 @@
-"""The shared ComfyUI, and an endpoint without ComfyUI beside it that it knows as ``forge``."""
+"""The shared ComfyUI, and an endpoint without ComfyUI in its registry as ``forge``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Place = Callable[..., None]
 
 @pytest.fixture
 def comfy(server: Server) -> Iterator[Caller]:
-    """The shared ComfyUI; idle and whole when the test ends."""
+    """The shared ComfyUI; it must be idle when the test ends."""
     caller = Caller(server)
     yield caller
     caller.check_idle()
@@ -36,7 +36,7 @@ def forge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EndpointProcess]
 
 @pytest.fixture
 def place(comfy: Caller, forge: EndpointProcess) -> Iterator[Place]:
-    """``place(graph_id="forge")`` lets the ComfyUI know the endpoint and where parts run; undone when the test ends."""
+    """``place(graph_id="forge")`` adds the endpoint and placements to the ComfyUI's registry; undone when the test ends."""
     file = data_folder(comfy.server) / "endpoints.yaml"
     before = file.read_bytes() if file.exists() else None
 

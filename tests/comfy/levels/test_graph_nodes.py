@@ -1,4 +1,4 @@
-"""Graphs and pipelines made with nodes in a real ComfyUI: the configs of Python, and the results of Python."""
+"""Graphs and pipelines composed with nodes in a real ComfyUI: configs and results equal those of Python."""
 
 from __future__ import annotations
 
@@ -61,13 +61,13 @@ def pipeline_node(*graphs: tuple[str, int], **settings: Any) -> dict[str, Any]:
 UPSCALE = node("YggdrasillLoadGraph", source="template: upscale", **{"source.scale": 1.5})
 
 
-def test_a_graph_made_with_nodes_has_the_config_of_the_one_made_in_python(comfy: Caller) -> None:
+def test_a_graph_composed_with_nodes_has_the_same_config_as_in_python(comfy: Caller) -> None:
     found = values_of(comfy, BUILT, graph=("3", 0), name=("2", 1))
     assert found["graph"] == brighter().to_config()
     assert found["name"] == "image_resize_1"
 
 
-def test_a_graph_made_in_python_goes_on_in_nodes(comfy: Caller) -> None:
+def test_a_graph_created_in_python_can_be_extended_with_nodes(comfy: Caller) -> None:
     (comfy.server.base / "user" / "yggdrasill" / "configs").mkdir(exist_ok=True)
     brighter().save_config(comfy.server.base / "user" / "yggdrasill" / "configs" / "brighter.yaml")
     prompt = {
@@ -82,7 +82,7 @@ def test_a_graph_made_in_python_goes_on_in_nodes(comfy: Caller) -> None:
     assert found["more"] == more.to_config()
 
 
-def test_a_pipeline_is_the_one_of_python_joined_by_name_or_by_lines(comfy: Caller) -> None:
+def test_a_pipeline_connected_by_name_or_by_lines_equals_that_of_python(comfy: Caller) -> None:
     lines = "image -> brighter.image\nbrighter.resized -> upscale.image\nupscale.image -> image"
     prompt = {**BUILT, "5": UPSCALE, "6": pipeline_node(("3", 0), ("5", 0)), "7": pipeline_node(("3", 0), ("5", 0), connections=lines)}
     prompt["8"] = pasted("pipeline", two().to_config())
@@ -90,7 +90,7 @@ def test_a_pipeline_is_the_one_of_python_joined_by_name_or_by_lines(comfy: Calle
     assert found["joined"] == found["lines"] == found["loaded"] == two().to_config()
 
 
-def test_a_run_gives_the_bytes_of_python_and_shows_the_picture(comfy: Caller) -> None:
+def test_a_run_returns_the_bytes_of_python_and_shows_the_picture(comfy: Caller) -> None:
     prompt = {**BUILT, **PICTURE, "5": run_node(("3", 0), ("4", 0))}
     found = values_of(comfy, prompt, picture=("4", 0), result=("5", 0))
     assert torch.equal(found["result"], brighter().run({"image": found["picture"]})["resized"])
@@ -98,7 +98,7 @@ def test_a_run_gives_the_bytes_of_python_and_shows_the_picture(comfy: Caller) ->
     assert len(entry["outputs"]["5"]["images"]) == 2
 
 
-def test_parts_on_another_endpoint_give_the_same_bytes(comfy: Caller, place: Callable[..., None]) -> None:
+def test_parts_on_an_endpoint_return_the_same_bytes(comfy: Caller, place: Callable[..., None]) -> None:
     prompt = {**BUILT, **PICTURE, "5": UPSCALE, "6": pipeline_node(("3", 0), ("5", 0)), "7": run_node(("6", 0), ("4", 0))}
     here = values_of(comfy, prompt, picture=("4", 0), result=("7", 0))
     expected = two().run({"image": here["picture"]}, seed=5)["image"]
@@ -109,7 +109,7 @@ def test_parts_on_another_endpoint_give_the_same_bytes(comfy: Caller, place: Cal
         assert torch.equal(value_of(comfy, again, ("7", 0)), expected)
 
 
-def test_a_block_that_draws_lots_draws_those_of_python(comfy: Caller) -> None:
+def test_random_numbers_equal_those_of_python(comfy: Caller) -> None:
     config = render_template("graph", "architect", {})
     prompt = {
         "1": pasted("graph", config),
@@ -120,7 +120,7 @@ def test_a_block_that_draws_lots_draws_those_of_python(comfy: Caller) -> None:
     assert value_of(comfy, prompt, ("3", 0)) == expected
 
 
-def test_a_graph_in_a_state_is_refused_by_its_type(comfy: Caller) -> None:
+def test_a_graph_linked_to_a_state_input_is_refused_by_type(comfy: Caller) -> None:
     refused = comfy.refused({**PICTURE, "5": run_node(("4", 0)), "6": node("PreviewAny", source=("5", 0))})
     assert "received_type(IMAGE)" in json.dumps(refused["node_errors"]["5"])
 
@@ -128,23 +128,23 @@ def test_a_graph_in_a_state_is_refused_by_its_type(comfy: Caller) -> None:
 @pytest.mark.parametrize(
     "bad, said",
     [
-        (node("YggdrasillLoadGraph", source="template: removed"), "unknown graph template 'removed'; there is 'architect'"),
-        (add_block("image/adjusted"), "unknown block type 'image/adjusted'; there is 'image/adjust'"),
+        (node("YggdrasillLoadGraph", source="template: removed"), "Unknown graph template 'removed'. Available: 'architect'"),
+        (add_block("image/adjusted"), "Unknown block type 'image/adjusted'. Available: 'image/adjust'"),
         (pasted("graph", {"schema_version": "2.0", "nodes": []}), "newer than '1.0', the newest this version reads; update yggdrasill"),
         (pasted("graph", "nodes: ["), "the file must hold YAML"),
-        (pasted("graph", {"stages": {}, "cycle": []}), "a world's, and here goes one of 'graph'"),
-        (pasted("graph", {"nodes": [{"node_id": "a", "block_type": "oil/painting"}]}), "unknown block type 'oil/painting'"),
+        (pasted("graph", {"stages": {}, "cycle": []}), "Expected the config of one of 'graph', got the config of a world"),
+        (pasted("graph", {"nodes": [{"node_id": "a", "block_type": "oil/painting"}]}), "Unknown block type 'oil/painting'"),
         (
             pasted("graph", {"nodes": [{"node_id": "a", "block_type": "image/adjust", "config": {"checkpoint_path": "/etc/passwd"}}]}),
-            "none of the folders",
+            "not in a folder that this host allows",
         ),
-        (node("YggdrasillLoadGraph", source="file", **{"source.name": "../endpoints.yaml"}), "leads out of the folders"),
-        (node("YggdrasillLoadGraph", source="file", **{"source.name": "nowhere.yaml"}), "there is no file 'nowhere.yaml'"),
+        (node("YggdrasillLoadGraph", source="file", **{"source.name": "../endpoints.yaml"}), "is outside the folders"),
+        (node("YggdrasillLoadGraph", source="file", **{"source.name": "nowhere.yaml"}), "File 'nowhere.yaml' was not found in"),
         (add_block("image/adjust", gamma=99.0), "bigger than max"),
-        (pipeline_node(), "link at least one graph"),
+        (pipeline_node(), "Link at least one graph"),
     ],
 )
-def test_what_cannot_be_is_said_on_the_node(comfy: Caller, bad: dict[str, Any], said: str) -> None:
+def test_errors_are_reported_on_the_node(comfy: Caller, bad: dict[str, Any], said: str) -> None:
     if said == "bigger than max":
         assert said in json.dumps(comfy.refused({"1": bad, "2": node("PreviewAny", source=("1", 0))})["node_errors"]["1"])
         return
@@ -156,20 +156,20 @@ def test_what_cannot_be_is_said_on_the_node(comfy: Caller, bad: dict[str, Any], 
 @pytest.mark.parametrize(
     "lines, said",
     [
-        ("light.adjusted", "is no connection; write one in a line"),
-        ("light.adjusted -> dark.image", "unknown node 'dark'. Available: 'image_resize_1', 'light'"),
-        ("light.shine -> image_resize_1.image", "has no output 'shine'; its outputs are 'adjusted'"),
-        ("a -> b", "names no node"),
+        ("light.adjusted", "is not a connection. Write one per line"),
+        ("light.adjusted -> dark.image", "Unknown node 'dark'. Available: 'image_resize_1', 'light'"),
+        ("light.shine -> image_resize_1.image", "Unknown output 'shine'. Available: 'adjusted'"),
+        ("a -> b", "does not name a node"),
     ],
 )
-def test_a_line_that_connects_nothing_is_named(comfy: Caller, lines: str, said: str) -> None:
+def test_an_invalid_connection_line_is_named_in_the_error(comfy: Caller, lines: str, said: str) -> None:
     error = error_of(comfy, {**BUILT, "3": node("YggdrasillConnect", graph=("2", 0), connections=lines, open_rest=True)})
     assert error["node_id"] == "3"
     assert said in error["exception_message"]
 
 
 @pytest.mark.parametrize("side", ["inputs", "outputs"])
-def test_a_graph_with_more_ports_than_a_node_has_sockets_is_refused_with_the_limit(comfy: Caller, side: str) -> None:
+def test_a_graph_with_more_ports_than_sockets_is_refused_with_the_limit(comfy: Caller, side: str) -> None:
     graph = Graph("wide")
     for number in range(33):
         block = graph.add_node("image/adjust", node_id=f"n{number}")
@@ -177,13 +177,13 @@ def test_a_graph_with_more_ports_than_a_node_has_sockets_is_refused_with_the_lim
         graph.expose_output(block, "adjusted", f"picture {number}")
     error = error_of(comfy, {**PICTURE, "5": pasted("graph", graph.to_config()), "6": run_node(("5", 0), ("4", 0))})
     assert error["node_id"] == "6"
-    said = f"'wide' has 33 {side}, and Run Graph runs graphs of up to 32; let fewer be ports of the whole, or divide it"
+    said = f"'wide' has 33 {side}, but Run Graph supports at most 32. Expose fewer ports, or split the graph"
     assert said in error["exception_message"]
 
 
-def test_a_needed_input_and_a_socket_too_many_are_named(comfy: Caller) -> None:
-    assert "needs 'image'" in error_of(comfy, {**BUILT, "4": run_node(("3", 0))})["exception_message"]
+def test_missing_inputs_and_surplus_sockets_are_named(comfy: Caller) -> None:
+    assert "is missing the inputs 'image'" in error_of(comfy, {**BUILT, "4": run_node(("3", 0))})["exception_message"]
     error = error_of(comfy, {**BUILT, **PICTURE, "5": run_node(("3", 0), ("4", 0), ("4", 0))})
-    assert "socket 'p1' is linked, and 'brighter' has 1 inputs ('image'); unlink it" in error["exception_message"]
+    assert "Socket 'p1' is linked, but 'brighter' has 1 inputs: 'image'. Unlink the socket." in error["exception_message"]
     error = error_of(comfy, {**BUILT, "4": node("PrimitiveString", value="x"), "5": run_node(("3", 0), ("4", 0))})
-    assert "takes an IMAGE [batch, height, width, channels], got str" in error["exception_message"]
+    assert "requires an IMAGE [batch, height, width, channels], got str" in error["exception_message"]

@@ -1,4 +1,4 @@
-"""Stages, worlds and states made with nodes in a real ComfyUI: the configs of Python, and runs equal to those of Python."""
+"""Stages, worlds and states composed with nodes in a real ComfyUI: configs and runs equal those of Python."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def equal(one: Any, other: Any) -> bool:
 # -- configs ------------------------------------------------------------------------------------------------------
 
 
-def test_a_world_of_a_template_is_that_of_python(comfy: Caller) -> None:
+def test_a_world_from_a_template_equals_that_of_python(comfy: Caller) -> None:
     found = values_of(
         comfy, {"1": small(), "2": pasted("world", World.from_template("canon_2.0", **SMALL).to_config())}, one=("1", 0), two=("2", 0)
     )
     assert found["one"] == found["two"] == World.from_template("canon_2.0", **SMALL).to_config()
 
 
-def test_a_stage_put_together_on_the_canvas_is_that_of_python(comfy: Caller) -> None:
+def test_a_stage_composed_on_the_canvas_equals_that_of_python(comfy: Caller) -> None:
     template = render_template("stage", "environment_stage", {})
     parts = {entry["stage_node_id"]: entry["pipeline_config"] for entry in template["pipelines"]}
     lines = "world_update.world -> development_of_the_world.world\n" + "\n".join(
@@ -81,7 +81,7 @@ def test_a_stage_put_together_on_the_canvas_is_that_of_python(comfy: Caller) -> 
     assert found["made"] == found["loaded"] == Stage.from_config(template).to_config()
 
 
-def test_a_world_of_stages_on_the_canvas_is_that_of_python(comfy: Caller) -> None:
+def test_a_world_composed_on_the_canvas_equals_that_of_python(comfy: Caller) -> None:
     world = World.from_template("canon_2.0", **SMALL)
     names = [*world.stages][::-1]
     prompt = {str(number): pasted("stage", world.get_stage(name).to_config()) for number, name in enumerate(names)}
@@ -97,7 +97,7 @@ def test_a_world_of_stages_on_the_canvas_is_that_of_python(comfy: Caller) -> Non
     assert [*made["cycle"]] == ["philosopher", "author", "environment", "architect", "creator"]
 
 
-def test_what_is_saved_is_what_python_reads(comfy: Caller) -> None:
+def test_python_reads_what_save_nodes_write(comfy: Caller) -> None:
     folder = data_folder(comfy.server)
     prompt = {"1": small(), "2": run_node(("1", 0)), "3": node("YggdrasillSaveWorld", world=("1", 0), state=("2", 0), name="kept")}
     prompt["4"] = node("YggdrasillSaveConfig", config=("1", 0), name="small.json")
@@ -119,7 +119,7 @@ def test_what_is_saved_is_what_python_reads(comfy: Caller) -> None:
 # -- runs ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_that_of_python_with_its_pictures_and_words(comfy: Caller) -> None:
+def test_a_world_run_equals_that_of_python_with_pictures_and_texts(comfy: Caller) -> None:
     prompt = {"1": small(), "2": run_node(("1", 0), 3, action="Raise a volcano in the north\n---\n---\nSink the coast", seed=11)}
     found = values_of(comfy, prompt, state=("2", 0), images=("2", 1), chronicle=("2", 3))
     world = World.from_template("canon_2.0", **SMALL)
@@ -131,7 +131,7 @@ def test_a_run_is_that_of_python_with_its_pictures_and_words(comfy: Caller) -> N
     assert str(states[-1].content["chronicle"][-1]["account"]["text"]) in found["chronicle"]
 
 
-def test_a_state_goes_from_run_to_run_and_is_edited_between(comfy: Caller) -> None:
+def test_a_state_is_passed_between_runs_and_edited_in_between(comfy: Caller) -> None:
     prompt = {
         "1": small(),
         "2": run_node(("1", 0), 1),
@@ -162,7 +162,7 @@ def test_a_stage_runs_if_its_condition_holds(comfy: Caller) -> None:
     assert equal(found["again"], found["once"])
 
 
-def test_parts_on_another_endpoint_give_the_same_world(comfy: Caller, place: Callable[..., None]) -> None:
+def test_a_world_with_parts_on_an_endpoint_is_the_same(comfy: Caller, place: Callable[..., None]) -> None:
     expected = World.from_template("canon_2.0", **SMALL).run(num_steps=2)
     prompt = {"1": small(), "2": run_node(("1", 0))}
     for places in ({"creator": "forge", "philosopher": "forge"}, {"environment": "forge"}, {"small": "forge"}):
@@ -170,9 +170,7 @@ def test_parts_on_another_endpoint_give_the_same_world(comfy: Caller, place: Cal
         assert equal(value_of(comfy, prompt, ("2", 0)), expected.to_dict()), places
 
 
-def test_a_part_of_a_stage_that_runs_alone_has_the_key_it_has_in_the_world(
-    comfy: Caller, place: Callable[..., None], forge: EndpointProcess
-) -> None:
+def test_a_part_has_the_same_key_in_a_stage_as_in_the_world(comfy: Caller, place: Callable[..., None], forge: EndpointProcess) -> None:
     config = render_template("stage", "architect_stage", {"keep": {"size": 32}})
     paths = [part.name for part in ProjectPart.of_config((), config).walk() if part.path and not part.children]
     place(**{f"{config['stage_id']}/{paths[-1]}": "forge"})
@@ -187,20 +185,20 @@ def test_a_part_of_a_stage_that_runs_alone_has_the_key_it_has_in_the_world(
     assert len(loop_thread().run(forge.client().jobs())) == before + 1
 
 
-def test_an_endpoint_tells_how_it_is(comfy: Caller, place: Callable[..., None]) -> None:
+def test_endpoint_info_reports_health_and_graphs(comfy: Caller, place: Callable[..., None]) -> None:
     place()
     found = values_of(comfy, {"1": node("YggdrasillEndpointInfo", endpoint="forge")}, ready=("1", 0), info=("1", 1))
     assert found["ready"] is True
     assert "forge:" in found["info"]
     refused = comfy.refused({"1": node("YggdrasillEndpointInfo", endpoint="mill")})
-    assert "unknown endpoint 'mill'; there is 'forge'" in json.dumps(refused["node_errors"]["1"])
+    assert "Unknown endpoint 'mill'. Available: 'forge'" in json.dumps(refused["node_errors"]["1"])
 
 
 # -- stopping -----------------------------------------------------------------------------------------------------
 
 
 def interrupt_after_a_pass(comfy: Caller, prompt: dict[str, Any], last: Path) -> None:
-    """Queue a prompt and interrupt it when it has written the state of one more pass."""
+    """Queue a prompt and interrupt it after it has stored the state of one more pass."""
     before = last.stat().st_mtime_ns if last.exists() else 0
 
     def written() -> bool:
@@ -217,7 +215,7 @@ def interrupt_after_a_pass(comfy: Caller, prompt: dict[str, Any], last: Path) ->
     assert until(ended)["status"]["messages"][-1][0] == "execution_interrupted"
 
 
-def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(comfy: Caller) -> None:
+def test_an_interrupted_world_run_resumes_with_the_same_result(comfy: Caller) -> None:
     steps = 24
     prompt = {"1": small("stopped"), "2": run_node(("1", 0), steps, keep=True)}
     folder = data_folder(comfy.server) / "worlds" / "stopped" / "run"
@@ -234,9 +232,7 @@ def test_a_stopped_run_goes_on_and_ends_as_if_it_had_not_been(comfy: Caller) -> 
 
 @pytest.mark.conformance
 @pytest.mark.parametrize("places", [{"creator": "forge", "environment": "forge"}, {"far": "forge"}], ids=["parts", "whole"])
-def test_a_world_elsewhere_goes_on_too_and_begins_anew_when_asked(
-    comfy: Caller, place: Callable[..., None], places: dict[str, str]
-) -> None:
+def test_a_world_on_an_endpoint_resumes_or_restarts_on_request(comfy: Caller, place: Callable[..., None], places: dict[str, str]) -> None:
     place(**places)
     prompt = {"1": small("far"), "2": run_node(("1", 0), 12, keep=True, seed=3)}
     interrupt_after_a_pass(comfy, prompt, data_folder(comfy.server) / "worlds" / "far" / "run" / "far-last.ygg")
@@ -246,11 +242,11 @@ def test_a_world_elsewhere_goes_on_too_and_begins_anew_when_asked(
     assert equal(value_of(comfy, {"1": prompt["1"], "2": run_node(("1", 0), 2, keep=True, seed=4)}, ("2", 0)), anew.to_dict())
 
 
-def test_two_runs_of_one_world_at_once_are_refused_and_the_world_is_whole(comfy: Caller) -> None:
+def test_a_second_run_of_a_running_world_is_refused_without_damage(comfy: Caller) -> None:
     prompt = {"1": small("twice"), "2": run_node(("1", 0), 200, keep=True, seed=1), "3": run_node(("1", 0), 200, keep=True, seed=2)}
     entry = comfy.server.run(prompt)
     error = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
-    assert "world 'twice' is running already" in error["exception_message"]
+    assert "World 'twice' is already running" in error["exception_message"]
     expected = World.from_template("canon_2.0", size=32, world_id="twice").run(num_steps=1)
     assert equal(value_of(comfy, {"1": prompt["1"], "2": run_node(("1", 0), 1, keep=True)}, ("2", 0)), expected.to_dict())
 
@@ -258,17 +254,17 @@ def test_two_runs_of_one_world_at_once_are_refused_and_the_world_is_whole(comfy:
 # -- bad input ----------------------------------------------------------------------------------------------------
 
 
-def test_a_world_folder_that_cannot_be_written_is_named(comfy: Caller) -> None:
+def test_an_unwritable_world_folder_is_named(comfy: Caller) -> None:
     worlds = data_folder(comfy.server) / "worlds"
     worlds.mkdir(exist_ok=True)
     Path(worlds / "blocked").write_text("no folder", encoding="utf-8")
     error = error_of(comfy, {"1": small("blocked"), "2": run_node(("1", 0), keep=True)})
-    assert "world 'blocked' cannot be kept in" in error["exception_message"]
+    assert "World 'blocked' cannot be stored in" in error["exception_message"]
     assert "switch 'keep' off" in error["exception_message"]
 
 
 @pytest.mark.parametrize("content", ["", '{"key": "x", "done"', '{"key": "x", "done": false}', "[]"])
-def test_a_world_that_was_written_half_is_named_with_what_to_do(comfy: Caller, content: str) -> None:
+def test_a_damaged_run_record_is_named_with_a_remedy(comfy: Caller, content: str) -> None:
     run = data_folder(comfy.server) / "worlds" / "torn" / "run"
     run.mkdir(parents=True, exist_ok=True)
     (run / "run.json").write_text(content, encoding="utf-8")
@@ -277,39 +273,39 @@ def test_a_world_that_was_written_half_is_named_with_what_to_do(comfy: Caller, c
         {"1": node("YggdrasillLoadWorld", name="torn"), "2": node("YggdrasillReadState", state=("1", 1))},
     ):
         said = error_of(comfy, prompt)["exception_message"]
-        assert "what is kept of a run is damaged" in said
+        assert "The record of a run is damaged" in said
         assert "run.json" in said
-        assert "away to begin anew" in said
+        assert "away to start again" in said
 
 
 @pytest.mark.parametrize(
     "nodes, said",
     [
-        ({"1": node("YggdrasillWorld", source="template: removed")}, "unknown world template 'removed'; there is 'art_generation'"),
+        ({"1": node("YggdrasillWorld", source="template: removed")}, "Unknown world template 'removed'. Available: 'art_generation'"),
         ({"1": pasted("world", {"schema_version": "3.0", "world_id": "w", "cycle": [], "stages": {}})}, "newer than '2.0'"),
         (
             {"1": small(artifacts="map"), "2": node("YggdrasillState", edits="1: a\n3: b"), "3": run_node(("1", 0), state=("2", 0))},
-            "the state has a hole",
+            "The state has a gap",
         ),
-        ({"1": small(), "2": node("PrimitiveInt", value=-1), "3": run_node(("1", 0), ("2", 0))}, "a world makes 0 passes or more"),
-        ({"1": small("../up"), "2": run_node(("1", 0), keep=True)}, "has a name of letters, digits"),
-        ({"1": small(), "2": run_node(("1", 0), 1, action="a\n---\nb")}, "there are 2 actions for 1 passes"),
+        ({"1": small(), "2": node("PrimitiveInt", value=-1), "3": run_node(("1", 0), ("2", 0))}, "steps must be at least 0, got -1"),
+        ({"1": small("../up"), "2": run_node(("1", 0), keep=True)}, "must consist of letters, digits"),
+        ({"1": small(), "2": run_node(("1", 0), 1, action="a\n---\nb")}, "Got 2 actions for 1 passes"),
         ({"1": node("YggdrasillState", edits="7: x")}, "a state has blocks 1, 2, 3, 4 and 5, not 7"),
-        ({"1": node("YggdrasillLoadWorld", name="nowhere")}, "there is no world 'nowhere' here"),
-        ({"1": node("YggdrasillLoadWorld", name="../..")}, "has a name of letters, digits"),
-        ({"1": small(), "2": node("YggdrasillSaveConfig", config=("1", 0), name="../x.yaml")}, "is no name to save under"),
+        ({"1": node("YggdrasillLoadWorld", name="nowhere")}, "Unknown world 'nowhere'. Available: "),
+        ({"1": node("YggdrasillLoadWorld", name="../..")}, "must consist of letters, digits"),
+        ({"1": small(), "2": node("YggdrasillSaveConfig", config=("1", 0), name="../x.yaml")}, "is not a valid file name"),
         (
             {"1": pasted("graph", render_template("graph", "creator", {})), "2": stage_node(("1", 0), connections="2 -> creator.colour")},
             "colour",
         ),
     ],
 )
-def test_what_cannot_be_is_said_on_the_node(comfy: Caller, nodes: dict[str, Any], said: str) -> None:
+def test_errors_are_reported_on_the_node(comfy: Caller, nodes: dict[str, Any], said: str) -> None:
     error = error_of(comfy, nodes)
     assert said in error["exception_message"]
 
 
-def test_wires_that_make_no_sense_are_refused_by_type(comfy: Caller) -> None:
+def test_links_of_wrong_type_are_refused(comfy: Caller) -> None:
     refused = comfy.refused({"1": small(), "2": run_node(("1", 0), state=("1", 0))})
     assert "received_type(YGGDRASILL_WORLD)" in json.dumps(refused["node_errors"]["2"])
     refused = comfy.refused({"1": small(), "2": run_node(("1", 0), -1)})

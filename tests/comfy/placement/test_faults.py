@@ -1,4 +1,4 @@
-"""A part whose endpoint dies: what was said of such a case happens, and the message is on the node and names no address."""
+"""A part whose endpoint dies: the policy applies, and the error is on the node and contains no address."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pytest
 
 from samples.comfy import Server, Servers, make_base_directory
 from samples.comfy_graphs import Caller, InBackground, know, node, until
-from samples.pages import Shown, show
+from samples.page_view import Shown, show
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
 
 
 @pytest.fixture
 def mortal(a: Caller, b: Caller, servers: Servers, request: pytest.FixtureRequest) -> Iterator[Caller]:
-    """A third server that ``a`` knows as ``c``, to be killed."""
+    """A third server, in the registry of ``a`` as ``c``, that may be killed."""
     base = make_base_directory(servers.folder / f"mortal-{request.node.name[:40]}")
     nodes = a.server.base / "custom_nodes" / "nodes_for_tests.py"
     (base / "custom_nodes" / nodes.name).write_text(nodes.read_text(encoding="utf-8"), encoding="utf-8")
@@ -42,7 +42,7 @@ def placed_at(endpoint: Any) -> dict[str, Any]:
     return {"yggdrasill": {"graphs": {"part": {"nodes": ["2", "3"], "endpoint": endpoint}}}}
 
 
-def test_what_was_up_a_moment_ago_falls_back_too(a: Caller, b: Caller, mortal: Caller) -> None:
+def test_an_endpoint_lost_after_validation_falls_back(a: Caller, b: Caller, mortal: Caller) -> None:
     assert show(a.server, prompt_of("up"), placed_at("c")).outputs["4"] == {"text": ["0.0", "2.0", "4.0"]}
     mortal.server.kill()
     here = show(a.server, prompt_of("here"), placed_at({"replicas": ["c"], "fallback": "local"}))
@@ -51,7 +51,7 @@ def test_what_was_up_a_moment_ago_falls_back_too(a: Caller, b: Caller, mortal: C
     assert "part 'part' runs here" in a.server.printed()
 
 
-def test_what_was_up_a_moment_ago_is_passed_over_for_the_next(a: Caller, b: Caller, mortal: Caller) -> None:
+def test_an_endpoint_lost_after_validation_is_replaced_by_the_next_replica(a: Caller, b: Caller, mortal: Caller) -> None:
     show(a.server, prompt_of("up"), placed_at("c"))
     before = len(b.jobs(graph_id="part"))
     mortal.server.kill()
@@ -60,7 +60,7 @@ def test_what_was_up_a_moment_ago_is_passed_over_for_the_next(a: Caller, b: Call
     assert len(b.jobs(graph_id="part")) == before + 1
 
 
-def test_an_endpoint_that_dies_is_said_on_a_node_inside_and_in_the_history(a: Caller, b: Caller, mortal: Caller) -> None:
+def test_an_endpoint_that_dies_is_reported_on_an_inner_node_and_in_the_history(a: Caller, b: Caller, mortal: Caller) -> None:
     watched = InBackground(partial(show, a.server, prompt_of("dying", 120.0), placed_at("c")))
     until(lambda: mortal.jobs(graph_id="part", status="IN_PROGRESS"))
     a.server.post("/queue", {"clear": True})

@@ -1,4 +1,4 @@
-"""What looks at every POST /prompt: it takes no time, changes nothing, and marks what is placed elsewhere."""
+"""The handler of every POST /prompt: it is fast, changes nothing, and marks placed parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from yggdrasill.remote import EndpointRegistry
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PostedPrompt
-from yggdrasill.server_ext.comfy.placement.placing import Placing
+from yggdrasill.server_ext.comfy.placement.service import PlacementService
 
 REGISTRY = EndpointRegistry({"forge": "http://127.0.0.1:9"}, {"soft": "forge", "hard": "local"})
 
@@ -23,19 +23,19 @@ def body(nodes: int = 6, **graphs: Any) -> dict[str, Any]:
     }
 
 
-def test_a_prompt_of_which_nothing_is_placed_is_passed_on_untouched() -> None:
-    placing = Placing(lambda: REGISTRY)
+def test_a_prompt_without_placements_is_unchanged() -> None:
+    service = PlacementService(lambda: REGISTRY)
     posted: dict[str, Any]
     for posted in (body(), body(hard={"nodes": ["1"]}), body(other={"nodes": ["1"]}), {"prompt": 5}, {}, {"prompt": {}}):
         before: dict[str, Any] = copy.deepcopy(posted)
-        assert placing.on_prompt(posted) is posted
+        assert service.on_prompt(posted) is posted
         assert posted == before
 
 
-def test_a_prompt_of_which_a_part_is_placed_is_marked_in_a_new_body() -> None:
+def test_a_prompt_with_a_placement_is_marked_in_a_new_body() -> None:
     posted = body(soft={"nodes": ["1", "2"]})
     before = copy.deepcopy(posted)
-    marked = Placing(lambda: REGISTRY).on_prompt(posted)
+    marked = PlacementService(lambda: REGISTRY).on_prompt(posted)
     assert posted == before
     assert {**marked, "prompt": dict(marked["prompt"])} == before
     prompt = marked["prompt"]
@@ -44,16 +44,16 @@ def test_a_prompt_of_which_a_part_is_placed_is_marked_in_a_new_body() -> None:
     assert (placed.part.name, sorted(placed.part.nodes), placed.placement.endpoints) == ("soft", ["1", "2"], ("forge",))
 
 
-def test_names_that_are_wrong_are_kept_to_be_said() -> None:
-    marked = Placing(lambda: REGISTRY).on_prompt(body(soft={"nodes": ["99"]}))
-    assert "unknown node '99'" in str(marked["prompt"].problem)
+def test_invalid_names_are_kept_as_the_problem_of_the_prompt() -> None:
+    marked = PlacementService(lambda: REGISTRY).on_prompt(body(soft={"nodes": ["99"]}))
+    assert "Unknown node '99'" in str(marked["prompt"].problem)
 
 
-def test_it_takes_less_than_a_millisecond_where_nothing_is_placed() -> None:
-    placing, posted = Placing(lambda: REGISTRY), body(500)
+def test_on_prompt_takes_less_than_a_millisecond_without_placements() -> None:
+    service, posted = PlacementService(lambda: REGISTRY), body(500)
     times = []
     for _ in range(20):
         began = time.perf_counter()
-        placing.on_prompt(posted)
+        service.on_prompt(posted)
         times.append(time.perf_counter() - began)
     assert min(times) < 0.001

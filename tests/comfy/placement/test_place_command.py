@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.co
 
 @pytest.fixture
 def command(a: Caller, b: Caller, tmp_path: Path) -> list[str]:
-    """The beginning of a command line, with both servers in the registry and a workflow in ``prompt.json``."""
+    """The start of a command line, with both servers in the registry and a workflow in ``prompt.json``."""
     picture = np.random.default_rng(91).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     prompt = {
         "1": load_image(a.server, "commanded.png", picture),
@@ -49,7 +49,7 @@ def test_a_workflow_is_partitioned_drawn_and_run(
     placed = [*command, "--run", "--at", "a", "--out", str(tmp_path / "placed"), "--on", "b", "--nodes", "2,3"]
     assert main([*placed, "--svg", str(tmp_path / "partitioned.svg")]) == 0
     told = capsys.readouterr().out
-    assert "selection runs at b\n  nodes   2 ImageInvert, 3 ImageBlur\n  takes   1.0 IMAGE\n  gives   3.0 IMAGE\n" in told
+    assert "selection runs at b\n  nodes   2 ImageInvert, 3 ImageBlur\n  input   1.0 IMAGE\n  output  3.0 IMAGE\n" in told
     assert "<svg" in (tmp_path / "partitioned.svg").read_text(encoding="utf-8")
     assert b.jobs(graph_id="selection", limit=1)[0]["status"] == "COMPLETED"
     (one,), (other,) = (list((tmp_path / name).iterdir()) for name in ("whole", "placed"))
@@ -57,16 +57,16 @@ def test_a_workflow_is_partitioned_drawn_and_run(
         assert here.tobytes() == there.tobytes()
 
 
-def test_a_part_is_named_by_its_title(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_part_is_selected_by_its_title(command: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     assert main([*command, "--on", "b", "--part", "invert", "--json"]) == 0
     (part,) = said(capsys)["parts"]
     assert [call["nodes"] for call in part["calls"]] == [["2"]]
     assert main([*command, "--on", "b", "--part", "no such"]) == 2
-    assert "unknown part 'no such'" in capsys.readouterr().err
+    assert "Unknown part 'no such'" in capsys.readouterr().err
 
 
-def test_a_refused_prompt_and_a_failing_node_say_which(
+def test_a_refused_prompt_and_a_failing_node_name_the_node(
     command: list[str], a: Caller, b: Caller, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bad = {"1": node("EmptyImage", width=-3, height=8, batch_size=1, color=0), "2": node("PreviewImage", images=("1", 0))}
@@ -81,9 +81,7 @@ def test_a_refused_prompt_and_a_failing_node_say_which(
         assert words in capsys.readouterr().err
 
 
-def test_of_several_servers_the_least_busy_one_runs_the_workflow(
-    command: list[str], a: Caller, b: Caller, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_least_busy_server_runs_the_workflow(command: list[str], a: Caller, b: Caller, capsys: pytest.CaptureFixture[str]) -> None:
     slow = {
         "1": node("TestSeveral", count=1),
         "2": node("TestSlow", value=("1", 0), seconds=4.0, salt="busy"),

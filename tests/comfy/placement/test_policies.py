@@ -1,4 +1,4 @@
-"""What happens where a part cannot run as it is placed: said before anything runs, on the node, in ComfyUI's own form."""
+"""Parts that cannot run as placed: reported on the node in ComfyUI's own form before anything runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from samples.comfy_graphs import Caller, data_folder, know, node, until
-from samples.pages import Shown, on_endpoints, show
+from samples.page_view import Shown, on_endpoints, show
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
@@ -18,7 +18,7 @@ PROMPT = {"1": node("TestSeveral", count=1), "2": node("TestDouble", value=("1",
 
 @pytest.fixture
 def gone(a: Caller, b: Caller) -> Iterator[str]:
-    """An endpoint that server ``a`` knows and that is not there."""
+    """An unreachable endpoint in the registry of server ``a``."""
     know(a.server, {"a": a.server, "b": b.server})
     file = data_folder(a.server) / "endpoints.yaml"
     before = file.read_text(encoding="utf-8")
@@ -28,7 +28,7 @@ def gone(a: Caller, b: Caller) -> Iterator[str]:
 
 
 def said_on(shown: Shown, node_id: str) -> str:
-    """The details of the one error on a node, and on no other."""
+    """Return the details of the only error, which is on a node."""
     assert shown.status == 400
     assert list(shown.answer["node_errors"]) == [node_id]
     (error,) = shown.answer["node_errors"][node_id]["errors"]
@@ -41,14 +41,14 @@ def placed_at(endpoint: Any) -> dict[str, Any]:
     return {"yggdrasill": {"graphs": {"part": {"nodes": ["2"], "endpoint": endpoint}}}}
 
 
-def test_an_endpoint_that_is_down_is_said_on_the_node_with_the_reason(a: Caller, b: Caller, gone: str) -> None:
+def test_an_endpoint_that_is_down_is_reported_on_the_node_with_the_reason(a: Caller, b: Caller, gone: str) -> None:
     said = said_on(show(a.server, PROMPT, placed_at(gone)), "2")
-    assert "part 'part' runs at 'gone'" in said
+    assert "Part 'part' is placed on 'gone'" in said
     assert "nothing answers" in said
     assert "http://" not in said
 
 
-def test_of_replicas_the_one_that_is_up_is_taken(a: Caller, b: Caller, gone: str) -> None:
+def test_the_replica_that_is_up_is_used(a: Caller, b: Caller, gone: str) -> None:
     before = len(b.jobs(graph_id="part"))
     prompt = {**PROMPT, "1": node("TestSeveral", count=7)}
     shown = show(a.server, prompt, placed_at({"replicas": [gone, "b"], "policy": "first"}))
@@ -56,13 +56,13 @@ def test_of_replicas_the_one_that_is_up_is_taken(a: Caller, b: Caller, gone: str
     assert len(b.jobs(graph_id="part")) == before + 1
 
 
-def test_a_part_may_run_here_when_its_endpoint_is_down(a: Caller, b: Caller, gone: str) -> None:
+def test_a_part_falls_back_to_a_local_run_if_its_endpoint_is_down(a: Caller, b: Caller, gone: str) -> None:
     shown = show(a.server, PROMPT, placed_at({"replicas": [gone], "fallback": "local"}))
     assert shown.outputs["3"] == {"text": ["0.0"]}
     assert shown.ran | shown.cached == {"1", "2", "3"}
 
 
-def test_a_class_that_only_the_endpoint_has_runs_there(a: Caller, b: Caller) -> None:
+def test_a_class_that_only_the_endpoint_has_runs_on_it(a: Caller, b: Caller) -> None:
     prompt = {"1": node("TestSeveral", count=3), "2": node("TestOnlyOn_b", value=("1", 0)), "3": node("TestShow", value=("2", 0))}
     assert show(a.server, prompt, on_endpoints(half=("b", ["2"]))).outputs["3"] == {"text": ["0.0", "0.5", "1.0"]}
     without, elsewhere = show(a.server, prompt), show(a.server, prompt, on_endpoints(half=("b", ["3"])))
@@ -90,17 +90,17 @@ def test_a_class_that_the_endpoint_lacks_is_named_before_anything_is_sent(a: Cal
     ],
     ids=lambda wrong: json.dumps(wrong)[:50],
 )
-def test_a_prompt_that_is_not_valid_anyway_gets_the_same_answer(a: Caller, b: Caller, wrong: dict[str, Any]) -> None:
+def test_an_invalid_prompt_gets_the_same_answer_with_placement(a: Caller, b: Caller, wrong: dict[str, Any]) -> None:
     prompt = {**PROMPT, **wrong}
     placed, here = show(a.server, prompt, on_endpoints(part=("b", ["2"]))), show(a.server, prompt)
     assert placed.status == here.status == 400
     assert placed.answer == here.answer
 
 
-def test_what_is_wrong_with_the_names_is_said(a: Caller, b: Caller) -> None:
+def test_invalid_names_are_reported(a: Caller, b: Caller) -> None:
     for graphs, said in (
-        ({"part": {"nodes": ["99"], "endpoint": "b"}}, "unknown node '99'"),
-        ({"part": {"nodes": ["2"], "endpoint": "c"}}, "unknown endpoint 'c'"),
+        ({"part": {"nodes": ["99"], "endpoint": "b"}}, "Unknown node '99'"),
+        ({"part": {"nodes": ["2"], "endpoint": "c"}}, "Unknown endpoint 'c'"),
         ({"part": {"nodes": ["3"], "endpoint": "b"}}, "No node of part 'part' can run on an endpoint"),
         ({"one": {"nodes": ["1", "2"], "endpoint": "b"}, "two": {"nodes": ["2", "3"], "endpoint": "a"}}, "share nodes '2'"),
     ):
@@ -110,6 +110,6 @@ def test_what_is_wrong_with_the_names_is_said(a: Caller, b: Caller) -> None:
         assert shown.answer["node_errors"]
 
 
-def test_nothing_is_asked_of_endpoints_while_nothing_is_placed(a: Caller, b: Caller) -> None:
+def test_endpoints_are_not_queried_without_placements(a: Caller, b: Caller) -> None:
     until(lambda: show(a.server, PROMPT).status == 200)
     assert "yggdrasill_" not in json.dumps(show(a.server, PROMPT).answer)

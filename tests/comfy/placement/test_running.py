@@ -1,4 +1,4 @@
-"""A part of a workflow that runs on another server: what comes of it is what came of it here, under the same ids."""
+"""A part of a workflow on another server: the same results as locally, under the same ids."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from PIL import Image
 
 from samples.comfy import Server
 from samples.comfy_graphs import Caller, InBackground, data_folder, know, load_image, node, token_of, until
-from samples.pages import Shown, on_endpoints, show
+from samples.page_view import Shown, on_endpoints, show
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
 
 
 def pictures(server: Server, shown: Shown, node_id: str) -> list[tuple[int, ...]]:
-    """The pixels of the files that an output node saved."""
+    """Return the pixels of the files that an output node saved."""
     files = [server.base / item["type"] / item["subfolder"] / item["filename"] for item in shown.outputs[node_id]["images"]]
     return [tuple(pixels_of(file)) for file in files]
 
@@ -42,7 +42,7 @@ def shapes(server: Server, radius: int) -> dict[str, Any]:
     }
 
 
-def test_a_placed_part_gives_the_same_pixels_messages_and_history(a: Caller, b: Caller) -> None:
+def test_a_placed_part_returns_the_same_pixels_messages_and_history(a: Caller, b: Caller) -> None:
     placed = show(a.server, shapes(a.server, 3), on_endpoints(part=("b", ["2", "3", "4"])))
     (job,) = b.jobs(graph_id="part", limit=1)
     here = show(a.server, shapes(a.server, 3))
@@ -58,7 +58,7 @@ def test_a_placed_part_gives_the_same_pixels_messages_and_history(a: Caller, b: 
     assert placed.entry["prompt"][2] == here.entry["prompt"][2]
 
 
-def test_history_and_pictures_keep_the_prompt_that_was_posted(a: Caller, b: Caller) -> None:
+def test_history_and_pictures_contain_the_posted_prompt(a: Caller, b: Caller) -> None:
     prompt = shapes(a.server, 4)
     workflow = {"nodes": [{"id": 1, "type": "LoadImage"}], "links": [], "version": 0.4}
     placed = show(a.server, prompt, {**on_endpoints(part=("b", ["2", "3"])), "extra_pnginfo": {"workflow": workflow}})
@@ -74,7 +74,7 @@ def test_history_and_pictures_keep_the_prompt_that_was_posted(a: Caller, b: Call
         assert "YggdrasillPlacedPart" not in text
 
 
-def test_an_error_over_there_is_the_error_of_the_node_itself(a: Caller, b: Caller) -> None:
+def test_a_remote_error_is_reported_on_the_node_itself(a: Caller, b: Caller) -> None:
     prompt = {
         "1": node("TestSeveral", count=2),
         "2": node("TestDouble", value=("1", 0)),
@@ -91,7 +91,7 @@ def test_an_error_over_there_is_the_error_of_the_node_itself(a: Caller, b: Calle
     assert placed.entry["status"]["status_str"] == "error"
 
 
-def test_an_interrupt_stops_the_part_where_it_runs(a: Caller, b: Caller) -> None:
+def test_an_interrupt_stops_the_part_at_its_endpoint(a: Caller, b: Caller) -> None:
     prompt = {
         "1": node("TestSeveral", count=1),
         "2": node("TestSlow", value=("1", 0), seconds=60.0, salt="placed"),
@@ -108,7 +108,7 @@ def test_an_interrupt_stops_the_part_where_it_runs(a: Caller, b: Caller) -> None
     until(lambda: b.queue() == ([], []))
 
 
-def test_progress_is_that_of_the_node_inside(a: Caller, b: Caller) -> None:
+def test_progress_is_reported_for_the_inner_node(a: Caller, b: Caller) -> None:
     prompt = {
         "1": node("TestSeveral", count=1),
         "2": node("TestSlow", value=("1", 0), seconds=0.8, salt="progress"),
@@ -124,7 +124,7 @@ def test_progress_is_that_of_the_node_inside(a: Caller, b: Caller) -> None:
     assert len({data["value"] for data in told}) > 3
 
 
-def test_what_a_node_inside_shows_is_shown_as_its_own(a: Caller, b: Caller) -> None:
+def test_outputs_of_inner_nodes_have_their_own_ids(a: Caller, b: Caller) -> None:
     prompt = {
         "1": node("TestSeveral", count=1),
         "2": node("TestTell", value=("1", 0), text="from inside"),
@@ -140,14 +140,14 @@ def test_what_a_node_inside_shows_is_shown_as_its_own(a: Caller, b: Caller) -> N
     assert [shown.outputs.keys() for shown in (first, again)] == [shown.outputs.keys() for shown in here]
 
 
-def test_a_picture_that_a_node_inside_shows_is_here(a: Caller, b: Caller) -> None:
+def test_a_picture_shown_by_an_inner_node_is_stored_locally(a: Caller, b: Caller) -> None:
     prompt = {"1": node("TestSeveral", count=1), "2": node("TestSketch", value=("1", 0), grey=77), "3": node("TestShow", value=("2", 0))}
     placed = show(a.server, prompt, on_endpoints(sketch=("b", ["2"])))
     assert pictures(a.server, placed, "2") == [(77,) * 16]
     assert [data["output"] for data in placed.of("executed") if data["node"] == "2"] == [placed.outputs["2"]]
 
 
-def test_a_part_that_may_change_by_itself_is_asked_again_and_another_is_not(a: Caller, b: Caller) -> None:
+def test_a_part_is_called_again_only_if_it_may_change_by_itself(a: Caller, b: Caller) -> None:
     for name, inner, jobs in (("fickle", "TestFickle", 2), ("steady", "TestDouble", 1)):
         prompt = {"1": node("TestSeveral", count=1), "2": node(inner, value=("1", 0)), "3": node("TestShow", value=("2", 0))}
         for _ in range(2):
@@ -155,7 +155,7 @@ def test_a_part_that_may_change_by_itself_is_asked_again_and_another_is_not(a: C
         assert len(b.jobs(graph_id=name)) == jobs
 
 
-def test_lists_go_in_and_out_as_lists(a: Caller, b: Caller) -> None:
+def test_lists_are_transferred_as_lists(a: Caller, b: Caller) -> None:
     prompt = {
         "1": node("TestSeveral", count=3),
         "2": node("TestDouble", value=("1", 0)),
@@ -181,7 +181,7 @@ def test_a_blocked_input_blocks_only_what_depends_on_it(a: Caller, b: Caller) ->
         assert placed.entry["status"]["status_str"] == "success"
 
 
-def test_a_value_between_two_parts_stays_where_it_is(a: Caller, b: Caller) -> None:
+def test_a_value_between_two_parts_is_not_downloaded(a: Caller, b: Caller) -> None:
     prompt = shapes(a.server, 5)
     place = {"first": ("b", ["2", "3"]), "second": ("b", ["4"])}
     del prompt["6"]
@@ -192,7 +192,7 @@ def test_a_value_between_two_parts_stays_where_it_is(a: Caller, b: Caller) -> No
     assert (first["status"], second["status"]) == ("COMPLETED", "COMPLETED")
 
 
-def test_a_part_may_be_placed_on_the_server_that_has_the_workflow(a: Caller, b: Caller) -> None:
+def test_a_part_may_be_placed_on_the_same_server(a: Caller, b: Caller) -> None:
     prompt = shapes(a.server, 6)
     placed = show(a.server, prompt, on_endpoints(self=("a", ["2", "3"]), other=("b", ["4"])))
     here = show(a.server, prompt)
@@ -200,7 +200,7 @@ def test_a_part_may_be_placed_on_the_server_that_has_the_workflow(a: Caller, b: 
     assert placed.ran == {"1", "2", "3", "4", "5", "6"}
 
 
-def test_several_prompts_at_once_do_not_mix(a: Caller, b: Caller) -> None:
+def test_concurrent_prompts_do_not_mix(a: Caller, b: Caller) -> None:
     def one(number: int) -> Shown:
         prompt = {
             "1": node("TestSeveral", count=number),
@@ -228,7 +228,7 @@ def test_only_the_targets_of_a_partial_execution_run(a: Caller, b: Caller) -> No
     assert "3" not in shown.ran
 
 
-def test_credentials_and_what_the_browser_knows_stay_here(a: Caller, b: Caller) -> None:
+def test_credentials_and_extra_data_stay_local(a: Caller, b: Caller) -> None:
     prompt = {"1": node("TestSeveral", count=1), "2": node("TestDouble", value=("1", 0)), "3": node("TestShow", value=("2", 0))}
     show(
         a.server, prompt, {**on_endpoints(secret=("b", ["2"])), "api_key_comfy_org": "comfy-key-of-a-user", "auth_token_comfy_org": "ct-1"}
@@ -238,7 +238,7 @@ def test_credentials_and_what_the_browser_knows_stay_here(a: Caller, b: Caller) 
     assert b"comfy-key-of-a-user" not in database
 
 
-def test_the_registry_says_where_a_name_runs_and_may_change_meanwhile(a: Caller, b: Caller) -> None:
+def test_a_changed_registry_applies_to_the_next_prompt(a: Caller, b: Caller) -> None:
     prompt = {"1": node("TestSeveral", count=1), "2": node("TestDouble", value=("1", 0)), "3": node("TestShow", value=("2", 0))}
     extra = {"yggdrasill": {"graphs": {"moving": {"nodes": ["2"]}}}}
     both = {"a": a.server, "b": b.server}
@@ -251,7 +251,7 @@ def test_the_registry_says_where_a_name_runs_and_may_change_meanwhile(a: Caller,
         (data_folder(a.server) / "endpoints.yaml").write_text("endpoints: [", encoding="utf-8")
         show(a.server, {**prompt, "1": node("TestSeveral", count=3)}, extra)
         assert len(b.jobs(graph_id="moving")) == 2
-        assert "is left as it was read before" in a.server.printed()
+        assert "the version read before stays in use" in a.server.printed()
         know(a.server, both, {"moving": "local"})
         show(a.server, {**prompt, "1": node("TestSeveral", count=4)}, extra)
         assert len(b.jobs(graph_id="moving")) == 2

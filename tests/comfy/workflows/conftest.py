@@ -1,4 +1,4 @@
-"""Three servers with the models of the workflows: what is placed on ``forge`` and ``loom`` may run on either, or on the first."""
+"""Three servers with the models of the workflows: parts placed on ``forge`` and ``loom`` may run on either, or on the first."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import pytest
 
 from samples.comfy import Server, Servers, make_base_directory
 from samples.comfy_graphs import Caller, know
-from samples.shipped import PLACES, api_form
+from samples.shipped_workflows import PLACES, api_form
 
 _TESTS = Path(__file__).parent.parent.parent
 
 
 @dataclass(frozen=True)
 class Theatre:
-    """``here`` has the editor."""
+    """The three servers; ``here`` has the editor."""
 
     here: Server
     forge: Server
     loom: Server
 
     def place(self, name: str, count: int) -> list[Caller]:
-        """Spread a workflow over ``count`` servers; gives those that its parts are on. Nothing stays in the first one's cache."""
+        """Place a workflow on ``count`` servers, empty the first one's cache, and return the servers of its parts."""
         forge, loom = {1: (self.here, self.here), 2: (self.forge, self.forge), 3: (self.forge, self.loom)}[count]
         alone = count == 1 and name != "remote-upscale-chain"
         know(self.here, {"forge": forge, "loom": loom}, {} if alone else PLACES[name])

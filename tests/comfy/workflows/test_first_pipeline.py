@@ -1,4 +1,4 @@
-"""The steps of the README, "From an empty canvas to a two-server pipeline", as they stand there: with the mouse and the keyboard."""
+"""The steps of the README, "From an empty canvas to a two-server pipeline", by mouse and keyboard as described."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _AS_NEW = "() => app.extensionManager.setting.set('Comfy.LinkRelease.Action', 's
 
 
 class Person:
-    """Hands on an editor; each of its acts is one action."""
+    """A user of the editor; each method is one action."""
 
     def __init__(self, editor: Editor) -> None:
         self.editor = editor
@@ -41,7 +41,7 @@ class Person:
         return self._made(lambda: self._search(name, x, y, lambda: self.page.mouse.dblclick(x, y)))
 
     def pull(self, node: int, side: str, slot: str, x: int, y: int, name: str) -> int:
-        """Drag a link from a socket onto the empty canvas and choose the node that it goes to."""
+        """Drag a link from a socket onto the empty canvas and choose the node that it links to."""
         self.actions += 1
         return self._made(lambda: self._search(name, x, y, lambda: self._drag(node, side, slot, x, y)))
 
@@ -52,7 +52,7 @@ class Person:
         self.editor.set(node, widget, value)
 
     def type(self, node: int, widget: str, text: str) -> None:
-        """Write into a box."""
+        """Enter a text into a box."""
         self.actions += 1
         self.editor.set(node, widget, text)
 
@@ -69,7 +69,7 @@ class Person:
         self.page.mouse.up()
 
     def _search(self, name: str, x: int, y: int, begin: Any) -> None:
-        """Choose a node in the search box; it hangs at the pointer until a click puts it down."""
+        """Choose a node in the search box; it follows the pointer until a click places it."""
         begin()
         box = self.page.get_by_role("combobox").or_(self.page.locator("input[placeholder*='earch']")).last
         box.wait_for()
@@ -93,12 +93,12 @@ class Person:
 
 
 def steps_of_the_readme() -> list[str]:
-    """The numbered lines under the heading."""
+    """Return the numbered lines under the heading."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").partition(HEADING)[2].partition("\n## ")[0]
     return re.findall(r"^(\d+)\. ", text, flags=re.MULTILINE)
 
 
-def test_nine_actions_lead_from_an_empty_canvas_to_a_pipeline_on_two_servers(theatre: Any, browser: Any) -> None:
+def test_nine_actions_from_an_empty_canvas_to_a_pipeline_on_two_servers(theatre: Any, browser: Any) -> None:
     theatre.place("serve-refine", 3)
     editor = Editor(browser.new_page(), theatre.here.url).open().empty()
     editor.page.evaluate("() => { app.canvas.ds.scale = 0.6; app.canvas.ds.offset = [0, 0]; }")

@@ -1,4 +1,4 @@
-"""The shipped workflows in a real browser: found among the templates, opened, run over three servers; and a world of fifty passes."""
+"""The shipped workflows in a real browser: found among the templates, opened, run on three servers; and a world of fifty passes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from PIL import Image
 from samples.comfy import Server
 from samples.comfy_graphs import data_folder, until
 from samples.editor import Editor
-from samples.shipped import NAMES, api_form, editor_form, in_small, write_api_form
+from samples.shipped_workflows import NAMES, api_form, editor_form, in_small, write_api_form
 from yggdrasill.values import dumps
 from yggdrasill.world import World
 
@@ -38,13 +38,13 @@ def opened(browser: Any, theatre: Any) -> Editor:
 
 @pytest.fixture
 def editor(opened: Editor) -> Editor:
-    """It with an empty canvas."""
+    """The editor with an empty canvas."""
     opened.page.keyboard.press("Escape")
     return opened.empty()
 
 
 def pixels(server: Server, outputs: dict[str, Any]) -> dict[str, list[bytes]]:
-    """The pictures that the nodes of a run saved or showed."""
+    """Return the pictures that the nodes of a run saved or showed."""
     found: dict[str, list[bytes]] = {}
     for key, told in outputs.items():
         for shown in told.get("images", ()):
@@ -54,7 +54,7 @@ def pixels(server: Server, outputs: dict[str, Any]) -> dict[str, list[bytes]]:
 
 
 def run(editor: Editor, seconds: float = 250) -> dict[str, Any]:
-    """Press Run; gives what the nodes showed."""
+    """Press Run; return the outputs that the nodes showed."""
     editor.run()
     editor.wait_for_end(seconds)
     assert editor.heard("execution_error") == []
@@ -65,7 +65,7 @@ def run(editor: Editor, seconds: float = 250) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_workflow_opened_in_the_editor_is_its_prompt_and_runs_over_three_servers(theatre: Any, editor: Editor, name: str) -> None:
+def test_a_workflow_opened_in_the_editor_equals_its_prompt_and_runs_on_three_servers(theatre: Any, editor: Editor, name: str) -> None:
     small = {key: each for key, each in in_small(api_form(name)).items() if not key.startswith("note-")}
     theatre.place(name, 1)
     alone = pixels(theatre.here, theatre.here.run(small, timeout=250)["outputs"])
@@ -85,7 +85,7 @@ def test_a_workflow_opened_in_the_editor_is_its_prompt_and_runs_over_three_serve
         editor.whole_picture(name)
 
 
-def test_they_are_among_the_templates(theatre: Any, editor: Editor) -> None:
+def test_the_shipped_workflows_are_among_the_templates(theatre: Any, editor: Editor) -> None:
     assert sorted(theatre.here.get("/workflow_templates")["yggdrasill"]) == NAMES
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.BrowseTemplates'); }")
     dialog = editor.page.get_by_role("dialog")
@@ -99,7 +99,7 @@ def test_they_are_among_the_templates(theatre: Any, editor: Editor) -> None:
     assert editor.prompt() == api_form("terrain-world")
 
 
-def test_fifty_passes_over_three_servers_stopped_and_gone_on_with_are_those_of_one_process(theatre: Any, editor: Editor) -> None:
+def test_fifty_resumed_passes_on_three_servers_equal_those_of_one_process(theatre: Any, editor: Editor) -> None:
     name = "terrain-world-three-servers"
     places = theatre.place(name, 3)
     editor.load(editor_form(name))
@@ -123,6 +123,6 @@ def test_fifty_passes_over_three_servers_stopped_and_gone_on_with_are_those_of_o
 
 
 def _passes(editor: Editor) -> float:
-    """The stages that the run has gone through, as the node's progress tells."""
+    """Return the number of stages that the run has completed, from the node's progress."""
     told = [each for state in editor.heard("progress_state") for each in state["nodes"].values() if each.get("max") == 250]
     return max((float(each["value"]) for each in told), default=0)

@@ -1,4 +1,4 @@
-"""Every shipped workflow, posted as a prompt, gives the same values on one, two and three servers, and those of Python."""
+"""Every shipped workflow, posted as a prompt, returns the same values on one, two and three servers, and those of Python."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from samples.comfy_graphs import Prompt
 from samples.conformance.capture import fingerprint
-from samples.shipped import CAPTURE, NAMES, PLACES, api_form, editor_form, groups_of, in_small
+from samples.shipped_workflows import CAPTURE, NAMES, PLACES, api_form, editor_form, groups_of, in_small
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.stage import Stage, State
@@ -24,7 +24,7 @@ pytestmark = [
 
 
 def notes_of(theatre: Any, name: str, prompt: Prompt) -> dict[str, Any]:
-    """What the links of a prompt carry when the first server runs it."""
+    """Return the values on the links of a prompt that the first server runs."""
     parts = {title: {"nodes": nodes} for title, nodes in groups_of(editor_form(name)).items() if title in PLACES[name]}
     entry = theatre.here.run(prompt, timeout=250, extra_data={"yggdrasill": {"graphs": parts}} if parts else {})
     failed = [facts["exception_message"] for kind, facts in entry["status"]["messages"] if kind == "execution_error"]
@@ -33,7 +33,7 @@ def notes_of(theatre: Any, name: str, prompt: Prompt) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_prompt_gives_the_same_wherever_its_parts_run(theatre: Any, name: str) -> None:
+def test_a_prompt_returns_the_same_values_for_every_placement(theatre: Any, name: str) -> None:
     prompt = in_small(api_form(name))
     found = {}
     for count in (1, 2, 3):
@@ -54,12 +54,12 @@ def test_a_prompt_gives_the_same_wherever_its_parts_run(theatre: Any, name: str)
 
 
 def only(prompt: Prompt, class_type: str) -> tuple[str, dict[str, Any]]:
-    """The id and inputs of the first node of a class."""
+    """Return the id and inputs of the first node of a class."""
     return next((key, each["inputs"]) for key, each in prompt.items() if each["class_type"] == class_type)
 
 
 def pipeline(prompt: Prompt) -> dict[str, Any]:
-    """The map of the words."""
+    """Return the map for the text."""
     whole = Pipeline("story_to_map")
     whole.add_graph(Graph.from_template("architect"), "architect")
     whole.add_graph(Graph.from_template("creator"), "creator")
@@ -73,7 +73,7 @@ def pipeline(prompt: Prompt) -> dict[str, Any]:
 
 
 def stage(prompt: Prompt) -> dict[str, Any]:
-    """The state after both stages."""
+    """Return the state after both stages."""
     state = State({1: only(prompt, "YggdrasillState")[1]["edits"].removeprefix("1: ")})
     for name, graph, reads, writes in (
         ("imagine", "architect", ("happening", 1), ("configuration", 2)),
@@ -87,7 +87,7 @@ def stage(prompt: Prompt) -> dict[str, Any]:
 
 
 def world(prompt: Prompt) -> dict[str, Any]:
-    """The chronicle, and the state if the workflow reads it."""
+    """Return the chronicle, and the state if the workflow reads it."""
     settings = {
         name.removeprefix("source."): value for name, value in only(prompt, "YggdrasillWorld")[1].items() if name.startswith("source.")
     }

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from samples.comfy_interpreter import Interpreter
-from samples.comfy_prompts import SCHEMAS, Dice, random_parts, random_prompt, run_prompt
+from samples.comfy_prompts import SCHEMAS, RandomSource, random_parts, random_prompt, run_prompt
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import PartitionError
 from yggdrasill.remote.comfy_ports import INPUT_NODE, is_link, type_transferability
@@ -34,7 +34,7 @@ class Case:
     targets: set[str] | None
 
     @classmethod
-    def draw(cls, dice: Dice, size: int) -> Case:
+    def draw(cls, dice: RandomSource, size: int) -> Case:
         prompt = random_prompt(dice, size)
         parts = random_parts(prompt, dice)
         sinks = sorted(node for node in prompt if SCHEMAS[prompt[node]["class_type"]].is_output_node)

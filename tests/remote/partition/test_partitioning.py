@@ -483,7 +483,7 @@ def test_parts_that_share_a_node_are_refused_by_its_name() -> None:
 
 
 def test_a_node_that_is_not_there_is_refused_by_its_name() -> None:
-    with pytest.raises(UnknownName, match="unknown node '99'"):
+    with pytest.raises(UnknownName, match="Unknown node '99'"):
         cut(DRAWING, "99")
 
 

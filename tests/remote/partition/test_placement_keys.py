@@ -249,14 +249,14 @@ def test_an_unplaced_name_of_the_caller_is_a_warning(workflow: dict[str, Any]) -
 @pytest.mark.parametrize(
     "chosen, error, message",
     [
-        ({"mine": {"nodes": ["4", "99"]}}, UnknownName, r"unknown node '99'; there is '1', .*graphs\.mine\.nodes"),
-        ({"Softn": {"endpoint": "studio"}}, UnknownName, r"unknown part 'Softn'; there is 'Soften',.*Did you mean 'Soften'\?"),
+        ({"mine": {"nodes": ["4", "99"]}}, UnknownName, r"Unknown node '99'. Available: '1', .*graphs\.mine\.nodes"),
+        ({"Softn": {"endpoint": "studio"}}, UnknownName, r"Unknown part 'Softn'. Available: 'Soften',.*Did you mean 'Soften'\?"),
         ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes must be a list of node ids, got '4'"),
         ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "must be a list of node ids"),
         ({"mine": {"node": ["4"]}}, InvalidConfig, "it takes 'nodes'.*and 'endpoint'"),
         ({"mine": "studio"}, InvalidConfig, "it takes 'nodes'"),
         (["mine"], InvalidConfig, "must be a mapping from names to"),
-        ({"mine": {"nodes": ["4"], "endpoint": "cellar"}}, UnknownEndpoint, r"unknown endpoint 'cellar'.*graphs\.mine"),
+        ({"mine": {"nodes": ["4"], "endpoint": "cellar"}}, UnknownEndpoint, r"Unknown endpoint 'cellar'.*graphs\.mine"),
         ({"mine": {"nodes": ["4"], "endpoint": 7}}, InvalidConfig, "got 7"),
     ],
 )

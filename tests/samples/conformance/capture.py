@@ -1,7 +1,7 @@
-"""A ComfyUI node pack of one file for the conformance tests: a node that notes a value down to its last bit, and nodes that make values.
+"""A ComfyUI node pack in one file for the conformance tests: a node that records a value in every bit, and nodes that make values.
 
-What it notes is independent of the codec it tests: types, order, memory order and a hash of the bits. It runs inside ComfyUI
-and imports nothing of the package.
+The record is independent of the tested codec: types, order, memory order and a hash of the bits. The module runs inside ComfyUI
+and does not import the package.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ __all__ = ["NODE_CLASS_MAPPINGS", "Capture", "Source", "fingerprint"]
 
 
 def fingerprint(value: Any) -> Any:
-    """JSON that is equal for two values if a node could not tell them apart.
+    """Return JSON that is equal for two values if a node cannot distinguish them.
 
-    A file's path counts as the bytes behind it, a stream as its bytes (each reader sets the position anew), and a view with gaps as
-    the tensor that its elements are.
+    A file path is recorded as the bytes of the file, a stream as its bytes (readers set the position), and a view with gaps as a
+    dense tensor of its elements.
     """
     name = type(value).__name__
     if value is None or isinstance(value, (bool, str)):
@@ -55,7 +55,7 @@ def _tensor(value: Any) -> list[Any]:
 
 
 def _dense(tensor: Any) -> bool:
-    """Whether the elements fill their memory, each place once."""
+    """Return whether the elements fill their memory without gaps or overlaps."""
     expected = 1
     for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
         if size != 1 and stride != expected:
@@ -103,7 +103,7 @@ _BY_CLASS: dict[str, Callable[[Any], list[Any]]] = {
 
 
 class Capture:
-    """Notes the values on a link in the prompt's history, and gives them as text."""
+    """Records the values on a link in the prompt's history, and returns them as text."""
 
     INPUT_IS_LIST = True
     OUTPUT_NODE = True
@@ -122,7 +122,7 @@ class Capture:
 
 
 class Source:
-    """Values of types whose nodes in ComfyUI need weights or a service."""
+    """Makes values of types whose ComfyUI nodes need weights or a service."""
 
     RETURN_TYPES = ("*",)
     RETURN_NAMES = ("value",)
@@ -224,7 +224,7 @@ _SOURCES: dict[str, Callable[[], Any]] = {
 
 
 class Blocked:
-    """The value, or where ``block`` is set ComfyUI's own sign that nothing may run with it."""
+    """Returns the value, or an ExecutionBlocker if ``block`` is set."""
 
     RETURN_TYPES = ("*",)
     RETURN_NAMES = ("value",)

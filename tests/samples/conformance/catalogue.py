@@ -1,4 +1,4 @@
-"""Every workflow of the conformance suite by its name; the modules beside this one draw them."""
+"""All workflows of the conformance suite by name; the other modules of this folder define them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Workflows about CONDITIONING, which a text encoder on the first server makes."""
+"""Workflows with CONDITIONING, made by a text encoder on the first server."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ __all__ = ["CONDITIONING", "checkpoint", "text"]
 
 
 def checkpoint(w: Drawing) -> Node:
-    """MODEL, CLIP and VAE of the small checkpoint."""
+    """Return MODEL, CLIP and VAE of the small checkpoint."""
     return w.node("CheckpointLoaderSimple", ckpt_name="tiny.ckpt")
 
 
 def text(w: Drawing, loaded: Node, words: str) -> Node:
-    """What the text encoder says of ``words``."""
+    """Return the text encoding of ``words``."""
     return w.node("CLIPTextEncode", clip=loaded[1], text=words)
 
 
@@ -80,7 +80,7 @@ def _rates(w: Drawing) -> None:
 
 
 def _inpaint(w: Drawing) -> None:
-    """Conditioning that carries latents of a VAE there."""
+    """Conditioning that carries latents of a remote VAE."""
     tree, wells = _two(w)
     picture = w.node("LoadImage", image="picture.png")
     with w.part():
@@ -92,7 +92,7 @@ def _inpaint(w: Drawing) -> None:
 
 
 def _seen(w: Drawing) -> None:
-    """An image seen here, used there: CLIP_VISION_OUTPUT inside CONDITIONING and on a port of its own."""
+    """An image encoded locally and used remotely: CLIP_VISION_OUTPUT inside CONDITIONING and on a separate port."""
     tree, _ = _two(w)
     vision = w.node("CLIPVisionLoader", clip_name="tiny.pt")
     seen = w.node("CLIPVisionEncode", clip_vision=vision, image=w.node("LoadImage", image="picture.png"), crop="center")
@@ -102,7 +102,7 @@ def _seen(w: Drawing) -> None:
 
 
 def _heard(w: Drawing) -> None:
-    """A sound heard here and used there: AUDIO_ENCODER_OUTPUT."""
+    """A sound encoded locally and used remotely: AUDIO_ENCODER_OUTPUT."""
     tree, wells = _two(w)
     encoder = w.node("AudioEncoderLoader", audio_encoder_name="tiny.pt")
     heard = w.node("AudioEncoderEncode", audio_encoder=encoder, audio=w.node("LoadAudio", audio="sound.wav"))
@@ -114,7 +114,7 @@ def _heard(w: Drawing) -> None:
 
 
 def _camera(w: Drawing) -> None:
-    """A camera's way, made here and made there: WAN_CAMERA_EMBEDDING."""
+    """A camera path, made locally and remotely: WAN_CAMERA_EMBEDDING."""
     tree, wells = _two(w)
     camera = w.node("WanCameraEmbedding", camera_pose="Zoom In", width=64, height=64, length=5)
     sizes = {"width": 64, "height": 64, "length": 5, "batch_size": 1}

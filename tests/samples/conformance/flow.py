@@ -1,4 +1,4 @@
-"""Workflows whose shape is the point: lists, blocked values, several remote graphs beside and behind each other."""
+"""Workflows with special shapes: lists, blocked values, several remote graphs in parallel and in sequence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _image(w: Drawing, seed: int, size: int = 32) -> Node:
 
 
 def _list(w: Drawing) -> None:
-    """Three values on one link: the nodes there run once for each, and what comes back is three again."""
+    """Three values on one link: the remote nodes run once for each, and three values return."""
     images = w.node("CreateList", **{f"inputs.input{index}": _image(w, index, 16 + 8 * index) for index in range(3)})
     with w.part():
         inverse = w.node("ImageInvert", image=images)
@@ -25,7 +25,7 @@ def _list(w: Drawing) -> None:
 
 
 def _list_made(w: Drawing) -> None:
-    """A list that is made there and put together here, and the other way round."""
+    """A list made locally and joined remotely, and vice versa."""
     image = _image(w, 10, 128)
     with w.part():
         tiles = w.node("SplitImageToTileList", image=image, tile_width=64, tile_height=64, overlap=8)
@@ -52,7 +52,7 @@ def _lists_zipped(w: Drawing) -> None:
 
 
 def _blocked_out(w: Drawing) -> None:
-    """A value that is blocked there stops what depends on it here, and nothing else."""
+    """A value that is blocked remotely blocks only its dependants."""
     image = _image(w, 1)
     with w.part():
         none = w.node("ConformanceBlocked", value=image, block=True)
@@ -61,7 +61,7 @@ def _blocked_out(w: Drawing) -> None:
 
 
 def _blocked_one_of(w: Drawing) -> None:
-    """A value that is let through, from a node that could block it."""
+    """A value that passes a node which could block it."""
     image = _image(w, 2)
     with w.part():
         through = w.node("ConformanceBlocked", value=image, block=False)
@@ -71,7 +71,7 @@ def _blocked_one_of(w: Drawing) -> None:
 
 
 def _parallel(w: Drawing) -> None:
-    """Two remote graphs on two servers and work here at the same time."""
+    """Two remote graphs on two servers and local work in parallel."""
     image = _image(w, 3)
     with w.part(1):
         left = w.node("ImageBlur", image=image, blur_radius=4, sigma=2.0)
@@ -83,7 +83,7 @@ def _parallel(w: Drawing) -> None:
 
 
 def _parallel_on_one(w: Drawing) -> None:
-    """Three remote graphs on one server at the same time."""
+    """Three remote graphs on one server in parallel."""
     image = _image(w, 4)
     results = []
     for radius in (1, 2, 3):
@@ -93,7 +93,7 @@ def _parallel_on_one(w: Drawing) -> None:
 
 
 def _chain(w: Drawing) -> None:
-    """The second server goes on with what the first one made."""
+    """The second server continues with the result of the first."""
     image = _image(w, 6)
     with w.part(1):
         large = w.node("ImageScaleBy", image=image, upscale_method="bicubic", scale_by=2.0)
@@ -103,7 +103,7 @@ def _chain(w: Drawing) -> None:
 
 
 def _back_and_forth(w: Drawing) -> None:
-    """There, here and there again, where the second part also gets what the first one had."""
+    """Remote, local and remote again, where the second part also gets an input of the first."""
     image = _image(w, 7)
     with w.part(1):
         first = w.node("ImageInvert", image=image)
@@ -126,7 +126,7 @@ def _diamond(w: Drawing) -> None:
 
 
 def _seeds(w: Drawing) -> None:
-    """Random numbers are drawn there as they are here, and a list of seeds draws as often as it is long."""
+    """Random numbers are the same as in a local run, and a list of seeds gives as many draws."""
     seeds = w.node(
         "CreateList", **{f"inputs.input{index}": w.node("PrimitiveInt", value=seed) for index, seed in enumerate((0, 7, 1 << 40))}
     )
@@ -146,7 +146,7 @@ def _many_ports(w: Drawing) -> None:
 
 
 def _there_and_back(w: Drawing) -> None:
-    """Values of many types go there and come back as they were."""
+    """Values of many types are sent and returned unchanged."""
     picture = w.node("LoadImage", image="picture.png")
     vision = w.node("CLIPVisionLoader", clip_name="tiny.pt")
     encoder = w.node("AudioEncoderLoader", audio_encoder_name="tiny.pt")

@@ -1,4 +1,4 @@
-"""Workflows about IMAGE and MASK."""
+"""Workflows with IMAGE and MASK."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _filters(w: Drawing) -> None:
 
 
 def _crops(w: Drawing) -> None:
-    """A crop is a view with gaps: what is computed with it elsewhere must not depend on that."""
+    """A crop is a view with gaps; remote results must not depend on that."""
     picture = _picture(w)
     crop = w.node("ImageCrop", image=picture, width=32, height=24, x=7, y=5)
     with w.part():
@@ -130,7 +130,7 @@ def _resized(w: Drawing) -> None:
 
 
 def _upload_stays(w: Drawing) -> None:
-    """The file lies on one server only; the same part saves what it made there and sends it on."""
+    """The file exists on one server only; the same part saves its results there and returns them."""
     picture = _picture(w)
     with w.part():
         saved = w.node("SaveImage", images=w.node("ImageInvert", image=picture), filename_prefix="there")
@@ -151,7 +151,7 @@ def _layers(w: Drawing) -> None:
 
 
 def _two_frames(w: Drawing) -> None:
-    """Results of both kinds from one part that takes nothing."""
+    """Results of both types from one part without inputs."""
     with w.part():
         image = w.node("EmptyImage", width=40, height=24, batch_size=3, color=0x10FF80)
         noisy = w.node("ImageAddNoise", image=image, seed=123456789012345, strength=0.25)

@@ -1,4 +1,4 @@
-"""Three ComfyUI servers, and the three ways a workflow is run on them: here, with remote graphs in it, and called from Python."""
+"""Three ComfyUI servers, and the three ways to run a workflow on them: locally, with remote graphs, and from Python."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _LONGEST = 250.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run gave: each capture's note, None where its value was blocked, and the hashes of the files that were saved."""
+    """The result of a run: the record of each capture (None if blocked), and the hashes of saved files."""
 
     notes: dict[str, Any]
     files: dict[str, list[str]]
@@ -50,14 +50,14 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Trace:
-    """What the servers say of the jobs of one run: the ids of the nodes that each part ran, and how many previews came."""
+    """The jobs of one run: the node ids that each part ran, and the number of previews."""
 
     nodes: tuple[frozenset[str], ...]
     previews: int
 
 
 def versions_of(server: Server) -> dict[str, str]:
-    """The versions that decide what a server's results are."""
+    """The versions that determine a server's results."""
     facts = server.get("/system_stats")["system"]
     return {
         "Yggdrasill": yggdrasill.__version__,
@@ -70,7 +70,7 @@ def versions_of(server: Server) -> dict[str, str]:
 
 @dataclass(eq=False)
 class Lab:
-    """The servers are started when a workflow first needs them. Each has a token of its own; the first knows the others."""
+    """The servers, started on demand. Each has its own token; the first knows the others."""
 
     servers: Servers
     folder: Path
@@ -83,7 +83,7 @@ class Lab:
         return self.servers.installation
 
     def server(self, number: int) -> Server:
-        """The server of that number; 0 has the workflows, the others their parts."""
+        """Return the server with this number; 0 has the workflows, the others their parts."""
         while len(self._running) <= number:
             self._start(len(self._running))
         return self._running[number]
@@ -109,7 +109,7 @@ class Lab:
         assert done.returncode == 0, f"{name} failed:\n{done.stderr[-3000:]}"
 
     def prepare(self, drawing: Drawing) -> list[ServedPrompt]:
-        """The drawing's parts; the servers it needs run, and have the models."""
+        """Return the parts of a drawing, with the required servers running and the models present."""
         for part in drawing.parts:
             self.server(part.server)
         if not self._has_models and _needs_models(drawing.prompt):
@@ -121,20 +121,20 @@ class Lab:
 
     @property
     def types(self) -> Types:
-        """The types of all nodes, as the first server knows them."""
+        """Return the types of all nodes on the first server."""
         if self._types is None:
             self._types = Types(self.server(0).get("/object_info"))
         return self._types
 
     @property
     def versions(self) -> dict[str, str]:
-        """The versions that decide what the results are."""
+        """Return the versions that determine the results."""
         return versions_of(self.server(0))
 
     # -- the ways to run ----------------------------------------------------------------------------------------
 
     def here(self, prompt: Prompt) -> Outcome:
-        """Run a prompt on the first server as a browser would queue it."""
+        """Run a prompt on the first server as a browser queues it."""
         server = self.server(0)
         answer = _queued(server, prompt)
         assert not answer["node_errors"], json.dumps(answer["node_errors"])
@@ -153,13 +153,13 @@ class Lab:
         return Outcome(notes, {node: hashes for node, hashes in files.items() if hashes})
 
     def with_remote_graphs(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> tuple[Outcome, Trace]:
-        """Serve the parts and run what is left with a Remote Graph node for each."""
+        """Deploy the parts, and run the rest with a Remote Graph node for each."""
         ids, prompt = self.remote_prompt(name, drawing, parts)
         outcome = self.here(prompt)
         return outcome, self._trace(ids, parts)
 
     def remote_prompt(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> tuple[list[str], Prompt]:
-        """Serve the parts; gives their ids, and the prompt with a Remote Graph node for each."""
+        """Deploy the parts; return their ids, and the prompt with a Remote Graph node for each."""
         ids = [f"{name}-{number}" for number in range(len(parts))]
         contracts = [self.serve(part.server, graph_id, part.prompt) for graph_id, part in zip(ids, parts, strict=True)]
         settings = [
@@ -169,7 +169,7 @@ class Lab:
         return ids, with_remote_nodes(drawing.prompt, parts, settings)
 
     async def previews(self, prompt: Prompt) -> list[tuple[str, bytes]]:
-        """What a page shows while the first server runs a prompt: node id and encoded picture of each preview."""
+        """Run a prompt on the first server, and return node id and encoded image of each preview."""
         shown: list[tuple[str, bytes]] = []
         server, page = self.server(0), uuid.uuid4().hex
         async with aiohttp.ClientSession(server.url) as session, session.ws_connect("/ws", params={"clientId": page}) as socket:
@@ -184,7 +184,7 @@ class Lab:
         return shown
 
     def from_python(self, name: str, drawing: Drawing, parts: list[ServedPrompt]) -> dict[str, Any]:
-        """Call the parts from this process; what lies before and behind them is served by the first server. Gives the notes."""
+        """Call the parts from this process; the first server runs the nodes before and after them. Return the records."""
         values: dict[Link, Any] = {}
         prompt = drawing.prompt
         moved = [node for part in parts for node in part.nodes]
@@ -199,7 +199,7 @@ class Lab:
         return {link[0]: json.loads(values[link]) if link in values else None for link in notes}
 
     def _fill(self, graph_id: str, drawing: Drawing, links: list[Link], values: dict[Link, Any]) -> None:
-        """Compute ``links`` on the first server with what is known in ``values``."""
+        """Compute ``links`` on the first server from the known ``values``."""
         missing = [link for link in dict.fromkeys(links) if link not in values]
         if missing:
             moved = [node for part in drawing.parts for node in part.nodes]
@@ -215,7 +215,7 @@ class Lab:
     # -- routes -------------------------------------------------------------------------------------------------
 
     def serve(self, server: int, graph_id: str, prompt: Prompt) -> dict[str, Any]:
-        """Deploy a workflow by plain HTTP; gives its contract."""
+        """Deploy a workflow by plain HTTP, and return its contract."""
         self.call(
             server, "PUT", f"/graphs/{graph_id}", {"kind": "comfy", "config": {"kind": "comfy", "graph_id": graph_id, "prompt": prompt}}
         )
@@ -223,7 +223,7 @@ class Lab:
         return contract
 
     def call(self, server: int, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """The JSON that a route of the endpoint answers."""
+        """Return the JSON of a route of the endpoint."""
         with urllib.request.urlopen(self._request(server, method, path, body), timeout=60) as answer:
             return json.loads(answer.read())
 
@@ -245,7 +245,7 @@ class Lab:
         return Trace(tuple(nodes), previews)
 
     def _events(self, server: int, job_id: str) -> list[dict[str, Any]]:
-        """What ComfyUI told while a finished job ran."""
+        """Return ComfyUI's messages during a finished job."""
         request = self._request(server, "GET", f"/jobs/{job_id}/events")
         request.add_header("Accept", "text/event-stream")
         request.add_header("Last-Event-ID", "0")
@@ -263,7 +263,7 @@ def _queued(server: Server, prompt: Prompt) -> dict[str, Any]:
 
 
 def _preview(message: bytes) -> list[tuple[str, bytes]]:
-    """The preview in a binary message: u32 4, u32 length, JSON, picture."""
+    """Return the preview in a binary message: u32 4, u32 length, JSON, image."""
     if int.from_bytes(message[:4], "big") != 4:
         return []
     length = int.from_bytes(message[4:8], "big")

@@ -1,4 +1,4 @@
-"""Workflows about LATENT, SIGMAS and schedules, which need no model."""
+"""Workflows with LATENT, SIGMAS and schedules, without a model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["LATENTS"]
 
 
 def _latent(w: Drawing, batch: int = 4) -> Node:
-    """A latent that is not all zeros: the same noise everywhere."""
+    """Return a latent with reproducible noise."""
     return (
         w.node("LoadLatent", latent="noise.latent")
         if batch == 1
@@ -38,7 +38,7 @@ def _composites(w: Drawing) -> None:
 
 
 def _masked(w: Drawing) -> None:
-    """Noise masks, and the numbers of a batch's members."""
+    """Noise masks, and the indices of batch members."""
     latent = _latent(w)
     mask = w.node("SolidMask", value=0.5, width=64, height=64)
     with w.part():
@@ -62,7 +62,7 @@ def _arithmetic(w: Drawing) -> None:
 
 
 def _nested(w: Drawing) -> None:
-    """Picture and sound in one latent."""
+    """Image and sound in one latent."""
     video = w.node("EmptyLTXVLatentVideo", width=64, height=64, length=9, batch_size=1)
     audio = _latent(w, 1)
     both = w.node("LTXVConcatAVLatent", video_latent=video, audio_latent=audio)

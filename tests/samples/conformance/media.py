@@ -1,4 +1,4 @@
-"""Workflows about sound, video, drawings and things in three dimensions."""
+"""Workflows with sound, video, drawings and 3D objects."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _channels(w: Drawing) -> None:
 
 
 def _video_made(w: Drawing) -> None:
-    """A video of frames and sound crosses as these."""
+    """A video of frames and sound is sent as such."""
     picture = w.node("LoadImage", image="picture.png")
     frames = w.node("ImageAddNoise", image=w.node("RepeatImageBatch", image=picture, amount=6), seed=3, strength=0.2)
     sound = w.node("LoadAudio", audio="sound.wav")
@@ -60,7 +60,7 @@ def _video_made(w: Drawing) -> None:
 
 
 def _video_file(w: Drawing) -> None:
-    """A video that is a file crosses as its bytes, with the part of it that is used."""
+    """A video file is sent as its bytes with its trim."""
     video = w.node("LoadVideo", file="clip.mp4")
     end = w.node("Video Slice", video=video, start_time=-0.2, duration=0.1, strict_duration=False)
     with w.part():
@@ -87,7 +87,7 @@ def _voxels(w: Drawing) -> None:
 
 
 def _meshes(w: Drawing) -> None:
-    """A mesh made here, mended and painted there."""
+    """A mesh made locally, repaired and painted remotely."""
     mesh = w.node("VoxelToMeshBasic", voxel=w.node("ConformanceSource", kind="VOXEL"), threshold=0.2)
     camera = w.node("CreateCameraInfo", mode="orbit", **{"mode.yaw": 30.0, "mode.pitch": 10.0, "mode.distance": 3.0}, **_CAMERA)
     with w.part():
@@ -97,7 +97,7 @@ def _meshes(w: Drawing) -> None:
 
 
 def _model_file(w: Drawing) -> None:
-    """A file in three dimensions, with where it stands and who looks at it."""
+    """A 3D file with its position and camera."""
     info = {"camera_info": {"position": {"x": 1.0, "y": 2.0, "z": 3.0}, "zoom": 1}, "model_3d_info": [_PLACED]}
     loaded = w.node("Load3DAdvanced", model_file="3d/mesh.glb", viewport_state=info, width=64, height=48)
     with w.part():
@@ -148,7 +148,7 @@ def _boxes(w: Drawing) -> None:
 
 
 def _sources(kind: str, class_type: str, **inputs: object) -> Draw:
-    """A value whose own node needs weights, and the node of ComfyUI that reads it."""
+    """Return a value whose node needs weights, and the ComfyUI node that reads it."""
 
     def draw(w: Drawing) -> None:
         value = w.node("ConformanceSource", kind=kind)
@@ -162,7 +162,7 @@ def _sources(kind: str, class_type: str, **inputs: object) -> Draw:
 
 
 def _cloud(w: Drawing) -> None:
-    """A cloud of points that is saved there and comes back."""
+    """A point cloud that is saved remotely and returned."""
     ply = w.node("SplatToFile3D", splat=w.node("ConformanceSource", kind="SPLAT"), format="ply")
     view = {"camera_info": {"position": {"x": 1.0, "y": 2.0, "z": 3.0}, "zoom": 1}, "model_3d_info": [_PLACED]}
     with w.part():

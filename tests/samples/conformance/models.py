@@ -1,4 +1,4 @@
-"""Workflows with a checkpoint: what cannot travel is loaded where it is used."""
+"""Workflows with a checkpoint: objects that are not transferable are loaded where they are used."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _empty(w: Drawing) -> Node:
 
 
 def _text_to_image(w: Drawing) -> None:
-    """The whole of it there, the picture here."""
+    """Everything remote, the image local."""
     with w.part():
         loaded = checkpoint(w)
         good, bad = text(w, loaded, "an ash tree"), text(w, loaded, "fog")
@@ -51,7 +51,7 @@ def _text_to_image(w: Drawing) -> None:
 
 
 def _sampled_there(w: Drawing) -> None:
-    """Words and picture here, the sampling there."""
+    """Text encoding and image local, sampling remote."""
     loaded = checkpoint(w)
     good, bad = text(w, loaded, "an ash tree"), text(w, loaded, "fog")
     empty = _empty(w)
@@ -62,7 +62,7 @@ def _sampled_there(w: Drawing) -> None:
 
 
 def _image_to_image(w: Drawing) -> None:
-    """A picture from here encoded there, and a batch drawn with noise of its own for each."""
+    """A local image encoded remotely, and a batch sampled with separate noise for each member."""
     picture = w.node("LoadImage", image="picture.png")
     with w.part():
         loaded = checkpoint(w)
@@ -89,7 +89,7 @@ def _inpainted(w: Drawing) -> None:
 
 
 def _two_passes(w: Drawing) -> None:
-    """The first steps here, the others there, with the noise that is left."""
+    """The first steps local, the remaining ones remote, with the leftover noise."""
     loaded = checkpoint(w)
     good, bad = text(w, loaded, "a hall"), text(w, loaded, "fog")
     shared = {"noise_seed": 5, "steps": 6, "cfg": 3.0, "sampler_name": "euler", "scheduler": "karras"}
@@ -123,7 +123,7 @@ def _two_passes(w: Drawing) -> None:
 
 
 def _custom(w: Drawing) -> None:
-    """Noise, guider and sampler are code: they are made there; the sigmas come from here."""
+    """Noise, guider and sampler are code and are made remotely; the sigmas are local."""
     loaded = checkpoint(w)
     good = text(w, loaded, "a root")
     sigmas = w.node("BasicScheduler", model=loaded[0], scheduler="simple", steps=4, denoise=1.0)
@@ -138,7 +138,7 @@ def _custom(w: Drawing) -> None:
 
 
 def _areas(w: Drawing) -> None:
-    """Conditioning with areas, masks and times goes through a sampler there."""
+    """Conditioning with areas, masks and time ranges in a remote sampler."""
     loaded = checkpoint(w)
     tree, sky = text(w, loaded, "a tree"), text(w, loaded, "the sky")
     left = w.node("ConditioningSetArea", conditioning=tree, width=64, height=64, x=0, y=0, strength=0.9)
@@ -154,7 +154,7 @@ def _areas(w: Drawing) -> None:
 
 
 def _trained(w: Drawing) -> None:
-    """A LoRA trained there and used here: LORA_MODEL and LOSS_MAP come back."""
+    """A LoRA trained remotely and used locally: LORA_MODEL and LOSS_MAP are returned."""
     latent = w.node("LoadLatent", latent="noise.latent")
     with w.part():
         loaded = checkpoint(w)
@@ -164,7 +164,7 @@ def _trained(w: Drawing) -> None:
 
 
 def _parameters(w: Drawing) -> None:
-    """What a node reads out of a model: IC_LORA_PARAMETERS."""
+    """A value that a node reads from a model: IC_LORA_PARAMETERS."""
     with w.part():
         loaded = checkpoint(w)
         parameters = w.node("GetICLoRAParameters", iclora_model=loaded[0])
@@ -173,7 +173,7 @@ def _parameters(w: Drawing) -> None:
 
 
 def _chained(w: Drawing) -> None:
-    """Words on one server, sampling on another, the picture here."""
+    """Text encoding on one server, sampling on another, the image local."""
     with w.part(1):
         loaded = checkpoint(w)
         good, bad = text(w, loaded, "a well"), text(w, loaded, "fog")

@@ -1,4 +1,4 @@
-"""Sets of a prompt's nodes to partition out: grown along its links and closed, so that no path leaves and returns, or picked anywhere."""
+"""Sets of a prompt's nodes to partition out: connected and convex (no path leaves and returns), or arbitrary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Prompt = Mapping[str, Mapping[str, Any]]
 
 
 def random_sets(prompt: Prompt, chance: random.Random, count: int) -> Iterator[tuple[str, tuple[frozenset[str], ...]]]:
-    """``count`` times three tries: ``convex`` and ``any`` with one set, ``several`` with up to three that share no node."""
+    """Yield ``count`` times three tries: ``convex`` and ``any`` with one set, ``several`` with up to three disjoint sets."""
     for _ in range(count):
         yield "convex", (closed(prompt, neighbours(prompt, chance)),)
         yield "any", (anywhere(prompt, chance),)
@@ -28,12 +28,12 @@ def random_sets(prompt: Prompt, chance: random.Random, count: int) -> Iterator[t
 
 
 def anywhere(prompt: Prompt, chance: random.Random) -> frozenset[str]:
-    """Nodes picked anywhere: a few up to all."""
+    """Return an arbitrary set of nodes, from a few to all."""
     return frozenset(chance.sample(sorted(prompt), chance.randint(1, len(prompt))))
 
 
 def neighbours(prompt: Prompt, chance: random.Random) -> frozenset[str]:
-    """A connected set: one node, and nodes linked to those that are in."""
+    """Return a connected set: one node, extended by linked nodes."""
     linked = _linked(prompt)
     found, wanted = {chance.choice(sorted(prompt))}, chance.randint(1, len(prompt))
     while len(found) < wanted:
@@ -45,7 +45,7 @@ def neighbours(prompt: Prompt, chance: random.Random) -> frozenset[str]:
 
 
 def closed(prompt: Prompt, nodes: frozenset[str]) -> frozenset[str]:
-    """The set and every node on a path between two of its own."""
+    """Return the set with all nodes on paths between its members."""
     before = {node: {value[0] for value in prompt[node]["inputs"].values() if is_link(value)} & prompt.keys() for node in prompt}
     after: dict[str, set[str]] = {node: set() for node in prompt}
     for node, sources in before.items():

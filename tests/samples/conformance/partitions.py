@@ -1,6 +1,6 @@
-"""What is partitioned out of a template, and what must hold of it: the same computation when it is plugged back, and when both are run.
+"""Parts that are partitioned out of a template, and the check that the computation is unchanged, both in structure and when run.
 
-Runs are made with `samples.comfy_interpreter`, where a node's outputs are hashes of its inputs: equal results, equal computations.
+Runs use `samples.comfy_interpreter`, where a node's outputs are hashes of its inputs: equal results mean equal computations.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _MANY = 4
 
 @dataclass(frozen=True)
 class Attempt:
-    """Parts of a template to be partitioned, the way they were chosen, or why the names were refused."""
+    """Parts of a template to be partitioned, how they were chosen, and the error if the names were refused."""
 
     kind: str
     parts: tuple[Part, ...]
@@ -48,7 +48,7 @@ class Attempt:
 
 
 def attempts(template: Template) -> Iterator[Attempt]:
-    """Each subgraph, each group, all subgraphs on endpoints of their own, all groups on one, and node sets by chance."""
+    """Yield each subgraph, each group, all subgraphs on separate endpoints, all groups on one, and random node sets."""
     found = [part for part in named_parts(template.workflow, template.prompt) if part.nodes]
     for kind in (SUBGRAPH, GROUP):
         names = sorted({part.instance_name for part in found if part.kind == kind})
@@ -72,7 +72,7 @@ def _named(template: Template, kind: str, names: Mapping[str, int]) -> Attempt:
 
 
 def reason_of(error: PartitionError | InvalidConfig) -> str:
-    """The kind of a refusal; an unforeseen one is an AssertionError."""
+    """Return the kind of a refusal, or raise AssertionError for an unexpected one."""
     words = {"is ambiguous": AMBIGUOUS, "neither lies inside the other": OVERLAP, "can run on an endpoint": NOTHING_LEAVES}
     found = [reason for text, reason in words.items() if text in error.message]
     assert len(found) == 1, error.message
@@ -84,13 +84,13 @@ def reason_of(error: PartitionError | InvalidConfig) -> str:
 
 @dataclass(frozen=True)
 class Heavy:
-    """A value that cannot travel."""
+    """A value that is not transferable."""
 
     name: str
 
 
 class Made:
-    """A template's prompt run with made-up functions."""
+    """A template's prompt, run with the interpreter's functions."""
 
     def __init__(self, schemas: NodeSchemas) -> None:
         self.schemas = schemas
@@ -103,7 +103,7 @@ class Made:
         return Interpreter(prompt, self.schemas, self._functions, self._asked, _is_stuck).run()
 
     def check(self, template: Template, local: Interpreter, parts: Sequence[Part]) -> Partition:
-        """Carve, and raise AssertionError if what is partitioned is not the computation that it was. Raises `PartitionError`."""
+        """Partition, and raise AssertionError if the computation differs. Raises `PartitionError`."""
         partition = partition_prompt(template.prompt, parts, self.schemas)
         plugged = restore_prompt(partition)
         assert set(wanted_of(template.prompt, self.schemas)) <= set(plugged)
@@ -118,7 +118,7 @@ class Made:
 
 
 def wanted_of(prompt: Mapping[str, Any], schemas: NodeSchemas) -> list[str]:
-    """The nodes that output nodes need, in the order of the ids."""
+    """Return the nodes that output nodes need, in the order of their ids."""
     ahead = [node for node, facts in prompt.items() if facts["class_type"] in schemas and schemas[facts["class_type"]].is_output_node]
     found = set(ahead)
     while ahead:
@@ -130,7 +130,7 @@ def wanted_of(prompt: Mapping[str, Any], schemas: NodeSchemas) -> list[str]:
 
 
 def _all_of(sockets: list[str], given: Mapping[str, Any]) -> list[str]:
-    """The lazy inputs a node asks for: all."""
+    """Return the lazy inputs that a node requests: all."""
     return sockets
 
 
@@ -164,9 +164,9 @@ def _is_stuck(value: Any) -> bool:
 
 
 def check_refusal(error: PartitionError, prompt: Mapping[str, Any], parts: Sequence[Part], schemas: NodeSchemas) -> None:
-    """Raise AssertionError if a node of the part that was refused could have left, and something that can travel would come back.
+    """Raise AssertionError if a node of the refused part could have been partitioned out with a transferable output.
 
-    A node is bound to this server, or to one that is by a value that cannot travel; or it is needed here for such a value anyway.
+    A node must stay if it is bound to the server, linked to such a node by a value that is not transferable, or needed for such a value.
     """
     wanted = set(wanted_of(prompt, schemas))
     part = next(part for part in parts if part.name == error.details["part"])

@@ -1,4 +1,4 @@
-"""Workflows whose parts are placed on other servers, queued as a page queues them, and what is compared with the run on one server."""
+"""Workflows with parts placed on other servers, queued as a page queues them, and their comparison with a run on one server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from samples.comfy import Server
 from samples.conformance.lab import Lab
 from samples.conformance.node_sets import closed, random_sets
 from samples.conformance.workflow import CAPTURE, Drawing, Prompt
-from samples.pages import Shown, show
+from samples.page_view import Shown, show
 
 __all__ = ["Outcome", "Trial", "cold_run", "drawn_trial", "jobs_of", "trials_of"]
 
@@ -21,7 +21,7 @@ _PEERS = ("lab-1", "lab-2")
 
 @dataclass(frozen=True)
 class Trial:
-    """How one run of a workflow is placed: nodes by the name and the endpoint of their part. ``extra`` is posted along."""
+    """The placement of one run of a workflow: nodes by name and endpoint of their part. ``extra`` is posted with the prompt."""
 
     kind: str
     parts: Mapping[str, tuple[str, frozenset[str]]]
@@ -29,30 +29,30 @@ class Trial:
 
     @property
     def extra_data(self) -> dict[str, Any]:
-        """What places the parts."""
+        """The ``extra_data`` that places the parts."""
         graphs = {name: {"nodes": sorted(nodes), "endpoint": endpoint} for name, (endpoint, nodes) in self.parts.items()}
         return {**self.extra, "yggdrasill": {"graphs": graphs}} if graphs else dict(self.extra)
 
     def is_convex(self, prompt: Prompt) -> bool:
-        """Whether no path leaves a part and returns into it."""
+        """Whether no path leaves a part and returns to it."""
         return all(closed(prompt, nodes) == nodes for _, nodes in self.parts.values())
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a client can tell of a run: outputs by node with the bytes of the files they name, and which nodes were executed."""
+    """The visible result of a run: outputs by node with the bytes of their files, and the executed nodes."""
 
     outputs: dict[str, Any]
     ran: frozenset[str]
 
     def only_of(self, one: Outcome, other: Outcome) -> Outcome:
-        """Without the outputs of nodes that gave something else in two equal runs."""
+        """Return the result without outputs of nodes that differ between two equal runs."""
         steady = {node for node, output in one.outputs.items() if other.outputs.get(node) == output}
         return Outcome({node: output for node, output in self.outputs.items() if node in steady}, self.ran)
 
 
 def trials_of(name: str, prompt: Prompt) -> Iterator[Trial]:
-    """Placements of a workflow, the same ones for the same name: connected sets without a way out and back, and sets picked anywhere."""
+    """Return reproducible placements of a workflow: connected convex sets, and arbitrary sets."""
     chance = random.Random(name)
     while True:
         for kind, sets in random_sets(prompt, chance, 1):
@@ -64,13 +64,13 @@ def trials_of(name: str, prompt: Prompt) -> Iterator[Trial]:
 
 
 def drawn_trial(name: str, drawing: Drawing) -> Trial:
-    """The parts that the workflow was drawn with."""
+    """Return the placement of the parts in the drawing."""
     parts = {f"{name}/drawn/{number}": (_PEERS[number % 2], frozenset(part.nodes)) for number, part in enumerate(drawing.parts)}
     return Trial("as drawn", parts)
 
 
 def cold_run(lab: Lab, prompt: Prompt, extra: Mapping[str, Any], peers: int = 2) -> tuple[Shown, Outcome | None]:
-    """Run a prompt on servers that remember nothing; no outcome if it was refused."""
+    """Run a prompt on servers with empty caches; return None if it was refused."""
     _forget([lab.server(number) for number in range(peers + 1)])
     shown = show(lab.server(0), prompt, extra, seconds=250)
     if shown.status != 200:
@@ -81,7 +81,7 @@ def cold_run(lab: Lab, prompt: Prompt, extra: Mapping[str, Any], peers: int = 2)
 
 
 def _forget(servers: Sequence[Server]) -> None:
-    """Empty the caches. A server does it after the prompt that it is at, so it is given one."""
+    """Empty the caches. A server does so after a prompt, so this runs one."""
     prompt = {
         "1": {"class_type": "ConformanceSource", "inputs": {"kind": "SVG"}},
         "2": {"class_type": CAPTURE, "inputs": {"value": ["1", 0]}},
@@ -95,7 +95,7 @@ def _forget(servers: Sequence[Server]) -> None:
 
 
 def jobs_of(lab: Lab, trial: Trial) -> list[dict[str, Any]]:
-    """The jobs that the parts of a trial were."""
+    """Return the jobs of the parts of a trial."""
     found = []
     for name, (endpoint, _) in trial.parts.items():
         number = int(endpoint.removeprefix("lab-"))
@@ -104,7 +104,7 @@ def jobs_of(lab: Lab, trial: Trial) -> list[dict[str, Any]]:
 
 
 def _content(server: Server, value: Any) -> Any:
-    """``value`` with the bytes of each file in the place of its name."""
+    """Return ``value`` with each file name replaced by the bytes of the file."""
     if isinstance(value, dict):
         if {"filename", "subfolder", "type"} <= value.keys():
             file = server.base / value["type"] / value["subfolder"] / value["filename"]

@@ -1,4 +1,4 @@
-"""Shapes of workflows in which placing parts is hard: what leaves and returns, what is nested, what saves in the middle."""
+"""Workflow shapes that are hard to place: parts that leave and return, nesting, saving in the middle."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _leaves_and_returns() -> tuple[Prompt, Trial]:
 
 
 def _to_and_fro() -> tuple[Prompt, Trial]:
-    """Each part needs the other one in between."""
+    """Each part needs the other one in its middle."""
     return _chain().prompt, _trial("two parts to and fro", one=(1, "1 3"), two=(2, "2 4"))
 
 
@@ -62,7 +62,7 @@ def _definition(uuid: str, name: str, nodes: list[dict[str, Any]]) -> dict[str, 
 
 
 def _subgraphs() -> tuple[Prompt, Trial]:
-    """A subgraph in a subgraph, by the title of the inner one."""
+    """A subgraph inside a subgraph, placed by the title of the inner one."""
     prompt = _renamed(_chain().prompt, {"2": "20:2", "3": "20:6:3", "4": "20:6:4"})
     inner = _definition("11111111-1111-4111-8111-111111111111", "Softly", [{"id": 3, "type": "ImageBlur"}, {"id": 4, "type": "ImageBlend"}])
     outer = _definition(
@@ -79,7 +79,7 @@ def _subgraphs() -> tuple[Prompt, Trial]:
 
 
 def _twice() -> tuple[Prompt, Trial]:
-    """Two instances of one definition under one name."""
+    """Two instances of one definition with the same name."""
     w = Drawing()
     noisy = w.node("ImageAddNoise", image=w.node("EmptyImage", width=32, height=32, batch_size=1, color=7), seed=1, strength=0.5)
     first = w.node("ImageInvert", image=noisy)
@@ -94,7 +94,7 @@ def _twice() -> tuple[Prompt, Trial]:
 
 
 def _group() -> tuple[Prompt, Trial]:
-    """A group, with a muted node in it that the prompt does not have."""
+    """A group with a muted node, which the prompt lacks."""
     places = {"1": 0, "2": 300, "3": 600, "4": 900, "5": 1200, "6": 1500, "7": 1800, "8": 700}
     nodes = [
         {"id": int(node), "type": "x", "pos": [x, 100], "size": [200, 100], "mode": 2 if node == "8" else 0} for node, x in places.items()

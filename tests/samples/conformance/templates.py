@@ -1,4 +1,4 @@
-"""ComfyUI's official templates, made into prompts by its editor."""
+"""ComfyUI's official templates, converted to prompts by its editor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _OPEN = """async (drawn) => {
 
 @dataclass(frozen=True)
 class Template:
-    """One template; ``groups`` are the editor's: ``graph``, ``title``, ``box`` and ``nodes`` of each."""
+    """One template; ``groups`` are those of the editor, with ``graph``, ``title``, ``box`` and ``nodes``."""
 
     name: str
     prompt: dict[str, dict[str, Any]]
@@ -45,7 +45,7 @@ class Template:
 
 
 def template_files(installation: Installation) -> list[Path]:
-    """The workflows of the package of templates, beside the Python that runs ComfyUI."""
+    """Return the workflows of the template package of ComfyUI's Python."""
     libraries = installation.python.parent.parent
     folders = [*libraries.glob(f"lib/python*/site-packages/{_PACKAGE}"), *libraries.glob(f"Lib/site-packages/{_PACKAGE}")]
     assert folders, f"no {_PACKAGE} below {libraries}: install comfyui-workflow-templates, as ComfyUI's requirements.txt says"
@@ -58,7 +58,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def captured(server: Server, installation: Installation, page: Any, kept: Path) -> list[Template]:
-    """Every template as the server's editor makes a prompt of it, read from the folder ``kept`` if the same versions made it before."""
+    """Yield every template as a prompt made by the editor, or from the folder ``kept`` if the same versions made it before."""
     system = server.get("/system_stats")["system"]
     versions = [value for name, value in sorted(system.items()) if name.endswith(("_version", "_versions"))]
     digest = hashlib.sha256(json.dumps([versions, _OPEN]).encode()).hexdigest()[:16]
@@ -71,5 +71,5 @@ def captured(server: Server, installation: Installation, page: Any, kept: Path) 
 
 
 def opened(editor: Editor, name: str, workflow: dict[str, Any]) -> Template:
-    """A workflow as an editor opens it."""
+    """Return a workflow as the editor opens it."""
     return Template(name, **editor.page.evaluate(_OPEN, workflow))

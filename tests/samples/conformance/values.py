@@ -1,4 +1,4 @@
-"""Workflows about plain values: numbers, texts, choices, curves, tables."""
+"""Workflows with plain values: numbers, texts, choices, curves, tables."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _truth(w: Drawing) -> None:
 
 
 def _choice(w: Drawing) -> None:
-    """The value of a COMBO output, out of a video's facts."""
+    """Return a COMBO value computed from the properties of a video."""
     parts = w.node("GetVideoComponents", video=w.node("LoadVideo", file="clip.mp4"))
     with w.part():
         space = w.node("ComfySwitchNode", switch=True, on_false="other", on_true=parts[4])

@@ -1,4 +1,4 @@
-"""Workflows with parts that run elsewhere: how they are written down, and how one is taken apart into the prompts that do it."""
+"""Workflows with remote parts: their notation, and their split into prompts."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Link = tuple[str, int]
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a drawing; ``node[1]`` is the link to its second output, the node itself that to its first."""
+    """A node of a drawing; ``node[1]`` is the link to its second output, the node itself the link to its first."""
 
     node_id: str
 
@@ -54,14 +54,14 @@ class Node:
 
 @dataclass
 class Part:
-    """Nodes that run together on the server of that number; 0 is the one that has the workflow."""
+    """Nodes that run together on the server with this number; 0 is the server with the workflow."""
 
     server: int
     nodes: list[str] = field(default_factory=list)
 
 
 class Drawing:
-    """An API prompt as it is drawn, and which nodes of it run elsewhere."""
+    """An API prompt under construction, and which of its nodes run remotely."""
 
     def __init__(self) -> None:
         self.prompt: Prompt = {}
@@ -79,7 +79,7 @@ class Drawing:
 
     @contextlib.contextmanager
     def part(self, server: int = 1) -> Iterator[None]:
-        """What is added meanwhile is one remote graph on that server."""
+        """Put the nodes added inside the ``with`` block into one remote graph on that server."""
         self._part = Part(server)
         self.parts.append(self._part)
         try:
@@ -88,7 +88,7 @@ class Drawing:
             self._part = None
 
     def capture(self, *values: Node | Link) -> None:
-        """Compare what is on these links."""
+        """Compare the values on these links."""
         for value in values:
             self.node(CAPTURE, value=value)
 
@@ -104,7 +104,7 @@ def _as_input(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Port:
-    """A port of a part: its name, ComfyUI's type, and the output in the workflow that its value is."""
+    """A port of a part: its name, its ComfyUI type, and the output in the workflow that its value comes from."""
 
     name: str
     type: str
@@ -113,7 +113,7 @@ class Port:
 
 @dataclass(frozen=True)
 class ServedPrompt:
-    """Some nodes of a workflow as a workflow with ports of its own, and the server that has it."""
+    """Some nodes of a workflow as a workflow with ports, and its server."""
 
     server: int
     nodes: tuple[str, ...]
@@ -123,13 +123,13 @@ class ServedPrompt:
 
 
 class Types:
-    """What ``/object_info`` says of outputs: their names and types."""
+    """Names and types of outputs from ``/object_info``."""
 
     def __init__(self, info: Mapping[str, Mapping[str, Any]]) -> None:
         self._info = info
 
     def output(self, prompt: Prompt, link: Link) -> tuple[str, str]:
-        """The name and type of an output; the type is ``*`` where nothing in the prompt tells it."""
+        """Return name and type of an output; the type is ``*`` if the prompt does not determine it."""
         node = prompt[link[0]]
         facts = self._info[node["class_type"]]
         kind, name = facts["output"][link[1]], facts["output_name"][link[1]]
@@ -140,41 +140,41 @@ class Types:
         return name, self._follow(prompt, node) if kind.startswith("COMFY_MATCHTYPE") else kind
 
     def _follow(self, prompt: Prompt, node: Mapping[str, Any]) -> str:
-        """The type of an output that has the type of the node's inputs."""
+        """Return the type of an output whose type follows the node's inputs."""
         return next((self.output(prompt, link)[1] for name, link in links_of(node) if name != "switch"), "*")
 
     def given(self) -> set[str]:
-        """Every type that a node has an output of."""
+        """Return all output types of a node class."""
         return {kind for facts in self._info.values() for kind in facts["output"] if isinstance(kind, str)}
 
 
 def links_of(node: Mapping[str, Any]) -> Iterator[tuple[str, Link]]:
-    """The inputs of a node that are links."""
+    """Return the linked inputs of a node."""
     for name, value in node["inputs"].items():
         if isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and type(value[1]) is int:
             yield name, (value[0], value[1])
 
 
 def sources_into(prompt: Prompt, nodes: Iterable[str]) -> list[Link]:
-    """The outputs of other nodes that ``nodes`` use, each once, in order."""
+    """Return the outputs of other nodes that ``nodes`` use, each once, in order."""
     inside = set(nodes)
     return list(dict.fromkeys(link for node in in_order(prompt, inside) for _, link in links_of(prompt[node]) if link[0] not in inside))
 
 
 def sources_out_of(prompt: Prompt, nodes: Iterable[str]) -> list[Link]:
-    """The outputs of ``nodes`` that others use, each once, in order."""
+    """Return the outputs of ``nodes`` that others use, each once, in order."""
     inside = set(nodes)
     return list(dict.fromkeys(link for node in prompt if node not in inside for _, link in links_of(prompt[node]) if link[0] in inside))
 
 
 def in_order(prompt: Prompt, nodes: Iterable[str]) -> list[str]:
-    """``nodes`` in the order of the prompt."""
+    """Return ``nodes`` in the order of the prompt."""
     wanted = set(nodes)
     return [node for node in prompt if node in wanted]
 
 
 def with_ancestors(prompt: Prompt, nodes: Iterable[str], stop: Iterable[str] = ()) -> set[str]:
-    """``nodes`` and all they depend on, but nothing in ``stop``."""
+    """Return ``nodes`` and all nodes they depend on, without those in ``stop``."""
     found: set[str] = set()
     waiting, barred = list(nodes), set(stop)
     while waiting:
@@ -186,13 +186,13 @@ def with_ancestors(prompt: Prompt, nodes: Iterable[str], stop: Iterable[str] = (
 
 
 def as_parts(drawing: Drawing, types: Types) -> list[ServedPrompt]:
-    """Each remote part of a drawing as a workflow with ports."""
+    """Return each remote part of a drawing as a workflow with ports."""
     prompt = drawing.prompt
     return [as_graph(prompt, part.nodes, sources_out_of(prompt, part.nodes), types, part.server) for part in drawing.parts]
 
 
 def with_remote_nodes(prompt: Prompt, parts: Sequence[ServedPrompt], settings: Sequence[Mapping[str, Any]]) -> Prompt:
-    """``prompt`` with one Remote Graph node in the place of each part, which ``settings`` is for.
+    """Return ``prompt`` with each part replaced by a Remote Graph node with the part's ``settings``.
 
     A part's contract may order its ports differently; ``settings[...]["contract"]`` is that contract as JSON.
     """
@@ -218,7 +218,7 @@ def with_remote_nodes(prompt: Prompt, parts: Sequence[ServedPrompt], settings: S
 
 
 def without(prompt: Prompt, lost: Iterable[Link]) -> Prompt:
-    """``prompt`` without the nodes that depend on an output in ``lost``."""
+    """Return ``prompt`` without the nodes that depend on an output in ``lost``."""
     gone = set(lost)
     kept = dict(prompt)
     while True:
@@ -230,7 +230,7 @@ def without(prompt: Prompt, lost: Iterable[Link]) -> Prompt:
 
 
 def as_graph(prompt: Prompt, nodes: Iterable[str], outputs: Iterable[Link], types: Types, server: int = 0) -> ServedPrompt:
-    """``nodes`` of ``prompt`` as a workflow whose ports are the links into them and ``outputs``."""
+    """Return ``nodes`` of ``prompt`` as a workflow whose ports are the links into them and ``outputs``."""
     inside = in_order(prompt, nodes)
     taken: set[str] = set()
     inputs = [_port(prompt, link, types, taken) for link in sources_into(prompt, inside)]

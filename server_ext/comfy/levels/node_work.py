@@ -1,0 +1,122 @@
+"""The work of one node in a thread of its own: the node waits without blocking ComfyUI's event loop, and an interrupt stops the work.
+
+While it waits, the node runs ComfyUI workflows of its own project nested, and re-entrant runs that its calls to other servers depend on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, Generic, TypeVar
+
+from yggdrasill.errors import Cancelled
+from yggdrasill.executor.context import CancelToken, RunContext, enter_run
+from yggdrasill.remote.observers import observe_waits
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.node_messages import NodeMessages
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.reentrant_slot import ReentrantSlot
+from yggdrasill.server_ext.comfy.runner import observe_prompts
+
+__all__ = ["Meter", "NodeWork"]
+
+Result = TypeVar("Result")
+_POLL = 0.1
+_GRACE = 20.0
+"""Seconds that an interrupted node waits for its work to stop, so that memory is free for the next node."""
+
+
+class Meter:
+    """The progress of a node: completed steps, and the fraction of the running one."""
+
+    def __init__(self, messages: NodeMessages) -> None:
+        self._messages = messages
+        self._lock = threading.Lock()
+        self._total = 1
+        self._done = 0
+
+    def begin(self, total: int, done: int = 0) -> None:
+        """Start counting at ``done`` of ``total`` steps."""
+        with self._lock:
+            self._total, self._done = max(total, 1), done
+        self._show(0.0)
+
+    def step(self, count: int = 1) -> None:
+        """Complete ``count`` steps."""
+        with self._lock:
+            self._done += count
+        self._show(0.0)
+
+    def step_progress(self, node_path: str, done: float, total: float, text: str | None) -> None:
+        """Set the progress of the running step; a `ProgressSink`."""
+        self._show(min(max(done / total, 0.0), 1.0) if total > 0 else 0.0)
+
+    def _show(self, share: float) -> None:
+        with self._lock:
+            done = min(self._done + share, self._total)
+        self._messages.progress("", done, self._total, None)
+
+
+class NodeWork(Generic[Result]):
+    """Runs ``work(self)`` in a thread, in a run context of its own. Create it in the task of the node."""
+
+    def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
+        node = host_api.executing_node()
+        self._outer_run: PromptRun | None = extension_context().runner.run_of(node.prompt_id) if node else None
+        self._reentrant_slot = ReentrantSlot(
+            extension_context().runner, self._outer_run.reentrant_root if self._outer_run is not None else None
+        )
+        self._preview_method = host_api.preview_method()
+        self.messages = NodeMessages(node_id, node.prompt_id if node else "", self._outer_run)
+        self.meter = Meter(self.messages)
+        self.token = CancelToken()
+        self._seed = seed
+        self._work = work
+        self._future: Future[Result] = Future()
+        threading.Thread(target=self._run, name=f"yggdrasill-node-{node_id}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            with (
+                observe_waits(self._reentrant_slot.update_waits),
+                observe_prompts(self._on_message, "", begin=self._reentrant_slot.run_local, preview_method=self._preview_method),
+                enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.step_progress) as context,
+            ):
+                self.context: RunContext = context
+                self._future.set_result(self._work(self))
+        except BaseException as error:  # noqa: BLE001 - the node raises it
+            self._future.set_exception(error)
+
+    def _on_message(self, kind: str, facts: dict[str, Any]) -> None:
+        """Show a message of a workflow that this node runs nested."""
+        self.messages.watch("comfy", {"what": kind, **facts})
+
+    async def result(self) -> Result:
+        """Wait for the work and return its result. An interrupt stops the work before its next part, and waits for that.
+
+        Raises:
+            The errors of the work; ComfyUI's InterruptProcessingException.
+        """
+        future = asyncio.wrap_future(self._future)
+        try:
+            while not future.done():
+                await self._reentrant_slot.wait_with(future, _POLL)
+                if host_api.interrupted():
+                    self.token.cancel("interrupted")
+                    await self._reentrant_slot.stop()
+                    await asyncio.wait([future], timeout=_GRACE)
+                    host_api.raise_interrupt()
+                if self._outer_run is not None and self._outer_run.context.token.cancelled:
+                    self.token.cancel(self._outer_run.context.token.reason)
+                    await self._reentrant_slot.stop()
+                    raise Cancelled(self.token.reason)
+            await self._reentrant_slot.finish()
+            return future.result()
+        finally:
+            self.token.cancel("the node was stopped")
+            self._reentrant_slot.end()
+            if not future.done():
+                future.cancel()

@@ -1,0 +1,71 @@
+"""The placement service of this ComfyUI: inspects each posted prompt, and holds the state that the editor shows."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from yggdrasill.errors import YggdrasillError
+from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.partition.placement_keys import parts_of
+from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy.execution_blockers import allow_blockers
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
+from yggdrasill.server_ext.comfy.placement.patches import patch_comfyui
+from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
+from yggdrasill.server_ext.comfy.placement.timeline import Timeline
+from yggdrasill.server_ext.comfy.placement.validator import PromptValidator
+
+__all__ = ["PlacementService"]
+
+_LOG = logging.getLogger("yggdrasill.comfy")
+
+
+class PlacementService:
+    """``read_registry`` returns the current registry of endpoints.
+
+    `monitor` has the states of the endpoints, `timeline` the costs of recent calls, `runs` the running partitioned prompts by prompt id, and
+    `stale` the plans whose cached results are no longer stored where they were.
+    """
+
+    def __init__(self, read_registry: Callable[[], EndpointRegistry]) -> None:
+        self._read_registry = read_registry
+        self.monitor = EndpointMonitor(read_registry)
+        self.timeline = Timeline()
+        self.runs: dict[str, PartitionedPrompt] = {}
+        self.stale: set[str] = set()
+        self.validator = PromptValidator(self.monitor, SchemaCache())
+
+    def install(self) -> None:
+        """Patch ComfyUI, and inspect every prompt that is posted from now on."""
+        allow_blockers()
+        patch_comfyui(self.validator.check, self._running)
+        host_api.prompt_server().add_on_prompt_handler(self.on_prompt)
+
+    @contextmanager
+    def _running(self, prompt_id: str, partitioned: PartitionedPrompt) -> Iterator[None]:
+        self.runs[prompt_id] = partitioned
+        self.timeline.begin(prompt_id)
+        try:
+            yield
+        finally:
+            del self.runs[prompt_id]
+
+    def on_prompt(self, posted: dict[str, Any]) -> dict[str, Any]:
+        """Return the body that ComfyUI processes for a POST /prompt: the same object if nothing in it is placed."""
+        prompt, extra = posted.get("prompt"), posted.get("extra_data")
+        if not isinstance(prompt, dict):
+            return posted
+        registry = self._read_registry()
+        try:
+            naming = parts_of(prompt, extra, registry.placements, registry.endpoints)
+        except YggdrasillError as error:
+            return {**posted, "prompt": PostedPrompt(prompt, problem=error)}
+        for warning in naming.warnings:
+            _LOG.warning("Yggdrasill: %s", warning)
+        if not naming.parts:
+            return posted
+        return {**posted, "prompt": PostedPrompt(prompt, naming.parts)}

@@ -1,0 +1,106 @@
+"""The endpoint monitor: queries in the background, only of endpoints in use, and soon after a change."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from samples.endpoints import Cutter, EndpointProcess, cutter
+from yggdrasill.remote import EndpointRegistry
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[EndpointProcess]:
+    """An endpoint."""
+    process = EndpointProcess("forge", tmp_path / "forge").start()
+    yield process
+    process.stop()
+
+
+@pytest.fixture
+def seen(forge: EndpointProcess) -> Iterator[Cutter]:
+    """A proxy in front of it that counts bytes."""
+    with cutter(forge) as proxy:
+        yield proxy
+
+
+def registry(forge: EndpointProcess, url: str, **graphs: str) -> EndpointRegistry:
+    known = EndpointRegistry({"forge": forge.endpoint(url)})
+    for name, endpoint in graphs.items():
+        known.place_key(name, endpoint)
+    return known
+
+
+@asynccontextmanager
+async def watching(known: Callable[[], EndpointRegistry]) -> AsyncIterator[EndpointMonitor]:
+    states = EndpointMonitor(known)
+    states.start()
+    try:
+        yield states
+    finally:
+        await states.stop()
+
+
+async def until(states: EndpointMonitor, what: Callable[[EndpointState], bool]) -> EndpointState:
+    for _ in range(500):
+        if what(states.state("forge")):
+            return states.state("forge")
+        await asyncio.sleep(0.02)
+    raise TimeoutError(states.state("forge").to_dict())
+
+
+async def test_an_endpoint_without_placements_is_not_queried(forge: EndpointProcess, seen: Cutter) -> None:
+    known = registry(forge, seen.url)
+    async with watching(lambda: known) as states:
+        await asyncio.sleep(0.3)
+        assert seen.to_server == 0
+        assert states.states() == {"forge": EndpointState("forge")}
+        states.watch(["forge"])
+        state = await until(states, lambda state: bool(state.up))
+        assert (state.queue["queued"], state.load, state.reason) == (0, 0.0, None)
+        assert state.facts["torch"]["version"]
+        assert seen.url not in repr(state.to_dict())
+        assert forge.url not in repr(state.to_dict())
+
+
+async def test_an_endpoint_with_a_placement_is_queried_in_advance(forge: EndpointProcess, seen: Cutter) -> None:
+    known = registry(forge, seen.url, soft="forge")
+    async with watching(lambda: known) as states:
+        await until(states, lambda state: bool(state.up))
+        asked = seen.to_server
+        assert (await states.refresh(["forge"], max_age=60.0, timeout=5.0))["forge"].up
+        assert seen.to_server == asked
+
+
+async def test_an_endpoint_that_went_down_has_a_reason(forge: EndpointProcess, seen: Cutter) -> None:
+    known = registry(forge, seen.url)
+    async with watching(lambda: known) as states:
+        assert (await states.refresh(["forge"], max_age=0.0, timeout=10.0))["forge"].up
+        forge.kill()
+        down = (await states.refresh(["forge"], max_age=0.0, timeout=10.0))["forge"]
+        assert down.up is False
+        assert down.load == float("inf")
+        assert down.facts
+        assert str(down.reason).startswith("endpoint 'forge': ")
+        assert "http" not in repr(down.to_dict())
+        forge.start()
+        again = (await states.refresh(["forge"], max_age=0.0, timeout=10.0))["forge"]
+        assert again.up
+        assert again.since > down.since
+
+
+async def test_a_new_token_in_the_registry_is_used_at_once(forge: EndpointProcess, seen: Cutter) -> None:
+    wrong = EndpointRegistry({"forge": seen.url}, {"soft": "forge"})
+    right = registry(forge, seen.url, soft="forge")
+    current = [wrong]
+    async with watching(lambda: current[0]) as states:
+        refused = await until(states, lambda state: state.up is False)
+        assert refused.reason
+        current[0] = right
+        states.watch(["forge"])
+        await until(states, lambda state: bool(state.up))
