@@ -61,7 +61,7 @@ class AbstractBaseBlock(ABC):
 
     @abstractmethod
     def declare_ports(self) -> Iterable[Port]:
-        """The block's ports, inputs and outputs, names unique."""
+        """Return the block's ports, inputs and outputs, with unique names."""
 
     @abstractmethod
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -98,15 +98,15 @@ class AbstractBaseBlock(ABC):
         return known
 
     def get_input_ports(self) -> list[Port]:
-        """The IN ports in declaration order."""
+        """Return the IN ports in declaration order."""
         return [port for port in self.ports.values() if port.is_input]
 
     def get_output_ports(self) -> list[Port]:
-        """The OUT ports in declaration order."""
+        """Return the OUT ports in declaration order."""
         return [port for port in self.ports.values() if port.is_output]
 
     def get_port(self, name: str) -> Port | None:
-        """The port of that name, or None."""
+        """Return the port of that name, or None."""
         return self.ports.get(name)
 
     # -- modes --------------------------------------------------------------------------------------------------
@@ -117,14 +117,14 @@ class AbstractBaseBlock(ABC):
         return self._frozen
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode here and in sub-blocks."""
+        """Set training mode in this block and its sub-blocks."""
         self.training = mode
         for block in self.get_sub_blocks().values():
             block.train(mode)
         return self
 
     def eval(self) -> Self:
-        """Set inference mode here and in sub-blocks."""
+        """Set inference mode in this block and its sub-blocks."""
         return self.train(False)
 
     def freeze(self) -> Self:
@@ -150,12 +150,12 @@ class AbstractBaseBlock(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to reproduce the block besides its config: tensors and plain values.
 
-        The default merges the sub-blocks' states under the prefix ``name.``; a block with a state of its own adds to it.
+        The default merges the sub-blocks' states under the prefix ``name.``; a block with weights adds them.
         """
         return {f"{name}.{key}": value for name, block in self.get_sub_blocks().items() for key, value in block.state_dict().items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True) -> None:
-        """Take back what `state_dict` gave; a block with a state of its own takes its keys and passes the rest on.
+        """Load a state that `state_dict` returned; a block with weights takes its keys and passes the rest to this method.
 
         Raises:
             CheckpointMismatch: (a KeyError) if ``strict`` and a key is unexpected or missing.

@@ -176,7 +176,7 @@ class StateFile:
 
     @property
     def digest(self) -> str:
-        """The state's digest; computed without reading the tensors again if they were written before."""
+        """Return the state's digest, computed without reading the tensors again if they were written before."""
         return state_digest(self._state, self._known)
 
 

@@ -133,7 +133,7 @@ class StateLoader:
     # -- which state each node gets -----------------------------------------------------------------------------
 
     def _complete(self) -> None:
-        """Give nodes without a state the one state that their block, or their model, has elsewhere."""
+        """Give nodes without a state the state of another node of their block, or of their model, if there is only one."""
         by_block: dict[Any, list[Mapping[str, Any]]] = {}
         by_model: dict[Any, list[Mapping[str, Any]]] = {}
         keys = {id(place.block): self._group(place) for place in self._places}

@@ -28,7 +28,7 @@ _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w.-]+)?")
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What makes two blocks the same model.
+    """The properties that make two blocks the same model.
 
     ``factory`` is the registered class or callable, so two registries, or a type registered again, never share.
     ``reference`` is the canonical checkpoint or model id, ``configuration`` the rest of the config as JSON with sorted
@@ -133,7 +133,7 @@ def _check_json(value: Any, where: str, path: tuple[str, ...]) -> None:
 
 
 class PoolEntry:
-    """What the pool knows of a block it shares: identity, how to build another one, and the graphs that use it."""
+    """The pool's record of a shared block: its identity, how to build another one, and the graphs that use it."""
 
     def __init__(self, pool: ReusePool, identity: Identity, build: Callable[[], AbstractBaseBlock]) -> None:
         self.pool = pool

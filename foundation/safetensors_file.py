@@ -203,14 +203,14 @@ def _header(stream: BinaryIO) -> dict[str, Any]:
 def _joined(tensors: Mapping[str, Any], header: Mapping[str, Any]) -> Any:
     import torch
 
-    ours = header.get("__metadata__", {}).get(_METADATA_KEY)
-    if ours is None:
+    described = header.get("__metadata__", {}).get(_METADATA_KEY)
+    if described is None:
         return dict(tensors)
     from yggdrasill.values import from_json
     from yggdrasill.values.payload import ALIGNMENT
 
-    described = json.loads(ours)
-    strides = described["strides"]
+    skeleton = json.loads(described)
+    strides = skeleton["strides"]
 
     def aligned(tensor: Any) -> Any:
         # kernels may sum in another order in memory aligned otherwise
@@ -227,11 +227,11 @@ def _joined(tensors: Mapping[str, Any], header: Mapping[str, Any]) -> Any:
             return tuple(join(item) for item in node["$tuple"])
         return from_json(node["$value"])
 
-    return join(described["state"])
+    return join(skeleton["state"])
 
 
 def _with_strides(torch: Any, tensor: Any, strides: list[int]) -> Any:
-    """``tensor`` in the memory order it was saved from, if that was dense; else contiguous."""
+    """Return ``tensor`` in the memory order it was saved from, if that was dense; else contiguous."""
     if len(strides) != tensor.dim() or list(tensor.stride()) == strides:
         return tensor
     order = sorted(range(tensor.dim()), key=lambda i: -strides[i])

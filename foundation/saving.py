@@ -1,7 +1,7 @@
 """Saving and loading, the same at every level: config, checkpoint, folder, archive, template.
 
-A graph's folder holds ``config.json`` and ``checkpoint.json``. Above it, ``checkpoints/<child>/`` holds the child's own
-folder and ``checkpoints/<level>_meta.json`` names the children. Weights are in ``checkpoints/blobs`` of the whole save, one
+A graph's folder holds ``config.json`` and ``checkpoint.json``. Above it, ``checkpoints/<child>/`` is the folder of a
+child and ``checkpoints/<level>_meta.json`` names the children. Weights are in ``checkpoints/blobs`` of the whole save, one
 file per distinct state, named by its digest; each graph's ``checkpoint.json`` names the file of each node. So a part can
 be loaded alone from inside a save, and a state that several nodes share is written once.
 """
@@ -47,7 +47,7 @@ _CONFIGS = ("config.yaml", "config.yml", "config.json")
 _CHECKPOINTS = tuple(f"checkpoint.{backend}" for backend in BACKENDS)
 #: Files of a level besides config and states; see `Persistent._read_extras`.
 _EXTRAS = ("last_state.ygg",)
-#: A config with none of these is not ours.
+#: A config with none of these keys is of another program.
 _OUR_KEYS = frozenset({"schema_version", "graph_id", "pipeline_id", "stage_id", "world_id", "nodes", "graphs", "pipelines", "stages"})
 #: What belongs to the object and not to its structure.
 _KEPT = ("_running",)
@@ -62,7 +62,7 @@ class Persistent(Container):
 
     @abstractmethod
     def to_config(self) -> dict[str, Any]:
-        """The structure as JSON values."""
+        """Return the structure as JSON values."""
 
     @classmethod
     def from_config(
@@ -79,8 +79,8 @@ class Persistent(Container):
     ) -> Self:
         """Build from a config, `to_config`'s inverse.
 
-        ``ref`` files are relative to ``base_dir``. ``endpoints`` says which parts run elsewhere; ``path`` is where this one
-        stands in a larger project, from the outermost level down.
+        ``ref`` files are relative to ``base_dir``. ``endpoints`` places parts on other endpoints; ``path`` holds the ids
+        from the outermost level of the project down to this one.
 
         Raises:
             InvalidConfig, UnsupportedVersion, MissingFile, UnknownBlockType, InvalidEdge; InvalidStructure if ``validate``.
@@ -271,7 +271,7 @@ class Persistent(Container):
         return {f"{self.level}_id": self.id, "node_ids": list(self._children), "version": self.schema_version}
 
     def _read_states(self, source: Source, folder: str) -> dict[str, Any] | None:
-        """The states of the save, None for a graph without a checkpoint."""
+        """Return the states of the save, None for a graph without a checkpoint."""
         if self.level == "graph":
             return read_saved_states(source, folder)
         self._check_meta(source, folder)
@@ -297,7 +297,7 @@ class Persistent(Container):
             )
 
     def _read_extras(self, source: Source) -> None:
-        """A level that saves more than config and states reads it back here."""
+        """Read what a level saves besides config and states."""
 
     # -- templates ----------------------------------------------------------------------------------------------
 
@@ -429,7 +429,7 @@ _UNSAFE = re.compile(r'[<>:"/\\|?*\x00-\x1f]|^\.+$|[. ]$|^(con|prn|aux|nul|com\d
 
 
 def file_names(word: str, child_ids: Iterable[str]) -> dict[str, str]:
-    """File names by id, each its own also where upper and lower case are one."""
+    """Return file names by id, distinct also on file systems that ignore case."""
     names: dict[str, str] = {}
     for child_id in child_ids:
         other = names.setdefault(file_name(word, child_id).casefold(), child_id)
@@ -441,7 +441,7 @@ def file_names(word: str, child_ids: Iterable[str]) -> dict[str, str]:
 
 
 def file_name(word: str, child_id: str) -> str:
-    """``child_id`` if it can be a file name on every system.
+    """Return ``child_id`` if it can be a file name on every system.
 
     Raises:
         InvalidArgument: it has a path separator or another character some system refuses.
