@@ -78,7 +78,7 @@ class DeploymentFiles:
         with FileSet(durable=True) as files:
             if state is not None:
                 files.write(self._file(deployment.graph_id, ".ygg"), dumps(state))
-            files.write(self._file(deployment.graph_id, ".json"), json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8"))
+            files.write(self._file(deployment.graph_id, ".json"), json.dumps(record, indent=1).encode("ascii"))
 
     def remove(self, graph_id: str) -> None:
         """Delete the files of a deployment.

@@ -59,10 +59,14 @@ def open_job_file(path: str, read: Callable[[sqlite3.Connection], object]) -> sq
         raise job_file_failure(path, error) from error
 
 
-def job_file_failure(path: str, error: Exception) -> StorageFailed:
-    """Return the error to raise for a failed read or write of the file."""
+def job_file_failure(path: str, error: Exception, *, reading: bool = True) -> StorageFailed:
+    """Return the error to raise for a failed read or write of the file. A value that cannot be written is not damage of the file."""
     if "locked" in str(error):
         return StorageFailed(f"Another endpoint uses the job file {path!r}. Give each endpoint its own data folder.", path=path)
+    if not reading and not isinstance(error, sqlite3.Error):
+        return StorageFailed(
+            f"A value cannot be written to the job file {path!r}: {type(error).__name__}: {_one_line(error)}. Change the value.", path=path
+        )
     if _is_damage(error):
         return StorageFailed(
             f"The job file {path!r} is damaged: {_one_line(error)}. To start without jobs, move it and its -wal, -shm and -journal files away.",
@@ -101,7 +105,8 @@ def _open(path: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.Co
 
 def _is_damage(error: Exception) -> bool:
     """Return whether the content of the file causes the error, and not the disk or another endpoint."""
-    return type(error) is sqlite3.DatabaseError or not isinstance(error, sqlite3.Error) or "decode to UTF-8" in str(error)
+    unreadable = isinstance(error, (ValueError, TypeError, KeyError)) and not isinstance(error, sqlite3.Error)
+    return type(error) is sqlite3.DatabaseError or unreadable or "decode to UTF-8" in str(error)
 
 
 def _one_line(error: Exception) -> str:

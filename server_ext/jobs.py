@@ -12,6 +12,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
 __all__ = ["JobStore"]
 
 Result = TypeVar("Result")
-_Operation = Callable[[sqlite3.Connection], Any]
+_Action = Callable[[sqlite3.Connection], Any]
 
 _MAX_BATCH = 256
 _PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "status", "created", "started", "finished")
@@ -36,6 +37,13 @@ _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
 _SELECT_SUMMARY = _SELECT.replace(" request, output,", " '{}', NULL,")
 
 
+@dataclass(frozen=True)
+class _Operation:
+    action: _Action
+    reading: bool
+    future: Future[Any] = field(default_factory=Future)
+
+
 class JobStore:
     """The jobs of an endpoint and their events. A damaged file is moved aside on opening; see `open_job_file`.
 
@@ -48,7 +56,7 @@ class JobStore:
 
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)
-        self._operations: queue.SimpleQueue[tuple[_Operation, Future[Any]] | None] = queue.SimpleQueue()
+        self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="yggdrasill-jobs", daemon=True)
         self._thread.start()
@@ -59,13 +67,13 @@ class JobStore:
     def insert(self, job: Job) -> Future[None]:
         """Insert a job."""
         values = _to_row(job)
-        return self._submit(lambda db: db.execute(_INSERT, values))
+        return self._write(lambda db: db.execute(_INSERT, values))
 
     def update(self, job: Job) -> Future[None]:
         """Write the columns of a job that change during its life."""
         row = dict(zip(_COLUMNS, _to_row(job), strict=True))
         values = (*(row[name] for name in _CHANGING), job.job_id)
-        return self._submit(lambda db: db.execute(_UPDATE, values))
+        return self._write(lambda db: db.execute(_UPDATE, values))
 
     def add_event(self, event: Event, replaced: int | None = None) -> Future[None]:
         """Append an event with a new ``seq``. The event with the number ``replaced``, if given, is deleted."""
@@ -76,7 +84,7 @@ class JobStore:
                 db.execute("DELETE FROM events WHERE seq = ?", (replaced,))
             db.execute("INSERT INTO events (seq, job_id, kind, data) VALUES (?, ?, ?, ?)", values)
 
-        return self._submit(operation)
+        return self._write(operation)
 
     def remove(self, job_ids: Iterable[str]) -> Future[None]:
         """Delete jobs and their events."""
@@ -86,7 +94,7 @@ class JobStore:
             db.executemany("DELETE FROM events WHERE job_id = ?", values)
             db.executemany("DELETE FROM jobs WHERE job_id = ?", values)
 
-        return self._submit(operation)
+        return self._write(operation)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -97,24 +105,24 @@ class JobStore:
             row = db.execute(f"{_SELECT} WHERE job_id = ?", (job_id,)).fetchone()
             return None if row is None else _from_row(row)
 
-        return self._submit(operation)
+        return self._read(operation)
 
     def keys(self) -> Future[dict[str, str]]:
         """Return the job id of every job key."""
-        return self._submit(lambda db: dict(db.execute("SELECT key, job_id FROM jobs").fetchall()))
+        return self._read(lambda db: dict(db.execute("SELECT key, job_id FROM jobs").fetchall()))
 
     def artifacts(self) -> Future[dict[str, tuple[str, ...]]]:
         """Return the artifacts that each job pins."""
-        return self._submit(_artifacts)
+        return self._read(_artifacts)
 
     def unfinished(self) -> Future[list[Job]]:
         """Return the unfinished jobs, oldest first."""
-        return self._submit(_unfinished)
+        return self._read(_unfinished)
 
     def newest(self, *, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> Future[list[Job]]:
         """Return jobs, newest first, without request and output."""
         statement = f"{_SELECT_SUMMARY} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY created DESC LIMIT ?3"
-        return self._submit(lambda db: [_from_row(row) for row in db.execute(statement, (graph_id, status, limit))])
+        return self._read(lambda db: [_from_row(row) for row in db.execute(statement, (graph_id, status, limit))])
 
     def expired(self, *, finished_before: float, keep: int) -> Future[list[str]]:
         """Return the ids of jobs that finished before ``finished_before`` or are not among the ``keep`` newest finished ones."""
@@ -122,11 +130,11 @@ class JobStore:
             "SELECT job_id FROM jobs WHERE finished < ?1 UNION "
             "SELECT job_id FROM (SELECT job_id FROM jobs WHERE finished IS NOT NULL ORDER BY finished DESC LIMIT -1 OFFSET ?2)"
         )
-        return self._submit(lambda db: [row[0] for row in db.execute(statement, (finished_before, keep))])
+        return self._read(lambda db: [row[0] for row in db.execute(statement, (finished_before, keep))])
 
     def last_seq(self) -> Future[int]:
         """Return the highest ``seq``, or 0 without events."""
-        return self._submit(lambda db: int(db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]))
+        return self._read(lambda db: int(db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]))
 
     def events(self, job_id: str | None, after: int, limit: int = 1000) -> Future[list[Event]]:
         """Return events of one job, or of all, with a ``seq`` above ``after``, in order."""
@@ -135,7 +143,7 @@ class JobStore:
         def operation(db: sqlite3.Connection) -> list[Event]:
             return [Event(seq, owner, kind, json.loads(data)) for seq, owner, kind, data in db.execute(statement, (after, job_id, limit))]
 
-        return self._submit(operation)
+        return self._read(operation)
 
     def close(self) -> None:
         """Complete all queued operations and close the file."""
@@ -144,10 +152,15 @@ class JobStore:
 
     # -- the storage thread -------------------------------------------------------------------------------------
 
-    def _submit(self, operation: Callable[[sqlite3.Connection], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._operations.put((operation, future))
-        return future
+    def _read(self, action: _Action) -> Future[Any]:
+        return self._submit(_Operation(action, reading=True))
+
+    def _write(self, action: _Action) -> Future[Any]:
+        return self._submit(_Operation(action, reading=False))
+
+    def _submit(self, operation: _Operation) -> Future[Any]:
+        self._operations.put(operation)
+        return operation.future
 
     def _run(self, opened: Future[None]) -> None:
         try:
@@ -161,7 +174,9 @@ class JobStore:
             batch = []
             entry = self._operations.get()
             while entry is not None:
-                batch.append(entry)
+                # an operation whose future was cancelled is not executed; afterwards a future cannot be cancelled
+                if entry.future.set_running_or_notify_cancel():
+                    batch.append(entry)
                 if len(batch) == _MAX_BATCH or self._operations.empty():
                     break
                 entry = self._operations.get()
@@ -169,23 +184,23 @@ class JobStore:
             self._commit(db, batch)
         db.close()
 
-    def _commit(self, db: sqlite3.Connection, batch: list[tuple[_Operation, Future[Any]]]) -> None:
+    def _commit(self, db: sqlite3.Connection, batch: list[_Operation]) -> None:
         done: list[tuple[Future[Any], Any]] = []
         try:
             db.execute("BEGIN IMMEDIATE")
-            for operation, future in batch:
-                done.append((future, operation(db)))
+            for operation in batch:
+                done.append((operation.future, operation.action(db)))
             db.execute("COMMIT")
-        except (sqlite3.Error, ValueError, TypeError, KeyError) as error:  # the others: a row that no version wrote
+        except Exception as error:  # noqa: BLE001 - reported to the caller; the thread must survive every error
             if db.in_transaction:
                 db.execute("ROLLBACK")
             if len(batch) > 1:
                 # retry each operation alone, so that only the failing one is lost
-                for entry in batch:
-                    self._commit(db, [entry])
+                for operation in batch:
+                    self._commit(db, [operation])
             else:
-                for _, future in batch:
-                    future.set_exception(job_file_failure(self._path, error))
+                for operation in batch:
+                    operation.future.set_exception(job_file_failure(self._path, error, reading=operation.reading))
             return
         for future, result in done:
             future.set_result(result)
@@ -204,7 +219,8 @@ def _unfinished(db: sqlite3.Connection) -> list[Job]:
 
 
 def _text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    # ASCII, because a lone surrogate has no UTF-8 form
+    return json.dumps(value, separators=(",", ":"))
 
 
 def _to_row(job: Job) -> tuple[Any, ...]:

@@ -100,3 +100,35 @@ def test_a_file_of_a_newer_version_or_in_no_folder_is_refused(tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["newer.sqlite"]
     with pytest.raises(StorageFailed):
         JobStore(tmp_path / "nowhere" / "jobs.sqlite")
+
+
+HALF = "half an emoji: \ud83d"
+
+
+def test_a_text_with_half_an_emoji_is_stored_and_read(store: JobStore) -> None:
+    made = job("a", request={"text": HALF}, error={"message": HALF}, progress={"text": HALF})
+    store.insert(made).result()
+    store.update(replace(made, output={"skeleton": HALF})).result()
+    store.add_event(Event(1, "a", "log", {"text": HALF})).result()
+    found = store.get("a").result()
+    assert found == replace(made, output={"skeleton": HALF})
+    assert [event.data for event in store.events("a", 0).result()] == [{"text": HALF}]
+
+
+@pytest.mark.parametrize("name", [HALF, 1 << 70], ids=["text", "number"])
+def test_a_value_that_cannot_be_written_is_not_called_damage(store: JobStore, name: object) -> None:
+    with pytest.raises(StorageFailed, match="A value cannot be written to the job file") as caught:
+        store.insert(job("a", key=name)).result(5)
+    assert "damaged" not in caught.value.message
+    store.insert(job("b")).result(5)
+
+
+def test_the_storage_thread_survives_cancelled_operations(store: JobStore) -> None:
+    cancelled = 0
+    for number in range(300):
+        store.insert(job(f"kept-{number}"))
+        cancelled += store.insert(job(f"cancelled-{number}")).cancel()
+    assert cancelled > 0
+    names = list(store.keys().result(5).values())
+    assert len([name for name in names if name.startswith("kept")]) == 300
+    assert len(names) == 600 - cancelled
