@@ -31,6 +31,8 @@ Model = TypeVar("Model", bound=BaseModel)
 
 _PARSE_IN_THREAD_BYTES = 256 << 10
 _MAX_ITEMS = 4_000_000
+#: More than a value of 240 levels, the most that can be encoded, has in JSON; less than what exhausts the stack when the body is encoded again.
+_MAX_DEPTH = 750
 _MAX_MISTAKES = 8
 _MAX_ENTRY_BYTES = 4 << 20
 _MAX_BATCH_BYTES = 256 << 20
@@ -90,11 +92,35 @@ def _parse(data: bytes) -> Any:
     if sum(map(data.count, (b",", b"[", b"{"))) > _MAX_ITEMS:
         raise LimitExceeded(f"The body has more than {_MAX_ITEMS} items. Send tensors as artifacts, not as lists.", bound=_MAX_ITEMS)
     try:
-        return json.loads(data, parse_constant=_refuse_constant)
+        document = json.loads(data, parse_constant=_refuse_constant)
+        _check_depth(document)
     except RecursionError:
-        raise LimitExceeded("The body is nested too deeply.", limit="max_depth") from None
+        raise _too_deep() from None
+    except LimitExceeded:
+        raise
     except ValueError as error:
         raise CorruptData(f"The body is not valid JSON ({error}): it was truncated or changed. Send it again.") from None
+    return document
+
+
+def _check_depth(document: Any) -> None:
+    """Raise `LimitExceeded` if a JSON value is nested more than 750 levels deep."""
+    containers, depth = [document], 0
+    while containers:
+        depth += 1
+        if depth > _MAX_DEPTH + 1:
+            raise _too_deep()
+        containers = [
+            item
+            for container in containers
+            if isinstance(container, (dict, list))
+            for item in (container.values() if isinstance(container, dict) else container)
+            if isinstance(item, (dict, list))
+        ]
+
+
+def _too_deep() -> LimitExceeded:
+    return LimitExceeded(f"The body is nested more than {_MAX_DEPTH} levels deep. Nest the value less deeply.", limit="max_depth")
 
 
 def _refuse_constant(name: str) -> Any:

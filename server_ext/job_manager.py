@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -27,6 +28,7 @@ from yggdrasill.values.stores.base import ArtifactStore
 
 __all__ = ["JobManager"]
 
+_LOG = logging.getLogger("yggdrasill.server")
 _CHECK_SECONDS = 0.2
 _PRUNE_SECONDS = 60.0
 _POLL_SECONDS = 0.5
@@ -91,17 +93,19 @@ class JobManager:
         """Add a new job and store it. Its key is in use from this call on.
 
         Raises:
-            StorageFailed: the job could not be stored; nothing was added.
+            StorageFailed: the job could not be stored. Nothing was added, whatever the error is.
         """
         self._keys[job.key] = job.job_id
         self._track(job)
         self._reserved.pop(job.key, None)
         try:
             await asyncio.wrap_future(self._jobs.insert(job))
-        except StorageFailed:
+        except BaseException:
             del self._keys[job.key], self._live[job.job_id]
             self._done.pop(job.job_id).cancel()
             self._store.unpin(f"call:{job.key}")
+            # a cancelled request may have stored the row
+            self._jobs.remove([job.job_id])
             raise
         self._hub.emit(job.job_id, "status", {"status": IN_QUEUE})
 
@@ -111,7 +115,11 @@ class JobManager:
             self._end_soon(task.job)
             return
         self._tasks[task.job.job_id] = task
-        self._host.enqueue(task)
+        try:
+            self._host.enqueue(task)
+        except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
+            self.fail(task.job, error)
+            return
         self._wait_for_graph.add_queued(task)
 
     def reserve_inputs(self, key: str, seconds: float) -> None:
@@ -228,8 +236,10 @@ class JobManager:
         status = job.stopped_as if error is None else FAILED
         reported = stop_error(job, Cancelled(job.token.reason), self._redactor) if error is None else error_dict(error, self._redactor)
         final = replace(job, status=status, finished=time.time(), error=reported, artifacts=(), request={})
-        with contextlib.suppress(StorageFailed):
+        try:
             await asyncio.wrap_future(self._jobs.update(final))
+        except Exception:  # noqa: BLE001 - the job must end for its callers, stored or not
+            _LOG.exception("The end of job %s could not be stored.", job.job_id)
         self._apply_final(job, final)
 
     def _apply_final(self, job: Job, final: Job) -> None:

@@ -185,11 +185,9 @@ class JobStore:
         db.close()
 
     def _commit(self, db: sqlite3.Connection, batch: list[_Operation]) -> None:
-        done: list[tuple[Future[Any], Any]] = []
         try:
             db.execute("BEGIN IMMEDIATE")
-            for operation in batch:
-                done.append((operation.future, operation.action(db)))
+            done = [(operation.future, operation.action(db)) for operation in batch]
             db.execute("COMMIT")
         except Exception as error:  # noqa: BLE001 - reported to the caller; the thread must survive every error
             if db.in_transaction:

@@ -67,7 +67,7 @@ class Service:
         self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
         #: The store, if callers on the same machine may use its folder directly.
         self.shared = shared
-        self.signer, self._jobs, self._artifact_resolver = signer, jobs, ArtifactResolver(store, fetcher)
+        self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
         self.job_manager = JobManager(jobs, self.hub, host, store, self.redactor, retention or Retention())
@@ -116,7 +116,7 @@ class Service:
         logging.getLogger("yggdrasill.run").removeHandler(self._run_log)
         self._builders.shutdown(wait=False)
         self._services.packers.shutdown(wait=False)
-        await asyncio.to_thread(self._jobs.close)
+        await asyncio.to_thread(self.job_store.close)
 
     async def _wait_until_idle(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
@@ -274,7 +274,7 @@ class Service:
         seen = after or 0
         with self.job_manager.attend(job):
             if job.is_final:
-                for event in await asyncio.wrap_future(self._jobs.events(job_id, seen)):
+                for event in await asyncio.wrap_future(self.job_store.events(job_id, seen)):
                     yield event
                 return
             async with aclosing(self.hub.listen(job_id, seen, pause)) as stream:

@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yggdrasill.errors import Cancelled, EndpointFailed, StorageFailed, TimedOut, YggdrasillError
+from yggdrasill.errors import Cancelled, EndpointFailed, TimedOut, YggdrasillError
 from yggdrasill.executor.context import Host, enter_run
 from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.artifacts import InFlightArtifacts
@@ -195,9 +195,12 @@ class Task:
     def _store(self, final: Job) -> None:
         try:
             self.services.jobs.update(final).result()
-        except StorageFailed as error:
+        except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
             _LOG.error("Job %s could not be stored: %s", final.job_id, error)
             final = replace(final, status=FAILED, output=None, artifacts=(), error=error_dict(error, self.services.redactor))
+            # without this row, the next start would run the job again
+            with suppress(Exception):
+                self.services.jobs.update(final).result()
         self.services.finished(self.job, final)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from samples.graphs import sample_registry
-from samples.http_client import GateFile, Http, error_of, in_background, one_node
+from samples.http_client import GateFile, Http, error_of, events_of, in_background, one_node
 from yggdrasill.executor.context import enter_run
 from yggdrasill.foundation import Graph
 from yggdrasill.pipeline import Pipeline
@@ -223,3 +223,23 @@ def test_calls_of_one_stateful_graph_do_not_overlap(server: Http, gate_file: Gat
     gate_file.open()
     results = [server.value(server.result(job)["output"])["y"] for job in (first, second)]
     assert results[1] == results[0] + 1
+
+
+HALF = "half an emoji: \ud83d"
+
+
+def test_a_text_with_half_an_emoji_is_a_value_like_any_other(server: Http) -> None:
+    assert server.run("double", {"x": HALF}) == {"y": HALF + HALF}
+    job_id = server.start("say", {"x": HALF})
+    events = events_of(server.get(f"/jobs/{job_id}/events", stream=True))
+    assert [event["data"]["text"] for event in events if event["event"] == "log"] == [f"I was given {HALF}"]
+
+
+def test_an_error_with_half_an_emoji_arrives_and_ends_the_job(server: Http) -> None:
+    server.deploy("fail-half", one_node("fail", message=HALF))
+    outcome = server.submit("fail-half", {"x": 1}).json()
+    assert (outcome["status"], outcome["error"]["type"]) == ("FAILED", "BlockFailed")
+    assert HALF in outcome["error"]["message"]
+    assert server.get("/graphs/fail-half").json()["config"]["nodes"][0]["config"] == {"message": HALF}
+    events = events_of(server.get(f"/jobs/{outcome['job_id']}/events", stream=True))
+    assert HALF in events[-1]["data"]["error"]["message"]

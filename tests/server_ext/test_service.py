@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -34,13 +35,13 @@ from yggdrasill.values.wire import pack
 
 
 @asynccontextmanager
-async def service(folder: Path, quota: int | None = None, **retention: Any) -> AsyncIterator[Service]:
+async def service(folder: Path, quota: int | None = None, jobs_of: type[JobStore] = JobStore, **retention: Any) -> AsyncIterator[Service]:
     store = MemoryStore(quota_bytes=quota)
     rules = HostRules([folder], folder, lambda url: False)
     made = Service(
         host=HeadlessHost(),
         deployments=Deployments(folder / "graphs", rules, registry=sample_registry()),
-        jobs=JobStore(folder / "jobs.sqlite"),
+        jobs=jobs_of(folder / "jobs.sqlite"),
         store=store,
         signer=Signer("key", None),
         fetcher=PeerFetcher(store, lambda url: False, 1 << 30),
@@ -100,6 +101,61 @@ def test_inputs_are_unpinned_when_the_job_has_finished(tmp_path: Path) -> None:
                 await endpoint.job_manager.prune()
                 endpoint.store.unpin(f"job:{job.job_id}")
             assert not endpoint.store.missing(job.artifacts)
+
+    asyncio.run(act())
+
+
+class FailingStore(JobStore):
+    """A job store whose next writes fail."""
+
+    failures: list[tuple[str, BaseException]]
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.failures = []
+
+    def insert(self, job: Job) -> Future[None]:
+        self._fail("insert")
+        return super().insert(job)
+
+    def update(self, job: Job) -> Future[None]:
+        self._fail(job.status)
+        return super().update(job)
+
+    def _fail(self, what: str) -> None:
+        if self.failures and self.failures[0][0] == what:
+            raise self.failures.pop(0)[1]
+
+
+@pytest.mark.parametrize(
+    "error", [RecursionError("too deep"), MemoryError(), RuntimeError("surprise")], ids=lambda error: type(error).__name__
+)
+def test_a_job_whose_row_cannot_be_made_leaves_nothing_in_the_queue(tmp_path: Path, error: BaseException) -> None:
+    async def act() -> None:
+        async with service(tmp_path, jobs_of=FailingStore) as endpoint:
+            store = endpoint.job_store
+            assert isinstance(store, FailingStore)
+            for number in range(6):
+                store.failures.append(("insert", error))
+                with pytest.raises(type(error)):
+                    await run(endpoint, torch.ones(3), f"failed-{number}")
+            assert endpoint.job_manager.live == []
+            await run(endpoint, torch.ones(3), "failed-0")
+
+    asyncio.run(act())
+
+
+def test_a_result_that_cannot_be_stored_fails_its_job(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path, jobs_of=FailingStore) as endpoint:
+            store = endpoint.job_store
+            assert isinstance(store, FailingStore)
+            store.failures.append(("COMPLETED", ValueError("surprise")))
+            with pytest.raises(AssertionError, match="surprise"):
+                await run(endpoint, torch.ones(3), "a")
+            assert await asyncio.wrap_future(store.unfinished()) == []
+            (row,) = await endpoint.jobs()
+            assert row["status"] == "FAILED"
 
     asyncio.run(act())
 

@@ -17,6 +17,15 @@ def cancel(http: Http, job_id: str) -> str:
     return str(answer.json()["status"])
 
 
+@pytest.mark.parametrize("depth", [800, 969, 985])
+def test_bodies_that_are_nested_too_deeply_are_refused_and_leave_no_job(small: Http, depth: int) -> None:
+    for number in range(4):
+        skeleton = b"[" * depth + b"]" * depth
+        body = b'{"key": "deep-%d-%d", "inputs": {"skeleton": %s, "payloads": []}, "wait": 5}' % (depth, number, skeleton)
+        assert error_of(small.post("/graphs/double/jobs", data=body)) == (400, "LimitExceeded")
+    assert small.run("double", {"x": 1}) == {"y": 2}
+
+
 def test_a_running_job_is_cancelled_between_nodes(server: Http, gate_file: GateFile) -> None:
     config = {
         "nodes": [{"node_id": name, "block_type": f"sample/{block}", "config": {}} for name, block in (("a", "gate"), ("b", "gate"))],
