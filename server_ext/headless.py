@@ -112,6 +112,8 @@ class HeadlessHost:
                 self._mark_done(task)
                 del task
                 lease.end()
+                # a task with the same key may start now, even if this one ended without a slot
+                self._dispatch()
 
     def _mark_done(self, task: Task) -> None:
         with self._lock:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from samples.http_client import in_background, until
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
+from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.slots import Lease, Slots
 
 
@@ -119,3 +124,50 @@ def test_no_slot_is_lost_after_many_branches() -> None:
     assert room.full
     for lease in again:
         lease.end()
+
+
+class HeadlessTask:
+    """A task of a headless host that does ``work(release_slot)``."""
+
+    def __init__(self, key: str | None, work: Callable[[Any], None]) -> None:
+        self.exclusive_key, self._work = key, work
+        self.job = SimpleNamespace(token=CancelToken())
+
+    def execute(self, release_slot: Any) -> None:
+        with contextlib.suppress(Cancelled):
+            self._work(release_slot)
+
+
+def test_the_next_call_of_a_stateful_graph_starts_when_the_cancelled_one_ends_without_a_slot() -> None:
+    host, events = (
+        HeadlessHost(1),
+        {name: threading.Event() for name in ("a-waits", "a-back", "a-lost", "a-end", "b-began", "b-end", "c-ran")},
+    )
+
+    def work_a(release_slot: Any) -> None:
+        try:
+            with release_slot():
+                events["a-waits"].set()
+                events["a-back"].wait(10)
+        finally:
+            events["a-lost"].set()
+            events["a-end"].wait(10)
+
+    def work_b(release_slot: Any) -> None:
+        events["b-began"].set()
+        events["b-end"].wait(10)
+
+    first = HeadlessTask("graph", work_a)
+    host.enqueue(first)  # type: ignore[arg-type]  # it has every member of a task that the host uses
+    assert events["a-waits"].wait(5)
+    host.enqueue(HeadlessTask(None, work_b))  # type: ignore[arg-type]
+    assert events["b-began"].wait(5)
+    host.enqueue(HeadlessTask("graph", lambda release_slot: events["c-ran"].set()))  # type: ignore[arg-type]
+    first.job.token.cancel("enough")
+    events["a-back"].set()
+    assert events["a-lost"].wait(5)
+    events["b-end"].set()
+    until(lambda: host.queue_depth()["running"] == 1)
+    time.sleep(0.1)
+    events["a-end"].set()
+    assert events["c-ran"].wait(3)
