@@ -288,8 +288,7 @@ async def send_events(request: web.Request, events: AsyncGenerator[Event | None,
                 if request.transport is None or request.transport.is_closing():
                     return response
                 if event is not None:
-                    data = json.dumps(event.data, separators=(",", ":"))
-                    await response.write(f"id: {event.seq}\nevent: {event.kind}\ndata: {data}\n\n".encode())
+                    await response.write(event.message)
                 elif clock() - last_write >= _KEEPALIVE_SECONDS:
                     await response.write(b": nothing new\n\n")
                 else:

@@ -6,8 +6,9 @@ Not thread-safe: all calls happen on one event loop; other threads use ``loop.ca
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 from yggdrasill.server_ext.job import FINAL, Event
@@ -24,18 +25,17 @@ _MAX_BACKLOG = 10_000
 class _Listener:
     def __init__(self, job_id: str | None) -> None:
         self.job_id = job_id
-        self.backlog: deque[Event] = deque()
+        self.backlog: OrderedDict[int, Event] = OrderedDict()
         self.arrived = asyncio.Event()
         self.disconnected = False
 
     def put(self, event: Event, replaced: int | None) -> None:
         if self.job_id in (None, event.job_id):
-            older = next((index for index, queued in enumerate(self.backlog) if queued.seq == replaced), None)
-            if older is not None:
-                del self.backlog[older]
+            if replaced is not None:
+                self.backlog.pop(replaced, None)
             self.disconnected = self.disconnected or len(self.backlog) >= _MAX_BACKLOG
             if not self.disconnected:
-                self.backlog.append(event)
+                self.backlog[event.seq] = event
             self.arrived.set()
 
 
@@ -74,6 +74,18 @@ class EventHub:
             listener.disconnected = True
             listener.arrived.set()
 
+    async def stored(self, job_id: str | None, after: int) -> AsyncGenerator[Event, None]:
+        """Yield the stored events of one job, or of all, after the number ``after``."""
+        sent = self._known(after)
+        while events := await asyncio.wrap_future(self._store.events(job_id, sent)):
+            for event in events:
+                yield event
+                sent = event.seq
+
+    def _known(self, after: int) -> int:
+        """Return ``after``, or 0 for a number that was never assigned: it is from a deleted job file."""
+        return after if after <= self.last else 0
+
     async def listen(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
         """Yield events of one job, or of all, after the number ``after`` (None: new events only), without end.
 
@@ -82,15 +94,16 @@ class EventHub:
         listener = _Listener(job_id)
         self._listeners.add(listener)
         try:
-            # a number that was never assigned is from a deleted job file: send all events
-            sent = self.last if after is None else after if after <= self.last else 0
-            while after is not None and (stored := await asyncio.wrap_future(self._store.events(job_id, sent))):
-                for event in stored:
-                    yield event
-                    sent = event.seq
+            sent = self.last
+            if after is not None:
+                sent = self._known(after)
+                async with aclosing(self.stored(job_id, after)) as stored:
+                    async for event in stored:
+                        yield event
+                        sent = event.seq
             while not listener.disconnected:
                 while listener.backlog:
-                    event = listener.backlog.popleft()
+                    _, event = listener.backlog.popitem(last=False)
                     if event.seq > sent:
                         yield event
                         sent = event.seq

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 import uuid
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from yggdrasill.executor.context import CancelToken
@@ -87,3 +89,13 @@ class Event:
     job_id: str
     kind: str
     data: dict[str, Any]
+
+    @cached_property
+    def text(self) -> str:
+        """The data as JSON, encoded once for the job file and all listeners."""
+        return json.dumps(self.data, separators=(",", ":"))
+
+    @cached_property
+    def message(self) -> bytes:
+        """The event as a server-sent event."""
+        return f"id: {self.seq}\nevent: {self.kind}\ndata: {self.text}\n\n".encode()

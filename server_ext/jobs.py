@@ -34,6 +34,9 @@ _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * le
 _CHANGING = ("status", "started", "finished", "attempts", "output", "error", "timing", "progress", "artifacts", "request")
 _UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE job_id = ?"  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
+_LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
+_KEPT_SEQ = "SELECT coalesce(max(value), 0) FROM numbers WHERE name = 'last_seq'"
+_KEEP_LAST_SEQ = f"INSERT OR REPLACE INTO numbers VALUES ('last_seq', max(({_LAST_SEQ}), ({_KEPT_SEQ})))"  # noqa: S608
 _SELECT_SUMMARY = _SELECT.replace(" request, output,", " '{}', NULL,")
 
 
@@ -77,7 +80,7 @@ class JobStore:
 
     def add_event(self, event: Event, replaced: int | None = None) -> Future[None]:
         """Append an event with a new ``seq``. The event with the number ``replaced``, if given, is deleted."""
-        values = (event.seq, event.job_id, event.kind, _text(event.data))
+        values = (event.seq, event.job_id, event.kind, event.text)
 
         def operation(db: sqlite3.Connection) -> None:
             if replaced is not None:
@@ -91,6 +94,7 @@ class JobStore:
         values = [(job_id,) for job_id in job_ids]
 
         def operation(db: sqlite3.Connection) -> None:
+            db.execute(_KEEP_LAST_SEQ)
             db.executemany("DELETE FROM events WHERE job_id = ?", values)
             db.executemany("DELETE FROM jobs WHERE job_id = ?", values)
 
@@ -133,8 +137,8 @@ class JobStore:
         return self._read(lambda db: [row[0] for row in db.execute(statement, (finished_before, keep))])
 
     def last_seq(self) -> Future[int]:
-        """Return the highest ``seq``, or 0 without events."""
-        return self._read(lambda db: int(db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0]))
+        """Return the highest ``seq`` that was ever stored, or 0. Removed events count."""
+        return self._read(lambda db: max(int(db.execute(statement).fetchone()[0]) for statement in (_LAST_SEQ, _KEPT_SEQ)))
 
     def events(self, job_id: str | None, after: int, limit: int = 1000) -> Future[list[Event]]:
         """Return events of one job, or of all, with a ``seq`` above ``after``, in order."""

@@ -274,8 +274,9 @@ class Service:
         seen = after or 0
         with self.job_manager.attend(job):
             if job.is_final:
-                for event in await asyncio.wrap_future(self.job_store.events(job_id, seen)):
-                    yield event
+                async with aclosing(self.hub.stored(job_id, seen)) as stored:
+                    async for event in stored:
+                        yield event
                 return
             async with aclosing(self.hub.listen(job_id, seen, pause)) as stream:
                 async for event in stream:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 from typing import Any
 
@@ -163,3 +164,78 @@ def test_only_the_newest_event_of_a_slot_is_kept(tmp_path: Path) -> None:
     assert first == ["None"]
     assert live == ["2", "other 2", "line"]
     assert stored == ["2", "other 2", "line", "end"]
+
+
+def test_event_numbers_continue_after_all_events_were_removed(tmp_path: Path) -> None:
+    async def scenario() -> tuple[int, int]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        for number in range(300):
+            hub.emit("job", "log", {"number": number})
+        await asyncio.wrap_future(store.remove(["job"]))
+        last = hub.last
+        store.close()
+        again = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(again)
+        await hub.start()
+        await asyncio.wrap_future(again.remove(["job"]))
+        first = hub.emit("job", "log", {}).seq
+        again.close()
+        return last, first
+
+    last, first = asyncio.run(scenario())
+    assert last == 300
+    assert first > last
+
+
+def test_listeners_that_do_not_read_cost_no_more_per_event_when_they_have_more_unread_events(tmp_path: Path) -> None:
+    async def scenario() -> float:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        streams = [hub.listen(None, None, 0.01) for _ in range(40)]
+        for stream in streams:
+            await anext(stream)
+        began = time.process_time()
+        for number in range(4000):
+            hub.emit("job", "log", {"number": number})
+        spent = time.process_time() - began
+        for stream in streams:
+            await stream.aclose()
+        store.close()
+        return spent
+
+    assert asyncio.run(scenario()) < 2.5
+
+
+class Counted(dict[str, int]):
+    """A dict that counts how often it is read as a whole."""
+
+    reads = 0
+
+    def items(self) -> Any:
+        self.reads += 1
+        return super().items()
+
+
+def test_an_event_is_encoded_once_for_the_file_and_all_listeners(tmp_path: Path) -> None:
+    async def scenario() -> tuple[int, set[bytes]]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        streams = [hub.listen(None, None, 0.01) for _ in range(5)]
+        for stream in streams:
+            await anext(stream)
+        facts = Counted(n=1)
+        hub.emit("job", "log", {"facts": facts})
+        events = [await anext(stream) for stream in streams]
+        messages = {event.message for event in events if event is not None}
+        for stream in streams:
+            await stream.aclose()
+        store.close()
+        return facts.reads, messages
+
+    reads, messages = asyncio.run(scenario())
+    assert messages == {b'id: 1\nevent: log\ndata: {"job_id":"job","facts":{"n":1}}\n\n'}
+    assert reads == 1

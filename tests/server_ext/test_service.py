@@ -216,3 +216,19 @@ def test_redaction_covers_all_parts_of_a_value_and_added_secrets() -> None:
     assert redactor.value(value) == {"a [secret]": ["x [secret] y", 1, None, ["secret-two"], "[secret]"]}
     redactor.learn(["secret-two"])
     assert redactor.text("secret-two and short") == "[secret] and short"
+
+
+def test_a_late_reader_receives_all_events_of_a_finished_job_and_its_end(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            job = await run(endpoint, torch.ones(3), "a")
+            for number in range(2500):
+                endpoint.hub.emit(job.job_id, "progress", {"number": number})
+            endpoint.hub.emit(job.job_id, "status", {"status": "COMPLETED"})
+            events = [event async for event in endpoint.events(job.job_id, None, 0.1) if event is not None]
+            assert sum(event.kind == "progress" for event in events) == 2500
+            assert events[-1].data["status"] == "COMPLETED"
+            rest = [event async for event in endpoint.events(job.job_id, events[-3].seq, 0.1)]
+            assert rest == events[-2:]
+
+    asyncio.run(act())
