@@ -22,7 +22,7 @@ from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Jo
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import OutputRetention, Retention
-from yggdrasill.server_ext.tasks import Task, error_dict, stop_error
+from yggdrasill.server_ext.tasks import Task, job_error, stop_error
 from yggdrasill.server_ext.wait_for_graph import WaitForGraph
 from yggdrasill.values.stores.base import ArtifactStore
 
@@ -234,7 +234,7 @@ class JobManager:
 
     async def _end(self, job: Job, error: Exception | None) -> None:
         status = job.stopped_as if error is None else FAILED
-        reported = stop_error(job, Cancelled(job.token.reason), self._redactor) if error is None else error_dict(error, self._redactor)
+        reported = stop_error(job, Cancelled(job.token.reason), self._redactor) if error is None else job_error(error, self._redactor)
         final = replace(job, status=status, finished=time.time(), error=reported, artifacts=(), request={})
         try:
             await asyncio.wrap_future(self._jobs.update(final))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -24,12 +25,15 @@ from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.wire import StreamingPacker
 
-__all__ = ["RunLog", "Task", "TaskServices", "error_dict", "stop_error"]
+__all__ = ["RunLog", "Task", "TaskServices", "error_dict", "job_error", "shorten", "stop_error"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _PROGRESS_INTERVAL = 0.05
 _MAX_LOG_LINES = 500
-_MAX_LOG_LINE_LENGTH = 2000
+_MAX_LINE_LENGTH = 2000
+#: Bounds of an error, which must fit into one event: characters of each text, and bytes of all details of a job's error.
+_MAX_TEXT_LENGTH = 16_000
+_MAX_DETAILS_BYTES = 64 << 10
 _PACK_THREADS = 4
 _MAX_ANNOUNCED = 64
 
@@ -55,11 +59,53 @@ class TaskServices:
 
 
 def error_dict(error: BaseException, redactor: Redactor) -> dict[str, Any]:
-    """Return an error as JSON with secrets redacted. A foreign exception becomes `EndpointFailed` with its type and message."""
+    """Return an error as JSON with secrets redacted and long texts shortened.
+
+    A foreign exception becomes `EndpointFailed` with its type and message.
+    """
     if not isinstance(error, YggdrasillError):
-        error = EndpointFailed(f"The endpoint failed: {type(error).__name__}: {error}", cause=type(error).__name__)
-    cleaned: dict[str, Any] = redactor.value(error.to_dict())
+        error = EndpointFailed(f"The endpoint failed: {type(error).__name__}: {_message(error)}", cause=type(error).__name__)
+    try:
+        cleaned: dict[str, Any] = _shorten_texts(redactor.value(error.to_dict()))
+    except RecursionError:
+        # details that contain themselves
+        cleaned = {"type": type(error).__name__, "message": shorten(redactor.text(error.message), _MAX_TEXT_LENGTH), "details": {}}
     return cleaned
+
+
+def job_error(error: BaseException, redactor: Redactor) -> dict[str, Any]:
+    """Return the error of a job as JSON. It fits into one event: details beyond 64 KiB are omitted, see `error_dict` for texts."""
+    found = error_dict(error, redactor)
+    details, room = {}, _MAX_DETAILS_BYTES
+    for name, value in found["details"].items():
+        nbytes = len(json.dumps([name, value]))
+        if nbytes <= room:
+            details[name] = value
+            room -= nbytes
+    return {**found, "details": details}
+
+
+def shorten(text: str, limit: int) -> str:
+    """Return ``text``, or its beginning and end with a note between them if it has more than ``limit`` characters."""
+    if len(text) <= limit:
+        return text
+    note = f" [... {len(text) - limit} characters left out ...] "
+    return text[: limit - limit // 3] + note + text[-(limit // 3) :]
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as failure:  # noqa: BLE001 - a foreign exception may be unprintable
+        return f"its message cannot be read ({type(failure).__name__})"
+
+
+def _shorten_texts(value: Any) -> Any:
+    if isinstance(value, str):
+        return shorten(value, _MAX_TEXT_LENGTH)
+    if isinstance(value, dict):
+        return {name: _shorten_texts(item) for name, item in value.items()}
+    return [_shorten_texts(item) for item in value] if isinstance(value, list) else value
 
 
 @dataclass(eq=False)
@@ -70,6 +116,8 @@ class Task:
     deployment: Deployment
     services: TaskServices
     _last_progress: dict[str, float] = field(default_factory=dict)
+    #: Paths whose last progress reached its total.
+    _reached: set[str] = field(default_factory=set)
     _lines: int = 0
     _published: int = 0
     _announced: set[str] = field(default_factory=set)
@@ -161,10 +209,15 @@ class Task:
 
     def _progress(self, path: str, done: float, total: float, text: str | None) -> None:
         now = time.monotonic()
-        if done < total and now - self._last_progress.get(path, 0.0) < _PROGRESS_INTERVAL:
+        # beyond the interval, only the first progress that reaches its total is reported: the total may be unknown and always reached
+        first = done >= total and path not in self._reached
+        (self._reached.discard if done < total else self._reached.add)(path)
+        if not first and now - self._last_progress.get(path, 0.0) < _PROGRESS_INTERVAL:
             return
         self._last_progress[path] = now
-        progress = self.services.redactor.value({"place": path, "done": done, "total": total, "text": text})
+        redact = self.services.redactor.text
+        line = None if text is None else shorten(redact(str(text)), _MAX_LINE_LENGTH)
+        progress = {"place": shorten(redact(path), _MAX_LINE_LENGTH), "done": done, "total": total, "text": line}
         self.job.progress = progress
         self.services.emit(self.job, "progress", progress)
 
@@ -172,7 +225,7 @@ class Task:
         """Emit a log line of a block as an event of the job."""
         self._lines += 1
         if self._lines <= _MAX_LOG_LINES:
-            self.services.emit(self.job, "log", {"level": level, "text": self.services.redactor.text(text[:_MAX_LOG_LINE_LENGTH])})
+            self.services.emit(self.job, "log", {"level": level, "text": shorten(self.services.redactor.text(text), _MAX_LINE_LENGTH)})
 
     # -- results ------------------------------------------------------------------------------------------------
 
@@ -197,7 +250,7 @@ class Task:
             self.services.jobs.update(final).result()
         except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
             _LOG.error("Job %s could not be stored: %s", final.job_id, error)
-            final = replace(final, status=FAILED, output=None, artifacts=(), error=error_dict(error, self.services.redactor))
+            final = replace(final, status=FAILED, output=None, artifacts=(), error=job_error(error, self.services.redactor))
             # without this row, the next start would run the job again
             with suppress(Exception):
                 self.services.jobs.update(final).result()
@@ -207,10 +260,10 @@ class Task:
 def stop_error(job: Job, error: BaseException, redactor: Redactor) -> dict[str, Any]:
     """Return the error of a failed or stopped job as JSON. For a stopped job it is the reason of the stop."""
     if not job.token.cancelled:
-        return error_dict(error, redactor)
+        return job_error(error, redactor)
     node = error.details.get("node") if isinstance(error, YggdrasillError) else None
     kind = TimedOut if job.stopped_as == TIMED_OUT else Cancelled
-    return error_dict(kind(job.token.reason, **({"node": node} if node else {})), redactor)
+    return job_error(kind(job.token.reason, **({"node": node} if node else {})), redactor)
 
 
 _task: ContextVar[Task | None] = ContextVar("yggdrasill_task", default=None)

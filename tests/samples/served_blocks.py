@@ -13,7 +13,7 @@ from typing import Any
 from samples.blocks import register_samples
 from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection, current_run
 
-__all__ = ["ENV_SECRET", "Gate", "Keeper", "Leak", "Outside", "Say"]
+__all__ = ["ENV_SECRET", "Gate", "Keeper", "Leak", "Outside", "Report", "Say"]
 
 ENV_SECRET = "YGGDRASILL_TEST_API_KEY"
 
@@ -90,6 +90,23 @@ class Say(AbstractBaseBlock):
         return {"y": inputs["x"]}
 
 
+class Report(AbstractBaseBlock):
+    """Reports a progress of ``(n, 0)`` with ``repeat`` times the text ``x`` for n from 1 to 500, and fails with that text if it is long."""
+
+    block_type = "sample/report"
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("x", PortDirection.IN), Port("repeat", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        text = inputs["x"] * inputs["repeat"]
+        for number in range(1, 501):
+            current_run().progress(number, 0, text)
+        if len(text) > 1000:
+            raise ValueError(text)
+        return {"y": text}
+
+
 def begin(path: str) -> None:
     """Append a line to ``<path>.runs``."""
     with Path(f"{path}.runs").open("a", encoding="utf-8") as file:
@@ -104,5 +121,5 @@ def wait_for(path: str) -> None:
 
 
 register_samples(BlockRegistry.global_registry())
-for _block in (Gate, Keeper, Outside, Leak, Say):
+for _block in (Gate, Keeper, Outside, Leak, Report, Say):
     BlockRegistry.global_registry().register(_block.block_type, _block)

@@ -7,7 +7,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from samples.http_client import GateFile, Http, error_of, events_of, in_background, one_node
+from yggdrasill.errors import BlockFailed
+from yggdrasill.executor.context import enter_run
+from yggdrasill.remote import RemoteGraph
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.jobs import JobStore
 
@@ -239,3 +244,26 @@ def test_an_event_is_encoded_once_for_the_file_and_all_listeners(tmp_path: Path)
     reads, messages = asyncio.run(scenario())
     assert messages == {b'id: 1\nevent: log\ndata: {"job_id":"job","facts":{"n":1}}\n\n'}
     assert reads == 1
+
+
+def test_long_texts_of_progress_and_errors_are_shortened_and_the_error_arrives(server: Http) -> None:
+    server.deploy("report", one_node("report", ("x", "repeat")))
+    graph = RemoteGraph(endpoint=server.process.client(), graph_id="report")
+    texts: list[str] = []
+    with enter_run(progress=lambda path, done, total, text: texts.append(str(text))), pytest.raises(BlockFailed) as caught:
+        graph.run({"x": "first xxxx last", "repeat": 150_000})
+    assert "first xxxx" in caught.value.message
+    assert "xxxx last" in caught.value.message
+    assert "characters left out" in caught.value.message
+    assert len(caught.value.message) < 20_000
+    assert texts
+    assert all(text.startswith("first xxxx") and text.endswith("xxxx last") and len(text) < 3000 for text in texts)
+
+
+def test_progress_without_a_total_is_thinned(server: Http) -> None:
+    server.deploy("report", one_node("report", ("x", "repeat")))
+    job_id = server.start("report", {"x": "a", "repeat": 1})
+    events = events_of(server.get(f"/jobs/{job_id}/events", stream=True))
+    progress = [event["data"] for event in events if event["event"] == "progress"]
+    assert progress[0]["done"] == 1
+    assert len(progress) < 50
