@@ -173,20 +173,18 @@ async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int
 
 
 async def _cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
-    """Send a cancel request. If the endpoint does not answer, it cancels the job itself after ``orphan_after`` seconds."""
+    """Send a cancel request: by key if the job's id is unknown, so that a call still on its way does not run.
+
+    If the endpoint does not answer, or is too old to know keys, it cancels the job itself after ``orphan_after`` seconds.
+    """
     with contextlib.suppress(YggdrasillError, asyncio.TimeoutError):
-        await asyncio.wait_for(_find_and_cancel(client, call, job), _CANCEL_SECONDS)
+        await asyncio.wait_for(_request_cancel(client, call, job), _CANCEL_SECONDS)
 
 
-async def _find_and_cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
+async def _request_cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
     while True:
         try:
-            if not job:
-                _, row = await call.submit(client, 0.0)
-                job.append(str(row["job_id"]))
-                if row.get("status") in FINAL:
-                    return
-            await client.cancel(job[0])
+            await (client.cancel(job[0]) if job else client.cancel_key(call.key))
         except EndpointUnreachable:
             await asyncio.sleep(0.05)
         else:

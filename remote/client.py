@@ -187,6 +187,14 @@ class EndpointClient:
         """Request that a job stops at its next node."""
         return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/cancel", {}, timeout=5.0))[1]
 
+    async def cancel_key(self, key: str) -> dict[str, Any]:
+        """Request that the job with this key stops at its next node, and that a later submission with an unused key does not run.
+
+        Raises:
+            UnknownName: an older endpoint without this route.
+        """
+        return (await self.call("POST", f"/jobs/keys/{quote(key, safe='')}/cancel", {}, timeout=5.0))[1]
+
     @asynccontextmanager
     async def events(self, job_id: str | None, after: str | None = None) -> AsyncIterator[Response]:
         """Open the event stream of a job, or of all jobs, after the event ``after``."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import JobConflict, QueueFull, UnknownArtifact
+from yggdrasill.errors import JobConflict, QueueFull, UnknownArtifact, UnknownJob
 from yggdrasill.server_ext.artifacts import ArtifactResolver
 from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployment import Deployment, body_hash
@@ -53,6 +53,7 @@ class Admission:
 
         Raises:
             InvalidArgument: invalid options. CorruptData, LimitExceeded: invalid inputs. JobConflict: the key was used for another call.
+            UnknownJob: the key was used for a job whose result is no longer kept.
             QueueFull: too many unfinished jobs, or shutdown. StorageFailed: the job could not be stored.
             UnknownArtifact: inputs are missing (``details["missing"]``); upload them and repeat the call. No job was created.
         """
@@ -84,9 +85,16 @@ class Admission:
 
     async def _find_existing(self, call: Submission, call_hash: str) -> Job | None:
         job = await self._job_manager.find_key(call.key)
-        if job is not None and job.body_hash != call_hash:
+        if job is not None and job.body_hash not in ("", call_hash):
             raise JobConflict(
                 f"Job key {call.key[:80]!r} was used for another call (job {job.job_id}). Use a new key for every call.", job_id=job.job_id
+            )
+        if job is not None and job.forgotten:
+            raise UnknownJob(
+                f"Job key {call.key[:80]!r} was used for job {job.job_id}, which ended as {job.status}. Its result is no longer kept, and the call is "
+                "not run again. To run it again, use a new key.",
+                name=job.job_id,
+                status=job.status,
             )
         return job
 

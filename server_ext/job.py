@@ -9,10 +9,24 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
 from yggdrasill.remote.calls import FINAL
 
-__all__ = ["CANCELLED", "COMPLETED", "FAILED", "FINAL", "IN_PROGRESS", "IN_QUEUE", "STATES", "TIMED_OUT", "Event", "Job", "new_job_id"]
+__all__ = [
+    "CANCELLED",
+    "COMPLETED",
+    "FAILED",
+    "FINAL",
+    "IN_PROGRESS",
+    "IN_QUEUE",
+    "STATES",
+    "TIMED_OUT",
+    "Event",
+    "Job",
+    "KeyRecord",
+    "new_job_id",
+]
 
 IN_QUEUE = "IN_QUEUE"
 IN_PROGRESS = "IN_PROGRESS"
@@ -53,6 +67,8 @@ class Job:
     #: Hashes of the artifacts that this row pins: the inputs until the job has finished, then the output.
     artifacts: tuple[str, ...] = ()
 
+    #: Whether only the key and the final status are known any more, and no result. Not stored.
+    forgotten: bool = field(default=False, repr=False, compare=False)
     #: Cancels the run between nodes, and the final state that this leads to. Not stored.
     token: CancelToken = field(default_factory=CancelToken, repr=False, compare=False)
     stopped_as: str = field(default=CANCELLED, repr=False, compare=False)
@@ -79,6 +95,29 @@ class Job:
             "detached": self.detached,
             "progress": self.progress,
         }
+
+
+@dataclass(frozen=True)
+class KeyRecord:
+    """The end of a job whose row is not stored: it was deleted, or the key was cancelled before its call arrived (``body_hash`` is empty).
+
+    ``recorded`` is in seconds since the epoch.
+    """
+
+    key: str
+    job_id: str
+    body_hash: str
+    status: str
+    recorded: float = field(default_factory=time.time)
+
+    def job(self) -> Job:
+        """Return the job as far as it is known."""
+        was_deleted = bool(self.body_hash)
+        error = None if was_deleted else Cancelled("The call was cancelled before it arrived.").to_dict()
+        return Job(
+            self.job_id, self.key, "", "", self.body_hash, {}, status=self.status, created=self.recorded, finished=self.recorded, error=error,
+            forgotten=was_deleted,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
-from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job
+from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import OutputRetention, Retention
@@ -47,6 +47,8 @@ class JobManager:
         self._tasks: dict[str, Task] = {}
         self._wait_for_graph = WaitForGraph(hub, self._tasks, self._fail_queued)
         self._recent: OrderedDict[str, Job] = OrderedDict()
+        #: Jobs of keys that were cancelled before their calls arrived, by key.
+        self._cancelled: OrderedDict[str, Job] = OrderedDict()
         self._done: dict[str, asyncio.Future[None]] = {}
         self._reserved: dict[str, float] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -154,9 +156,34 @@ class JobManager:
         return job
 
     async def find_key(self, key: str) -> Job | None:
-        """Return the job with this key, or None."""
-        job_id = self._keys.get(key)
-        return None if job_id is None else await self.find(job_id)
+        """Return the job with this key, or None. Of a deleted job, only key, body hash and status are known (``forgotten``)."""
+        if key in self._keys:
+            with contextlib.suppress(UnknownJob):
+                return await self.find(self._keys[key])
+        record = await asyncio.wrap_future(self._jobs.key_record(key))
+        # no await between these lines and the caller's use of the result: the key may have come into use since the first line
+        job_id = self._keys.get(key, "")
+        job = self._live.get(job_id) or self._recent.get(job_id) or self._cancelled.get(key)
+        return job or (None if record is None else record.job())
+
+    async def cancel_key(self, key: str, reason: str) -> Job:
+        """Stop the job with this key and return it. A call with an unused key that arrives later is answered as cancelled and never runs.
+
+        Raises:
+            StorageFailed: the key could not be recorded; it is known until the endpoint stops.
+        """
+        job = await self.find_key(key)
+        if job is None:
+            record = KeyRecord(key, new_job_id(), "", CANCELLED)
+            job = record.job()
+            self._cancelled[key] = self._recent[job.job_id] = job
+            for recent in (self._cancelled, self._recent):
+                if len(recent) > _MAX_RECENT:
+                    recent.popitem(last=False)
+            await asyncio.wrap_future(self._jobs.record_key(record))
+        else:
+            self.stop_job(job, reason)
+        return job
 
     async def newest(self, graph_id: str | None, status: str | None, limit: int) -> list[Job]:
         """Return jobs, newest first."""

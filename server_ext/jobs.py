@@ -10,13 +10,14 @@ import json
 import queue
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from yggdrasill.server_ext.job import FINAL, Event, Job
+from yggdrasill.server_ext.job import FINAL, Event, Job, KeyRecord
 from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
 
 __all__ = ["JobStore"]
@@ -34,6 +35,11 @@ _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * le
 _CHANGING = ("status", "started", "finished", "attempts", "output", "error", "timing", "progress", "artifacts", "request")
 _UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE job_id = ?"  # noqa: S608
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
+_RECORD_KEY = "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded) VALUES (?, ?, ?, ?, ?)"
+_RECORD_KEYS = (
+    "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded) "
+    "SELECT key, job_id, body_hash, status, ? FROM jobs WHERE job_id = ? AND finished IS NOT NULL"
+)
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
 _KEPT_SEQ = "SELECT coalesce(max(value), 0) FROM numbers WHERE name = 'last_seq'"
 _KEEP_LAST_SEQ = f"INSERT OR REPLACE INTO numbers VALUES ('last_seq', max(({_LAST_SEQ}), ({_KEPT_SEQ})))"  # noqa: S608
@@ -89,14 +95,30 @@ class JobStore:
 
         return self._write(operation)
 
+    def record_key(self, record: KeyRecord) -> Future[None]:
+        """Insert or replace the record of a key."""
+        values = astuple(record)
+        return self._write(lambda db: db.execute(_RECORD_KEY, values))
+
     def remove(self, job_ids: Iterable[str]) -> Future[None]:
-        """Delete jobs and their events."""
+        """Delete jobs and their events, and record the keys of those that had finished."""
         values = [(job_id,) for job_id in job_ids]
+        recorded = time.time()
 
         def operation(db: sqlite3.Connection) -> None:
             db.execute(_KEEP_LAST_SEQ)
+            db.executemany(_RECORD_KEYS, [(recorded, *value) for value in values])
             db.executemany("DELETE FROM events WHERE job_id = ?", values)
             db.executemany("DELETE FROM jobs WHERE job_id = ?", values)
+
+        return self._write(operation)
+
+    def forget_keys(self, *, recorded_before: float, keep: int) -> Future[None]:
+        """Delete the records of keys before ``recorded_before`` and those beyond the ``keep`` newest."""
+
+        def operation(db: sqlite3.Connection) -> None:
+            db.execute("DELETE FROM keys WHERE recorded < ?", (recorded_before,))
+            db.execute("DELETE FROM keys WHERE key IN (SELECT key FROM keys ORDER BY recorded DESC LIMIT -1 OFFSET ?)", (keep,))
 
         return self._write(operation)
 
@@ -114,6 +136,15 @@ class JobStore:
     def keys(self) -> Future[dict[str, str]]:
         """Return the job id of every job key."""
         return self._read(lambda db: dict(db.execute("SELECT key, job_id FROM jobs").fetchall()))
+
+    def key_record(self, key: str) -> Future[KeyRecord | None]:
+        """Return the record of a key without a job, or None."""
+
+        def operation(db: sqlite3.Connection) -> KeyRecord | None:
+            row = db.execute("SELECT key, job_id, body_hash, status, recorded FROM keys WHERE key = ?", (key,)).fetchone()
+            return None if row is None else KeyRecord(*row)
+
+        return self._read(operation)
 
     def artifacts(self) -> Future[dict[str, tuple[str, ...]]]:
         """Return the artifacts that each job pins."""

@@ -20,11 +20,16 @@ _MAX_DEFAULT_QUOTA = 64 << 30
 
 @dataclass(frozen=True)
 class Retention:
-    """Limits for finished jobs: age in seconds, number of jobs, and bytes of output artifacts."""
+    """Limits for finished jobs: age in seconds, number of jobs, and bytes of output artifacts.
+
+    The keys of deleted jobs are kept apart from them, so that no call runs twice: for ``key_seconds`` after the deletion, at most ``keys``.
+    """
 
     seconds: float = 24 * 3600.0
     jobs: int = 1000
     bytes: int = 16 << 30
+    key_seconds: float = 24 * 3600.0
+    keys: int = 500_000
 
     def within(self, quota: int) -> Retention:
         """Return limits with outputs bounded to half of a store's ``quota``, so that new artifacts have room."""
@@ -52,6 +57,7 @@ class OutputRetention:
     def __init__(self, jobs: JobStore, store: ArtifactStore, limits: Retention) -> None:
         self._jobs, self._store, self._limits = jobs, store, limits
         self._kept: OrderedDict[str, int] = OrderedDict()
+        self._clock_offset = time.time() - time.monotonic()
 
     @property
     def is_full(self) -> bool:
@@ -64,14 +70,18 @@ class OutputRetention:
         missing = set(self._store.missing(hashes))
         self._kept[job_id] = sum(self._store.nbytes(name) for name in hashes if name not in missing)
 
+    def _now(self) -> float:
+        """Return the seconds since the epoch for ages. If the clock was changed since the start, ages are too low rather than too high."""
+        return min(time.time(), time.monotonic() + self._clock_offset)
+
     async def prune(self) -> set[str]:
         """Delete jobs beyond the limits, unpin their artifacts, and return their ids.
 
         Raises:
-            StorageFailed: nothing was deleted.
+            StorageFailed: a part of it could not be done; the next call does it.
         """
-        limits = self._limits
-        expired: list[str] = await asyncio.wrap_future(self._jobs.expired(finished_before=time.time() - limits.seconds, keep=limits.jobs))
+        limits, now = self._limits, self._now()
+        expired: list[str] = await asyncio.wrap_future(self._jobs.expired(finished_before=now - limits.seconds, keep=limits.jobs))
         removed = set(expired)
         total = sum(self._kept.values())
         for job_id, nbytes in list(self._kept.items())[:-1]:
@@ -84,4 +94,5 @@ class OutputRetention:
         for job_id in removed:
             self._kept.pop(job_id, None)
             self._store.unpin(f"job:{job_id}")
+        await asyncio.wrap_future(self._jobs.forget_keys(recorded_before=now - limits.key_seconds, keep=limits.keys))
         return removed

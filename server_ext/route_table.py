@@ -85,6 +85,13 @@ ROUTES = (
         statuses=(200, 202),
     ),
     Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
+    Route(
+        "POST",
+        "/jobs/keys/{key}/cancel",
+        "cancel_key",
+        "Stop the job with this key; a later call with an unused key is answered as cancelled and never runs",
+        answer=models.JobRow,
+    ),
     Route("GET", "/jobs/{job_id}/events", "job_events", "Events of a job after Last-Event-ID, as a stream"),
     Route("GET", "/events", "events", "Events of all jobs, as a stream"),
     Route(

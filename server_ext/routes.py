@@ -210,6 +210,10 @@ class Endpoint:
         """POST /jobs/{job_id}/cancel"""
         return _json((await self._service.cancel(request.match_info["job_id"])).row())
 
+    async def cancel_key(self, request: web.Request) -> web.Response:
+        """POST /jobs/keys/{key}/cancel"""
+        return _json((await self._service.cancel_key(request.match_info["key"])).row())
+
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         """GET /jobs/{job_id}/events"""
         job = await self._service.job_manager.find(request.match_info["job_id"])

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from yggdrasill.errors import EndpointFailed, InvalidConfig, LimitExceeded, unknown_name
+from yggdrasill.errors import EndpointFailed, InvalidArgument, InvalidConfig, LimitExceeded, unknown_name
 from yggdrasill.server_ext.admission import Admission, Submission
 from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts
 from yggdrasill.server_ext.auth import Signer
@@ -35,6 +35,7 @@ __all__ = ["Limits", "Service"]
 
 _MAX_ATTEMPTS = 3
 _MAX_BUILDS = 64
+_MAX_KEY_LENGTH = 200
 _MAX_STATE_BYTES = 16 << 20
 
 
@@ -262,6 +263,16 @@ class Service:
         job = await self.job_manager.find(job_id)
         self.job_manager.stop_job(job, "Cancelled by request.")
         return job
+
+    async def cancel_key(self, key: str) -> Job:
+        """Cancel the job with this key, as `cancel`. If the key is unused, a call with it is answered as cancelled and never runs.
+
+        Raises:
+            InvalidArgument: the key is empty or longer than 200 characters.
+        """
+        if not 0 < len(key) <= _MAX_KEY_LENGTH:
+            raise InvalidArgument(f"A job key must have 1 to {_MAX_KEY_LENGTH} characters, got {len(key)}.")
+        return await self.job_manager.cancel_key(key, "Cancelled by request.")
 
     async def events(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
         """Yield the events of one job until its last, or of all jobs without end. Yields None after each ``pause`` seconds of silence."""

@@ -21,12 +21,16 @@ from yggdrasill.errors import (
     ProtocolMismatch,
     QueueFull,
     UnknownArtifact,
+    UnknownName,
     YggdrasillError,
 )
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, RemoteGraph, RetryPolicy
+from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.remote.calls import Call, execute_remote_call
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports import HandlerResponse, Request
+from yggdrasill.values.stores.memory import MemoryStore
 
 GOOD = {"X-Yggdrasill-Protocol": "1"}
 CONTRACT = {"graph_id": "g", "kind": "graph", "hash": "h", "inputs": [{"name": "x"}], "outputs": [{"name": "y", "dtype": "any"}]}
@@ -219,3 +223,27 @@ def test_a_full_endpoint_hands_over_to_the_next() -> None:
     placed = graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id="g").place(registry)
     assert placed.run({"x": 1}) == {"y": 2}
     assert len(full.keys) == len(free.keys) == 1
+
+
+@pytest.mark.parametrize("knows_keys", [True, False])
+async def test_a_cancelled_call_is_cancelled_by_its_key_and_not_submitted_again(knows_keys: bool) -> None:
+    paths: list[str] = []
+    arrived = asyncio.Event()
+
+    async def handler(request: Request, body: bytes) -> HandlerResponse:
+        path = request.url.removeprefix("http://memory/yggdrasill/v1")
+        paths.append(path)
+        if path.endswith("/jobs"):
+            arrived.set()
+            await asyncio.sleep(30)
+        if path.startswith("/jobs/keys/") and knows_keys:
+            return answer({"job_id": "j", "key": "k", "status": "CANCELLED"})
+        return refusal(UnknownName("Unknown route."), 404)
+
+    call = Call("g", {"skeleton": 1, "payloads": []}, 1, ArtifactClient(MemoryStore()), {}, key="k/1")
+    calling = asyncio.create_task(execute_remote_call(client_of(handler), call))
+    await arrived.wait()
+    calling.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await calling
+    assert paths == ["/graphs/g/jobs", "/jobs/keys/k%2F1/cancel"]

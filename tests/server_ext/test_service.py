@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
@@ -15,7 +16,7 @@ import torch
 
 from samples.graphs import sample_registry
 from samples.http_client import one_node
-from yggdrasill.errors import UnknownArtifact, UnknownJob
+from yggdrasill.errors import JobConflict, UnknownArtifact, UnknownJob
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.admission import Submission
@@ -230,5 +231,91 @@ def test_a_late_reader_receives_all_events_of_a_finished_job_and_its_end(tmp_pat
             assert events[-1].data["status"] == "COMPLETED"
             rest = [event async for event in endpoint.events(job.job_id, events[-3].seq, 0.1)]
             assert rest == events[-2:]
+
+    asyncio.run(act())
+
+
+def test_a_key_is_known_after_its_result_was_deleted_and_never_runs_again(tmp_path: Path) -> None:
+    async def refused(endpoint: Service) -> None:
+        with pytest.raises(UnknownJob, match="no longer kept") as caught:
+            await run(endpoint, torch.ones(3), "first")
+        assert caught.value.details["status"] == "COMPLETED"
+        with pytest.raises(JobConflict):
+            await run(endpoint, torch.zeros(3), "first")
+
+    async def act() -> None:
+        async with service(tmp_path, jobs=2) as endpoint:
+            first = await run(endpoint, torch.ones(3), "first")
+            for number in range(4):
+                await run(endpoint, torch.full((3,), float(number)), f"k{number}")
+            await endpoint.job_manager.prune()
+            with pytest.raises(UnknownJob):
+                await endpoint.job_manager.find(first.job_id)
+            await refused(endpoint)
+        async with service(tmp_path, jobs=2) as endpoint:
+            await refused(endpoint)
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize("limits", [{"key_seconds": 0.0}, {"keys": 0}], ids=str)
+def test_keys_are_forgotten_beyond_their_limits(tmp_path: Path, limits: dict[str, Any]) -> None:
+    async def act() -> None:
+        async with service(tmp_path, jobs=0, **limits) as endpoint:
+            first = await run(endpoint, torch.ones(3), "first")
+            for _ in range(2):
+                await endpoint.job_manager.prune()
+                await asyncio.sleep(0.01)
+            again = await run(endpoint, torch.ones(3), "first")
+            assert again.job_id != first.job_id
+
+    asyncio.run(act())
+
+
+def test_ages_survive_a_jump_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            job = await run(endpoint, torch.ones(3), "first")
+            now = time.time
+            for jump in (-10 * 86400.0, 10 * 86400.0):
+                monkeypatch.setattr(time, "time", lambda jump=jump: now() + jump)
+                await endpoint.job_manager.prune()
+                assert (await endpoint.job_manager.find(job.job_id)).output == job.output
+
+    asyncio.run(act())
+
+
+def test_a_key_that_was_cancelled_before_its_call_stays_cancelled_after_a_restart(tmp_path: Path) -> None:
+    async def cancelled(endpoint: Service) -> Job:
+        with pack({"x": torch.ones(3)}, MemoryStore()) as packed:
+            return await endpoint.submit("double", Submission("key", packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0}))
+
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            tombstone = await endpoint.cancel_key("key")
+            assert (await endpoint.cancel_key("key")).job_id == tombstone.job_id
+            assert (await cancelled(endpoint)).job_id == tombstone.job_id
+        async with service(tmp_path) as endpoint:
+            job = await cancelled(endpoint)
+            assert (job.job_id, job.status) == (tombstone.job_id, "CANCELLED")
+            assert await endpoint.jobs() == []
+
+    asyncio.run(act())
+
+
+def test_a_call_and_the_cancellation_of_its_key_at_the_same_time_never_complete(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=5), None)
+            for number in range(20):
+                key = f"key-{number}"
+                with pack({"x": 1}, MemoryStore()) as packed:
+                    call = Submission(key, packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0})
+                    submitting = asyncio.create_task(endpoint.submit("slow", call))
+                    await asyncio.sleep(0.0005 * (number % 4))
+                    await endpoint.cancel_key(key)
+                    job = await submitting
+                await endpoint.job_manager.wait(job, 2, lambda: True)
+                assert job.status == "CANCELLED"
 
     asyncio.run(act())

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
+import uuid
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from samples.http_client import BASE, GateFile, Http, error_of, in_background, one_node, until
+from samples.http_client import BASE, GateFile, Http, error_of, events_of, in_background, one_node, until
 
 
 def cancel(http: Http, job_id: str) -> str:
@@ -150,3 +152,26 @@ def test_a_graph_removed_while_it_runs_ends_its_run(server: Http, gate_file: Gat
     server.session.delete(f"{server.url}/graphs/{name}")
     gate_file.open()
     until(lambda: server.status(job_id) == "COMPLETED")
+
+
+def test_a_key_that_is_cancelled_before_its_call_arrives_never_runs(server: Http, gate_file: GateFile) -> None:
+    key = f"a/key {uuid.uuid4().hex}"
+    row = server.post(f"/jobs/keys/{quote(key, safe='')}/cancel").json()
+    assert (row["key"], row["status"]) == (key, "CANCELLED")
+    answer = server.submit("gate", gate_file.inputs(x=1), key=key)
+    assert (answer.status_code, answer.json()["job_id"], answer.json()["status"]) == (200, row["job_id"], "CANCELLED")
+    assert answer.json()["error"]["type"] == "Cancelled"
+    assert gate_file.runs == 0
+    assert events_of(server.get(f"/jobs/{row['job_id']}/events", stream=True)) == []
+
+
+def test_a_running_job_is_cancelled_by_its_key(server: Http, gate_file: GateFile) -> None:
+    key = uuid.uuid4().hex
+    job_id = server.start("gate", gate_file.inputs(x=1), key=key)
+    gate_file.wait_begun()
+    assert server.post(f"/jobs/keys/{key}/cancel").json()["job_id"] == job_id
+    assert server.result(job_id)["status"] == "CANCELLED"
+
+
+def test_a_key_of_invalid_length_is_not_cancelled(server: Http) -> None:
+    assert error_of(server.post(f"/jobs/keys/{'k' * 201}/cancel")) == (400, "InvalidArgument")
