@@ -6,11 +6,12 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
-from yggdrasill.errors import UnknownGraph, YggdrasillError
+from yggdrasill.errors import UnknownGraph
 
-__all__ = ["IdleReaper"]
+__all__ = ["IdleReaper", "RepeatedFailures"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _SWEEP_SECONDS = 1.0
@@ -55,17 +56,40 @@ class IdleReaper:
 
         A failed removal is tried again after another ``idle_after`` seconds.
         """
+        failures = RepeatedFailures("The removal of idle graphs failed; it is repeated.")
         while True:
             await asyncio.sleep(_SWEEP_SECONDS)
-            for graph_id in in_use():
-                self.touch(graph_id)
-            for graph_id in self.idle():
-                try:
-                    await asyncio.to_thread(remove, graph_id)
-                except UnknownGraph:
-                    self.untrack(graph_id)
-                except YggdrasillError as error:
+            with failures.logged():
+                for graph_id in in_use():
                     self.touch(graph_id)
-                    _LOG.warning("Idle graph %r cannot be removed: %s", graph_id, error)
-                else:
-                    _LOG.info("Idle graph %r was removed: it was not called within its idle_after.", graph_id)
+                for graph_id in self.idle():
+                    await self._remove(graph_id, remove)
+
+    async def _remove(self, graph_id: str, remove: Callable[[str], None]) -> None:
+        try:
+            await asyncio.to_thread(remove, graph_id)
+        except UnknownGraph:
+            self.untrack(graph_id)
+        except Exception as error:  # noqa: BLE001 - one graph must not keep the others from being removed
+            self.touch(graph_id)
+            _LOG.warning("Idle graph %r cannot be removed: %s: %s", graph_id, type(error).__name__, error)
+        else:
+            _LOG.info("Idle graph %r was removed: it was not called within its idle_after.", graph_id)
+
+
+class RepeatedFailures:
+    """The failures of a periodic task, which must survive them. Each kind of exception is logged once, with ``message``."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._seen: set[type[Exception]] = set()
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Catch and log exceptions raised inside."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the periodic task must survive every error
+            if type(error) not in self._seen:
+                self._seen.add(type(error))
+                _LOG.exception(self._message)

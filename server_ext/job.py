@@ -75,6 +75,8 @@ class Job:
     #: The number of callers that wait now, and the time of the last contact (monotonic seconds). Not stored.
     waiters: int = field(default=0, repr=False, compare=False)
     last_seen: float = field(default_factory=time.monotonic, repr=False, compare=False)
+    #: When the job was created, in monotonic seconds, which durations are measured with. Not stored.
+    submitted: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
     @property
     def is_final(self) -> bool:

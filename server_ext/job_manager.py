@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
+from yggdrasill.errors import Cancelled, UnknownJob
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
+from yggdrasill.server_ext.idle_reaper import RepeatedFailures
 from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
@@ -55,6 +56,7 @@ class JobManager:
         self._checker: asyncio.Task[None] | None = None
         self._ending: set[asyncio.Task[None]] = set()
         self._stopped = False
+        self._next_prune = time.monotonic() + _PRUNE_SECONDS
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
@@ -70,6 +72,7 @@ class JobManager:
             else:
                 self._retention.keep(job_id, hashes)
         for job in unfinished:
+            job.submitted = time.monotonic() - max(0.0, time.time() - job.created)
             self._track(job)
         self._checker = asyncio.create_task(self._check_regularly())
         return unfinished
@@ -290,23 +293,33 @@ class JobManager:
     # -- periodic checks ----------------------------------------------------------------------------------------
 
     async def _check_regularly(self) -> None:
-        next_prune = time.monotonic() + _PRUNE_SECONDS
+        failures = RepeatedFailures("The check of jobs for timeouts, lost callers and retention failed; it is repeated.")
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
-            now = time.monotonic()
-            for job in self.live:
-                self._check_limits(job, now)
-            self._wait_for_graph.fail_deadlocked(now)
-            for key in [key for key, until in self._reserved.items() if until < now]:
-                del self._reserved[key]
-                self._store.unpin(f"call:{key}")
-            if now > next_prune or self._retention.is_full:
-                next_prune = now + _PRUNE_SECONDS
-                with contextlib.suppress(StorageFailed):
-                    await self.prune()
+            for check in (self._check_jobs, self._release_reserved, self._prune_if_due):
+                with failures.logged():
+                    await check()
+
+    async def _check_jobs(self) -> None:
+        now = time.monotonic()
+        for job in self.live:
+            self._check_limits(job, now)
+        self._wait_for_graph.fail_deadlocked(now)
+
+    async def _release_reserved(self) -> None:
+        now = time.monotonic()
+        for key in [key for key, until in self._reserved.items() if until < now]:
+            del self._reserved[key]
+            self._store.unpin(f"call:{key}")
+
+    async def _prune_if_due(self) -> None:
+        now = time.monotonic()
+        if now > self._next_prune or self._retention.is_full:
+            self._next_prune = now + _PRUNE_SECONDS
+            await self.prune()
 
     def _check_limits(self, job: Job, now: float) -> None:
-        if job.timeout is not None and time.time() > job.created + job.timeout:
+        if job.timeout is not None and now > job.submitted + job.timeout:
             self.stop_job(job, f"The job did not finish within its timeout of {job.timeout:g} s.", TIMED_OUT)
         elif not job.detached and not job.waiters and now - job.last_seen > job.orphan_after:
             self.stop_job(

@@ -126,14 +126,17 @@ class Service:
             await asyncio.sleep(0.05)
 
     async def _resume(self, unfinished: list[Job]) -> None:
-        for job in unfinished:
-            try:
-                deployment = await self._deployment_of(job)
-                _check_resumable(job, deployment)
-            except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
-                self.job_manager.fail(job, error)
-            else:
-                self.job_manager.run(Task(job, deployment, self._services))
+        # in parallel: a graph that builds slowly must not delay the jobs of others
+        await asyncio.gather(*(self._resume_job(job) for job in unfinished))
+
+    async def _resume_job(self, job: Job) -> None:
+        try:
+            deployment = await self._deployment_of(job)
+            _check_resumable(job, deployment)
+        except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
+            self.job_manager.fail(job, error)
+        else:
+            self.job_manager.run(Task(job, deployment, self._services))
 
     async def _deployment_of(self, job: Job) -> Deployment:
         """Return the deployment of a job of an earlier process: built from its request, or the one with its graph id."""

@@ -131,12 +131,13 @@ class Task:
         """Run the job, store its result and report it. Never raises."""
         job = self.job
         try:
+            began = time.monotonic()
             self._begin()
             started = time.perf_counter()
             with _current_task(self), observe_waits(lambda keys: self.services.set_waits(self, keys)):
                 output, artifacts = self._run(release_slot)
             run_s = time.perf_counter() - started
-            timing = {**job.timing, "queued_s": (job.started or job.created) - job.created, "run_s": run_s}
+            timing = {**job.timing, "queued_s": max(0.0, began - job.submitted), "run_s": run_s}
             final = self._completed(timing, output, artifacts)
         except BaseException as error:  # noqa: BLE001 - errors of blocks end their job, not the endpoint
             final = self._failed(error)

@@ -10,8 +10,10 @@ import pytest
 
 from samples.http_client import GateFile, Http, error_of, one_node, until
 from yggdrasill.errors import StorageFailed
+from yggdrasill.server_ext import idle_reaper
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
+from yggdrasill.server_ext.idle_reaper import IdleReaper
 
 
 def test_an_idle_deployment_is_removed_after_its_limit(server: Http, gate_file: GateFile) -> None:
@@ -72,3 +74,39 @@ def test_a_deployment_that_cannot_be_removed_stays_and_does_not_block_others(tmp
     asyncio.run(act())
     assert deployments.names() == ["stuck"]
     assert "Idle graph 'stuck' cannot be removed" in caplog.text
+
+
+def test_the_sweep_survives_any_exception_and_logs_it_once(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(idle_reaper, "_SWEEP_SECONDS", 0.01)
+    reaper = IdleReaper()
+    reaper.start("first", 0.0)
+    reaper.start("second", 0.0)
+    removed: list[str] = []
+    calls = 0
+
+    def in_use() -> list[str]:
+        nonlocal calls
+        calls += 1
+        if calls < 5:
+            raise RuntimeError("surprise")
+        return []
+
+    def remove(graph_id: str) -> None:
+        if graph_id == "first":
+            raise ValueError("stuck")
+        removed.append(graph_id)
+        reaper.untrack(graph_id)
+
+    async def act() -> None:
+        sweep = asyncio.create_task(reaper.sweep(in_use, remove))
+        for _ in range(200):
+            await asyncio.sleep(0.01)
+            if removed:
+                break
+        assert not sweep.done()
+        sweep.cancel()
+
+    asyncio.run(act())
+    assert removed == ["second"]
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+    assert "Idle graph 'first' cannot be removed: ValueError: stuck" in caplog.text

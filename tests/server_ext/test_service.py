@@ -17,8 +17,10 @@ import torch
 from samples.graphs import sample_registry
 from samples.http_client import one_node
 from yggdrasill.errors import JobConflict, UnknownArtifact, UnknownJob
+from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.retry import RetryPolicy
+from yggdrasill.server_ext import job_manager
 from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
@@ -36,12 +38,14 @@ from yggdrasill.values.wire import pack
 
 
 @asynccontextmanager
-async def service(folder: Path, quota: int | None = None, jobs_of: type[JobStore] = JobStore, **retention: Any) -> AsyncIterator[Service]:
+async def service(
+    folder: Path, quota: int | None = None, jobs_of: type[JobStore] = JobStore, registry: BlockRegistry | None = None, **retention: Any
+) -> AsyncIterator[Service]:
     store = MemoryStore(quota_bytes=quota)
     rules = HostRules([folder], folder, lambda url: False)
     made = Service(
         host=HeadlessHost(),
-        deployments=Deployments(folder / "graphs", rules, registry=sample_registry()),
+        deployments=Deployments(folder / "graphs", rules, registry=registry or sample_registry()),
         jobs=jobs_of(folder / "jobs.sqlite"),
         store=store,
         signer=Signer("key", None),
@@ -317,5 +321,99 @@ def test_a_call_and_the_cancellation_of_its_key_at_the_same_time_never_complete(
                     job = await submitting
                 await endpoint.job_manager.wait(job, 2, lambda: True)
                 assert job.status == "CANCELLED"
+
+    asyncio.run(act())
+
+
+class FailingRetention(JobStore):
+    """A job store whose queries for retention fail at first."""
+
+    failures = 3
+
+    def expired(self, *, finished_before: float, keep: int) -> Future[list[str]]:
+        if self.failures:
+            self.failures -= 1
+            raise RuntimeError("surprise")
+        return super().expired(finished_before=finished_before, keep=keep)
+
+
+def test_the_checks_of_jobs_survive_any_exception_and_log_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(job_manager, "_PRUNE_SECONDS", 0.0)
+    monkeypatch.setattr(job_manager, "_CHECK_SECONDS", 0.01)
+
+    async def act() -> None:
+        async with service(tmp_path, jobs_of=FailingRetention, jobs=0) as endpoint:
+            await run(endpoint, torch.ones(3), "first")
+            for _ in range(300):
+                await asyncio.sleep(0.01)
+                if not await endpoint.jobs():
+                    break
+            assert await endpoint.jobs() == []
+
+    asyncio.run(act())
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+def test_a_timeout_is_measured_by_a_clock_that_does_not_jump(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=1), None)
+            with pack({"x": 1}, MemoryStore()) as packed:
+                call = Submission("key", packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0}, timeout=60.0)
+                job = await endpoint.submit("slow", call)
+            now = time.time
+            monkeypatch.setattr(time, "time", lambda: now() + 86400.0)
+            await endpoint.job_manager.wait(job, 10, lambda: True)
+            assert (job.status, job.error) == ("COMPLETED", None)
+            assert 0.0 <= job.timing["queued_s"] < 10
+
+    asyncio.run(act())
+
+
+class SlowToBuild(AbstractBaseBlock):
+    """A block that takes three seconds to build, from its second time."""
+
+    block_type = "test/slow_to_build"
+    built = 0
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        type(self).built += 1
+        if type(self).built > 1:
+            time.sleep(3)
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("x", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"y": inputs["x"]}
+
+
+def test_a_graph_that_builds_slowly_does_not_delay_other_jobs_after_a_restart(tmp_path: Path) -> None:
+    run_facts: dict[str, Any] = {"seed": 1, "path": [], "pass_index": 0}
+    registry = sample_registry()
+    registry.register(SlowToBuild.block_type, SlowToBuild)
+
+    async def act() -> None:
+        config = {**one_node("double"), "nodes": [{"node_id": "node", "block_type": SlowToBuild.block_type, "config": {}}]}
+        async with service(tmp_path, registry=registry) as endpoint:
+            slow, _ = await endpoint.deploy("slow", "graph", config, None)
+            double = await endpoint.deployment("double")
+        store = JobStore(tmp_path / "jobs.sqlite")
+        with pack({"x": 1}, MemoryStore()) as packed:
+            for deployment in (slow, double):
+                request = {"inputs": packed.wire, "options": {}, "run": run_facts}
+                store.insert(Job(deployment.graph_id, deployment.graph_id, deployment.graph_id, deployment.hash, "body", request)).result()
+        store.close()
+        async with service(tmp_path, registry=registry) as endpoint:
+            began = time.monotonic()
+            job = await endpoint.job_manager.find("double")
+            await endpoint.job_manager.wait(job, 10, lambda: True)
+            assert (job.status, time.monotonic() - began < 2) == ("COMPLETED", True)
+            job = await endpoint.job_manager.find("slow")
+            await endpoint.job_manager.wait(job, 10, lambda: True)
+            assert job.status == "COMPLETED"
 
     asyncio.run(act())
