@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
@@ -12,18 +12,31 @@ from pydantic.json_schema import models_json_schema
 import yggdrasill
 from yggdrasill.remote.client import BASE_PATH
 from yggdrasill.server_ext import models
+from yggdrasill.server_ext.job import STATES
 from yggdrasill.server_ext.models import ErrorModel
 
-__all__ = ["BASE_PATH", "ROUTES", "Route", "openapi_document"]
+__all__ = ["BASE_PATH", "ROUTES", "Parameter", "Route", "openapi_document"]
 
 _REFERENCES = "#/components/schemas/{model}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter in the query or a header (``location``), with its JSON schema."""
+
+    name: str
+    schema: dict[str, Any]
+    description: str
+    location: Literal["query", "header"] = "query"
+    required: bool = False
 
 
 @dataclass(frozen=True)
 class Route:
     """A route: method, path, handler (a method of `yggdrasill.server_ext.routes.Endpoint`), and the models of its bodies.
 
-    ``signed`` routes accept a signed url in place of the token; ``query`` lists required query parameters.
+    ``signed`` routes accept a signed url in place of the token. ``parameters`` are those in the query and in headers. ``bytes_in`` and
+    ``bytes_out`` are the media types of bodies that are not JSON.
     """
 
     method: str
@@ -34,13 +47,32 @@ class Route:
     answer: type[BaseModel] | None = None
     statuses: tuple[int, ...] = (200,)
     signed: bool = False
-    query: tuple[str, ...] = ()
+    parameters: tuple[Parameter, ...] = ()
+    bytes_in: str | None = None
+    bytes_out: str | None = None
 
+
+_LAST_EVENT = Parameter(
+    "Last-Event-ID",
+    {"type": "integer", "minimum": 0},
+    "The number of the last event that the caller has; the stream begins after it",
+    "header",
+)
+_RANGE = Parameter("Range", {"type": "string", "examples": ["bytes=1048576-"]}, "The bytes to send", "header")
+_OCTETS = "application/octet-stream"
+_EVENT_STREAM = "text/event-stream"
 
 ROUTES = (
     Route("GET", "/health", "health", "Liveness and load", answer=models.HealthModel),
     Route("GET", "/capabilities", "capabilities", "Versions, torch build, devices, block types, limits", answer=models.Capabilities),
-    Route("GET", "/nodes", "nodes", "Definitions of ComfyUI node classes, ?classes=A,B", answer=models.NodeForms, query=("classes",)),
+    Route(
+        "GET",
+        "/nodes",
+        "nodes",
+        "Definitions of ComfyUI node classes, ?classes=A,B",
+        answer=models.NodeForms,
+        parameters=(Parameter("classes", {"type": "string"}, "1 to 100 node classes, separated by commas", required=True),),
+    ),
     Route(
         "POST",
         "/checkpoints/fingerprints",
@@ -74,7 +106,18 @@ ROUTES = (
         (200, 202),
     ),
     Route("POST", "/models", "fetch_model", "Download a model file from an allowed source", models.ModelFetchModel, models.JobRow, (202,)),
-    Route("GET", "/jobs", "jobs", "Jobs, newest first", answer=models.JobList),
+    Route(
+        "GET",
+        "/jobs",
+        "jobs",
+        "Jobs, newest first",
+        answer=models.JobList,
+        parameters=(
+            Parameter("limit", {"type": "number", "minimum": 0, "default": 100}, "The number of jobs, 1 to 1000"),
+            Parameter("status", {"type": "string", "enum": list(STATES)}, "Only jobs with this status"),
+            Parameter("graph_id", {"type": "string"}, "Only jobs of this graph"),
+        ),
+    ),
     Route("GET", "/jobs/{job_id}", "job", "The status of a job", answer=models.JobRow),
     Route(
         "GET",
@@ -83,6 +126,7 @@ ROUTES = (
         "The result of a job; ?wait=SECONDS waits for it",
         answer=models.JobStarted,
         statuses=(200, 202),
+        parameters=(Parameter("wait", {"type": "number", "minimum": 0, "default": 0}, "How many seconds to wait for the end, at most 60"),),
     ),
     Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
     Route(
@@ -92,15 +136,31 @@ ROUTES = (
         "Stop the job with this key; a later call with an unused key is answered as cancelled and never runs",
         answer=models.JobRow,
     ),
-    Route("GET", "/jobs/{job_id}/events", "job_events", "Events of a job after Last-Event-ID, as a stream"),
-    Route("GET", "/events", "events", "Events of all jobs, as a stream"),
+    Route(
+        "GET",
+        "/jobs/{job_id}/events",
+        "job_events",
+        "Events of a job after Last-Event-ID, as a stream",
+        parameters=(_LAST_EVENT,),
+        bytes_out=_EVENT_STREAM,
+    ),
+    Route("GET", "/events", "events", "Events of all jobs, as a stream", parameters=(_LAST_EVENT,), bytes_out=_EVENT_STREAM),
     Route(
         "GET", "/artifacts/folder", "artifact_folder", "The artifact folder, for callers on the same machine", answer=models.ArtifactFolder
     ),
     Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
-    Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored),
-    Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201)),
-    Route("GET", "/artifacts/{hash}", "get_artifact", "The bytes of an artifact or of a range", signed=True),
+    Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored, bytes_in=_OCTETS),
+    Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201), bytes_in=_OCTETS),
+    Route(
+        "GET",
+        "/artifacts/{hash}",
+        "get_artifact",
+        "The bytes of an artifact or of a range",
+        statuses=(200, 206),
+        signed=True,
+        parameters=(_RANGE,),
+        bytes_out=_OCTETS,
+    ),
 )
 
 
@@ -127,13 +187,14 @@ def _operation(route: Route) -> dict[str, Any]:
     success: dict[str, Any] = {"description": route.summary}
     if route.answer is not None:
         success["content"] = _json_content(route.answer)
+    elif route.bytes_out is not None:
+        success["content"] = {route.bytes_out: {}}
     operation: dict[str, Any] = {
         "operationId": route.handler,
         "summary": route.summary,
         "parameters": [
-            {"name": name, "in": location, "required": True, "schema": {"type": "string"}}
-            for location, names in (("path", re.findall(r"{(\w+)}", route.path)), ("query", route.query))
-            for name in names
+            *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", route.path)),
+            *map(_parameter, route.parameters),
         ],
         "responses": {
             **{str(status): success for status in route.statuses},
@@ -142,7 +203,19 @@ def _operation(route: Route) -> dict[str, Any]:
     }
     if route.body is not None:
         operation["requestBody"] = {"required": True, "content": _json_content(route.body)}
+    elif route.bytes_in is not None:
+        operation["requestBody"] = {"required": True, "content": {route.bytes_in: {}}}
     return operation
+
+
+def _parameter(parameter: Parameter) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": parameter.location,
+        "required": parameter.required,
+        "description": parameter.description,
+        "schema": parameter.schema,
+    }
 
 
 def _json_content(model: type[BaseModel]) -> dict[str, Any]:

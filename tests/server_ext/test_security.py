@@ -320,3 +320,30 @@ def test_the_openapi_document_describes_every_route(server: Http) -> None:
     assert document["paths"][BASE + "/graphs/{graph_id}/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"] == {
         "$ref": "#/components/schemas/JobModel"
     }
+
+
+@pytest.mark.parametrize(
+    "method, path, parameters",
+    [
+        ("get", "/jobs", {("query", "limit"), ("query", "status"), ("query", "graph_id")}),
+        ("get", "/jobs/{job_id}/output", {("path", "job_id"), ("query", "wait")}),
+        ("get", "/jobs/{job_id}/events", {("path", "job_id"), ("header", "Last-Event-ID")}),
+        ("get", "/events", {("header", "Last-Event-ID")}),
+        ("get", "/artifacts/{hash}", {("path", "hash"), ("header", "Range")}),
+        ("get", "/nodes", {("query", "classes")}),
+    ],
+)
+def test_the_openapi_document_describes_the_parameters(server: Http, method: str, path: str, parameters: set[tuple[str, str]]) -> None:
+    described = server.get("/openapi.json").json()["paths"][BASE + path][method]["parameters"]
+    assert {(entry["in"], entry["name"]) for entry in described} == parameters
+    assert {entry["name"] for entry in described if entry["required"]} == {
+        name for place, name in parameters if place == "path" or name == "classes"
+    }
+
+
+def test_the_openapi_document_describes_bodies_that_are_not_json(server: Http) -> None:
+    paths = server.get("/openapi.json").json()["paths"]
+    for method, path in (("put", "/artifacts/{hash}"), ("post", "/artifacts/batch")):
+        assert list(paths[BASE + path][method]["requestBody"]["content"]) == ["application/octet-stream"]
+    assert list(paths[BASE + "/artifacts/{hash}"]["get"]["responses"]["206"]["content"]) == ["application/octet-stream"]
+    assert list(paths[BASE + "/events"]["get"]["responses"]["200"]["content"]) == ["text/event-stream"]
