@@ -28,6 +28,7 @@ __all__ = ["BASE_PATH", "PROTOCOL", "EndpointClient", "is_below"]
 BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
 _CLASSES_PER_REQUEST = 50
+_MAX_RETRY_AFTER = 60.0
 PROTOCOL = 1
 
 
@@ -280,7 +281,11 @@ class EndpointClient:
         with _add_endpoint_name(self.name):
             async with self.transport.request(request) as response:
                 if response.status >= 300:
-                    raise _error_of_response(response, await _read_all(response), self.name, self.url)
+                    error = _error_of_response(response, await _read_all(response), self.name, self.url)
+                    retry_after = _retry_after(response)
+                    if isinstance(error, EndpointUnreachable) and retry_after > 0:
+                        error.details["retry_after"] = retry_after
+                    raise error
                 _check_protocol(response, self.name, self.url)
                 yield response
 
@@ -296,6 +301,12 @@ async def _read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:
                 bound=limit,
             )
     return bytes(data)
+
+
+def _retry_after(response: Response) -> float:
+    """Return the seconds in the Retry-After header, at most 60; 0 without the header or for a date."""
+    given = response.headers.get("Retry-After", "0").strip()
+    return min(float(given), _MAX_RETRY_AFTER) if given.isascii() and given.isdigit() else 0.0
 
 
 def _no_peer(url: str) -> EndpointClient | None:

@@ -42,7 +42,9 @@ class Retry:
         self.reached, self._lost_at, self._delay = True, None, 0.05
 
     async def pause(self, error: EndpointUnreachable) -> None:
-        """Wait before the next attempt (doubling up to 2 s), or raise ``error`` once the policy allows no more attempts.
+        """Wait before the next attempt, or raise ``error`` once the policy allows no more attempts.
+
+        The wait doubles up to 2 s, and is at least ``details["retry_after"]`` seconds, if the endpoint requested that.
 
         ``details["reached"]`` is then True if the endpoint answered this call, or was lost after a request may have reached it.
         """
@@ -50,12 +52,14 @@ class Retry:
         self._in_doubt = self._in_doubt or error.details.get("broken") is True
         if self._lost_at is None:
             self._lost_at = now
+        requested = float(error.details.get("retry_after", 0.0))
         allowed = self.retry_policy.later if self.reached else self.retry_policy.first
-        if now + self._delay - self._lost_at > allowed:
+        if now + max(self._delay, requested) - self._lost_at > allowed:
             error.details["reached"] = self.reached or self._in_doubt
             raise error
         self.check_deadline()
-        await asyncio.sleep(self._delay * random.uniform(0.7, 1.0))  # noqa: S311 - spreads retries, guards nothing
+        spread = random.uniform(0.7, 1.0)  # noqa: S311 - spreads retries, guards nothing
+        await asyncio.sleep(max(self._delay * spread, requested))
         self._delay = min(2 * self._delay, 2.0)
 
     def check_deadline(self) -> None:

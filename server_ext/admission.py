@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import JobConflict, QueueFull, UnknownArtifact, UnknownJob
+from yggdrasill.errors import EndpointUnreachable, JobConflict, QueueFull, UnknownArtifact, UnknownJob
 from yggdrasill.server_ext.artifacts import ArtifactResolver
 from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployment import Deployment, body_hash
@@ -54,7 +54,7 @@ class Admission:
         Raises:
             InvalidArgument: invalid options. CorruptData, LimitExceeded: invalid inputs. JobConflict: the key was used for another call.
             UnknownJob: the key was used for a job whose result is no longer kept.
-            QueueFull: too many unfinished jobs, or shutdown. StorageFailed: the job could not be stored.
+            QueueFull: too many unfinished jobs. EndpointUnreachable: the endpoint is shutting down. StorageFailed: the job could not be stored.
             UnknownArtifact: inputs are missing (``details["missing"]``); upload them and repeat the call. No job was created.
         """
         options = check_options(deployment.kind, call.options)
@@ -100,7 +100,9 @@ class Admission:
 
     def _check_room(self) -> None:
         if not self.is_open:
-            raise QueueFull("The endpoint is shutting down and accepts no more jobs. Try another endpoint, or try later.")
+            raise EndpointUnreachable(
+                "The endpoint is shutting down and accepts no more jobs. Call again when it is back.", reason="shutdown"
+            )
         if len(self._job_manager.live) >= self._max_queue:
             raise QueueFull(f"The endpoint has {self._max_queue} unfinished jobs, its limit. Try again later.")
 

@@ -95,7 +95,7 @@ class Endpoint:
             )
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
-        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status == 429 else {}
+        headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}
         return _json({"error": error_dict(error, self._service.redactor)}, status, headers)
 
     async def unknown_route(self, request: web.Request) -> web.Response:

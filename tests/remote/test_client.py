@@ -247,3 +247,19 @@ async def test_a_cancelled_call_is_cancelled_by_its_key_and_not_submitted_again(
     with pytest.raises(asyncio.CancelledError):
         await calling
     assert paths == ["/graphs/g/jobs", "/jobs/keys/k%2F1/cancel"]
+
+
+async def test_a_call_to_an_endpoint_that_is_shutting_down_is_tried_again_after_the_requested_time() -> None:
+    times: list[float] = []
+
+    async def handler(request: Request, body: bytes) -> HandlerResponse:
+        times.append(time.monotonic())
+        if len(times) == 1:
+            error = EndpointUnreachable("The endpoint is shutting down.", reason="shutdown")
+            return HandlerResponse(503, json.dumps({"error": error.to_dict()}).encode(), {**GOOD, "Retry-After": "1"})
+        return DONE
+
+    call = Call("g", {"skeleton": 1, "payloads": []}, 1, ArtifactClient(MemoryStore()), {}, retry_policy=RetryPolicy(first=1.5, later=1.5))
+    row = await execute_remote_call(client_of(handler), call)
+    assert row["status"] == "COMPLETED"
+    assert times[1] - times[0] >= 1.0

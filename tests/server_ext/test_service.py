@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 
 from samples.graphs import sample_registry
 from samples.http_client import one_node
-from yggdrasill.errors import JobConflict, UnknownArtifact, UnknownJob
+from yggdrasill.errors import EndpointUnreachable, JobConflict, UnknownArtifact, UnknownJob
 from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.retry import RetryPolicy
@@ -415,5 +416,22 @@ def test_a_graph_that_builds_slowly_does_not_delay_other_jobs_after_a_restart(tm
             job = await endpoint.job_manager.find("slow")
             await endpoint.job_manager.wait(job, 10, lambda: True)
             assert job.status == "COMPLETED"
+
+    asyncio.run(act())
+
+
+def test_a_call_during_shutdown_is_refused_so_that_the_caller_tries_again(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=1), None)
+            with pack({"x": 1}, MemoryStore()) as packed:
+                call = Submission("key", packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0})
+                await endpoint.submit("slow", call)
+                closing = asyncio.create_task(endpoint.close(5.0))
+                await asyncio.sleep(0.2)
+                with pytest.raises(EndpointUnreachable, match="shutting down") as caught:
+                    await endpoint.submit("slow", replace(call, key="other"))
+            assert caught.value.details["reason"] == "shutdown"
+            await closing
 
     asyncio.run(act())

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from yggdrasill import errors
-from yggdrasill.errors import AccessDenied, UnknownArtifact, YggdrasillError, error_from_dict
+from yggdrasill.errors import AccessDenied, EndpointUnreachable, UnknownArtifact, YggdrasillError, error_from_dict
 from yggdrasill.server_ext.statuses import STATUS, status_of
 
 EXPECTED = {
@@ -48,6 +48,7 @@ def test_errors_have_the_expected_status(name: str, status: int) -> None:
         (AccessDenied("...", reason="token"), 401),
         (AccessDenied("...", reason="host"), 403),
         (AccessDenied("...", reason="origin"), 403),
+        (EndpointUnreachable("...", reason="shutdown"), 503),
         (UnknownArtifact("...", missing=["00"]), 409),
         (UnknownArtifact("...", missing=["00"], hash="00"), 404),
     ],
