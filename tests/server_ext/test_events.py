@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
+from aiohttp import web
 
 from samples.http_client import GateFile, Http, error_of, events_of, in_background, one_node
 from yggdrasill.errors import BlockFailed
 from yggdrasill.executor.context import enter_run
 from yggdrasill.remote import RemoteGraph
+from yggdrasill.server_ext import bodies
 from yggdrasill.server_ext.events import EventHub
+from yggdrasill.server_ext.job import Event
 from yggdrasill.server_ext.jobs import JobStore
 
 
@@ -267,3 +274,57 @@ def test_progress_without_a_total_is_thinned(server: Http) -> None:
     progress = [event["data"] for event in events if event["event"] == "progress"]
     assert progress[0]["done"] == 1
     assert len(progress) < 50
+
+
+@asynccontextmanager
+async def served_stream(events: Callable[[web.Request], AsyncGenerator[Event | None, None]]) -> AsyncIterator[tuple[str, int]]:
+    """Serve an event stream at /events, and yield host and port."""
+
+    async def handler(request: web.Request) -> web.StreamResponse:
+        return await bodies.send_events(request, events(request))
+
+    app = web.Application()
+    app.router.add_get("/events", handler)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield runner.addresses[0][:2]
+    finally:
+        await runner.cleanup()
+
+
+async def test_a_listener_that_accepts_no_data_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "_WRITE_SECONDS", 0.3)
+    ended = asyncio.Event()
+
+    async def events(request: web.Request) -> AsyncGenerator[Event | None, None]:
+        try:
+            for number in range(1, 1000):
+                yield Event(number, "job", "log", {"text": "x" * 100_000})
+        finally:
+            ended.set()
+
+    async with served_stream(events) as (host, port):
+        with socket.create_connection((host, port)) as frozen:
+            frozen.sendall(b"GET /events HTTP/1.1\r\nHost: test\r\n\r\n")
+            await asyncio.wait_for(ended.wait(), 5)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+async def test_the_kernel_closes_the_stream_of_a_machine_that_vanished() -> None:
+    limits: list[int] = []
+
+    async def events(request: web.Request) -> AsyncGenerator[Event | None, None]:
+        assert request.transport is not None
+        connection = request.transport.get_extra_info("socket")
+        limits.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT))
+        yield Event(1, "job", "log", {})
+
+    async with (
+        served_stream(events) as (host, port),
+        aiohttp.ClientSession() as session,
+        session.get(f"http://{host}:{port}/events") as answer,
+    ):
+        assert b"id: 1\n" in await answer.read()
+    assert limits == [20_000]
