@@ -22,8 +22,8 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def storage(self, *, go_on: bool) -> WorldStorage:
-        return WorldStorage(self.path, load_last_state=go_on)
+    def storage(self, *, resume: bool) -> WorldStorage:
+        return WorldStorage(self.path, load_last_state=resume)
 
 
 def states_of(folder: Folder, stopped: Any, stop_in: str | None = None, stop_in_pass: int = 0) -> list[Any]:
