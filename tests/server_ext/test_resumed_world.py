@@ -45,7 +45,7 @@ def test_actions_continue_where_the_run_was_stopped(stage: str, number: int, tmp
     folder = Folder(tmp_path)
     with pytest.raises(BlockFailed):
         states_of(folder, None, stage, number)
-    stopped = folder.storage(go_on=False).newest("tiny")
+    stopped = folder.storage(resume=False).newest("tiny")
     assert stopped is not None
     assert stopped.phase == ("pass" if stage == "author" else "update")
 
