@@ -69,11 +69,15 @@ class Admission:
         timing = {"fetch_s": 0.0, "bytes_in": 0.0}
         if refs:
             timing["fetch_s"], timing["bytes_in"] = await self._resolve_inputs(refs, call.key)
-            existing = await self._find_existing(call, call_hash)
-            if existing is not None:
-                self._job_manager.release_inputs(existing)
-                return existing
-            self._check_room()
+            try:
+                existing = await self._find_existing(call, call_hash)
+                if existing is not None:
+                    self._job_manager.release_inputs(existing)
+                    return existing
+                self._check_room()
+            except BaseException:
+                self._job_manager.reserve_inputs(call.key, 0.0)
+                raise
         request = {"inputs": call.inputs, "options": options, "run": call.run, **(origin or {})}
         job = Job(
             new_job_id(), call.key, deployment.graph_id, deployment.hash, call_hash, request, detached=call.detached,

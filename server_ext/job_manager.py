@@ -310,7 +310,9 @@ class JobManager:
         now = time.monotonic()
         for key in [key for key, until in self._reserved.items() if until < now]:
             del self._reserved[key]
-            self._store.unpin(f"call:{key}")
+            # a job with this key that was added by another request still needs its inputs
+            if self._keys.get(key) not in self._live:
+                self._store.unpin(f"call:{key}")
 
     async def _prune_if_due(self) -> None:
         now = time.monotonic()

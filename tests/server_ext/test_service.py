@@ -17,7 +17,7 @@ import torch
 
 from samples.graphs import sample_registry
 from samples.http_client import one_node
-from yggdrasill.errors import EndpointUnreachable, JobConflict, UnknownArtifact, UnknownJob
+from yggdrasill.errors import EndpointUnreachable, JobConflict, QueueFull, UnknownArtifact, UnknownJob
 from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.retry import RetryPolicy
@@ -433,5 +433,31 @@ def test_a_call_during_shutdown_is_refused_so_that_the_caller_tries_again(tmp_pa
                     await endpoint.submit("slow", replace(call, key="other"))
             assert caught.value.details["reason"] == "shutdown"
             await closing
+
+    asyncio.run(act())
+
+
+def test_a_call_that_the_full_queue_refuses_after_its_inputs_arrived_releases_them(tmp_path: Path) -> None:
+    async def submit(endpoint: Service, number: int) -> str | None:
+        x = torch.full((20_000,), float(number))
+        with pack({"x": x}, MemoryStore()) as packed:
+            (name,) = packed.artifacts
+            endpoint.store.put(x.numpy().tobytes(), hash=name)
+            call = Submission(f"key-{number}", packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0})
+            try:
+                await endpoint.submit("slow", call)
+            except QueueFull:
+                return name
+        return None
+
+    async def act() -> None:
+        async with service(tmp_path, quota=1_000_000) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=5), None)
+            refused = [name for name in await asyncio.gather(*(submit(endpoint, number) for number in range(6))) if name is not None]
+            assert len(refused) == 2
+            await asyncio.sleep(0.5)
+            for number in range(12):
+                endpoint.store.put(os.urandom(70_000 + number))
+            assert endpoint.store.missing(refused) == refused
 
     asyncio.run(act())
