@@ -239,6 +239,7 @@ async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIter
     """
     last: str | None = None
     while True:
+        begun_after = last
         try:
             async with client.events(job_id, last) as response:
                 retry.answered()
@@ -248,7 +249,8 @@ async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIter
                     yield event
                     if event.kind == "status" and event.data.get("status") in FINAL:
                         return
-            if (await client.job(job_id))["status"] in FINAL:
+            # a stream may end early, because its reader is slow: the rest of the events follows in the next one
+            if last == begun_after and (await client.job(job_id))["status"] in FINAL:
                 return
         except EndpointUnreachable as error:
             await retry.pause(error)

@@ -26,7 +26,7 @@ from yggdrasill.errors import (
 )
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, RemoteGraph, RetryPolicy
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.calls import Call, execute_remote_call
+from yggdrasill.remote.calls import Call, execute_remote_call, follow
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.transports import HandlerResponse, Request
@@ -263,3 +263,20 @@ async def test_a_call_to_an_endpoint_that_is_shutting_down_is_tried_again_after_
     row = await execute_remote_call(client_of(handler), call)
     assert row["status"] == "COMPLETED"
     assert times[1] - times[0] >= 1.0
+
+
+async def test_following_a_finished_job_continues_after_a_stream_that_ended_early() -> None:
+    resumed: list[str | None] = []
+
+    async def handler(request: Request, body: bytes) -> HandlerResponse:
+        if not request.url.endswith("/events"):
+            return answer({"job_id": "j", "status": "COMPLETED"})
+        after = request.headers.get("Last-Event-ID")
+        resumed.append(after)
+        first = int(after or 0) + 1
+        events = [f'id: {seq}\nevent: log\ndata: {{"n":{seq}}}\n\n' for seq in range(first, min(first + 2, 6))]
+        return HandlerResponse(200, "".join(events).encode(), GOOD)
+
+    followed = [event.data["n"] async for event in follow(client_of(handler), "j", Retry(QUICK))]
+    assert followed == [1, 2, 3, 4, 5]
+    assert resumed == [None, "2", "4", "5"]
