@@ -63,6 +63,8 @@ async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry
                     if unread:
                         yield unread
         except EndpointUnreachable as error:
+            if offset and offset == ref.nbytes:
+                return  # the connection broke after the last byte
             await retry.pause(error)
             continue
         if offset < ref.nbytes:
