@@ -36,6 +36,9 @@ _MAX_ENTRY_BYTES = 4 << 20
 _MAX_BATCH_BYTES = 256 << 20
 _KEEPALIVE_SECONDS = 5.0
 _ENTRY_HEADER = struct.Struct("<32sQ")
+#: An entry costs this many bytes of memory besides its content, so that empty entries count too.
+_ENTRY_BYTES = 256
+_MAX_BATCH_ENTRIES = 65_536
 
 
 def check_length(request: web.Request, limit: int) -> int | None:
@@ -136,7 +139,7 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
 
     Raises:
         CorruptData: the body is truncated or a content does not match its hash; earlier entries are stored.
-        LimitExceeded: an entry is too large. PayloadTooLarge: the body is too large.
+        LimitExceeded: an entry is too large, or the batch has too many. PayloadTooLarge: the body is too large.
     """
     check_length(request, _MAX_BATCH_BYTES)
     waiting: list[tuple[str, bytes]] = []
@@ -144,7 +147,7 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
     try:
         async for name, data in _entries(request):
             waiting.append((name, data))
-            size += len(data)
+            size += len(data) + _ENTRY_BYTES
             if size >= _MAX_ENTRY_BYTES:
                 taken, waiting, size = waiting, [], 0
                 stored += await asyncio.to_thread(_put_all, store, taken)
@@ -155,10 +158,13 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
 
 
 async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
-    taken = 0
+    taken = count = 0
     while head := await _read_exactly(request, _ENTRY_HEADER.size):
         name, length = _ENTRY_HEADER.unpack(head)
         taken += length
+        count += 1
+        if count > _MAX_BATCH_ENTRIES:
+            raise LimitExceeded(f"A batch accepts at most {_MAX_BATCH_ENTRIES} artifacts. Send several batches.", bound=_MAX_BATCH_ENTRIES)
         if length > _MAX_ENTRY_BYTES or taken > _MAX_BATCH_BYTES:
             raise LimitExceeded(
                 f"A batch accepts artifacts of at most {_MAX_ENTRY_BYTES} bytes, {_MAX_BATCH_BYTES} in total. Upload larger ones individually."
@@ -193,16 +199,28 @@ async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: I
     """Send an artifact or the requested range of it. An artifact that is being written is sent from memory; others are pinned while sent.
 
     Raises:
-        UnknownArtifact: the store lacks it. InvalidArgument: an invalid Range header.
+        UnknownArtifact: the store lacks it. InvalidArgument: an invalid Range header. A range after the last byte is answered with 416.
     """
     headers = {"Content-Type": "application/octet-stream", "X-Yggdrasill-Protocol": "1"}
+    span = _range_of(request)
     in_flight_view = in_flight.get(check_hash(name))
     if in_flight_view is not None:
-        return await _send_chunks(request, lambda start, stop: _split(in_flight_view[start:stop]), in_flight_view.nbytes, headers)
+        return await _send_chunks(request, span, lambda start, stop: _split(in_flight_view[start:stop]), in_flight_view.nbytes, headers)
     nbytes, path = await asyncio.to_thread(lambda: (store.nbytes(name), store.path(name)))
-    if path is not None:
+    if path is not None and not _is_after_end(span, nbytes):
         return _ArtifactFile(path, store, name, headers)
-    return await _send_chunks(request, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
+    return await _send_chunks(request, span, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
+
+
+def _range_of(request: web.Request) -> slice:
+    try:
+        return request.http_range
+    except ValueError as error:
+        raise InvalidArgument(f"Invalid Range header: {error}") from None
+
+
+def _is_after_end(span: slice, nbytes: int) -> bool:
+    return span.start is not None and span.start > 0 and span.start >= nbytes
 
 
 def _split(view: memoryview) -> Iterator[memoryview]:
@@ -226,12 +244,13 @@ class _ArtifactFile(web.FileResponse):
 
 
 async def _send_chunks(
-    request: web.Request, chunks: Callable[[int, int], Iterator[memoryview]], nbytes: int, headers: dict[str, str]
+    request: web.Request, span: slice, chunks: Callable[[int, int], Iterator[memoryview]], nbytes: int, headers: dict[str, str]
 ) -> web.StreamResponse:
-    try:
-        start, stop, _ = request.http_range.indices(nbytes)
-    except ValueError as error:
-        raise InvalidArgument(f"Invalid Range header: {error}") from None
+    if _is_after_end(span, nbytes):
+        error = InvalidArgument(f"The range begins at byte {span.start}, but the artifact has {nbytes} bytes.")
+        headers = {"X-Yggdrasill-Protocol": "1", "Content-Range": f"bytes */{nbytes}"}
+        return web.json_response({"error": error.to_dict()}, status=416, headers=headers)
+    start, stop, _ = span.indices(nbytes)
     partial = (start, stop) != (0, nbytes)
     if partial:
         headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{nbytes}"}
