@@ -77,7 +77,7 @@ async def fetch(
 ) -> memoryview:
     """Return the verified bytes of an artifact, in memory that a tensor may own unless they are in the artifact client's store."""
     with contextlib.suppress(UnknownArtifact):
-        return artifact_client.store.read(ref.hash)
+        return await asyncio.to_thread(artifact_client.store.read, ref.hash)
     mapped = await _local_peer(_client_for(client, ref), ref, retry)
     if mapped is not None:
         return mapped

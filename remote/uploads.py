@@ -48,7 +48,7 @@ async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, arti
                 return await _send_batch(client, {name: artifact_client.store.read(name) for name in names}, retry)
             return await _send(client, names[0], handles.get(names[0]), artifact_client, retry)
 
-    return sum(await asyncio.gather(*(one(names) for names in _grouped(list(hashes), artifact_client))))
+    return sum(await asyncio.gather(*(one(names) for names in await asyncio.to_thread(_grouped, list(hashes), artifact_client))))
 
 
 def _grouped(names: list[str], artifact_client: ArtifactClient) -> list[list[str]]:

@@ -8,7 +8,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from yggdrasill.errors import StorageFailed
+from yggdrasill.errors import StorageFailed, UnknownArtifact
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.stores.disk import DiskStore
@@ -61,8 +61,13 @@ class OutputRetention:
     def keep(self, job_id: str, hashes: tuple[str, ...]) -> None:
         """Pin the artifacts of a finished job."""
         self._store.pin(f"job:{job_id}", hashes)
-        missing = set(self._store.missing(hashes))
-        self._kept[job_id] = sum(self._store.nbytes(name) for name in hashes if name not in missing)
+        self._kept[job_id] = sum(map(self._nbytes, hashes))
+
+    def _nbytes(self, name: str) -> int:
+        try:
+            return self._store.nbytes(name)
+        except UnknownArtifact:
+            return 0
 
     async def prune(self) -> set[str]:
         """Delete jobs beyond the limits, unpin their artifacts, and return their ids.

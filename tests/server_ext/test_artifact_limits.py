@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from blake3 import blake3
 
-from samples.http_client import Http, error_of
+from samples.endpoints import EndpointProcess
+from samples.http_client import Http, error_of, one_node
 
 EMPTY_ENTRY = blake3(b"").digest() + (0).to_bytes(8, "little")
 
@@ -49,3 +51,29 @@ def test_an_invalid_range_is_an_error_with_json(server: Http, given: str) -> Non
     name = blake3(data).hexdigest()
     server.put(f"/artifacts/{name}", data=data)
     assert error_of(server.get(f"/artifacts/{name}", headers={"Range": given})) == (400, "InvalidArgument")
+
+
+def artifact_file(process: EndpointProcess, name: str) -> Path:
+    return process.data_dir / "artifacts" / "objects" / name[:2] / name[2:4] / name
+
+
+def test_a_damaged_artifact_is_requested_uploaded_and_computed_with_again(tmp_path: Path) -> None:
+    process = EndpointProcess("harmed", tmp_path, plugins=["samples.served_blocks"]).start()
+    try:
+        http = Http(process)
+        http.deploy("double", one_node("double"))
+        value = torch.arange(20_000)
+        data = value.numpy().tobytes()
+        name = blake3(data).hexdigest()
+        assert torch.equal(http.run("double", {"x": value})["y"], value * 2)
+        process.kill()
+        file = artifact_file(process, name)
+        file.write_bytes(b"\x07" + data[1:])
+        process.start()
+        assert http.post("/artifacts/missing", json={"hashes": [name]}).json() == {"missing": [name]}
+        assert torch.equal(http.run("double", {"x": value})["y"], value * 2)
+        file.write_bytes(b"")
+        assert http.put(f"/artifacts/{name}", data=data).status_code == 201
+        assert file.read_bytes() == data
+    finally:
+        process.stop()

@@ -7,6 +7,7 @@ store and in it an empty file for each hash it pins, the file ``store-id``, and 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -33,15 +34,18 @@ from yggdrasill.values.stores.base import (
     span_of,
     unknown_artifact,
 )
-from yggdrasill.values.stores.disk_files import FileLock, PartialFile, read_chunks, read_file, storage_errors
+from yggdrasill.values.stores.disk_files import FileLock, PartialFile, hash_file, read_chunks, read_file, storage_errors
 
 __all__ = ["GRACE_S", "DiskStore", "PinFolder", "read_store_id"]
 
 GRACE_S = 600.0
 """Seconds that the pins of a process outlive it, so that a process that was killed can restart and pin again."""
 
+_LOG = logging.getLogger("yggdrasill.values")
 _MANY_OBJECTS = 1000
+_MAX_INTACT = 200_000
 _ID_FILE = "store-id"
+_USED_FILE = "used"
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
 _LOCK_FILE = "lock"
 _DEAD_FILE = "left"
@@ -74,6 +78,8 @@ class DiskStore(ArtifactStore):
         self._pins: dict[str, set[str]] = {}
         self._pin_counts: Counter[str] = Counter()
         self._pins_lock = threading.Lock()
+        # Size and inode of the files whose content this store has written or verified.
+        self._intact: dict[str, tuple[int, int]] = {}
         with storage_errors(self.folder):
             for subfolder in (self._objects, self._incoming):
                 subfolder.mkdir(parents=True, exist_ok=True)
@@ -95,22 +101,22 @@ class DiskStore(ArtifactStore):
             return self._read_used()
 
     def has(self, hash: str) -> bool:  # noqa: A002
-        return self._path_of(hash).is_file()
+        return self._find(hash) is not None
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
-        return [hash for hash in dict.fromkeys(hashes) if not self._touch(self._path_of(hash))]  # noqa: A001
+        return [hash for hash in dict.fromkeys(hashes) if self._use(hash) is None]  # noqa: A001
 
     def nbytes(self, hash: str) -> int:  # noqa: A002
-        try:
-            return self._path_of(hash).stat().st_size
-        except FileNotFoundError as error:
-            raise unknown_artifact(hash) from error
+        status = self._status(hash) if hash not in self._intact else self._find(hash)
+        if status is None:
+            raise unknown_artifact(hash)
+        return status.st_size
 
     def put(self, data: bytes | bytearray | memoryview, *, hash: str | None = None, verify: bool = True) -> str:  # noqa: A002
         view = memoryview(data).cast("B")
         check_size(view.nbytes, self.max_artifact_bytes)
         digest = checked_digest(view, hash, verify=verify)
-        if not self._touch(self._path_of(digest)):
+        if self._use(digest) is None:
             partial = PartialFile(self._partial_path(), durable=self.durable)
             try:
                 partial.write(view)
@@ -123,22 +129,15 @@ class DiskStore(ArtifactStore):
         return _DiskWriter(self, expected=expected, nbytes=nbytes)
 
     def read(self, hash: str) -> memoryview:  # noqa: A002
-        nbytes = self.nbytes(hash)
-        path = self._path_of(hash)
-        self._touch(path)
-        return read_file(path, nbytes, hash)
+        return read_file(self._path_of(hash), self._use_known(hash), hash)
 
     def chunks(self, hash: str, start: int = 0, stop: int | None = None, size: int = CHUNK_BYTES) -> Iterator[memoryview]:  # noqa: A002
-        first, end = span_of(self.nbytes(hash), start, stop, size)
-        path = self._path_of(hash)
-        self._touch(path)
-        return read_chunks(path, hash, first, end, size)
+        first, end = span_of(self._use_known(hash), start, stop, size)
+        return read_chunks(self._path_of(hash), hash, first, end, size)
 
     def path(self, hash: str) -> Path | None:  # noqa: A002
-        path = self._path_of(hash)
-        if not self._touch(path):
-            raise unknown_artifact(hash)
-        return path
+        self._use_known(hash)
+        return self._path_of(hash)
 
     def pin(self, owner: str, hashes: Iterable[str]) -> None:
         with self._pins_lock:
@@ -167,6 +166,62 @@ class DiskStore(ArtifactStore):
 
     def _locked(self) -> FileLock:
         return FileLock(self.folder / _LOCK_FILE)
+
+    def _status(self, digest: str) -> os.stat_result | None:
+        try:
+            return self._path_of(digest).stat()
+        except FileNotFoundError:
+            return None
+
+    def _find(self, digest: str) -> os.stat_result | None:
+        """Return the status of an artifact's file, or None if there is no intact file. Remove a damaged one.
+
+        The content is verified once per store object, and again if size or inode changed. Files are therefore not flushed to the disk
+        before they are renamed: a file that a power failure damaged is found at its first use.
+        """
+        status = self._status(digest)
+        if status is None or self._intact.get(digest) == _mark(status):
+            return status
+        path = self._path_of(digest)
+        try:
+            intact = hash_file(path) == digest
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            _LOG.warning("Cannot read artifact %s at %s: %s", digest, path, error)
+            return None
+        if intact:
+            self._remember(digest, status)
+            return status
+        self._remove_damaged(digest, status)
+        return None
+
+    def _use(self, digest: str) -> os.stat_result | None:
+        """Return as `_find`, and record the use."""
+        status = self._find(digest)
+        return status if status is not None and self._touch(self._path_of(digest)) else None
+
+    def _use_known(self, digest: str) -> int:
+        """Record the use and return the length. Raise `UnknownArtifact` if there is no intact file."""
+        status = self._use(digest)
+        if status is None:
+            raise unknown_artifact(digest)
+        return status.st_size
+
+    def _remember(self, digest: str, status: os.stat_result) -> None:
+        if len(self._intact) >= _MAX_INTACT:
+            self._intact.clear()
+        self._intact[digest] = _mark(status)
+
+    def _remove_damaged(self, digest: str, status: os.stat_result) -> None:
+        path = self._path_of(digest)
+        _LOG.warning("The artifact file %s is damaged (%d bytes). It is removed and must be sent again.", path, status.st_size)
+        with storage_errors(self.folder), self._locked():
+            found = self._status(digest)
+            # Another process may have replaced it by an intact file.
+            if found is not None and _mark(found) == _mark(status):
+                path.unlink(missing_ok=True)
+                self._discard_used()
 
     @staticmethod
     def _touch(path: Path) -> bool:
@@ -199,14 +254,21 @@ class DiskStore(ArtifactStore):
         with storage_errors(self.folder):
             partial.close()
             with self._locked():
-                if self._touch(target):
+                found = self._status(digest)
+                if found is not None and self._intact.get(digest) == _mark(found):
+                    self._touch(target)
                     return
                 used = self._make_room(partial.nbytes)
                 known = target.parent.exists()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.path.replace(target)
                 self._touch(target)
-                self._write_used(used + partial.nbytes)
+                self._remember(digest, target.stat())
+                if found is None:
+                    self._write_used(used + partial.nbytes)
+                else:
+                    # Content that was not verified was replaced, because it may be damaged.
+                    self._discard_used()
             if self.durable:
                 # the file's name lies in its folder, and the name of a new folder in the folder above it
                 for folder in (target.parent,) if known else (target.parent, target.parent.parent, self._objects):
@@ -254,18 +316,26 @@ class DiskStore(ArtifactStore):
     def _read_used(self) -> int:
         """Return the recorded bytes in use; count them if the record is missing or incomplete."""
         try:
-            return int((self.folder / "used").read_bytes())
+            return int((self.folder / _USED_FILE).read_bytes())
         except (FileNotFoundError, ValueError):
             return sum(found.nbytes for found in self._scan())
 
     def _write_used(self, nbytes: int) -> None:
-        path = self.folder / "used"
+        path = self.folder / _USED_FILE
         try:
             with path.open("r+b" if path.exists() else "wb") as file:
                 file.write(b"%020d" % nbytes)
         except OSError:
-            # The disk is full: without the record, the next reader counts.
-            path.unlink(missing_ok=True)
+            # The disk is full.
+            self._discard_used()
+
+    def _discard_used(self) -> None:
+        """Remove the record of the bytes in use; the next reader counts them."""
+        (self.folder / _USED_FILE).unlink(missing_ok=True)
+
+
+def _mark(status: os.stat_result) -> tuple[int, int]:
+    return status.st_size, status.st_ino
 
 
 @dataclass(frozen=True)

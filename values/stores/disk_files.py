@@ -20,10 +20,11 @@ from yggdrasill.values.stores.memory import aligned_memory
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FileLock", "PartialFile", "read_chunks", "read_file", "storage_errors"]
+__all__ = ["FileLock", "PartialFile", "hash_file", "read_chunks", "read_file", "storage_errors"]
 
 _MAP_FROM = 256 << 10
 _LOCK_POLL_S = 0.01
+_HASH_BUFFER_BYTES = 8 << 20
 
 
 class PartialFile:
@@ -82,6 +83,18 @@ def _read_errors(path: Path, hash: str) -> Iterator[None]:  # noqa: A002
         raise StorageFailed(
             f"Cannot read artifact {hash} at {str(path)!r}: {error.strerror or error}. Check the disk.", path=str(path)
         ) from error
+
+
+def hash_file(path: Path) -> str:
+    """Return the BLAKE3 of a file's content; raises OSError."""
+    from blake3 import blake3
+
+    hasher = blake3(max_threads=blake3.AUTO)
+    buffer = memoryview(bytearray(min(_HASH_BUFFER_BYTES, max(1, path.stat().st_size))))
+    with FileIO(path, "rb") as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    return hasher.hexdigest()
 
 
 def read_chunks(path: Path, hash: str, start: int, stop: int, size: int) -> Iterator[memoryview]:  # noqa: A002

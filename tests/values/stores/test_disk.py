@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -292,3 +292,87 @@ def test_a_pin_waits_for_an_eviction_in_another_process(tmp_path: Path) -> None:
     store.pin("job", [digest])
     assert time.monotonic() - begin > 0.2
     end(process, kill=False)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damaged(folder: Path, data: bytes, harm: Callable[[Path], None]) -> str:
+    """Store ``data``, damage its file, and return its hash. The next store on the folder finds the damage as after a restart."""
+    store = DiskStore(folder)
+    digest = store.put(data)
+    store.close()
+    path = store.path(digest)
+    assert path is not None
+    harm(path)
+    return digest
+
+
+HARMS = [cut_short, empty, flip_a_bit]
+SIZES = {"small": b"small", "large": b"large" * 100_000}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("data", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("act", ["read", "chunks", "path"])
+def test_a_damaged_file_is_an_unknown_artifact_after_a_restart(tmp_path: Path, harm: Callable[[Path], None], data: bytes, act: str) -> None:
+    digest = damaged(tmp_path, data, harm)
+    store = DiskStore(tmp_path)
+    with pytest.raises(UnknownArtifact):
+        getattr(store, act)(digest)
+    assert not list((tmp_path / "objects").rglob(digest))
+    assert store.used_bytes == 0
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("how", ["put", "writer"])
+def test_a_damaged_file_is_missing_and_written_again(tmp_path: Path, harm: Callable[[Path], None], how: str) -> None:
+    data = SIZES["large"]
+    digest = damaged(tmp_path, data, harm)
+    store = DiskStore(tmp_path)
+    if how == "put":
+        store.put(data)
+    else:
+        with store.writer(digest, len(data)) as writer:
+            writer.write(data)
+            writer.commit()
+    assert bytes(store.read(digest)) == data
+    assert store.used_bytes == len(data)
+    damaged(tmp_path, data, harm)
+    again = DiskStore(tmp_path)
+    assert again.missing([digest]) == [digest]
+    assert not again.has(digest)
+
+
+def test_a_file_that_is_cut_short_during_use_is_missing(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(SIZES["large"])
+    path = store.path(digest)
+    assert path is not None
+    cut_short(path)
+    assert store.missing([digest]) == [digest]
+    assert store.put(SIZES["large"]) == digest
+    assert bytes(store.read(digest)) == SIZES["large"]
+
+
+def test_a_file_that_another_process_replaced_is_verified_again(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(SIZES["large"])
+    path = store.path(digest)
+    assert path is not None
+    other = tmp_path / "other"
+    other.write_bytes(b"LARGE" * 100_000)
+    other.replace(path)
+    with pytest.raises(UnknownArtifact):
+        store.read(digest)
