@@ -1,7 +1,7 @@
 """A store in a folder that several processes may share.
 
 The folder has ``objects/ab/cd/<hash>`` with the artifacts, ``incoming`` with partial files, ``pins`` with a folder for each open
-store and in it an empty file for each hash it pins, the file ``store-id``, and ``used`` with the bytes in use.
+store and in it an empty file for each hash it pins or a list of many, the file ``store-id``, and ``used`` with the bytes in use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 import uuid
 import weakref
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,13 +36,18 @@ from yggdrasill.values.stores.base import (
 )
 from yggdrasill.values.stores.disk_files import FileLock, PartialFile, hash_file, read_chunks, read_file, storage_errors
 
-__all__ = ["GRACE_S", "DiskStore", "PinFolder", "read_store_id"]
+__all__ = ["GRACE_S", "LOCK_SECONDS", "DiskStore", "PinFolder", "read_store_id"]
 
 GRACE_S = 600.0
 """Seconds that the pins of a process outlive it, so that a process that was killed can restart and pin again."""
 
 _LOG = logging.getLogger("yggdrasill.values")
+LOCK_SECONDS = 10.0
+"""Seconds that a store waits for the lock of its folder before it raises `StorageFailed`."""
+
 _MANY_OBJECTS = 1000
+_MANY_PINS = 16
+_LIST_SUFFIX = ".list"
 _MAX_INTACT = 200_000
 _ID_FILE = "store-id"
 _USED_FILE = "used"
@@ -56,6 +61,7 @@ class DiskStore(ArtifactStore):
 
     Processes with a store on the same folder share its artifacts and never evict one another's pins. ``quota_bytes`` bounds the
     artifacts of all processes together. Files survive the end of the process; with ``durable`` also a power failure.
+    A new folder is private to this user. A folder that other users may already open is shared with them.
 
     Raises:
         StorageFailed: the folder cannot be used.
@@ -81,8 +87,10 @@ class DiskStore(ArtifactStore):
         # Size and inode of the files whose content this store has written or verified.
         self._intact: dict[str, tuple[int, int]] = {}
         with storage_errors(self.folder):
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for subfolder in (self._objects, self._incoming):
                 subfolder.mkdir(parents=True, exist_ok=True)
+            self._lock_mode = 0o666 if self.folder.stat().st_mode & 0o077 else 0o600
             with self._locked():
                 self.store_id = self._read_id()
                 self._folder_pins = PinFolder(self.folder / "pins")
@@ -140,22 +148,25 @@ class DiskStore(ArtifactStore):
         return self._path_of(hash)
 
     def pin(self, owner: str, hashes: Iterable[str]) -> None:
+        wanted = set(map(check_hash, hashes))
         with self._pins_lock:
-            fresh = set(map(check_hash, hashes)) - self._pins.get(owner, set())
-            with storage_errors(self.folder), self._locked():
-                for digest in fresh:
-                    if not self._pin_counts[digest]:
-                        self._folder_pins.add(digest)
+            fresh = wanted - self._pins.get(owner, set())
+            unpinned = [digest for digest in fresh if digest not in self._pin_counts]
+            if unpinned:
+                with storage_errors(self.folder), self._locked():
+                    self._folder_pins.add(unpinned)
             self._pins.setdefault(owner, set()).update(fresh)
             self._pin_counts.update(fresh)
 
     def unpin(self, owner: str) -> None:
         with self._pins_lock:
+            released = []
             for digest in self._pins.pop(owner, ()):
                 self._pin_counts[digest] -= 1
                 if not self._pin_counts[digest]:
                     del self._pin_counts[digest]
-                    self._folder_pins.remove(digest)
+                    released.append(digest)
+            self._folder_pins.remove(released)
 
     def _path_of(self, hash: str) -> Path:  # noqa: A002
         check_hash(hash)
@@ -165,7 +176,7 @@ class DiskStore(ArtifactStore):
         return self._incoming / f"{self._folder_pins.name}-{uuid.uuid4().hex}.part"
 
     def _locked(self) -> FileLock:
-        return FileLock(self.folder / _LOCK_FILE)
+        return FileLock(self.folder / _LOCK_FILE, timeout=LOCK_SECONDS, mode=self._lock_mode)
 
     def _status(self, digest: str) -> os.stat_result | None:
         try:
@@ -390,15 +401,47 @@ class PinFolder:
         self._own.mkdir(parents=True)
         self._life = FileLock(self._own / _LOCK_FILE)
         self._life.acquire()
+        # Many hashes that were pinned at once are lines of one file, because a file for each takes long.
+        self._lists: dict[str, set[str]] = {}
+        self._list_of: dict[str, str] = {}
 
-    def add(self, digest: str) -> None:
-        """Pin ``digest``."""
-        (self._own / digest).touch()
+    def add(self, digests: Collection[str]) -> None:
+        """Pin ``digests``, which are not pinned."""
+        if len(digests) >= _MANY_PINS:
+            self._write_list(set(digests))
+            return
+        for digest in digests:
+            (self._own / digest).touch()
 
-    def remove(self, digest: str) -> None:
-        """Unpin ``digest``."""
+    def remove(self, digests: Iterable[str]) -> None:
+        """Unpin ``digests``."""
+        changed = set()
+        for digest in digests:
+            name = self._list_of.pop(digest, None)
+            if name is None:
+                self._unlink(digest)
+            else:
+                self._lists[name].remove(digest)
+                changed.add(name)
+        for name in changed:
+            remaining = self._lists.pop(name)
+            try:
+                if remaining:
+                    self._write_list(remaining)
+                self._unlink(name)
+            except OSError:
+                # The old list still protects the pins that remain.
+                self._lists[name] = remaining
+
+    def _write_list(self, digests: set[str]) -> None:
+        name = f"{uuid.uuid4().hex}{_LIST_SUFFIX}"
+        (self._own / name).write_text("\n".join(digests), encoding="ascii")
+        self._lists[name] = digests
+        self._list_of.update(dict.fromkeys(digests, name))
+
+    def _unlink(self, name: str) -> None:
         with contextlib.suppress(OSError):
-            (self._own / digest).unlink(missing_ok=True)
+            (self._own / name).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Release the lock; remaining pins last for `GRACE_S` more."""
@@ -434,8 +477,16 @@ class PinFolder:
             if not self.is_alive(folder.name) and (not pins or self._is_expired(folder, marked=_DEAD_FILE in names)):
                 shutil.rmtree(folder, ignore_errors=True)
             else:
-                hashes |= pins
+                for name in pins:
+                    hashes.update(self._read_list(folder / name) if name.endswith(_LIST_SUFFIX) else [name])
         return hashes
+
+    @staticmethod
+    def _read_list(path: Path) -> list[str]:
+        try:
+            return path.read_text(encoding="ascii").split()
+        except FileNotFoundError:
+            return []
 
     @staticmethod
     def _is_expired(folder: Path, *, marked: bool) -> bool:

@@ -6,6 +6,7 @@ import errno
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -376,3 +377,48 @@ def test_a_file_that_another_process_replaced_is_verified_again(tmp_path: Path) 
     other.replace(path)
     with pytest.raises(UnknownArtifact):
         store.read(digest)
+
+
+def test_a_lock_that_another_process_holds_is_an_error_after_some_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DiskStore(tmp_path)
+    process = start(tmp_path, "lock = store._locked(); lock.acquire(); print('ready', flush=True); sys.stdin.readline()")
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.2)
+    with pytest.raises(StorageFailed, match=r"Another process has held the lock '.*lock' for 0.2 seconds"):
+        store.put(b"waits")
+    end(process, kill=True)
+    assert store.put(b"waits") == name_of(b"waits")
+
+
+def test_many_pins_at_once_are_fast_and_hold_for_other_processes(tmp_path: Path) -> None:
+    store, other = DiskStore(tmp_path), DiskStore(tmp_path, quota_bytes=3000)
+    digest, released = store.put(b"a" * 1000), store.put(b"b" * 1000)
+    many = {f"{number:064x}" for number in range(50_000)}
+    started = time.perf_counter()
+    store.pin("call", [released])
+    store.pin("job", [digest, released, *many])
+    store.pin("other job", many)
+    assert time.perf_counter() - started < 2.0
+    assert len(list((tmp_path / "pins").rglob("*"))) < 20
+    store.unpin("job")
+    store.pin("job", [digest, *list(many)[:100]])
+    store.unpin("other job")
+    store.unpin("call")
+    other.put(b"c" * 2000)
+    assert store.has(digest)
+    assert not store.has(released)
+    store.unpin("job")
+    other.put(b"d" * 3000)
+    assert not store.has(digest)
+    store.close()
+    assert [path.name for path in (tmp_path / "pins").iterdir()] == [other._folder_pins.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_a_new_folder_and_its_lock_are_private_and_a_shared_folder_stays_shared(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    shared.chmod(0o755)
+    for folder, folder_mode, lock_mode in ((tmp_path / "private", 0o700, 0o600), (shared, 0o755, 0o644)):
+        DiskStore(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == folder_mode
+        assert stat.S_IMODE((folder / "lock").stat().st_mode) == lock_mode
