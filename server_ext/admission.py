@@ -64,7 +64,7 @@ class Admission:
         if existing is not None:
             return existing
         self._check_room()
-        refs = references(call.inputs)
+        refs = await asyncio.to_thread(references, call.inputs) if large else references(call.inputs)
         timing = {"fetch_s": 0.0, "bytes_in": 0.0}
         if refs:
             timing["fetch_s"], timing["bytes_in"] = await self._resolve_inputs(refs, call.key)

@@ -12,6 +12,7 @@ import struct
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
 from yggdrasill.remote.downloads import write_stream
-from yggdrasill.server_ext.artifacts import InFlightArtifacts
+from yggdrasill.server_ext.artifacts import InFlightArtifacts, in_store_thread, open_writer
 from yggdrasill.server_ext.job import Event
 from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
 
@@ -118,12 +119,12 @@ async def receive_artifact(request: web.Request, store: ArtifactStore, name: str
     """
     check_hash(name)
     length = check_length(request, limit)
-    if store.has(name):
+    if await in_store_thread(lambda: store.has(name)):
         await _discard(request)
         return False
-    with store.writer(name, length) as writer:
+    async with open_writer(store, name, length) as writer:
         await write_stream(request.content.iter_any(), writer)
-        await asyncio.to_thread(writer.commit)
+        await in_store_thread(writer.commit)
     return True
 
 
@@ -150,11 +151,11 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
             size += len(data) + _ENTRY_BYTES
             if size >= _MAX_ENTRY_BYTES:
                 taken, waiting, size = waiting, [], 0
-                stored += await asyncio.to_thread(_put_all, store, taken)
+                stored += await in_store_thread(partial(_put_all, store, taken))
     except YggdrasillError:
-        await asyncio.to_thread(_put_all, store, waiting)
+        await in_store_thread(lambda: _put_all(store, waiting))
         raise
-    return stored + await asyncio.to_thread(_put_all, store, waiting)
+    return stored + await in_store_thread(lambda: _put_all(store, waiting))
 
 
 async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
@@ -206,7 +207,7 @@ async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: I
     in_flight_view = in_flight.get(check_hash(name))
     if in_flight_view is not None:
         return await _send_chunks(request, span, lambda start, stop: _split(in_flight_view[start:stop]), in_flight_view.nbytes, headers)
-    nbytes, path = await asyncio.to_thread(lambda: (store.nbytes(name), store.path(name)))
+    nbytes, path = await in_store_thread(lambda: (store.nbytes(name), store.path(name)))
     if path is not None and not _is_after_end(span, nbytes):
         return _ArtifactFile(path, store, name, headers)
     return await _send_chunks(request, span, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
@@ -236,11 +237,11 @@ class _ArtifactFile(web.FileResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         owner = f"sending:{uuid.uuid4().hex}"
-        self._store.pin(owner, [self._name])
+        await in_store_thread(lambda: self._store.pin(owner, [self._name]))
         try:
             return await super().prepare(request)
         finally:
-            self._store.unpin(owner)
+            await in_store_thread(lambda: self._store.unpin(owner))
 
 
 async def _send_chunks(
@@ -258,7 +259,8 @@ async def _send_chunks(
     response.content_length = stop - start
     await response.prepare(request)
     if request.method != "HEAD":
-        for chunk in chunks(start, stop):
+        parts = await in_store_thread(lambda: chunks(start, stop))
+        while (chunk := await in_store_thread(lambda: next(parts, None))) is not None:
             await response.write(chunk)
     await response.write_eof()
     return response

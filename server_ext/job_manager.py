@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
+from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job
@@ -23,7 +24,6 @@ from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import OutputRetention, Retention
 from yggdrasill.server_ext.tasks import Task, error_dict, stop_error
 from yggdrasill.server_ext.wait_for_graph import WaitForGraph
-from yggdrasill.values.stores.base import ArtifactStore
 
 __all__ = ["JobManager"]
 
@@ -37,9 +37,9 @@ _FINAL_FIELDS = ("status", "started", "finished", "output", "error", "timing", "
 class JobManager:
     """The jobs of one endpoint: unfinished ones in memory, all of them in the job store."""
 
-    def __init__(self, jobs: JobStore, hub: EventHub, host: Host, store: ArtifactStore, redactor: Redactor, retention: Retention) -> None:
-        self._jobs, self._hub, self._host, self._store, self._redactor = jobs, hub, host, store, redactor
-        self._retention = OutputRetention(jobs, store, retention)
+    def __init__(self, jobs: JobStore, hub: EventHub, host: Host, pins: PinThread, redactor: Redactor, retention: Retention) -> None:
+        self._jobs, self._hub, self._host, self._pins, self._redactor = jobs, hub, host, pins, redactor
+        self._retention = OutputRetention(jobs, pins, retention)
         self._keys: dict[str, str] = {}
         self._live: dict[str, Job] = {}
         self._tasks: dict[str, Task] = {}
@@ -62,7 +62,7 @@ class JobManager:
         running = {job.job_id: job for job in unfinished}
         for job_id, hashes in (await asyncio.wrap_future(self._jobs.artifacts())).items():
             if job_id in running:
-                self._store.pin(f"call:{running[job_id].key}", hashes)
+                await self._pins.pin(f"call:{running[job_id].key}", hashes)
             else:
                 self._retention.keep(job_id, hashes)
         for job in unfinished:
@@ -101,7 +101,7 @@ class JobManager:
         except StorageFailed:
             del self._keys[job.key], self._live[job.job_id]
             self._done.pop(job.job_id).cancel()
-            self._store.unpin(f"call:{job.key}")
+            self._pins.unpin(f"call:{job.key}")
             raise
         self._hub.emit(job.job_id, "status", {"status": IN_QUEUE})
 
@@ -121,7 +121,7 @@ class JobManager:
     def release_inputs(self, job: Job) -> None:
         """Unpin the inputs that a repeated request pinned again, if its job has already finished."""
         if job.is_final:
-            self._store.unpin(f"call:{job.key}")
+            self._pins.unpin(f"call:{job.key}")
 
     def _track(self, job: Job) -> None:
         job.last_seen = time.monotonic()
@@ -243,8 +243,8 @@ class JobManager:
         if job.artifacts:
             self._retention.keep(job.job_id, job.artifacts)
         else:
-            self._store.unpin(f"job:{job.job_id}")
-        self._store.unpin(f"call:{job.key}")
+            self._pins.unpin(f"job:{job.job_id}")
+        self._pins.unpin(f"call:{job.key}")
         self._hub.emit(job.job_id, "status", {"status": job.status, "error": job.error})
         done = self._done.pop(job.job_id, None)
         if done is not None and not done.done():
@@ -262,7 +262,7 @@ class JobManager:
             self._wait_for_graph.fail_deadlocked(now)
             for key in [key for key, until in self._reserved.items() if until < now]:
                 del self._reserved[key]
-                self._store.unpin(f"call:{key}")
+                self._pins.unpin(f"call:{key}")
             if now > next_prune or self._retention.is_full:
                 next_prune = now + _PRUNE_SECONDS
                 with contextlib.suppress(StorageFailed):

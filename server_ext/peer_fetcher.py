@@ -11,6 +11,7 @@ import aiohttp
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.downloads import write_stream
+from yggdrasill.server_ext.artifacts import in_store_thread, open_writer
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 
@@ -71,9 +72,9 @@ class PeerFetcher:
                 if response.status != 200 or response.content_length not in (None, ref.nbytes) or "Content-Encoding" in response.headers:
                     _LOG.warning("%s answered %s to a request for an artifact; the caller must upload it", address, response.status)
                     return False
-                with self._store.writer(ref.hash, ref.nbytes) as writer:
+                async with open_writer(self._store, ref.hash, ref.nbytes) as writer:
                     await write_stream(response.content.iter_any(), writer)
-                    await asyncio.to_thread(writer.commit)
+                    await in_store_thread(writer.commit)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, YggdrasillError) as error:
             _LOG.warning("Cannot fetch an artifact from %s (%s: %s); the caller must upload it", address, type(error).__name__, error)
             return False

@@ -8,9 +8,9 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from yggdrasill.errors import StorageFailed, UnknownArtifact
+from yggdrasill.errors import StorageFailed
+from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.jobs import JobStore
-from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.stores.disk import DiskStore
 
 __all__ = ["OutputRetention", "Retention", "default_quota"]
@@ -49,8 +49,8 @@ def default_quota(store: DiskStore) -> int:
 class OutputRetention:
     """Pins the outputs of finished jobs, and removes the oldest jobs beyond the limits."""
 
-    def __init__(self, jobs: JobStore, store: ArtifactStore, limits: Retention) -> None:
-        self._jobs, self._store, self._limits = jobs, store, limits
+    def __init__(self, jobs: JobStore, pins: PinThread, limits: Retention) -> None:
+        self._jobs, self._pins, self._limits = jobs, pins, limits
         self._kept: OrderedDict[str, int] = OrderedDict()
 
     @property
@@ -60,14 +60,12 @@ class OutputRetention:
 
     def keep(self, job_id: str, hashes: tuple[str, ...]) -> None:
         """Pin the artifacts of a finished job."""
-        self._store.pin(f"job:{job_id}", hashes)
-        self._kept[job_id] = sum(map(self._nbytes, hashes))
+        self._kept[job_id] = 0
+        self._pins.keep(f"job:{job_id}", hashes, lambda nbytes: self._measured(job_id, nbytes))
 
-    def _nbytes(self, name: str) -> int:
-        try:
-            return self._store.nbytes(name)
-        except UnknownArtifact:
-            return 0
+    def _measured(self, job_id: str, nbytes: int) -> None:
+        if job_id in self._kept:
+            self._kept[job_id] = nbytes
 
     async def prune(self) -> set[str]:
         """Delete jobs beyond the limits, unpin their artifacts, and return their ids.
@@ -88,5 +86,5 @@ class OutputRetention:
             await asyncio.wrap_future(self._jobs.remove(list(removed)))
         for job_id in removed:
             self._kept.pop(job_id, None)
-            self._store.unpin(f"job:{job_id}")
+            self._pins.unpin(f"job:{job_id}")
         return removed

@@ -18,6 +18,7 @@ import yggdrasill
 from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
 from yggdrasill.server_ext import bodies, models
 from yggdrasill.server_ext.admission import Submission
+from yggdrasill.server_ext.artifacts import in_store_thread
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
@@ -230,7 +231,7 @@ class Endpoint:
     async def missing(self, request: web.Request) -> web.Response:
         """POST /artifacts/missing"""
         body = await bodies.read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
-        return _json({"missing": await asyncio.to_thread(self._service.store.missing, body.hashes)})
+        return _json({"missing": await in_store_thread(lambda: self._service.store.missing(body.hashes))})
 
     async def batch(self, request: web.Request) -> web.Response:
         """POST /artifacts/batch"""

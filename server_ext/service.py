@@ -13,7 +13,7 @@ from typing import Any
 
 from yggdrasill.errors import EndpointFailed, InvalidConfig, LimitExceeded, unknown_name
 from yggdrasill.server_ext.admission import Admission, Submission
-from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts
+from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.deployment import Deployment, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
@@ -67,10 +67,11 @@ class Service:
         self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
         #: The store, if callers on the same machine may use its folder directly.
         self.shared = shared
-        self.signer, self._jobs, self._artifact_resolver = signer, jobs, ArtifactResolver(store, fetcher)
+        self._pins = PinThread(store)
+        self.signer, self._jobs, self._artifact_resolver = signer, jobs, ArtifactResolver(store, self._pins, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
-        self.job_manager = JobManager(jobs, self.hub, host, store, self.redactor, retention or Retention())
+        self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention())
         self._services = TaskServices(
             jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits
         )
@@ -117,6 +118,7 @@ class Service:
         self._builders.shutdown(wait=False)
         self._services.packers.shutdown(wait=False)
         await asyncio.to_thread(self._jobs.close)
+        await asyncio.to_thread(self._pins.close)
 
     async def _wait_until_idle(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
@@ -174,7 +176,7 @@ class Service:
         try:
             return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
         finally:
-            self.store.unpin(f"deploy:{graph_id}")
+            self._pins.unpin(f"deploy:{graph_id}")
 
     async def deployment(self, graph_id: str) -> Deployment:
         """Return the deployment with this id, built if necessary. Concurrent requests share one build.

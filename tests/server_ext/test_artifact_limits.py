@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 import torch
 from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
-from samples.http_client import Http, error_of, one_node
+from samples.http_client import Http, error_of, in_background, one_node
 
 EMPTY_ENTRY = blake3(b"").digest() + (0).to_bytes(8, "little")
 
@@ -77,3 +83,55 @@ def test_a_damaged_artifact_is_requested_uploaded_and_computed_with_again(tmp_pa
         assert file.read_bytes() == data
     finally:
         process.stop()
+
+
+@contextmanager
+def health_times(http: Http) -> Iterator[list[float]]:
+    """Measure how long ``GET /health`` takes, again and again, while the block runs."""
+    seconds: list[float] = []
+    done = threading.Event()
+
+    def measure() -> None:
+        with requests.Session() as session:
+            session.headers.update(http.session.headers)
+            while not done.is_set():
+                started = time.perf_counter()
+                assert session.get(f"{http.url}/health", timeout=20).status_code == 200
+                seconds.append(time.perf_counter() - started)
+
+    measuring = in_background(measure)
+    try:
+        yield seconds
+    finally:
+        done.set()
+        measuring.result(30)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="uses locks of POSIX")
+def test_the_endpoint_answers_while_another_process_holds_the_lock_of_its_folder(server: Http) -> None:
+    import fcntl
+
+    uploads = []
+    with (server.process.data_dir / "artifacts" / "lock").open("r+b") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for number in range(12):
+            data = b"%d" % number * 1000
+            headers = dict(server.session.headers)
+            url = f"{server.url}/artifacts/{blake3(data).hexdigest()}"
+            uploads.append(in_background(requests.put, url, data=data, headers=headers, timeout=30))
+        with health_times(server) as seconds:
+            time.sleep(1.0)
+        assert not any(upload.done() for upload in uploads)
+        assert sorted(seconds)[len(seconds) // 2] < 0.05
+    assert {upload.result(30).status_code for upload in uploads} == {201}
+
+
+def test_a_call_that_names_50_000_artifacts_does_not_stop_the_endpoint(server: Http) -> None:
+    payloads = [{"dtype": "uint8", "shape": [3], "nbytes": 3, "artifact": f"{number:064x}"} for number in range(50_000)]
+    body = json.dumps({"key": "names many", "inputs": {"skeleton": {"x": 1}, "payloads": payloads}})
+    with health_times(server) as seconds:
+        answer = requests.post(f"{server.url}/graphs/double/jobs", data=body, headers=dict(server.session.headers), timeout=60)
+    assert error_of(answer) == (409, "UnknownArtifact")
+    assert len(answer.json()["error"]["details"]["missing"]) == 50_000
+    assert len(seconds) > 5
+    assert max(seconds) < 1.0
