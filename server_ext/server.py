@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -41,6 +42,7 @@ _LINGER_SECONDS = 3.0
 _READ_BUFFER_BYTES = 1 << 20
 #: Enough that threads which load weights for minutes do not delay the writing of artifacts.
 _IO_THREADS = 32
+_PRIVATE_NAMES = {"artifacts", "graphs", "worlds", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"}
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,8 @@ def serve(*, ready: Ready | None = None, **options: Any) -> None:
 
 
 async def _serve(settings: Settings, ready: Ready | None) -> None:
+    if not _is_shared(settings.artifacts):
+        os.umask(0o077)
     data_dir = _make_data_dir(settings.data_dir)
     token = resolve_token(data_dir, settings.token)
     token_is_stored = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
@@ -142,6 +146,7 @@ def build_service(
     """
     import torch  # noqa: F401 - imported at startup, so that the first job does not wait for it
 
+    _make_private(data_dir, settings.artifacts)
     store = DiskStore(settings.artifacts or data_dir / "artifacts", max_artifact_bytes=settings.max_artifact_bytes)
     quota = store.quota_bytes = default_quota(store) if settings.artifact_quota is None else settings.artifact_quota
     known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, ArtifactClient(store))
@@ -180,6 +185,23 @@ def _make_data_dir(folder: Path) -> Path:
             f"Cannot create the data folder {str(folder)!r}: {error.strerror or error}. Choose another folder.", path=str(folder)
         ) from error
     return folder
+
+
+def _is_shared(folder: Path | None) -> bool:
+    """Return whether an artifact folder was made accessible to other users on purpose."""
+    return folder is not None and folder.exists() and bool(folder.stat().st_mode & 0o077)
+
+
+def _make_private(data_dir: Path, artifacts: Path | None) -> None:
+    """Remove other users' access to this user's files in the data folder, which earlier versions created with the user's umask."""
+    if not hasattr(os, "geteuid"):
+        return
+    for path in data_dir.iterdir():
+        if path.name not in _PRIVATE_NAMES or path == artifacts or path.is_symlink():
+            continue
+        status = path.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+            path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
 
 
 async def _listen(runner: web.AppRunner, settings: Settings) -> int:
