@@ -34,7 +34,7 @@ from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secret
 from yggdrasill.server_ext.retention import Retention, default_quota
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.disk import FILE_CHARGE, DiskStore
 
 __all__ = ["Settings", "build_service", "serve"]
 
@@ -147,7 +147,8 @@ def build_service(
     import torch  # noqa: F401 - imported at startup, so that the first job does not wait for it
 
     _make_private(data_dir, settings.artifacts)
-    store = DiskStore(settings.artifacts or data_dir / "artifacts", max_artifact_bytes=settings.max_artifact_bytes)
+    folder = settings.artifacts or data_dir / "artifacts"
+    store = DiskStore(folder, max_artifact_bytes=settings.max_artifact_bytes, min_charge=FILE_CHARGE)
     quota = store.quota_bytes = default_quota(store) if settings.artifact_quota is None else settings.artifact_quota
     known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, ArtifactClient(store))
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]

@@ -36,17 +36,23 @@ from yggdrasill.values.stores.base import (
 )
 from yggdrasill.values.stores.disk_files import FileLock, PartialFile, hash_file, read_chunks, read_file, storage_errors
 
-__all__ = ["GRACE_S", "LOCK_SECONDS", "DiskStore", "PinFolder", "read_store_id"]
+__all__ = ["FILE_CHARGE", "GRACE_S", "LOCK_SECONDS", "DiskStore", "PinFolder", "read_store_id"]
 
 GRACE_S = 600.0
 """Seconds that the pins of a process outlive it, so that a process that was killed can restart and pin again."""
 
 _LOG = logging.getLogger("yggdrasill.values")
+FILE_CHARGE = 8192
+"""Bytes of disk that a small file takes at least: a block for its content, and its share of inodes and folders."""
+
 LOCK_SECONDS = 10.0
 """Seconds that a store waits for the lock of its folder before it raises `StorageFailed`."""
 
 _MANY_OBJECTS = 1000
 _MANY_PINS = 16
+# A write of unknown length reserves room in steps, after its first bytes.
+_UNRESERVED_BYTES = 256 << 10
+_RESERVE_STEP = 1 << 20
 _LIST_SUFFIX = ".list"
 _MAX_INTACT = 200_000
 _ID_FILE = "store-id"
@@ -60,7 +66,7 @@ class DiskStore(ArtifactStore):
     """An `ArtifactStore` in a folder. Large artifacts are read as copy-on-write maps of their files.
 
     Processes with a store on the same folder share its artifacts and never evict one another's pins. ``quota_bytes`` bounds the
-    artifacts of all processes together. Files survive the end of the process; with ``durable`` also a power failure.
+    artifacts of all processes together and the unfinished writes of this one; each artifact counts at least ``min_charge`` bytes. Files survive the end of the process; with ``durable`` also a power failure.
     A new folder is private to this user. A folder that other users may already open is shared with them.
 
     Raises:
@@ -74,8 +80,10 @@ class DiskStore(ArtifactStore):
         quota_bytes: int | None = None,
         max_artifact_bytes: int = MAX_ARTIFACT_BYTES,
         durable: bool = False,
+        min_charge: int = 0,
     ) -> None:
         self.folder = Path(folder)
+        self.min_charge = min_charge
         self.quota_bytes = quota_bytes
         self.max_artifact_bytes = max_artifact_bytes
         self.durable = durable
@@ -84,6 +92,8 @@ class DiskStore(ArtifactStore):
         self._pins: dict[str, set[str]] = {}
         self._pin_counts: Counter[str] = Counter()
         self._pins_lock = threading.Lock()
+        self._reserved = 0
+        self._reserved_lock = threading.Lock()
         # Size and inode of the files whose content this store has written or verified.
         self._intact: dict[str, tuple[int, int]] = {}
         with storage_errors(self.folder):
@@ -104,7 +114,7 @@ class DiskStore(ArtifactStore):
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of all artifacts in the folder, of this and other processes."""
+        """Bytes of all artifacts in the folder, of this and other processes, as they count against the quota."""
         with storage_errors(self.folder), self._locked():
             return self._read_used()
 
@@ -259,8 +269,11 @@ class DiskStore(ArtifactStore):
             if not self._folder_pins.is_alive(path.name.partition("-")[0]):
                 path.unlink(missing_ok=True)
 
-    def _adopt(self, partial: PartialFile, digest: str) -> None:
-        """Make a complete partial file the artifact ``digest``."""
+    def _charge(self, nbytes: int) -> int:
+        return max(nbytes, self.min_charge)
+
+    def _adopt(self, partial: PartialFile, digest: str, reserved: int = 0) -> None:
+        """Make a complete partial file the artifact ``digest``, in room of which ``reserved`` bytes are reserved."""
         target = self._path_of(digest)
         with storage_errors(self.folder):
             partial.close()
@@ -269,14 +282,14 @@ class DiskStore(ArtifactStore):
                 if found is not None and self._intact.get(digest) == _mark(found):
                     self._touch(target)
                     return
-                used = self._make_room(partial.nbytes)
+                used = self._make_room(self._charge(partial.nbytes), reserved)
                 known = target.parent.exists()
                 target.parent.mkdir(parents=True, exist_ok=True)
                 partial.path.replace(target)
                 self._touch(target)
                 self._remember(digest, target.stat())
                 if found is None:
-                    self._write_used(used + partial.nbytes)
+                    self._write_used(used + self._charge(partial.nbytes))
                 else:
                     # Content that was not verified was replaced, because it may be damaged.
                     self._discard_used()
@@ -286,34 +299,42 @@ class DiskStore(ArtifactStore):
                     sync_folder(folder)
 
     def _reserve(self, nbytes: int) -> None:
-        """Make room before the first byte is written."""
+        """Make room for ``nbytes`` before they are written, and keep it until `_release`."""
         with storage_errors(self.folder), self._locked():
             self._write_used(self._make_room(nbytes))
+            with self._reserved_lock:
+                self._reserved += nbytes
 
-    def _make_room(self, nbytes: int) -> int:
-        """Evict artifacts until ``nbytes`` more fit; return the bytes in use."""
+    def _release(self, nbytes: int) -> None:
+        with self._reserved_lock:
+            self._reserved -= nbytes
+
+    def _make_room(self, nbytes: int, reserved: int = 0) -> int:
+        """Evict artifacts until ``nbytes`` fit, of which ``reserved`` bytes are reserved already. Return the bytes in use."""
         used = self._read_used()
-        if self.quota_bytes is None or used + nbytes <= self.quota_bytes:
+        arriving = self._reserved - reserved
+        if self.quota_bytes is None or used + arriving + nbytes <= self.quota_bytes:
             return used
         objects = sorted(self._scan(), key=lambda found: found.used_ns)
-        used = sum(found.nbytes for found in objects)
+        used = sum(found.charge for found in objects)
         pinned = self._folder_pins.pinned()
         free = [found for found in objects if found.path.name not in pinned]
-        pinned_bytes = used - sum(found.nbytes for found in free)
-        if pinned_bytes + nbytes > self.quota_bytes:
-            raise over_quota(nbytes, self.quota_bytes, pinned_bytes, len(objects) - len(free))
+        pinned_bytes = used - sum(found.charge for found in free)
+        if pinned_bytes + arriving + nbytes > self.quota_bytes:
+            raise over_quota(nbytes, self.quota_bytes, pinned_bytes, len(objects) - len(free), arriving)
         # With many artifacts, evict some more, so that not every write has to scan the folder.
-        spare = min(self.quota_bytes // 16, self.quota_bytes - nbytes - pinned_bytes) if len(objects) > _MANY_OBJECTS else 0
-        goal = self.quota_bytes - nbytes - spare
+        goal = self.quota_bytes - nbytes - arriving
+        if len(objects) > _MANY_OBJECTS:
+            goal -= min(self.quota_bytes // 16, goal - pinned_bytes)
         for found in free:
             if used <= goal:
                 break
             # Windows does not delete a file that is mapped; the next one is evicted in its place.
             with contextlib.suppress(PermissionError):
                 found.path.unlink(missing_ok=True)
-                used -= found.nbytes
-        if used + nbytes > self.quota_bytes:
-            raise over_quota(nbytes, self.quota_bytes, used, len(objects))
+                used -= found.charge
+        if used + arriving + nbytes > self.quota_bytes:
+            raise over_quota(nbytes, self.quota_bytes, used, len(objects), arriving)
         return used
 
     def _scan(self) -> Iterator[_Object]:
@@ -322,14 +343,14 @@ class DiskStore(ArtifactStore):
                 for entry in os.scandir(second.path):
                     with contextlib.suppress(FileNotFoundError):
                         stat = entry.stat()
-                        yield _Object(Path(entry.path), stat.st_size, stat.st_mtime_ns)
+                        yield _Object(Path(entry.path), self._charge(stat.st_size), stat.st_mtime_ns)
 
     def _read_used(self) -> int:
         """Return the recorded bytes in use; count them if the record is missing or incomplete."""
         try:
             return int((self.folder / _USED_FILE).read_bytes())
         except (FileNotFoundError, ValueError):
-            return sum(found.nbytes for found in self._scan())
+            return sum(found.charge for found in self._scan())
 
     def _write_used(self, nbytes: int) -> None:
         path = self.folder / _USED_FILE
@@ -352,27 +373,46 @@ def _mark(status: os.stat_result) -> tuple[int, int]:
 @dataclass(frozen=True)
 class _Object:
     path: Path
-    nbytes: int
+    charge: int
     used_ns: int
 
 
 class _DiskWriter(ArtifactWriter):
     def __init__(self, store: DiskStore, *, expected: str | None, nbytes: int | None) -> None:
         super().__init__(expected=expected, nbytes=nbytes, limit=store.max_artifact_bytes)
-        if nbytes is not None and not (expected is not None and store.has(expected)):
-            store._reserve(nbytes)
         self._store = store
-        self._partial = PartialFile(store._partial_path(), durable=store.durable)
+        self._reserved = 0
+        self._known = expected is not None and store.has(expected)
+        if nbytes is not None:
+            self._reserve(store._charge(nbytes))
+        try:
+            self._partial = PartialFile(store._partial_path(), durable=store.durable)
+        except BaseException:
+            self._release()
+            raise
 
     def _append(self, chunk: memoryview) -> None:
+        end = self._written + chunk.nbytes
+        if end > max(self._reserved, _UNRESERVED_BYTES):
+            self._reserve(end - self._reserved + _RESERVE_STEP)
         self._partial.write(chunk)
 
     def _keep(self, digest: str) -> None:
-        self._store._adopt(self._partial, digest)
-        self._partial.discard()
+        self._store._adopt(self._partial, digest, self._reserved)
+        self._discard()
 
     def _discard(self) -> None:
         self._partial.discard()
+        self._release()
+
+    def _reserve(self, nbytes: int) -> None:
+        if not self._known and self._store.quota_bytes is not None:
+            self._store._reserve(nbytes)
+            self._reserved += nbytes
+
+    def _release(self) -> None:
+        self._store._release(self._reserved)
+        self._reserved = 0
 
 
 def read_store_id(folder: Path) -> str:

@@ -18,7 +18,7 @@ import pytest
 import torch
 from blake3 import blake3
 
-from yggdrasill.errors import StorageFailed, UnknownArtifact
+from yggdrasill.errors import CorruptData, StorageFailed, UnknownArtifact
 from yggdrasill.values import DiskStore, pack, unpack
 from yggdrasill.values.stores import disk
 
@@ -422,3 +422,47 @@ def test_a_new_folder_and_its_lock_are_private_and_a_shared_folder_stays_shared(
         DiskStore(folder)
         assert stat.S_IMODE(folder.stat().st_mode) == folder_mode
         assert stat.S_IMODE((folder / "lock").stat().st_mode) == lock_mode
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
+def test_bytes_that_are_being_written_count_against_the_quota(tmp_path: Path, known: bool) -> None:
+    store = DiskStore(tmp_path, quota_bytes=8 << 20)
+    old = store.put(b"o" * (1 << 20))
+    writer = store.writer(nbytes=6 << 20 if known else None)
+    for _ in range(5):
+        writer.write(bytes(1 << 20))
+    with pytest.raises(StorageFailed, match="bytes are reserved for artifacts that are being written"), store.writer(nbytes=3 << 20):
+        pass
+    with store.writer() as other, pytest.raises(StorageFailed, match="reserved"):
+        for _ in range(4):
+            other.write(bytes(1 << 20))
+    assert sum(path.stat().st_size for path in (tmp_path / "incoming").iterdir()) <= 8 << 20
+    writer.write(bytes(1 << 20))
+    digest = writer.commit()
+    assert store.has(digest)
+    assert not store.has(old)
+    assert store.used_bytes == 6 << 20
+    with store.writer(nbytes=8 << 20):
+        pass
+    assert store.put(b"n" * (8 << 20))
+
+
+def test_a_write_that_fails_or_is_aborted_reserves_nothing(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, quota_bytes=4 << 20)
+    for _ in range(5):
+        with store.writer(nbytes=3 << 20) as writer:
+            writer.write(bytes(1 << 20))
+        with store.writer(name_of(b"promised"), 3 << 20) as writer, pytest.raises(CorruptData):
+            writer.write(bytes(3 << 20))
+            writer.commit()
+    assert store.put(bytes(4 << 20))
+
+
+def test_small_artifacts_count_as_the_disk_that_they_take(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, quota_bytes=100 * disk.FILE_CHARGE, min_charge=disk.FILE_CHARGE)
+    for number in range(300):
+        store.put(b"%d" % number)
+    assert len([path for path in (tmp_path / "objects").rglob("*") if path.is_file()]) == 100
+    assert store.used_bytes == 100 * disk.FILE_CHARGE
+    (tmp_path / "used").unlink()
+    assert store.used_bytes == 100 * disk.FILE_CHARGE
