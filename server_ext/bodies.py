@@ -10,7 +10,7 @@ import contextlib
 import json
 import struct
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,16 @@ from yggdrasill.server_ext.artifacts import InFlightArtifacts, in_store_thread, 
 from yggdrasill.server_ext.job import Event
 from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
 
-__all__ = ["check_length", "read_json", "read_model_body", "receive_artifact", "receive_batch", "send_artifact", "send_events"]
+__all__ = [
+    "SILENCE_SECONDS",
+    "check_length",
+    "read_json",
+    "read_model_body",
+    "receive_artifact",
+    "receive_batch",
+    "send_artifact",
+    "send_events",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -36,6 +45,10 @@ _MAX_MISTAKES = 8
 _MAX_ENTRY_BYTES = 4 << 20
 _MAX_BATCH_BYTES = 256 << 20
 _KEEPALIVE_SECONDS = 5.0
+SILENCE_SECONDS = 60.0
+"""Seconds without a byte after which a body is given up."""
+
+_MIN_BYTES_PER_SECOND = 1024
 _ENTRY_HEADER = struct.Struct("<32sQ")
 #: An entry costs this many bytes of memory besides its content, so that empty entries count too.
 _ENTRY_BYTES = 256
@@ -65,7 +78,7 @@ async def read_json(request: web.Request, limit: int) -> Any:
     check_length(request, limit)
     parts: list[bytes] = []
     size = 0
-    async for chunk in request.content.iter_any():
+    async for chunk in _BodyReader(request).chunks():
         size += len(chunk)
         if size > limit:
             raise _too_large(size, limit)
@@ -123,14 +136,55 @@ async def receive_artifact(request: web.Request, store: ArtifactStore, name: str
         await _discard(request)
         return False
     async with open_writer(store, name, length) as writer:
-        await write_stream(request.content.iter_any(), writer)
+        await write_stream(_BodyReader(request).chunks(), writer)
         await in_store_thread(writer.commit)
     return True
 
 
 async def _discard(request: web.Request) -> None:
-    async for _ in request.content.iter_any():
+    async for _ in _BodyReader(request).chunks():
         pass
+
+
+class _BodyReader:
+    """Reads a body whose sender is neither silent for `SILENCE_SECONDS` nor slower than 1 KiB per second after these.
+
+    Raises:
+        CorruptData: the sender is too slow. The connection is closed after the response.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self._content = request.content
+        self._received = 0
+        self._waited = 0.0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body in chunks as they arrive."""
+        while chunk := await self._wait(self._content.readany, 0):
+            yield chunk
+
+    async def exactly(self, count: int) -> bytes:
+        """Return ``count`` bytes. Raises asyncio.IncompleteReadError if the body ends before."""
+        return await self._wait(partial(self._content.readexactly, count), count)
+
+    async def _wait(self, read: Callable[[], Awaitable[bytes]], count: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        allowed = SILENCE_SECONDS + (self._received + count) / _MIN_BYTES_PER_SECOND - self._waited
+        limit = min(SILENCE_SECONDS + count / _MIN_BYTES_PER_SECOND, allowed)
+        # A timer that fails the stream costs less for each chunk than a task with a timeout.
+        timer = loop.call_later(limit, self._content.set_exception, asyncio.TimeoutError())
+        try:
+            data = await read()
+        except asyncio.TimeoutError:
+            raise CorruptData(
+                f"The body stopped after {self._received} bytes: its sender was silent for {SILENCE_SECONDS:g} seconds or too slow. Send it again."
+            ) from None
+        finally:
+            timer.cancel()
+        self._received += len(data)
+        self._waited += loop.time() - started
+        return data
 
 
 async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
@@ -160,7 +214,8 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
 
 async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
     taken = count = 0
-    while head := await _read_exactly(request, _ENTRY_HEADER.size):
+    reader = _BodyReader(request)
+    while head := await _read_exactly(reader, _ENTRY_HEADER.size):
         name, length = _ENTRY_HEADER.unpack(head)
         taken += length
         count += 1
@@ -170,7 +225,7 @@ async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
             raise LimitExceeded(
                 f"A batch accepts artifacts of at most {_MAX_ENTRY_BYTES} bytes, {_MAX_BATCH_BYTES} in total. Upload larger ones individually."
             )
-        data = await _read_exactly(request, length)
+        data = await _read_exactly(reader, length)
         if len(data) != length:
             raise CorruptData("The batch ends in the middle of an artifact: it was truncated. Send it again.")
         yield name.hex(), data
@@ -182,14 +237,14 @@ def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]]) -> int:
     return len(entries)
 
 
-async def _read_exactly(request: web.Request, count: int) -> bytes:
+async def _read_exactly(reader: _BodyReader, count: int) -> bytes:
     """Read ``count`` bytes; return ``b""`` at the end of the body.
 
     Raises:
         CorruptData: the body ends before ``count`` bytes.
     """
     try:
-        return await request.content.readexactly(count)
+        return await reader.exactly(count)
     except asyncio.IncompleteReadError as error:
         if error.partial:
             raise CorruptData("The batch ends in the middle of an artifact: it was truncated. Send it again.") from None
