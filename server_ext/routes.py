@@ -177,7 +177,7 @@ class Endpoint:
 
     def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
         inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
-        size = request.content_length or self._service.limits.max_body_bytes
+        size = request.content_length or request.content.total_bytes
         return Submission(
             body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, size
         )  # fmt: skip

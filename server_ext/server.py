@@ -52,7 +52,8 @@ class Settings:
     ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
     url under which other endpoints reach this one. ``roots`` are folders that checkpoint paths of deployed configs may use. With
     ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
-    (default: `default_quota`), the least recently used artifacts are removed.
+    (default: `default_quota`), the least recently used artifacts are removed. ``max_queue`` bounds the unfinished jobs and
+    ``max_queue_bytes`` the JSON of their requests together.
     """
 
     host: str = "127.0.0.1"
@@ -71,6 +72,7 @@ class Settings:
     max_artifact_bytes: int = Limits.max_artifact_bytes
     artifact_quota: int | None = None
     max_queue: int = Limits.max_queue
+    max_queue_bytes: int = Limits.max_queue_bytes
     peer_url: str | None = None
     keep_jobs: int = Retention.jobs
     keep_seconds: float = Retention.seconds
@@ -166,7 +168,7 @@ def build_service(
         signer=signer,
         fetcher=PeerFetcher(store, known.is_peer, settings.max_artifact_bytes),
         redactor=redactor,
-        limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue),
+        limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue, settings.max_queue_bytes),
         retention=Retention(settings.keep_seconds, settings.keep_jobs).within(quota),
     )
     peer_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []

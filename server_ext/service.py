@@ -40,11 +40,12 @@ _MAX_STATE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, and number of unfinished jobs."""
+    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, number of unfinished jobs, and bytes of their requests together."""
 
     max_body_bytes: int = 32 << 20
     max_artifact_bytes: int = 64 << 30
     max_queue: int = 1000
+    max_queue_bytes: int = 256 << 20
 
 
 class Service:
@@ -75,7 +76,8 @@ class Service:
         self._services = TaskServices(
             jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits
         )
-        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, self.limits.max_queue)
+        bounds = self.limits.max_queue, self.limits.max_queue_bytes
+        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, *bounds)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None

@@ -16,7 +16,7 @@ import torch
 from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
-from samples.http_client import Http, error_of, in_background, one_node
+from samples.http_client import GateFile, Http, error_of, in_background, one_node
 
 EMPTY_ENTRY = blake3(b"").digest() + (0).to_bytes(8, "little")
 
@@ -135,3 +135,36 @@ def test_a_call_that_names_50_000_artifacts_does_not_stop_the_endpoint(server: H
     assert len(answer.json()["error"]["details"]["missing"]) == 50_000
     assert len(seconds) > 5
     assert max(seconds) < 1.0
+
+
+def test_the_requests_of_unfinished_jobs_are_bounded_by_bytes(tmp_path: Path, gate_file: GateFile) -> None:
+    process = EndpointProcess("queueing", tmp_path, plugins=["samples.served_blocks"], max_queue_bytes=1 << 20, grace=0.5).start()
+    try:
+        http = Http(process)
+        http.deploy("gate", one_node("gate", ("path", "x")))
+        first = http.start("gate", gate_file.inputs(x=1))
+        large = gate_file.inputs(x="x" * 600_000)
+        second = http.start("gate", large)
+        answer = http.submit("gate", large, wait=0.0)
+        assert error_of(answer) == (429, "QueueFull")
+        assert "bytes" in answer.json()["error"]["message"]
+        assert error_of(http.submit("gate", gate_file.inputs(x="x" * 500_000), wait=0.0)) == (429, "QueueFull")
+        assert http.submit("gate", gate_file.inputs(x="x" * 100_000), wait=0.0).status_code == 202
+        gate_file.open()
+        for job_id in (first, second):
+            assert http.result(job_id)["status"] == "COMPLETED"
+        assert http.run("gate", large)
+        assert http.run("gate", gate_file.inputs(x="x" * 2_000_000)), "one request is always accepted"
+    finally:
+        process.stop()
+
+
+def test_the_artifacts_that_calls_wait_for_are_bounded(server: Http) -> None:
+    def call(key: str, first: int) -> requests.Response:
+        payloads = [{"dtype": "uint8", "shape": [3], "nbytes": 3, "artifact": f"{first + number:064x}"} for number in range(90_000)]
+        return server.post("/graphs/double/jobs", json={"key": key, "inputs": {"skeleton": {"x": 1}, "payloads": payloads}})
+
+    found = [error_of(call(f"waits for {number}", number * 100_000)) for number in range(4)]
+    assert found[0] == (409, "UnknownArtifact")
+    assert found[-1] == (429, "QueueFull")
+    assert server.run("double", {"x": torch.ones(20_000)})["y"].sum() == 40_000
