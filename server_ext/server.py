@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -24,6 +24,7 @@ from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, Signer, load_or_create_secret, resolve_token
 from yggdrasill.server_ext.configs import HostRules
+from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.host import Host
@@ -113,8 +114,10 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     _set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
+    limiter = ConnectionLimiter(connection_limit())
+    log_failures_sparsely(asyncio.get_running_loop())
     socket_runner = web.AppRunner(
-        app := web.Application(),
+        app := web.Application(middlewares=[limiter.track]),
         access_log=None,
         auto_decompress=False,
         read_bufsize=_READ_BUFFER_BYTES,
@@ -128,13 +131,14 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     await service.start()
     await socket_runner.setup()
     try:
-        port = await _listen(socket_runner, settings)
+        port = await _listen(limiter, socket_runner, settings)
         url = f"http://{_format_host(_connectable(settings.host))}:{port}"
         set_url(url)
         if ready is not None:
             ready(url, data_dir / "token" if token_is_stored else None)
         await stop.wait()
     finally:
+        limiter.close()
         await service.close(settings.grace)
         await socket_runner.cleanup()
 
@@ -207,15 +211,13 @@ def _make_private(data_dir: Path, artifacts: Path | None) -> None:
             path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> int:
-    site = web.TCPSite(runner, settings.host, settings.port)
+async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: Settings) -> int:
     try:
-        await site.start()
+        return await limiter.listen(cast("web.Server", runner.server), settings.host, settings.port)
     except OSError as error:
         raise InvalidArgument(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Choose another --host or --port."
         ) from error
-    return int(runner.addresses[0][1])
 
 
 def _connectable(host: str) -> str:
