@@ -17,6 +17,7 @@ from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http_client import GateFile, Http, error_of, in_background, one_node
+from yggdrasill.values.stores.disk import FILE_CHARGE
 
 EMPTY_ENTRY = blake3(b"").digest() + (0).to_bytes(8, "little")
 
@@ -168,3 +169,24 @@ def test_the_artifacts_that_calls_wait_for_are_bounded(server: Http) -> None:
     assert found[0] == (409, "UnknownArtifact")
     assert found[-1] == (429, "QueueFull")
     assert server.run("double", {"x": torch.ones(20_000)})["y"].sum() == 40_000
+
+
+def test_evicting_from_30_000_artifacts_does_not_stop_the_endpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "artifacts" / "objects" / "00" / "00"
+    folder.mkdir(parents=True)
+    for number in range(30_000):
+        (folder / f"{number:064x}").touch()
+    quota = 30_000 * FILE_CHARGE + (1 << 20)
+    process = EndpointProcess("full", tmp_path, plugins=["samples.served_blocks"], artifact_quota=quota).start()
+    try:
+        http = Http(process)
+        with health_times(http) as seconds:
+            for number in range(8):
+                data = bytes([number]) * (18 << 20)
+                url = f"{http.url}/artifacts/{blake3(data).hexdigest()}"
+                assert requests.put(url, data=data, headers=dict(http.session.headers), timeout=60).status_code == 201
+        assert len(list(folder.iterdir())) < 30_000
+        assert max(seconds) < 0.4
+        assert sorted(seconds)[len(seconds) // 2] < 0.05
+    finally:
+        process.stop()
