@@ -18,6 +18,7 @@ import yggdrasill
 from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
 from yggdrasill.server_ext import bodies, models
 from yggdrasill.server_ext.admission import Submission
+from yggdrasill.server_ext.artifacts import in_store_thread
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
@@ -176,7 +177,7 @@ class Endpoint:
 
     def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
         inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
-        size = request.content_length or self._service.limits.max_body_bytes
+        size = request.content_length or request.content.total_bytes
         return Submission(
             body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, size
         )  # fmt: skip
@@ -234,7 +235,7 @@ class Endpoint:
     async def missing(self, request: web.Request) -> web.Response:
         """POST /artifacts/missing"""
         body = await bodies.read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
-        return _json({"missing": await asyncio.to_thread(self._service.store.missing, body.hashes)})
+        return _json({"missing": await in_store_thread(lambda: self._service.store.missing(body.hashes))})
 
     async def batch(self, request: web.Request) -> web.Response:
         """POST /artifacts/batch"""

@@ -13,7 +13,7 @@ from typing import Any
 
 from yggdrasill.errors import EndpointFailed, InvalidArgument, InvalidConfig, LimitExceeded, unknown_name
 from yggdrasill.server_ext.admission import Admission, Submission
-from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts
+from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.deployment import Deployment, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
@@ -41,11 +41,12 @@ _MAX_STATE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, and number of unfinished jobs."""
+    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, number of unfinished jobs, and bytes of their requests together."""
 
     max_body_bytes: int = 32 << 20
     max_artifact_bytes: int = 64 << 30
     max_queue: int = 1000
+    max_queue_bytes: int = 256 << 20
 
 
 class Service:
@@ -68,14 +69,16 @@ class Service:
         self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
         #: The store, if callers on the same machine may use its folder directly.
         self.shared = shared
-        self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, fetcher)
+        self._pins = PinThread(store)
+        self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, self._pins, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
-        self.job_manager = JobManager(jobs, self.hub, host, store, self.redactor, retention or Retention())
+        self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention())
         self._services = TaskServices(
             jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits
         )
-        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, self.limits.max_queue)
+        bounds = self.limits.max_queue, self.limits.max_queue_bytes
+        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, *bounds)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
@@ -118,6 +121,7 @@ class Service:
         self._builders.shutdown(wait=False)
         self._services.packers.shutdown(wait=False)
         await asyncio.to_thread(self.job_store.close)
+        await asyncio.to_thread(self._pins.close)
 
     async def _wait_until_idle(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
@@ -178,7 +182,7 @@ class Service:
         try:
             return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
         finally:
-            self.store.unpin(f"deploy:{graph_id}")
+            self._pins.unpin(f"deploy:{graph_id}")
 
     async def deployment(self, graph_id: str) -> Deployment:
         """Return the deployment with this id, built if necessary. Concurrent requests share one build.

@@ -12,7 +12,7 @@ from typing import Any
 
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values.extensions import Opaque, extension_for, pack
-from yggdrasill.values.payload import ArraySpec, Limits, Payload, cannot_travel
+from yggdrasill.values.payload import ArraySpec, Limits, Payload, cannot_travel, check_equal_hashes
 from yggdrasill.values.scalars import SCALAR_ENCODERS, is_unicode, to_base64
 from yggdrasill.values.tensors import encode_array, encode_number, encode_tensor, is_array, is_number, is_tensor
 
@@ -111,6 +111,7 @@ class Encoder:
         return encoded
 
     def _pairs(self, items: tuple[tuple[Any, Any], ...]) -> Visit:
+        check_equal_hashes([key for key, _ in items])
         encoded: list[Any] = []
         for index, (key, item) in enumerate(items):
             encoded.append((yield from self._key(f"<key {index}>", key)))
@@ -120,6 +121,7 @@ class Encoder:
     def _set(self, value: Iterable[Any]) -> Visit:
         items = tuple(value)
         self._walk.count(len(items))
+        check_equal_hashes(items)
         encoded: list[Any] = []
         for item in items:
             encoded.append((yield from self._key("<item>", item)))  # noqa: PERF401 - a comprehension cannot yield

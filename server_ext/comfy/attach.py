@@ -53,7 +53,7 @@ def attach() -> None:
 
 def _attach(context: ExtensionContext) -> None:
     data_dir = Path(host_api.user_directory()) / "yggdrasill"
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
     context.runner = QueueRunner(settings.queue)
     token = resolve_token(data_dir)
