@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
+from yggdrasill.errors import AccessDenied, DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
 from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import Resolver
@@ -51,8 +51,8 @@ class Deployments:
         self._live: dict[str, Deployment] = {}
         #: Deployments with an ``idle_after``; a restart counts as a call.
         self.reaper = IdleReaper()
-        for record in self._files.records():
-            self.reaper.start(record["graph_id"], record.get("idle_after"))
+        for record in self._files.summaries():
+            self.reaper.start(record["graph_id"], record["idle_after"])
         self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._locks_lock = threading.Lock()
 
@@ -88,11 +88,11 @@ class Deployments:
 
     def names(self) -> list[str]:
         """Return the ids of all deployments."""
-        return sorted({*self._live, *(entry["graph_id"] for entry in self._files.records())})
+        return sorted({*self._live, *(entry["graph_id"] for entry in self._files.summaries())})
 
     def summaries(self) -> list[dict[str, Any]]:
         """Return ``{graph_id, kind, hash}`` of all deployments, built or not."""
-        found = {entry["graph_id"]: {name: entry[name] for name in ("graph_id", "kind", "hash")} for entry in self._files.records()}
+        found = {entry["graph_id"]: {name: entry[name] for name in ("graph_id", "kind", "hash")} for entry in self._files.summaries()}
         found |= {name: deployment.summary() for name, deployment in self._live.items()}
         return [found[name] for name in sorted(found)]
 
@@ -102,6 +102,8 @@ class Deployments:
         self, graph_id: str, kind: str, config: Mapping[str, Any], graph_hash: str, state: Any = None, idle_after: float | None = None
     ) -> tuple[Deployment, bool]:
         """Deploy a config that arrived over a network. Return the deployment, and False if an equal one already existed.
+
+        An equal one gets the new ``idle_after``. An earlier deployment that no longer builds is replaced like any other.
 
         Raises:
             InvalidArgument, InvalidConfig, UnknownBlockType, CheckpointMismatch ...: nothing changed.
@@ -113,11 +115,12 @@ class Deployments:
         if kind not in served:
             raise InvalidArgument(f"Unknown kind {kind[:60]!r}. Available: {format_options(served, near=kind)}.")
         with self._lock_of(graph_id):
-            existing = self._live.get(graph_id) or (self.get(graph_id) if self._files.read(graph_id) else None)
-            if existing is not None and existing.hash == graph_hash:
-                self.reaper.touch(graph_id)
-                return existing, False
-            if existing is not None and existing.by_owner:
+            live = self._live.get(graph_id)
+            if live is None and (self._readable_record(graph_id) or {}).get("hash") == graph_hash:
+                live = self.get(graph_id)
+            if live is not None and live.hash == graph_hash:
+                return self._keep(live, idle_after), False
+            if live is not None and live.by_owner:
                 raise DuplicateName(
                     f"Graph {graph_id!r} was configured by the endpoint's owner with another config. Deploy under another id."
                 )
@@ -126,6 +129,26 @@ class Deployments:
             self._live[graph_id] = deployment
             self.reaper.start(graph_id, idle_after)
             return deployment, True
+
+    def _readable_record(self, graph_id: str) -> dict[str, Any] | None:
+        """Return the record of a deployment, or None if it has none or a damaged one, which is replaced."""
+        try:
+            return self._files.read(graph_id)
+        except InvalidConfig:
+            return None
+
+    def _keep(self, existing: Deployment, idle_after: float | None) -> Deployment:
+        """Return a deployment with another ``idle_after``. One of the owner has none."""
+        if existing.by_owner or existing.idle_after == idle_after:
+            self.reaper.touch(existing.graph_id)
+            return existing
+        kept = replace(existing, idle_after=idle_after)
+        record = self._readable_record(kept.graph_id)
+        if record is not None:
+            self._files.rewrite(kept, has_state=record["has_state"])
+        self._live[kept.graph_id] = kept
+        self.reaper.start(kept.graph_id, idle_after)
+        return kept
 
     def build_once(self, graph_id: str, kind: str, config: Mapping[str, Any]) -> Deployment:
         """Build a config that arrived over a network for one call. It is checked like a deployed one, but neither stored nor listed.
@@ -157,17 +180,24 @@ class Deployments:
             built_config = runnable.to_config()
             graph_hash = deployment_hash(kind, built_config)
             self._live[graph_id] = self._deployment(graph_id, kind, built_config, graph_hash, runnable, by_owner=True)
+            # a caller may have deployed this id before the owner did; its limit does not apply to the owner's graph
+            self.reaper.untrack(graph_id)
             return self._live[graph_id]
 
     def remove(self, graph_id: str) -> None:
         """Remove a deployment. Running calls are not affected.
 
         Raises:
-            UnknownGraph: there is no such deployment. StorageFailed: its files cannot be deleted; it stays deployed.
+            UnknownGraph: there is no such deployment. AccessDenied: the endpoint's owner configured it.
+            StorageFailed: its files cannot be deleted; it stays deployed.
         """
         with self._lock_of(graph_id):
-            record = self._files.read(graph_id)
-            if graph_id not in self._live and record is None:
+            live = self._live.get(graph_id)
+            if live is not None and live.by_owner:
+                raise AccessDenied(
+                    f"Graph {graph_id!r} was configured by the endpoint's owner, so callers cannot remove it.", reason="owner"
+                )
+            if live is None and not self._files.exists(graph_id):
                 raise unknown_name("graph", graph_id, self.names(), kind=UnknownGraph)
             self._files.remove(graph_id)
             self._live.pop(graph_id, None)

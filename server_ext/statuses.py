@@ -54,10 +54,10 @@ STATUS: dict[type[YggdrasillError], int] = {
 def status_of(error: YggdrasillError) -> int:
     """Return the HTTP status for ``error``.
 
-    Two cases depend on the details: access denied because of Host or Origin (``details["reason"]``) is 403, because a token does not
-    help; missing input artifacts of a job (``details["missing"]`` without ``details["hash"]``) are 409, because the url itself is right.
+    Two cases depend on the details: access denied because of Host, Origin or an owner's graph (``details["reason"]``) is 403, because a
+    token does not help; missing input artifacts of a job (``details["missing"]`` without ``details["hash"]``) are 409, because the url itself is right.
     """
-    if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin"):
+    if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin", "owner"):
         return 403
     if isinstance(error, UnknownArtifact) and "missing" in error.details and "hash" not in error.details:
         return 409

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +13,24 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from samples.blocks import Double
 from samples.graphs import sample_registry
 from samples.http_client import one_node
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownGraph
-from yggdrasill.foundation import Graph, ReusePool
+from yggdrasill.errors import (
+    AccessDenied,
+    DuplicateName,
+    InvalidArgument,
+    InvalidConfig,
+    StorageFailed,
+    UnknownBlockType,
+    UnknownGraph,
+)
+from yggdrasill.foundation import BlockRegistry, Graph, ReusePool
+from yggdrasill.server_ext import deployment_files
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.server_ext.deployments import Deployments
+from yggdrasill.server_ext.statuses import status_of
 
 
 def served(folder: Path, pool: ReusePool | None = None) -> Deployments:
@@ -198,3 +210,88 @@ def test_what_is_served_gives_the_same_with_and_without_sharing(steps: list[tupl
                 both = [served(places[0]), served(places[1], ReusePool.off())]
             outputs = [{served_id: found.get(served_id).runnable.run({"a": 0, "b": 0}) for served_id in found.names()} for found in both]
             assert outputs[0] == outputs[1]
+
+
+def served_with(folder: Path, registry: BlockRegistry) -> Deployments:
+    """Return deployments in ``folder`` of an endpoint with other blocks than the samples."""
+    return Deployments(folder / "graphs", HostRules([folder / "models"], folder / "worlds", lambda url: False), registry=registry)
+
+
+def test_a_caller_cannot_remove_or_replace_a_graph_of_the_owner(tmp_path: Path) -> None:
+    put(served(tmp_path), "add", one_node("double"))
+    (tmp_path / "add.yaml").write_text(json.dumps({**one_node("add", ("a", "b"), ("out",)), "graph_id": "add"}), encoding="utf-8")
+    deployments = served(tmp_path)
+    owned = deployments.add_file(tmp_path / "add.yaml")
+    with pytest.raises(AccessDenied, match="'add' was configured by the endpoint's owner") as caught:
+        deployments.remove("add")
+    assert status_of(caught.value) == 403
+    with pytest.raises(DuplicateName):
+        put(deployments, "add", one_node("double"))
+    assert deployments.get("add") is owned
+
+
+def test_the_owners_graph_is_not_reaped_for_an_older_record_with_its_id(tmp_path: Path) -> None:
+    served(tmp_path).put("add", "graph", one_node("double"), "0" * 64, None, 0.001)
+    (tmp_path / "add.yaml").write_text(json.dumps({**one_node("add", ("a", "b"), ("out",)), "graph_id": "add"}), encoding="utf-8")
+    deployments = served(tmp_path)
+    deployments.add_file(tmp_path / "add.yaml")
+    time.sleep(0.01)
+    assert deployments.reaper.idle() == []
+
+
+def test_a_stored_graph_that_no_longer_builds_is_replaced_and_removed(tmp_path: Path) -> None:
+    for name in ("replaced", "removed", "damaged"):
+        put(served(tmp_path), name, one_node("double"))
+    next((tmp_path / "graphs").glob("damaged-*.json")).write_text("{", encoding="utf-8")
+    fewer = BlockRegistry()
+    fewer.register("other/double", Double)
+    config = one_node("double")
+    config["nodes"][0]["block_type"] = "other/double"
+    deployments = served_with(tmp_path, fewer)
+    with pytest.raises(UnknownBlockType):
+        deployments.get("replaced")
+    assert put(deployments, "replaced", config)
+    assert deployments.get("replaced").runnable.run({"x": 2}) == {"y": 4}
+    deployments.remove("removed")
+    assert put(deployments, "damaged", config)
+    assert served_with(tmp_path, fewer).names() == ["damaged", "replaced"]
+    next((tmp_path / "graphs").glob("damaged-*.json")).write_text("{", encoding="utf-8")
+    deployments = served_with(tmp_path, fewer)
+    deployments.remove("damaged")
+    assert deployments.names() == ["replaced"]
+
+
+def test_deploying_an_equal_config_again_updates_its_idle_after(tmp_path: Path) -> None:
+    deployments, config = served(tmp_path), one_node("linear")
+    state = {"node": {"weight": torch.eye(3), "bias": torch.ones(3)}}
+    graph_hash = deployment_hash("graph", config, "state")
+    assert deployments.put("g", "graph", config, graph_hash, state, 0.001)[1]
+    again, created = deployments.put("g", "graph", config, graph_hash, state, None)
+    assert (again.idle_after, created) == (None, False)
+    time.sleep(0.01)
+    assert deployments.reaper.idle() == []
+    restarted = served(tmp_path).get("g")
+    assert restarted.idle_after is None
+    assert torch.equal(restarted.runnable.run({"x": torch.ones(3)})["y"], torch.full((3,), 2.0))
+
+
+def test_lists_of_many_graphs_parse_only_new_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = served(tmp_path)
+    for number in range(20):
+        put(first, f"g{number}", one_node("double"))
+    deployments = served(tmp_path)
+    parsed: list[str] = []
+    parse = deployment_files.parse_document
+    monkeypatch.setattr(
+        deployment_files, "parse_document", lambda text, where, **options: parsed.append(where) or parse(text, where, **options)
+    )
+    for _ in range(3):
+        assert len(deployments.names()) == len(deployments.summaries()) == 20
+        with pytest.raises(UnknownGraph, match="'g0'"):
+            deployments.get("unknown")
+    assert parsed == []
+    first.remove("g0")
+    put(first, "new", one_node("double"))
+    assert "new" in deployments.names()
+    assert "g0" not in deployments.names()
+    assert len(parsed) == 1
