@@ -13,7 +13,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, format_options
 
-__all__ = ["HostRules", "check_config"]
+__all__ = ["HostRules", "check_config", "legacy_world_folder"]
 
 _MAX_DEPTH = 100
 _PATH_KEY = re.compile(r"(^|_)(path|file|filename|dir|directory|folder)$|^checkpoint_ref$", re.IGNORECASE)
@@ -25,15 +25,17 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class HostRules:
-    """What configs may use on this host: paths under ``roots``, world folders under ``worlds``, and known endpoint urls."""
+    """What configs may use on this host: paths under ``roots``, one folder per deployment under ``worlds``, and known endpoint urls."""
 
     roots: Sequence[Path]
     worlds: Path
     knows_url: Callable[[str], bool]
 
 
-def check_config(config: Mapping[str, Any], rules: HostRules) -> dict[str, Any]:
-    """Return a copy of ``config`` with allowed paths made absolute.
+def check_config(config: Mapping[str, Any], rules: HostRules, folder: str | None = None) -> dict[str, Any]:
+    """Return a copy of ``config`` with allowed paths made absolute. A world stores its states in ``folder`` of the worlds' folder.
+
+    ``folder`` belongs to one deployment, so that worlds with equal ids do not share their states; without it a world cannot store any.
 
     Raises:
         InvalidConfig: it names a path outside the roots, a secret or an unknown url, or it is nested too deeply.
@@ -43,7 +45,7 @@ def check_config(config: Mapping[str, Any], rules: HostRules) -> dict[str, Any]:
         if isinstance(checked.get("checkpoint_ref"), str):
             checked["checkpoint_ref"] = _path(checked["checkpoint_ref"], "config.checkpoint_ref", rules)
         if isinstance(checked.get("storage"), dict):
-            checked["storage"] = _storage(checked["storage"], checked.get("world_id", "world"), rules)
+            checked["storage"] = _storage(checked["storage"], checked.get("world_id", "world"), rules, folder)
     return checked
 
 
@@ -117,9 +119,23 @@ def _path(text: str, where: str, rules: HostRules) -> str:
     raise InvalidConfig(f"{where} is {text[:100]!r}, which is not in a folder that this host allows. Available: {format_options(names)}.")
 
 
-def _storage(storage: Mapping[str, Any], world_id: Any, rules: HostRules) -> dict[str, Any]:
+def legacy_world_folder(config: Mapping[str, Any]) -> str | None:
+    """Return the folder in which earlier releases stored the states of a world, or None if it stores none: its world id."""
+    world_id = config.get("world_id", "world")
+    return world_id if "stages" in config and isinstance(config.get("storage"), Mapping) and _is_safe_name(world_id) else None
+
+
+def _is_safe_name(name: Any) -> bool:
+    return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None and not name.endswith(".")
+
+
+def _storage(storage: Mapping[str, Any], world_id: Any, rules: HostRules, own_folder: str | None) -> dict[str, Any]:
     """Return the storage settings with ``state_dir`` inside the world's folder on this host."""
-    if not isinstance(world_id, str) or not _SAFE_NAME.fullmatch(world_id) or world_id.endswith("."):
+    if own_folder is None:
+        raise InvalidConfig(
+            "config.storage is set, but only a deployed world can store its states on this host. Deploy it, or remove storage."
+        )
+    if not _is_safe_name(world_id):
         raise InvalidConfig(
             f"config.world_id is {str(world_id)[:100]!r}. For a world with storage on this host use letters, digits, '.', '_' and '-' only."
         )
@@ -134,7 +150,7 @@ def _storage(storage: Mapping[str, Any], world_id: Any, rules: HostRules) -> dic
         raise InvalidConfig(
             f"config.storage.state_dir is {str(folder)[:100]!r}. On this host it must be a relative path inside the world's folder."
         )
-    world_folder = (rules.worlds / world_id).resolve()
+    world_folder = (rules.worlds / own_folder).resolve()
     path = (world_folder / folder).resolve()
     if not path.is_relative_to(world_folder):
         raise InvalidConfig(f"config.storage.state_dir is {folder[:100]!r}, which is outside the world's folder.")

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, StorageFailed
 from yggdrasill.foundation.config import parse_document
-from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.server_ext.deployment import Deployment, file_name
 from yggdrasill.values.files import FileSet
 
 __all__ = ["DeploymentFiles"]
@@ -23,7 +21,8 @@ _LOG = logging.getLogger("yggdrasill.server")
 class DeploymentFiles:
     """Records and states of deployments as files in ``folder``, which is created on the first write.
 
-    A record is ``{graph_id, kind, hash, config, has_state, idle_after}``; ``idle_after`` is optional.
+    A record is ``{graph_id, kind, hash, config, has_state, idle_after, world_folder}``. ``idle_after`` is optional; ``world_folder`` is the
+    folder of a world's states, missing in records of earlier releases, which named it by the world's id.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -118,13 +117,17 @@ class DeploymentFiles:
                 raise StorageFailed(f"Cannot delete {str(file)!r}: {error.strerror or error}.", path=str(file)) from error
 
     def _file(self, graph_id: str, suffix: str) -> Path:
-        """Return the file of an id. A hash in its name prevents collisions and path traversal."""
-        readable = re.sub(r"[^a-z0-9]+", "-", graph_id.lower()).strip("-")[:40]
-        return self._folder / f"{readable}-{hashlib.sha256(graph_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}{suffix}"
+        return self._folder / f"{file_name(graph_id)}{suffix}"
 
 
 def _encode_record(deployment: Deployment, *, has_state: bool) -> bytes:
-    record = {**deployment.summary(), "config": deployment.config, "has_state": has_state, "idle_after": deployment.idle_after}
+    record = {
+        **deployment.summary(),
+        "config": deployment.config,
+        "has_state": has_state,
+        "idle_after": deployment.idle_after,
+        "world_folder": file_name(deployment.graph_id),
+    }
     return json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -9,7 +10,16 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from yggdrasill.errors import AccessDenied, DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
+from yggdrasill.errors import (
+    AccessDenied,
+    DuplicateName,
+    InvalidArgument,
+    InvalidConfig,
+    StorageFailed,
+    UnknownGraph,
+    format_options,
+    unknown_name,
+)
 from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import Resolver
@@ -18,8 +28,8 @@ from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.dag import Dag
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
-from yggdrasill.server_ext.configs import HostRules, check_config
-from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash
+from yggdrasill.server_ext.configs import HostRules, check_config, legacy_world_folder
+from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash, file_name
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
 from yggdrasill.server_ext.idle_reaper import IdleReaper
@@ -124,6 +134,7 @@ class Deployments:
                 raise DuplicateName(
                     f"Graph {graph_id!r} was configured by the endpoint's owner with another config. Deploy under another id."
                 )
+            self._adopt_world_folder(graph_id)
             deployment = replace(self._build(graph_id, kind, dict(config), graph_hash, state), idle_after=idle_after)
             self._files.write(deployment, state)
             self._live[graph_id] = deployment
@@ -206,7 +217,7 @@ class Deployments:
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build(self, graph_id: str, kind: str, config: dict[str, Any], graph_hash: str, state: Any) -> Deployment:
-        checked = check_config(config, self._rules)
+        checked = check_config(config, self._rules, file_name(graph_id))
         described = kind_of(config, "graph").name
         if described != kind:
             raise InvalidConfig(f"The config of {graph_id!r} describes a {described}, not a {kind}.")
@@ -223,8 +234,36 @@ class Deployments:
 
     def _restore(self, graph_id: str, record: Mapping[str, Any]) -> Deployment:
         state = self._files.read_state(graph_id) if record["has_state"] else None
+        adopted = self._adopt_world_folder(graph_id)
         built = self._build(graph_id, record["kind"], record["config"], record["hash"], state)
-        return replace(built, idle_after=record.get("idle_after"))
+        restored = replace(built, idle_after=record.get("idle_after"))
+        if adopted:
+            self._files.rewrite(restored, has_state=record["has_state"])
+        return restored
+
+    def _adopt_world_folder(self, graph_id: str) -> bool:
+        """Copy the states that a world of an earlier release stored in the folder of its world id into its own. Return whether it did.
+
+        The old folder stays: other deployments may have used it too.
+
+        Raises:
+            StorageFailed: it cannot be copied.
+        """
+        record = self._readable_record(graph_id)
+        name = None if record is None or "world_folder" in record else legacy_world_folder(record["config"])
+        source, target = self._rules.worlds / (name or ""), self._rules.worlds / file_name(graph_id)
+        if name is None or target.exists() or not source.is_dir():
+            return False
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            shutil.rmtree(partial, ignore_errors=True)
+            shutil.copytree(source, partial)
+            partial.rename(target)
+        except OSError as error:
+            raise StorageFailed(
+                f"Cannot copy the stored states of world {name!r} from {str(source)!r} to {str(target)!r}: {error}.", path=str(source)
+            ) from error
+        return True
 
     @staticmethod
     def _deployment(

@@ -295,3 +295,70 @@ def test_lists_of_many_graphs_parse_only_new_records(tmp_path: Path, monkeypatch
     assert "new" in deployments.names()
     assert "g0" not in deployments.names()
     assert len(parsed) == 1
+
+
+def stored_world(state_dir: str = "s") -> dict[str, Any]:
+    stage = {"stage_id": "s", "pipelines": []}
+    storage = {"state_dir": state_dir, "load_last_state": True}
+    return {"world_id": "earth", "cycle": ["s"], "stages": {"s": stage}, "storage": storage}
+
+
+def put_world(deployments: Deployments, name: str, config: dict[str, Any]) -> Any:
+    return deployments.put(name, "world", config, deployment_hash("world", config))[0].runnable
+
+
+def passes_after_a_run(world: Any) -> int:
+    return int(world.run(None).passes)
+
+
+def test_worlds_of_one_world_id_in_two_deployments_keep_apart(tmp_path: Path) -> None:
+    deployments = served(tmp_path)
+    alice, bob = (put_world(deployments, name, stored_world()) for name in ("alice", "bob"))
+    assert [passes_after_a_run(alice), passes_after_a_run(bob)] == [1, 1]
+    again = served(tmp_path)
+    assert passes_after_a_run(again.get("alice").runnable) == 2
+    folders = sorted(path.parent.parent for path in (tmp_path / "worlds").rglob("earth-last.ygg"))
+    assert [folder.name.split("-")[0] for folder in folders] == ["alice", "bob"]
+
+
+def test_a_world_replaced_under_its_id_keeps_its_folder(tmp_path: Path) -> None:
+    deployments = served(tmp_path)
+    assert passes_after_a_run(put_world(deployments, "alice", stored_world())) == 1
+    assert (
+        passes_after_a_run(put_world(deployments, "alice", {**stored_world(), "initial_world": {"initial_story": "edited", "rules": []}}))
+        == 2
+    )
+
+
+def as_deployed_by_an_earlier_release(folder: Path, *names: str) -> None:
+    """Store deployments of one world as earlier releases did: one folder by world id, and records that do not mention it."""
+    deployments = served(folder)
+    for name in names:
+        put_world(deployments, name, stored_world())
+    passes_after_a_run(deployments.get(names[0]).runnable)
+    own = next((folder / "worlds").glob(f"{names[0]}-*"))
+    own.rename(folder / "worlds" / "earth")
+    for file in (folder / "graphs").glob("*.json"):
+        record = json.loads(file.read_text(encoding="utf-8"))
+        file.write_text(
+            json.dumps({key: record[key] for key in ("graph_id", "kind", "hash", "config", "has_state", "idle_after")}), encoding="utf-8"
+        )
+
+
+def test_the_content_of_a_world_of_an_earlier_release_is_found_and_kept(tmp_path: Path) -> None:
+    as_deployed_by_an_earlier_release(tmp_path, "alice", "bob")
+    old = (tmp_path / "worlds" / "earth" / "s" / "earth-last.ygg").read_bytes()
+    deployments = served(tmp_path)
+    assert passes_after_a_run(deployments.get("alice").runnable) == 2
+    assert passes_after_a_run(deployments.get("bob").runnable) == 2
+    assert passes_after_a_run(put_world(deployments, "carol", stored_world())) == 1
+    again = served(tmp_path)
+    assert passes_after_a_run(again.get("alice").runnable) == 3
+    assert passes_after_a_run(again.get("carol").runnable) == 2
+    assert (tmp_path / "worlds" / "earth" / "s" / "earth-last.ygg").read_bytes() == old
+
+
+def test_replacing_a_world_of_an_earlier_release_keeps_its_content(tmp_path: Path) -> None:
+    as_deployed_by_an_earlier_release(tmp_path, "alice")
+    edited = {**stored_world(), "initial_world": {"initial_story": "edited", "rules": []}}
+    assert passes_after_a_run(put_world(served(tmp_path), "alice", edited)) == 2
