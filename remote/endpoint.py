@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -45,9 +45,9 @@ class Endpoint:
         """Return the token (environment first), or None."""
         return (os.environ.get(self.token_env) if self.token_env else None) or self.secret
 
-    def client(self) -> EndpointClient:
-        """Return a client for it."""
-        return EndpointClient(self.url, token=self.token, name=self.name, ca=self.ca, transport=self.transport)
+    def client(self, token: Callable[[], str | None] | None = None) -> EndpointClient:
+        """Return a client for it, which sends ``token()`` if that is given."""
+        return EndpointClient(self.url, token=token or self.token, name=self.name, ca=self.ca, transport=self.transport)
 
     @classmethod
     def from_config(cls, name: str, config: Any, where: str, secret: str | None = None) -> Endpoint:
