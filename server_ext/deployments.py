@@ -6,6 +6,7 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -28,7 +29,7 @@ from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.dag import Dag
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
-from yggdrasill.server_ext.configs import HostRules, check_config, legacy_world_folder
+from yggdrasill.server_ext.configs import HostRules, check_config, declared_settings, legacy_world_folder
 from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash, file_name
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
@@ -54,8 +55,8 @@ class Deployments:
         resolver: Callable[[], Resolver | None] = lambda: None,
     ) -> None:
         self._files = DeploymentFiles(folder)
-        self._rules = rules
         self._registry = registry or BlockRegistry.global_registry()
+        self._rules = replace(rules, settings=partial(declared_settings, self._registry))
         self._pool = pool or ReusePool()
         self._resolver = resolver
         self._live: dict[str, Deployment] = {}
@@ -254,11 +255,11 @@ class Deployments:
         source, target = self._rules.worlds / (name or ""), self._rules.worlds / file_name(graph_id)
         if name is None or target.exists() or not source.is_dir():
             return False
-        partial = target.with_name(f"{target.name}.partial")
+        copy = target.with_name(f"{target.name}.partial")
         try:
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(source, partial)
-            partial.rename(target)
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(source, copy)
+            copy.rename(target)
         except OSError as error:
             raise StorageFailed(
                 f"Cannot copy the stored states of world {name!r} from {str(source)!r} to {str(target)!r}: {error}.", path=str(source)

@@ -25,7 +25,7 @@ from yggdrasill.errors import (
     UnknownBlockType,
     UnknownGraph,
 )
-from yggdrasill.foundation import BlockRegistry, Graph, ReusePool
+from yggdrasill.foundation import BlockRegistry, ConfigField, Graph, ReusePool
 from yggdrasill.server_ext import deployment_files
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.deployment import deployment_hash
@@ -145,7 +145,18 @@ def test_allowed_config_values_are_unchanged(tmp_path: Path) -> None:
     config = {
         "metadata": {"path": "a road north", "note": "env: a place"},
         "nodes": [
-            {"node_id": "a", "block_type": "x", "config": {"endpoint_url": "http://known/v1", "prompt": "/imagine a file", "path": None}}
+            {
+                "node_id": "a",
+                "block_type": "x",
+                "config": {
+                    "endpoint_url": "http://known/v1",
+                    "prompt": "Imagine a file/folder, or two... See http://example.com.",
+                    "path": None,
+                    "separator": "-",
+                    "webhooks": ["http://known/hook"],
+                    "sizes": [1, 2.5, {"wide": True}],
+                },
+            }
         ],
     }
     assert check_config(config, rules) == config
@@ -362,3 +373,107 @@ def test_replacing_a_world_of_an_earlier_release_keeps_its_content(tmp_path: Pat
     as_deployed_by_an_earlier_release(tmp_path, "alice")
     edited = {**stored_world(), "initial_world": {"initial_story": "edited", "rules": []}}
     assert passes_after_a_run(put_world(served(tmp_path), "alice", edited)) == 2
+
+
+class Declared(Double):
+    """A block with a setting of every kind that names something on a host, and plain ones."""
+
+    block_type = "other/declared"
+    settings = (
+        ConfigField("checkpoint", "path"),
+        ConfigField("service", "url"),
+        ConfigField("key", "secret"),
+        ConfigField("prompt", "text"),
+        ConfigField("mirror_host", "text"),
+        ConfigField("mode", "choice", "/", options=("/", "..")),
+        ConfigField("extra", "value"),
+    )
+
+
+def checked(folder: Path, block_type: str, **config: Any) -> dict[str, Any]:
+    registry = BlockRegistry()
+    registry.register("other/declared", Declared)
+    registry.register("other/silent", Double)
+    rules = HostRules(
+        [folder / "models"],
+        folder / "worlds",
+        lambda url: url.startswith("http://known/"),
+        lambda name: getattr(registry.get(name), "settings", None),
+    )
+    found = check_config({"nodes": [{"node_id": "a", "block_type": block_type, "config": config}]}, rules)
+    return dict(found["nodes"][0]["config"])
+
+
+UNDECLARED: dict[str, dict[str, Any]] = {
+    "a list under paths": {"paths": ["/etc/passwd"]},
+    "a list under path": {"path": ["/etc/passwd"]},
+    "files": {"files": "/etc/passwd"},
+    "a model": {"model": "/etc/passwd"},
+    "a host": {"host": "169.254.169.254"},
+    "a list under url": {"url": ["http://169.254.169.254/"]},
+    "urls": {"urls": ["http://169.254.169.254/"]},
+    "an address": {"address": "http://169.254.169.254/"},
+    "a proxy": {"proxy": "http://10.0.0.1"},
+    "a webhook": {"webhook": "http://10.0.0.1"},
+    "a mapping under path": {"path": {"x": "/etc/passwd"}},
+    "traversal": {"weights": "../../token"},
+    "traversal inside": {"weights": "models/../../token"},
+    "windows": {"weights": "..\\token"},
+    "a drive": {"weights": "C:\\secrets"},
+    "a home": {"weights": "~root/.ssh/id_rsa"},
+    "a file url": {"weights": " file:/etc/passwd"},
+    "a share": {"weights": "\\\\host\\share"},
+    "a url in a mapping": {"service": {"to": [{"x": "ftp://10.0.0.1/"}]}},
+    "a path as a key": {"open": {"/etc/passwd": 1}},
+    "a secret's reference in a list": {"tokens": [["secret: forge"]]},
+}
+
+
+@pytest.mark.parametrize("block_type", ["other/silent", "other/declared"])
+@pytest.mark.parametrize("name", UNDECLARED)
+def test_undeclared_settings_name_nothing_on_this_host(tmp_path: Path, name: str, block_type: str) -> None:
+    with pytest.raises(InvalidConfig):
+        checked(tmp_path, block_type, **UNDECLARED[name])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.recursive(
+        st.sampled_from(["/etc/passwd", "../token", "a/../../b", "file:///etc/passwd", "http://10.0.0.1/", "~/.ssh", "env:HOME"]),
+        lambda inner: st.lists(inner, min_size=1, max_size=2) | st.dictionaries(st.sampled_from(["a", "note", "path"]), inner, min_size=1),
+        max_leaves=4,
+    ),
+    st.sampled_from(["anything", "model", "text", "path", "urls", "hosts"]),
+)
+def test_a_foreign_name_is_refused_at_any_depth_of_an_undeclared_setting(value: Any, key: str) -> None:
+    with pytest.raises(InvalidConfig):
+        checked(Path("/srv/yggdrasill"), "other/silent", **{key: value})
+
+
+def test_declared_settings_are_checked_by_their_kind(tmp_path: Path) -> None:
+    allowed = {
+        "checkpoint": "a.bin",
+        "service": "http://known/v1",
+        "key": "",
+        "prompt": "/imagine",
+        "mirror_host": "10.0.0.1",
+        "mode": "..",
+        "extra": {"note": "/a"},
+    }
+    assert checked(tmp_path, "other/declared", **allowed) == {**allowed, "checkpoint": str((tmp_path / "models" / "a.bin").resolve())}
+    below = checked(tmp_path, "other/declared", checkpoint=["a.bin", {"vae": "b/c.bin"}])
+    assert below["checkpoint"][1] == {"vae": str((tmp_path / "models" / "b" / "c.bin").resolve())}
+    for refused in (
+        {"checkpoint": "/etc/passwd"},
+        {"checkpoint": ["../token"]},
+        {"checkpoint": {"a": {"b": "~/x"}}},
+        {"service": "http://10.0.0.1/"},
+        {"service": "10.0.0.1"},
+        {"service": ["http://10.0.0.1/"]},
+        {"key": "sk-0123456789"},
+        {"key": ["env:HOME"]},
+        {"prompt": "env:HOME"},
+        {"extra": {"file": "/etc/passwd"}},
+    ):
+        with pytest.raises(InvalidConfig):
+            checked(tmp_path, "other/declared", **refused)
