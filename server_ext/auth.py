@@ -9,22 +9,40 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed
+from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed, YggdrasillError
 
-__all__ = ["LIFETIME", "TOKEN_VARIABLE", "Guard", "Signer", "load_or_create_secret", "resolve_token"]
+__all__ = [
+    "LIFETIME",
+    "TOKEN_VARIABLE",
+    "Guard",
+    "GuessLimiter",
+    "Signer",
+    "TokenFile",
+    "load_or_create_secret",
+    "resolve_token",
+    "rotate_token",
+    "token_of_endpoint",
+]
 
 TOKEN_VARIABLE = "YGGDRASILL_TOKEN"  # noqa: S105 - the variable's name
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
-_MIN_TOKEN_LENGTH = 8
+_MIN_TOKEN_LENGTH = 16
+#: Wrong tokens that an address may send at once, and the seconds after which it may send another one.
+_GUESSES, _SECONDS_PER_GUESS = 20, 1.0
+_MAX_ADDRESSES, _MAX_REMEMBERED = 4096, 32
+_IPV6_SITE_BITS = 64
+_LOG = logging.getLogger("yggdrasill.server")
 LIFETIME = 3600
 """Seconds for which a signed url is valid."""
 _INVALID_EXPIRY = 1 << 40
@@ -61,23 +79,169 @@ def resolve_token(data_dir: Path, given: str | None = None, environment: Mapping
         InvalidArgument: the token is too short or contains other characters than printable ASCII.
         StorageFailed: as `load_or_create_secret`.
     """
-    token = given or environment.get(TOKEN_VARIABLE) or load_or_create_secret(data_dir / "token")
+    return _check_text(given or environment.get(TOKEN_VARIABLE) or load_or_create_secret(data_dir / "token"))
+
+
+def _check_text(token: str) -> str:
+    """Return ``token`` if it is long enough and can be sent in a header.
+
+    Raises:
+        InvalidArgument: the token is too short or contains other characters than printable ASCII.
+    """
     if len(token) < _MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise InvalidArgument(
-            f"The token must have at least {_MIN_TOKEN_LENGTH} printable ASCII characters without spaces. Leave it unset to generate one."
+            f"The token must have at least {_MIN_TOKEN_LENGTH} printable ASCII characters without spaces. Leave it unset to generate one, "
+            "or replace the token file with: yggdrasill token rotate"
         )
     return token
 
 
+def rotate_token(data_dir: Path) -> str:
+    """Replace the token in the file ``data_dir/token`` by a new one, and return it. A running endpoint accepts only the new one at once.
+
+    Raises:
+        StorageFailed: the file cannot be written; the old token stays valid.
+    """
+    path, token = data_dir / "token", secrets.token_urlsafe(32)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise StorageFailed(f"Cannot write the token file {str(path)!r}: {error}. The old token stays valid.", path=str(path)) from error
+    return token
+
+
+class TokenFile:
+    """The token in the file ``data_dir/token``: calling it returns the present token, read again when the file changes.
+
+    A file that is missing or invalid later is logged, and the token read before stays valid. ``on_token`` receives every token.
+
+    Raises:
+        As `resolve_token`, when this object is created.
+    """
+
+    def __init__(self, data_dir: Path, on_token: Callable[[str], None]) -> None:
+        self._data_dir, self._on_token = data_dir, on_token
+        self._stamp = self._read_stamp()
+        self._token = resolve_token(data_dir, environment={})
+        on_token(self._token)
+
+    def __call__(self) -> str:
+        """Return the token."""
+        stamp = self._read_stamp()
+        if stamp is not None and stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                token = resolve_token(self._data_dir, environment={})
+            except YggdrasillError as error:
+                _LOG.warning("The token file cannot be used; the token read before stays valid: %s", error)
+                return self._token
+            if token != self._token:
+                self._token = token
+                self._on_token(token)
+                _LOG.info("The token was rotated; the old one is refused.")
+        return self._token
+
+    def _read_stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = (self._data_dir / "token").stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def token_of_endpoint(
+    data_dir: Path, on_token: Callable[[str], None], given: str | None = None, environment: Mapping[str, str] = os.environ
+) -> Callable[[], str]:
+    """Return a function that returns an endpoint's present token: that of its file, which may be rotated, unless another is configured.
+
+    Raises:
+        As `resolve_token`.
+    """
+    if not given and not environment.get(TOKEN_VARIABLE):
+        return TokenFile(data_dir, on_token)
+    token = resolve_token(data_dir, given, environment)
+    on_token(token)
+    return lambda: token
+
+
+class _Guesses:
+    """The wrong tokens of one address: how many more it may send, and the hashes of those that it sent already."""
+
+    def __init__(self) -> None:
+        self.left, self.since = float(_GUESSES), time.monotonic()
+        self.sent: OrderedDict[bytes, None] = OrderedDict()
+
+    def refill(self) -> None:
+        """Add the guesses that the time since the last call allows."""
+        now = time.monotonic()
+        self.left, self.since = min(_GUESSES, self.left + (now - self.since) / _SECONDS_PER_GUESS), now
+
+
+class GuessLimiter:
+    """Limits how many different wrong tokens each address may send; see `check`. Memory is bounded.
+
+    A client with an outdated token sends the same one again, which is no new guess. Addresses of one IPv6 site count as one.
+    """
+
+    def __init__(self) -> None:
+        self._addresses: OrderedDict[str, _Guesses] = OrderedDict()
+
+    def check(self, address: str | None, token: bytes) -> None:
+        """Raise `AccessDenied` if ``address`` has sent too many wrong tokens. Then no token of it is compared, not even the right one."""
+        guesses = self._addresses.get(_site_of(address))
+        if guesses is None:
+            return
+        guesses.refill()
+        if guesses.left < 1 and _digest(token) not in guesses.sent:
+            raise AccessDenied("Too many wrong tokens from this address. Try again in a few seconds.", reason="guesses")
+
+    def record(self, address: str | None, token: bytes) -> None:
+        """Record a wrong token."""
+        site, digest = _site_of(address), _digest(token)
+        guesses = self._addresses.setdefault(site, _Guesses())
+        self._addresses.move_to_end(site)
+        if digest not in guesses.sent:
+            guesses.refill()
+            guesses.left -= 1
+            guesses.sent[digest] = None
+        while len(guesses.sent) > _MAX_REMEMBERED:
+            guesses.sent.popitem(last=False)
+        while len(self._addresses) > _MAX_ADDRESSES:
+            self._addresses.popitem(last=False)
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.blake2b(token, digest_size=16).digest()
+
+
+def _site_of(address: str | None) -> str:
+    """Return an address, or the network of an IPv6 address: one machine has all addresses of it."""
+    try:
+        found = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return address or ""
+    return str(ip_network((found, _IPV6_SITE_BITS), strict=False)) if found.version == 6 and found.ipv4_mapped is None else str(found)
+
+
 class Guard:
-    """Checks Host, Origin and token of requests.
+    """Checks Host, Origin and token of requests. ``token`` is the token, or a function that returns the present one.
 
     ``hosts`` are the names, in addition to the loopback names, under which clients reach this endpoint, with or without a port. If one
     is ``0.0.0.0`` or ``::``, the endpoint listens on all addresses and accepts any literal IP address as Host: DNS rebinding needs a name.
     """
 
-    def __init__(self, token: str, hosts: Iterable[str] = ()) -> None:
-        self._token = token.encode("ascii")
+    def __init__(self, token: str | Callable[[], str], hosts: Iterable[str] = ()) -> None:
+        self._token = token
+        self._guesses = GuessLimiter()
         named = {host.strip() if host.strip() in _EVERY_ADDRESS else _host_name(host) for host in hosts}
         self._hosts = {*_LOOPBACK, *(named - set(_EVERY_ADDRESS))}
         self._any_address = not named.isdisjoint(_EVERY_ADDRESS)
@@ -92,13 +256,17 @@ class Guard:
         if fetch_site not in (None, "same-origin", "none"):
             raise AccessDenied("Pages of other sites may not use this endpoint.", reason="origin")
 
-    def check_token(self, authorization: str | None) -> None:
-        """Raise `AccessDenied` unless the header ``Authorization`` contains the token."""
+    def check_token(self, authorization: str | None, address: str | None = None) -> None:
+        """Raise `AccessDenied` unless the header ``Authorization`` contains the token; ``address`` is the client's."""
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given:
             raise AccessDenied("A token is required. Send it as 'Authorization: Bearer TOKEN'.", reason="token")
-        if not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
-            raise AccessDenied("The token is wrong. The endpoint's owner finds the right one in its data folder.", reason="token")
+        token = given.strip().encode("utf-8", "replace")
+        self._guesses.check(address, token)
+        right = self._token() if callable(self._token) else self._token
+        if not hmac.compare_digest(token, right.encode("ascii")):
+            self._guesses.record(address, token)
+            raise AccessDenied("The token is wrong. The endpoint's owner sees the right one with: yggdrasill token show", reason="token")
 
 
 def _host_and_port(text: str) -> str:

@@ -86,7 +86,7 @@ class Endpoint:
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            self._guard.check_token(headers.get("Authorization"))
+            self._guard.check_token(headers.get("Authorization"), request.remote)
         version = headers.get(_PROTOCOL_HEADER, str(PROTOCOL))
         if version != str(PROTOCOL):
             raise ProtocolMismatch(

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import importlib
 import logging
-import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -21,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, Signer, load_or_create_secret, resolve_token
+from yggdrasill.server_ext.auth import Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
@@ -101,9 +100,9 @@ def serve(*, ready: Ready | None = None, **options: Any) -> None:
 
 async def _serve(settings: Settings, ready: Ready | None) -> None:
     data_dir = _make_data_dir(settings.data_dir)
-    token = resolve_token(data_dir, settings.token)
-    token_is_stored = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
-    redactor = Redactor([token, *secrets_of_environment()])
+    redactor = Redactor(secrets_of_environment())
+    token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]), settings.token)
+    token_is_stored = isinstance(token, TokenFile)
     _set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
@@ -134,7 +133,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
 
 
 def build_service(
-    settings: Settings, data_dir: Path, token: str, redactor: Redactor, host: Host | None = None
+    settings: Settings, data_dir: Path, token: str | Callable[[], str], redactor: Redactor, host: Host | None = None
 ) -> tuple[Service, Guard, Callable[[str], None]]:
     """Build the service and guard of an endpoint, and return them with a function that sets the url once it is known.
 

@@ -10,7 +10,7 @@ from typing import Any
 from yggdrasill.remote.comfy_graph import run_prompts_with
 from yggdrasill.remote.preflight import set_local_comfy
 from yggdrasill.remote.retry import RetryPolicy
-from yggdrasill.server_ext.auth import resolve_token
+from yggdrasill.server_ext.auth import token_of_endpoint
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
 from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
@@ -56,8 +56,8 @@ def _attach(context: ExtensionContext) -> None:
     data_dir.mkdir(parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
     context.runner = QueueRunner(settings.queue)
-    token = resolve_token(data_dir)
-    redactor = Redactor([token, *secrets_of_environment()])
+    redactor = Redactor(secrets_of_environment())
+    token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]))
     retry_policy = RetryPolicy(settings.first_patience, settings.patience)
     context.read_registry = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
     addresses, port, url = _own_addresses(settings)

@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import requests
 
 from samples.http_client import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
-from yggdrasill.server_ext.auth import Guard, load_or_create_secret, resolve_token
+from yggdrasill.server_ext.auth import Guard, TokenFile, load_or_create_secret, resolve_token, rotate_token
 from yggdrasill.server_ext.route_table import ROUTES
+from yggdrasill.server_ext.statuses import status_of
 
 
 def ask(http: Http, method: str, path: str, **headers: str) -> requests.Response:
@@ -59,13 +61,85 @@ def test_the_token_file_is_private_and_created_once(tmp_path: Path) -> None:
         load_or_create_secret(tmp_path / "token")
         assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     assert resolve_token(tmp_path, environment={"YGGDRASILL_TOKEN": "from-environment"}) == "from-environment"
-    assert resolve_token(tmp_path, "given-by-caller", {"YGGDRASILL_TOKEN": "from-environment"}) == "given-by-caller"
+    assert resolve_token(tmp_path, "given-by-the-caller", {"YGGDRASILL_TOKEN": "from-environment"}) == "given-by-the-caller"
 
 
-@pytest.mark.parametrize("weak", ["short", "with space in it", "line\nbreak-here", "t\u00f6ken-with-umlaut"])
+@pytest.mark.parametrize("weak", ["short", "fifteen-letters", "with space in it", "line\nbreak-here", "t\u00f6ken-with-umlaut"])
 def test_a_weak_token_is_refused(tmp_path: Path, weak: str) -> None:
     with pytest.raises(InvalidArgument, match="token must have"):
         resolve_token(tmp_path, weak)
+
+
+def test_a_rotated_token_replaces_the_old_one_at_once(tmp_path: Path) -> None:
+    tokens: list[str] = []
+    guard = Guard(TokenFile(tmp_path, tokens.append))
+    old = resolve_token(tmp_path, environment={})
+    guard.check_token(f"Bearer {old}")
+    new = rotate_token(tmp_path)
+    assert len(new) >= 32
+    guard.check_token(f"Bearer {new}")
+    with pytest.raises(AccessDenied, match="wrong"):
+        guard.check_token(f"Bearer {old}")
+    assert tokens == [old, new]
+    assert os.name != "posix" or stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+
+
+@pytest.mark.parametrize("content", ["", "short", None])
+def test_a_token_file_that_is_damaged_later_leaves_the_token(tmp_path: Path, content: str | None) -> None:
+    guard, token = Guard(TokenFile(tmp_path, lambda found: None)), resolve_token(tmp_path, environment={})
+    if content is None:
+        (tmp_path / "token").unlink()
+    else:
+        (tmp_path / "token").write_text(content, encoding="utf-8")
+    guard.check_token(f"Bearer {token}")
+
+
+class Clock:
+    """A monotonic clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("yggdrasill.server_ext.auth.time.monotonic", lambda: self.now)
+
+
+def guesses_taken(guard: Guard, address: str, number: int) -> int:
+    """Send this number of different wrong tokens, and return how many were compared."""
+    compared = 0
+    for _ in range(number):
+        with pytest.raises(AccessDenied) as caught:
+            guard.check_token(f"Bearer {uuid.uuid4().hex}", address)
+        compared += caught.value.details["reason"] == "token"
+        assert status_of(caught.value) == (401 if caught.value.details["reason"] == "token" else 429)
+    return compared
+
+
+def test_a_guesser_is_slowed_down_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, guard = Clock(monkeypatch), Guard("the-right-token-of-all")
+    assert guesses_taken(guard, "10.0.0.1", 500) == 20
+    clock.now += 5.0
+    assert guesses_taken(guard, "10.0.0.1", 500) == 5
+    with pytest.raises(AccessDenied, match="Too many"):
+        guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+    guard.check_token("Bearer the-right-token-of-all", "10.0.0.2")
+    clock.now += 1.0
+    guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+
+
+def test_one_outdated_token_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    guard = Guard("the-right-token-of-all")
+    for _ in range(500):
+        with pytest.raises(AccessDenied, match="wrong"):
+            guard.check_token("Bearer the-token-of-yesterday", "10.0.0.1")
+    guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+
+
+def test_the_addresses_of_one_site_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    guard = Guard("the-right-token-of-all")
+    assert sum(guesses_taken(guard, f"fd00:1:2:3::{number:x}", 1) for number in range(1, 200)) == 20
+    assert guesses_taken(guard, "fd00:1:2:4::1", 100) == 20
 
 
 # -- Host and Origin ----------------------------------------------------------------------------------------------
