@@ -51,7 +51,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--peer", action="append", default=[], metavar="URL", help="an endpoint from which tensors may be fetched directly; may be repeated"
     )
     parser.add_argument(
-        "--peer-url", metavar="URL", help="the URL at which other endpoints reach this one (default: the address it listens on)"
+        "--peer-url",
+        metavar="URL",
+        help="the URL at which other endpoints reach this one (default: the address it listens on; if it listens on all, the one that the caller used)",
     )
     parser.add_argument(
         "--allow-host",

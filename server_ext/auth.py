@@ -12,6 +12,7 @@ import hmac
 import logging
 import os
 import secrets
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -22,6 +23,7 @@ from urllib.parse import urlsplit
 from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed, YggdrasillError
 
 __all__ = [
+    "EVERY_ADDRESS",
     "LIFETIME",
     "TOKEN_VARIABLE",
     "Guard",
@@ -32,11 +34,12 @@ __all__ = [
     "resolve_token",
     "rotate_token",
     "token_of_endpoint",
+    "url_for_others",
 ]
 
 TOKEN_VARIABLE = "YGGDRASILL_TOKEN"  # noqa: S105 - the variable's name
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
+EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
 _MIN_TOKEN_LENGTH = 16
 #: Wrong tokens that an address may send at once, and the seconds after which it may send another one.
 _GUESSES, _SECONDS_PER_GUESS = 20, 1.0
@@ -242,9 +245,9 @@ class Guard:
     def __init__(self, token: str | Callable[[], str], hosts: Iterable[str] = ()) -> None:
         self._token = token
         self._guesses = GuessLimiter()
-        named = {host.strip() if host.strip() in _EVERY_ADDRESS else _host_name(host) for host in hosts}
-        self._hosts = {*_LOOPBACK, *(named - set(_EVERY_ADDRESS))}
-        self._any_address = not named.isdisjoint(_EVERY_ADDRESS)
+        named = {host.strip() if host.strip() in EVERY_ADDRESS else _host_name(host) for host in hosts}
+        self._hosts = {*_LOOPBACK, *(named - set(EVERY_ADDRESS))}
+        self._any_address = not named.isdisjoint(EVERY_ADDRESS)
 
     def check_source(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
         """Raise `AccessDenied` unless Host names this endpoint and the request does not come from a page of another site."""
@@ -293,22 +296,70 @@ def _host_name(text: str) -> str:
         return ""
 
 
+def _is_loopback(url: str) -> bool:
+    name = _host_name(url)
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name in _LOOPBACK or not name
+
+
+def url_for_others(url: str, host: str) -> str:
+    """Return the url at which other machines reach an endpoint that listens on ``host`` and that this machine reaches at ``url``.
+
+    If it listens on all addresses, that is the address of the interface with the default route. Without one a warning is logged.
+    """
+    if host.strip() not in EVERY_ADDRESS:
+        return url
+    parts = urlsplit(url)
+    address = _interface_address()
+    if address is None:
+        _LOG.warning(
+            "No address of this machine was found at which others reach it, so other endpoints cannot fetch artifacts at %s and callers relay "
+            "them. Pass --peer-url URL.",
+            url,
+        )
+        return url
+    found = f"{parts.scheme}://{f'[{address}]' if ':' in address else address}:{parts.port}"
+    _LOG.info(
+        "Other endpoints fetch artifacts at %s, or at the address that the caller used. If that is wrong, pass --peer-url URL.", found
+    )
+    return found
+
+
+def _interface_address() -> str | None:
+    """Return the address from which this machine would send to others, or None. Nothing is sent: the targets are reserved for documents."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                address = str(probe.getsockname()[0]).partition("%")[0]
+        except OSError:
+            continue
+        if not ip_address(address).is_loopback and not ip_address(address).is_unspecified:
+            return address
+    return None
+
+
 class Signer:
     """Signs artifact urls, so that another endpoint can fetch one artifact for a limited time without this endpoint's token.
 
-    The query parameters are ``exp`` and ``sig``: an HMAC-SHA256 over the method, the hash and the expiry.
+    The query parameters are ``exp`` and ``sig``: an HMAC-SHA256 over the method, the hash and the expiry. With ``follows_caller``, urls have
+    the address at which the caller reached this endpoint, unless that is an address of one machine itself.
     """
 
     def __init__(self, key: str, peer_url: str | None) -> None:
         self._key = key.encode("utf-8")
         self.peer_url = peer_url.rstrip("/") if peer_url else None
+        self.follows_caller = False
 
-    def url(self, artifact: str) -> str | None:
-        """Return the signed url of ``artifact``, or None while ``peer_url`` is unknown."""
-        if self.peer_url is None:
+    def url(self, artifact: str, called_at: str | None = None) -> str | None:
+        """Return the signed url of ``artifact``, or None while ``peer_url`` is unknown. ``called_at`` is the url that the caller used."""
+        base = called_at if self.follows_caller and called_at and not _is_loopback(called_at) else self.peer_url
+        if base is None:
             return None
         expires = int(time.time()) + LIFETIME
-        return f"{self.peer_url}/yggdrasill/v1/artifacts/{artifact}?exp={expires}&sig={self._sign(artifact, expires)}"
+        return f"{base}/yggdrasill/v1/artifacts/{artifact}?exp={expires}&sig={self._sign(artifact, expires)}"
 
     def check(self, artifact: str, expires: str, signature: str) -> None:
         """Raise `AccessDenied` unless the signature matches and has not expired."""

@@ -183,7 +183,7 @@ class Endpoint:
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
-        return _json(await self._service.result(job), 200 if job.is_final else 202)
+        return _json(await self._service.result(job, f"{request.scheme}://{request.host}"), 200 if job.is_final else 202)
 
     async def fetch_model(self, request: web.Request) -> web.Response:
         """POST /models"""

@@ -20,7 +20,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.server_ext.auth import Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint
+from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint, url_for_others
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
@@ -47,7 +47,7 @@ class Settings:
     """The settings of a headless endpoint. The command line options have the same names.
 
     ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
-    url under which other endpoints reach this one. ``roots`` are folders that checkpoint paths of deployed configs may use. With
+    url under which other endpoints reach this one (default: see `url_for_others`). ``roots`` are folders that checkpoint paths of deployed configs may use. With
     ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
     (default: `default_quota`), the least recently used artifacts are removed.
     """
@@ -135,7 +135,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
 def build_service(
     settings: Settings, data_dir: Path, token: str | Callable[[], str], redactor: Redactor, host: Host | None = None
 ) -> tuple[Service, Guard, Callable[[str], None]]:
-    """Build the service and guard of an endpoint, and return them with a function that sets the url once it is known.
+    """Build the service and guard of an endpoint, and return them with a function that sets the url at which this machine reaches it, once it is known.
 
     The endpoint is headless unless ``host`` is given.
     """
@@ -166,7 +166,9 @@ def build_service(
     guard = Guard(token, [settings.host, *settings.allow_hosts, *peer_names])
 
     def set_url(url: str) -> None:
-        signer.peer_url = signer.peer_url or url
+        if signer.peer_url is None:
+            signer.follows_caller = settings.host.strip() in EVERY_ADDRESS
+            signer.peer_url = url_for_others(url, settings.host)
 
     return service, guard, set_url
 
@@ -193,7 +195,7 @@ async def _listen(runner: web.AppRunner, settings: Settings) -> int:
 
 
 def _connectable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
+    return "127.0.0.1" if host.strip() in EVERY_ADDRESS else host
 
 
 def _format_host(host: str) -> str:

@@ -253,17 +253,20 @@ class Service:
         build = partial(self.deployments.build_once, graph_id, "comfy", config)
         return await asyncio.get_running_loop().run_in_executor(self._builders, build)
 
-    async def result(self, job: Job) -> dict[str, Any]:
-        """Return the result of a job, with signed urls for its artifacts, or only its status while it is unfinished."""
+    async def result(self, job: Job, called_at: str | None = None) -> dict[str, Any]:
+        """Return the result of a job, with signed urls for its artifacts, or only its status while it is unfinished.
+
+        ``called_at`` is the url at which the caller reached this endpoint.
+        """
         if not job.is_final:
             return {"job_id": job.job_id, "status": job.status}
         output = job.output
         if output is not None and job.artifacts:
-            output = await asyncio.to_thread(with_urls, output, self._url)
+            output = await asyncio.to_thread(with_urls, output, partial(self._url, called_at=called_at))
         return {"job_id": job.job_id, "status": job.status, "output": output, "error": job.error, "timing": job.timing}
 
-    def _url(self, ref: ArtifactRef) -> str | None:
-        return self.signer.url(ref.hash) if self.store.has(ref.hash) else None
+    def _url(self, ref: ArtifactRef, called_at: str | None) -> str | None:
+        return self.signer.url(ref.hash, called_at) if self.store.has(ref.hash) else None
 
     async def jobs(self, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return the rows of jobs, newest first.

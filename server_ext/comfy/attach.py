@@ -70,13 +70,14 @@ def _attach(context: ExtensionContext) -> None:
         artifact_quota=None if settings.artifact_quota is None else int(settings.artifact_quota * 2**30),
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
-        peer_url=settings.peer_url or url,
+        peer_url=settings.peer_url,
         roots=host_api.model_folders(),
     )
     run_prompts_with(context.runner)
     host = ComfyHost(settings.slots)
     set_local_comfy(host)
-    service, guard, _ = build_service(serving, data_dir, token, redactor, host)
+    service, guard, set_url = build_service(serving, data_dir, token, redactor, host)
+    set_url(url)
     context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
     service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))
     app = host_api.prompt_server().app

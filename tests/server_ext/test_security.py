@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 
+from samples.endpoints import EndpointProcess
 from samples.http_client import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
-from yggdrasill.server_ext.auth import Guard, TokenFile, load_or_create_secret, resolve_token, rotate_token
+from yggdrasill.server_ext.auth import Guard, Signer, TokenFile, load_or_create_secret, resolve_token, rotate_token, url_for_others
 from yggdrasill.server_ext.route_table import ROUTES
 from yggdrasill.server_ext.statuses import status_of
 
@@ -206,6 +208,48 @@ def test_a_guard_refuses_other_names(host: str) -> None:
     with pytest.raises(AccessDenied) as caught:
         Guard("a-token-of-eight", ["0.0.0.0", "forge.lan"]).check_source(host, None, None)
     assert caught.value.details["reason"] == "host"
+
+
+# -- signed urls --------------------------------------------------------------------------------------------------
+
+
+def test_urls_of_an_endpoint_on_all_addresses_have_an_address_that_others_reach(tmp_path: Path) -> None:
+    process = EndpointProcess("open", tmp_path, host="0.0.0.0", allow_hosts=["forge.lan"]).start()
+    try:
+        http = Http(process)
+        http.deploy("double", one_node("double"))
+        job = http.submit("double", {"x": torch.ones(100_000)}).json()["job_id"]
+        port = process.url.rsplit(":", 1)[1]
+        for host in (f"192.168.7.7:{port}", "forge.lan", f"forge.lan:{port}"):
+            (payload,) = http.get(f"/jobs/{job}/output", headers={"Host": host}).json()["output"]["payloads"]
+            assert payload["url"].startswith(f"http://{host}{BASE}/artifacts/")
+        (payload,) = http.get(f"/jobs/{job}/output").json()["output"]["payloads"]
+        assert payload["url"].startswith(http.get("/capabilities").json()["peer_url"])
+        assert "127.0.0.1" not in payload["url"] or "--peer-url" in process.log()
+    finally:
+        process.stop()
+
+
+@pytest.mark.parametrize("address, found", [("192.168.1.20", "http://192.168.1.20:8400"), ("fd00::17", "http://[fd00::17]:8400")])
+def test_the_address_of_an_interface_is_used(address: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yggdrasill.server_ext.auth._interface_address", lambda: address)
+    assert url_for_others("http://127.0.0.1:8400", "0.0.0.0") == found
+    assert url_for_others("http://10.0.0.5:8400", "10.0.0.5") == "http://10.0.0.5:8400"
+
+
+def test_a_machine_without_an_address_for_others_logs_what_to_pass(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("yggdrasill.server_ext.auth._interface_address", lambda: None)
+    assert url_for_others("http://127.0.0.1:8400", "::") == "http://127.0.0.1:8400"
+    assert "Pass --peer-url URL" in caplog.text
+
+
+def test_an_endpoint_on_one_address_ignores_the_callers_host() -> None:
+    signer = Signer("key", "http://10.0.0.5:8400/")
+    url = signer.url("a" * 64, "http://evil.example")
+    assert url is not None
+    assert url.startswith("http://10.0.0.5:8400/yggdrasill/v1/artifacts/aaa")
 
 
 # -- protocol and bodies ------------------------------------------------------------------------------------------
