@@ -192,7 +192,7 @@ class _Guesses:
 class GuessLimiter:
     """Limits how many different wrong tokens each address may send; see `check`. Memory is bounded.
 
-    A client with an outdated token sends the same one again, which is no new guess. Addresses of one IPv6 site count as one.
+    A client with an outdated token sends the same one again, which counts once. Addresses of one IPv6 site count as one.
     """
 
     def __init__(self) -> None:
