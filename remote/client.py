@@ -57,7 +57,7 @@ class EndpointClient:
             raise InvalidArgument(f"the URL of endpoint {parts.hostname!r} contains credentials or a query; pass the token separately")
         self.url = url.rstrip("/")
         self.name = name or self.url
-        self._token = token
+        self._token = token if callable(token) else lambda: token
         self._ca = ca
         self._transport = transport
         #: The endpoint's artifact folder, if it is on this machine.
@@ -71,6 +71,11 @@ class EndpointClient:
 
     def __repr__(self) -> str:
         return f"<EndpointClient {self.name!r} at {self.url}>" if self.name != self.url else f"<EndpointClient {self.url}>"
+
+    @property
+    def token(self) -> str | None:
+        """Return the present token."""
+        return self._token()
 
     @property
     def transport(self) -> Transport:
@@ -274,7 +279,7 @@ class EndpointClient:
         timeout: float = 30.0,
     ) -> AsyncIterator[Response]:
         """Open a response with a good status. Any other response is raised as the error that it carries."""
-        token = self._token() if callable(self._token) else self._token
+        token = self.token
         protocol_headers = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {token}"} if token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**protocol_headers, **(headers or {})}, body, length, timeout)
         with _add_endpoint_name(self.name):

@@ -179,7 +179,7 @@ def test_two_deployments_of_one_id_at_a_time_keep_each_others_artifacts_pinned(t
             with pytest.raises(StorageFailed, match="pinned"):
                 store.put(b"x" * 2_000_000)
             fetcher.may_send.set()
-            await asyncio.wait([first])
+            await asyncio.gather(first, return_exceptions=True)
             assert store.put(b"x" * 2_000_000)
 
     run(act())
