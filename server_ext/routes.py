@@ -153,7 +153,7 @@ class Endpoint:
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /graphs/{graph_id}"""
-        await asyncio.to_thread(self._service.deployments.remove, request.match_info["graph_id"])
+        await self._service.remove(request.match_info["graph_id"])
         return web.Response(status=204, headers={_PROTOCOL_HEADER: str(PROTOCOL)})
 
     async def contract(self, request: web.Request) -> web.Response:

@@ -214,6 +214,14 @@ class Service:
         deployment, _ = await self._build(graph_id, None, partial(self.deployments.get, graph_id))
         return cast("Deployment", deployment)
 
+    async def remove(self, graph_id: str) -> None:
+        """Remove a deployment, after a build of it that is running.
+
+        Raises:
+            As `Deployments.remove`.
+        """
+        await self._build(graph_id, "remove", partial(self.deployments.remove, graph_id))
+
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     async def submit(self, graph_id: str, call: Submission) -> Job:

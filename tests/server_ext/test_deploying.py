@@ -14,7 +14,7 @@ import pytest
 from samples.blocks import Double
 from samples.graphs import sample_registry
 from samples.http_client import one_node
-from yggdrasill.errors import StorageFailed, UnknownArtifact, YggdrasillError
+from yggdrasill.errors import StorageFailed, UnknownArtifact, UnknownGraph, YggdrasillError
 from yggdrasill.server_ext.artifacts import Fetcher
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
@@ -92,6 +92,22 @@ def test_many_callers_of_one_slow_graph_share_a_build_and_leave_other_work_its_t
             assert SlowBuild.builds == 1
             assert sum(created for _, created in results) == 1
             assert len({id(deployment) for deployment, _ in results}) == 1
+
+    run(act())
+
+
+def test_removing_a_graph_that_is_being_built_leaves_other_work_its_threads(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            building = asyncio.create_task(endpoint.deploy("slow", "graph", one_node("slow-build"), None))
+            await asyncio.sleep(0.1)
+            removals = [asyncio.create_task(endpoint.remove("slow")) for _ in range(40)]
+            await asyncio.sleep(0.1)
+            assert await asyncio.wait_for(asyncio.to_thread(lambda: "free"), SECONDS / 4) == "free"
+            SlowBuild.may_finish.set()
+            await asyncio.gather(building, *removals)
+            with pytest.raises(UnknownGraph):
+                await endpoint.remove("slow")
 
     run(act())
 
