@@ -16,7 +16,7 @@ import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -232,7 +232,9 @@ def _site_of(address: str | None) -> str:
         found = ip_address((address or "").partition("%")[0])
     except ValueError:
         return address or ""
-    return str(ip_network((found, _IPV6_SITE_BITS), strict=False)) if found.version == 6 and found.ipv4_mapped is None else str(found)
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is None:
+        return str(ip_network((found, _IPV6_SITE_BITS), strict=False))
+    return str(found)
 
 
 class Guard:

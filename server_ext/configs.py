@@ -162,7 +162,8 @@ def _path(text: str, where: str, rules: HostRules) -> str:
 def legacy_world_folder(config: Mapping[str, Any]) -> str | None:
     """Return the folder in which earlier releases stored the states of a world, or None if it stores none: its world id."""
     world_id = config.get("world_id", "world")
-    return world_id if "stages" in config and isinstance(config.get("storage"), Mapping) and _is_safe_name(world_id) else None
+    stores = "stages" in config and isinstance(config.get("storage"), Mapping) and _is_safe_name(world_id)
+    return str(world_id) if stores else None
 
 
 def _is_safe_name(name: Any) -> bool:
