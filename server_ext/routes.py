@@ -87,7 +87,7 @@ class Endpoint:
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            self._guard.check_token(headers.get("Authorization"))
+            self._guard.check_token(headers.get("Authorization"), request.remote)
         version = headers.get(_PROTOCOL_HEADER, str(PROTOCOL))
         if version != str(PROTOCOL):
             raise ProtocolMismatch(
@@ -154,7 +154,7 @@ class Endpoint:
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /graphs/{graph_id}"""
-        await asyncio.to_thread(self._service.deployments.remove, request.match_info["graph_id"])
+        await self._service.remove(request.match_info["graph_id"])
         return web.Response(status=204, headers={_PROTOCOL_HEADER: str(PROTOCOL)})
 
     async def contract(self, request: web.Request) -> web.Response:
@@ -184,7 +184,7 @@ class Endpoint:
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
-        return _json(await self._service.result(job), 200 if job.is_final else 202)
+        return _json(await self._service.result(job, f"{request.scheme}://{request.host}"), 200 if job.is_final else 202)
 
     async def fetch_model(self, request: web.Request) -> web.Response:
         """POST /models"""

@@ -22,7 +22,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, Signer, load_or_create_secret, resolve_token
+from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint, url_for_others
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
@@ -51,7 +51,7 @@ class Settings:
     """The settings of a headless endpoint. The command line options have the same names.
 
     ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
-    url under which other endpoints reach this one. ``roots`` are folders that checkpoint paths of deployed configs may use. With
+    url under which other endpoints reach this one (default: see `url_for_others`). ``roots`` are folders that checkpoint paths of deployed configs may use. With
     ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
     (default: `default_quota`), the least recently used artifacts are removed. ``max_queue`` bounds the unfinished jobs and
     ``max_queue_bytes`` the JSON of their requests together.
@@ -108,9 +108,9 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     if not _is_shared(settings.artifacts):
         os.umask(0o077)
     data_dir = _make_data_dir(settings.data_dir)
-    token = resolve_token(data_dir, settings.token)
-    token_is_stored = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
-    redactor = Redactor([token, *secrets_of_environment()])
+    redactor = Redactor(secrets_of_environment())
+    token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]), settings.token)
+    token_is_stored = isinstance(token, TokenFile)
     _set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
@@ -144,9 +144,9 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
 
 
 def build_service(
-    settings: Settings, data_dir: Path, token: str, redactor: Redactor, host: Host | None = None
+    settings: Settings, data_dir: Path, token: str | Callable[[], str], redactor: Redactor, host: Host | None = None
 ) -> tuple[Service, Guard, Callable[[str], None]]:
-    """Build the service and guard of an endpoint, and return them with a function that sets the url once it is known.
+    """Build the service and guard of an endpoint, and return them with a function that sets the url at which this machine reaches it, once it is known.
 
     The endpoint is headless unless ``host`` is given.
     """
@@ -179,7 +179,9 @@ def build_service(
     guard = Guard(token, [settings.host, *settings.allow_hosts, *peer_names])
 
     def set_url(url: str) -> None:
-        signer.peer_url = signer.peer_url or url
+        if signer.peer_url is None:
+            signer.follows_caller = settings.host.strip() in EVERY_ADDRESS
+            signer.peer_url = url_for_others(url, settings.host)
 
     return service, guard, set_url
 
@@ -221,7 +223,7 @@ async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: S
 
 
 def _connectable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
+    return "127.0.0.1" if host.strip() in EVERY_ADDRESS else host
 
 
 def _format_host(host: str) -> str:
