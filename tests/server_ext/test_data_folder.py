@@ -62,7 +62,7 @@ def test_an_endpoint_starts_with_foreign_and_partial_files_in_its_folder(tmp_pat
         ("endpoints.yaml", GARBAGE, 0o600, "endpoints.yaml"),
         ("secrets.yaml", b"a: tell-nobody\n", 0o644, "chmod 600"),
         ("secrets.yaml", b"a: [tell-nobody", 0o600, "is not a YAML mapping"),
-        ("signing_key", b"", 0o600, "delete it, and a new secret is made"),
+        ("signing_key", b"", 0o600, "Delete it; the next start creates a new secret"),
     ],
 )
 def test_an_unusable_file_is_named_with_a_remedy(tmp_path: Path, name: str, content: bytes, mode: int, message: str) -> None:

@@ -22,8 +22,8 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def storage(self, *, go_on: bool) -> WorldStorage:
-        return WorldStorage(self.path, load_last_state=go_on)
+    def storage(self, *, resume: bool) -> WorldStorage:
+        return WorldStorage(self.path, load_last_state=resume)
 
 
 def states_of(folder: Folder, stopped: Any, stop_in: str | None = None, stop_in_pass: int = 0) -> list[Any]:
@@ -45,7 +45,7 @@ def test_actions_continue_where_the_run_was_stopped(stage: str, number: int, tmp
     folder = Folder(tmp_path)
     with pytest.raises(BlockFailed):
         states_of(folder, None, stage, number)
-    stopped = folder.storage(go_on=False).newest("tiny")
+    stopped = folder.storage(resume=False).newest("tiny")
     assert stopped is not None
     assert stopped.phase == ("pass" if stage == "author" else "update")
 

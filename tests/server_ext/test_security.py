@@ -283,7 +283,7 @@ def test_a_worlds_storage_is_inside_its_folder(server: Http) -> None:
     stage = {"stage_id": "s", "pipelines": []}
     server.deploy("stored", world(world_id="mid", storage={"state_dir": "snapshots"}, stages={"s": stage}, cycle=["s"]), "world")
     server.run("stored", {"state": None, "action": None})
-    assert [path.name for path in (server.process.data_dir / "worlds" / "mid" / "snapshots").iterdir()] == ["mid-last.ygg"]
+    assert [path.name for path in (server.process.data_dir / "worlds" / "mid" / "snapshots").glob("*.ygg")] == ["mid-last.ygg"]
 
 
 # -- secrets ------------------------------------------------------------------------------------------------------

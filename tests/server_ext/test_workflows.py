@@ -82,7 +82,7 @@ def test_a_workflow_job_is_cancelled_when_its_caller_disconnects(host: Http, tmp
         ({"nodes": [], "links": []}, (400, "InvalidConfig"), "Export (API)"),
         ({"1": {"inputs": {}}}, (400, "InvalidConfig"), "needs a class_type"),
         ({**DOUBLE, "4": graph_output("y", ("1", 0))}, (400, "InvalidConfig"), "two outputs named 'y'"),
-        ({str(number): node("FakeDouble") for number in range(20_001)}, (400, "LimitExceeded"), "at most 20000"),
+        ({str(number): node("FakeDouble") for number in range(20_001)}, (400, "LimitExceeded"), "the limit is 20000"),
     ],
     ids=["empty", "editor's", "no class", "two of a name", "too many"],
 )

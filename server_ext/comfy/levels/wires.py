@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.errors import InvalidArgument, format_options, unknown_message
 
 __all__ = ["Wire", "read_lines", "read_wires"]
 
@@ -61,5 +61,5 @@ def _end(text: str, children: Collection[str], word: str, line: str) -> tuple[st
         return child, port
     if "." in text:
         name = text.split(".", 1)[0]
-        raise InvalidArgument(f"{line!r}: unknown {word} {name!r}. Available: {format_options(children, near=name)}.")
+        raise InvalidArgument(f"{line!r}: {unknown_message(word, name, children)}")
     return "", text

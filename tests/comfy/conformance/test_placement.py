@@ -90,7 +90,7 @@ def _run_placed(lab: Lab, prompt: Prompt, trial: Trial, report: PlacingReport) -
     shown, outcome = cold_run(lab, prompt, trial.extra_data)
     if outcome is None:
         kinds = {error["type"] for facts in shown.answer["node_errors"].values() for error in facts["errors"]}
-        assert kinds == {"yggdrasill_CarveError"}, shown.answer
+        assert kinds == {"yggdrasill_PartitionError"}, shown.answer
         report.refused += 1
         return None
     assert shown.entry["status"]["status_str"] == "success", [facts["exception_message"] for facts in shown.of("execution_error")]
