@@ -128,7 +128,7 @@ def _encode_record(deployment: Deployment, *, has_state: bool) -> bytes:
         "idle_after": deployment.idle_after,
         "world_folder": file_name(deployment.graph_id),
     }
-    return json.dumps(record, indent=1, ensure_ascii=False).encode("utf-8")
+    return json.dumps(record, indent=1).encode("ascii")
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:
