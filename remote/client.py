@@ -58,7 +58,7 @@ class EndpointClient:
             raise InvalidArgument(f"the URL of endpoint {parts.hostname!r} contains credentials or a query; pass the token separately")
         self.url = url.rstrip("/")
         self.name = name or self.url
-        self._token = token if callable(token) else lambda: token
+        self._token: Callable[[], str | None] = token if callable(token) else _constant(token)
         self._ca = ca
         self._transport = transport
         #: The endpoint's artifact folder, if it is on this machine.
@@ -301,6 +301,10 @@ class EndpointClient:
                     raise error
                 _check_protocol(response, self.name, self.url)
                 yield response
+
+
+def _constant(token: str | None) -> Callable[[], str | None]:
+    return lambda: token
 
 
 async def _read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:

@@ -286,6 +286,12 @@ def test_deploying_an_equal_config_again_updates_its_idle_after(tmp_path: Path) 
     assert torch.equal(restarted.runnable.run({"x": torch.ones(3)})["y"], torch.full((3,), 2.0))
 
 
+def test_a_config_with_half_an_emoji_is_stored(tmp_path: Path) -> None:
+    config = {**one_node("double"), "metadata": {"note": "\ud83d"}}
+    put(served(tmp_path), "g", config)
+    assert served(tmp_path).get("g").config == config
+
+
 def test_lists_of_many_graphs_parse_only_new_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = served(tmp_path)
     for number in range(20):
