@@ -26,7 +26,7 @@ from yggdrasill.errors import (
     UnknownGraph,
 )
 from yggdrasill.foundation import BlockRegistry, ConfigField, Graph, ReusePool
-from yggdrasill.server_ext import deployment_files
+from yggdrasill.foundation.config import parse_document
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.server_ext.deployments import Deployments
@@ -298,13 +298,12 @@ def test_lists_of_many_graphs_parse_only_new_records(tmp_path: Path, monkeypatch
         put(first, f"g{number}", one_node("double"))
     deployments = served(tmp_path)
     parsed: list[str] = []
-    parse = vars(deployment_files)["parse_document"]
 
     def counted(text: str, where: str, **options: Any) -> Any:
         parsed.append(where)
-        return parse(text, where, **options)
+        return parse_document(text, where, **options)
 
-    monkeypatch.setattr(deployment_files, "parse_document", counted)
+    monkeypatch.setattr("yggdrasill.server_ext.deployment_files.parse_document", counted)
     for _ in range(3):
         assert len(deployments.names()) == len(deployments.summaries()) == 20
         with pytest.raises(UnknownGraph, match="'g0'"):
