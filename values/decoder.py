@@ -19,13 +19,13 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 
 class Decoder:
-    """Decodes one skeleton; references to one payload under the same tag decode to one object. Use once."""
+    """Decodes one skeleton; references to one payload under the same tag decode to one object. ``checkpoint`` may end it. Use once."""
 
-    def __init__(self, payloads: Sequence[Payload], limits: Limits) -> None:
+    def __init__(self, payloads: Sequence[Payload], limits: Limits, checkpoint: Callable[[], None] | None = None) -> None:
         limits.check("max_payloads", len(payloads))
         limits.check("max_bytes", sum(payload.data.nbytes for payload in payloads))
         self._payloads = payloads
-        self._walk = Walk(limits)
+        self._walk = Walk(limits, checkpoint)
         self._in_key = False
         self._made: dict[tuple[str, int], Any] = {}
 

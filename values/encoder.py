@@ -18,6 +18,8 @@ from yggdrasill.values.tensors import encode_array, encode_number, encode_tensor
 
 __all__ = ["INLINE_BYTES", "Encoder", "Visit", "Walk"]
 
+_CHECKPOINT_VISITS = 1000
+
 INLINE_BYTES = 512
 """Byte strings up to this length stay in the skeleton as base64."""
 
@@ -174,9 +176,13 @@ _CONTAINERS: dict[type, Callable[[Encoder, Any], Visit]] = {
 
 
 class Walk:
-    """A depth-first walk; ``steps`` are the indices and keys from the root to the part being visited."""
+    """A depth-first walk; ``steps`` are the indices and keys from the root to the part being visited.
 
-    def __init__(self, limits: Limits) -> None:
+    ``checkpoint`` is called regularly and may raise.
+    """
+
+    def __init__(self, limits: Limits, checkpoint: Callable[[], None] | None = None) -> None:
+        self._checkpoint = checkpoint
         self.limits = limits
         self.steps: list[Any] = []
         self._items = 0
@@ -185,7 +191,11 @@ class Walk:
         """Return ``visit(root)``; if that is a `Visit`, return its result after all its parts are visited."""
         visits: list[Visit] = []
         part = root
+        visited = 0
         while True:
+            visited += 1
+            if self._checkpoint is not None and not visited % _CHECKPOINT_VISITS:
+                self._checkpoint()
             result = visit(part)
             if isinstance(result, GeneratorType):
                 self.limits.check("max_depth", len(visits) + 1)

@@ -18,7 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samples.values import same, trees
-from yggdrasill.errors import CannotTravel, CorruptData, LimitExceeded, StorageFailed, UnknownArtifact, UnsupportedVersion, YggdrasillError
+from yggdrasill.errors import (
+    Cancelled,
+    CannotTravel,
+    CorruptData,
+    LimitExceeded,
+    StorageFailed,
+    UnknownArtifact,
+    UnsupportedVersion,
+    YggdrasillError,
+)
 from yggdrasill.values import (
     ArtifactHandle,
     ArtifactRef,
@@ -434,3 +443,17 @@ def test_powers_of_two_are_keys_although_many_have_equal_hashes() -> None:
     value = {2.0**exponent: exponent for exponent in range(-1074, 1024)}
     with pack(value, MemoryStore()) as packed:
         assert unpack(packed.wire, lambda ref: memoryview(b"")) == value
+
+
+def test_a_checkpoint_ends_the_decoding_of_a_large_value() -> None:
+    skeleton = {"$dict": [part for number in range(50_000) for part in ({"$int": hex(number)}, 0)]}
+    calls = []
+
+    def checkpoint() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled, match="stop"):
+        unpack({"skeleton": skeleton, "payloads": []}, lambda ref: memoryview(b""), checkpoint=checkpoint)
+    assert len(calls) == 3
