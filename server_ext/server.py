@@ -101,12 +101,16 @@ def serve(*, ready: Ready | None = None, **options: Any) -> None:
     Raises:
         InvalidArgument, InvalidConfig, StorageFailed: the endpoint cannot start.
     """
-    asyncio.run(_serve(Settings(**options), ready))
+    settings = Settings(**options)
+    umask = None if _is_shared(settings.artifacts) else os.umask(0o077)
+    try:
+        asyncio.run(_serve(settings, ready))
+    finally:
+        if umask is not None:
+            os.umask(umask)
 
 
 async def _serve(settings: Settings, ready: Ready | None) -> None:
-    if not _is_shared(settings.artifacts):
-        os.umask(0o077)
     data_dir = _make_data_dir(settings.data_dir)
     redactor = Redactor(secrets_of_environment())
     token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]), settings.token)
