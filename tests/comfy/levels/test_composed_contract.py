@@ -68,9 +68,9 @@ def test_the_ports_route_is_reserved_for_the_editor(comfy: Caller) -> None:
 @pytest.mark.parametrize(
     "entry, said",
     [
-        ({"config": {"ref": "/etc/passwd"}}, "'ref' is not allowed"),
+        ({"config": {"ref": "/etc/passwd"}}, "looks like a path or an address"),
         ({"config": {"checkpoint_ref": "../../../etc/passwd"}}, "which is not in a folder that this host allows"),
-        ({"config": {"api_key_env": "SOME_TOKEN"}}, "refers to a secret of this host"),
+        ({"config": {"api_key_env": "SOME_TOKEN"}}, "is a secret or refers to one of this host"),
         ({"config": {"base_url": "http://127.0.0.1:1/"}}, "not an endpoint known to this host"),
     ],
 )
