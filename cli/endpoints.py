@@ -1,15 +1,16 @@
-"""``yggdrasill endpoints``: list, add, remove and check the endpoints of an endpoints.yaml."""
+"""``yggdrasill endpoints``: list, add, pair, remove and check the endpoints of an endpoints.yaml."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from yggdrasill.cli.console import Console, table
-from yggdrasill.errors import RemoteError
+from yggdrasill.errors import InvalidArgument, RemoteError
 
 __all__ = ["DEFAULT_FILE", "add", "main", "open_registry"]
 
@@ -25,9 +26,15 @@ def add(parser: argparse.ArgumentParser) -> None:
     adding = actions.add_parser("add", help="add an endpoint")
     adding.add_argument("name", metavar="NAME")
     adding.add_argument("url", metavar="URL")
-    adding.add_argument("--token", metavar="TOKEN", help="the endpoint's token, stored in secrets.yaml; '-' reads it from standard input")
+    adding.add_argument(
+        "--token",
+        metavar="TOKEN",
+        help="'-' reads the endpoint's token from standard input; it is stored in secrets.yaml. A token given here is visible to other users of this machine",
+    )
     adding.add_argument("--token-env", metavar="VARIABLE", help="the environment variable that holds the token")
     adding.add_argument("--ca", metavar="FILE", help="the certificate authority of an https endpoint")
+    pairing = actions.add_parser("pair", help="add an endpoint with its pairing line, read from standard input")
+    pairing.add_argument("name", nargs="?", metavar="NAME", help="its name (default: the name in the line)")
     ping = actions.add_parser("ping", help="check endpoint health")
     ping.add_argument("names", nargs="*", metavar="NAME", help="the endpoints to check (default: all)")
     removing = actions.add_parser("remove", help="remove an endpoint")
@@ -57,6 +64,8 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         registry.add(arguments.name, arguments.url, token=given, token_env=arguments.token_env, ca=arguments.ca)
         registry.to_yaml()
         console.say(f"added {arguments.name} at {arguments.url}")
+    elif action == "pair":
+        _pair(registry, arguments.name, console)
     elif action == "remove":
         registry.remove(arguments.name)
         registry.to_yaml()
@@ -70,6 +79,20 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         console.say(table(["part", "runs on"], [*document["graphs"].items(), ["everything else", document["default"]]]))
     console.result(registry.to_dict())
     return 0
+
+
+def _pair(registry: Any, name: str | None, console: Console) -> None:
+    from yggdrasill.remote.endpoint import read_pairing
+
+    # not echoed: the line contains the token
+    line = getpass.getpass("pairing line: ") if sys.stdin.isatty() else sys.stdin.readline()
+    found = read_pairing(line)
+    chosen = name or found.name
+    if chosen is None:
+        raise InvalidArgument("The pairing line has no name. Pass one: yggdrasill endpoints pair NAME")
+    registry.add(chosen, found.url, token=found.token)
+    registry.to_yaml()
+    console.say(f"added {chosen} at {found.url}")
 
 
 def _ping(registry: Any, names: list[str], console: Console) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yggdrasill.cli.console import Console
 
-__all__ = ["add", "main"]
+__all__ = ["add", "main", "print_pairing"]
 
 DEFAULT_DATA_DIR = Path("~/.yggdrasill")
 
@@ -51,7 +51,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--peer", action="append", default=[], metavar="URL", help="an endpoint from which tensors may be fetched directly; may be repeated"
     )
     parser.add_argument(
-        "--peer-url", metavar="URL", help="the URL at which other endpoints reach this one (default: the address it listens on)"
+        "--peer-url",
+        metavar="URL",
+        help="the URL at which other endpoints reach this one (default: the address it listens on; if it listens on all, the one that the caller used)",
     )
     parser.add_argument(
         "--allow-host",
@@ -63,19 +65,26 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-queue", type=int, default=1000, metavar="N", help="number of jobs that may wait (default: %(default)s)")
 
 
+def print_pairing(console: Console, url: str, token_file: Path | None, name: str = "NAME") -> None:
+    """Print how another machine adds the endpoint. The token is shown on a terminal only, and is never an argument of a command."""
+    from yggdrasill.remote.endpoint import pairing_line
+
+    if token_file is None:
+        console.say(f"on another machine: yggdrasill endpoints add {name} {url} --token-env VARIABLE")
+    elif sys.stdout.isatty():
+        console.say(f"on another machine run 'yggdrasill endpoints pair {name}', and enter this line when it asks for it:")
+        console.say(pairing_line(url, token_file.read_text(encoding="utf-8").strip()))
+    else:
+        console.say(f"on another machine: yggdrasill endpoints add {name} {url} --token -   (reads the token, which is in {token_file})")
+
+
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Serve until interrupted; return the exit code."""
     from yggdrasill.server_ext.server import serve
 
     def ready(url: str, token_file: Path | None) -> None:
         console.say(f"serving at {url}")
-        if token_file is None:
-            console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token-env VARIABLE")
-        elif sys.stdout.isatty():
-            # On a terminal the token is shown; a log or a pipe receives only its file name.
-            console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token {token_file.read_text(encoding='utf-8').strip()}")
-        else:
-            console.say(f"on another machine: yggdrasill endpoints add NAME {url} --token -   (the token is in {token_file})")
+        print_pairing(console, url, token_file)
         console.result({"url": url, "token_file": None if token_file is None else str(token_file)})
 
     serve(

@@ -15,6 +15,7 @@ from yggdrasill.cli.comfy_processes import ComfyProcess, comfy_processes, device
 from yggdrasill.cli.console import Console
 from yggdrasill.cli.endpoints import DEFAULT_FILE, open_registry
 from yggdrasill.cli.installation import find_installation
+from yggdrasill.cli.serve import print_pairing
 from yggdrasill.errors import InvalidArgument, RemoteError
 
 __all__ = ["add", "main"]
@@ -59,7 +60,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
             _register(file, servers, tokens)
         _wait(servers, tokens, arguments.patience, console)
         for server in servers:
-            _print_pairing(server, tokens[server.name], console)
+            print_pairing(console, server.url, server.data_dir / "token", server.name)
         facts = [{"name": each.name, "url": each.url, "token_file": str(each.data_dir / "token")} for each in servers]
         console.result({"servers": facts, "endpoints": str(registry_file)})
         console.say("Ctrl-C stops them")
@@ -121,16 +122,6 @@ def _wait(servers: Sequence[ComfyProcess], tokens: dict[str, str], seconds: floa
             took = server.wait_until(lambda client=client: answers(client), seconds=seconds)  # type: ignore[misc]
             bar.update()
             console.say(f"{server.name} is ready at {server.url} ({took:.0f} s)")
-
-
-def _print_pairing(server: ComfyProcess, token: str, console: Console) -> None:
-    """Print the command that registers the server on another machine; the token is shown on a terminal only."""
-    from yggdrasill.remote.endpoint import pairing_line
-
-    if sys.stdout.isatty():
-        console.say(f"for another registry: {pairing_line(server.url, token, server.name)}")
-    else:
-        console.say(f"for another registry: {pairing_line(server.url, '-', server.name)}   (the token is in {server.data_dir / 'token'})")
 
 
 def _keep(servers: Sequence[ComfyProcess]) -> int:

@@ -102,7 +102,8 @@ def dtypes_fit(source: str, target: str) -> bool:
     return source == target or PortType.ANY.value in (source, target)
 
 
-FIELD_TYPES = ("number", "integer", "boolean", "text", "choice", "value")
+FIELD_TYPES = ("number", "integer", "boolean", "text", "choice", "value", "path", "url", "secret")
+_TEXT_TYPES = ("text", "path", "url", "secret")
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,8 @@ class ConfigField:
 
     Attributes:
         name: The key in the config.
-        kind: One of `FIELD_TYPES`; ``value`` is any JSON value.
+        kind: One of `FIELD_TYPES`; ``value`` is any JSON value. ``path``, ``url`` and ``secret`` are texts that name a file or folder, an
+            address or a credential: an endpoint accepts only allowed ones in a config that it receives.
         default: The value where the key is absent; None means that the field has no value then.
         low: The smallest number, inclusive; None for no bound.
         high: The largest number, inclusive; None for no bound.
@@ -158,7 +160,7 @@ class ConfigField:
             return None if value in self.options else f"can be {format_options(self.options)}"
         if self.kind == "boolean":
             return None if isinstance(value, bool) else "must be true or false"
-        if self.kind == "text":
+        if self.kind in _TEXT_TYPES:
             return None if isinstance(value, str) else "must be a text"
         fits = isinstance(value, (int, float)) and not isinstance(value, bool)
         whole = self.kind == "number" or (fits and float(value).is_integer())

@@ -126,6 +126,8 @@ def widget(setting: ConfigField) -> Any:
     options: dict[str, Any] = {"optional": True, "tooltip": _as_sentence(setting.meaning)}
     if setting.kind == "choice":
         return io.Combo.Input(name, options=list(setting.options), default=default, **options)
+    if setting.kind in ("path", "url", "secret"):
+        return io.String.Input(name, default=default or "", **options)
     if setting.kind == "text":
         long = default is None or "\n" in default or len(default) > 40
         return io.String.Input(name, default=default or "", multiline=long, **options)

@@ -35,14 +35,21 @@ PROTOCOL = 1
 class EndpointClient:
     """Client of the endpoint at ``url`` (scheme, host, port and optional path prefix).
 
-    ``name`` is used in messages. The token is sent only to addresses below ``url`` and appears in no repr or error.
+    ``name`` is used in messages. The token, or the result of ``token()`` at each request, is sent only to addresses below ``url`` and
+    appears in no repr or error.
 
     Raises:
         InvalidArgument: ``url`` is not an http or https URL, or contains credentials.
     """
 
     def __init__(
-        self, url: str, *, token: str | None = None, name: str | None = None, ca: str | None = None, transport: Transport | None = None
+        self,
+        url: str,
+        *,
+        token: str | Callable[[], str | None] | None = None,
+        name: str | None = None,
+        ca: str | None = None,
+        transport: Transport | None = None,
     ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -51,7 +58,7 @@ class EndpointClient:
             raise InvalidArgument(f"the URL of endpoint {parts.hostname!r} contains credentials or a query; pass the token separately")
         self.url = url.rstrip("/")
         self.name = name or self.url
-        self._token = token
+        self._token: Callable[[], str | None] = token if callable(token) else _constant(token)
         self._ca = ca
         self._transport = transport
         #: The endpoint's artifact folder, if it is on this machine.
@@ -65,6 +72,11 @@ class EndpointClient:
 
     def __repr__(self) -> str:
         return f"<EndpointClient {self.name!r} at {self.url}>" if self.name != self.url else f"<EndpointClient {self.url}>"
+
+    @property
+    def token(self) -> str | None:
+        """Return the present token."""
+        return self._token()
 
     @property
     def transport(self) -> Transport:
@@ -276,7 +288,8 @@ class EndpointClient:
         timeout: float = 30.0,
     ) -> AsyncIterator[Response]:
         """Open a response with a good status. Any other response is raised as the error that it carries."""
-        protocol_headers = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {self._token}"} if self._token else {})}
+        token = self.token
+        protocol_headers = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {token}"} if token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**protocol_headers, **(headers or {})}, body, length, timeout)
         with _add_endpoint_name(self.name):
             async with self.transport.request(request) as response:
@@ -288,6 +301,10 @@ class EndpointClient:
                     raise error
                 _check_protocol(response, self.name, self.url)
                 yield response
+
+
+def _constant(token: str | None) -> Callable[[], str | None]:
+    return lambda: token
 
 
 async def _read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:

@@ -24,10 +24,20 @@ from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["MAX_STATE_BYTES", "STATEFUL_IDLE_SECONDS", "DeploymentSpec", "WorkflowSpec", "inline_refs", "state_without_checkpoint"]
+__all__ = [
+    "IDLE_SECONDS",
+    "MAX_STATE_BYTES",
+    "STATEFUL_IDLE_SECONDS",
+    "DeploymentSpec",
+    "WorkflowSpec",
+    "inline_refs",
+    "state_without_checkpoint",
+]
 
 #: Larger states count as weights, which must be on the endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
+IDLE_SECONDS = 3600.0
+"""Seconds without calls after which an endpoint removes a part without state. The next call deploys it again."""
 STATEFUL_IDLE_SECONDS = 86400.0
 """Seconds without calls after which an endpoint removes a stateful part: one day, as for finished jobs."""
 
@@ -36,8 +46,8 @@ STATEFUL_IDLE_SECONDS = 86400.0
 class DeploymentSpec:
     """A part to be deployed. Its id consists of ``name`` and a hash of its content, so equal parts share a deployment.
 
-    A stateful part gets a unique id, because its state belongs to one project; the endpoint removes it after ``idle_after`` seconds
-    without calls.
+    A stateful part gets a unique id, because its state belongs to one project. The endpoint removes a part after ``idle_after`` seconds
+    without calls, a stateful one after ``stateful_idle_after``: every edit of a part makes another deployment.
     """
 
     name: str
@@ -45,7 +55,8 @@ class DeploymentSpec:
     config: Mapping[str, Any]
     state: Mapping[str, Any] = field(default_factory=dict)
     artifact_client: ArtifactClient = field(default_factory=ArtifactClient.shared)
-    idle_after: float = STATEFUL_IDLE_SECONDS
+    idle_after: float = IDLE_SECONDS
+    stateful_idle_after: float = STATEFUL_IDLE_SECONDS
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
     async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
@@ -62,13 +73,13 @@ class DeploymentSpec:
         else:
             self._check_blocks(client)
         graph_id = f"{self.name}-{self._digest()[:12]}"
-        created = await self._put(client, graph_id, retry)
+        created = await self._put(client, graph_id, retry, self.idle_after)
         contract = await fetch_contract(client, graph_id, retry)
         if not contract.stateful:
             return contract
         if created:
             await retry.persist(lambda: client.remove(graph_id))
-        await self._put(client, f"{graph_id}-{self.salt}", retry, self.idle_after)
+        await self._put(client, f"{graph_id}-{self.salt}", retry, self.stateful_idle_after)
         return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
 
     def _check_blocks(self, client: EndpointClient) -> None:
@@ -90,7 +101,7 @@ class DeploymentSpec:
             )
         return blake3_hex(memoryview(text.encode("utf-8")))
 
-    async def _put(self, client: EndpointClient, graph_id: str, retry: Retry, idle_after: float | None = None) -> bool:
+    async def _put(self, client: EndpointClient, graph_id: str, retry: Retry, idle_after: float) -> bool:
         with self.artifact_client.pack(dict(self.state)) as packed:
             size = sum(entry["nbytes"] for entry in packed.wire["payloads"])
             if size > MAX_STATE_BYTES:

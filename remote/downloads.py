@@ -63,6 +63,8 @@ async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry
                     if unread:
                         yield unread
         except EndpointUnreachable as error:
+            if offset and offset == ref.nbytes:
+                return  # the connection broke after the last byte
             await retry.pause(error)
             continue
         if offset < ref.nbytes:
@@ -75,7 +77,7 @@ async def fetch(
 ) -> memoryview:
     """Return the verified bytes of an artifact, in memory that a tensor may own unless they are in the artifact client's store."""
     with contextlib.suppress(UnknownArtifact):
-        return artifact_client.store.read(ref.hash)
+        return await asyncio.to_thread(artifact_client.store.read, ref.hash)
     mapped = await _local_peer(_client_for(client, ref), ref, retry)
     if mapped is not None:
         return mapped

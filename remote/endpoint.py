@@ -1,14 +1,14 @@
 """One named endpoint: its URL and its credential, and the pairing line that passes both to another machine.
 
-The pairing line is the command ``yggdrasill endpoints add NAME URL --token TOKEN``, so it can be pasted into a terminal or an editor.
-Anyone with the line may use the endpoint.
+The pairing line is ``yggdrasill-pairing: [NAME] URL TOKEN``, to be pasted into an editor or into ``yggdrasill endpoints pair``. It is not a command,
+because other users of a machine see the arguments of commands. Anyone with the line may use the endpoint.
 """
 
 from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any
@@ -20,6 +20,7 @@ from yggdrasill.remote.transports import Transport
 
 __all__ = ["Endpoint", "Pairing", "client_of", "is_below", "pairing_line", "read_pairing", "token_from_environment"]
 
+_MARK = "yggdrasill-pairing:"
 _COMMAND = "yggdrasill endpoints add"
 _OPEN_NAME = "NAME"
 _OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
@@ -45,9 +46,9 @@ class Endpoint:
         """Return the token (environment first), or None."""
         return (os.environ.get(self.token_env) if self.token_env else None) or self.secret
 
-    def client(self) -> EndpointClient:
-        """Return a client for it."""
-        return EndpointClient(self.url, token=self.token, name=self.name, ca=self.ca, transport=self.transport)
+    def client(self, token: Callable[[], str | None] | None = None) -> EndpointClient:
+        """Return a client for it, which sends ``token()`` if that is given."""
+        return EndpointClient(self.url, token=token or self.token, name=self.name, ca=self.ca, transport=self.transport)
 
     @classmethod
     def from_config(cls, name: str, config: Any, where: str, secret: str | None = None) -> Endpoint:
@@ -112,20 +113,24 @@ class Pairing:
 
 def pairing_line(url: str, token: str, name: str | None = None) -> str:
     """Return the pairing line of an endpoint."""
-    return f"{_COMMAND} {shlex.join([name or _OPEN_NAME, url, '--token', token])}"
+    return f"{_MARK} {shlex.join([*([name] if name else []), url, token])}"
 
 
 def read_pairing(line: str) -> Pairing:
-    """Parse a pairing line, with any text before the command; or a URL with an optional token after it.
+    """Parse a pairing line, with any text before it; the command of earlier releases; or a URL with an optional token after it.
 
     Raises:
-        InvalidArgument: neither; the message does not repeat the line.
+        InvalidArgument: none of these; the message does not repeat the line.
     """
-    _, found, rest = line[:_LONGEST].partition(_COMMAND)
+    line = line[:_LONGEST]
+    _, marked, after_mark = line.partition(_MARK)
+    _, found, after_command = line.partition(_COMMAND)
     try:
-        words = shlex.split(rest if found else line[:_LONGEST])
+        words = shlex.split(after_mark if marked else after_command if found else line)
     except ValueError:
         raise _unreadable() from None
+    if marked:
+        return _read_marked(words)
     token = None
     if "--token" in words[:-1]:
         at = words.index("--token")
@@ -139,12 +144,21 @@ def read_pairing(line: str) -> Pairing:
     return Pairing(words[0], None, words[1] if len(words) == 2 else token)
 
 
+def _read_marked(words: list[str]) -> Pairing:
+    """Return the pairing of ``[NAME] URL TOKEN``."""
+    name = None if not words or _is_url(words[0]) else words[0]
+    rest = words if name is None else words[1:]
+    if len(rest) != 2 or not _is_url(rest[0]):
+        raise _unreadable()
+    return Pairing(rest[0], name, rest[1])
+
+
 def _is_url(text: str) -> bool:
     return text.startswith(("http://", "https://"))
 
 
 def _unreadable() -> InvalidArgument:
     return InvalidArgument(
-        "not a pairing line; expected 'yggdrasill endpoints add NAME URL --token TOKEN', or an address such as "
-        "http://192.168.1.20:8188. The other machine's editor copies its pairing line"
+        "not a pairing line; expected 'yggdrasill-pairing: URL TOKEN', or an address such as http://192.168.1.20:8188. "
+        "The other machine's editor copies its pairing line, and 'yggdrasill serve' prints it"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,6 +61,8 @@ class EndpointRegistry:
         self.placements = {str(key): Placement.of(value, self.endpoints, f"{where}, graphs.{key}") for key, value in (graphs or {}).items()}
         self.default = Placement.of(default, self.endpoints, f"{where}, default")
         self._clients: dict[str, EndpointClient] = {}
+        #: Returns the token of an endpoint at each request; a host that reads its files again sets it.
+        self.token_of: Callable[[Endpoint], str | None] = _token_of
 
     def __repr__(self) -> str:
         return f"<EndpointRegistry {sorted(self.endpoints)}, {len(self.placements)} placements, default {self.default.to_config()!r}>"
@@ -163,7 +165,7 @@ class EndpointRegistry:
         """Return the client of an endpoint, shared by all callers. Raise `UnknownEndpoint`."""
         endpoint = self.endpoint(name)
         if name not in self._clients:
-            client = endpoint.client()
+            client = endpoint.client(lambda: self.token_of(endpoint))
             client.peers = self._peer
             self._clients[name] = client
         return self._clients[name]
@@ -174,7 +176,7 @@ class EndpointRegistry:
         if not matching:
             return client_of(url)
         longest = max(matching, key=lambda endpoint: len(endpoint.url))
-        return EndpointClient(url, token=longest.token, name=longest.name, ca=longest.ca, transport=longest.transport)
+        return EndpointClient(url, token=lambda: self.token_of(longest), name=longest.name, ca=longest.ca, transport=longest.transport)
 
     def _peer(self, url: str) -> EndpointClient | None:
         """Return the client of the endpoint that a URL received from another endpoint belongs to."""
@@ -231,6 +233,10 @@ class EndpointRegistry:
         from yggdrasill.remote.placing import place
 
         return place(project, self)
+
+
+def _token_of(endpoint: Endpoint) -> str | None:
+    return endpoint.token
 
 
 class UrlResolver:

@@ -12,7 +12,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from yggdrasill.errors import EndpointUnreachable, StorageFailed, YggdrasillError
-from yggdrasill.values.stores.disk import DiskStore, read_store_id
+from yggdrasill.values.stores.disk import FILE_CHARGE, DiskStore, read_store_id
 
 __all__ = ["MIN_FOLDER_BYTES", "LocalPeer", "is_this_machine"]
 
@@ -98,7 +98,8 @@ def _open_folder(answer: Mapping[str, Any]) -> DiskStore | None:
         with _open_lock:
             store = _open_stores.get(path)
             if store is None or store.store_id != store_id:
-                store = _open_stores[path] = DiskStore(path, quota_bytes=quota if isinstance(quota, int) else None)
+                bound = quota if isinstance(quota, int) else None
+                store = _open_stores[path] = DiskStore(path, quota_bytes=bound, min_charge=FILE_CHARGE)
     except (OSError, StorageFailed):
         return None
     return store

@@ -21,9 +21,10 @@ __all__ = ["PARALLEL", "upload"]
 
 PARALLEL = 4
 CHUNK_BYTES = 1 << 20
-#: Artifacts up to SMALL_BYTES are sent together, about BATCH_BYTES per request.
+#: Artifacts up to SMALL_BYTES are sent together, about BATCH_BYTES and at most BATCH_ENTRIES per request.
 SMALL_BYTES = 1 << 20
 BATCH_BYTES = 16 << 20
+BATCH_ENTRIES = 10_000
 _HEAD_BYTES = 40
 _LARGE = "a tensor or byte string"
 
@@ -47,7 +48,7 @@ async def upload(client: EndpointClient, hashes: Iterable[str], value: Any, arti
                 return await _send_batch(client, {name: artifact_client.store.read(name) for name in names}, retry)
             return await _send(client, names[0], handles.get(names[0]), artifact_client, retry)
 
-    return sum(await asyncio.gather(*(one(names) for names in _grouped(list(hashes), artifact_client))))
+    return sum(await asyncio.gather(*(one(names) for names in await asyncio.to_thread(_grouped, list(hashes), artifact_client))))
 
 
 def _grouped(names: list[str], artifact_client: ArtifactClient) -> list[list[str]]:
@@ -60,7 +61,7 @@ def _grouped(names: list[str], artifact_client: ArtifactClient) -> list[list[str
         if nbytes is None or nbytes > SMALL_BYTES:
             groups.append([name])
             continue
-        if batch_bytes + nbytes > BATCH_BYTES:
+        if batch and (batch_bytes + nbytes > BATCH_BYTES or len(batch) == BATCH_ENTRIES):
             groups.append(batch)
             batch, batch_bytes = [], 0
         batch.append(name)

@@ -21,6 +21,7 @@ __all__ = ["Admission", "Submission"]
 
 _UPLOAD_SECONDS = 600.0
 _HASH_IN_THREAD_BYTES = 256 << 10
+_MAX_AWAITED = 200_000
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,18 @@ class Submission:
 
 
 class Admission:
-    """Admits at most ``max_queue`` unfinished jobs to the job manager."""
+    """Admits at most ``max_queue`` unfinished jobs to the job manager, whose requests have at most ``max_bytes`` of JSON together."""
 
-    def __init__(self, job_manager: JobManager, artifact_resolver: ArtifactResolver, services: TaskServices, max_queue: int) -> None:
-        self._job_manager, self._artifact_resolver, self._services, self._max_queue = job_manager, artifact_resolver, services, max_queue
+    def __init__(
+        self, job_manager: JobManager, artifact_resolver: ArtifactResolver, services: TaskServices, max_queue: int, max_bytes: int
+    ) -> None:
+        self._job_manager, self._artifact_resolver, self._services = job_manager, artifact_resolver, services
+        self._max_queue, self._max_bytes = max_queue, max_bytes
+        #: Bytes of the requests of unfinished jobs by job id, and of those whose inputs are being fetched.
+        self._queued_bytes: dict[str, int] = {}
+        self._arriving_bytes = 0
+        #: End of the reservation and number of artifacts, by the key of each call that waits for uploads.
+        self._awaited: dict[str, tuple[float, int]] = {}
         #: Whether new jobs are accepted.
         self.is_open = False
 
@@ -54,7 +63,7 @@ class Admission:
         Raises:
             InvalidArgument: invalid options. CorruptData, LimitExceeded: invalid inputs. JobConflict: the key was used for another call.
             UnknownJob: the key was used for a job whose result is no longer kept.
-            QueueFull: too many unfinished jobs. EndpointUnreachable: the endpoint is shutting down. StorageFailed: the job could not be stored.
+            QueueFull: too many unfinished jobs or bytes of requests. EndpointUnreachable: the endpoint is shutting down. StorageFailed: the job could not be stored.
             UnknownArtifact: inputs are missing (``details["missing"]``); upload them and repeat the call. No job was created.
         """
         options = check_options(deployment.kind, call.options)
@@ -65,7 +74,18 @@ class Admission:
         if existing is not None:
             return existing
         self._check_room()
-        refs = references(call.inputs)
+        self._check_bytes(call.nbytes)
+        self._arriving_bytes += call.nbytes
+        try:
+            return await self._admit_new(deployment, call, call_hash, options, origin or {})
+        finally:
+            self._arriving_bytes -= call.nbytes
+
+    async def _admit_new(
+        self, deployment: Deployment, call: Submission, call_hash: str, options: dict[str, Any], origin: Mapping[str, Any]
+    ) -> Job:
+        large = call.nbytes > _HASH_IN_THREAD_BYTES
+        refs = await asyncio.to_thread(references, call.inputs) if large else references(call.inputs)
         timing = {"fetch_s": 0.0, "bytes_in": 0.0}
         if refs:
             timing["fetch_s"], timing["bytes_in"] = await self._resolve_inputs(refs, call.key)
@@ -78,12 +98,14 @@ class Admission:
             except BaseException:
                 self._job_manager.reserve_inputs(call.key, 0.0)
                 raise
-        request = {"inputs": call.inputs, "options": options, "run": call.run, **(origin or {})}
+        self._awaited.pop(call.key, None)
+        request = {"inputs": call.inputs, "options": options, "run": call.run, **origin}
         job = Job(
             new_job_id(), call.key, deployment.graph_id, deployment.hash, call_hash, request, detached=call.detached,
             orphan_after=call.orphan_after, timeout=call.timeout, timing=timing, artifacts=tuple(ref.hash for ref in refs),
         )  # fmt: skip
         await self._job_manager.add(job)
+        self._queued_bytes[job.job_id] = call.nbytes
         self._job_manager.run(Task(job, deployment, self._services))
         return job
 
@@ -110,6 +132,17 @@ class Admission:
         if len(self._job_manager.live) >= self._max_queue:
             raise QueueFull(f"The endpoint has {self._max_queue} unfinished jobs, its limit. Try again later.")
 
+    def _check_bytes(self, nbytes: int) -> None:
+        live = {job.job_id for job in self._job_manager.live}
+        self._queued_bytes = {job_id: size for job_id, size in self._queued_bytes.items() if job_id in live}
+        waiting = sum(self._queued_bytes.values()) + self._arriving_bytes
+        # One request is always accepted, whatever its size.
+        if waiting and waiting + nbytes > self._max_bytes:
+            raise QueueFull(
+                f"The requests of the unfinished jobs have {waiting} bytes; with {nbytes} more they would exceed {self._max_bytes}, the "
+                "endpoint's limit. Send tensors as artifacts, or try again later."
+            )
+
     async def _resolve_inputs(self, refs: list[ArtifactRef], key: str) -> tuple[float, float]:
         """Pin and fetch the inputs. Return the seconds and bytes of the download."""
         loop = asyncio.get_running_loop()
@@ -117,9 +150,22 @@ class Admission:
         try:
             fetched = await self._artifact_resolver.gather(refs, f"call:{key}")
         except UnknownArtifact:
-            self._job_manager.reserve_inputs(key, _UPLOAD_SECONDS)
+            self._await_uploads(key, len(refs))
             raise
         except BaseException:
             self._job_manager.reserve_inputs(key, 0.0)
             raise
         return loop.time() - started, float(fetched)
+
+    def _await_uploads(self, key: str, count: int) -> None:
+        """Keep the pins of a call until its caller has uploaded what is missing. Raise `QueueFull` if too many artifacts are awaited."""
+        now = asyncio.get_running_loop().time()
+        self._awaited = {name: entry for name, entry in self._awaited.items() if entry[0] > now and name != key}
+        awaited = sum(number for _, number in self._awaited.values())
+        if self._awaited and awaited + count > _MAX_AWAITED:
+            self._job_manager.reserve_inputs(key, 0.0)
+            raise QueueFull(
+                f"Calls that wait for uploads name {awaited} artifacts; the endpoint's limit is {_MAX_AWAITED}. Try again later."
+            )
+        self._awaited[key] = now + _UPLOAD_SECONDS, count
+        self._job_manager.reserve_inputs(key, _UPLOAD_SECONDS)

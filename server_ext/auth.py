@@ -9,22 +9,43 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import hmac
+import logging
 import os
 import secrets
+import socket
 import time
-from collections.abc import Iterable, Mapping
-from ipaddress import ip_address
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed
+from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed, YggdrasillError
 
-__all__ = ["LIFETIME", "TOKEN_VARIABLE", "Guard", "Signer", "load_or_create_secret", "resolve_token"]
+__all__ = [
+    "EVERY_ADDRESS",
+    "LIFETIME",
+    "TOKEN_VARIABLE",
+    "Guard",
+    "GuessLimiter",
+    "Signer",
+    "TokenFile",
+    "load_or_create_secret",
+    "resolve_token",
+    "rotate_token",
+    "token_of_endpoint",
+    "url_for_others",
+]
 
 TOKEN_VARIABLE = "YGGDRASILL_TOKEN"  # noqa: S105 - the variable's name
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
-_MIN_TOKEN_LENGTH = 8
+EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
+_MIN_TOKEN_LENGTH = 16
+#: Wrong tokens that an address may send at once, and the seconds after which it may send another one.
+_GUESSES, _SECONDS_PER_GUESS = 20, 1.0
+_MAX_ADDRESSES, _MAX_REMEMBERED = 4096, 32
+_IPV6_SITE_BITS = 64
+_LOG = logging.getLogger("yggdrasill.server")
 LIFETIME = 3600
 """Seconds for which a signed url is valid."""
 _INVALID_EXPIRY = 1 << 40
@@ -61,26 +82,174 @@ def resolve_token(data_dir: Path, given: str | None = None, environment: Mapping
         InvalidArgument: the token is too short or contains other characters than printable ASCII.
         StorageFailed: as `load_or_create_secret`.
     """
-    token = given or environment.get(TOKEN_VARIABLE) or load_or_create_secret(data_dir / "token")
+    return _check_text(given or environment.get(TOKEN_VARIABLE) or load_or_create_secret(data_dir / "token"))
+
+
+def _check_text(token: str) -> str:
+    """Return ``token`` if it is long enough and can be sent in a header.
+
+    Raises:
+        InvalidArgument: the token is too short or contains other characters than printable ASCII.
+    """
     if len(token) < _MIN_TOKEN_LENGTH or not token.isascii() or not token.isprintable() or " " in token:
         raise InvalidArgument(
-            f"The token must have at least {_MIN_TOKEN_LENGTH} printable ASCII characters without spaces. Leave it unset to generate one."
+            f"The token must have at least {_MIN_TOKEN_LENGTH} printable ASCII characters without spaces. Leave it unset to generate one, "
+            "or replace the token file with: yggdrasill token rotate"
         )
     return token
 
 
+def rotate_token(data_dir: Path) -> str:
+    """Replace the token in the file ``data_dir/token`` by a new one, and return it. A running endpoint accepts only the new one at once.
+
+    Raises:
+        StorageFailed: the file cannot be written; the old token stays valid.
+    """
+    path, token = data_dir / "token", secrets.token_urlsafe(32)
+    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(token + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        new.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise StorageFailed(f"Cannot write the token file {str(path)!r}: {error}. The old token stays valid.", path=str(path)) from error
+    return token
+
+
+class TokenFile:
+    """The token in the file ``data_dir/token``: calling it returns the present token, read again when the file changes.
+
+    A file that is missing or invalid later is logged, and the token read before stays valid. ``on_token`` receives every token.
+
+    Raises:
+        As `resolve_token`, when this object is created.
+    """
+
+    def __init__(self, data_dir: Path, on_token: Callable[[str], None]) -> None:
+        self._data_dir, self._on_token = data_dir, on_token
+        self._stamp = self._read_stamp()
+        self._token = resolve_token(data_dir, environment={})
+        on_token(self._token)
+
+    def __call__(self) -> str:
+        """Return the token."""
+        stamp = self._read_stamp()
+        if stamp is not None and stamp != self._stamp:
+            self._stamp = stamp
+            try:
+                token = resolve_token(self._data_dir, environment={})
+            except YggdrasillError as error:
+                _LOG.warning("The token file cannot be used; the token read before stays valid: %s", error)
+                return self._token
+            if token != self._token:
+                self._token = token
+                self._on_token(token)
+                _LOG.info("The token was rotated; the old one is refused.")
+        return self._token
+
+    def _read_stamp(self) -> tuple[int, int, int] | None:
+        try:
+            status = (self._data_dir / "token").stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def token_of_endpoint(
+    data_dir: Path, on_token: Callable[[str], None], given: str | None = None, environment: Mapping[str, str] = os.environ
+) -> Callable[[], str]:
+    """Return a function that returns an endpoint's present token: that of its file, which may be rotated, unless another is configured.
+
+    Raises:
+        As `resolve_token`.
+    """
+    if not given and not environment.get(TOKEN_VARIABLE):
+        return TokenFile(data_dir, on_token)
+    token = resolve_token(data_dir, given, environment)
+    on_token(token)
+    return lambda: token
+
+
+class _Guesses:
+    """The wrong tokens of one address: how many more it may send, and the hashes of those that it sent already."""
+
+    def __init__(self) -> None:
+        self.left, self.since = float(_GUESSES), time.monotonic()
+        self.sent: OrderedDict[bytes, None] = OrderedDict()
+
+    def refill(self) -> None:
+        """Add the guesses that the time since the last call allows."""
+        now = time.monotonic()
+        self.left, self.since = min(_GUESSES, self.left + (now - self.since) / _SECONDS_PER_GUESS), now
+
+
+class GuessLimiter:
+    """Limits how many different wrong tokens each address may send; see `check`. Memory is bounded.
+
+    A client with an outdated token sends the same one again, which counts once. Addresses of one IPv6 site count as one.
+    """
+
+    def __init__(self) -> None:
+        self._addresses: OrderedDict[str, _Guesses] = OrderedDict()
+
+    def check(self, address: str | None, token: bytes) -> None:
+        """Raise `AccessDenied` if ``address`` has sent too many wrong tokens. Then no token of it is compared, not even the right one."""
+        guesses = self._addresses.get(_site_of(address))
+        if guesses is None:
+            return
+        guesses.refill()
+        if guesses.left < 1 and _digest(token) not in guesses.sent:
+            raise AccessDenied("Too many wrong tokens from this address. Try again in a few seconds.", reason="guesses")
+
+    def record(self, address: str | None, token: bytes) -> None:
+        """Record a wrong token."""
+        site, digest = _site_of(address), _digest(token)
+        guesses = self._addresses.setdefault(site, _Guesses())
+        self._addresses.move_to_end(site)
+        if digest not in guesses.sent:
+            guesses.refill()
+            guesses.left -= 1
+            guesses.sent[digest] = None
+        while len(guesses.sent) > _MAX_REMEMBERED:
+            guesses.sent.popitem(last=False)
+        while len(self._addresses) > _MAX_ADDRESSES:
+            self._addresses.popitem(last=False)
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.blake2b(token, digest_size=16).digest()
+
+
+def _site_of(address: str | None) -> str:
+    """Return an address, or the network of an IPv6 address: one machine has all addresses of it."""
+    try:
+        found = ip_address((address or "").partition("%")[0])
+    except ValueError:
+        return address or ""
+    if isinstance(found, IPv6Address) and found.ipv4_mapped is None:
+        return str(ip_network((found, _IPV6_SITE_BITS), strict=False))
+    return str(found)
+
+
 class Guard:
-    """Checks Host, Origin and token of requests.
+    """Checks Host, Origin and token of requests. ``token`` is the token, or a function that returns the present one.
 
     ``hosts`` are the names, in addition to the loopback names, under which clients reach this endpoint, with or without a port. If one
     is ``0.0.0.0`` or ``::``, the endpoint listens on all addresses and accepts any literal IP address as Host: DNS rebinding needs a name.
     """
 
-    def __init__(self, token: str, hosts: Iterable[str] = ()) -> None:
-        self._token = token.encode("ascii")
-        named = {host.strip() if host.strip() in _EVERY_ADDRESS else _host_name(host) for host in hosts}
-        self._hosts = {*_LOOPBACK, *(named - set(_EVERY_ADDRESS))}
-        self._any_address = not named.isdisjoint(_EVERY_ADDRESS)
+    def __init__(self, token: str | Callable[[], str], hosts: Iterable[str] = ()) -> None:
+        self._token = token
+        self._guesses = GuessLimiter()
+        named = {host.strip() if host.strip() in EVERY_ADDRESS else _host_name(host) for host in hosts}
+        self._hosts = {*_LOOPBACK, *(named - set(EVERY_ADDRESS))}
+        self._any_address = not named.isdisjoint(EVERY_ADDRESS)
 
     def check_source(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
         """Raise `AccessDenied` unless Host names this endpoint and the request does not come from a page of another site."""
@@ -92,13 +261,17 @@ class Guard:
         if fetch_site not in (None, "same-origin", "none"):
             raise AccessDenied("Pages of other sites may not use this endpoint.", reason="origin")
 
-    def check_token(self, authorization: str | None) -> None:
-        """Raise `AccessDenied` unless the header ``Authorization`` contains the token."""
+    def check_token(self, authorization: str | None, address: str | None = None) -> None:
+        """Raise `AccessDenied` unless the header ``Authorization`` contains the token; ``address`` is the client's."""
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given:
             raise AccessDenied("A token is required. Send it as 'Authorization: Bearer TOKEN'.", reason="token")
-        if not hmac.compare_digest(given.strip().encode("utf-8", "replace"), self._token):
-            raise AccessDenied("The token is wrong. The endpoint's owner finds the right one in its data folder.", reason="token")
+        token = given.strip().encode("utf-8", "replace")
+        self._guesses.check(address, token)
+        right = self._token() if callable(self._token) else self._token
+        if not hmac.compare_digest(token, right.encode("ascii")):
+            self._guesses.record(address, token)
+            raise AccessDenied("The token is wrong. The endpoint's owner sees the right one with: yggdrasill token show", reason="token")
 
 
 def _host_and_port(text: str) -> str:
@@ -125,22 +298,70 @@ def _host_name(text: str) -> str:
         return ""
 
 
+def _is_loopback(url: str) -> bool:
+    name = _host_name(url)
+    try:
+        return ip_address(name).is_loopback
+    except ValueError:
+        return name in _LOOPBACK or not name
+
+
+def url_for_others(url: str, host: str) -> str:
+    """Return the url at which other machines reach an endpoint that listens on ``host`` and that this machine reaches at ``url``.
+
+    If it listens on all addresses, that is the address of the interface with the default route. Without one a warning is logged.
+    """
+    if host.strip() not in EVERY_ADDRESS:
+        return url
+    parts = urlsplit(url)
+    address = _interface_address()
+    if address is None:
+        _LOG.warning(
+            "No address of this machine was found at which others reach it, so other endpoints cannot fetch artifacts at %s and callers relay "
+            "them. Pass --peer-url URL.",
+            url,
+        )
+        return url
+    found = f"{parts.scheme}://{f'[{address}]' if ':' in address else address}:{parts.port}"
+    _LOG.info(
+        "Other endpoints fetch artifacts at %s, or at the address that the caller used. If that is wrong, pass --peer-url URL.", found
+    )
+    return found
+
+
+def _interface_address() -> str | None:
+    """Return the address from which this machine would send to others, or None. Nothing is sent: the targets are reserved for documents."""
+    for family, target in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                address = str(probe.getsockname()[0]).partition("%")[0]
+        except OSError:
+            continue
+        if not ip_address(address).is_loopback and not ip_address(address).is_unspecified:
+            return address
+    return None
+
+
 class Signer:
     """Signs artifact urls, so that another endpoint can fetch one artifact for a limited time without this endpoint's token.
 
-    The query parameters are ``exp`` and ``sig``: an HMAC-SHA256 over the method, the hash and the expiry.
+    The query parameters are ``exp`` and ``sig``: an HMAC-SHA256 over the method, the hash and the expiry. With ``follows_caller``, urls have
+    the address at which the caller reached this endpoint, unless that is an address of one machine itself.
     """
 
     def __init__(self, key: str, peer_url: str | None) -> None:
         self._key = key.encode("utf-8")
         self.peer_url = peer_url.rstrip("/") if peer_url else None
+        self.follows_caller = False
 
-    def url(self, artifact: str) -> str | None:
-        """Return the signed url of ``artifact``, or None while ``peer_url`` is unknown."""
-        if self.peer_url is None:
+    def url(self, artifact: str, called_at: str | None = None) -> str | None:
+        """Return the signed url of ``artifact``, or None while ``peer_url`` is unknown. ``called_at`` is the url that the caller used."""
+        base = called_at if self.follows_caller and called_at and not _is_loopback(called_at) else self.peer_url
+        if base is None:
             return None
         expires = int(time.time()) + LIFETIME
-        return f"{self.peer_url}/yggdrasill/v1/artifacts/{artifact}?exp={expires}&sig={self._sign(artifact, expires)}"
+        return f"{base}/yggdrasill/v1/artifacts/{artifact}?exp={expires}&sig={self._sign(artifact, expires)}"
 
     def check(self, artifact: str, expires: str, signature: str) -> None:
         """Raise `AccessDenied` unless the signature matches and has not expired."""

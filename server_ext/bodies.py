@@ -11,8 +11,9 @@ import json
 import socket
 import struct
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,11 +23,20 @@ from pydantic import BaseModel, ValidationError
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
 from yggdrasill.remote.downloads import write_stream
-from yggdrasill.server_ext.artifacts import InFlightArtifacts
+from yggdrasill.server_ext.artifacts import InFlightArtifacts, in_store_thread, open_writer
 from yggdrasill.server_ext.job import Event
 from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
 
-__all__ = ["check_length", "read_json", "read_model_body", "receive_artifact", "receive_batch", "send_artifact", "send_events"]
+__all__ = [
+    "SILENCE_SECONDS",
+    "check_length",
+    "read_json",
+    "read_model_body",
+    "receive_artifact",
+    "receive_batch",
+    "send_artifact",
+    "send_events",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -40,7 +50,14 @@ _MAX_BATCH_BYTES = 256 << 20
 _KEEPALIVE_SECONDS = 5.0
 #: How long the receiver of an event stream may accept or acknowledge nothing before the connection is closed.
 _WRITE_SECONDS = 20.0
+SILENCE_SECONDS = 60.0
+"""Seconds without a byte after which a body is given up."""
+
+_MIN_BYTES_PER_SECOND = 1024
 _ENTRY_HEADER = struct.Struct("<32sQ")
+#: An entry costs this many bytes of memory besides its content, so that empty entries count too.
+_ENTRY_BYTES = 256
+_MAX_BATCH_ENTRIES = 65_536
 
 
 def check_length(request: web.Request, limit: int) -> int | None:
@@ -66,7 +83,7 @@ async def read_json(request: web.Request, limit: int) -> Any:
     check_length(request, limit)
     parts: list[bytes] = []
     size = 0
-    async for chunk in request.content.iter_any():
+    async for chunk in _BodyReader(request).chunks():
         size += len(chunk)
         if size > limit:
             raise _too_large(size, limit)
@@ -144,18 +161,59 @@ async def receive_artifact(request: web.Request, store: ArtifactStore, name: str
     """
     check_hash(name)
     length = check_length(request, limit)
-    if store.has(name):
+    if await in_store_thread(lambda: store.has(name)):
         await _discard(request)
         return False
-    with store.writer(name, length) as writer:
-        await write_stream(request.content.iter_any(), writer)
-        await asyncio.to_thread(writer.commit)
+    async with open_writer(store, name, length) as writer:
+        await write_stream(_BodyReader(request).chunks(), writer)
+        await in_store_thread(writer.commit)
     return True
 
 
 async def _discard(request: web.Request) -> None:
-    async for _ in request.content.iter_any():
+    async for _ in _BodyReader(request).chunks():
         pass
+
+
+class _BodyReader:
+    """Reads a body whose sender is neither silent for `SILENCE_SECONDS` nor slower than 1 KiB per second after these.
+
+    Raises:
+        CorruptData: the sender is too slow. The connection is closed after the response.
+    """
+
+    def __init__(self, request: web.Request) -> None:
+        self._content = request.content
+        self._received = 0
+        self._waited = 0.0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body in chunks as they arrive."""
+        while chunk := await self._wait(self._content.readany, 0):
+            yield chunk
+
+    async def exactly(self, count: int) -> bytes:
+        """Return ``count`` bytes. Raises asyncio.IncompleteReadError if the body ends before."""
+        return await self._wait(partial(self._content.readexactly, count), count)
+
+    async def _wait(self, read: Callable[[], Awaitable[bytes]], count: int) -> bytes:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        allowed = SILENCE_SECONDS + (self._received + count) / _MIN_BYTES_PER_SECOND - self._waited
+        limit = min(SILENCE_SECONDS + count / _MIN_BYTES_PER_SECOND, allowed)
+        # A timer that fails the stream costs less for each chunk than a task with a timeout.
+        timer = loop.call_later(limit, self._content.set_exception, asyncio.TimeoutError())
+        try:
+            data = await read()
+        except asyncio.TimeoutError:
+            raise CorruptData(
+                f"The body stopped after {self._received} bytes: its sender was silent for {SILENCE_SECONDS:g} seconds or too slow. Send it again."
+            ) from None
+        finally:
+            timer.cancel()
+        self._received += len(data)
+        self._waited += loop.time() - started
+        return data
 
 
 async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
@@ -165,7 +223,7 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
 
     Raises:
         CorruptData: the body is truncated or a content does not match its hash; earlier entries are stored.
-        LimitExceeded: an entry is too large. PayloadTooLarge: the body is too large.
+        LimitExceeded: an entry is too large, or the batch has too many. PayloadTooLarge: the body is too large.
     """
     check_length(request, _MAX_BATCH_BYTES)
     waiting: list[tuple[str, bytes]] = []
@@ -173,26 +231,30 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
     try:
         async for name, data in _entries(request):
             waiting.append((name, data))
-            size += len(data)
+            size += len(data) + _ENTRY_BYTES
             if size >= _MAX_ENTRY_BYTES:
                 taken, waiting, size = waiting, [], 0
-                stored += await asyncio.to_thread(_put_all, store, taken)
+                stored += await in_store_thread(partial(_put_all, store, taken))
     except YggdrasillError:
-        await asyncio.to_thread(_put_all, store, waiting)
+        await in_store_thread(lambda: _put_all(store, waiting))
         raise
-    return stored + await asyncio.to_thread(_put_all, store, waiting)
+    return stored + await in_store_thread(lambda: _put_all(store, waiting))
 
 
 async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
-    taken = 0
-    while head := await _read_exactly(request, _ENTRY_HEADER.size):
+    taken = count = 0
+    reader = _BodyReader(request)
+    while head := await _read_exactly(reader, _ENTRY_HEADER.size):
         name, length = _ENTRY_HEADER.unpack(head)
         taken += length
+        count += 1
+        if count > _MAX_BATCH_ENTRIES:
+            raise LimitExceeded(f"A batch accepts at most {_MAX_BATCH_ENTRIES} artifacts. Send several batches.", bound=_MAX_BATCH_ENTRIES)
         if length > _MAX_ENTRY_BYTES or taken > _MAX_BATCH_BYTES:
             raise LimitExceeded(
                 f"A batch accepts artifacts of at most {_MAX_ENTRY_BYTES} bytes, {_MAX_BATCH_BYTES} in total. Upload larger ones individually."
             )
-        data = await _read_exactly(request, length)
+        data = await _read_exactly(reader, length)
         if len(data) != length:
             raise CorruptData("The batch ends in the middle of an artifact: it was truncated. Send it again.")
         yield name.hex(), data
@@ -204,14 +266,14 @@ def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]]) -> int:
     return len(entries)
 
 
-async def _read_exactly(request: web.Request, count: int) -> bytes:
+async def _read_exactly(reader: _BodyReader, count: int) -> bytes:
     """Read ``count`` bytes; return ``b""`` at the end of the body.
 
     Raises:
         CorruptData: the body ends before ``count`` bytes.
     """
     try:
-        return await request.content.readexactly(count)
+        return await reader.exactly(count)
     except asyncio.IncompleteReadError as error:
         if error.partial:
             raise CorruptData("The batch ends in the middle of an artifact: it was truncated. Send it again.") from None
@@ -222,16 +284,28 @@ async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: I
     """Send an artifact or the requested range of it. An artifact that is being written is sent from memory; others are pinned while sent.
 
     Raises:
-        UnknownArtifact: the store lacks it. InvalidArgument: an invalid Range header.
+        UnknownArtifact: the store lacks it. InvalidArgument: an invalid Range header. A range after the last byte is answered with 416.
     """
     headers = {"Content-Type": "application/octet-stream", "X-Yggdrasill-Protocol": "1"}
+    span = _range_of(request)
     in_flight_view = in_flight.get(check_hash(name))
     if in_flight_view is not None:
-        return await _send_chunks(request, lambda start, stop: _split(in_flight_view[start:stop]), in_flight_view.nbytes, headers)
-    nbytes, path = await asyncio.to_thread(lambda: (store.nbytes(name), store.path(name)))
-    if path is not None:
+        return await _send_chunks(request, span, lambda start, stop: _split(in_flight_view[start:stop]), in_flight_view.nbytes, headers)
+    nbytes, path = await in_store_thread(lambda: (store.nbytes(name), store.path(name)))
+    if path is not None and not _is_after_end(span, nbytes):
         return _ArtifactFile(path, store, name, headers)
-    return await _send_chunks(request, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
+    return await _send_chunks(request, span, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
+
+
+def _range_of(request: web.Request) -> slice:
+    try:
+        return request.http_range
+    except ValueError as error:
+        raise InvalidArgument(f"Invalid Range header: {error}") from None
+
+
+def _is_after_end(span: slice, nbytes: int) -> bool:
+    return span.start is not None and span.start > 0 and span.start >= nbytes
 
 
 def _split(view: memoryview) -> Iterator[memoryview]:
@@ -247,20 +321,21 @@ class _ArtifactFile(web.FileResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         owner = f"sending:{uuid.uuid4().hex}"
-        self._store.pin(owner, [self._name])
+        await in_store_thread(lambda: self._store.pin(owner, [self._name]))
         try:
             return await super().prepare(request)
         finally:
-            self._store.unpin(owner)
+            await in_store_thread(lambda: self._store.unpin(owner))
 
 
 async def _send_chunks(
-    request: web.Request, chunks: Callable[[int, int], Iterator[memoryview]], nbytes: int, headers: dict[str, str]
+    request: web.Request, span: slice, chunks: Callable[[int, int], Iterator[memoryview]], nbytes: int, headers: dict[str, str]
 ) -> web.StreamResponse:
-    try:
-        start, stop, _ = request.http_range.indices(nbytes)
-    except ValueError as error:
-        raise InvalidArgument(f"Invalid Range header: {error}") from None
+    if _is_after_end(span, nbytes):
+        error = InvalidArgument(f"The range begins at byte {span.start}, but the artifact has {nbytes} bytes.")
+        headers = {"X-Yggdrasill-Protocol": "1", "Content-Range": f"bytes */{nbytes}"}
+        return web.json_response({"error": error.to_dict()}, status=416, headers=headers)
+    start, stop, _ = span.indices(nbytes)
     partial = (start, stop) != (0, nbytes)
     if partial:
         headers = {**headers, "Content-Range": f"bytes {start}-{stop - 1}/{nbytes}"}
@@ -268,7 +343,8 @@ async def _send_chunks(
     response.content_length = stop - start
     await response.prepare(request)
     if request.method != "HEAD":
-        for chunk in chunks(start, stop):
+        parts = await in_store_thread(lambda: chunks(start, stop))
+        while (chunk := await in_store_thread(lambda: next(parts, None))) is not None:
             await response.write(chunk)
     await response.write_eof()
     return response

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["Deployment", "body_hash", "canonical_json", "check_graph_id", "deployment_hash", "state_facts"]
+__all__ = ["Deployment", "body_hash", "canonical_json", "check_graph_id", "deployment_hash", "file_name", "state_facts"]
 
 _MAX_ID_LENGTH = 200
 
@@ -57,6 +59,12 @@ def check_graph_id(graph_id: str) -> str:
     if not graph_id.strip() or len(graph_id) > _MAX_ID_LENGTH or not graph_id.isprintable():
         raise InvalidArgument(f"A graph id must have 1 to {_MAX_ID_LENGTH} printable characters, got {graph_id[:60]!r}.")
     return graph_id
+
+
+def file_name(graph_id: str) -> str:
+    """Return a file name for a graph id, without suffix. A hash in it prevents collisions and path traversal."""
+    readable = re.sub(r"[^a-z0-9]+", "-", graph_id.lower()).strip("-")[:40]
+    return f"{readable}-{hashlib.sha256(graph_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}"
 
 
 def canonical_json(value: Any) -> bytes:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import re
 from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, StorageFailed
 from yggdrasill.foundation.config import parse_document
-from yggdrasill.server_ext.deployment import Deployment
+from yggdrasill.server_ext.deployment import Deployment, file_name
 from yggdrasill.values.files import FileSet
 
 __all__ = ["DeploymentFiles"]
@@ -23,13 +21,20 @@ _LOG = logging.getLogger("yggdrasill.server")
 class DeploymentFiles:
     """Records and states of deployments as files in ``folder``, which is created on the first write.
 
-    A record is ``{graph_id, kind, hash, config, has_state, idle_after}``; ``idle_after`` is optional.
+    A record is ``{graph_id, kind, hash, config, has_state, idle_after, world_folder}``. ``idle_after`` is optional; ``world_folder`` is the
+    folder of a world's states, missing in records of earlier releases, which named it by the world's id.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         #: The last warning about each skipped file, so that it is logged once.
         self._skipped: dict[Path, str] = {}
+        #: Time, size and summary of each record, so that a list parses only files that changed.
+        self._index: dict[Path, tuple[tuple[int, int, int], dict[str, Any]]] = {}
+
+    def exists(self, graph_id: str) -> bool:
+        """Return whether there is a file for this id, valid or not."""
+        return self._file(graph_id, ".json").is_file()
 
     def read(self, graph_id: str) -> dict[str, Any] | None:
         """Return the record of a deployment, or None if it has no file.
@@ -49,22 +54,32 @@ class DeploymentFiles:
 
         return load(self._file(graph_id, ".ygg"), mmap=False)
 
-    def records(self) -> list[dict[str, Any]]:
-        """Return all records. Invalid files are skipped with a warning in the log."""
+    def summaries(self) -> list[dict[str, Any]]:
+        """Return ``{graph_id, kind, hash, idle_after}`` of all records. Invalid files are skipped with a warning in the log."""
         files = sorted(self._folder.glob("*.json")) if self._folder.is_dir() else []
-        found = []
+        index = {}
         for file in files:
             try:
-                record = _read_record(file)
-                if record is not None and self._file(record["graph_id"], ".json").name == file.name:
-                    found.append(record)
-                elif record is not None:
-                    raise InvalidConfig(f"{str(file)!r} is a copy of the record of {record['graph_id']!r}. Delete it.")
+                status = file.stat()
+                stamp = status.st_mtime_ns, status.st_size, status.st_ino
+                known = self._index.get(file)
+                index[file] = known if known is not None and known[0] == stamp else (stamp, self._summary(file))
             except (InvalidConfig, StorageFailed) as error:
                 if self._skipped.get(file) != error.message:
                     self._skipped[file] = error.message
                     _LOG.warning("A file among the deployments is skipped: %s", error.message)
-        return found
+            except FileNotFoundError:
+                continue
+        self._index = index
+        return [summary for _, summary in index.values()]
+
+    def _summary(self, file: Path) -> dict[str, Any]:
+        record = _read_record(file)
+        if record is None:
+            raise FileNotFoundError(file)
+        if self._file(record["graph_id"], ".json").name != file.name:
+            raise InvalidConfig(f"{str(file)!r} is a copy of the record of {record['graph_id']!r}. Delete it.")
+        return {name: record.get(name) for name in ("graph_id", "kind", "hash", "idle_after")}
 
     def write(self, deployment: Deployment, state: Any) -> None:
         """Write a deployment and, unless it is None, its state. An earlier deployment with the same id is replaced.
@@ -74,11 +89,19 @@ class DeploymentFiles:
         """
         from yggdrasill.values import dumps
 
-        record = {**deployment.summary(), "config": deployment.config, "has_state": state is not None, "idle_after": deployment.idle_after}
         with FileSet(durable=True) as files:
             if state is not None:
                 files.write(self._file(deployment.graph_id, ".ygg"), dumps(state))
-            files.write(self._file(deployment.graph_id, ".json"), json.dumps(record, indent=1).encode("ascii"))
+            files.write(self._file(deployment.graph_id, ".json"), _encode_record(deployment, has_state=state is not None))
+
+    def rewrite(self, deployment: Deployment, *, has_state: bool) -> None:
+        """Write the record of a deployment whose state is unchanged.
+
+        Raises:
+            StorageFailed: the earlier record is unchanged.
+        """
+        with FileSet(durable=True) as files:
+            files.write(self._file(deployment.graph_id, ".json"), _encode_record(deployment, has_state=has_state))
 
     def remove(self, graph_id: str) -> None:
         """Delete the files of a deployment.
@@ -94,9 +117,19 @@ class DeploymentFiles:
                 raise StorageFailed(f"Cannot delete {str(file)!r}: {error.strerror or error}.", path=str(file)) from error
 
     def _file(self, graph_id: str, suffix: str) -> Path:
-        """Return the file of an id. A hash in its name prevents collisions and path traversal."""
-        readable = re.sub(r"[^a-z0-9]+", "-", graph_id.lower()).strip("-")[:40]
-        return self._folder / f"{readable}-{hashlib.sha256(graph_id.encode('utf-8', 'surrogatepass')).hexdigest()[:16]}{suffix}"
+        return self._folder / f"{file_name(graph_id)}{suffix}"
+
+
+def _encode_record(deployment: Deployment, *, has_state: bool) -> bytes:
+    record = {
+        **deployment.summary(),
+        "config": deployment.config,
+        "has_state": has_state,
+        "idle_after": deployment.idle_after,
+        "world_folder": file_name(deployment.graph_id),
+    }
+    # ASCII, because a lone surrogate has no UTF-8 form
+    return json.dumps(record, indent=1).encode("ascii")
 
 
 def _read_record(file: Path) -> dict[str, Any] | None:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownGraph, format_options, unknown_name
+from yggdrasill.errors import (
+    AccessDenied,
+    DuplicateName,
+    InvalidArgument,
+    InvalidConfig,
+    StorageFailed,
+    UnknownGraph,
+    format_options,
+    unknown_name,
+)
 from yggdrasill.foundation.config import BuildOptions, read_document
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.contract import Resolver
@@ -18,8 +29,8 @@ from yggdrasill.foundation.pool import ReusePool
 from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.dag import Dag
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
-from yggdrasill.server_ext.configs import HostRules, check_config
-from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash
+from yggdrasill.server_ext.configs import HostRules, check_config, declared_settings, legacy_world_folder
+from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash, file_name
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
 from yggdrasill.server_ext.idle_reaper import IdleReaper
@@ -44,15 +55,15 @@ class Deployments:
         resolver: Callable[[], Resolver | None] = lambda: None,
     ) -> None:
         self._files = DeploymentFiles(folder)
-        self._rules = rules
         self._registry = registry or BlockRegistry.global_registry()
+        self._rules = replace(rules, settings=partial(declared_settings, self._registry))
         self._pool = pool or ReusePool()
         self._resolver = resolver
         self._live: dict[str, Deployment] = {}
         #: Deployments with an ``idle_after``; a restart counts as a call.
         self.reaper = IdleReaper()
-        for record in self._files.records():
-            self.reaper.start(record["graph_id"], record.get("idle_after"))
+        for record in self._files.summaries():
+            self.reaper.start(record["graph_id"], record["idle_after"])
         self._locks: WeakValueDictionary[str, threading.RLock] = WeakValueDictionary()
         self._locks_lock = threading.Lock()
 
@@ -88,11 +99,11 @@ class Deployments:
 
     def names(self) -> list[str]:
         """Return the ids of all deployments."""
-        return sorted({*self._live, *(entry["graph_id"] for entry in self._files.records())})
+        return sorted({*self._live, *(entry["graph_id"] for entry in self._files.summaries())})
 
     def summaries(self) -> list[dict[str, Any]]:
         """Return ``{graph_id, kind, hash}`` of all deployments, built or not."""
-        found = {entry["graph_id"]: {name: entry[name] for name in ("graph_id", "kind", "hash")} for entry in self._files.records()}
+        found = {entry["graph_id"]: {name: entry[name] for name in ("graph_id", "kind", "hash")} for entry in self._files.summaries()}
         found |= {name: deployment.summary() for name, deployment in self._live.items()}
         return [found[name] for name in sorted(found)]
 
@@ -102,6 +113,8 @@ class Deployments:
         self, graph_id: str, kind: str, config: Mapping[str, Any], graph_hash: str, state: Any = None, idle_after: float | None = None
     ) -> tuple[Deployment, bool]:
         """Deploy a config that arrived over a network. Return the deployment, and False if an equal one already existed.
+
+        An equal one gets the new ``idle_after``. An earlier deployment that no longer builds is replaced like any other.
 
         Raises:
             InvalidArgument, InvalidConfig, UnknownBlockType, CheckpointMismatch ...: nothing changed.
@@ -113,19 +126,41 @@ class Deployments:
         if kind not in served:
             raise InvalidArgument(f"Unknown kind {kind[:60]!r}. Available: {format_options(served, near=kind)}.")
         with self._lock_of(graph_id):
-            existing = self._live.get(graph_id) or (self.get(graph_id) if self._files.read(graph_id) else None)
-            if existing is not None and existing.hash == graph_hash:
-                self.reaper.touch(graph_id)
-                return existing, False
-            if existing is not None and existing.by_owner:
+            live = self._live.get(graph_id)
+            if live is None and (self._readable_record(graph_id) or {}).get("hash") == graph_hash:
+                live = self.get(graph_id)
+            if live is not None and live.hash == graph_hash:
+                return self._keep(live, idle_after), False
+            if live is not None and live.by_owner:
                 raise DuplicateName(
                     f"Graph {graph_id!r} was configured by the endpoint's owner with another config. Deploy under another id."
                 )
+            self._adopt_world_folder(graph_id)
             deployment = replace(self._build(graph_id, kind, dict(config), graph_hash, state), idle_after=idle_after)
             self._files.write(deployment, state)
             self._live[graph_id] = deployment
             self.reaper.start(graph_id, idle_after)
             return deployment, True
+
+    def _readable_record(self, graph_id: str) -> dict[str, Any] | None:
+        """Return the record of a deployment, or None if it has none or a damaged one, which is replaced."""
+        try:
+            return self._files.read(graph_id)
+        except InvalidConfig:
+            return None
+
+    def _keep(self, existing: Deployment, idle_after: float | None) -> Deployment:
+        """Return a deployment with another ``idle_after``. One of the owner has none."""
+        if existing.by_owner or existing.idle_after == idle_after:
+            self.reaper.touch(existing.graph_id)
+            return existing
+        kept = replace(existing, idle_after=idle_after)
+        record = self._readable_record(kept.graph_id)
+        if record is not None:
+            self._files.rewrite(kept, has_state=record["has_state"])
+        self._live[kept.graph_id] = kept
+        self.reaper.start(kept.graph_id, idle_after)
+        return kept
 
     def build_once(self, graph_id: str, kind: str, config: Mapping[str, Any]) -> Deployment:
         """Build a config that arrived over a network for one call. It is checked like a deployed one, but neither stored nor listed.
@@ -157,17 +192,24 @@ class Deployments:
             built_config = runnable.to_config()
             graph_hash = deployment_hash(kind, built_config)
             self._live[graph_id] = self._deployment(graph_id, kind, built_config, graph_hash, runnable, by_owner=True)
+            # a caller may have deployed this id before the owner did; its limit does not apply to the owner's graph
+            self.reaper.untrack(graph_id)
             return self._live[graph_id]
 
     def remove(self, graph_id: str) -> None:
         """Remove a deployment. Running calls are not affected.
 
         Raises:
-            UnknownGraph: there is no such deployment. StorageFailed: its files cannot be deleted; it stays deployed.
+            UnknownGraph: there is no such deployment. AccessDenied: the endpoint's owner configured it.
+            StorageFailed: its files cannot be deleted; it stays deployed.
         """
         with self._lock_of(graph_id):
-            record = self._files.read(graph_id)
-            if graph_id not in self._live and record is None:
+            live = self._live.get(graph_id)
+            if live is not None and live.by_owner:
+                raise AccessDenied(
+                    f"Graph {graph_id!r} was configured by the endpoint's owner, so callers cannot remove it.", reason="owner"
+                )
+            if live is None and not self._files.exists(graph_id):
                 raise unknown_name("graph", graph_id, self.names(), kind=UnknownGraph)
             self._files.remove(graph_id)
             self._live.pop(graph_id, None)
@@ -176,7 +218,7 @@ class Deployments:
     # -- building -----------------------------------------------------------------------------------------------
 
     def _build(self, graph_id: str, kind: str, config: dict[str, Any], graph_hash: str, state: Any) -> Deployment:
-        checked = check_config(config, self._rules)
+        checked = check_config(config, self._rules, file_name(graph_id))
         described = kind_of(config, "graph").name
         if described != kind:
             raise InvalidConfig(f"The config of {graph_id!r} describes a {described}, not a {kind}.")
@@ -193,8 +235,36 @@ class Deployments:
 
     def _restore(self, graph_id: str, record: Mapping[str, Any]) -> Deployment:
         state = self._files.read_state(graph_id) if record["has_state"] else None
+        adopted = self._adopt_world_folder(graph_id)
         built = self._build(graph_id, record["kind"], record["config"], record["hash"], state)
-        return replace(built, idle_after=record.get("idle_after"))
+        restored = replace(built, idle_after=record.get("idle_after"))
+        if adopted:
+            self._files.rewrite(restored, has_state=record["has_state"])
+        return restored
+
+    def _adopt_world_folder(self, graph_id: str) -> bool:
+        """Copy the states that a world of an earlier release stored in the folder of its world id into its own. Return whether it did.
+
+        The old folder stays: other deployments may have used it too.
+
+        Raises:
+            StorageFailed: it cannot be copied.
+        """
+        record = self._readable_record(graph_id)
+        name = None if record is None or "world_folder" in record else legacy_world_folder(record["config"])
+        source, target = self._rules.worlds / (name or ""), self._rules.worlds / file_name(graph_id)
+        if name is None or target.exists() or not source.is_dir():
+            return False
+        copy = target.with_name(f"{target.name}.partial")
+        try:
+            shutil.rmtree(copy, ignore_errors=True)
+            shutil.copytree(source, copy)
+            copy.rename(target)
+        except OSError as error:
+            raise StorageFailed(
+                f"Cannot copy the stored states of world {name!r} from {str(source)!r} to {str(target)!r}: {error}.", path=str(source)
+            ) from error
+        return True
 
     @staticmethod
     def _deployment(

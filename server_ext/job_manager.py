@@ -16,6 +16,7 @@ from dataclasses import replace
 from typing import Any
 
 from yggdrasill.errors import Cancelled, UnknownJob
+from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.idle_reaper import RepeatedFailures
@@ -25,7 +26,6 @@ from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import OutputRetention, Retention
 from yggdrasill.server_ext.tasks import Task, job_error, stop_error
 from yggdrasill.server_ext.wait_for_graph import WaitForGraph
-from yggdrasill.values.stores.base import ArtifactStore
 
 __all__ = ["JobManager"]
 
@@ -40,9 +40,9 @@ _FINAL_FIELDS = ("status", "started", "finished", "output", "error", "timing", "
 class JobManager:
     """The jobs of one endpoint: unfinished ones in memory, all of them in the job store."""
 
-    def __init__(self, jobs: JobStore, hub: EventHub, host: Host, store: ArtifactStore, redactor: Redactor, retention: Retention) -> None:
-        self._jobs, self._hub, self._host, self._store, self._redactor = jobs, hub, host, store, redactor
-        self._retention = OutputRetention(jobs, store, retention)
+    def __init__(self, jobs: JobStore, hub: EventHub, host: Host, pins: PinThread, redactor: Redactor, retention: Retention) -> None:
+        self._jobs, self._hub, self._host, self._pins, self._redactor = jobs, hub, host, pins, redactor
+        self._retention = OutputRetention(jobs, pins, retention)
         self._keys: dict[str, str] = {}
         self._live: dict[str, Job] = {}
         self._tasks: dict[str, Task] = {}
@@ -68,7 +68,7 @@ class JobManager:
         running = {job.job_id: job for job in unfinished}
         for job_id, hashes in (await asyncio.wrap_future(self._jobs.artifacts())).items():
             if job_id in running:
-                self._store.pin(f"call:{running[job_id].key}", hashes)
+                await self._pins.pin(f"call:{running[job_id].key}", hashes)
             else:
                 self._retention.keep(job_id, hashes)
         for job in unfinished:
@@ -108,7 +108,7 @@ class JobManager:
         except BaseException:
             del self._keys[job.key], self._live[job.job_id]
             self._done.pop(job.job_id).cancel()
-            self._store.unpin(f"call:{job.key}")
+            self._pins.unpin(f"call:{job.key}")
             # a cancelled request may have stored the row
             self._jobs.remove([job.job_id])
             raise
@@ -134,7 +134,7 @@ class JobManager:
     def release_inputs(self, job: Job) -> None:
         """Unpin the inputs that a repeated request pinned again, if its job has already finished."""
         if job.is_final:
-            self._store.unpin(f"call:{job.key}")
+            self._pins.unpin(f"call:{job.key}")
 
     def _track(self, job: Job) -> None:
         job.last_seen = time.monotonic()
@@ -283,8 +283,8 @@ class JobManager:
         if job.artifacts:
             self._retention.keep(job.job_id, job.artifacts)
         else:
-            self._store.unpin(f"job:{job.job_id}")
-        self._store.unpin(f"call:{job.key}")
+            self._pins.unpin(f"job:{job.job_id}")
+        self._pins.unpin(f"call:{job.key}")
         self._hub.emit(job.job_id, "status", {"status": job.status, "error": job.error})
         done = self._done.pop(job.job_id, None)
         if done is not None and not done.done():
@@ -312,7 +312,7 @@ class JobManager:
             del self._reserved[key]
             # a job with this key that was added by another request still needs its inputs
             if self._keys.get(key) not in self._live:
-                self._store.unpin(f"call:{key}")
+                self._pins.unpin(f"call:{key}")
 
     async def _prune_if_due(self) -> None:
         now = time.monotonic()

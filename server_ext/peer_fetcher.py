@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.downloads import write_stream
+from yggdrasill.server_ext.artifacts import in_store_thread, open_writer
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 
@@ -17,6 +19,8 @@ __all__ = ["PeerFetcher"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_PARALLEL = 4
+#: The query of a signed url has these names and no others.
+_SIGNATURE_NAMES = ["exp", "sig"]
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=30.0)
 
 
@@ -32,8 +36,15 @@ class PeerFetcher:
         self._slots = asyncio.Semaphore(_MAX_PARALLEL)
 
     def allows(self, url: str, artifact: str) -> bool:
-        """Return whether ``url`` is the address of ``artifact`` at a peer."""
-        return url.partition("?")[0].endswith(f"/yggdrasill/v1/artifacts/{artifact}") and self._is_peer(url)
+        """Return whether ``url`` is the address of ``artifact`` at a peer: no fragment, and no query but that of a signature."""
+        try:
+            parts = urlsplit(url)
+            names = sorted(name for name, _ in parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query)))
+        except ValueError:
+            return False
+        # A fragment is not sent to the peer, so the path before it must be the artifact's; "#" alone is an empty fragment.
+        addresses_artifact = "#" not in url and parts.path.endswith(f"/yggdrasill/v1/artifacts/{artifact}")
+        return addresses_artifact and names in ([], _SIGNATURE_NAMES) and self._is_peer(url)
 
     async def fetch(self, ref: ArtifactRef) -> bool:
         """Download the bytes into the store; concurrent requests share one download. Return False and log the reason on failure."""
@@ -61,9 +72,9 @@ class PeerFetcher:
                 if response.status != 200 or response.content_length not in (None, ref.nbytes) or "Content-Encoding" in response.headers:
                     _LOG.warning("%s answered %s to a request for an artifact; the caller must upload it", address, response.status)
                     return False
-                with self._store.writer(ref.hash, ref.nbytes) as writer:
+                async with open_writer(self._store, ref.hash, ref.nbytes) as writer:
                     await write_stream(response.content.iter_any(), writer)
-                    await asyncio.to_thread(writer.commit)
+                    await in_store_thread(writer.commit)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, YggdrasillError) as error:
             _LOG.warning("Cannot fetch an artifact from %s (%s: %s); the caller must upload it", address, type(error).__name__, error)
             return False

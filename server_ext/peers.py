@@ -11,7 +11,7 @@ from typing import TypeAlias
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation.contract import Resolver
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.endpoint import is_below
+from yggdrasill.remote.endpoint import Endpoint, is_below
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.registry_file import secrets_path
 from yggdrasill.remote.resolvers import RegistryProject
@@ -20,7 +20,7 @@ from yggdrasill.remote.retry import RetryPolicy
 __all__ = ["KnownEndpoints"]
 
 _LOG = logging.getLogger("yggdrasill.server")
-_Stamp: TypeAlias = "tuple[int, int] | None"
+_Stamp: TypeAlias = "tuple[int, int, int] | None"
 
 
 class KnownEndpoints:
@@ -28,7 +28,8 @@ class KnownEndpoints:
 
     ``file`` may be missing. ``peers`` are urls from which artifacts may be fetched; nothing runs there. ``on_tokens`` receives all tokens
     that are read, so that they can be redacted. Calls to the endpoints use ``artifact_client`` and ``retry_policy``.
-    A file that becomes invalid later is logged, and the previous registry stays in use.
+    A file that becomes invalid later is logged, and the previous registry stays in use. Clients of an earlier registry send the tokens of
+    the newest one, as long as the endpoint's url is the same.
 
     Raises:
         InvalidConfig, UnknownEndpoint: the file is invalid when this object is created.
@@ -89,7 +90,13 @@ class KnownEndpoints:
         else:
             registry = EndpointRegistry.from_yaml(self._file, artifact_client=self._artifact_client, retry_policy=self._retry_policy)
         self._on_tokens([endpoint.token for endpoint in registry.endpoints.values() if endpoint.token])
+        registry.token_of = self._token_of
         self._registry, self._stamp = registry, stamp
+
+    def _token_of(self, endpoint: Endpoint) -> str | None:
+        """Return the present token of an endpoint. A token never goes to a url that it was not stored for."""
+        present = self._current().endpoints.get(endpoint.name)
+        return present.token if present is not None and present.url == endpoint.url else endpoint.token
 
 
 def _file_stamp(file: Path) -> _Stamp:
@@ -97,4 +104,4 @@ def _file_stamp(file: Path) -> _Stamp:
         status = file.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_size
+    return status.st_mtime_ns, status.st_size, status.st_ino

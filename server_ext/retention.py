@@ -9,8 +9,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from yggdrasill.errors import StorageFailed
+from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.jobs import JobStore
-from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.stores.disk import DiskStore
 
 __all__ = ["OutputRetention", "Retention", "default_quota"]
@@ -54,8 +54,8 @@ def default_quota(store: DiskStore) -> int:
 class OutputRetention:
     """Pins the outputs of finished jobs, and removes the oldest jobs beyond the limits."""
 
-    def __init__(self, jobs: JobStore, store: ArtifactStore, limits: Retention) -> None:
-        self._jobs, self._store, self._limits = jobs, store, limits
+    def __init__(self, jobs: JobStore, pins: PinThread, limits: Retention) -> None:
+        self._jobs, self._pins, self._limits = jobs, pins, limits
         self._kept: OrderedDict[str, int] = OrderedDict()
         self._clock_offset = time.time() - time.monotonic()
 
@@ -66,9 +66,12 @@ class OutputRetention:
 
     def keep(self, job_id: str, hashes: tuple[str, ...]) -> None:
         """Pin the artifacts of a finished job."""
-        self._store.pin(f"job:{job_id}", hashes)
-        missing = set(self._store.missing(hashes))
-        self._kept[job_id] = sum(self._store.nbytes(name) for name in hashes if name not in missing)
+        self._kept[job_id] = 0
+        self._pins.keep(f"job:{job_id}", hashes, lambda nbytes: self._measured(job_id, nbytes))
+
+    def _measured(self, job_id: str, nbytes: int) -> None:
+        if job_id in self._kept:
+            self._kept[job_id] = nbytes
 
     def _now(self) -> float:
         """Return the seconds since the epoch for ages. If the clock was changed since the start, ages are too low rather than too high."""
@@ -93,6 +96,6 @@ class OutputRetention:
             await asyncio.wrap_future(self._jobs.remove(list(removed)))
         for job_id in removed:
             self._kept.pop(job_id, None)
-            self._store.unpin(f"job:{job_id}")
+            self._pins.unpin(f"job:{job_id}")
         await asyncio.wrap_future(self._jobs.forget_keys(recorded_before=now - limits.key_seconds, keep=limits.keys))
         return removed

@@ -18,6 +18,7 @@ import yggdrasill
 from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
 from yggdrasill.server_ext import bodies, models
 from yggdrasill.server_ext.admission import Submission
+from yggdrasill.server_ext.artifacts import in_store_thread
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
 from yggdrasill.server_ext.job import Job
@@ -86,7 +87,7 @@ class Endpoint:
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            self._guard.check_token(headers.get("Authorization"))
+            self._guard.check_token(headers.get("Authorization"), request.remote)
         version = headers.get(_PROTOCOL_HEADER, str(PROTOCOL))
         if version != str(PROTOCOL):
             raise ProtocolMismatch(
@@ -153,7 +154,7 @@ class Endpoint:
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /graphs/{graph_id}"""
-        await asyncio.to_thread(self._service.deployments.remove, request.match_info["graph_id"])
+        await self._service.remove(request.match_info["graph_id"])
         return web.Response(status=204, headers={_PROTOCOL_HEADER: str(PROTOCOL)})
 
     async def contract(self, request: web.Request) -> web.Response:
@@ -176,14 +177,14 @@ class Endpoint:
 
     def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
         inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
-        size = request.content_length or self._service.limits.max_body_bytes
+        size = request.content_length or request.content.total_bytes
         return Submission(
             body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, size
         )  # fmt: skip
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
-        return _json(await self._service.result(job), 200 if job.is_final else 202)
+        return _json(await self._service.result(job, f"{request.scheme}://{request.host}"), 200 if job.is_final else 202)
 
     async def fetch_model(self, request: web.Request) -> web.Response:
         """POST /models"""
@@ -234,7 +235,7 @@ class Endpoint:
     async def missing(self, request: web.Request) -> web.Response:
         """POST /artifacts/missing"""
         body = await bodies.read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
-        return _json({"missing": await asyncio.to_thread(self._service.store.missing, body.hashes)})
+        return _json({"missing": await in_store_thread(lambda: self._service.store.missing(body.hashes))})
 
     async def batch(self, request: web.Request) -> web.Response:
         """POST /artifacts/batch"""

@@ -8,12 +8,13 @@ import importlib
 import logging
 import os
 import signal
+import stat
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -21,8 +22,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.server_ext.auth import TOKEN_VARIABLE, Guard, Signer, load_or_create_secret, resolve_token
+from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint, url_for_others
 from yggdrasill.server_ext.configs import HostRules
+from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.host import Host
@@ -33,7 +35,7 @@ from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secret
 from yggdrasill.server_ext.retention import Retention, default_quota
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.disk import FILE_CHARGE, DiskStore
 
 __all__ = ["Settings", "build_service", "serve"]
 
@@ -41,6 +43,7 @@ _LINGER_SECONDS = 3.0
 _READ_BUFFER_BYTES = 1 << 20
 #: Enough that threads which load weights for minutes do not delay the writing of artifacts.
 _IO_THREADS = 32
+_PRIVATE_NAMES = {"artifacts", "graphs", "worlds", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"}
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,10 @@ class Settings:
     """The settings of a headless endpoint. The command line options have the same names.
 
     ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
-    url under which other endpoints reach this one. ``roots`` are folders that checkpoint paths of deployed configs may use. With
+    url under which other endpoints reach this one (default: see `url_for_others`). ``roots`` are folders that checkpoint paths of deployed configs may use. With
     ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
-    (default: `default_quota`), the least recently used artifacts are removed.
+    (default: `default_quota`), the least recently used artifacts are removed. ``max_queue`` bounds the unfinished jobs and
+    ``max_queue_bytes`` the JSON of their requests together.
     """
 
     host: str = "127.0.0.1"
@@ -69,6 +73,7 @@ class Settings:
     max_artifact_bytes: int = Limits.max_artifact_bytes
     artifact_quota: int | None = None
     max_queue: int = Limits.max_queue
+    max_queue_bytes: int = Limits.max_queue_bytes
     peer_url: str | None = None
     keep_jobs: int = Retention.jobs
     keep_seconds: float = Retention.seconds
@@ -100,15 +105,19 @@ def serve(*, ready: Ready | None = None, **options: Any) -> None:
 
 
 async def _serve(settings: Settings, ready: Ready | None) -> None:
+    if not _is_shared(settings.artifacts):
+        os.umask(0o077)
     data_dir = _make_data_dir(settings.data_dir)
-    token = resolve_token(data_dir, settings.token)
-    token_is_stored = settings.token is None and not os.environ.get(TOKEN_VARIABLE)
-    redactor = Redactor([token, *secrets_of_environment()])
+    redactor = Redactor(secrets_of_environment())
+    token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]), settings.token)
+    token_is_stored = isinstance(token, TokenFile)
     _set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
+    limiter = ConnectionLimiter(connection_limit())
+    log_failures_sparsely(asyncio.get_running_loop())
     socket_runner = web.AppRunner(
-        app := web.Application(),
+        app := web.Application(middlewares=[limiter.track]),
         access_log=None,
         auto_decompress=False,
         read_bufsize=_READ_BUFFER_BYTES,
@@ -122,27 +131,30 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     await service.start()
     await socket_runner.setup()
     try:
-        port = await _listen(socket_runner, settings)
+        port = await _listen(limiter, socket_runner, settings)
         url = f"http://{_format_host(_connectable(settings.host))}:{port}"
         set_url(url)
         if ready is not None:
             ready(url, data_dir / "token" if token_is_stored else None)
         await stop.wait()
     finally:
+        limiter.close()
         await service.close(settings.grace)
         await socket_runner.cleanup()
 
 
 def build_service(
-    settings: Settings, data_dir: Path, token: str, redactor: Redactor, host: Host | None = None
+    settings: Settings, data_dir: Path, token: str | Callable[[], str], redactor: Redactor, host: Host | None = None
 ) -> tuple[Service, Guard, Callable[[str], None]]:
-    """Build the service and guard of an endpoint, and return them with a function that sets the url once it is known.
+    """Build the service and guard of an endpoint, and return them with a function that sets the url at which this machine reaches it, once it is known.
 
     The endpoint is headless unless ``host`` is given.
     """
     import torch  # noqa: F401 - imported at startup, so that the first job does not wait for it
 
-    store = DiskStore(settings.artifacts or data_dir / "artifacts", max_artifact_bytes=settings.max_artifact_bytes)
+    _make_private(data_dir, settings.artifacts)
+    folder = settings.artifacts or data_dir / "artifacts"
+    store = DiskStore(folder, max_artifact_bytes=settings.max_artifact_bytes, min_charge=FILE_CHARGE)
     quota = store.quota_bytes = default_quota(store) if settings.artifact_quota is None else settings.artifact_quota
     known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, ArtifactClient(store))
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
@@ -160,14 +172,16 @@ def build_service(
         signer=signer,
         fetcher=PeerFetcher(store, known.is_peer, settings.max_artifact_bytes),
         redactor=redactor,
-        limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue),
+        limits=Limits(settings.max_body_bytes, settings.max_artifact_bytes, settings.max_queue, settings.max_queue_bytes),
         retention=Retention(settings.keep_seconds, settings.keep_jobs).within(quota),
     )
     peer_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
     guard = Guard(token, [settings.host, *settings.allow_hosts, *peer_names])
 
     def set_url(url: str) -> None:
-        signer.peer_url = signer.peer_url or url
+        if signer.peer_url is None:
+            signer.follows_caller = settings.host.strip() in EVERY_ADDRESS
+            signer.peer_url = url_for_others(url, settings.host)
 
     return service, guard, set_url
 
@@ -182,19 +196,34 @@ def _make_data_dir(folder: Path) -> Path:
     return folder
 
 
-async def _listen(runner: web.AppRunner, settings: Settings) -> int:
-    site = web.TCPSite(runner, settings.host, settings.port)
+def _is_shared(folder: Path | None) -> bool:
+    """Return whether an artifact folder was made accessible to other users on purpose."""
+    return folder is not None and folder.exists() and bool(folder.stat().st_mode & 0o077)
+
+
+def _make_private(data_dir: Path, artifacts: Path | None) -> None:
+    """Remove other users' access to this user's files in the data folder, which earlier versions created with the user's umask."""
+    if not hasattr(os, "geteuid"):
+        return
+    for path in data_dir.iterdir():
+        if path.name not in _PRIVATE_NAMES or path == artifacts or path.is_symlink():
+            continue
+        status = path.stat()
+        if status.st_uid == os.geteuid() and status.st_mode & 0o077:
+            path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
+
+
+async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: Settings) -> int:
     try:
-        await site.start()
+        return await limiter.listen(cast("web.Server", runner.server), settings.host, settings.port)
     except OSError as error:
         raise InvalidArgument(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Choose another --host or --port."
         ) from error
-    return int(runner.addresses[0][1])
 
 
 def _connectable(host: str) -> str:
-    return "127.0.0.1" if host in ("0.0.0.0", "::", "") else host  # noqa: S104 - compared, not bound
+    return "127.0.0.1" if host.strip() in EVERY_ADDRESS else host
 
 
 def _format_host(host: str) -> str:

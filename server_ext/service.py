@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, Mapping
+import secrets
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 from yggdrasill.errors import EndpointFailed, InvalidArgument, InvalidConfig, LimitExceeded, unknown_name
 from yggdrasill.server_ext.admission import Admission, Submission
-from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts
+from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.deployment import Deployment, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
@@ -41,11 +43,12 @@ _MAX_STATE_BYTES = 16 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, and number of unfinished jobs."""
+    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, number of unfinished jobs, and bytes of their requests together."""
 
     max_body_bytes: int = 32 << 20
     max_artifact_bytes: int = 64 << 30
     max_queue: int = 1000
+    max_queue_bytes: int = 256 << 20
 
 
 class Service:
@@ -68,20 +71,22 @@ class Service:
         self.host, self.deployments, self.store, self.limits = host, deployments, store, limits or Limits()
         #: The store, if callers on the same machine may use its folder directly.
         self.shared = shared
-        self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, fetcher)
+        self._pins = PinThread(store)
+        self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, self._pins, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
-        self.job_manager = JobManager(jobs, self.hub, host, store, self.redactor, retention or Retention())
+        self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention())
         self._services = TaskServices(
             jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits
         )
-        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, self.limits.max_queue)
+        bounds = self.limits.max_queue, self.limits.max_queue_bytes
+        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, *bounds)
         self._run_log = RunLog()
         self._resuming: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
         # separate threads, one per id: a build may wait for another endpoint, which may wait for a build on this one
         self._builders = ThreadPoolExecutor(_MAX_BUILDS, "yggdrasill-build")
-        self._builds: dict[str, asyncio.Future[Deployment]] = {}
+        self._builds: dict[str, tuple[object, asyncio.Future[Any]]] = {}
         #: The allowed sources of model files; None on a host without model folders.
         self.models: ModelSources | None = None
 
@@ -118,6 +123,7 @@ class Service:
         self._builders.shutdown(wait=False)
         self._services.packers.shutdown(wait=False)
         await asyncio.to_thread(self.job_store.close)
+        await asyncio.to_thread(self._pins.close)
 
     async def _wait_until_idle(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
@@ -161,24 +167,47 @@ class Service:
             UnknownArtifact: artifacts of the state are missing (``details["missing"]``). LimitExceeded: the state is too large.
             Otherwise as `Deployments.put`.
         """
-        value = None
-        if state is not None:
-            refs = references(state)
-            nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
-            if nbytes > _MAX_STATE_BYTES:
-                raise LimitExceeded(
-                    f"The state of {graph_id!r} has {nbytes} bytes; at most {_MAX_STATE_BYTES} can be sent. Give its blocks a checkpoint_ref "
-                    "that exists on the endpoint.",
-                    bound=_MAX_STATE_BYTES,
-                    found=nbytes,
-                )
-            await self._artifact_resolver.gather(refs, f"deploy:{graph_id}")
-            value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
-        graph_hash = deployment_hash(kind, config, None if state is None else state_facts(state))
+        if state is None:
+            return await self._put(graph_id, kind, config, None, None, idle_after)
+        refs = references(state)
+        nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
+        if nbytes > _MAX_STATE_BYTES:
+            raise LimitExceeded(
+                f"The state of {graph_id!r} has {nbytes} bytes; at most {_MAX_STATE_BYTES} can be sent. Give its blocks a checkpoint_ref "
+                "that exists on the endpoint.",
+                bound=_MAX_STATE_BYTES,
+                found=nbytes,
+            )
+        # an owner of its own: another request for the same id must not release these artifacts
+        owner = f"deploy:{graph_id}:{secrets.token_hex(8)}"
         try:
-            return await asyncio.to_thread(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
+            await self._artifact_resolver.gather(refs, owner)
+            value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
+            return await self._put(graph_id, kind, config, state_facts(state), value, idle_after)
         finally:
-            self.store.unpin(f"deploy:{graph_id}")
+            self._pins.unpin(owner)
+
+    async def _put(
+        self, graph_id: str, kind: str, config: Mapping[str, Any], facts: Any, value: Any, idle_after: float | None
+    ) -> tuple[Deployment, bool]:
+        graph_hash = deployment_hash(kind, config, facts)
+        put = partial(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
+        (deployment, created), started = await self._build(graph_id, (graph_hash, idle_after), put)
+        return deployment, created and started
+
+    async def _build(self, graph_id: str, request: object, act: Callable[[], Any]) -> tuple[Any, bool]:
+        """Return the result of ``act()`` in a build thread, and whether this call started it.
+
+        There is one build per id at a time, and no thread waits for it. Equal requests at the same time share one.
+        """
+        while (running := self._builds.get(graph_id)) is not None:
+            if running[0] == request:
+                return await asyncio.shield(running[1]), False
+            await asyncio.wait([running[1]])
+        future = asyncio.get_running_loop().run_in_executor(self._builders, act)
+        self._builds[graph_id] = request, future
+        future.add_done_callback(lambda _: self._builds.pop(graph_id, None))
+        return await asyncio.shield(future), True
 
     async def deployment(self, graph_id: str) -> Deployment:
         """Return the deployment with this id, built if necessary. Concurrent requests share one build.
@@ -190,12 +219,16 @@ class Service:
         live = self.deployments.live(graph_id)
         if live is not None:
             return live
-        building = self._builds.get(graph_id)
-        if building is None:
-            building = asyncio.get_running_loop().run_in_executor(self._builders, self.deployments.get, graph_id)
-            self._builds[graph_id] = building
-            building.add_done_callback(lambda _: self._builds.pop(graph_id, None))
-        return await asyncio.shield(building)
+        deployment, _ = await self._build(graph_id, None, partial(self.deployments.get, graph_id))
+        return cast("Deployment", deployment)
+
+    async def remove(self, graph_id: str) -> None:
+        """Remove a deployment, after a build of it that is running.
+
+        Raises:
+            As `Deployments.remove`.
+        """
+        await self._build(graph_id, "remove", partial(self.deployments.remove, graph_id))
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -233,19 +266,23 @@ class Service:
 
     async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}
-        return await asyncio.to_thread(self.deployments.build_once, graph_id, "comfy", config)
+        build = partial(self.deployments.build_once, graph_id, "comfy", config)
+        return await asyncio.get_running_loop().run_in_executor(self._builders, build)
 
-    async def result(self, job: Job) -> dict[str, Any]:
-        """Return the result of a job, with signed urls for its artifacts, or only its status while it is unfinished."""
+    async def result(self, job: Job, called_at: str | None = None) -> dict[str, Any]:
+        """Return the result of a job, with signed urls for its artifacts, or only its status while it is unfinished.
+
+        ``called_at`` is the url at which the caller reached this endpoint.
+        """
         if not job.is_final:
             return {"job_id": job.job_id, "status": job.status}
         output = job.output
         if output is not None and job.artifacts:
-            output = await asyncio.to_thread(with_urls, output, self._url)
+            output = await asyncio.to_thread(with_urls, output, partial(self._url, called_at=called_at))
         return {"job_id": job.job_id, "status": job.status, "output": output, "error": job.error, "timing": job.timing}
 
-    def _url(self, ref: ArtifactRef) -> str | None:
-        return self.signer.url(ref.hash) if self.store.has(ref.hash) else None
+    def _url(self, ref: ArtifactRef, called_at: str | None) -> str | None:
+        return self.signer.url(ref.hash, called_at) if self.store.has(ref.hash) else None
 
     async def jobs(self, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
         """Return the rows of jobs, newest first.

@@ -55,13 +55,15 @@ STATUS: dict[type[YggdrasillError], int] = {
 def status_of(error: YggdrasillError) -> int:
     """Return the HTTP status for ``error``.
 
-    Three cases depend on the details: an endpoint that is shutting down (``details["reason"]``) is 503, because the call succeeds later; access denied because of Host or Origin (``details["reason"]``) is 403, because a token does not
-    help; missing input artifacts of a job (``details["missing"]`` without ``details["hash"]``) are 409, because the url itself is right.
+    Some cases depend on the details: an endpoint that is shutting down (``details["reason"]``) is 503, because the call succeeds later; access
+    denied because of Host, Origin or an owner's graph is 403, because a token does not help, and 429 after too many wrong tokens; missing input artifacts of a job (``details["missing"]`` without ``details["hash"]``) are 409, because the url itself is right.
     """
-    if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin"):
+    if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin", "owner"):
         return 403
     if isinstance(error, EndpointUnreachable) and error.details.get("reason") == "shutdown":
         return 503
+    if isinstance(error, AccessDenied) and error.details.get("reason") == "guesses":
+        return 429
     if isinstance(error, UnknownArtifact) and "missing" in error.details and "hash" not in error.details:
         return 409
     return next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)

@@ -158,8 +158,7 @@ class Task:
 
     def _begin(self) -> None:
         job = self.job
-        if job.token.cancelled:
-            raise Cancelled(job.token.reason)
+        self._check_cancelled()
         job.status, job.started, job.attempts = IN_PROGRESS, time.time(), job.attempts + 1
         stored = self.services.jobs.update(job)
         if self.deployment.exclusive:
@@ -167,12 +166,16 @@ class Task:
             stored.result()
         self.services.emit(job, "status", {"status": IN_PROGRESS})
 
+    def _check_cancelled(self) -> None:
+        if self.job.token.cancelled:
+            raise Cancelled(self.job.token.reason)
+
     def _run(self, release_slot: SlotRelease | None) -> tuple[dict[str, Any], list[str]]:
         from yggdrasill.values.wire import pack, unpack
 
         job, request, kind = self.job, self.job.request, self.deployment.kind
         handles = self._handle if self.deployment.accepts_handles else None
-        value = unpack(request["inputs"], self._load, handles=handles)
+        value = unpack(request["inputs"], self._load, handles=handles, checkpoint=self._check_cancelled)
         run = request["run"]
         packer = StreamingPacker(self.services.store, f"job:{job.job_id}", self._register_artifact)
         try:

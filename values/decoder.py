@@ -8,7 +8,7 @@ from typing import Any
 
 from yggdrasill.values.encoder import Visit, Walk
 from yggdrasill.values.extensions import unpack
-from yggdrasill.values.payload import ArraySpec, Limits, Payload, corrupt
+from yggdrasill.values.payload import ArraySpec, Limits, Payload, check_equal_hashes, corrupt
 from yggdrasill.values.scalars import SCALAR_DECODERS, from_base64
 from yggdrasill.values.tensors import decode_array, decode_number, decode_tensor
 
@@ -19,13 +19,13 @@ _PLAIN = frozenset({str, int, bool, type(None)})
 
 
 class Decoder:
-    """Decodes one skeleton; references to one payload under the same tag decode to one object. Use once."""
+    """Decodes one skeleton; references to one payload under the same tag decode to one object. ``checkpoint`` may end it. Use once."""
 
-    def __init__(self, payloads: Sequence[Payload], limits: Limits) -> None:
+    def __init__(self, payloads: Sequence[Payload], limits: Limits, checkpoint: Callable[[], None] | None = None) -> None:
         limits.check("max_payloads", len(payloads))
         limits.check("max_bytes", sum(payload.data.nbytes for payload in payloads))
         self._payloads = payloads
-        self._walk = Walk(limits)
+        self._walk = Walk(limits, checkpoint)
         self._in_key = False
         self._made: dict[tuple[str, int], Any] = {}
 
@@ -91,16 +91,18 @@ class Decoder:
         if type(body) is not list or len(body) % 2:
             raise corrupt("a dict is not a list of keys and values")
         self._walk.count(len(body) // 2)
-        decoded: dict[Any, Any] = {}
+        keys: list[Any] = []
+        items: list[Any] = []
         for index in range(0, len(body), 2):
             outer, self._in_key = self._in_key, True
-            key = yield index, body[index]
+            keys.append((yield index, body[index]))
             self._in_key = outer
-            item = yield index + 1, body[index + 1]
-            try:
-                decoded[key] = item
-            except TypeError as error:
-                raise corrupt(f"a key of a dict is not hashable ({error})") from error
+            items.append((yield index + 1, body[index + 1]))
+        try:
+            check_equal_hashes(keys)
+            decoded = dict(zip(keys, items, strict=True))
+        except TypeError as error:
+            raise corrupt(f"a key of a dict is not hashable ({error})") from error
         if len(decoded) * 2 != len(body):
             raise corrupt("a dict has a key twice")
         return decoded
@@ -110,6 +112,7 @@ class Decoder:
         items = yield from self._list(body)
         self._in_key = outer
         try:
+            check_equal_hashes(items)
             decoded = kind(items)
         except TypeError as error:
             raise corrupt(f"an item of a set is not hashable ({error})") from error

@@ -12,11 +12,13 @@ from typing import Any
 
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values.extensions import Opaque, extension_for, pack
-from yggdrasill.values.payload import ArraySpec, Limits, Payload, cannot_travel
+from yggdrasill.values.payload import ArraySpec, Limits, Payload, cannot_travel, check_equal_hashes
 from yggdrasill.values.scalars import SCALAR_ENCODERS, is_unicode, to_base64
 from yggdrasill.values.tensors import encode_array, encode_number, encode_tensor, is_array, is_number, is_tensor
 
 __all__ = ["INLINE_BYTES", "Encoder", "Visit", "Walk"]
+
+_CHECKPOINT_VISITS = 1000
 
 INLINE_BYTES = 512
 """Byte strings up to this length stay in the skeleton as base64."""
@@ -111,6 +113,7 @@ class Encoder:
         return encoded
 
     def _pairs(self, items: tuple[tuple[Any, Any], ...]) -> Visit:
+        check_equal_hashes([key for key, _ in items])
         encoded: list[Any] = []
         for index, (key, item) in enumerate(items):
             encoded.append((yield from self._key(f"<key {index}>", key)))
@@ -120,6 +123,7 @@ class Encoder:
     def _set(self, value: Iterable[Any]) -> Visit:
         items = tuple(value)
         self._walk.count(len(items))
+        check_equal_hashes(items)
         encoded: list[Any] = []
         for item in items:
             encoded.append((yield from self._key("<item>", item)))  # noqa: PERF401 - a comprehension cannot yield
@@ -172,9 +176,13 @@ _CONTAINERS: dict[type, Callable[[Encoder, Any], Visit]] = {
 
 
 class Walk:
-    """A depth-first walk; ``steps`` are the indices and keys from the root to the part being visited."""
+    """A depth-first walk; ``steps`` are the indices and keys from the root to the part being visited.
 
-    def __init__(self, limits: Limits) -> None:
+    ``checkpoint`` is called regularly and may raise.
+    """
+
+    def __init__(self, limits: Limits, checkpoint: Callable[[], None] | None = None) -> None:
+        self._checkpoint = checkpoint
         self.limits = limits
         self.steps: list[Any] = []
         self._items = 0
@@ -183,7 +191,11 @@ class Walk:
         """Return ``visit(root)``; if that is a `Visit`, return its result after all its parts are visited."""
         visits: list[Visit] = []
         part = root
+        visited = 0
         while True:
+            visited += 1
+            if self._checkpoint is not None and not visited % _CHECKPOINT_VISITS:
+                self._checkpoint()
             result = visit(part)
             if isinstance(result, GeneratorType):
                 self.limits.check("max_depth", len(visits) + 1)

@@ -5,6 +5,7 @@ Knows neither torch nor numpy: shapes and strides are plain numbers, bytes are m
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
@@ -21,6 +22,7 @@ __all__ = [
     "Payload",
     "blake3_hex",
     "cannot_travel",
+    "check_equal_hashes",
     "contiguous_strides",
     "corrupt",
     "element_count",
@@ -68,6 +70,25 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+_MAX_EQUAL_HASHES = 64
+
+
+def check_equal_hashes(keys: Sequence[Any]) -> None:
+    """Raise `LimitExceeded` if more than 64 of ``keys`` have one hash, because a dict or set compares those in pairs.
+
+    Python hashes integers and floats modulo 2**61 - 1, so a sender can choose as many numbers with one hash as it likes. Powers of two
+    are the usual values that share hashes, at most 35 of the finite floats each. Raises TypeError for a key that is not hashable.
+    """
+    if len(keys) > _MAX_EQUAL_HASHES:
+        most = max(Counter(map(hash, keys)).values())
+        if most > _MAX_EQUAL_HASHES:
+            raise LimitExceeded(
+                f"{most} keys of a dict or items of a set have the same hash, and the limit is {_MAX_EQUAL_HASHES}. Use texts as keys.",
+                limit="equal_hashes",
+                bound=_MAX_EQUAL_HASHES,
+                found=most,
+            )
 
 
 @dataclass(frozen=True)

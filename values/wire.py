@@ -102,10 +102,17 @@ def pack(
     return Packed(wire, packer.artifacts, unpin)
 
 
-def unpack(wire: Any, load: Loader, *, handles: Callable[[ArtifactRef], Any] | None = None, limits: Limits = DEFAULT_LIMITS) -> Any:
+def unpack(
+    wire: Any,
+    load: Loader,
+    *,
+    handles: Callable[[ArtifactRef], Any] | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+    checkpoint: Callable[[], None] | None = None,
+) -> Any:
     """Return the value that `pack` packed; ``load`` is called once per artifact.
 
-    With ``handles``, a tensor sent by reference becomes ``handles(ref)`` and is not loaded.
+    With ``handles``, a tensor sent by reference becomes ``handles(ref)`` and is not loaded. ``checkpoint`` is called regularly and may raise.
 
     Raises:
         CorruptData: ``wire`` is not the result of `pack`, or ``load`` returned a different number of bytes.
@@ -113,7 +120,7 @@ def unpack(wire: Any, load: Loader, *, handles: Callable[[ArtifactRef], Any] | N
         UnsupportedVersion: this torch or machine does not support a dtype.
     """
     skeleton, parts = _read_payloads(wire, limits)
-    return _WireDecoder(parts, load, handles, limits).decode(skeleton)
+    return _WireDecoder(parts, load, handles, limits, checkpoint).decode(skeleton)
 
 
 def references(wire: Any, *, limits: Limits = DEFAULT_LIMITS) -> list[ArtifactRef]:
@@ -341,9 +348,14 @@ class _WireDecoder(Decoder):
     """Decodes the skeleton of one message and loads each artifact when the skeleton refers to it. Use once."""
 
     def __init__(
-        self, parts: list[Payload | ArtifactRef], load: Loader, handles: Callable[[ArtifactRef], Any] | None, limits: Limits
+        self,
+        parts: list[Payload | ArtifactRef],
+        load: Loader,
+        handles: Callable[[ArtifactRef], Any] | None,
+        limits: Limits,
+        checkpoint: Callable[[], None] | None,
     ) -> None:
-        super().__init__((), limits)
+        super().__init__((), limits, checkpoint)
         self._payloads = _LazyPayloads(parts, load)
         self._parts = parts
         self._handles = handles

@@ -141,7 +141,7 @@ async function remove(state, name) {
 // -- pairing ----------------------------------------------------------------------------------------------------
 
 function pairingForm(app, done) {
-  const line = make("textarea", { rows: 3, required: true, spellcheck: false, autocomplete: "off", placeholder: "yggdrasill endpoints add NAME URL --token TOKEN" });
+  const line = make("textarea", { rows: 3, required: true, spellcheck: false, autocomplete: "off", placeholder: "yggdrasill-pairing: URL TOKEN" });
   const name = make("input", { placeholder: "from the line, or the host name", autocomplete: "off" });
   const problem = make("div", { class: "ygg-problem", role: "alert" });
   const add = make("button", { class: "ygg-button ygg-main", type: "submit" }, "Add");

@@ -10,7 +10,7 @@ from typing import Any
 from yggdrasill.remote.comfy_graph import run_prompts_with
 from yggdrasill.remote.preflight import set_local_comfy
 from yggdrasill.remote.retry import RetryPolicy
-from yggdrasill.server_ext.auth import resolve_token
+from yggdrasill.server_ext.auth import token_of_endpoint
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
 from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
@@ -53,11 +53,11 @@ def attach() -> None:
 
 def _attach(context: ExtensionContext) -> None:
     data_dir = Path(host_api.user_directory()) / "yggdrasill"
-    data_dir.mkdir(parents=True, exist_ok=True)
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
     context.runner = QueueRunner(settings.queue)
-    token = resolve_token(data_dir)
-    redactor = Redactor([token, *secrets_of_environment()])
+    redactor = Redactor(secrets_of_environment())
+    token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]))
     retry_policy = RetryPolicy(settings.first_patience, settings.patience)
     context.read_registry = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
     addresses, port, url = _own_addresses(settings)
@@ -70,13 +70,14 @@ def _attach(context: ExtensionContext) -> None:
         artifact_quota=None if settings.artifact_quota is None else int(settings.artifact_quota * 2**30),
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
-        peer_url=settings.peer_url or url,
+        peer_url=settings.peer_url,
         roots=host_api.model_folders(),
     )
     run_prompts_with(context.runner)
     host = ComfyHost(settings.slots)
     set_local_comfy(host)
-    service, guard, _ = build_service(serving, data_dir, token, redactor, host)
+    service, guard, set_url = build_service(serving, data_dir, token, redactor, host)
+    set_url(url)
     context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
     service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))
     app = host_api.prompt_server().app

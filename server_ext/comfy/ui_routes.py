@@ -5,6 +5,7 @@ No route returns the token of an endpoint. Of an endpoint's URL, host and port a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from aiohttp import web
@@ -30,8 +31,8 @@ UI_PATH = "/yggdrasill/ui"
 WEB_PATH = "/yggdrasill/web"
 
 
-def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: str, own_url: str | None) -> None:
-    """Add the editor's routes to ComfyUI's router. ``token`` and ``own_url`` appear in this server's pairing line."""
+def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: Callable[[], str], own_url: str | None) -> None:
+    """Add the editor's routes to ComfyUI's router. ``token()`` and ``own_url`` appear in this server's pairing line."""
     route_guard = RouteGuard(service, guard)
     folder = Path(host_api.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")

@@ -71,3 +71,12 @@ def test_every_built_in_block_declares_what_its_config_holds(block_type: str) ->
 def test_the_first_name_of_a_config_field_still_works() -> None:
     assert foundation.Setting is ConfigField
     assert foundation.Setting("x", "integer", 1).read({}, "block") == 1
+
+
+@pytest.mark.parametrize("kind", ["path", "url", "secret"])
+def test_a_field_that_names_something_on_a_host_is_a_text(kind: str) -> None:
+    field = ConfigField("x", kind)
+    assert field.read({"x": "a"}, "block") == "a"
+    assert field.read({}, "block") is None
+    with pytest.raises(InvalidArgument, match="must be a text"):
+        field.read({"x": 3}, "block")

@@ -15,6 +15,10 @@ def test_a_line_is_read_as_it_was_written(name: str | None) -> None:
     assert read_pairing(pairing_line(URL, TOKEN, name)) == Pairing(URL, name, TOKEN)
 
 
+def test_a_pairing_line_is_not_a_command_with_the_token_as_an_argument() -> None:
+    assert not pairing_line(URL, TOKEN, "forge").startswith("yggdrasill ")
+
+
 @pytest.mark.parametrize(
     "line, found",
     [
@@ -22,6 +26,7 @@ def test_a_line_is_read_as_it_was_written(name: str | None) -> None:
         (f"$ yggdrasill endpoints add forge {URL} --token {TOKEN}\n", Pairing(URL, "forge", TOKEN)),
         (f"yggdrasill endpoints add NAME {URL} --token -   (the token is in /data/token)", Pairing(URL, None, None)),
         (f"yggdrasill endpoints add NAME {URL} --token-env FORGE", Pairing(URL, None, None)),
+        (f"on another machine: yggdrasill-pairing: forge {URL} {TOKEN}\n", Pairing(URL, "forge", TOKEN)),
         (URL, Pairing(URL)),
         (f"  {URL} {TOKEN} ", Pairing(URL, None, TOKEN)),
         (f"{URL} --token {TOKEN}", Pairing(URL, None, TOKEN)),
@@ -38,6 +43,9 @@ def test_what_people_paste_is_understood(line: str, found: Pairing) -> None:
         "   ",
         "forge",
         "yggdrasill endpoints add",
+        "yggdrasill-pairing:",
+        f"yggdrasill-pairing: {URL}",
+        f"yggdrasill-pairing: forge {URL} a b",
         f"yggdrasill endpoints add {URL}",
         f"{URL} a b",
         "ftp://host",

@@ -255,19 +255,19 @@ def test_a_credential_goes_below_its_url_and_nowhere_else(url: str, gets: bool) 
         with pytest.raises(InvalidArgument):
             known.client_for(url)
     else:
-        assert (known.client_for(url)._token == "hidden") is gets
+        assert (known.client_for(url).token == "hidden") is gets
 
 
 def test_the_token_of_the_environment_is_bound_to_its_url_or_to_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("YGGDRASILL_TOKEN", "hidden")
     monkeypatch.delenv("YGGDRASILL_URL", raising=False)
     known = EndpointRegistry()
-    assert known.client_for("http://127.0.0.1:8400")._token == "hidden"
-    assert known.client_for("http://localhost:8400")._token == "hidden"
-    assert known.client_for("http://10.0.0.1:8400")._token is None
+    assert known.client_for("http://127.0.0.1:8400").token == "hidden"
+    assert known.client_for("http://localhost:8400").token == "hidden"
+    assert known.client_for("http://10.0.0.1:8400").token is None
     monkeypatch.setenv("YGGDRASILL_URL", "http://10.0.0.1:8400")
-    assert known.client_for("http://10.0.0.1:8400")._token == "hidden"
-    assert known.client_for("http://127.0.0.1:8400")._token is None
+    assert known.client_for("http://10.0.0.1:8400").token == "hidden"
+    assert known.client_for("http://127.0.0.1:8400").token is None
 
 
 def test_a_config_with_a_url_takes_its_credential_from_the_file_the_environment_names(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,5 +275,5 @@ def test_a_config_with_a_url_takes_its_credential_from_the_file_the_environment_
     monkeypatch.setenv("FORGE_TOKEN", "hidden")
     proxy = UrlResolver().resolve(("paint",), {"endpoint_url": "http://127.0.0.1:8401", "graph_id": "terrain"})
     assert proxy is not None
-    assert proxy.route.clients[0]._token == "hidden"
+    assert proxy.route.clients[0].token == "hidden"
     assert proxy.to_config() == {"endpoint_url": "http://127.0.0.1:8401", "graph_id": "terrain"}

@@ -133,6 +133,15 @@ def test_state_is_kept_between_calls_and_belongs_to_one_placing(forge: EndpointP
     assert served["idle_after"] == 86400.0
 
 
+def test_a_placed_graph_is_removed_when_idle_and_deployed_again_by_its_next_call(forge: EndpointProcess) -> None:
+    remote, client = placed(noisy(), forge), forge.client()
+    graph_id = remote.contract.graph_id
+    served = loop_thread().run(client.get(f"/graphs/{graph_id}"))
+    assert served["idle_after"] == 3600.0
+    loop_thread().run(client.remove(graph_id))
+    assert bits(remote.run({}, seed=1)) == bits(noisy().run({}, seed=1))
+
+
 def test_weights_in_no_checkpoint_travel_with_the_structure(forge: EndpointProcess) -> None:
     graph = graph_of({"l": ("linear", {"size": 200})}, [], ["l.x = x"], ["l.y = y"], graph_id="linear")
     graph.get_node("l").block.load_state_dict({"weight": torch.randn(200, 200), "bias": torch.randn(200)})

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http_client import Http, one_node
@@ -201,3 +202,39 @@ def test_an_endpoint_starts_with_a_damaged_job_file(tmp_path: Path) -> None:
         process.stop()
     (kept,) = tmp_path.glob("jobs.sqlite.damaged-*")
     assert kept.read_bytes() == GARBAGE * 100
+
+
+@pytest.mark.skipif(os.name == "nt", reason="this system has no file modes")
+def test_the_files_of_an_endpoint_are_private_to_its_user(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    for folder in ("artifacts", "graphs"):
+        (data_dir / folder).mkdir(parents=True)
+        (data_dir / folder).chmod(0o755)
+    file_with_jobs(data_dir / "jobs.sqlite").chmod(0o644)
+    process = EndpointProcess("private", data_dir, plugins=["samples.served_blocks"]).start()
+    try:
+        http = Http(process)
+        http.deploy("double", one_node("double"))
+        http.run("double", {"x": 2})
+        assert http.put(f"/artifacts/{blake3(b'data').hexdigest()}", data=b"data").status_code == 201
+    finally:
+        process.stop()
+    # stderr.log is the test's
+    found = [path for path in data_dir.rglob("*") if path.name != "stderr.log"]
+    open_to_others = {path.relative_to(data_dir).as_posix() for path in found if path.stat().st_mode & 0o077}
+    assert open_to_others == set()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="this system has no file modes")
+def test_an_artifact_folder_that_is_shared_on_purpose_stays_shared(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o755)
+    process = EndpointProcess("sharing", tmp_path / "data", artifacts=str(shared)).start()
+    try:
+        name = blake3(b"data").hexdigest()
+        assert Http(process).put(f"/artifacts/{name}", data=b"data").status_code == 201
+    finally:
+        process.stop()
+    assert (shared / "objects" / name[:2] / name[2:4] / name).stat().st_mode & 0o044 == 0o044
+    assert shared.stat().st_mode & 0o077 == 0o055

@@ -7,16 +7,20 @@ import json
 import os
 import socket
 import stat
+import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+import torch
 
+from samples.endpoints import EndpointProcess
 from samples.http_client import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
-from yggdrasill.server_ext.auth import Guard, load_or_create_secret, resolve_token
+from yggdrasill.server_ext.auth import Guard, Signer, TokenFile, load_or_create_secret, resolve_token, rotate_token, url_for_others
 from yggdrasill.server_ext.route_table import ROUTES
+from yggdrasill.server_ext.statuses import status_of
 
 
 def ask(http: Http, method: str, path: str, **headers: str) -> requests.Response:
@@ -59,13 +63,85 @@ def test_the_token_file_is_private_and_created_once(tmp_path: Path) -> None:
         load_or_create_secret(tmp_path / "token")
         assert stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     assert resolve_token(tmp_path, environment={"YGGDRASILL_TOKEN": "from-environment"}) == "from-environment"
-    assert resolve_token(tmp_path, "given-by-caller", {"YGGDRASILL_TOKEN": "from-environment"}) == "given-by-caller"
+    assert resolve_token(tmp_path, "given-by-the-caller", {"YGGDRASILL_TOKEN": "from-environment"}) == "given-by-the-caller"
 
 
-@pytest.mark.parametrize("weak", ["short", "with space in it", "line\nbreak-here", "t\u00f6ken-with-umlaut"])
+@pytest.mark.parametrize("weak", ["short", "fifteen-letters", "with space in it", "line\nbreak-here", "t\u00f6ken-with-umlaut"])
 def test_a_weak_token_is_refused(tmp_path: Path, weak: str) -> None:
     with pytest.raises(InvalidArgument, match="token must have"):
         resolve_token(tmp_path, weak)
+
+
+def test_a_rotated_token_replaces_the_old_one_at_once(tmp_path: Path) -> None:
+    tokens: list[str] = []
+    guard = Guard(TokenFile(tmp_path, tokens.append))
+    old = resolve_token(tmp_path, environment={})
+    guard.check_token(f"Bearer {old}")
+    new = rotate_token(tmp_path)
+    assert len(new) >= 32
+    guard.check_token(f"Bearer {new}")
+    with pytest.raises(AccessDenied, match="wrong"):
+        guard.check_token(f"Bearer {old}")
+    assert tokens == [old, new]
+    assert os.name != "posix" or stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
+    assert [path.name for path in tmp_path.iterdir()] == ["token"]
+
+
+@pytest.mark.parametrize("content", ["", "short", None])
+def test_a_token_file_that_is_damaged_later_leaves_the_token(tmp_path: Path, content: str | None) -> None:
+    guard, token = Guard(TokenFile(tmp_path, lambda found: None)), resolve_token(tmp_path, environment={})
+    if content is None:
+        (tmp_path / "token").unlink()
+    else:
+        (tmp_path / "token").write_text(content, encoding="utf-8")
+    guard.check_token(f"Bearer {token}")
+
+
+class Clock:
+    """A monotonic clock that the test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr("yggdrasill.server_ext.auth.time.monotonic", lambda: self.now)
+
+
+def guesses_taken(guard: Guard, address: str, number: int) -> int:
+    """Send this number of different wrong tokens, and return how many were compared."""
+    compared = 0
+    for _ in range(number):
+        with pytest.raises(AccessDenied) as caught:
+            guard.check_token(f"Bearer {uuid.uuid4().hex}", address)
+        compared += caught.value.details["reason"] == "token"
+        assert status_of(caught.value) == (401 if caught.value.details["reason"] == "token" else 429)
+    return compared
+
+
+def test_a_guesser_is_slowed_down_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, guard = Clock(monkeypatch), Guard("the-right-token-of-all")
+    assert guesses_taken(guard, "10.0.0.1", 500) == 20
+    clock.now += 5.0
+    assert guesses_taken(guard, "10.0.0.1", 500) == 5
+    with pytest.raises(AccessDenied, match="Too many"):
+        guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+    guard.check_token("Bearer the-right-token-of-all", "10.0.0.2")
+    clock.now += 1.0
+    guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+
+
+def test_one_outdated_token_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    guard = Guard("the-right-token-of-all")
+    for _ in range(500):
+        with pytest.raises(AccessDenied, match="wrong"):
+            guard.check_token("Bearer the-token-of-yesterday", "10.0.0.1")
+    guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+
+
+def test_the_addresses_of_one_site_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    Clock(monkeypatch)
+    guard = Guard("the-right-token-of-all")
+    assert sum(guesses_taken(guard, f"fd00:1:2:3::{number:x}", 1) for number in range(1, 200)) == 20
+    assert guesses_taken(guard, "fd00:1:2:4::1", 100) == 20
 
 
 # -- Host and Origin ----------------------------------------------------------------------------------------------
@@ -132,6 +208,48 @@ def test_a_guard_refuses_other_names(host: str) -> None:
     with pytest.raises(AccessDenied) as caught:
         Guard("a-token-of-eight", ["0.0.0.0", "forge.lan"]).check_source(host, None, None)
     assert caught.value.details["reason"] == "host"
+
+
+# -- signed urls --------------------------------------------------------------------------------------------------
+
+
+def test_urls_of_an_endpoint_on_all_addresses_have_an_address_that_others_reach(tmp_path: Path) -> None:
+    process = EndpointProcess("open", tmp_path, host="0.0.0.0", allow_hosts=["forge.lan"]).start()
+    try:
+        http = Http(process)
+        http.deploy("double", one_node("double"))
+        job = http.submit("double", {"x": torch.ones(100_000)}).json()["job_id"]
+        port = process.url.rsplit(":", 1)[1]
+        for host in (f"192.168.7.7:{port}", "forge.lan", f"forge.lan:{port}"):
+            (payload,) = http.get(f"/jobs/{job}/output", headers={"Host": host}).json()["output"]["payloads"]
+            assert payload["url"].startswith(f"http://{host}{BASE}/artifacts/")
+        (payload,) = http.get(f"/jobs/{job}/output").json()["output"]["payloads"]
+        assert payload["url"].startswith(http.get("/capabilities").json()["peer_url"])
+        assert "127.0.0.1" not in payload["url"] or "--peer-url" in process.log()
+    finally:
+        process.stop()
+
+
+@pytest.mark.parametrize("address, found", [("192.168.1.20", "http://192.168.1.20:8400"), ("fd00::17", "http://[fd00::17]:8400")])
+def test_the_address_of_an_interface_is_used(address: str, found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yggdrasill.server_ext.auth._interface_address", lambda: address)
+    assert url_for_others("http://127.0.0.1:8400", "0.0.0.0") == found
+    assert url_for_others("http://10.0.0.5:8400", "10.0.0.5") == "http://10.0.0.5:8400"
+
+
+def test_a_machine_without_an_address_for_others_logs_what_to_pass(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("yggdrasill.server_ext.auth._interface_address", lambda: None)
+    assert url_for_others("http://127.0.0.1:8400", "::") == "http://127.0.0.1:8400"
+    assert "Pass --peer-url URL" in caplog.text
+
+
+def test_an_endpoint_on_one_address_ignores_the_callers_host() -> None:
+    signer = Signer("key", "http://10.0.0.5:8400/")
+    url = signer.url("a" * 64, "http://evil.example")
+    assert url is not None
+    assert url.startswith("http://10.0.0.5:8400/yggdrasill/v1/artifacts/aaa")
 
 
 # -- protocol and bodies ------------------------------------------------------------------------------------------
@@ -240,6 +358,18 @@ ATTACKS: dict[str, tuple[str, dict[str, Any]]] = {
     "an unknown endpoint": ("pipeline", {"graphs": [{"pipeline_node_id": "a", "endpoint_url": "http://169.254.169.254/"}]}),
     "an unknown endpoint of a block": ("graph", node(endpoint_url="http://169.254.169.254/latest")),
     "an unknown base url": ("graph", node(base_url="http://10.0.0.1/")),
+    "paths in a list": ("graph", node(paths=["/etc/passwd"])),
+    "a path in a list": ("graph", node(path=["/etc/passwd"])),
+    "a path in a mapping": ("graph", node(path={"x": "/etc/passwd"})),
+    "files": ("graph", node(files="/etc/passwd")),
+    "a model by path": ("graph", node(model="/etc/passwd")),
+    "weights upwards": ("graph", node(weights="../../token")),
+    "a host": ("graph", node(host="169.254.169.254")),
+    "a url in a list": ("graph", node(url=["http://169.254.169.254/"])),
+    "urls in a list": ("graph", node(urls=["http://169.254.169.254/"])),
+    "an address": ("graph", node(address="http://169.254.169.254/")),
+    "a proxy": ("graph", node(proxy="http://10.0.0.1")),
+    "a webhook": ("graph", node(webhook="http://10.0.0.1")),
     "a world's storage anywhere": ("world", world(storage={"state_dir": "/tmp/x"})),
     "a world's storage above its own": ("world", world(storage={"state_dir": "../../.."})),
     "a world that is a path": ("world", world(world_id="../../x", storage={"state_dir": "s"})),
@@ -283,7 +413,8 @@ def test_a_worlds_storage_is_inside_its_folder(server: Http) -> None:
     stage = {"stage_id": "s", "pipelines": []}
     server.deploy("stored", world(world_id="mid", storage={"state_dir": "snapshots"}, stages={"s": stage}, cycle=["s"]), "world")
     server.run("stored", {"state": None, "action": None})
-    assert [path.name for path in (server.process.data_dir / "worlds" / "mid" / "snapshots").glob("*.ygg")] == ["mid-last.ygg"]
+    folder = next((server.process.data_dir / "worlds").glob("stored-*"))
+    assert [path.name for path in (folder / "snapshots").glob("*.ygg")] == ["mid-last.ygg"]
 
 
 # -- secrets ------------------------------------------------------------------------------------------------------

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from samples.http_client import one_node
 from yggdrasill.errors import BlockFailed, EndpointUnreachable, JobConflict, QueueFull, UnknownArtifact, UnknownJob
 from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection, current_run
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext import job_manager
 from yggdrasill.server_ext.admission import Submission
@@ -203,6 +206,55 @@ def test_known_endpoints_use_the_owners_retry_policy_after_the_file_changes(tmp_
     file.write_text("endpoints: {forge: {url: 'http://forge:8400'}}\n", encoding="utf-8")
     assert list(known.registry().endpoints) == ["forge"]
     assert known.registry().retry_policy == retry_policy
+
+
+@contextmanager
+def listening() -> Iterator[tuple[str, list[str | None]]]:
+    """Answer requests like an endpoint, and yield its url and the credentials that arrive."""
+    received: list[str | None] = []
+
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            received.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("X-Yggdrasill-Protocol", "1")
+            self.send_header("Content-Length", "2")
+            self.end_headers()
+            self.wfile.write(b"{}")
+
+        def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002 - the name in the base class
+            """Log nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", received
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_live_clients_use_a_token_that_is_rotated_in_the_secrets(tmp_path: Path) -> None:
+    def write(url: str, token: str) -> None:
+        (tmp_path / "endpoints.yaml").write_text(f"endpoints: {{forge: {{url: '{url}'}}}}\n", encoding="utf-8")
+        secrets = tmp_path / "secrets.yaml"
+        secrets.write_text(f"forge: {token}\n", encoding="utf-8")
+        secrets.chmod(0o600)
+
+    with listening() as (url, received), listening() as (elsewhere, received_elsewhere):
+        write(url, "the-first-token-of-forge")
+        known = KnownEndpoints(tmp_path / "endpoints.yaml", [], lambda tokens: None)
+        clients = known.registry().client("forge"), known.registry().client_for(url)
+        for token in ("the-first-token-of-forge", "a-rotated-token-of-forge"):
+            write(url, token)
+            for client in clients:
+                loop_thread().run(client.health())
+        assert received == [f"Bearer {token}" for token in ("the-first-token-of-forge", "a-rotated-token-of-forge") for _ in clients]
+        write(elsewhere, "the-token-of-another-host")
+        loop_thread().run(clients[0].health())
+        assert received[-1] != "Bearer the-token-of-another-host"
+        assert received_elsewhere == []
 
 
 def test_secrets_are_recognized_by_variable_names() -> None:

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from samples.values import same, trees
-from yggdrasill.errors import CannotTravel, CorruptData, LimitExceeded, StorageFailed, UnknownArtifact, UnsupportedVersion, YggdrasillError
+from yggdrasill.errors import (
+    Cancelled,
+    CannotTravel,
+    CorruptData,
+    LimitExceeded,
+    StorageFailed,
+    UnknownArtifact,
+    UnsupportedVersion,
+    YggdrasillError,
+)
 from yggdrasill.values import (
     ArtifactHandle,
     ArtifactRef,
@@ -408,3 +418,42 @@ def write_missing() -> None:
 
 if __name__ == "__main__":
     write_missing()
+
+
+@pytest.mark.parametrize("tag", ["$dict", "$set", "$frozenset"])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["integers", "tuples"])
+def test_keys_with_equal_hashes_are_refused_in_linear_time(tag: str, wrapped: bool) -> None:
+    keys: list[Any] = [{"$int": hex(number * sys.hash_info.modulus)} for number in range(1, 20_001)]
+    if wrapped:
+        keys = [{"$tuple": [key, "x"]} for key in keys]
+    skeleton = {tag: [part for key in keys for part in (key, 0)] if tag == "$dict" else keys}
+    started = time.perf_counter()
+    with pytest.raises(LimitExceeded, match="20000 keys of a dict or items of a set have the same hash"):
+        unpack({"skeleton": skeleton, "payloads": []}, lambda ref: memoryview(b""))
+    assert time.perf_counter() - started < 2
+
+
+def test_a_dict_with_too_many_equal_hashes_is_not_sent_either() -> None:
+    value = dict.fromkeys(number * sys.hash_info.modulus for number in range(1, 100))
+    with pytest.raises(LimitExceeded, match="99 keys"), pack(value, MemoryStore()):
+        pass
+
+
+def test_powers_of_two_are_keys_although_many_have_equal_hashes() -> None:
+    value = {2.0**exponent: exponent for exponent in range(-1074, 1024)}
+    with pack(value, MemoryStore()) as packed:
+        assert unpack(packed.wire, lambda ref: memoryview(b"")) == value
+
+
+def test_a_checkpoint_ends_the_decoding_of_a_large_value() -> None:
+    skeleton = {"$dict": [part for number in range(50_000) for part in ({"$int": hex(number)}, 0)]}
+    calls = []
+
+    def checkpoint() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise Cancelled("stop")
+
+    with pytest.raises(Cancelled, match="stop"):
+        unpack({"skeleton": skeleton, "payloads": []}, lambda ref: memoryview(b""), checkpoint=checkpoint)
+    assert len(calls) == 3

@@ -273,13 +273,15 @@ def unknown_artifact(hash: str) -> UnknownArtifact:  # noqa: A002
     )
 
 
-def over_quota(nbytes: int, quota: int, pinned_bytes: int, pins: int) -> StorageFailed:
-    """Return the error for an artifact that does not fit beside the pinned ones."""
+def over_quota(nbytes: int, quota: int, pinned_bytes: int, pins: int, reserved: int = 0) -> StorageFailed:
+    """Return the error for an artifact that does not fit beside the pinned ones and the ``reserved`` bytes of unfinished writes."""
+    arriving = f"; {reserved} bytes are reserved for artifacts that are being written" if reserved else ""
     return StorageFailed(
         f"no room for an artifact of {nbytes} bytes: the quota is {quota} bytes, and {pins} artifacts of {pinned_bytes} bytes are pinned by "
-        "running jobs or calls; wait for them to finish, raise the quota, or send less at once",
+        f"running jobs or calls{arriving}; wait for them to finish, raise the quota, or send less at once",
         quota=quota,
         pins=pins,
         pinned_bytes=pinned_bytes,
         nbytes=nbytes,
+        reserved=reserved,
     )

@@ -20,10 +20,11 @@ from yggdrasill.values.stores.memory import aligned_memory
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FileLock", "PartialFile", "read_chunks", "read_file", "storage_errors"]
+__all__ = ["FileLock", "PartialFile", "hash_file", "read_chunks", "read_file", "storage_errors"]
 
 _MAP_FROM = 256 << 10
 _LOCK_POLL_S = 0.01
+_HASH_BUFFER_BYTES = 8 << 20
 
 
 class PartialFile:
@@ -84,6 +85,18 @@ def _read_errors(path: Path, hash: str) -> Iterator[None]:  # noqa: A002
         ) from error
 
 
+def hash_file(path: Path) -> str:
+    """Return the BLAKE3 of a file's content; raises OSError."""
+    from blake3 import blake3
+
+    hasher = blake3(max_threads=blake3.AUTO)
+    buffer = memoryview(bytearray(min(_HASH_BUFFER_BYTES, max(1, path.stat().st_size))))
+    with FileIO(path, "rb") as file:
+        while count := file.readinto(buffer):
+            hasher.update(buffer[:count])
+    return hasher.hexdigest()
+
+
 def read_chunks(path: Path, hash: str, start: int, stop: int, size: int) -> Iterator[memoryview]:  # noqa: A002
     """Return an iterator over the bytes of the file from ``start`` to ``stop``, each chunk in new memory.
 
@@ -134,11 +147,12 @@ def _mapped(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
 class FileLock:
     """An exclusive lock on ``path``, between processes and between objects of one process; the operating system releases it at exit.
 
-    A context manager that waits for the lock. The file is created and remains. Not re-entrant: use one object per thread.
+    A context manager that waits for the lock, for ``timeout`` seconds if it is given. The file is created with ``mode`` and remains.
+    Not re-entrant: use one object per thread.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, *, timeout: float | None = None, mode: int = 0o666) -> None:
+        self._path, self._timeout, self._mode = path, timeout, mode
         self._file: int | None = None
 
     def __enter__(self) -> Self:
@@ -149,10 +163,13 @@ class FileLock:
         self.release()
 
     def acquire(self, *, wait: bool = True) -> bool:
-        """Acquire the lock; without ``wait`` return False if it is held. Raises OSError if the file cannot be opened."""
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+        """Acquire the lock; without ``wait`` return False if it is held.
+
+        Raises OSError if the file cannot be opened, and `StorageFailed` if the lock is held for ``timeout`` seconds.
+        """
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, self._mode)
         try:
-            acquired = _lock(file, wait=wait)
+            acquired = self._poll(file, self._timeout) if wait and self._timeout is not None else _lock(file, wait=wait)
         except BaseException:
             os.close(file)
             raise
@@ -161,6 +178,19 @@ class FileLock:
         else:
             os.close(file)
         return acquired
+
+    def _poll(self, file: int, timeout: float) -> bool:
+        end, pause = time.monotonic() + timeout, _LOCK_POLL_S / 20
+        while not _lock(file, wait=False):
+            if time.monotonic() >= end:
+                raise StorageFailed(
+                    f"Another process has held the lock {str(self._path)!r} for {timeout:g} seconds. Nothing was stored. "
+                    "Resume or stop that process, or choose another folder.",
+                    path=str(self._path),
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, _LOCK_POLL_S)
+        return True
 
     def release(self) -> None:
         """Release the lock; does nothing if it is not held."""

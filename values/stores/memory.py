@@ -41,6 +41,8 @@ class MemoryStore(ArtifactStore):
         self._kept: OrderedDict[str, memoryview] = OrderedDict()
         self._borrowed: dict[str, dict[str, memoryview]] = {}
         self._pins: dict[str, set[str]] = {}
+        # Copies of borrowed bytes that the remaining pins need; removed with the last of these pins.
+        self._copies: set[str] = set()
 
     def has(self, hash: str) -> bool:  # noqa: A002
         check_hash(hash)
@@ -60,6 +62,7 @@ class MemoryStore(ArtifactStore):
         digest = checked_digest(view, hash, verify=verify)
         with self._lock:
             if digest in self._kept:
+                self._copies.discard(digest)
                 self._kept.move_to_end(digest)
                 return digest
             self._make_room(view.nbytes)
@@ -89,10 +92,9 @@ class MemoryStore(ArtifactStore):
         """
         with self._lock:
             view = self.read(hash)
-            if hash in self._borrowed or any(hash in pins for pins in self._pins.values()):
+            if hash in self._borrowed or self._is_pinned(hash):
                 return view
-            self._used -= view.nbytes
-            return self._kept.pop(hash)
+            return self._remove(hash)
 
     def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
         writer = _MemoryWriter(self, expected=expected, nbytes=nbytes)
@@ -124,16 +126,28 @@ class MemoryStore(ArtifactStore):
     def unpin(self, owner: str) -> None:
         with self._lock:
             for digest in self._pins.pop(owner, ()):
+                if digest in self._copies and not self._is_pinned(digest):
+                    self._remove(digest)
                 views = self._borrowed.get(digest)
                 if views is None:
                     continue
                 view = views.pop(owner, None)
                 if not views:
                     del self._borrowed[digest]
-                    if view is not None and digest not in self._kept and any(digest in pins for pins in self._pins.values()):
+                    if view is not None and digest not in self._kept and self._is_pinned(digest):
                         self._kept[digest] = memory = aligned_memory(view.nbytes)
                         memory[:] = view
                         self._used += view.nbytes
+                        self._copies.add(digest)
+
+    def _is_pinned(self, digest: str) -> bool:
+        return any(digest in pins for pins in self._pins.values())
+
+    def _remove(self, digest: str) -> memoryview:
+        memory = self._kept.pop(digest)
+        self._copies.discard(digest)
+        self._used -= memory.nbytes
+        return memory
 
     def _find(self, hash: str) -> memoryview | None:  # noqa: A002
         view = self._kept.get(check_hash(hash))
@@ -145,6 +159,7 @@ class MemoryStore(ArtifactStore):
     def _keep(self, digest: str, memory: memoryview) -> None:
         with self._lock:
             if digest in self._kept:
+                self._copies.discard(digest)
                 self._kept.move_to_end(digest)
                 return
             self._make_room(memory.nbytes)
@@ -162,7 +177,7 @@ class MemoryStore(ArtifactStore):
         for digest in free:
             if self._used + nbytes <= self.quota_bytes:
                 break
-            self._used -= self._kept.pop(digest).nbytes
+            self._remove(digest)
 
 
 class _MemoryWriter(ArtifactWriter):

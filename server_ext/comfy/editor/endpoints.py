@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
@@ -55,9 +56,9 @@ class NameModel(BaseModel):
 
 
 class Endpoints:
-    """The handlers. ``token`` is this server's token; ``own_url`` is the URL at which others reach it, if its owner has set one."""
+    """The handlers. ``token()`` is this server's token; ``own_url`` is the URL at which others reach it, if its owner has set one."""
 
-    def __init__(self, edit: RegistryEdit, guard: RouteGuard, token: str, own_url: str | None) -> None:
+    def __init__(self, edit: RegistryEdit, guard: RouteGuard, token: Callable[[], str], own_url: str | None) -> None:
         self._edit, self._guard = edit, guard
         self._token, self._own_url = token, own_url
 
@@ -125,7 +126,7 @@ class Endpoints:
         if extension_context().problem is not None:
             raise InvalidArgument(f"This ComfyUI is not an endpoint: {extension_context().problem}")
         url = self._own_url or f"{request.scheme}://{request.host}"
-        return json_answer({"line": pairing_line(url, self._token), "near": host_of(url).startswith(_LOOPBACK)})
+        return json_answer({"line": pairing_line(url, self._token()), "near": host_of(url).startswith(_LOOPBACK)})
 
 
 def _free_name(url: str, registry: EndpointRegistry) -> str:

@@ -91,7 +91,7 @@ def test_escape_closes_the_pairing_form(editor: Editor, tab: Any) -> None:
 
 def test_the_servers_pairing_line_is_copied_and_not_shown(browser: Any, editor: Editor, tab: Any, pair: Any) -> None:
     browser.grant_permissions(["clipboard-read", "clipboard-write"])
-    tab.get_by_role("button", name="CachedWorkflow this server's pairing line").click()
+    tab.get_by_role("button", name="Copy this server's pairing line").click()
     editor.wait_until(lambda: any("pairing line was copied" in text for text in editor.messages()))
     assert editor.page.evaluate("() => navigator.clipboard.readText()") == pairing_line(pair.here.url, token_of(pair.here))
     assert token_of(pair.here) not in editor.page.content()
@@ -130,7 +130,7 @@ def test_jobs_show_progress_and_can_be_cancelled(editor: Editor, tab: Any, pair:
     editor.wait_until(lambda: "of 400" in row.inner_text(), 100)
     row.get_by_role("button", name="Cancel paint slowly").click()
     editor.wait_until(lambda: "ancelled" in row.inner_text())
-    with pytest.raises(Exception, match="cancel"):
+    with pytest.raises(Exception, match="Cancel"):
         call.wait()
 
 
@@ -153,7 +153,7 @@ def test_the_settings_page_has_editor_and_server_settings(editor: Editor, pair: 
     editor.page.evaluate("() => { void app.extensionManager.command.execute('Comfy.ShowSettingsDialog'); }")
     dialog = editor.page.get_by_role("dialog")
     dialog.get_by_text("Yggdrasill", exact=True).first.click()
-    for words in ("Show on nodes which endpoint runs them", "Keep the sidebar up to date"):
+    for words in ("Show on each node which endpoint runs it", "Keep the sidebar up to date"):
         assert dialog.get_by_text(words).first.is_visible()
     policy = dialog.locator("select[aria-label='Calls from other machines']")
     editor.wait_until(lambda: policy.input_value() == "fifo")

@@ -158,7 +158,7 @@ def test_without_a_cached_workflow_or_hash_nothing_runs_locally(a: Caller, b: Ca
     a.deploy("unknown", double("u"))
     with gone(a, b):
         said = error_of(a.server.run(calling("unknown", 1)))
-        assert "may be another one" in said
+        assert "may differ" in said
         assert "workflow 'nowhere' is not cached on this ComfyUI" in error_of(a.server.run(calling("nowhere", 1)))
 
 

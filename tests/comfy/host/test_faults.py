@@ -125,7 +125,7 @@ def test_a_cleared_queue_of_the_endpoint_is_reported_on_the_node(a: Caller, b: C
     b.server.post("/queue", {"clear": True})
     error = error_of(a, prompt_id)
     assert error["node_id"] == "2"
-    assert "its owner cleared the queue" in error["exception_message"]
+    assert "the owner cleared the queue" in error["exception_message"]
     assert succeeded(b, owners)
 
 
@@ -180,7 +180,7 @@ def test_a_wrong_token_is_reported_on_the_node(a: Caller, b: Caller) -> None:
     finally:
         secrets.write_text(right, encoding="utf-8")
     assert error["node_id"] == "2"
-    assert "the token is wrong" in error["exception_message"]
+    assert "The token is wrong" in error["exception_message"]
     assert wrong not in error["exception_message"] + a.server.printed()
 
 
@@ -263,7 +263,7 @@ def test_a_call_lost_after_acceptance_does_not_fall_back(a: Caller, peer: Caller
     error = error_of(a, prompt_id, 90.0)
     assert (error["node_id"], error["node_type"]) == ("2", "YggdrasillRemoteGraph")
     assert f"nothing answers at {peer.server.url}" in error["exception_message"]
-    assert "not run a second time here" in error["exception_message"]
+    assert "not run again locally" in error["exception_message"]
     assert a.jobs(graph_id="midway") == []
     assert "graph 'midway' (hash" not in a.server.printed()
     assert a.queue() == ([], [])

@@ -216,7 +216,7 @@ def interrupt_after_a_pass(comfy: Caller, prompt: dict[str, Any], last: Path) ->
 
 
 def test_an_interrupted_world_run_resumes_with_the_same_result(comfy: Caller) -> None:
-    steps = 24
+    steps = 60
     prompt = {"1": small("stopped"), "2": run_node(("1", 0), steps, keep=True)}
     folder = data_folder(comfy.server) / "worlds" / "stopped" / "run"
     for _ in range(2):

@@ -48,7 +48,7 @@ def test_an_endpoint_lost_after_validation_falls_back(a: Caller, b: Caller, mort
     here = show(a.server, prompt_of("here"), placed_at({"replicas": ["c"], "fallback": "local"}))
     assert here.outputs["4"] == {"text": ["0.0", "2.0", "4.0"]}
     assert here.ran | here.cached == {"1", "2", "3", "4"}
-    assert "part 'part' runs here" in a.server.printed()
+    assert "part 'part' runs locally" in a.server.printed()
 
 
 def test_an_endpoint_lost_after_validation_is_replaced_by_the_next_replica(a: Caller, b: Caller, mortal: Caller) -> None:

@@ -6,18 +6,19 @@ import errno
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from blake3 import blake3
 
-from yggdrasill.errors import StorageFailed, UnknownArtifact
+from yggdrasill.errors import CorruptData, StorageFailed, UnknownArtifact
 from yggdrasill.values import DiskStore, pack, unpack
 from yggdrasill.values.stores import disk
 
@@ -292,3 +293,176 @@ def test_a_pin_waits_for_an_eviction_in_another_process(tmp_path: Path) -> None:
     store.pin("job", [digest])
     assert time.monotonic() - begin > 0.2
     end(process, kill=False)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def damaged(folder: Path, data: bytes, harm: Callable[[Path], None]) -> str:
+    """Store ``data``, damage its file, and return its hash. The next store on the folder finds the damage as after a restart."""
+    store = DiskStore(folder)
+    digest = store.put(data)
+    store.close()
+    path = store.path(digest)
+    assert path is not None
+    harm(path)
+    return digest
+
+
+HARMS = [cut_short, empty, flip_a_bit]
+SIZES = {"small": b"small", "large": b"large" * 100_000}
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("data", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("act", ["read", "chunks", "path"])
+def test_a_damaged_file_is_an_unknown_artifact_after_a_restart(tmp_path: Path, harm: Callable[[Path], None], data: bytes, act: str) -> None:
+    digest = damaged(tmp_path, data, harm)
+    store = DiskStore(tmp_path)
+    with pytest.raises(UnknownArtifact):
+        getattr(store, act)(digest)
+    assert not list((tmp_path / "objects").rglob(digest))
+    assert store.used_bytes == 0
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("how", ["put", "writer"])
+def test_a_damaged_file_is_missing_and_written_again(tmp_path: Path, harm: Callable[[Path], None], how: str) -> None:
+    data = SIZES["large"]
+    digest = damaged(tmp_path, data, harm)
+    store = DiskStore(tmp_path)
+    if how == "put":
+        store.put(data)
+    else:
+        with store.writer(digest, len(data)) as writer:
+            writer.write(data)
+            writer.commit()
+    assert bytes(store.read(digest)) == data
+    assert store.used_bytes == len(data)
+    damaged(tmp_path, data, harm)
+    again = DiskStore(tmp_path)
+    assert again.missing([digest]) == [digest]
+    assert not again.has(digest)
+
+
+def test_a_file_that_is_cut_short_during_use_is_missing(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(SIZES["large"])
+    path = store.path(digest)
+    assert path is not None
+    cut_short(path)
+    assert store.missing([digest]) == [digest]
+    assert store.put(SIZES["large"]) == digest
+    assert bytes(store.read(digest)) == SIZES["large"]
+
+
+def test_a_file_that_another_process_replaced_is_verified_again(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path)
+    digest = store.put(SIZES["large"])
+    path = store.path(digest)
+    assert path is not None
+    other = tmp_path / "other"
+    other.write_bytes(b"LARGE" * 100_000)
+    other.replace(path)
+    with pytest.raises(UnknownArtifact):
+        store.read(digest)
+
+
+def test_a_lock_that_another_process_holds_is_an_error_after_some_seconds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = DiskStore(tmp_path)
+    process = start(tmp_path, "lock = store._locked(); lock.acquire(); print('ready', flush=True); sys.stdin.readline()")
+    monkeypatch.setattr(disk, "LOCK_SECONDS", 0.2)
+    with pytest.raises(StorageFailed, match=r"Another process has held the lock '.*lock' for 0.2 seconds"):
+        store.put(b"waits")
+    end(process, kill=True)
+    assert store.put(b"waits") == name_of(b"waits")
+
+
+def test_many_pins_at_once_are_fast_and_hold_for_other_processes(tmp_path: Path) -> None:
+    store, other = DiskStore(tmp_path), DiskStore(tmp_path, quota_bytes=3000)
+    digest, released = store.put(b"a" * 1000), store.put(b"b" * 1000)
+    many = {f"{number:064x}" for number in range(50_000)}
+    started = time.perf_counter()
+    store.pin("call", [released])
+    store.pin("job", [digest, released, *many])
+    store.pin("other job", many)
+    assert time.perf_counter() - started < 2.0
+    assert len(list((tmp_path / "pins").rglob("*"))) < 20
+    store.unpin("job")
+    store.pin("job", [digest, *list(many)[:100]])
+    store.unpin("other job")
+    store.unpin("call")
+    other.put(b"c" * 2000)
+    assert store.has(digest)
+    assert not store.has(released)
+    store.unpin("job")
+    other.put(b"d" * 3000)
+    assert not store.has(digest)
+    store.close()
+    assert [path.name for path in (tmp_path / "pins").iterdir()] == [other._folder_pins.name]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_a_new_folder_and_its_lock_are_private_and_a_shared_folder_stays_shared(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o755)
+    shared.chmod(0o755)
+    for folder, folder_mode, lock_mode in ((tmp_path / "private", 0o700, 0o600), (shared, 0o755, 0o644)):
+        DiskStore(folder)
+        assert stat.S_IMODE(folder.stat().st_mode) == folder_mode
+        assert stat.S_IMODE((folder / "lock").stat().st_mode) == lock_mode
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["known length", "unknown length"])
+def test_bytes_that_are_being_written_count_against_the_quota(tmp_path: Path, known: bool) -> None:
+    store = DiskStore(tmp_path, quota_bytes=8 << 20)
+    old = store.put(b"o" * (1 << 20))
+    writer = store.writer(nbytes=6 << 20 if known else None)
+    for _ in range(5):
+        writer.write(bytes(1 << 20))
+    with pytest.raises(StorageFailed, match="bytes are reserved for artifacts that are being written"), store.writer(nbytes=3 << 20):
+        pass
+    other = store.writer()
+    with pytest.raises(StorageFailed, match="reserved"):
+        other.write(bytes(4 << 20))
+    assert sum(path.stat().st_size for path in (tmp_path / "incoming").iterdir()) <= 8 << 20
+    writer.write(bytes(1 << 20))
+    digest = writer.commit()
+    assert store.missing([old, digest]) == []
+    assert store.used_bytes == 7 << 20
+    with store.writer(nbytes=8 << 20):
+        pass
+    assert store.put(b"n" * (8 << 20))
+
+
+def test_a_write_that_fails_or_is_aborted_reserves_nothing(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, quota_bytes=4 << 20)
+    for _ in range(5):
+        with store.writer(nbytes=3 << 20) as writer:
+            writer.write(bytes(1 << 20))
+        writer = store.writer(name_of(b"promised"), 3 << 20)
+        writer.write(bytes(3 << 20))
+        with pytest.raises(CorruptData):
+            writer.commit()
+    assert store.put(bytes(4 << 20))
+
+
+def test_small_artifacts_count_as_the_disk_that_they_take(tmp_path: Path) -> None:
+    store = DiskStore(tmp_path, quota_bytes=100 * disk.FILE_CHARGE, min_charge=disk.FILE_CHARGE)
+    for number in range(300):
+        store.put(b"%d" % number)
+    assert len([path for path in (tmp_path / "objects").rglob("*") if path.is_file()]) == 100
+    assert store.used_bytes == 100 * disk.FILE_CHARGE
+    (tmp_path / "used").unlink()
+    assert store.used_bytes == 100 * disk.FILE_CHARGE

@@ -51,6 +51,28 @@ def test_what_a_job_pinned_is_a_copy_after_the_call() -> None:
     assert bytes(store.read(digest)) == before
 
 
+def test_a_copy_made_for_a_pin_is_removed_with_the_last_pin() -> None:
+    store, tensor = MemoryStore(), torch.rand(1000)
+    digest = borrowed(store, tensor)
+    store.pin("job", [digest])
+    store.pin("other job", [digest])
+    store.unpin("call")
+    store.unpin("job")
+    assert store.has(digest)
+    store.unpin("other job")
+    assert not store.has(digest)
+
+
+def test_a_copy_made_for_a_pin_that_is_stored_too_stays() -> None:
+    store, tensor = MemoryStore(), torch.rand(1000)
+    digest = borrowed(store, tensor)
+    store.pin("job", [digest])
+    store.unpin("call")
+    assert store.put(tensor.numpy().tobytes()) == digest
+    store.unpin("job")
+    assert store.has(digest)
+
+
 def test_a_view_above_the_limit_is_not_borrowed() -> None:
     with pytest.raises(LimitExceeded):
         borrowed(MemoryStore(max_artifact_bytes=10), torch.rand(1000))
