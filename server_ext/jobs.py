@@ -17,6 +17,7 @@ from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext.job import FINAL, Event, Job, KeyRecord
 from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
 
@@ -66,6 +67,8 @@ class JobStore:
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)
         self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._closed = False
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="yggdrasill-jobs", daemon=True)
         self._thread.start()
@@ -181,8 +184,11 @@ class JobStore:
         return self._read(operation)
 
     def close(self) -> None:
-        """Complete all queued operations and close the file."""
-        self._operations.put(None)
+        """Complete all queued operations and close the file. Later operations raise `StorageFailed`."""
+        with self._lock:
+            if not self._closed:
+                self._operations.put(None)
+            self._closed = True
         self._thread.join()
 
     # -- the storage thread -------------------------------------------------------------------------------------
@@ -194,7 +200,13 @@ class JobStore:
         return self._submit(_Operation(action, reading=False))
 
     def _submit(self, operation: _Operation) -> Future[Any]:
-        self._operations.put(operation)
+        with self._lock:
+            if self._closed:
+                operation.future.set_exception(
+                    StorageFailed(f"The job file {self._path!r} is closed: the endpoint has stopped. Call again when it is back.")
+                )
+            else:
+                self._operations.put(operation)
         return operation.future
 
     def _run(self, opened: Future[None]) -> None:

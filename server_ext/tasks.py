@@ -35,6 +35,7 @@ _MAX_LINE_LENGTH = 2000
 _MAX_TEXT_LENGTH = 16_000
 _MAX_DETAILS_BYTES = 64 << 10
 _PACK_THREADS = 4
+_MAX_STEP = 2.0**53
 _MAX_ANNOUNCED = 64
 
 SlotRelease = Callable[[], AbstractContextManager[None]]
@@ -67,8 +68,7 @@ def error_dict(error: BaseException, redactor: Redactor) -> dict[str, Any]:
         error = EndpointFailed(f"The endpoint failed: {type(error).__name__}: {_message(error)}", cause=type(error).__name__)
     try:
         cleaned: dict[str, Any] = _shorten_texts(redactor.value(error.to_dict()))
-    except RecursionError:
-        # details that contain themselves
+    except Exception:  # noqa: BLE001 - details that contain themselves or cannot be printed
         cleaned = {"type": type(error).__name__, "message": shorten(redactor.text(error.message), _MAX_TEXT_LENGTH), "details": {}}
     return cleaned
 
@@ -78,10 +78,12 @@ def job_error(error: BaseException, redactor: Redactor) -> dict[str, Any]:
     found = error_dict(error, redactor)
     details, room = {}, _MAX_DETAILS_BYTES
     for name, value in found["details"].items():
-        nbytes = len(json.dumps([name, value]))
-        if nbytes <= room:
-            details[name] = value
-            room -= nbytes
+        # JSON refuses integers of thousands of digits
+        with suppress(ValueError):
+            nbytes = len(json.dumps([name, value]))
+            if nbytes <= room:
+                details[name] = value
+                room -= nbytes
     return {**found, "details": details}
 
 
@@ -98,6 +100,17 @@ def _message(error: BaseException) -> str:
         return str(error)
     except Exception as failure:  # noqa: BLE001 - a foreign exception may be unprintable
         return f"its message cannot be read ({type(failure).__name__})"
+
+
+def _step(number: float) -> float:
+    """Return a number of steps, or 0 if it is not a number that every JSON parser reads."""
+    try:
+        value = float(number)
+    except (TypeError, ValueError, OverflowError):
+        return 0
+    if not abs(value) <= _MAX_STEP:
+        return 0
+    return number if isinstance(number, int) else value
 
 
 def _shorten_texts(value: Any) -> Any:
@@ -212,7 +225,7 @@ class Task:
         return ArtifactHandle(replace(ref, url=None, store=self.services.store.store_id), self._load)
 
     def _progress(self, path: str, done: float, total: float, text: str | None) -> None:
-        now = time.monotonic()
+        now, done, total = time.monotonic(), _step(done), _step(total)
         # beyond the interval, only the first progress that reaches its total is reported: the total may be unknown and always reached
         first = done >= total and path not in self._reached
         (self._reached.discard if done < total else self._reached.add)(path)

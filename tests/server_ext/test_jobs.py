@@ -132,3 +132,12 @@ def test_the_storage_thread_survives_cancelled_operations(store: JobStore) -> No
     names = list(store.keys().result(5).values())
     assert len([name for name in names if name.startswith("kept")]) == 300
     assert len(names) == 600 - cancelled
+
+
+def test_an_operation_after_closing_fails_and_does_not_hang(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite")
+    store.close()
+    store.close()
+    for future in (store.get("a"), store.insert(job("a")), store.keys()):
+        with pytest.raises(StorageFailed, match="is closed"):
+            future.result(5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import threading
 import time
@@ -19,8 +20,8 @@ import torch
 
 from samples.graphs import sample_registry
 from samples.http_client import one_node
-from yggdrasill.errors import EndpointUnreachable, JobConflict, QueueFull, UnknownArtifact, UnknownJob
-from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection
+from yggdrasill.errors import BlockFailed, EndpointUnreachable, JobConflict, QueueFull, UnknownArtifact, UnknownJob
+from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection, current_run
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
@@ -511,5 +512,51 @@ def test_a_call_that_the_full_queue_refuses_after_its_inputs_arrived_releases_th
             for number in range(12):
                 endpoint.store.put(os.urandom(70_000 + number))
             assert endpoint.store.missing(refused) == refused
+
+    asyncio.run(act())
+
+
+class UnprintableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Odd(AbstractBaseBlock):
+    """A block that reports odd progress, and raises an odd error if ``x`` is not 0."""
+
+    block_type = "test/odd"
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("x", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        for number in (float("nan"), float("inf"), 10**5000):
+            current_run().progress(number, number, None)
+        if inputs["x"] == 1:
+            raise UnprintableError
+        if inputs["x"] == 2:
+            loop: dict[str, Any] = {}
+            loop["self"] = loop
+            raise BlockFailed("an odd error", loop=loop)
+        if inputs["x"] == 3:
+            raise BlockFailed("an odd error", number=10**5000)
+        return {"y": inputs["x"]}
+
+
+@pytest.mark.parametrize("x, status", [(0, "COMPLETED"), (1, "FAILED"), (2, "FAILED"), (3, "FAILED")])
+def test_progress_and_errors_that_json_cannot_represent_end_their_job(tmp_path: Path, x: int, status: str) -> None:
+    registry = sample_registry()
+    registry.register(Odd.block_type, Odd)
+
+    async def act() -> None:
+        async with service(tmp_path, registry=registry) as endpoint:
+            config = {**one_node("double"), "nodes": [{"node_id": "node", "block_type": Odd.block_type, "config": {}}]}
+            await endpoint.deploy("odd", "graph", config, None)
+            with pack({"x": x}, MemoryStore()) as packed:
+                job = await endpoint.submit("odd", Submission("key", packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0}))
+            await endpoint.job_manager.wait(job, 5, lambda: True)
+            assert job.status == status
+            assert await asyncio.wrap_future(endpoint.job_store.unfinished()) == []
+            json.dumps(job.row(), allow_nan=False)
 
     asyncio.run(act())
