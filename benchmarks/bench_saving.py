@@ -122,10 +122,8 @@ def _memory(folder: Path) -> list[Figure]:
     figures = []
     for act in ACTS:
         what, beside = f"extra memory, {act} 1 GiB", "the largest tensor"
-        # an archive cannot be mapped: its states are in memory once before they are copied
-        limit = EXTRA_AT_MOST if act != "load archive" else (NBYTES / largest) * EXTRA_AT_MOST
         if not measurable():
-            figures.append(Figure.missing(what, beside, "this system does not report RssAnon", at_most=limit))
+            figures.append(Figure.missing(what, beside, "this system does not report RssAnon", at_most=EXTRA_AT_MOST))
             continue
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.bench_saving", act, str(folder / "memory")],
@@ -136,7 +134,7 @@ def _memory(folder: Path) -> list[Figure]:
         )
         extra = json.loads(done.stdout)["extra"]
         parts = {"ours": f"{extra / MIB:.0f} MiB", "beside": f"{largest / MIB:.0f} MiB"}
-        figures.append(Figure.of(what, beside, [extra / largest], at_most=limit, parts=parts))
+        figures.append(Figure.of(what, beside, [extra / largest], at_most=EXTRA_AT_MOST, parts=parts))
     return figures
 
 
