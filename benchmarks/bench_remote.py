@@ -135,7 +135,7 @@ def _large(served: Served, near: Served, graph: Graph, wire: SocketPeer, http: H
     return [
         Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=5.0, parts=parts),
         Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.5, parts=parts),
-        Figure.of(f"{what}, to a local_peer's folder", "the same over HTTP", ratios(handed, moved), at_most=1.0, parts=parts),
+        Figure.of(f"{what}, to a local peer's folder", "the same over HTTP", ratios(handed, moved), at_most=1.0, parts=parts),
     ]
 
 
