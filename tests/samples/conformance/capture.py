@@ -46,6 +46,11 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _undated(data: bytes) -> bytes:
+    """Return a file without the time in its gzip header: ComfyUI writes .spz files with the second in which a node ran."""
+    return data[:4] + bytes(4) + data[8:] if data[:2] == b"\x1f\x8b" else data
+
+
 def _tensor(value: Any) -> list[Any]:
     import torch
 
@@ -89,7 +94,7 @@ def _fields(value: Any) -> list[Any]:
 
 _BY_CLASS: dict[str, Callable[[Any], list[Any]]] = {
     "BytesIO": _stream,
-    "File3D": lambda value: [value.format, _digest(value.get_bytes())],
+    "File3D": lambda value: [value.format, _digest(_undated(value.get_bytes()))],
     "Fraction": lambda value: [str(value)],
     "LinearCurve": _curve,
     "MonotoneCubicCurve": _curve,
