@@ -20,6 +20,7 @@ from yggdrasill.errors import (
     YggdrasillError,
     error_from_dict,
 )
+from yggdrasill.protocol.states import FINAL
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.observers import TransferMeter, WaitCallback
@@ -27,7 +28,7 @@ from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.handles import ArtifactRef
 
-__all__ = ["FINAL", "ORPHAN_AFTER", "Call", "StreamEvent", "Watch", "execute_remote_call", "follow", "read_events"]
+__all__ = ["ORPHAN_AFTER", "Call", "StreamEvent", "Watch", "execute_remote_call", "follow", "read_events"]
 
 #: How long the submitting request stays open; short if the caller follows the job's events.
 WAIT_SECONDS = 20.0
@@ -41,8 +42,6 @@ MAX_UPLOADS = 5
 Progress = Callable[[str, float, float, "str | None"], None]
 #: Receives kind and data of an event.
 Watch = Callable[[str, Mapping[str, Any]], None]
-#: Final states of a job.
-FINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 MAX_EVENT_BYTES = 1 << 20
 
 

@@ -19,17 +19,16 @@ from yggdrasill.errors import (
     YggdrasillError,
     error_from_dict,
 )
+from yggdrasill.protocol.version import BASE_PATH, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.local_peers import LocalPeer
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.transports import Body, Chunk, HttpTransport, Request, Response, Transport
 
-__all__ = ["BASE_PATH", "PROTOCOL", "EndpointClient", "is_below"]
+__all__ = ["EndpointClient", "is_below"]
 
-BASE_PATH = "/yggdrasill/v1"
 MAX_ANSWER_BYTES = 64 << 20
 _CLASSES_PER_REQUEST = 50
 _MAX_RETRY_AFTER = 60.0
-PROTOCOL = 1
 
 
 class EndpointClient:
@@ -289,7 +288,7 @@ class EndpointClient:
     ) -> AsyncIterator[Response]:
         """Open a response with a good status. Any other response is raised as the error that it carries."""
         token = self.token
-        protocol_headers = {"X-Yggdrasill-Protocol": str(PROTOCOL), **({"Authorization": f"Bearer {token}"} if token else {})}
+        protocol_headers = {PROTOCOL_HEADER: str(PROTOCOL), **({"Authorization": f"Bearer {token}"} if token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**protocol_headers, **(headers or {})}, body, length, timeout)
         with _add_endpoint_name(self.name):
             async with self.transport.request(request) as response:
@@ -356,12 +355,12 @@ def _add_endpoint_name(name: str) -> Iterator[None]:
 
 def _check_protocol(response: Response, name: str, url: str) -> None:
     """Raise `ProtocolMismatch` if the response has another protocol version, or none."""
-    spoken = response.headers.get("X-Yggdrasill-Protocol")
-    if spoken != str(PROTOCOL):
+    spoken = response.headers.get(PROTOCOL_HEADER)
+    if spoken is None or not spoken.isdigit() or int(spoken) < OLDEST_PROTOCOL:
         version = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
         raise ProtocolMismatch(
-            f"endpoint {name!r} at {url} speaks {version}, this client version {PROTOCOL}; "
-            + ("check the url and the port" if spoken is None else "install the same version of yggdrasill on both sides"),
+            f"endpoint {name!r} at {url} speaks {version}, this client versions {OLDEST_PROTOCOL} to {PROTOCOL}; "
+            + ("check the url and the port" if spoken is None else "update yggdrasill at the endpoint"),
             endpoint=name,
         )
 

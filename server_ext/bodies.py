@@ -22,6 +22,7 @@ from aiohttp.abc import AbstractStreamWriter
 from pydantic import BaseModel, ValidationError
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
+from yggdrasill.protocol.version import PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.downloads import write_stream
 from yggdrasill.server_ext.artifacts import InFlightArtifacts, in_store_thread, open_writer
 from yggdrasill.server_ext.job import Event
@@ -286,7 +287,7 @@ async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: I
     Raises:
         UnknownArtifact: the store lacks it. InvalidArgument: an invalid Range header. A range after the last byte is answered with 416.
     """
-    headers = {"Content-Type": "application/octet-stream", "X-Yggdrasill-Protocol": "1"}
+    headers = {"Content-Type": "application/octet-stream", PROTOCOL_HEADER: str(PROTOCOL)}
     span = _range_of(request)
     in_flight_view = in_flight.get(check_hash(name))
     if in_flight_view is not None:
@@ -333,7 +334,7 @@ async def _send_chunks(
 ) -> web.StreamResponse:
     if _is_after_end(span, nbytes):
         error = InvalidArgument(f"The range begins at byte {span.start}, but the artifact has {nbytes} bytes.")
-        headers = {"X-Yggdrasill-Protocol": "1", "Content-Range": f"bytes */{nbytes}"}
+        headers = {PROTOCOL_HEADER: str(PROTOCOL), "Content-Range": f"bytes */{nbytes}"}
         return web.json_response({"error": error.to_dict()}, status=416, headers=headers)
     start, stop, _ = span.indices(nbytes)
     partial = (start, stop) != (0, nbytes)
@@ -356,7 +357,7 @@ async def send_events(request: web.Request, events: AsyncGenerator[Event | None,
     ``events`` yields None periodically, so that a disconnected client is noticed. A comment is sent after 5 silent seconds. A client that
     accepts no data, or whose machine acknowledges none, for 20 seconds counts as disconnected.
     """
-    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", "X-Yggdrasill-Protocol": "1"}
+    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", PROTOCOL_HEADER: str(PROTOCOL)}
     response = web.StreamResponse(headers=headers)
     await response.prepare(request)
     clock = asyncio.get_running_loop().time

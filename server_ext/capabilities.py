@@ -7,10 +7,10 @@ from typing import Any
 
 import yggdrasill
 from yggdrasill.foundation.registry import BlockRegistry
-from yggdrasill.remote.client import PROTOCOL
+from yggdrasill.protocol.version import OLDEST_PROTOCOL, PROTOCOL
 from yggdrasill.server_ext.service import Service
 
-__all__ = ["PROTOCOL", "describe_endpoint"]
+__all__ = ["describe_endpoint"]
 
 
 def describe_endpoint(service: Service) -> dict[str, Any]:
@@ -20,6 +20,7 @@ def describe_endpoint(service: Service) -> dict[str, Any]:
     limits = service.limits
     return {
         "protocol": PROTOCOL,
+        "oldest_protocol": OLDEST_PROTOCOL,
         "version": yggdrasill.__version__,
         "host": service.host.name,
         "python": platform.python_version(),

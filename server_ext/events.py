@@ -11,7 +11,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from yggdrasill.server_ext.job import FINAL, Event
+from yggdrasill.protocol.states import FINAL
+from yggdrasill.server_ext.job import Event
 from yggdrasill.server_ext.jobs import JobStore
 
 __all__ = ["EventHub"]

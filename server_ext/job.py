@@ -11,30 +11,14 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.remote.calls import FINAL
+from yggdrasill.protocol.states import CANCELLED, FINAL, IN_QUEUE
 
 __all__ = [
-    "CANCELLED",
-    "COMPLETED",
-    "FAILED",
-    "FINAL",
-    "IN_PROGRESS",
-    "IN_QUEUE",
-    "STATES",
-    "TIMED_OUT",
     "Event",
     "Job",
     "KeyRecord",
     "new_job_id",
 ]
-
-IN_QUEUE = "IN_QUEUE"
-IN_PROGRESS = "IN_PROGRESS"
-COMPLETED = "COMPLETED"
-FAILED = "FAILED"
-CANCELLED = "CANCELLED"
-TIMED_OUT = "TIMED_OUT"
-STATES = (IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT)
 
 
 def new_job_id() -> str:

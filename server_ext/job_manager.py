@@ -16,11 +16,12 @@ from dataclasses import replace
 from typing import Any
 
 from yggdrasill.errors import Cancelled, UnknownJob
+from yggdrasill.protocol.states import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT
 from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
 from yggdrasill.server_ext.idle_reaper import RepeatedFailures
-from yggdrasill.server_ext.job import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT, Job, KeyRecord, new_job_id
+from yggdrasill.server_ext.job import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import OutputRetention, Retention

@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from yggdrasill.errors import StorageFailed
-from yggdrasill.server_ext.job import FINAL, Event, Job, KeyRecord
+from yggdrasill.protocol.states import FINAL
+from yggdrasill.server_ext.job import Event, Job, KeyRecord
 from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
 
 __all__ = ["JobStore"]

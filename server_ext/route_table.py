@@ -10,12 +10,12 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 import yggdrasill
-from yggdrasill.remote.client import BASE_PATH
-from yggdrasill.server_ext import models
-from yggdrasill.server_ext.job import STATES
-from yggdrasill.server_ext.models import ErrorModel
+from yggdrasill.protocol import models
+from yggdrasill.protocol.models import ErrorModel
+from yggdrasill.protocol.states import STATES
+from yggdrasill.protocol.version import BASE_PATH
 
-__all__ = ["BASE_PATH", "ROUTES", "Parameter", "Route", "openapi_document"]
+__all__ = ["ROUTES", "Parameter", "Route", "openapi_document"]
 
 _REFERENCES = "#/components/schemas/{model}"
 

@@ -15,17 +15,19 @@ from typing import Any
 from aiohttp import web
 
 import yggdrasill
-from yggdrasill.errors import AccessDenied, InvalidArgument, ProtocolMismatch, UnknownName, YggdrasillError
-from yggdrasill.server_ext import bodies, models
+from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownName, YggdrasillError
+from yggdrasill.protocol import models
+from yggdrasill.protocol.statuses import status_of
+from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, check_request_version
+from yggdrasill.server_ext import bodies
 from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.artifacts import in_store_thread
 from yggdrasill.server_ext.auth import Guard
-from yggdrasill.server_ext.capabilities import PROTOCOL, describe_endpoint
+from yggdrasill.server_ext.capabilities import describe_endpoint
 from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.model_fetch import ModelRequest
-from yggdrasill.server_ext.route_table import BASE_PATH, ROUTES, openapi_document
+from yggdrasill.server_ext.route_table import ROUTES, openapi_document
 from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
 
 __all__ = ["Endpoint", "add_routes"]
@@ -34,7 +36,6 @@ _LOG = logging.getLogger("yggdrasill.server")
 _MAX_WAIT = 60.0
 _MAX_CLASSES = 100
 _EVENT_POLL_SECONDS = 0.5
-_PROTOCOL_HEADER = "X-Yggdrasill-Protocol"
 _FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "Via")
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 
@@ -88,12 +89,7 @@ class Endpoint:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
             self._guard.check_token(headers.get("Authorization"), request.remote)
-        version = headers.get(_PROTOCOL_HEADER, str(PROTOCOL))
-        if version != str(PROTOCOL):
-            raise ProtocolMismatch(
-                f"The request has protocol version {version[:20]!r}, this endpoint has version {PROTOCOL}. Install the same version on both sides.",
-                protocol=PROTOCOL,
-            )
+        check_request_version(headers.get(PROTOCOL_HEADER))
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}
@@ -155,7 +151,7 @@ class Endpoint:
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /graphs/{graph_id}"""
         await self._service.remove(request.match_info["graph_id"])
-        return web.Response(status=204, headers={_PROTOCOL_HEADER: str(PROTOCOL)})
+        return web.Response(status=204, headers={PROTOCOL_HEADER: str(PROTOCOL)})
 
     async def contract(self, request: web.Request) -> web.Response:
         """GET /graphs/{graph_id}/contract"""
@@ -255,7 +251,7 @@ class Endpoint:
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
     return web.Response(
-        body=body, status=status, content_type="application/json", headers={_PROTOCOL_HEADER: str(PROTOCOL), **(headers or {})}
+        body=body, status=status, content_type="application/json", headers={PROTOCOL_HEADER: str(PROTOCOL), **(headers or {})}
     )
 
 

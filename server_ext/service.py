@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, cast
 
 from yggdrasill.errors import EndpointFailed, InvalidArgument, InvalidConfig, LimitExceeded, unknown_name
+from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
 from yggdrasill.server_ext.admission import Admission, Submission
 from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
@@ -21,7 +22,7 @@ from yggdrasill.server_ext.deployment import Deployment, deployment_hash, state_
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.events import EventHub
 from yggdrasill.server_ext.host import Host
-from yggdrasill.server_ext.job import FINAL, IN_PROGRESS, STATES, Event, Job
+from yggdrasill.server_ext.job import Event, Job
 from yggdrasill.server_ext.job_manager import JobManager
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment

@@ -14,11 +14,12 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled, EndpointFailed, TimedOut, YggdrasillError
 from yggdrasill.executor.context import Host, enter_run
+from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
 from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.calls import call
 from yggdrasill.server_ext.deployment import Deployment
-from yggdrasill.server_ext.job import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT, Job
+from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef

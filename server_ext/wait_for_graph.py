@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from yggdrasill.errors import RunError
+from yggdrasill.protocol.states import IN_QUEUE
 from yggdrasill.server_ext.events import EventHub
-from yggdrasill.server_ext.job import IN_QUEUE, Job
+from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.tasks import Task
 
 __all__ = ["WaitForGraph"]

@@ -27,10 +27,10 @@ from yggdrasill.errors import (
 )
 from yggdrasill.foundation import BlockRegistry, ConfigField, Graph, ReusePool
 from yggdrasill.foundation.config import parse_document
+from yggdrasill.protocol.statuses import status_of
 from yggdrasill.server_ext.configs import HostRules, check_config
 from yggdrasill.server_ext.deployment import deployment_hash
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.statuses import status_of
 
 
 def served(folder: Path, pool: ReusePool | None = None) -> Deployments:

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from yggdrasill.errors import StorageFailed, UnsupportedVersion
-from yggdrasill.server_ext.job import COMPLETED, IN_PROGRESS, Event, Job
+from yggdrasill.protocol.states import COMPLETED, IN_PROGRESS
+from yggdrasill.server_ext.job import Event, Job
 from yggdrasill.server_ext.jobs import JobStore
 
 

@@ -18,9 +18,9 @@ import torch
 from samples.endpoints import EndpointProcess
 from samples.http_client import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
+from yggdrasill.protocol.statuses import status_of
 from yggdrasill.server_ext.auth import Guard, Signer, TokenFile, load_or_create_secret, resolve_token, rotate_token, url_for_others
 from yggdrasill.server_ext.route_table import ROUTES
-from yggdrasill.server_ext.statuses import status_of
 
 
 def ask(http: Http, method: str, path: str, **headers: str) -> requests.Response:
@@ -256,9 +256,15 @@ def test_an_endpoint_on_one_address_ignores_the_callers_host() -> None:
 
 
 def test_another_protocol_version_is_named(server: Http) -> None:
-    answer = server.get("/health", headers={"X-Yggdrasill-Protocol": "2"})
-    assert error_of(answer) == (426, "ProtocolMismatch")
-    assert answer.headers["X-Yggdrasill-Protocol"] == "1"
+    for version in ("0", "3", "two", "-1"):
+        answer = server.get("/health", headers={"X-Yggdrasill-Protocol": version})
+        assert error_of(answer) == (426, "ProtocolMismatch")
+        assert answer.headers["X-Yggdrasill-Protocol"] == "2"
+        assert answer.json()["error"]["details"] == {"oldest": 1, "protocol": 2}
+
+
+def test_every_version_of_the_supported_range_is_answered(server: Http) -> None:
+    assert {server.get("/health", headers={"X-Yggdrasill-Protocol": version}).status_code for version in ("1", "2")} == {200}
 
 
 BODIES: dict[str, tuple[bytes, str]] = {

@@ -10,12 +10,12 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.errors import YggdrasillError, error_from_dict
+from yggdrasill.protocol.states import FINAL
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.server_ext.comfy.editor.endpoint_queries import query_endpoint
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.url_redaction import public_message
-from yggdrasill.server_ext.job import FINAL
 from yggdrasill.server_ext.service import Service
 
 __all__ = ["CancelModel", "Jobs", "job_summary"]

@@ -15,10 +15,10 @@ from aiohttp import web
 from pydantic import BaseModel
 
 from yggdrasill.errors import AccessDenied, YggdrasillError
+from yggdrasill.protocol.statuses import status_of
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.bodies import read_model_body
 from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.statuses import status_of
 from yggdrasill.server_ext.tasks import error_dict
 
 __all__ = ["UI_HEADER", "RouteGuard", "json_answer"]

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Status = Literal["IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]
+Status = Literal["WAITING_INPUTS", "STAGING", "IN_QUEUE", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"]
 
 
 class _Body(BaseModel):

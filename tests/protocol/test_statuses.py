@@ -8,7 +8,7 @@ import pytest
 
 from yggdrasill import errors
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, UnknownArtifact, YggdrasillError, error_from_dict
-from yggdrasill.server_ext.statuses import STATUS, status_of
+from yggdrasill.protocol.statuses import STATUS, status_of
 
 EXPECTED = {
     "InvalidArgument": 400, "InvalidConfig": 400, "CorruptData": 400, "LimitExceeded": 400, "CannotTravel": 400, "InvalidState": 400,
