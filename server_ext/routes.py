@@ -20,15 +20,15 @@ from yggdrasill.protocol import models
 from yggdrasill.protocol.statuses import status_of
 from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, check_request_version
 from yggdrasill.server_ext import bodies
-from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.artifacts import in_store_thread
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.capabilities import describe_endpoint
-from yggdrasill.server_ext.job import Job
+from yggdrasill.server_ext.jobs.execution import error_dict
+from yggdrasill.server_ext.jobs.model import Job
+from yggdrasill.server_ext.jobs.staging import Submission
 from yggdrasill.server_ext.model_fetch import ModelRequest
 from yggdrasill.server_ext.route_table import ROUTES, openapi_document
 from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.tasks import error_dict
 
 __all__ = ["Endpoint", "add_routes"]
 

@@ -15,20 +15,20 @@ from typing import Any, cast
 
 from yggdrasill.errors import EndpointFailed, InvalidArgument, InvalidConfig, LimitExceeded, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
-from yggdrasill.server_ext.admission import Admission, Submission
 from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.deployment import Deployment, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.events import EventHub
-from yggdrasill.server_ext.host import Host
-from yggdrasill.server_ext.job import Event, Job
-from yggdrasill.server_ext.job_manager import JobManager
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.headless import Host
+from yggdrasill.server_ext.jobs.events import EventHub
+from yggdrasill.server_ext.jobs.execution import RunLog, Task, TaskServices
+from yggdrasill.server_ext.jobs.manager import JobManager
+from yggdrasill.server_ext.jobs.model import Event, Job
+from yggdrasill.server_ext.jobs.retention import Retention
+from yggdrasill.server_ext.jobs.staging import Admission, Submission
+from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.redaction import Redactor
-from yggdrasill.server_ext.retention import Retention
-from yggdrasill.server_ext.tasks import RunLog, Task, TaskServices
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.stores.disk import DiskStore

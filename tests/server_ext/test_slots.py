@@ -14,8 +14,7 @@ import pytest
 from samples.http_client import in_background, until
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.slots import Lease, Slots
+from yggdrasill.server_ext.headless import HeadlessHost, Lease, Slots
 
 
 class Room:

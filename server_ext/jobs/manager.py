@@ -18,15 +18,14 @@ from typing import Any
 from yggdrasill.errors import Cancelled, UnknownJob
 from yggdrasill.protocol.states import CANCELLED, FAILED, IN_QUEUE, TIMED_OUT
 from yggdrasill.server_ext.artifacts import PinThread
-from yggdrasill.server_ext.events import EventHub
-from yggdrasill.server_ext.host import Host
+from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.idle_reaper import RepeatedFailures
-from yggdrasill.server_ext.job import Job, KeyRecord, new_job_id
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph
+from yggdrasill.server_ext.jobs.execution import Task, job_error, stop_error
+from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
+from yggdrasill.server_ext.jobs.retention import OutputRetention, Retention
+from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.redaction import Redactor
-from yggdrasill.server_ext.retention import OutputRetention, Retention
-from yggdrasill.server_ext.tasks import Task, job_error, stop_error
-from yggdrasill.server_ext.wait_for_graph import WaitForGraph
 
 __all__ = ["JobManager"]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext.artifacts import PinThread
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.values.stores.disk import DiskStore
 
 __all__ = ["OutputRetention", "Retention", "default_quota"]

@@ -11,8 +11,8 @@ import pytest
 
 from yggdrasill.errors import StorageFailed, UnsupportedVersion
 from yggdrasill.protocol.states import COMPLETED, IN_PROGRESS
-from yggdrasill.server_ext.job import Event, Job
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.model import Event, Job
+from yggdrasill.server_ext.jobs.store import JobStore
 
 
 @pytest.fixture

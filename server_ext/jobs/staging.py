@@ -9,11 +9,10 @@ from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, JobConflict, QueueFull, UnknownArtifact, UnknownJob
 from yggdrasill.server_ext.artifacts import ArtifactResolver
-from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployment import Deployment, body_hash
-from yggdrasill.server_ext.job import Job, new_job_id
-from yggdrasill.server_ext.job_manager import JobManager
-from yggdrasill.server_ext.tasks import Task, TaskServices
+from yggdrasill.server_ext.jobs.execution import Task, TaskServices, check_options
+from yggdrasill.server_ext.jobs.manager import JobManager
+from yggdrasill.server_ext.jobs.model import Job, new_job_id
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.wire import references
 

@@ -1,4 +1,4 @@
-"""The event hub: numbers, stores and distributes the events of an endpoint. Listeners can resume after any number.
+"""Events of an endpoint: numbering, storage and distribution, and the wait-for graph of jobs, which is reported by events.
 
 Not thread-safe: all calls happen on one event loop; other threads use ``loop.call_soon_threadsafe``.
 """
@@ -6,16 +6,19 @@ Not thread-safe: all calls happen on one event loop; other threads use ``loop.ca
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
-from yggdrasill.protocol.states import FINAL
-from yggdrasill.server_ext.job import Event
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.errors import RunError
+from yggdrasill.protocol.states import FINAL, IN_QUEUE
+from yggdrasill.server_ext.jobs.execution import Task
+from yggdrasill.server_ext.jobs.model import Event, Job
+from yggdrasill.server_ext.jobs.store import JobStore
 
-__all__ = ["EventHub"]
+__all__ = ["EventHub", "WaitForGraph"]
 
 #: Numbers skipped at startup: more than the events that a killed process can have sent but not stored.
 _RESTART_GAP = 100_000
@@ -115,3 +118,62 @@ class EventHub:
                     yield None
         finally:
             self._listeners.discard(listener)
+
+
+DEADLOCK_SECONDS = 3.0
+"""How long a job must wait for itself before it fails. Another endpoint in the cycle may resolve the deadlock first."""
+
+
+class WaitForGraph:
+    """Tracks which unfinished ``tasks`` wait for which calls. ``end(job, error)`` fails a deadlocked job.
+
+    Not thread-safe: all calls happen on the event loop of ``hub``.
+    """
+
+    def __init__(self, hub: EventHub, tasks: Mapping[str, Task], end: Callable[[Job, Exception], None]) -> None:
+        self._hub, self._tasks, self._end = hub, tasks, end
+        self._waits_of_key: dict[str, list[str]] = {}
+        self._deadlocked_since: dict[str, float] = {}
+
+    def set_waits(self, task: Task, keys: list[str]) -> None:
+        """Record the keys of the calls that the run of ``task`` waits for. Tasks queued behind it wait for the same calls."""
+        self._emit_blocked(task.job, keys)
+        key = task.exclusive_key
+        if key is None:
+            return
+        self._waits_of_key[key] = keys
+        for other in [other for other in self._tasks.values() if other is not task and other.exclusive_key == key]:
+            self.add_queued(other)
+        if not keys:
+            del self._waits_of_key[key]
+
+    def add_queued(self, task: Task) -> None:
+        """Record a queued task. It waits for a running task with the same exclusive key."""
+        keys = None if task.exclusive_key is None else self._waits_of_key.get(task.exclusive_key)
+        if keys is None or task.job.status != IN_QUEUE:
+            return
+        if task.job.key not in keys:
+            self._deadlocked_since.pop(task.job.job_id, None)
+        else:
+            self._deadlocked_since.setdefault(task.job.job_id, time.monotonic())
+        self._emit_blocked(task.job, keys)
+
+    def fail_deadlocked(self, now: float) -> None:
+        """Fail queued jobs that the running job with the same exclusive key waits for."""
+        for job_id in [job_id for job_id, since in self._deadlocked_since.items() if now - since > DEADLOCK_SECONDS]:
+            del self._deadlocked_since[job_id]
+            task = self._tasks.get(job_id)
+            if task is not None and task.job.status == IN_QUEUE:
+                self._end(task.job, _deadlock_error(task))
+
+    def _emit_blocked(self, job: Job, keys: list[str]) -> None:
+        self._hub.emit(job.job_id, "blocked", {"by": keys}, "blocked")
+
+
+def _deadlock_error(task: Task) -> RunError:
+    path = "/".join(task.job.request["run"]["path"]) or task.job.graph_id
+    return RunError(
+        f"{path}: deadlock: graph {task.job.graph_id!r} keeps state, so it runs one call at a time, and the running call waits for this one. "
+        "Deploy a graph without state, or change the graphs that it calls so that none of them calls it again.",
+        node=path,
+    )

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from yggdrasill.errors import StorageFailed
 from yggdrasill.protocol.states import FINAL
-from yggdrasill.server_ext.job import Event, Job, KeyRecord
-from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
+from yggdrasill.server_ext.jobs.model import Event, Job, KeyRecord
+from yggdrasill.server_ext.jobs.schema import job_file_failure, open_job_file
 
 __all__ = ["JobStore"]
 

@@ -25,18 +25,18 @@ from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDi
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
-from yggdrasill.server_ext import job_manager
-from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs import manager as job_manager
+from yggdrasill.server_ext.jobs.model import Job
+from yggdrasill.server_ext.jobs.retention import Retention
+from yggdrasill.server_ext.jobs.staging import Submission
+from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
-from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
