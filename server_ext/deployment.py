@@ -87,9 +87,9 @@ def state_facts(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"skeleton": state["skeleton"], "payloads": [_payload_hash(entry) for entry in state["payloads"]]}
 
 
-def body_hash(deployment: Deployment, inputs: Mapping[str, Any], run: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def body_hash(graph_id: str, graph_hash: str, inputs: Mapping[str, Any], run: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Return the hash that identifies a call: graph, inputs by content, options and run. Urls of artifacts do not count."""
     payloads = [{key: item for key, item in entry.items() if key not in ("url", "store")} for entry in inputs["payloads"]]
     value = {"skeleton": inputs["skeleton"], "payloads": payloads}
-    facts = {"graph_id": deployment.graph_id, "hash": deployment.hash, "inputs": value, "options": options, "run": run}
+    facts = {"graph_id": graph_id, "hash": graph_hash, "inputs": value, "options": options, "run": run}
     return blake3_hex(memoryview(canonical_json(facts)))

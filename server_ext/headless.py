@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 import queue
 import sys
 import threading
-from collections import deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -159,12 +161,13 @@ class Lease:
             self._slots.release()
 
 
+_Entry = tuple[int, int, Task]
 _IDLE_SECONDS = 30.0
 """An idle worker thread exits after this time without a task."""
 
 
 class HeadlessHost:
-    """Runs tasks in first-in, first-out order; see `yggdrasill.server_ext.host.Host`.
+    """Runs tasks by priority, those of one priority in first-in, first-out order; see `yggdrasill.server_ext.host.Host`.
 
     Every started task keeps its thread, even while its slot is released, so there can be more threads than slots.
     """
@@ -175,7 +178,12 @@ class HeadlessHost:
         self.slots = slots
         self._slots = Slots(slots, self._dispatch)
         self._lock = threading.Lock()
-        self._waiting: deque[Task] = deque()
+        #: The queued tasks, and their order: ``(-priority, number, task)``. Entries of withdrawn tasks are skipped.
+        self._waiting: set[Task] = set()
+        self._order: list[_Entry] = []
+        self._numbers = itertools.count()
+        #: Entries of tasks whose exclusive key was busy at their turn, by key. The first one returns to the order when the key is free.
+        self._parked: defaultdict[str, list[_Entry]] = defaultdict(list)
         self._running: set[Task] = set()
         self._busy_keys: set[str] = set()
         self._work: queue.SimpleQueue[tuple[Task, Lease]] = queue.SimpleQueue()
@@ -184,16 +192,21 @@ class HeadlessHost:
     def enqueue(self, task: Task) -> None:
         """Run ``task`` when a slot is free."""
         with self._lock:
-            self._waiting.append(task)
+            self._waiting.add(task)
+            heapq.heappush(self._order, (-task.job.priority, next(self._numbers), task))
         self._dispatch()
 
     def withdraw(self, task: Task) -> bool:
         """Remove a task that has not started. Return False if it has started."""
         with self._lock:
-            try:
-                self._waiting.remove(task)
-            except ValueError:
+            if task not in self._waiting:
                 return False
+            self._waiting.remove(task)
+            if task.exclusive_key is not None:
+                self._unpark(task.exclusive_key)
+            if len(self._order) > 2 * len(self._waiting) + 64:
+                self._order = [entry for entry in self._order if entry[2] in self._waiting]
+                heapq.heapify(self._order)
             return True
 
     def queue_depth(self) -> dict[str, Any]:
@@ -225,9 +238,11 @@ class HeadlessHost:
 
     def _dispatch(self) -> None:
         with self._lock:
-            while (task := next((t for t in self._waiting if t.exclusive_key not in self._busy_keys), None)) is not None:
+            while (entry := self._next()) is not None:
+                task = entry[2]
                 lease = self._slots.try_lease(task.job.token)
                 if lease is None:
+                    heapq.heappush(self._order, entry)
                     return
                 self._waiting.remove(task)
                 self._running.add(task)
@@ -238,6 +253,31 @@ class HeadlessHost:
                     self._idle -= 1
                 else:
                     threading.Thread(target=self._run_worker, name="yggdrasill-slot", daemon=True).start()
+
+    def _next(self) -> _Entry | None:
+        """Take the first entry whose task may start out of the order."""
+        while self._order:
+            entry = heapq.heappop(self._order)
+            key = entry[2].exclusive_key
+            if entry[2] not in self._waiting:
+                continue
+            if key not in self._busy_keys:
+                return entry
+            heapq.heappush(self._parked[str(key)], entry)
+        return None
+
+    def _unpark(self, key: str) -> None:
+        """Return the first parked task of a free key to the order."""
+        if key in self._busy_keys:
+            return
+        parked = self._parked.get(key, [])
+        while parked:
+            entry = heapq.heappop(parked)
+            if entry[2] in self._waiting:
+                heapq.heappush(self._order, entry)
+                break
+        if not parked:
+            self._parked.pop(key, None)
 
     def _run_worker(self) -> None:
         while True:
@@ -264,4 +304,5 @@ class HeadlessHost:
             self._running.discard(task)
             if task.exclusive_key is not None:
                 self._busy_keys.discard(task.exclusive_key)
+                self._unpark(task.exclusive_key)
             self._idle += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
+from collections import OrderedDict, defaultdict
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
@@ -34,13 +34,12 @@ class _Listener:
         self.disconnected = False
 
     def put(self, event: Event, replaced: int | None) -> None:
-        if self.job_id in (None, event.job_id):
-            if replaced is not None:
-                self.backlog.pop(replaced, None)
-            self.disconnected = self.disconnected or len(self.backlog) >= _MAX_BACKLOG
-            if not self.disconnected:
-                self.backlog[event.seq] = event
-            self.arrived.set()
+        if replaced is not None:
+            self.backlog.pop(replaced, None)
+        self.disconnected = self.disconnected or len(self.backlog) >= _MAX_BACKLOG
+        if not self.disconnected:
+            self.backlog[event.seq] = event
+        self.arrived.set()
 
 
 class EventHub:
@@ -48,7 +47,8 @@ class EventHub:
 
     def __init__(self, store: JobStore) -> None:
         self._store = store
-        self._listeners: set[_Listener] = set()
+        #: Listeners by the job that they listen to; None for all jobs.
+        self._listeners: defaultdict[str | None, set[_Listener]] = defaultdict(set)
         self._slots: dict[str, dict[str, int]] = {}
         self.last = 0
 
@@ -68,13 +68,14 @@ class EventHub:
         elif kind == "status" and data.get("status") in FINAL:
             self._slots.pop(job_id, None)
         self._store.add_event(event, older)
-        for listener in tuple(self._listeners):
-            listener.put(event, older)
+        for listeners in (self._listeners.get(job_id, ()), self._listeners.get(None, ())):
+            for listener in listeners:
+                listener.put(event, older)
         return event
 
     def close(self) -> None:
         """End all streams."""
-        for listener in tuple(self._listeners):
+        for listener in [listener for listeners in self._listeners.values() for listener in listeners]:
             listener.disconnected = True
             listener.arrived.set()
 
@@ -96,7 +97,7 @@ class EventHub:
         Yields None after each ``pause`` seconds of silence. Ends with `close`, or when the listener falls too far behind.
         """
         listener = _Listener(job_id)
-        self._listeners.add(listener)
+        self._listeners[job_id].add(listener)
         try:
             sent = self.last
             if after is not None:
@@ -117,7 +118,9 @@ class EventHub:
                 except asyncio.TimeoutError:
                     yield None
         finally:
-            self._listeners.discard(listener)
+            self._listeners[job_id].discard(listener)
+            if not self._listeners[job_id]:
+                del self._listeners[job_id]
 
 
 DEADLOCK_SECONDS = 3.0
@@ -171,7 +174,8 @@ class WaitForGraph:
 
 
 def _deadlock_error(task: Task) -> RunError:
-    path = "/".join(task.job.request["run"]["path"]) or task.job.graph_id
+    request = task.job.request or {"run": {"path": []}}
+    path = "/".join(request["run"]["path"]) or task.job.graph_id
     return RunError(
         f"{path}: deadlock: graph {task.job.graph_id!r} keeps state, so it runs one call at a time, and the running call waits for this one. "
         "Deploy a graph without state, or change the graphs that it calls so that none of them calls it again.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +28,19 @@ from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.wire import StreamingPacker
 
-__all__ = ["PREVIEW_METHODS", "RunLog", "Task", "TaskServices", "call", "check_options", "error_dict", "job_error", "shorten", "stop_error"]
+__all__ = [
+    "LEASE_SECONDS",
+    "PREVIEW_METHODS",
+    "RunLog",
+    "Task",
+    "TaskServices",
+    "call",
+    "check_options",
+    "error_dict",
+    "job_error",
+    "shorten",
+    "stop_error",
+]
 
 #: Latent preview methods of ComfyUI; ``default`` keeps the method that the server was started with.
 PREVIEW_METHODS = ("auto", "latent2rgb", "taesd", "none", "default")
@@ -103,6 +116,10 @@ _PACK_THREADS = 4
 _MAX_STEP = 2.0**53
 _MAX_ANNOUNCED = 64
 
+LEASE_SECONDS = 60.0
+"""How long a process promises to run a job, unless it renews the lease."""
+_NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
+
 SlotRelease = Callable[[], AbstractContextManager[None]]
 
 
@@ -118,6 +135,8 @@ class TaskServices:
     finished: Callable[[Job, Job], None]
     #: Called from any thread when the calls that a task's run waits for change.
     set_waits: Callable[[Task, list[str]], None]
+    #: The name of this start of the process in the leases of the jobs that it runs.
+    lease_owner: str = field(default_factory=lambda: secrets.token_hex(8))
     #: Artifacts that are being written to the store.
     in_flight: InFlightArtifacts = field(default_factory=InFlightArtifacts)
     #: Threads that pack outputs while runs continue.
@@ -225,10 +244,11 @@ class Task:
         job = self.job
         self._check_cancelled()
         job.status, job.started, job.attempts = IN_PROGRESS, time.time(), job.attempts + 1
-        stored = self.services.jobs.update(job)
-        if self.deployment.exclusive:
-            # a restart must know that a run which changes state has started
-            stored.result()
+        job.lease_owner, job.lease_until = self.services.lease_owner, job.started + LEASE_SECONDS
+        stored = self.services.jobs.transition(job)
+        # a restart must know that a run which changes state has started
+        if self.deployment.exclusive and not stored.result():
+            raise Cancelled(job.token.reason)
         self.services.emit(job, "status", {"status": IN_PROGRESS})
 
     def _check_cancelled(self) -> None:
@@ -238,11 +258,12 @@ class Task:
     def _run(self, release_slot: SlotRelease | None) -> tuple[dict[str, Any], list[str]]:
         from yggdrasill.values.wire import pack, unpack
 
-        job, request, kind = self.job, self.job.request, self.deployment.kind
+        job, kind = self.job, self.deployment.kind
+        request = job.request if job.request is not None else self.services.jobs.request(job.job_id).result()
         handles = self._handle if self.deployment.accepts_handles else None
         value = unpack(request["inputs"], self._load, handles=handles, checkpoint=self._check_cancelled)
         run = request["run"]
-        packer = StreamingPacker(self.services.store, f"job:{job.job_id}", self._register_artifact)
+        packer = StreamingPacker(self.services.store, job.pin_owner, self._register_artifact)
         try:
             with enter_run(
                 seed=run["seed"],
@@ -254,7 +275,7 @@ class Task:
             ):
                 result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
             early = self._published and isinstance(result, dict)
-            packed = packer.finish(result) if early else pack(result, self.services.store, owner=f"job:{job.job_id}")
+            packed = packer.finish(result) if early else pack(result, self.services.store, owner=job.pin_owner)
         finally:
             packer.close()
         return packed.wire, packed.artifacts
@@ -315,7 +336,9 @@ class Task:
         job = self.job
         if job.token.cancelled:
             return self._failed(Cancelled(job.token.reason))
-        return replace(job, status=COMPLETED, finished=time.time(), output=output, timing=timing, artifacts=tuple(artifacts), request={})
+        return replace(
+            job, status=COMPLETED, finished=time.time(), output=output, timing=timing, artifacts=tuple(artifacts), request={}, **_NO_LEASE
+        )
 
     def _failed(self, error: BaseException) -> Job:
         job = self.job
@@ -324,19 +347,33 @@ class Task:
         if not stopped:
             _LOG.error("Job %s of graph %r failed.", job.job_id, job.graph_id, exc_info=error)
         return replace(
-            job, status=status, finished=time.time(), error=stop_error(job, error, self.services.redactor), artifacts=(), request={}
+            job,
+            status=status,
+            finished=time.time(),
+            error=stop_error(job, error, self.services.redactor),
+            artifacts=(),
+            request={},
+            **_NO_LEASE,
         )
 
     def _store(self, final: Job) -> None:
+        """Store and report the end of the job. If its row ended otherwise at the same time, that end counts."""
+        jobs = self.services.jobs
         try:
-            self.services.jobs.update(final).result()
+            if not jobs.transition(final).result():
+                final = _end_of_row(jobs.get(final.job_id).result(), final)
         except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
             _LOG.error("Job %s could not be stored: %s", final.job_id, error)
             final = replace(final, status=FAILED, output=None, artifacts=(), error=job_error(error, self.services.redactor))
             # without this row, the next start would run the job again
             with suppress(Exception):
-                self.services.jobs.update(final).result()
+                jobs.transition(final).result()
         self.services.finished(self.job, final)
+
+
+def _end_of_row(stored: Job | None, final: Job) -> Job:
+    """Return the end that is stored for a job, or ``final`` if its row does not exist."""
+    return stored if stored is not None and stored.is_final else final
 
 
 def stop_error(job: Job, error: BaseException, redactor: Redactor) -> dict[str, Any]:

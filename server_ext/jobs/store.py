@@ -11,15 +11,15 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from yggdrasill.errors import StorageFailed
-from yggdrasill.protocol.states import FINAL
-from yggdrasill.server_ext.jobs.model import Event, Job, KeyRecord
+from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
+from yggdrasill.server_ext.jobs.model import PREDECESSORS, Event, Job, KeyRecord
 from yggdrasill.server_ext.jobs.schema import job_file_failure, open_job_file
 
 __all__ = ["JobStore"]
@@ -28,24 +28,35 @@ Result = TypeVar("Result")
 _Action = Callable[[sqlite3.Connection], Any]
 
 _MAX_BATCH = 256
-_PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "status", "created", "started", "finished")
-_NUMBERS = ("detached", "orphan_after", "timeout", "attempts")
-_JSON = ("request", "output", "error", "timing", "progress", "artifacts")
+_PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "kind", "status", "created", "started", "finished")
+_NUMBERS = ("detached", "orphan_after", "timeout", "deadline", "priority", "attempts", "lease_owner", "lease_until", "principal")
+_JSON = ("request", "missing", "output", "error", "timing", "progress", "artifacts")
 _COLUMNS = (*_PLAIN, *_NUMBERS, *_JSON)
 # the statements consist of constants; values are bound as parameters
 _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
-_CHANGING = ("status", "started", "finished", "attempts", "output", "error", "timing", "progress", "artifacts", "request")
-_UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE job_id = ?"  # noqa: S608
+_CHANGING = (
+    "status", "started", "finished", "attempts", "lease_owner", "lease_until", "missing", "output", "error", "timing", "progress", "artifacts",
+)  # fmt: skip
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
-_RECORD_KEY = "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded) VALUES (?, ?, ?, ?, ?)"
+_RECORD_KEY = "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded, principal) VALUES (?, ?, ?, ?, ?, ?)"
 _RECORD_KEYS = (
-    "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded) "
-    "SELECT key, job_id, body_hash, status, ? FROM jobs WHERE job_id = ? AND finished IS NOT NULL"
+    "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded, principal) "
+    "SELECT key, job_id, body_hash, status, ?, principal FROM jobs WHERE job_id = ? AND finished IS NOT NULL"
 )
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
 _KEPT_SEQ = "SELECT coalesce(max(value), 0) FROM numbers WHERE name = 'last_seq'"
 _KEEP_LAST_SEQ = f"INSERT OR REPLACE INTO numbers VALUES ('last_seq', max(({_LAST_SEQ}), ({_KEPT_SEQ})))"  # noqa: S608
-_SELECT_SUMMARY = _SELECT.replace(" request, output,", " '{}', NULL,")
+_SELECT_SUMMARY = _SELECT.replace(" request, missing, output,", " NULL, missing, NULL,")
+
+
+def _transition_to(status: str) -> str:
+    """Return the statement that brings a row to a state from one that may precede it. A job that has ended needs no request."""
+    changed = ", ".join(f"{name} = ?" for name in _CHANGING) + (", request = '{}'" if status in FINAL else "")
+    earlier = ", ".join(f"'{name}'" for name in PREDECESSORS[status])
+    return f"UPDATE jobs SET {changed} WHERE job_id = ? AND status IN ({earlier})"  # noqa: S608
+
+
+_TRANSITION = {status: _transition_to(status) for status in STATES}
 
 
 @dataclass(frozen=True)
@@ -78,15 +89,23 @@ class JobStore:
     # -- writing ------------------------------------------------------------------------------------------------
 
     def insert(self, job: Job) -> Future[None]:
-        """Insert a job."""
-        values = _to_row(job)
+        """Insert a job, which must have its request."""
+        values = tuple(_encode(job, name) for name in _COLUMNS)
         return self._write(lambda db: db.execute(_INSERT, values))
 
-    def update(self, job: Job) -> Future[None]:
-        """Write the columns of a job that change during its life."""
-        row = dict(zip(_COLUMNS, _to_row(job), strict=True))
-        values = (*(row[name] for name in _CHANGING), job.job_id)
-        return self._write(lambda db: db.execute(_UPDATE, values))
+    def transition(self, job: Job) -> Future[bool]:
+        """Bring the row of a job to ``job.status`` and write the columns that change during its life.
+
+        Returns False, and changes nothing, if the row is in a state that the new one may not follow, or does not exist.
+        """
+        values = (*(_encode(job, name) for name in _CHANGING), job.job_id)
+        statement = _TRANSITION[job.status]
+        return self._write(lambda db: db.execute(statement, values).rowcount == 1)
+
+    def renew_leases(self, owner: str, until: float) -> Future[None]:
+        """Set the end of the leases of all running jobs of ``owner``."""
+        statement = "UPDATE jobs SET lease_until = ? WHERE lease_owner = ? AND status = ?"
+        return self._write(lambda db: db.execute(statement, (until, owner, IN_PROGRESS)))
 
     def add_event(self, event: Event, replaced: int | None = None) -> Future[None]:
         """Append an event with a new ``seq``. The event with the number ``replaced``, if given, is deleted."""
@@ -137,6 +156,15 @@ class JobStore:
 
         return self._read(operation)
 
+    def request(self, job_id: str) -> Future[dict[str, Any]]:
+        """Return the request of an unfinished job; ``{}`` if it has ended or does not exist."""
+
+        def operation(db: sqlite3.Connection) -> dict[str, Any]:
+            row = db.execute("SELECT request FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            return {} if row is None else dict(json.loads(row[0]))
+
+        return self._read(operation)
+
     def keys(self) -> Future[dict[str, str]]:
         """Return the job id of every job key."""
         return self._read(lambda db: dict(db.execute("SELECT key, job_id FROM jobs").fetchall()))
@@ -145,7 +173,7 @@ class JobStore:
         """Return the record of a key without a job, or None."""
 
         def operation(db: sqlite3.Connection) -> KeyRecord | None:
-            row = db.execute("SELECT key, job_id, body_hash, status, recorded FROM keys WHERE key = ?", (key,)).fetchone()
+            row = db.execute("SELECT key, job_id, body_hash, status, recorded, principal FROM keys WHERE key = ?", (key,)).fetchone()
             return None if row is None else KeyRecord(*row)
 
         return self._read(operation)
@@ -155,13 +183,19 @@ class JobStore:
         return self._read(_artifacts)
 
     def unfinished(self) -> Future[list[Job]]:
-        """Return the unfinished jobs, oldest first."""
+        """Return the unfinished jobs, oldest first, without their requests but with ``nbytes``."""
         return self._read(_unfinished)
 
-    def newest(self, *, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> Future[list[Job]]:
+    def newest(
+        self, *, graph_id: str | None = None, status: str | None = None, principal: str | None = None, limit: int = 100
+    ) -> Future[list[Job]]:
         """Return jobs, newest first, without request and output."""
-        statement = f"{_SELECT_SUMMARY} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY created DESC LIMIT ?3"
-        return self._read(lambda db: [_from_row(row) for row in db.execute(statement, (graph_id, status, limit))])
+        statement = (
+            f"{_SELECT_SUMMARY} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) AND (?3 IS NULL OR principal = ?3) "
+            "ORDER BY created DESC LIMIT ?4"
+        )
+        values = graph_id, status, principal, limit
+        return self._read(lambda db: [_from_row(row) for row in db.execute(statement, values)])
 
     def expired(self, *, finished_before: float, keep: int) -> Future[list[str]]:
         """Return the ids of jobs that finished before ``finished_before`` or are not among the ``keep`` newest finished ones."""
@@ -180,7 +214,7 @@ class JobStore:
         statement = "SELECT seq, job_id, kind, data FROM events WHERE seq > ?1 AND (?2 IS NULL OR job_id = ?2) ORDER BY seq LIMIT ?3"
 
         def operation(db: sqlite3.Connection) -> list[Event]:
-            return [Event(seq, owner, kind, json.loads(data)) for seq, owner, kind, data in db.execute(statement, (after, job_id, limit))]
+            return [Event.stored(*row) for row in db.execute(statement, (after, job_id, limit))]
 
         return self._read(operation)
 
@@ -259,23 +293,27 @@ def _artifacts(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
 
 def _unfinished(db: sqlite3.Connection) -> list[Job]:
     marks = ", ".join("?" * len(FINAL))
-    statement = f"{_SELECT} WHERE status NOT IN ({marks}) ORDER BY created"
+    select = _SELECT_SUMMARY.replace(" FROM", ", length(request), json_valid(request) FROM")
+    statement = f"{select} WHERE status NOT IN ({marks}) ORDER BY created"
+    found = []
     # fetch all rows first: the traceback of an unreadable row would keep the statement, and with it the file, open
-    return [_from_row(row) for row in db.execute(statement, tuple(FINAL)).fetchall()]
+    for *row, nbytes, is_json in db.execute(statement, tuple(FINAL)).fetchall():
+        if not is_json:
+            raise ValueError("a request is not JSON")
+        found.append(replace(_from_row(row), nbytes=nbytes))
+    return found
 
 
-def _text(value: Any) -> str:
+def _encode(job: Job, name: str) -> Any:
+    value = getattr(job, name)
     # ASCII, because a lone surrogate has no UTF-8 form
-    return json.dumps(value, separators=(",", ":"))
+    return value if value is None or name not in _JSON else json.dumps(value, separators=(",", ":"))
 
 
-def _to_row(job: Job) -> tuple[Any, ...]:
-    plain = (getattr(job, name) for name in (*_PLAIN, *_NUMBERS))
-    return (*plain, *(None if (value := getattr(job, name)) is None else _text(value) for name in _JSON))
-
-
-def _from_row(row: tuple[Any, ...]) -> Job:
+def _from_row(row: Sequence[Any]) -> Job:
     fields = dict(zip(_COLUMNS, row, strict=True))
     for name in _JSON:
         fields[name] = None if fields[name] is None else json.loads(fields[name])
-    return Job(**{**fields, "detached": bool(fields["detached"]), "artifacts": tuple(fields["artifacts"])})
+    for name in ("artifacts", "missing"):
+        fields[name] = tuple(fields[name])
+    return Job(**{**fields, "detached": bool(fields["detached"])})

@@ -30,9 +30,8 @@ from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs import manager as job_manager
-from yggdrasill.server_ext.jobs.model import Job
+from yggdrasill.server_ext.jobs.model import Job, Submission
 from yggdrasill.server_ext.jobs.retention import Retention
-from yggdrasill.server_ext.jobs.staging import Submission
 from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
@@ -128,9 +127,9 @@ class FailingStore(JobStore):
         self._fail("insert")
         return super().insert(job)
 
-    def update(self, job: Job) -> Future[None]:
+    def transition(self, job: Job) -> Future[bool]:
         self._fail(job.status)
-        return super().update(job)
+        return super().transition(job)
 
     def _fail(self, what: str) -> None:
         if self.failures and self.failures[0][0] == what:
