@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from yggdrasill.foundation.kinds import kinds
 
@@ -15,6 +15,7 @@ __all__ = [
     "Capabilities",
     "Contract",
     "DeployedModel",
+    "Deploying",
     "ErrorBody",
     "ErrorModel",
     "Fingerprints",
@@ -265,6 +266,10 @@ class JobStarted(JobRow):
     """A job, with its output when it has finished."""
 
     output: WireModel | DeployedModel | None = None
+
+
+class Deploying(RootModel[DeployedModel | JobStarted]):
+    """The deployment that exists already, or the job that deploys a config."""
 
 
 class JobList(_Answer):

@@ -89,7 +89,7 @@ ROUTES = (
         "deploy",
         "Start a job that deploys a config, or return the equal deployment that exists",
         models.GraphModel,
-        models.DeployedModel,
+        models.Deploying,
         (200, 201, 202),
     ),
     Route("GET", "/graphs/{graph_id}", "graph", "The config of a deployment", answer=models.GraphSummary),

@@ -150,8 +150,8 @@ class Endpoint:
         if isinstance(job, dict):
             return _json(job)
         await self._service.job_manager.wait(job, min(body.wait, _MAX_WAIT), lambda: _is_connected(request))
-        output = job.output or {}
-        return _json({**output, **await self._service.result(job)}, 202 if not job.is_final else 201 if output.get("created") else 200)
+        created = job.output is not None and job.output["created"]
+        return _json(await self._service.result(job), 202 if not job.is_final else 201 if created else 200)
 
     async def graph(self, request: web.Request) -> web.Response:
         """GET /graphs/{graph_id}"""

@@ -277,7 +277,19 @@ class Service:
             return await self._workflow(**workflow)
         if model is not None and self.models is not None:
             return fetch_deployment(self.models, ModelRequest(**model), job.key)
+        await self._wait_until_deployed(job)
         return await self.deployment(job.graph_id)
+
+    async def _wait_until_deployed(self, call: Job) -> None:
+        """Wait while an unfinished job deploys the graph of a call, unless that graph is live."""
+        while (live := self.deployments.live(call.graph_id)) is None or live.hash != call.graph_hash:
+            found = self._announced(call.graph_id) and self._deploying.get(call.graph_id, {})
+            job_id = next((job_id for job_id, (_, graph_hash) in (found or {}).items() if graph_hash == call.graph_hash), None)
+            if job_id is None:
+                return
+            job = await self.job_manager.find(job_id)
+            if not job.is_final:
+                await asyncio.shield(self.job_manager.next_change(job))
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 

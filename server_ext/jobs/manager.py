@@ -285,10 +285,13 @@ class JobManager:
         until = time.monotonic() + seconds
         with self.attend(job):
             while not is_reached() and not self._stopped and (left := until - time.monotonic()) > 0 and is_connected():
-                change = self._changes.get(job.job_id)
-                if change is None:
-                    change = self._changes[job.job_id] = asyncio.get_running_loop().create_future()
-                await asyncio.wait([change], timeout=min(left, _POLL_SECONDS))
+                await asyncio.wait([self.next_change(job)], timeout=min(left, _POLL_SECONDS))
+
+    def next_change(self, job: Job) -> asyncio.Future[None]:
+        """Return a future that ends at the next change of an unfinished job's state, or when the endpoint stops. Do not cancel it."""
+        if job.job_id not in self._changes:
+            self._changes[job.job_id] = asyncio.get_running_loop().create_future()
+        return self._changes[job.job_id]
 
     def _report_change(self, job_id: str) -> None:
         change = self._changes.pop(job_id, None)
