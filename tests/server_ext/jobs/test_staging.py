@@ -199,20 +199,18 @@ def test_a_job_is_found_by_its_key(endpoint: Http) -> None:
     assert error_of(endpoint.get("/jobs/keys/unused")) == (404, "UnknownJob")
 
 
-def test_a_job_of_higher_priority_starts_first(endpoint: Http, tmp_path: Path) -> None:
-    held, low, high = GateFile(tmp_path), GateFile(tmp_path), GateFile(tmp_path)
-    for number in range(2):
-        start(endpoint, "gate", call(held.inputs(x=number)))
-    held.wait_begun(2)
-    later = [start(endpoint, "gate", call(file.inputs(), priority=priority)) for file, priority in ((low, -5), (low, -5), (high, 7))]
-    assert [row["priority"] for row in later] == [-5, -5, 7]
-    high.open()
-    held.open()
-    low.wait_begun()
-    assert endpoint.result(later[2]["job_id"])["status"] == "COMPLETED"
-    low.open()
-    rows = [endpoint.result(row["job_id"]) for row in later]
-    assert rows[2]["started"] <= min(row["started"] for row in rows[:2])
+def test_a_job_of_higher_priority_starts_first(endpoint: Http, gate_file: GateFile, tmp_path: Path) -> None:
+    other = GateFile(tmp_path)
+    start(endpoint, "gate", call(gate_file.inputs()))
+    start(endpoint, "keeper", call(other.inputs()))
+    gate_file.wait_begun()
+    other.wait_begun()
+    rows = [start(endpoint, "double", call({"x": 1}, priority=priority)) for priority in (-5, 0, 7)]
+    assert [(row["status"], row["priority"]) for row in rows] == [("IN_QUEUE", -5), ("IN_QUEUE", 0), ("IN_QUEUE", 7)]
+    gate_file.open()
+    began = [endpoint.result(row["job_id"])["started"] for row in rows]
+    other.open()
+    assert began == sorted(began, reverse=True)
 
 
 def test_a_job_that_misses_its_deadline_is_timed_out_in_any_state(endpoint: Http, gate_file: GateFile) -> None:
