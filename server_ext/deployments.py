@@ -31,10 +31,9 @@ from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.dag import Dag
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
 from yggdrasill.server_ext.configs import HostRules, check_config, declared_settings, legacy_world_folder
-from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash, file_name
+from yggdrasill.server_ext.deployment import Deployment, IdleReaper, check_graph_id, deployment_hash, file_name
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
-from yggdrasill.server_ext.idle_reaper import IdleReaper
 from yggdrasill.world.world import World
 
 __all__ = ["Deployments"]

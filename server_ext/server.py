@@ -27,8 +27,7 @@ from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost, Host
-from yggdrasill.server_ext.jobs.retention import Retention, default_quota
-from yggdrasill.server_ext.jobs.store import JobStore
+from yggdrasill.server_ext.jobs.store import JobStore, Retention, default_quota
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment

@@ -13,20 +13,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, LimitExceeded, UnknownJob, unknown_name
+from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownJob, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
 from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
-from yggdrasill.server_ext.deployment import Deployment, deployment_hash, state_facts
+from yggdrasill.server_ext.deployment import Deployment, check_state_size, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.jobs.events import EventHub
 from yggdrasill.server_ext.jobs.execution import RunLog, TaskServices
 from yggdrasill.server_ext.jobs.manager import JobManager
 from yggdrasill.server_ext.jobs.model import CALL, DEPLOY, MODEL, OWNER, WORKFLOW, Event, Job, Submission
-from yggdrasill.server_ext.jobs.retention import Retention
 from yggdrasill.server_ext.jobs.staging import Staging, Target
-from yggdrasill.server_ext.jobs.store import JobStore
+from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.handles import ArtifactRef
@@ -38,7 +37,6 @@ __all__ = ["Limits", "Service"]
 
 _MAX_BUILDS = 64
 _MAX_KEY_LENGTH = 200
-_MAX_STATE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -151,7 +149,7 @@ class Service:
         """
         if state is None:
             return await self._put(graph_id, kind, config, None, None, idle_after)
-        _check_state_size(graph_id, state)
+        check_state_size(graph_id, state)
         # an owner of its own: another request for the same id must not release these artifacts
         owner = f"deploy:{graph_id}:{secrets.token_hex(8)}"
         try:
@@ -173,7 +171,7 @@ class Service:
         """
         self.deployments.check_name(graph_id, kind)
         if state is not None:
-            _check_state_size(graph_id, state)
+            check_state_size(graph_id, state)
         graph_hash = await asyncio.to_thread(lambda: deployment_hash(kind, config, None if state is None else state_facts(state)))
         if not call.key or await self.job_manager.find_key(call.key) is None:
             kept = await self._keep_equal(graph_id, graph_hash, idle_after)
@@ -447,14 +445,3 @@ class Service:
     def queue_depth(self) -> dict[str, Any]:
         """Return ``{"queued", "running", "slots"}``."""
         return self.host.queue_depth()
-
-
-def _check_state_size(graph_id: str, state: Mapping[str, Any]) -> None:
-    nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
-    if nbytes > _MAX_STATE_BYTES:
-        raise LimitExceeded(
-            f"The state of {graph_id!r} has {nbytes} bytes; at most {_MAX_STATE_BYTES} can be sent. Give its blocks a checkpoint_ref "
-            "that exists on the endpoint.",
-            bound=_MAX_STATE_BYTES,
-            found=nbytes,
-        )

@@ -18,13 +18,12 @@ from typing import Any
 from yggdrasill.errors import Cancelled, UnknownJob
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, STAGING, TIMED_OUT, WAITING_INPUTS
 from yggdrasill.server_ext.artifacts import PinThread
+from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.headless import Host
-from yggdrasill.server_ext.idle_reaper import RepeatedFailures
 from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph
 from yggdrasill.server_ext.jobs.execution import LEASE_SECONDS, Task, job_error, stop_error
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
-from yggdrasill.server_ext.jobs.retention import OutputRetention, Retention
-from yggdrasill.server_ext.jobs.store import JobStore
+from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
 from yggdrasill.server_ext.redaction import Redactor
 
 __all__ = ["JobManager"]
@@ -36,8 +35,6 @@ _POLL_SECONDS = 0.5
 _MAX_RECENT = 256
 _CACHED_REQUEST_BYTES = 8 << 20
 """Bytes of requests of waiting jobs that are kept in memory; jobs beyond them have their requests in their rows only."""
-_UPLOAD_SECONDS = 600.0
-"""How long a job waits for the uploads of a caller who cannot report progress in protocol 1, and of a detached job."""
 _FINAL_FIELDS = (
     "status", "started", "finished", "output", "error", "timing", "artifacts", "request", "missing", "lease_owner", "lease_until",
 )  # fmt: skip
@@ -434,17 +431,11 @@ class JobManager:
             self.stop_job(job, f"The job did not finish within its timeout of {job.timeout:g} s.", TIMED_OUT)
         elif job.deadline is not None and now > job.submitted + (job.deadline - job.created):
             self.stop_job(job, f"The job did not finish by its deadline, {job.deadline - job.created:g} s after its submission.", TIMED_OUT)
-        elif not job.waiters and now - job.last_seen > self._allowed_silence(job):
+        elif not job.waiters and now - job.last_seen > job.allowed_silence:
             self.stop_job(
                 job,
-                f"The caller was disconnected for more than {self._allowed_silence(job):g} s. Submit the job as detached to keep it running without a caller.",
+                f"The caller was disconnected for more than {job.allowed_silence:g} s. Submit the job as detached to keep it running without a caller.",
             )
-
-    def _allowed_silence(self, job: Job) -> float:
-        """Return how many seconds the caller of a job may be absent."""
-        if job.status == WAITING_INPUTS and (job.detached or job.slow_uploads):
-            return max(job.orphan_after, _UPLOAD_SECONDS)
-        return float("inf") if job.detached else job.orphan_after
 
     async def prune(self) -> None:
         """Delete finished jobs beyond the retention limits."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.protocol.states import CANCELLED, FINAL, IN_QUEUE, STATES, TRANSITIONS
+from yggdrasill.protocol.states import CANCELLED, FINAL, IN_QUEUE, STATES, TRANSITIONS, WAITING_INPUTS
 
 __all__ = [
     "CALL",
@@ -31,6 +31,8 @@ CALL, WORKFLOW, DEPLOY, MODEL = "call", "workflow", "deploy", "model"
 """The kinds of jobs: a call of a deployment, a call of a workflow that is not deployed, a deployment, the download of a model file."""
 OWNER = "owner"
 """The principal of requests without a name."""
+_UPLOAD_SECONDS = 600.0
+"""How long a job waits for the uploads of a caller that is silent during them in protocol 1, and of a detached job."""
 
 #: The states that may precede each state.
 PREDECESSORS: dict[str, tuple[str, ...]] = {
@@ -102,6 +104,13 @@ class Job:
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self.status in FINAL
+
+    @property
+    def allowed_silence(self) -> float:
+        """How many seconds the caller may be absent before the job is cancelled."""
+        if self.status == WAITING_INPUTS and (self.detached or self.slow_uploads):
+            return max(self.orphan_after, _UPLOAD_SECONDS)
+        return float("inf") if self.detached else self.orphan_after
 
     @property
     def pin_owner(self) -> str:

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http_client import Http, error_of
-from yggdrasill.server_ext.jobs.retention import Retention, default_quota
+from yggdrasill.server_ext.jobs.store import Retention, default_quota
 from yggdrasill.values import DiskStore
 
 

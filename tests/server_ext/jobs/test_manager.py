@@ -31,8 +31,7 @@ from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs import manager as job_manager
 from yggdrasill.server_ext.jobs.model import Event, Job, Submission
-from yggdrasill.server_ext.jobs.retention import Retention
-from yggdrasill.server_ext.jobs.store import JobStore
+from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
