@@ -222,7 +222,7 @@ def test_a_job_that_misses_its_deadline_is_timed_out_in_any_state(endpoint: Http
     for row in rows:
         assert abs(row["deadline"] - row["created"] - 0.6) < 1e-6
         outcome = endpoint.get(f"/jobs/{row['job_id']}/output?wait=10").json()
-        until(lambda row=row: endpoint.status(row["job_id"]) == "TIMED_OUT")  # type: ignore[misc]
+        until(lambda row=row: endpoint.status(row["job_id"]) == "TIMED_OUT")
         outcome = endpoint.result(row["job_id"])
         assert outcome["error"]["type"] == "TimedOut"
         assert "deadline" in outcome["error"]["message"]
