@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 from yggdrasill.errors import StorageFailed, UnknownArtifact
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore, ArtifactWriter
+from yggdrasill.values.stores.base import LocalStore, ArtifactWriter
 
 __all__ = ["ArtifactResolver", "Fetcher", "InFlightArtifacts", "PinThread", "in_store_thread", "open_writer"]
 
@@ -44,7 +44,7 @@ async def _finished(future: asyncio.Future[Result]) -> Result:
 
 
 @asynccontextmanager
-async def open_writer(store: ArtifactStore, name: str, nbytes: int | None) -> AsyncIterator[ArtifactWriter]:
+async def open_writer(store: LocalStore, name: str, nbytes: int | None) -> AsyncIterator[ArtifactWriter]:
     """Open a writer of ``store`` without blocking the event loop; it is aborted at the end unless it was committed."""
     opened: list[ArtifactWriter] = []
     try:
@@ -58,17 +58,17 @@ async def open_writer(store: ArtifactStore, name: str, nbytes: int | None) -> As
 class PinThread:
     """Pins and unpins artifacts of ``store`` in order, on one thread, so that an event loop never waits for the lock of a folder."""
 
-    def __init__(self, store: ArtifactStore) -> None:
+    def __init__(self, store: LocalStore) -> None:
         self._store = store
         self._thread = ThreadPoolExecutor(1, "yggdrasill-pins")
 
     async def pin(self, owner: str, hashes: Iterable[str]) -> None:
-        """Pin ``hashes``. Raises as `ArtifactStore.pin`."""
+        """Pin ``hashes``. Raises as `LocalStore.pin`."""
         await _finished(asyncio.wrap_future(self._thread.submit(self._store.pin, owner, list(hashes))))
 
     def unpin(self, owner: str) -> None:
         """Unpin in the background all that was pinned for ``owner`` before."""
-        self._submit(lambda: self._store.unpin(owner))
+        self._submit(lambda: self._store.release(owner))
 
     def keep(self, owner: str, hashes: Iterable[str], measured: Callable[[int], None]) -> None:
         """Pin ``hashes`` in the background, and call ``measured`` from the thread with their bytes."""
@@ -79,7 +79,7 @@ class PinThread:
         self._thread.shutdown(wait=True)
 
     def _keep(self, owner: str, hashes: list[str], measured: Callable[[int], None]) -> None:
-        self._store.pin(owner, hashes)
+        self._store.lease(owner, hashes)
         measured(sum(map(self._nbytes, hashes)))
 
     def _nbytes(self, name: str) -> int:
@@ -121,7 +121,7 @@ class Fetcher(Protocol):
 class ArtifactResolver:
     """Ensures that all artifacts of a call or deployment are in the store: pins them and fetches missing ones from peers."""
 
-    def __init__(self, store: ArtifactStore, pins: PinThread, fetcher: Fetcher) -> None:
+    def __init__(self, store: LocalStore, pins: PinThread, fetcher: Fetcher) -> None:
         self._store, self._pins, self._fetcher = store, pins, fetcher
 
     async def gather(self, refs: list[ArtifactRef], owner: str) -> int:

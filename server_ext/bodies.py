@@ -26,7 +26,7 @@ from yggdrasill.protocol.version import PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.downloads import write_stream
 from yggdrasill.server_ext.artifacts import InFlightArtifacts, in_store_thread, open_writer
 from yggdrasill.server_ext.job import Event
-from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
+from yggdrasill.values.stores.base import CHUNK_BYTES, LocalStore, check_hash
 
 __all__ = [
     "SILENCE_SECONDS",
@@ -154,7 +154,7 @@ def _too_large(size: int, limit: int) -> PayloadTooLarge:
     )
 
 
-async def receive_artifact(request: web.Request, store: ArtifactStore, name: str, limit: int) -> bool:
+async def receive_artifact(request: web.Request, store: LocalStore, name: str, limit: int) -> bool:
     """Store a request body as the artifact ``name``. Return False if the store already had it.
 
     Raises:
@@ -217,7 +217,7 @@ class _BodyReader:
         return data
 
 
-async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
+async def receive_batch(request: web.Request, store: LocalStore) -> int:
     """Store many small artifacts from one body and return their number.
 
     The body repeats: hash (32 bytes), length (8 bytes, little-endian), content.
@@ -261,7 +261,7 @@ async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
         yield name.hex(), data
 
 
-def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]]) -> int:
+def _put_all(store: LocalStore, entries: list[tuple[str, bytes]]) -> int:
     for name, data in entries:
         store.put(data, hash=name)
     return len(entries)
@@ -281,7 +281,7 @@ async def _read_exactly(reader: _BodyReader, count: int) -> bytes:
         return b""
 
 
-async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: InFlightArtifacts, name: str) -> web.StreamResponse:
+async def send_artifact(request: web.Request, store: LocalStore, in_flight: InFlightArtifacts, name: str) -> web.StreamResponse:
     """Send an artifact or the requested range of it. An artifact that is being written is sent from memory; others are pinned while sent.
 
     Raises:
@@ -316,17 +316,17 @@ def _split(view: memoryview) -> Iterator[memoryview]:
 class _ArtifactFile(web.FileResponse):
     """A response that sends a file of the store, with sendfile where available, and pins the artifact while sending."""
 
-    def __init__(self, path: Path, store: ArtifactStore, name: str, headers: dict[str, str]) -> None:
+    def __init__(self, path: Path, store: LocalStore, name: str, headers: dict[str, str]) -> None:
         super().__init__(path, headers=headers)
         self._store, self._name = store, name
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         owner = f"sending:{uuid.uuid4().hex}"
-        await in_store_thread(lambda: self._store.pin(owner, [self._name]))
+        await in_store_thread(lambda: self._store.lease(owner, [self._name]))
         try:
             return await super().prepare(request)
         finally:
-            await in_store_thread(lambda: self._store.unpin(owner))
+            await in_store_thread(lambda: self._store.release(owner))
 
 
 async def _send_chunks(

@@ -13,7 +13,7 @@ from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.downloads import write_stream
 from yggdrasill.server_ext.artifacts import in_store_thread, open_writer
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.base import LocalStore
 
 __all__ = ["PeerFetcher"]
 
@@ -27,7 +27,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=30.0)
 class PeerFetcher:
     """Fetches artifacts from urls for which ``is_peer(url)`` is true. Redirects and proxies are not followed."""
 
-    def __init__(self, store: ArtifactStore, is_peer: Callable[[str], bool], max_artifact_bytes: int) -> None:
+    def __init__(self, store: LocalStore, is_peer: Callable[[str], bool], max_artifact_bytes: int) -> None:
         self._store = store
         self._is_peer = is_peer
         self._limit = max_artifact_bytes

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.jobs import JobStore
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.folder import FolderStore
 
 __all__ = ["OutputRetention", "Retention", "default_quota"]
 
@@ -36,7 +36,7 @@ class Retention:
         return replace(self, bytes=min(self.bytes, quota // 2))
 
 
-def default_quota(store: DiskStore) -> int:
+def default_quota(store: FolderStore) -> int:
     """Return the default quota in bytes: half of the free disk space plus the store's size, at most 64 GiB.
 
     Raises:

@@ -30,8 +30,8 @@ from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.tasks import RunLog, Task, TaskServices
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.base import LocalStore
+from yggdrasill.values.stores.folder import FolderStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]
@@ -61,8 +61,8 @@ class Service:
         host: Host,
         deployments: Deployments,
         jobs: JobStore,
-        store: ArtifactStore,
-        shared: DiskStore | None = None,
+        store: LocalStore,
+        shared: FolderStore | None = None,
         signer: Signer,
         fetcher: Fetcher,
         redactor: Redactor | None = None,

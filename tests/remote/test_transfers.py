@@ -21,7 +21,7 @@ from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.payload import ArraySpec
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 MIB = 1 << 20
 
@@ -151,7 +151,7 @@ def test_unchanged_inputs_move_no_bytes_again(forge: EndpointProcess, forge_prox
 
 def test_with_a_shared_folder_no_tensor_crosses_a_socket(servers: Any) -> None:
     with cutter(servers.annex) as proxy:
-        artifact_client = ArtifactClient(DiskStore(servers.shared))
+        artifact_client = ArtifactClient(SharedFolderStore(servers.shared))
         remote = double("shares").place(registry_of(servers.annex.endpoint(proxy.url), default="annex", artifact_client=artifact_client))
         x = fresh()
         assert bits(remote.run({"x": x})) == bits({"y": x + x})

@@ -17,7 +17,7 @@ from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http_client import GateFile, Http, error_of, in_background, one_node
-from yggdrasill.values.stores.disk import FILE_CHARGE
+from yggdrasill.values.stores.folder import FILE_CHARGE
 
 EMPTY_ENTRY = blake3(b"").digest() + (0).to_bytes(8, "little")
 

@@ -18,7 +18,7 @@ from samples.http_client import GateFile, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
 from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.bodies import send_artifact
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 
 def begin(host: Http, gate_file: GateFile, x: torch.Tensor) -> tuple[str, dict[str, Any]]:
@@ -73,7 +73,7 @@ def test_an_artifact_is_registered_until_it_is_written() -> None:
 
 
 def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_afterwards(tmp_path: Path) -> None:
-    store, in_flight, data = DiskStore(tmp_path), InFlightArtifacts(), os.urandom(3 << 20)
+    store, in_flight, data = SharedFolderStore(tmp_path), InFlightArtifacts(), os.urandom(3 << 20)
     name = blake3(data).hexdigest()
 
     async def answer(request: web.Request) -> web.StreamResponse:

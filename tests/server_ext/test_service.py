@@ -109,7 +109,7 @@ def test_inputs_are_unpinned_when_the_job_has_finished(tmp_path: Path) -> None:
             for number in range(5):
                 job = await run(endpoint, torch.full((20_000,), float(number)), f"k{number}")
                 await endpoint.job_manager.prune()
-                endpoint.store.unpin(f"job:{job.job_id}")
+                endpoint.store.release(f"job:{job.job_id}")
             assert not endpoint.store.missing(job.artifacts)
 
     asyncio.run(act())
