@@ -30,7 +30,7 @@ from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.tasks import RunLog, Task, TaskServices
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import LocalStore
+from yggdrasill.values.stores.base import StagingStore
 from yggdrasill.values.stores.folder import FolderStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
@@ -61,7 +61,7 @@ class Service:
         host: Host,
         deployments: Deployments,
         jobs: JobStore,
-        store: LocalStore,
+        store: StagingStore,
         shared: FolderStore | None = None,
         signer: Signer,
         fetcher: Fetcher,

@@ -11,7 +11,7 @@ import torch
 from samples.graphs import bits
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values import DiskStore, MemoryStore, pack, unpack
-from yggdrasill.values.stores.base import LocalStore, ArtifactWriter
+from yggdrasill.values.stores.base import ArtifactWriter, LocalStore
 from yggdrasill.values.wire import StreamingPacker
 
 WHOLE: dict[str, Any] = {

@@ -31,10 +31,10 @@ from yggdrasill.errors import (
 from yggdrasill.values import (
     ArtifactHandle,
     ArtifactRef,
-    LocalStore,
     DiskStore,
     Handle,
     Limits,
+    LocalStore,
     MemoryStore,
     load_handles,
     pack,

@@ -21,6 +21,7 @@ from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, Stora
 from yggdrasill.values.payload import blake3_hex
 
 if TYPE_CHECKING:
+    from blake3 import blake3
     from typing_extensions import Self
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "check_size",
     "checked_digest",
     "current_writer",
+    "hashing",
     "over_quota",
     "put_mutable",
     "span_of",
@@ -290,7 +292,7 @@ class ArtifactWriter(ABC):
             if self._expected_bytes is not None and written > self._expected_bytes:
                 raise self._corrupt(f"has more than the expected {self._expected_bytes} bytes")
             check_size(written, self._limit)
-            with self._hashing(view):
+            with hashing(self._hasher, view):
                 self._append(view)
             self._written = written
         except BaseException:
@@ -322,19 +324,6 @@ class ArtifactWriter(ABC):
             self._open = False
             self._discard()
 
-    @contextmanager
-    def _hashing(self, view: memoryview) -> Iterator[None]:
-        """Hash ``view`` while the context is open, on another thread if it is large enough."""
-        if view.nbytes < _THREADED_FROM:
-            self._hasher.update(view)
-            yield
-            return
-        hashing = _hashers().submit(self._hasher.update, view)
-        try:
-            yield
-        finally:
-            hashing.result()
-
     def _require_open(self) -> None:
         if not self._open:
             raise InvalidArgument("the writer of this artifact is closed; call writer() again")
@@ -354,6 +343,20 @@ class ArtifactWriter(ABC):
     @abstractmethod
     def _discard(self) -> None:
         """Discard the written bytes; must not raise."""
+
+
+@contextmanager
+def hashing(hasher: blake3, view: memoryview) -> Iterator[None]:
+    """Hash ``view`` while the context is open, on another thread if it is large enough."""
+    if view.nbytes < _THREADED_FROM:
+        hasher.update(view)
+        yield
+        return
+    running = _hashers().submit(hasher.update, view)
+    try:
+        yield
+    finally:
+        running.result()
 
 
 @lru_cache(maxsize=1)

@@ -83,9 +83,7 @@ class EmbeddedStore(FolderStore):
             self._index.close()
             raise
         self._wake, stopped = threading.Event(), threading.Event()
-        thread = threading.Thread(
-            target=_maintain, args=(weakref.ref(self), self._wake, stopped), name="yggdrasill-artifacts", daemon=True
-        )
+        thread = threading.Thread(target=_maintain, args=(weakref.ref(self), self._wake, stopped), name="yggdrasill-artifacts", daemon=True)
         self._end = weakref.finalize(self, _close, stopped, self._wake, self._index, self._lock)
         thread.start()
         self._thread = thread
@@ -249,9 +247,7 @@ class EmbeddedStore(FolderStore):
         for start in range(0, len(digests), _CHUNK):
             with self._lock, storage_errors(self.folder):
                 chosen = [
-                    digest
-                    for digest in digests[start : start + _CHUNK]
-                    if digest not in self._lease_counts and digest not in self._touched
+                    digest for digest in digests[start : start + _CHUNK] if digest not in self._lease_counts and digest not in self._touched
                 ]
                 removed = []
                 for digest in chosen:

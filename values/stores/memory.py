@@ -39,9 +39,7 @@ _FIRST_BYTES = 1 << 16
 class MemoryStore(LocalStore):
     """A `LocalStore` in memory; besides copies it can `borrow` a tensor's memory for the duration of a call."""
 
-    def __init__(
-        self, *, quota_bytes: int | None = None, max_artifact_bytes: int = MAX_ARTIFACT_BYTES, audit: Audit | None = None
-    ) -> None:
+    def __init__(self, *, quota_bytes: int | None = None, max_artifact_bytes: int = MAX_ARTIFACT_BYTES, audit: Audit | None = None) -> None:
         self.store_id = uuid.uuid4().hex
         self.quota_bytes = quota_bytes
         self.max_artifact_bytes = max_artifact_bytes

@@ -165,9 +165,7 @@ def _write_all(write: Callable[[Data], object], batch: list[Data]) -> None:
 class BlockingStore(LocalStore):
     """The local protocol for an asynchronous store whose event loop ``loop`` runs in another thread."""
 
-    def __init__(
-        self, store: ArtifactStore, loop: asyncio.AbstractEventLoop, *, max_artifact_bytes: int = MAX_ARTIFACT_BYTES
-    ) -> None:
+    def __init__(self, store: ArtifactStore, loop: asyncio.AbstractEventLoop, *, max_artifact_bytes: int = MAX_ARTIFACT_BYTES) -> None:
         self._store, self._loop = store, loop
         self.max_artifact_bytes = max_artifact_bytes
         self.store_id = store.store_id
@@ -270,9 +268,7 @@ class _StreamWriter(ArtifactWriter):
     async def _feed(self, chunk: bytes | None) -> None:
         if self._storing is None:
             self._storing = asyncio.ensure_future(
-                self._blocking._store.put_stream(
-                    self._queued(), hash=self._expected, nbytes=self._expected_bytes, writer=self._writer
-                )
+                self._blocking._store.put_stream(self._queued(), hash=self._expected, nbytes=self._expected_bytes, writer=self._writer)
             )
         putting = asyncio.ensure_future(self._queue.put(chunk))
         await asyncio.wait([putting, self._storing], return_when=asyncio.FIRST_COMPLETED)
