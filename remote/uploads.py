@@ -12,7 +12,6 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from yggdrasill.errors import (
-    EndpointFailed,
     EndpointUnreachable,
     StorageFailed,
     UnknownArtifact,
@@ -166,8 +165,8 @@ async def _send_pieces(
             if restarts > _MAX_RESTARTS:
                 raise
             continue
-        except (UnknownName, EndpointFailed) as error:
-            if isinstance(error, UnknownArtifact) or offset or (isinstance(error, EndpointFailed) and error.details.get("status") != 405):
+        except UnknownName as error:
+            if isinstance(error, UnknownArtifact) or offset:
                 raise
             link.has_sessions = False
             return False
@@ -176,7 +175,13 @@ async def _send_pieces(
                 raise failures[0] from error
             link.rate = max(MIN_PIECE_BYTES, (stop - offset) / 4) / PIECE_SECONDS
             await retry.pause(error)
-            at = await _offset(client, path, retry)
+            try:
+                at = await _offset(client, path, retry)
+            except UnknownName:
+                if offset:
+                    raise
+                link.has_sessions = False
+                return False
             if at is None:
                 return True
             if at > offset:

@@ -195,10 +195,10 @@ def build_service(
 
 def _open_store(settings: Settings, data_dir: Path) -> FolderStore:
     """Open the artifact folder: the one of the data folder belongs to this endpoint, one that was chosen may be shared with others."""
-    limits = {"max_artifact_bytes": settings.max_artifact_bytes, "min_charge": FILE_CHARGE}
+    limit = settings.max_artifact_bytes
     if settings.artifacts is None or settings.artifacts == data_dir / "artifacts":
-        return EmbeddedStore(data_dir / "artifacts", **limits)
-    return SharedFolderStore(settings.artifacts, **limits)
+        return EmbeddedStore(data_dir / "artifacts", max_artifact_bytes=limit, min_charge=FILE_CHARGE)
+    return SharedFolderStore(settings.artifacts, max_artifact_bytes=limit, min_charge=FILE_CHARGE)
 
 
 def _make_data_dir(folder: Path) -> Path:

@@ -69,7 +69,7 @@ def test_an_endpoint_that_stays_lost_is_given_up(forge: EndpointProcess) -> None
     with cutter(forge) as proxy:
         registry = registry_of(forge.endpoint(proxy.url), default="forge", retry_policy=RetryPolicy(first=0.5, later=0.5))
         remote = double("lost").place(registry)
-        proxy.cut(times=10_000, after=MIB)
+        proxy.cut(times=10_000, after=200)
         with pytest.raises(EndpointUnreachable):
             remote.run({"x": fresh()})
 

@@ -334,11 +334,12 @@ class EmbeddedStore(FolderStore):
                 return
             with self._lock:
                 for digest in unknown[start : start + _ADOPT_CHUNK]:
-                    status = self._status(digest)
-                    if status is not None and self._index.add(
-                        digest, status.st_size, self._charge(status.st_size), status.st_mtime_ns, Writer()
-                    ):
-                        self._used += self._charge(status.st_size)
+                    present = self._status(digest)
+                    if present is None:
+                        continue
+                    charge = self._charge(present.st_size)
+                    if self._index.add(digest, present.st_size, charge, present.st_mtime_ns, Writer()):
+                        self._used += charge
 
     def _maintain(self) -> None:
         """Write the last uses, and make room ahead of need."""
