@@ -300,20 +300,28 @@ class FolderStore(LocalStore):
         return read_store_id(self.folder)
 
     def _remove_abandoned(self) -> None:
-        """Remove the partial files that nobody writes to any more."""
+        """Remove the partial files without a write for `PARTIAL_S`."""
         end = time.time() - PARTIAL_S
-        for entry in os.scandir(self._incoming):
+        for path in self._incoming.iterdir():
             with contextlib.suppress(OSError):
-                if entry.stat().st_mtime < end:
-                    os.unlink(entry.path)  # noqa: PTH108
+                if path.stat().st_mtime < end:
+                    path.unlink()
 
     def _scan(self) -> Iterator[tuple[str, os.stat_result]]:
         """Yield hash and status of every file of an artifact."""
-        for first in os.scandir(self._objects):
-            for second in os.scandir(first.path):
-                for entry in os.scandir(second.path):
+        for first in _names(self._objects):
+            for second in _names(self._objects / first):
+                folder = f"{self._objects}/{first}/{second}"
+                for name in _names(folder):
                     with contextlib.suppress(FileNotFoundError):
-                        yield entry.name, entry.stat()
+                        yield name, os.stat(f"{folder}/{name}")  # noqa: PTH116 - called for every file
+
+
+def _names(folder: Path | str) -> list[str]:
+    try:
+        return os.listdir(folder)  # noqa: PTH208
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
 def _mark(status: os.stat_result) -> tuple[int, int]:

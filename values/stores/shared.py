@@ -22,6 +22,8 @@ _MANY_OBJECTS = 1000
 #: The bytes in use are counted again after this time, and after this share of the quota was written by this process.
 _COUNT_S = 60.0
 _COUNT_SHARE = 32
+#: Other processes take leases and write while room is made.
+_ATTEMPTS = 5
 
 
 class SharedFolderStore(FolderStore):
@@ -118,22 +120,24 @@ class SharedFolderStore(FolderStore):
         counted_lately = time.monotonic() - self._counted_at < _COUNT_S and self._written < quota // _COUNT_SHARE
         if counted_lately and self._used + self._reserved + nbytes <= quota:
             return
-        objects = sorted((status.st_mtime_ns, digest, self._charge(status.st_size)) for digest, status in self._scan())
-        self._used, self._written, self._counted_at = sum(charge for _, _, charge in objects), 0, time.monotonic()
-        if self._used + self._reserved + nbytes <= quota:
-            return
-        leased = self._leased()
-        free = [(digest, charge) for _, digest, charge in objects if digest not in leased]
-        leased_bytes = self._used - sum(charge for _, charge in free)
-        if leased_bytes + self._reserved + nbytes > quota:
-            raise over_quota(nbytes, quota, leased_bytes, len(objects) - len(free), self._reserved)
-        # With many artifacts, evict some more, so that not every write has to read the folder.
-        goal = quota - nbytes - self._reserved
-        if len(objects) > _MANY_OBJECTS:
-            goal -= min(quota // 16, goal - leased_bytes)
-        self._used -= self._evict(free, self._used - goal, leased)
-        if self._used + self._reserved + nbytes > quota:
-            raise over_quota(nbytes, quota, self._used, len(objects), self._reserved)
+        for _ in range(_ATTEMPTS):
+            objects = sorted((status.st_mtime_ns, digest, self._charge(status.st_size)) for digest, status in self._scan())
+            self._used, self._written, self._counted_at = sum(charge for _, _, charge in objects), 0, time.monotonic()
+            if self._used + self._reserved + nbytes <= quota:
+                return
+            leased = self._leased()
+            free = [(digest, charge) for _, digest, charge in objects if digest not in leased]
+            leased_bytes = self._used - sum(charge for _, charge in free)
+            if leased_bytes + self._reserved + nbytes > quota:
+                raise over_quota(nbytes, quota, leased_bytes, len(objects) - len(free), self._reserved)
+            # With many artifacts, evict some more, so that not every write has to read the folder.
+            goal = quota - nbytes - self._reserved
+            if len(objects) > _MANY_OBJECTS:
+                goal -= min(quota // 16, goal - leased_bytes)
+            self._used -= self._evict(free, self._used - goal, leased)
+            if self._used + self._reserved + nbytes <= quota:
+                return
+        raise over_quota(nbytes, quota, self._used, len(objects), self._reserved)
 
     def _evict(self, free: list[tuple[str, int]], wanted: int, leased: set[str]) -> int:
         """Evict the first of ``free``, at least ``wanted`` bytes if they have as many. Return the bytes evicted."""
@@ -149,16 +153,20 @@ class SharedFolderStore(FolderStore):
     def _remove(self, digests: Iterable[str], leased: set[str]) -> list[str]:
         """Remove artifacts, put those back that have a lease by then, and return the hashes of the others."""
         moved: dict[str, Path] = {}
+        removed: list[str] = []
         for digest in digests:
             if digest in leased:
                 continue
             aside = self._partial_path()
             # Windows does not rename a file that is mapped; on a shared folder, another user's file may not be removable.
-            with contextlib.suppress(PermissionError, FileNotFoundError):
-                os.rename(self._path_of(digest), aside)  # noqa: PTH104
-                moved[digest] = aside
+            with contextlib.suppress(PermissionError):
+                try:
+                    os.rename(self._path_of(digest), aside)  # noqa: PTH104
+                except FileNotFoundError:
+                    removed.append(digest)  # by another process
+                else:
+                    moved[digest] = aside
         leased = self._leased()
-        removed = []
         for digest, aside in moved.items():
             if digest in leased:
                 place_new(aside, self._path_of(digest))

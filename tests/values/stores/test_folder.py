@@ -213,6 +213,7 @@ def test_a_damaged_file_is_missing_and_written_again(kind: Kind, tmp_path: Path,
             writer.commit()
     assert bytes(store.read(digest)) == data
     assert store.used_bytes == len(data)
+    store.close()
     damaged(kind, tmp_path, data, harm)
     again = kind(tmp_path)
     assert again.missing([digest]) == [digest]
@@ -281,6 +282,4 @@ def test_small_artifacts_count_as_the_disk_that_they_take(kind: Kind, tmp_path: 
     for number in range(300):
         store.put(b"%d" % number)
     assert len([path for path in (tmp_path / "objects").rglob("*") if path.is_file()]) == 100
-    assert store.used_bytes == 100 * FILE_CHARGE
-    (tmp_path / "used").unlink()
     assert store.used_bytes == 100 * FILE_CHARGE
