@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import re
+import shutil
 import tempfile
 import threading
 import time
+import weakref
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,8 +65,11 @@ class UploadSessions:
 
     def __init__(self, store: StagingStore) -> None:
         self._store = store
-        self._temporary = None if isinstance(store, FolderStore) else tempfile.TemporaryDirectory(prefix="yggdrasill-uploads-")
-        self._folder = store.folder / "uploads" if isinstance(store, FolderStore) else Path(self._temporary.name)  # type: ignore[union-attr]
+        if isinstance(store, FolderStore):
+            self._folder = store.folder / "uploads"
+        else:
+            self._folder = Path(tempfile.mkdtemp(prefix="yggdrasill-uploads-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._lock = threading.RLock()
         self._sessions: dict[str, _Session] = {}
         self._expired_at = time.monotonic()
