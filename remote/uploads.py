@@ -48,7 +48,7 @@ SILENCE_SECONDS = 30.0
 UNKNOWN_SECONDS = 30.0
 
 _SESSIONS_SINCE = 2
-_MAX_RESTARTS = 20
+_MAX_CONFLICTS = 20
 _SLOWEST_BYTES_PER_SECOND = 100 << 10
 _HEAD_BYTES = 40
 _LARGE = "a tensor or byte string"
@@ -116,7 +116,7 @@ async def _send(client: EndpointClient, name: str, handle: ArtifactHandle | None
             f"endpoint {client.name!r} lacks artifact {name}, and it is no longer available here; call again with the value", hash=name
         )
     client.check_size("max_artifact_bytes", length, _LARGE)
-    if length <= SMALL_BYTES or _speaks_no_sessions(client) or not await _send_pieces(client, name, source, length, failures, retry):
+    if length <= SMALL_BYTES or _speaks_no_sessions(client) or not await _PieceUpload(client, name, source, length).send(failures, retry):
         await _persist(lambda: _put_whole(client, name, lambda: source(0, length), length), failures, retry)
     return length
 
@@ -150,66 +150,63 @@ def _piece_bytes(link: _Link) -> int:
     return int(min(MAX_PIECE_BYTES, max(MIN_PIECE_BYTES, link.rate * PIECE_SECONDS)))
 
 
-async def _send_pieces(
-    client: EndpointClient, name: str, source: Source, length: int, failures: list[YggdrasillError], retry: Retry
-) -> bool:
-    """Send an artifact in pieces of an upload session, resumed at the byte. Return False if the endpoint has no upload sessions."""
-    link, path, offset, restarts = _link_of(client), f"/artifacts/{name}/uploads/{uuid.uuid4().hex}", 0, 0
-    while True:
-        stop = min(offset + _piece_bytes(link), length)
+class _PieceUpload:
+    """The upload of one artifact in pieces of an upload session, resumed at the byte."""
+
+    def __init__(self, client: EndpointClient, name: str, source: Source, length: int) -> None:
+        self._client, self._source, self._length = client, source, length
+        self._path = f"/artifacts/{name}/uploads/{uuid.uuid4().hex}"
+        self._link = _link_of(client)
+        self._offset = self._conflicts = 0
+
+    async def send(self, failures: list[YggdrasillError], retry: Retry) -> bool:
+        """Send all pieces. Return False if the endpoint has no upload sessions. Raise the first of ``failures``, if a piece fails by it."""
+        try:
+            while not await self._send_piece(failures, retry):
+                pass
+        except UnknownName as error:
+            if isinstance(error, UnknownArtifact) or self._offset:
+                raise
+            self._link.has_sessions = False
+            return False
+        return True
+
+    async def _send_piece(self, failures: list[YggdrasillError], retry: Retry) -> bool:
+        """Send the next piece and return whether the artifact is stored."""
+        start, stop = self._offset, min(self._offset + _piece_bytes(self._link), self._length)
         started = time.perf_counter()
         try:
-            offset_after, stored = await _put_piece(client, path, source, (offset, stop, length), link)
+            self._offset, stored = await self._put(start, stop)
         except UploadConflict as error:
-            offset, restarts = int(error.details["offset"]), restarts + 1
-            if restarts > _MAX_RESTARTS:
+            self._conflicts += 1
+            if self._conflicts > _MAX_CONFLICTS:
                 raise
-            continue
-        except UnknownName as error:
-            if isinstance(error, UnknownArtifact) or offset:
-                raise
-            link.has_sessions = False
+            self._offset = int(error.details["offset"])
             return False
         except EndpointUnreachable as error:
             if failures:
                 raise failures[0] from error
-            link.rate = max(MIN_PIECE_BYTES, (stop - offset) / 4) / PIECE_SECONDS
+            # The next piece is smaller, in case that this one was too slow.
+            self._link.rate = (stop - start) / 4 / PIECE_SECONDS
             await retry.pause(error)
-            try:
-                at = await _offset(client, path, retry)
-            except UnknownName:
-                if offset:
-                    raise
-                link.has_sessions = False
-                return False
-            if at is None:
-                return True
-            if at > offset:
-                retry.answered()
-            offset = at
-            continue
+            state = await retry.persist(lambda: self._client.get(self._path))
+            self._offset = int(state["offset"])
+            return bool(state["stored"])
         retry.answered()
-        link.rate = (stop - offset) / max(time.perf_counter() - started, 1e-6)
-        if stored:
-            return True
-        offset = offset_after
+        self._link.rate = (stop - start) / max(time.perf_counter() - started, 1e-6)
+        return stored
 
-
-async def _put_piece(client: EndpointClient, path: str, source: Source, span: tuple[int, int, int], link: _Link) -> tuple[int, bool]:
-    start, stop, length = span
-    nbytes = stop - start
-    headers = {"Content-Type": "application/octet-stream", "Content-Range": f"bytes {start}-{stop - 1}/{length}"}
-    # The last bytes may wait in buffers of a proxy for as long as the whole piece takes.
-    timeout = SILENCE_SECONDS + (UNKNOWN_SECONDS if link.rate is None else 3 * nbytes / link.rate)
-    async with client.open("PUT", path, body=lambda: source(start, stop), length=nbytes, headers=headers, timeout=timeout) as response:
-        answer = json.loads(b"".join([chunk async for chunk in response.chunks()]))
-    return int(answer["offset"]), bool(answer["stored"])
-
-
-async def _offset(client: EndpointClient, path: str, retry: Retry) -> int | None:
-    """Return the byte to continue a session at, or None if the artifact is stored."""
-    state = await retry.persist(lambda: client.get(path))
-    return None if state["stored"] else int(state["offset"])
+    async def _put(self, start: int, stop: int) -> tuple[int, bool]:
+        nbytes, rate = stop - start, self._link.rate
+        headers = {"Content-Type": "application/octet-stream", "Content-Range": f"bytes {start}-{stop - 1}/{self._length}"}
+        # The last bytes may wait in buffers of a proxy for as long as the whole piece takes.
+        timeout = SILENCE_SECONDS + (UNKNOWN_SECONDS if rate is None else 3 * nbytes / rate)
+        opened = self._client.open(
+            "PUT", self._path, body=lambda: self._source(start, stop), length=nbytes, headers=headers, timeout=timeout
+        )
+        async with opened as response:
+            answer = json.loads(b"".join([chunk async for chunk in response.chunks()]))
+        return int(answer["offset"]), bool(answer["stored"])
 
 
 async def _put_whole(client: EndpointClient, name: str, start: Callable[[], AsyncIterator[Chunk]], length: int) -> None:
