@@ -39,7 +39,7 @@ class EmbeddedStore(FolderStore):
     """A `FolderStore` that belongs to this process; callers on the same machine may add files to it and read them.
 
     The index has the bytes in use, last uses, leases and writers, so that room is made without reading the folder. Files that another
-    process put into the folder are taken into the index in the background, or when they are requested. The leases of same-machine
+    process put into the folder are taken into the index after the start, or when they are requested. The leases of same-machine
     callers, which are files, count too. A folder of an earlier version is taken over.
 
     Raises:
@@ -70,6 +70,7 @@ class EmbeddedStore(FolderStore):
         self._reserved = 0
         self._touched: dict[str, int] = {}
         self._last_ns = 0
+        self._can_free = True
         self._lease_counts: Counter[str] = Counter()
         # The end of each lease in time since the epoch, None for the life of the process.
         self._leases: dict[str, list[tuple[list[str], float | None]]] = {}
@@ -79,6 +80,9 @@ class EmbeddedStore(FolderStore):
             with storage_errors(self.folder):
                 self._take_over_old_pins()
             self._used = self._index.used_bytes()
+            if self._index.is_new:
+                with storage_errors(self.folder):
+                    self._adopt_files(threading.Event())
         except BaseException:
             self._index.close()
             raise
@@ -278,7 +282,7 @@ class EmbeddedStore(FolderStore):
             self._reserved -= reserved
             if self._index.add(digest, nbytes, self._charge(nbytes), self._now_ns(), writer):
                 self._used += self._charge(nbytes)
-        if self._lacking(self._ahead) > 0:
+        if self._lacking(self._ahead) > 0 and self._can_free:
             self._wake.set()
 
     def _found(self, digest: str, nbytes: int) -> None:
@@ -346,7 +350,12 @@ class EmbeddedStore(FolderStore):
         self._flush_uses()
         lacking = self._lacking(self._ahead)
         if lacking > 0:
-            self._evict(self._least_used(lacking)[0])
+            found, total, _ = self._least_used(lacking)
+            # If leases leave too little, look again after some seconds instead of after every write.
+            self._can_free = total >= lacking
+            self._evict(found)
+        else:
+            self._can_free = True
 
 
 def _maintain(store: weakref.ref[EmbeddedStore], wake: threading.Event, stopped: threading.Event) -> None:

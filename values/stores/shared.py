@@ -107,8 +107,11 @@ class SharedFolderStore(FolderStore):
 
     def _reserve(self, nbytes: int) -> None:
         with self._room_lock, storage_errors(self.folder):
-            if self._evicts and self.quota_bytes is not None:
-                self._make_room(nbytes, self.quota_bytes)
+            if self.quota_bytes is not None:
+                if self._evicts:
+                    self._make_room(nbytes, self.quota_bytes)
+                elif nbytes > self.quota_bytes:
+                    raise over_quota(nbytes, self.quota_bytes, 0, 0)
             self._reserved += nbytes
 
     @property
