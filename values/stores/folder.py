@@ -22,8 +22,8 @@ from yggdrasill.values.stores.base import (
     ArtifactWriter,
     Audit,
     Data,
-    LocalStore,
     Reservation,
+    StagingStore,
     Writer,
     check_hash,
     check_size,
@@ -52,7 +52,7 @@ _ID_FILE = "store-id"
 _STORE_ID = re.compile(r"[0-9a-f]{32}")
 
 
-class FolderStore(LocalStore):
+class FolderStore(StagingStore):
     """A `LocalStore` in a folder. Large artifacts are read as copy-on-write maps of their files.
 
     The content of a file is verified once per store object, and again if its size or inode changed; a damaged file is removed and

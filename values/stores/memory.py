@@ -19,8 +19,8 @@ from yggdrasill.values.stores.base import (
     ArtifactWriter,
     Audit,
     Data,
-    LocalStore,
     Reservation,
+    StagingStore,
     Writer,
     check_hash,
     check_size,
@@ -36,7 +36,7 @@ __all__ = ["MemoryStore", "aligned_memory"]
 _FIRST_BYTES = 1 << 16
 
 
-class MemoryStore(LocalStore):
+class MemoryStore(StagingStore):
     """A `LocalStore` in memory; besides copies it can `borrow` a tensor's memory for the duration of a call."""
 
     def __init__(self, *, quota_bytes: int | None = None, max_artifact_bytes: int = MAX_ARTIFACT_BYTES, audit: Audit | None = None) -> None:
