@@ -301,7 +301,7 @@ class Endpoint:
 
 def _writer(request: web.Request) -> Writer:
     """Return the principal of a request, to be recorded with what it stores."""
-    return Writer(getattr(request.get("principal"), "name", "owner"))
+    return Writer(_principal(request))
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
