@@ -258,8 +258,8 @@ class Endpoint:
     async def artifact_folder(self, request: web.Request) -> web.Response:
         """GET /artifacts/folder"""
         shared = self._service.shared if _is_from_this_machine(request) else None
-        folder, quota = (None, None) if shared is None else (str(shared.folder.resolve()), shared.quota_bytes)
-        return _json({"folder": folder, "store_id": self._service.store.store_id, "quota_bytes": quota})
+        folder, quota = (None, None) if shared is None else (await self._artifacts.run(shared.folder.resolve), shared.quota_bytes)
+        return _json({"folder": None if folder is None else str(folder), "store_id": self._service.store.store_id, "quota_bytes": quota})
 
     async def missing(self, request: web.Request) -> web.Response:
         """POST /artifacts/missing"""
