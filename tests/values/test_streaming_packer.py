@@ -11,7 +11,7 @@ import torch
 from samples.graphs import bits
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values import DiskStore, MemoryStore, pack, unpack
-from yggdrasill.values.stores.base import ArtifactWriter, LocalStore
+from yggdrasill.values.stores.base import ArtifactWriter, LocalStore, Writer
 from yggdrasill.values.wire import StreamingPacker
 
 WHOLE: dict[str, Any] = {
@@ -91,9 +91,9 @@ class _Disturbed(DiskStore):
 
     tensor: torch.Tensor
 
-    def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
+    def writer(self, expected: str | None = None, nbytes: int | None = None, writer: Writer | None = None) -> ArtifactWriter:
         self.tensor[-1] += 1
-        return super().writer(expected, nbytes)
+        return super().writer(expected, nbytes, writer)
 
 
 def test_bytes_that_change_while_they_are_stored_never_get_a_wrong_hash(tmp_path: Path) -> None:

@@ -646,7 +646,7 @@ def test_inputs_and_outputs_are_pinned_by_their_job_until_it_ends_and_is_deleted
         await asyncio.sleep(0.2)
         store = endpoint.store
         assert isinstance(store, MemoryStore)
-        return {owner: set(hashes) for owner, hashes in store._pins.items()}
+        return {owner: set(hashes) for owner, hashes in store._leases.items()}
 
     async def act() -> None:
         async with service(tmp_path, jobs=0) as endpoint:

@@ -13,7 +13,7 @@ from blake3 import blake3
 
 from yggdrasill.errors import StorageFailed
 from yggdrasill.values import DiskStore, SharedFolderStore
-from yggdrasill.values.stores import lease_files
+from yggdrasill.values.stores.folder import GRACE_S
 
 OPEN = "import sys, time; from yggdrasill.values import SharedFolderStore; store = SharedFolderStore(sys.argv[1], quota_bytes={quota})\n"
 
@@ -105,7 +105,7 @@ def test_the_leases_of_a_killed_process_hold_until_it_had_time_to_come_back(tmp_
     store.put(b"c" * 1000)
     assert store.has(first)
     (alive,) = (tmp_path / "leases").rglob("alive")
-    age(alive, lease_files.GRACE_S + 10)
+    age(alive, GRACE_S + 10)
     store.put(b"d" * 2000)
     assert not store.has(first)
     assert [path for path in (tmp_path / "leases").iterdir() if path.is_dir()] == []
