@@ -249,9 +249,9 @@ class EndpointClient:
         async with self.open("POST", "/artifacts/batch", body=start, length=length, headers=headers) as response:
             await _drain(response)
 
-    def get_artifact(self, name: str, offset: int = 0) -> AbstractAsyncContextManager[Response]:
-        """Open the stream of an artifact's bytes from ``offset`` (status 206 if not 0). Raise `UnknownArtifact`."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+    def get_artifact(self, name: str, start: int = 0, stop: int | None = None) -> AbstractAsyncContextManager[Response]:
+        """Open the stream of an artifact's bytes from ``start`` to ``stop`` (status 206 if not all). Raise `UnknownArtifact`."""
+        headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop is not None else {}
         return self.open("GET", f"/artifacts/{name}", headers=headers)
 
     # -- requests -----------------------------------------------------------------------------------------------

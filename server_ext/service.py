@@ -29,8 +29,8 @@ from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.base import StagingStore
+from yggdrasill.values.stores.folder import FolderStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]
@@ -58,8 +58,8 @@ class Service:
         host: Host,
         deployments: Deployments,
         jobs: JobStore,
-        store: ArtifactStore,
-        shared: DiskStore | None = None,
+        store: StagingStore,
+        shared: FolderStore | None = None,
         signer: Signer,
         fetcher: Fetcher,
         redactor: Redactor | None = None,
