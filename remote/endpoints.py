@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from yggdrasill.remote.retry import RetryPolicy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from yggdrasill.remote.resolvers import RegistryProject
+    from yggdrasill.remote.placing import RegistryProject
 
 __all__ = ["EndpointRegistry", "UrlResolver"]
 
@@ -165,7 +167,7 @@ class EndpointRegistry:
         """Return the client of an endpoint, shared by all callers. Raise `UnknownEndpoint`."""
         endpoint = self.endpoint(name)
         if name not in self._clients:
-            client = endpoint.client(lambda: self.token_of(endpoint))
+            client = endpoint.client(lambda: self.token_of(self.endpoints.get(name, endpoint)), lambda: self._read_tokens(name))
             client.peers = self._peer
             self._clients[name] = client
         return self._clients[name]
@@ -176,7 +178,18 @@ class EndpointRegistry:
         if not matching:
             return client_of(url)
         longest = max(matching, key=lambda endpoint: len(endpoint.url))
-        return EndpointClient(url, token=lambda: self.token_of(longest), name=longest.name, ca=longest.ca, transport=longest.transport)
+        if url.rstrip("/") == longest.url.rstrip("/"):
+            return self.client(longest.name)
+        own = self.client(longest.name)
+        return EndpointClient(url, token=lambda: own.token, name=longest.name, ca=longest.ca, renew=lambda: self._read_tokens(longest.name))
+
+    def _read_tokens(self, name: str) -> None:
+        """Read the token of an endpoint from the secrets.yaml again: it may have been rotated since the registry was read."""
+        endpoint = self.endpoints.get(name)
+        if self.path is None or endpoint is None or endpoint.secret is None:
+            return
+        with contextlib.suppress(InvalidConfig):
+            self.endpoints[name] = replace(endpoint, secret=read_secrets(secrets_path(self.path)).get(name, endpoint.secret))
 
     def _peer(self, url: str) -> EndpointClient | None:
         """Return the client of the endpoint that a URL received from another endpoint belongs to."""
@@ -215,14 +228,14 @@ class EndpointRegistry:
 
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
         """Return the runnable for one part (see `Resolver`). Ambiguous keys are found by `project` and `place`, which see all parts."""
-        from yggdrasill.remote.resolvers import RegistryProject
+        from yggdrasill.remote.placing import RegistryProject
 
         return RegistryProject(self).resolve(path, config)
 
     @contextmanager
     def project(self, config: Mapping[str, Any]) -> Iterator[RegistryProject]:
         """Yield the resolver for one whole project; on exit its keys are checked against all parts that were resolved."""
-        from yggdrasill.remote.resolvers import RegistryProject
+        from yggdrasill.remote.placing import RegistryProject
 
         resolver = RegistryProject(self, name_of(config))
         yield resolver
@@ -254,6 +267,6 @@ class UrlResolver:
 
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
         """Return a proxy for the url, or None for an entry without one."""
-        from yggdrasill.remote.proxies import served_proxy
+        from yggdrasill.remote.placing import served_proxy
 
         return served_proxy(self._registry, path, config, None) if config.get("endpoint_url") is not None else None
