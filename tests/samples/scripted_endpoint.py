@@ -52,7 +52,7 @@ class Answer:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-#: Returns the response. An exception other than a cancellation breaks the connection.
+#: Returns the response. A `ConnectionError` breaks the connection.
 Handler = Callable[[Received], Awaitable[Answer]]
 
 
@@ -129,7 +129,7 @@ class ScriptedEndpoint:
         self.received.append(received)
         try:
             found = await self.handler(received)
-        except Exception:
+        except ConnectionError:
             assert request.transport is not None
             request.transport.abort()
             return web.Response()
