@@ -130,18 +130,14 @@ async def execute_remote_call(client: EndpointClient, call: Call, *, spare: bool
         EndpointUnreachable: ``details["reached"]`` is True if the endpoint ever answered this call.
         TimedOut
     """
-    channel = client.channel
     deadline = None if call.timeout is None else time.monotonic() + call.timeout + _TIMEOUT_GRACE
-    retry = Retry(call.retry_policy, deadline, spare=spare, budget=channel.budget)
+    retry = Retry(call.retry_policy, deadline, spare=spare, budget=client.channel.budget)
     job: list[str] = []
-    channel.calls += 1
     try:
         row = await _bounded(_to_the_end(client, call, retry, job), deadline, retry)
     except (asyncio.CancelledError, errors.TimedOut):
         await _cancel(client, call.key, job)
         raise
-    finally:
-        channel.calls -= 1
     job_output(client, row)
     return row
 
@@ -175,8 +171,7 @@ async def _bounded(running: Any, deadline: float | None, retry: Retry) -> dict[s
     try:
         row = await asyncio.wait_for(running, deadline - time.monotonic())
     except asyncio.TimeoutError:
-        retry.check_deadline()
-        raise errors.TimedOut("the call to the endpoint took longer than its timeout; raise the timeout or make the call smaller") from None
+        raise retry.timed_out() from None
     return row
 
 
@@ -363,6 +358,7 @@ class Route:
         order = await self._order()
         reached = False
         for number, client in enumerate(order):
+            client.channel.calls += 1
             try:
                 return client, await self._call_at(client, call, self._spare(number, order))
             except (EndpointUnreachable, QueueFull) as error:
@@ -374,6 +370,8 @@ class Route:
                 if number == len(order) - 1:
                     error.details["reached"] = reached
                     raise
+            finally:
+                client.channel.calls -= 1
         raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
 
     def _spare(self, number: int, order: Sequence[EndpointClient]) -> bool:
@@ -439,15 +437,21 @@ class Route:
             start = next(self._turn) % len(clients)
             clients = clients[start:] + clients[:start]
         elif self.policy != "first":
-            load = dict(zip(clients, await asyncio.gather(*map(_load, clients)), strict=True))
-            clients.sort(key=lambda client: load[client])
+            known = dict(zip(clients, await asyncio.gather(*map(_has_load, clients)), strict=True))
+            # Calls that chose an endpoint while this one waited are part of its load.
+            clients.sort(key=lambda client: _jobs_per_slot(client) if known[client] else float("inf"))
         return sorted(clients, key=lambda client: client.channel.breaker.is_open)
 
 
-async def _load(client: EndpointClient) -> float:
-    """Return the jobs per slot of an endpoint; infinite if unknown."""
+async def _has_load(client: EndpointClient) -> bool:
+    """Return whether the endpoint reports its load."""
     try:
-        queued, running, slots = await asyncio.wait_for(client.load(), _LOAD_TIMEOUT)
+        await asyncio.wait_for(client.load(), _LOAD_TIMEOUT)
     except (YggdrasillError, asyncio.TimeoutError):
-        return float("inf")
+        return False
+    return True
+
+
+def _jobs_per_slot(client: EndpointClient) -> float:
+    queued, running, slots = client.known_load()
     return (queued + running) / max(slots, 1.0)

@@ -10,13 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote, urlsplit
 
-from yggdrasill.errors import (
-    AccessDenied,
-    EndpointUnreachable,
-    InvalidArgument,
-    PayloadTooLarge,
-    ProtocolMismatch,
-)
+from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, PayloadTooLarge, ProtocolMismatch
 from yggdrasill.protocol.version import BASE_PATH, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.channel import Body, Channel, Chunk, Response, channel_of
 from yggdrasill.remote.local_peers import LocalPeer
@@ -122,7 +116,7 @@ class EndpointClient:
         return answer
 
     async def load(self) -> tuple[float, float, float]:
-        """Return the queued jobs, the running jobs and the slots, at most a second old; calls begun since then count as running.
+        """Return queued jobs, running jobs and slots, at most a second old; calls begun since then count as running.
 
         Concurrent callers share one request.
 
@@ -137,16 +131,19 @@ class EndpointClient:
                 request = channel.health_requests[token] = asyncio.get_running_loop().create_task(self.health())
                 request.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             await asyncio.shield(request)
-            known = channel.health[token]
-        _, calls, answer = known
+        return self.known_load()
+
+    def known_load(self) -> tuple[float, float, float]:
+        """Return the load from the last health response; raise as `load` if it reports none."""
+        _, calls, answer = self.channel.health.get(self.token, (0.0, 0, {}))
         queue = answer.get("queue")
         try:
-            queued, running, slots = (float(queue[name]) for name in ("queued", "running", "slots"))  # type: ignore[index]
+            queued, running, slots = (float(queue[name]) for name in ("queued", "running", "slots"))
         except (KeyError, TypeError, ValueError):
             raise ProtocolMismatch(
                 f"endpoint {self.name!r} reports no load; update yggdrasill at the endpoint", endpoint=self.name
             ) from None
-        return queued, running + max(0, channel.calls - calls), slots
+        return queued, running + max(0, self.channel.calls - calls), slots
 
     async def capabilities(self) -> dict[str, Any]:
         """Return versions, torch build, devices, block types, limits and store id."""

@@ -245,7 +245,12 @@ class Retry:
     def check_deadline(self) -> None:
         """Raise `TimedOut` once the deadline has passed."""
         if self.deadline is not None and time.monotonic() >= self.deadline:
-            raise TimedOut("the call to the endpoint took longer than its timeout; raise the timeout or make the call smaller")
+            raise self.timed_out()
+
+    @staticmethod
+    def timed_out() -> TimedOut:
+        """Return the error of a call that took longer than its timeout."""
+        return TimedOut("the call to the endpoint took longer than its timeout; raise the timeout or make the call smaller")
 
     def left(self, most: float) -> float:
         """Return the seconds until the deadline, at most ``most``."""
