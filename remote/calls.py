@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ ORPHAN_AFTER = 30.0
 """Seconds after which an endpoint cancels a job whose caller is lost."""
 _CANCEL_SECONDS = 3.0
 _LOST_CANCEL_SECONDS = 600.0
-"""How long the cancel request of a call that went to another endpoint is tried again, at most every `_LOST_PAUSE` seconds."""
+"""How long the cancel request of a call that went to another endpoint is tried again."""
 _LOST_PAUSE = 5.0
 _TIMEOUT_GRACE = 1.0
 """The endpoint enforces the timeout too and describes it better, so this process waits a little longer."""
@@ -134,7 +134,7 @@ async def execute_remote_call(client: EndpointClient, call: Call, *, spare: bool
     retry = Retry(call.retry_policy, deadline, spare=spare, budget=client.channel.budget)
     job: list[str] = []
     try:
-        row = await _bounded(_to_the_end(client, call, retry, job), deadline, retry)
+        row = await _bounded(_to_the_end(client, call, retry, job), retry)
     except (asyncio.CancelledError, errors.TimedOut):
         await _cancel(client, call.key, job)
         raise
@@ -163,16 +163,14 @@ def job_output(client: EndpointClient, row: Mapping[str, Any]) -> Mapping[str, A
     return output
 
 
-async def _bounded(running: Any, deadline: float | None, retry: Retry) -> dict[str, Any]:
-    """Return the result of a coroutine, or raise `TimedOut` once the deadline has passed."""
-    if deadline is None:
-        row: dict[str, Any] = await running
-        return row
+async def _bounded(running: Coroutine[Any, Any, dict[str, Any]], retry: Retry) -> dict[str, Any]:
+    """Return the result of a coroutine, or raise `TimedOut` once the deadline of ``retry`` has passed."""
+    if retry.deadline is None:
+        return await running
     try:
-        row = await asyncio.wait_for(running, deadline - time.monotonic())
+        return await asyncio.wait_for(running, retry.deadline - time.monotonic())
     except asyncio.TimeoutError:
         raise retry.timed_out() from None
-    return row
 
 
 async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: list[str]) -> dict[str, Any]:
@@ -327,12 +325,7 @@ class Route:
         return next(iter(self._contracts.values()), None)
 
     async def contract(self) -> RemoteContract:
-        """Return the part's contract, from the first endpoint that answers.
-
-        Raises:
-            EndpointUnreachable: none answers.
-            Otherwise as `DeploymentSpec.ensure`.
-        """
+        """Return the part's contract, from the first endpoint that answers. Raise as `DeploymentSpec.ensure`."""
         contract = self.known_contract()
         if contract is not None:
             return contract

@@ -7,11 +7,10 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
+from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, YggdrasillError, format_options, unknown_name
 from yggdrasill.foundation.config import read_document
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient, is_below
@@ -167,7 +166,7 @@ class EndpointRegistry:
         """Return the client of an endpoint, shared by all callers. Raise `UnknownEndpoint`."""
         endpoint = self.endpoint(name)
         if name not in self._clients:
-            client = endpoint.client(lambda: self.token_of(self.endpoints.get(name, endpoint)), lambda: self._read_tokens(name))
+            client = endpoint.client(lambda: self._token(endpoint), lambda: self._read_token(endpoint))
             client.peers = self._peer
             self._clients[name] = client
         return self._clients[name]
@@ -180,16 +179,24 @@ class EndpointRegistry:
         longest = max(matching, key=lambda endpoint: len(endpoint.url))
         if url.rstrip("/") == longest.url.rstrip("/"):
             return self.client(longest.name)
-        own = self.client(longest.name)
-        return EndpointClient(url, token=lambda: own.token, name=longest.name, ca=longest.ca, renew=lambda: self._read_tokens(longest.name))
+        return EndpointClient(
+            url, token=lambda: self._token(longest), name=longest.name, ca=longest.ca, renew=lambda: self._read_token(longest)
+        )
 
-    def _read_tokens(self, name: str) -> None:
-        """Read the token of an endpoint from the secrets.yaml again: it may have been rotated since the registry was read."""
-        endpoint = self.endpoints.get(name)
-        if self.path is None or endpoint is None or endpoint.secret is None:
+    def _token(self, endpoint: Endpoint) -> str | None:
+        """Return the present token of an endpoint. A token never goes to a URL that it was not stored for."""
+        present = self.endpoints.get(endpoint.name)
+        return self.token_of(endpoint if present is None or present.url != endpoint.url else present)
+
+    def _read_token(self, endpoint: Endpoint) -> None:
+        """Read the token of an endpoint from the registry's file again: it may have been rotated since."""
+        present = self.endpoints.get(endpoint.name)
+        if self.path is None or present is None or present.url != endpoint.url:
             return
-        with contextlib.suppress(InvalidConfig):
-            self.endpoints[name] = replace(endpoint, secret=read_secrets(secrets_path(self.path)).get(name, endpoint.secret))
+        with contextlib.suppress(YggdrasillError):
+            written = EndpointRegistry.from_yaml(self.path).endpoints.get(endpoint.name)
+            if written is not None and written.url == endpoint.url:
+                self.endpoints[endpoint.name] = written
 
     def _peer(self, url: str) -> EndpointClient | None:
         """Return the client of the endpoint that a URL received from another endpoint belongs to."""

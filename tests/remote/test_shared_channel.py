@@ -88,6 +88,23 @@ def test_a_refused_token_is_read_again_from_the_registry_once(start: Start, tmp_
     assert len(server.received) == before + 1
 
 
+def test_a_token_that_was_stored_for_another_url_is_not_sent(start: Start, tmp_path: Path) -> None:
+    async def handler(received: Received) -> Answer:
+        return UNKNOWN
+
+    server = start(handler)
+    path = tmp_path / "endpoints.yaml"
+    for url, token in ((server.url, "first"), ("http://127.0.0.1:9", "second")):
+        written = EndpointRegistry()
+        written.add("forge", url, token=token)
+        written.to_yaml(path)
+        if token == "first":
+            client = EndpointRegistry.from_yaml(path).client("forge")
+    with pytest.raises(AccessDenied):
+        health_of(client)
+    assert [received.headers["Authorization"] for received in server.received] == ["Bearer first"]
+
+
 def test_calls_of_one_moment_share_a_request_for_the_load(start: Start) -> None:
     one, two = start(serve), start(serve)
     route = Route([one.client("one"), two.client("two")], "g", policy="least_busy")
