@@ -10,7 +10,7 @@ import asyncio
 import json
 import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,11 +71,11 @@ class Channel:
         self._session: aiohttp.ClientSession | None = None
         self._background: set[asyncio.Task[None]] = set()
 
-    @asynccontextmanager
-    async def open(
+    async def send(
         self, method: str, url: str, headers: Mapping[str, str], body: Body = None, timeout: float | None = 30.0, *, probe: bool = False
-    ) -> AsyncIterator[Response]:
-        """Send a request; the response is open for the duration of the context. ``timeout`` bounds the seconds without a received byte.
+    ) -> Response:
+        """Send a request and return its response, which the caller closes or releases. ``timeout`` bounds the seconds without a received
+        byte.
 
         While the breaker is open, only requests with ``probe`` are sent. When its time is over, one request begins with a health request.
 
@@ -85,31 +85,24 @@ class Channel:
         if self.breaker.is_open and not probe:
             if not self.breaker.may_probe():
                 raise self.breaker.refusal()
-            async with self.open("GET", f"{self.url}{BASE_PATH}/health", headers, timeout=PROBE_SECONDS, probe=True) as health:
-                await health.read()
+            health = await self.send("GET", f"{self.url}{BASE_PATH}/health", headers, timeout=PROBE_SECONDS, probe=True)
+            health.close()
             if self.breaker.is_open:
                 raise self.breaker.refusal()
-        response: aiohttp.ClientResponse | None = None
         try:
-            try:
-                with translated(url):
-                    response = await self._request(method, url, headers, body, timeout)
-            except EndpointUnreachable as error:
-                self._lost(error)
-                raise
-            except BaseException:
-                self.breaker.abandoned()
-                raise
-            if response.status in (502, 503, 504):
-                self.breaker.abandoned()
-            else:
-                self.breaker.succeeded()
-            yield Response(response, url)
-        except BaseException:
-            if response is not None:
-                response.close()
+            with translated(url):
+                response = await self._request(method, url, headers, body, timeout)
+        except EndpointUnreachable as error:
+            self._lost(error)
             raise
-        response.release()
+        except BaseException:
+            self.breaker.abandoned()
+            raise
+        if response.status in (502, 503, 504):
+            self.breaker.abandoned()
+        else:
+            self.breaker.succeeded()
+        return Response(response, url)
 
     async def _request(
         self, method: str, url: str, headers: Mapping[str, str], body: Body, timeout: float | None
@@ -195,6 +188,14 @@ class Response:
 
     def __init__(self, response: aiohttp.ClientResponse, url: str) -> None:
         self._response, self._url = response, url
+
+    def release(self) -> None:
+        """Return the connection for the next request once the body is read."""
+        self._response.release()
+
+    def close(self) -> None:
+        """Close the connection, with the rest of the body."""
+        self._response.close()
 
     @property
     def status(self) -> int:

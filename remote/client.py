@@ -5,23 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, PayloadTooLarge, ProtocolMismatch
 from yggdrasill.protocol.version import BASE_PATH, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.channel import Body, Channel, Chunk, Response, channel_of
 from yggdrasill.remote.local_peers import LocalPeer
+from yggdrasill.remote.retry import while_alive
 
 __all__ = ["EndpointClient", "is_below"]
 
-Result = TypeVar("Result")
 LOAD_SECONDS = 1.0
 """The age up to which the load of an endpoint is not requested again."""
-ALIVE_SECONDS = 15.0
-"""How often an endpoint that works on a response is checked for being alive."""
 _CLASSES_PER_REQUEST = 50
 
 
@@ -195,7 +193,7 @@ class EndpointClient:
         Return ``{"graph_id", "kind", "hash", "created"}``, or the row of the job that builds the deployment. In protocol 1 the response
         arrives when the deployment is built.
         """
-        return (await self.while_alive(self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body, timeout=None)))[1]
+        return (await while_alive(self.health, self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body, timeout=None)))[1]
 
     async def remove(self, graph_id: str) -> None:
         """Remove a deployment. Raise `UnknownGraph`."""
@@ -213,7 +211,7 @@ class EndpointClient:
 
     async def _start(self, path: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Submit a job. In protocol 1 the response arrives when the inputs are at the endpoint, which may take minutes."""
-        return await self.while_alive(self.call("POST", path, body, timeout=None))
+        return await while_alive(self.health, self.call("POST", path, body, timeout=None))
 
     async def check_inputs(self, job_id: str) -> dict[str, Any]:
         """Report that missing artifacts were uploaded. Return the job's row."""
@@ -356,48 +354,32 @@ class EndpointClient:
                 token, protocol = self.token, channel.protocol
                 credential = {"Authorization": f"Bearer {token}"} if token else {}
                 sent = {PROTOCOL_HEADER: str(protocol), **credential, **given}
-                async with channel.open(method, url, sent, body, timeout, probe=probe) as response:
+                response = await channel.send(method, url, sent, body, timeout, probe=probe)
+                try:
                     if response.status < 300:
                         response.check_protocol(self.name, self.url)
                         yield response
-                        return
-                    error = await response.error(self.name, self.url)
-                    if response.status == 401 and not renewed and self._renewed(token):
-                        renewed = True
-                    elif response.status == 426 and not negotiated and isinstance(error, ProtocolMismatch):
-                        channel.negotiate(error, self.name, protocol)
-                        negotiated = True
                     else:
-                        raise error
+                        error = await response.error(self.name, self.url)
+                except BaseException:
+                    response.close()
+                    raise
+                response.release()
+                if response.status < 300:
+                    return
+                if response.status == 401 and not renewed and self._renewed(token):
+                    renewed = True
+                elif response.status == 426 and not negotiated and isinstance(error, ProtocolMismatch):
+                    channel.negotiate(error, self.name, protocol)
+                    negotiated = True
+                else:
+                    raise error
 
     def _renewed(self, refused: str | None) -> bool:
         """Return whether the token's source, read again, has another token."""
         if self._renew is not None:
             self._renew()
         return self.token != refused
-
-    async def while_alive(self, request: Awaitable[Result]) -> Result:
-        """Return the result of a request that may take as long as the work it starts.
-
-        Raises:
-            EndpointUnreachable: the endpoint does not answer health requests any more.
-            Otherwise as the request.
-        """
-        task = asyncio.ensure_future(request)
-        try:
-            while True:
-                done, _ = await asyncio.wait([task], timeout=ALIVE_SECONDS)
-                if done:
-                    return task.result()
-                try:
-                    await self.health()
-                except EndpointUnreachable as error:
-                    error.details["broken"] = True
-                    raise
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait([task])
 
 
 def _constant(token: str | None) -> Callable[[], str | None]:

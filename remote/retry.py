@@ -13,10 +13,12 @@ from typing import TypeVar
 
 from yggdrasill.errors import EndpointUnreachable, QueueFull, TimedOut
 
-__all__ = ["Breaker", "InFlight", "Retry", "RetryBudget", "RetryPolicy"]
+__all__ = ["Breaker", "InFlight", "Retry", "RetryBudget", "RetryPolicy", "while_alive"]
 
 Result = TypeVar("Result")
 Clock = Callable[[], float]
+ALIVE_SECONDS = 15.0
+"""How often an endpoint that works on a response is checked for being alive."""
 _FIRST_DELAY = 0.05
 _MAX_DELAY = 2.0
 
@@ -266,3 +268,39 @@ class Retry:
             else:
                 self.answered()
                 return result
+
+
+async def while_alive(check: Callable[[], Awaitable[object]], request: Awaitable[Result]) -> Result:
+    """Return the result of a request that may take as long as the work it starts, while ``check()`` raises no `EndpointUnreachable`.
+
+    Raises:
+        EndpointUnreachable: the endpoint does not answer ``check`` any more.
+        Otherwise as the request.
+    """
+    loop, caller = asyncio.get_running_loop(), asyncio.current_task()
+    lost: list[EndpointUnreachable] = []
+    probing: list[asyncio.Task[None]] = []
+
+    async def probe() -> None:
+        while not lost:
+            try:
+                await check()
+            except EndpointUnreachable as error:
+                error.details["broken"] = True
+                lost.append(error)
+                if caller is not None:
+                    caller.cancel()
+            await asyncio.sleep(ALIVE_SECONDS)
+
+    timer = loop.call_later(ALIVE_SECONDS, lambda: probing.append(loop.create_task(probe())))
+    try:
+        return await request
+    except asyncio.CancelledError:
+        # Before Python 3.11 a task does not count its cancellations.
+        if not lost or (hasattr(caller, "uncancel") and caller.uncancel() > 0):
+            raise
+        raise lost[0] from None
+    finally:
+        timer.cancel()
+        for task in probing:
+            task.cancel()

@@ -123,6 +123,12 @@ class ScriptedEndpoint:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+            others = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in others:
+                task.cancel()
+            await asyncio.gather(*others, return_exceptions=True)
+            # Closing transports end in later iterations of the loop.
+            await asyncio.sleep(0.02)
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         received = Received(request.method, request.raw_path.removeprefix(BASE_PATH), dict(request.headers), await request.read())
