@@ -134,7 +134,7 @@ class EndpointClient:
     def known_load(self) -> tuple[float, float, float]:
         """Return the load from the last health response; raise as `load` if it reports none."""
         _, calls, answer = self.channel.health.get(self.token, (0.0, 0, {}))
-        queue = answer.get("queue")
+        queue: Any = answer.get("queue")
         try:
             queued, running, slots = (float(queue[name]) for name in ("queued", "running", "slots"))
         except (KeyError, TypeError, ValueError):

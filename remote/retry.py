@@ -297,7 +297,8 @@ async def while_alive(check: Callable[[], Awaitable[object]], request: Awaitable
         return await request
     except asyncio.CancelledError:
         # Before Python 3.11 a task does not count its cancellations.
-        if not lost or (hasattr(caller, "uncancel") and caller.uncancel() > 0):
+        uncancel = getattr(caller, "uncancel", int)
+        if not lost or uncancel() > 0:
             raise
         raise lost[0] from None
     finally:
