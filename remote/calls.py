@@ -265,7 +265,7 @@ async def _request_cancel(client: EndpointClient, key: str, job: Sequence[str], 
         try:
             await (client.cancel(job[0]) if job else client.cancel_key(key))
         except EndpointUnreachable:
-            await asyncio.sleep(delay)
+            await asyncio.sleep(max(delay, min(most, client.channel.breaker.remaining)))
             delay = min(2 * delay, most)
         else:
             return

@@ -158,7 +158,10 @@ def test_inputs_that_a_job_waits_for_are_uploaded_and_reported(start: Start) -> 
 
 
 def test_inputs_that_an_event_reports_as_missing_are_uploaded(start: Start) -> None:
-    states = [("status", {"status": "STAGING"}), ("status", {"status": "WAITING_INPUTS", "missing": [HASH]})]
+    states: list[tuple[str, dict[str, Any]]] = [
+        ("status", {"status": "STAGING"}),
+        ("status", {"status": "WAITING_INPUTS", "missing": [HASH]}),
+    ]
     server = start(
         Routes(
             {
