@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, context
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, PayloadTooLarge, ProtocolMismatch
+from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, PayloadTooLarge, ProtocolMismatch, error_from_dict
 from yggdrasill.protocol.version import BASE_PATH, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.channel import Body, Channel, Chunk, Response, channel_of
 from yggdrasill.remote.local_peers import LocalPeer
@@ -187,13 +187,19 @@ class EndpointClient:
         """Return the contract of a deployment. Raise `UnknownGraph`."""
         return await self.get(f"/graphs/{quote(graph_id, safe='')}/contract")
 
-    async def deploy(self, graph_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    async def deploy(self, graph_id: str, body: Mapping[str, Any], wait: float = 20.0) -> dict[str, Any]:
         """Deploy ``{"kind", "config", "state"}`` under an id. Repeating an equal request changes nothing.
 
-        Return ``{"graph_id", "kind", "hash", "created"}``, or the row of the job that builds the deployment. In protocol 1 the response
-        arrives when the deployment is built.
+        Return ``{"graph_id", "kind", "hash", "created"}``, or after ``wait`` seconds the row of the job that builds the deployment. In
+        protocol 1 the response arrives when the deployment is built.
         """
-        return (await while_alive(self.health, self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body, timeout=None)))[1]
+        if self.protocol >= 2:
+            body = {**body, "wait": wait}
+        answer = (await while_alive(self.health, self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body, timeout=None)))[1]
+        error, output = answer.get("error"), answer.get("output")
+        if isinstance(error, Mapping):
+            raise error_from_dict(error)
+        return dict(output) if isinstance(output, Mapping) else answer
 
     async def remove(self, graph_id: str) -> None:
         """Remove a deployment. Raise `UnknownGraph`."""

@@ -41,6 +41,8 @@ __all__ = [
 OnEvent = Callable[[StreamEvent], None]
 #: Larger states count as weights, which must be on the endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
+BUILD_SECONDS = 2.0
+"""How long the response to a deployment is awaited before its job is followed."""
 IDLE_SECONDS = 3600.0
 """Seconds without calls after which an endpoint removes a part without state. The next call deploys it again."""
 STATEFUL_IDLE_SECONDS = 86400.0
@@ -126,7 +128,7 @@ class DeploymentSpec:
                     if missing:
                         await supply.send(missing)
                 try:
-                    answer = await retry.persist(lambda: client.deploy(graph_id, body))
+                    answer = await retry.persist(lambda: client.deploy(graph_id, body, BUILD_SECONDS))
                 except UnknownArtifact:
                     retry.check_deadline()
                     continue
