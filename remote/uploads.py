@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -21,18 +22,21 @@ from yggdrasill.errors import (
 )
 from yggdrasill.protocol.version import PROTOCOL
 from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.remote.channel import Chunk
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.downloads import RemoteHandle, stream_artifact
 from yggdrasill.remote.local_peers import MIN_FOLDER_BYTES
+from yggdrasill.remote.observers import TransferMeter
 from yggdrasill.remote.retry import Retry
-from yggdrasill.remote.transports import Chunk
 from yggdrasill.values.codec import encode
 from yggdrasill.values.handles import ArtifactHandle, find_handles
 from yggdrasill.values.stores.base import put_mutable
 
-__all__ = ["PARALLEL", "upload"]
+__all__ = ["PARALLEL", "Supply", "upload"]
 
 PARALLEL = 4
+#: Uploads of one artifact in one call: an artifact may be deleted between upload and check, but the number of attempts is bounded.
+MAX_UPLOADS = 5
 CHUNK_BYTES = 1 << 20
 #: Artifacts up to SMALL_BYTES are sent together, about BATCH_BYTES and at most BATCH_ENTRIES per request.
 SMALL_BYTES = 1 << 20
@@ -288,3 +292,49 @@ def _from_endpoint(handle: RemoteHandle, failures: list[YggdrasillError]) -> Sou
             raise
 
     return chunks
+
+
+class Supply:
+    """Uploads of the artifacts of one packed ``value`` that an endpoint reports as missing, each at most `MAX_UPLOADS` times."""
+
+    def __init__(self, client: EndpointClient, value: Any, artifact_client: ArtifactClient, retry: Retry, meter: TransferMeter) -> None:
+        self._client, self._value, self._artifact_client, self._retry, self._meter = client, value, artifact_client, retry, meter
+        self._sent: dict[str, int] = {}
+
+    async def send(self, missing: Sequence[str]) -> None:
+        """Upload ``missing``.
+
+        Raises:
+            UnknownArtifact: the bytes are no longer available, or the endpoint loses them each time.
+            CorruptData, PayloadTooLarge, StorageFailed, EndpointUnreachable
+        """
+        lost = [name for name in missing if self._sent.get(name, 0) >= MAX_UPLOADS]
+        if lost:
+            raise UnknownArtifact(
+                f"endpoint {self._client.name!r} lost artifact {lost[0]} after {MAX_UPLOADS} uploads; raise its artifact quota",
+                missing=list(missing),
+                endpoint=self._client.name,
+            )
+        if any(map(self._sent.get, missing)):
+            # The artifact written to the folder did not reach the endpoint: the folder is another one by now, or its quota is too small.
+            self._client.local_peer.disable()
+        for name in missing:
+            self._sent[name] = self._sent.get(name, 0) + 1
+        with self._meter.sending():
+            self._meter.bytes_sent += await upload(self._client, missing, self._value, self._artifact_client, self._retry)
+
+    async def send_to_job(self, row: Mapping[str, Any], orphan_after: float = 30.0) -> dict[str, Any]:
+        """Upload the artifacts that the job of ``row`` waits for, and return its new row. The job is polled meanwhile, to keep it alive."""
+        job_id = str(row["job_id"])
+        polling = asyncio.ensure_future(self._poll(job_id, max(orphan_after / 3, 1.0)))
+        try:
+            await self.send([str(name) for name in row.get("missing") or ()])
+        finally:
+            polling.cancel()
+        return await self._retry.persist(lambda: self._client.check_inputs(job_id))
+
+    async def _poll(self, job_id: str, seconds: float) -> None:
+        while True:
+            await asyncio.sleep(seconds)
+            with contextlib.suppress(YggdrasillError):
+                await self._client.output(job_id, 0.0)

@@ -127,6 +127,8 @@ class PlacedCall(NodeCall):
             retry_policy=registry.retry_policy,
             strict_build=registry.strict_build,
             artifact_client=registry.artifact_client,
+            priority=placement.priority,
+            deadline=placement.deadline,
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}
