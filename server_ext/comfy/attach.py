@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from yggdrasill.remote.comfy_graph import run_prompts_with
 from yggdrasill.remote.preflight import set_local_comfy
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.auth import token_of_endpoint
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
 from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
@@ -42,8 +41,8 @@ def attach() -> None:
     context = ExtensionContext(QueueRunner())
     set_extension_context(context)
     register_classes()
-    with host_api.shielded("the editor's extension cannot be served"):
-        add_web_files(host_api.prompt_server().app.router)
+    with compat.shielded("the editor's extension cannot be served"):
+        add_web_files(compat.web_app().router)
     try:
         _attach(context)
     except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
@@ -52,7 +51,7 @@ def attach() -> None:
 
 
 def _attach(context: ExtensionContext) -> None:
-    data_dir = Path(host_api.user_directory()) / "yggdrasill"
+    data_dir = Path(compat.user_directory()) / "yggdrasill"
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
     context.runner = QueueRunner(settings.queue)
@@ -60,7 +59,7 @@ def _attach(context: ExtensionContext) -> None:
     token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]))
     retry_policy = RetryPolicy(settings.first_patience, settings.patience)
     context.read_registry = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
-    addresses, port, url = _own_addresses(settings)
+    addresses, port, url = compat.own_addresses()
     serving = Settings(
         host=addresses[0],
         port=port,
@@ -71,7 +70,7 @@ def _attach(context: ExtensionContext) -> None:
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
         peer_url=settings.peer_url,
-        roots=host_api.model_folders(),
+        roots=compat.model_folders(),
     )
     run_prompts_with(context.runner)
     host = ComfyHost(settings.slots)
@@ -79,13 +78,13 @@ def _attach(context: ExtensionContext) -> None:
     service, guard, set_url = build_service(serving, data_dir, token, redactor, host)
     set_url(url)
     context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
-    service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))
-    app = host_api.prompt_server().app
+    service.models = ModelSources(settings.model_sources, compat.named_model_folders, int(settings.model_limit * 2**30))
+    app = compat.web_app()
     add_routes(app.router, Endpoint(service, guard))
     add_ui_routes(app.router, service, guard, token, settings.peer_url)
     _register_lifecycle(app, service, context)
     context.placement.install()
-    problem = host_api.flags_problem()
+    problem = compat.flags_problem()
     if problem is not None:
         _LOG.warning("Yggdrasill: %s", problem)
 
@@ -97,23 +96,14 @@ def _register_lifecycle(app: Any, service: Service, context: ExtensionContext) -
         except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
             context.problem = f"{type(error).__name__}: {error}"
             _LOG.error("Yggdrasill: this ComfyUI does not accept jobs: %s", context.problem)
-        with host_api.shielded("the other endpoints cannot be monitored"):
+        with compat.shielded("the other endpoints cannot be monitored"):
             context.placement.monitor.start()
 
     async def stop(_: Any) -> None:
-        with host_api.shielded("monitoring of the other endpoints could not be stopped"):
+        with compat.shielded("monitoring of the other endpoints could not be stopped"):
             await context.placement.monitor.stop()
-        with host_api.shielded("the endpoint could not be closed"):
+        with compat.shielded("the endpoint could not be closed"):
             await service.close(1.0)
 
     app.on_startup.append(start)
     app.on_shutdown.append(stop)
-
-
-def _own_addresses(settings: ComfySettings) -> tuple[list[str], int, str]:
-    """Return the addresses and the port that ComfyUI listens on, and the URL at which this machine reaches it."""
-    args = importlib.import_module("comfy.cli_args").args
-    addresses = [part.strip() for part in str(args.listen).split(",")]
-    scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
-    name = "127.0.0.1" if addresses[0] in ("0.0.0.0", "::", "") else addresses[0]  # noqa: S104 - compared with
-    return addresses, int(args.port), f"{scheme}://{f'[{name}]' if ':' in name else name}:{args.port}"

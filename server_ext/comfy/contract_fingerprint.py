@@ -14,7 +14,7 @@ from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.placement import Placement
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.remote_call import placement_of
 
@@ -47,7 +47,7 @@ async def fingerprint(graph: str, endpoint: str) -> str | float:
 
 def _contracts_of_this_prompt() -> dict[tuple[str, ...], RemoteContract | None]:
     global _answers  # noqa: PLW0603 - one prompt starts at a time
-    node = host_api.executing_node()
+    node = compat.executing_node()
     prompt_id = node.prompt_id if node else ""
     if _answers[0] != prompt_id or not prompt_id:
         _answers = prompt_id, {}

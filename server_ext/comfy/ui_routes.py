@@ -11,7 +11,7 @@ from pathlib import Path
 from aiohttp import web
 
 from yggdrasill.server_ext.auth import Guard
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.editor import contracts, last_run
 from yggdrasill.server_ext.comfy.editor.contracts import ComposedPorts
 from yggdrasill.server_ext.comfy.editor.endpoints import Endpoints
@@ -34,7 +34,7 @@ WEB_PATH = "/yggdrasill/web"
 def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: Callable[[], str], own_url: str | None) -> None:
     """Add the editor's routes to ComfyUI's router. ``token()`` and ``own_url`` appear in this server's pairing line."""
     route_guard = RouteGuard(service, guard)
-    folder = Path(host_api.user_directory()) / "yggdrasill"
+    folder = Path(compat.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")
     endpoints = Endpoints(edit, route_guard, token, own_url)
     settings = OwnerSettings(folder / "settings.yaml", route_guard)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 
 __all__ = ["VirtualSocket"]
 
@@ -32,12 +32,12 @@ class VirtualSocket:
 
     async def send_json(self, message: Any) -> None:
         """Receive a JSON message."""
-        with host_api.shielded("a message of ComfyUI could not be read"):
+        with compat.shielded("a message of ComfyUI could not be read"):
             self._handle(message["type"], message.get("data") or {})
 
     async def send_bytes(self, message: Any) -> None:
         """Receive a binary message. A preview with the id of its node is forwarded, others are ignored."""
-        with host_api.shielded("a preview of ComfyUI could not be read"):
+        with compat.shielded("a preview of ComfyUI could not be read"):
             data = memoryview(message)
             if len(data) < 8 or int.from_bytes(data[:4], "big") != _PREVIEW_WITH_METADATA:
                 return

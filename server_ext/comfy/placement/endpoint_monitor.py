@@ -18,7 +18,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
 from yggdrasill.server_ext.comfy.url_redaction import strip_urls
 
@@ -166,7 +166,7 @@ class EndpointMonitor:
     async def _watch(self) -> None:
         wait = _INTERVAL
         while not self._stopped:
-            with host_api.shielded("the endpoints could not be monitored"):
+            with compat.shielded("the endpoints could not be monitored"):
                 wait = self._query_due()
             self._wake.clear()
             woken = asyncio.ensure_future(self._wake.wait())
@@ -227,7 +227,7 @@ class EndpointMonitor:
 async def _fetch_schemas(watched: _Watched, classes: Iterable[str]) -> None:
     wanted = sorted(set(classes) - set(watched.schemas))
     if wanted:
-        with host_api.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
+        with compat.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
             forms = await _with_timeout(watched.client, watched.client.nodes(wanted))
             watched.schemas.update(read_schemas(forms))
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
 from yggdrasill.server_ext.comfy.preview_files import store_files
 
@@ -26,8 +25,8 @@ class InnerMessages:
         self._prompt_id = prompt_id
         self._partitioned = partitioned
         self._inner = frozenset(inner)
-        self._sid = host_api.prompt_server().client_id
-        self._registry: Any = importlib.import_module("comfy_execution.progress").get_progress_state()
+        self._sid = compat.running_client()
+        self._registry: Any = compat.progress_registry()
         self._shown: dict[str, Any] = {}
         self._running: str | None = None
         #: The messages of blocked ports, by port name.
@@ -48,7 +47,7 @@ class InnerMessages:
         """Forward an event of the job."""
         handle = _HANDLERS.get(str(data.get("what"))) if kind == "comfy" else None
         if handle is not None:
-            with host_api.shielded("a message about a remote node could not be shown"):
+            with compat.shielded("a message about a remote node could not be shown"):
                 handle(self, data)
 
     def end(self) -> None:
@@ -107,7 +106,7 @@ class InnerMessages:
             return
         ids = {"node_id": node, "display_node_id": display, "real_node_id": display, "parent_node_id": None}
         facts = {**ids, "prompt_id": self._prompt_id, "image_type": str(data.get("type"))}
-        host_api.send_preview(facts, base64.b64decode(str(data.get("image", ""))), self._sid)
+        compat.send_preview(facts, base64.b64decode(str(data.get("image", ""))), self._sid)
 
     def _ids(self, data: Mapping[str, Any]) -> tuple[str, str]:
         """Return the id of a node and of the node that the editor shows for it: nodes created by another node are shown as that one."""
@@ -121,7 +120,7 @@ class InnerMessages:
 
     def _send(self, event: str, facts: Mapping[str, Any]) -> None:
         if self._sid is not None:
-            host_api.send_json(event, {**facts, "prompt_id": self._prompt_id}, self._sid)
+            compat.send_json(event, {**facts, "prompt_id": self._prompt_id}, self._sid)
 
 
 _HANDLERS = {

@@ -6,11 +6,11 @@ ComfyUI's own form. `PromptExecutor.execute_async`: the partitioned prompt runs,
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.message_translation import translate_history, translate_message
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
 from yggdrasill.server_ext.comfy.placement.validation_result import Validate, ValidationResult
@@ -20,7 +20,6 @@ __all__ = ["Check", "Running", "patch_comfyui"]
 Check = Callable[[PostedPrompt, Validate], Awaitable[ValidationResult]]
 Running = Callable[[str, PartitionedPrompt], AbstractContextManager[None]]
 
-_MARK = "yggdrasill_patched"
 _BY_EXECUTOR = frozenset({"execution_cached", "execution_error", "execution_interrupted"})
 _BY_SERVER = frozenset({"executing", "executed"})
 
@@ -30,12 +29,8 @@ def patch_comfyui(check: Check, running: Running) -> None:
 
     ``check`` validates posted prompts; the context ``running(prompt_id, partitioned)`` is entered while a partitioned prompt runs.
     """
-    execution: Any = importlib.import_module("execution")
-    if getattr(execution, _MARK, False):
-        return
-    setattr(execution, _MARK, True)
-    execution.validate_prompt = _checked(execution.validate_prompt, check)
-    execution.PromptExecutor.execute_async = _executed(execution.PromptExecutor.execute_async, running)
+    compat.wrap_validation(lambda validate: _checked(validate, check))
+    compat.wrap_execution(lambda execute: _executed(execute, running))
 
 
 def _checked(validate: Callable[..., Awaitable[ValidationResult]], check: Check) -> Callable[..., Awaitable[ValidationResult]]:
@@ -80,7 +75,7 @@ def _translated(
 
 def _show_posted_prompt(partitioned: PartitionedPrompt) -> None:
     """Make the hidden input PROMPT the posted prompt, for nodes that save it with a picture. Called before any node runs."""
-    running = importlib.import_module("comfy_execution.progress").get_progress_state().dynprompt
+    running = compat.progress_registry().dynprompt
     running.get_original_prompt = lambda: dict(partitioned.posted)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.partition.placement_keys import parts_of
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.execution_blockers import allow_blockers
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
@@ -43,7 +43,7 @@ class PlacementService:
         """Patch ComfyUI, and inspect every prompt that is posted from now on."""
         allow_blockers()
         patch_comfyui(self.validator.check, self._running)
-        host_api.prompt_server().add_on_prompt_handler(self.on_prompt)
+        compat.add_on_prompt_handler(self.on_prompt)
 
     @contextmanager
     def _running(self, prompt_id: str, partitioned: PartitionedPrompt) -> Iterator[None]:
