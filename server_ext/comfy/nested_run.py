@@ -6,8 +6,11 @@ are those of the nested prompt, otherwise those of the outer one. An interrupt o
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, ClassVar
+from contextlib import ExitStack
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
@@ -26,7 +29,11 @@ class GlobalsPatch:
         step: Callable[[Any], Any] = steps.send
         sent: Any = None
         while True:
-            self._enter()
+            try:
+                self._enter()
+            except BaseException:
+                self._coroutine.close()
+                raise
             try:
                 awaited = step(sent)
             except StopIteration as end:
@@ -39,11 +46,15 @@ class GlobalsPatch:
                 step, sent = steps.throw, error
 
 
-class NestedRun:
-    """One nested execution of ``run``, with a cache of its own. `cancel` may be called from any thread."""
+_idle: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
+"""Idle executors by the event loop of the outer prompt; several waiting nodes may run nested prompts at once.
 
-    #: Idle executors; several waiting nodes may run nested prompts at once. Their caches outlive each run.
-    _idle: ClassVar[list[Any]] = []
+ComfyUI runs each prompt on an event loop of its own. The executors, and the results and models in their caches, are released with it.
+"""
+
+
+class NestedRun:
+    """One nested execution of ``run``, with a cache that ends with the outer prompt. `cancel` may be called from any thread."""
 
     def __init__(self, run: PromptRun) -> None:
         self._run = run
@@ -58,8 +69,8 @@ class NestedRun:
 
     async def execute(self) -> None:
         """Run the prompt until it succeeds or fails. Messages go to the socket of the run, as for a queued prompt."""
-        run = self._run
-        executor = self._idle.pop() if self._idle else compat.new_executor()
+        run, idle = self._run, _idle.setdefault(asyncio.get_running_loop(), [])
+        executor = idle.pop() if idle else compat.new_executor()
         executor.add_message = self._with_start(executor, type(executor).add_message)
         work = executor.execute_async(run.prompt, run.prompt_id, dict(run.extra_data), run.sinks)
         self._starting = True
@@ -67,7 +78,7 @@ class NestedRun:
             await GlobalsPatch(work, self._enter, self._leave)
         finally:
             del executor.add_message
-            self._idle.append(executor)
+        idle.append(executor)
         interrupted = any(kind == "execution_interrupted" for kind, _ in executor.status_messages)
         if interrupted and not self._cancelled:
             self._flag.set(True)
@@ -96,26 +107,29 @@ class NestedRun:
         self._flag.mutex.release()
 
     def _enter(self) -> None:
-        mutex = self._flag.mutex
-        mutex.acquire()
-        self._interrupted = self._flag.is_set
-        self._inside = True
-        if self._cancelled:
-            self._flag.set(True)
-        if not self._starting:
-            mutex.release()
-        self._outer_globals = self._globals.read()
-        self._globals.write(self._nested_globals)
+        with ExitStack() as locked:
+            locked.enter_context(self._flag.mutex)
+            self._interrupted = self._flag.is_set
+            self._inside = True
+            if self._cancelled:
+                self._flag.set(True)
+            self._outer_globals = self._globals.read()
+            self._globals.write(self._nested_globals)
+            if self._starting:
+                # `_end_start` releases it
+                locked.pop_all()
 
     def _leave(self) -> None:
-        self._nested_globals = self._globals.read()
-        self._run.registry = self._nested_globals[3]
-        self._globals.write(self._outer_globals)
-        if self._starting:
-            self._end_start()
-        with self._flag.mutex:
-            self._inside = False
-            if self._interrupted:
-                self._flag.set(True)
-            elif self._cancelled:
-                self._flag.set(False)
+        try:
+            self._nested_globals = self._globals.read()
+            self._run.registry = self._nested_globals[3]
+        finally:
+            self._globals.write(self._outer_globals)
+            if self._starting:
+                self._end_start()
+            with self._flag.mutex:
+                self._inside = False
+                if self._interrupted:
+                    self._flag.set(True)
+                elif self._cancelled:
+                    self._flag.set(False)

@@ -72,7 +72,9 @@ class NodeCall(ABC):
                     await self._reentrant_slot.stop()
                     compat.raise_interrupt()
                 if self._outer_run is not None and self._outer_run.context.token.cancelled:
-                    raise Cancelled(self._outer_run.context.token.reason)
+                    self.token.cancel(self._outer_run.context.token.reason)
+                    await self._reentrant_slot.stop()
+                    raise Cancelled(self.token.reason)
             await self._reentrant_slot.finish()
             return future.result()
         except BaseException:

@@ -111,10 +111,11 @@ class ReentrantSlot:
         self._abandon_pending()
 
     async def _run(self, run: PromptRun) -> None:
-        nested, is_local = NestedRun(run), run in self._local_runs
-        run.cancel_nested = nested.cancel
-        run.deadline = None if is_local else time.monotonic() + LONGEST_NESTED_RUN
+        is_local = run in self._local_runs
         try:
+            nested = NestedRun(run)
+            run.cancel_nested = nested.cancel
+            run.deadline = None if is_local else time.monotonic() + LONGEST_NESTED_RUN
             await nested.execute()
         except asyncio.CancelledError:
             self._abandon(run)

@@ -30,6 +30,8 @@ __all__ = ["POLICIES", "QueueRunner", "observe_prompts"]
 POLICIES = ("fifo", "front")
 _POLL = 0.1
 _FAR_AHEAD = -(1 << 40)
+LOST_AFTER = 30.0
+"""Seconds without a message after which a run looks in ComfyUI's queue whether its prompt still exists."""
 _MAX_AHEAD = 8
 """Jobs that may go ahead of a waiting prompt of the owner; the next job queues behind it."""
 _STEP = 1e-6
@@ -139,8 +141,9 @@ class QueueRunner:
             run.prompt, run.sinks = prompt, validation.outputs
             begin(run)
         except Exception as error:  # noqa: BLE001 - the run ends with the error
-            compat.close_socket(run.prompt_id)
             run.refuse(error)
+            with compat.shielded("a socket could not be closed"):
+                compat.close_socket(run.prompt_id)
 
     def queue(self, run: PromptRun) -> None:
         """Put a checked run into ComfyUI's queue. Call it on the main loop."""
@@ -178,10 +181,16 @@ class QueueRunner:
     def _follow(self, run: PromptRun) -> None:
         """Forward the messages of a run until it ends. A cancelled token stops this prompt and no other."""
         throttle = EventThrottle(run)
+        seen = time.monotonic()
         while not run.is_finished:
             message = run.next_message(throttle.timeout(_POLL))
             if message is not None:
                 throttle.handle(*message)
+                seen = time.monotonic()
+            elif run.state == "queued" and time.monotonic() - seen > LOST_AFTER:
+                seen = time.monotonic()
+                if compat.prompt_state(run.prompt_id) not in ("running", "queued"):
+                    run.post("lost", {})
             throttle.flush_due()
             self.reentrancy.check_stuck(run, time.monotonic())
             if run.deadline is not None and time.monotonic() > run.deadline:

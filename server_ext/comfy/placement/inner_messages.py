@@ -26,14 +26,16 @@ class InnerMessages:
         self._partitioned = partitioned
         self._inner = frozenset(inner)
         self._sid = compat.running_client()
-        self._registry: Any = compat.progress_registry()
+        self._registry: Any = None
         self._shown: dict[str, Any] = {}
         self._running: str | None = None
         #: The messages of blocked ports, by port name.
         self.blocked: dict[str, str | None] = {}
-        # entries are created here, because no thread may add one while another thread iterates over them
-        for node in (*self._inner, *(partitioned.prompt if partitioned is not None else ())):
-            self._registry.ensure_entry(node)
+        # ComfyUI iterates over the entries in other threads without a lock: all are created here, and no message creates another one
+        with compat.shielded("the progress of remote nodes cannot be shown"):
+            self._registry = compat.progress_registry()
+            for node in (*self._inner, *(partitioned.prompt if partitioned is not None else ())):
+                self._registry.ensure_entry(node)
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -66,25 +68,25 @@ class InnerMessages:
         if nodes:
             self._send("execution_cached", {"nodes": nodes, "timestamp": int(time.time() * 1000)})
             for node in nodes:
-                self._registry.finish_progress(node)
+                self._report("finish_progress", node)
 
     def _executing(self, data: Mapping[str, Any]) -> None:
         self._finish_running()
         node, display = self._ids(data)
         if display not in self._inner:
             return
-        self._running = node
+        self._running = display
         if self._partitioned is not None:
             self._partitioned.running[self._node_id] = display
             self._partitioned.executed.add(display)
         self._send("executing", {"node": node, "display_node": display})
-        self._registry.start_progress(display)
+        self._report("start_progress", display)
 
     def _progress(self, data: Mapping[str, Any]) -> None:
         _, display = self._ids(data)
         if display in self._inner:
             value, maximum = float(data["value"]), float(data["max"])
-            self._registry.update_progress(display, value, maximum)
+            self._report("update_progress", display, value, maximum)
             # the older of two messages, which the editor's panel of runs reads
             self._send("progress", {"value": value, "max": maximum, "node": display})
 
@@ -115,8 +117,14 @@ class InnerMessages:
 
     def _finish_running(self) -> None:
         if self._running is not None:
-            self._registry.finish_progress(self._running)
+            self._report("finish_progress", self._running)
             self._running = None
+
+    def _report(self, change: str, node: str, *progress: float) -> None:
+        """Change the progress of ``node``, which has an entry in the registry."""
+        if self._registry is not None:
+            with compat.shielded("the progress of a remote node could not be shown"):
+                getattr(self._registry, change)(node, *progress)
 
     def _send(self, event: str, facts: Mapping[str, Any]) -> None:
         if self._sid is not None:

@@ -40,7 +40,7 @@ class PromptValidator:
 
         If the prompt is valid, ``posted.partitioned`` is the prompt that runs, or None if it runs unchanged.
         """
-        posted.partitioned = None
+        posted.partitioned, posted.is_checked = None, True
         try:
             if posted.problem is not None:
                 raise posted.problem
