@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.inventory import inventory, memory, node_hashes
 from yggdrasill.server_ext.comfy.model_files import fingerprints
 from yggdrasill.server_ext.comfy.object_info import read_object_info
@@ -63,8 +64,8 @@ class ComfyHost:
         return memory()
 
     def describe(self) -> dict[str, Any]:
-        """Return the node classes and model files that a workflow may name; see `inventory`."""
-        return {"comfy": inventory()}
+        """Return the node classes and model files that a workflow may name, see `inventory`, and the features that are off."""
+        return {"comfy": {**inventory(), "off": dict(extension_context().off)}}
 
     def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return `yggdrasill.server_ext.comfy.model_files.fingerprints`."""

@@ -21,8 +21,14 @@ def inventory() -> dict[str, Any]:
 
 
 def memory() -> list[dict[str, Any]]:
-    """Return ``{device, free, total}`` in bytes for each device that ComfyUI computes on, its preferred device first."""
-    return [{"device": name, "free": free, "total": total} for name, free, total in compat.compute_devices()]
+    """Return ``{device, free, total}`` in bytes for each device that ComfyUI computes on, its preferred device first.
+
+    It is empty if this ComfyUI does not report them.
+    """
+    found: list[tuple[str, int, int]] = []
+    with compat.shielded("the memory of the devices could not be read"):
+        found = compat.compute_devices()
+    return [{"device": name, "free": free, "total": total} for name, free, total in found]
 
 
 def normalize_model_paths(prompt: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.compat.probe import NESTED_RUNS
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
 __all__ = ["GlobalsPatch", "NestedRun"]
@@ -57,6 +59,7 @@ class NestedRun:
     """One nested execution of ``run``, with a cache that ends with the outer prompt. `cancel` may be called from any thread."""
 
     def __init__(self, run: PromptRun) -> None:
+        extension_context().require(NESTED_RUNS)
         self._run = run
         self._globals = compat.RunningState()
         self._flag = compat.InterruptFlag()

@@ -5,11 +5,12 @@ No route returns the token of an endpoint. Of an endpoint's URL, host and port a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
+from yggdrasill.errors import UnsupportedVersion
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.editor import contracts, last_run
@@ -31,9 +32,17 @@ UI_PATH = "/yggdrasill/ui"
 WEB_PATH = "/yggdrasill/web"
 
 
-def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: Callable[[], str], own_url: str | None) -> None:
-    """Add the editor's routes to ComfyUI's router. ``token()`` and ``own_url`` appear in this server's pairing line."""
+def add_ui_routes(
+    router: web.UrlDispatcher, service: Service, guard: Guard, token: Callable[[], str], own_url: str | None, off: str | None = None
+) -> None:
+    """Add the editor's routes to ComfyUI's router. ``token()`` and ``own_url`` appear in this server's pairing line.
+
+    If ``off`` is a reason why the extension of the editor cannot work, each route responds with an error that has it.
+    """
     route_guard = RouteGuard(service, guard)
+    if off is not None:
+        router.add_route("*", UI_PATH + "/{rest:.*}", route_guard.guarded(_refusing(off)))
+        return
     folder = Path(compat.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")
     endpoints = Endpoints(edit, route_guard, token, own_url)
@@ -68,6 +77,13 @@ def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, tok
         "/ports": composed.ports,
     }.items():
         router.add_post(UI_PATH + path, route_guard.guarded(handler))
+
+
+def _refusing(reason: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise UnsupportedVersion(f"The extension of the editor is off in this ComfyUI: {reason}")
+
+    return refuse
 
 
 def add_web_files(router: web.UrlDispatcher) -> None:

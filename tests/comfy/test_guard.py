@@ -20,10 +20,10 @@ from yggdrasill.remote import EndpointRegistry
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.partition.parts import PartCall
 from yggdrasill.remote.placement import Placement
-from yggdrasill.server_ext.comfy import nested_run
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy import runner as runner_module
 from yggdrasill.server_ext.comfy.compat import guard
-from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
+from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, extension_context, set_extension_context
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement import message_translation, patches
 from yggdrasill.server_ext.comfy.placement import service as placement_service
@@ -38,9 +38,11 @@ POSTED: dict[str, Any] = {node: {"class_type": f"Class{node[-1]}", "inputs": {}}
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeServer:
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeServer]:
     guard._log.forget()
-    return install_comfy(monkeypatch, tmp_path)
+    set_extension_context(ExtensionContext(QueueRunner()))
+    yield install_comfy(monkeypatch, tmp_path)
+    set_extension_context(None)
 
 
 def partitioned_prompt() -> PartitionedPrompt:
@@ -156,7 +158,7 @@ def test_an_error_of_comfyui_itself_is_not_hidden(server: FakeServer) -> None:
     def fail(executor: Any) -> None:
         raise ValueError("of ComfyUI")
 
-    sys.modules["execution"].PromptExecutor.during = staticmethod(fail)  # type: ignore[attr-defined]
+    sys.modules["execution"].PromptExecutor.during = staticmethod(fail)
     with pytest.raises(ValueError, match="of ComfyUI"):
         run_partitioned(partitioned_prompt())
 
@@ -209,7 +211,7 @@ async def test_a_placed_prompt_that_cannot_be_read_is_refused(
 
 
 def test_a_prompt_that_cannot_be_read_runs_where_nothing_is_placed(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement_service, "parts_of", lambda *arguments: {}["workflow"])
+    monkeypatch.setattr(placement_service, "parts_of", lambda *arguments: dict[str, Any]()["workflow"])
     posted = {"prompt": dict(POSTED), "extra_data": {}}
     assert PlacementService(EndpointRegistry).on_prompt(posted) is posted
 
@@ -260,7 +262,7 @@ def test_messages_are_translated_while_calls_add_to_the_executed_nodes() -> None
 def test_equal_failures_are_logged_once_a_minute(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     guard._log.forget()
     now = [100.0]
-    monkeypatch.setattr(guard.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for _ in range(50):
         with guard.shielded("a message could not be shown"):
             raise KeyError("node")
@@ -348,7 +350,7 @@ def test_a_nested_run_that_fails_between_steps_leaves_comfyuis_state_and_locks_f
     server: FakeServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The lock of ComfyUI's interrupt flag is held while a nested prompt starts."""
-    state = nested_run.compat.RunningState
+    state = compat.RunningState
     reads = iter(range(10))
     read = state.read
 
@@ -381,14 +383,14 @@ def test_the_cache_of_a_nested_run_ends_with_the_outer_prompt(server: FakeServer
     import weakref
 
     made: list[Any] = []
-    create = nested_run.compat.new_executor
+    create = compat.new_executor
 
     def new_executor() -> Any:
         executor = create()
         made.append(weakref.ref(executor))
         return executor
 
-    monkeypatch.setattr(nested_run.compat, "new_executor", new_executor)
+    monkeypatch.setattr(compat, "new_executor", new_executor)
     run_nested([nested_prompt()])
     run_nested([nested_prompt()])
     gc.collect()
@@ -414,8 +416,7 @@ class WaitingCall(NodeCall):
 
 def test_a_call_in_a_cancelled_run_stops_its_nested_prompts_before_it_ends(server: FakeServer) -> None:
     """Otherwise the nested prompt is cut off with the loop and queued again, and its output nodes save twice."""
-    context = ExtensionContext(QueueRunner())
-    set_extension_context(context)
+    context = extension_context()
     outer = nested_prompt("outer")
     context.runner._runs["outer"] = outer
     executing: Any = sys.modules["comfy_execution.utils"]
@@ -434,7 +435,7 @@ def test_a_call_in_a_cancelled_run_stops_its_nested_prompts_before_it_ends(serve
             finished.append("cut off")
             raise
 
-    sys.modules["execution"].PromptExecutor.during = staticmethod(long)  # type: ignore[attr-defined]
+    sys.modules["execution"].PromptExecutor.during = staticmethod(long)
     nested = nested_prompt("inner")
 
     async def node() -> None:
@@ -446,8 +447,5 @@ def test_a_call_in_a_cancelled_run_stops_its_nested_prompts_before_it_ends(serve
         with pytest.raises(Cancelled):
             await call.result()
 
-    try:
-        asyncio.run(node())
-    finally:
-        set_extension_context(None)
+    asyncio.run(node())
     assert finished == ["stopped in order"]

@@ -18,6 +18,14 @@ from aiohttp import web
 __all__ = ["Executor", "FakeServer", "install_comfy", "remove_hold"]
 
 
+class Node:
+    """A node class of the first kind."""
+
+    RETURN_TYPES = ("INT",)
+
+    INPUT_TYPES: Any = classmethod(lambda cls: {"required": {}})
+
+
 class Blocker:
     def __init__(self, message: str | None) -> None:
         self.message = message
@@ -83,7 +91,7 @@ class Queue:
 
 
 class FakeServer:
-    """`server.PromptServer`. ``sent`` has the messages in order."""
+    """`server.PromptServer`. ``sent`` has the messages in order, ``queued`` the prompts that a test posted."""
 
     instance: Any = None
 
@@ -99,6 +107,7 @@ class FakeServer:
         self.number = 0
         self.on_prompt_handlers: list[Any] = []
         self.sent: list[tuple[Any, Any, Any]] = []
+        self.queued: list[Any] = []
         self.routes = web.RouteTableDef()
 
         @self.routes.get("/object_info/{node_class}")
@@ -188,8 +197,10 @@ def get_input_data(
 
 def install_comfy(monkeypatch: pytest.MonkeyPatch, folder: Path) -> FakeServer:
     """Put the modules into ``sys.modules`` until the test ends, and return the server. ``folder`` holds ComfyUI's folders."""
-    executor = type("PromptExecutor", (Executor,), dict(vars(Executor)))
-    prompt_server = type("PromptServer", (FakeServer,), {})
+    executor = type(
+        "PromptExecutor", (), {name: value for name, value in vars(Executor).items() if name not in ("__dict__", "__weakref__")}
+    )
+    prompt_server: Any = type("PromptServer", (FakeServer,), {})
     server: FakeServer = prompt_server()
     prompt_server.instance = server
     _module(monkeypatch, "server", PromptServer=prompt_server)
@@ -202,7 +213,7 @@ def install_comfy(monkeypatch: pytest.MonkeyPatch, folder: Path) -> FakeServer:
         PromptQueue=Queue,
         CacheType=SimpleNamespace(CLASSIC="classic"),
     )
-    _module(monkeypatch, "nodes", NODE_CLASS_MAPPINGS={})
+    _module(monkeypatch, "nodes", NODE_CLASS_MAPPINGS={"X": Node, "Y": Node})
     _module(monkeypatch, "comfyui_version", __version__="0.33.0")
     folders = {name: str(folder / name) for name in ("input", "output", "temp")}
     _module(

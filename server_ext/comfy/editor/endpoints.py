@@ -76,11 +76,14 @@ class Endpoints:
             names, max_age=0.0 if "fresh" in request.query else _FRESH, timeout=_TIMEOUT
         )
         found = [endpoint_summary(states[name], registry.endpoints[name].url) for name in names]
-        waiting, running = compat.queue_depth()
+        waiting = running = 0
+        with compat.shielded("the queue could not be read"):
+            waiting, running = compat.queue_depth()
         this_server = {
             "version": yggdrasill.__version__,
             "comfy": compat.comfy_version(),
             "problem": extension_context().problem,
+            "off": dict(extension_context().off),
             "queue": {"queued": waiting, "running": running, "slots": 1},
             "memory": memory(),
         }

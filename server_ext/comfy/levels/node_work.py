@@ -15,6 +15,7 @@ from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
 from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.compat.probe import REMOTE_GRAPH
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
@@ -64,6 +65,7 @@ class NodeWork(Generic[Result]):
     """Runs ``work(self)`` in a thread, in a run context of its own. Create it in the task of the node."""
 
     def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
+        extension_context().require(REMOTE_GRAPH)
         node = compat.executing_node()
         self._outer_run: PromptRun | None = extension_context().runner.run_of(node.prompt_id) if node else None
         self._reentrant_slot = ReentrantSlot(
