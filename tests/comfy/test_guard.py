@@ -96,6 +96,14 @@ def test_a_registry_that_cannot_be_created_does_not_fail_the_call(server: FakeSe
     assert "AttributeError" in caplog.text
 
 
+def test_a_text_of_a_remote_node_is_shown_on_the_node_of_the_editor(server: FakeServer) -> None:
+    server.client_id = "page"
+    inner, _ = loop_messages()
+    inner.watch("comfy", {"what": "text", "node": "5.0.0.1", "display": "5", "text": "Iteration 1 / 3"})
+    inner.watch("comfy", {"what": "text", "node": "99", "text": "of a port"})
+    assert server.sent == [(3, ("Iteration 1 / 3", "5"), "page")]
+
+
 # -- the executor of a partitioned prompt ------------------------------------------------------------------------
 
 

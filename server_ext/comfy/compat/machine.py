@@ -72,8 +72,19 @@ def model_path(kind: str, name: str) -> Path | None:
 
 
 def compute_devices() -> list[tuple[str, int, int]]:
-    """Return name, free and total bytes of each device that ComfyUI computes on, its preferred device first."""
+    """Return name, free and total bytes of each device that ComfyUI computes on, its preferred device first.
+
+    A GPU that ComfyUI has not used yet is left out: the query would create a CUDA context, which takes some hundred MB of it.
+    """
     management = importlib.import_module("comfy.model_management")
     first = management.get_torch_device()
-    devices: Iterable[Any] = [first, *(device for device in management.get_all_torch_devices() if device != first)]
+    devices: Iterable[Any] = [first, *(device for device in management.get_all_torch_devices() if device != first and _is_used(device))]
     return [(str(device), int(management.get_free_memory(device)), int(management.get_total_memory(device))) for device in devices]
+
+
+def _is_used(device: Any) -> bool:
+    if getattr(device, "type", None) != "cuda":
+        return True
+    import torch
+
+    return bool(torch.cuda.memory_reserved(device) > 0)

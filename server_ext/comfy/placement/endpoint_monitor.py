@@ -89,6 +89,8 @@ class _Watched:
     interval: float = 1.0
     facts_at: float = float("-inf")
     query: asyncio.Task[None] | None = None
+    #: Whether the running query has received the health; the first capabilities can take much longer.
+    has_answered: bool = False
     schemas: dict[str, NodeSchema] = field(default_factory=dict)
 
 
@@ -144,6 +146,11 @@ class EndpointMonitor:
         if old:
             await asyncio.wait([self._query(registry, name) for name in old], timeout=timeout)
         return {name: self.state(name) for name in names}
+
+    def is_answering(self, name: str) -> bool:
+        """Return whether an endpoint has reported its health in the running query, and its capabilities are still expected."""
+        watched = self._watched.get(name)
+        return watched is not None and watched.has_answered and watched.query is not None and not watched.query.done()
 
     async def requery(self, name: str) -> EndpointState:
         """Query the health and the capabilities of an endpoint again, and return its state."""
@@ -208,7 +215,9 @@ class EndpointMonitor:
     async def _run_query(self, name: str, watched: _Watched) -> None:
         up, reason, kind, health, facts = True, None, None, watched.state.health, watched.state.facts
         try:
+            watched.has_answered = False
             health = await _with_timeout(watched.client, watched.client.health())
+            watched.has_answered = True
             if time.monotonic() - watched.facts_at > _MAX_FACTS_AGE or not watched.state.up:
                 facts = await _with_timeout(watched.client, watched.client.capabilities(), 4 * _TIMEOUT)
                 watched.facts_at = time.monotonic()

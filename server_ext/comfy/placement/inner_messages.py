@@ -110,6 +110,11 @@ class InnerMessages:
         facts = {**ids, "prompt_id": self._prompt_id, "image_type": str(data.get("type"))}
         compat.send_preview(facts, base64.b64decode(str(data.get("image", ""))), self._sid)
 
+    def _text(self, data: Mapping[str, Any]) -> None:
+        _, display = self._ids(data)
+        if display in self._inner and self._sid is not None:
+            compat.send_text(str(data.get("text")), display, self._sid)
+
     def _ids(self, data: Mapping[str, Any]) -> tuple[str, str]:
         """Return the id of a node and of the node that the editor shows for it: nodes created by another node are shown as that one."""
         node = str(data.get("node"))
@@ -138,4 +143,5 @@ _HANDLERS = {
     "progress": InnerMessages._progress,
     "executed": InnerMessages._executed,
     "preview": InnerMessages._preview,
+    "text": InnerMessages._text,
 }
