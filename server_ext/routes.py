@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 import yggdrasill
-from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownArtifact, UnknownName, YggdrasillError
+from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownArtifact, UnknownName, UnsupportedVersion, YggdrasillError
 from yggdrasill.protocol import models
 from yggdrasill.protocol.states import WAITING_INPUTS
 from yggdrasill.protocol.statuses import status_of
@@ -45,15 +45,23 @@ _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def add_routes(router: web.UrlDispatcher, endpoint: Endpoint) -> None:
-    """Add all routes to a router."""
-    for route in ROUTES:
+def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None) -> None:
+    """Add all routes to a router. If ``off`` is a reason why the endpoint cannot work, each route responds with an error that has it."""
+    for route in ROUTES if off is None else ():
         handler = endpoint.guarded(getattr(endpoint, route.handler), signed=route.signed)
         if route.method == "GET":
             router.add_get(BASE_PATH + route.path, handler)
         else:
             router.add_route(route.method, BASE_PATH + route.path, handler)
-    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(endpoint.unknown_route))
+    rest = endpoint.unknown_route if off is None else _refusing(off)
+    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(rest))
+
+
+def _refusing(reason: str) -> _Handler:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise UnsupportedVersion(f"This server is not an endpoint: {reason}")
+
+    return refuse
 
 
 class Endpoint:
