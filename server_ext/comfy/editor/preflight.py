@@ -63,7 +63,9 @@ class Preflight:
         names = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
         states = await extension_context().placement.monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         schemas = await self._schemas(body.prompt, names)
-        partition = await asyncio.to_thread(partition_prompt, body.prompt, [placed.part for placed in naming.parts], schemas)
+        facts = extension_context().placement.local_facts.facts()
+        parts = [placed.part for placed in naming.parts]
+        partition = await asyncio.to_thread(partition_prompt, body.prompt, parts, schemas, host=facts)
         states |= await self._requery_lacking(naming.parts, partition, states)
         label = _Labels(body.prompt)
         known = await asyncio.to_thread(sources_of, body.workflow)

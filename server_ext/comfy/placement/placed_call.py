@@ -18,6 +18,7 @@ from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.remote_graph import RemoteWorkflow
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.hidden_inputs import add_hidden
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
@@ -43,6 +44,8 @@ class Plan:
     inputs: tuple[Mapping[str, Any], ...]
     outputs: tuple[Mapping[str, Any], ...]
     asks_again: bool
+    #: The nodes that have the user's prompt or workflow as a hidden input.
+    hidden: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, text: str) -> Plan:
@@ -54,7 +57,8 @@ class Plan:
         try:
             facts = json.loads(text)
             inputs, outputs = (tuple({**entry, "name": str(entry["name"])} for entry in facts[side]) for side in ("inputs", "outputs"))
-            return cls(text, str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]))
+            hidden = tuple(str(node) for node in facts.get("hidden") or ())
+            return cls(text, str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]), hidden)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidConfig("The plan of this node is not valid. Place the part again to write a new plan.") from None
 
@@ -119,7 +123,7 @@ class PlacedCall(NodeCall):
         """Return the outputs by name, from the first endpoint of the placement that accepts the call."""
         registry = extension_context().registry
         remote = RemoteWorkflow(
-            self.plan.prompt,
+            self._prompt(),
             self.plan.part,
             endpoints=[registry.client(name) for name in placement.endpoints],
             policy=placement.policy,
@@ -163,7 +167,14 @@ class PlacedCall(NodeCall):
                 raise
             _LOG.warning("Yggdrasill: part %r runs locally: %s", self.plan.part, error.message)
             sent = {name: port_value(load_handles(listed)) for name, listed in values.items()}
-            return self.run_nested(ComfyGraph(self.plan.prompt, self.plan.part), sent)
+            return self.run_nested(ComfyGraph(self._prompt(), self.plan.part), sent)
+
+    def _prompt(self) -> dict[str, Any]:
+        """Return the prompt of the plan as it is sent, with the hidden inputs of its nodes."""
+        partitioned = self._partitioned
+        if partitioned is None or not self.plan.hidden:
+            return self.plan.prompt
+        return add_hidden(self.plan.prompt, self.plan.hidden, partitioned.posted, partitioned.extra_pnginfo)
 
     def _on_sent(self, key: str) -> None:
         self._sent = True

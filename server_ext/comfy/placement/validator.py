@@ -14,8 +14,10 @@ from yggdrasill.remote.partition.partitioning import partition_prompt
 from yggdrasill.remote.partition.parts import PartCall, Partition
 from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
+from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import gaps_of
+from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
 from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
@@ -31,9 +33,10 @@ _TIMEOUT = 2.0
 class PromptValidator:
     """Validates and partitions posted prompts on ComfyUI's main loop."""
 
-    def __init__(self, monitor: EndpointMonitor, schema_cache: SchemaCache) -> None:
+    def __init__(self, monitor: EndpointMonitor, schema_cache: SchemaCache, local_facts: LocalFacts) -> None:
         self._monitor = monitor
         self._schema_cache = schema_cache
+        self._local_facts = local_facts
 
     async def check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
         """Return ComfyUI's validation result for a posted prompt.
@@ -69,14 +72,15 @@ class PromptValidator:
         schemas = await self._schemas(posted, lacking, known)
         if not lacking <= set(schemas):
             return await validate(posted)
-        partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted)
+        partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
         if not partition.calls:
             return await validate(posted)
         placements = {
             call.node_id: self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
         }
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
-        partitioned = PartitionedPrompt(partition.prompt, posted, {call.node_id: call for call in partition.calls}, placements, splittable)
+        calls = {call.node_id: call for call in partition.calls}
+        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
         return result
@@ -152,16 +156,16 @@ class PromptValidator:
 
 
 def _partition_leniently(
-    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None
+    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
 ) -> Partition:
     """Partition the prompt. If nodes that only ``*`` places cannot be partitioned, they run locally instead."""
     named = [placed.part for placed in parts]
     try:
-        return partition_prompt(posted, named, schemas, wanted)
+        return partition_prompt(posted, named, schemas, wanted, host)
     except PartitionError as error:
         if error.details.get("part") != WHOLE or not any(part.name == WHOLE for part in named):
             raise
-        return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted)
+        return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted, host)
 
 
 def _classes(prompt: Mapping[str, Any]) -> list[str]:
