@@ -14,10 +14,11 @@ from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.partition.graph import PromptGraph
 from yggdrasill.remote.partition.schemas import NodeSchema
 
-__all__ = ["HostFacts", "NodeTraits", "saves_files", "texts_of", "user_file_readers"]
+__all__ = ["HostFacts", "NodeTraits", "is_place_input", "saves_files", "texts_of", "user_file_readers"]
 
 _TEXT_TYPES = frozenset({"STRING", "COMBO", "*"})
 _SAVER_INPUT = re.compile(r"(?i)filename|prefix|^(save|output)_?(path|dir|folder|to)")
+_PLACE_INPUT = re.compile(r"(?i)path|dir|folder|file|video|audio|image|photo|picture|source|location|playlist")
 _MOST_TEXTS = 64
 _MAX_DEPTH = 8
 
@@ -68,6 +69,11 @@ def saves_files(schema: NodeSchema) -> bool:
     return writes and not schema.is_output_node and any(_SAVER_INPUT.search(name) for name in schema.inputs)
 
 
+def is_place_input(name: str) -> bool:
+    """Return whether an input is named as one for files or folders."""
+    return _PLACE_INPUT.search(name) is not None
+
+
 def texts_of(value: Any, depth: int = 0) -> Iterator[str]:
     """Yield the texts in a constant, also those inside lists and dicts."""
     if isinstance(value, str):
@@ -80,7 +86,7 @@ def texts_of(value: Any, depth: int = 0) -> Iterator[str]:
 def user_file_readers(graph: PromptGraph, host: HostFacts) -> dict[str, str]:
     """Map each node with a text that names a file or folder of the user to that text.
 
-    A text may be a constant of the node, or come through links from nodes that only make text.
+    A text may be a constant of the node, or come through links from nodes that only make text into an input for files.
     """
     found: dict[str, str] = {}
     carried: dict[str, tuple[str, ...]] = {}
@@ -88,7 +94,8 @@ def user_file_readers(graph: PromptGraph, host: HostFacts) -> dict[str, str]:
         class_type = graph.class_of(node_id)
         constants = {name: tuple(texts_of(value)) for name, value in graph.prompt[node_id].get("inputs", {}).items() if not is_link(value)}
         linked = {link.input: carried.get(link.source, ()) for link in graph.links[node_id] if link.schema.type in _TEXT_TYPES}
-        named = ((name, text) for texts in (constants, linked) for name, listed in texts.items() for text in listed)
+        places = {name: texts for name, texts in linked.items() if is_place_input(name)}
+        named = ((name, text) for texts in (constants, places) for name, listed in texts.items() for text in listed)
         text = next((text for name, text in named if text and host.names_user_file(class_type, name, text)), None)
         if text is not None:
             found[node_id] = text

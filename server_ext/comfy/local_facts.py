@@ -11,7 +11,7 @@ from typing import Any
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.node_traits import TraitsTable, read_traits, shipped_traits
-from yggdrasill.remote.partition.traits import HostFacts
+from yggdrasill.remote.partition.traits import HostFacts, is_place_input
 from yggdrasill.remote.preflight import is_model_file, same_path
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.model_files import model_files
@@ -25,7 +25,6 @@ PACK_FILE = "yggdrasill_traits.yaml"
 
 _ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
 _SUFFIX = re.compile(r"\.\w{1,8}$")
-_PLACE = re.compile(r"(?i)path|dir|folder|file|video|audio|image|photo|picture|source|location|playlist")
 _PREFIX = re.compile(r"(?i)prefix")
 _LONGEST = 1024
 _OPTIONS = 40
@@ -83,7 +82,7 @@ def names_user_file(class_type: str, name: str, text: str) -> bool:
         return False
     if is_model_file(text) and same_path(text) in {same_path(file) for files in model_files().values() for file in files}:
         return False
-    if "/" in same_path(path) or _SUFFIX.search(path) or _PLACE.search(name):
+    if "/" in same_path(path) or _SUFFIX.search(path) or is_place_input(name):
         return True
     options = _options(class_type, name)
     return bool(options) and sum(_exists(str(option)) for option in options) * 2 > len(options)

@@ -24,7 +24,7 @@ from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, PartitionedPrompt
 from yggdrasill.server_ext.comfy.placement.split_call import SplitCall, split_call
-from yggdrasill.server_ext.comfy.port_checks import check_port
+from yggdrasill.server_ext.comfy.port_checks import sendable_values
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.url_redaction import public_message
 from yggdrasill.values.handles import load_handles
@@ -218,8 +218,12 @@ class PlacedCall(NodeCall):
         for index, port in enumerate(self.plan.inputs):
             listed = self.ports.get(f"p{index}") or ()
             # transferred values were checked when they were produced
-            check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not TransferredValue])
-            values[port["name"]] = [value.value if type(value) is TransferredValue else value for value in listed]
+            made_here = iter(
+                sendable_values(
+                    port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not TransferredValue]
+                )
+            )
+            values[port["name"]] = [value.value if type(value) is TransferredValue else next(made_here) for value in listed]
         return values
 
     # -- failures -----------------------------------------------------------------------------------------------
