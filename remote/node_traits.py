@@ -47,7 +47,9 @@ class TraitsTable:
         unknown = sorted(set(map(str, document)) - {"nodes", "types"})
         nodes, types = document.get("nodes") or {}, document.get("types") or {}
         if unknown or not isinstance(nodes, Mapping) or not isinstance(types, Mapping):
-            raise InvalidConfig(f"{where}: a table of node traits must be {{nodes: {{...}}, types: {{...}}}}, got the keys {sorted(document)}.")
+            raise InvalidConfig(
+                f"{where}: a table of node traits must be {{nodes: {{...}}, types: {{...}}}}, got the keys {sorted(document)}."
+            )
         for kind, word in types.items():
             if word not in _TYPE_WORDS:
                 raise InvalidConfig(f"{where}: type {kind!r} is {word!r}. Available: {format_options(_TYPE_WORDS)}.")

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.node_traits import TraitsTable, read_traits, shipped_traits
 from yggdrasill.remote.partition.traits import HostFacts, is_place_input
 from yggdrasill.remote.preflight import is_model_file, same_path
@@ -75,9 +74,10 @@ def names_user_file(class_type: str, name: str, text: str) -> bool:
     """
     if not text.strip() or len(text) > _LONGEST or "\n" in text or "\0" in text or "://" in text:
         return False
-    path = same_path(_ANNOTATION.sub("", text.strip())) if os.sep == "/" else _ANNOTATION.sub("", text.strip())
-    if os.path.isabs(path):
-        return os.path.exists(path)
+    path = _ANNOTATION.sub("", text.strip())
+    path = same_path(path) if os.sep == "/" else path
+    if Path(path).is_absolute():
+        return _is_there(Path(path))
     if _PREFIX.search(name) or not _exists(path, below_cwd="/" in same_path(path)):
         return False
     if is_model_file(text) and same_path(text) in {same_path(file) for files in model_files().values() for file in files}:
@@ -92,8 +92,15 @@ def _exists(path: str, below_cwd: bool = False) -> bool:
     folders = importlib.import_module("folder_paths")
     roots = [folders.get_input_directory(), folders.get_output_directory(), folders.get_temp_directory()]
     if below_cwd:
-        roots += [folders.base_path, os.getcwd()]
-    return bool(path) and any(os.path.exists(os.path.join(root, path)) for root in roots)
+        roots += [folders.base_path, Path.cwd()]
+    return bool(path) and any(_is_there(Path(root, path)) for root in roots)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a text that is too long, or not a name on this system
+        return False
 
 
 def _options(class_type: str, name: str) -> list[Any]:

@@ -57,7 +57,7 @@ def sendable_values(port: str, type_name: str | Sequence[str], values: Sequence[
     Raises:
         CannotTravel: as `check_port`.
     """
-    sent = [_as_audio(value) if _AUDIO <= _keys_of(value) else value for value in values]
+    sent = [_as_audio(value) if _keys_of(value) >= _AUDIO else value for value in values]
     check_port(port, type_name, sent)
     return sent
 

@@ -39,7 +39,10 @@ def test_a_table_of_the_user_has_precedence(tmp_path: Path) -> None:
     [
         ({"node": {}}, r"got the keys \['node'\]"),
         ({"nodes": [1]}, "a table of node traits must be"),
-        ({"nodes": {"A": {"stay": "x"}}}, r"node class 'A' has .*Available keys: 'keep_together', 'reads_files', 'saves', 'stays', 'with_outputs'"),
+        (
+            {"nodes": {"A": {"stay": "x"}}},
+            r"node class 'A' has .*Available keys: 'keep_together', 'reads_files', 'saves', 'stays', 'with_outputs'",
+        ),
         ({"nodes": {"A": {"stays": True}}}, "'stays' of node class 'A' must be a text, got True"),
         ({"nodes": {"A": {"saves": "yes"}}}, "'saves' of node class 'A' must be true or false, got 'yes'"),
         ({"types": {"SEGS": True}}, "type 'SEGS' is True. Available: 'not transferable', 'transferable'"),

@@ -16,7 +16,7 @@ from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
-from yggdrasill.remote.preflight import gaps_of
+from yggdrasill.remote.preflight import by_node, gaps_of
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
@@ -76,7 +76,7 @@ class PromptValidator:
         if not partition.calls:
             return await validate(posted)
         placements = {
-            call.node_id: self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
+            call.node_id: await self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
         }
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
@@ -123,7 +123,7 @@ class PromptValidator:
                 raise _down(placed, known, nodes)
         return found
 
-    def _placement(self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]) -> Placement:
+    async def _placement(self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]) -> Placement:
         """Return the placement of a call, reduced to the endpoints that have what it needs.
 
         Raises:
@@ -131,6 +131,8 @@ class PromptValidator:
         """
         placement = _placed_as(call, parts).placement
         gaps = {name: gaps_of(call.prompt, known[name].facts) for name in placement.endpoints}
+        for name in [name for name, missing in gaps.items() if missing == {}]:
+            gaps[name] = by_node(await self._monitor.choice_gaps(name, call.prompt, timeout=_TIMEOUT))
         fit = tuple(name for name, missing in gaps.items() if missing == {})
         if fit:
             return replace(placement, endpoints=fit)

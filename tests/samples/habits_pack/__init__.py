@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: N802
+# ruff: noqa: N802, PTH, PYI024, RUF012
 """A node pack with the habits of published packs: files without upload flags, savers, hidden inputs, objects on sockets, shared state."""
 
 import json
