@@ -208,3 +208,51 @@ def test_hidden_inputs_of_another_workflow_are_not_returned_from_a_cache(a: Call
         found.append(json.dumps(show(a.server, prompt, extra).outputs))
     assert "one" in found[0]
     assert "two" in found[1]
+
+
+def lora(server: Any, name: str, content: str) -> None:
+    folder = server.base / "models" / "loras"
+    folder.mkdir(exist_ok=True)
+    (folder / name).write_text(content, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"text": "plain", "lora_1": {"on": True, "lora": "NAME.safetensors", "strength": 1.0}},
+        {"text": "a tree <lora:NAME:0.8>"},
+        {"text": "NAME.safetensors"},
+    ],
+    ids=["a widget with fields", "a word of a text", "a text"],
+)
+def test_a_model_that_only_the_caller_has_is_refused_before_anything_runs(a: Caller, b: Caller, inputs: dict[str, Any]) -> None:
+    name = f"ink{next(_SALTS)}"
+    filled = json.loads(json.dumps(inputs).replace("NAME", name))
+    prompt = {"1": {"class_type": "HabitApply", "inputs": filled}, **_shown("1")}
+    lora(a.server, f"{name}.safetensors", "ink of a")
+    refused = show(a.server, prompt, on_endpoints(lora=("b", ["1"])))
+    assert refused.status == 400
+    assert f"lacks model file '{name}.safetensors'" in json.dumps(refused.answer)
+    lora(b.server, f"{name}.safetensors", "ink of b")
+    other = show(a.server, prompt, on_endpoints(lora=("b", ["1"])))
+    assert "has another file of that name" in json.dumps(other.answer if other.status == 400 else other.error)
+    lora(b.server, f"{name}.safetensors", "ink of a")
+    placed, here = show(a.server, prompt, on_endpoints(lora=("b", ["1"]))), show(a.server, prompt)
+    assert placed.outputs == here.outputs
+    assert b.jobs(graph_id="lora", limit=1)[0]["status"] == "COMPLETED"
+
+
+def test_a_choice_that_the_endpoint_does_not_offer_is_refused_before_anything_runs(a: Caller, b: Caller) -> None:
+    style = f"style{next(_SALTS)}"
+    for caller, names in ((a, ("common", style)), (b, ("common",))):
+        for name in names:
+            (caller.server.base / "models" / "habit_styles" / name).mkdir(parents=True, exist_ok=True)
+    prompt = {"1": node("HabitPick", style=style), "2": node("HabitAdd", text=("1", 0), more="b"), **_shown("2")}
+    refused = show(a.server, prompt, on_endpoints(choice=("b", ["1", "2"])))
+    assert refused.status == 400
+    assert f"lacks choice 'style: {style}'" in json.dumps(refused.answer)
+    assert not b.jobs(graph_id="choice")
+    (b.server.base / "models" / "habit_styles" / style).mkdir()
+    placed = show(a.server, prompt, on_endpoints(choice=("b", ["1", "2"])))
+    assert placed.outputs == {"92": {"text": [f"'{style}b'"]}}
+    assert b.jobs(graph_id="choice")

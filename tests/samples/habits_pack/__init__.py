@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: N802, PTH, PYI024, RUF012
+# ruff: noqa: N802, PTH112, PTH118, PTH123, PTH208, PYI024, RUF012
 """A node pack with the habits of published packs: files without upload flags, savers, hidden inputs, objects on sockets, shared state."""
 
 import json
@@ -262,6 +262,18 @@ class Add(_Node):
         return (text + more,)
 
 
+class Pick(_Node):
+    """Returns a choice of names that the pack keeps in a folder of its own."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        folder = os.path.join(folder_paths.models_dir, "habit_styles")
+        return {"required": {"style": (sorted(os.listdir(folder)) if os.path.isdir(folder) else ["none"],)}}
+
+    def act(self, style):
+        return (style,)
+
+
 class ChooseModel(_Node):
     """Returns a choice whose options are the files of this machine."""
 
@@ -295,6 +307,6 @@ NODE_CLASS_MAPPINGS = {
     f"Habit{cls.__name__}": cls
     for cls in (
         LoadListed, LoadFolder, SavePicture, ReadWidget, MakeModel, MakePipe, ReadPipe, Find, Draw, Throw, ReadDice, Plain, ReadPlain,
-        LoadSound, Hear, Remember, Recall, Count, Order, Add, ChooseModel, Apply,
+        LoadSound, Hear, Remember, Recall, Count, Order, Add, Pick, ChooseModel, Apply,
     )
 }  # fmt: skip
