@@ -13,12 +13,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, YggdrasillError
+from yggdrasill.errors import CheckpointMismatch, EndpointUnreachable, InvalidStructure, YggdrasillError
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
-from yggdrasill.remote.preflight import MissingItem, choice_gaps
+from yggdrasill.remote.preflight import MissingItem, check_at, choice_gaps
+from yggdrasill.remote.retry import Retry
 from yggdrasill.server_ext.comfy import host_api
 from yggdrasill.server_ext.comfy.object_info import validates_itself
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
@@ -182,6 +183,22 @@ class EndpointMonitor:
             await _fetch_entries(watched, {str(prompt[item.node_id]["class_type"]) for item in found}, timeout)
             found = choice_gaps(prompt, watched.entries, validates_itself)
         return found
+
+    async def difference(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> YggdrasillError | None:
+        """Return the error if an endpoint has other node classes or other model files under the names in a prompt.
+
+        The result is None too if the endpoint does not answer in time; the call checks again.
+        """
+        watched = self._watched.get(name)
+        if watched is None or not watched.state.up:
+            return None
+        try:
+            await asyncio.wait_for(loop_thread().run_async(check_at(prompt, watched.client, Retry())), timeout)
+        except (InvalidStructure, CheckpointMismatch) as error:
+            return error
+        except (YggdrasillError, asyncio.TimeoutError):
+            return None
+        return None
 
     async def _watch(self) -> None:
         wait = _INTERVAL

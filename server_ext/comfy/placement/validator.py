@@ -127,16 +127,20 @@ class PromptValidator:
         """Return the placement of a call, reduced to the endpoints that have what it needs.
 
         Raises:
-            YggdrasillError: no endpoint has; the message says what is missing at which.
+            YggdrasillError: no endpoint has; the message says what is missing or different at which.
         """
         placement = _placed_as(call, parts).placement
         gaps = {name: gaps_of(call.prompt, known[name].facts) for name in placement.endpoints}
         for name in [name for name, missing in gaps.items() if missing == {}]:
             gaps[name] = by_node(await self._monitor.choice_gaps(name, call.prompt, timeout=_TIMEOUT))
         fit = tuple(name for name, missing in gaps.items() if missing == {})
-        if fit:
-            return replace(placement, endpoints=fit)
-        raise _lacking(call, gaps)
+        if not fit:
+            raise _lacking(call, gaps)
+        differences = {name: await self._monitor.difference(name, call.prompt, timeout=_TIMEOUT) for name in fit}
+        same = tuple(name for name in fit if differences[name] is None)
+        if not same:
+            raise _different(call, next(error for error in differences.values() if error is not None))
+        return replace(placement, endpoints=same)
 
     async def _confirmed_states(
         self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]
@@ -201,6 +205,15 @@ def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterabl
         nodes=sorted(nodes),
         endpoints=list(names),
     )
+
+
+def _different(call: PartCall, error: YggdrasillError) -> YggdrasillError:
+    """Return ``error`` with the nodes that it is about."""
+    classes = set(error.details.get("classes") or ())
+    nodes = [node_id for node_id, node in call.prompt.items() if node["class_type"] in classes]
+    named = error.details.get("node_id")
+    error.details["nodes"] = nodes or ([named] if named is not None else sorted(call.nodes))
+    return error
 
 
 def _lacking(call: PartCall, gaps: Mapping[str, Mapping[str, list[str]] | None]) -> YggdrasillError:

@@ -235,7 +235,9 @@ def test_a_model_that_only_the_caller_has_is_refused_before_anything_runs(a: Cal
     assert f"lacks model file '{name}.safetensors'" in json.dumps(refused.answer)
     lora(b.server, f"{name}.safetensors", "ink of b")
     other = show(a.server, prompt, on_endpoints(lora=("b", ["1"])))
-    assert "has another file of that name" in json.dumps(other.answer if other.status == 400 else other.error)
+    assert other.status == 400
+    assert "has another file of that name" in json.dumps(other.answer)
+    assert other.answer["node_errors"].keys() == {"1"}
     lora(b.server, f"{name}.safetensors", "ink of a")
     placed, here = show(a.server, prompt, on_endpoints(lora=("b", ["1"]))), show(a.server, prompt)
     assert placed.outputs == here.outputs
