@@ -16,7 +16,7 @@ __all__ = ["ALWAYS", "Blocking", "Colocation", "LazyCondition", "LazyInputs", "c
 
 _LOOP_REASON = "it is in a loop whose nodes cannot all run in one call"
 _SHARED_REASON = "it shares state with other nodes of the workflow, and they do not all run in one call"
-_SINGLE_REASON = "it may return other values each time, they cannot be transferred, and nodes outside its call use them"
+_SINGLE_REASON = "it may return other values each time or is paid for, its values cannot be transferred, and nodes outside its call use them"
 #: A set of lazy inputs (node, input); the condition holds if at least one of them is requested.
 LazyCondition = frozenset[tuple[str, str]]
 ALWAYS: LazyCondition = frozenset({("", "")})
@@ -31,7 +31,8 @@ class Colocation:
     """Sets of nodes that must run together.
 
     A node that receives a link instead of its value reads all nodes behind it, as loops do; it must run where they run. Nodes that share
-    state of a process run in one call. A node that may return other values each time, of a type that cannot be transferred, runs once.
+    state of a process run in one call. A node that may return other values each time, or that is paid for, runs once if its values are of a
+    pack's type.
     """
 
     def __init__(self, assignment: Assignment) -> None:
@@ -56,8 +57,8 @@ class Colocation:
 
     def _runs_once(self, node: str) -> bool:
         schema, users = self._assignment.graph.schema(node), self._assignment.graph.users[node]
-        asks_again = schema is not None and schema.asks_again
-        return asks_again and any(self._assignment.transferability.is_of_pack(node, link.slot) for link in users)
+        once = schema is not None and (schema.asks_again or schema.needs_credentials)
+        return once and any(self._assignment.transferability.is_of_pack(node, link.slot) for link in users)
 
     def groups(self) -> Mapping[str, frozenset[str]]:
         """Map every node of a part to the local loops that it precedes.

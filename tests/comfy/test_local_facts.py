@@ -42,8 +42,8 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         get_temp_directory=lambda: str(tmp_path / "temp"),
         get_user_directory=lambda: str(tmp_path / "user"),
     )
-    monkeypatch.setitem(sys.modules, "folder_paths", folders)  # type: ignore[arg-type]
-    monkeypatch.setitem(sys.modules, "nodes", SimpleNamespace(NODE_CLASS_MAPPINGS={"Lister": Lister}))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "folder_paths", folders)
+    monkeypatch.setitem(sys.modules, "nodes", SimpleNamespace(NODE_CLASS_MAPPINGS={"Lister": Lister}))
     return tmp_path
 
 

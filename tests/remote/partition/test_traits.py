@@ -10,7 +10,7 @@ import pytest
 
 from samples.comfy_schemas import comfy_schemas
 from yggdrasill.errors import PartitionError
-from yggdrasill.remote.partition import HostFacts, NodeSchemas, NodeTraits, Part, Partition, partition_prompt, restore_prompt
+from yggdrasill.remote.partition import HostFacts, NodeSchemas, NodeTraits, Part, PartCall, Partition, partition_prompt, restore_prompt
 
 Prompt = dict[str, Any]
 _SAVER_HIDDEN = {"prompt": "PROMPT", "png": "EXTRA_PNGINFO"}
@@ -65,6 +65,10 @@ def cut(prompt: Prompt, *nodes: str, host: HostFacts = HOST, schemas: NodeSchema
     partition = partition_prompt(prompt, [Part("part", frozenset(nodes))], schemas, host=host)
     assert restore_prompt(partition).keys() <= prompt.keys()
     return partition
+
+
+def port_types(call: PartCall) -> set[str]:
+    return {port.type for port in call.inputs} | {port.type for port in call.outputs}
 
 
 def placed(partition: Partition) -> list[set[str]]:
@@ -198,7 +202,7 @@ def test_a_pipe_of_models_never_crosses(nodes: list[str]) -> None:
         assert nodes in (["2", "3"], ["2"])
         return
     for call in partition.calls:
-        assert not [port for port in (*call.inputs, *call.outputs) if port.type == "BASIC_PIPE"]
+        assert "BASIC_PIPE" not in port_types(call)
         assert {"1", "2", "3", "5"} <= set(call.nodes) | set(call.copies)
 
 
@@ -218,7 +222,7 @@ def test_a_type_of_a_pack_is_made_on_both_sides() -> None:
     }
     partition = cut(prompt, "2", "3")
     (call,) = partition.calls
-    assert {port.type for port in (*call.inputs, *call.outputs)} == {"IMAGE"}
+    assert port_types(call) == {"IMAGE"}
     assert partition.kept == ("2",)
 
 
@@ -249,6 +253,21 @@ def test_a_value_of_a_pack_that_may_differ_each_time_is_made_once() -> None:
     assert "may return other values each time" in partition.stays["2"]
     assert "3" in partition.stays
     assert placed(cut(prompt, "2", "3", "4", schemas=schemas)) == [{"2", "3", "4"}]
+
+
+def test_a_node_that_is_paid_for_runs_once() -> None:
+    paid = {**INFO, "Find": _entry({"image": "IMAGE"}, "SEGS", hidden={"key": "API_KEY_COMFY_ORG"})}
+    prompt = {
+        "1": node("MakeImage", seed=1),
+        "2": node("Find", image=["1", 0]),
+        "3": node("Draw", segs=["2", 0], image=["1", 0]),
+        "4": node("Draw", segs=["2", 0], image=["3", 0]),
+        "5": node("Show", value=["4", 0]),
+    }
+    part = Part("part", frozenset({"1", "2", "3"}), credentials=True)
+    partition = partition_prompt(prompt, [part], NodeSchemas.from_object_info(paid))
+    assert placed(partition) == [{"1"}]
+    assert "is paid for" in partition.stays["2"]
 
 
 # -- shared state ---------------------------------------------------------------------------------------------------------
