@@ -28,6 +28,7 @@ __all__ = [
     "gaps_of",
     "is_model_file",
     "missing_at",
+    "offered_only_there",
     "same_path",
     "set_local_comfy",
     "signature_differences",
@@ -235,7 +236,7 @@ def choice_gaps(prompt: Mapping[str, Any], entries: Mapping[str, Any], unchecked
     found = []
     for node_id, node in prompt.items():
         class_type = str(node["class_type"])
-        inputs = (entries.get(class_type) or {}).get("input") or {}
+        inputs = _inputs_of(entries.get(class_type))
         specs = {**(inputs.get("optional") or {}), **(inputs.get("required") or {})}
         for name, value in node["inputs"].items():
             options = _options_of(specs.get(name))
@@ -244,6 +245,21 @@ def choice_gaps(prompt: Mapping[str, Any], entries: Mapping[str, Any], unchecked
             model = isinstance(value, str) and is_model_file(value)
             found.append(MissingItem(node_id, "model file", value) if model else MissingItem(node_id, "choice", f"{name}: {value}"))
     return found
+
+
+def offered_only_there(node: Mapping[str, Any], local: Mapping[str, Any] | None, remote: Mapping[str, Any] | None) -> set[str]:
+    """Return the inputs of a node whose choice an endpoint offers and this ComfyUI does not, by their /object_info entries."""
+    here, there = ({**(forms.get("optional") or {}), **(forms.get("required") or {})} for forms in (_inputs_of(local), _inputs_of(remote)))
+    found = set()
+    for name, value in node["inputs"].items():
+        known, offered = _options_of(here.get(name)), _options_of(there.get(name))
+        if offered is not None and not isinstance(value, (dict, list)) and _is_option(value, offered):
+            found |= set() if known is not None and _is_option(value, known) else {name}
+    return found
+
+
+def _inputs_of(entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return (entry or {}).get("input") or {}
 
 
 def _options_of(spec: Any) -> list[Any] | None:

@@ -16,7 +16,9 @@ __all__ = ["ALWAYS", "Blocking", "Colocation", "LazyCondition", "LazyInputs", "c
 
 _LOOP_REASON = "it is in a loop whose nodes cannot all run in one call"
 _SHARED_REASON = "it shares state with other nodes of the workflow, and they do not all run in one call"
-_SINGLE_REASON = "it may return other values each time or is paid for, its values cannot be transferred, and nodes outside its call use them"
+_SINGLE_REASON = (
+    "it may return other values each time or is paid for, its values cannot be transferred, and nodes outside its call use them"
+)
 #: A set of lazy inputs (node, input); the condition holds if at least one of them is requested.
 LazyCondition = frozenset[tuple[str, str]]
 ALWAYS: LazyCondition = frozenset({("", "")})

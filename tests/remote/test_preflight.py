@@ -18,6 +18,7 @@ from yggdrasill.remote.preflight import (
     class_signature,
     gaps_of,
     missing_at,
+    offered_only_there,
     set_local_comfy,
     signature_differences,
 )
@@ -256,3 +257,17 @@ def test_a_choice_that_the_endpoint_does_not_offer_is_missing() -> None:
     assert found == [MissingItem("3", "choice", "folder: c"), MissingItem("3", "model file", "y.safetensors")]
     fine = {"3": {"class_type": "Pick", "inputs": {"folder": "sub\\b", "mode": ["4", 0]}}}
     assert choice_gaps(fine, {"Pick": entry}, lambda _, name: False) == []
+
+
+def test_choices_that_only_the_endpoint_offers_are_found() -> None:
+    def entry(*names: str) -> dict[str, Any]:
+        return {"input": {"required": {"name": [list(names), {}], "path": ["STRING", {}]}}}
+
+    def node(name: Any) -> dict[str, Any]:
+        return {"class_type": "Load", "inputs": {"name": name, "path": "nowhere"}}
+
+    assert offered_only_there(node("b"), entry("a"), entry("a", "b")) == {"name"}
+    assert offered_only_there(node("a"), entry("a"), entry("a", "b")) == set()
+    assert offered_only_there(node("c"), entry("a"), entry("a", "b")) == set()
+    assert offered_only_there(node(["1", 0]), entry("a"), entry("a", "b")) == set()
+    assert offered_only_there(node("b"), None, None) == set()

@@ -184,6 +184,16 @@ class EndpointMonitor:
             found = choice_gaps(prompt, watched.entries, validates_itself)
         return found
 
+    async def entry(self, name: str, class_type: str, *, timeout: float, fresh: bool = False) -> dict[str, Any] | None:
+        """Return an endpoint's /object_info entry of a class, queried again if ``fresh``; None if it does not answer in time."""
+        watched = self._watched.get(name)
+        if watched is None or not watched.state.up:
+            return None
+        if fresh or class_type not in watched.entries:
+            await _fetch_entries(watched, [class_type], timeout)
+        found: dict[str, Any] | None = watched.entries.get(class_type)
+        return found
+
     async def difference(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> YggdrasillError | None:
         """Return the error if an endpoint has other node classes or other model files under the names in a prompt.
 

@@ -16,12 +16,19 @@ from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
-from yggdrasill.remote.preflight import by_node, gaps_of
+from yggdrasill.remote.preflight import by_node, gaps_of, offered_only_there
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
+from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
 from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
-from yggdrasill.server_ext.comfy.placement.validation_result import Validate, ValidationResult, drop_file_errors, error_result
+from yggdrasill.server_ext.comfy.placement.validation_result import (
+    Validate,
+    ValidationResult,
+    drop_file_errors,
+    error_result,
+    explains_errors,
+)
 
 __all__ = ["PromptValidator"]
 
@@ -59,25 +66,30 @@ class PromptValidator:
         lacking = self._schema_cache.missing(_classes(posted))
         if lacking and not lacking <= set(_classes({node: posted[node] for node in inside})):
             return await validate(posted)
-        if lacking:
-            local: ValidationResult = True, None, [], {}
-            wanted: Collection[str] = list(posted)
-        else:
-            local, wanted = drop_file_errors(await validate(checked), inside)
+        original: ValidationResult = (True, None, [], {}) if lacking else await validate(checked)
+        refused = frozenset[str]()
+        while True:
+            local, wanted = (original, list(posted)) if lacking else drop_file_errors(original, inside - refused)
             if not wanted:
                 return local
-        parts = self._parts(posted, wanted, known, lacking)
-        if not parts:
-            return await validate(posted)
-        schemas = await self._schemas(posted, lacking, known)
-        if not lacking <= set(schemas):
-            return await validate(posted)
-        partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
-        if not partition.calls:
-            return await validate(posted)
-        placements = {
-            call.node_id: await self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
-        }
+            parts = self._parts(posted, wanted, known, lacking)
+            if not parts:
+                return await validate(posted)
+            schemas = await self._schemas(posted, lacking, known)
+            if not lacking <= set(schemas):
+                return await validate(posted)
+            partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
+            if not partition.calls:
+                return await validate(posted)
+            placements = {
+                call.node_id: await self._placement(call, parts, await self._confirmed_states(call, parts, known))
+                for call in partition.calls
+            }
+            dropped = {node: facts for node, facts in original[3].items() if node not in local[3]}
+            also_refused = [await self._refused_nodes(call, placements, posted, dropped) for call in partition.calls if dropped]
+            if not any(also_refused):
+                break
+            refused = refused.union(*also_refused)
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
         partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
@@ -141,6 +153,33 @@ class PromptValidator:
         if not same:
             raise _different(call, next(error for error in differences.values() if error is not None))
         return replace(placement, endpoints=same)
+
+    async def _refused_nodes(
+        self, call: PartCall, placements: dict[str, Placement], posted: PostedPrompt, dropped: Mapping[str, Mapping[str, Any]]
+    ) -> set[str]:
+        """Return the nodes of a call whose dropped errors hold at its endpoints too. Otherwise reduce its placement to those that accept it."""
+        nodes = [node for node in (*call.nodes, *call.copies) if node in dropped]
+        if not nodes:
+            return set()
+        placement = placements[call.node_id]
+        offered = {
+            name: {node for node in nodes if await self._offers(name, posted[node], dropped[node]["errors"])}
+            for name in placement.endpoints
+        }
+        complete = tuple(name for name, found in offered.items() if len(found) == len(nodes))
+        if complete:
+            placements[call.node_id] = replace(placement, endpoints=complete)
+            return set()
+        return set(nodes) - max(offered.values(), key=len)
+
+    async def _offers(self, name: str, node: Mapping[str, Any], errors: Iterable[Mapping[str, Any]]) -> bool:
+        class_type = str(node["class_type"])
+        local = (await read_object_info([class_type]))["nodes"].get(class_type)
+        for fresh in (False, True):
+            remote = await self._monitor.entry(name, class_type, timeout=_TIMEOUT, fresh=fresh)
+            if remote is None or explains_errors(errors, offered_only_there(node, local, remote)):
+                return True
+        return False
 
     async def _confirmed_states(
         self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]

@@ -258,3 +258,20 @@ def test_a_choice_that_the_endpoint_does_not_offer_is_refused_before_anything_ru
     placed = show(a.server, prompt, on_endpoints(choice=("b", ["1", "2"])))
     assert placed.outputs == {"92": {"text": [f"'{style}b'"]}}
     assert b.jobs(graph_id="choice")
+
+
+def test_an_input_that_comfyui_refuses_is_refused_in_a_part_too(a: Caller, b: Caller) -> None:
+    prompt = {"1": node("HabitReadPath", where="/nowhere/at/all.txt"), "2": node("HabitAdd", text=("1", 0), more="b"), **_shown("2")}
+    refused, here = show(a.server, prompt, on_endpoints(late=("b", ["1", "2"]))), show(a.server, prompt)
+    assert (refused.status, here.status) == (400, 400)
+    assert refused.answer["node_errors"]["1"]["errors"] == here.answer["node_errors"]["1"]["errors"]
+    assert not b.jobs(graph_id="late")
+
+
+def test_a_choice_that_only_the_endpoint_has_is_made_there(a: Caller, b: Caller) -> None:
+    style = f"style{next(_SALTS)}"
+    for caller, name in ((a, "common"), (b, style)):
+        (caller.server.base / "models" / "habit_styles" / name).mkdir(parents=True, exist_ok=True)
+    prompt = {"1": node("HabitPick", style=style), "2": node("HabitAdd", text=("1", 0), more="b"), **_shown("2")}
+    assert show(a.server, prompt).status == 400
+    assert show(a.server, prompt, on_endpoints(there=("b", ["1", "2"]))).outputs == {"92": {"text": [f"'{style}b'"]}}

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-# ruff: noqa: N802, PTH112, PTH118, PTH123, PTH208, PYI024, RUF012
+# ruff: noqa: N802, PTH110, PTH112, PTH118, PTH123, PTH208, PYI024, RUF012
 """A node pack with the habits of published packs: files without upload flags, savers, hidden inputs, objects on sockets, shared state."""
 
 import json
@@ -274,6 +274,19 @@ class Pick(_Node):
         return (style,)
 
 
+class ReadPath(_Node):
+    """Reads a file by a path that it validates itself."""
+
+    inputs = {"where": ("STRING", {"default": ""})}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, where):
+        return True if os.path.exists(where) else f"{where} is not a file"
+
+    def act(self, where):
+        return (_text(where),)
+
+
 class ChooseModel(_Node):
     """Returns a choice whose options are the files of this machine."""
 
@@ -307,6 +320,6 @@ NODE_CLASS_MAPPINGS = {
     f"Habit{cls.__name__}": cls
     for cls in (
         LoadListed, LoadFolder, SavePicture, ReadWidget, MakeModel, MakePipe, ReadPipe, Find, Draw, Throw, ReadDice, Plain, ReadPlain,
-        LoadSound, Hear, Remember, Recall, Count, Order, Add, Pick, ChooseModel, Apply,
+        LoadSound, Hear, Remember, Recall, Count, Order, Add, Pick, ReadPath, ChooseModel, Apply,
     )
 }  # fmt: skip
