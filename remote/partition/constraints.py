@@ -47,7 +47,8 @@ class Colocation:
                 if link.schema.raw:
                     loop = frozenset(graph.between(link.source, node))
                     if assignment.host.of(graph.class_of(node)).with_outputs:
-                        loop |= {target for target in graph.targets if not loop.isdisjoint(user.source for user in graph.links[target])}
+                        body = loop - {node}
+                        loop |= {target for target in graph.targets if not body.isdisjoint(user.source for user in graph.links[target])}
                     self._loops.append((node, loop))
                     self._before[node] = frozenset(graph.before(node))
         self._sharing: dict[str, list[str]] = {}

@@ -312,7 +312,7 @@ def test_a_loop_that_runs_output_nodes_of_its_body_stays_with_them() -> None:
     }
     host = HostFacts({"LoopEnd": NodeTraits(with_outputs=True)})
     assert placed(cut(prompt, "2", "3", "4", "6", host=host)) == [{"6"}]
-    del prompt["5"]
+    prompt["5"] = node("Show", value=["4", 0])
     assert placed(cut(prompt, "2", "3", "4", "6", host=host)) == [{"2", "3", "4", "6"}]
 
 
