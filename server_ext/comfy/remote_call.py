@@ -18,7 +18,7 @@ from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.node_call import NodeCall
-from yggdrasill.server_ext.comfy.port_checks import check_port, check_port_count
+from yggdrasill.server_ext.comfy.port_checks import check_port_count, sendable_values
 from yggdrasill.server_ext.comfy.stored_contract import StoredContract
 
 __all__ = ["AUTO", "RemoteCall", "check_settings", "placement_of"]
@@ -131,8 +131,7 @@ class RemoteCall(NodeCall):
                     f"Socket {socket!r} is linked, but graph {self.graph!r} has {len(contract.inputs)} inputs: {names}. Unlink the socket."
                 )
             entry = contract.inputs[index]
-            check_port(entry["name"], str(entry.get("comfy_type", "*")), values)
-            inputs[entry["name"]] = port_value(values)
+            inputs[entry["name"]] = port_value(sendable_values(entry["name"], str(entry.get("comfy_type", "*")), values))
         missing = [entry["name"] for entry in contract.inputs if not entry.get("optional") and entry["name"] not in inputs]
         if missing:
             raise InvalidArgument(
