@@ -20,6 +20,7 @@ TITLES = {
     "artifacts": "Artifact stores: a 96 MiB float32 tensor",
     "saving": "Saving and loading 1 GiB of weights",
     "partition": "Partitioning a prompt",
+    "endpoint": "Jobs of an endpoint under load",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
     "page": "The editor's page with the extension",

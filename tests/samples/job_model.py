@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import socket
@@ -51,11 +50,11 @@ Arguments = ParamSpec("Arguments")
 
 def _step(act: Callable[Concatenate[ModelledEndpoint, Arguments], None]) -> Callable[Concatenate[ModelledEndpoint, Arguments], None]:
     """Record each call of a method, and the first error with the steps that led to it."""
+    name_of_act = act.__name__
 
-    @functools.wraps(act)
-    def recorded(endpoint: ModelledEndpoint, *arguments: Arguments.args, **options: Arguments.kwargs) -> None:
+    def recorded(endpoint: ModelledEndpoint, /, *arguments: Arguments.args, **options: Arguments.kwargs) -> None:
         words = [word.name if isinstance(word, Call) else repr(word) for word in arguments]
-        endpoint.steps.append(f"{act.__name__}({', '.join([*words, *(f'{name}={value!r}' for name, value in options.items())])})")
+        endpoint.steps.append(f"{name_of_act}({', '.join([*words, *(f'{name}={value!r}' for name, value in options.items())])})")
         try:
             act(endpoint, *arguments, **options)
         except Exception as error:
@@ -86,6 +85,8 @@ class Call:
     #: A cancel was acknowledged; before any request was sent; while the run could not end by itself.
     cancelled: bool = False
     cancelled_first: bool = False
+    #: The key was cancelled while no row of it was known, so it may have none.
+    may_have_no_row: bool = False
     must_end_cancelled: bool = False
     #: Ends of the process while the call was unfinished: all; by SIGTERM; with a run begun; with a run ended; with a run in progress.
     deaths: int = 0
@@ -150,6 +151,7 @@ class Call:
         """Record that a cancel was answered with this row."""
         was_final = self.is_final
         self.cancelled_first = self.cancelled_first or not self.sent
+        self.may_have_no_row = self.may_have_no_row or not self.acknowledged
         self.cancelled = True
         self.see(row)
         if not was_final and not self.is_final:
@@ -218,7 +220,7 @@ class EventLog:
 
     def _record(self, event: dict[str, Any]) -> None:
         with self._lock:
-            last = self._events[-1]["id"] if self._events else event["id"] - 1
+            last = self._events[-1]["id"] if self._events else int(event["id"]) - 1
             if event["id"] <= last:
                 self._repeated.append((last, event["id"]))
             self._gaps += event["id"] > last + 1
@@ -300,7 +302,7 @@ class ModelledEndpoint:
         """Send another call with the same key, which is refused."""
         body = {**call.body, "run": {"seed": 7, "path": [], "pass_index": 0}}
         answer = self.callers[by].post(f"/graphs/{call.graph_id}/jobs", json=body)
-        if call.cancelled_first and answer.status_code in (200, 202):
+        if call.may_have_no_row and answer.status_code in (200, 202):
             call.see(answer.json())
         else:
             assert error_of(answer) == (409, "JobConflict")
@@ -311,11 +313,12 @@ class ModelledEndpoint:
         caller = self.callers[by]
         host, port = caller.process.url.removeprefix("http://").split(":")
         body = json.dumps({**call.body, "wait": 10.0}).encode()
-        names = {**caller.session.headers, "Host": f"{host}:{port}", "Content-Length": str(len(body))}
-        head = f"POST {BASE}/graphs/{call.graph_id}/jobs HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in names.items())
+        names = {name: caller.session.headers[name] for name in ("Authorization", "X-Yggdrasill-Protocol")}
+        lines = [f"POST {BASE}/graphs/{call.graph_id}/jobs HTTP/1.1", f"Host: {host}:{port}", f"Content-Length: {len(body)}"]
+        head = "\r\n".join([*lines, *(f"{name}: {value!s}" for name, value in names.items()), "", ""])
         call.sent = call.sent or share == 1.0
         with socket.create_connection((host, int(port)), 5) as connection:
-            connection.sendall(f"{head}\r\n".encode() + body[: int(len(body) * share)])
+            connection.sendall(head.encode() + body[: int(len(body) * share)])
             time.sleep(pause)
 
     @_step
@@ -447,12 +450,12 @@ class ModelledEndpoint:
             assert answer.status_code in (200, 202), answer.text
             found = answer.json()
             call.see(found)
-            call.acknowledged = call.acknowledged or not call.cancelled_first
+            call.acknowledged = call.acknowledged or not call.may_have_no_row
             if call.is_final:
                 self._compare_result(call, found)
 
     def _compare_result(self, call: Call, found: dict[str, Any]) -> None:
-        output = found.get("output")
+        output: Any = found.get("output")
         if found["status"] == COMPLETED:
             value = self.callers[0].value(output)["y"]
             assert 1 <= value["run"] <= call.journal.begun
@@ -466,7 +469,7 @@ class ModelledEndpoint:
     @staticmethod
     def _may_be_unknown(call: Call, answer: requests.Response) -> bool:
         """Return whether a job may be unknown: its result was removed, or its key was cancelled first and only the key is known."""
-        return error_of(answer) == (404, "UnknownJob") and (call.may_be_pruned or call.cancelled_first)
+        return error_of(answer) == (404, "UnknownJob") and (call.may_be_pruned or call.may_have_no_row)
 
 
 def _status(answer: requests.Response) -> str:

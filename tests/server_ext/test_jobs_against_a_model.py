@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -31,13 +32,13 @@ LONG = settings(COMMON, max_examples=200, stateful_step_count=50)
 class Jobs(RuleBasedStateMachine):
     """Four keys at a time on one endpoint, which is restarted at most once per sequence."""
 
+    endpoint: ClassVar[ModelledEndpoint]
     max_restarts = max_fills = 1
 
-    def __init__(self, endpoint: ModelledEndpoint) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        if endpoint.failure is not None:
-            raise endpoint.failure
-        self.endpoint = endpoint
+        if self.endpoint.failure is not None:
+            raise self.endpoint.failure
         self.places: list[Call | None] = [None] * 4
         self.restarts = self.fills = 0
 
@@ -131,7 +132,7 @@ class Jobs(RuleBasedStateMachine):
 def run(endpoint: ModelledEndpoint, chosen: settings) -> None:
     """Run sequences, and raise the first error: a real process does not repeat a sequence exactly."""
     try:
-        run_state_machine_as_test(lambda: Jobs(endpoint), settings=chosen)
+        run_state_machine_as_test(type("JobsOfAnEndpoint", (Jobs,), {"endpoint": endpoint}), settings=chosen)
     finally:
         if endpoint.failure is not None:
             raise endpoint.failure
