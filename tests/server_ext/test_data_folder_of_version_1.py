@@ -36,7 +36,7 @@ CREATE TABLE numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROW
 PRAGMA user_version = 1;
 """
 GRAPHS = {"double": one_node("double"), "gate": one_node("gate", ("path", "x")), "keeper": one_node("keeper", ("path", "x"))}
-RUN = {"seed": None, "path": [], "pass_index": 0}
+RUN: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
 STORE_ID = "5" * 32
 LAST_SEQ = 400
 INPUT = torch.arange(20_000, dtype=torch.float32)
