@@ -19,7 +19,7 @@ import torch
 from samples.counted_blocks import Journal
 from samples.endpoints import EndpointProcess
 from samples.http_client import BASE, Http, error_of, events_of, one_node, until
-from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, STATES, TRANSITIONS
+from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, STATES, TRANSITIONS, WAITING_INPUTS
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
 
@@ -255,6 +255,12 @@ class ModelledEndpoint:
         for caller in self.callers:
             caller.session.close()
 
+    def begin(self) -> None:
+        """Forget the calls and errors of an earlier test."""
+        self.calls.clear()
+        self.steps.clear()
+        self.failure = None
+
     # -- requests -----------------------------------------------------------------------------------------------
 
     def new_call(self, graph_id: str, *, large: bool, held: bool) -> Call:
@@ -419,7 +425,7 @@ class ModelledEndpoint:
         self.steps.clear()
 
     def _finish_call(self, call: Call) -> None:
-        if not call.acknowledged and not call.cancelled:
+        if not call.cancelled and (not call.acknowledged or call.status == WAITING_INPUTS):
             # its request may still arrive, or its inputs are missing
             self.cancel(call, 1, by_key=True)
         if call.acknowledged:

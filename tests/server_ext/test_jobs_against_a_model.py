@@ -139,11 +139,18 @@ def run(endpoint: ModelledEndpoint, chosen: settings) -> None:
 
 
 @pytest.fixture(scope="module")
-def endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelledEndpoint]:
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModelledEndpoint]:
     """Return one process for all sequences; each sequence has keys of its own."""
     endpoint = ModelledEndpoint(tmp_path_factory.mktemp("modelled"))
     yield endpoint
     endpoint.close()
+
+
+@pytest.fixture
+def endpoint(process: ModelledEndpoint) -> ModelledEndpoint:
+    """Return that process without the calls of other tests."""
+    process.begin()
+    return process
 
 
 @pytest.mark.slow
