@@ -154,6 +154,7 @@ def endpoint(process: ModelledEndpoint) -> ModelledEndpoint:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_jobs_behave_as_the_model_says(endpoint: ModelledEndpoint) -> None:
     run(endpoint, SHORT)
 
@@ -164,6 +165,7 @@ def test_jobs_behave_as_the_model_says_for_ten_thousand_steps(endpoint: Modelled
     run(endpoint, LONG)
 
 
+@pytest.mark.timeout(300)
 def test_a_kill_in_every_state_loses_and_doubles_nothing(endpoint: ModelledEndpoint) -> None:
     calls = {
         name: endpoint.new_call(graph_id, large=large, held=held)
