@@ -25,8 +25,8 @@ from benchmarks.processes import Served, endpoint
 from benchmarks.timing import in_rounds, interleave, median, ratios, seconds
 from yggdrasill.foundation import Graph
 from yggdrasill.protocol.version import BASE_PATH
-from yggdrasill.server_ext.job import Job, new_job_id
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.model import Job, new_job_id
+from yggdrasill.server_ext.jobs.store import JobStore
 
 __all__ = ["PARTS", "run"]
 

@@ -15,7 +15,7 @@ import torch
 from samples.served_blocks import wait_for
 from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection
 
-__all__ = ["Counted", "CountedKeeper", "Filler", "Journal", "SlowlyBuilt"]
+__all__ = ["Counted", "CountedDeaf", "CountedKeeper", "Filler", "Journal", "SlowlyBuilt"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,20 @@ class CountedKeeper(Counted):
     stateful = True
 
 
+class CountedDeaf(Counted):
+    """A counted block that does not notice that it was cancelled."""
+
+    block_type = "sample/counted_deaf"
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        journal = Journal(Path(inputs["path"]))
+        number = journal.add("begin")
+        while not journal.is_open:
+            time.sleep(0.005)
+        journal.add("end")
+        return {"y": {"run": number, "x": inputs["x"]}}
+
+
 class SlowlyBuilt(Counted):
     """A counted block that takes 0.4 s to build."""
 
@@ -108,5 +122,5 @@ class Filler(AbstractBaseBlock):
         return {"y": torch.full((inputs["nbytes"] // 4,), inputs["x"], dtype=torch.int32)}
 
 
-for _block in (Counted, CountedKeeper, SlowlyBuilt, Filler):
+for _block in (Counted, CountedDeaf, CountedKeeper, SlowlyBuilt, Filler):
     BlockRegistry.global_registry().register(_block.block_type, _block)

@@ -246,6 +246,7 @@ class ModelledEndpoint:
         self._numbers = 0
         for graph_id, block in GRAPHS.items():
             self.callers[0].deploy(graph_id, one_node(block, ("path", "x")))
+        self.callers[0].deploy("deaf", one_node("counted_deaf", ("path", "x")))
         self.callers[0].deploy("filler", one_node("filler", ("x", "nbytes")))
 
     def close(self) -> None:
@@ -332,6 +333,20 @@ class ModelledEndpoint:
         """Upload the inputs of a call."""
         for name, data in call.artifacts.items():
             assert self.callers[by].put(f"/artifacts/{name}", data=data).status_code in (200, 201)
+
+    @_step
+    def check_inputs(self, call: Call, by: int) -> None:
+        """Let the endpoint look for the inputs again; in every state this answers the row."""
+        self._compare_row(call, self.callers[by].post(f"/jobs/{call.job_id}/inputs", json={}))
+
+    @_step
+    def look_up(self, call: Call, by: int) -> None:
+        """Request the row by the key."""
+        answer = self.callers[by].get(f"/jobs/keys/{call.key}")
+        if answer.status_code == 404 and not call.acknowledged:
+            assert error_of(answer) == (404, "UnknownJob")
+        else:
+            self._compare_row(call, answer)
 
     @_step
     def cancel(self, call: Call, by: int, *, by_key: bool) -> None:
@@ -445,6 +460,15 @@ class ModelledEndpoint:
         if not call.deaths:
             assert statuses[-1] == call.status
             assert self.log.of(call.job_id or "", numbers[-1], self.restarts) == events
+
+    def _compare_row(self, call: Call, answer: requests.Response) -> None:
+        if answer.status_code == 404:
+            assert self._may_be_unknown(call, answer)
+            return
+        assert answer.status_code == 200, answer.text
+        row = answer.json()
+        call.see(row)
+        assert set(row["missing"]) <= (call.artifacts.keys() if row["status"] == WAITING_INPUTS else set())
 
     def _compare(self, call: Call, answer: requests.Response) -> None:
         if answer.status_code == 404:

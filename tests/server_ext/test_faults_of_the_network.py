@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 import uuid
 from collections.abc import Iterator
@@ -64,6 +65,15 @@ def test_progress_is_reported_once_over_a_slow_link(server: Http) -> None:
     ):
         assert remote(server, "report", link.url).run({"x": "a", "repeat": 1}) == {"y": "a"}
     assert seen == sorted(set(seen))
+
+
+@pytest.mark.faults
+def test_an_upload_through_a_slow_proxy_that_buffers_is_sent_once(server: Http) -> None:
+    x = torch.rand(2_000_000)
+    with slow_link(server.process.url, up=160_000) as link:
+        # the link accepts everything at once, and the endpoint is silent for 50 seconds
+        assert torch.equal(remote(server, "double", link.url).run({"x": x})["y"], x * 2)
+        assert x.nbytes < link.to_server < 1.2 * x.nbytes
 
 
 # -- machines that vanish -----------------------------------------------------------------------------------------
@@ -145,7 +155,7 @@ def test_a_second_process_on_a_data_folder_is_refused_and_does_no_harm(tmp_path:
         x = torch.arange(20_000)
         job_id = http.start("double", {"x": x})
         message = refusal_of(EndpointProcess("second", tmp_path / "data", plugins=["samples.served_blocks"]))
-        assert "Another endpoint uses" in message or "another process" in message
+        assert "Another endpoint uses" in message or "Another process uses" in message
         assert str(tmp_path / "data") in message
         assert "Traceback" not in message
         assert torch.equal(http.value(http.result(job_id)["output"])["y"], 2 * x)
@@ -157,3 +167,20 @@ def test_a_second_process_on_a_data_folder_is_refused_and_does_no_harm(tmp_path:
         assert Http(second).result(job_id)["status"] == "COMPLETED"
     finally:
         second.stop()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a symbolic link needs rights that a user of this system may not have")
+def test_a_second_process_whose_artifact_folder_is_that_of_the_first_is_refused(tmp_path: Path) -> None:
+    first = EndpointProcess("first", tmp_path / "data", plugins=["samples.served_blocks"]).start()
+    try:
+        (tmp_path / "other").mkdir()
+        (tmp_path / "other" / "artifacts").symlink_to(tmp_path / "data" / "artifacts", target_is_directory=True)
+        message = refusal_of(EndpointProcess("second", tmp_path / "other", plugins=["samples.served_blocks"]))
+        assert "Another process uses" in message
+        assert "artifacts" in message
+        assert "Traceback" not in message
+        http = Http(first)
+        http.deploy("double", one_node("double"))
+        assert torch.equal(http.run("double", {"x": torch.arange(20_000)})["y"], 2 * torch.arange(20_000))
+    finally:
+        first.stop()

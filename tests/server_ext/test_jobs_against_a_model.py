@@ -98,6 +98,17 @@ class Jobs(RuleBasedStateMachine):
         if self.call(place).acknowledged:
             self.endpoint.result(self.call(place), by)
 
+    @rule(place=PLACES, by=CALLERS, uploaded=st.booleans())
+    def let_the_inputs_be_checked(self, place: int, by: int, uploaded: bool) -> None:
+        if self.call(place).job_id is not None:
+            if uploaded:
+                self.endpoint.upload(self.call(place), by)
+            self.endpoint.check_inputs(self.call(place), by)
+
+    @rule(place=PLACES, by=CALLERS)
+    def look_up_the_key(self, place: int, by: int) -> None:
+        self.endpoint.look_up(self.call(place), by)
+
     @precondition(lambda self: self.fills < self.max_fills)
     @rule()
     def fill_the_room_for_outputs(self) -> None:
@@ -218,4 +229,38 @@ def test_a_running_job_that_keeps_state_fails_after_a_kill(endpoint: ModelledEnd
     call.journal.open()
     endpoint.submit(call, 1, wait=15.0)
     assert (call.status, call.journal.begun, call.journal.ended) == ("FAILED", 1, 0)
+    endpoint.finish()
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_a_job_that_was_cancelled_while_it_ran_is_not_run_again_after_a_kill(endpoint: ModelledEndpoint, by_key: bool) -> None:
+    call = endpoint.new_call("deaf", large=False, held=True)
+    endpoint.submit(call, 1)
+    until(lambda: call.journal.begun)
+    endpoint.cancel(call, 1, by_key=by_key)
+    assert not call.is_final
+    endpoint.kill()
+    call.journal.open()
+    endpoint.submit(call, 1, wait=15.0)
+    assert (call.status, call.journal.begun, call.journal.ended) == ("CANCELLED", 1, 0)
+    endpoint.finish()
+
+
+def test_a_job_that_waits_for_inputs_runs_after_a_kill_when_they_arrive(endpoint: ModelledEndpoint) -> None:
+    call = endpoint.new_call("counted", large=True, held=False)
+    endpoint.submit(call, 1, wait=15.0)
+    assert call.status == "WAITING_INPUTS"
+    endpoint.check_inputs(call, 1)
+    endpoint.kill()
+
+    def waits() -> bool:
+        endpoint.look_up(call, 0)
+        return call.status == "WAITING_INPUTS"
+
+    until(waits)
+    endpoint.upload(call, 1)
+    endpoint.check_inputs(call, 1)
+    endpoint.result(call, 1, wait=15.0)
+    assert (call.status, call.journal.begun) == ("COMPLETED", 1)
+    endpoint.check_inputs(call, 1)
     endpoint.finish()
