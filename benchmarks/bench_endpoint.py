@@ -44,7 +44,7 @@ MEMORY_BYTES = 500 << 20
 #: Seconds that the running job keeps the slot, longer than the measurement takes.
 HELD_SECONDS = 900.0
 #: A text in each waiting call, which makes its request as large as that of a usual prompt.
-PROMPT = "a small house between trees, morning light, " * 20
+PROMPT = "a small mill between trees, morning light, " * 20
 GRAPHS = ("identity", "sleep")
 
 
