@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench conformance clean
+.PHONY: demo test check bench conformance faults clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
@@ -28,6 +28,10 @@ conformance: export YGGDRASILL_NO_SKIP = 1
 conformance: $(VENV)/browser.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report docs/conformance.md
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance -m ""
+
+# Long sequences of kills, lost answers and broken connections.
+faults: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/pytest tests -m faults
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks
