@@ -56,7 +56,7 @@ def _alone(name: str, part: str, lab: PacksLab, bench: Workbench) -> Outcome:
     prompt, reason = prompt_alone(name, bench)
     if prompt is None:
         return Outcome("not run", reason)
-    judge = Judge(lab, prompt, {"extra_pnginfo": {"workflow": workflow_of(prompt)}}, seconds=_SECONDS_ALONE)
+    judge = Judge(lab, prompt, {"extra_pnginfo": {"workflow": workflow_of(prompt)}}, seconds=_SECONDS_ALONE, fresh=False)
     return judge.place({part: {"nodes": ["1"], "endpoint": "forge"}}, ("forge",))
 
 

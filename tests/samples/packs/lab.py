@@ -55,6 +55,7 @@ class PacksLab:
         self.packs = list(packs)
         self._servers = Servers(installation, folder)
         self._flags = ("--preview-method", "none")
+        self._jobs: dict[str, str] = {}
         started = [self._launch(folder / name, number) for number, name in enumerate(NAMES)]
         for server in started:
             server.wait_until_ready()
@@ -99,10 +100,11 @@ class PacksLab:
 
     # -- runs ---------------------------------------------------------------------------------------------------
 
-    def run(self, prompt: Mapping[str, Any], extra: Mapping[str, Any], *, seconds: float, peers: Sequence[str] = ()) -> Run:
-        """Run a prompt with empty caches and folders, for at most ``seconds``; stop it if it does not end."""
-        self._reset([NAMES[0], *peers])
-        before = {name: self._newest(name) for name in peers}
+    def run(
+        self, prompt: Mapping[str, Any], extra: Mapping[str, Any], *, seconds: float, peers: Sequence[str] = (), fresh: bool = True
+    ) -> Run:
+        """Run a prompt with empty folders, for at most ``seconds``; stop it if it does not end. ``fresh`` empties the caches first."""
+        self._reset([NAMES[0], *peers], fresh)
         started = time.monotonic()
         try:
             shown = show(self.caller, prompt, extra, seconds=seconds)
@@ -112,7 +114,10 @@ class PacksLab:
         took = time.monotonic() - started
         run = self._read(shown)
         run.seconds = took
-        run.remote = any(self._newest(name) != before[name] for name in peers)
+        for name in peers:
+            newest = self._newest(name)
+            run.remote |= newest != self._jobs.get(name, "")
+            self._jobs[name] = newest
         return run
 
     def _read(self, shown: Shown) -> Run:
@@ -154,15 +159,16 @@ class PacksLab:
 
     # -- state of the servers -----------------------------------------------------------------------------------
 
-    def _reset(self, names: Sequence[str]) -> None:
-        """Empty the caches and folders of servers. ComfyUI empties its caches after a prompt, so this runs one."""
+    def _reset(self, names: Sequence[str], fresh: bool) -> None:
+        """Empty the folders and caches of servers. ComfyUI empties its caches after a prompt, so this runs one."""
         waiting = []
         for name in names:
             server = self.servers[name]
             if not server.alive:
                 self._restart(name)
-            server.post("/free", {"free_memory": True})
-            waiting.append((server, server.post("/prompt", {"prompt": _CLEAR})["prompt_id"]))
+            if fresh:
+                server.post("/free", {"free_memory": True})
+                waiting.append((server, server.post("/prompt", {"prompt": _CLEAR})["prompt_id"]))
         for name in names:
             reset_folders(self.servers[name].base, NAMES.index(name))
         for server, prompt_id in waiting:
