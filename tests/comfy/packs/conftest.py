@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import datetime
-import json
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -22,17 +20,19 @@ _OPTION, _RECORDS = "--packs-report", "--packs-records"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(_OPTION, metavar="FILE", help="write the table of the packs suite into this page")
-    parser.addoption(_RECORDS, metavar="FILE", help="write each result of the packs suite as a line of JSON")
+    parser.addoption(_RECORDS, metavar="FILE", help="append each result of the packs suite as a line of JSON")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    records = config.getoption(_RECORDS, None)
+    _REPORT.stream = Path(records) if records else None
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Write the table if requested. A suite that ran nothing fails."""
     terminal = session.config.pluginmanager.get_plugin("terminalreporter")
-    records, page = session.config.getoption(_RECORDS, None), session.config.getoption(_OPTION, None)
-    if records:
-        lines = [json.dumps(asdict(record), ensure_ascii=False) for record in _REPORT.records]
-        Path(records).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    page = session.config.getoption(_OPTION, None)
     if page is None or terminal is None:
         return
     if not _REPORT.records:

@@ -10,7 +10,7 @@ from samples.packs.classes import prompt_alone
 from samples.packs.filling import Workbench, workflow_of
 from samples.packs.judging import BAD, Judge, Outcome
 from samples.packs.lab import PacksLab
-from samples.packs.report import PacksReport, Record
+from samples.packs.report import PacksReport
 
 pytestmark = pytest.mark.packs
 
@@ -26,12 +26,12 @@ def test_a_prompt_of_a_pack_is_equal_or_refused_wherever_it_is_placed(
     missing = [name for name in case.classes if name not in packs_lab.info]
     if missing:
         pytest.skip(f"PACK {case.pack} IS NOT LOADED, SO THIS IS NOT TESTED: {report.failed.get(case.pack)}; missing: {missing[0]}")
-    prompt = case.prompt(bench)
+    prompt = case.prompt(bench, packs_lab.caller.base)
     judge = Judge(packs_lab, prompt, {"extra_pnginfo": {"workflow": workflow_of(prompt)}})
     found = []
     for placement, graphs, peers in placements_of(case, prompt):
         outcome = judge.place(graphs, peers)
-        report.records.append(Record(case.pack, case.name, placement, outcome))
+        report.add(case.pack, case.name, placement, outcome)
         if outcome.kind in BAD:
             found.append(f"{placement}: {outcome.kind}: {outcome.reason}")
     assert not judge.local.refused, judge.local.refused
@@ -46,7 +46,7 @@ def test_each_class_of_a_pack_alone_is_equal_or_refused(pack: str, packs_lab: Pa
     found = []
     for number, name in enumerate(packs_lab.loaded[pack]):
         outcome = _alone(name, f"{pack}-{number}", packs_lab, bench)
-        report.records.append(Record(pack, name, "", outcome))
+        report.add(pack, name, "", outcome)
         if outcome.kind in BAD:
             found.append(f"{name}: {outcome.kind}: {outcome.reason}")
     assert not found, f"{len(found)} classes\n" + "\n".join(found)

@@ -1,7 +1,7 @@
 """The prompts of the packs suite, read from ``prompts/``, and the placements of each.
 
 A file has the prompts of one pack: ``{name: {node: {class: {input: value}}}}``. ``$node`` is a link to the first output of a node, ``$node.2``
-to its third. A required widget that a prompt omits has its default.
+to its third, and ``{input}`` and ``{output}`` in a text are folders of the caller. A required widget that a prompt omits has its default.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from samples.packs.filling import Prompt, Workbench, add_dumps
 __all__ = ["CASES", "PLACEMENTS", "Case", "placements_of"]
 
 _LINK = re.compile(r"\$(\w+)(?:\.(\d+))?")
+_FOLDER = re.compile(r"\{(input|output)\}")
 PLACEMENTS = ("convex", "not convex", "everything", "two peers", "*")
 
 
@@ -36,21 +37,25 @@ class Case:
     def classes(self) -> list[str]:
         return [next(iter(node)) for node in self.nodes.values()]
 
-    def prompt(self, bench: Workbench) -> Prompt:
-        """Return the prompt as the editor sends it, with a dump of each open output."""
+    def prompt(self, bench: Workbench, base: Path) -> Prompt:
+        """Return the prompt as the editor of the server in ``base`` sends it, with a dump of each open output."""
         ids = {name: str(number) for number, name in enumerate(self.nodes, 1)}
         prompt: Prompt = {}
         for name, node in self.nodes.items():
             ((class_type, given),) = node.items()
-            values = {key: _value(value, ids) for key, value in (given or {}).items()}
+            values = {key: _value(value, ids, base) for key, value in (given or {}).items()}
             prompt[ids[name]] = {"class_type": class_type, "inputs": bench.widgets(class_type, values)}
         add_dumps(prompt, bench.info)
         return prompt
 
 
-def _value(value: Any, ids: Mapping[str, str]) -> Any:
-    found = _LINK.fullmatch(value) if isinstance(value, str) else None
-    return [ids[found[1]], int(found[2] or 0)] if found else value
+def _value(value: Any, ids: Mapping[str, str], base: Path) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = _LINK.fullmatch(value)
+    if found:
+        return [ids[found[1]], int(found[2] or 0)]
+    return _FOLDER.sub(lambda named: (base / named[1]).as_posix(), value)
 
 
 def _cases() -> Iterator[Case]:

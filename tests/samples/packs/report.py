@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from samples.packs.judging import BAD, EQUAL, REFUSED, SAME_ERROR, Outcome
@@ -29,12 +30,23 @@ class Record:
 
 @dataclass
 class PacksReport:
-    """All results; ``versions`` by pack, ``failed`` has the import errors of packs that did not load."""
+    """All results; ``versions`` by pack, ``failed`` has the import errors of packs that did not load.
+
+    ``stream`` is a file to which each result is appended as a line of JSON.
+    """
 
     records: list[Record] = field(default_factory=list)
+    stream: Path | None = None
     versions: dict[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     comfyui: str = ""
+
+    def add(self, pack: str, name: str, placement: str, outcome: Outcome) -> None:
+        """Add a result; ``placement`` is empty for a class alone."""
+        self.records.append(Record(pack, name, placement, outcome))
+        if self.stream is not None:
+            with self.stream.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(self.records[-1]), ensure_ascii=False) + "\n")
 
     def of(self, pack: str, *, classes: bool) -> list[Record]:
         """Return the records of a pack's prompts or classes."""
