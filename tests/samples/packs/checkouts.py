@@ -28,7 +28,9 @@ class Pack:
     def version(self) -> str:
         """The commit, else the registry's version, else a hash of the Python files."""
         if (self.folder / ".git").exists():
-            done = subprocess.run(["git", "-C", str(self.folder), "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                ["git", "-C", str(self.folder), "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False
+            )
             if done.returncode == 0:
                 return done.stdout.strip()
         metadata = self.folder / "pyproject.toml"

@@ -13,7 +13,9 @@ __all__ = ["Unfillable", "Workbench", "add_dumps", "widget_default", "workflow_o
 Prompt = dict[str, dict[str, Any]]
 
 #: Values of these types are models or belong to one run; no dump asks for them.
-UNRECORDED = frozenset("MODEL CLIP VAE CLIP_VISION CONTROL_NET UPSCALE_MODEL FLOW_CONTROL FOREACH_LIST_CONTROL PIPE_LINE BASIC_PIPE".split())
+UNRECORDED = frozenset(
+    "MODEL CLIP VAE CLIP_VISION CONTROL_NET UPSCALE_MODEL FLOW_CONTROL FOREACH_LIST_CONTROL PIPE_LINE BASIC_PIPE".split()
+)
 _MODELS = frozenset(
     "MODEL CLIP VAE CLIP_VISION CONTROL_NET UPSCALE_MODEL STYLE_MODEL GLIGEN PIPE_LINE BASIC_PIPE LBW_MODEL IPADAPTER IPADAPTER_PIPE "
     "CLIP_VISION_OUTPUT ETN_CONTROL_NET FLOW_CONTROL FOREACH_LIST_CONTROL FACE_ANALYSIS_MODEL FACESWAP_MODEL FACEENHANCE_MODEL "
@@ -86,7 +88,7 @@ class Workbench:
         inputs = prompt[node]["inputs"]
         for name, spec in self.required(class_type).items():
             found = _dynamic(name, spec)
-            inputs.update(found if found else {name: self._link(prompt, spec, depth, class_type)})
+            inputs.update(found or {name: self._link(prompt, spec, depth, class_type)})
 
     def _link(self, prompt: Prompt, spec: Any, depth: int, user: str) -> list[Any]:
         kinds = _kinds(spec)

@@ -100,7 +100,9 @@ class PacksReport:
 
     def _reasons(self) -> Iterable[str]:
         refused = [record for record in self.records if record.outcome.kind == REFUSED]
-        counts = {classes: Counter(_general(r.outcome.reason) for r in refused if classes == (not r.placement)) for classes in (False, True)}
+        counts = {
+            classes: Counter(_general(r.outcome.reason) for r in refused if classes == (not r.placement)) for classes in (False, True)
+        }
         total = counts[False] + counts[True]
         for reason, _ in total.most_common(_MAX_REASONS):
             yield f"| {reason} | {counts[False][reason]} | {counts[True][reason]} |"
