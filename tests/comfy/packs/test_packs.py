@@ -34,7 +34,6 @@ def test_a_prompt_of_a_pack_is_equal_or_refused_wherever_it_is_placed(
         report.add(case.pack, case.name, placement, outcome)
         if outcome.kind in BAD:
             found.append(f"{placement}: {outcome.kind}: {outcome.reason}")
-    assert not judge.local.refused, judge.local.refused
     assert not found, "\n".join(found)
 
 

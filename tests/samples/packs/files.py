@@ -20,14 +20,12 @@ _WIDTH, _HEIGHT = 64, 48
 
 
 def write_inputs(base: Path, seed: int) -> None:
-    """Write the input files of a server; ``seed`` decides their contents, not their names, sizes or formats."""
+    """Write the input files of a server, except its clip; ``seed`` decides their contents, not their names, sizes or formats."""
     folder, chance = base / "input", random.Random(seed)
     for name in ("a.png", "b.png", "frames/frame_001.png", "frames/frame_002.png", "frames/frame_003.png"):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         _picture(chance, "RGBA" if name == "b.png" else "RGB").save(path)
-    frames = [_picture(chance, "P") for _ in range(4)]
-    frames[0].save(folder / "clip.gif", save_all=True, append_images=frames[1:], duration=125, loop=0)
     (folder / "notes.txt").write_text(f"notes of server {seed}\n", encoding="utf-8")
     (folder / "list.csv").write_text(f"name,value\nserver,{seed}\n", encoding="utf-8")
     with wave.open(str(folder / "sound.wav"), "wb") as sound:
@@ -62,23 +60,23 @@ def write_models(base: Path, seed: int) -> None:
 
 
 def reset_folders(base: Path, seed: int) -> None:
-    """Empty the output and temp folders, except for one text in each, and write the input files again if one was changed."""
+    """Empty the output and temp folders, except for one text in each, and restore the input folder if a file in it was changed."""
     for name in ("output", "temp"):
         folder = base / name
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (folder / "kept.txt").write_text(f"kept in {name} of server {seed}\n", encoding="utf-8")
-    marker = base / "inputs.json"
-    found = _listing(base / "input")
-    if not marker.exists() or json.loads(marker.read_text(encoding="utf-8")) != found:
+    kept = base / "kept input"
+    if not kept.exists():
+        shutil.copytree(base / "input", kept)
+    elif _listing(base / "input") != _listing(kept):
         shutil.rmtree(base / "input", ignore_errors=True)
-        (base / "input").mkdir()
-        write_inputs(base, seed)
-        marker.write_text(json.dumps(_listing(base / "input")), encoding="utf-8")
+        shutil.copytree(kept, base / "input")
 
 
 def _listing(folder: Path) -> dict[str, Any]:
-    return {path.relative_to(folder).as_posix(): [path.stat().st_mtime, path.stat().st_size] for path in sorted(folder.rglob("*"))}
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {path.relative_to(folder).as_posix(): (path.stat().st_mtime, path.stat().st_size) for path in found}
 
 
 def output_files(base: Path) -> dict[str, str]:

@@ -40,7 +40,8 @@ def widget_default(spec: Any) -> Any:
         if name.split(":")[0] in _NEUTRAL:
             default = options.get("default")
             return _NEUTRAL[name.split(":")[0]] if default is None or isinstance(default, list) else default
-    return None
+    # a colour of a pack's own widget is a text
+    return options["default"] if isinstance(options.get("default"), str) else None
 
 
 @dataclass
@@ -143,7 +144,7 @@ def add_dumps(prompt: Prompt, info: Mapping[str, Mapping[str, Any]], only: list[
     used = {tuple(value) for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list) and len(value) == 2}
     for node in list(only or prompt):
         for number, kind in enumerate(info[prompt[node]["class_type"]]["output"]):
-            if (node, number) not in used and kind not in UNRECORDED:
+            if (node, number) not in used and str(kind) not in UNRECORDED:
                 prompt[f"{1000 + len(prompt)}"] = {"class_type": "PacksDump", "inputs": {"value": [node, number]}}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from samples.comfy import Installation, Server, Servers, make_base_directory
 from samples.comfy_graphs import Caller, know
 from samples.packs.checkouts import Pack
-from samples.packs.files import content_of, output_files, reset_folders, write_models
+from samples.packs.files import content_of, output_files, reset_folders, write_inputs, write_models
 from samples.page_view import Shown, show
 
 __all__ = ["NAMES", "PacksLab", "Run"]
@@ -74,14 +74,19 @@ class PacksLab:
         for pack in self.packs:
             _link(pack.folder, base / "custom_nodes" / pack.name)
         shutil.copy(Path(__file__).with_name("probe.py"), base / "custom_nodes" / "packs_probe.py")
+        write_inputs(base, number)
+        self._script(Path(__file__).with_name("clip.py"), base / "input", number)
         write_models(base, number)
         if number == 0:
-            done = self._servers.installation.run(_CHECKPOINT, str(base / "models"))
-            assert done.returncode == 0, done.stderr[-2000:]
+            self._script(_CHECKPOINT, base / "models")
         else:
             shutil.copytree(base.parent / NAMES[0] / "models" / "checkpoints", base / "models" / "checkpoints", dirs_exist_ok=True)
         reset_folders(base, number)
         return self._servers.launch(self._flags, base=base)
+
+    def _script(self, script: Path, *arguments: object) -> None:
+        done = self._servers.installation.run(script, *map(str, arguments))
+        assert done.returncode == 0, f"{script.name} failed:\n{done.stderr[-2000:]}"
 
     @property
     def caller(self) -> Server:
