@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
-from samples.packs.lab import PacksLab, Run
+from samples.packs.lab import Run
 
-__all__ = ["BAD", "Judge", "Outcome", "reason_of"]
+__all__ = ["BAD", "Judge", "Outcome", "Runner", "reason_of"]
 
 EQUAL, SAME_ERROR, REFUSED = "equal", "same error", "refused"
 DIFFERENT, LATE, HANG = "different", "late", "hang"
@@ -32,6 +31,14 @@ class Outcome:
     remote: bool = False
 
 
+class Runner(Protocol):
+    """Servers that run a prompt, as `PacksLab` does."""
+
+    def run(
+        self, prompt: Mapping[str, Any], extra: Mapping[str, Any], *, seconds: float, peers: Sequence[str] = (), fresh: bool = True
+    ) -> Run: ...
+
+
 @dataclass
 class Judge:
     """Runs one prompt locally and with placements. Local runs are repeated only to explain a difference.
@@ -39,7 +46,7 @@ class Judge:
     ``fresh`` is False for prompts whose placed nodes are in no cache; a bad outcome then counts only if it is one with empty caches too.
     """
 
-    lab: PacksLab
+    lab: Runner
     prompt: Mapping[str, Any]
     extra: Mapping[str, Any] = field(default_factory=dict)
     seconds: float = 30.0
@@ -117,10 +124,6 @@ def _error(error: tuple[str, str, str] | None) -> str:
 def _short(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) < _SHOWN else f"{text[:_SHOWN]}..."
-
-
-_QUOTED = re.compile(r"'[^']*'")
-_IDS: Callable[[str], str] = lambda text: _QUOTED.sub("'…'", text)  # noqa: E731 - one expression
 
 
 def reason_of(error: tuple[str, str, str]) -> str:
