@@ -44,6 +44,7 @@ def outcome(placed: Run, *local: Run) -> str:
         (Run(results={}), Run(results=_SAME), "different"),
         (Run(results={**_SAME, "file b.png": "bits"}), Run(results=_SAME), "different"),
         (Run(error=_ERROR), Run(error=_ERROR), "same error"),
+        (Run(error=_ERROR), Run(error=_ERROR, results=_SAME), "same error"),
         (Run(error=_ERROR), Run(results=_SAME), "late"),
         (Run(error=("1", "CannotTravel", "a class")), Run(error=_ERROR), "late"),
         (Run(results=_SAME), Run(error=_ERROR), "different"),

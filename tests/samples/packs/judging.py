@@ -91,6 +91,9 @@ class Judge:
             return _unlike(local.error, run)
         if ours:
             return Outcome(REFUSED, reason_of(ours[0]))
+        if local.error is not None:
+            # which of the other nodes ran before the failing one is not defined
+            return Outcome(SAME_ERROR, remote=run.remote)
         return self._compare_results(run)
 
     def _compare_results(self, run: Run) -> Outcome:
@@ -103,7 +106,7 @@ class Judge:
         extra = sorted(run.results.keys() - known)
         if extra and len(keys) == len(local.results):
             return Outcome(DIFFERENT, f"{extra[0]} only when placed: {_short(run.results[extra[0]])}", run.remote)
-        if local.error is not None or local.refused:
+        if local.refused:
             return Outcome(SAME_ERROR, remote=run.remote)
         if not keys and local.results:
             return Outcome(UNSTEADY, remote=run.remote)
