@@ -58,7 +58,7 @@ class PacksLab:
         self._jobs: dict[str, str] = {}
         started = [self._launch(folder / name, number) for number, name in enumerate(NAMES)]
         for server in started:
-            server.wait_until_ready()
+            server.wait_until_ready(timeout=600)
         self.servers: dict[str, Server] = dict(zip(NAMES, started, strict=True))
         know(self.caller, {name: self.servers[name] for name in NAMES[1:]})
         self.info: dict[str, dict[str, Any]] = self.caller.get("/object_info", timeout=120)
