@@ -29,7 +29,7 @@ def test_a_prompt_of_a_pack_is_equal_or_refused_wherever_it_is_placed(
     prompt = case.prompt(bench, packs_lab.caller.base)
     judge = Judge(packs_lab, prompt, {"extra_pnginfo": {"workflow": workflow_of(prompt)}})
     found = []
-    for placement, graphs, peers in placements_of(case, prompt):
+    for placement, graphs, peers in placements_of(case, prompt, bench):
         outcome = judge.place(graphs, peers)
         report.add(case.pack, case.name, placement, outcome)
         if outcome.kind in BAD:

@@ -22,6 +22,8 @@ __all__ = ["CASES", "PLACEMENTS", "Case", "placements_of"]
 
 _LINK = re.compile(r"\$(\w+)(?:\.(\d+))?")
 _FOLDER = re.compile(r"\{(input|output)\}")
+#: Sets of nodes are drawn without these and without output nodes, because parts of them alone are refused.
+_STAYING = ("LoadImage", "PacksSource")
 PLACEMENTS = ("convex", "not convex", "everything", "two peers", "*")
 
 
@@ -67,10 +69,11 @@ def _cases() -> Iterator[Case]:
 CASES = tuple(_cases())
 
 
-def placements_of(case: Case, prompt: Prompt) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
+def placements_of(case: Case, prompt: Prompt, bench: Workbench) -> Iterator[tuple[str, dict[str, Any], tuple[str, ...]]]:
     """Yield kind, placements of the request and peers for each way to place a prompt; sets are the same in each run of the suite."""
     chance = random.Random(f"{case.pack}/{case.name}")
-    inner = {node: facts for node, facts in prompt.items() if facts["class_type"] != "PacksDump"}
+    inner = {node: facts for node, facts in prompt.items() if facts["class_type"] not in _STAYING and not bench.shows(facts["class_type"])}
+    inner = inner or prompt
     name = re.sub(r"\W+", "-", f"{case.pack}-{case.name}")
     yield "convex", _at(f"{name}-convex", _convex(inner, chance), "forge"), ("forge",)
     yield "not convex", _at(f"{name}-any", _not_convex(inner, chance), "mill"), ("mill",)

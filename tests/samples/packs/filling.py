@@ -60,6 +60,10 @@ class Workbench:
         for makers in self._makers.values():
             makers.sort(key=lambda maker: (len(self.info[maker[0]]["input"].get("required", {})), maker[0]))
 
+    def shows(self, class_type: str) -> bool:
+        """Return whether nodes of the class are output nodes."""
+        return bool(self.info[class_type]["output_node"])
+
     def required(self, class_type: str) -> dict[str, Any]:
         """Return the specification of each required input."""
         found: dict[str, Any] = dict(self.info[class_type]["input"].get("required", {}))
