@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, RootModel
 
 from yggdrasill.foundation.kinds import kinds
 
@@ -15,6 +15,7 @@ __all__ = [
     "Capabilities",
     "Contract",
     "DeployedModel",
+    "Deploying",
     "ErrorBody",
     "ErrorModel",
     "Fingerprints",
@@ -66,12 +67,17 @@ def _served_kinds(schema: dict[str, Any]) -> None:
 
 
 class GraphModel(_Body):
-    """A config to deploy, with the state of blocks that have no checkpoint. Removed after ``idle_after`` seconds without a call."""
+    """A config to deploy, with the state of blocks that have no checkpoint. Removed after ``idle_after`` seconds without a call.
+
+    It becomes a job, with ``key`` if one is given. ``wait`` is how many seconds the response may take.
+    """
 
     kind: str = Field(min_length=1, max_length=100, json_schema_extra=_served_kinds)
     config: dict[str, Any]
     state: WireModel | None = None
     idle_after: float | None = Field(default=None, gt=0, le=366 * 86400, allow_inf_nan=False)
+    key: str | None = Field(default=None, min_length=1, max_length=200)
+    wait: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
 class RunModel(_Body):
@@ -83,7 +89,10 @@ class RunModel(_Body):
 
 
 class JobModel(_Body):
-    """A call of a deployment. A repeated ``key`` returns the same job. ``wait`` is how many seconds the response may take."""
+    """A call of a deployment. A repeated ``key`` returns the same job. ``wait`` is how many seconds the response may take.
+
+    Jobs with a higher ``priority`` start first. ``deadline`` is how many seconds from now the job must have finished.
+    """
 
     key: str = Field(min_length=1, max_length=200)
     inputs: WireModel
@@ -92,6 +101,8 @@ class JobModel(_Body):
     detached: bool = False
     orphan_after: float = Field(default=30.0, gt=0, le=86400, allow_inf_nan=False)
     timeout: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    priority: int = Field(default=0, ge=-1000, le=1000)
+    deadline: float | None = Field(default=None, gt=0, le=366 * 86400, allow_inf_nan=False)
     wait: float = Field(default=0.0, ge=0, allow_inf_nan=False)
 
 
@@ -212,7 +223,7 @@ class GraphList(_Answer):
 
 
 class DeployedModel(GraphSummary):
-    """The response to a deployment request."""
+    """A deployment that exists, or the output of a job that deploys a config."""
 
     created: bool
 
@@ -229,29 +240,36 @@ class Contract(GraphSummary):
     world: dict[str, Any] | None
 
 
-class JobStarted(_Answer):
-    """A job, with its output or error when it has finished."""
-
-    job_id: str
-    status: Status
-    output: WireModel | None = None
-    error: ErrorBody | None = None
-    timing: dict[str, float] = Field(default_factory=dict)
-
-
 class JobRow(_Answer):
-    """A job without its output."""
+    """A job without its output. ``missing`` are artifacts that the caller must upload; ``deadline`` is in seconds since the epoch."""
 
     job_id: str
     key: str
     graph_id: str
+    kind: Literal["call", "workflow", "deploy", "model"]
     status: Status
+    missing: list[Hash]
     created: float
     started: float | None
     finished: float | None
+    attempts: int
+    priority: int
+    deadline: float | None
+    principal: str
+    timing: dict[str, float]
     error: ErrorBody | None
     detached: bool
     progress: dict[str, Any] | None
+
+
+class JobStarted(JobRow):
+    """A job, with its output when it has finished."""
+
+    output: WireModel | DeployedModel | None = None
+
+
+class Deploying(RootModel[DeployedModel | JobStarted]):
+    """The deployment that exists already, or the job that deploys a config."""
 
 
 class JobList(_Answer):

@@ -288,7 +288,7 @@ class EndpointClient:
     ) -> AsyncIterator[Response]:
         """Open a response with a good status. Any other response is raised as the error that it carries."""
         token = self.token
-        protocol_headers = {PROTOCOL_HEADER: str(PROTOCOL), **({"Authorization": f"Bearer {token}"} if token else {})}
+        protocol_headers = {PROTOCOL_HEADER: str(OLDEST_PROTOCOL), **({"Authorization": f"Bearer {token}"} if token else {})}
         request = Request(method, f"{self.url}{BASE_PATH}{path}", {**protocol_headers, **(headers or {})}, body, length, timeout)
         with _add_endpoint_name(self.name):
             async with self.transport.request(request) as response:

@@ -25,7 +25,7 @@ from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, Paylo
 from yggdrasill.protocol.version import PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.downloads import write_stream
 from yggdrasill.server_ext.artifacts import InFlightArtifacts, in_store_thread, open_writer
-from yggdrasill.server_ext.job import Event
+from yggdrasill.server_ext.jobs.model import Event
 from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
 
 __all__ = [

@@ -1,21 +1,38 @@
-"""A deployment: a runnable under a graph id, and the hashes that identify deployments, states and calls."""
+"""A deployment: a runnable under a graph id, the hashes that identify deployments, states and calls, and the removal of idle ones."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+import logging
 import re
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument
+from yggdrasill.errors import InvalidArgument, LimitExceeded, UnknownGraph
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["Deployment", "body_hash", "canonical_json", "check_graph_id", "deployment_hash", "file_name", "state_facts"]
+__all__ = [
+    "Deployment",
+    "IdleReaper",
+    "RepeatedFailures",
+    "body_hash",
+    "canonical_json",
+    "check_graph_id",
+    "check_state_size",
+    "deployment_hash",
+    "file_name",
+    "state_facts",
+]
 
 _MAX_ID_LENGTH = 200
+_MAX_STATE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -87,9 +104,103 @@ def state_facts(state: Mapping[str, Any]) -> dict[str, Any]:
     return {"skeleton": state["skeleton"], "payloads": [_payload_hash(entry) for entry in state["payloads"]]}
 
 
-def body_hash(deployment: Deployment, inputs: Mapping[str, Any], run: Mapping[str, Any], options: Mapping[str, Any]) -> str:
+def check_state_size(graph_id: str, state: Mapping[str, Any]) -> None:
+    """Raise `LimitExceeded` if a state in wire form is too large to be sent along with a config."""
+    nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
+    if nbytes > _MAX_STATE_BYTES:
+        raise LimitExceeded(
+            f"The state of {graph_id!r} has {nbytes} bytes; at most {_MAX_STATE_BYTES} can be sent. Give its blocks a checkpoint_ref "
+            "that exists on the endpoint.",
+            bound=_MAX_STATE_BYTES,
+            found=nbytes,
+        )
+
+
+def body_hash(graph_id: str, graph_hash: str, inputs: Mapping[str, Any], run: Mapping[str, Any], options: Mapping[str, Any]) -> str:
     """Return the hash that identifies a call: graph, inputs by content, options and run. Urls of artifacts do not count."""
     payloads = [{key: item for key, item in entry.items() if key not in ("url", "store")} for entry in inputs["payloads"]]
     value = {"skeleton": inputs["skeleton"], "payloads": payloads}
-    facts = {"graph_id": deployment.graph_id, "hash": deployment.hash, "inputs": value, "options": options, "run": run}
+    facts = {"graph_id": graph_id, "hash": graph_hash, "inputs": value, "options": options, "run": run}
     return blake3_hex(memoryview(canonical_json(facts)))
+
+
+_LOG = logging.getLogger("yggdrasill.server")
+_SWEEP_SECONDS = 1.0
+
+
+class IdleReaper:
+    """Last call and time limit of each deployment with an ``idle_after``. Thread-safe.
+
+    Deployments without a limit are never removed.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._called: dict[str, tuple[float, float]] = {}
+
+    def start(self, graph_id: str, idle_after: float | None) -> None:
+        """Track a deployment with a limit of ``idle_after`` seconds from now; None removes its limit."""
+        with self._lock:
+            self._called.pop(graph_id, None)
+            if idle_after is not None:
+                self._called[graph_id] = time.monotonic(), idle_after
+
+    def touch(self, graph_id: str) -> None:
+        """Record a call."""
+        with self._lock:
+            if graph_id in self._called:
+                self._called[graph_id] = time.monotonic(), self._called[graph_id][1]
+
+    def untrack(self, graph_id: str) -> None:
+        """Stop tracking a deployment."""
+        with self._lock:
+            self._called.pop(graph_id, None)
+
+    def idle(self) -> list[str]:
+        """Return the ids of deployments whose limit has expired."""
+        now = time.monotonic()
+        with self._lock:
+            return [graph_id for graph_id, (called, limit) in self._called.items() if now - called > limit]
+
+    async def sweep(self, in_use: Callable[[], Iterable[str]], remove: Callable[[str], None]) -> None:
+        """Remove idle deployments with ``remove(graph_id)``, in a thread, until cancelled. Ids in ``in_use()`` count as called.
+
+        A failed removal is tried again after another ``idle_after`` seconds.
+        """
+        failures = RepeatedFailures("The removal of idle graphs failed; it is repeated.")
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            with failures.logged():
+                for graph_id in in_use():
+                    self.touch(graph_id)
+                for graph_id in self.idle():
+                    await self._remove(graph_id, remove)
+
+    async def _remove(self, graph_id: str, remove: Callable[[str], None]) -> None:
+        try:
+            await asyncio.to_thread(remove, graph_id)
+        except UnknownGraph:
+            self.untrack(graph_id)
+        except Exception as error:  # noqa: BLE001 - one graph must not keep the others from being removed
+            self.touch(graph_id)
+            _LOG.warning("Idle graph %r cannot be removed: %s: %s", graph_id, type(error).__name__, error)
+        else:
+            _LOG.info("Idle graph %r was removed: it was not called within its idle_after.", graph_id)
+
+
+class RepeatedFailures:
+    """The failures of a periodic task, which must survive them. Each kind of exception is logged once, with ``message``."""
+
+    def __init__(self, message: str) -> None:
+        self._message = message
+        self._seen: set[type[Exception]] = set()
+
+    @contextmanager
+    def logged(self) -> Iterator[None]:
+        """Catch and log exceptions raised inside."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - the periodic task must survive every error
+            if type(error) not in self._seen:
+                self._seen.add(type(error))
+                _LOG.exception(self._message)

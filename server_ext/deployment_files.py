@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,15 @@ class DeploymentFiles:
         """
         with FileSet(durable=True) as files:
             files.write(self._file(deployment.graph_id, ".json"), _encode_record(deployment, has_state=has_state))
+
+    def set_idle_after(self, record: Mapping[str, Any], idle_after: float | None) -> None:
+        """Write a record that was read, with another ``idle_after``.
+
+        Raises:
+            StorageFailed: the earlier record is unchanged.
+        """
+        with FileSet(durable=True) as files:
+            files.write(self._file(record["graph_id"], ".json"), json.dumps({**record, "idle_after": idle_after}, indent=1).encode("ascii"))
 
     def remove(self, graph_id: str) -> None:
         """Delete the files of a deployment.

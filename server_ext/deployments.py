@@ -18,6 +18,7 @@ from yggdrasill.errors import (
     InvalidConfig,
     StorageFailed,
     UnknownGraph,
+    YggdrasillError,
     format_options,
     unknown_name,
 )
@@ -30,10 +31,9 @@ from yggdrasill.foundation.registry import BlockRegistry
 from yggdrasill.pipeline.dag import Dag
 from yggdrasill.remote.comfy_graph import ComfyGraph, can_run_prompts
 from yggdrasill.server_ext.configs import HostRules, check_config, declared_settings, legacy_world_folder
-from yggdrasill.server_ext.deployment import Deployment, check_graph_id, deployment_hash, file_name
+from yggdrasill.server_ext.deployment import Deployment, IdleReaper, check_graph_id, deployment_hash, file_name
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
-from yggdrasill.server_ext.idle_reaper import IdleReaper
 from yggdrasill.world.world import World
 
 __all__ = ["Deployments"]
@@ -91,11 +91,23 @@ class Deployments:
             if graph_id not in self._live:
                 record = self._files.read(graph_id)
                 if record is None:
-                    raise unknown_name(
-                        "graph", graph_id, self.names(), "Deploy it first, or pass it to 'yggdrasill serve --graph'.", UnknownGraph
-                    )
+                    raise self._unknown(graph_id)
                 self._live[graph_id] = self._restore(graph_id, record)
             return self._live[graph_id]
+
+    def level_and_hash(self, graph_id: str) -> tuple[str, str]:
+        """Return kind and hash of the deployment with this id, built or not.
+
+        Raises:
+            UnknownGraph: there is no such deployment. InvalidConfig, StorageFailed: its record cannot be read.
+        """
+        found: Mapping[str, Any] | None = self._live[graph_id].summary() if graph_id in self._live else self._files.read(graph_id)
+        if found is None:
+            raise self._unknown(graph_id)
+        return found["kind"], found["hash"]
+
+    def _unknown(self, graph_id: str) -> YggdrasillError:
+        return unknown_name("graph", graph_id, self.names(), "Deploy it first, or pass it to 'yggdrasill serve --graph'.", UnknownGraph)
 
     def names(self) -> list[str]:
         """Return the ids of all deployments."""
@@ -121,10 +133,7 @@ class Deployments:
             DuplicateName: the endpoint's owner configured another deployment with this id.
             StorageFailed: the record cannot be written.
         """
-        check_graph_id(graph_id)
-        served = [known.name for known in kinds() if known.servable]
-        if kind not in served:
-            raise InvalidArgument(f"Unknown kind {kind[:60]!r}. Available: {format_options(served, near=kind)}.")
+        self.check_name(graph_id, kind)
         with self._lock_of(graph_id):
             live = self._live.get(graph_id)
             if live is None and (self._readable_record(graph_id) or {}).get("hash") == graph_hash:
@@ -141,6 +150,31 @@ class Deployments:
             self._live[graph_id] = deployment
             self.reaper.start(graph_id, idle_after)
             return deployment, True
+
+    @staticmethod
+    def check_name(graph_id: str, kind: str) -> None:
+        """Raise `InvalidArgument` unless ``graph_id`` is a valid id and ``kind`` can be deployed."""
+        check_graph_id(graph_id)
+        served = [known.name for known in kinds() if known.servable]
+        if kind not in served:
+            raise InvalidArgument(f"Unknown kind {kind[:60]!r}. Available: {format_options(served, near=kind)}.")
+
+    def keep_equal(self, graph_id: str, graph_hash: str, idle_after: float | None) -> dict[str, Any] | None:
+        """Return the summary of the deployment with this id and hash, live or stored, which gets a new ``idle_after``; None without one.
+
+        Nothing is built.
+        """
+        with self._lock_of(graph_id):
+            live = self._live.get(graph_id)
+            if live is not None:
+                return self._keep(live, idle_after).summary() if live.hash == graph_hash else None
+            record = self._readable_record(graph_id)
+            if record is None or record["hash"] != graph_hash:
+                return None
+            if record.get("idle_after") != idle_after:
+                self._files.set_idle_after(record, idle_after)
+            self.reaper.start(graph_id, idle_after)
+            return {name: record[name] for name in ("graph_id", "kind", "hash")}
 
     def _readable_record(self, graph_id: str) -> dict[str, Any] | None:
         """Return the record of a deployment, or None if it has none or a damaged one, which is replaced."""

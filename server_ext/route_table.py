@@ -83,7 +83,15 @@ ROUTES = (
     ),
     Route("GET", "/openapi.json", "openapi", "This document"),
     Route("GET", "/graphs", "graphs", "Deployments", answer=models.GraphList),
-    Route("PUT", "/graphs/{graph_id}", "deploy", "Deploy a config", models.GraphModel, models.DeployedModel, (200, 201)),
+    Route(
+        "PUT",
+        "/graphs/{graph_id}",
+        "deploy",
+        "Start a job that deploys a config, or return the equal deployment that exists",
+        models.GraphModel,
+        models.Deploying,
+        (200, 201, 202),
+    ),
     Route("GET", "/graphs/{graph_id}", "graph", "The config of a deployment", answer=models.GraphSummary),
     Route("DELETE", "/graphs/{graph_id}", "remove", "Remove a deployment", statuses=(204,)),
     Route("GET", "/graphs/{graph_id}/contract", "contract", "Typed inputs and outputs", answer=models.Contract),
@@ -118,6 +126,7 @@ ROUTES = (
             Parameter("graph_id", {"type": "string"}, "Only jobs of this graph"),
         ),
     ),
+    Route("GET", "/jobs/keys/{key}", "job_of_key", "The job with this key", answer=models.JobRow),
     Route("GET", "/jobs/{job_id}", "job", "The status of a job", answer=models.JobRow),
     Route(
         "GET",
@@ -127,6 +136,13 @@ ROUTES = (
         answer=models.JobStarted,
         statuses=(200, 202),
         parameters=(Parameter("wait", {"type": "number", "minimum": 0, "default": 0}, "How many seconds to wait for the end, at most 60"),),
+    ),
+    Route(
+        "POST",
+        "/jobs/{job_id}/inputs",
+        "check_inputs",
+        "Look again for the inputs that a job waits for, after an upload",
+        answer=models.JobRow,
     ),
     Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
     Route(

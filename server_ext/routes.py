@@ -15,26 +15,27 @@ from typing import Any
 from aiohttp import web
 
 import yggdrasill
-from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownName, YggdrasillError
+from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownArtifact, UnknownName, YggdrasillError
 from yggdrasill.protocol import models
+from yggdrasill.protocol.states import WAITING_INPUTS
 from yggdrasill.protocol.statuses import status_of
 from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, check_request_version
 from yggdrasill.server_ext import bodies
-from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.artifacts import in_store_thread
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.capabilities import describe_endpoint
-from yggdrasill.server_ext.job import Job
+from yggdrasill.server_ext.jobs.execution import error_dict
+from yggdrasill.server_ext.jobs.model import OWNER, Job, Submission
 from yggdrasill.server_ext.model_fetch import ModelRequest
 from yggdrasill.server_ext.route_table import ROUTES, openapi_document
 from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.tasks import error_dict
 
 __all__ = ["Endpoint", "add_routes"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_WAIT = 60.0
 _MAX_CLASSES = 100
+_NO_RUN: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
 _EVENT_POLL_SECONDS = 0.5
 _FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "Via")
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
@@ -89,7 +90,7 @@ class Endpoint:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
             self._guard.check_token(headers.get("Authorization"), request.remote)
-        check_request_version(headers.get(PROTOCOL_HEADER))
+        request["protocol"] = check_request_version(headers.get(PROTOCOL_HEADER))
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}
@@ -140,8 +141,17 @@ class Endpoint:
         """PUT /graphs/{graph_id}"""
         body = await bodies.read_model_body(request, models.GraphModel, self._service.limits.max_body_bytes)
         state = None if body.state is None else body.state.model_dump()
-        deployment, created = await self._service.deploy(request.match_info["graph_id"], body.kind, body.config, state, body.idle_after)
-        return _json({**deployment.summary(), "created": created}, 201 if created else 200)
+        wanted = request.match_info["graph_id"], body.kind, body.config, state, body.idle_after
+        if request["protocol"] < 2:
+            deployment, created = await self._service.deploy(*wanted)
+            return _json({**deployment.summary(), "created": created}, 201 if created else 200)
+        call = Submission(body.key or "", {}, {}, _NO_RUN, nbytes=_body_bytes(request), principal=_principal(request))
+        job = await self._service.submit_deployment(*wanted, call)
+        if isinstance(job, dict):
+            return _json(job)
+        await self._service.job_manager.wait(job, min(body.wait, _MAX_WAIT), lambda: _is_connected(request))
+        created = job.output is not None and job.output["created"]
+        return _json(await self._service.result(job), 202 if not job.is_final else 201 if created else 200)
 
     async def graph(self, request: web.Request) -> web.Response:
         """GET /graphs/{graph_id}"""
@@ -163,20 +173,31 @@ class Endpoint:
         """POST /graphs/{graph_id}/jobs"""
         body = await bodies.read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
         job = await self._service.submit(request.match_info["graph_id"], self._submission(request, body))
-        return await self._send_result(request, job, body.wait)
+        return await self._send_started(request, job, body.wait)
 
     async def submit_workflow(self, request: web.Request) -> web.Response:
         """POST /workflows"""
         body = await bodies.read_model_body(request, models.WorkflowModel, self._service.limits.max_body_bytes)
         job = await self._service.submit_workflow(body.graph_id, body.prompt, self._submission(request, body))
-        return await self._send_result(request, job, body.wait)
+        return await self._send_started(request, job, body.wait)
 
     def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
         inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
-        size = request.content_length or request.content.total_bytes
         return Submission(
-            body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, size
+            body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, _body_bytes(request),
+            body.priority, body.deadline, _principal(request), blocking=request["protocol"] < 2,
         )  # fmt: skip
+
+    async def _send_started(self, request: web.Request, job: Job, wait: float) -> web.Response:
+        """Send the result of a submitted job. In protocol 1 the response waits until the inputs are there or are known to be missing."""
+        if request["protocol"] < 2:
+            await self._service.job_manager.wait_staged(job, lambda: _is_connected(request))
+            if job.status == WAITING_INPUTS:
+                raise UnknownArtifact(
+                    f"this endpoint lacks {len(job.missing)} artifacts of the inputs; send them, then send the same call again",
+                    missing=list(job.missing),
+                )
+        return await self._send_result(request, job, wait)
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
@@ -186,7 +207,7 @@ class Endpoint:
         """POST /models"""
         body = await bodies.read_model_body(request, models.ModelFetchModel, self._service.limits.max_body_bytes)
         wanted = ModelRequest(body.url, body.folder, body.name, body.sha256)
-        return _json((await self._service.fetch_model(wanted, body.key)).row(), 202)
+        return _json((await self._service.fetch_model(wanted, body.key, _principal(request))).row(), 202)
 
     async def jobs(self, request: web.Request) -> web.Response:
         """GET /jobs"""
@@ -198,10 +219,18 @@ class Endpoint:
         """GET /jobs/{job_id}"""
         return _json((await self._service.job_manager.find(request.match_info["job_id"])).row())
 
+    async def job_of_key(self, request: web.Request) -> web.Response:
+        """GET /jobs/keys/{key}"""
+        return _json((await self._service.job_of_key(request.match_info["key"])).row())
+
     async def output(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}/output"""
         wait = _number(request.query.get("wait", "0"), "wait")
         return await self._send_result(request, await self._service.job_manager.find(request.match_info["job_id"]), wait)
+
+    async def check_inputs(self, request: web.Request) -> web.Response:
+        """POST /jobs/{job_id}/inputs"""
+        return _json((await self._service.check_inputs(request.match_info["job_id"])).row())
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /jobs/{job_id}/cancel"""
@@ -253,6 +282,16 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
     return web.Response(
         body=body, status=status, content_type="application/json", headers={PROTOCOL_HEADER: str(PROTOCOL), **(headers or {})}
     )
+
+
+def _principal(request: web.Request) -> str:
+    """Return the name of the caller."""
+    principal = request.get("principal")
+    return OWNER if principal is None else str(principal.name)
+
+
+def _body_bytes(request: web.Request) -> int:
+    return request.content_length or request.content.total_bytes
 
 
 def _is_connected(request: web.Request) -> bool:

@@ -26,13 +26,11 @@ from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, 
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.host import Host
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.headless import HeadlessHost, Host
+from yggdrasill.server_ext.jobs.store import JobStore, Retention, default_quota
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
-from yggdrasill.server_ext.retention import Retention, default_quota
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.values.stores.disk import FILE_CHARGE, DiskStore

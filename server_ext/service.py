@@ -9,26 +9,25 @@ import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from yggdrasill.errors import EndpointFailed, InvalidArgument, InvalidConfig, LimitExceeded, unknown_name
+from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownJob, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
-from yggdrasill.server_ext.admission import Admission, Submission
 from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
-from yggdrasill.server_ext.deployment import Deployment, deployment_hash, state_facts
+from yggdrasill.server_ext.deployment import Deployment, check_state_size, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.events import EventHub
-from yggdrasill.server_ext.host import Host
-from yggdrasill.server_ext.job import Event, Job
-from yggdrasill.server_ext.job_manager import JobManager
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.headless import Host
+from yggdrasill.server_ext.jobs.events import EventHub
+from yggdrasill.server_ext.jobs.execution import RunLog, TaskServices
+from yggdrasill.server_ext.jobs.manager import JobManager
+from yggdrasill.server_ext.jobs.model import CALL, DEPLOY, MODEL, OWNER, WORKFLOW, Event, Job, Submission
+from yggdrasill.server_ext.jobs.staging import Staging, Target
+from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.redaction import Redactor
-from yggdrasill.server_ext.retention import Retention
-from yggdrasill.server_ext.tasks import RunLog, Task, TaskServices
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.stores.disk import DiskStore
@@ -36,20 +35,18 @@ from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]
 
-_MAX_ATTEMPTS = 3
 _MAX_BUILDS = 64
 _MAX_KEY_LENGTH = 200
-_MAX_STATE_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, number of unfinished jobs, and bytes of their requests together."""
+    """Limits of an endpoint: bytes of a JSON body, bytes of an artifact, number of unfinished jobs, and bytes of their requests on disk."""
 
     max_body_bytes: int = 32 << 20
     max_artifact_bytes: int = 64 << 30
-    max_queue: int = 1000
-    max_queue_bytes: int = 256 << 20
+    max_queue: int = 10_000
+    max_queue_bytes: int = 1 << 30
 
 
 class Service:
@@ -76,18 +73,20 @@ class Service:
         self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, self._pins, fetcher)
         self.redactor = redactor or Redactor()
         self.hub = EventHub(jobs)
-        self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention())
+        lease_owner = secrets.token_hex(8)
+        self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention(), lease_owner)
         self._services = TaskServices(
-            jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits
+            jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits, lease_owner
         )
         bounds = self.limits.max_queue, self.limits.max_queue_bytes
-        self._admission = Admission(self.job_manager, self._artifact_resolver, self._services, *bounds)
+        self._staging = Staging(self.job_manager, self._artifact_resolver, self._services, self, *bounds)
         self._run_log = RunLog()
-        self._resuming: asyncio.Task[None] | None = None
         self._reaping: asyncio.Task[None] | None = None
         # separate threads, one per id: a build may wait for another endpoint, which may wait for a build on this one
         self._builders = ThreadPoolExecutor(_MAX_BUILDS, "yggdrasill-build")
         self._builds: dict[str, tuple[object, asyncio.Future[Any]]] = {}
+        #: Level and hash of what unfinished jobs deploy, by graph id and job id, newest last.
+        self._deploying: dict[str, dict[str, tuple[str, str]]] = {}
         #: The allowed sources of model files; None on a host without model folders.
         self.models: ModelSources | None = None
 
@@ -98,18 +97,20 @@ class Service:
         await self.hub.start()
         unfinished = await self.job_manager.start()
         logging.getLogger("yggdrasill.run").addHandler(self._run_log)
-        self._resuming = asyncio.create_task(self._resume(unfinished))
+        for job in unfinished:
+            if job.kind == DEPLOY:
+                self._announce(job, (await self.job_manager.request(job))["deploy"]["kind"])
+            self._staging.resume(job)
         self._reaping = asyncio.create_task(self.deployments.reaper.sweep(self._in_use, self.deployments.remove))
-        self._admission.is_open = True
+        self._staging.is_open = True
 
     async def close(self, grace: float = 10.0) -> None:
         """Stop accepting jobs, wait ``grace`` seconds for running ones, then cancel them. Queued jobs keep their rows for the next start."""
-        self._admission.is_open = False
-        for task in (self._resuming, self._reaping):
-            if task is not None:
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        await self._staging.close()
+        if self._reaping is not None:
+            self._reaping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._reaping
         for job in self.job_manager.live:
             self.job_manager.suspend(job)
         await self._wait_until_idle(grace)
@@ -132,28 +133,6 @@ class Service:
                 return
             await asyncio.sleep(0.05)
 
-    async def _resume(self, unfinished: list[Job]) -> None:
-        # in parallel: a graph that builds slowly must not delay the jobs of others
-        await asyncio.gather(*(self._resume_job(job) for job in unfinished))
-
-    async def _resume_job(self, job: Job) -> None:
-        try:
-            deployment = await self._deployment_of(job)
-            _check_resumable(job, deployment)
-        except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
-            self.job_manager.fail(job, error)
-        else:
-            self.job_manager.run(Task(job, deployment, self._services))
-
-    async def _deployment_of(self, job: Job) -> Deployment:
-        """Return the deployment of a job of an earlier process: built from its request, or the one with its graph id."""
-        workflow, model = job.request.get("workflow"), job.request.get("model")
-        if workflow is not None:
-            return await self._workflow(**workflow)
-        if model is not None and self.models is not None:
-            return fetch_deployment(self.models, ModelRequest(**model), job.key)
-        return await self.deployment(job.graph_id)
-
     def _in_use(self) -> set[str]:
         return {job.graph_id for job in self.job_manager.live}
 
@@ -170,30 +149,88 @@ class Service:
         """
         if state is None:
             return await self._put(graph_id, kind, config, None, None, idle_after)
-        refs = references(state)
-        nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
-        if nbytes > _MAX_STATE_BYTES:
-            raise LimitExceeded(
-                f"The state of {graph_id!r} has {nbytes} bytes; at most {_MAX_STATE_BYTES} can be sent. Give its blocks a checkpoint_ref "
-                "that exists on the endpoint.",
-                bound=_MAX_STATE_BYTES,
-                found=nbytes,
-            )
+        check_state_size(graph_id, state)
         # an owner of its own: another request for the same id must not release these artifacts
         owner = f"deploy:{graph_id}:{secrets.token_hex(8)}"
         try:
-            await self._artifact_resolver.gather(refs, owner)
-            value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
+            await self._artifact_resolver.gather(references(state), owner)
+            value = await self._unpack(state)
             return await self._put(graph_id, kind, config, state_facts(state), value, idle_after)
         finally:
             self._pins.unpin(owner)
+
+    async def submit_deployment(
+        self, graph_id: str, kind: str, config: Mapping[str, Any], state: dict[str, Any] | None, idle_after: float | None, call: Submission
+    ) -> Job | dict[str, Any]:
+        """Return a job that deploys a config, or the summary of the equal deployment that exists. Nothing is built before the return.
+
+        The key of ``call`` may be empty. ``state`` is as in `deploy`.
+
+        Raises:
+            InvalidArgument: invalid id or kind. LimitExceeded: the state is too large. Otherwise as `Staging.submit`.
+        """
+        self.deployments.check_name(graph_id, kind)
+        if state is not None:
+            check_state_size(graph_id, state)
+        graph_hash = await asyncio.to_thread(lambda: deployment_hash(kind, config, None if state is None else state_facts(state)))
+        if not call.key or await self.job_manager.find_key(call.key) is None:
+            kept = await self._keep_equal(graph_id, graph_hash, idle_after)
+            if kept is not None:
+                return kept
+        origin = {"graph_id": graph_id, "kind": kind, "config": dict(config), "idle_after": idle_after, "has_state": state is not None}
+        call = replace(
+            call,
+            key=call.key or f"deploy:{graph_hash[:32]}:{secrets.token_hex(8)}",
+            inputs={"skeleton": {}, "payloads": []} if state is None else state,
+            options={"idle_after": idle_after},
+            detached=True,
+        )
+        job = await self._staging.submit(call, Target(DEPLOY, graph_id, kind, graph_hash, origin={"deploy": origin}))
+        self._announce(job, kind)
+        return job
+
+    async def _keep_equal(self, graph_id: str, graph_hash: str, idle_after: float | None) -> dict[str, Any] | None:
+        """Return the summary of the deployment with this id and hash, which gets a new ``idle_after``, or None."""
+        if graph_id in self._builds:
+            return None
+        keep = partial(self.deployments.keep_equal, graph_id, graph_hash, idle_after)
+        found: dict[str, Any] | None = (await self._build(graph_id, ("keep", graph_hash, idle_after), keep))[0]
+        return None if found is None else {**found, "created": False}
+
+    async def run_deployment(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Deploy what a job of kind "deploy" requests, and return its output."""
+        wanted, state = request["deploy"], request["inputs"]
+        facts = value = None
+        if wanted["has_state"]:
+            facts, value = state_facts(state), await self._unpack(state)
+        deployment, created = await self._put(wanted["graph_id"], wanted["kind"], wanted["config"], facts, value, wanted["idle_after"])
+        return {**deployment.summary(), "created": created}
+
+    async def _unpack(self, state: dict[str, Any]) -> Any:
+        return await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
+
+    def _announce(self, job: Job, level: str) -> None:
+        """Accept calls of what an unfinished job deploys."""
+        if not job.is_final:
+            self._deploying.setdefault(job.graph_id, {})[job.job_id] = level, job.graph_hash
+
+    def _announced(self, graph_id: str) -> tuple[str, str] | None:
+        """Return level and hash of what is being deployed under an id, or None."""
+        jobs = self._deploying.get(graph_id, {})
+        for job_id in [job_id for job_id in jobs if not self.job_manager.is_live(job_id)]:
+            del jobs[job_id]
+        if jobs:
+            return next(reversed(jobs.values()))
+        self._deploying.pop(graph_id, None)
+        building = self._builds[graph_id][0] if graph_id in self._builds else None
+        return building[:2] if isinstance(building, tuple) and building[0] not in ("keep", "remove") else None
 
     async def _put(
         self, graph_id: str, kind: str, config: Mapping[str, Any], facts: Any, value: Any, idle_after: float | None
     ) -> tuple[Deployment, bool]:
         graph_hash = deployment_hash(kind, config, facts)
         put = partial(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
-        (deployment, created), started = await self._build(graph_id, (graph_hash, idle_after), put)
+        (deployment, created), started = await self._build(graph_id, (kind, graph_hash, idle_after), put)
         return deployment, created and started
 
     async def _build(self, graph_id: str, request: object, act: Callable[[], Any]) -> tuple[Any, bool]:
@@ -229,17 +266,45 @@ class Service:
         Raises:
             As `Deployments.remove`.
         """
-        await self._build(graph_id, "remove", partial(self.deployments.remove, graph_id))
+        await self._build(graph_id, ("remove", None, None), partial(self.deployments.remove, graph_id))
+
+    async def deployment_of(self, job: Job, request: Mapping[str, Any]) -> Deployment:
+        """Return the deployment that runs a job: built from its request, or the one with its graph id."""
+        workflow, model = request.get("workflow"), request.get("model")
+        if workflow is not None:
+            return await self._workflow(**workflow)
+        if model is not None and self.models is not None:
+            return fetch_deployment(self.models, ModelRequest(**model), job.key)
+        await self._wait_until_deployed(job)
+        return await self.deployment(job.graph_id)
+
+    async def _wait_until_deployed(self, call: Job) -> None:
+        """Wait while an unfinished job deploys the graph of a call, unless that graph is live."""
+        while (live := self.deployments.live(call.graph_id)) is None or live.hash != call.graph_hash:
+            found = self._announced(call.graph_id) and self._deploying.get(call.graph_id, {})
+            job_id = next((job_id for job_id, (_, graph_hash) in (found or {}).items() if graph_hash == call.graph_hash), None)
+            if job_id is None:
+                return
+            job = await self.job_manager.find(job_id)
+            if not job.is_final:
+                await asyncio.shield(self.job_manager.next_change(job))
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     async def submit(self, graph_id: str, call: Submission) -> Job:
-        """Return a new job, or the existing job with the same key.
+        """Return a new job, or the existing job with the same key. For a caller in protocol 1 (``blocking``) the deployment is built first.
 
         Raises:
-            UnknownGraph: there is no such deployment. Otherwise as `Admission.admit`.
+            UnknownGraph: there is no such deployment. Otherwise as `Staging.submit`.
         """
-        return await self._admission.admit(await self.deployment(graph_id), call)
+        self.deployments.reaper.touch(graph_id)
+        live = self.deployments.live(graph_id)
+        if live is None and call.blocking:
+            live = await self.deployment(graph_id)
+        if live is not None:
+            return await self._staging.submit(call, Target(CALL, graph_id, live.kind, live.hash, live))
+        level, graph_hash = self._announced(graph_id) or await asyncio.to_thread(self.deployments.level_and_hash, graph_id)
+        return await self._staging.submit(call, Target(CALL, graph_id, level, graph_hash))
 
     async def submit_workflow(self, graph_id: str, prompt: Mapping[str, Any], call: Submission) -> Job:
         """Return a new job that runs a ComfyUI API prompt with ports, or the existing job with the same key. Nothing is deployed.
@@ -248,9 +313,10 @@ class Service:
             InvalidConfig: the prompt is invalid, or this endpoint is not a ComfyUI. Otherwise as `submit`.
         """
         deployment = await self._workflow(graph_id, prompt)
-        return await self._admission.admit(deployment, call, {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}})
+        origin = {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}}
+        return await self._staging.submit(call, Target(WORKFLOW, graph_id, deployment.kind, deployment.hash, deployment, origin))
 
-    async def fetch_model(self, request: ModelRequest, key: str) -> Job:
+    async def fetch_model(self, request: ModelRequest, key: str, principal: str = OWNER) -> Job:
         """Return a detached job that downloads a model file, or the existing job with the same key.
 
         Raises:
@@ -260,69 +326,96 @@ class Service:
             raise InvalidConfig("This endpoint is not a ComfyUI and has no model folders. Send the file to a ComfyUI endpoint.")
         if await self.job_manager.find_key(key) is None:
             await asyncio.to_thread(self.models.target, request)
-        deployment = fetch_deployment(self.models, request, key)
-        no_inputs: dict[str, Any] = {"skeleton": {}, "payloads": []}
+        found = fetch_deployment(self.models, request, key)
         run: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
-        return await self._admission.admit(deployment, Submission(key, no_inputs, {}, run, detached=True), {"model": asdict(request)})
+        call = Submission(key, {"skeleton": {}, "payloads": []}, {}, run, detached=True, principal=principal)
+        return await self._staging.submit(call, Target(MODEL, found.graph_id, found.kind, found.hash, found, {"model": asdict(request)}))
 
     async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}
         build = partial(self.deployments.build_once, graph_id, "comfy", config)
         return await asyncio.get_running_loop().run_in_executor(self._builders, build)
 
+    async def check_inputs(self, job_id: str, principal: str | None = None) -> Job:
+        """Look again for the missing inputs of a job, in the background. A job that does not wait for inputs is unchanged.
+
+        Raises:
+            UnknownJob: there is no such job.
+        """
+        return await self._staging.check_inputs(await self.job_manager.find(job_id, principal))
+
     async def result(self, job: Job, called_at: str | None = None) -> dict[str, Any]:
-        """Return the result of a job, with signed urls for its artifacts, or only its status while it is unfinished.
+        """Return the row of a job, and if it has ended also its output, with signed urls for its artifacts.
 
         ``called_at`` is the url at which the caller reached this endpoint.
         """
-        if not job.is_final:
-            return {"job_id": job.job_id, "status": job.status}
         output = job.output
         if output is not None and job.artifacts:
             output = await asyncio.to_thread(with_urls, output, partial(self._url, called_at=called_at))
-        return {"job_id": job.job_id, "status": job.status, "output": output, "error": job.error, "timing": job.timing}
+        return {**job.row(), "output": output} if job.is_final else job.row()
 
     def _url(self, ref: ArtifactRef, called_at: str | None) -> str | None:
         return self.signer.url(ref.hash, called_at) if self.store.has(ref.hash) else None
 
-    async def jobs(self, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the rows of jobs, newest first.
+    async def jobs(
+        self, graph_id: str | None = None, status: str | None = None, limit: int = 100, principal: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the rows of jobs, of all principals or of one, newest first.
 
         Raises:
             UnknownName: the status does not exist.
         """
         if status is not None and status not in STATES:
             raise unknown_name("job status", status, STATES)
-        return [job.row() for job in await self.job_manager.newest(graph_id, status, max(1, min(limit, 1000)))]
+        return [job.row() for job in await self.job_manager.newest(graph_id, status, principal, max(1, min(limit, 1000)))]
 
-    async def cancel(self, job_id: str) -> Job:
-        """Cancel a job. A queued job ends immediately, a running one at its next node.
+    async def job_of_key(self, key: str, principal: str | None = None) -> Job:
+        """Return the job with this key, of any principal or of ``principal``.
+
+        Raises:
+            UnknownJob: the key is unused, or another principal used it.
+        """
+        job = await self.job_manager.find_key(key)
+        if job is None or principal not in (None, job.principal):
+            raise UnknownJob(f"Job key {key[:80]!r} is unused on this endpoint, or its job finished long ago.", name=key[:80])
+        return job
+
+    async def cancel(self, job_id: str, principal: str | None = None) -> Job:
+        """Cancel a job. One that does not run ends immediately, a running one at its next node.
 
         Raises:
             UnknownJob: there is no such job.
         """
-        job = await self.job_manager.find(job_id)
+        job = await self.job_manager.find(job_id, principal)
         self.job_manager.stop_job(job, "Cancelled by request.")
         return job
 
-    async def cancel_key(self, key: str) -> Job:
+    async def cancel_key(self, key: str, principal: str | None = None) -> Job:
         """Cancel the job with this key, as `cancel`. If the key is unused, a call with it is answered as cancelled and never runs.
 
         Raises:
-            InvalidArgument: the key is empty or longer than 200 characters.
+            InvalidArgument: the key is empty or longer than 200 characters. UnknownJob: another principal used it.
         """
         if not 0 < len(key) <= _MAX_KEY_LENGTH:
             raise InvalidArgument(f"A job key must have 1 to {_MAX_KEY_LENGTH} characters, got {len(key)}.")
-        return await self.job_manager.cancel_key(key, "Cancelled by request.")
+        if principal is not None and await self.job_manager.find_key(key) is not None:
+            await self.job_of_key(key, principal)
+        return await self.job_manager.cancel_key(key, "Cancelled by request.", principal or OWNER)
 
-    async def events(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
-        """Yield the events of one job until its last, or of all jobs without end. Yields None after each ``pause`` seconds of silence."""
+    async def events(
+        self, job_id: str | None, after: int | None, pause: float, principal: str | None = None
+    ) -> AsyncGenerator[Event | None, None]:
+        """Yield the events of one job until its last, or of all jobs (of one principal) without end.
+
+        Yields None after each ``pause`` seconds of silence.
+        """
         if job_id is None:
             async with aclosing(self.hub.listen(None, after, pause)) as stream:
                 async for event in stream:
-                    yield event
+                    if event is None or principal is None or await self._belongs(event.job_id, principal):
+                        yield event
             return
-        job = await self.job_manager.find(job_id)
+        job = await self.job_manager.find(job_id, principal)
         seen = after or 0
         with self.job_manager.attend(job):
             if job.is_final:
@@ -336,6 +429,12 @@ class Service:
                     if job.is_final if event is None else event.data.get("status") in FINAL:
                         return
 
+    async def _belongs(self, job_id: str, principal: str) -> bool:
+        try:
+            return (await self.job_manager.find(job_id)).principal == principal
+        except UnknownJob:
+            return False
+
     # -- status -------------------------------------------------------------------------------------------------
 
     @property
@@ -346,17 +445,3 @@ class Service:
     def queue_depth(self) -> dict[str, Any]:
         """Return ``{"queued", "running", "slots"}``."""
         return self.host.queue_depth()
-
-
-def _check_resumable(job: Job, deployment: Deployment) -> None:
-    """Raise `EndpointFailed` if a job of an earlier process must not be run (again)."""
-    if deployment.hash != job.graph_hash:
-        raise EndpointFailed(f"Graph {job.graph_id!r} was replaced before the job could run after a restart. Call it again.")
-    if job.status == IN_PROGRESS and deployment.exclusive:
-        raise EndpointFailed(
-            f"The endpoint was stopped while this job ran. Graph {job.graph_id!r} keeps state between calls, so the job is not run again; "
-            "call the graph again if its state allows.",
-            graph_id=job.graph_id,
-        )
-    if job.attempts >= _MAX_ATTEMPTS:
-        raise EndpointFailed(f"The endpoint stopped {job.attempts} times while this job ran. It is not tried again.", attempts=job.attempts)

@@ -13,8 +13,8 @@ from yggdrasill.server_ext.comfy.model_files import fingerprints
 from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.runner import observe_prompts
 from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.tasks import Task
+from yggdrasill.server_ext.jobs.execution import Task
+from yggdrasill.server_ext.jobs.model import Job
 
 __all__ = ["ComfyHost"]
 

@@ -24,12 +24,12 @@ SOON = 15.0
 
 
 class Http:
-    """The routes of one endpoint, with shortcuts."""
+    """The routes of one endpoint, with shortcuts. The shortcuts `deploy` and `submit` are for protocol 1."""
 
-    def __init__(self, process: EndpointProcess) -> None:
+    def __init__(self, process: EndpointProcess, protocol: int = 1) -> None:
         self.process = process
         self.session = requests.Session()
-        self.session.headers.update({"Authorization": f"Bearer {process.token}", "X-Yggdrasill-Protocol": "1"})
+        self.session.headers.update({"Authorization": f"Bearer {process.token}", "X-Yggdrasill-Protocol": str(protocol)})
 
     @property
     def url(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from samples.blocks import register_samples
 from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection, current_run
 
-__all__ = ["ENV_SECRET", "Gate", "Keeper", "Leak", "Outside", "Report", "Say"]
+__all__ = ["ENV_SECRET", "Gate", "Keeper", "Leak", "Outside", "Report", "Say", "Weighty"]
 
 ENV_SECRET = "YGGDRASILL_TEST_API_KEY"
 
@@ -48,6 +48,18 @@ class Keeper(Gate):
         super().forward(inputs)
         self.calls += 1
         return {"y": self.calls}
+
+
+class Weighty(Gate):
+    """A gate that takes ``build_seconds`` to construct, and then fails if ``build_error`` is set."""
+
+    block_type = "sample/weighty"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        time.sleep(self.config.get("build_seconds", 0.0))
+        if self.config.get("build_error"):
+            raise ValueError(self.config["build_error"])
 
 
 class Outside(Gate):
@@ -121,5 +133,5 @@ def wait_for(path: str) -> None:
 
 
 register_samples(BlockRegistry.global_registry())
-for _block in (Gate, Keeper, Outside, Leak, Report, Say):
+for _block in (Gate, Keeper, Outside, Weighty, Leak, Report, Say):
     BlockRegistry.global_registry().register(_block.block_type, _block)

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http_client import Http, error_of
-from yggdrasill.server_ext.retention import Retention, default_quota
+from yggdrasill.server_ext.jobs.store import Retention, default_quota
 from yggdrasill.values import DiskStore
 
 
@@ -124,13 +124,15 @@ def test_many_small_artifacts_are_uploaded_in_one_batch(server: Http) -> None:
     assert error_of(server.post("/artifacts/batch", data=huge)) == (400, "LimitExceeded")
 
 
-def test_missing_inputs_are_named_and_no_job_is_created(server: Http) -> None:
+def test_missing_inputs_are_named_and_the_job_waits_for_them(server: Http) -> None:
     ref = {"dtype": "float32", "shape": [5000], "nbytes": 20_000, "artifact": named(os.urandom(8))}
     body = {"key": "lacking", "inputs": {"skeleton": {"x": {"$tensor": 0}}, "payloads": [ref]}, "wait": 1}
     answer = server.post("/graphs/double/jobs", json=body)
     assert error_of(answer) == (409, "UnknownArtifact")
     assert answer.json()["error"]["details"]["missing"] == [ref["artifact"]]
-    assert "lacking" not in [job["key"] for job in server.get("/jobs").json()["jobs"]]
+    row = server.get("/jobs/keys/lacking").json()
+    assert (row["status"], row["missing"]) == ("WAITING_INPUTS", [ref["artifact"]])
+    assert server.post("/jobs/keys/lacking/cancel").json()["key"] == "lacking"
 
 
 def output_of(http: Http, x: torch.Tensor) -> dict[str, Any]:

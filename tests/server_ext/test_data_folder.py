@@ -14,8 +14,8 @@ from samples.endpoints import EndpointProcess
 from samples.http_client import Http, one_node
 from yggdrasill.errors import StorageFailed, YggdrasillError
 from yggdrasill.server_ext.comfy.settings import ComfySettings
-from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.model import Job
+from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.server import Settings, build_service
 

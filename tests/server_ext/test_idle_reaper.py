@@ -12,8 +12,8 @@ from samples.http_client import GateFile, Http, error_of, one_node, until
 from yggdrasill.errors import StorageFailed
 from yggdrasill.server_ext import idle_reaper
 from yggdrasill.server_ext.configs import HostRules
+from yggdrasill.server_ext.deployment import IdleReaper
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.idle_reaper import IdleReaper
 
 
 def test_an_idle_deployment_is_removed_after_its_limit(server: Http, gate_file: GateFile) -> None:

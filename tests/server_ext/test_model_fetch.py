@@ -26,7 +26,7 @@ from yggdrasill.errors import (
     YggdrasillError,
 )
 from yggdrasill.executor.context import CancelToken, enter_run
-from yggdrasill.server_ext.job import Job
+from yggdrasill.server_ext.jobs.model import Job
 from yggdrasill.server_ext.model_fetch import ModelFetch, ModelRequest
 
 

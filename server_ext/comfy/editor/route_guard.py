@@ -18,8 +18,8 @@ from yggdrasill.errors import AccessDenied, YggdrasillError
 from yggdrasill.protocol.statuses import status_of
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.bodies import read_model_body
+from yggdrasill.server_ext.jobs.execution import error_dict
 from yggdrasill.server_ext.service import Service
-from yggdrasill.server_ext.tasks import error_dict
 
 __all__ = ["UI_HEADER", "RouteGuard", "json_answer"]
 

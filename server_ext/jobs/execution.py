@@ -1,32 +1,109 @@
-"""The execution of a job in a worker thread: decodes inputs, runs, packs the output into the store and stores the result."""
+"""Execution of a job in a worker thread: decodes inputs, runs, packs the output into the store and stores the result."""
 
 from __future__ import annotations
 
 import json
 import logging
+import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yggdrasill.errors import Cancelled, EndpointFailed, TimedOut, YggdrasillError
+from yggdrasill.errors import Cancelled, EndpointFailed, InvalidArgument, InvalidState, TimedOut, YggdrasillError, format_options
 from yggdrasill.executor.context import Host, enter_run
+from yggdrasill.foundation.kinds import find_kind
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
 from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.artifacts import InFlightArtifacts
-from yggdrasill.server_ext.calls import call
 from yggdrasill.server_ext.deployment import Deployment
-from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.model import Job
+from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.stage.state import State
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.wire import StreamingPacker
 
-__all__ = ["RunLog", "Task", "TaskServices", "error_dict", "job_error", "shorten", "stop_error"]
+__all__ = [
+    "LEASE_SECONDS",
+    "PREVIEW_METHODS",
+    "RunLog",
+    "Task",
+    "TaskServices",
+    "call",
+    "check_options",
+    "error_dict",
+    "job_error",
+    "shorten",
+    "stop_error",
+]
+
+#: Latent preview methods of ComfyUI; ``default`` keeps the method that the server was started with.
+PREVIEW_METHODS = ("auto", "latent2rgb", "taesd", "none", "default")
+#: ``max_workers`` changes no result, so every kind accepts it and those without parallel children ignore it.
+_FOR_EVERY_KIND = frozenset({"dry_run", "max_workers"})
+_MAX_WORKERS = 64
+
+
+def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the validated options without those that are None.
+
+    Raises:
+        InvalidArgument: an option that this kind does not accept, or an invalid value.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    if given.pop("training", False):
+        raise InvalidArgument(
+            "Remote training is not supported: gradients do not cross endpoints. Train on the machine that has the weights."
+        )
+    options_of_kind = find_kind(kind).run_options
+    allowed = options_of_kind | _FOR_EVERY_KIND
+    unknown = sorted(set(given) - allowed)
+    if unknown:
+        raise InvalidArgument(f"A remote {kind} does not accept {', '.join(map(repr, unknown))}. Available: {format_options(allowed)}.")
+    if given.get("dry_run", False) not in (True, False):
+        raise InvalidArgument(f"dry_run must be true or false, got {given['dry_run']!r}")
+    if given.get("preview_method", "default") not in PREVIEW_METHODS:
+        raise InvalidArgument(
+            f"Unknown preview_method {str(given['preview_method'])[:40]!r}. Available: {format_options(PREVIEW_METHODS)}."
+        )
+    for name in ("num_loop_steps", "max_workers", "num_steps", "seed"):
+        if name in given and (not isinstance(given[name], int) or isinstance(given[name], bool)):
+            raise InvalidArgument(f"{name} must be an integer, got {given[name]!r}")
+    if given.get("max_workers", 1) > _MAX_WORKERS:
+        given["max_workers"] = _MAX_WORKERS
+    if "max_workers" not in options_of_kind:
+        given.pop("max_workers", None)
+    return given
+
+
+def call(kind: str, runnable: Any, value: Any, options: Mapping[str, Any], seed: int | None) -> Any:
+    """Run and return the result for the caller: outputs by name, or ``{"state": ...}`` for a stage or world.
+
+    Raises:
+        InvalidArgument, InvalidState: ``value`` is invalid for this kind. Otherwise as the runnable's ``run``.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidArgument(f"The inputs of a {kind} must be a dict, got {type(value).__name__}.")
+    boundary = find_kind(kind).boundary
+    if boundary == "ports":
+        return runnable.run(value, **options)
+    unknown = sorted(str(key) for key in value if key not in ("state", "action"))
+    if unknown:
+        raise InvalidArgument(f"Unknown inputs of a {kind}: {format_options(unknown)}. Available: 'state', 'action'.")
+    given = value.get("state")
+    if given is not None and not isinstance(given, Mapping):
+        raise InvalidState(f"The state of a {kind} call must be a serialised state (a dict), got {type(given).__name__}.")
+    if boundary == "state":
+        result = runnable.run(State.of(given), action=value.get("action"), seed=seed, **options)
+    else:
+        result = runnable.run(None if given is None else State.of(given), action=value.get("action"), **options)
+    return {"state": result.to_dict()}
+
 
 _LOG = logging.getLogger("yggdrasill.server")
 _PROGRESS_INTERVAL = 0.05
@@ -38,6 +115,10 @@ _MAX_DETAILS_BYTES = 64 << 10
 _PACK_THREADS = 4
 _MAX_STEP = 2.0**53
 _MAX_ANNOUNCED = 64
+
+LEASE_SECONDS = 60.0
+"""How long a process promises to run a job, unless it renews the lease."""
+_NO_LEASE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
 
 SlotRelease = Callable[[], AbstractContextManager[None]]
 
@@ -54,6 +135,8 @@ class TaskServices:
     finished: Callable[[Job, Job], None]
     #: Called from any thread when the calls that a task's run waits for change.
     set_waits: Callable[[Task, list[str]], None]
+    #: The name of this start of the process in the leases of the jobs that it runs.
+    lease_owner: str = field(default_factory=lambda: secrets.token_hex(8))
     #: Artifacts that are being written to the store.
     in_flight: InFlightArtifacts = field(default_factory=InFlightArtifacts)
     #: Threads that pack outputs while runs continue.
@@ -161,10 +244,11 @@ class Task:
         job = self.job
         self._check_cancelled()
         job.status, job.started, job.attempts = IN_PROGRESS, time.time(), job.attempts + 1
-        stored = self.services.jobs.update(job)
-        if self.deployment.exclusive:
-            # a restart must know that a run which changes state has started
-            stored.result()
+        job.lease_owner, job.lease_until = self.services.lease_owner, job.started + LEASE_SECONDS
+        stored = self.services.jobs.transition(job)
+        # a restart must know that a run which changes state has started
+        if self.deployment.exclusive and not stored.result():
+            raise Cancelled(job.token.reason)
         self.services.emit(job, "status", {"status": IN_PROGRESS})
 
     def _check_cancelled(self) -> None:
@@ -174,11 +258,12 @@ class Task:
     def _run(self, release_slot: SlotRelease | None) -> tuple[dict[str, Any], list[str]]:
         from yggdrasill.values.wire import pack, unpack
 
-        job, request, kind = self.job, self.job.request, self.deployment.kind
+        job, kind = self.job, self.deployment.kind
+        request = job.request if job.request is not None else self.services.jobs.request(job.job_id).result()
         handles = self._handle if self.deployment.accepts_handles else None
         value = unpack(request["inputs"], self._load, handles=handles, checkpoint=self._check_cancelled)
         run = request["run"]
-        packer = StreamingPacker(self.services.store, f"job:{job.job_id}", self._register_artifact)
+        packer = StreamingPacker(self.services.store, job.pin_owner, self._register_artifact)
         try:
             with enter_run(
                 seed=run["seed"],
@@ -190,7 +275,7 @@ class Task:
             ):
                 result = call(kind, self.deployment.runnable, value, request["options"], run["seed"])
             early = self._published and isinstance(result, dict)
-            packed = packer.finish(result) if early else pack(result, self.services.store, owner=f"job:{job.job_id}")
+            packed = packer.finish(result) if early else pack(result, self.services.store, owner=job.pin_owner)
         finally:
             packer.close()
         return packed.wire, packed.artifacts
@@ -251,7 +336,9 @@ class Task:
         job = self.job
         if job.token.cancelled:
             return self._failed(Cancelled(job.token.reason))
-        return replace(job, status=COMPLETED, finished=time.time(), output=output, timing=timing, artifacts=tuple(artifacts), request={})
+        return replace(
+            job, status=COMPLETED, finished=time.time(), output=output, timing=timing, artifacts=tuple(artifacts), request={}, **_NO_LEASE
+        )
 
     def _failed(self, error: BaseException) -> Job:
         job = self.job
@@ -260,19 +347,33 @@ class Task:
         if not stopped:
             _LOG.error("Job %s of graph %r failed.", job.job_id, job.graph_id, exc_info=error)
         return replace(
-            job, status=status, finished=time.time(), error=stop_error(job, error, self.services.redactor), artifacts=(), request={}
+            job,
+            status=status,
+            finished=time.time(),
+            error=stop_error(job, error, self.services.redactor),
+            artifacts=(),
+            request={},
+            **_NO_LEASE,
         )
 
     def _store(self, final: Job) -> None:
+        """Store and report the end of the job. If its row ended otherwise at the same time, that end counts."""
+        jobs = self.services.jobs
         try:
-            self.services.jobs.update(final).result()
+            if not jobs.transition(final).result():
+                final = _end_of_row(jobs.get(final.job_id).result(), final)
         except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
             _LOG.error("Job %s could not be stored: %s", final.job_id, error)
             final = replace(final, status=FAILED, output=None, artifacts=(), error=job_error(error, self.services.redactor))
             # without this row, the next start would run the job again
             with suppress(Exception):
-                self.services.jobs.update(final).result()
+                jobs.transition(final).result()
         self.services.finished(self.job, final)
+
+
+def _end_of_row(stored: Job | None, final: Job) -> Job:
+    """Return the end that is stored for a job, or ``final`` if its row does not exist."""
+    return stored if stored is not None and stored.is_final else final
 
 
 def stop_error(job: Job, error: BaseException, redactor: Redactor) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The SQLite file of an endpoint's jobs: created if missing, locked for one process, moved aside if damaged."""
+"""The SQLite file of an endpoint's jobs: created if missing, migrated, locked for one process, moved aside if damaged."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import itertools
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from yggdrasill.errors import StorageFailed, UnsupportedVersion, YggdrasillError
@@ -14,7 +15,7 @@ from yggdrasill.errors import StorageFailed, UnsupportedVersion, YggdrasillError
 __all__ = ["job_file_failure", "open_job_file"]
 
 _LOG = logging.getLogger("yggdrasill.server")
-_VERSION = 1
+_VERSION = 2
 _LOCK_TIMEOUT = 1.0
 _SIDE_FILE_SUFFIXES = ("-wal", "-shm", "-journal")
 _SCHEMA = """
@@ -22,17 +23,33 @@ CREATE TABLE IF NOT EXISTS jobs (
     job_id TEXT PRIMARY KEY, key TEXT NOT NULL UNIQUE, graph_id TEXT NOT NULL, graph_hash TEXT NOT NULL, body_hash TEXT NOT NULL,
     status TEXT NOT NULL, created REAL NOT NULL, started REAL, finished REAL, detached INTEGER NOT NULL, orphan_after REAL NOT NULL,
     timeout REAL, attempts INTEGER NOT NULL, request TEXT NOT NULL, output TEXT, error TEXT, timing TEXT NOT NULL, progress TEXT,
-    artifacts TEXT NOT NULL
+    artifacts TEXT NOT NULL, kind TEXT NOT NULL DEFAULT 'call', priority INTEGER NOT NULL DEFAULT 0, deadline REAL,
+    missing TEXT NOT NULL DEFAULT '[]', lease_owner TEXT, lease_until REAL, principal TEXT NOT NULL DEFAULT 'owner'
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS jobs_by_age ON jobs (finished);
+CREATE INDEX IF NOT EXISTS jobs_by_creation ON jobs (created);
 CREATE TABLE IF NOT EXISTS events (seq INTEGER PRIMARY KEY, job_id TEXT NOT NULL, kind TEXT NOT NULL, data TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS events_of_job ON events (job_id, seq);
 CREATE TABLE IF NOT EXISTS keys (
-    key TEXT PRIMARY KEY, job_id TEXT NOT NULL, body_hash TEXT NOT NULL, status TEXT NOT NULL, recorded REAL NOT NULL
+    key TEXT PRIMARY KEY, job_id TEXT NOT NULL, body_hash TEXT NOT NULL, status TEXT NOT NULL, recorded REAL NOT NULL,
+    principal TEXT NOT NULL DEFAULT 'owner'
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS keys_by_age ON keys (recorded);
 CREATE TABLE IF NOT EXISTS numbers (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+#: Statements that bring a file of version 1 to version 2. Its unfinished rows contain what makes them more than a call.
+_FROM_VERSION_1 = (
+    "ALTER TABLE jobs ADD COLUMN kind TEXT NOT NULL DEFAULT 'call'",
+    "ALTER TABLE jobs ADD COLUMN priority INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE jobs ADD COLUMN deadline REAL",
+    "ALTER TABLE jobs ADD COLUMN missing TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE jobs ADD COLUMN lease_owner TEXT",
+    "ALTER TABLE jobs ADD COLUMN lease_until REAL",
+    "ALTER TABLE jobs ADD COLUMN principal TEXT NOT NULL DEFAULT 'owner'",
+    "ALTER TABLE keys ADD COLUMN principal TEXT NOT NULL DEFAULT 'owner'",
+    "UPDATE jobs SET kind = 'workflow' WHERE CASE WHEN json_valid(request) THEN json_type(request, '$.workflow') END IS NOT NULL",
+    "UPDATE jobs SET kind = 'model' WHERE CASE WHEN json_valid(request) THEN json_type(request, '$.model') END IS NOT NULL",
+)
 
 
 def open_job_file(path: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.Connection:
@@ -97,15 +114,38 @@ def _open(path: str, read: Callable[[sqlite3.Connection], object]) -> sqlite3.Co
             raise sqlite3.DatabaseError(check)
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        db.executescript(_SCHEMA)
-        db.execute(f"PRAGMA user_version = {_VERSION}")
-        db.execute("BEGIN EXCLUSIVE")
-        db.execute("COMMIT")
+        _bring_up_to_date(db, version)
         read(db)
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _bring_up_to_date(db: sqlite3.Connection, version: int) -> None:
+    """Create the tables, or add to those of an earlier version what this one needs, all at once."""
+    with _transaction(db):
+        # version 0 is a new file, or one whose first start was interrupted
+        if version == 1:
+            # releases of version 1 before the table of keys have none
+            tables = {row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()}
+            for statement in _FROM_VERSION_1:
+                if statement.split()[2] != "keys" or "keys" in tables:
+                    db.execute(statement)
+        for statement in _SCHEMA.split(";"):
+            db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_VERSION}")
+
+
+@contextmanager
+def _transaction(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN EXCLUSIVE")
+    try:
+        yield
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")
 
 
 def _is_damage(error: Exception) -> bool:

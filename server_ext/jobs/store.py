@@ -2,50 +2,68 @@
 
 Each operation returns a future. Operations that are queued at the same time share a transaction. With ``synchronous=NORMAL`` in WAL mode
 a killed process loses no committed data; a power failure can lose the last transactions, but does not corrupt the file.
+
+The last part of the module deletes finished jobs beyond their limits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
+import shutil
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from yggdrasill.errors import StorageFailed
-from yggdrasill.protocol.states import FINAL
-from yggdrasill.server_ext.job import Event, Job, KeyRecord
-from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
+from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
+from yggdrasill.server_ext.artifacts import PinThread
+from yggdrasill.server_ext.jobs.model import PREDECESSORS, Event, Job, KeyRecord
+from yggdrasill.server_ext.jobs.schema import job_file_failure, open_job_file
+from yggdrasill.values.stores.disk import DiskStore
 
-__all__ = ["JobStore"]
+__all__ = ["JobStore", "OutputRetention", "Retention", "default_quota"]
 
 Result = TypeVar("Result")
 _Action = Callable[[sqlite3.Connection], Any]
 
 _MAX_BATCH = 256
-_PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "status", "created", "started", "finished")
-_NUMBERS = ("detached", "orphan_after", "timeout", "attempts")
-_JSON = ("request", "output", "error", "timing", "progress", "artifacts")
+_PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "kind", "status", "created", "started", "finished")
+_NUMBERS = ("detached", "orphan_after", "timeout", "deadline", "priority", "attempts", "lease_owner", "lease_until", "principal")
+_JSON = ("request", "missing", "output", "error", "timing", "progress", "artifacts")
 _COLUMNS = (*_PLAIN, *_NUMBERS, *_JSON)
 # the statements consist of constants; values are bound as parameters
 _INSERT = f"INSERT INTO jobs ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))})"  # noqa: S608
-_CHANGING = ("status", "started", "finished", "attempts", "output", "error", "timing", "progress", "artifacts", "request")
-_UPDATE = f"UPDATE jobs SET {', '.join(f'{name} = ?' for name in _CHANGING)} WHERE job_id = ?"  # noqa: S608
+_CHANGING = (
+    "status", "started", "finished", "attempts", "lease_owner", "lease_until", "missing", "output", "error", "timing", "progress", "artifacts",
+)  # fmt: skip
 _SELECT = f"SELECT {', '.join(_COLUMNS)} FROM jobs"  # noqa: S608
-_RECORD_KEY = "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded) VALUES (?, ?, ?, ?, ?)"
+_RECORD_KEY = "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded, principal) VALUES (?, ?, ?, ?, ?, ?)"
 _RECORD_KEYS = (
-    "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded) "
-    "SELECT key, job_id, body_hash, status, ? FROM jobs WHERE job_id = ? AND finished IS NOT NULL"
+    "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded, principal) "
+    "SELECT key, job_id, body_hash, status, ?, principal FROM jobs WHERE job_id = ? AND finished IS NOT NULL"
 )
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
 _KEPT_SEQ = "SELECT coalesce(max(value), 0) FROM numbers WHERE name = 'last_seq'"
 _KEEP_LAST_SEQ = f"INSERT OR REPLACE INTO numbers VALUES ('last_seq', max(({_LAST_SEQ}), ({_KEPT_SEQ})))"  # noqa: S608
-_SELECT_SUMMARY = _SELECT.replace(" request, output,", " '{}', NULL,")
+_SELECT_SUMMARY = _SELECT.replace(" request, missing, output,", " NULL, missing, NULL,")
+
+
+def _transition_to(status: str) -> str:
+    """Return the statement that brings a row to a state from one that may precede it. A job that has ended needs no request."""
+    changed = ", ".join(f"{name} = ?" for name in _CHANGING) + (", request = '{}'" if status in FINAL else "")
+    earlier = ", ".join(f"'{name}'" for name in PREDECESSORS[status])
+    return f"UPDATE jobs SET {changed} WHERE job_id = ? AND status IN ({earlier})"  # noqa: S608
+
+
+_TRANSITION = {status: _transition_to(status) for status in STATES}
 
 
 @dataclass(frozen=True)
@@ -78,15 +96,23 @@ class JobStore:
     # -- writing ------------------------------------------------------------------------------------------------
 
     def insert(self, job: Job) -> Future[None]:
-        """Insert a job."""
-        values = _to_row(job)
+        """Insert a job, which must have its request."""
+        values = tuple(_encode(job, name) for name in _COLUMNS)
         return self._write(lambda db: db.execute(_INSERT, values))
 
-    def update(self, job: Job) -> Future[None]:
-        """Write the columns of a job that change during its life."""
-        row = dict(zip(_COLUMNS, _to_row(job), strict=True))
-        values = (*(row[name] for name in _CHANGING), job.job_id)
-        return self._write(lambda db: db.execute(_UPDATE, values))
+    def transition(self, job: Job) -> Future[bool]:
+        """Bring the row of a job to ``job.status`` and write the columns that change during its life.
+
+        Returns False, and changes nothing, if the row is in a state that the new one may not follow, or does not exist.
+        """
+        values = (*(_encode(job, name) for name in _CHANGING), job.job_id)
+        statement = _TRANSITION[job.status]
+        return self._write(lambda db: db.execute(statement, values).rowcount == 1)
+
+    def renew_leases(self, owner: str, until: float) -> Future[None]:
+        """Set the end of the leases of all running jobs of ``owner``."""
+        statement = "UPDATE jobs SET lease_until = ? WHERE lease_owner = ? AND status = ?"
+        return self._write(lambda db: db.execute(statement, (until, owner, IN_PROGRESS)))
 
     def add_event(self, event: Event, replaced: int | None = None) -> Future[None]:
         """Append an event with a new ``seq``. The event with the number ``replaced``, if given, is deleted."""
@@ -137,6 +163,15 @@ class JobStore:
 
         return self._read(operation)
 
+    def request(self, job_id: str) -> Future[dict[str, Any]]:
+        """Return the request of an unfinished job; ``{}`` if it has ended or does not exist."""
+
+        def operation(db: sqlite3.Connection) -> dict[str, Any]:
+            row = db.execute("SELECT request FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            return {} if row is None else dict(json.loads(row[0]))
+
+        return self._read(operation)
+
     def keys(self) -> Future[dict[str, str]]:
         """Return the job id of every job key."""
         return self._read(lambda db: dict(db.execute("SELECT key, job_id FROM jobs").fetchall()))
@@ -145,7 +180,7 @@ class JobStore:
         """Return the record of a key without a job, or None."""
 
         def operation(db: sqlite3.Connection) -> KeyRecord | None:
-            row = db.execute("SELECT key, job_id, body_hash, status, recorded FROM keys WHERE key = ?", (key,)).fetchone()
+            row = db.execute("SELECT key, job_id, body_hash, status, recorded, principal FROM keys WHERE key = ?", (key,)).fetchone()
             return None if row is None else KeyRecord(*row)
 
         return self._read(operation)
@@ -155,13 +190,19 @@ class JobStore:
         return self._read(_artifacts)
 
     def unfinished(self) -> Future[list[Job]]:
-        """Return the unfinished jobs, oldest first."""
+        """Return the unfinished jobs, oldest first, without their requests but with ``nbytes``."""
         return self._read(_unfinished)
 
-    def newest(self, *, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> Future[list[Job]]:
+    def newest(
+        self, *, graph_id: str | None = None, status: str | None = None, principal: str | None = None, limit: int = 100
+    ) -> Future[list[Job]]:
         """Return jobs, newest first, without request and output."""
-        statement = f"{_SELECT_SUMMARY} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY created DESC LIMIT ?3"
-        return self._read(lambda db: [_from_row(row) for row in db.execute(statement, (graph_id, status, limit))])
+        statement = (
+            f"{_SELECT_SUMMARY} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) AND (?3 IS NULL OR principal = ?3) "
+            "ORDER BY created DESC LIMIT ?4"
+        )
+        values = graph_id, status, principal, limit
+        return self._read(lambda db: [_from_row(row) for row in db.execute(statement, values)])
 
     def expired(self, *, finished_before: float, keep: int) -> Future[list[str]]:
         """Return the ids of jobs that finished before ``finished_before`` or are not among the ``keep`` newest finished ones."""
@@ -180,7 +221,7 @@ class JobStore:
         statement = "SELECT seq, job_id, kind, data FROM events WHERE seq > ?1 AND (?2 IS NULL OR job_id = ?2) ORDER BY seq LIMIT ?3"
 
         def operation(db: sqlite3.Connection) -> list[Event]:
-            return [Event(seq, owner, kind, json.loads(data)) for seq, owner, kind, data in db.execute(statement, (after, job_id, limit))]
+            return [Event.stored(*row) for row in db.execute(statement, (after, job_id, limit))]
 
         return self._read(operation)
 
@@ -259,23 +300,113 @@ def _artifacts(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
 
 def _unfinished(db: sqlite3.Connection) -> list[Job]:
     marks = ", ".join("?" * len(FINAL))
-    statement = f"{_SELECT} WHERE status NOT IN ({marks}) ORDER BY created"
+    select = _SELECT_SUMMARY.replace(" FROM", ", length(request), json_valid(request) FROM")
+    statement = f"{select} WHERE status NOT IN ({marks}) ORDER BY created"
+    found = []
     # fetch all rows first: the traceback of an unreadable row would keep the statement, and with it the file, open
-    return [_from_row(row) for row in db.execute(statement, tuple(FINAL)).fetchall()]
+    for *row, nbytes, is_json in db.execute(statement, tuple(FINAL)).fetchall():
+        if not is_json:
+            raise ValueError("a request is not JSON")
+        found.append(replace(_from_row(row), nbytes=nbytes))
+    return found
 
 
-def _text(value: Any) -> str:
+def _encode(job: Job, name: str) -> Any:
+    value = getattr(job, name)
     # ASCII, because a lone surrogate has no UTF-8 form
-    return json.dumps(value, separators=(",", ":"))
+    return value if value is None or name not in _JSON else json.dumps(value, separators=(",", ":"))
 
 
-def _to_row(job: Job) -> tuple[Any, ...]:
-    plain = (getattr(job, name) for name in (*_PLAIN, *_NUMBERS))
-    return (*plain, *(None if (value := getattr(job, name)) is None else _text(value) for name in _JSON))
-
-
-def _from_row(row: tuple[Any, ...]) -> Job:
+def _from_row(row: Sequence[Any]) -> Job:
     fields = dict(zip(_COLUMNS, row, strict=True))
     for name in _JSON:
         fields[name] = None if fields[name] is None else json.loads(fields[name])
-    return Job(**{**fields, "detached": bool(fields["detached"]), "artifacts": tuple(fields["artifacts"])})
+    for name in ("artifacts", "missing"):
+        fields[name] = tuple(fields[name])
+    return Job(**{**fields, "detached": bool(fields["detached"])})
+
+
+_MAX_DEFAULT_QUOTA = 64 << 30
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Limits for finished jobs: age in seconds, number of jobs, and bytes of output artifacts.
+
+    The keys of deleted jobs are kept apart from them, so that no call runs twice: for ``key_seconds`` after the deletion, at most ``keys``.
+    """
+
+    seconds: float = 24 * 3600.0
+    jobs: int = 1000
+    bytes: int = 16 << 30
+    key_seconds: float = 24 * 3600.0
+    keys: int = 500_000
+
+    def within(self, quota: int) -> Retention:
+        """Return limits with outputs bounded to half of a store's ``quota``, so that new artifacts have room."""
+        return replace(self, bytes=min(self.bytes, quota // 2))
+
+
+def default_quota(store: DiskStore) -> int:
+    """Return the default quota in bytes: half of the free disk space plus the store's size, at most 64 GiB.
+
+    Raises:
+        StorageFailed: the free space cannot be read.
+    """
+    used = store.used_bytes
+    try:
+        return min(_MAX_DEFAULT_QUOTA, (shutil.disk_usage(store.folder).free + used) // 2)
+    except OSError as error:
+        raise StorageFailed(
+            f"Cannot read the free space at {str(store.folder)!r}: {error.strerror or error}. Set artifact_quota."
+        ) from error
+
+
+class OutputRetention:
+    """Pins the outputs of finished jobs, and removes the oldest jobs beyond the limits."""
+
+    def __init__(self, jobs: JobStore, pins: PinThread, limits: Retention) -> None:
+        self._jobs, self._pins, self._limits = jobs, pins, limits
+        self._kept: OrderedDict[str, int] = OrderedDict()
+        self._clock_offset = time.time() - time.monotonic()
+
+    @property
+    def is_full(self) -> bool:
+        """Whether outputs exceed the byte limit. The newest output is always kept."""
+        return len(self._kept) > 1 and sum(self._kept.values()) > self._limits.bytes
+
+    def keep(self, job_id: str, hashes: tuple[str, ...]) -> None:
+        """Pin the artifacts of a finished job."""
+        self._kept[job_id] = 0
+        self._pins.keep(f"job:{job_id}", hashes, lambda nbytes: self._measured(job_id, nbytes))
+
+    def _measured(self, job_id: str, nbytes: int) -> None:
+        if job_id in self._kept:
+            self._kept[job_id] = nbytes
+
+    def _now(self) -> float:
+        """Return the seconds since the epoch for ages. If the clock was changed since the start, ages are too low rather than too high."""
+        return min(time.time(), time.monotonic() + self._clock_offset)
+
+    async def prune(self) -> set[str]:
+        """Delete jobs beyond the limits, unpin their artifacts, and return their ids.
+
+        Raises:
+            StorageFailed: a part of it could not be done; the next call does it.
+        """
+        limits, now = self._limits, self._now()
+        expired: list[str] = await asyncio.wrap_future(self._jobs.expired(finished_before=now - limits.seconds, keep=limits.jobs))
+        removed = set(expired)
+        total = sum(self._kept.values())
+        for job_id, nbytes in list(self._kept.items())[:-1]:
+            if total <= limits.bytes:
+                break
+            total -= nbytes
+            removed.add(job_id)
+        if removed:
+            await asyncio.wrap_future(self._jobs.remove(list(removed)))
+        for job_id in removed:
+            self._kept.pop(job_id, None)
+            self._pins.unpin(f"job:{job_id}")
+        await asyncio.wrap_future(self._jobs.forget_keys(recorded_before=now - limits.key_seconds, keep=limits.keys))
+        return removed

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from samples.http_client import in_background, until
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.slots import Lease, Slots
+from yggdrasill.server_ext.headless import HeadlessHost, Lease, Slots
 
 
 class Room:
@@ -129,9 +130,9 @@ def test_no_slot_is_lost_after_many_branches() -> None:
 class HeadlessTask:
     """A task of a headless host that does ``work(release_slot)``."""
 
-    def __init__(self, key: str | None, work: Callable[[Any], None]) -> None:
+    def __init__(self, key: str | None, work: Callable[[Any], None], priority: int = 0) -> None:
         self.exclusive_key, self._work = key, work
-        self.job = SimpleNamespace(token=CancelToken())
+        self.job = SimpleNamespace(token=CancelToken(), priority=priority)
 
     def execute(self, release_slot: Any) -> None:
         with contextlib.suppress(Cancelled):
@@ -171,3 +172,64 @@ def test_the_next_call_of_a_stateful_graph_starts_when_the_cancelled_one_ends_wi
     time.sleep(0.1)
     events["a-end"].set()
     assert events["c-ran"].wait(3)
+
+
+def test_tasks_start_by_priority_and_then_in_the_order_of_their_arrival() -> None:
+    host, may_start, order = HeadlessHost(1), threading.Event(), []
+    host.enqueue(HeadlessTask(None, lambda release_slot: may_start.wait(10)))  # type: ignore[arg-type, return-value]
+    for number, priority in enumerate((0, 5, -3, 5, 0)):
+        host.enqueue(HeadlessTask(None, lambda release_slot, name=(priority, number): order.append(name), priority))  # type: ignore[arg-type, misc]
+    may_start.set()
+    until(lambda: len(order) == 5)
+    assert order == [(5, 1), (5, 3), (0, 0), (0, 4), (-3, 2)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([None, "a", "b"]), st.integers(-2, 2), st.booleans()),
+        max_size=30,
+    )
+)
+@settings(max_examples=40, deadline=None)
+def test_tasks_of_one_graph_never_overlap_and_all_but_the_withdrawn_ones_run(entries: list[tuple[str | None, int, bool]]) -> None:
+    host, may_start, lock = HeadlessHost(2), threading.Event(), threading.Lock()
+    began: list[int] = []
+    busy: list[str] = []
+    overlaps: list[str] = []
+
+    def work(number: int, key: str | None) -> None:
+        with lock:
+            began.append(number)
+            if key in busy:
+                overlaps.append(str(key))
+            if key is not None:
+                busy.append(key)
+        may_start.wait(10)
+        with lock:
+            if key is not None:
+                busy.remove(key)
+
+    tasks = [
+        HeadlessTask(key, lambda release_slot, number=number, key=key: work(number, key), priority)  # type: ignore[misc]
+        for number, (key, priority, _) in enumerate(entries)
+    ]
+    for task in tasks:
+        host.enqueue(task)  # type: ignore[arg-type]
+    withdrawn = {number for number, (_, _, leaves) in enumerate(entries) if leaves and host.withdraw(tasks[number])}  # type: ignore[arg-type]
+    may_start.set()
+    until(lambda: host.queue_depth() == {"queued": 0, "running": 0, "slots": 2})
+    assert sorted(began) == [number for number in range(len(entries)) if number not in withdrawn]
+    assert overlaps == []
+
+
+def test_ten_thousand_tasks_are_queued_and_withdrawn_quickly() -> None:
+    host, may_start = HeadlessHost(1), threading.Event()
+    host.enqueue(HeadlessTask("graph", lambda release_slot: may_start.wait(30)))  # type: ignore[arg-type, return-value]
+    tasks = [HeadlessTask("graph", lambda release_slot: None) for _ in range(10_000)]
+    began = time.perf_counter()
+    for task in tasks:
+        host.enqueue(task)  # type: ignore[arg-type]
+    assert all(host.withdraw(task) for task in reversed(tasks))  # type: ignore[arg-type]
+    assert time.perf_counter() - began < 2
+    assert host.queue_depth()["queued"] == 0
+    may_start.set()

@@ -7,9 +7,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -25,18 +25,16 @@ from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDi
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
-from yggdrasill.server_ext import job_manager
-from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.job import Job
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs import manager as job_manager
+from yggdrasill.server_ext.jobs.model import Event, Job, Submission
+from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
-from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
@@ -128,9 +126,9 @@ class FailingStore(JobStore):
         self._fail("insert")
         return super().insert(job)
 
-    def update(self, job: Job) -> Future[None]:
+    def transition(self, job: Job) -> Future[bool]:
         self._fail(job.status)
-        return super().update(job)
+        return super().transition(job)
 
     def _fail(self, what: str) -> None:
         if self.failures and self.failures[0][0] == what:
@@ -558,5 +556,187 @@ def test_progress_and_errors_that_json_cannot_represent_end_their_job(tmp_path: 
             assert job.status == status
             assert await asyncio.wrap_future(endpoint.job_store.unfinished()) == []
             json.dumps(job.row(), allow_nan=False)
+
+    asyncio.run(act())
+
+
+def call_of(key: str, value: Any, endpoint: Service | None = None, **facts: Any) -> Submission:
+    """Return a submission; with ``endpoint``, its artifacts are in the store of that endpoint."""
+    store = MemoryStore()
+    with pack(value, store) as packed:
+        for name in packed.artifacts:
+            if endpoint is not None:
+                endpoint.store.put(bytes(store.read(name)), hash=name)
+        return Submission(key, packed.wire, {}, {"seed": 1, "path": [], "pass_index": 0}, **facts)
+
+
+async def ended(endpoint: Service, job: Job) -> Job:
+    await endpoint.job_manager.wait(job, 10, lambda: True)
+    assert job.is_final
+    return job
+
+
+def test_a_principal_finds_and_cancels_its_own_jobs_only(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            job = await ended(endpoint, await endpoint.submit("double", call_of("a-key", {"x": 1}, principal="ann")))
+            await ended(endpoint, await endpoint.submit("double", call_of("b-key", {"x": 1}, principal="bob")))
+            assert job.row()["principal"] == "ann"
+            assert [row["key"] for row in await endpoint.jobs(principal="ann")] == ["a-key"]
+            assert len(await endpoint.jobs()) == 2
+            assert await endpoint.job_of_key("a-key", "ann") is job
+            for look_up in (
+                endpoint.job_of_key("a-key", "bob"),
+                endpoint.cancel_key("a-key", "bob"),
+                endpoint.cancel(job.job_id, "bob"),
+                endpoint.check_inputs(job.job_id, "bob"),
+                endpoint.job_manager.find(job.job_id, "bob"),
+                anext(endpoint.events(job.job_id, None, 0.1, "bob")),
+            ):
+                with pytest.raises(UnknownJob):
+                    await look_up
+            with pytest.raises(JobConflict) as caught:
+                await endpoint.submit("double", call_of("a-key", {"x": 1}, principal="bob"))
+            assert job.job_id not in str(caught.value.to_dict())
+            stream = endpoint.events(None, 0, 0.1, "bob")
+            seen = [event async for event in _until_silent(stream)]
+            assert {event.job_id for event in seen} == {(await endpoint.job_of_key("b-key")).job_id}
+
+    asyncio.run(act())
+
+
+async def _until_silent(stream: AsyncGenerator[Event | None, None]) -> AsyncIterator[Event]:
+    async with aclosing(stream):
+        async for event in stream:
+            if event is None:
+                return
+            yield event
+
+
+def test_a_tombstone_belongs_to_the_principal_that_cancelled_the_key(tmp_path: Path) -> None:
+    async def act() -> None:
+        for _ in range(2):
+            async with service(tmp_path) as endpoint:
+                assert (await endpoint.cancel_key("key", "ann")).principal == "ann"
+                with pytest.raises(JobConflict):
+                    await endpoint.submit("double", call_of("key", {"x": 1}, principal="bob"))
+                assert (await endpoint.submit("double", call_of("key", {"x": 1}, principal="ann"))).status == "CANCELLED"
+
+    asyncio.run(act())
+
+
+def test_requests_of_waiting_jobs_are_kept_in_their_rows_beyond_a_small_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_manager, "_CACHED_REQUEST_BYTES", 25)
+
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=0.3), None)
+            jobs = [await endpoint.submit("slow", call_of(f"key-{n}", {"x": n}, nbytes=10)) for n in range(4)]
+            assert [job.request is None for job in jobs] == [False, False, True, True]
+            assert endpoint.job_manager.queued_bytes == 40
+            outputs = [(await ended(endpoint, job)).output for job in jobs]
+            assert [output["skeleton"]["y"] for output in outputs if output is not None] == [0, 1, 2, 3]
+            assert (endpoint.job_manager.queued_bytes, [job.request for job in jobs]) == (0, [{}] * 4)
+
+    asyncio.run(act())
+
+
+def test_inputs_and_outputs_are_pinned_by_their_job_until_it_ends_and_is_deleted(tmp_path: Path) -> None:
+    async def pins(endpoint: Service) -> dict[str, set[str]]:
+        await asyncio.sleep(0.2)
+        store = endpoint.store
+        assert isinstance(store, MemoryStore)
+        return {owner: set(hashes) for owner, hashes in store._pins.items()}
+
+    async def act() -> None:
+        async with service(tmp_path, jobs=0) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=0.6), None)
+            job = await endpoint.submit("slow", call_of("key", {"x": torch.ones(20_000)}, endpoint))
+            waiting = await endpoint.submit("double", call_of("other", {"x": torch.zeros(20_000)}))
+            owners = await pins(endpoint)
+            assert owners == {f"job:{job.job_id}": set(job.artifacts), f"job:{waiting.job_id}": set(waiting.artifacts)}
+            await endpoint.cancel(waiting.job_id)
+            await ended(endpoint, job)
+            assert await pins(endpoint) == {f"job:{job.job_id}": set(job.artifacts)}
+            await endpoint.job_manager.prune()
+            assert await pins(endpoint) == {}
+
+    asyncio.run(act())
+
+
+def test_the_pins_of_waiting_jobs_are_made_again_after_a_restart(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            job = await endpoint.submit("double", call_of("key", {"x": torch.zeros(20_000)}))
+            await endpoint.job_manager.wait(job, 5, lambda: True)
+            assert job.status == "WAITING_INPUTS"
+        async with service(tmp_path, quota=200_000) as endpoint:
+            again = await endpoint.submit("double", call_of("key", {"x": torch.zeros(20_000)}, endpoint))
+            assert again.job_id == job.job_id
+            for number in range(3):
+                endpoint.store.put(os.urandom(70_000 + number))
+            assert (await ended(endpoint, again)).status == "COMPLETED"
+
+    asyncio.run(act())
+
+
+def test_a_running_job_has_a_lease_of_its_process_that_is_renewed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_manager, "LEASE_SECONDS", 0.4)
+
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=1.2), None)
+            job = await endpoint.submit("slow", call_of("key", {"x": 1}))
+            leases = []
+            for _ in range(3):
+                await asyncio.sleep(0.3)
+                row = await asyncio.wrap_future(endpoint.job_store.get(job.job_id))
+                assert row is not None
+                assert row.lease_owner == endpoint.job_manager.lease_owner
+                leases.append(row.lease_until)
+            assert len(set(leases)) > 1
+            await ended(endpoint, job)
+            row = await asyncio.wrap_future(endpoint.job_store.get(job.job_id))
+            assert row is not None
+            assert (row.status, row.attempts, row.lease_owner) == ("COMPLETED", 1, None)
+
+    asyncio.run(act())
+
+
+@pytest.mark.parametrize("attempts, status", [(2, "COMPLETED"), (3, "FAILED")])
+def test_a_job_of_another_lease_owner_is_taken_up_at_most_three_times(tmp_path: Path, attempts: int, status: str) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            double = await endpoint.deployment("double")
+        request = {"inputs": call_of("key", {"x": 1}).inputs, "options": {}, "run": {"seed": 1, "path": [], "pass_index": 0}}
+        store = JobStore(tmp_path / "jobs.sqlite")
+        lease = {"status": "IN_PROGRESS", "attempts": attempts, "lease_owner": "another", "lease_until": time.time() + 60}
+        store.insert(replace(Job("id", "key", "double", double.hash, "body", request), **lease)).result()  # type: ignore[arg-type]
+        store.close()
+        async with service(tmp_path) as endpoint:
+            job = await ended(endpoint, await endpoint.job_manager.find("id"))
+            assert job.status == status
+            if status == "FAILED":
+                assert "stopped 3 times" in str(job.error)
+
+    asyncio.run(act())
+
+
+def test_an_end_that_another_end_of_the_row_preceded_is_not_reported(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            await endpoint.deploy("slow", "graph", one_node("slow", seconds=0.5), None)
+            job = await endpoint.submit("slow", call_of("key", {"x": 1}))
+            for _ in range(300):
+                await asyncio.sleep(0.01)
+                if job.status == "IN_PROGRESS":
+                    break
+            error = {"type": "Cancelled", "message": "elsewhere", "details": {}}
+            ended_in_row = replace(job, status="CANCELLED", finished=time.time(), error=error)
+            assert await asyncio.wrap_future(endpoint.job_store.transition(ended_in_row))
+            await ended(endpoint, job)
+            assert (job.status, job.error, job.output) == ("CANCELLED", error, None)
+            events = [event async for event in endpoint.events(job.job_id, None, 0.1) if event is not None]
+            assert [event.data["status"] for event in events if event.kind == "status"] == ["IN_QUEUE", "IN_PROGRESS", "CANCELLED"]
 
     asyncio.run(act())

@@ -21,7 +21,7 @@ from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.service import Service
 from yggdrasill.values.handles import ArtifactRef

@@ -19,9 +19,9 @@ from yggdrasill.errors import BlockFailed
 from yggdrasill.executor.context import enter_run
 from yggdrasill.remote import RemoteGraph
 from yggdrasill.server_ext import bodies
-from yggdrasill.server_ext.events import EventHub
-from yggdrasill.server_ext.job import Event
-from yggdrasill.server_ext.jobs import JobStore
+from yggdrasill.server_ext.jobs.events import EventHub
+from yggdrasill.server_ext.jobs.model import Event
+from yggdrasill.server_ext.jobs.store import JobStore
 
 
 def statuses(events: list[dict[str, Any]]) -> list[str]:

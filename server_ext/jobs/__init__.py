@@ -1,0 +1,1 @@
+"""Jobs of an endpoint: rows, states and events, submission and staging, execution, retention."""

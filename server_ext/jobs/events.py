@@ -1,0 +1,183 @@
+"""Events of an endpoint: numbering, storage and distribution, and the wait-for graph of jobs, which is reported by events.
+
+Not thread-safe: all calls happen on one event loop; other threads use ``loop.call_soon_threadsafe``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict, defaultdict
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import aclosing
+from typing import Any
+
+from yggdrasill.errors import RunError
+from yggdrasill.protocol.states import FINAL, IN_QUEUE
+from yggdrasill.server_ext.jobs.execution import Task
+from yggdrasill.server_ext.jobs.model import Event, Job
+from yggdrasill.server_ext.jobs.store import JobStore
+
+__all__ = ["EventHub", "WaitForGraph"]
+
+#: Numbers skipped at startup: more than the events that a killed process can have sent but not stored.
+_RESTART_GAP = 100_000
+_MAX_BACKLOG = 10_000
+"""A listener with more unread events is disconnected; it can reconnect and resume from the store."""
+
+
+class _Listener:
+    def __init__(self, job_id: str | None) -> None:
+        self.job_id = job_id
+        self.backlog: OrderedDict[int, Event] = OrderedDict()
+        self.arrived = asyncio.Event()
+        self.disconnected = False
+
+    def put(self, event: Event, replaced: int | None) -> None:
+        if replaced is not None:
+            self.backlog.pop(replaced, None)
+        self.disconnected = self.disconnected or len(self.backlog) >= _MAX_BACKLOG
+        if not self.disconnected:
+            self.backlog[event.seq] = event
+        self.arrived.set()
+
+
+class EventHub:
+    """The events of one endpoint. ``last`` is the highest assigned number."""
+
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        #: Listeners by the job that they listen to; None for all jobs.
+        self._listeners: defaultdict[str | None, set[_Listener]] = defaultdict(set)
+        self._slots: dict[str, dict[str, int]] = {}
+        self.last = 0
+
+    async def start(self) -> None:
+        """Continue numbering after the stored events."""
+        stored = await asyncio.wrap_future(self._store.last_seq())
+        self.last = stored + _RESTART_GAP if stored else 0
+
+    def emit(self, job_id: str, kind: str, data: dict[str, Any], slot: str | None = None) -> Event:
+        """Number, store and send an event. Of a job's events with the same ``slot`` only the newest is stored."""
+        self.last += 1
+        event = Event(self.last, job_id, kind, {"job_id": job_id, **data})
+        older = None
+        if slot is not None:
+            slots = self._slots.setdefault(job_id, {})
+            older, slots[slot] = slots.get(slot), event.seq
+        elif kind == "status" and data.get("status") in FINAL:
+            self._slots.pop(job_id, None)
+        self._store.add_event(event, older)
+        for listeners in (self._listeners.get(job_id, ()), self._listeners.get(None, ())):
+            for listener in listeners:
+                listener.put(event, older)
+        return event
+
+    def close(self) -> None:
+        """End all streams."""
+        for listener in [listener for listeners in self._listeners.values() for listener in listeners]:
+            listener.disconnected = True
+            listener.arrived.set()
+
+    async def stored(self, job_id: str | None, after: int) -> AsyncGenerator[Event, None]:
+        """Yield the stored events of one job, or of all, after the number ``after``."""
+        sent = self._known(after)
+        while events := await asyncio.wrap_future(self._store.events(job_id, sent)):
+            for event in events:
+                yield event
+                sent = event.seq
+
+    def _known(self, after: int) -> int:
+        """Return ``after``, or 0 for a number that was never assigned: it is from a deleted job file."""
+        return after if after <= self.last else 0
+
+    async def listen(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
+        """Yield events of one job, or of all, after the number ``after`` (None: new events only), without end.
+
+        Yields None after each ``pause`` seconds of silence. Ends with `close`, or when the listener falls too far behind.
+        """
+        listener = _Listener(job_id)
+        self._listeners[job_id].add(listener)
+        try:
+            sent = self.last
+            if after is not None:
+                sent = self._known(after)
+                async with aclosing(self.stored(job_id, after)) as stored:
+                    async for event in stored:
+                        yield event
+                        sent = event.seq
+            while not listener.disconnected:
+                while listener.backlog:
+                    _, event = listener.backlog.popitem(last=False)
+                    if event.seq > sent:
+                        yield event
+                        sent = event.seq
+                listener.arrived.clear()
+                try:
+                    await asyncio.wait_for(listener.arrived.wait(), pause)
+                except asyncio.TimeoutError:
+                    yield None
+        finally:
+            self._listeners[job_id].discard(listener)
+            if not self._listeners[job_id]:
+                del self._listeners[job_id]
+
+
+DEADLOCK_SECONDS = 3.0
+"""How long a job must wait for itself before it fails. Another endpoint in the cycle may resolve the deadlock first."""
+
+
+class WaitForGraph:
+    """Tracks which unfinished ``tasks`` wait for which calls. ``end(job, error)`` fails a deadlocked job.
+
+    Not thread-safe: all calls happen on the event loop of ``hub``.
+    """
+
+    def __init__(self, hub: EventHub, tasks: Mapping[str, Task], end: Callable[[Job, Exception], None]) -> None:
+        self._hub, self._tasks, self._end = hub, tasks, end
+        self._waits_of_key: dict[str, list[str]] = {}
+        self._deadlocked_since: dict[str, float] = {}
+
+    def set_waits(self, task: Task, keys: list[str]) -> None:
+        """Record the keys of the calls that the run of ``task`` waits for. Tasks queued behind it wait for the same calls."""
+        self._emit_blocked(task.job, keys)
+        key = task.exclusive_key
+        if key is None:
+            return
+        self._waits_of_key[key] = keys
+        for other in [other for other in self._tasks.values() if other is not task and other.exclusive_key == key]:
+            self.add_queued(other)
+        if not keys:
+            del self._waits_of_key[key]
+
+    def add_queued(self, task: Task) -> None:
+        """Record a queued task. It waits for a running task with the same exclusive key."""
+        keys = None if task.exclusive_key is None else self._waits_of_key.get(task.exclusive_key)
+        if keys is None or task.job.status != IN_QUEUE:
+            return
+        if task.job.key not in keys:
+            self._deadlocked_since.pop(task.job.job_id, None)
+        else:
+            self._deadlocked_since.setdefault(task.job.job_id, time.monotonic())
+        self._emit_blocked(task.job, keys)
+
+    def fail_deadlocked(self, now: float) -> None:
+        """Fail queued jobs that the running job with the same exclusive key waits for."""
+        for job_id in [job_id for job_id, since in self._deadlocked_since.items() if now - since > DEADLOCK_SECONDS]:
+            del self._deadlocked_since[job_id]
+            task = self._tasks.get(job_id)
+            if task is not None and task.job.status == IN_QUEUE:
+                self._end(task.job, _deadlock_error(task))
+
+    def _emit_blocked(self, job: Job, keys: list[str]) -> None:
+        self._hub.emit(job.job_id, "blocked", {"by": keys}, "blocked")
+
+
+def _deadlock_error(task: Task) -> RunError:
+    request = task.job.request or {"run": {"path": []}}
+    path = "/".join(request["run"]["path"]) or task.job.graph_id
+    return RunError(
+        f"{path}: deadlock: graph {task.job.graph_id!r} keeps state, so it runs one call at a time, and the running call waits for this one. "
+        "Deploy a graph without state, or change the graphs that it calls so that none of them calls it again.",
+        node=path,
+    )
