@@ -19,17 +19,16 @@ _ERROR = ("1", "ValueError", "too small")
 
 
 class Given:
-    """Returns given runs: ``local`` in order (the last one again and again), ``placed`` for a prompt with placements."""
+    """Returns given runs: ``local`` in order (the last one again and again), ``placed`` likewise for a prompt with placements."""
 
-    def __init__(self, placed: Run, *local: Run) -> None:
-        self.placed, self.local = placed, list(local)
+    def __init__(self, placed: Run | list[Run], *local: Run) -> None:
+        self.placed, self.local = placed if isinstance(placed, list) else [placed], list(local)
 
     def run(
         self, prompt: Mapping[str, Any], extra: Mapping[str, Any], *, seconds: float, peers: Sequence[str] = (), fresh: bool = True
     ) -> Run:
-        if "yggdrasill" in extra:
-            return self.placed
-        return self.local.pop(0) if len(self.local) > 1 else self.local[0]
+        runs = self.placed if "yggdrasill" in extra else self.local
+        return runs.pop(0) if len(runs) > 1 else runs[0]
 
 
 def outcome(placed: Run, *local: Run) -> str:
@@ -70,6 +69,14 @@ def test_a_difference_counts_beside_results_that_change() -> None:
     placed = Run(results={"node 2": "other", "node 3": "c"})
     first, second = Run(results={"node 2": "bits", "node 3": "a"}), Run(results={"node 2": "bits", "node 3": "b"})
     assert outcome(placed, first, second) == "different"
+
+
+def test_a_peer_that_does_not_answer_is_tried_again_and_never_counts_as_a_refusal() -> None:
+    unreachable = Run(refused=[("1", "yggdrasill_EndpointUnreachable", "no answer")])
+    judge = Judge(Given([unreachable, unreachable, Run(results=_SAME)], Run(results=_SAME)), {})
+    assert judge.place(_PLACED, ("forge",)).kind == "equal"
+    with pytest.raises(TimeoutError, match="forge did not answer in 6 tries"):
+        Judge(Given(unreachable, Run(results=_SAME)), {}).place(_PLACED, ("forge",))
 
 
 def test_the_section_of_a_page_is_replaced_and_the_rest_is_kept(tmp_path: Path) -> None:

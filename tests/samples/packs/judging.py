@@ -19,6 +19,8 @@ UNSTEADY, ENDLESS = "not deterministic", "endless locally"
 BAD = (DIFFERENT, LATE, HANG)
 
 _MAX_LOCAL_RUNS = 3
+_MAX_TRIES = 6
+_UNREACHABLE = "yggdrasill_EndpointUnreachable"
 _SHOWN = 600
 
 
@@ -67,8 +69,7 @@ class Judge:
         local = self.local
         if not local.ended:
             return Outcome(ENDLESS)
-        extra = {**self.extra, "yggdrasill": {"graphs": dict(graphs)}}
-        run = self.lab.run(self.prompt, extra, seconds=20 + 5 * local.seconds, peers=peers, fresh=self.fresh)
+        run = self._placed(graphs, peers, 20 + 5 * local.seconds)
         outcome = self._compare(run)
         if outcome.kind in (DIFFERENT, LATE) and not self.fresh:
             return Judge(self.lab, self.prompt, self.extra, self.seconds).place(graphs, peers)
@@ -77,6 +78,19 @@ class Judge:
                 return Outcome(UNSTEADY)
             outcome = self._compare(run)
         return outcome
+
+    def _placed(self, graphs: Mapping[str, Any], peers: tuple[str, ...], seconds: float) -> Run:
+        """Run the prompt with placements, again if a peer did not answer in time: all peers are up, so the machine is busy.
+
+        Raises:
+            TimeoutError: no peer answered in any of the tries.
+        """
+        extra = {**self.extra, "yggdrasill": {"graphs": dict(graphs)}}
+        for _ in range(_MAX_TRIES):
+            run = self.lab.run(self.prompt, extra, seconds=seconds, peers=peers, fresh=self.fresh)
+            if not any(kind == _UNREACHABLE for _, kind, _ in run.refused):
+                return run
+        raise TimeoutError(f"{' and '.join(peers)} did not answer in {_MAX_TRIES} tries: {run.refused}")
 
     def _compare(self, run: Run) -> Outcome:
         local = self.local
