@@ -240,10 +240,11 @@ class JobStarted(_Answer):
 
 
 class JobRow(_Answer):
-    """A job without its output."""
+    """A job without its output. ``principal`` is the name of its caller."""
 
     job_id: str
     key: str
+    principal: str
     graph_id: str
     status: Status
     created: float

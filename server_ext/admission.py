@@ -13,6 +13,7 @@ from yggdrasill.server_ext.calls import check_options
 from yggdrasill.server_ext.deployment import Deployment, body_hash
 from yggdrasill.server_ext.job import Job, new_job_id
 from yggdrasill.server_ext.job_manager import JobManager
+from yggdrasill.server_ext.principals import call_key, principal_of_key
 from yggdrasill.server_ext.tasks import Task, TaskServices
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.wire import references
@@ -26,7 +27,7 @@ _MAX_AWAITED = 200_000
 
 @dataclass(frozen=True)
 class Submission:
-    """A call of a deployment, as the caller sent it."""
+    """A call of a deployment, as the caller sent it, except for its key, which is that of `private_key`."""
 
     key: str
     inputs: dict[str, Any]
@@ -37,6 +38,8 @@ class Submission:
     timeout: float | None = None
     #: Approximate size of the request's JSON in bytes.
     nbytes: int = 0
+    #: The most unfinished jobs that its principal may have; None is no bound.
+    max_jobs: int | None = None
 
 
 class Admission:
@@ -73,7 +76,7 @@ class Admission:
         existing = await self._find_existing(call, call_hash)
         if existing is not None:
             return existing
-        self._check_room()
+        self._check_room(call)
         self._check_bytes(call.nbytes)
         self._arriving_bytes += call.nbytes
         try:
@@ -94,7 +97,7 @@ class Admission:
                 if existing is not None:
                     self._job_manager.release_inputs(existing)
                     return existing
-                self._check_room()
+                self._check_room(call)
             except BaseException:
                 self._job_manager.reserve_inputs(call.key, 0.0)
                 raise
@@ -113,24 +116,29 @@ class Admission:
         job = await self._job_manager.find_key(call.key)
         if job is not None and job.body_hash not in ("", call_hash):
             raise JobConflict(
-                f"Job key {call.key[:80]!r} was used for another call (job {job.job_id}). Use a new key for every call.", job_id=job.job_id
+                f"Job key {call_key(call.key)[:80]!r} was used for another call (job {job.job_id}). Use a new key for every call.",
+                job_id=job.job_id,
             )
         if job is not None and job.forgotten:
             raise UnknownJob(
-                f"Job key {call.key[:80]!r} was used for job {job.job_id}, which ended as {job.status}. Its result is no longer kept, and the call is "
+                f"Job key {call_key(call.key)[:80]!r} was used for job {job.job_id}, which ended as {job.status}. Its result is no longer kept, and the call is "
                 "not run again. To run it again, use a new key.",
                 name=job.job_id,
                 status=job.status,
             )
         return job
 
-    def _check_room(self) -> None:
+    def _check_room(self, call: Submission) -> None:
         if not self.is_open:
             raise EndpointUnreachable(
                 "The endpoint is shutting down and accepts no more jobs. Call again when it is back.", reason="shutdown"
             )
-        if len(self._job_manager.live) >= self._max_queue:
+        live = self._job_manager.live
+        if len(live) >= self._max_queue:
             raise QueueFull(f"The endpoint has {self._max_queue} unfinished jobs, its limit. Try again later.")
+        principal = principal_of_key(call.key)
+        if call.max_jobs is not None and sum(job.principal == principal for job in live) >= call.max_jobs:
+            raise QueueFull(f"{principal!r} has {call.max_jobs} unfinished jobs, the limit of its token. Try again when one has finished.")
 
     def _check_bytes(self, nbytes: int) -> None:
         live = {job.job_id for job in self._job_manager.live}

@@ -217,8 +217,8 @@ class _BodyReader:
         return data
 
 
-async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
-    """Store many small artifacts from one body and return their number.
+async def receive_batch(request: web.Request, store: ArtifactStore, written: Callable[[str, int], None] = lambda name, nbytes: None) -> int:
+    """Store many small artifacts from one body and return their number. ``written`` receives the hash and size of each.
 
     The body repeats: hash (32 bytes), length (8 bytes, little-endian), content.
 
@@ -235,11 +235,11 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
             size += len(data) + _ENTRY_BYTES
             if size >= _MAX_ENTRY_BYTES:
                 taken, waiting, size = waiting, [], 0
-                stored += await in_store_thread(partial(_put_all, store, taken))
+                stored += await in_store_thread(partial(_put_all, store, taken, written))
     except YggdrasillError:
-        await in_store_thread(lambda: _put_all(store, waiting))
+        await in_store_thread(lambda: _put_all(store, waiting, written))
         raise
-    return stored + await in_store_thread(lambda: _put_all(store, waiting))
+    return stored + await in_store_thread(lambda: _put_all(store, waiting, written))
 
 
 async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
@@ -261,9 +261,10 @@ async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
         yield name.hex(), data
 
 
-def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]]) -> int:
+def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]], written: Callable[[str, int], None]) -> int:
     for name, data in entries:
         store.put(data, hash=name)
+        written(name, len(data))
     return len(entries)
 
 

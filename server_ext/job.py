@@ -12,6 +12,7 @@ from typing import Any
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
 from yggdrasill.protocol.states import CANCELLED, FINAL, IN_QUEUE
+from yggdrasill.server_ext.principals import call_key, principal_of_key
 
 __all__ = [
     "Event",
@@ -63,6 +64,16 @@ class Job:
     submitted: float = field(default_factory=time.monotonic, repr=False, compare=False)
 
     @property
+    def principal(self) -> str:
+        """The name of the principal that submitted the job."""
+        return principal_of_key(self.key)
+
+    @property
+    def call_key(self) -> str:
+        """The key as its principal sent it; ``key`` is that under which the job is stored."""
+        return call_key(self.key)
+
+    @property
     def is_final(self) -> bool:
         """Whether the job has ended."""
         return self.status in FINAL
@@ -71,7 +82,8 @@ class Job:
         """Return the job as JSON, without its output."""
         return {
             "job_id": self.job_id,
-            "key": self.key,
+            "key": self.call_key,
+            "principal": self.principal,
             "graph_id": self.graph_id,
             "status": self.status,
             "created": self.created,

@@ -25,7 +25,7 @@ from yggdrasill.server_ext.job import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import OutputRetention, Retention
-from yggdrasill.server_ext.tasks import Task, job_error, stop_error
+from yggdrasill.server_ext.tasks import JOB_LOG, Task, job_error, stop_error
 from yggdrasill.server_ext.wait_for_graph import WaitForGraph
 
 __all__ = ["JobManager"]
@@ -144,20 +144,25 @@ class JobManager:
 
     # -- finding ------------------------------------------------------------------------------------------------
 
-    async def find(self, job_id: str) -> Job:
-        """Return the job with this id.
+    async def find(self, job_id: str, principal: str | None = None) -> Job:
+        """Return the job with this id, if it is one of ``principal`` (None: of any).
 
         Raises:
-            UnknownJob: the id was never assigned, or the job was deleted.
+            UnknownJob: the id was never assigned, the job was deleted, or it belongs to another principal.
         """
         job = self._live.get(job_id) or self._recent.get(job_id) or await asyncio.wrap_future(self._jobs.get(job_id))
-        if job is None:
+        if job is None or principal not in (None, job.principal):
             raise UnknownJob(
                 f"Unknown job {job_id[:80]!r}. It was never created on this endpoint, or it finished long ago and was deleted.",
                 name=job_id[:80],
             )
         job.last_seen = time.monotonic()
         return job
+
+    async def principal_of(self, job_id: str) -> str | None:
+        """Return the name of the principal of a job, or None if there is no such job. Does not count as contact with its caller."""
+        job = self._live.get(job_id) or self._recent.get(job_id)
+        return await asyncio.wrap_future(self._jobs.principal_of(job_id)) if job is None else job.principal
 
     async def find_key(self, key: str) -> Job | None:
         """Return the job with this key, or None. Of a deleted job, only key, body hash and status are known (``forgotten``)."""
@@ -189,10 +194,10 @@ class JobManager:
             self.stop_job(job, reason)
         return job
 
-    async def newest(self, graph_id: str | None, status: str | None, limit: int) -> list[Job]:
-        """Return jobs, newest first."""
-        stored = await asyncio.wrap_future(self._jobs.newest(graph_id=graph_id, status=status, limit=limit))
-        return [self._live.get(job.job_id, job) for job in stored]
+    async def newest(self, graph_id: str | None, status: str | None, limit: int, principal: str | None = None) -> list[Job]:
+        """Return jobs of ``principal`` (None: of all), newest first."""
+        found = self._jobs.newest(graph_id=graph_id, status=status, limit=limit, principal=principal)
+        return [self._live.get(job.job_id, job) for job in await asyncio.wrap_future(found)]
 
     # -- waiting ------------------------------------------------------------------------------------------------
 
@@ -276,6 +281,7 @@ class JobManager:
     def _apply_final(self, job: Job, final: Job) -> None:
         for name in _FINAL_FIELDS:
             setattr(job, name, getattr(final, name))
+        JOB_LOG.info("Job %s of %r (%s): %s", job.job_id, job.principal, job.graph_id, job.status)
         self._tasks.pop(job.job_id, None)
         self._live.pop(job.job_id, None)
         self._recent[job.job_id] = job

@@ -21,6 +21,7 @@ from yggdrasill.errors import StorageFailed
 from yggdrasill.protocol.states import FINAL
 from yggdrasill.server_ext.job import Event, Job, KeyRecord
 from yggdrasill.server_ext.job_file import job_file_failure, open_job_file
+from yggdrasill.server_ext.principals import principal_of_key, private_key
 
 __all__ = ["JobStore"]
 
@@ -137,6 +138,15 @@ class JobStore:
 
         return self._read(operation)
 
+    def principal_of(self, job_id: str) -> Future[str | None]:
+        """Return the name of the principal of a job, or None if there is no such job."""
+
+        def operation(db: sqlite3.Connection) -> str | None:
+            row = db.execute("SELECT key FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            return None if row is None else principal_of_key(row[0])
+
+        return self._read(operation)
+
     def keys(self) -> Future[dict[str, str]]:
         """Return the job id of every job key."""
         return self._read(lambda db: dict(db.execute("SELECT key, job_id FROM jobs").fetchall()))
@@ -158,10 +168,16 @@ class JobStore:
         """Return the unfinished jobs, oldest first."""
         return self._read(_unfinished)
 
-    def newest(self, *, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> Future[list[Job]]:
+    def newest(
+        self, *, graph_id: str | None = None, status: str | None = None, limit: int = 100, principal: str | None = None
+    ) -> Future[list[Job]]:
         """Return jobs, newest first, without request and output."""
-        statement = f"{_SELECT_SUMMARY} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) ORDER BY created DESC LIMIT ?3"
-        return self._read(lambda db: [_from_row(row) for row in db.execute(statement, (graph_id, status, limit))])
+        statement = (
+            f"{_SELECT_SUMMARY} WHERE (?1 IS NULL OR graph_id = ?1) AND (?2 IS NULL OR status = ?2) AND (?4 IS NULL OR substr(key, 1, length(?4)) = ?4) "
+            "ORDER BY created DESC LIMIT ?3"
+        )
+        prefix = None if principal is None else private_key(principal, "")
+        return self._read(lambda db: [_from_row(row) for row in db.execute(statement, (graph_id, status, limit, prefix))])
 
     def expired(self, *, finished_before: float, keep: int) -> Future[list[str]]:
         """Return the ids of jobs that finished before ``finished_before`` or are not among the ``keep`` newest finished ones."""

@@ -14,6 +14,7 @@ from yggdrasill.protocol import models
 from yggdrasill.protocol.models import ErrorModel
 from yggdrasill.protocol.states import STATES
 from yggdrasill.protocol.version import BASE_PATH
+from yggdrasill.server_ext.principals import DEPLOY, READ, RUN
 
 __all__ = ["ROUTES", "Parameter", "Route", "openapi_document"]
 
@@ -46,6 +47,8 @@ class Route:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     statuses: tuple[int, ...] = (200,)
+    #: The role that the caller needs.
+    role: str = READ
     signed: bool = False
     parameters: tuple[Parameter, ...] = ()
     bytes_in: str | None = None
@@ -83,9 +86,9 @@ ROUTES = (
     ),
     Route("GET", "/openapi.json", "openapi", "This document"),
     Route("GET", "/graphs", "graphs", "Deployments", answer=models.GraphList),
-    Route("PUT", "/graphs/{graph_id}", "deploy", "Deploy a config", models.GraphModel, models.DeployedModel, (200, 201)),
+    Route("PUT", "/graphs/{graph_id}", "deploy", "Deploy a config", models.GraphModel, models.DeployedModel, (200, 201), DEPLOY),
     Route("GET", "/graphs/{graph_id}", "graph", "The config of a deployment", answer=models.GraphSummary),
-    Route("DELETE", "/graphs/{graph_id}", "remove", "Remove a deployment", statuses=(204,)),
+    Route("DELETE", "/graphs/{graph_id}", "remove", "Remove a deployment", statuses=(204,), role=DEPLOY),
     Route("GET", "/graphs/{graph_id}/contract", "contract", "Typed inputs and outputs", answer=models.Contract),
     Route(
         "POST",
@@ -95,6 +98,7 @@ ROUTES = (
         models.JobModel,
         models.JobStarted,
         (200, 202),
+        RUN,
     ),
     Route(
         "POST",
@@ -104,8 +108,18 @@ ROUTES = (
         models.WorkflowModel,
         models.JobStarted,
         (200, 202),
+        DEPLOY,
     ),
-    Route("POST", "/models", "fetch_model", "Download a model file from an allowed source", models.ModelFetchModel, models.JobRow, (202,)),
+    Route(
+        "POST",
+        "/models",
+        "fetch_model",
+        "Download a model file from an allowed source",
+        models.ModelFetchModel,
+        models.JobRow,
+        (202,),
+        DEPLOY,
+    ),
     Route(
         "GET",
         "/jobs",
@@ -128,13 +142,14 @@ ROUTES = (
         statuses=(200, 202),
         parameters=(Parameter("wait", {"type": "number", "minimum": 0, "default": 0}, "How many seconds to wait for the end, at most 60"),),
     ),
-    Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
+    Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow, role=RUN),
     Route(
         "POST",
         "/jobs/keys/{key}/cancel",
         "cancel_key",
         "Stop the job with this key; a later call with an unused key is answered as cancelled and never runs",
         answer=models.JobRow,
+        role=RUN,
     ),
     Route(
         "GET",
@@ -148,9 +163,17 @@ ROUTES = (
     Route(
         "GET", "/artifacts/folder", "artifact_folder", "The artifact folder, for callers on the same machine", answer=models.ArtifactFolder
     ),
-    Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
-    Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored, bytes_in=_OCTETS),
-    Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201), bytes_in=_OCTETS),
+    Route(
+        "POST",
+        "/artifacts/missing",
+        "missing",
+        "Which artifacts the endpoint lacks",
+        models.ArtifactHashes,
+        models.MissingArtifacts,
+        role=RUN,
+    ),
+    Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored, role=RUN, bytes_in=_OCTETS),
+    Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201), role=RUN, bytes_in=_OCTETS),
     Route(
         "GET",
         "/artifacts/{hash}",

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from yggdrasill.errors import EndpointFailed, InvalidArgument, InvalidConfig, LimitExceeded, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
+from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.admission import Admission, Submission
 from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
@@ -26,6 +27,7 @@ from yggdrasill.server_ext.job import Event, Job
 from yggdrasill.server_ext.job_manager import JobManager
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
+from yggdrasill.server_ext.principals import OWNER, Principal, call_key
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.tasks import RunLog, Task, TaskServices
@@ -65,6 +67,7 @@ class Service:
         shared: DiskStore | None = None,
         signer: Signer,
         fetcher: Fetcher,
+        access: Access,
         redactor: Redactor | None = None,
         limits: Limits | None = None,
         retention: Retention | None = None,
@@ -75,6 +78,7 @@ class Service:
         self._pins = PinThread(store)
         self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, self._pins, fetcher)
         self.redactor = redactor or Redactor()
+        self.access = access
         self.hub = EventHub(jobs)
         self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention())
         self._services = TaskServices(
@@ -99,6 +103,7 @@ class Service:
         unfinished = await self.job_manager.start()
         logging.getLogger("yggdrasill.run").addHandler(self._run_log)
         self._resuming = asyncio.create_task(self._resume(unfinished))
+        self.access.start(lambda: self.job_manager.live, self.job_manager.stop_job)
         self._reaping = asyncio.create_task(self.deployments.reaper.sweep(self._in_use, self.deployments.remove))
         self._admission.is_open = True
 
@@ -125,6 +130,7 @@ class Service:
         self._services.packers.shutdown(wait=False)
         await asyncio.to_thread(self.job_store.close)
         await asyncio.to_thread(self._pins.close)
+        await self.access.close()
 
     async def _wait_until_idle(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
@@ -160,16 +166,22 @@ class Service:
     # -- graphs -------------------------------------------------------------------------------------------------
 
     async def deploy(
-        self, graph_id: str, kind: str, config: Mapping[str, Any], state: dict[str, Any] | None, idle_after: float | None = None
+        self,
+        graph_id: str,
+        kind: str,
+        config: Mapping[str, Any],
+        state: dict[str, Any] | None,
+        idle_after: float | None = None,
+        principal: Principal = OWNER,
     ) -> tuple[Deployment, bool]:
-        """Deploy a config; see `Deployments.put`. ``state`` is in wire form, at most 16 MiB, with its artifacts uploaded before.
+        """Deploy a config for ``principal``; see `Deployments.put`. ``state`` is in wire form, at most 16 MiB, with its artifacts uploaded before.
 
         Raises:
             UnknownArtifact: artifacts of the state are missing (``details["missing"]``). LimitExceeded: the state is too large.
             Otherwise as `Deployments.put`.
         """
         if state is None:
-            return await self._put(graph_id, kind, config, None, None, idle_after)
+            return await self._put(graph_id, kind, config, None, None, idle_after, principal)
         refs = references(state)
         nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
         if nbytes > _MAX_STATE_BYTES:
@@ -184,16 +196,16 @@ class Service:
         try:
             await self._artifact_resolver.gather(refs, owner)
             value = await asyncio.to_thread(unpack, state, lambda ref: self.store.read(ref.hash))
-            return await self._put(graph_id, kind, config, state_facts(state), value, idle_after)
+            return await self._put(graph_id, kind, config, state_facts(state), value, idle_after, principal)
         finally:
             self._pins.unpin(owner)
 
     async def _put(
-        self, graph_id: str, kind: str, config: Mapping[str, Any], facts: Any, value: Any, idle_after: float | None
+        self, graph_id: str, kind: str, config: Mapping[str, Any], facts: Any, value: Any, idle_after: float | None, principal: Principal
     ) -> tuple[Deployment, bool]:
         graph_hash = deployment_hash(kind, config, facts)
-        put = partial(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
-        (deployment, created), started = await self._build(graph_id, (graph_hash, idle_after), put)
+        put = partial(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after, principal)
+        (deployment, created), started = await self._build(graph_id, (graph_hash, idle_after, principal.name), put)
         return deployment, created and started
 
     async def _build(self, graph_id: str, request: object, act: Callable[[], Any]) -> tuple[Any, bool]:
@@ -223,13 +235,13 @@ class Service:
         deployment, _ = await self._build(graph_id, None, partial(self.deployments.get, graph_id))
         return cast("Deployment", deployment)
 
-    async def remove(self, graph_id: str) -> None:
-        """Remove a deployment, after a build of it that is running.
+    async def remove(self, graph_id: str, principal: Principal = OWNER) -> None:
+        """Remove a deployment for ``principal``, after a build of it that is running.
 
         Raises:
             As `Deployments.remove`.
         """
-        await self._build(graph_id, "remove", partial(self.deployments.remove, graph_id))
+        await self._build(graph_id, ("remove", principal.name), partial(self.deployments.remove, graph_id, principal))
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
@@ -250,7 +262,7 @@ class Service:
         deployment = await self._workflow(graph_id, prompt)
         return await self._admission.admit(deployment, call, {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}})
 
-    async def fetch_model(self, request: ModelRequest, key: str) -> Job:
+    async def fetch_model(self, request: ModelRequest, key: str, max_jobs: int | None = None) -> Job:
         """Return a detached job that downloads a model file, or the existing job with the same key.
 
         Raises:
@@ -263,7 +275,9 @@ class Service:
         deployment = fetch_deployment(self.models, request, key)
         no_inputs: dict[str, Any] = {"skeleton": {}, "payloads": []}
         run: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
-        return await self._admission.admit(deployment, Submission(key, no_inputs, {}, run, detached=True), {"model": asdict(request)})
+        return await self._admission.admit(
+            deployment, Submission(key, no_inputs, {}, run, detached=True, max_jobs=max_jobs), {"model": asdict(request)}
+        )
 
     async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}
@@ -285,23 +299,25 @@ class Service:
     def _url(self, ref: ArtifactRef, called_at: str | None) -> str | None:
         return self.signer.url(ref.hash, called_at) if self.store.has(ref.hash) else None
 
-    async def jobs(self, graph_id: str | None = None, status: str | None = None, limit: int = 100) -> list[dict[str, Any]]:
-        """Return the rows of jobs, newest first.
+    async def jobs(
+        self, graph_id: str | None = None, status: str | None = None, limit: int = 100, principal: str | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the rows of jobs of ``principal`` (None: of all), newest first.
 
         Raises:
             UnknownName: the status does not exist.
         """
         if status is not None and status not in STATES:
             raise unknown_name("job status", status, STATES)
-        return [job.row() for job in await self.job_manager.newest(graph_id, status, max(1, min(limit, 1000)))]
+        return [job.row() for job in await self.job_manager.newest(graph_id, status, max(1, min(limit, 1000)), principal)]
 
-    async def cancel(self, job_id: str) -> Job:
-        """Cancel a job. A queued job ends immediately, a running one at its next node.
+    async def cancel(self, job_id: str, principal: str | None = None) -> Job:
+        """Cancel a job of ``principal`` (None: of any). A queued job ends immediately, a running one at its next node.
 
         Raises:
             UnknownJob: there is no such job.
         """
-        job = await self.job_manager.find(job_id)
+        job = await self.job_manager.find(job_id, principal)
         self.job_manager.stop_job(job, "Cancelled by request.")
         return job
 
@@ -311,18 +327,24 @@ class Service:
         Raises:
             InvalidArgument: the key is empty or longer than 200 characters.
         """
-        if not 0 < len(key) <= _MAX_KEY_LENGTH:
-            raise InvalidArgument(f"A job key must have 1 to {_MAX_KEY_LENGTH} characters, got {len(key)}.")
+        if not 0 < len(call_key(key)) <= _MAX_KEY_LENGTH:
+            raise InvalidArgument(f"A job key must have 1 to {_MAX_KEY_LENGTH} characters, got {len(call_key(key))}.")
         return await self.job_manager.cancel_key(key, "Cancelled by request.")
 
-    async def events(self, job_id: str | None, after: int | None, pause: float) -> AsyncGenerator[Event | None, None]:
-        """Yield the events of one job until its last, or of all jobs without end. Yields None after each ``pause`` seconds of silence."""
+    async def events(
+        self, job_id: str | None, after: int | None, pause: float, principal: str | None = None
+    ) -> AsyncGenerator[Event | None, None]:
+        """Yield the events of one job until its last, or of all jobs of ``principal`` (None: of any) without end.
+
+        Yields None after each ``pause`` seconds of silence.
+        """
         if job_id is None:
             async with aclosing(self.hub.listen(None, after, pause)) as stream:
                 async for event in stream:
-                    yield event
+                    is_visible = event is None or principal is None or await self.job_manager.principal_of(event.job_id) == principal
+                    yield event if is_visible else None
             return
-        job = await self.job_manager.find(job_id)
+        job = await self.job_manager.find(job_id, principal)
         seen = after or 0
         with self.job_manager.attend(job):
             if job.is_final:

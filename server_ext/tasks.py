@@ -26,7 +26,7 @@ from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
 from yggdrasill.values.stores.base import ArtifactStore
 from yggdrasill.values.wire import StreamingPacker
 
-__all__ = ["RunLog", "Task", "TaskServices", "error_dict", "job_error", "shorten", "stop_error"]
+__all__ = ["JOB_LOG", "RunLog", "Task", "TaskServices", "error_dict", "job_error", "shorten", "stop_error"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _PROGRESS_INTERVAL = 0.05
@@ -122,6 +122,10 @@ def _shorten_texts(value: Any) -> Any:
     return [_shorten_texts(item) for item in value] if isinstance(value, list) else value
 
 
+JOB_LOG = logging.getLogger("yggdrasill.jobs")
+"""The log of starts and ends of jobs, with their principals."""
+
+
 @dataclass(eq=False)
 class Task:
     """A job with its deployment. The host calls `execute` once, in a worker thread."""
@@ -166,6 +170,7 @@ class Task:
             # a restart must know that a run which changes state has started
             stored.result()
         self.services.emit(job, "status", {"status": IN_PROGRESS})
+        JOB_LOG.info("Job %s of %r (%s): started", job.job_id, job.principal, job.graph_id)
 
     def _check_cancelled(self) -> None:
         if self.job.token.cancelled:

@@ -26,6 +26,7 @@ from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext import job_manager
+from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.admission import Submission
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
@@ -35,6 +36,7 @@ from yggdrasill.server_ext.job import Job
 from yggdrasill.server_ext.jobs import JobStore
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
+from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.retention import Retention
 from yggdrasill.server_ext.service import Limits, Service
@@ -49,6 +51,7 @@ async def service(
     store = MemoryStore(quota_bytes=quota)
     rules = HostRules([folder], folder, lambda url: False)
     made = Service(
+        access=Access(Principals("token-of-a-test"), folder, store),
         host=HeadlessHost(),
         deployments=Deployments(folder / "graphs", rules, registry=registry or sample_registry()),
         jobs=jobs_of(folder / "jobs.sqlite"),
