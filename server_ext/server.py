@@ -38,6 +38,7 @@ from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secret
 from yggdrasill.server_ext.retention import Retention, default_quota
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
+from yggdrasill.server_ext.tls import Certificate
 from yggdrasill.values.stores.disk import FILE_CHARGE, DiskStore
 
 __all__ = ["Settings", "build_service", "serve"]
@@ -128,6 +129,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     _set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
+    certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
     limiter = ConnectionLimiter(connection_limit())
     log_failures_sparsely(asyncio.get_running_loop())
     socket_runner = web.AppRunner(
@@ -145,12 +147,15 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     await service.start()
     await socket_runner.setup()
     try:
-        port = await _listen(limiter, socket_runner, settings)
-        url = f"http://{_format_host(_connectable(settings.host))}:{port}"
+        port = await _listen(limiter, socket_runner, settings, certificate)
+        watching = None if certificate is None else asyncio.create_task(certificate.watch())
+        url = f"{'http' if certificate is None else 'https'}://{_format_host(_connectable(settings.host))}:{port}"
         set_url(url)
         if ready is not None:
             ready(url, data_dir / "token" if token_is_stored else None)
         await stop.wait()
+        if watching is not None:
+            watching.cancel()
     finally:
         limiter.close()
         await service.close(settings.grace)
@@ -229,9 +234,10 @@ def _make_private(data_dir: Path, artifacts: Path | None) -> None:
             path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
 
 
-async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: Settings) -> int:
+async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: Settings, certificate: Certificate | None) -> int:
+    context = None if certificate is None else certificate.context
     try:
-        return await limiter.listen(cast("web.Server", runner.server), settings.host, settings.port)
+        return await limiter.listen(cast("web.Server", runner.server), settings.host, settings.port, context)
     except OSError as error:
         raise InvalidArgument(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Choose another --host or --port."
