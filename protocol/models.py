@@ -18,6 +18,7 @@ __all__ = [
     "ErrorBody",
     "ErrorModel",
     "Fingerprints",
+    "GraphDetails",
     "GraphList",
     "GraphModel",
     "GraphSummary",
@@ -168,6 +169,7 @@ class Capabilities(_Answer):
     """The capabilities of the endpoint."""
 
     protocol: int
+    oldest_protocol: int
     version: str
     host: str
     python: str
@@ -203,6 +205,13 @@ class GraphSummary(_Answer):
     graph_id: str
     kind: str
     hash: str
+
+
+class GraphDetails(GraphSummary):
+    """A deployment with its config."""
+
+    config: dict[str, Any]
+    idle_after: float | None
 
 
 class GraphList(_Answer):

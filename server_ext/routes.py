@@ -28,8 +28,9 @@ from yggdrasill.server_ext.capabilities import describe_endpoint
 from yggdrasill.server_ext.forwarding import Forwarding
 from yggdrasill.server_ext.job import Event, Job
 from yggdrasill.server_ext.model_fetch import ModelRequest
+from yggdrasill.server_ext.openapi import openapi_document
 from yggdrasill.server_ext.principals import ADMIN, READ, RUN, Principal, private_key
-from yggdrasill.server_ext.route_table import ROUTES, openapi_document
+from yggdrasill.server_ext.route_table import ROUTES
 from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.tasks import error_dict
 
