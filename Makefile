@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench conformance clean
+.PHONY: demo test check faults bench conformance clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
@@ -22,6 +22,10 @@ check: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy --package yggdrasill --exclude '(^|/)tests/'
 	$(BIN)/mypy tests
+
+# Thousands of hostile requests, and the tests of thousands of steps; takes an hour or more.
+faults: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/pytest tests -m faults --timeout 0
 
 # Needs a real ComfyUI, in ~/comfy or where COMFYUI_PATH and COMFYUI_PYTHON say, and chromium. Fails where one is missing.
 conformance: export YGGDRASILL_NO_SKIP = 1

@@ -1,11 +1,12 @@
 """The OpenAPI document is complete, and requests that it describes, valid or not, get only the answers that it describes.
 
-``YGGDRASILL_FUZZ_REQUESTS`` sets the number of requests of each test here; `make faults` sends 20,000.
+Each of the last two tests sends 300 requests, and 20,000 in `make faults`; ``YGGDRASILL_FUZZ_REQUESTS`` sets another number.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -23,17 +24,26 @@ from yggdrasill.server_ext.route_table import ROUTES
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack
 
-REQUESTS = int(os.environ.get("YGGDRASILL_FUZZ_REQUESTS", "300"))
+_GIVEN = os.environ.get("YGGDRASILL_FUZZ_REQUESTS")
+#: The same requests in every run of the suite, and other ones in every run of `make faults`.
+REQUESTS = pytest.mark.parametrize(
+    "requests", [int(_GIVEN or 300), pytest.param(int(_GIVEN or 20_000), marks=pytest.mark.faults)], ids=["short", "long"]
+)
 #: Streams without an end; tests/server_ext/test_events.py covers them.
 ENDLESS = [f"{BASE}/events", f"{BASE}/jobs/{{job_id}}/events"]
-FUZZING = settings(
-    max_examples=REQUESTS,
-    deadline=None,
-    database=None,
-    derandomize=True,
-    phases=[Phase.generate],
-    suppress_health_check=list(HealthCheck),
-)
+
+
+def fuzzing(requests: int, request: pytest.FixtureRequest) -> settings:
+    """Return the settings of hypothesis for a number of requests."""
+    return settings(
+        max_examples=requests,
+        deadline=None,
+        database=None,
+        derandomize=request.node.get_closest_marker("faults") is None,
+        print_blob=True,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +80,12 @@ def test_every_status_of_an_error_is_described() -> None:
     assert set(STATUS.values()) <= described
 
 
-def test_requests_of_the_document_get_only_the_answers_of_the_document(attacked: Http) -> None:
+@REQUESTS
+def test_requests_of_the_document_get_only_the_answers_of_the_document(
+    attacked: Http, requests: int, request: pytest.FixtureRequest
+) -> None:
+    if sys.version_info < (3, 11):
+        pytest.skip("schemathesis needs Python 3.11")
     import schemathesis
     from schemathesis.checks import (
         content_type_conformance,
@@ -93,7 +108,7 @@ def test_requests_of_the_document_get_only_the_answers_of_the_document(attacked:
     names = {"graph_id": "double", "job_id": job}
     seen: set[tuple[str, int]] = set()
 
-    @FUZZING
+    @fuzzing(requests, request)
     @given(case=cases, existing=st.booleans())
     def attack(case: Any, existing: bool) -> None:
         if existing and case.method != "DELETE":
@@ -154,12 +169,13 @@ def mutated(value: Any, draw: Any) -> Any:
     return draw(junk)
 
 
-def test_mutated_envelopes_get_only_errors_of_the_project(attacked: Http) -> None:
+@REQUESTS
+def test_mutated_envelopes_get_only_errors_of_the_project(attacked: Http, requests: int, request: pytest.FixtureRequest) -> None:
     store = MemoryStore()
     values = {"x": torch.arange(6.0)}, {"x": {1: b"abc", "b": (1, 2.5, None), "c": {1, 2}}}, {"x": torch.zeros(400_000)}
     envelopes = [pack(value, store).wire for value in values]
 
-    @FUZZING
+    @fuzzing(requests, request)
     @given(data=st.data())
     def attack(data: st.DataObject) -> None:
         wire: Any = data.draw(st.sampled_from(envelopes))
