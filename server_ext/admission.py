@@ -38,7 +38,7 @@ class Submission:
     timeout: float | None = None
     #: Approximate size of the request's JSON in bytes.
     nbytes: int = 0
-    #: The most unfinished jobs that its principal may have; None is no bound.
+    #: The most unfinished jobs that its principal may have; None means unbounded.
     max_jobs: int | None = None
 
 

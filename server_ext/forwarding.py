@@ -69,7 +69,7 @@ class Forwarding:
         return Caller(self._first_untrusted(address, _values(request, "X-Forwarded-For")), scheme, host, local)
 
     def _first_untrusted(self, address: str | None, hops: list[str]) -> str | None:
-        """Return the nearest address that is not a trusted proxy. A value that is no address ends the search."""
+        """Return the nearest address that is not a trusted proxy. A value that is not an address ends the search."""
         for hop in hops[: -_MAX_HOPS - 1 : -1]:
             found = _address(hop)
             if found is None:

@@ -64,8 +64,16 @@ def token_digest(token: bytes) -> bytes:
 
 
 def private_key(principal: str, key: str) -> str:
-    """Return the key under which a call of ``principal`` is stored, so that equal keys of two principals do not meet."""
-    return key if principal == OWNER_NAME else f"{principal}{_SEPARATOR}{key}"
+    """Return the key under which a call of ``principal`` is stored, so that equal keys of two principals do not meet.
+
+    Raises:
+        InvalidArgument: the owner's key has the form of the stored key of another principal.
+    """
+    if principal != OWNER_NAME:
+        return f"{principal}{_SEPARATOR}{key}"
+    if principal_of_key(key) != OWNER_NAME:
+        raise InvalidArgument("A job key must not begin with a name and the character U+001F. Use another key.")
+    return key
 
 
 def call_key(stored: str) -> str:
@@ -83,7 +91,7 @@ def principal_of_key(stored: str) -> str:
 class Principal:
     """A caller of an endpoint.
 
-    ``quota_bytes`` bounds the artifacts that the principal wrote, ``max_jobs`` its unfinished jobs; None is no bound. ``expires``,
+    ``quota_bytes`` bounds the artifacts that the principal wrote, ``max_jobs`` its unfinished jobs; None means unbounded. ``expires``,
     ``revoked`` and ``created`` are in seconds since the epoch. ``digest`` is the hash of its token, None after a revocation.
     """
 

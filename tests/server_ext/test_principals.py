@@ -179,6 +179,11 @@ def test_keys_of_the_owner_stay_as_they_are_and_others_are_kept_apart(key: str) 
     assert (principal_of_key(stored), call_key(stored)) == ("bob", key)
 
 
+def test_a_key_of_the_owner_cannot_be_that_of_another_principal() -> None:
+    with pytest.raises(InvalidArgument, match="U\\+001F"):
+        private_key("owner", private_key("bob", "k"))
+
+
 # -- over HTTP ----------------------------------------------------------------------------------------------------
 
 
