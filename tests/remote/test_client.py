@@ -97,7 +97,7 @@ DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y"
         (HandlerResponse(200, b"{}", {}), ProtocolMismatch, "no Yggdrasill protocol"),
         (HandlerResponse(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "not a JSON object"),
         (HandlerResponse(200, b"[1]", GOOD), ProtocolMismatch, "not a JSON object"),
-        (HandlerResponse(200, b"{}", {"X-Yggdrasill-Protocol": "2"}), ProtocolMismatch, "protocol version 2"),
+        (HandlerResponse(200, b"{}", {"X-Yggdrasill-Protocol": "0"}), ProtocolMismatch, "protocol version 0"),
         (HandlerResponse(404, b"not here", {}), ProtocolMismatch, "no Yggdrasill protocol"),
         (HandlerResponse(302, b"", {"Location": "http://elsewhere"}), ProtocolMismatch, "no Yggdrasill protocol"),
         (HandlerResponse(500, b"oops", GOOD), EndpointFailed, "HTTP 500"),
