@@ -105,6 +105,14 @@ def test_a_printed_pairing_line_adds_the_endpoint(
     assert (endpoint.url, endpoint.token) == (URL, token)
 
 
+def test_a_secured_endpoint_is_paired_with_its_authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "endpoints.yaml"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("yggdrasill-pairing: https://forge.lan:8443 some-token-of-an-endpoint\n"))
+    assert main(["endpoints", "--file", str(file), "pair", "forge", "--ca", "authority.pem"]) == 0
+    endpoint = EndpointRegistry.from_yaml(file).endpoint("forge")
+    assert (endpoint.url, endpoint.ca) == ("https://forge.lan:8443", "authority.pem")
+
+
 def test_a_pairing_line_without_a_name_needs_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
