@@ -23,7 +23,7 @@ def caller(trusted: list[str], remote: str, **headers: str) -> Caller:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     request = make_mocked_request("GET", "/", headers={"Host": "inner:8400", **named}).clone(remote=remote)
     assert isinstance(request, web.BaseRequest)
-    return Forwarding(trusted).caller(request)  # type: ignore[arg-type]
+    return Forwarding(trusted).caller(request)
 
 
 def test_headers_of_an_untrusted_address_are_ignored() -> None:
@@ -81,7 +81,7 @@ def test_an_endpoint_behind_a_trusted_proxy_works_on_any_port(tmp_path: Path) ->
         direct.deploy("double", one_node("double"))
         headers = {"X-Test-Host": "forge.example:9443", "X-Test-Proto": "https", "X-Test-For": "203.0.113.9"}
         behind_proxy = Http(process)
-        behind_proxy.process = type("Reached", (), {"url": proxy, "token": process.token})()  # type: ignore[assignment]
+        behind_proxy.process = type("Reached", (), {"url": proxy, "token": process.token})()
         behind_proxy.session.headers.update(headers)
         answer = behind_proxy.submit("double", {"x": torch.ones(500_000)})
         urls = [payload["url"] for payload in answer.json()["output"]["payloads"]]
