@@ -298,15 +298,17 @@ class Principals:
 
     def accepts(self, principal: Principal) -> bool:
         """Return whether the token with which ``principal`` was found still is valid."""
-        present = self._owner() if principal.name == OWNER_NAME else self._present().get(principal.name)
+        present = self.get(principal.name)
         return present is not None and present.is_valid and present.digest is not None and present.digest == principal.digest
 
     def is_valid(self, name: str) -> bool:
         """Return whether the principal with this name may have jobs: it exists and is neither revoked nor expired."""
-        if name == OWNER_NAME:
-            return True
-        present = self._present().get(name)
+        present = self.get(name)
         return present is not None and present.is_valid
+
+    def get(self, name: str) -> Principal | None:
+        """Return the principal with this name, valid or not, or None."""
+        return self._owner() if name == OWNER_NAME else self._present().get(name)
 
     def _owner(self) -> Principal:
         token = self._token() if callable(self._token) else self._token

@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 import requests
+import torch
 
 from samples.certificates import Authority
 from samples.endpoints import EndpointProcess
-from samples.http_client import error_of, until
+from samples.http_client import Http, error_of, one_node, until
 from yggdrasill.errors import AccessDenied, InvalidArgument
 from yggdrasill.remote import Endpoint
 from yggdrasill.remote.loop_thread import loop_thread
@@ -78,6 +79,21 @@ def test_large_bodies_and_signed_urls_work_over_https(server: EndpointProcess, a
     assert requests.get(url, headers=headers, verify=str(authority.ca), timeout=30).content == data
     capabilities = requests.get(f"{server.url}/yggdrasill/v1/capabilities", headers=headers, verify=str(authority.ca), timeout=30).json()
     assert capabilities["peer_url"] == server.url
+
+
+def test_signed_urls_of_a_secured_endpoint_on_all_addresses_are_https(tmp_path: Path, authority: Authority) -> None:
+    certificate = authority.issue("all")
+    with secured(tmp_path, certificate, host="0.0.0.0", allow_hosts=["forge.lan"], plugins=["samples.served_blocks"]) as process:
+        http = Http(process)
+        # otherwise REQUESTS_CA_BUNDLE would replace the authority
+        http.session.trust_env = False
+        http.session.verify = str(authority.ca)
+        http.session.headers["Host"] = "forge.lan:8443"
+        http.deploy("double", one_node("double"))
+        answer = http.submit("double", {"x": torch.ones(500_000)}).json()
+        urls = [payload["url"] for payload in answer["output"]["payloads"]]
+        assert urls
+        assert all(url.startswith("https://forge.lan:8443/") for url in urls)
 
 
 def test_an_unknown_authority_is_named(server: EndpointProcess) -> None:
