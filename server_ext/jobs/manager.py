@@ -21,7 +21,7 @@ from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph
-from yggdrasill.server_ext.jobs.execution import LEASE_SECONDS, Task, job_error, stop_error
+from yggdrasill.server_ext.jobs.execution import JOB_LOG, LEASE_SECONDS, Task, job_error, stop_error
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
 from yggdrasill.server_ext.redaction import Redactor
@@ -219,6 +219,11 @@ class JobManager:
         job.last_seen = time.monotonic()
         return job
 
+    async def principal_of(self, job_id: str) -> str | None:
+        """Return the name of the principal of a job, or None if there is no such job. Does not count as contact with its caller."""
+        job = self._live.get(job_id) or self._recent.get(job_id)
+        return await asyncio.wrap_future(self._jobs.principal_of(job_id)) if job is None else job.principal
+
     async def find_key(self, key: str) -> Job | None:
         """Return the stored job with this key, or None. Of a deleted job, only key, body hash and status are known (``forgotten``)."""
         while (inserting := self._inserting.get(self._keys.get(key, ""))) is not None:
@@ -374,6 +379,7 @@ class JobManager:
         self._untrack(job)
         for name in _FINAL_FIELDS:
             setattr(job, name, getattr(final, name))
+        JOB_LOG.info("Job %s of %r (%s): %s", job.job_id, job.principal, job.graph_id, job.status)
         self._tasks.pop(job.job_id, None)
         self._recent[job.job_id] = job
         while len(self._recent) > _MAX_RECENT:

@@ -25,6 +25,7 @@ from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDi
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
+from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
@@ -34,6 +35,7 @@ from yggdrasill.server_ext.jobs.model import Event, Job, Submission
 from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
+from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.values.stores.memory import MemoryStore
@@ -47,6 +49,7 @@ async def service(
     store = MemoryStore(quota_bytes=quota)
     rules = HostRules([folder], folder, lambda url: False)
     made = Service(
+        access=Access(Principals("token-of-a-test"), folder, store),
         host=HeadlessHost(),
         deployments=Deployments(folder / "graphs", rules, registry=registry or sample_registry()),
         jobs=jobs_of(folder / "jobs.sqlite"),
