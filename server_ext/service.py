@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -443,10 +444,14 @@ class Service:
         Yields None after each ``pause`` seconds of silence.
         """
         if job_id is None:
+            last = time.monotonic()
             async with aclosing(self.hub.listen(None, after, pause)) as stream:
                 async for event in stream:
                     is_visible = event is None or principal is None or await self.job_manager.principal_of(event.job_id) == principal
-                    yield event if is_visible else None
+                    # while only others have events, the stream is silent
+                    if is_visible or time.monotonic() - last >= pause:
+                        yield event if is_visible else None
+                        last = time.monotonic()
             return
         job = await self.job_manager.find(job_id, principal)
         seen = after or 0

@@ -222,9 +222,7 @@ def callers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callers]:
 def test_every_route_needs_the_role_of_its_table(callers: Callers, has: set[str]) -> None:
     _, caller = callers.add(*has)
     for route in ROUTES:
-        path = BASE + route.path.replace("{graph_id}", "no-graph").replace("{job_id}", "x").replace("{key}", "x").replace(
-            "{hash}", "0" * 64
-        )
+        path = BASE + route.path.format(graph_id="no-graph", job_id="x", key="x", hash="0" * 64, upload_id="0" * 32)
         answer = requests.request(
             route.method, callers.process.url + path, headers=dict(caller.session.headers), timeout=10, stream=True, data=b"{}"
         )
