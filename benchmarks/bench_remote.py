@@ -28,7 +28,7 @@ from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import PARALLEL, upload
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 __all__ = ["run"]
 
@@ -202,7 +202,7 @@ def _shared(folder: Path, configs: dict[str, Any]) -> Figure:
     artifacts = folder / "artifacts"
     with CountingProxy.start() as proxy, endpoint(folder, configs, artifacts=str(artifacts), peer_url=proxy.url) as served:
         proxy.connect(_port(served))
-        remote = _remote(served, "double", url=proxy.url, artifact_client=ArtifactClient(DiskStore(artifacts)))
+        remote = _remote(served, "double", url=proxy.url, artifact_client=ArtifactClient(SharedFolderStore(artifacts)))
         counts: list[int] = []
         for _ in in_rounds(COUNT_ROUNDS, "shared folder"):
             tensor = torch.rand(ELEMENTS)

@@ -18,6 +18,7 @@ TITLES = {
     "import": "Import",
     "codec": "Codec: a 96 MiB float32 tensor",
     "artifacts": "Artifact stores: a 96 MiB float32 tensor",
+    "transfers": "Transfers of artifacts",
     "saving": "Saving and loading 1 GiB of weights",
     "partition": "Partitioning a prompt",
     "remote": "Remote calls on loopback",

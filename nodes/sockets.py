@@ -9,6 +9,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io, ui
 
 from yggdrasill.foundation import ConfigField
+from yggdrasill.server_ext.comfy.compat import execution_blocker
 from yggdrasill.server_ext.comfy.levels.widget_values import REST
 
 __all__ = [
@@ -88,9 +89,8 @@ def port_outputs(most: int) -> list[Any]:
 
 def values_in_order(outputs: Mapping[int, Any], count: int) -> list[Any]:
     """Return the values of the first ``count`` sockets of `port_outputs`. A missing value blocks the nodes that need it."""
-    from comfy_execution.graph_utils import ExecutionBlocker
 
-    blocked = [ExecutionBlocker(None)]
+    blocked = [execution_blocker()]
     return [outputs.get(index, blocked) for index in range(count)]
 
 

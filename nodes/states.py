@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.sockets import STATE, category
+from yggdrasill.server_ext.comfy.compat import execution_blocker
 
 __all__ = ["ReadState", "StateNode"]
 
@@ -92,12 +93,11 @@ class ReadState(io.ComfyNode):
     @classmethod
     def execute(cls, state: Any) -> Any:
         """Return the blocks of the state. An empty block blocks the nodes that need it."""
-        from comfy_execution.graph_utils import ExecutionBlocker
 
         from yggdrasill.server_ext.comfy.levels.states import chronicle_text, parse_state, state_pictures, state_text
         from yggdrasill.stage import State
 
         state_content = parse_state(state) or State()
-        blocks = [ExecutionBlocker(None) if state_content[number] is None else state_content[number] for number in _BLOCKS]
-        images = state_pictures(state_content) or [ExecutionBlocker(None)]
+        blocks = [execution_blocker() if state_content[number] is None else state_content[number] for number in _BLOCKS]
+        images = state_pictures(state_content) or [execution_blocker()]
         return io.NodeOutput(*blocks, images, state_text(state_content), chronicle_text(state_content.content), state_content.passes)

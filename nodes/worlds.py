@@ -7,6 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.sockets import STATE, WORLD, category, optional_seed_input, preview_of
+from yggdrasill.server_ext.comfy.compat import execution_blocker
 
 __all__ = ["LoadWorld", "RunWorld", "SaveWorld"]
 
@@ -53,7 +54,6 @@ class RunWorld(io.ComfyNode):
     @classmethod
     async def execute(cls, world: dict[str, Any], action: str, steps: int, seed: int, keep: bool, state: Any = None) -> Any:
         """Return the last state, the images of all passes, the text and the chronicle."""
-        from comfy_execution.graph_utils import ExecutionBlocker
 
         from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
         from yggdrasill.server_ext.comfy.levels.states import chronicle_text, state_text
@@ -62,7 +62,7 @@ class RunWorld(io.ComfyNode):
         run_seed = None if seed < 0 else seed
         call = WorldCall(world, state, actions_of(action), steps, run_seed, keep)
         result = await NodeWork(str(cls.hidden.unique_id), lambda work: run_world(work, call), seed=run_seed).result()
-        images = result.pictures or [ExecutionBlocker(None)]
+        images = result.pictures or [execution_blocker()]
         text = state_text(result.state), chronicle_text(result.state.content)
         return io.NodeOutput(result.state.to_dict(), images, *text, ui=preview_of(result.pictures, cls))
 
@@ -128,9 +128,8 @@ class LoadWorld(io.ComfyNode):
     @classmethod
     def execute(cls, name: str) -> Any:
         """Return the world and its state."""
-        from comfy_execution.graph_utils import ExecutionBlocker
 
         from yggdrasill.server_ext.comfy.levels.world_folder import load_world
 
         config, state = load_world(name.strip())
-        return io.NodeOutput(config, ExecutionBlocker(None) if state is None else state.to_dict())
+        return io.NodeOutput(config, execution_blocker() if state is None else state.to_dict())

@@ -11,7 +11,7 @@ from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.contract import Resolver
 from yggdrasill.remote.comfy_ports import HIDDEN_NODE, INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
-from yggdrasill.remote.remote_part import refuse_training
+from yggdrasill.remote.remote_graph import refuse_training
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:

@@ -133,15 +133,67 @@ def test_no_import_is_relative() -> None:
     assert not [f"{path}:{line} {name}" for path in modules() for line, name in imports(path) if name.startswith(".")]
 
 
-def test_only_the_comfy_host_and_the_nodes_import_comfyui() -> None:
-    comfy = {"comfy", "comfy_api", "comfy_execution", "execution", "folder_paths", "nodes", "server"}
-    allowed = (Path("nodes"), Path("server_ext", "comfy"))
+COMFYUI = {
+    "app",
+    "comfy",
+    "comfy_api",
+    "comfy_api_nodes",
+    "comfy_execution",
+    "comfyui_version",
+    "execution",
+    "folder_paths",
+    "latent_preview",
+    "node_helpers",
+    "nodes",
+    "server",
+}
+COMPAT = Path("server_ext", "comfy", "compat")
+IMPORT_BY_NAME = {"__import__", "import_module"}
+
+
+def comfyui_imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Line and name of every import of ComfyUI, also by a constant name."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            named = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            named = [node.module or ""]
+        elif isinstance(node, ast.Call) and node.args and called_name(node.func) in IMPORT_BY_NAME:
+            named = [node.args[0].value] if isinstance(node.args[0], ast.Constant) and isinstance(node.args[0].value, str) else []
+        else:
+            continue
+        yield from ((node.lineno, name) for name in named if name.partition(".")[0] in COMFYUI)
+
+
+def called_name(function: ast.expr) -> str:
+    return function.attr if isinstance(function, ast.Attribute) else function.id if isinstance(function, ast.Name) else ""
+
+
+def test_only_compat_imports_comfyui_and_the_nodes_its_versioned_api() -> None:
+    wrong = []
+    for path in modules():
+        for line, name in comfyui_imports(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+            is_node_api = path.parts[0] == "nodes" and name.startswith("comfy_api.v")
+            if not path.is_relative_to(COMPAT) and not is_node_api:
+                wrong.append(f"{path}:{line} imports {name}")
+    assert not wrong
+
+
+def test_code_inside_comfyui_imports_by_name_only_in_compat() -> None:
+    """A name that is computed could be ComfyUI's."""
+    inside = [path for path in modules() if path.parts[0] == "nodes" or path.is_relative_to(Path("server_ext", "comfy"))]
     assert not [
-        f"{path}:{line} {name}"
-        for path in modules()
-        for line, name in imports(path)
-        if name.partition(".")[0] in comfy and not any(path.is_relative_to(folder) for folder in allowed)
+        f"{path}:{node.lineno}"
+        for path in inside
+        if not path.is_relative_to(COMPAT)
+        for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and called_name(node.func) in IMPORT_BY_NAME
     ]
+
+
+def test_imports_of_comfyui_are_found_in_every_form() -> None:
+    text = "import comfy.utils\nfrom server import PromptServer\nimportlib.import_module('execution')\n__import__('nodes')\nimport json\n"
+    assert [line for line, _ in comfyui_imports(ast.parse(text))] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("statement", ["import yggdrasill", "from yggdrasill.foundation import Graph"])

@@ -7,6 +7,14 @@ import { refresh } from "./registry.js";
 
 const PAUSE_MS = 5000;
 const MAX_FILES = 200;
+/** The names of the features that the server reports as off. */
+const FEATURES = {
+  endpoint: "Endpoint",
+  remote_graph: "Graph nodes",
+  placement: "Placement",
+  nested_runs: "Local fallback and call cycles",
+  editor: "Editor",
+};
 /** Short descriptions of an endpoint's state; its error message is shown below. */
 const SHORT = { down: "does not answer", refused: "refuses the token", "other version": "has another version of Yggdrasill" };
 
@@ -50,7 +58,8 @@ function show(state, status) {
 
 function thisServerLine(here) {
   const words = here.problem ? make("div", { class: "ygg-problem" }, here.problem) : make("div", { class: "ygg-soft" }, busy(here));
-  return make("li", {}, make("div", { class: "ygg-row" }, dot(here.problem ? "failing" : "up"), make("b", {}, "This server")), words);
+  const off = Object.entries(here.off ?? {}).map(([feature, reason]) => make("div", { class: "ygg-problem", title: reason }, `${FEATURES[feature] ?? feature}: off`));
+  return make("li", {}, make("div", { class: "ygg-row" }, dot(here.problem || off.length ? "failing" : "up"), make("b", {}, "This server")), words, ...off);
 }
 
 function line(state, facts) {

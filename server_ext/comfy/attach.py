@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.comfy_graph import run_prompts_with
+from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.preflight import set_local_comfy
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.server_ext.auth import token_of_endpoint
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
+from yggdrasill.server_ext.comfy.compat.holds import HOLDS
+from yggdrasill.server_ext.comfy.compat.probe import EDITOR, ENDPOINT, FEATURES, PLACEMENT, probe
 from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
+from yggdrasill.server_ext.comfy.placement.refusal import refuse_placed_prompts
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes, add_web_files
@@ -30,6 +36,7 @@ from yggdrasill.server_ext.service import Service
 
 __all__ = ["attach"]
 
+_T = TypeVar("_T")
 _LOG = logging.getLogger("yggdrasill.comfy")
 
 
@@ -39,20 +46,35 @@ def attach() -> None:
     A failure is written to ComfyUI's log and to ``ExtensionContext.problem``; ComfyUI itself starts in any case.
     """
     exit_with_parent()
-    context = ExtensionContext(QueueRunner())
+    context = ExtensionContext(QueueRunner(), off=dict(probe(HOLDS)))
     set_extension_context(context)
+    for feature, reason in context.off.items():
+        _LOG.error("Yggdrasill: %s is off in this ComfyUI (%s): %s", FEATURES[feature], compat.comfy_version(), reason)
     register_classes()
-    with host_api.shielded("the editor's extension cannot be served"):
-        add_web_files(host_api.prompt_server().app.router)
+    with compat.shielded("the editor's extension cannot be served"):
+        add_web_files(compat.web_app().router)
     try:
         _attach(context)
     except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
         context.problem = f"{type(error).__name__}: {error}"
         _LOG.error("Yggdrasill: this ComfyUI is not an endpoint: %s", context.problem)
+        for feature in (ENDPOINT, PLACEMENT, EDITOR):
+            context.off.setdefault(feature, context.problem)
+    if PLACEMENT in context.off:
+        with compat.shielded("prompts with placed parts cannot be refused"):
+            refuse_placed_prompts(compat.web_app(), context.off[PLACEMENT], _registry_for_refusals(context))
+
+
+def _registry_for_refusals(context: ExtensionContext) -> Callable[[], EndpointRegistry]:
+    """Return the reader of the registry, also where the endpoint failed before it read its registry."""
+    if context.problem is not None and context.read_registry is EndpointRegistry:
+        with contextlib.suppress(YggdrasillError):
+            return KnownEndpoints(Path(compat.user_directory()) / "yggdrasill" / "endpoints.yaml", (), lambda tokens: None).registry
+    return context.read_registry
 
 
 def _attach(context: ExtensionContext) -> None:
-    data_dir = Path(host_api.user_directory()) / "yggdrasill"
+    data_dir = Path(compat.user_directory()) / "yggdrasill"
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
     context.runner = QueueRunner(settings.queue)
@@ -60,7 +82,7 @@ def _attach(context: ExtensionContext) -> None:
     token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]))
     retry_policy = RetryPolicy(settings.first_patience, settings.patience)
     context.read_registry = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, retry_policy=retry_policy).registry
-    addresses, port, url = _own_addresses(settings)
+    addresses, port, url = _read(compat.own_addresses, (["127.0.0.1"], 8188, "http://127.0.0.1:8188"))
     serving = Settings(
         host=addresses[0],
         port=port,
@@ -71,7 +93,7 @@ def _attach(context: ExtensionContext) -> None:
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
         peer_url=settings.peer_url,
-        roots=host_api.model_folders(),
+        roots=_read(compat.model_folders, []),
     )
     run_prompts_with(context.runner)
     host = ComfyHost(settings.slots)
@@ -79,41 +101,52 @@ def _attach(context: ExtensionContext) -> None:
     service, guard, set_url = build_service(serving, data_dir, token, redactor, host)
     set_url(url)
     context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
-    service.models = ModelSources(settings.model_sources, host_api.named_model_folders, int(settings.model_limit * 2**30))
-    app = host_api.prompt_server().app
-    add_routes(app.router, Endpoint(service, guard))
-    add_ui_routes(app.router, service, guard, token, settings.peer_url)
+    service.models = ModelSources(settings.model_sources, compat.named_model_folders, int(settings.model_limit * 2**30))
+    app = compat.web_app()
+    context.problem = context.off.get(ENDPOINT)
+    add_routes(app.router, Endpoint(service, guard), off=context.problem)
+    add_ui_routes(app.router, service, guard, token, settings.peer_url, off=context.off.get(EDITOR))
     _register_lifecycle(app, service, context)
-    context.placement.install()
-    problem = host_api.flags_problem()
-    if problem is not None:
-        _LOG.warning("Yggdrasill: %s", problem)
+    if PLACEMENT not in context.off:
+        _install_placement(context)
+    with compat.shielded("the command line flags could not be read"):
+        problem = compat.flags_problem()
+        if problem is not None:
+            _LOG.warning("Yggdrasill: %s", problem)
+
+
+def _read(read: Callable[[], _T], default: _T) -> _T:
+    """Return a fact of ComfyUI, or ``default`` where ComfyUI lacks it: the endpoint is off then, and the editor works without it."""
+    try:
+        return read()
+    except (AttributeError, ImportError):
+        return default
+
+
+def _install_placement(context: ExtensionContext) -> None:
+    try:
+        context.placement.install()
+    except Exception as error:  # noqa: BLE001 - prompts with placed parts are refused then
+        context.off[PLACEMENT] = f"{type(error).__name__}: {error}"
+        _LOG.error("Yggdrasill: %s is off in this ComfyUI: %s", FEATURES[PLACEMENT], context.off[PLACEMENT])
 
 
 def _register_lifecycle(app: Any, service: Service, context: ExtensionContext) -> None:
     async def start(_: Any) -> None:
         try:
-            await service.start()
+            if ENDPOINT not in context.off:
+                await service.start()
         except Exception as error:  # noqa: BLE001 - ComfyUI starts without us
             context.problem = f"{type(error).__name__}: {error}"
             _LOG.error("Yggdrasill: this ComfyUI does not accept jobs: %s", context.problem)
-        with host_api.shielded("the other endpoints cannot be monitored"):
+        with compat.shielded("the other endpoints cannot be monitored"):
             context.placement.monitor.start()
 
     async def stop(_: Any) -> None:
-        with host_api.shielded("monitoring of the other endpoints could not be stopped"):
+        with compat.shielded("monitoring of the other endpoints could not be stopped"):
             await context.placement.monitor.stop()
-        with host_api.shielded("the endpoint could not be closed"):
+        with compat.shielded("the endpoint could not be closed"):
             await service.close(1.0)
 
     app.on_startup.append(start)
     app.on_shutdown.append(stop)
-
-
-def _own_addresses(settings: ComfySettings) -> tuple[list[str], int, str]:
-    """Return the addresses and the port that ComfyUI listens on, and the URL at which this machine reaches it."""
-    args = importlib.import_module("comfy.cli_args").args
-    addresses = [part.strip() for part in str(args.listen).split(",")]
-    scheme = "https" if args.tls_keyfile and args.tls_certfile else "http"
-    name = "127.0.0.1" if addresses[0] in ("0.0.0.0", "::", "") else addresses[0]  # noqa: S104 - compared with
-    return addresses, int(args.port), f"{scheme}://{f'[{name}]' if ':' in name else name}:{args.port}"

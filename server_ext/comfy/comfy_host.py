@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.inventory import inventory, memory, node_hashes
 from yggdrasill.server_ext.comfy.model_files import fingerprints, model_files
 from yggdrasill.server_ext.comfy.object_info import read_object_info
@@ -54,7 +55,7 @@ class ComfyHost:
 
     def queue_depth(self) -> dict[str, Any]:
         """Return ``{"queued", "running", "slots"}``, including the prompts of ComfyUI's owner."""
-        waiting, running = host_api.queue_depth()
+        waiting, running = compat.queue_depth()
         blocks, prompts = self._blocks.queue_depth(), self._prompts.queue_depth()
         return {"queued": waiting + blocks["queued"] + prompts["queued"], "running": running + blocks["running"], "slots": 1}
 
@@ -63,8 +64,8 @@ class ComfyHost:
         return memory()
 
     def describe(self) -> dict[str, Any]:
-        """Return the node classes and model files that a workflow may name; see `inventory`."""
-        return {"comfy": inventory()}
+        """Return the node classes and model files that a workflow may name, see `inventory`, and the features that are off."""
+        return {"comfy": {**inventory(), "off": dict(extension_context().off)}}
 
     def model_files(self) -> Mapping[str, Sequence[str]]:
         """Return `yggdrasill.server_ext.comfy.model_files.model_files`."""
@@ -80,7 +81,7 @@ class ComfyHost:
 
     def node_forms(self, names: Sequence[str]) -> dict[str, Any]:
         """Return `yggdrasill.server_ext.comfy.object_info.read_object_info`."""
-        found: dict[str, Any] = host_api.on_main_loop(read_object_info(names))
+        found: dict[str, Any] = compat.on_main_loop(read_object_info(names))
         return found
 
     def _done(self, task: Task) -> None:

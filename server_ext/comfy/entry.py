@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+
 from yggdrasill.errors import UnsupportedVersion
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 
 __all__ = ["check_version"]
+
+_LOG = logging.getLogger("yggdrasill.comfy")
 
 
 def check_version() -> None:
@@ -14,6 +18,10 @@ def check_version() -> None:
     Raises:
         UnsupportedVersion: this ComfyUI is too old.
     """
-    problem = host_api.version_problem(host_api.comfy_version())
+    version = compat.comfy_version()
+    problem = compat.version_problem(version)
     if problem is not None:
         raise UnsupportedVersion(problem)
+    note = compat.version_note(version)
+    if note is not None:
+        _LOG.warning("Yggdrasill: %s", note)

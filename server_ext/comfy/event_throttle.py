@@ -14,7 +14,8 @@ from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 __all__ = ["PREVIEW_INTERVAL", "EventThrottle"]
 
 PREVIEW_INTERVAL = 0.1
-"""Minimum seconds between two previews of one node. Of the previews that arrive within it, only the newest is sent."""
+"""Minimum seconds between two previews, or two texts, of one node. Of those that arrive within it, only the newest is sent."""
+_LONGEST_TEXT = 500
 _LARGEST_PREVIEW = 512 << 10
 _LARGEST_OUTPUT = 64 << 10
 _PLAIN = ("started", "cached", "executing", "progress", "output")
@@ -29,10 +30,10 @@ class EventThrottle:
         self._run = run
         self._watch = run.watch
         self._last_sent: dict[str, float] = {}
-        self._pending: dict[str, Mapping[str, Any]] = {}
+        self._pending: dict[str, tuple[str, Mapping[str, Any]]] = {}
 
     def handle(self, kind: str, facts: Mapping[str, Any]) -> None:
-        """Forward a message, or hold it back if it is a preview that is not due.
+        """Forward a message, or hold it back if it is a preview or a text that is not due.
 
         A preview over 512 KiB and an ``executed`` message over 64 KiB of JSON are dropped.
         """
@@ -43,10 +44,10 @@ class EventThrottle:
         if self._watch is None:
             return
         if kind in _FLUSHING:
-            for node in list(self._pending):
-                self._send(node, time.monotonic())
-        if kind == "preview" and len(facts["image"]) <= _LARGEST_PREVIEW:
-            self._pending[facts["node"]] = facts
+            for key in list(self._pending):
+                self._send(key, time.monotonic())
+        if kind == "text" or (kind == "preview" and len(facts["image"]) <= _LARGEST_PREVIEW):
+            self._pending[f"{kind}/{facts['node']}"] = kind, facts
             self.flush_due()
         elif kind in _PLAIN:
             self._watch(kind, dict(facts))
@@ -57,20 +58,22 @@ class EventThrottle:
     def timeout(self, limit: float) -> float:
         """Return the seconds until the next pending preview is due, at most ``limit``."""
         now = time.monotonic()
-        return max(0.0, min([limit, *(self._last_sent[node] + PREVIEW_INTERVAL - now for node in self._pending)]))
+        return max(0.0, min([limit, *(self._last_sent[key] + PREVIEW_INTERVAL - now for key in self._pending)]))
 
     def flush_due(self) -> None:
         """Send the pending previews whose interval has elapsed."""
         now = time.monotonic()
-        for node in [node for node in self._pending if now - self._last_sent.get(node, -PREVIEW_INTERVAL) >= PREVIEW_INTERVAL]:
-            self._send(node, now)
+        for key in [key for key in self._pending if now - self._last_sent.get(key, -PREVIEW_INTERVAL) >= PREVIEW_INTERVAL]:
+            self._send(key, now)
 
-    def _send(self, node: str, now: float) -> None:
-        facts = self._pending.pop(node)
-        self._last_sent[node] = now
-        if self._watch is not None:
+    def _send(self, key: str, now: float) -> None:
+        kind, facts = self._pending.pop(key)
+        self._last_sent[key] = now
+        if self._watch is not None and kind == "text":
+            self._watch(kind, {**facts, "text": facts["text"][:_LONGEST_TEXT]})
+        elif self._watch is not None:
             picture = base64.b64encode(facts["image"]).decode("ascii")
-            self._watch("preview", {**facts, "image": picture})
+            self._watch(kind, {**facts, "image": picture})
 
 
 def _small(facts: Mapping[str, Any]) -> bool:

@@ -6,37 +6,31 @@ because only some of those may need the blocked input: its class sets ``takes_bl
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from yggdrasill.remote.comfy_ports import Blocked
-from yggdrasill.server_ext.comfy.value_classes import find_class
+from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.hidden_inputs import with_hidden_inputs
 
 __all__ = ["allow_blockers", "as_blocked", "as_blockers"]
-
-_BLOCKER = "comfy_execution.graph_utils:ExecutionBlocker"
-_MARK = "yggdrasill_allows_blockers"
 
 
 def as_blocked(values: Iterable[Any]) -> list[Any]:
     """Return ``values`` with each `ExecutionBlocker` replaced by `Blocked`."""
-    blocker: Any = find_class(_BLOCKER)
-    return [Blocked(value.message) if isinstance(value, blocker) else value for value in values]
+    return [Blocked(value.message) if compat.is_blocker(value) else value for value in values]
 
 
 def as_blockers(values: Iterable[Any]) -> list[Any]:
     """Return ``values`` with each `Blocked` replaced by an `ExecutionBlocker`."""
-    blocker: Any = find_class(_BLOCKER)
-    return [blocker(value.message) if type(value) is Blocked else value for value in values]
+    return [compat.execution_blocker(value.message) if type(value) is Blocked else value for value in values]
 
 
 def allow_blockers() -> None:
-    """Patch ComfyUI's `get_input_data`, once per process, so that classes with ``takes_blocked`` receive blocked inputs."""
-    execution: Any = importlib.import_module("execution")
-    if not getattr(execution, _MARK, False):
-        setattr(execution, _MARK, True)
-        execution.get_input_data = _with_blockers(execution.get_input_data)
+    """Patch ComfyUI's `get_input_data`, once per process: classes with ``takes_blocked`` receive blocked inputs, and nodes of placed parts
+    the user's hidden inputs.
+    """
+    compat.wrap_input_data(lambda original: with_hidden_inputs(_with_blockers(original)))
 
 
 def _with_blockers(get_input_data: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from yggdrasill.errors import InvalidArgument
+from yggdrasill.errors import InvalidArgument, UnsupportedVersion
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.comfy.compat.probe import FEATURES
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 
@@ -21,14 +22,29 @@ __all__ = ["ExtensionContext", "extension_context", "set_extension_context"]
 class ExtensionContext:
     """The components of the extension. ``problem`` is the reason why this ComfyUI is not an endpoint, or None.
 
+    ``off`` has the features that this ComfyUI does not support, each with the reason; see `yggdrasill.server_ext.comfy.compat.probe`.
+
     ``local_fallbacks`` finds the workflow that runs locally when no endpoint accepts a call; it is None if this ComfyUI is not an endpoint.
     """
 
     runner: QueueRunner
     read_registry: Callable[[], EndpointRegistry] = EndpointRegistry
     problem: str | None = None
+    off: dict[str, str] = field(default_factory=dict)
     local_fallbacks: LocalFallbacks | None = None
     _placement: PlacementService | None = field(default=None, repr=False)
+
+    def require(self, feature: str) -> None:
+        """Check that a feature is on.
+
+        Raises:
+            UnsupportedVersion: it is off; the message has the reason.
+        """
+        reason = self.off.get(feature)
+        if reason is not None:
+            raise UnsupportedVersion(
+                f"{FEATURES[feature]} is off in this ComfyUI: {reason}. Update Yggdrasill, or use a ComfyUI version that it supports."
+            )
 
     @property
     def placement(self) -> PlacementService:

@@ -6,7 +6,6 @@ a constant, so that a cached result of another workflow is not returned. ComfyUI
 
 from __future__ import annotations
 
-import importlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -16,11 +15,10 @@ from yggdrasill.errors import InvalidConfig
 from yggdrasill.remote.comfy_ports import HIDDEN_NODE
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["add_hidden", "release_hidden", "replace_hidden_inputs", "take_hidden"]
+__all__ = ["add_hidden", "release_hidden", "take_hidden", "with_hidden_inputs"]
 
 _NODE_ID = "yggdrasill.hidden"
 _INPUT = "yggdrasill_hidden"
-_MARK = "yggdrasill_replaces_hidden"
 
 _lock = threading.Lock()
 _known: dict[str, tuple[Mapping[str, Any], int]] = {}
@@ -64,15 +62,9 @@ def release_hidden(digest: str | None) -> None:
                 _known[digest] = facts, users - 1
 
 
-def replace_hidden_inputs() -> None:
-    """Patch ComfyUI's `get_input_data`, once per process, so that nodes of placed parts receive the user's hidden inputs."""
-    execution: Any = importlib.import_module("execution")
-    if not getattr(execution, _MARK, False):
-        setattr(execution, _MARK, True)
-        execution.get_input_data = _replacing(execution.get_input_data)
+def with_hidden_inputs(get_input_data: Callable[..., Any]) -> Callable[..., Any]:
+    """Return ComfyUI's `get_input_data`, changed so that nodes of placed parts receive the user's hidden inputs."""
 
-
-def _replacing(get_input_data: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         inputs: Any, class_def: Any, unique_id: Any, execution_list: Any = None, dynprompt: Any = None, extra_data: Any = None, **named: Any
     ) -> Any:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from yggdrasill.remote.preflight import class_signature, is_model_file, same_path
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.deployment import canonical_json
 from yggdrasill.values.payload import blake3_hex
@@ -18,22 +17,18 @@ __all__ = ["inventory", "memory", "node_hashes", "normalize_model_paths"]
 
 def inventory() -> dict[str, Any]:
     """Return ``{"version", "node_classes": {name: hash of inputs and outputs}, "models": {folder: [file]}}``. The first call is slow."""
-    return {"version": host_api.comfy_version(), "node_classes": dict(node_hashes()), "models": model_files()}
+    return {"version": compat.comfy_version(), "node_classes": dict(node_hashes()), "models": model_files()}
 
 
 def memory() -> list[dict[str, Any]]:
-    """Return ``{device, free, total}`` in bytes for each device that ComfyUI computes on, its preferred device first."""
-    management = importlib.import_module("comfy.model_management")
-    first = management.get_torch_device()
-    devices = [first, *(device for device in management.get_all_torch_devices() if device != first)]
-    return [
-        {
-            "device": str(device),
-            "free": int(management.get_free_memory(device)),
-            "total": int(management.get_total_memory(device)),
-        }
-        for device in devices
-    ]
+    """Return ``{device, free, total}`` in bytes for each device that ComfyUI computes on, its preferred device first.
+
+    It is empty if this ComfyUI does not report them.
+    """
+    found: list[tuple[str, int, int]] = []
+    with compat.shielded("the memory of the devices could not be read"):
+        found = compat.compute_devices()
+    return [{"device": name, "free": free, "total": total} for name, free, total in found]
 
 
 def normalize_model_paths(prompt: dict[str, Any]) -> None:
@@ -54,9 +49,9 @@ def node_hashes() -> Mapping[str, str]:
     The result is cached, because the classes do not change while ComfyUI runs.
     """
     found = {}
-    for name, node_class in list(host_api.node_classes().items()):
+    for name, node_class in list(compat.node_classes().items()):
         digest = ""
-        with host_api.shielded(f"the inputs and outputs of node class {name!r} could not be read"):
+        with compat.shielded(f"the inputs and outputs of node class {name!r} could not be read"):
             form = class_signature({"input": node_class.INPUT_TYPES(), "output": node_class.RETURN_TYPES})
             digest = blake3_hex(memoryview(canonical_json(form)))[:16]
         found[str(name)] = digest

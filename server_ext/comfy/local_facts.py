@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import re
 from collections.abc import Iterable
@@ -12,7 +11,7 @@ from typing import Any
 from yggdrasill.remote.node_traits import TraitsTable, read_traits, shipped_traits
 from yggdrasill.remote.partition.traits import HostFacts, is_place_input
 from yggdrasill.remote.preflight import is_model_file, same_path
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.model_files import model_files
 
 __all__ = ["PACK_FILE", "USER_FILE", "LocalFacts", "names_user_file"]
@@ -48,15 +47,15 @@ class LocalFacts:
     def _pack_tables(self) -> TraitsTable:
         if self._packs is None:
             packs = TraitsTable()
-            for folder in importlib.import_module("folder_paths").get_folder_paths("custom_nodes"):
+            for folder in compat.pack_folders():
                 for file in sorted(Path(folder).glob(f"*/{PACK_FILE}")):
-                    with host_api.shielded(f"the table {str(file)!r} could not be read"):
+                    with compat.shielded(f"the table {str(file)!r} could not be read"):
                         packs |= read_traits(file)
             self._packs = packs
         return self._packs
 
     def _user_table(self) -> TraitsTable:
-        file = Path(host_api.user_directory()) / "yggdrasill" / USER_FILE
+        file = Path(compat.user_directory()) / "yggdrasill" / USER_FILE
         try:
             changed = file.stat().st_mtime
         except OSError:
@@ -89,10 +88,9 @@ def names_user_file(class_type: str, name: str, text: str) -> bool:
 
 
 def _exists(path: str, below_cwd: bool = False) -> bool:
-    folders = importlib.import_module("folder_paths")
-    roots = [folders.get_input_directory(), folders.get_output_directory(), folders.get_temp_directory()]
+    roots = [folder for folder in map(compat.named_folder, ("input", "output", "temp")) if folder is not None]
     if below_cwd:
-        roots += [folders.base_path, Path.cwd()]
+        roots += [Path(compat.user_directory()).parent, Path.cwd()]
     return bool(path) and any(_is_there(Path(root, path)) for root in roots)
 
 
@@ -105,8 +103,8 @@ def _is_there(path: Path) -> bool:
 
 def _options(class_type: str, name: str) -> list[Any]:
     """Return the first options of a combo, or nothing."""
-    with host_api.shielded(f"the inputs of node class {class_type!r} could not be read"):
-        node_class = host_api.node_classes().get(class_type)
+    with compat.shielded(f"the inputs of node class {class_type!r} could not be read"):
+        node_class = compat.node_classes().get(class_type)
         inputs: dict[str, Any] = node_class.INPUT_TYPES() if node_class is not None else {}
         for group in ("required", "optional"):
             spec = (inputs.get(group) or {}).get(name)

@@ -18,7 +18,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.contract import RemoteContract, other_build
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.workflow_cache import CachedWorkflow, WorkflowCache
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.deployments import Deployments
@@ -76,7 +76,7 @@ class LocalFallbacks:
         self.record_hash(client.name, contract.graph_id, contract.hash)
         if contract.kind != _KIND:
             return
-        with host_api.shielded(f"graph {contract.graph_id!r} could not be cached for the local fallback of endpoint {client.name!r}"):
+        with compat.shielded(f"graph {contract.graph_id!r} could not be cached for the local fallback of endpoint {client.name!r}"):
             with self._lock:
                 cached = self._cache.read(client.name, contract.graph_id)
             if cached is None:

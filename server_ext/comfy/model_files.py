@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from yggdrasill.remote.preflight import is_model_file, same_path
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 
 __all__ = ["fingerprint", "fingerprints", "model_files"]
 
@@ -23,24 +22,21 @@ _lock = threading.Lock()
 
 def model_files() -> dict[str, list[str]]:
     """Return the files in each of ComfyUI's model folders, as ComfyUI spells them, without empty folders."""
-    folders = importlib.import_module("folder_paths")
-    names = [name for name in folders.folder_names_and_paths if name != "custom_nodes"]
-    found = {name: [file for file in folders.get_filename_list(name) if is_model_file(file)] for name in names}
+    found = {name: [file for file in files if is_model_file(file)] for name, files in compat.model_names().items()}
     return {name: files for name, files in sorted(found.items()) if files}
 
 
 def fingerprints(files: Sequence[str]) -> dict[str, dict[str, str]]:
     """Return ``{file: {folder: fingerprint}}`` for those of ``files`` that are in a model folder. No other file is opened."""
-    folders = importlib.import_module("folder_paths")
     wanted = {same_path(file): file for file in files}
     found: dict[str, dict[str, str]] = {}
     for folder, names in model_files().items():
         for name in names:
             file = wanted.get(same_path(name))
-            path = folders.get_full_path(folder, name) if file is not None else None
+            path = compat.model_path(folder, name) if file is not None else None
             if file is not None and path is not None:
-                with host_api.shielded(f"the model file {name!r} could not be read"):
-                    found.setdefault(file, {})[folder] = fingerprint(Path(path))
+                with compat.shielded(f"the model file {name!r} could not be read"):
+                    found.setdefault(file, {})[folder] = fingerprint(path)
     return found
 
 

@@ -6,11 +6,15 @@ are those of the nested prompt, otherwise those of the outer one. An interrupt o
 
 from __future__ import annotations
 
-import importlib
+import asyncio
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any, ClassVar
+from contextlib import ExitStack
+from typing import Any
+from weakref import WeakKeyDictionary
 
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.compat.probe import NESTED_RUNS
+from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
 __all__ = ["GlobalsPatch", "NestedRun"]
@@ -27,7 +31,11 @@ class GlobalsPatch:
         step: Callable[[Any], Any] = steps.send
         sent: Any = None
         while True:
-            self._enter()
+            try:
+                self._enter()
+            except BaseException:
+                self._coroutine.close()
+                raise
             try:
                 awaited = step(sent)
             except StopIteration as end:
@@ -40,44 +48,21 @@ class GlobalsPatch:
                 step, sent = steps.throw, error
 
 
-class _Globals:
-    """ComfyUI's global facts about the running prompt."""
+_idle: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
+"""Idle executors by the event loop of the outer prompt; several waiting nodes may run nested prompts at once.
 
-    def __init__(self) -> None:
-        self._progress: Any = importlib.import_module("comfy_execution.progress")
-        self._memory: Any = importlib.import_module("comfy.memory_management")
-        self._args = importlib.import_module("comfy.cli_args").args
-        self._server = host_api.prompt_server()
-
-    def read(self) -> tuple[Any, ...]:
-        server, memory = self._server, self._memory
-        return (
-            server.client_id,
-            server.last_node_id,
-            server.last_prompt_id,
-            self._progress.global_progress_registry,
-            self._args.preview_method,
-            memory.extra_ram_release_callback,
-            memory.RAM_CACHE_HEADROOM,
-        )
-
-    def write(self, facts: tuple[Any, ...]) -> None:
-        server, memory = self._server, self._memory
-        server.client_id, server.last_node_id, server.last_prompt_id = facts[:3]
-        self._progress.global_progress_registry, self._args.preview_method = facts[3:5]
-        memory.set_ram_cache_release_state(*facts[5:])
+ComfyUI runs each prompt on an event loop of its own. The executors, and the results and models in their caches, are released with it.
+"""
 
 
 class NestedRun:
-    """One nested execution of ``run``, with a cache of its own. `cancel` may be called from any thread."""
-
-    #: Idle executors; several waiting nodes may run nested prompts at once. Their caches outlive each run.
-    _idle: ClassVar[list[Any]] = []
+    """One nested execution of ``run``, with a cache that ends with the outer prompt. `cancel` may be called from any thread."""
 
     def __init__(self, run: PromptRun) -> None:
+        extension_context().require(NESTED_RUNS)
         self._run = run
-        self._globals = _Globals()
-        self._management: Any = importlib.import_module("comfy.model_management")
+        self._globals = compat.RunningState()
+        self._flag = compat.InterruptFlag()
         self._nested_globals: tuple[Any, ...] = ("", None, run.prompt_id, None, *self._globals.read()[4:])
         self._outer_globals: tuple[Any, ...] = ()
         self._interrupted = False
@@ -87,8 +72,8 @@ class NestedRun:
 
     async def execute(self) -> None:
         """Run the prompt until it succeeds or fails. Messages go to the socket of the run, as for a queued prompt."""
-        run = self._run
-        executor = self._idle.pop() if self._idle else self._new_executor()
+        run, idle = self._run, _idle.setdefault(asyncio.get_running_loop(), [])
+        executor = idle.pop() if idle else compat.new_executor()
         executor.add_message = self._with_start(executor, type(executor).add_message)
         work = executor.execute_async(run.prompt, run.prompt_id, dict(run.extra_data), run.sinks)
         self._starting = True
@@ -96,25 +81,18 @@ class NestedRun:
             await GlobalsPatch(work, self._enter, self._leave)
         finally:
             del executor.add_message
-            self._idle.append(executor)
+        idle.append(executor)
         interrupted = any(kind == "execution_interrupted" for kind, _ in executor.status_messages)
         if interrupted and not self._cancelled:
-            self._management.interrupt_current_processing(True)
-        host_api.send_json("executing", {"node": None, "prompt_id": run.prompt_id}, run.prompt_id)
+            self._flag.set(True)
+        compat.send_json("executing", {"node": None, "prompt_id": run.prompt_id}, run.prompt_id)
 
     def cancel(self) -> None:
         """Stop the nested prompt when it next checks ComfyUI's interrupt flag."""
-        with self._management.interrupt_processing_mutex:
+        with self._flag.mutex:
             self._cancelled = True
             if self._inside:
-                self._management.interrupt_current_processing(True)
-
-    @staticmethod
-    def _new_executor() -> Any:
-        execution = importlib.import_module("execution")
-        return execution.PromptExecutor(
-            host_api.prompt_server(), cache_type=execution.CacheType.CLASSIC, cache_args={"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
-        )
+                self._flag.set(True)
 
     def _with_start(self, executor: Any, add_message: Callable[..., Any]) -> Callable[..., Any]:
         """Wrap ``add_message``: `execute_async` clears the interrupt flag before its first message, so the flag is locked until then and restored."""
@@ -128,30 +106,33 @@ class NestedRun:
 
     def _end_start(self) -> None:
         self._starting = False
-        self._management.interrupt_current_processing(self._interrupted or self._cancelled)
-        self._management.interrupt_processing_mutex.release()
+        self._flag.set(self._interrupted or self._cancelled)
+        self._flag.mutex.release()
 
     def _enter(self) -> None:
-        mutex = self._management.interrupt_processing_mutex
-        mutex.acquire()
-        self._interrupted = self._management.interrupt_processing
-        self._inside = True
-        if self._cancelled:
-            self._management.interrupt_current_processing(True)
-        if not self._starting:
-            mutex.release()
-        self._outer_globals = self._globals.read()
-        self._globals.write(self._nested_globals)
+        with ExitStack() as locked:
+            locked.enter_context(self._flag.mutex)
+            self._interrupted = self._flag.is_set
+            self._inside = True
+            if self._cancelled:
+                self._flag.set(True)
+            self._outer_globals = self._globals.read()
+            self._globals.write(self._nested_globals)
+            if self._starting:
+                # `_end_start` releases it
+                locked.pop_all()
 
     def _leave(self) -> None:
-        self._nested_globals = self._globals.read()
-        self._run.registry = self._nested_globals[3]
-        self._globals.write(self._outer_globals)
-        if self._starting:
-            self._end_start()
-        with self._management.interrupt_processing_mutex:
-            self._inside = False
-            if self._interrupted:
-                self._management.interrupt_current_processing(True)
-            elif self._cancelled:
-                self._management.interrupt_current_processing(False)
+        try:
+            self._nested_globals = self._globals.read()
+            self._run.registry = self._nested_globals[3]
+        finally:
+            self._globals.write(self._outer_globals)
+            if self._starting:
+                self._end_start()
+            with self._flag.mutex:
+                self._inside = False
+                if self._interrupted:
+                    self._flag.set(True)
+                elif self._cancelled:
+                    self._flag.set(False)

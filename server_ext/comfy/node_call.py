@@ -12,13 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.observers import observe_waits
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.compat.probe import REMOTE_GRAPH
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
@@ -42,10 +43,17 @@ class NodeCall(ABC):
     seed: int = 0
     token: CancelToken = field(default_factory=CancelToken)
 
+    feature: ClassVar[str] = REMOTE_GRAPH
+
     def start(self) -> Self:
-        """Start the call. Must be called in the task of the node, because messages are attributed to the executing node."""
-        node = host_api.executing_node()
-        self._preview_method = host_api.preview_method()
+        """Start the call. Must be called in the task of the node, because messages are attributed to the executing node.
+
+        Raises:
+            UnsupportedVersion: this ComfyUI does not support such calls.
+        """
+        extension_context().require(self.feature)
+        node = compat.executing_node()
+        self._preview_method = compat.preview_method()
         self._outer_run = run = extension_context().runner.run_of(node.prompt_id) if node else None
         self._messages = self._make_messages(node.prompt_id if node else "", run)
         path = (*run.context.path, self.node_id) if run is not None else ()
@@ -67,12 +75,14 @@ class NodeCall(ABC):
         try:
             while not future.done():
                 await self._reentrant_slot.wait_with(future, _POLL)
-                if host_api.interrupted():
+                if compat.interrupted():
                     self.token.cancel("interrupted")
                     await self._reentrant_slot.stop()
-                    host_api.raise_interrupt()
+                    compat.raise_interrupt()
                 if self._outer_run is not None and self._outer_run.context.token.cancelled:
-                    raise Cancelled(self._outer_run.context.token.reason)
+                    self.token.cancel(self._outer_run.context.token.reason)
+                    await self._reentrant_slot.stop()
+                    raise Cancelled(self.token.reason)
             await self._reentrant_slot.finish()
             return future.result()
         except BaseException:

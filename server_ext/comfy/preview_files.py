@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from yggdrasill.server_ext.comfy import compat
 
 __all__ = ["MAX_BYTES", "read_files", "store_files"]
 
@@ -38,8 +39,7 @@ def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
 
     A file in ``output`` that is not in ``files`` is removed from it.
     """
-    folder = Path(importlib.import_module("folder_paths").get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = compat.temporary_folder()
     stored: dict[tuple[str, ...], dict[str, Any]] = {}
     for entry in files if isinstance(files, list) else ():
         filename = name(Path(str(entry["filename"])).name)
@@ -81,9 +81,9 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _path(item: Mapping[str, Any]) -> Path | None:
     """Return the path of a file, or None if it is outside ComfyUI's folders."""
-    folder = importlib.import_module("folder_paths").get_directory_by_type(str(item["type"]))
+    folder = compat.named_folder(str(item["type"]))
     if folder is None:
         return None
-    root = Path(folder).resolve()
+    root = folder.resolve()
     path = (root / str(item["subfolder"]) / str(item["filename"])).resolve()
     return path if path.is_relative_to(root) else None

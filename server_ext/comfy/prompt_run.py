@@ -11,7 +11,7 @@ from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.comfy_ports import Blocked, port_value
 from yggdrasill.remote.observers import WaitCallback
-from yggdrasill.server_ext.comfy.host_api import Validation
+from yggdrasill.server_ext.comfy.compat import Validation
 
 __all__ = ["PromptRun", "Watch"]
 

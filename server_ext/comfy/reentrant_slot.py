@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from yggdrasill.errors import Cancelled, RunError
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.nested_run import NestedRun
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.reentrancy import Wait
@@ -82,7 +82,7 @@ class ReentrantSlot:
             await asyncio.wait([future, offered, *self._tasks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         finally:
             offered.cancel()
-        if self._offered.is_set() and not host_api.interrupted():
+        if self._offered.is_set() and not compat.interrupted():
             self._offered.clear()
             for run in self._take_pending():
                 self._tasks[asyncio.ensure_future(self._run(run))] = run
@@ -111,10 +111,11 @@ class ReentrantSlot:
         self._abandon_pending()
 
     async def _run(self, run: PromptRun) -> None:
-        nested, is_local = NestedRun(run), run in self._local_runs
-        run.cancel_nested = nested.cancel
-        run.deadline = None if is_local else time.monotonic() + LONGEST_NESTED_RUN
+        is_local = run in self._local_runs
         try:
+            nested = NestedRun(run)
+            run.cancel_nested = nested.cancel
+            run.deadline = None if is_local else time.monotonic() + LONGEST_NESTED_RUN
             await nested.execute()
         except asyncio.CancelledError:
             self._abandon(run)
@@ -141,9 +142,9 @@ class ReentrantSlot:
         if run in self._local_runs:
             run.refuse(Cancelled(f"{run.node_path}: the outer prompt has ended", node=run.node_path))
         elif run.state == "nested":
-            asyncio.run_coroutine_threadsafe(self._requeue(run), host_api.prompt_server().loop)
+            asyncio.run_coroutine_threadsafe(self._requeue(run), compat.main_loop())
 
     async def _requeue(self, run: PromptRun) -> None:
         run.reentrant_root = None
-        with host_api.shielded("a job could not be put back into the queue"):
+        with compat.shielded("a job could not be put back into the queue"):
             self._runner.queue(run)

@@ -12,8 +12,8 @@ from yggdrasill.remote.comfy_ports import Blocked, port_value, port_values
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
+from yggdrasill.remote.placing import placed_route
 from yggdrasill.remote.remote_graph import RemoteGraph
-from yggdrasill.remote.route import Route
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
@@ -84,7 +84,7 @@ class RemoteCall(NodeCall):
     def _run_remote(
         self, registry: EndpointRegistry, placement: Placement, local_fallbacks: LocalFallbacks | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
-        route = Route.placed(registry, placement, self.graph)
+        route = placed_route(registry, placement, self.graph)
         if local_fallbacks is not None and local_fallbacks.are_silent(placement.endpoints):
             route.retry_policy = replace(route.retry_policy, first=0.0)
         served = RemoteGraph(route=route)

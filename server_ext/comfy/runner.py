@@ -16,13 +16,12 @@ from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.observers import waiting
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
 from yggdrasill.server_ext.comfy.hidden_inputs import release_hidden, take_hidden
 from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
 from yggdrasill.server_ext.comfy.job_inputs import JobInputs
-from yggdrasill.server_ext.comfy.object_info import may_rerun
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 from yggdrasill.server_ext.comfy.reentrancy import ReentrantScheduler
 from yggdrasill.server_ext.comfy.virtual_socket import VirtualSocket
@@ -32,6 +31,8 @@ __all__ = ["POLICIES", "QueueRunner", "observe_prompts"]
 POLICIES = ("fifo", "front")
 _POLL = 0.1
 _FAR_AHEAD = -(1 << 40)
+LOST_AFTER = 30.0
+"""Seconds without a message after which a run looks in ComfyUI's queue whether its prompt still exists."""
 _MAX_AHEAD = 8
 """Jobs that may go ahead of a waiting prompt of the owner; the next job queues behind it."""
 _STEP = 1e-6
@@ -79,7 +80,7 @@ class QueueRunner:
         self._runs: dict[str, PromptRun] = {}
         self._lock = threading.Lock()
         self._jobs_ahead: dict[str, int] = {}
-        self.reentrancy = ReentrantScheduler(host_api.delete_queued)
+        self.reentrancy = ReentrantScheduler(compat.delete_queued)
 
     def run_of(self, prompt_id: str) -> PromptRun | None:
         """Return the run that a prompt belongs to, or None for a prompt of the owner."""
@@ -88,8 +89,8 @@ class QueueRunner:
 
     def changing(self, node_types: Sequence[str]) -> list[str]:
         """Implement `PromptRunner.changing`."""
-        classes = host_api.node_classes()
-        return [name for name in node_types if name not in classes or may_rerun(classes[name])]
+        classes = compat.node_classes()
+        return [name for name in node_types if name not in classes or compat.may_rerun(classes[name])]
 
     # -- one run ------------------------------------------------------------------------------------------------
 
@@ -120,7 +121,7 @@ class QueueRunner:
             prompt = bind_prompt(run.graph, digests, run.prompt_id)
             hidden = take_hidden(prompt)
             normalize_model_paths(prompt)
-            asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), host_api.prompt_server().loop)
+            asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), compat.main_loop())
             self._follow(run)
             return run.result()
         finally:
@@ -133,23 +134,24 @@ class QueueRunner:
     async def _start(self, run: PromptRun, prompt: dict[str, Any], begin: Callable[[PromptRun], None]) -> None:
         """Check the prompt, open its socket, and start it. Runs on ComfyUI's main loop."""
         try:
-            validation = await host_api.validate(run.prompt_id, prompt)
+            validation = await compat.validate(run.prompt_id, prompt)
             run.check(validation)
             if run.context.token.cancelled:
                 run.refuse(InvalidArgument("the run was cancelled before it was queued"))
                 return
-            host_api.open_socket(
+            compat.open_socket(
                 run.prompt_id, VirtualSocket(run.prompt_id, lambda kind, facts: self._on_message(run, kind, facts), self._state)
             )
             run.prompt, run.sinks = prompt, validation.outputs
             begin(run)
         except Exception as error:  # noqa: BLE001 - the run ends with the error
-            host_api.close_socket(run.prompt_id)
             run.refuse(error)
+            with compat.shielded("a socket could not be closed"):
+                compat.close_socket(run.prompt_id)
 
     def queue(self, run: PromptRun) -> None:
         """Put a checked run into ComfyUI's queue. Call it on the main loop."""
-        host_api.enqueue(self._number(), run.prompt_id, run.prompt, run.extra_data, run.sinks)
+        compat.enqueue(self._number(), run.prompt_id, run.prompt, run.extra_data, run.sinks)
         run.state = "queued"
         self.reentrancy.add_run(run)
 
@@ -157,20 +159,18 @@ class QueueRunner:
         run = self.run_of(prompt_id)
         if run is not None and run.state != "queued":
             return run.state
-        return host_api.prompt_state(prompt_id)
+        return compat.prompt_state(prompt_id)
 
     def _on_message(self, run: PromptRun, kind: str, facts: dict[str, Any]) -> None:
         run.post(kind, facts)
         if kind in ("ended", "lost"):
-            host_api.close_socket(run.prompt_id)
-            host_api.forget(run.prompt_id)
+            compat.close_socket(run.prompt_id)
+            compat.forget(run.prompt_id)
 
     def _number(self) -> float:
         """Return the position of a new job in the queue. Runs on ComfyUI's main loop, which also assigns the owner's numbers."""
-        server = host_api.prompt_server()
-        number = float(server.number)
-        server.number += 1
-        return self._front_number(host_api.waiting_prompts(), number) if self.policy == "front" else number
+        number = compat.next_number()
+        return self._front_number(compat.waiting_prompts(), number) if self.policy == "front" else number
 
     def _front_number(self, waiting: list[tuple[float, str]], count: float) -> float:
         """Return a number before the owner's prompts, but behind earlier jobs and behind prompts with `_MAX_AHEAD` jobs ahead of them."""
@@ -185,10 +185,16 @@ class QueueRunner:
     def _follow(self, run: PromptRun) -> None:
         """Forward the messages of a run until it ends. A cancelled token stops this prompt and no other."""
         throttle = EventThrottle(run)
+        seen = time.monotonic()
         while not run.is_finished:
             message = run.next_message(throttle.timeout(_POLL))
             if message is not None:
                 throttle.handle(*message)
+                seen = time.monotonic()
+            elif run.state == "queued" and time.monotonic() - seen > LOST_AFTER:
+                seen = time.monotonic()
+                if compat.prompt_state(run.prompt_id) not in ("running", "queued"):
+                    run.post("lost", {})
             throttle.flush_due()
             self.reentrancy.check_stuck(run, time.monotonic())
             if run.deadline is not None and time.monotonic() > run.deadline:
@@ -201,12 +207,12 @@ class QueueRunner:
         cancel_nested = run.cancel_nested
         if cancel_nested is not None:
             cancel_nested()
-        elif run.state == "queued" and host_api.delete_queued(run.prompt_id):
-            asyncio.run_coroutine_threadsafe(self._close(run), host_api.prompt_server().loop)
+        elif run.state == "queued" and compat.delete_queued(run.prompt_id):
+            asyncio.run_coroutine_threadsafe(self._close(run), compat.main_loop())
             run.post("lost", {})
         elif run.state == "queued":
-            host_api.interrupt_running(run.prompt_id)
+            compat.interrupt_running(run.prompt_id)
 
     @staticmethod
     async def _close(run: PromptRun) -> None:
-        host_api.close_socket(run.prompt_id)
+        compat.close_socket(run.prompt_id)

@@ -5,13 +5,14 @@ No route returns the token of an endpoint. Of an endpoint's URL, host and port a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from aiohttp import web
 
+from yggdrasill.errors import UnsupportedVersion
 from yggdrasill.server_ext.auth import Guard
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.editor import contracts, last_run
 from yggdrasill.server_ext.comfy.editor.contracts import ComposedPorts
 from yggdrasill.server_ext.comfy.editor.endpoints import Endpoints
@@ -31,10 +32,18 @@ UI_PATH = "/yggdrasill/ui"
 WEB_PATH = "/yggdrasill/web"
 
 
-def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, token: Callable[[], str], own_url: str | None) -> None:
-    """Add the editor's routes to ComfyUI's router. ``token()`` and ``own_url`` appear in this server's pairing line."""
+def add_ui_routes(
+    router: web.UrlDispatcher, service: Service, guard: Guard, token: Callable[[], str], own_url: str | None, off: str | None = None
+) -> None:
+    """Add the editor's routes to ComfyUI's router. ``token()`` and ``own_url`` appear in this server's pairing line.
+
+    If ``off`` is a reason why the extension of the editor cannot work, each route responds with an error that has it.
+    """
     route_guard = RouteGuard(service, guard)
-    folder = Path(host_api.user_directory()) / "yggdrasill"
+    if off is not None:
+        router.add_route("*", UI_PATH + "/{rest:.*}", route_guard.guarded(_refusing(off)))
+        return
+    folder = Path(compat.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")
     endpoints = Endpoints(edit, route_guard, token, own_url)
     settings = OwnerSettings(folder / "settings.yaml", route_guard)
@@ -68,6 +77,13 @@ def add_ui_routes(router: web.UrlDispatcher, service: Service, guard: Guard, tok
         "/ports": composed.ports,
     }.items():
         router.add_post(UI_PATH + path, route_guard.guarded(handler))
+
+
+def _refusing(reason: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def refuse(request: web.Request) -> web.StreamResponse:
+        raise UnsupportedVersion(f"The extension of the editor is off in this ComfyUI: {reason}")
+
+    return refuse
 
 
 def add_web_files(router: web.UrlDispatcher) -> None:

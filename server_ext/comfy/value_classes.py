@@ -6,7 +6,6 @@ that it is forwarded as the same bytes.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import CannotTravel
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.values import Opaque, register_type
 from yggdrasill.values.payload import corrupt
 
-__all__ = ["find_class", "parts_of", "register_classes"]
+__all__ = ["parts_of", "register_classes"]
 
 _PREFIX = "comfy."
 
@@ -53,21 +53,9 @@ def parts_of(value: Any) -> Any:
     return None if kind is None or kind.to_state in _READS_BYTES else _pack(kind, value)
 
 
-def find_class(location: str) -> type | None:
-    """Return the class at ``module:attributes`` in this ComfyUI, or None if this version has no such class."""
-    module, _, path = location.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for name in path.split("."):
-            found = getattr(found, name)
-    except (ModuleNotFoundError, AttributeError):
-        return None
-    return found if isinstance(found, type) else None
-
-
 def _pack(kind: _Kind, value: Any) -> Any:
     """Return the state of ``value``. Raise `CannotTravel` unless it is exactly of the class in the table."""
-    if type(value) is not find_class(kind.location):
+    if type(value) is not compat.find_class(kind.location):
         of = type(value)
         raise CannotTravel(
             f"A {of.__module__}.{of.__qualname__} cannot be transferred: it only shares its name with ComfyUI's {kind.location.replace(':', '.')}. "
@@ -78,7 +66,7 @@ def _pack(kind: _Kind, value: Any) -> Any:
 
 
 def _unpack(tag: str, kind: _Kind, state: Any) -> Any:
-    cls = find_class(kind.location)
+    cls = compat.find_class(kind.location)
     return Opaque(_PREFIX + tag, 1, state) if cls is None else kind.from_state(cls, state)
 
 

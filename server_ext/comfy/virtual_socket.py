@@ -6,11 +6,13 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 
 __all__ = ["VirtualSocket"]
 
+_TEXT = 3
 _PREVIEW_WITH_METADATA = 4
+_MAX_NODE_ID = 1000
 _MAX_METADATA = 64 << 10
 _BEGINNING = (0.0, 1.0)
 
@@ -19,7 +21,7 @@ class VirtualSocket:
     """Receives the messages of the prompt ``prompt_id`` and calls ``on_message(kind, facts)`` for each relevant one.
 
     Kinds: ``started``, ``cached`` (nodes), ``executing`` (node), ``progress`` (node, value, max), ``executed`` (node, output),
-    ``preview`` (node, type, image), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
+    ``preview`` (node, type, image), ``text`` (node, text), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
     ``success``, ``ended`` and ``lost`` (the prompt is no longer in any queue). A node that another node created has ``display`` too, the id of
     the node that the editor shows. The methods never raise, because an exception would end ComfyUI's main loop.
     """
@@ -29,17 +31,22 @@ class VirtualSocket:
         self._on_message = on_message
         self._state = state
         self._progress: dict[str, tuple[Any, Any]] = {}
+        #: The ids, as in `_node_ids`, of the nodes that have started; empty before and after the run.
+        self._started: dict[str, dict[str, Any]] = {}
 
     async def send_json(self, message: Any) -> None:
         """Receive a JSON message."""
-        with host_api.shielded("a message of ComfyUI could not be read"):
+        with compat.shielded("a message of ComfyUI could not be read"):
             self._handle(message["type"], message.get("data") or {})
 
     async def send_bytes(self, message: Any) -> None:
-        """Receive a binary message. A preview with the id of its node is forwarded, others are ignored."""
-        with host_api.shielded("a preview of ComfyUI could not be read"):
+        """Receive a binary message. A preview with the id of its node, and a text on a node, are forwarded; others are ignored."""
+        with compat.shielded("a preview of ComfyUI could not be read"):
             data = memoryview(message)
-            if len(data) < 8 or int.from_bytes(data[:4], "big") != _PREVIEW_WITH_METADATA:
+            kind = int.from_bytes(data[:4], "big")
+            if len(data) >= 8 and kind == _TEXT:
+                self._handle_text(data)
+            if len(data) < 8 or kind != _PREVIEW_WITH_METADATA:
                 return
             length = int.from_bytes(data[4:8], "big")
             if length > _MAX_METADATA or len(data) < 8 + length:
@@ -48,6 +55,14 @@ class VirtualSocket:
             if metadata.get("prompt_id") == self.prompt_id:
                 ids = _node_ids({"node": metadata.get("node_id"), "display_node": metadata.get("display_node_id")})
                 self._on_message("preview", {**ids, "type": str(metadata.get("image_type")), "image": bytes(data[8 + length :])})
+
+    def _handle_text(self, data: memoryview) -> None:
+        """Forward a text on a node. It has no prompt id, and ComfyUI may send it to every client, so the node must be one of this prompt."""
+        length = int.from_bytes(data[4:8], "big")
+        if length <= _MAX_NODE_ID and len(data) >= 8 + length:
+            ids = self._started.get(bytes(data[8 : 8 + length]).decode("utf-8", "replace"))
+            if ids is not None:
+                self._on_message("text", {**ids, "text": bytes(data[8 + length :]).decode("utf-8", "replace")})
 
     def _handle(self, kind: str, data: Mapping[str, Any]) -> None:
         if kind == "status":
@@ -58,7 +73,12 @@ class VirtualSocket:
             return
         read = _READERS.get(kind)
         if read is not None:
-            self._on_message(*read(data))
+            event, facts = read(data)
+            if event == "executing":
+                self._started[facts["node"]] = facts
+            elif event == "ended":
+                self._started = {}
+            self._on_message(event, facts)
         elif kind == "progress_state":
             self._handle_progress(data.get("nodes") or {})
 

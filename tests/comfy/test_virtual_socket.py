@@ -95,6 +95,24 @@ async def test_a_preview_has_its_node() -> None:
     assert told == [("preview", {"node": "7", "type": "image/jpeg", "image": b"\xff\xd8picture"})]
 
 
+def text_message(node: str, text: str) -> bytes:
+    """A message as ComfyUI's ``send_progress_text`` sends it."""
+    encoded = node.encode()
+    return (3).to_bytes(4, "big") + len(encoded).to_bytes(4, "big") + encoded + text.encode()
+
+
+async def test_a_text_on_a_node_of_the_prompt_is_forwarded() -> None:
+    told: Told = []
+    listener = socket(told)
+    await listener.send_bytes(text_message("7", "too early"))
+    await listener.send_json(message("executing", node="7"))
+    await listener.send_bytes(text_message("7", "width: 8, height: 8"))
+    await listener.send_bytes(text_message("8", "of another prompt"))
+    await listener.send_json(message("executing", node=None))
+    await listener.send_bytes(text_message("7", "too late"))
+    assert [facts for kind, facts in told if kind == "text"] == [{"node": "7", "text": "width: 8, height: 8"}]
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -115,7 +133,12 @@ async def test_no_message_raises(sent: Any) -> None:
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=40) | st.binary(max_size=40).map(lambda rest: b"\0\0\0\4\0\0\0\2" + rest) | st.none())
+@given(
+    st.binary(max_size=40)
+    | st.binary(max_size=40).map(lambda rest: b"\0\0\0\4\0\0\0\2" + rest)
+    | st.binary(max_size=20).map(lambda rest: b"\0\0\0\3\0\0\0\1" + rest)
+    | st.none()
+)
 async def test_no_bytes_raise(sent: Any) -> None:
     await socket([]).send_bytes(sent)
 

@@ -12,7 +12,7 @@ import yggdrasill
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.remote.endpoint import pairing_line, read_pairing
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_graphs
 from yggdrasill.server_ext.comfy.editor.endpoint_summary import endpoint_summary, host_of, models_of
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
@@ -76,11 +76,14 @@ class Endpoints:
             names, max_age=0.0 if "fresh" in request.query else _FRESH, timeout=_TIMEOUT
         )
         found = [endpoint_summary(states[name], registry.endpoints[name].url) for name in names]
-        waiting, running = host_api.queue_depth()
+        waiting = running = 0
+        with compat.shielded("the queue could not be read"):
+            waiting, running = compat.queue_depth()
         this_server = {
             "version": yggdrasill.__version__,
-            "comfy": host_api.comfy_version(),
+            "comfy": compat.comfy_version(),
             "problem": extension_context().problem,
+            "off": dict(extension_context().off),
             "queue": {"queued": waiting, "running": running, "slots": 1},
             "memory": memory(),
         }

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig
 from yggdrasill.remote.comfy_ports import is_link
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.levels.graph_ports import contract_of
 
 __all__ = ["COMPOSING", "ComposedGraphModel", "composed_contract"]
@@ -51,5 +51,5 @@ def _value(prompt: Mapping[str, Any], link: list[Any], found: dict[str, tuple[An
             raise InvalidArgument(f"The graph depends on a {kind or 'missing'} node, so its ports are known only when the workflow runs.")
         inputs = node.get("inputs", {})
         values = {name: _value(prompt, value, found, depth + 1) if is_link(value) else value for name, value in inputs.items()}
-        found[node_id] = host_api.call_node(kind, inputs, values)
+        found[node_id] = compat.call_node(kind, inputs, values)
     return found[node_id][output]

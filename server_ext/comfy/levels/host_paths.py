@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingFile, format_options
 from yggdrasill.foundation.config import parse_document, read_document
 from yggdrasill.remote.client import is_below
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.configs import HostRules, check_config
 
@@ -20,7 +20,7 @@ _LONGEST_TEXT = 8 << 20
 
 def data_folder() -> Path:
     """Return the data folder of this ComfyUI's endpoint."""
-    return Path(host_api.user_directory()) / "yggdrasill"
+    return Path(compat.user_directory()) / "yggdrasill"
 
 
 def worlds_folder() -> Path:
@@ -36,7 +36,7 @@ def check(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     registry = extension_context().registry
     rules = HostRules(
-        roots=host_api.model_folders(),
+        roots=compat.model_folders(),
         worlds=worlds_folder(),
         knows_url=lambda url: any(is_below(url, endpoint.url) for endpoint in registry.endpoints.values()),
     )
@@ -91,4 +91,4 @@ def read_mapping(text: str, what: str) -> dict[str, Any]:
 
 def _roots() -> list[Path]:
     data = data_folder()
-    return [data / "configs", data / "worlds", *host_api.media_folders()]
+    return [data / "configs", data / "worlds", *compat.media_folders()]

@@ -14,7 +14,8 @@ from typing import Any, Generic, TypeVar
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken, RunContext, enter_run
 from yggdrasill.remote.observers import observe_waits
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.compat.probe import REMOTE_GRAPH
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
@@ -64,12 +65,13 @@ class NodeWork(Generic[Result]):
     """Runs ``work(self)`` in a thread, in a run context of its own. Create it in the task of the node."""
 
     def __init__(self, node_id: str, work: Callable[[NodeWork[Result]], Result], *, seed: int | None = None) -> None:
-        node = host_api.executing_node()
+        extension_context().require(REMOTE_GRAPH)
+        node = compat.executing_node()
         self._outer_run: PromptRun | None = extension_context().runner.run_of(node.prompt_id) if node else None
         self._reentrant_slot = ReentrantSlot(
             extension_context().runner, self._outer_run.reentrant_root if self._outer_run is not None else None
         )
-        self._preview_method = host_api.preview_method()
+        self._preview_method = compat.preview_method()
         self.messages = NodeMessages(node_id, node.prompt_id if node else "", self._outer_run)
         self.meter = Meter(self.messages)
         self.token = CancelToken()
@@ -104,11 +106,11 @@ class NodeWork(Generic[Result]):
         try:
             while not future.done():
                 await self._reentrant_slot.wait_with(future, _POLL)
-                if host_api.interrupted():
+                if compat.interrupted():
                     self.token.cancel("interrupted")
                     await self._reentrant_slot.stop()
                     await asyncio.wait([future], timeout=_GRACE)
-                    host_api.raise_interrupt()
+                    compat.raise_interrupt()
                 if self._outer_run is not None and self._outer_run.context.token.cancelled:
                     self.token.cancel(self._outer_run.context.token.reason)
                     await self._reentrant_slot.stop()

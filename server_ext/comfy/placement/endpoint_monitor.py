@@ -20,8 +20,7 @@ from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
 from yggdrasill.remote.preflight import MissingItem, check_at, choice_gaps
 from yggdrasill.remote.retry import Retry
-from yggdrasill.server_ext.comfy import host_api
-from yggdrasill.server_ext.comfy.object_info import validates_itself
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
 from yggdrasill.server_ext.comfy.url_redaction import strip_urls
 
@@ -93,6 +92,8 @@ class _Watched:
     interval: float = 1.0
     facts_at: float = float("-inf")
     query: asyncio.Task[None] | None = None
+    #: Whether the running query has received the health; the first capabilities can take much longer.
+    has_answered: bool = False
     schemas: dict[str, NodeSchema] = field(default_factory=dict)
     entries: dict[str, Any] = field(default_factory=dict)
 
@@ -150,6 +151,11 @@ class EndpointMonitor:
             await asyncio.wait([self._query(registry, name) for name in old], timeout=timeout)
         return {name: self.state(name) for name in names}
 
+    def is_answering(self, name: str) -> bool:
+        """Return whether an endpoint has reported its health in the running query, and its capabilities are still expected."""
+        watched = self._watched.get(name)
+        return watched is not None and watched.has_answered and watched.query is not None and not watched.query.done()
+
     async def requery(self, name: str) -> EndpointState:
         """Query the health and the capabilities of an endpoint again, and return its state."""
         registry = self._read_registry()
@@ -178,10 +184,10 @@ class EndpointMonitor:
             return []
         classes = {str(node["class_type"]) for node in prompt.values() if not str(node["class_type"]).startswith(_OWN_PREFIX)}
         await _fetch_entries(watched, classes - set(watched.entries), timeout)
-        found = choice_gaps(prompt, watched.entries, validates_itself)
+        found = choice_gaps(prompt, watched.entries, compat.validates_itself)
         if found:
             await _fetch_entries(watched, {str(prompt[item.node_id]["class_type"]) for item in found}, timeout)
-            found = choice_gaps(prompt, watched.entries, validates_itself)
+            found = choice_gaps(prompt, watched.entries, compat.validates_itself)
         return found
 
     async def entry(self, name: str, class_type: str, *, timeout: float, fresh: bool = False) -> dict[str, Any] | None:
@@ -213,7 +219,7 @@ class EndpointMonitor:
     async def _watch(self) -> None:
         wait = _INTERVAL
         while not self._stopped:
-            with host_api.shielded("the endpoints could not be monitored"):
+            with compat.shielded("the endpoints could not be monitored"):
                 wait = self._query_due()
             self._wake.clear()
             woken = asyncio.ensure_future(self._wake.wait())
@@ -255,7 +261,9 @@ class EndpointMonitor:
     async def _run_query(self, name: str, watched: _Watched) -> None:
         up, reason, kind, health, facts = True, None, None, watched.state.health, watched.state.facts
         try:
+            watched.has_answered = False
             health = await _with_timeout(watched.client, watched.client.health())
+            watched.has_answered = True
             if time.monotonic() - watched.facts_at > _MAX_FACTS_AGE or not watched.state.up:
                 facts = await _with_timeout(watched.client, watched.client.capabilities(), 4 * _TIMEOUT)
                 watched.facts_at = time.monotonic()
@@ -275,7 +283,7 @@ class EndpointMonitor:
 async def _fetch_schemas(watched: _Watched, classes: Iterable[str]) -> None:
     wanted = sorted(set(classes) - set(watched.schemas))
     if wanted:
-        with host_api.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
+        with compat.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
             forms = await _with_timeout(watched.client, watched.client.nodes(wanted))
             watched.schemas.update(read_schemas(forms))
 
@@ -283,7 +291,7 @@ async def _fetch_schemas(watched: _Watched, classes: Iterable[str]) -> None:
 async def _fetch_entries(watched: _Watched, classes: Iterable[str], timeout: float) -> None:
     wanted = sorted(classes)
     if wanted:
-        with host_api.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
+        with compat.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
             forms = await _with_timeout(watched.client, watched.client.nodes(wanted), timeout)
             # a class without an entry is not queried again until the capabilities are
             watched.entries.update({**dict.fromkeys(wanted), **forms["nodes"]})

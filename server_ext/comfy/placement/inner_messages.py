@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import base64
-import importlib
 import time
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
 from yggdrasill.server_ext.comfy.preview_files import store_files
 
@@ -26,15 +25,17 @@ class InnerMessages:
         self._prompt_id = prompt_id
         self._partitioned = partitioned
         self._inner = frozenset(inner)
-        self._sid = host_api.prompt_server().client_id
-        self._registry: Any = importlib.import_module("comfy_execution.progress").get_progress_state()
+        self._sid = compat.running_client()
+        self._registry: Any = None
         self._shown: dict[str, Any] = {}
         self._running: str | None = None
         #: The messages of blocked ports, by port name.
         self.blocked: dict[str, str | None] = {}
-        # entries are created here, because no thread may add one while another thread iterates over them
-        for node in (*self._inner, *(partitioned.prompt if partitioned is not None else ())):
-            self._registry.ensure_entry(node)
+        # ComfyUI iterates over the entries in other threads without a lock: all are created here, and no message creates another one
+        with compat.shielded("the progress of remote nodes cannot be shown"):
+            self._registry = compat.progress_registry()
+            for node in (*self._inner, *(partitioned.prompt if partitioned is not None else ())):
+                self._registry.ensure_entry(node)
 
     @property
     def outputs(self) -> dict[str, Any]:
@@ -48,7 +49,7 @@ class InnerMessages:
         """Forward an event of the job."""
         handle = _HANDLERS.get(str(data.get("what"))) if kind == "comfy" else None
         if handle is not None:
-            with host_api.shielded("a message about a remote node could not be shown"):
+            with compat.shielded("a message about a remote node could not be shown"):
                 handle(self, data)
 
     def end(self) -> None:
@@ -67,25 +68,25 @@ class InnerMessages:
         if nodes:
             self._send("execution_cached", {"nodes": nodes, "timestamp": int(time.time() * 1000)})
             for node in nodes:
-                self._registry.finish_progress(node)
+                self._report("finish_progress", node)
 
     def _executing(self, data: Mapping[str, Any]) -> None:
         self._finish_running()
         node, display = self._ids(data)
         if display not in self._inner:
             return
-        self._running = node
+        self._running = display
         if self._partitioned is not None:
             self._partitioned.running[self._node_id] = display
             self._partitioned.executed.add(display)
         self._send("executing", {"node": node, "display_node": display})
-        self._registry.start_progress(display)
+        self._report("start_progress", display)
 
     def _progress(self, data: Mapping[str, Any]) -> None:
         _, display = self._ids(data)
         if display in self._inner:
             value, maximum = float(data["value"]), float(data["max"])
-            self._registry.update_progress(display, value, maximum)
+            self._report("update_progress", display, value, maximum)
             # the older of two messages, which the editor's panel of runs reads
             self._send("progress", {"value": value, "max": maximum, "node": display})
 
@@ -107,7 +108,12 @@ class InnerMessages:
             return
         ids = {"node_id": node, "display_node_id": display, "real_node_id": display, "parent_node_id": None}
         facts = {**ids, "prompt_id": self._prompt_id, "image_type": str(data.get("type"))}
-        host_api.send_preview(facts, base64.b64decode(str(data.get("image", ""))), self._sid)
+        compat.send_preview(facts, base64.b64decode(str(data.get("image", ""))), self._sid)
+
+    def _text(self, data: Mapping[str, Any]) -> None:
+        _, display = self._ids(data)
+        if display in self._inner and self._sid is not None:
+            compat.send_text(str(data.get("text")), display, self._sid)
 
     def _ids(self, data: Mapping[str, Any]) -> tuple[str, str]:
         """Return the id of a node and of the node that the editor shows for it: nodes created by another node are shown as that one."""
@@ -116,12 +122,18 @@ class InnerMessages:
 
     def _finish_running(self) -> None:
         if self._running is not None:
-            self._registry.finish_progress(self._running)
+            self._report("finish_progress", self._running)
             self._running = None
+
+    def _report(self, change: str, node: str, *progress: float) -> None:
+        """Change the progress of ``node``, which has an entry in the registry."""
+        if self._registry is not None:
+            with compat.shielded("the progress of a remote node could not be shown"):
+                getattr(self._registry, change)(node, *progress)
 
     def _send(self, event: str, facts: Mapping[str, Any]) -> None:
         if self._sid is not None:
-            host_api.send_json(event, {**facts, "prompt_id": self._prompt_id}, self._sid)
+            compat.send_json(event, {**facts, "prompt_id": self._prompt_id}, self._sid)
 
 
 _HANDLERS = {
@@ -131,4 +143,5 @@ _HANDLERS = {
     "progress": InnerMessages._progress,
     "executed": InnerMessages._executed,
     "preview": InnerMessages._preview,
+    "text": InnerMessages._text,
 }

@@ -7,7 +7,7 @@ from typing import Any
 
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
 
-__all__ = ["INNER_OUTPUTS", "pack_outputs", "translate_history", "translate_message"]
+__all__ = ["INNER_OUTPUTS", "Message", "pack_outputs", "translate_history", "translate_message"]
 
 INNER_OUTPUTS = "yggdrasill"
 """The key under which a placed node stores the outputs of its inner nodes, so that ComfyUI's cache keeps them too."""
@@ -64,7 +64,7 @@ def _with_lists(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> dict
     lists = {name: _inner(partitioned, data[name]) for name in ("executed", "current_outputs") if isinstance(data.get(name), list)}
     if "executed" in lists:
         unfinished = set(partitioned.running.values())
-        lists["executed"] += [node for node in partitioned.executed if node not in lists["executed"] and node not in unfinished]
+        lists["executed"] += [node for node in tuple(partitioned.executed) if node not in lists["executed"] and node not in unfinished]
     return {**data, **lists}
 
 

@@ -72,6 +72,8 @@ class PostedPrompt(dict[str, Any]):
         self.extra_pnginfo = extra_pnginfo
         #: The error if the parts cannot be determined.
         self.problem = problem
+        #: Whether validation has seen the prompt. One that it has not seen must not run, because its parts would run locally.
+        self.is_checked = False
         #: The prompt that runs instead, set by validation; None if it runs unchanged.
         self.partitioned: PartitionedPrompt | None = None
 

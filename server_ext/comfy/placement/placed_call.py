@@ -6,7 +6,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, UnknownArtifact, YggdrasillError
 from yggdrasill.remote.call_splitting import Values
@@ -16,6 +16,7 @@ from yggdrasill.remote.comfy_ports import Blocked, is_link, port_value, port_val
 from yggdrasill.remote.observers import observe_calls
 from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.remote_graph import RemoteWorkflow
+from yggdrasill.server_ext.comfy.compat.probe import PLACEMENT
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.hidden_inputs import add_hidden
@@ -82,6 +83,7 @@ class PlacedCall(NodeCall):
     """One call of a plan. ``ports`` maps sockets ``p0``, ``p1`` ... to their values, in the order of the plan's inputs."""
 
     plan: Plan
+    feature: ClassVar[str] = PLACEMENT
     _sent: bool = field(default=False, init=False)
 
     @property
@@ -131,6 +133,8 @@ class PlacedCall(NodeCall):
             retry_policy=registry.retry_policy,
             strict_build=registry.strict_build,
             artifact_client=registry.artifact_client,
+            priority=placement.priority,
+            deadline=placement.deadline,
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}

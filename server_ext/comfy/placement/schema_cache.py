@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.object_info import read_object_info
 
 __all__ = ["SchemaCache", "read_schemas"]
@@ -20,7 +20,7 @@ class SchemaCache:
 
     def missing(self, names: Iterable[str]) -> set[str]:
         """Return the classes that this ComfyUI does not have."""
-        return set(names) - set(host_api.node_classes())
+        return set(names) - set(compat.node_classes())
 
     async def schemas(self, names: Collection[str]) -> NodeSchemas:
         """Return the schemas of those of ``names`` that this ComfyUI has. Call it on ComfyUI's main loop.
@@ -28,7 +28,7 @@ class SchemaCache:
         Raises:
             InvalidConfig: the definition of a class is not valid.
         """
-        classes = host_api.node_classes()
+        classes = compat.node_classes()
         available = {name: classes[name] for name in names if name in classes}
         new = [name for name, node_class in available.items() if name not in self._schemas or self._schemas[name][0] is not node_class]
         if new:

@@ -7,16 +7,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from yggdrasill.errors import YggdrasillError
+from yggdrasill.errors import RunError, YggdrasillError
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.partition.placement_keys import parts_of
-from yggdrasill.server_ext.comfy import host_api
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.execution_blockers import allow_blockers
-from yggdrasill.server_ext.comfy.hidden_inputs import replace_hidden_inputs
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
-from yggdrasill.server_ext.comfy.placement.patches import patch_comfyui
+from yggdrasill.server_ext.comfy.placement.patches import expect_posted, patch_comfyui
 from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
 from yggdrasill.server_ext.comfy.placement.timeline import Timeline
 from yggdrasill.server_ext.comfy.placement.validator import PromptValidator
@@ -46,9 +45,8 @@ class PlacementService:
     def install(self) -> None:
         """Patch ComfyUI, and inspect every prompt that is posted from now on."""
         allow_blockers()
-        replace_hidden_inputs()
         patch_comfyui(self.validator.check, self._running)
-        host_api.prompt_server().add_on_prompt_handler(self.on_prompt)
+        compat.add_on_prompt_handler(self.on_prompt)
 
     @contextmanager
     def _running(self, prompt_id: str, partitioned: PartitionedPrompt) -> Iterator[None]:
@@ -60,18 +58,34 @@ class PlacementService:
             del self.runs[prompt_id]
 
     def on_prompt(self, posted: dict[str, Any]) -> dict[str, Any]:
-        """Return the body that ComfyUI processes for a POST /prompt: the same object if nothing in it is placed."""
-        prompt, extra = posted.get("prompt"), posted.get("extra_data")
+        """Return the body that ComfyUI processes for a POST /prompt: the same object if nothing in it is placed.
+
+        ComfyUI ignores a handler that raises and would run placed parts locally, so a prompt that cannot be read is refused.
+        """
+        prompt = posted.get("prompt") if isinstance(posted, dict) else None
         if not isinstance(prompt, dict):
             return posted
-        registry = self._read_registry()
+        marked = self._marked(posted, prompt)
+        expect_posted(marked is not posted)
+        return marked
+
+    def _marked(self, posted: dict[str, Any], prompt: dict[str, Any]) -> dict[str, Any]:
+        registry = None
         try:
-            naming = parts_of(prompt, extra, registry.placements, registry.endpoints)
+            registry = self._read_registry()
+            naming = parts_of(prompt, posted.get("extra_data"), registry.placements, registry.endpoints)
         except YggdrasillError as error:
             return {**posted, "prompt": PostedPrompt(prompt, problem=error)}
+        except Exception as error:  # noqa: BLE001 - the prompt is refused with it
+            compat.log_failure("the placed parts of a prompt could not be determined", error)
+            if registry is not None and not registry.placements and "yggdrasill" not in (posted.get("extra_data") or ()):
+                return posted
+            problem = RunError(f"The placed parts of this workflow could not be determined: {type(error).__name__}: {error}.")
+            return {**posted, "prompt": PostedPrompt(prompt, problem=problem)}
         for warning in naming.warnings:
             _LOG.warning("Yggdrasill: %s", warning)
         if not naming.parts:
             return posted
+        extra = posted.get("extra_data")
         extra_pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
         return {**posted, "prompt": PostedPrompt(prompt, naming.parts, extra_pnginfo=extra_pnginfo)}

@@ -35,6 +35,8 @@ __all__ = ["PromptValidator"]
 _FRESH = 10.0
 """Seconds for which an endpoint that was up counts as up. One that was down is queried again."""
 _TIMEOUT = 2.0
+_FACTS_TIMEOUT = 20.0
+"""Seconds to wait for the capabilities of an endpoint that has reported its health: the first ones read every class and model folder."""
 
 
 class PromptValidator:
@@ -50,7 +52,7 @@ class PromptValidator:
 
         If the prompt is valid, ``posted.partitioned`` is the prompt that runs, or None if it runs unchanged.
         """
-        posted.partitioned = None
+        posted.partitioned, posted.is_checked = None, True
         try:
             if posted.problem is not None:
                 raise posted.problem
@@ -114,7 +116,9 @@ class PromptValidator:
         names = sorted({name for placed in parts for name in placed.placement.endpoints})
         known = await self._monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         down = [name for name in names if not known[name].up]
-        return {**known, **await self._monitor.refresh(down, max_age=0.5, timeout=_TIMEOUT)}
+        known = {**known, **await self._monitor.refresh(down, max_age=0.5, timeout=_TIMEOUT)}
+        starting = [name for name in down if not known[name].up and self._monitor.is_answering(name)]
+        return {**known, **await self._monitor.refresh(starting, max_age=0.0, timeout=_FACTS_TIMEOUT)} if starting else known
 
     def _parts(
         self, posted: PostedPrompt, wanted: Collection[str], known: Mapping[str, EndpointState], lacking: set[str]

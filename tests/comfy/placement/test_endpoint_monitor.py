@@ -6,12 +6,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from samples.endpoints import Cutter, EndpointProcess, cutter
-from yggdrasill.remote import EndpointRegistry
+from yggdrasill.remote import EndpointClient, EndpointRegistry
+from yggdrasill.remote.partition.parts import Part
+from yggdrasill.remote.partition.placement_keys import PlacedPart
+from yggdrasill.server_ext.comfy.placement import validator
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
+from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
+from yggdrasill.server_ext.comfy.placement.validator import PromptValidator
 
 
 @pytest.fixture
@@ -52,6 +58,28 @@ async def until(states: EndpointMonitor, what: Callable[[EndpointState], bool]) 
             return states.state("forge")
         await asyncio.sleep(0.02)
     raise TimeoutError(states.state("forge").to_dict())
+
+
+async def test_a_prompt_waits_for_the_first_capabilities_of_an_endpoint_that_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first capabilities read every node class and model folder, which takes long on a slow disk; the health does not."""
+
+    async def health(client: EndpointClient) -> dict[str, Any]:
+        return {"status": "ok"}
+
+    async def capabilities(client: EndpointClient) -> dict[str, Any]:
+        await asyncio.sleep(0.6)
+        return {"host": "comfy"}
+
+    monkeypatch.setattr(EndpointClient, "health", health)
+    monkeypatch.setattr(EndpointClient, "capabilities", capabilities)
+    monkeypatch.setattr(validator, "_TIMEOUT", 0.1)
+    known = EndpointRegistry({"forge": "http://127.0.0.1:9"}, {"part": "forge"})
+    monitor = EndpointMonitor(lambda: known)
+    placed = PlacedPart(Part("part", frozenset({"1"})), known.placements["part"])
+    states = await PromptValidator(monitor, SchemaCache())._states_of([placed])
+    assert states["forge"].up
+    assert states["forge"].facts == {"host": "comfy"}
+    await monitor.stop()
 
 
 async def test_an_endpoint_without_placements_is_not_queried(forge: EndpointProcess, seen: Cutter) -> None:

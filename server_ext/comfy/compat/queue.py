@@ -1,4 +1,4 @@
-"""ComfyUI's queue: validates prompts, adds and removes them, and reports their states.
+"""ComfyUI's queue: validates prompts, adds and removes them, reports their states, and interrupts the running one.
 
 A malformed queue item ends the thread that runs prompts, so items are checked before they are added.
 """
@@ -12,17 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.server_ext.comfy.host_api.json_values import json_copy
-from yggdrasill.server_ext.comfy.host_api.process import prompt_server
+from yggdrasill.server_ext.comfy.compat.server import command_line, json_copy, prompt_server
 
 __all__ = [
+    "ExecutingNode",
     "Validation",
     "delete_queued",
     "enqueue",
+    "executing_node",
     "forget",
     "interrupt_running",
+    "interrupted",
+    "preview_method",
     "prompt_state",
     "queue_depth",
+    "raise_interrupt",
     "validate",
     "waiting_prompts",
 ]
@@ -97,3 +101,35 @@ def waiting_prompts() -> list[tuple[float, str]]:
 def forget(prompt_id: str) -> None:
     """Remove a finished prompt from ComfyUI's history."""
     prompt_server().prompt_queue.delete_history_item(prompt_id)
+
+
+# -- the running prompt ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ExecutingNode:
+    """The prompt and node that the current code executes for."""
+
+    prompt_id: str
+    node_id: str
+
+
+def interrupted() -> bool:
+    """Return whether an interrupt of the running prompt is pending."""
+    return bool(importlib.import_module("comfy.model_management").processing_interrupted())
+
+
+def raise_interrupt() -> None:
+    """Raise ComfyUI's own exception if an interrupt is pending, which clears it."""
+    importlib.import_module("comfy.model_management").throw_exception_if_processing_interrupted()
+
+
+def executing_node() -> ExecutingNode | None:
+    """Return the executing prompt and node, in the thread or task of a node; None elsewhere."""
+    context = importlib.import_module("comfy_execution.utils").get_executing_context()
+    return None if context is None else ExecutingNode(str(context.prompt_id), str(context.node_id))
+
+
+def preview_method() -> str:
+    """Return the preview method of the running prompt: ``none``, ``auto``, ``latent2rgb`` or ``taesd``. Call it in the task of a node."""
+    return str(command_line().preview_method.value)

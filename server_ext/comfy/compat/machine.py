@@ -1,0 +1,96 @@
+"""The machine as ComfyUI knows it: its folders, its model files, and the devices that it computes on."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+__all__ = [
+    "compute_devices",
+    "media_folders",
+    "model_folders",
+    "model_names",
+    "model_path",
+    "named_folder",
+    "named_model_folders",
+    "pack_folders",
+    "temporary_folder",
+    "user_directory",
+]
+
+
+def _folders() -> Any:
+    return importlib.import_module("folder_paths")
+
+
+def user_directory() -> str:
+    """Return the folder of ComfyUI's user files."""
+    return str(_folders().get_user_directory())
+
+
+def media_folders() -> list[Path]:
+    """Return ComfyUI's input and output folders. Every client that may post a prompt can read and write them through ComfyUI's own nodes."""
+    return [Path(_folders().get_input_directory()), Path(_folders().get_output_directory())]
+
+
+def temporary_folder() -> Path:
+    """Return ComfyUI's folder for temporary files, which exists then."""
+    folder = Path(_folders().get_temp_directory())
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def named_folder(name: str) -> Path | None:
+    """Return the folder that ComfyUI calls ``input``, ``output`` or ``temp``; None for another name."""
+    folder = _folders().get_directory_by_type(name)
+    return None if folder is None else Path(folder)
+
+
+def model_folders() -> list[Path]:
+    """Return the folders in which ComfyUI finds models."""
+    named = _folders().folder_names_and_paths
+    return sorted({Path(folder) for key, entry in named.items() if key != "custom_nodes" for folder in entry[0]})
+
+
+def pack_folders() -> list[Path]:
+    """Return the folders in which ComfyUI finds node packs."""
+    return [Path(folder) for folder in _folders().folder_names_and_paths["custom_nodes"][0]]
+
+
+def named_model_folders() -> dict[str, Path]:
+    """Return the folder for new files of each kind of model."""
+    named = _folders().folder_names_and_paths
+    return {str(key): Path(entry[0][0]) for key, entry in named.items() if key not in ("configs", "custom_nodes") and entry[0]}
+
+
+def model_names() -> dict[str, list[str]]:
+    """Return the names of the files in each kind of model folder, as ComfyUI spells them."""
+    folders = _folders()
+    return {str(name): list(folders.get_filename_list(name)) for name in folders.folder_names_and_paths if name != "custom_nodes"}
+
+
+def model_path(kind: str, name: str) -> Path | None:
+    """Return the path of a file in the model folders of a kind, or None if it does not exist."""
+    path = _folders().get_full_path(kind, name)
+    return None if path is None else Path(path)
+
+
+def compute_devices() -> list[tuple[str, int, int]]:
+    """Return name, free and total bytes of each device that ComfyUI computes on, its preferred device first.
+
+    A GPU that ComfyUI has not used yet is left out: the query would create a CUDA context, which takes some hundred MB of it.
+    """
+    management = importlib.import_module("comfy.model_management")
+    first = management.get_torch_device()
+    devices: Iterable[Any] = [first, *(device for device in management.get_all_torch_devices() if device != first and _is_used(device))]
+    return [(str(device), int(management.get_free_memory(device)), int(management.get_total_memory(device))) for device in devices]
+
+
+def _is_used(device: Any) -> bool:
+    if getattr(device, "type", None) != "cuda":
+        return True
+    import torch
+
+    return bool(torch.cuda.memory_reserved(device) > 0)
