@@ -39,7 +39,7 @@ COUNT_ROUNDS = 5
 PARALLEL_ROUNDS = 5
 MANY_ROUNDS = 9
 MANY, MANY_BYTES = 200, 64 << 10
-SMALL_SECONDS = 0.005
+SMALL_SECONDS = 0.0025
 LONGEST_SECONDS = 1.0
 ENDPOINTS = (2, 4, 8)
 #: One graph around each block ``bench/<name>`` of `benchmarks.blocks`.
@@ -133,8 +133,8 @@ def _large(served: Served, near: Served, graph: Graph, wire: SocketPeer, http: H
     parts = {name: seconds(median(times)) for name, times in taken.items()}
     what = f"{SIZE} out and back, less the block's own time"
     return [
-        Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=5.0, parts=parts),
-        Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.5, parts=parts),
+        Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=2.0, parts=parts),
+        Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.05, parts=parts),
         Figure.of(f"{what}, to a local peer's folder", "the same over HTTP", ratios(handed, moved), at_most=1.0, parts=parts),
     ]
 

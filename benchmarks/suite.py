@@ -21,6 +21,7 @@ TITLES = {
     "transfers": "Transfers of artifacts",
     "saving": "Saving and loading 1 GiB of weights",
     "partition": "Partitioning a prompt",
+    "endpoint": "Jobs of an endpoint under load",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
     "page": "The editor's page with the extension",

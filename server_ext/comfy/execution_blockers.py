@@ -27,10 +27,8 @@ def as_blockers(values: Iterable[Any]) -> list[Any]:
 
 
 def allow_blockers() -> None:
-    """Patch ComfyUI's `get_input_data`, once per process: classes with ``takes_blocked`` receive blocked inputs, and nodes of placed parts
-    the user's hidden inputs.
-    """
-    compat.wrap_input_data(lambda original: with_hidden_inputs(_with_blockers(original)))
+    """Patch ComfyUI's `get_input_data`, once per process, so that classes with ``takes_blocked`` receive blocked inputs."""
+    compat.wrap_input_data(_with_blockers, "blockers")
 
 
 def _with_blockers(get_input_data: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig
 from yggdrasill.remote.comfy_ports import HIDDEN_NODE
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.values.payload import blake3_hex
 
 __all__ = ["add_hidden", "release_hidden", "take_hidden", "with_hidden_inputs"]
@@ -62,8 +63,9 @@ def release_hidden(digest: str | None) -> None:
                 _known[digest] = facts, users - 1
 
 
-def with_hidden_inputs(get_input_data: Callable[..., Any]) -> Callable[..., Any]:
-    """Return ComfyUI's `get_input_data`, changed so that nodes of placed parts receive the user's hidden inputs."""
+def replace_hidden_inputs() -> None:
+    """Patch ComfyUI's `get_input_data`, once per process, so that nodes of placed parts receive the user's hidden inputs."""
+    compat.wrap_input_data(_replacing, "hidden")
 
     def wrapped(
         inputs: Any, class_def: Any, unique_id: Any, execution_list: Any = None, dynprompt: Any = None, extra_data: Any = None, **named: Any

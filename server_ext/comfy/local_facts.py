@@ -88,10 +88,10 @@ def names_user_file(class_type: str, name: str, text: str) -> bool:
 
 
 def _exists(path: str, below_cwd: bool = False) -> bool:
-    roots = [folder for folder in map(compat.named_folder, ("input", "output", "temp")) if folder is not None]
+    roots = [*compat.media_folders(), compat.temporary_folder()]
     if below_cwd:
-        roots += [Path(compat.user_directory()).parent, Path.cwd()]
-    return bool(path) and any(_is_there(Path(root, path)) for root in roots)
+        roots += [compat.base_folder(), Path.cwd()]
+    return bool(path) and any(_is_there(root / path) for root in roots)
 
 
 def _is_there(path: Path) -> bool:

@@ -17,6 +17,7 @@ from yggdrasill.server_ext.comfy.compat.executor import (
 )
 from yggdrasill.server_ext.comfy.compat.guard import guarded, log_failure, shielded
 from yggdrasill.server_ext.comfy.compat.machine import (
+    base_folder,
     compute_devices,
     media_folders,
     model_folders,
@@ -86,6 +87,7 @@ __all__ = [
     "RunningState",
     "Validation",
     "add_on_prompt_handler",
+    "base_folder",
     "call_node",
     "close_socket",
     "comfy_version",
