@@ -11,7 +11,6 @@ from typing import Any
 
 from yggdrasill.remote.comfy_ports import Blocked
 from yggdrasill.server_ext.comfy import compat
-from yggdrasill.server_ext.comfy.hidden_inputs import with_hidden_inputs
 
 __all__ = ["allow_blockers", "as_blocked", "as_blockers"]
 

@@ -16,7 +16,7 @@ from yggdrasill.remote.comfy_ports import HIDDEN_NODE
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["add_hidden", "release_hidden", "take_hidden", "with_hidden_inputs"]
+__all__ = ["add_hidden", "release_hidden", "replace_hidden_inputs", "take_hidden"]
 
 _NODE_ID = "yggdrasill.hidden"
 _INPUT = "yggdrasill_hidden"
@@ -67,6 +67,8 @@ def replace_hidden_inputs() -> None:
     """Patch ComfyUI's `get_input_data`, once per process, so that nodes of placed parts receive the user's hidden inputs."""
     compat.wrap_input_data(_replacing, "hidden")
 
+
+def _replacing(get_input_data: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(
         inputs: Any, class_def: Any, unique_id: Any, execution_list: Any = None, dynprompt: Any = None, extra_data: Any = None, **named: Any
     ) -> Any:

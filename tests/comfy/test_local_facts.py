@@ -33,9 +33,13 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("input/clip.mp4", "output/done.png", "temp/look.png", "input/ink.safetensors"):
         (tmp_path / name).write_bytes(b"x")
     folders = SimpleNamespace(
-        folder_names_and_paths={"loras": None, "custom_nodes": ([str(tmp_path / "custom_nodes")], set())},
+        base_path=str(tmp_path),
+        folder_names_and_paths={"loras": None},
         get_filename_list=lambda name: ["ink.safetensors"],
-        get_directory_by_type=lambda name: str(tmp_path / name),
+        get_folder_paths=lambda name: [str(tmp_path / name)],
+        get_input_directory=lambda: str(tmp_path / "input"),
+        get_output_directory=lambda: str(tmp_path / "output"),
+        get_temp_directory=lambda: str(tmp_path / "temp"),
         get_user_directory=lambda: str(tmp_path / "user"),
     )
     monkeypatch.setitem(sys.modules, "folder_paths", folders)

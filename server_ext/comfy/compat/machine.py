@@ -65,11 +65,6 @@ def model_folders() -> list[Path]:
     return sorted({Path(folder) for key, entry in named.items() if key != "custom_nodes" for folder in entry[0]})
 
 
-def pack_folders() -> list[Path]:
-    """Return the folders in which ComfyUI finds node packs."""
-    return [Path(folder) for folder in _folders().folder_names_and_paths["custom_nodes"][0]]
-
-
 def named_model_folders() -> dict[str, Path]:
     """Return the folder for new files of each kind of model."""
     named = _folders().folder_names_and_paths

@@ -12,6 +12,7 @@ from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.partition.placement_keys import parts_of
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.execution_blockers import allow_blockers
+from yggdrasill.server_ext.comfy.hidden_inputs import replace_hidden_inputs
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
@@ -45,6 +46,7 @@ class PlacementService:
     def install(self) -> None:
         """Patch ComfyUI, and inspect every prompt that is posted from now on."""
         allow_blockers()
+        replace_hidden_inputs()
         patch_comfyui(self.validator.check, self._running)
         compat.add_on_prompt_handler(self.on_prompt)
 
