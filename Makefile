@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench conformance clean
+.PHONY: demo test check bench conformance faults packs clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
@@ -27,7 +27,15 @@ check: $(VENV)/dev.stamp .link/yggdrasill
 conformance: export YGGDRASILL_NO_SKIP = 1
 conformance: $(VENV)/browser.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report docs/conformance.md
-	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance -m ""
+	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance --ignore=tests/comfy/packs -m ""
+
+# Needs a real ComfyUI as above, and checkouts of node packs in ~/comfy/packs or COMFYUI_PACKS. COMFYUI_PACKS_PYTHON runs them.
+packs: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/pytest tests/comfy/packs -m "" --packs-report docs/compatibility.md
+
+# Long sequences of kills, lost answers and broken connections.
+faults: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/pytest tests -m faults
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks

@@ -42,6 +42,7 @@ working. A message states what is wrong, what is available, and what to do; ``de
         ├── BuildMismatch                   another torch build, whose results may differ in the last bits
         ├── PayloadTooLarge
         ├── JobConflict                     the job key was used for another call
+        ├── UploadConflict                  a piece of an upload that does not begin at the upload's offset
         ├── QueueFull
         └── EndpointFailed                  an unexpected failure inside the endpoint
 """
@@ -93,6 +94,7 @@ __all__ = [
     "UnknownName",
     "UnsupportedFormat",
     "UnsupportedVersion",
+    "UploadConflict",
     "YggdrasillError",
     "error_context",
     "error_from_dict",
@@ -278,6 +280,10 @@ class BuildMismatch(RemoteError):
 
 class JobConflict(RemoteError):
     """A job key that was used before for a call with another body."""
+
+
+class UploadConflict(RemoteError):
+    """A piece of an upload that does not begin where the upload ends so far; ``details["offset"]`` is the byte to continue at."""
 
 
 class QueueFull(RemoteError):

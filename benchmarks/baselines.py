@@ -79,7 +79,8 @@ class HttpPeer:
         import aiohttp
 
         self._loop = asyncio.new_event_loop()
-        self._url = f"http://127.0.0.1:{port}/body"
+        #: Where a body is stored, and a POST is echoed.
+        self.url = f"http://127.0.0.1:{port}/body"
 
         async def connect() -> aiohttp.ClientSession:
             return aiohttp.ClientSession()
@@ -103,9 +104,9 @@ class HttpPeer:
         return self._loop.run_until_complete(self._out_and_back(data))
 
     async def _out_and_back(self, data: memoryview) -> bytes:
-        async with self._session.put(self._url, data=data) as answer:
+        async with self._session.put(self.url, data=data) as answer:
             answer.raise_for_status()
-        async with self._session.get(self._url) as answer:
+        async with self._session.get(self.url) as answer:
             answer.raise_for_status()
             return await answer.read()
 
@@ -114,7 +115,7 @@ class HttpPeer:
         return self._loop.run_until_complete(self._echo(value))
 
     async def _echo(self, value: Mapping[str, Any]) -> Any:
-        async with self._session.post(self._url, json=value) as answer:
+        async with self._session.post(self.url, json=value) as answer:
             return await answer.json()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from yggdrasill.values import DiskStore, MemoryStore, pack, unpack
+from yggdrasill.values import MemoryStore, SharedFolderStore, pack, unpack
 from yggdrasill.values.payload import blake3_hex
 
 __all__ = ["NBYTES", "run"]
@@ -46,12 +46,12 @@ def run() -> dict[str, Any]:
 
 def _acts(tensor: torch.Tensor, memory: memoryview, folder: Path) -> dict[str, Callable[[], Any]]:
     digest, plain = blake3_hex(memory), folder / "plain.bin"
-    kept, disk = MemoryStore(), DiskStore(folder / "kept")
+    kept, disk = MemoryStore(), SharedFolderStore(folder / "kept")
     wire = pack(tensor, kept, owner="bench").wire
     pack(tensor, disk, owner="bench")
 
-    def fresh() -> DiskStore:
-        return DiskStore(folder / "fresh", quota_bytes=NBYTES)
+    def fresh() -> SharedFolderStore:
+        return SharedFolderStore(folder / "fresh", quota_bytes=NBYTES)
 
     def put_anew(verify: bool) -> None:
         store = fresh()
@@ -72,7 +72,7 @@ def _acts(tensor: torch.Tensor, memory: memoryview, folder: Path) -> dict[str, C
         plain.write_bytes(memory)
         plain.unlink()
 
-    def load(store: MemoryStore | DiskStore) -> Any:
+    def load(store: MemoryStore | SharedFolderStore) -> Any:
         return unpack(wire, lambda ref: store.read(ref.hash))
 
     kept_file = disk.path(digest)

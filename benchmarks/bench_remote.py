@@ -28,7 +28,7 @@ from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import PARALLEL, upload
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 __all__ = ["run"]
 
@@ -39,7 +39,7 @@ COUNT_ROUNDS = 5
 PARALLEL_ROUNDS = 5
 MANY_ROUNDS = 9
 MANY, MANY_BYTES = 200, 64 << 10
-SMALL_SECONDS = 0.005
+SMALL_SECONDS = 0.0025
 LONGEST_SECONDS = 1.0
 ENDPOINTS = (2, 4, 8)
 #: One graph around each block ``bench/<name>`` of `benchmarks.blocks`.
@@ -133,8 +133,8 @@ def _large(served: Served, near: Served, graph: Graph, wire: SocketPeer, http: H
     parts = {name: seconds(median(times)) for name, times in taken.items()}
     what = f"{SIZE} out and back, less the block's own time"
     return [
-        Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=5.0, parts=parts),
-        Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.5, parts=parts),
+        Figure.of(what, "a raw loopback socket pair", ratios(moved, taken["socket"]), at_most=2.0, parts=parts),
+        Figure.of(what, "a plain aiohttp PUT and GET", ratios(moved, taken["aiohttp"]), at_most=1.05, parts=parts),
         Figure.of(f"{what}, to a local peer's folder", "the same over HTTP", ratios(handed, moved), at_most=1.0, parts=parts),
     ]
 
@@ -202,7 +202,7 @@ def _shared(folder: Path, configs: dict[str, Any]) -> Figure:
     artifacts = folder / "artifacts"
     with CountingProxy.start() as proxy, endpoint(folder, configs, artifacts=str(artifacts), peer_url=proxy.url) as served:
         proxy.connect(_port(served))
-        remote = _remote(served, "double", url=proxy.url, artifact_client=ArtifactClient(DiskStore(artifacts)))
+        remote = _remote(served, "double", url=proxy.url, artifact_client=ArtifactClient(SharedFolderStore(artifacts)))
         counts: list[int] = []
         for _ in in_rounds(COUNT_ROUNDS, "shared folder"):
             tensor = torch.rand(ELEMENTS)

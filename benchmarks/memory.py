@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["Peak", "measurable", "memory_folder", "peak_of", "warm_memory"]
+__all__ = ["Peak", "measurable", "memory_folder", "peak_of", "resident", "warm_memory"]
 
 STATUS = Path("/proc/self/status")
 EVERY_SECONDS = 0.001
@@ -33,6 +33,15 @@ def measurable() -> bool:
 
 def _anonymous() -> int | None:
     found = re.search(r"^RssAnon:\s+(\d+) kB$", STATUS.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
+    return int(found[1]) << 10 if found else None
+
+
+def resident(pid: int) -> int | None:
+    """Return the resident memory of a process in bytes, or None if this system does not report it."""
+    status = Path(f"/proc/{pid}/status")
+    if sys.platform != "linux" or not status.exists():
+        return None
+    found = re.search(r"^VmRSS:\s+(\d+) kB$", status.read_text(encoding="ascii", errors="replace"), re.MULTILINE)
     return int(found[1]) << 10 if found else None
 
 

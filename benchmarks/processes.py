@@ -23,10 +23,11 @@ STOP_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Served:
-    """The URL of an endpoint, and its token."""
+    """The URL of an endpoint, its token and the id of its process."""
 
     url: str
     token: str
+    pid: int
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -44,6 +45,13 @@ def python(arguments: Sequence[str], **environment: str) -> str:
 @contextlib.contextmanager
 def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[str]:
     """Start a Python process, wait for the line that begins with ``first`` and return the rest of it."""
+    with _started(arguments, first, **environment) as (_, line):
+        yield line
+
+
+@contextlib.contextmanager
+def _started(arguments: Sequence[str], first: str, **environment: str) -> Iterator[tuple[int, str]]:
+    """Start a process as `spawn` does, and return its id too."""
     process = subprocess.Popen(
         [sys.executable, "-u", *arguments], stdout=subprocess.PIPE, env=_environment(**environment), cwd=ROOT, encoding="utf-8"
     )
@@ -58,7 +66,7 @@ def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[
                 f"{' '.join(arguments[:3])} ended (exit code {process.wait()}) or did not print {first!r} in {START_SECONDS:g} s"
             )
         threading.Thread(target=process.stdout.read, daemon=True).start()
-        yield line.removeprefix(first).strip()
+        yield process.pid, line.removeprefix(first).strip()
     finally:
         watchdog.cancel()
         process.terminate()
@@ -80,5 +88,5 @@ def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], **settings: 
         files.append(str(path))
     token = secrets.token_hex(16)
     chosen = {"port": 0, "data_dir": str(folder / "data"), "plugins": ["benchmarks.blocks"], "graphs": files, **settings}
-    with spawn(["-m", "yggdrasill.server_ext", json.dumps(chosen)], "{", YGGDRASILL_TOKEN=token) as line:
-        yield Served(json.loads("{" + line)["url"], token)
+    with _started(["-m", "yggdrasill.server_ext", json.dumps(chosen)], "{", YGGDRASILL_TOKEN=token) as (pid, line):
+        yield Served(json.loads("{" + line)["url"], token, pid)

@@ -56,6 +56,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def main(arguments: argparse.Namespace, console: Console) -> int:
     """Show the partition, run it with ``--run``, and return the exit code."""
     from yggdrasill.draw import draw_partition
+    from yggdrasill.remote.node_traits import shipped_traits
     from yggdrasill.remote.partition import partition_prompt
     from yggdrasill.values.files import write_file
 
@@ -67,7 +68,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     places = {placed.part.name: "|".join(placed.placement.endpoints) for placed in placed_parts.parts}
     endpoints = sorted({name for placed in placed_parts.parts for name in placed.placement.endpoints})
     schemas = _schemas(workflow.prompt, registry, endpoints, servers)
-    partition = partition_prompt(workflow.prompt, [placed.part for placed in placed_parts.parts], schemas)
+    partition = partition_prompt(workflow.prompt, [placed.part for placed in placed_parts.parts], schemas, host=shipped_traits().facts())
     console.say(partition_text(partition, workflow.prompt, places))
     result: dict[str, Any] = {**describe(partition), "places": places}
     if arguments.svg:

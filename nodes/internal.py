@@ -109,10 +109,9 @@ class GraphResult(io.ComfyNode):
             CannotTravel: a value is not transferable; the message names port and type.
         """
         from yggdrasill.server_ext.comfy.extension_context import extension_context
-        from yggdrasill.server_ext.comfy.port_checks import check_port
+        from yggdrasill.server_ext.comfy.port_checks import sendable_values
 
         waiting = extension_context().runner.run_of(run[0])
         if waiting is not None:
-            check_port(port[0], type[0], value)
-            waiting.deliver(port[0], value)
+            waiting.deliver(port[0], sendable_values(port[0], type[0], value))
         return io.NodeOutput()

@@ -32,8 +32,10 @@ __all__ = [
     "ModelFetchModel",
     "ModelFiles",
     "NodeForms",
+    "PieceStored",
     "QueueModel",
     "RunModel",
+    "UploadState",
     "WireModel",
     "WorkflowModel",
 ]
@@ -290,6 +292,19 @@ class ArtifactFolder(_Answer):
     folder: str | None
     store_id: str
     quota_bytes: int | None
+
+
+class PieceStored(_Answer):
+    """The byte at which an upload continues, and whether the artifact is stored."""
+
+    offset: int
+    stored: bool
+
+
+class UploadState(PieceStored):
+    """The state of an upload session, with its size; ``nbytes`` is None for an unknown session."""
+
+    nbytes: int | None
 
 
 class BatchStored(_Answer):

@@ -23,6 +23,7 @@ from yggdrasill.errors import (
     UnknownArtifact,
     UnknownName,
     UnsupportedFormat,
+    UploadConflict,
     YggdrasillError,
 )
 
@@ -46,6 +47,7 @@ STATUS: dict[type[YggdrasillError], int] = {
     ProtocolMismatch: 426,
     BuildMismatch: 409,
     JobConflict: 409,
+    UploadConflict: 409,
     PayloadTooLarge: 413,
     QueueFull: 429,
     EndpointFailed: 500,

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from yggdrasill.remote.remote_graph import RemoteGraph, RemoteWorkflow
     from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
     from yggdrasill.remote.retry import RetryPolicy
-    from yggdrasill.remote.transports import HttpTransport, MemoryTransport
 
 _MODULES = {
     "CallReport": "observers",
@@ -22,8 +21,6 @@ _MODULES = {
     "Endpoint": "endpoint",
     "EndpointClient": "client",
     "EndpointRegistry": "endpoints",
-    "HttpTransport": "transports",
-    "MemoryTransport": "transports",
     "RetryPolicy": "retry",
     "Placement": "placement",
     "RemoteGraph": "remote_graph",
@@ -41,8 +38,6 @@ __all__ = [
     "Endpoint",
     "EndpointClient",
     "EndpointRegistry",
-    "HttpTransport",
-    "MemoryTransport",
     "Placement",
     "RemoteGraph",
     "RemoteStage",

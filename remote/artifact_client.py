@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from yggdrasill.values.payload import blake3_hex
-from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.stores.memory import MemoryStore, aligned_memory
 from yggdrasill.values.wire import Packed, pack
 
@@ -26,8 +26,8 @@ class ArtifactClient:
     downloads are cached, so that equal bytes are not fetched again.
     """
 
-    def __init__(self, store: ArtifactStore | None = None, *, kept_bytes: int = KEPT_BYTES) -> None:
-        self.store: ArtifactStore = MemoryStore() if store is None else store
+    def __init__(self, store: LocalStore | None = None, *, kept_bytes: int = KEPT_BYTES) -> None:
+        self.store: LocalStore = MemoryStore() if store is None else store
         self.downloads = DownloadCache(kept_bytes)
 
     def pack(self, value: Any) -> Packed:

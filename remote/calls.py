@@ -1,53 +1,59 @@
-"""One remote call: submit, upload missing artifacts, follow the job's events, return the output."""
+"""One remote call: the choice of the endpoint, the job from submission to its end, failover, and the endpoints of a part."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
+import itertools
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import (
-    EndpointFailed,
-    EndpointUnreachable,
-    LimitExceeded,
-    TimedOut,
-    UnknownArtifact,
-    YggdrasillError,
-    error_from_dict,
-)
-from yggdrasill.protocol.states import FINAL
+from yggdrasill import errors
+from yggdrasill.errors import EndpointUnreachable, QueueFull, UnknownArtifact, YggdrasillError
+from yggdrasill.protocol.states import FINAL, WAITING_INPUTS
 from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.remote.channel import StreamEvent, read_events
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.observers import TransferMeter, WaitCallback
 from yggdrasill.remote.retry import Retry, RetryPolicy
-from yggdrasill.remote.uploads import upload
+from yggdrasill.remote.uploads import Supply
 from yggdrasill.values.handles import ArtifactRef
 
-__all__ = ["ORPHAN_AFTER", "Call", "StreamEvent", "Watch", "execute_remote_call", "follow", "read_events"]
+if TYPE_CHECKING:
+    from yggdrasill.remote.contract import RemoteContract
+    from yggdrasill.remote.deployment import DeploymentSpec, WorkflowSpec
 
-#: How long the submitting request stays open; short if the caller follows the job's events.
-WAIT_SECONDS = 20.0
+__all__ = ["ORPHAN_AFTER", "Call", "Route", "Watch", "execute_remote_call", "follow", "follow_job", "job_output"]
+
+#: How long the submitting request stays open; short if the caller follows the job's events or many requests are in flight.
+WAIT_SECONDS = 2.0
 WAIT_SECONDS_WITH_PROGRESS = 0.05
-_CANCEL_SECONDS = 3.0
+OUTPUT_SECONDS = 20.0
 ORPHAN_AFTER = 30.0
 """Seconds after which an endpoint cancels a job whose caller is lost."""
-#: Uploads of one artifact in one call: an artifact may be deleted between upload and submission, but the number of attempts is bounded.
-MAX_UPLOADS = 5
+_CANCEL_SECONDS = 3.0
+_LOST_CANCEL_SECONDS = 600.0
+"""How long the cancel request of a call that went to another endpoint is tried again."""
+_LOST_PAUSE = 5.0
+_TIMEOUT_GRACE = 1.0
+"""The endpoint enforces the timeout too and describes it better, so this process waits a little longer."""
+_LOAD_TIMEOUT = 2.0
 
 Progress = Callable[[str, float, float, "str | None"], None]
 #: Receives kind and data of an event.
 Watch = Callable[[str, Mapping[str, Any]], None]
-MAX_EVENT_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
 class Call:
-    """A request to an endpoint. ``wire`` is the packed ``value``; ``run`` is `RunContext.to_dict`; ``key`` identifies the call."""
+    """A request to an endpoint. ``wire`` is the packed ``value``; ``run`` is `RunContext.to_dict`; ``key`` identifies the call.
+
+    ``timeout`` bounds the call in seconds, ``deadline`` the time until the job's end as the endpoint plans it; jobs of a higher
+    ``priority`` (-1000 to 1000) run first. Endpoints of protocol 1 receive neither deadline nor priority.
+    """
 
     graph_id: str
     wire: Mapping[str, Any]
@@ -58,6 +64,8 @@ class Call:
     timeout: float | None = None
     orphan_after: float = ORPHAN_AFTER
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+    priority: int = 0
+    deadline: float | None = None
     progress: Progress | None = None
     #: A ComfyUI API prompt with ports, to be run without deployment; otherwise ``graph_id`` must be deployed.
     prompt: Mapping[str, Any] | None = None
@@ -70,9 +78,9 @@ class Call:
     meter: TransferMeter = field(default_factory=TransferMeter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
-    def body(self, wait: float) -> dict[str, Any]:
+    def body(self, wait: float, protocol: int) -> dict[str, Any]:
         """Return the JSON body of the submitting request."""
-        return {
+        body = {
             "key": self.key,
             "inputs": self.wire,
             "options": dict(self.options),
@@ -82,152 +90,139 @@ class Call:
             "timeout": self.timeout,
             "wait": wait,
         }
+        if self.prompt is not None:
+            body |= {"graph_id": self.graph_id, "prompt": self.prompt}
+        if protocol >= 2:
+            body |= {"priority": self.priority} if self.priority else {}
+            body |= {"deadline": self.deadline} if self.deadline is not None else {}
+        return body
 
-    async def submit(self, client: EndpointClient, wait: float) -> tuple[int, dict[str, Any]]:
-        """Start the job, or find it. Return the status (200 finished, 202 not yet) and the job's row."""
-        if self.prompt is None:
-            return await client.submit(self.graph_id, self.body(wait))
-        return await client.submit_workflow({**self.body(wait), "graph_id": self.graph_id, "prompt": self.prompt})
+    async def submit(self, client: EndpointClient, wait: float) -> dict[str, Any]:
+        """Start the job, or find it. Return the job's row, at once if many requests are in flight."""
+        body = self.body(0.0 if client.channel.in_flight.is_busy else wait, client.protocol)
+        return (await (client.submit(self.graph_id, body) if self.prompt is None else client.submit_workflow(body)))[1]
+
+    def on_event(self, client: EndpointClient, event: StreamEvent) -> None:
+        """Pass an event of the job to the caller's functions. Unknown kinds go to ``watch``."""
+        if event.kind == "progress" and self.progress is not None:
+            data = event.data
+            self.progress(str(data.get("place", "")), float(data.get("done", 0)), float(data.get("total", 0)), data.get("text"))
+        if event.kind == "output" and self.arrived is not None:
+            self.arrived(client, [ArtifactRef.from_json(entry) for entry in event.data.get("artifacts") or ()])
+        if event.kind == "blocked":
+            self.waits(event.data.get("by") or ())
+        if self.watch is not None and event.kind not in ("status", "progress", "blocked"):
+            self.watch(event.kind, event.data)
+
+    def waits(self, blockers: Iterable[Any] = ()) -> None:
+        """Report the keys that the caller waits for."""
+        if self.on_wait is not None:
+            self.on_wait([self.key, *map(str, blockers)])
 
 
-async def execute_remote_call(client: EndpointClient, call: Call) -> dict[str, Any]:
+async def execute_remote_call(client: EndpointClient, call: Call, *, spare: bool = False) -> dict[str, Any]:
     """Return the finished job's row with its ``output``. Cancelling the coroutine cancels the job before the coroutine ends.
+
+    ``spare``: see `Retry`.
 
     Raises:
         YggdrasillError: the error of the remote run, of the same class as in a local run, with ``details["job"]``.
         EndpointUnreachable: ``details["reached"]`` is True if the endpoint ever answered this call.
         TimedOut
     """
-    deadline = None if call.timeout is None else time.monotonic() + call.timeout
-    retry = Retry(call.retry_policy, deadline)
+    deadline = None if call.timeout is None else time.monotonic() + call.timeout + _TIMEOUT_GRACE
+    retry = Retry(call.retry_policy, deadline, spare=spare, budget=client.channel.budget)
     job: list[str] = []
     try:
-        row = await _to_the_end(client, call, retry, job)
-    except (asyncio.CancelledError, TimedOut):
-        await _cancel(client, call, job)
+        row = await _bounded(_to_the_end(client, call, retry, job), retry)
+    except (asyncio.CancelledError, errors.TimedOut):
+        await _cancel(client, call.key, job)
         raise
-    error = row.get("error")
-    if isinstance(error, Mapping):
-        failure = error_from_dict(error)
-        failure.details.setdefault("endpoint", client.name)
-        failure.details["job"] = row.get("job_id")
-        raise failure
-    if row.get("status") != "COMPLETED" or not isinstance(row.get("output"), Mapping):
-        raise EndpointFailed(
-            f"endpoint {client.name!r} ended job {row.get('job_id')!r} as {row.get('status')!r} without output or error",
-            endpoint=client.name,
-        )
+    job_output(client, row)
     return row
 
 
+def job_output(client: EndpointClient, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the output of a finished job.
+
+    Raises:
+        YggdrasillError: the job's error.
+        EndpointFailed: it ended without output or error.
+    """
+    error, output = row.get("error"), row.get("output")
+    if isinstance(error, Mapping):
+        failure = errors.error_from_dict(error)
+        failure.details.setdefault("endpoint", client.name)
+        failure.details["job"] = row.get("job_id")
+        raise failure
+    if row.get("status") != "COMPLETED" or not isinstance(output, Mapping):
+        raise errors.EndpointFailed(
+            f"endpoint {client.name!r} ended job {row.get('job_id')!r} as {row.get('status')!r} without output or error",
+            endpoint=client.name,
+        )
+    return output
+
+
+async def _bounded(running: Coroutine[Any, Any, dict[str, Any]], retry: Retry) -> dict[str, Any]:
+    """Return the result of a coroutine, or raise `TimedOut` once the deadline of ``retry`` has passed."""
+    if retry.deadline is None:
+        return await running
+    try:
+        return await asyncio.wait_for(running, retry.deadline - time.monotonic())
+    except asyncio.TimeoutError:
+        raise retry.timed_out() from None
+
+
 async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: list[str]) -> dict[str, Any]:
-    status, row = await _submit(client, call, retry)
-    if status == 200 and call.watch is None:
-        return row
+    supply = Supply(client, call.value, call.artifact_client, retry, call.meter)
+    follows = bool(call.progress or call.watch or call.on_wait)
+    row = await _submit(client, call, retry, supply, WAIT_SECONDS_WITH_PROGRESS if follows else WAIT_SECONDS)
     job.append(str(row["job_id"]))
-    _learn(call)
-    # For a finished job, deliver the events that occurred before.
-    async for event in follow(client, job[0], retry):
-        if event.kind == "progress" and call.progress is not None:
-            data = event.data
-            call.progress(str(data.get("place", "")), float(data.get("done", 0)), float(data.get("total", 0)), data.get("text"))
-        if event.kind == "output" and call.arrived is not None:
-            call.arrived(client, [ArtifactRef.from_json(entry) for entry in event.data.get("artifacts") or ()])
-        if event.kind == "blocked":
-            _learn(call, event.data.get("by") or ())
-        if call.watch is not None and event.kind not in ("status", "progress", "blocked"):
-            call.watch(event.kind, event.data)
-    if status == 200:
+    if row.get("status") == WAITING_INPUTS:
+        row = await supply.send_to_job(row, call.orphan_after)
+        if not follows or row.get("status") in FINAL:
+            _, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
+    if row.get("status") in FINAL and call.watch is None:
         return row
-    while True:
-        status, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
-        if status == 200:
-            return row
-        retry.check_deadline()
+    call.waits()
+    return await follow_job(client, row, retry, supply, lambda event: call.on_event(client, event), call.orphan_after)
 
 
-def _learn(call: Call, blockers: Iterable[Any] = ()) -> None:
-    if call.on_wait is not None:
-        call.on_wait([call.key, *map(str, blockers)])
-
-
-async def _submit(client: EndpointClient, call: Call, retry: Retry) -> tuple[int, dict[str, Any]]:
-    most = WAIT_SECONDS_WITH_PROGRESS if call.progress or call.watch or call.on_wait else WAIT_SECONDS
-    sent: dict[str, int] = {}
+async def _submit(client: EndpointClient, call: Call, retry: Retry, supply: Supply, wait: float) -> dict[str, Any]:
+    """Submit the job. An endpoint of protocol 1 refuses it while artifacts are missing; it is then submitted again with the same key."""
     while True:
         try:
-            return await retry.persist(lambda: call.submit(client, retry.left(most)))
+            return await retry.persist(lambda: call.submit(client, retry.left(wait)))
         except UnknownArtifact as error:
             retry.answered()
             missing = error.details.get("missing")
-            if not isinstance(missing, list) or not missing or any(sent.get(name, 0) >= MAX_UPLOADS for name in missing):
+            if not isinstance(missing, list) or not missing or "job" in error.details:
                 raise
-            if any(map(sent.get, missing)):
-                # The artifact written to the folder did not reach the endpoint: the folder is another one by now, or its quota is too small.
-                client.local_peer.disable()
-            for name in missing:
-                sent[name] = sent.get(name, 0) + 1
-            with call.meter.sending():
-                call.meter.bytes_sent += await upload(client, missing, call.value, call.artifact_client, retry)
+            await supply.send(missing)
 
 
-async def _cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
-    """Send a cancel request: by key if the job's id is unknown, so that a call still on its way does not run.
-
-    If the endpoint does not answer, or is too old to know keys, it cancels the job itself after ``orphan_after`` seconds.
-    """
-    with contextlib.suppress(YggdrasillError, asyncio.TimeoutError):
-        await asyncio.wait_for(_request_cancel(client, call, job), _CANCEL_SECONDS)
-
-
-async def _request_cancel(client: EndpointClient, call: Call, job: list[str]) -> None:
+async def follow_job(
+    client: EndpointClient,
+    row: Mapping[str, Any],
+    retry: Retry,
+    supply: Supply,
+    on_event: Callable[[StreamEvent], None],
+    orphan_after: float = ORPHAN_AFTER,
+) -> dict[str, Any]:
+    """Follow a job to its end and return its row with output or error. Artifacts that it waits for are uploaded."""
+    job_id = str(row["job_id"])
+    async for event in follow(client, job_id, retry):
+        on_event(event)
+        if event.kind == "status" and event.data.get("status") == WAITING_INPUTS:
+            # The event may be one of those before the last upload.
+            present = await retry.persist(lambda: client.job(job_id))
+            if present.get("status") == WAITING_INPUTS:
+                await supply.send_to_job(present, orphan_after)
     while True:
-        try:
-            await (client.cancel(job[0]) if job else client.cancel_key(call.key))
-        except EndpointUnreachable:
-            await asyncio.sleep(0.05)
-        else:
-            return
-
-
-@dataclass(frozen=True)
-class StreamEvent:
-    """A job's event. ``kind``: ``status``, ``progress``, ``log``, ``output``, ``blocked`` or ``comfy``. A new connection resumes after
-    ``seq``.
-    """
-
-    kind: str
-    data: dict[str, Any]
-    seq: str | None = None
-
-
-async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[StreamEvent]:
-    """Parse a stream of server-sent events (WHATWG HTML, 9.2). Comments and events without JSON are skipped."""
-    rest = b""
-    fields: dict[str, str] = {}
-    async for chunk in chunks:
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_EVENT_BYTES:
-            raise LimitExceeded(f"a line of an event stream is longer than {MAX_EVENT_BYTES} bytes", bound=MAX_EVENT_BYTES)
-        for line in lines:
-            text = line.rstrip(b"\r").decode("utf-8", "replace")
-            if text:
-                name, _, value = text.partition(":")
-                value = value.removeprefix(" ")
-                fields[name] = f"{fields[name]}\n{value}" if name == "data" and name in fields else value
-            elif fields:
-                event = _event(fields)
-                fields = {}
-                if event is not None:
-                    yield event
-
-
-def _event(fields: dict[str, str]) -> StreamEvent | None:
-    try:
-        data = json.loads(fields.get("data", ""))
-    except ValueError:
-        return None
-    return StreamEvent(fields.get("event", "message"), data, fields.get("id")) if isinstance(data, dict) else None
+        _, found = await retry.persist(lambda: client.output(job_id, retry.left(OUTPUT_SECONDS)))
+        if found.get("status") in FINAL:
+            return found
+        retry.check_deadline()
 
 
 async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIterator[StreamEvent]:
@@ -253,3 +248,203 @@ async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIter
                 return
         except EndpointUnreachable as error:
             await retry.pause(error)
+
+
+async def _cancel(client: EndpointClient, key: str, job: Sequence[str] = (), *, seconds: float = _CANCEL_SECONDS) -> None:
+    """Send a cancel request: by key if the job's id is unknown, so that a call still on its way does not run.
+
+    If the endpoint does not answer within ``seconds``, or is too old to know keys, it cancels the job itself after ``orphan_after`` seconds.
+    """
+    with contextlib.suppress(YggdrasillError, asyncio.TimeoutError):
+        await asyncio.wait_for(_request_cancel(client, key, job, 0.05 if seconds == _CANCEL_SECONDS else _LOST_PAUSE), seconds)
+
+
+async def _request_cancel(client: EndpointClient, key: str, job: Sequence[str], most: float) -> None:
+    delay = 0.05
+    while True:
+        try:
+            await (client.cancel(job[0]) if job else client.cancel_key(key))
+        except EndpointUnreachable:
+            await asyncio.sleep(max(delay, min(most, client.channel.breaker.remaining)))
+            delay = min(2 * delay, most)
+        else:
+            return
+
+
+class Route:
+    """The clients of a part, in the order in which they were named.
+
+    ``deployment`` is deployed on an endpoint before its first call there, ``workflow`` is sent with every call and stored nowhere; without
+    either, ``graph_id`` must be deployed. An endpoint with more than ``max_queued`` queued jobs is skipped like one with a full queue.
+    A stateful part stays with the first endpoint, because another one would have different state. ``has_fallback``: the caller runs the
+    part itself if no endpoint accepts the call.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[EndpointClient],
+        graph_id: str,
+        *,
+        deployment: DeploymentSpec | None = None,
+        workflow: WorkflowSpec | None = None,
+        policy: str = "first",
+        max_queued: int | None = None,
+        retry_policy: RetryPolicy | None = None,
+        strict_build: bool = False,
+        priority: int = 0,
+        deadline: float | None = None,
+    ) -> None:
+        self.clients = tuple(clients)
+        self.graph_id = graph_id
+        self.deployment = deployment
+        self.workflow = workflow
+        self.policy = policy
+        self.max_queued = max_queued
+        self.retry_policy = retry_policy or RetryPolicy()
+        self.strict_build = strict_build
+        self.priority = priority
+        self.deadline = deadline
+        self.has_fallback = False
+        self._contracts: dict[EndpointClient, RemoteContract] = {}
+        self._turn = itertools.count()
+
+    @property
+    def names(self) -> list[str]:
+        """Return the endpoints' names."""
+        return [client.name for client in self.clients]
+
+    @property
+    def contracts(self) -> dict[EndpointClient, RemoteContract]:
+        """Return the fetched contracts, by client."""
+        return dict(self._contracts)
+
+    def known_contract(self) -> RemoteContract | None:
+        """Return a contract that was fetched before, or the workflow's, or None."""
+        if self.workflow is not None:
+            return self.workflow.contract
+        return next(iter(self._contracts.values()), None)
+
+    async def contract(self) -> RemoteContract:
+        """Return the part's contract, from the first endpoint that answers. Raise as `DeploymentSpec.ensure`."""
+        contract = self.known_contract()
+        if contract is not None:
+            return contract
+        for number, client in enumerate(self.clients):
+            try:
+                return await self._contract_at(client, spare=self._spare(number, self.clients))
+            except EndpointUnreachable:
+                if number == len(self.clients) - 1:
+                    raise
+        raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
+
+    async def call(self, call: Call) -> tuple[EndpointClient, dict[str, Any]]:
+        """Return the client that ran the call, and the row of the finished job.
+
+        If an endpoint is lost or full, the call goes to the next one, and the call at a lost endpoint is cancelled once that answers
+        again. Errors of the run itself are raised.
+
+        Raises:
+            EndpointUnreachable, QueueFull: of the last endpoint, if none accepts the call; ``details["reached"]`` is True if any endpoint
+                had answered before it was lost.
+            Otherwise as `execute_remote_call`.
+        """
+        order = await self._order()
+        reached = False
+        for number, client in enumerate(order):
+            client.channel.calls += 1
+            try:
+                return client, await self._call_at(client, call, self._spare(number, order))
+            except (EndpointUnreachable, QueueFull) as error:
+                if "job" in error.details:
+                    raise
+                if error.details.get("reached") and isinstance(error, EndpointUnreachable):
+                    reached = True
+                    client.channel.start(_cancel(client, call.key, seconds=_LOST_CANCEL_SECONDS))
+                if number == len(order) - 1:
+                    error.details["reached"] = reached
+                    raise
+            finally:
+                client.channel.calls -= 1
+        raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
+
+    def _spare(self, number: int, order: Sequence[EndpointClient]) -> bool:
+        return self.has_fallback or number < len(order) - 1
+
+    async def _call_at(self, client: EndpointClient, call: Call, spare: bool) -> dict[str, Any]:
+        await self._check_queue(client, spare)
+        contract = await self._contract_at(client, call, spare=spare)
+        if self.workflow is not None:
+            return await execute_remote_call(client, replace(call, prompt=self.workflow.prompt), spare=spare)
+        try:
+            return await execute_remote_call(client, replace(call, graph_id=contract.graph_id), spare=spare)
+        except errors.UnknownGraph as error:
+            # A stateful part would be deployed again without its state.
+            if self.deployment is None or contract.stateful or "job" in error.details:
+                raise
+        self._contracts.pop(client, None)
+        contract = await self._contract_at(client, call, spare=spare)
+        return await execute_remote_call(client, replace(call, graph_id=contract.graph_id), spare=spare)
+
+    async def _check_queue(self, client: EndpointClient, spare: bool) -> None:
+        if self.max_queued is None:
+            return
+        waiting = int((await self._retry(client, spare).persist(client.load))[0])
+        if waiting > self.max_queued:
+            raise QueueFull(
+                f"endpoint {client.name!r} has {waiting} jobs waiting, and the limit for {self.graph_id!r} is {self.max_queued}; call again later, "
+                "or name more replicas",
+                endpoint=client.name,
+                queued=waiting,
+            )
+
+    def _retry(self, client: EndpointClient, spare: bool, deadline: float | None = None) -> Retry:
+        return Retry(self.retry_policy, deadline, spare=spare, budget=client.channel.budget)
+
+    async def _contract_at(self, client: EndpointClient, call: Call | None = None, *, spare: bool = False) -> RemoteContract:
+        """Return the contract at one endpoint, after deploying the part there. ``call`` receives the events of the deploying job."""
+        contract = self._contracts.get(client)
+        if contract is None:
+            deadline = None if call is None or call.timeout is None else time.monotonic() + call.timeout
+            retry = self._retry(client, spare, deadline)
+            if self.workflow is not None:
+                contract = await self.workflow.check(client, retry, strict_build=self.strict_build)
+            elif self.deployment is None:
+                from yggdrasill.remote.contract import fetch_contract
+
+                contract = await fetch_contract(client, self.graph_id, retry, strict_build=self.strict_build)
+            else:
+                on_event = None if call is None else lambda event: call.on_event(client, event)
+                contract = await self.deployment.ensure(client, retry, strict_build=self.strict_build, on_event=on_event)
+            self._contracts[client] = contract
+        return contract
+
+    async def _order(self) -> list[EndpointClient]:
+        """Return the clients as the policy orders them; endpoints that count as down come last."""
+        clients = list(self.clients)
+        contract = self.known_contract()
+        if contract is not None and contract.stateful:
+            return [client for client in clients if client in self._contracts][:1]
+        if len(clients) == 1:
+            return clients
+        if self.policy == "round_robin":
+            start = next(self._turn) % len(clients)
+            clients = clients[start:] + clients[:start]
+        elif self.policy != "first":
+            known = dict(zip(clients, await asyncio.gather(*map(_has_load, clients)), strict=True))
+            # Calls that chose an endpoint while this one waited are part of its load.
+            clients.sort(key=lambda client: _jobs_per_slot(client) if known[client] else float("inf"))
+        return sorted(clients, key=lambda client: client.channel.breaker.is_open)
+
+
+async def _has_load(client: EndpointClient) -> bool:
+    """Return whether the endpoint reports its load."""
+    try:
+        await asyncio.wait_for(client.load(), _LOAD_TIMEOUT)
+    except (YggdrasillError, asyncio.TimeoutError):
+        return False
+    return True
+
+
+def _jobs_per_slot(client: EndpointClient) -> float:
+    queued, running, slots = client.known_load()
+    return (queued + running) / max(slots, 1.0)

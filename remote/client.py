@@ -1,41 +1,34 @@
-"""Client of one endpoint: its routes as coroutines, and the conversion of its responses to values or errors."""
+"""Client of one endpoint: its routes as coroutines, and the event stream of its jobs."""
 
 from __future__ import annotations
 
+import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
-from yggdrasill.errors import (
-    AccessDenied,
-    EndpointFailed,
-    EndpointUnreachable,
-    InvalidArgument,
-    LimitExceeded,
-    PayloadTooLarge,
-    ProtocolMismatch,
-    YggdrasillError,
-    error_from_dict,
-)
+from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, PayloadTooLarge, ProtocolMismatch, error_from_dict
 from yggdrasill.protocol.version import BASE_PATH, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
+from yggdrasill.remote.channel import Body, Channel, Chunk, Response, channel_of
 from yggdrasill.remote.local_peers import LocalPeer
-from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.transports import Body, Chunk, HttpTransport, Request, Response, Transport
+from yggdrasill.remote.retry import while_alive
 
 __all__ = ["EndpointClient", "is_below"]
 
-MAX_ANSWER_BYTES = 64 << 20
+LOAD_SECONDS = 1.0
+"""The age up to which the load of an endpoint is not requested again."""
 _CLASSES_PER_REQUEST = 50
-_MAX_RETRY_AFTER = 60.0
 
 
 class EndpointClient:
     """Client of the endpoint at ``url`` (scheme, host, port and optional path prefix).
 
     ``name`` is used in messages. The token, or the result of ``token()`` at each request, is sent only to addresses below ``url`` and
-    appears in no repr or error.
+    appears in no repr or error. After a refused token ``token()`` is called once more, after ``renew()``, which reads its source again.
+    All clients with the same URL and certificate authority share a `Channel`.
 
     Raises:
         InvalidArgument: ``url`` is not an http or https URL, or contains credentials.
@@ -48,7 +41,7 @@ class EndpointClient:
         token: str | Callable[[], str | None] | None = None,
         name: str | None = None,
         ca: str | None = None,
-        transport: Transport | None = None,
+        renew: Callable[[], None] | None = None,
     ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -58,8 +51,7 @@ class EndpointClient:
         self.url = url.rstrip("/")
         self.name = name or self.url
         self._token: Callable[[], str | None] = token if callable(token) else _constant(token)
-        self._ca = ca
-        self._transport = transport
+        self._ca, self._renew = ca, renew
         #: The endpoint's artifact folder, if it is on this machine.
         self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
         #: The endpoint's capabilities, once they were requested.
@@ -78,9 +70,14 @@ class EndpointClient:
         return self._token()
 
     @property
-    def transport(self) -> Transport:
-        """Return the transport passed to the constructor, or the HTTP connections shared by this process."""
-        return self._transport if self._transport is not None else _shared_http(self._ca)
+    def channel(self) -> Channel:
+        """Return the connections and the state that all clients of this endpoint share. Use on the loop thread's loop only."""
+        return channel_of(self.url, self._ca)
+
+    @property
+    def protocol(self) -> int:
+        """Return the protocol version that this client speaks to the endpoint."""
+        return self.channel.protocol
 
     def is_own(self, url: str) -> bool:
         """Return whether ``url`` lies below this endpoint's URL."""
@@ -107,8 +104,44 @@ class EndpointClient:
     # -- about the endpoint -------------------------------------------------------------------------------------
 
     async def health(self) -> dict[str, Any]:
-        """Return status, versions and queue depth."""
-        return await self.get("/health", timeout=5.0)
+        """Return status, versions and queue depth. Sent also to an endpoint that counts as down."""
+        channel, token, calls = self.channel, self.token, self.channel.calls
+        answer = (await self.call("GET", "/health", timeout=5.0, probe=True))[1]
+        channel.health[token] = time.monotonic(), calls, answer
+        spoken = answer.get("protocol")
+        if isinstance(spoken, int) and spoken >= OLDEST_PROTOCOL:
+            channel.protocol = min(spoken, PROTOCOL)
+        return answer
+
+    async def load(self) -> tuple[float, float, float]:
+        """Return queued jobs, running jobs and slots, at most a second old; calls begun since then count as running.
+
+        Concurrent callers share one request.
+
+        Raises:
+            EndpointUnreachable, AccessDenied, ProtocolMismatch
+        """
+        channel, token = self.channel, self.token
+        known = channel.health.get(token)
+        if known is None or time.monotonic() - known[0] > LOAD_SECONDS:
+            request = channel.health_requests.get(token)
+            if request is None or request.done():
+                request = channel.health_requests[token] = asyncio.get_running_loop().create_task(self.health())
+                request.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            await asyncio.shield(request)
+        return self.known_load()
+
+    def known_load(self) -> tuple[float, float, float]:
+        """Return the load from the last health response; raise as `load` if it reports none."""
+        _, calls, answer = self.channel.health.get(self.token, (0.0, 0, {}))
+        queue: Any = answer.get("queue")
+        try:
+            queued, running, slots = (float(queue[name]) for name in ("queued", "running", "slots"))
+        except (KeyError, TypeError, ValueError):
+            raise ProtocolMismatch(
+                f"endpoint {self.name!r} reports no load; update yggdrasill at the endpoint", endpoint=self.name
+            ) from None
+        return queued, running + max(0, self.channel.calls - calls), slots
 
     async def capabilities(self) -> dict[str, Any]:
         """Return versions, torch build, devices, block types, limits and store id."""
@@ -154,9 +187,19 @@ class EndpointClient:
         """Return the contract of a deployment. Raise `UnknownGraph`."""
         return await self.get(f"/graphs/{quote(graph_id, safe='')}/contract")
 
-    async def deploy(self, graph_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Deploy ``{"kind", "config", "state"}`` under an id. Repeating an equal request changes nothing."""
-        return (await self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body))[1]
+    async def deploy(self, graph_id: str, body: Mapping[str, Any], wait: float = 20.0) -> dict[str, Any]:
+        """Deploy ``{"kind", "config", "state"}`` under an id. Repeating an equal request changes nothing.
+
+        Return ``{"graph_id", "kind", "hash", "created"}``, or after ``wait`` seconds the row of the job that builds the deployment. In
+        protocol 1 the response arrives when the deployment is built.
+        """
+        if self.protocol >= 2:
+            body = {**body, "wait": wait}
+        answer = (await while_alive(self.health, self.call("PUT", f"/graphs/{quote(graph_id, safe='')}", body, timeout=None)))[1]
+        error, output = answer.get("error"), answer.get("output")
+        if isinstance(error, Mapping):
+            raise error_from_dict(error)
+        return dict(output) if isinstance(output, Mapping) else answer
 
     async def remove(self, graph_id: str) -> None:
         """Remove a deployment. Raise `UnknownGraph`."""
@@ -166,11 +209,19 @@ class EndpointClient:
 
     async def submit(self, graph_id: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Start a job, or find the one with the same key. Return the status (200 finished, 202 not yet) and the job's row."""
-        return await self.call("POST", f"/graphs/{quote(graph_id, safe='')}/jobs", body, timeout=float(body.get("wait") or 0) + 15.0)
+        return await self._start(f"/graphs/{quote(graph_id, safe='')}/jobs", body)
 
     async def submit_workflow(self, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Start a job of the ComfyUI API prompt in ``body``, with ports and without deployment. Return as `submit`."""
-        return await self.call("POST", "/workflows", body, timeout=float(body.get("wait") or 0) + 15.0)
+        return await self._start("/workflows", body)
+
+    async def _start(self, path: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+        """Submit a job. In protocol 1 the response arrives when the inputs are at the endpoint, which may take minutes."""
+        return await while_alive(self.health, self.call("POST", path, body, timeout=None))
+
+    async def check_inputs(self, job_id: str) -> dict[str, Any]:
+        """Report that missing artifacts were uploaded. Return the job's row."""
+        return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/inputs", {}))[1]
 
     async def jobs(self, **filters: Any) -> list[dict[str, Any]]:
         """Return rows of jobs, newest first, filtered by ``graph_id``, ``status`` and ``limit``."""
@@ -197,7 +248,7 @@ class EndpointClient:
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Request that a job stops at its next node."""
-        return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/cancel", {}, timeout=5.0))[1]
+        return (await self.call("POST", f"/jobs/{quote(job_id, safe='')}/cancel", {}, timeout=5.0, probe=True))[1]
 
     async def cancel_key(self, key: str) -> dict[str, Any]:
         """Request that the job with this key stops at its next node, and that a later submission with an unused key does not run.
@@ -205,7 +256,7 @@ class EndpointClient:
         Raises:
             UnknownName: an older endpoint without this route.
         """
-        return (await self.call("POST", f"/jobs/keys/{quote(key, safe='')}/cancel", {}, timeout=5.0))[1]
+        return (await self.call("POST", f"/jobs/keys/{quote(key, safe='')}/cancel", {}, timeout=5.0, probe=True))[1]
 
     @asynccontextmanager
     async def events(self, job_id: str | None, after: str | None = None) -> AsyncIterator[Response]:
@@ -249,9 +300,9 @@ class EndpointClient:
         async with self.open("POST", "/artifacts/batch", body=start, length=length, headers=headers) as response:
             await _drain(response)
 
-    def get_artifact(self, name: str, offset: int = 0) -> AbstractAsyncContextManager[Response]:
-        """Open the stream of an artifact's bytes from ``offset`` (status 206 if not 0). Raise `UnknownArtifact`."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
+    def get_artifact(self, name: str, start: int = 0, stop: int | None = None) -> AbstractAsyncContextManager[Response]:
+        """Open the stream of an artifact's bytes from ``start`` to ``stop`` (status 206 if not all). Raise `UnknownArtifact`."""
+        headers = {"Range": f"bytes={start}-{'' if stop is None else stop - 1}"} if start or stop is not None else {}
         return self.open("GET", f"/artifacts/{name}", headers=headers)
 
     # -- requests -----------------------------------------------------------------------------------------------
@@ -261,9 +312,10 @@ class EndpointClient:
         return (await self.call("GET", path, timeout=timeout))[1]
 
     async def call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float = 30.0
+        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float | None = 30.0, probe: bool = False
     ) -> tuple[int, dict[str, Any]]:
-        """Send JSON. Return the status and the JSON response.
+        """Send JSON. Return the status and the JSON response. ``probe``: also while the endpoint counts as down, and without waiting for
+        other requests.
 
         Raises:
             YggdrasillError: the error that the endpoint reported, or why it could not be reached.
@@ -271,9 +323,18 @@ class EndpointClient:
         data = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
         headers = {} if data is None else {"Content-Type": "application/json"}
         self.check_size("max_body_bytes", len(data or b""), "a request")
-        async with self.open(method, path, body=data, headers=headers, timeout=timeout) as response:
-            text = await _read_all(response)
-            return response.status, _json_object(text, response.status, self.name, self.url) if text else {}
+        if probe:
+            return await self._call(method, path, data, headers, timeout, probe)
+        channel = self.channel
+        async with channel.in_flight:
+            channel.budget.requested()
+            return await self._call(method, path, data, headers, timeout, probe)
+
+    async def _call(
+        self, method: str, path: str, data: bytes | None, headers: Mapping[str, str], timeout: float | None, probe: bool
+    ) -> tuple[int, dict[str, Any]]:
+        async with self.open(method, path, body=data, headers=headers, timeout=timeout, probe=probe) as response:
+            return response.status, await response.json(self.name, self.url)
 
     @asynccontextmanager
     async def open(
@@ -284,45 +345,51 @@ class EndpointClient:
         body: Body = None,
         length: int | None = None,
         headers: Mapping[str, str] | None = None,
-        timeout: float = 30.0,
+        timeout: float | None = 30.0,
+        probe: bool = False,
     ) -> AsyncIterator[Response]:
-        """Open a response with a good status. Any other response is raised as the error that it carries."""
-        token = self.token
-        protocol_headers = {PROTOCOL_HEADER: str(OLDEST_PROTOCOL), **({"Authorization": f"Bearer {token}"} if token else {})}
-        request = Request(method, f"{self.url}{BASE_PATH}{path}", {**protocol_headers, **(headers or {})}, body, length, timeout)
+        """Open a response with a good status. Any other response is raised as the error that it carries.
+
+        A refused token is read again once, and a refused protocol version replaced by the newest common one.
+        """
+        channel, url = self.channel, f"{self.url}{BASE_PATH}{path}"
+        given = {**(headers or {}), **({} if length is None else {"Content-Length": str(length)})}
+        renewed = negotiated = False
         with _add_endpoint_name(self.name):
-            async with self.transport.request(request) as response:
-                if response.status >= 300:
-                    error = _error_of_response(response, await _read_all(response), self.name, self.url)
-                    retry_after = _retry_after(response)
-                    if isinstance(error, EndpointUnreachable) and retry_after > 0:
-                        error.details["retry_after"] = retry_after
+            while True:
+                token, protocol = self.token, channel.protocol
+                credential = {"Authorization": f"Bearer {token}"} if token else {}
+                sent = {PROTOCOL_HEADER: str(protocol), **credential, **given}
+                response = await channel.send(method, url, sent, body, timeout, probe=probe)
+                try:
+                    if response.status < 300:
+                        response.check_protocol(self.name, self.url)
+                        yield response
+                    else:
+                        error = await response.error(self.name, self.url)
+                except BaseException:
+                    response.close()
+                    raise
+                response.release()
+                if response.status < 300:
+                    return
+                if response.status == 401 and not renewed and self._renewed(token):
+                    renewed = True
+                elif response.status == 426 and not negotiated and isinstance(error, ProtocolMismatch):
+                    channel.negotiate(error, self.name, protocol)
+                    negotiated = True
+                else:
                     raise error
-                _check_protocol(response, self.name, self.url)
-                yield response
+
+    def _renewed(self, refused: str | None) -> bool:
+        """Return whether the token's source, read again, has another token."""
+        if self._renew is not None:
+            self._renew()
+        return self.token != refused
 
 
 def _constant(token: str | None) -> Callable[[], str | None]:
     return lambda: token
-
-
-async def _read_all(response: Response, limit: int = MAX_ANSWER_BYTES) -> bytes:
-    """Return the whole body. Raise `LimitExceeded` if it is too large."""
-    data = bytearray()
-    async for chunk in response.chunks():
-        data += chunk
-        if len(data) > limit:
-            raise LimitExceeded(
-                f"the response of an endpoint is larger than {limit} bytes; tensors must be sent as artifacts, not in responses",
-                bound=limit,
-            )
-    return bytes(data)
-
-
-def _retry_after(response: Response) -> float:
-    """Return the seconds in the Retry-After header, at most 60; 0 without the header or for a date."""
-    given = response.headers.get("Retry-After", "0").strip()
-    return min(float(given), _MAX_RETRY_AFTER) if given.isascii() and given.isdigit() else 0.0
 
 
 def _no_peer(url: str) -> EndpointClient | None:
@@ -333,11 +400,6 @@ def _no_peer(url: str) -> EndpointClient | None:
 async def _drain(response: Response) -> None:
     async for _ in response.chunks():
         pass
-
-
-def _shared_http(ca: str | None) -> HttpTransport:
-    """Return the HTTP connections of this process, which its loop thread closes."""
-    return loop_thread().shared(f"http:{ca}", lambda: HttpTransport(ca=ca))
 
 
 @contextmanager
@@ -351,54 +413,6 @@ def _add_endpoint_name(name: str) -> Iterator[None]:
             if repr(name) not in error.message and name not in error.message:
                 error.message = f"endpoint {name!r}: {error.message}"
         raise
-
-
-def _check_protocol(response: Response, name: str, url: str) -> None:
-    """Raise `ProtocolMismatch` if the response has another protocol version, or none."""
-    spoken = response.headers.get(PROTOCOL_HEADER)
-    if spoken is None or not spoken.isdigit() or int(spoken) < OLDEST_PROTOCOL:
-        version = "no Yggdrasill protocol" if spoken is None else f"protocol version {spoken}"
-        raise ProtocolMismatch(
-            f"endpoint {name!r} at {url} speaks {version}, this client versions {OLDEST_PROTOCOL} to {PROTOCOL}; "
-            + ("check the url and the port" if spoken is None else "update yggdrasill at the endpoint"),
-            endpoint=name,
-        )
-
-
-def _error_of_response(response: Response, text: bytes, name: str, url: str) -> YggdrasillError:
-    """Return the error that a response with an error status carries."""
-    try:
-        document = json.loads(text)
-    except ValueError:
-        document = None
-    if not isinstance(document, dict) or not isinstance(document.get("error"), dict):
-        if response.status in (502, 503, 504):
-            return EndpointUnreachable(f"endpoint {name!r} at {url} is not up (HTTP {response.status})", endpoint=name)
-        _check_protocol(response, name, url)
-        return EndpointFailed(f"endpoint {name!r} at {url} answered HTTP {response.status} without an error description", endpoint=name)
-    error = error_from_dict(document["error"])
-    if isinstance(error, AccessDenied) and "endpoint" not in error.details:
-        return AccessDenied(f"endpoint {name!r} at {url}: {error.message}", **error.details, endpoint=name)
-    error.details.setdefault("endpoint", name)
-    return error
-
-
-def _json_object(text: bytes, status: int, name: str, url: str) -> dict[str, Any]:
-    """Return the JSON object in a response.
-
-    Raises:
-        ProtocolMismatch: the body is not a JSON object.
-    """
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
-        document = None
-    if not isinstance(document, dict):
-        raise ProtocolMismatch(
-            f"the response of endpoint {name!r} at {url} (HTTP {status}) is not a JSON object; check the url and the port",
-            endpoint=name,
-        )
-    return document
 
 
 def is_below(url: str, prefix: str) -> bool:

@@ -10,8 +10,8 @@ from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, unkn
 from yggdrasill.executor.context import RunContext, enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.foundation.contract import Resolver
-from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
-from yggdrasill.remote.remote_part import refuse_training
+from yggdrasill.remote.comfy_ports import HIDDEN_NODE, INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
+from yggdrasill.remote.remote_graph import refuse_training
 from yggdrasill.values.handles import load_handles
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class ComfyGraph:
     @property
     def node_types(self) -> list[str]:
         """Return the classes of its nodes, each once, sorted."""
-        return sorted({node["class_type"] for node in self.prompt.values()})
+        return sorted({node["class_type"] for node in self.prompt.values()} - {HIDDEN_NODE})
 
     @property
     def changing_types(self) -> list[str]:

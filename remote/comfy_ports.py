@@ -15,6 +15,7 @@ from yggdrasill.values.extensions import register_type
 
 __all__ = [
     "ANY_TYPE",
+    "HIDDEN_NODE",
     "INPUT_NODE",
     "OUTPUT_NODE",
     "Blocked",
@@ -33,6 +34,8 @@ __all__ = [
 
 INPUT_NODE = "YggdrasillGraphInput"
 OUTPUT_NODE = "YggdrasillGraphOutput"
+#: The class of the node that carries the hidden inputs of a part; it exists only on the way to an endpoint.
+HIDDEN_NODE = "YggdrasillHiddenInputs"
 ANY_TYPE = "*"
 _MOST_NODES = 20_000
 _MOST_BYTES = 16 << 20

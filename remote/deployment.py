@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, unknown_name
+from yggdrasill.errors import PayloadTooLarge, UnknownArtifact, UnknownBlockType, YggdrasillError, unknown_name
 from yggdrasill.foundation.config import resolve_ref
 from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.kinds import kinds
 from yggdrasill.foundation.pool import names_model
+from yggdrasill.protocol.states import FINAL, WAITING_INPUTS
 from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.remote.calls import follow_job, job_output
+from yggdrasill.remote.channel import StreamEvent
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE, check_prompt, ports_of
 from yggdrasill.remote.contract import RemoteContract, check_build, fetch_contract
+from yggdrasill.remote.observers import TransferMeter
 from yggdrasill.remote.preflight import check_at
 from yggdrasill.remote.retry import Retry
-from yggdrasill.remote.uploads import upload
+from yggdrasill.remote.uploads import Supply
 from yggdrasill.values.payload import blake3_hex
 
 __all__ = [
@@ -34,8 +38,11 @@ __all__ = [
     "state_without_checkpoint",
 ]
 
+OnEvent = Callable[[StreamEvent], None]
 #: Larger states count as weights, which must be on the endpoint as checkpoints.
 MAX_STATE_BYTES = 16 << 20
+BUILD_SECONDS = 2.0
+"""How long the response to a deployment is awaited before its job is followed."""
 IDLE_SECONDS = 3600.0
 """Seconds without calls after which an endpoint removes a part without state. The next call deploys it again."""
 STATEFUL_IDLE_SECONDS = 86400.0
@@ -59,8 +66,10 @@ class DeploymentSpec:
     stateful_idle_after: float = STATEFUL_IDLE_SECONDS
     salt: str = field(default_factory=lambda: secrets.token_hex(4))
 
-    async def ensure(self, client: EndpointClient, retry: Retry, *, strict_build: bool = False) -> RemoteContract:
-        """Deploy the part unless it is deployed, and return its contract.
+    async def ensure(
+        self, client: EndpointClient, retry: Retry, *, strict_build: bool = False, on_event: OnEvent | None = None
+    ) -> RemoteContract:
+        """Deploy the part unless it is deployed, and return its contract. ``on_event`` receives the events of the job that builds it.
 
         Raises:
             UnknownBlockType: the endpoint lacks block types.
@@ -73,13 +82,13 @@ class DeploymentSpec:
         else:
             self._check_blocks(client)
         graph_id = f"{self.name}-{self._digest()[:12]}"
-        created = await self._put(client, graph_id, retry, self.idle_after)
+        created = await self._put(client, graph_id, retry, self.idle_after, on_event)
         contract = await fetch_contract(client, graph_id, retry)
         if not contract.stateful:
             return contract
         if created:
             await retry.persist(lambda: client.remove(graph_id))
-        await self._put(client, f"{graph_id}-{self.salt}", retry, self.stateful_idle_after)
+        await self._put(client, f"{graph_id}-{self.salt}", retry, self.stateful_idle_after, on_event)
         return await fetch_contract(client, f"{graph_id}-{self.salt}", retry)
 
     def _check_blocks(self, client: EndpointClient) -> None:
@@ -101,7 +110,7 @@ class DeploymentSpec:
             )
         return blake3_hex(memoryview(text.encode("utf-8")))
 
-    async def _put(self, client: EndpointClient, graph_id: str, retry: Retry, idle_after: float) -> bool:
+    async def _put(self, client: EndpointClient, graph_id: str, retry: Retry, idle_after: float, on_event: OnEvent | None) -> bool:
         with self.artifact_client.pack(dict(self.state)) as packed:
             size = sum(entry["nbytes"] for entry in packed.wire["payloads"])
             if size > MAX_STATE_BYTES:
@@ -112,16 +121,39 @@ class DeploymentSpec:
                     bound=MAX_STATE_BYTES,
                 )
             body = {"kind": self.kind, "config": self.config, "state": packed.wire if self.state else None, "idle_after": idle_after}
+            supply = Supply(client, self.state, self.artifact_client, retry, TransferMeter())
             while True:
                 if packed.artifacts:
                     missing = await retry.persist(lambda: client.missing(packed.artifacts))
-                    await upload(client, missing, self.state, self.artifact_client, retry)
+                    if missing:
+                        await supply.send(missing)
                 try:
-                    answer = await retry.persist(lambda: client.deploy(graph_id, body))
+                    answer = await retry.persist(lambda: client.deploy(graph_id, body, BUILD_SECONDS))
                 except UnknownArtifact:
                     retry.check_deadline()
                     continue
-                return bool(answer.get("created"))
+                if "job_id" in answer:
+                    return (await self._built(client, answer, retry, supply, on_event)).get("created") is True
+                return answer.get("created") is True
+
+    async def _built(
+        self, client: EndpointClient, row: dict[str, Any], retry: Retry, supply: Supply, on_event: OnEvent | None
+    ) -> Mapping[str, Any]:
+        """Return the result of the job that builds the deployment, or raise its error."""
+        if row.get("status") == WAITING_INPUTS:
+            row = await supply.send_to_job(row)
+        if row.get("status") not in FINAL or ("output" not in row and row.get("error") is None):
+            row = await follow_job(client, row, retry, supply, on_event or _ignore)
+        try:
+            return job_output(client, row)
+        except YggdrasillError as error:
+            # Only a call's job marks an error as one of the run.
+            error.details.pop("job", None)
+            raise
+
+
+def _ignore(event: StreamEvent) -> None:
+    """Ignore the events of a job that no caller observes."""
 
 
 def _content_of(entry: Mapping[str, Any]) -> Any:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol
 
 from yggdrasill.errors import CorruptData, EndpointUnreachable, StorageFailed, UnknownArtifact
 from yggdrasill.executor.context import current_run
@@ -16,14 +18,14 @@ from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.observers import LoadReport, TransferMeter, report
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
-from yggdrasill.values.stores.base import ArtifactWriter
 from yggdrasill.values.stores.memory import MemoryStore
+from yggdrasill.values.stores.threaded import write_stream
 
-__all__ = ["Downloads", "RemoteHandle", "fetch", "load", "stream_artifact", "write_stream"]
+__all__ = ["MAX_RANGE_BYTES", "Downloads", "RangeResponse", "RemoteHandle", "fetch", "load", "stream_artifact", "stream_ranges"]
 
 PARALLEL = 4
-_BATCH = 1 << 20
-"""Bytes passed to the thread at a time; at most twice as many are in memory."""
+MAX_RANGE_BYTES = 64 << 20
+"""Bytes that are requested at once."""
 
 
 class RemoteHandle(ArtifactHandle):
@@ -43,33 +45,74 @@ def load(client: EndpointClient, ref: ArtifactRef, artifact_client: ArtifactClie
     return data
 
 
-async def stream_artifact(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> AsyncGenerator[bytes, None]:
-    """Yield an artifact's bytes in order, each once, resuming after broken connections.
+class RangeResponse(Protocol):
+    """A response with bytes of an artifact: with status 206 those of the requested range, else all."""
+
+    @property
+    def status(self) -> int:
+        """Return the HTTP status."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the bytes. Raises `EndpointUnreachable` if the connection broke."""
+        ...
+
+
+async def stream_ranges(
+    open_range: Callable[[int, int], AbstractAsyncContextManager[RangeResponse]],
+    span: tuple[int, int],
+    retry: Retry,
+    mismatch: Callable[[str], Exception],
+) -> AsyncGenerator[bytes, None]:
+    """Yield the bytes of ``span`` (first, end) in order, each once, in requests of at most `MAX_RANGE_BYTES`, resumed after broken connections.
+
+    ``open_range(start, stop)`` opens a response; ``mismatch(what)`` is the error to raise if there are more or fewer bytes.
 
     Raises:
-        UnknownArtifact, CorruptData (more or fewer bytes than described), EndpointUnreachable
+        EndpointUnreachable: the connection stays lost. Otherwise as ``open_range``.
     """
-    offset = 0
+    offset, end = span
     while True:
+        stop = min(offset + MAX_RANGE_BYTES, end)
         try:
-            async with client.get_artifact(ref.hash, offset) as response:
-                skip = offset if offset and response.status != 206 else 0
+            async with open_range(offset, stop) as response:
+                is_range = response.status == 206
+                skip = 0 if is_range else offset
                 async for chunk in response.chunks():
                     retry.answered()
                     unread, skip = chunk[skip:], max(0, skip - len(chunk))
                     offset += len(unread)
-                    if offset > ref.nbytes:
-                        raise _corrupt(client, ref, "more")
+                    if offset > (stop if is_range else end):
+                        raise mismatch("more")
                     if unread:
                         yield unread
         except EndpointUnreachable as error:
-            if offset and offset == ref.nbytes:
-                return  # the connection broke after the last byte
-            await retry.pause(error)
-            continue
-        if offset < ref.nbytes:
-            raise _corrupt(client, ref, f"only {offset}")
-        return
+            if offset < end or not offset:  # else the connection broke after the last byte
+                await retry.pause(error)
+                continue
+        else:
+            if offset < stop:
+                raise mismatch(f"only {offset}")
+        if offset >= end:
+            return
+
+
+async def stream_artifact(
+    client: EndpointClient, ref: ArtifactRef, retry: Retry, start: int = 0, stop: int | None = None
+) -> AsyncGenerator[bytes, None]:
+    """Yield an artifact's bytes from ``start`` to ``stop``, see `stream_ranges`.
+
+    Raises:
+        UnknownArtifact, CorruptData (more or fewer bytes than described), EndpointUnreachable
+    """
+
+    def open_range(first: int, end: int) -> AbstractAsyncContextManager[RangeResponse]:
+        return client.get_artifact(ref.hash, first, None if end == ref.nbytes else end)
+
+    span = start, ref.nbytes if stop is None else stop
+    async with contextlib.aclosing(stream_ranges(open_range, span, retry, lambda what: _corrupt(client, ref, what))) as chunks:
+        async for chunk in chunks:
+            yield chunk
 
 
 async def fetch(
@@ -107,7 +150,7 @@ async def _receive(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> me
     arriving = MemoryStore()
     with arriving.writer(ref.hash, ref.nbytes) as writer:
         async with contextlib.aclosing(stream_artifact(client, ref, retry)) as chunks:
-            await write_stream(chunks, writer)
+            await write_stream(chunks, writer.write)
         try:
             writer.commit()
         except CorruptData:
@@ -173,37 +216,3 @@ def _corrupt(client: EndpointClient, ref: ArtifactRef, what: str) -> CorruptData
         hash=ref.hash,
         endpoint=client.name,
     )
-
-
-async def write_stream(chunks: AsyncIterator[bytes], writer: ArtifactWriter) -> None:
-    """Write every chunk in order; the next batch is received while the last one is hashed and written in a thread.
-
-    Raises what ``writer.write`` raises. No write is in progress after this returns or raises.
-    """
-    loop = asyncio.get_running_loop()
-    batch: list[bytes] = []
-    size = 0
-    writing: asyncio.Future[None] | None = None
-    try:
-        async for chunk in chunks:
-            batch.append(chunk)
-            size += len(chunk)
-            if size >= _BATCH:
-                if writing is not None:
-                    await writing
-                writing = loop.run_in_executor(None, _write, writer, batch)
-                batch, size = [], 0
-        if writing is not None:
-            await writing
-        if batch:
-            writing = loop.run_in_executor(None, _write, writer, batch)
-            await writing
-    finally:
-        if writing is not None and not writing.done():
-            # A thread cannot be interrupted: the caller may use the writer again only after it ended.
-            await asyncio.wait([writing])
-
-
-def _write(writer: ArtifactWriter, batch: list[bytes]) -> None:
-    for chunk in batch:
-        writer.write(chunk)

@@ -16,7 +16,6 @@ from urllib.parse import urlsplit
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig
 from yggdrasill.remote.client import EndpointClient, is_below
-from yggdrasill.remote.transports import Transport
 
 __all__ = ["Endpoint", "Pairing", "client_of", "is_below", "pairing_line", "read_pairing", "token_from_environment"]
 
@@ -39,16 +38,16 @@ class Endpoint:
     token_env: str | None = None
     ca: str | None = None
     secret: str | None = field(default=None, repr=False)
-    transport: Transport | None = field(default=None, repr=False, compare=False)
 
     @property
     def token(self) -> str | None:
         """Return the token (environment first), or None."""
         return (os.environ.get(self.token_env) if self.token_env else None) or self.secret
 
-    def client(self, token: Callable[[], str | None] | None = None) -> EndpointClient:
-        """Return a client for it, which sends ``token()`` if that is given."""
-        return EndpointClient(self.url, token=token or self.token, name=self.name, ca=self.ca, transport=self.transport)
+    def client(self, token: Callable[[], str | None] | None = None, renew: Callable[[], None] | None = None) -> EndpointClient:
+        """Return a client for it, which sends ``token()`` if that is given. ``renew`` as for `EndpointClient`."""
+        source = self.secret if self.token_env is None else lambda: self.token
+        return EndpointClient(self.url, token=token or source, name=self.name, ca=self.ca, renew=renew)
 
     @classmethod
     def from_config(cls, name: str, config: Any, where: str, secret: str | None = None) -> Endpoint:
@@ -83,7 +82,7 @@ def client_of(where: str | Endpoint | EndpointClient, token: str | None = None) 
     """Return the client of an endpoint, or one for a URL with ``token``, else with the environment's token if that is bound to the URL."""
     if isinstance(where, EndpointClient):
         return where
-    return where.client() if isinstance(where, Endpoint) else EndpointClient(where, token=token or token_from_environment(where))
+    return where.client() if isinstance(where, Endpoint) else EndpointClient(where, token=token or (lambda: token_from_environment(where)))
 
 
 def token_from_environment(url: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
+from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, YggdrasillError, format_options, unknown_name
 from yggdrasill.foundation.config import read_document
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient, is_below
@@ -21,7 +22,7 @@ from yggdrasill.remote.retry import RetryPolicy
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from yggdrasill.remote.resolvers import RegistryProject
+    from yggdrasill.remote.placing import RegistryProject
 
 __all__ = ["EndpointRegistry", "UrlResolver"]
 
@@ -165,7 +166,7 @@ class EndpointRegistry:
         """Return the client of an endpoint, shared by all callers. Raise `UnknownEndpoint`."""
         endpoint = self.endpoint(name)
         if name not in self._clients:
-            client = endpoint.client(lambda: self.token_of(endpoint))
+            client = endpoint.client(lambda: self._token(endpoint), lambda: self._read_token(endpoint))
             client.peers = self._peer
             self._clients[name] = client
         return self._clients[name]
@@ -176,7 +177,26 @@ class EndpointRegistry:
         if not matching:
             return client_of(url)
         longest = max(matching, key=lambda endpoint: len(endpoint.url))
-        return EndpointClient(url, token=lambda: self.token_of(longest), name=longest.name, ca=longest.ca, transport=longest.transport)
+        if url.rstrip("/") == longest.url.rstrip("/"):
+            return self.client(longest.name)
+        return EndpointClient(
+            url, token=lambda: self._token(longest), name=longest.name, ca=longest.ca, renew=lambda: self._read_token(longest)
+        )
+
+    def _token(self, endpoint: Endpoint) -> str | None:
+        """Return the present token of an endpoint. A token never goes to a URL that it was not stored for."""
+        present = self.endpoints.get(endpoint.name)
+        return self.token_of(endpoint if present is None or present.url != endpoint.url else present)
+
+    def _read_token(self, endpoint: Endpoint) -> None:
+        """Read the token of an endpoint from the registry's file again: it may have been rotated since."""
+        present = self.endpoints.get(endpoint.name)
+        if self.path is None or present is None or present.url != endpoint.url:
+            return
+        with contextlib.suppress(YggdrasillError):
+            written = EndpointRegistry.from_yaml(self.path).endpoints.get(endpoint.name)
+            if written is not None and written.url == endpoint.url:
+                self.endpoints[endpoint.name] = written
 
     def _peer(self, url: str) -> EndpointClient | None:
         """Return the client of the endpoint that a URL received from another endpoint belongs to."""
@@ -215,14 +235,14 @@ class EndpointRegistry:
 
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
         """Return the runnable for one part (see `Resolver`). Ambiguous keys are found by `project` and `place`, which see all parts."""
-        from yggdrasill.remote.resolvers import RegistryProject
+        from yggdrasill.remote.placing import RegistryProject
 
         return RegistryProject(self).resolve(path, config)
 
     @contextmanager
     def project(self, config: Mapping[str, Any]) -> Iterator[RegistryProject]:
         """Yield the resolver for one whole project; on exit its keys are checked against all parts that were resolved."""
-        from yggdrasill.remote.resolvers import RegistryProject
+        from yggdrasill.remote.placing import RegistryProject
 
         resolver = RegistryProject(self, name_of(config))
         yield resolver
@@ -254,6 +274,6 @@ class UrlResolver:
 
     def resolve(self, path: tuple[str, ...], config: Mapping[str, Any]) -> Any | None:
         """Return a proxy for the url, or None for an entry without one."""
-        from yggdrasill.remote.proxies import served_proxy
+        from yggdrasill.remote.placing import served_proxy
 
         return served_proxy(self._registry, path, config, None) if config.get("endpoint_url") is not None else None

@@ -12,7 +12,8 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from yggdrasill.errors import EndpointUnreachable, StorageFailed, YggdrasillError
-from yggdrasill.values.stores.disk import FILE_CHARGE, DiskStore, read_store_id
+from yggdrasill.values.stores.folder import FILE_CHARGE, read_store_id
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 __all__ = ["MIN_FOLDER_BYTES", "LocalPeer", "is_this_machine"]
 
@@ -20,7 +21,7 @@ MIN_FOLDER_BYTES = 1 << 20
 """Artifacts larger than this go through the folder; smaller ones are sent faster than a file is written or mapped."""
 
 #: The open folders of this process, each once.
-_open_stores: WeakValueDictionary[Path, DiskStore] = WeakValueDictionary()
+_open_stores: WeakValueDictionary[Path, SharedFolderStore] = WeakValueDictionary()
 _open_lock = threading.Lock()
 
 
@@ -35,14 +36,14 @@ class LocalPeer:
         self._host, self._request_folder = host, request_folder
         self._lock = asyncio.Lock()
         self._resolved = False
-        self._store: DiskStore | None = None
+        self._store: SharedFolderStore | None = None
 
     @property
-    def opened(self) -> DiskStore | None:
+    def opened(self) -> SharedFolderStore | None:
         """Return the store that `store` opened, or None."""
         return self._store
 
-    async def store(self) -> DiskStore | None:
+    async def store(self) -> SharedFolderStore | None:
         """Return the store on that folder, or None if artifacts must be sent. The endpoint is asked once.
 
         Raises:
@@ -59,7 +60,7 @@ class LocalPeer:
         """Send all further artifacts instead of using the folder."""
         self._resolved, self._store = True, None
 
-    async def _find(self) -> DiskStore | None:
+    async def _find(self) -> SharedFolderStore | None:
         if not await asyncio.to_thread(is_this_machine, self._host):
             return None
         try:
@@ -87,7 +88,7 @@ def is_this_machine(host: str) -> bool:
     return False
 
 
-def _open_folder(answer: Mapping[str, Any]) -> DiskStore | None:
+def _open_folder(answer: Mapping[str, Any]) -> SharedFolderStore | None:
     folder, store_id, quota = (answer.get(key) for key in ("folder", "store_id", "quota_bytes"))
     if not isinstance(folder, str) or not isinstance(store_id, str):
         return None
@@ -99,7 +100,7 @@ def _open_folder(answer: Mapping[str, Any]) -> DiskStore | None:
             store = _open_stores.get(path)
             if store is None or store.store_id != store_id:
                 bound = quota if isinstance(quota, int) else None
-                store = _open_stores[path] = DiskStore(path, quota_bytes=bound, min_charge=FILE_CHARGE)
+                store = _open_stores[path] = SharedFolderStore(path, quota_bytes=bound, min_charge=FILE_CHARGE)
     except (OSError, StorageFailed):
         return None
     return store

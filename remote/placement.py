@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, UnknownEndpoint, format_options, unknown_name
+from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
 from yggdrasill.foundation.kinds import kinds
 
-__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "config_keys", "match_keys", "name_of"]
+__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "check_urgency", "config_keys", "match_keys", "name_of"]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
@@ -18,12 +18,21 @@ WHOLE = "*"
 SPLITS = ("list", "batch", "none")
 
 
+def check_urgency(priority: Any = 0, deadline: Any = None) -> None:
+    """Raise `InvalidArgument` unless ``priority`` is an integer from -1000 to 1000 and ``deadline`` None or a positive number."""
+    if not isinstance(priority, int) or isinstance(priority, bool) or not -1000 <= priority <= 1000:
+        raise InvalidArgument(f"priority must be an integer from -1000 to 1000, got {priority!r}")
+    if deadline is not None and (not isinstance(deadline, (int, float)) or isinstance(deadline, bool) or not 0 < deadline < float("inf")):
+        raise InvalidArgument(f"deadline must be a number of seconds greater than 0, got {deadline!r}")
+
+
 @dataclass(frozen=True)
 class Placement:
     """Endpoints by name; none means this process. ``policy`` chooses among several; ``fallback`` applies if none answers.
 
     An endpoint with more than ``max_queued`` queued jobs is skipped. ``split``: whether the values of a call to a part of a ComfyUI
-    workflow may go to several endpoints: the values of a ``list``, also the images of a ``batch``, or ``none``.
+    workflow may go to several endpoints: the values of a ``list``, also the images of a ``batch``, or ``none``. Jobs of a higher
+    ``priority`` (-1000 to 1000) run first at the endpoint; a call's job must finish there within ``deadline`` seconds.
     """
 
     endpoints: tuple[str, ...] = ()
@@ -31,6 +40,8 @@ class Placement:
     fallback: str = "fail"
     max_queued: int | None = None
     split: str = "list"
+    priority: int = 0
+    deadline: float | None = None
 
     @property
     def is_local(self) -> bool:
@@ -39,7 +50,7 @@ class Placement:
 
     @classmethod
     def of(cls, value: Any, known: Collection[str], where: str) -> Placement:
-        """Build from ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?, split?}``.
+        """Build from ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?, split?, priority?, deadline?}``.
 
         Raises:
             InvalidConfig: another shape.
@@ -60,11 +71,17 @@ class Placement:
         for key, item in rest.items():
             if key == "max_queued" and isinstance(item, int) and not isinstance(item, bool) and item >= 0:
                 continue
+            if key in ("priority", "deadline"):
+                try:
+                    check_urgency(**{key: item})
+                except InvalidArgument as error:
+                    raise InvalidConfig(f"{where}: {error.message}") from None
+                continue
             options = {"policy": POLICIES, "fallback": (LOCAL, "fail"), "split": SPLITS}.get(key)
             if options is None or item not in options:
                 raise InvalidConfig(
                     f"{where}: {key!r} is {item!r}; replicas take policy ({format_options(POLICIES)}), fallback ('local', 'fail'), "
-                    f"split ({format_options(SPLITS)}) and max_queued (a number)"
+                    f"split ({format_options(SPLITS)}), max_queued, priority and deadline (numbers)"
                 )
         return cls(tuple(names), **rest)
 
@@ -76,6 +93,8 @@ class Placement:
             return self.endpoints[0]
         rest: dict[str, Any] = {"max_queued": self.max_queued} if self.max_queued is not None else {}
         rest |= {"split": self.split} if self.split != "list" else {}
+        rest |= {"priority": self.priority} if self.priority else {}
+        rest |= {"deadline": self.deadline} if self.deadline is not None else {}
         return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback, **rest}
 
 

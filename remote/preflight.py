@@ -1,28 +1,34 @@
 """Checks before a workflow is sent to an endpoint: whether that is a ComfyUI and has the node classes and model files.
 
-If this process is a ComfyUI too, the checks also compare both sides: signatures of node classes, and contents of model files.
+If this process is a ComfyUI too, a text is a model file if that ComfyUI has it in a folder of models, and the checks also compare both
+sides: signatures of node classes, and contents of model files. Otherwise only files that loaders name are checked.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType, unknown_name
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.comfy_ports import is_link
+from yggdrasill.remote.comfy_ports import HIDDEN_NODE, is_link
+from yggdrasill.remote.partition.traits import texts_of
 from yggdrasill.remote.retry import Retry
 
 __all__ = [
     "LocalComfy",
     "MissingItem",
+    "by_node",
     "check_at",
     "check_workflow",
+    "choice_gaps",
     "class_signature",
     "gaps_of",
     "is_model_file",
     "missing_at",
+    "offered_only_there",
     "same_path",
     "set_local_comfy",
     "signature_differences",
@@ -30,6 +36,10 @@ __all__ = [
 
 _MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 _OWN_PREFIX = "Yggdrasill"
+#: Words of a prompt that name model files: ``embedding:name`` as ComfyUI reads it, and ``<lora:name:strength>`` of node packs.
+_EMBEDDING = re.compile(r"embedding:([^\s<\[\](),:]+)")
+_LORA = re.compile(r"<lora:([^:<>]+)[:>]")
+ModelFolders = Mapping[str, Sequence[str]]
 Signature = dict[str, Any]
 
 
@@ -44,7 +54,11 @@ def same_path(name: str) -> str:
 
 
 class LocalComfy(Protocol):
-    """Node classes and model files of the ComfyUI of this process. Must not be called on ComfyUI's main loop."""
+    """Node classes and model files of the ComfyUI of this process. Only `model_files` may be called on ComfyUI's main loop."""
+
+    def model_files(self) -> ModelFolders:
+        """Return the model files in each folder of models, as ComfyUI spells them."""
+        ...
 
     def node_hashes(self) -> Mapping[str, str]:
         """Return a hash of the signature of every node class, as in the capabilities."""
@@ -117,7 +131,7 @@ async def _compare_classes(prompt: Mapping[str, Any], local_comfy: LocalComfy, c
 
 
 async def _compare_files(prompt: Mapping[str, Any], local_comfy: LocalComfy, client: EndpointClient, retry: Retry) -> None:
-    named = {name: node_id for node_id, name in _files_of(prompt)}
+    named = {name: node_id for node_id, name in _files_of(prompt, await asyncio.to_thread(local_comfy.model_files))}
     local_prints = await asyncio.to_thread(local_comfy.model_fingerprints, list(named)) if named else {}
     unchecked = [name for name, prints in local_prints.items() if client.compared.get(name) != prints]
     if not unchecked:
@@ -192,23 +206,76 @@ def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> li
         ]
     if isinstance(models, Mapping):
         available = {same_path(str(file)) for files in models.values() for file in files}
-        found += [MissingItem(node_id, "model file", name) for node_id, name in _files_of(prompt) if same_path(name) not in available]
+        found += [
+            MissingItem(node_id, "model file", name)
+            for node_id, name in _files_of(prompt, _local_models())
+            if same_path(name) not in available
+        ]
     return found
 
 
 def gaps_of(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[str, list[str]] | None:
     """Return descriptions of what the endpoint with the capabilities ``facts`` lacks, by node; None if it is not a ComfyUI."""
     missing = missing_at(prompt, facts)
-    if missing is None:
-        return None
+    return None if missing is None else by_node(missing)
+
+
+def by_node(missing: Iterable[MissingItem]) -> dict[str, list[str]]:
+    """Return descriptions of missing items by node."""
     gaps: dict[str, list[str]] = {}
     for node_id, kind, name in missing:
         gaps.setdefault(node_id, []).append(f"{kind} {name!r}")
     return gaps
 
 
+def choice_gaps(prompt: Mapping[str, Any], entries: Mapping[str, Any], unchecked: Callable[[str, str], bool]) -> list[MissingItem]:
+    """Return the choices of ``prompt`` that are not among the options of the endpoint, whose /object_info entries are ``entries``.
+
+    ``unchecked(class_type, input)`` returns whether the class validates an input itself, so that ComfyUI does not compare it with the options.
+    """
+    found = []
+    for node_id, node in prompt.items():
+        class_type = str(node["class_type"])
+        inputs = _inputs_of(entries.get(class_type))
+        specs = {**(inputs.get("optional") or {}), **(inputs.get("required") or {})}
+        for name, value in node["inputs"].items():
+            options = _options_of(specs.get(name))
+            if options is None or isinstance(value, (dict, list)) or _is_option(value, options) or unchecked(class_type, name):
+                continue
+            model = isinstance(value, str) and is_model_file(value)
+            found.append(MissingItem(node_id, "model file", value) if model else MissingItem(node_id, "choice", f"{name}: {value}"))
+    return found
+
+
+def offered_only_there(node: Mapping[str, Any], local: Mapping[str, Any] | None, remote: Mapping[str, Any] | None) -> set[str]:
+    """Return the inputs of a node whose choice an endpoint offers and this ComfyUI does not, by their /object_info entries."""
+    here, there = ({**(forms.get("optional") or {}), **(forms.get("required") or {})} for forms in (_inputs_of(local), _inputs_of(remote)))
+    found = set()
+    for name, value in node["inputs"].items():
+        known, offered = _options_of(here.get(name)), _options_of(there.get(name))
+        if offered is not None and not isinstance(value, (dict, list)) and _is_option(value, offered):
+            found |= set() if known is not None and _is_option(value, known) else {name}
+    return found
+
+
+def _inputs_of(entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return (entry or {}).get("input") or {}
+
+
+def _options_of(spec: Any) -> list[Any] | None:
+    """Return the options of a combo's entry, or None if it is not a combo or its options are not in the entry."""
+    if not isinstance(spec, (list, tuple)) or not spec:
+        return None
+    options = spec[0] if isinstance(spec[0], list) else spec[1].get("options") if spec[0] == "COMBO" and len(spec) > 1 else None
+    return options if isinstance(options, list) and options and not any(isinstance(option, dict) for option in options) else None
+
+
+def _is_option(value: Any, options: Sequence[Any]) -> bool:
+    return value in options or (isinstance(value, str) and same_path(value) in {same_path(str(option)) for option in options})
+
+
 def _check_models(prompt: Mapping[str, Any], available: set[str], endpoint: str) -> None:
-    missing = [(node_id, name) for node_id, name in _files_of(prompt) if same_path(name) not in available]
+    missing = [(node_id, name) for node_id, name in _files_of(prompt, _local_models()) if same_path(name) not in available]
     if missing:
         node_id, name = missing[0]
         suggestion = unknown_name("model file", name, available)
@@ -219,27 +286,66 @@ def _check_models(prompt: Mapping[str, Any], available: set[str], endpoint: str)
         )
 
 
-def _files_of(prompt: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the names of model files among the constants of loader nodes; an output's file name is not one."""
+def _local_models() -> ModelFolders | None:
+    return None if _local_comfy is None else _local_comfy.model_files()
+
+
+def _files_of(prompt: Mapping[str, Any], local: ModelFolders | None) -> Iterator[tuple[str, str]]:
+    """Yield each node that names a model file in a constant, with the file's name. A name in a file prefix does not count.
+
+    ``local`` are the model files of the ComfyUI of this process; names that are not among them do not count. If this process is not a
+    ComfyUI, only loaders count.
+    """
+    known = None if local is None else {same_path(name) for names in local.values() for name in names}
     for node_id, node in prompt.items():
+        if node["class_type"] == HIDDEN_NODE:
+            continue
+        loads = "Load" in node["class_type"] if known is None else True
         for name, value in node["inputs"].items():
-            if isinstance(value, str) and is_model_file(value) and "Load" in node["class_type"] and "prefix" not in name:
-                yield node_id, value
+            for text in texts_of(value) if "prefix" not in name else ():
+                if is_model_file(text) and loads and (known is None or same_path(text) in known):
+                    yield node_id, text
+                elif local is not None and (":" in text):
+                    yield from ((node_id, file) for file in _files_in_words(text, local))
+
+
+def _files_in_words(text: str, local: ModelFolders) -> Iterator[str]:
+    """Yield the model files of this ComfyUI that words in a text name, in the spelling of ComfyUI."""
+    for word in _EMBEDDING.findall(text):
+        file = _stem_file(word, local.get("embeddings", ()))
+        if file is not None:
+            yield file
+    for word in _LORA.findall(text):
+        file = _stem_file(word.strip(), local.get("loras", ()))
+        if file is not None:
+            yield file
+
+
+def _stem_file(word: str, files: Sequence[str]) -> str | None:
+    """Return the file with a name, which may lack its folder and its suffix."""
+    wanted = same_path(word)
+    for file in files:
+        name = same_path(file)
+        stem = name.rpartition(".")[0]
+        if wanted in (name, stem) or wanted in (name.rpartition("/")[2], stem.rpartition("/")[2]):
+            return file
+    return None
 
 
 def class_signature(entry: Mapping[str, Any]) -> Signature:
     """Return ``{"required": {name: type}, "optional": {name: type}, "outputs": [type]}`` for an entry of ComfyUI's ``/object_info``.
 
-    The options of a combo are ignored, because they are often a machine's files.
+    The options of a combo, as an input or an output, are ignored, because they are often a machine's files.
     """
     inputs = entry.get("input") or {}
     groups = {
-        group: {
-            str(name): "COMBO" if isinstance(item[0], (list, tuple)) else str(item[0]) for name, item in (inputs.get(group) or {}).items()
-        }
-        for group in ("required", "optional")
+        group: {str(name): _type_name(item[0]) for name, item in (inputs.get(group) or {}).items()} for group in ("required", "optional")
     }
-    return {**groups, "outputs": [str(kind) for kind in entry.get("output") or ()]}
+    return {**groups, "outputs": [_type_name(kind) for kind in entry.get("output") or ()]}
+
+
+def _type_name(kind: Any) -> str:
+    return "COMBO" if isinstance(kind, (list, tuple)) else str(kind)
 
 
 def signature_differences(prompt: Mapping[str, Any], class_type: str, local: Signature, remote: Signature) -> list[str]:

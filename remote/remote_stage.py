@@ -13,8 +13,7 @@ from typing import Any, ClassVar
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, ProtocolMismatch, QueueFull
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.remote.remote_graph import RemoteGraph
-from yggdrasill.remote.remote_part import RemotePart, refuse_training
+from yggdrasill.remote.remote_graph import RemoteGraph, RemotePart, refuse_training
 from yggdrasill.stage.conditions import Condition
 from yggdrasill.stage.stage import Stage
 from yggdrasill.stage.state import State

@@ -5,73 +5,45 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from functools import lru_cache
-from typing import Protocol, TypeVar
+from contextlib import contextmanager, suppress
+from typing import Protocol
 
 from yggdrasill.errors import StorageFailed, UnknownArtifact
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore, ArtifactWriter
+from yggdrasill.values.stores.base import LocalStore
+from yggdrasill.values.stores.threaded import ThreadedStore
 
-__all__ = ["ArtifactResolver", "Fetcher", "InFlightArtifacts", "PinThread", "in_store_thread", "open_writer"]
+__all__ = ["ArtifactResolver", "Fetcher", "InFlightArtifacts", "PinThread"]
 
 _LOG = logging.getLogger("yggdrasill.server")
-#: Threads for calls of a store, which read and write files and may wait for the lock of a folder.
-_STORE_THREADS = 4
-Result = TypeVar("Result")
-
-
-@lru_cache(maxsize=1)
-def _store_threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(_STORE_THREADS, "yggdrasill-store")
-
-
-async def in_store_thread(act: Callable[[], Result]) -> Result:
-    """Return ``act()``, called in a thread for store calls. A cancelled caller waits for its end, because a thread cannot be interrupted."""
-    return await _finished(asyncio.get_running_loop().run_in_executor(_store_threads(), act))
-
-
-async def _finished(future: asyncio.Future[Result]) -> Result:
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        await asyncio.wait([future])
-        if not future.cancelled():
-            future.exception()  # retrieved, so that it is not logged
-        raise
-
-
-@asynccontextmanager
-async def open_writer(store: ArtifactStore, name: str, nbytes: int | None) -> AsyncIterator[ArtifactWriter]:
-    """Open a writer of ``store`` without blocking the event loop; it is aborted at the end unless it was committed."""
-    opened: list[ArtifactWriter] = []
-    try:
-        await in_store_thread(lambda: opened.append(store.writer(name, nbytes)))
-        yield opened[0]
-    finally:
-        for writer in opened:
-            await in_store_thread(writer.abort)
 
 
 class PinThread:
-    """Pins and unpins artifacts of ``store`` in order, on one thread, so that an event loop never waits for the lock of a folder."""
+    """Leases of artifacts for jobs, made and ended in order on one thread, so that an event loop never waits for a disk."""
 
-    def __init__(self, store: ArtifactStore) -> None:
+    def __init__(self, store: LocalStore) -> None:
         self._store = store
-        self._thread = ThreadPoolExecutor(1, "yggdrasill-pins")
+        self._thread = ThreadPoolExecutor(1, "yggdrasill-leases")
 
     async def pin(self, owner: str, hashes: Iterable[str]) -> None:
-        """Pin ``hashes``. Raises as `ArtifactStore.pin`."""
-        await _finished(asyncio.wrap_future(self._thread.submit(self._store.pin, owner, list(hashes))))
+        """Lease ``hashes`` for ``owner`` until `unpin`. Raises as `LocalStore.lease`; a cancelled caller waits for the end."""
+        future = asyncio.wrap_future(self._thread.submit(self._store.lease, owner, list(hashes)))
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # retrieved, so that it is not logged
+            raise
 
     def unpin(self, owner: str) -> None:
-        """Unpin in the background all that was pinned for ``owner`` before."""
-        self._submit(lambda: self._store.unpin(owner))
+        """Release in the background all leases that ``owner`` received before."""
+        self._submit(lambda: self._store.release(owner))
 
     def keep(self, owner: str, hashes: Iterable[str], measured: Callable[[int], None]) -> None:
-        """Pin ``hashes`` in the background, and call ``measured`` from the thread with their bytes."""
+        """Lease ``hashes`` in the background, and call ``measured`` from the thread with their bytes."""
         self._submit(lambda: self._keep(owner, list(hashes), measured))
 
     def close(self) -> None:
@@ -79,7 +51,7 @@ class PinThread:
         self._thread.shutdown(wait=True)
 
     def _keep(self, owner: str, hashes: list[str], measured: Callable[[int], None]) -> None:
-        self._store.pin(owner, hashes)
+        self._store.lease(owner, hashes)
         measured(sum(map(self._nbytes, hashes)))
 
     def _nbytes(self, name: str) -> int:
@@ -89,7 +61,7 @@ class PinThread:
             return 0
 
     def _submit(self, act: Callable[[], None]) -> None:
-        # After `close` the pins end with the process.
+        # After `close` the leases end with the process.
         with suppress(RuntimeError):
             self._thread.submit(act).add_done_callback(_log_failure)
 
@@ -97,9 +69,9 @@ class PinThread:
 def _log_failure(future: Future[None]) -> None:
     error = future.exception()
     if isinstance(error, StorageFailed):
-        _LOG.warning("Artifacts could not be pinned: %s", error)
+        _LOG.warning("Artifacts could not be leased: %s", error)
     elif error is not None:
-        _LOG.error("Artifacts could not be pinned", exc_info=error)
+        _LOG.error("Artifacts could not be leased", exc_info=error)
 
 
 class Fetcher(Protocol):
@@ -119,20 +91,20 @@ class Fetcher(Protocol):
 
 
 class ArtifactResolver:
-    """Ensures that all artifacts of a call or deployment are in the store: pins them and fetches missing ones from peers."""
+    """Ensures that all artifacts of a call or deployment are in the store: leases them and fetches missing ones from peers."""
 
-    def __init__(self, store: ArtifactStore, pins: PinThread, fetcher: Fetcher) -> None:
-        self._store, self._pins, self._fetcher = store, pins, fetcher
+    def __init__(self, store: LocalStore, pins: PinThread, fetcher: Fetcher) -> None:
+        self._store, self._pins, self._fetcher = ThreadedStore(store), pins, fetcher
 
     async def gather(self, refs: list[ArtifactRef], owner: str) -> int:
-        """Pin every artifact for ``owner``, fetch the missing ones, and return the number of bytes fetched.
+        """Lease every artifact for ``owner``, fetch the missing ones, and return the number of bytes fetched.
 
         Raises:
             UnknownArtifact: some artifacts could not be fetched; their hashes are in ``details["missing"]``.
         """
         hashes = [ref.hash for ref in refs]
         await self._pins.pin(owner, hashes)
-        missing = set(await in_store_thread(lambda: self._store.missing(hashes)))
+        missing = set(await self._store.missing(hashes))
         if not missing:
             return 0
         fetchable = [ref for ref in refs if ref.hash in missing and ref.url is not None and self._fetcher.allows(ref.url, ref.hash)]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import struct
 import uuid
@@ -23,10 +24,11 @@ from pydantic import BaseModel, ValidationError
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
 from yggdrasill.protocol.version import PROTOCOL, PROTOCOL_HEADER
-from yggdrasill.remote.downloads import write_stream
-from yggdrasill.server_ext.artifacts import InFlightArtifacts, in_store_thread, open_writer
+from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.jobs.model import Event
-from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, check_hash
+from yggdrasill.server_ext.upload_sessions import MAX_PIECE_BYTES, UploadSessions
+from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, LocalStore, StagingStore, Writer, check_hash
+from yggdrasill.values.stores.threaded import ThreadedStore, write_stream
 
 __all__ = [
     "SILENCE_SECONDS",
@@ -35,6 +37,7 @@ __all__ = [
     "read_model_body",
     "receive_artifact",
     "receive_batch",
+    "receive_piece",
     "send_artifact",
     "send_events",
 ]
@@ -59,6 +62,7 @@ _ENTRY_HEADER = struct.Struct("<32sQ")
 #: An entry costs this many bytes of memory besides its content, so that empty entries count too.
 _ENTRY_BYTES = 256
 _MAX_BATCH_ENTRIES = 65_536
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
 
 
 def check_length(request: web.Request, limit: int) -> int | None:
@@ -154,7 +158,7 @@ def _too_large(size: int, limit: int) -> PayloadTooLarge:
     )
 
 
-async def receive_artifact(request: web.Request, store: ArtifactStore, name: str, limit: int) -> bool:
+async def receive_artifact(request: web.Request, store: ArtifactStore, name: str, limit: int, writer: Writer) -> bool:
     """Store a request body as the artifact ``name``. Return False if the store already had it.
 
     Raises:
@@ -162,13 +166,50 @@ async def receive_artifact(request: web.Request, store: ArtifactStore, name: str
     """
     check_hash(name)
     length = check_length(request, limit)
-    if await in_store_thread(lambda: store.has(name)):
+    if not await store.missing([name]):
         await _discard(request)
         return False
-    async with open_writer(store, name, length) as writer:
-        await write_stream(_BodyReader(request).chunks(), writer)
-        await in_store_thread(writer.commit)
+    await store.put_stream(_BodyReader(request).chunks(), hash=name, nbytes=length, writer=writer)
     return True
+
+
+async def receive_piece(
+    request: web.Request, store: ThreadedStore[StagingStore], sessions: UploadSessions, name: str, upload_id: str, writer: Writer
+) -> tuple[int, bool, bool]:
+    """Store a request body as one piece of an upload session.
+
+    Return the offset of the session, whether the artifact is stored, and whether this piece completed it.
+
+    Raises:
+        UploadConflict: the session continues at another byte. CorruptData: the artifact is complete and does not match its hash.
+        InvalidArgument: an invalid Content-Range. PayloadTooLarge, StorageFailed
+    """
+    start, stop, total = _content_range(request)
+    length = check_length(request, MAX_PIECE_BYTES)
+    if stop - start > MAX_PIECE_BYTES:
+        raise _too_large(stop - start, MAX_PIECE_BYTES)
+    if length is not None and length != stop - start:
+        raise InvalidArgument(f"The body has {length} bytes, but its Content-Range {stop - start}.")
+    piece = await store.run(lambda: sessions.begin(writer.principal, name, upload_id, start, stop, total))
+    if piece is None:
+        await _discard(request)
+        return total, True, False
+    try:
+        await write_stream(_BodyReader(request).chunks(), piece.write)
+        offset, stored = await store.run(lambda: piece.end(writer))
+    finally:
+        await store.run(piece.close)
+    return offset, stored, stored
+
+
+def _content_range(request: web.Request) -> tuple[int, int, int]:
+    """Return the first byte, the end and the total of ``Content-Range: bytes A-B/TOTAL``."""
+    given = request.headers.get("Content-Range", "")
+    found = _CONTENT_RANGE.fullmatch(given)
+    first, last, total = map(int, found.groups()) if found is not None else (1, 0, 0)
+    if not first <= last < total:
+        raise InvalidArgument(f"Invalid Content-Range {given[:80]!r}. Expected 'bytes FIRST-LAST/TOTAL'.")
+    return first, last + 1, total
 
 
 async def _discard(request: web.Request) -> None:
@@ -217,7 +258,7 @@ class _BodyReader:
         return data
 
 
-async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
+async def receive_batch(request: web.Request, store: ThreadedStore[StagingStore], writer: Writer) -> int:
     """Store many small artifacts from one body and return their number.
 
     The body repeats: hash (32 bytes), length (8 bytes, little-endian), content.
@@ -235,11 +276,11 @@ async def receive_batch(request: web.Request, store: ArtifactStore) -> int:
             size += len(data) + _ENTRY_BYTES
             if size >= _MAX_ENTRY_BYTES:
                 taken, waiting, size = waiting, [], 0
-                stored += await in_store_thread(partial(_put_all, store, taken))
+                stored += await store.run(partial(_put_all, store.local, taken, writer))
     except YggdrasillError:
-        await in_store_thread(lambda: _put_all(store, waiting))
+        await store.run(lambda: _put_all(store.local, waiting, writer))
         raise
-    return stored + await in_store_thread(lambda: _put_all(store, waiting))
+    return stored + await store.run(lambda: _put_all(store.local, waiting, writer))
 
 
 async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
@@ -261,9 +302,9 @@ async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
         yield name.hex(), data
 
 
-def _put_all(store: ArtifactStore, entries: list[tuple[str, bytes]]) -> int:
+def _put_all(store: LocalStore, entries: list[tuple[str, bytes]], writer: Writer) -> int:
     for name, data in entries:
-        store.put(data, hash=name)
+        store.put(data, hash=name, writer=writer)
     return len(entries)
 
 
@@ -281,8 +322,10 @@ async def _read_exactly(reader: _BodyReader, count: int) -> bytes:
         return b""
 
 
-async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: InFlightArtifacts, name: str) -> web.StreamResponse:
-    """Send an artifact or the requested range of it. An artifact that is being written is sent from memory; others are pinned while sent.
+async def send_artifact(
+    request: web.Request, store: ThreadedStore[StagingStore], in_flight: InFlightArtifacts, name: str
+) -> web.StreamResponse:
+    """Send an artifact or the requested range of it. An artifact that is being written is sent from memory; others are leased while sent.
 
     Raises:
         UnknownArtifact: the store lacks it. InvalidArgument: an invalid Range header. A range after the last byte is answered with 416.
@@ -292,10 +335,10 @@ async def send_artifact(request: web.Request, store: ArtifactStore, in_flight: I
     in_flight_view = in_flight.get(check_hash(name))
     if in_flight_view is not None:
         return await _send_chunks(request, span, lambda start, stop: _split(in_flight_view[start:stop]), in_flight_view.nbytes, headers)
-    nbytes, path = await in_store_thread(lambda: (store.nbytes(name), store.path(name)))
+    nbytes, path = await store.run(lambda: (store.local.nbytes(name), store.local.path(name)))
     if path is not None and not _is_after_end(span, nbytes):
         return _ArtifactFile(path, store, name, headers)
-    return await _send_chunks(request, span, lambda start, stop: store.chunks(name, start, stop), nbytes, headers)
+    return await _send_chunks(request, span, lambda start, stop: store.open_range(name, start, stop), nbytes, headers)
 
 
 def _range_of(request: web.Request) -> slice:
@@ -309,12 +352,13 @@ def _is_after_end(span: slice, nbytes: int) -> bool:
     return span.start is not None and span.start > 0 and span.start >= nbytes
 
 
-def _split(view: memoryview) -> Iterator[memoryview]:
-    return (view[offset : offset + CHUNK_BYTES] for offset in range(0, view.nbytes, CHUNK_BYTES))
+async def _split(view: memoryview) -> AsyncIterator[memoryview]:
+    for offset in range(0, view.nbytes, CHUNK_BYTES):
+        yield view[offset : offset + CHUNK_BYTES]
 
 
 class _ArtifactFile(web.FileResponse):
-    """A response that sends a file of the store, with sendfile where available, and pins the artifact while sending."""
+    """A response that sends a file of the store, with sendfile where available, and leases the artifact while sending."""
 
     def __init__(self, path: Path, store: ArtifactStore, name: str, headers: dict[str, str]) -> None:
         super().__init__(path, headers=headers)
@@ -322,15 +366,15 @@ class _ArtifactFile(web.FileResponse):
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         owner = f"sending:{uuid.uuid4().hex}"
-        await in_store_thread(lambda: self._store.pin(owner, [self._name]))
+        await self._store.lease(owner, [self._name])
         try:
             return await super().prepare(request)
         finally:
-            await in_store_thread(lambda: self._store.unpin(owner))
+            await self._store.release(owner)
 
 
 async def _send_chunks(
-    request: web.Request, span: slice, chunks: Callable[[int, int], Iterator[memoryview]], nbytes: int, headers: dict[str, str]
+    request: web.Request, span: slice, chunks: Callable[[int, int], AsyncIterator[memoryview]], nbytes: int, headers: dict[str, str]
 ) -> web.StreamResponse:
     if _is_after_end(span, nbytes):
         error = InvalidArgument(f"The range begins at byte {span.start}, but the artifact has {nbytes} bytes.")
@@ -344,8 +388,7 @@ async def _send_chunks(
     response.content_length = stop - start
     await response.prepare(request)
     if request.method != "HEAD":
-        parts = await in_store_thread(lambda: chunks(start, stop))
-        while (chunk := await in_store_thread(lambda: next(parts, None))) is not None:
+        async for chunk in chunks(start, stop):
             await response.write(chunk)
     await response.write_eof()
     return response

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager, contextmanager
 from urllib.parse import parse_qsl, urlsplit
 
 import aiohttp
 
-from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.downloads import write_stream
-from yggdrasill.server_ext.artifacts import in_store_thread, open_writer
+from yggdrasill.errors import CorruptData, EndpointFailed, EndpointUnreachable, YggdrasillError
+from yggdrasill.remote.downloads import RangeResponse, stream_ranges
+from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.base import LocalStore, Writer
+from yggdrasill.values.stores.threaded import ThreadedStore
 
 __all__ = ["PeerFetcher"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_PARALLEL = 4
+_RETRIES = RetryPolicy(first=2.0, later=30.0)
+_BUSY = (429, 502, 503, 504)
 #: The query of a signed url has these names and no others.
 _SIGNATURE_NAMES = ["exp", "sig"]
 _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=30.0)
@@ -27,8 +31,8 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, connect=10.0, sock_read=30.0)
 class PeerFetcher:
     """Fetches artifacts from urls for which ``is_peer(url)`` is true. Redirects and proxies are not followed."""
 
-    def __init__(self, store: ArtifactStore, is_peer: Callable[[str], bool], max_artifact_bytes: int) -> None:
-        self._store = store
+    def __init__(self, store: LocalStore, is_peer: Callable[[str], bool], max_artifact_bytes: int) -> None:
+        self._store = ThreadedStore(store)
         self._is_peer = is_peer
         self._limit = max_artifact_bytes
         self._session: aiohttp.ClientSession | None = None
@@ -67,18 +71,40 @@ class PeerFetcher:
 
     async def _fetch(self, ref: ArtifactRef, url: str) -> bool:
         address = url.partition("?")[0]
+
+        def open_range(start: int, stop: int) -> AbstractAsyncContextManager[RangeResponse]:
+            return self._open_range(url, ref, start, stop)
+
+        def mismatch(what: str) -> Exception:
+            return CorruptData(f"the peer sent {what} bytes for artifact {ref.hash} of {ref.nbytes} bytes", hash=ref.hash)
+
         try:
-            async with self._slots, self._open_session().get(url, allow_redirects=False) as response:
-                if response.status != 200 or response.content_length not in (None, ref.nbytes) or "Content-Encoding" in response.headers:
-                    _LOG.warning("%s answered %s to a request for an artifact; the caller must upload it", address, response.status)
-                    return False
-                async with open_writer(self._store, ref.hash, ref.nbytes) as writer:
-                    await write_stream(response.content.iter_any(), writer)
-                    await in_store_thread(writer.commit)
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, YggdrasillError) as error:
+            async with self._slots, aclosing(stream_ranges(open_range, (0, ref.nbytes), Retry(_RETRIES), mismatch)) as chunks:
+                await self._store.put_stream(chunks, hash=ref.hash, nbytes=ref.nbytes, writer=Writer("peer"))
+        except (OSError, YggdrasillError) as error:
             _LOG.warning("Cannot fetch an artifact from %s (%s: %s); the caller must upload it", address, type(error).__name__, error)
             return False
         return True
+
+    @asynccontextmanager
+    async def _open_range(self, url: str, ref: ArtifactRef, start: int, stop: int) -> AsyncIterator[RangeResponse]:
+        """Request a range. Raises `EndpointUnreachable` for a lost connection or a busy peer, `EndpointFailed` for any other answer."""
+        headers = {"Range": f"bytes={start}-{stop - 1}"} if (start, stop) != (0, ref.nbytes) else {}
+        with _translated():
+            response = await self._open_session().get(url, allow_redirects=False, headers=headers)
+        try:
+            expected = stop - start if response.status == 206 else ref.nbytes
+            if response.status in _BUSY:
+                raise EndpointUnreachable(f"the peer is busy (HTTP {response.status})")
+            if (
+                response.status not in (200, 206)
+                or response.content_length not in (None, expected)
+                or "Content-Encoding" in response.headers
+            ):
+                raise EndpointFailed(f"the peer answered {response.status} to a request for an artifact")
+            yield _PeerResponse(response)
+        finally:
+            response.close() if not response.content.at_eof() else response.release()
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
@@ -90,3 +116,32 @@ class PeerFetcher:
                 headers={"X-Yggdrasill-Protocol": "1", "Accept-Encoding": "identity"},
             )
         return self._session
+
+
+class _PeerResponse:
+    """A `RangeResponse` whose broken connections are `EndpointUnreachable`."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    @property
+    def status(self) -> int:
+        return self._response.status
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        parts = self._response.content.iter_any().__aiter__()
+        while True:
+            with _translated():
+                try:
+                    chunk = await parts.__anext__()
+                except StopAsyncIteration:
+                    return
+            yield chunk
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        raise EndpointUnreachable(f"the connection to the peer broke ({type(error).__name__}: {error})") from error

@@ -13,8 +13,8 @@ from yggdrasill.foundation.contract import Resolver
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.endpoint import Endpoint, is_below
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.remote.placing import RegistryProject
 from yggdrasill.remote.registry_file import secrets_path
-from yggdrasill.remote.resolvers import RegistryProject
 from yggdrasill.remote.retry import RetryPolicy
 
 __all__ = ["KnownEndpoints"]

@@ -59,6 +59,13 @@ _LAST_EVENT = Parameter(
     "header",
 )
 _RANGE = Parameter("Range", {"type": "string", "examples": ["bytes=1048576-"]}, "The bytes to send", "header")
+_CONTENT_RANGE = Parameter(
+    "Content-Range",
+    {"type": "string", "examples": ["bytes 0-1048575/7340032"]},
+    "The bytes in the body, and the size of the artifact",
+    "header",
+    required=True,
+)
 _OCTETS = "application/octet-stream"
 _EVENT_STREAM = "text/event-stream"
 
@@ -167,6 +174,18 @@ ROUTES = (
     Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
     Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored, bytes_in=_OCTETS),
     Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201), bytes_in=_OCTETS),
+    Route(
+        "PUT",
+        "/artifacts/{hash}/uploads/{upload_id}",
+        "put_piece",
+        "Store one piece of an artifact, of at most 64 MiB, in an upload session; upload_id is 32 hex digits that the caller chose",
+        answer=models.PieceStored,
+        statuses=(200, 201),
+        parameters=(_CONTENT_RANGE,),
+        bytes_in=_OCTETS,
+    ),
+    Route("GET", "/artifacts/{hash}/uploads/{upload_id}", "upload", "The byte to continue an upload at", answer=models.UploadState),
+    Route("DELETE", "/artifacts/{hash}/uploads/{upload_id}", "drop_upload", "Drop an upload session and its bytes", statuses=(204,)),
     Route(
         "GET",
         "/artifacts/{hash}",

@@ -21,7 +21,6 @@ from yggdrasill.protocol.states import WAITING_INPUTS
 from yggdrasill.protocol.statuses import status_of
 from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, check_request_version
 from yggdrasill.server_ext import bodies
-from yggdrasill.server_ext.artifacts import in_store_thread
 from yggdrasill.server_ext.auth import Guard
 from yggdrasill.server_ext.capabilities import describe_endpoint
 from yggdrasill.server_ext.jobs.execution import error_dict
@@ -29,6 +28,9 @@ from yggdrasill.server_ext.jobs.model import OWNER, Job, Submission
 from yggdrasill.server_ext.model_fetch import ModelRequest
 from yggdrasill.server_ext.route_table import ROUTES, openapi_document
 from yggdrasill.server_ext.service import Service
+from yggdrasill.server_ext.upload_sessions import UploadSessions
+from yggdrasill.values.stores.base import Writer
+from yggdrasill.values.stores.threaded import ThreadedStore
 
 __all__ = ["Endpoint", "add_routes"]
 
@@ -68,6 +70,8 @@ class Endpoint:
     def __init__(self, service: Service, guard: Guard) -> None:
         self._service = service
         self._guard = guard
+        self._artifacts = ThreadedStore(service.store)
+        self._uploads = UploadSessions(service.store)
         self._document: dict[str, Any] | None = None
 
     # -- authorization and errors -------------------------------------------------------------------------------
@@ -262,27 +266,50 @@ class Endpoint:
     async def artifact_folder(self, request: web.Request) -> web.Response:
         """GET /artifacts/folder"""
         shared = self._service.shared if _is_from_this_machine(request) else None
-        folder, quota = (None, None) if shared is None else (str(shared.folder.resolve()), shared.quota_bytes)
-        return _json({"folder": folder, "store_id": self._service.store.store_id, "quota_bytes": quota})
+        folder, quota = (None, None) if shared is None else (await self._artifacts.run(shared.folder.resolve), shared.quota_bytes)
+        return _json({"folder": None if folder is None else str(folder), "store_id": self._service.store.store_id, "quota_bytes": quota})
 
     async def missing(self, request: web.Request) -> web.Response:
         """POST /artifacts/missing"""
         body = await bodies.read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
-        return _json({"missing": await in_store_thread(lambda: self._service.store.missing(body.hashes))})
+        return _json({"missing": await self._artifacts.missing(body.hashes)})
 
     async def batch(self, request: web.Request) -> web.Response:
         """POST /artifacts/batch"""
-        return _json({"stored": await bodies.receive_batch(request, self._service.store)})
+        return _json({"stored": await bodies.receive_batch(request, self._artifacts, _writer(request))})
 
     async def put_artifact(self, request: web.Request) -> web.Response:
         """PUT /artifacts/{hash}"""
         limit = self._service.limits.max_artifact_bytes
-        created = await bodies.receive_artifact(request, self._service.store, request.match_info["hash"], limit)
+        created = await bodies.receive_artifact(request, self._artifacts, request.match_info["hash"], limit, _writer(request))
         return _json({}, 201 if created else 200)
 
     async def get_artifact(self, request: web.Request) -> web.StreamResponse:
         """GET and HEAD /artifacts/{hash}"""
-        return await bodies.send_artifact(request, self._service.store, self._service.in_flight, request.match_info["hash"])
+        return await bodies.send_artifact(request, self._artifacts, self._service.in_flight, request.match_info["hash"])
+
+    async def put_piece(self, request: web.Request) -> web.Response:
+        """PUT /artifacts/{hash}/uploads/{upload_id}"""
+        name, upload_id = request.match_info["hash"], request.match_info["upload_id"]
+        offset, stored, created = await bodies.receive_piece(request, self._artifacts, self._uploads, name, upload_id, _writer(request))
+        return _json({"offset": offset, "stored": stored}, 201 if created else 200)
+
+    async def upload(self, request: web.Request) -> web.Response:
+        """GET /artifacts/{hash}/uploads/{upload_id}"""
+        name, upload_id, principal = request.match_info["hash"], request.match_info["upload_id"], _writer(request).principal
+        offset, nbytes, stored = await self._artifacts.run(lambda: self._uploads.status(principal, name, upload_id))
+        return _json({"offset": offset, "nbytes": nbytes, "stored": stored})
+
+    async def drop_upload(self, request: web.Request) -> web.Response:
+        """DELETE /artifacts/{hash}/uploads/{upload_id}"""
+        name, upload_id, principal = request.match_info["hash"], request.match_info["upload_id"], _writer(request).principal
+        await self._artifacts.run(lambda: self._uploads.drop(principal, name, upload_id))
+        return web.Response(status=204, headers={PROTOCOL_HEADER: str(PROTOCOL)})
+
+
+def _writer(request: web.Request) -> Writer:
+    """Return the principal of a request, to be recorded with what it stores."""
+    return Writer(_principal(request))
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:

@@ -33,7 +33,9 @@ from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
-from yggdrasill.values.stores.disk import FILE_CHARGE, DiskStore
+from yggdrasill.values.stores.embedded import EmbeddedStore
+from yggdrasill.values.stores.folder import FILE_CHARGE, FolderStore
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 __all__ = ["Settings", "build_service", "serve"]
 
@@ -143,6 +145,8 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         limiter.close()
         await service.close(settings.grace)
         await socket_runner.cleanup()
+        if isinstance(service.store, FolderStore):
+            await asyncio.to_thread(service.store.close)
 
 
 def build_service(
@@ -155,8 +159,7 @@ def build_service(
     import torch  # noqa: F401 - imported at startup, so that the first job does not wait for it
 
     _make_private(data_dir, settings.artifacts)
-    folder = settings.artifacts or data_dir / "artifacts"
-    store = DiskStore(folder, max_artifact_bytes=settings.max_artifact_bytes, min_charge=FILE_CHARGE)
+    store = _open_store(settings, data_dir)
     quota = store.quota_bytes = default_quota(store) if settings.artifact_quota is None else settings.artifact_quota
     known = KnownEndpoints(data_dir / "endpoints.yaml", settings.peers, redactor.learn, ArtifactClient(store))
     roots = [Path(root).expanduser().resolve() for root in settings.roots] or [data_dir / "models"]
@@ -186,6 +189,14 @@ def build_service(
             signer.peer_url = url_for_others(url, settings.host)
 
     return service, guard, set_url
+
+
+def _open_store(settings: Settings, data_dir: Path) -> FolderStore:
+    """Open the artifact folder: the one of the data folder belongs to this endpoint, one that was chosen may be shared with others."""
+    limit = settings.max_artifact_bytes
+    if settings.artifacts is None or settings.artifacts == data_dir / "artifacts":
+        return EmbeddedStore(data_dir / "artifacts", max_artifact_bytes=limit, min_charge=FILE_CHARGE)
+    return SharedFolderStore(settings.artifacts, max_artifact_bytes=limit, min_charge=FILE_CHARGE)
 
 
 def _make_data_dir(folder: Path) -> Path:

@@ -29,8 +29,8 @@ from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.base import StagingStore
+from yggdrasill.values.stores.folder import FolderStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]
@@ -58,8 +58,8 @@ class Service:
         host: Host,
         deployments: Deployments,
         jobs: JobStore,
-        store: ArtifactStore,
-        shared: DiskStore | None = None,
+        store: StagingStore,
+        shared: FolderStore | None = None,
         signer: Signer,
         fetcher: Fetcher,
         redactor: Redactor | None = None,
@@ -223,7 +223,8 @@ class Service:
             return next(reversed(jobs.values()))
         self._deploying.pop(graph_id, None)
         building = self._builds[graph_id][0] if graph_id in self._builds else None
-        return building[:2] if isinstance(building, tuple) and building[0] not in ("keep", "remove") else None
+        is_deployment = isinstance(building, tuple) and building[0] not in ("keep", "remove")
+        return cast("tuple[str, str]", building[:2]) if is_deployment and isinstance(building, tuple) else None
 
     async def _put(
         self, graph_id: str, kind: str, config: Mapping[str, Any], facts: Any, value: Any, idle_after: float | None
@@ -303,7 +304,10 @@ class Service:
             live = await self.deployment(graph_id)
         if live is not None:
             return await self._staging.submit(call, Target(CALL, graph_id, live.kind, live.hash, live))
-        level, graph_hash = self._announced(graph_id) or await asyncio.to_thread(self.deployments.level_and_hash, graph_id)
+        announced = self._announced(graph_id)
+        if announced is None:
+            announced = await asyncio.to_thread(self.deployments.level_and_hash, graph_id)
+        level, graph_hash = announced
         return await self._staging.submit(call, Target(CALL, graph_id, level, graph_hash))
 
     async def submit_workflow(self, graph_id: str, prompt: Mapping[str, Any], call: Submission) -> Job:

@@ -9,9 +9,11 @@ from yggdrasill.values.extensions import Opaque, register_type
 from yggdrasill.values.files import write_file
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef, Handle, load_handles
 from yggdrasill.values.payload import DEFAULT_LIMITS, ArraySpec, EncodedValue, Limits, Payload
-from yggdrasill.values.stores.base import ArtifactStore, ArtifactWriter
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.base import ArtifactStat, ArtifactStore, ArtifactWriter, LocalStore, Writer
+from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.memory import MemoryStore
+from yggdrasill.values.stores.shared import SharedFolderStore
+from yggdrasill.values.stores.shared import SharedFolderStore as DiskStore
 from yggdrasill.values.wire import Packed, pack, references, unpack, with_urls
 
 __all__ = [
@@ -19,17 +21,22 @@ __all__ = [
     "ArraySpec",
     "ArtifactHandle",
     "ArtifactRef",
+    "ArtifactStat",
     "ArtifactStore",
     "ArtifactWriter",
     "DiskStore",
+    "EmbeddedStore",
     "EncodedValue",
     "Envelope",
     "Handle",
     "Limits",
+    "LocalStore",
     "MemoryStore",
     "Opaque",
     "Packed",
     "Payload",
+    "SharedFolderStore",
+    "Writer",
     "decode",
     "dump",
     "dumps",

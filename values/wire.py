@@ -22,7 +22,7 @@ from yggdrasill.values.encoder import Encoder
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef, Loader
 from yggdrasill.values.payload import DEFAULT_LIMITS, ArraySpec, Limits, Payload, corrupt
 from yggdrasill.values.scalars import from_base64, to_base64
-from yggdrasill.values.stores.base import ArtifactStore, put_mutable
+from yggdrasill.values.stores.base import LocalStore, put_mutable
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.tensors import tensor_dtype
 
@@ -49,7 +49,7 @@ class Packed:
 
     wire: dict[str, Any]
     artifacts: list[str]
-    _unpin: Callable[[], object] | None = field(default=None, repr=False)
+    _release: Callable[[], object] | None = field(default=None, repr=False)
 
     def __enter__(self) -> Self:
         return self
@@ -58,20 +58,20 @@ class Packed:
         self.release()
 
     def release(self) -> None:
-        """Unpin the artifacts; may be called repeatedly."""
-        unpin, self._unpin = self._unpin, None
-        if unpin is not None:
-            unpin()
+        """End the lease of the artifacts; may be called repeatedly."""
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
     def __del__(self) -> None:
         # Not released automatically: the garbage collector may run this while the store's lock is held.
-        if self._unpin is not None:
+        if self._release is not None:
             warnings.warn(f"a Packed with {len(self.artifacts)} artifacts was never released", ResourceWarning, source=self, stacklevel=2)
 
 
 def pack(
     value: Any,
-    store: ArtifactStore,
+    store: LocalStore,
     *,
     inline_bytes: int = INLINE_BYTES,
     max_inline_total: int = MAX_INLINE_TOTAL,
@@ -81,7 +81,7 @@ def pack(
     """Return the wire form of ``value``, its large payloads in ``store``; an `ArtifactHandle` is sent as its reference.
 
     Without ``owner`` the payloads are in the store until `Packed.release`; a `MemoryStore` then borrows the tensors' memory, which
-    must not change in the meantime. With ``owner`` they are copied into the store and pinned for ``owner``.
+    must not change in the meantime. With ``owner`` they are copied into the store and leased for ``owner``.
 
     Raises:
         CannotTravel: a part has no lossless form; nothing was stored.
@@ -96,10 +96,10 @@ def pack(
         wire = packer.wire(packer.add(value))
     except BaseException:
         if owner is None:
-            store.unpin(keeper)
+            store.release(keeper)
         raise
-    unpin = None if owner is not None else lambda: store.unpin(keeper)
-    return Packed(wire, packer.artifacts, unpin)
+    release = None if owner is not None else lambda: store.release(keeper)
+    return Packed(wire, packer.artifacts, release)
 
 
 def unpack(
@@ -152,10 +152,10 @@ def with_urls(wire: Any, sign: Callable[[ArtifactRef], str | None], *, limits: L
 class StreamingPacker:
     """Packs a dict with string keys item by item, while the rest of it is still being computed; `finish` returns what `pack` would.
 
-    Artifacts are pinned for ``owner``; ``offer`` is entered while one of them is written. Methods may be called from several threads.
+    Artifacts are leased for ``owner``; ``offer`` is entered while one of them is written. Methods may be called from several threads.
     """
 
-    def __init__(self, store: ArtifactStore, owner: str, offer: Offer | None = None) -> None:
+    def __init__(self, store: LocalStore, owner: str, offer: Offer | None = None) -> None:
         self._store, self._owner = store, owner
         self._lock = threading.Lock()
         self._packer = Packer(store, owner, persistent=True, mutable=True, offer=offer, limits=DEFAULT_LIMITS)
@@ -187,7 +187,7 @@ class StreamingPacker:
             return Packed(self._packer.wire(merged), self._packer.artifacts)
 
     def close(self) -> None:
-        """Stop accepting items. After this, unpinning ``owner`` releases everything."""
+        """Stop accepting items. After this, releasing ``owner`` releases everything."""
         with self._lock:
             self._closed = True
 
@@ -200,7 +200,7 @@ class StreamingPacker:
 
 
 class Packer:
-    """Packs several values into one message; what it stores is pinned for ``owner``.
+    """Packs several values into one message; what it stores is leased for ``owner``.
 
     With ``persistent`` the store gets a copy of the bytes, else a `MemoryStore` borrows the tensors' memory. With ``mutable`` other
     threads may write to the values: an artifact then has the bytes of its name, or adding it fails.
@@ -208,7 +208,7 @@ class Packer:
 
     def __init__(
         self,
-        store: ArtifactStore,
+        store: LocalStore,
         owner: str,
         *,
         persistent: bool,
@@ -249,7 +249,7 @@ class Packer:
                 self._inline_left -= part.data.nbytes
                 self._entries.append({**part.description.to_json(), "inline": to_base64(part.data)})
                 continue
-            ref = self._store_payload(part) if isinstance(part, Payload) else self._pin(part)
+            ref = self._store_payload(part) if isinstance(part, Payload) else self._lease(part)
             self._entries.append(ref.to_json())
             self._refs.setdefault(ref.hash, ref)
         return skeleton
@@ -258,8 +258,8 @@ class Packer:
         """Return the message for a skeleton made of the added ones."""
         return {"skeleton": skeleton, "payloads": self._entries}
 
-    def _pin(self, ref: ArtifactRef) -> ArtifactRef:
-        self._store.pin(self._owner, [ref.hash])
+    def _lease(self, ref: ArtifactRef) -> ArtifactRef:
+        self._store.lease(self._owner, [ref.hash])
         return ref
 
     def _store_payload(self, payload: Payload) -> ArtifactRef:
@@ -267,7 +267,7 @@ class Packer:
         if isinstance(self._store, MemoryStore) and not self._persistent:
             self._store.borrow(payload.data, owner=self._owner, hash=digest)
         else:
-            self._store.pin(self._owner, [digest])
+            self._store.lease(self._owner, [digest])
             if self._mutable:
                 self._put_checked(ArtifactRef(digest, payload.description), payload.data)
             else:

@@ -14,13 +14,16 @@ from yggdrasill.remote.partition.parts import (
     restore_prompt,
 )
 from yggdrasill.remote.partition.schemas import InputSchema, NodeSchema, NodeSchemas
+from yggdrasill.remote.partition.traits import HostFacts, NodeTraits
 
 __all__ = [
     "MOST_PORTS",
     "PLACED_NODE",
+    "HostFacts",
     "InputSchema",
     "NodeSchema",
     "NodeSchemas",
+    "NodeTraits",
     "Part",
     "PartCall",
     "Partition",

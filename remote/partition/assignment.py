@@ -15,6 +15,7 @@ from yggdrasill.remote.comfy_ports import type_transferability
 from yggdrasill.remote.partition.graph import Link, PromptGraph, Source, natural
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.partition.schemas import MATCH_TYPE, NodeSchema
+from yggdrasill.remote.partition.traits import HostFacts, NodeTraits, saves_files, user_file_readers
 
 __all__ = ["Assignment", "Transfer", "Transferability", "check_parts", "local_only_reason", "skip_pass_through"]
 
@@ -35,6 +36,8 @@ _PASS_THROUGH = {
 }
 _OWN_PREFIX = "Yggdrasill"
 _OPEN = frozenset({"*", MATCH_TYPE})
+_NO_FACTS = HostFacts()
+_NO_TRAITS = NodeTraits()
 #: Types that leave an object in each CONDITIONING (and CLIP) that is made with them.
 _LEAVES_OBJECTS = frozenset({"CONTROL_NET", "GLIGEN", "HOOKS"})
 _CARRIES_OBJECTS = frozenset({"CONDITIONING", "CLIP"})
@@ -77,19 +80,20 @@ class Assignment:
     why.
     """
 
-    def __init__(self, graph: PromptGraph, transferability: Transferability, parts: Sequence[Part]) -> None:
+    def __init__(self, graph: PromptGraph, transferability: Transferability, parts: Sequence[Part], host: HostFacts = _NO_FACTS) -> None:
         self.graph = graph
+        self.host = host
         self.transferability = transferability
         self.parts = parts
         self.reasons: dict[str, str] = {}
         self.of: dict[str, int] = {}
         #: Nodes with a raw link input: they read the nodes behind the link.
         self.raw_link_nodes = frozenset(node for node in graph.order for link in graph.links[node] if link.schema.raw)
+        self._readers = user_file_readers(graph, host)
         chosen = {node: index for index, part in enumerate(parts) for node in part.nodes if node in graph}
         for node_id in graph.order:
             if node_id in chosen:
-                schema = graph.schema(node_id)
-                reason = local_only_reason(schema, parts[chosen[node_id]].credentials) if schema is not None else None
+                reason = self._local_only_reason(node_id, parts[chosen[node_id]].credentials)
                 if reason is None:
                     self.of[node_id] = chosen[node_id]
                 else:
@@ -132,18 +136,28 @@ class Assignment:
         return None
 
     def _is_copyable(self, node_id: str) -> bool:
+        return self.graph.schema(node_id) is not None and self._local_only_reason(node_id, credentials=False) is None
+
+    def _local_only_reason(self, node_id: str, credentials: bool) -> str | None:
         schema = self.graph.schema(node_id)
-        return schema is not None and local_only_reason(schema, credentials=False) is None
+        reason = local_only_reason(schema, credentials, self.host.of(schema.class_type)) if schema is not None else None
+        if reason is None and node_id in self._readers:
+            return f"it reads {self._readers[node_id]!r}, a file or folder of this server"
+        return reason
 
 
-def local_only_reason(schema: NodeSchema, credentials: bool) -> str | None:
+def local_only_reason(schema: NodeSchema, credentials: bool, traits: NodeTraits = _NO_TRAITS) -> str | None:
     """Return why nodes of this class must run locally, or None."""
     if schema.class_type.startswith(_OWN_PREFIX):
         return "it belongs to this server's own graphs and endpoints"
     if schema.is_output_node:
         return "it is an output node; its files and previews belong to this server"
-    if schema.uploads or schema.class_type in _LOCAL_FILE_LOADERS:
+    if schema.uploads or traits.reads_files or schema.class_type in _LOCAL_FILE_LOADERS:
         return "it loads a file of this server"
+    if traits.saves or saves_files(schema):
+        return "it saves files, which belong to this server"
+    if traits.stays is not None:
+        return traits.stays
     if schema.needs_credentials and not credentials:
         return "it needs the user's account, and credentials are not transferred"
     return None
@@ -180,8 +194,9 @@ class Transfer:
 class Transferability:
     """Transferability of every output of a graph, cached."""
 
-    def __init__(self, graph: PromptGraph) -> None:
+    def __init__(self, graph: PromptGraph, host: HostFacts = _NO_FACTS) -> None:
         self._graph = graph
+        self._host = host
         self._types: dict[Source, str] = {}
         self._transfers: dict[Source, Transfer] = {}
         self._tainted: set[str] = set()
@@ -218,9 +233,22 @@ class Transferability:
         kind = self.type_of(node_id, slot)
         if _any_not_transferable(kind) or ("CONDITIONING" in kind and node_id in self._tainted):
             return Transfer(kind, transferable=False, known=True)
-        if kind in _OPEN and any(link.slot == slot and _not_transferable(link.schema.type) for link in self._graph.users[node_id]):
+        if self._is_of_pack(kind):
+            return Transfer(kind, transferable=False, known=False)
+        if kind in _OPEN and any(
+            link.slot == slot and (_not_transferable(link.schema.type) or self._is_of_pack(link.schema.type))
+            for link in self._graph.users[node_id]
+        ):
             return Transfer(kind, transferable=False, known=True)
         return Transfer("*" if kind in _OPEN else kind, transferable=True, known=_is_known(kind))
+
+    def is_of_pack(self, node_id: str, slot: int) -> bool:
+        """Return whether an output has a type of a node pack whose values are not known to be transferable."""
+        return self._is_of_pack(self.type_of(node_id, slot))
+
+    def _is_of_pack(self, kind: str) -> bool:
+        """Return whether a type is one that no table names. Its values may be objects of a pack, of which only a run would tell."""
+        return not _is_listed(kind) and any(not self._host.types.get(each.strip(), _is_listed(each)) for each in kind.split(","))
 
     def _linked_type(self, node_id: str, slot: int, schema: NodeSchema) -> str:
         template = schema.output_match[slot] if slot < len(schema.output_match) else None
@@ -246,6 +274,12 @@ def _any_not_transferable(kind: str) -> bool:
 @lru_cache(maxsize=4096)
 def _not_transferable(kind: str) -> bool:
     return not type_transferability(kind).transferable
+
+
+@lru_cache(maxsize=4096)
+def _is_listed(kind: str) -> bool:
+    """Return whether each of the comma-separated types is open or named by the table of ComfyUI's types."""
+    return all(each.strip() in _OPEN or type_transferability(each.strip()).known for each in kind.split(","))
 
 
 @lru_cache(maxsize=4096)

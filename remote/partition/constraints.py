@@ -15,6 +15,10 @@ from yggdrasill.remote.partition.layout import CallDraft, Layout
 __all__ = ["ALWAYS", "Blocking", "Colocation", "LazyCondition", "LazyInputs", "covers"]
 
 _LOOP_REASON = "it is in a loop whose nodes cannot all run in one call"
+_SHARED_REASON = "it shares state with other nodes of the workflow, and they do not all run in one call"
+_SINGLE_REASON = (
+    "it may return other values each time or is paid for, its values cannot be transferred, and nodes outside its call use them"
+)
 #: A set of lazy inputs (node, input); the condition holds if at least one of them is requested.
 LazyCondition = frozenset[tuple[str, str]]
 ALWAYS: LazyCondition = frozenset({("", "")})
@@ -28,18 +32,36 @@ _UNNEEDED_REASON = "a value that it does not need may be blocked, which would bl
 class Colocation:
     """Sets of nodes that must run together.
 
-    A node that receives a link instead of its value reads all nodes behind it, as loops do; it must run where they run.
+    A node that receives a link instead of its value reads all nodes behind it, as loops do; it must run where they run. Nodes that share
+    state of a process run in one call. A node that may return other values each time, or that is paid for, runs once if its values are of a
+    pack's type.
     """
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
+        graph = assignment.graph
         self._loops: list[tuple[str, frozenset[str]]] = []
         self._before: dict[str, frozenset[str]] = {}
-        for node in assignment.graph.order if assignment.raw_link_nodes else ():
-            for link in assignment.graph.links[node]:
+        for node in graph.order if assignment.raw_link_nodes else ():
+            for link in graph.links[node]:
                 if link.schema.raw:
-                    self._loops.append((node, frozenset(assignment.graph.between(link.source, node))))
-                    self._before[node] = frozenset(assignment.graph.before(node))
+                    loop = frozenset(graph.between(link.source, node))
+                    if assignment.host.of(graph.class_of(node)).with_outputs:
+                        body = loop - {node}
+                        loop |= {target for target in graph.targets if not body.isdisjoint(user.source for user in graph.links[target])}
+                    self._loops.append((node, loop))
+                    self._before[node] = frozenset(graph.before(node))
+        self._sharing: dict[str, list[str]] = {}
+        for node in graph.order:
+            word = assignment.host.of(graph.class_of(node)).keep_together
+            if word is not None:
+                self._sharing.setdefault(word, []).append(node)
+        self._single = [node for node in graph.order if self._runs_once(node)]
+
+    def _runs_once(self, node: str) -> bool:
+        schema, users = self._assignment.graph.schema(node), self._assignment.graph.users[node]
+        once = schema is not None and (schema.asks_again or schema.needs_credentials)
+        return once and any(self._assignment.transferability.is_of_pack(node, link.slot) for link in users)
 
     def groups(self) -> Mapping[str, frozenset[str]]:
         """Map every node of a part to the local loops that it precedes.
@@ -58,14 +80,25 @@ class Colocation:
         return changed
 
     def enforce(self, layout: Layout) -> bool:
-        """Make loops local that would be split between calls, or copied. Return whether anything changed."""
+        """Make nodes local that would be split between calls, or copied. Return whether anything changed."""
         changed = False
+        for nodes in self._sharing.values():
+            if len(nodes) > 1 and len({place for node in nodes for place in _places(layout, node)}) > 1:
+                changed = self._assignment.make_local(nodes, _SHARED_REASON) or changed
+        for node in self._single:
+            if len(_places(layout, node)) > 1:
+                changed = self._assignment.make_local([node], _SINGLE_REASON) or changed
         for node, loop in self._loops:
             owners = {layout.owner(each) for each in loop} - {None}
             places = [draft for draft in layout.drafts if node in draft.members]
             if len(owners) > 1 or len(places) > 1 or (places and node in layout.local):
                 changed = self._assignment.make_local(loop, _LOOP_REASON) or changed
         return changed
+
+
+def _places(layout: Layout, node: str) -> set[int]:
+    """Return the numbers of the calls in which a node runs, and -1 if it runs locally."""
+    return {number for number, draft in enumerate(layout.drafts) if node in draft.members} | ({-1} if node in layout.local else set())
 
 
 def covers(one: LazyCondition, other: LazyCondition) -> bool:

@@ -13,16 +13,24 @@ from yggdrasill.remote.partition.layout import Dependencies, Layout, schedule
 from yggdrasill.remote.partition.parts import Part, Partition
 from yggdrasill.remote.partition.plans import write_calls, write_rest
 from yggdrasill.remote.partition.schemas import NodeSchema
+from yggdrasill.remote.partition.traits import HostFacts
 
 __all__ = ["partition_prompt"]
 
+_NO_FACTS = HostFacts()
+
 
 def partition_prompt(
-    prompt: Mapping[str, Any], parts: Sequence[Part], schemas: Mapping[str, NodeSchema], targets: Collection[str] | None = None
+    prompt: Mapping[str, Any],
+    parts: Sequence[Part],
+    schemas: Mapping[str, NodeSchema],
+    targets: Collection[str] | None = None,
+    host: HostFacts = _NO_FACTS,
 ) -> Partition:
     """Replace ``parts`` of an API prompt by placed nodes, so that a run computes the same results as before.
 
     ``targets`` are the output nodes of a partial execution; nodes that they do not need are not partitioned. ``prompt`` is not modified.
+    ``host`` has the facts about node classes and files of the user's server.
 
     Raises:
         PartitionError: overlapping parts, a class without schema, a part without any node that can run on an endpoint, too many ports;
@@ -34,7 +42,7 @@ def partition_prompt(
         return Partition({node_id: {**node, "inputs": dict(node.get("inputs", {}))} for node_id, node in prompt.items()})
     graph = PromptGraph.of(prompt, schemas, targets)
     check_parts(graph, parts)
-    assignment = Assignment(graph, Transferability(graph), parts)
+    assignment = Assignment(graph, Transferability(graph, host), parts, host)
     lazy_inputs = LazyInputs(graph)
     layout = _find_layout(assignment, lazy_inputs)
     _check_no_empty_part(assignment, layout)
@@ -84,8 +92,9 @@ def _check_no_empty_part(assignment: Assignment, layout: Layout) -> None:
             f"{assignment.graph.label(node)}: {assignment.reasons.get(node, _untransferable_reason(assignment, node))}" for node in needed
         ]
         more = f" and {len(why) - 6} more" if len(why) > 6 else ""
+        hint = " Also place the nodes that use its outputs." if any(node not in assignment.reasons for node in needed) else ""
         raise PartitionError(
-            f"No node of part {part.name!r} can run on an endpoint: {'; '.join(why[:6])}{more}. Also place the nodes that use its outputs.",
+            f"No node of part {part.name!r} can run on an endpoint: {'; '.join(why[:6])}{more}.{hint}",
             part=part.name,
             nodes=needed,
             reasons=dict(zip(needed, why, strict=True)),

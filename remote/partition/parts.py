@@ -88,6 +88,7 @@ class PartCall:
 
     ``node_id`` is the placed node in `Partition.prompt`. ``nodes`` run only in this call. ``copies`` also run in another place, or
     belong to no part: they make values that are not transferable. ``asks_again``: equal inputs need not give equal outputs.
+    ``hidden``: the nodes whose classes have the user's prompt or workflow as a hidden input.
     """
 
     part: str
@@ -99,11 +100,15 @@ class PartCall:
     nodes: tuple[str, ...]
     copies: tuple[str, ...]
     asks_again: bool
+    hidden: tuple[str, ...] = ()
 
     @property
     def plan(self) -> str:
-        """Return the placed node's input as canonical JSON; it contains no URL, endpoint or secret."""
-        facts = {
+        """Return the placed node's input as JSON; it contains no URL, endpoint or secret.
+
+        The inputs of a node keep the order of the user's prompt, in which nodes with growing inputs receive them.
+        """
+        facts: dict[str, Any] = {
             "part": self.part,
             "stage": self.stage,
             "prompt": self.prompt,
@@ -111,7 +116,9 @@ class PartCall:
             "outputs": [port.to_dict() for port in self.outputs],
             "asks_again": self.asks_again,
         }
-        return json.dumps(facts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        if self.hidden:
+            facts["hidden"] = list(self.hidden)
+        return json.dumps(facts, separators=(",", ":"), ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from yggdrasill.remote.partition.parts import MOST_PORTS, PLACED_NODE, PartCall,
 __all__ = ["WrittenCalls", "write_calls", "write_rest"]
 
 _HANDED_OVER = " handed over"
+_SENT_HIDDEN = frozenset({"PROMPT", "EXTRA_PNGINFO"})
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,13 @@ def _call(assignment: Assignment, draft: CallDraft, names: _Names, nodes: Collec
         nodes=tuple(node for node in members if node in nodes),
         copies=tuple(node for node in members if node not in nodes),
         asks_again=any(schema.asks_again for schema in map(assignment.graph.schema, members) if schema is not None),
+        hidden=tuple(node for node in members if _reads_prompt(assignment.graph, node)),
     )
+
+
+def _reads_prompt(graph: PromptGraph, node_id: str) -> bool:
+    schema = graph.schema(node_id)
+    return schema is not None and not _SENT_HIDDEN.isdisjoint(schema.hidden)
 
 
 def _inputs(assignment: Assignment, draft: CallDraft) -> tuple[PlacedInput, ...]:

@@ -41,7 +41,8 @@ class NodeSchema:
 
     ``asks_again``: equal inputs need not give equal outputs, so its outputs are never taken from a cache without asking the class.
     ``may_block``: it may return an ``ExecutionBlocker`` instead of a value. ``needs_credentials``: it calls a service with the
-    user's account. ``output_match``: per output, the template of the sockets that have its type.
+    user's account. ``output_match``: per output, the template of the sockets that have its type. ``hidden``: the kinds of its hidden
+    inputs, such as ``PROMPT``.
     """
 
     class_type: str
@@ -54,6 +55,7 @@ class NodeSchema:
     asks_again: bool = False
     may_block: bool = False
     needs_credentials: bool = False
+    hidden: frozenset[str] = frozenset()
     grown: Mapping[str, InputSchema] = field(default_factory=dict)
 
     def input(self, name: str) -> InputSchema | None:
@@ -128,6 +130,7 @@ def _schema(name: str, entry: Any, asks_again: bool, may_block: bool) -> NodeSch
             asks_again=asks_again,
             may_block=may_block,
             needs_credentials=not _CREDENTIALS.isdisjoint(hidden),
+            hidden=frozenset(hidden),
             grown=grown,
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:

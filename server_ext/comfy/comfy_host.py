@@ -10,7 +10,7 @@ from typing import Any
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.inventory import inventory, memory, node_hashes
-from yggdrasill.server_ext.comfy.model_files import fingerprints
+from yggdrasill.server_ext.comfy.model_files import fingerprints, model_files
 from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.runner import observe_prompts
 from yggdrasill.server_ext.headless import HeadlessHost
@@ -66,6 +66,10 @@ class ComfyHost:
     def describe(self) -> dict[str, Any]:
         """Return the node classes and model files that a workflow may name, see `inventory`, and the features that are off."""
         return {"comfy": {**inventory(), "off": dict(extension_context().off)}}
+
+    def model_files(self) -> Mapping[str, Sequence[str]]:
+        """Return `yggdrasill.server_ext.comfy.model_files.model_files`."""
+        return model_files()
 
     def model_fingerprints(self, files: Sequence[str]) -> dict[str, dict[str, str]]:
         """Return `yggdrasill.server_ext.comfy.model_files.fingerprints`."""

@@ -27,7 +27,7 @@ def as_blockers(values: Iterable[Any]) -> list[Any]:
 
 def allow_blockers() -> None:
     """Patch ComfyUI's `get_input_data`, once per process, so that classes with ``takes_blocked`` receive blocked inputs."""
-    compat.wrap_input_data(_with_blockers)
+    compat.wrap_input_data(_with_blockers, "blockers")
 
 
 def _with_blockers(get_input_data: Callable[..., Any]) -> Callable[..., Any]:

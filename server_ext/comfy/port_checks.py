@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from yggdrasill.errors import CannotTravel, InvalidArgument
@@ -14,11 +14,12 @@ from yggdrasill.values.extensions import extension_for
 from yggdrasill.values.scalars import SCALAR_ENCODERS
 from yggdrasill.values.tensors import is_array, is_number, is_tensor
 
-__all__ = ["MAX_PORTS", "check_port", "check_port_count"]
+__all__ = ["MAX_PORTS", "check_port", "check_port_count", "sendable_values"]
 
 MAX_PORTS = 32
 """Sockets on each side of a node; the editor has the same number in ``contract.js``."""
 _OTHER_LEAVES = (bytes, bytearray, Opaque)
+_AUDIO = frozenset({"waveform", "sample_rate"})
 _KEYS = {
     "control": "a ControlNet with its weights",
     "gligen": "a GLIGEN model with its weights",
@@ -48,6 +49,25 @@ def check_port(port: str, type_name: str | Sequence[str], values: Sequence[Any])
         for location, what in _offenders(value):
             part = next((f" ({key} is {_KEYS[key]})" for key in _KEYS if f"[{_show(key)}]" in location), "")
             raise not_transferable(port, type_name, f"value {index}{location} is {what}{part}")
+
+
+def sendable_values(port: str, type_name: str | Sequence[str], values: Sequence[Any]) -> list[Any]:
+    """Return ``values`` as they are sent: a mapping of a pack that behaves as an AUDIO becomes a dict.
+
+    Raises:
+        CannotTravel: as `check_port`.
+    """
+    sent = [_as_audio(value) if _keys_of(value) >= _AUDIO else value for value in values]
+    check_port(port, type_name, sent)
+    return sent
+
+
+def _keys_of(value: Any) -> set[Any]:
+    return set(value) if isinstance(value, Mapping) and type(value) is not dict else set()
+
+
+def _as_audio(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value[key] for key in value}
 
 
 def _offenders(root: Any) -> Iterator[tuple[str, str]]:

@@ -12,13 +12,13 @@ from yggdrasill.remote.comfy_ports import Blocked, port_value, port_values
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
+from yggdrasill.remote.placing import placed_route
 from yggdrasill.remote.remote_graph import RemoteGraph
-from yggdrasill.remote.route import Route
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.node_call import NodeCall
-from yggdrasill.server_ext.comfy.port_checks import check_port, check_port_count
+from yggdrasill.server_ext.comfy.port_checks import check_port_count, sendable_values
 from yggdrasill.server_ext.comfy.stored_contract import StoredContract
 
 __all__ = ["AUTO", "RemoteCall", "check_settings", "placement_of"]
@@ -84,7 +84,7 @@ class RemoteCall(NodeCall):
     def _run_remote(
         self, registry: EndpointRegistry, placement: Placement, local_fallbacks: LocalFallbacks | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
-        route = Route.placed(registry, placement, self.graph)
+        route = placed_route(registry, placement, self.graph)
         if local_fallbacks is not None and local_fallbacks.are_silent(placement.endpoints):
             route.retry_policy = replace(route.retry_policy, first=0.0)
         served = RemoteGraph(route=route)
@@ -131,8 +131,7 @@ class RemoteCall(NodeCall):
                     f"Socket {socket!r} is linked, but graph {self.graph!r} has {len(contract.inputs)} inputs: {names}. Unlink the socket."
                 )
             entry = contract.inputs[index]
-            check_port(entry["name"], str(entry.get("comfy_type", "*")), values)
-            inputs[entry["name"]] = port_value(values)
+            inputs[entry["name"]] = port_value(sendable_values(entry["name"], str(entry.get("comfy_type", "*")), values))
         missing = [entry["name"] for entry in contract.inputs if not entry.get("optional") and entry["name"] not in inputs]
         if missing:
             raise InvalidArgument(

@@ -19,6 +19,7 @@ from yggdrasill.remote.observers import waiting
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
+from yggdrasill.server_ext.comfy.hidden_inputs import release_hidden, take_hidden
 from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
 from yggdrasill.server_ext.comfy.job_inputs import JobInputs
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
@@ -111,12 +112,14 @@ class QueueRunner:
 
     def _run(self, run: PromptRun, inputs: Mapping[str, Any], begin: Callable[[PromptRun], None]) -> dict[str, Any]:
         digests: dict[str, str] = {}
+        hidden: str | None = None
         try:
             for name, value in inputs.items():
                 digests[name] = self.job_inputs.put(value)
             with self._lock:
                 self._runs[run.prompt_id] = run
             prompt = bind_prompt(run.graph, digests, run.prompt_id)
+            hidden = take_hidden(prompt)
             normalize_model_paths(prompt)
             asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), compat.main_loop())
             self._follow(run)
@@ -126,6 +129,7 @@ class QueueRunner:
             with self._lock:
                 self._runs.pop(run.prompt_id, None)
             self.job_inputs.drop(digests.values())
+            release_hidden(hidden)
 
     async def _start(self, run: PromptRun, prompt: dict[str, Any], begin: Callable[[PromptRun], None]) -> None:
         """Check the prompt, open its socket, and start it. Runs on ComfyUI's main loop."""

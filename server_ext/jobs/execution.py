@@ -25,7 +25,7 @@ from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.stage.state import State
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
-from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.wire import StreamingPacker
 
 __all__ = [
@@ -128,7 +128,7 @@ class TaskServices:
     """The services that all tasks of an endpoint share. ``emit(job, kind, data, slot=None)`` may be called from any thread."""
 
     jobs: JobStore
-    store: ArtifactStore
+    store: LocalStore
     redactor: Redactor
     emit: Callable[..., None]
     #: Called from any thread with a job and its final form, after that was stored.

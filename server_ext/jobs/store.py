@@ -27,7 +27,7 @@ from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
 from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.jobs.model import PREDECESSORS, Event, Job, KeyRecord
 from yggdrasill.server_ext.jobs.schema import job_file_failure, open_job_file
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.folder import FolderStore
 
 __all__ = ["JobStore", "OutputRetention", "Retention", "default_quota"]
 
@@ -347,7 +347,7 @@ class Retention:
         return replace(self, bytes=min(self.bytes, quota // 2))
 
 
-def default_quota(store: DiskStore) -> int:
+def default_quota(store: FolderStore) -> int:
     """Return the default quota in bytes: half of the free disk space plus the store's size, at most 64 GiB.
 
     Raises:

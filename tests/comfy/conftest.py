@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from samples.comfy import Installation, Server, Servers, find_installation, make_base_directory
+from samples.comfy import ROOT, Installation, Server, Servers, find_installation, make_base_directory
 from samples.comfy_graphs import Caller, know
 from samples.editor import find_browser, started_browser
 
@@ -22,6 +22,7 @@ class Half:
 
 NODE_CLASS_MAPPINGS = {{"TestOnlyOn_{name}": Half}}
 """
+_HABITS = ROOT / "tests" / "samples" / "habits_pack"
 _NODES = Path(__file__).with_name("host") / "nodes_for_tests.py"
 
 
@@ -91,6 +92,7 @@ def pair(servers: Servers) -> tuple[Caller, Caller]:
     for name in ("a", "b"):
         base = make_base_directory(servers.folder / f"pair-{name}")
         shutil.copy(_NODES, base / "custom_nodes" / _NODES.name)
+        shutil.copytree(_HABITS, base / "custom_nodes" / _HABITS.name, ignore=shutil.ignore_patterns("__pycache__"))
         (base / "custom_nodes" / "nodes_of_one.py").write_text(_NODES_OF_ONE.format(name=name), encoding="utf-8")
         started.append(servers.launch(("--cache-lru", "30"), base=base))
     for server in started:

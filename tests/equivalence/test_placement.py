@@ -31,7 +31,7 @@ from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation import Graph, ReusePool
 from yggdrasill.pipeline import Pipeline
 from yggdrasill.remote import EndpointRegistry
-from yggdrasill.remote.remote_part import RemotePart
+from yggdrasill.remote.remote_graph import RemotePart
 from yggdrasill.stage import Stage, State
 from yggdrasill.values.handles import load_handles
 from yggdrasill.world import World

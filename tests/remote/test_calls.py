@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from yggdrasill.errors import LimitExceeded
-from yggdrasill.remote.calls import StreamEvent, read_events
+from yggdrasill.remote.channel import StreamEvent, read_events
 from yggdrasill.remote.loop_thread import loop_thread
 
 STREAM = (

@@ -1,16 +1,19 @@
-"""The client against invalid responses, and its retry policy; without endpoint processes."""
+"""The client against scripted servers: invalid responses, retries, cancellation."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
 from samples.graphs import graph_of
+from samples.http_client import until
+from samples.scripted_endpoint import GOOD, TOKEN, Answer, Handler, Received, ScriptedEndpoint, answer, events, refusal, scripted_endpoint
 from yggdrasill.errors import (
     EndpointFailed,
     EndpointUnreachable,
@@ -24,68 +27,67 @@ from yggdrasill.errors import (
     UnknownName,
     YggdrasillError,
 )
-from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, MemoryTransport, RemoteGraph, RetryPolicy
+from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, RemoteGraph, RetryPolicy
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import Call, execute_remote_call, follow
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
-from yggdrasill.remote.transports import HandlerResponse, Request
 from yggdrasill.values.stores.memory import MemoryStore
 
-GOOD = {"X-Yggdrasill-Protocol": "1"}
 CONTRACT = {"graph_id": "g", "kind": "graph", "hash": "h", "inputs": [{"name": "x"}], "outputs": [{"name": "y", "dtype": "any"}]}
 QUICK = RetryPolicy(first=0.2, later=0.3)
+Start = Callable[[Handler], ScriptedEndpoint]
 
 
-def answer(document: Any, status: int = 200) -> HandlerResponse:
-    return HandlerResponse(status, json.dumps(document).encode(), GOOD)
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Start scripted endpoints that end with the test."""
+    with ExitStack() as stack:
+        yield lambda handler: stack.enter_context(scripted_endpoint(handler))
 
 
-def refusal(error: YggdrasillError, status: int) -> HandlerResponse:
-    return answer({"error": error.to_dict()}, status)
+def always(given: Answer | None) -> Handler:
+    """Return the same response to every request, or break the connection."""
 
-
-def client_of(handler: Callable[[Request, bytes], Awaitable[HandlerResponse]]) -> EndpointClient:
-    return EndpointClient("http://memory", token="very-hidden", name="memory", transport=MemoryTransport(handler))
-
-
-def always(given: HandlerResponse | Exception) -> EndpointClient:
-    async def handler(request: Request, body: bytes) -> HandlerResponse:
-        if isinstance(given, Exception):
-            raise given
+    async def handler(received: Received) -> Answer:
+        if given is None:
+            raise ConnectionResetError
         return given
 
-    return client_of(handler)
+    return handler
 
 
 class Script:
-    """An endpoint whose jobs return the given responses in order, then the last one repeatedly."""
+    """An endpoint whose jobs return the given responses in order, then the last one repeatedly. None breaks the connection."""
 
-    def __init__(self, *answers: HandlerResponse | Exception) -> None:
+    def __init__(self, *answers: Answer | None) -> None:
         self.answers = list(answers)
         self.keys: list[str] = []
-        self.paths: list[str] = []
         self.sent: list[bytes] = []
 
-    async def __call__(self, request: Request, body: bytes) -> HandlerResponse:
-        path = request.url.removeprefix("http://memory/yggdrasill/v1")
-        self.paths.append(f"{request.method} {path}")
-        assert request.headers["Authorization"] == "Bearer very-hidden"
-        if path == "/capabilities":
-            return answer({"protocol": 1})
-        if path.endswith("/contract"):
+    async def __call__(self, received: Received) -> Answer:
+        assert received.headers["Authorization"] == f"Bearer {TOKEN}"
+        if received.path == "/capabilities":
+            return answer({"protocol": 2})
+        if received.path.endswith("/contract"):
             return answer(CONTRACT)
-        if path.startswith("/artifacts"):
-            self.sent.append(body)
+        if received.path == "/health":
+            return answer({"queue": {"queued": 0, "running": 0, "slots": 1}, "protocol": 2})
+        if received.method == "PUT" and received.path.startswith("/graphs"):
+            return answer({"created": True})
+        if received.path.startswith("/artifacts"):
+            self.sent.append(received.body)
             return answer({}, 201)
-        self.keys.append(json.loads(body)["key"])
+        if "/cancel" in received.path:
+            return answer({"status": "CANCELLED"})
+        self.keys.append(received.document["key"])
         given = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
-        if isinstance(given, Exception):
-            raise given
+        if given is None:
+            raise ConnectionResetError
         return given
 
-    def graph(self, **options: Any) -> RemoteGraph:
-        return RemoteGraph(endpoint=client_of(self), graph_id="g", retry_policy=QUICK, **options)
+    def graph(self, start: Start, **options: Any) -> RemoteGraph:
+        return RemoteGraph(endpoint=start(self).client(), graph_id="g", retry_policy=QUICK, **options)
 
 
 DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y": 2}, "payloads": []}, "error": None})
@@ -94,33 +96,33 @@ DONE = answer({"job_id": "j", "status": "COMPLETED", "output": {"skeleton": {"y"
 @pytest.mark.parametrize(
     "given, kind, said",
     [
-        (HandlerResponse(200, b"{}", {}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (HandlerResponse(200, b"<html>", {"X-Yggdrasill-Protocol": "1"}), ProtocolMismatch, "not a JSON object"),
-        (HandlerResponse(200, b"[1]", GOOD), ProtocolMismatch, "not a JSON object"),
-        (HandlerResponse(200, b"{}", {"X-Yggdrasill-Protocol": "0"}), ProtocolMismatch, "protocol version 0"),
-        (HandlerResponse(404, b"not here", {}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (HandlerResponse(302, b"", {"Location": "http://elsewhere"}), ProtocolMismatch, "no Yggdrasill protocol"),
-        (HandlerResponse(500, b"oops", GOOD), EndpointFailed, "HTTP 500"),
-        (HandlerResponse(503, b"starting", {}), EndpointUnreachable, "HTTP 503"),
+        (Answer(200, b"{}"), ProtocolMismatch, "no Yggdrasill protocol"),
+        (Answer(200, b"<html>", GOOD), ProtocolMismatch, "not a JSON object"),
+        (Answer(200, b"[1]", GOOD), ProtocolMismatch, "not a JSON object"),
+        (Answer(200, b"{}", {"X-Yggdrasill-Protocol": "0"}), ProtocolMismatch, "protocol version 0"),
+        (Answer(404, b"not here"), ProtocolMismatch, "no Yggdrasill protocol"),
+        (Answer(302, b"", {"Location": "http://other.example"}), ProtocolMismatch, "no Yggdrasill protocol"),
+        (Answer(500, b"oops", GOOD), EndpointFailed, "HTTP 500"),
+        (Answer(503, b"starting"), EndpointUnreachable, "HTTP 503"),
         (refusal(ProtocolMismatch("this endpoint speaks 2"), 426), ProtocolMismatch, "speaks 2"),
         (refusal(PayloadTooLarge("over the limit"), 413), PayloadTooLarge, "over the limit"),
         (answer({"error": {"type": "Surprise", "message": "new"}}, 500), EndpointFailed, "new"),
-        (ConnectionResetError(104, "reset"), EndpointUnreachable, "broke"),
-        (HandlerResponse(200, b" " * (65 << 20), GOOD), LimitExceeded, "larger than"),
+        (None, EndpointUnreachable, "broke"),
+        (Answer(200, b" " * (65 << 20), GOOD), LimitExceeded, "larger than"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )
-def test_a_bad_answer_is_named_and_shows_no_token(given: HandlerResponse | Exception, kind: type[YggdrasillError], said: str) -> None:
+def test_a_bad_answer_is_named_and_shows_no_token(start: Start, given: Answer | None, kind: type[YggdrasillError], said: str) -> None:
     with pytest.raises(kind) as caught:
-        loop_thread().run(always(given).health())
+        loop_thread().run(start(always(given)).client().health())
     assert said in caught.value.message
-    assert "very-hidden" not in str(caught.value) + str(caught.value.details)
+    assert TOKEN not in str(caught.value) + str(caught.value.details)
 
 
 @pytest.mark.parametrize("document", [{}, {**CONTRACT, "inputs": None}, {**CONTRACT, "outputs": [{}]}, {**CONTRACT, "hash": 3}])
-def test_an_invalid_contract_is_a_protocol_mismatch(document: Any) -> None:
+def test_an_invalid_contract_is_a_protocol_mismatch(start: Start, document: Any) -> None:
     with pytest.raises(ProtocolMismatch, match="'memory'"):
-        _ = RemoteGraph(endpoint=always(answer(document)), graph_id="g").contract
+        _ = RemoteGraph(endpoint=start(always(answer(document))).client(), graph_id="g").contract
 
 
 @pytest.mark.parametrize("url", ["", "127.0.0.1:8400", "ftp://h", "http://", "http://a:b@h", "http://h?token=x", "http://h#x", 7])
@@ -129,57 +131,57 @@ def test_what_is_no_url_of_an_endpoint_is_refused(url: Any) -> None:
         EndpointClient(url)
 
 
-def test_a_lost_connection_is_tried_again_with_the_same_key() -> None:
-    script = Script(ConnectionResetError(104, "reset"), asyncio.TimeoutError(), DONE)
-    assert script.graph().run({"x": 1}) == {"y": 2}
+def test_a_lost_connection_is_tried_again_with_the_same_key(start: Start) -> None:
+    script = Script(None, None, DONE)
+    assert script.graph(start).run({"x": 1}) == {"y": 2}
     assert len(script.keys) == 3
     assert len(set(script.keys)) == 1
 
 
-def test_two_calls_have_two_keys() -> None:
+def test_two_calls_have_two_keys(start: Start) -> None:
     script = Script(DONE)
-    graph = script.graph()
+    graph = script.graph(start)
     graph.run({"x": 1})
     graph.run({"x": 1})
     assert len(set(script.keys)) == 2
 
 
-def test_what_the_endpoint_lacks_is_sent_and_asked_for_again_with_the_same_key() -> None:
+def test_what_the_endpoint_lacks_is_sent_and_asked_for_again_with_the_same_key(start: Start) -> None:
     data = bytes(100_000)
     missing = UnknownArtifact("missing", missing=["e" * 64])
     script = Script(refusal(missing, 409), DONE)
     with pytest.raises(UnknownArtifact, match="no longer available here"):
-        script.graph().run({"x": data})
+        script.graph(start).run({"x": data})
     from yggdrasill.values.payload import blake3_hex
 
     name = blake3_hex(memoryview(data))
     script = Script(refusal(UnknownArtifact("missing", missing=[name]), 409), DONE)
-    assert script.graph().run({"x": data}) == {"y": 2}
+    assert script.graph(start).run({"x": data}) == {"y": 2}
     assert script.sent == [data]
     assert len(set(script.keys)) == 1
 
 
-def test_uploads_to_an_endpoint_that_keeps_losing_an_artifact_are_bounded() -> None:
+def test_uploads_to_an_endpoint_that_keeps_losing_an_artifact_are_bounded(start: Start) -> None:
     from yggdrasill.values.payload import blake3_hex
 
     data = bytes(100_000)
     script = Script(refusal(UnknownArtifact("missing", missing=[blake3_hex(memoryview(data))]), 409))
     with pytest.raises(UnknownArtifact):
-        script.graph().run({"x": data})
+        script.graph(start).run({"x": data})
     assert len(script.sent) == 5
 
 
 @pytest.mark.parametrize("error", [JobConflict("used"), QueueFull("full"), InvalidArgument("no")], ids=lambda error: type(error).__name__)
-def test_what_the_endpoint_refuses_arrives_as_it_is_and_is_not_tried_again(error: YggdrasillError) -> None:
+def test_what_the_endpoint_refuses_arrives_as_it_is_and_is_not_tried_again(start: Start, error: YggdrasillError) -> None:
     script = Script(refusal(error, 409))
     with pytest.raises(type(error), match=error.message):
-        script.graph().run({"x": 1})
+        script.graph(start).run({"x": 1})
     assert len(script.keys) == 1
 
 
-def test_a_job_that_ends_without_output_or_error_is_the_endpoints_failure() -> None:
+def test_a_job_that_ends_without_output_or_error_is_the_endpoints_failure(start: Start) -> None:
     with pytest.raises(EndpointFailed, match="without output or error"):
-        Script(answer({"job_id": "j", "status": "COMPLETED"})).graph().run({"x": 1})
+        Script(answer({"job_id": "j", "status": "COMPLETED"})).graph(start).run({"x": 1})
 
 
 def test_the_retry_policy_is_short_before_the_first_response_and_longer_after() -> None:
@@ -202,81 +204,63 @@ def test_the_retry_policy_is_short_before_the_first_response_and_longer_after() 
     assert first < 0.2 < later < 1.0
 
 
-def test_a_full_endpoint_hands_over_to_the_next() -> None:
-    full, free = Script(refusal(QueueFull("full"), 429)), Script(DONE)
-    endpoints = {
-        name: Endpoint(name, "http://memory", secret="very-hidden", transport=MemoryTransport(script))
-        for name, script in (("full", full), ("free", free))
-    }
-
-    async def deployable(script: Script, request: Request, body: bytes) -> HandlerResponse:
-        return answer({"created": True}) if request.method == "PUT" else await script(request, body)
-
-    for name, script in (("full", full), ("free", free)):
-        endpoints[name] = Endpoint(
-            name,
-            "http://memory",
-            secret="very-hidden",
-            transport=MemoryTransport(lambda r, b, script=script: deployable(script, r, b)),  # type: ignore[misc]
-        )
+def test_a_full_endpoint_hands_over_to_the_next(start: Start) -> None:
+    full, free = Script(refusal(QueueFull("full"), 429, Retry_After="1")), Script(DONE)
+    endpoints = {name: Endpoint(name, start(script).url, secret=TOKEN) for name, script in (("full", full), ("free", free))}
     registry = EndpointRegistry(endpoints, default={"replicas": ["full", "free"], "policy": "first"})
     placed = graph_of({"d": "double"}, [], ["d.x = x"], ["d.y = y"], graph_id="g").place(registry)
     assert placed.run({"x": 1}) == {"y": 2}
     assert len(full.keys) == len(free.keys) == 1
 
 
-@pytest.mark.parametrize("knows_keys", [True, False])
-async def test_a_cancelled_call_is_cancelled_by_its_key_and_not_submitted_again(knows_keys: bool) -> None:
-    paths: list[str] = []
-    arrived = asyncio.Event()
+def call_of(**options: Any) -> Call:
+    return Call("g", {"skeleton": 1, "payloads": []}, 1, ArtifactClient(MemoryStore()), {}, **options)
 
-    async def handler(request: Request, body: bytes) -> HandlerResponse:
-        path = request.url.removeprefix("http://memory/yggdrasill/v1")
-        paths.append(path)
-        if path.endswith("/jobs"):
-            arrived.set()
+
+@pytest.mark.parametrize("knows_keys", [True, False])
+def test_a_cancelled_call_is_cancelled_by_its_key_and_not_submitted_again(start: Start, knows_keys: bool) -> None:
+    async def handler(received: Received) -> Answer:
+        if received.path.endswith("/jobs"):
             await asyncio.sleep(30)
-        if path.startswith("/jobs/keys/") and knows_keys:
+        if received.path.startswith("/jobs/keys/") and knows_keys:
             return answer({"job_id": "j", "key": "k", "status": "CANCELLED"})
         return refusal(UnknownName("Unknown route."), 404)
 
-    call = Call("g", {"skeleton": 1, "payloads": []}, 1, ArtifactClient(MemoryStore()), {}, key="k/1")
-    calling = asyncio.create_task(execute_remote_call(client_of(handler), call))
-    await arrived.wait()
+    server = start(handler)
+    calling = loop_thread().start(execute_remote_call(server.client(), call_of(key="k/1")))
+    until(lambda: server.received)
     calling.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await calling
-    assert paths == ["/graphs/g/jobs", "/jobs/keys/k%2F1/cancel"]
+    with pytest.raises(CancelledError):
+        calling.future.result(5)
+    assert [received.path for received in server.received] == ["/graphs/g/jobs", "/jobs/keys/k%2F1/cancel"]
 
 
-async def test_a_call_to_an_endpoint_that_is_shutting_down_is_tried_again_after_the_requested_time() -> None:
+@pytest.mark.parametrize("error, status", [(EndpointUnreachable("stops", reason="shutdown"), 503), (QueueFull("full"), 429)])
+def test_a_refused_call_is_tried_again_after_the_requested_time(start: Start, error: YggdrasillError, status: int) -> None:
     times: list[float] = []
 
-    async def handler(request: Request, body: bytes) -> HandlerResponse:
+    async def handler(received: Received) -> Answer:
         times.append(time.monotonic())
-        if len(times) == 1:
-            error = EndpointUnreachable("The endpoint is shutting down.", reason="shutdown")
-            return HandlerResponse(503, json.dumps({"error": error.to_dict()}).encode(), {**GOOD, "Retry-After": "1"})
-        return DONE
+        return refusal(error, status, Retry_After="1") if len(times) == 1 else DONE
 
-    call = Call("g", {"skeleton": 1, "payloads": []}, 1, ArtifactClient(MemoryStore()), {}, retry_policy=RetryPolicy(first=1.5, later=1.5))
-    row = await execute_remote_call(client_of(handler), call)
+    row = loop_thread().run(execute_remote_call(start(handler).client(), call_of(retry_policy=RetryPolicy(first=1.5, later=1.5))))
     assert row["status"] == "COMPLETED"
     assert times[1] - times[0] >= 1.0
 
 
-async def test_following_a_finished_job_continues_after_a_stream_that_ended_early() -> None:
+def test_following_a_finished_job_continues_after_a_stream_that_ended_early(start: Start) -> None:
     resumed: list[str | None] = []
 
-    async def handler(request: Request, body: bytes) -> HandlerResponse:
-        if not request.url.endswith("/events"):
+    async def handler(received: Received) -> Answer:
+        if not received.path.endswith("/events"):
             return answer({"job_id": "j", "status": "COMPLETED"})
-        after = request.headers.get("Last-Event-ID")
+        after = received.headers.get("Last-Event-ID")
         resumed.append(after)
         first = int(after or 0) + 1
-        events = [f'id: {seq}\nevent: log\ndata: {{"n":{seq}}}\n\n' for seq in range(first, min(first + 2, 6))]
-        return HandlerResponse(200, "".join(events).encode(), GOOD)
+        return events(*(("log", {"n": seq}) for seq in range(first, min(first + 2, 6))), first=first)
 
-    followed = [event.data["n"] async for event in follow(client_of(handler), "j", Retry(QUICK))]
-    assert followed == [1, 2, 3, 4, 5]
+    async def collect(client: EndpointClient) -> list[int]:
+        return [event.data["n"] async for event in follow(client, "j", Retry(QUICK))]
+
+    assert loop_thread().run(collect(start(handler).client())) == [1, 2, 3, 4, 5]
     assert resumed == [None, "2", "4", "5"]

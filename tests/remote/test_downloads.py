@@ -30,7 +30,7 @@ class _BreakingClient:
     name = "breaking"
 
     @asynccontextmanager
-    async def get_artifact(self, name: str, offset: int = 0) -> AsyncIterator[_Response]:
+    async def get_artifact(self, name: str, offset: int = 0, stop: int | None = None) -> AsyncIterator[_Response]:
         if offset >= len(DATA):
             raise InvalidArgument("Invalid Range header: it begins after the last byte.")
         yield _Response()

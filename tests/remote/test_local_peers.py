@@ -16,7 +16,7 @@ from yggdrasill.errors import EndpointUnreachable, PayloadTooLarge, StorageFaile
 from yggdrasill.foundation import Graph
 from yggdrasill.remote import RetryPolicy
 from yggdrasill.remote.local_peers import LocalPeer, is_this_machine
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 MIB = 1 << 20
 MESSAGES = 64 << 10
@@ -154,7 +154,7 @@ def test_addresses_of_this_machine_are_distinguished_from_others() -> None:
     assert not any(map(is_this_machine, ("192.0.2.7", "2001:db8::7", "no such host", "x" * 300)))
 
 
-def found(host: str = "127.0.0.1", **reported: Any) -> DiskStore | None:
+def found(host: str = "127.0.0.1", **reported: Any) -> SharedFolderStore | None:
     async def ask() -> Mapping[str, Any]:
         return reported
 
@@ -162,7 +162,7 @@ def found(host: str = "127.0.0.1", **reported: Any) -> DiskStore | None:
 
 
 def test_a_folder_is_used_if_it_has_the_reported_id(tmp_path: Path) -> None:
-    own = DiskStore(tmp_path / "own")
+    own = SharedFolderStore(tmp_path / "own")
     facts: dict[str, Any] = {"folder": str(own.folder), "store_id": own.store_id, "quota_bytes": 1 << 30}
     store = found(**facts)
     assert store is not None

@@ -11,7 +11,17 @@ import pytest
 from samples.endpoints import EndpointProcess
 from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType
 from yggdrasill.remote import RemoteWorkflow
-from yggdrasill.remote.preflight import check_workflow, class_signature, set_local_comfy, signature_differences
+from yggdrasill.remote.preflight import (
+    MissingItem,
+    check_workflow,
+    choice_gaps,
+    class_signature,
+    gaps_of,
+    missing_at,
+    offered_only_there,
+    set_local_comfy,
+    signature_differences,
+)
 
 #: As in `samples.fake_comfyui`, which only an endpoint process may load.
 FORM: dict[str, Any] = {"input": {"required": {"value": ["*", {}]}, "optional": {"times": ["INT", {}]}}, "output": ["*"]}
@@ -110,8 +120,14 @@ def test_only_what_a_prompt_uses_of_a_class_makes_a_difference(there: dict[str, 
 class Own:
     """A ComfyUI with the sample's class and file, or different ones under these names."""
 
-    def __init__(self, form: dict[str, Any] | None = None, mark: str = FINGERPRINT) -> None:
+    def __init__(
+        self, form: dict[str, Any] | None = None, mark: str = FINGERPRINT, models: Mapping[str, Sequence[str]] | None = None
+    ) -> None:
         self.form, self.mark = form or FORM, mark
+        self.models = {"checkpoints": [FILE]} if models is None else models
+
+    def model_files(self) -> Mapping[str, Sequence[str]]:
+        return self.models
 
     def node_hashes(self) -> Mapping[str, str]:
         return {"FakeDouble": "here"}
@@ -170,3 +186,88 @@ def test_capabilities_are_fetched_again_before_a_refusal(gpu: EndpointProcess) -
     client = gpu.client()
     client.facts = {"comfy": {"node_classes": {}}}
     assert RemoteWorkflow(PROMPT, endpoint=client).run({"x": 3}) == {"y": 6}
+
+
+# -- what counts as a model file where this process is a ComfyUI -----------------------------------------------------------
+
+MODELS = {
+    "checkpoints": ["sd/one.safetensors"],
+    "loras": ["ink.safetensors", "sub/wash.safetensors"],
+    "embeddings": ["bad.pt", "sub/worse.safetensors"],
+}
+
+
+def there(**models: list[str]) -> dict[str, Any]:
+    return {"comfy": {"node_classes": {"Any": "1", "TextEncode": "2", "DownloadAndLoad": "3"}, "models": models}}
+
+
+@pytest.mark.parametrize(
+    "inputs, missing",
+    [
+        ({"lora_1": {"on": True, "lora": "ink.safetensors", "strength": 1.0}}, ["ink.safetensors"]),
+        ({"stack": [["sub/wash.safetensors", 1.0]]}, ["sub/wash.safetensors"]),
+        ({"name": "sub\\\\wash.safetensors".replace("\\\\", "\\")}, ["sub\\wash.safetensors"]),
+        ({"text": "a tree, (embedding:bad:1.2), embedding:sub/worse"}, ["bad.pt", "sub/worse.safetensors"]),
+        ({"text": "a tree <lora:wash:0.8> <lora:ink.safetensors:1>"}, ["sub/wash.safetensors", "ink.safetensors"]),
+        ({"text": "embedding:nowhere <lora:nowhere:1> bad"}, []),
+        ({"model": "depth_anything.safetensors"}, []),
+        ({"filename_prefix": "ink.safetensors"}, []),
+    ],
+    ids=[
+        "a widget with fields",
+        "a list",
+        "a path of Windows",
+        "embeddings",
+        "loras in a text",
+        "unknown words",
+        "not of a folder of models",
+        "a prefix",
+    ],
+)
+def test_a_text_is_a_model_if_this_comfyui_has_it(inputs: dict[str, Any], missing: list[str], compared: Callable[[Own], None]) -> None:
+    compared(Own(models=MODELS))
+    prompt = {"5": {"class_type": "Any", "inputs": inputs}}
+    assert missing_at(prompt, there(loras=["other.safetensors"])) == [MissingItem("5", "model file", name) for name in missing]
+    assert missing_at(prompt, there(**MODELS)) == []
+
+
+def test_a_loader_of_a_pack_s_own_folder_is_not_refused(compared: Callable[[Own], None]) -> None:
+    prompt = {"1": {"class_type": "DownloadAndLoad", "inputs": {"model": "depth_anything_v2.safetensors"}}}
+    assert gaps_of(prompt, there(checkpoints=["x.safetensors"])) != {}
+    compared(Own(models=MODELS))
+    assert gaps_of(prompt, there(checkpoints=["x.safetensors"])) == {}
+
+
+def test_outputs_that_list_the_files_of_a_machine_are_equal() -> None:
+    local, remote = (class_signature({"input": {}, "output": [[name], "INT"]}) for name in ("a.ckpt", "b.ckpt"))
+    assert local == remote
+    assert local["outputs"] == ["COMBO", "INT"]
+
+
+def test_a_choice_that_the_endpoint_does_not_offer_is_missing() -> None:
+    entry = {
+        "input": {
+            "required": {"folder": [["a", "sub/b"], {}], "mode": ["COMBO", {"options": ["x"]}], "free": ["STRING", {}]},
+            "optional": {"far": ["COMBO", {"remote": {"route": "/x"}}], "own": [["q"], {}]},
+        }
+    }
+    inputs = {"folder": "c", "mode": "y.safetensors", "free": "c", "far": "c", "own": "c", "extra": "c"}
+    prompt = {"3": {"class_type": "Pick", "inputs": inputs}, "4": {"class_type": "Other", "inputs": {"folder": "c"}}}
+    found = choice_gaps(prompt, {"Pick": entry, "Other": None}, lambda _, name: name == "own")
+    assert found == [MissingItem("3", "choice", "folder: c"), MissingItem("3", "model file", "y.safetensors")]
+    fine = {"3": {"class_type": "Pick", "inputs": {"folder": "sub\\b", "mode": ["4", 0]}}}
+    assert choice_gaps(fine, {"Pick": entry}, lambda _, name: False) == []
+
+
+def test_choices_that_only_the_endpoint_offers_are_found() -> None:
+    def entry(*names: str) -> dict[str, Any]:
+        return {"input": {"required": {"name": [list(names), {}], "path": ["STRING", {}]}}}
+
+    def node(name: Any) -> dict[str, Any]:
+        return {"class_type": "Load", "inputs": {"name": name, "path": "nowhere"}}
+
+    assert offered_only_there(node("b"), entry("a"), entry("a", "b")) == {"name"}
+    assert offered_only_there(node("a"), entry("a"), entry("a", "b")) == set()
+    assert offered_only_there(node("c"), entry("a"), entry("a", "b")) == set()
+    assert offered_only_there(node(["1", 0]), entry("a"), entry("a", "b")) == set()
+    assert offered_only_there(node("b"), None, None) == set()

@@ -141,7 +141,7 @@ class Caller:
         """Return the events of a job so far."""
         import asyncio
 
-        from yggdrasill.remote.calls import read_events
+        from yggdrasill.remote.channel import read_events
 
         found: list[tuple[str, dict[str, Any]]] = []
 

@@ -20,7 +20,7 @@ from blake3 import blake3
 from samples.endpoints import EndpointProcess
 from samples.http_client import Http, error_of
 from yggdrasill.server_ext.jobs.store import Retention, default_quota
-from yggdrasill.values import DiskStore
+from yggdrasill.values import EmbeddedStore
 
 
 def named(data: bytes) -> str:
@@ -308,7 +308,7 @@ def test_an_endpoint_that_does_not_share_its_folder_does_not_show_it(server: Htt
 
 
 def test_the_default_quota_is_half_of_the_free_disk_space(server: Http, tmp_path: Path) -> None:
-    store = DiskStore(tmp_path)
+    store = EmbeddedStore(tmp_path)
     free = shutil.disk_usage(tmp_path).free
     assert default_quota(store) == pytest.approx(min(64 << 30, free // 2), rel=0.05)
     assert Retention().within(8 << 30).bytes == 4 << 30

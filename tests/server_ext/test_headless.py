@@ -176,7 +176,7 @@ def test_the_next_call_of_a_stateful_graph_starts_when_the_cancelled_one_ends_wi
 
 def test_tasks_start_by_priority_and_then_in_the_order_of_their_arrival() -> None:
     host, may_start, order = HeadlessHost(1), threading.Event(), []
-    host.enqueue(HeadlessTask(None, lambda release_slot: may_start.wait(10)))  # type: ignore[arg-type, return-value]
+    host.enqueue(HeadlessTask(None, lambda release_slot: may_start.wait(10)))  # type: ignore[arg-type]
     for number, priority in enumerate((0, 5, -3, 5, 0)):
         host.enqueue(HeadlessTask(None, lambda release_slot, name=(priority, number): order.append(name), priority))  # type: ignore[arg-type, misc]
     may_start.set()
@@ -224,7 +224,7 @@ def test_tasks_of_one_graph_never_overlap_and_all_but_the_withdrawn_ones_run(ent
 
 def test_ten_thousand_tasks_are_queued_and_withdrawn_quickly() -> None:
     host, may_start = HeadlessHost(1), threading.Event()
-    host.enqueue(HeadlessTask("graph", lambda release_slot: may_start.wait(30)))  # type: ignore[arg-type, return-value]
+    host.enqueue(HeadlessTask("graph", lambda release_slot: may_start.wait(30)))  # type: ignore[arg-type]
     tasks = [HeadlessTask("graph", lambda release_slot: None) for _ in range(10_000)]
     began = time.perf_counter()
     for task in tasks:

@@ -10,7 +10,7 @@ import pytest
 
 from samples.http_client import GateFile, Http, error_of, one_node, until
 from yggdrasill.errors import StorageFailed
-from yggdrasill.server_ext import idle_reaper
+from yggdrasill.server_ext import deployment as idle_reaper
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployment import IdleReaper
 from yggdrasill.server_ext.deployments import Deployments

@@ -11,7 +11,7 @@ import torch
 from samples.graphs import bits
 from yggdrasill.errors import CannotTravel
 from yggdrasill.values import DiskStore, MemoryStore, pack, unpack
-from yggdrasill.values.stores.base import ArtifactStore, ArtifactWriter
+from yggdrasill.values.stores.base import ArtifactWriter, LocalStore, Writer
 from yggdrasill.values.wire import StreamingPacker
 
 WHOLE: dict[str, Any] = {
@@ -23,16 +23,16 @@ WHOLE: dict[str, Any] = {
 
 
 @pytest.fixture(params=["memory", "disk"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> LocalStore:
     return MemoryStore() if request.param == "memory" else DiskStore(tmp_path)
 
 
-def opened(packed: Any, store: ArtifactStore) -> Any:
+def opened(packed: Any, store: LocalStore) -> Any:
     return unpack(packed.wire, lambda ref: store.read(ref.hash))
 
 
 @pytest.mark.parametrize("early", [[], ["image"], ["", "mask"], list(reversed(WHOLE))], ids=str)
-def test_the_streamed_dict_equals_the_packed_one(store: ArtifactStore, early: list[str]) -> None:
+def test_the_streamed_dict_equals_the_packed_one(store: LocalStore, early: list[str]) -> None:
     packer = StreamingPacker(store, "job")
     for key in early:
         packer.add(key, WHOLE[key])
@@ -42,7 +42,7 @@ def test_the_streamed_dict_equals_the_packed_one(store: ArtifactStore, early: li
     assert sorted(packed.artifacts) == sorted(pack(WHOLE, store, owner="other").artifacts)
 
 
-def test_the_artifacts_of_an_item_are_there_when_it_is_added(store: ArtifactStore) -> None:
+def test_the_artifacts_of_an_item_are_there_when_it_is_added(store: LocalStore) -> None:
     packer = StreamingPacker(store, "job")
     (ref,) = packer.add("image", WHOLE["image"])
     assert store.has(ref.hash)
@@ -50,7 +50,7 @@ def test_the_artifacts_of_an_item_are_there_when_it_is_added(store: ArtifactStor
     assert packer.add("mask", WHOLE["mask"]) == []
 
 
-def test_an_item_is_what_it_was_when_it_was_added(store: ArtifactStore) -> None:
+def test_an_item_is_what_it_was_when_it_was_added(store: LocalStore) -> None:
     tensor = torch.zeros(9000)
     packer = StreamingPacker(store, "job")
     packer.add("first", tensor)
@@ -61,7 +61,7 @@ def test_an_item_is_what_it_was_when_it_was_added(store: ArtifactStore) -> None:
     assert [float(got[key][0]) for key in ("first", "second", "third")] == [0.0, 1.0, 2.0]
 
 
-def test_an_item_that_cannot_be_packed_is_reported_by_finish_with_its_location(store: ArtifactStore) -> None:
+def test_an_item_that_cannot_be_packed_is_reported_by_finish_with_its_location(store: LocalStore) -> None:
     packer = StreamingPacker(store, "job")
     whole = {"good": torch.zeros(9000), "bad": [object()]}
     for key, value in whole.items():
@@ -70,7 +70,7 @@ def test_an_item_that_cannot_be_packed_is_reported_by_finish_with_its_location(s
         packer.finish(whole)
 
 
-def test_keys_that_json_cannot_represent_are_kept(store: ArtifactStore) -> None:
+def test_keys_that_json_cannot_represent_are_kept(store: LocalStore) -> None:
     whole = {"\ud800": torch.zeros(9000), "plain": 1}
     packer = StreamingPacker(store, "job")
     packer.add("\ud800", whole["\ud800"])
@@ -81,7 +81,7 @@ def test_a_closed_packer_accepts_no_items(tmp_path: Path) -> None:
     store = DiskStore(tmp_path)
     packer = StreamingPacker(store, "job")
     packer.close()
-    store.unpin("job")
+    store.release("job")
     assert packer.add("image", WHOLE["image"]) == []
     assert not list((tmp_path / "objects").rglob("*"))
 
@@ -91,9 +91,9 @@ class _Disturbed(DiskStore):
 
     tensor: torch.Tensor
 
-    def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
+    def writer(self, expected: str | None = None, nbytes: int | None = None, writer: Writer | None = None) -> ArtifactWriter:
         self.tensor[-1] += 1
-        return super().writer(expected, nbytes)
+        return super().writer(expected, nbytes, writer)
 
 
 def test_bytes_that_change_while_they_are_stored_never_get_a_wrong_hash(tmp_path: Path) -> None:

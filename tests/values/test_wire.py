@@ -31,10 +31,10 @@ from yggdrasill.errors import (
 from yggdrasill.values import (
     ArtifactHandle,
     ArtifactRef,
-    ArtifactStore,
     DiskStore,
     Handle,
     Limits,
+    LocalStore,
     MemoryStore,
     load_handles,
     pack,
@@ -61,7 +61,7 @@ NAME = "5d" * 32
 REFERENCE = {"dtype": "float32", "shape": [2, 3], "nbytes": 24, "artifact": NAME}
 
 
-def loader(store: ArtifactStore) -> Callable[[ArtifactRef], memoryview]:
+def loader(store: LocalStore) -> Callable[[ArtifactRef], memoryview]:
     return lambda ref: store.read(ref.hash)
 
 
@@ -69,7 +69,7 @@ def nothing(ref: ArtifactRef) -> memoryview:
     raise UnknownArtifact(f"{ref.hash} is not in any store")
 
 
-def handles(store: ArtifactStore) -> Callable[[ArtifactRef], ArtifactHandle]:
+def handles(store: LocalStore) -> Callable[[ArtifactRef], ArtifactHandle]:
     return lambda ref: ArtifactHandle(ref, loader(store))
 
 
@@ -133,7 +133,7 @@ def test_the_same_tensor_twice_is_one_artifact_and_one_object() -> None:
 def test_equal_tensors_get_separate_memory(writable: bool) -> None:
     store, tensor = MemoryStore(), torch.rand(100, 100)
     with pack([tensor, tensor.clone()], store, owner="job") as packed:
-        store.unpin("job")
+        store.release("job")
         first, second = unpack(packed.wire, lambda ref: store.pop(ref.hash) if writable else store.read(ref.hash))
     first.zero_()
     assert torch.equal(second, tensor)
@@ -166,8 +166,8 @@ def test_with_an_owner_the_artifacts_are_copied_and_pinned(kind: str, tmp_path: 
     assert torch.equal(unpack(packed.wire, loader(store)), before)
     with pytest.raises(StorageFailed, match="pinned"):
         pack(torch.rand(100, 100), store, owner="other")
-    store.unpin("job")
-    store.unpin("other")
+    store.release("job")
+    store.release("other")
     pack(torch.rand(100, 100), store, owner="other")
     assert not store.has(packed.artifacts[0])
 
@@ -179,7 +179,7 @@ def test_a_value_that_cannot_travel_leaves_nothing_in_the_store(owner: str | Non
         pack({"a": torch.rand(100, 100), "b": object()}, store, owner=owner)
     assert not store._borrowed
     assert not store._kept
-    assert not store._pins
+    assert not store._leases
 
 
 def test_a_large_tensor_is_unpacked_as_a_handle_and_loaded_once() -> None:

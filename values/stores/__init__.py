@@ -1,7 +1,20 @@
-"""Artifact stores: the protocol (`base`), a store in memory (`memory`) and one on disk (`disk`)."""
+"""Artifact stores: the protocols (`base`), and stores in memory, in the folder of one process, and in a folder that processes share."""
 
-from yggdrasill.values.stores.base import ArtifactStore, ArtifactWriter
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores.base import ArtifactStat, ArtifactStore, ArtifactWriter, LocalStore, Writer
+from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.memory import MemoryStore
+from yggdrasill.values.stores.shared import SharedFolderStore
+from yggdrasill.values.stores.threaded import BlockingStore, ThreadedStore
 
-__all__ = ["ArtifactStore", "ArtifactWriter", "DiskStore", "MemoryStore"]
+__all__ = [
+    "ArtifactStat",
+    "ArtifactStore",
+    "ArtifactWriter",
+    "BlockingStore",
+    "EmbeddedStore",
+    "LocalStore",
+    "MemoryStore",
+    "SharedFolderStore",
+    "ThreadedStore",
+    "Writer",
+]

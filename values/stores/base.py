@@ -1,4 +1,4 @@
-"""The protocol of artifact stores, the base of their writers, and the checks and errors that the stores share.
+"""The protocols of artifact stores, for event loops and for threads, the base of their writers, and the checks and errors that the stores share.
 
 An artifact is immutable bytes named by their BLAKE3 hash.
 """
@@ -7,32 +7,45 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, StorageFailed, UnknownArtifact
 from yggdrasill.values.payload import blake3_hex
 
 if TYPE_CHECKING:
+    from blake3 import blake3
     from typing_extensions import Self
 
 __all__ = [
     "CHUNK_BYTES",
     "MAX_ARTIFACT_BYTES",
+    "ArtifactStat",
     "ArtifactStore",
     "ArtifactWriter",
+    "Audit",
+    "Data",
+    "LocalStore",
+    "Reservation",
+    "StagingStore",
+    "Writer",
     "check_hash",
     "check_size",
     "checked_digest",
+    "current_writer",
+    "hashing",
     "over_quota",
     "put_mutable",
     "span_of",
     "unknown_artifact",
+    "writing_as",
 ]
 
 CHUNK_BYTES = 1 << 20
@@ -42,21 +55,122 @@ MAX_ARTIFACT_BYTES = 64 << 30
 # Below this size, a second thread costs more than it saves.
 _THREADED_FROM = 256 << 10
 _HASHERS = 4
+Data: TypeAlias = "bytes | bytearray | memoryview"
 _HASH = re.compile(r"[0-9a-f]{64}")
 
 
-class ArtifactStore(Protocol):
-    """Bytes by the BLAKE3 of their content; safe to use from several threads.
+@dataclass(frozen=True)
+class Writer:
+    """The identity that a write is recorded under: the name of a principal and the id of a job; empty if unknown."""
 
-    Every method that takes a hash raises `InvalidArgument` for a text that is not one. ``read``, ``chunks``, ``path``, ``missing``
-    and ``put`` count as use; the least recently used artifact is evicted first.
+    principal: str = ""
+    job: str = ""
+
+
+@dataclass(frozen=True)
+class ArtifactStat:
+    """The facts of a stored artifact: hash, length in bytes, time of the write in seconds since the epoch (0 if unknown), and its writer."""
+
+    hash: str
+    nbytes: int
+    created: float = 0.0
+    writer: Writer = Writer()
+
+
+#: Receives the action ("put" or "delete"), the hash, the number of bytes and the writer, from any thread.
+Audit = Callable[[str, str, int, Writer], None]
+
+_writer: ContextVar[Writer] = ContextVar("yggdrasill_artifact_writer")
+
+
+@contextmanager
+def writing_as(writer: Writer) -> Iterator[None]:
+    """Record ``writer`` for the writes of this context that name no writer."""
+    token = _writer.set(writer)
+    try:
+        yield
+    finally:
+        _writer.reset(token)
+
+
+def current_writer() -> Writer:
+    """Return the writer of this context, see `writing_as`."""
+    return _writer.get(Writer())
+
+
+class ArtifactStore(Protocol):
+    """Bytes by the BLAKE3 of their content, for an event loop: no method blocks it.
+
+    Every method that takes a hash raises `InvalidArgument` for a text that is not one. Reads and writes count as use; the least recently
+    used artifact without a lease is evicted first. ``writer`` is recorded with what is stored.
+    """
+
+    @property
+    def store_id(self) -> str:
+        """Random text, equal for all users of the same bytes: between equal ids a reference is sufficient."""
+        ...
+
+    async def stat(self, hash: str) -> ArtifactStat | None:  # noqa: A002 - the protocol's word
+        """Return the facts of an artifact, or None if the store lacks it."""
+        ...
+
+    async def missing(self, hashes: Iterable[str]) -> list[str]:
+        """Return those of ``hashes`` that the store lacks, each once, in order."""
+        ...
+
+    async def put(self, data: Data, *, hash: str | None = None, writer: Writer | None = None) -> str:  # noqa: A002
+        """Store a copy of ``data`` and return its hash. If ``hash`` is given it is verified.
+
+        Raises `CorruptData` (different hash), `LimitExceeded` (larger than the store accepts), `StorageFailed` (quota, disk).
+        """
+        ...
+
+    async def put_stream(
+        self,
+        chunks: AsyncIterable[Data],
+        *,
+        hash: str | None = None,  # noqa: A002
+        nbytes: int | None = None,
+        writer: Writer | None = None,
+    ) -> str:
+        """Store the bytes of ``chunks`` and return their hash; ``hash`` and ``nbytes`` are verified. Raises as `put`, and as ``chunks``."""
+        ...
+
+    def open_range(self, hash: str, start: int = 0, stop: int | None = None) -> AsyncIterator[memoryview]:  # noqa: A002
+        """Return an iterator over the bytes from ``start`` to ``stop``. Its first step raises `UnknownArtifact`."""
+        ...
+
+    async def delete(self, hash: str) -> bool:  # noqa: A002
+        """Remove an artifact. Return False if the store lacks it or a lease protects it."""
+        ...
+
+    async def lease(self, owner: str, hashes: Iterable[str], seconds: float | None = None) -> None:
+        """Protect ``hashes`` from eviction until ``release(owner)``, or for ``seconds`` if given. The artifacts may be stored later.
+
+        A further lease of the same owner adds hashes; its ``seconds`` apply to these.
+        """
+        ...
+
+    async def release(self, owner: str) -> None:
+        """End all leases of ``owner``; does nothing if it has none."""
+        ...
+
+
+class LocalStore(Protocol):
+    """An artifact store for threads: its methods block, and are safe to call from several threads. The codec and jobs use it.
+
+    The rules of `ArtifactStore` apply. A lease without an end lasts until it is released, or some minutes longer than the process.
     """
 
     store_id: str
     """Random text, equal for all users of the same bytes: between equal ids a reference is sufficient."""
 
-    def has(self, hash: str) -> bool:  # noqa: A002 - the protocol's word
+    def has(self, hash: str) -> bool:  # noqa: A002
         """Return whether the store has the artifact."""
+        ...
+
+    def stat(self, hash: str) -> ArtifactStat | None:  # noqa: A002
+        """Return the facts of an artifact, or None if the store lacks it."""
         ...
 
     def missing(self, hashes: Iterable[str]) -> list[str]:
@@ -67,14 +181,14 @@ class ArtifactStore(Protocol):
         """Return the length in bytes; raises `UnknownArtifact`."""
         ...
 
-    def put(self, data: bytes | bytearray | memoryview, *, hash: str | None = None, verify: bool = True) -> str:  # noqa: A002
+    def put(self, data: Data, *, hash: str | None = None, verify: bool = True, writer: Writer | None = None) -> str:  # noqa: A002
         """Store a copy of ``data`` and return its hash. If ``hash`` is given it is verified; with ``verify=False`` it is trusted.
 
         Raises `CorruptData` (different hash), `LimitExceeded` (larger than the store accepts), `StorageFailed` (quota, disk).
         """
         ...
 
-    def writer(self, expected: str | None = None, nbytes: int | None = None) -> ArtifactWriter:
+    def writer(self, expected: str | None = None, nbytes: int | None = None, writer: Writer | None = None) -> ArtifactWriter:
         """Return a writer for bytes in chunks that verifies ``expected`` (hash) and ``nbytes``.
 
         Raises as `put`, before the first chunk if possible.
@@ -96,13 +210,45 @@ class ArtifactStore(Protocol):
         """Return the file of the artifact, for reading only; None for a store without files. Raises `UnknownArtifact`."""
         ...
 
-    def pin(self, owner: str, hashes: Iterable[str]) -> None:
-        """Protect ``hashes`` from eviction until ``unpin(owner)``; the artifacts may be stored later."""
+    def delete(self, hash: str) -> bool:  # noqa: A002
+        """Remove an artifact. Return False if the store lacks it or a lease protects it."""
         ...
 
-    def unpin(self, owner: str) -> None:
-        """Release all pins of ``owner``; does nothing if it has none."""
+    def lease(self, owner: str, hashes: Iterable[str], seconds: float | None = None) -> None:
+        """Protect ``hashes`` from eviction until ``release(owner)``, or for ``seconds``; see `ArtifactStore.lease`."""
         ...
+
+    def release(self, owner: str) -> None:
+        """End all leases of ``owner``; does nothing if it has none."""
+        ...
+
+
+class StagingStore(LocalStore, Protocol):
+    """A local store that keeps room for bytes that arrive outside of it, and takes a finished file over."""
+
+    max_artifact_bytes: int
+
+    def reserve(self, nbytes: int) -> Reservation:
+        """Make room for ``nbytes`` and keep it until the reservation is released. Raises `StorageFailed`."""
+        ...
+
+    def adopt(self, path: Path, hash: str, reservation: Reservation, writer: Writer | None = None) -> None:  # noqa: A002
+        """Store the content of the file ``path``, which the caller has verified, as ``hash`` in the reserved room, and remove the file."""
+        ...
+
+
+class Reservation:
+    """Room in a store for bytes that arrive; ``release`` gives it back, once."""
+
+    def __init__(self, nbytes: int, release: Callable[[int], None]) -> None:
+        self.nbytes = nbytes
+        self._release = release
+
+    def release(self) -> None:
+        """Give the room back; does nothing the second time."""
+        nbytes, self.nbytes = self.nbytes, 0
+        if nbytes:
+            self._release(nbytes)
 
 
 class ArtifactWriter(ABC):
@@ -146,7 +292,7 @@ class ArtifactWriter(ABC):
             if self._expected_bytes is not None and written > self._expected_bytes:
                 raise self._corrupt(f"has more than the expected {self._expected_bytes} bytes")
             check_size(written, self._limit)
-            with self._hashing(view):
+            with hashing(self._hasher, view):
                 self._append(view)
             self._written = written
         except BaseException:
@@ -178,19 +324,6 @@ class ArtifactWriter(ABC):
             self._open = False
             self._discard()
 
-    @contextmanager
-    def _hashing(self, view: memoryview) -> Iterator[None]:
-        """Hash ``view`` while the context is open, on another thread if it is large enough."""
-        if view.nbytes < _THREADED_FROM:
-            self._hasher.update(view)
-            yield
-            return
-        hashing = _hashers().submit(self._hasher.update, view)
-        try:
-            yield
-        finally:
-            hashing.result()
-
     def _require_open(self) -> None:
         if not self._open:
             raise InvalidArgument("the writer of this artifact is closed; call writer() again")
@@ -210,6 +343,20 @@ class ArtifactWriter(ABC):
     @abstractmethod
     def _discard(self) -> None:
         """Discard the written bytes; must not raise."""
+
+
+@contextmanager
+def hashing(hasher: blake3, view: memoryview) -> Iterator[None]:
+    """Hash ``view`` while the context is open, on another thread if it is large enough."""
+    if view.nbytes < _THREADED_FROM:
+        hasher.update(view)
+        yield
+        return
+    running = _hashers().submit(hasher.update, view)
+    try:
+        yield
+    finally:
+        running.result()
 
 
 @lru_cache(maxsize=1)
@@ -245,12 +392,12 @@ def checked_digest(view: memoryview, expected: str | None, *, verify: bool) -> s
     return digest
 
 
-def put_mutable(store: ArtifactStore, hash: str, data: memoryview) -> None:  # noqa: A002
+def put_mutable(store: LocalStore, hash: str, data: memoryview) -> None:  # noqa: A002
     """Store ``data`` under ``hash`` although other threads may write to it: the bytes that are stored are the bytes that are hashed.
 
     Raises:
         CorruptData: the bytes are no longer those of ``hash``.
-        LimitExceeded, StorageFailed: as `ArtifactStore.put`.
+        LimitExceeded, StorageFailed: as `LocalStore.put`.
     """
     with store.writer(hash, data.nbytes) as writer:
         for start in range(0, data.nbytes, CHUNK_BYTES):

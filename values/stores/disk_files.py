@@ -1,8 +1,9 @@
-"""File access of a `DiskStore`: partial files, reading, error translation, and a lock that processes share through a file."""
+"""File access of the stores in folders: partial files, reading, error translation, and a lock that processes share through a file."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import sys
 import time
@@ -20,11 +21,13 @@ from yggdrasill.values.stores.memory import aligned_memory
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["FileLock", "PartialFile", "hash_file", "read_chunks", "read_file", "storage_errors"]
+__all__ = ["FileLock", "PartialFile", "hash_file", "place_new", "read_chunks", "read_file", "storage_errors"]
 
 _MAP_FROM = 256 << 10
 _LOCK_POLL_S = 0.01
 _HASH_BUFFER_BYTES = 8 << 20
+#: A file system without hard links, or one that restricts them.
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 
 
 class PartialFile:
@@ -57,6 +60,33 @@ class PartialFile:
             self._file.close()
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
+
+
+def place_new(partial: Path, target: Path) -> bool:
+    """Rename ``partial`` to ``target`` unless that exists; return whether it was renamed. Raises OSError.
+
+    Of several processes that place one file, one succeeds. A file system without hard links replaces an existing file instead.
+    """
+    if sys.platform == "win32":
+        try:
+            partial.rename(target)
+        except FileExistsError:
+            return False
+        return True
+    try:
+        os.link(partial, target)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if target.exists():
+            return False
+        partial.replace(target)
+        return True
+    with contextlib.suppress(OSError):
+        partial.unlink()
+    return True
 
 
 @contextlib.contextmanager

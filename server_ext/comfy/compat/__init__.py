@@ -17,6 +17,7 @@ from yggdrasill.server_ext.comfy.compat.executor import (
 )
 from yggdrasill.server_ext.comfy.compat.guard import guarded, log_failure, shielded
 from yggdrasill.server_ext.comfy.compat.machine import (
+    base_folder,
     compute_devices,
     media_folders,
     model_folders,
@@ -24,6 +25,7 @@ from yggdrasill.server_ext.comfy.compat.machine import (
     model_path,
     named_folder,
     named_model_folders,
+    pack_folders,
     temporary_folder,
     user_directory,
 )
@@ -35,6 +37,7 @@ from yggdrasill.server_ext.comfy.compat.nodes import (
     may_rerun,
     node_classes,
     object_info_entry,
+    validates_itself,
 )
 from yggdrasill.server_ext.comfy.compat.queue import (
     ExecutingNode,
@@ -84,6 +87,7 @@ __all__ = [
     "RunningState",
     "Validation",
     "add_on_prompt_handler",
+    "base_folder",
     "call_node",
     "close_socket",
     "comfy_version",
@@ -115,6 +119,7 @@ __all__ = [
     "on_main_loop",
     "open_socket",
     "own_addresses",
+    "pack_folders",
     "preview_method",
     "progress_registry",
     "prompt_server",
@@ -129,6 +134,7 @@ __all__ = [
     "temporary_folder",
     "user_directory",
     "validate",
+    "validates_itself",
     "version_note",
     "version_problem",
     "waiting_prompts",

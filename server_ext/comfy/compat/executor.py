@@ -88,14 +88,14 @@ def wrap_execution(wrap: Callable[[AsyncFunction], AsyncFunction]) -> None:
     _wrap(importlib.import_module("execution").PromptExecutor, "execute_async", wrap)
 
 
-def wrap_input_data(wrap: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-    """Replace ``execution.get_input_data(inputs, class, ...)``, once per process."""
-    _wrap(importlib.import_module("execution"), "get_input_data", wrap)
+def wrap_input_data(wrap: Callable[[Callable[..., Any]], Callable[..., Any]], purpose: str) -> None:
+    """Replace ``execution.get_input_data(inputs, class, ...)``, once per process and ``purpose``."""
+    _wrap(importlib.import_module("execution"), "get_input_data", wrap, purpose)
 
 
-def _wrap(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
+def _wrap(owner: Any, name: str, wrap: Callable[[Any], Any], purpose: str = "") -> None:
     original = getattr(owner, name)
-    marked = f"{_MARK}_{name}"
+    marked = f"{_MARK}_{name}{purpose and '_'}{purpose}"
     if not hasattr(owner, marked):
         setattr(owner, marked, original)
         setattr(owner, name, wrap(original))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
+    "base_folder",
     "compute_devices",
     "media_folders",
     "model_folders",
@@ -15,6 +16,7 @@ __all__ = [
     "model_path",
     "named_folder",
     "named_model_folders",
+    "pack_folders",
     "temporary_folder",
     "user_directory",
 ]
@@ -32,6 +34,16 @@ def user_directory() -> str:
 def media_folders() -> list[Path]:
     """Return ComfyUI's input and output folders. Every client that may post a prompt can read and write them through ComfyUI's own nodes."""
     return [Path(_folders().get_input_directory()), Path(_folders().get_output_directory())]
+
+
+def base_folder() -> Path:
+    """Return ComfyUI's base folder."""
+    return Path(_folders().base_path)
+
+
+def pack_folders() -> list[Path]:
+    """Return the folders that contain node packs."""
+    return [Path(folder) for folder in _folders().get_folder_paths("custom_nodes")]
 
 
 def temporary_folder() -> Path:

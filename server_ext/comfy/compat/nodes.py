@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 from collections.abc import Mapping
 from types import SimpleNamespace
@@ -11,7 +12,16 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument
 from yggdrasill.server_ext.comfy.compat.server import prompt_server
 
-__all__ = ["call_node", "execution_blocker", "find_class", "is_blocker", "may_rerun", "node_classes", "object_info_entry"]
+__all__ = [
+    "call_node",
+    "execution_blocker",
+    "find_class",
+    "is_blocker",
+    "may_rerun",
+    "node_classes",
+    "object_info_entry",
+    "validates_itself",
+]
 
 _PATH = "/object_info/{node_class}"
 
@@ -45,6 +55,25 @@ def may_rerun(node_class: Any) -> bool:
         return True
     has_schema = issubclass(node_class, internal._ComfyNodeInternal)
     return has_schema and internal.first_real_override(node_class, "fingerprint_inputs") is not None
+
+
+def validates_itself(class_type: str, name: str) -> bool:
+    """Return whether a class of this ComfyUI validates an input itself, so that ComfyUI does not compare it with the options.
+
+    Classes that this ComfyUI does not have count as such.
+    """
+    node_class = node_classes().get(class_type)
+    if node_class is None:
+        return True
+    internal = importlib.import_module("comfy_api.internal")
+    if issubclass(node_class, internal._ComfyNodeInternal):
+        validate = internal.first_real_override(node_class, "validate_inputs")
+    else:
+        validate = getattr(node_class, "VALIDATE_INPUTS", None)
+    if validate is None:
+        return False
+    arguments = inspect.getfullargspec(validate)
+    return name in arguments.args or arguments.varkw is not None
 
 
 def find_class(location: str) -> type | None:

@@ -14,7 +14,7 @@ from yggdrasill.remote.partition.partitioning import partition_prompt
 from yggdrasill.remote.partition.parts import PartCall, Partition
 from yggdrasill.remote.partition.placement_keys import PlacedPart, parts_of
 from yggdrasill.remote.partition.schemas import NodeSchemas
-from yggdrasill.remote.preflight import missing_at
+from yggdrasill.remote.preflight import MissingItem, missing_at
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.model_files import model_files
@@ -63,11 +63,14 @@ class Preflight:
         names = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
         states = await extension_context().placement.monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         schemas = await self._schemas(body.prompt, names)
-        partition = await asyncio.to_thread(partition_prompt, body.prompt, [placed.part for placed in naming.parts], schemas)
+        facts = extension_context().placement.local_facts.facts()
+        parts = [placed.part for placed in naming.parts]
+        partition = await asyncio.to_thread(partition_prompt, body.prompt, parts, schemas, host=facts)
         states |= await self._requery_lacking(naming.parts, partition, states)
+        choices = await self._missing_choices(naming.parts, partition, states)
         label = _Labels(body.prompt)
         known = await asyncio.to_thread(sources_of, body.workflow)
-        found["parts"] = [_part(placed, partition, states, label, known) for placed in naming.parts if _calls(placed, partition)]
+        found["parts"] = [_part(placed, partition, states, label, known, choices) for placed in naming.parts if _calls(placed, partition)]
         found["stays"] = [{"node": label(node), "why": why} for node, why in sorted(partition.stays.items())]
 
     async def _requery_lacking(
@@ -78,6 +81,16 @@ class Preflight:
         lacking = sorted({name for name, call in pairs if states[name].up and missing_at(call.prompt, states[name].facts) != []})
         found = await asyncio.gather(*(extension_context().placement.monitor.requery(name) for name in lacking))
         return dict(zip(lacking, found, strict=True))
+
+    async def _missing_choices(
+        self, parts: Iterable[PlacedPart], partition: Partition, states: Mapping[str, EndpointState]
+    ) -> dict[tuple[str, str], list[MissingItem]]:
+        """Return the choices that endpoints do not offer, by endpoint and node id of the call."""
+        pairs = [(name, call) for placed in parts for name in placed.placement.endpoints for call in _calls(placed, partition)]
+        monitor = extension_context().placement.monitor
+        up = [(name, call) for name, call in pairs if states[name].up]
+        found = await asyncio.gather(*(monitor.choice_gaps(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
+        return {(name, call.node_id): missing for (name, call), missing in zip(up, found, strict=True)}
 
     async def _schemas(self, prompt: Mapping[str, Any], names: Iterable[str]) -> NodeSchemas:
         classes = sorted({str(node.get("class_type")) for node in prompt.values()})
@@ -103,7 +116,12 @@ def _calls(placed: PlacedPart, partition: Partition) -> list[PartCall]:
 
 
 def _part(
-    placed: PlacedPart, partition: Partition, states: Mapping[str, EndpointState], label: _Labels, known: Mapping[str, Mapping[str, Any]]
+    placed: PlacedPart,
+    partition: Partition,
+    states: Mapping[str, EndpointState],
+    label: _Labels,
+    known: Mapping[str, Mapping[str, Any]],
+    choices: Mapping[tuple[str, str], Iterable[MissingItem]],
 ) -> dict[str, Any]:
     calls = _calls(placed, partition)
     return {
@@ -113,12 +131,18 @@ def _part(
         "copies": sorted({label(node) for call in calls for node in call.copies}),
         "inputs": sorted({f"{port.type} of {label(port.node)}" for call in calls for port in call.inputs}),
         "outputs": sorted({f"{port.type} of {label(port.node)}" for call in calls for port in call.outputs}),
-        "places": [_place(states[name], calls, known) for name in placed.placement.endpoints],
+        "places": [_place(states[name], calls, known, choices) for name in placed.placement.endpoints],
     }
 
 
-def _place(state: EndpointState, calls: Iterable[PartCall], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    missing = {(thing["kind"], thing["name"]): thing for call in calls for thing in _missing(call, state, known)} if state.up else {}
+def _place(
+    state: EndpointState,
+    calls: Iterable[PartCall],
+    known: Mapping[str, Mapping[str, Any]],
+    choices: Mapping[tuple[str, str], Iterable[MissingItem]],
+) -> dict[str, Any]:
+    found = (thing for call in calls for thing in _missing(call, state, known, choices.get((state.name, call.node_id), ())))
+    missing = {(thing["kind"], thing["name"]): thing for thing in found} if state.up else {}
     return {
         "name": state.name,
         "up": bool(state.up),
@@ -128,12 +152,14 @@ def _place(state: EndpointState, calls: Iterable[PartCall], known: Mapping[str, 
     }
 
 
-def _missing(call: PartCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+def _missing(
+    call: PartCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]], choices: Iterable[MissingItem]
+) -> Iterator[dict[str, Any]]:
     missing = missing_at(call.prompt, state.facts)
     if missing is None:
         yield {"kind": "node class", "name": "all: the endpoint is not a ComfyUI"}
         return
-    for _, kind, name in missing:
+    for _, kind, name in [*missing, *choices]:
         yield {"kind": kind, "name": name, **(known.get(name, {}) if kind == "model file" else {})}
 
 

@@ -14,8 +14,7 @@ from yggdrasill.foundation.container import Container
 from yggdrasill.foundation.kinds import Kind, build_project, detect_kind, kind_of
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import ProjectPart, match_keys, name_of
-from yggdrasill.remote.proxies import make_proxy
-from yggdrasill.remote.resolvers import RegistryProject
+from yggdrasill.remote.placing import RegistryProject, make_proxy
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.levels.host_paths import check
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, YggdrasillError
+from yggdrasill.errors import CheckpointMismatch, EndpointUnreachable, InvalidStructure, YggdrasillError
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
+from yggdrasill.remote.preflight import MissingItem, check_at, choice_gaps
+from yggdrasill.remote.retry import Retry
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
 from yggdrasill.server_ext.comfy.url_redaction import strip_urls
@@ -30,6 +32,7 @@ _WATCH_TIME = 30.0
 """Seconds for which an endpoint is monitored after a request for it."""
 _MAX_FACTS_AGE = 300.0
 _TIMEOUT = 5.0
+_OWN_PREFIX = "Yggdrasill"
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class _Watched:
     #: Whether the running query has received the health; the first capabilities can take much longer.
     has_answered: bool = False
     schemas: dict[str, NodeSchema] = field(default_factory=dict)
+    entries: dict[str, Any] = field(default_factory=dict)
 
 
 class EndpointMonitor:
@@ -170,6 +174,48 @@ class EndpointMonitor:
             found |= {name: watched.schemas[name] for name in classes if name in watched.schemas}
         return found
 
+    async def choice_gaps(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> list[MissingItem]:
+        """Return the choices of a prompt that an endpoint does not offer; nothing if it does not answer in time.
+
+        The options of a class are kept, and queried again before a choice counts as missing.
+        """
+        watched = self._watched.get(name)
+        if watched is None or not watched.state.up:
+            return []
+        classes = {str(node["class_type"]) for node in prompt.values() if not str(node["class_type"]).startswith(_OWN_PREFIX)}
+        await _fetch_entries(watched, classes - set(watched.entries), timeout)
+        found = choice_gaps(prompt, watched.entries, compat.validates_itself)
+        if found:
+            await _fetch_entries(watched, {str(prompt[item.node_id]["class_type"]) for item in found}, timeout)
+            found = choice_gaps(prompt, watched.entries, compat.validates_itself)
+        return found
+
+    async def entry(self, name: str, class_type: str, *, timeout: float, fresh: bool = False) -> dict[str, Any] | None:
+        """Return an endpoint's /object_info entry of a class, queried again if ``fresh``; None if it does not answer in time."""
+        watched = self._watched.get(name)
+        if watched is None or not watched.state.up:
+            return None
+        if fresh or class_type not in watched.entries:
+            await _fetch_entries(watched, [class_type], timeout)
+        found: dict[str, Any] | None = watched.entries.get(class_type)
+        return found
+
+    async def difference(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> YggdrasillError | None:
+        """Return the error if an endpoint has other node classes or other model files under the names in a prompt.
+
+        The result is None too if the endpoint does not answer in time; the call checks again.
+        """
+        watched = self._watched.get(name)
+        if watched is None or not watched.state.up:
+            return None
+        try:
+            await asyncio.wait_for(loop_thread().run_async(check_at(prompt, watched.client, Retry())), timeout)
+        except (InvalidStructure, CheckpointMismatch) as error:
+            return error
+        except (YggdrasillError, asyncio.TimeoutError):
+            return None
+        return None
+
     async def _watch(self) -> None:
         wait = _INTERVAL
         while not self._stopped:
@@ -223,6 +269,7 @@ class EndpointMonitor:
                 watched.facts_at = time.monotonic()
                 watched.client.facts = dict(facts)
                 watched.schemas.clear()
+                watched.entries.clear()
         except YggdrasillError as error:
             up, reason, kind = False, strip_urls(error.message), type(error).__name__
         finally:
@@ -239,6 +286,15 @@ async def _fetch_schemas(watched: _Watched, classes: Iterable[str]) -> None:
         with compat.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
             forms = await _with_timeout(watched.client, watched.client.nodes(wanted))
             watched.schemas.update(read_schemas(forms))
+
+
+async def _fetch_entries(watched: _Watched, classes: Iterable[str], timeout: float) -> None:
+    wanted = sorted(classes)
+    if wanted:
+        with compat.shielded(f"endpoint {watched.client.name!r} did not return its node classes"):
+            forms = await _with_timeout(watched.client, watched.client.nodes(wanted), timeout)
+            # a class without an entry is not queried again until the capabilities are
+            watched.entries.update({**dict.fromkeys(wanted), **forms["nodes"]})
 
 
 async def _with_timeout(client: EndpointClient, request: Any, timeout: float = _TIMEOUT) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class PartitionedPrompt:
     placements: Mapping[str, Placement]
     #: The node ids of calls whose values may be split over several endpoints.
     splittable: frozenset[str] = frozenset()
+    #: The ``extra_pnginfo`` of the request.
+    extra_pnginfo: Any = None
     #: By node id of a call: its failure, and the inner node that was last reported running.
     failures: dict[str, InnerFailure] = field(default_factory=dict)
     running: dict[str, str] = field(default_factory=dict)
@@ -57,9 +59,17 @@ class PartitionedPrompt:
 class PostedPrompt(dict[str, Any]):
     """The prompt as it was posted, with the parts that are placed at endpoints. ComfyUI copies it into its history as a plain dict."""
 
-    def __init__(self, prompt: Mapping[str, Any], parts: tuple[PlacedPart, ...] = (), problem: YggdrasillError | None = None) -> None:
+    def __init__(
+        self,
+        prompt: Mapping[str, Any],
+        parts: tuple[PlacedPart, ...] = (),
+        problem: YggdrasillError | None = None,
+        extra_pnginfo: Any = None,
+    ) -> None:
         super().__init__(prompt)
         self.parts = parts
+        #: The ``extra_pnginfo`` of the request, which nodes may have as a hidden input.
+        self.extra_pnginfo = extra_pnginfo
         #: The error if the parts cannot be determined.
         self.problem = problem
         #: Whether validation has seen the prompt. One that it has not seen must not run, because its parts would run locally.

@@ -19,12 +19,13 @@ from yggdrasill.remote.remote_graph import RemoteWorkflow
 from yggdrasill.server_ext.comfy.compat.probe import PLACEMENT
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.hidden_inputs import add_hidden
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, PartitionedPrompt
 from yggdrasill.server_ext.comfy.placement.split_call import SplitCall, split_call
-from yggdrasill.server_ext.comfy.port_checks import check_port
+from yggdrasill.server_ext.comfy.port_checks import sendable_values
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.url_redaction import public_message
 from yggdrasill.values.handles import load_handles
@@ -44,6 +45,8 @@ class Plan:
     inputs: tuple[Mapping[str, Any], ...]
     outputs: tuple[Mapping[str, Any], ...]
     asks_again: bool
+    #: The nodes that have the user's prompt or workflow as a hidden input.
+    hidden: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, text: str) -> Plan:
@@ -55,7 +58,8 @@ class Plan:
         try:
             facts = json.loads(text)
             inputs, outputs = (tuple({**entry, "name": str(entry["name"])} for entry in facts[side]) for side in ("inputs", "outputs"))
-            return cls(text, str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]))
+            hidden = tuple(str(node) for node in facts.get("hidden") or ())
+            return cls(text, str(facts["part"]), dict(facts["prompt"]), inputs, outputs, bool(facts["asks_again"]), hidden)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise InvalidConfig("The plan of this node is not valid. Place the part again to write a new plan.") from None
 
@@ -121,7 +125,7 @@ class PlacedCall(NodeCall):
         """Return the outputs by name, from the first endpoint of the placement that accepts the call."""
         registry = extension_context().registry
         remote = RemoteWorkflow(
-            self.plan.prompt,
+            self._prompt(),
             self.plan.part,
             endpoints=[registry.client(name) for name in placement.endpoints],
             policy=placement.policy,
@@ -129,6 +133,8 @@ class PlacedCall(NodeCall):
             retry_policy=registry.retry_policy,
             strict_build=registry.strict_build,
             artifact_client=registry.artifact_client,
+            priority=placement.priority,
+            deadline=placement.deadline,
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}
@@ -165,7 +171,14 @@ class PlacedCall(NodeCall):
                 raise
             _LOG.warning("Yggdrasill: part %r runs locally: %s", self.plan.part, error.message)
             sent = {name: port_value(load_handles(listed)) for name, listed in values.items()}
-            return self.run_nested(ComfyGraph(self.plan.prompt, self.plan.part), sent)
+            return self.run_nested(ComfyGraph(self._prompt(), self.plan.part), sent)
+
+    def _prompt(self) -> dict[str, Any]:
+        """Return the prompt of the plan as it is sent, with the hidden inputs of its nodes."""
+        partitioned = self._partitioned
+        if partitioned is None or not self.plan.hidden:
+            return self.plan.prompt
+        return add_hidden(self.plan.prompt, self.plan.hidden, partitioned.posted, partitioned.extra_pnginfo)
 
     def _on_sent(self, key: str) -> None:
         self._sent = True
@@ -209,8 +222,12 @@ class PlacedCall(NodeCall):
         for index, port in enumerate(self.plan.inputs):
             listed = self.ports.get(f"p{index}") or ()
             # transferred values were checked when they were produced
-            check_port(port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not TransferredValue])
-            values[port["name"]] = [value.value if type(value) is TransferredValue else value for value in listed]
+            made_here = iter(
+                sendable_values(
+                    port["name"], str(port.get("type", "*")), [value for value in listed if type(value) is not TransferredValue]
+                )
+            )
+            values[port["name"]] = [value.value if type(value) is TransferredValue else next(made_here) for value in listed]
         return values
 
     # -- failures -----------------------------------------------------------------------------------------------

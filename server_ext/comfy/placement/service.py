@@ -12,6 +12,8 @@ from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.partition.placement_keys import parts_of
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.execution_blockers import allow_blockers
+from yggdrasill.server_ext.comfy.hidden_inputs import replace_hidden_inputs
+from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
 from yggdrasill.server_ext.comfy.placement.patches import expect_posted, patch_comfyui
@@ -27,8 +29,9 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 class PlacementService:
     """``read_registry`` returns the current registry of endpoints.
 
-    `monitor` has the states of the endpoints, `timeline` the costs of recent calls, `runs` the running partitioned prompts by prompt id, and
-    `stale` the plans whose cached results are no longer stored where they were.
+    `monitor` has the states of the endpoints, `local_facts` the traits of node packs and the user's files, `timeline` the costs of recent
+    calls, `runs` the running partitioned prompts by prompt id, and `stale` the plans whose cached results are no longer stored where they
+    were.
     """
 
     def __init__(self, read_registry: Callable[[], EndpointRegistry]) -> None:
@@ -37,11 +40,13 @@ class PlacementService:
         self.timeline = Timeline()
         self.runs: dict[str, PartitionedPrompt] = {}
         self.stale: set[str] = set()
-        self.validator = PromptValidator(self.monitor, SchemaCache())
+        self.local_facts = LocalFacts()
+        self.validator = PromptValidator(self.monitor, SchemaCache(), self.local_facts)
 
     def install(self) -> None:
         """Patch ComfyUI, and inspect every prompt that is posted from now on."""
         allow_blockers()
+        replace_hidden_inputs()
         patch_comfyui(self.validator.check, self._running)
         compat.add_on_prompt_handler(self.on_prompt)
 
@@ -83,4 +88,6 @@ class PlacementService:
             _LOG.warning("Yggdrasill: %s", warning)
         if not naming.parts:
             return posted
-        return {**posted, "prompt": PostedPrompt(prompt, naming.parts)}
+        extra = posted.get("extra_data")
+        extra_pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
+        return {**posted, "prompt": PostedPrompt(prompt, naming.parts, extra_pnginfo=extra_pnginfo)}

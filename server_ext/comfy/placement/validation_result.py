@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from yggdrasill.errors import YggdrasillError
 
-__all__ = ["Validate", "ValidationResult", "drop_file_errors", "error_result"]
+__all__ = ["Validate", "ValidationResult", "drop_file_errors", "error_result", "explains_errors"]
 
 ValidationResult = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
 """The result of `validate_prompt`: validity, the error of the prompt as a whole, the output nodes to run, and the errors by node."""
@@ -49,3 +49,14 @@ def drop_file_errors(result: ValidationResult, inside: frozenset[str]) -> tuple[
             remaining[node] = facts
     runnable -= failed
     return (bool(runnable), None if runnable else result[1], sorted(runnable), remaining), sorted(runnable)
+
+
+def explains_errors(errors: Iterable[Mapping[str, Any]], offered: Collection[str]) -> bool:
+    """Return whether dropped errors of a node are about the inputs in ``offered``, whose choices only the endpoint has.
+
+    The error of a class that validates itself may name any of its inputs.
+    """
+    return all(
+        (error.get("extra_info") or {}).get("input_name") in offered if error["type"] == "value_not_in_list" else bool(offered)
+        for error in errors
+    )

@@ -14,12 +14,21 @@ from yggdrasill.remote.partition.partitioning import partition_prompt
 from yggdrasill.remote.partition.parts import PartCall, Partition
 from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
+from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
-from yggdrasill.remote.preflight import gaps_of
+from yggdrasill.remote.preflight import by_node, gaps_of, offered_only_there
+from yggdrasill.server_ext.comfy.local_facts import LocalFacts
+from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
 from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
-from yggdrasill.server_ext.comfy.placement.validation_result import Validate, ValidationResult, drop_file_errors, error_result
+from yggdrasill.server_ext.comfy.placement.validation_result import (
+    Validate,
+    ValidationResult,
+    drop_file_errors,
+    error_result,
+    explains_errors,
+)
 
 __all__ = ["PromptValidator"]
 
@@ -33,9 +42,10 @@ _FACTS_TIMEOUT = 20.0
 class PromptValidator:
     """Validates and partitions posted prompts on ComfyUI's main loop."""
 
-    def __init__(self, monitor: EndpointMonitor, schema_cache: SchemaCache) -> None:
+    def __init__(self, monitor: EndpointMonitor, schema_cache: SchemaCache, local_facts: LocalFacts) -> None:
         self._monitor = monitor
         self._schema_cache = schema_cache
+        self._local_facts = local_facts
 
     async def check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
         """Return ComfyUI's validation result for a posted prompt.
@@ -58,27 +68,33 @@ class PromptValidator:
         lacking = self._schema_cache.missing(_classes(posted))
         if lacking and not lacking <= set(_classes({node: posted[node] for node in inside})):
             return await validate(posted)
-        if lacking:
-            local: ValidationResult = True, None, [], {}
-            wanted: Collection[str] = list(posted)
-        else:
-            local, wanted = drop_file_errors(await validate(checked), inside)
+        original: ValidationResult = (True, None, [], {}) if lacking else await validate(checked)
+        refused = frozenset[str]()
+        while True:
+            local, wanted = (original, list(posted)) if lacking else drop_file_errors(original, inside - refused)
             if not wanted:
                 return local
-        parts = self._parts(posted, wanted, known, lacking)
-        if not parts:
-            return await validate(posted)
-        schemas = await self._schemas(posted, lacking, known)
-        if not lacking <= set(schemas):
-            return await validate(posted)
-        partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted)
-        if not partition.calls:
-            return await validate(posted)
-        placements = {
-            call.node_id: self._placement(call, parts, await self._confirmed_states(call, parts, known)) for call in partition.calls
-        }
+            parts = self._parts(posted, wanted, known, lacking)
+            if not parts:
+                return await validate(posted)
+            schemas = await self._schemas(posted, lacking, known)
+            if not lacking <= set(schemas):
+                return await validate(posted)
+            partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
+            if not partition.calls:
+                return await validate(posted)
+            placements = {
+                call.node_id: await self._placement(call, parts, await self._confirmed_states(call, parts, known))
+                for call in partition.calls
+            }
+            dropped = {node: facts for node, facts in original[3].items() if node not in local[3]}
+            also_refused = [await self._refused_nodes(call, placements, posted, dropped) for call in partition.calls if dropped]
+            if not any(also_refused):
+                break
+            refused = refused.union(*also_refused)
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
-        partitioned = PartitionedPrompt(partition.prompt, posted, {call.node_id: call for call in partition.calls}, placements, splittable)
+        calls = {call.node_id: call for call in partition.calls}
+        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
         return result
@@ -123,18 +139,51 @@ class PromptValidator:
                 raise _down(placed, known, nodes)
         return found
 
-    def _placement(self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]) -> Placement:
+    async def _placement(self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]) -> Placement:
         """Return the placement of a call, reduced to the endpoints that have what it needs.
 
         Raises:
-            YggdrasillError: no endpoint has; the message says what is missing at which.
+            YggdrasillError: no endpoint has; the message says what is missing or different at which.
         """
         placement = _placed_as(call, parts).placement
         gaps = {name: gaps_of(call.prompt, known[name].facts) for name in placement.endpoints}
+        for name in [name for name, missing in gaps.items() if missing == {}]:
+            gaps[name] = by_node(await self._monitor.choice_gaps(name, call.prompt, timeout=_TIMEOUT))
         fit = tuple(name for name, missing in gaps.items() if missing == {})
-        if fit:
-            return replace(placement, endpoints=fit)
-        raise _lacking(call, gaps)
+        if not fit:
+            raise _lacking(call, gaps)
+        differences = {name: await self._monitor.difference(name, call.prompt, timeout=_TIMEOUT) for name in fit}
+        same = tuple(name for name in fit if differences[name] is None)
+        if not same:
+            raise _different(call, next(error for error in differences.values() if error is not None))
+        return replace(placement, endpoints=same)
+
+    async def _refused_nodes(
+        self, call: PartCall, placements: dict[str, Placement], posted: PostedPrompt, dropped: Mapping[str, Mapping[str, Any]]
+    ) -> set[str]:
+        """Return the nodes of a call whose dropped errors hold at its endpoints too. Otherwise reduce its placement to those that accept it."""
+        nodes = [node for node in (*call.nodes, *call.copies) if node in dropped]
+        if not nodes:
+            return set()
+        placement = placements[call.node_id]
+        offered = {
+            name: {node for node in nodes if await self._offers(name, posted[node], dropped[node]["errors"])}
+            for name in placement.endpoints
+        }
+        complete = tuple(name for name, found in offered.items() if len(found) == len(nodes))
+        if complete:
+            placements[call.node_id] = replace(placement, endpoints=complete)
+            return set()
+        return set(nodes) - max(offered.values(), key=len)
+
+    async def _offers(self, name: str, node: Mapping[str, Any], errors: Iterable[Mapping[str, Any]]) -> bool:
+        class_type = str(node["class_type"])
+        local = (await read_object_info([class_type]))["nodes"].get(class_type)
+        for fresh in (False, True):
+            remote = await self._monitor.entry(name, class_type, timeout=_TIMEOUT, fresh=fresh)
+            if remote is None or explains_errors(errors, offered_only_there(node, local, remote)):
+                return True
+        return False
 
     async def _confirmed_states(
         self, call: PartCall, parts: Iterable[PlacedPart], known: Mapping[str, EndpointState]
@@ -156,16 +205,16 @@ class PromptValidator:
 
 
 def _partition_leniently(
-    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None
+    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
 ) -> Partition:
     """Partition the prompt. If nodes that only ``*`` places cannot be partitioned, they run locally instead."""
     named = [placed.part for placed in parts]
     try:
-        return partition_prompt(posted, named, schemas, wanted)
+        return partition_prompt(posted, named, schemas, wanted, host)
     except PartitionError as error:
         if error.details.get("part") != WHOLE or not any(part.name == WHOLE for part in named):
             raise
-        return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted)
+        return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted, host)
 
 
 def _classes(prompt: Mapping[str, Any]) -> list[str]:
@@ -199,6 +248,15 @@ def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterabl
         nodes=sorted(nodes),
         endpoints=list(names),
     )
+
+
+def _different(call: PartCall, error: YggdrasillError) -> YggdrasillError:
+    """Return ``error`` with the nodes that it is about."""
+    classes = set(error.details.get("classes") or ())
+    nodes = [node_id for node_id, node in call.prompt.items() if node["class_type"] in classes]
+    named = error.details.get("node_id")
+    error.details["nodes"] = nodes or ([named] if named is not None else sorted(call.nodes))
+    return error
 
 
 def _lacking(call: PartCall, gaps: Mapping[str, Mapping[str, list[str]] | None]) -> YggdrasillError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.server_ext.comfy.placement.validation_result import ValidationResult, drop_file_errors, error_result
+from yggdrasill.server_ext.comfy.placement.validation_result import ValidationResult, drop_file_errors, error_result, explains_errors
 
 
 def errors(*kinds: str, outputs: tuple[str, ...] = ("9",)) -> dict[str, Any]:
@@ -33,3 +33,11 @@ def test_an_error_of_ours_has_comfyuis_form() -> None:
     assert error.keys() == {"type", "message", "details", "extra_info"}
     assert by_node["2"]["class_type"] == "Blur"
     assert by_node["2"]["errors"][0]["details"] == "no way"
+
+
+def test_a_choice_that_only_the_endpoint_has_explains_an_error() -> None:
+    listed = {"type": "value_not_in_list", "extra_info": {"input_name": "ckpt_name"}}
+    custom = {"type": "custom_validation_failed", "extra_info": {"input_name": "other"}}
+    assert explains_errors([listed, custom], {"ckpt_name"})
+    assert not explains_errors([listed], {"vae_name"})
+    assert not explains_errors([custom], set())

@@ -189,12 +189,12 @@ def kinds_of(case: Case, partition: Partition, partitioned: Interpreter) -> set[
     return {kind for kind, present in found.items() if present}
 
 
-def test_a_partition_says_the_same_whatever_order_a_prompt_is_written_in() -> None:
+def test_a_partition_says_the_same_whatever_order_the_nodes_are_written_in() -> None:
     for seed in range(60):
         dice = random.Random(seed)
         case = Case.draw(dice, 20)
         partition = case.partition_prompt()
-        items = [(node, {**entry, "inputs": dict(reversed(entry["inputs"].items()))}) for node, entry in case.prompt.items()]
+        items = list(case.prompt.items())
         dice.shuffle(items)
         again = Case(dict(items), case.parts, case.targets).partition_prompt()
         assert (partition is None) == (again is None)

@@ -191,7 +191,9 @@ def _links(prompt: Mapping[str, Any], wanted: set[str], schemas: NodeSchemas) ->
 
 
 def _leaves(kind: str) -> bool:
-    return all(type_transferability(each).transferable for each in kind.split(","))
+    """Return whether values of a type are transferred; those of types that no table names are not."""
+    found = [type_transferability(each) for each in kind.split(",")]
+    return all(each.transferable and (each.known or each.type in _OPEN) for each in found)
 
 
 def _is_bound(schema: NodeSchema, trusted: bool) -> bool:

@@ -26,7 +26,7 @@ from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.service import Service
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.payload import blake3_hex
-from yggdrasill.values.stores.base import ArtifactStore
+from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.stores.memory import MemoryStore
 
 SECONDS = 10.0
@@ -77,7 +77,7 @@ async def service(
         await opened.close(0.1)
 
 
-async def room_for(store: ArtifactStore, nbytes: int) -> None:
+async def room_for(store: LocalStore, nbytes: int) -> None:
     """Wait until a store has room for so many bytes: pins may be released by another thread, shortly after their request."""
     for _ in range(int(SECONDS / 0.05)):
         with contextlib.suppress(StorageFailed):

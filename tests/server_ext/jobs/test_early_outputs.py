@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
+import sqlite3
+import tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,8 @@ from samples.http_client import GateFile, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
 from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.bodies import send_artifact
-from yggdrasill.values.stores.disk import DiskStore
+from yggdrasill.values.stores import ThreadedStore
+from yggdrasill.values.stores.shared import SharedFolderStore
 
 
 def begin(host: Http, gate_file: GateFile, x: torch.Tensor) -> tuple[str, dict[str, Any]]:
@@ -33,8 +37,15 @@ def begin(host: Http, gate_file: GateFile, x: torch.Tensor) -> tuple[str, dict[s
     raise AssertionError("the stream ended")
 
 
-def pins(host: Http) -> set[str]:
-    return {path.name for path in (host.process.data_dir / "artifacts" / "pins").rglob("*") if len(path.name) == 64}
+def leased(host: Http) -> set[str]:
+    """Return the hashes in the leases of the endpoint's index, read from a copy, because the endpoint has it open alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        for path in (host.process.data_dir / "artifacts").glob("index.sqlite*"):
+            shutil.copy(path, folder)
+        db = sqlite3.connect(Path(folder) / "index.sqlite")
+        rows = db.execute("SELECT hashes FROM leases").fetchall()
+        db.close()
+    return {row[0][at : at + 32].hex() for row in rows for at in range(0, len(row[0]), 32)}
 
 
 def test_an_output_can_be_fetched_while_the_run_continues(host: Http, tmp_path: Path) -> None:
@@ -54,13 +65,13 @@ def test_an_output_can_be_fetched_while_the_run_continues(host: Http, tmp_path: 
 
 
 def test_a_stopped_job_keeps_no_early_outputs(host: Http, tmp_path: Path) -> None:
-    gate_file, before = GateFile(tmp_path), pins(host)
+    gate_file, before = GateFile(tmp_path), leased(host)
     job_id, event = begin(host, gate_file, torch.randn(9000))
-    assert event["artifacts"][0]["artifact"] in pins(host)
+    assert event["artifacts"][0]["artifact"] in leased(host)
     host.post(f"/jobs/{job_id}/cancel", json={})
     gate_file.open()
     assert host.result(job_id)["status"] == "CANCELLED"
-    until(lambda: pins(host) == before)
+    until(lambda: leased(host) == before)
 
 
 def test_an_artifact_is_registered_until_it_is_written() -> None:
@@ -73,11 +84,11 @@ def test_an_artifact_is_registered_until_it_is_written() -> None:
 
 
 def test_an_artifact_comes_from_memory_while_it_is_written_and_from_the_disk_afterwards(tmp_path: Path) -> None:
-    store, in_flight, data = DiskStore(tmp_path), InFlightArtifacts(), os.urandom(3 << 20)
+    store, in_flight, data = SharedFolderStore(tmp_path), InFlightArtifacts(), os.urandom(3 << 20)
     name = blake3(data).hexdigest()
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        return await send_artifact(request, store, in_flight, request.match_info["hash"])
+        return await send_artifact(request, ThreadedStore(store), in_flight, request.match_info["hash"])
 
     async def ask() -> None:
         app = web.Application()

@@ -107,7 +107,7 @@ def test_inputs_are_unpinned_when_the_job_has_finished(tmp_path: Path) -> None:
             for number in range(5):
                 job = await run(endpoint, torch.full((20_000,), float(number)), f"k{number}")
                 await endpoint.job_manager.prune()
-                endpoint.store.unpin(f"job:{job.job_id}")
+                endpoint.store.release(f"job:{job.job_id}")
             assert not endpoint.store.missing(job.artifacts)
 
     asyncio.run(act())
@@ -646,7 +646,7 @@ def test_inputs_and_outputs_are_pinned_by_their_job_until_it_ends_and_is_deleted
         await asyncio.sleep(0.2)
         store = endpoint.store
         assert isinstance(store, MemoryStore)
-        return {owner: set(hashes) for owner, hashes in store._pins.items()}
+        return {owner: set(hashes) for owner, hashes in store._leases.items()}
 
     async def act() -> None:
         async with service(tmp_path, jobs=0) as endpoint:

@@ -44,7 +44,7 @@ def call(value: Any, store: MemoryStore | None = None, **facts: Any) -> dict[str
     """Return the body of a call. Its artifacts are in ``store``."""
     store = store or MemoryStore()
     with pack(value, store) as packed:
-        store.pin("test", packed.artifacts)
+        store.lease("test", packed.artifacts)
         return {"key": uuid.uuid4().hex, "inputs": packed.wire, **facts}
 
 
@@ -145,7 +145,7 @@ def test_the_state_of_a_deployment_is_requested_and_brought_as_the_inputs_of_a_c
     with pack({"node": {"weight": torch.randn(100, 100), "bias": torch.zeros(100)}}, store) as packed:
         status, row = deploy(endpoint, "linear", one_node("linear", size=100), state=packed.wire, wait=10)
         assert (status, row["status"], row["missing"]) == (202, "WAITING_INPUTS", packed.artifacts)
-        store.pin("test", packed.artifacts)
+        store.lease("test", packed.artifacts)
     upload(endpoint, store, row["missing"])
     endpoint.post(f"/jobs/{row['job_id']}/inputs", json={})
     outcome = endpoint.result(row["job_id"])
@@ -222,7 +222,7 @@ def test_a_job_that_misses_its_deadline_is_timed_out_in_any_state(endpoint: Http
     for row in rows:
         assert abs(row["deadline"] - row["created"] - 0.6) < 1e-6
         outcome = endpoint.get(f"/jobs/{row['job_id']}/output?wait=10").json()
-        until(lambda row=row: endpoint.status(row["job_id"]) == "TIMED_OUT")  # type: ignore[misc]
+        until(lambda row=row: endpoint.status(row["job_id"]) == "TIMED_OUT")
         outcome = endpoint.result(row["job_id"])
         assert outcome["error"]["type"] == "TimedOut"
         assert "deadline" in outcome["error"]["message"]

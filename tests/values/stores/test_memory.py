@@ -27,7 +27,7 @@ def test_a_borrowed_tensor_is_served_from_its_own_memory_until_the_call_ends() -
     assert address(store.read(digest)) == tensor.data_ptr()
     assert store.read(digest).readonly
     assert store.missing([digest]) == []
-    store.unpin("call")
+    store.release("call")
     assert not store.has(digest)
 
 
@@ -35,9 +35,9 @@ def test_bytes_borrowed_by_two_calls_stay_until_the_last_is_unpinned() -> None:
     store, tensor = MemoryStore(), torch.rand(1000)
     digest = borrowed(store, tensor, "first")
     borrowed(store, tensor.clone(), "second")
-    store.unpin("first")
+    store.release("first")
     assert bytes(store.read(digest)) == tensor.numpy().tobytes()
-    store.unpin("second")
+    store.release("second")
     assert not store.has(digest)
 
 
@@ -45,8 +45,8 @@ def test_what_a_job_pinned_is_a_copy_after_the_call() -> None:
     store, tensor = MemoryStore(), torch.rand(1000)
     before = tensor.numpy().tobytes()
     digest = borrowed(store, tensor)
-    store.pin("job", [digest])
-    store.unpin("call")
+    store.lease("job", [digest])
+    store.release("call")
     tensor.zero_()
     assert bytes(store.read(digest)) == before
 
@@ -54,22 +54,22 @@ def test_what_a_job_pinned_is_a_copy_after_the_call() -> None:
 def test_a_copy_made_for_a_pin_is_removed_with_the_last_pin() -> None:
     store, tensor = MemoryStore(), torch.rand(1000)
     digest = borrowed(store, tensor)
-    store.pin("job", [digest])
-    store.pin("other job", [digest])
-    store.unpin("call")
-    store.unpin("job")
+    store.lease("job", [digest])
+    store.lease("other job", [digest])
+    store.release("call")
+    store.release("job")
     assert store.has(digest)
-    store.unpin("other job")
+    store.release("other job")
     assert not store.has(digest)
 
 
 def test_a_copy_made_for_a_pin_that_is_stored_too_stays() -> None:
     store, tensor = MemoryStore(), torch.rand(1000)
     digest = borrowed(store, tensor)
-    store.pin("job", [digest])
-    store.unpin("call")
+    store.lease("job", [digest])
+    store.release("call")
     assert store.put(tensor.numpy().tobytes()) == digest
-    store.unpin("job")
+    store.release("job")
     assert store.has(digest)
 
 
@@ -97,7 +97,7 @@ def test_popped_bytes_are_not_copied_and_can_be_a_tensors_memory(promised: int |
 def test_pinned_and_borrowed_bytes_are_not_popped() -> None:
     store, tensor = MemoryStore(), torch.rand(10)
     kept, borrowed_hash = store.put(b"abc"), borrowed(store, tensor)
-    store.pin("job", [kept])
+    store.lease("job", [kept])
     assert store.pop(kept).readonly
     assert store.pop(borrowed_hash).readonly
     assert store.has(kept)

@@ -15,7 +15,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, ProtocolMismatch, UnknownGraph, YggdrasillError
-from yggdrasill.remote.transports import FOREIGN, translate, translated
+from yggdrasill.remote.channel import FOREIGN, translate, translated
 
 KEY = ConnectionKey("h", 1, True, True, None, None, None)
 REQUEST = aiohttp.RequestInfo(URL("http://h"), "GET", CIMultiDictProxy(CIMultiDict()), URL("http://h"))

@@ -1,0 +1,226 @@
+"""A store in a folder that several processes or machines share, without locks: on a local disk or a network file system."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+import weakref
+from collections.abc import Iterable
+from pathlib import Path
+
+from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, Audit, Writer, check_hash, current_writer, over_quota
+from yggdrasill.values.stores.disk_files import place_new, storage_errors
+from yggdrasill.values.stores.folder import GRACE_S, FolderStore
+from yggdrasill.values.stores.index import INDEX_FILE
+from yggdrasill.values.stores.lease_files import REFRESH_S, LeaseFiles, old_pins
+
+__all__ = ["SharedFolderStore"]
+
+_MANY_OBJECTS = 1000
+#: The bytes in use are counted again after this time, and after this share of the quota was written by this process.
+_COUNT_S = 60.0
+_COUNT_SHARE = 32
+#: Other processes take leases and write while room is made.
+_ATTEMPTS = 5
+
+
+class SharedFolderStore(FolderStore):
+    """A `FolderStore` whose folder other processes use at the same time. It assumes no locks, so it works on network file systems.
+
+    A file appears by a rename that does not replace. A lease is a file; an artifact is evicted only if no live lease names it, and is put
+    back if a lease appeared while it was removed. The bytes in use are counted from time to time, so the processes may together exceed
+    ``quota_bytes`` for a short time, by what they write meanwhile. In a folder that belongs to an `EmbeddedStore`, this store evicts nothing.
+
+    Raises:
+        StorageFailed: the folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        quota_bytes: int | None = None,
+        max_artifact_bytes: int = MAX_ARTIFACT_BYTES,
+        durable: bool = False,
+        min_charge: int = 0,
+        audit: Audit | None = None,
+    ) -> None:
+        super().__init__(
+            folder,
+            quota_bytes=quota_bytes,
+            max_artifact_bytes=max_artifact_bytes,
+            durable=durable,
+            min_charge=min_charge,
+            audit=audit,
+        )
+        self._lease_files = LeaseFiles(self.folder / "leases", self._name)
+        self._reserved = 0
+        self._used = 0
+        self._written = 0
+        self._counted_at = float("-inf")
+        self._room_lock = threading.Lock()
+        self._closed = threading.Event()
+        self._refreshing: threading.Thread | None = None
+        with storage_errors(self.folder):
+            # The counter of an earlier version, which this one does not update.
+            (self.folder / "used").unlink(missing_ok=True)
+        self._end = weakref.finalize(self, _close, self._closed, self._lease_files)
+
+    def close(self) -> None:
+        """Close the store; remaining leases last for `GRACE_S` more, so that a successor can take them again."""
+        self._end()
+
+    @property
+    def used_bytes(self) -> int:
+        with storage_errors(self.folder):
+            return sum(self._charge(status.st_size) for _, status in self._scan())
+
+    def delete(self, hash: str) -> bool:  # noqa: A002
+        status = self._status(check_hash(hash))
+        with storage_errors(self.folder):
+            if status is None or not self._remove([hash], set()):
+                return False
+        if self._audit is not None:
+            self._audit("delete", hash, status.st_size, current_writer())
+        return True
+
+    def lease(self, owner: str, hashes: Iterable[str], seconds: float | None = None) -> None:
+        wanted = list(dict.fromkeys(map(check_hash, hashes)))
+        if wanted:
+            with storage_errors(self.folder):
+                self._lease_files.add(owner, wanted, seconds)
+            self._keep_refreshing()
+
+    def release(self, owner: str) -> None:
+        self._lease_files.release(owner)
+
+    def _keep_refreshing(self) -> None:
+        with self._lock:
+            if self._refreshing is None:
+                arguments = self._lease_files, self._closed
+                self._refreshing = threading.Thread(target=_refresh, args=arguments, name="yggdrasill-leases", daemon=True)
+                self._refreshing.start()
+
+    # -- room ---------------------------------------------------------------------------------------------------
+
+    def _reserve(self, nbytes: int) -> None:
+        with self._room_lock, storage_errors(self.folder):
+            if self.quota_bytes is not None:
+                if self._evicts:
+                    self._make_room(nbytes, self.quota_bytes)
+                elif nbytes > self.quota_bytes:
+                    raise over_quota(nbytes, self.quota_bytes, 0, 0)
+            self._reserved += nbytes
+
+    @property
+    def _evicts(self) -> bool:
+        """Whether the folder has no embedded store, which would evict instead."""
+        return not (self.folder / INDEX_FILE).exists()
+
+    def _make_room(self, nbytes: int, quota: int) -> None:
+        counted_lately = time.monotonic() - self._counted_at < _COUNT_S and self._written < quota // _COUNT_SHARE
+        if counted_lately and self._used + self._reserved + nbytes <= quota:
+            return
+        for _ in range(_ATTEMPTS):
+            objects = sorted((status.st_mtime_ns, digest, self._charge(status.st_size)) for digest, status in self._scan())
+            self._used, self._written, self._counted_at = sum(charge for _, _, charge in objects), 0, time.monotonic()
+            if self._used + self._reserved + nbytes <= quota:
+                return
+            leased = self._leased()
+            free = [(digest, charge) for _, digest, charge in objects if digest not in leased]
+            leased_bytes = self._used - sum(charge for _, charge in free)
+            if leased_bytes + self._reserved + nbytes > quota:
+                raise over_quota(nbytes, quota, leased_bytes, len(objects) - len(free), self._reserved)
+            # With many artifacts, evict some more, so that not every write has to read the folder.
+            goal = quota - nbytes - self._reserved
+            if len(objects) > _MANY_OBJECTS:
+                goal -= min(quota // 16, goal - leased_bytes)
+            self._used -= self._evict(free, self._used - goal, leased)
+            if self._used + self._reserved + nbytes <= quota:
+                return
+        raise over_quota(nbytes, quota, self._used, len(objects), self._reserved)
+
+    def _evict(self, free: list[tuple[str, int]], wanted: int, leased: set[str]) -> int:
+        """Evict the first of ``free``, at least ``wanted`` bytes if they have as many. Return the bytes evicted."""
+        chosen: dict[str, int] = {}
+        freed = 0
+        for digest, charge in free:
+            if freed >= wanted:
+                break
+            chosen[digest] = charge
+            freed += charge
+        return sum(chosen[digest] for digest in self._remove(chosen, leased))
+
+    def _remove(self, digests: Iterable[str], leased: set[str]) -> list[str]:
+        """Remove artifacts, put those back that have a lease by then, and return the hashes of the others."""
+        moved: dict[str, Path] = {}
+        removed: list[str] = []
+        for digest in digests:
+            if digest in leased:
+                continue
+            aside = self._partial_path()
+            # Windows does not rename a file that is mapped; on a shared folder, another user's file may not be removable.
+            with contextlib.suppress(PermissionError):
+                try:
+                    os.rename(self._path_of(digest), aside)  # noqa: PTH104
+                except FileNotFoundError:
+                    removed.append(digest)  # by another process
+                else:
+                    moved[digest] = aside
+        leased = self._leased()
+        for digest, aside in moved.items():
+            if digest in leased:
+                place_new(aside, self._path_of(digest))
+            else:
+                self._intact.pop(digest, None)
+                removed.append(digest)
+            aside.unlink(missing_ok=True)
+        return removed
+
+    def _leased(self) -> set[str]:
+        """Return every leased hash, also of processes of an earlier version, whose pins are files."""
+        leased = self._lease_files.leased()
+        pins = self.folder / "pins"
+        if pins.exists():
+            recent = time.time() - GRACE_S
+            with contextlib.suppress(FileNotFoundError):
+                if any(path.stat().st_mtime > recent for path in pins.iterdir()):
+                    leased |= old_pins(pins)
+        return leased
+
+    def _unreserve(self, nbytes: int) -> None:
+        with self._room_lock:
+            self._reserved -= nbytes
+
+    def _touch(self, digest: str) -> None:
+        # On a shared folder, another user's file may be readable without permission to set its time.
+        with contextlib.suppress(OSError):
+            now = time.time_ns()
+            os.utime(self._path_of(digest), ns=(now, now))
+
+    def _stored(self, digest: str, nbytes: int, reserved: int, writer: Writer) -> None:
+        with self._room_lock:
+            self._reserved -= reserved
+            self._used += self._charge(nbytes)
+            self._written += self._charge(nbytes)
+        self._touch(digest)
+
+    def _found(self, digest: str, nbytes: int) -> None:
+        """Do nothing: the folder is the only record."""
+
+    def _gone(self, digest: str) -> None:
+        """Count again at the next write."""
+        self._counted_at = float("-inf")
+
+
+def _refresh(leases: LeaseFiles, closed: threading.Event) -> None:
+    while not closed.wait(REFRESH_S):
+        with contextlib.suppress(OSError):
+            leases.refresh()
+
+
+def _close(closed: threading.Event, leases: LeaseFiles) -> None:
+    closed.set()
+    leases.close()
