@@ -211,7 +211,7 @@ def test_an_endpoint_without_sessions_gets_whole_artifacts_and_is_remembered(old
 
 def test_a_client_that_speaks_protocol_1_sends_whole_artifacts(harbor: EndpointProcess, monkeypatch: pytest.MonkeyPatch) -> None:
     client = harbor.client()
-    monkeypatch.setattr(client, "protocol", 1, raising=False)
+    monkeypatch.setattr(type(client), "protocol", 1)
     seen = counted(client, monkeypatch)
     send(client, os.urandom(3 * MIB))
     assert seen == [("PUT", "whole", 3 * MIB)]
