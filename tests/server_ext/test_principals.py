@@ -19,6 +19,7 @@ import torch
 from samples.endpoints import EndpointProcess
 from samples.http_client import BASE, GateFile, Http, error_of, events_of, in_background, one_node, until
 from yggdrasill.errors import AccessDenied, DuplicateName, InvalidArgument, InvalidConfig, UnknownName
+from yggdrasill.protocol.version import PROTOCOL_HEADER
 from yggdrasill.server_ext.auth import Guard, check_role
 from yggdrasill.server_ext.principals import (
     OWNER,
@@ -297,6 +298,31 @@ def test_graphs_are_replaced_and_removed_by_their_deployer_or_an_admin(callers: 
     assert admin.session.delete(f"{admin.url}/graphs/{name}").status_code == 204
 
 
+def test_a_job_that_deploys_belongs_to_its_principal_and_needs_its_rights(callers: Callers) -> None:
+    (name, bob), (_, eve) = callers.add("deploy"), callers.add("deploy")
+    for caller in (bob, eve):
+        caller.session.headers[PROTOCOL_HEADER] = "2"
+    graph = uuid.uuid4().hex
+    mine = {"kind": "graph", "config": one_node("double"), "key": graph, "wait": 30}
+    other = {"kind": "graph", "config": one_node("noise", (), ("noise",)), "wait": 30}
+    row = bob.put(f"/graphs/{graph}", json=mine).json()
+    assert (row["status"], row["key"], row["principal"], row["output"]["created"]) == ("COMPLETED", graph, name, True)
+    assert bob.get(f"/jobs/keys/{graph}").json()["job_id"] == row["job_id"]
+    for answer in (
+        eve.get(f"/jobs/keys/{graph}"),
+        eve.get(f"/jobs/{row['job_id']}"),
+        callers.add("run")[1].post(f"/jobs/{row['job_id']}/inputs"),
+    ):
+        assert error_of(answer) == (404, "UnknownJob")
+    assert error_of(eve.put(f"/graphs/{graph}", json=other)) == (403, "AccessDenied")
+    assert eve.put(f"/graphs/{graph}", json={**mine, "key": None, "idle_after": 5.0}).json()["created"] is False
+    assert bob.get(f"/graphs/{graph}").json()["idle_after"] is None
+    # without a key, the endpoint chooses one
+    again = bob.put(f"/graphs/{graph}", json=other).json()
+    assert again["key"].startswith("deploy:")
+    assert again["output"]["created"] is True
+
+
 def test_the_deployer_of_a_graph_is_known_after_a_restart(tmp_path: Path) -> None:
     process = EndpointProcess("restarted", tmp_path, plugins=["samples.served_blocks"]).start()
     try:
@@ -340,6 +366,46 @@ def test_the_artifacts_that_a_principal_wrote_count_against_its_quota(callers: C
     assert put(callers.owner, os.urandom(60_000)).status_code == 201
     chunked = bob.put(f"/artifacts/{'0' * 64}", data=iter([b"abc"]))
     assert error_of(chunked) == (400, "InvalidArgument")
+
+
+def put_piece(caller: Http, name: str, upload_id: str, data: bytes, start: int, total: int) -> requests.Response:
+    span = {"Content-Range": f"bytes {start}-{start + len(data) - 1}/{total}"}
+    return caller.put(f"/artifacts/{name}/uploads/{upload_id}", data=data, headers=span)
+
+
+def test_an_upload_in_pieces_counts_once_from_its_first_piece_on(callers: Callers) -> None:
+    _, bob = callers.add("run", quota_bytes=100_000)
+    data, upload_id = os.urandom(60_000), uuid.uuid4().hex
+    name = blake3_hex(memoryview(data))
+    assert error_of(put_piece(bob, name, upload_id, data[1:9], 1, 60_000)) == (409, "UploadConflict")
+    assert put_piece(bob, name, upload_id, data[:40_000], 0, 60_000).json() == {"offset": 40_000, "stored": False}
+    refused = put(bob, os.urandom(50_000))
+    assert error_of(refused) == (507, "StorageFailed")
+    assert refused.json()["error"]["details"]["used"] == 60_000
+    assert put_piece(bob, name, upload_id, data[40_000:], 40_000, 60_000).status_code == 201
+    assert put(bob, os.urandom(50_000)).json()["error"]["details"]["used"] == 60_000
+    assert put(bob, os.urandom(30_000)).status_code == 201
+
+
+def test_the_room_of_an_upload_that_is_dropped_or_damaged_is_free_again(callers: Callers) -> None:
+    _, bob = callers.add("run", quota_bytes=100_000)
+    data, upload_id = os.urandom(90_000), uuid.uuid4().hex
+    name = blake3_hex(memoryview(data))
+    assert put_piece(bob, name, upload_id, data[:10], 0, 90_000).status_code == 200
+    assert error_of(put_piece(bob, name, uuid.uuid4().hex, data[:10], 0, 90_000)) == (507, "StorageFailed")
+    assert bob.session.delete(f"{bob.url}/artifacts/{name}/uploads/{upload_id}").status_code == 204
+    assert error_of(put_piece(bob, "0" * 64, upload_id, data, 0, 90_000)) == (400, "CorruptData")
+    assert put_piece(bob, name, upload_id, data, 0, 90_000).status_code == 201
+
+
+def test_an_upload_in_pieces_belongs_to_the_principal_that_began_it(callers: Callers) -> None:
+    (_, bob), (_, eve) = callers.add("run"), callers.add("run")
+    data, upload_id = os.urandom(100), uuid.uuid4().hex
+    path = f"/artifacts/{blake3_hex(memoryview(data))}/uploads/{upload_id}"
+    assert put_piece(bob, blake3_hex(memoryview(data)), upload_id, data[:40], 0, 100).status_code == 200
+    assert eve.get(path).json() == {"offset": 0, "nbytes": None, "stored": False}
+    assert eve.session.delete(eve.url + path).status_code == 204
+    assert bob.get(path).json() == {"offset": 40, "nbytes": 100, "stored": False}
 
 
 def test_artifacts_count_after_a_restart_and_until_they_are_evicted(tmp_path: Path) -> None:
