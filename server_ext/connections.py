@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.server_ext.tls import Handshake
 
-__all__ = ["ConnectionLimiter", "connection_limit", "log_failures_sparsely"]
+__all__ = ["ConnectionLimiter", "connection_limit", "is_reportable", "log_failures_sparsely"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _REQUEST_SECONDS = 30.0
@@ -168,3 +169,9 @@ def log_failures_sparsely(loop: asyncio.AbstractEventLoop) -> None:
             _LOG.error("No connection can be accepted: %s. Raise the limit of open files.", context.get("exception"))
 
     loop.set_exception_handler(report)
+
+
+def is_reportable(record: logging.LogRecord) -> bool:
+    """Return False for errors that any client can cause by invalid HTTP or by closing the connection."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (record.name.startswith("aiohttp") and isinstance(error, (HttpProcessingError, ConnectionError)))

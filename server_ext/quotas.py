@@ -22,7 +22,7 @@ from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.stores.folder import FILE_CHARGE
 from yggdrasill.values.stores.threaded import ThreadedStore
 
-__all__ = ["WriteQuotas"]
+__all__ = ["WriteQuotas", "Written"]
 
 _LOCK_SECONDS = 10.0
 _SCHEMA = (

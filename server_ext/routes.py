@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
 from functools import partial
 from typing import Any
 
@@ -31,6 +31,7 @@ from yggdrasill.server_ext.jobs.model import Event, Job, Submission
 from yggdrasill.server_ext.model_fetch import ModelRequest
 from yggdrasill.server_ext.openapi import openapi_document
 from yggdrasill.server_ext.principals import ADMIN, READ, RUN, Principal, private_key
+from yggdrasill.server_ext.quotas import Written
 from yggdrasill.server_ext.route_table import ROUTES
 from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.upload_sessions import UploadSessions
@@ -317,9 +318,16 @@ class Endpoint:
         body = await bodies.read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
         return _json({"missing": await self._artifacts.missing(body.hashes)})
 
+    def _counted(self, request: web.Request, name: str | None = None) -> AbstractAsyncContextManager[Written]:
+        """Return the context in which the body of a request is stored and counted against the quota of its principal, if it has one."""
+        principal = _principal(request)
+        if principal.quota_bytes is None:
+            return nullcontext(_uncounted)
+        return self._service.access.quotas.writing(principal, request.content_length, name)
+
     async def batch(self, request: web.Request) -> web.Response:
         """POST /artifacts/batch"""
-        async with self._service.access.quotas.writing(_principal(request), request.content_length) as written:
+        async with self._counted(request) as written:
             stored = await bodies.receive_batch(request, self._artifacts, _writer(request), written)
         self._record(request, "write_batch", f"{stored} artifacts", nbytes=request.content.total_bytes)
         return _json({"stored": stored})
@@ -327,7 +335,7 @@ class Endpoint:
     async def put_artifact(self, request: web.Request) -> web.Response:
         """PUT /artifacts/{hash}"""
         limit, name = self._service.limits.max_artifact_bytes, request.match_info["hash"]
-        async with self._service.access.quotas.writing(_principal(request), request.content_length, name) as written:
+        async with self._counted(request, name) as written:
             created = await bodies.receive_artifact(request, self._artifacts, name, limit, _writer(request))
             if created:
                 written(name, request.content.total_bytes)
@@ -364,6 +372,10 @@ class Endpoint:
         await self._artifacts.run(lambda: self._uploads.drop(principal, name, upload_id))
         self._service.access.quotas.end_upload(principal, name, upload_id)
         return web.Response(status=204, headers={PROTOCOL_HEADER: str(PROTOCOL)})
+
+
+def _uncounted(name: str, nbytes: int) -> None:
+    """Receive what a principal without a quota stored."""
 
 
 def _writer(request: web.Request) -> Writer:

@@ -18,14 +18,13 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint, url_for_others
 from yggdrasill.server_ext.configs import HostRules
-from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, log_failures_sparsely
+from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, is_reportable, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.forwarding import Forwarding
 from yggdrasill.server_ext.headless import HeadlessHost, Host
@@ -282,13 +281,7 @@ def _set_up_logging(redactor: Redactor) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(redactor, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    handler.addFilter(_is_reportable)
+    handler.addFilter(is_reportable)
     logging.getLogger("yggdrasill.server").setLevel(logging.INFO)
     logging.getLogger("yggdrasill.run").setLevel(logging.INFO)
     logging.getLogger("yggdrasill.jobs").setLevel(logging.INFO)
-
-
-def _is_reportable(record: logging.LogRecord) -> bool:
-    """Return False for errors that any client can cause by invalid HTTP or by closing the connection."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not (record.name.startswith("aiohttp") and isinstance(error, (HttpProcessingError, ConnectionError)))
