@@ -173,6 +173,8 @@ def mutated(value: Any, draw: Any) -> Any:
 
 @REQUESTS
 def test_mutated_envelopes_get_only_errors_of_the_project(attacked: Http, requests: int, request: pytest.FixtureRequest) -> None:
+    # a graph that no other test replaces
+    attacked.deploy("mutated", one_node("double"))
     store = MemoryStore()
     values = {"x": torch.arange(6.0)}, {"x": {1: b"abc", "b": (1, 2.5, None), "c": {1, 2}}}, {"x": torch.zeros(400_000)}
     envelopes = []
@@ -187,7 +189,7 @@ def test_mutated_envelopes_get_only_errors_of_the_project(attacked: Http, reques
         for _ in range(data.draw(st.integers(1, 3))):
             wire = mutated(wire, data.draw)
         body = {"key": uuid.uuid4().hex, "inputs": wire, "wait": 5.0}
-        answer = attacked.post("/graphs/double/jobs", json=body)
+        answer = attacked.post("/graphs/mutated/jobs", json=body)
         found = answer.json()
         error = found["error"]
         if answer.status_code >= 400:
@@ -198,4 +200,4 @@ def test_mutated_envelopes_get_only_errors_of_the_project(attacked: Http, reques
         assert error is None or (set(error) == {"type", "message", "details"} and error["type"] != "EndpointFailed"), answer.text
 
     attack()
-    assert attacked.run("double", {"x": torch.ones(1)})["y"].item() == 2.0
+    assert attacked.run("mutated", {"x": torch.ones(1)})["y"].item() == 2.0
