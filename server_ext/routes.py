@@ -352,7 +352,10 @@ class Endpoint:
         name, upload_id = request.match_info["hash"], request.match_info["upload_id"]
         principal, total = _principal(request), bodies.content_range(request)[2]
         is_open = partial(self._uploads.is_open, principal.name, name, upload_id)
-        async with self._service.access.quotas.uploading(principal, total, name, upload_id, is_open) as written:
+        counted: AbstractAsyncContextManager[Written] = nullcontext(_uncounted)
+        if principal.quota_bytes is not None:
+            counted = self._service.access.quotas.uploading(principal, total, name, upload_id, is_open)
+        async with counted as written:
             offset, stored, created = await bodies.receive_piece(request, self._artifacts, self._uploads, name, upload_id, _writer(request))
             if created:
                 written(name, total)
