@@ -122,7 +122,7 @@ class Service:
         await self._wait_until_idle(grace)
         for job in self.job_manager.live:
             if job.status == IN_PROGRESS:
-                self.job_manager.stop_job(job, "The endpoint is shutting down. Call again when it is back.")
+                self.job_manager.stop_job(job, "The endpoint is shutting down. Call again when it is back.", is_recorded=False)
         await self._wait_until_idle(5.0)
         await self.job_manager.stop()
         self.hub.close()
@@ -421,7 +421,7 @@ class Service:
             UnknownJob: there is no such job.
         """
         job = await self.job_manager.find(job_id, principal)
-        self.job_manager.stop_job(job, "Cancelled by request.")
+        await self.job_manager.cancel(job, "Cancelled by request.")
         return job
 
     async def cancel_key(self, key: str, principal: str | None = None) -> Job:

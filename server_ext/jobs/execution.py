@@ -349,7 +349,7 @@ class Task:
     def _failed(self, error: BaseException) -> Job:
         job = self.job
         stopped = job.token.cancelled or isinstance(error, Cancelled)
-        status = job.stopped_as if job.token.cancelled else CANCELLED if stopped else FAILED
+        status = job.stopped_as or CANCELLED if stopped else FAILED
         if not stopped:
             _LOG.error("Job %s of graph %r failed.", job.job_id, job.graph_id, exc_info=error)
         return replace(

@@ -11,7 +11,7 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.protocol.states import CANCELLED, FINAL, IN_QUEUE, STATES, TRANSITIONS, WAITING_INPUTS
+from yggdrasill.protocol.states import FINAL, IN_QUEUE, STATES, TRANSITIONS, WAITING_INPUTS
 from yggdrasill.server_ext.principals import OWNER_NAME, call_key
 
 __all__ = [
@@ -81,13 +81,15 @@ class Job:
     progress: dict[str, Any] | None = None
     #: Hashes of the artifacts that this row pins: the inputs until the job has finished, then the output.
     artifacts: tuple[str, ...] = ()
+    #: The final state of a job that was stopped while it ran and has not ended yet, and the reason. None if it was not stopped.
+    stopped_as: str | None = None
+    stop_reason: str | None = None
 
     # The fields below are not stored.
     #: Whether only the key and the final status are known any more, and no result.
     forgotten: bool = field(default=False, repr=False, compare=False)
-    #: Cancels the run between nodes, and the final state that this leads to.
+    #: Cancels the run between nodes.
     token: CancelToken = field(default_factory=CancelToken, repr=False, compare=False)
-    stopped_as: str = field(default=CANCELLED, repr=False, compare=False)
     #: The number of callers that wait now, and the time of the last contact (monotonic seconds).
     waiters: int = field(default=0, repr=False, compare=False)
     last_seen: float = field(default_factory=time.monotonic, repr=False, compare=False)

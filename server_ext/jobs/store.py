@@ -36,7 +36,19 @@ _Action = Callable[[sqlite3.Connection], Any]
 
 _MAX_BATCH = 256
 _PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "kind", "status", "created", "started", "finished")
-_NUMBERS = ("detached", "orphan_after", "timeout", "deadline", "priority", "attempts", "lease_owner", "lease_until", "principal")
+_NUMBERS = (
+    "detached",
+    "orphan_after",
+    "timeout",
+    "deadline",
+    "priority",
+    "attempts",
+    "lease_owner",
+    "lease_until",
+    "principal",
+    "stopped_as",
+    "stop_reason",
+)
 _JSON = ("request", "missing", "output", "error", "timing", "progress", "artifacts")
 _COLUMNS = (*_PLAIN, *_NUMBERS, *_JSON)
 # the statements consist of constants; values are bound as parameters
@@ -108,6 +120,11 @@ class JobStore:
         values = (*(_encode(job, name) for name in _CHANGING), job.job_id)
         statement = _TRANSITION[job.status]
         return self._write(lambda db: db.execute(statement, values).rowcount == 1)
+
+    def record_stop(self, job_id: str, stopped_as: str, reason: str) -> Future[None]:
+        """Record that an unfinished job was stopped, so that a restart ends it as ``stopped_as``. The first stop counts."""
+        statement = "UPDATE jobs SET stopped_as = ?, stop_reason = ? WHERE job_id = ? AND finished IS NULL AND stopped_as IS NULL"
+        return self._write(lambda db: db.execute(statement, (stopped_as, reason, job_id)))
 
     def renew_leases(self, owner: str, until: float) -> Future[None]:
         """Set the end of the leases of all running jobs of ``owner``."""
