@@ -21,7 +21,7 @@ from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph, Waiting
-from yggdrasill.server_ext.jobs.execution import LEASE_SECONDS, Task, job_error, stop_error
+from yggdrasill.server_ext.jobs.execution import JOB_LOG, LEASE_SECONDS, Task, job_error, stop_error
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
 from yggdrasill.server_ext.redaction import Redactor
@@ -78,7 +78,7 @@ class JobManager(Waiting):
         self._next_prune = time.monotonic() + _PRUNE_SECONDS
         self._next_renewal = time.monotonic()
         #: Called with each job that is stopped, suspended or has ended.
-        self.on_stop: Callable[[Job], None] = _ignore
+        self.on_stop: Callable[[Job], None] = lambda _: None
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
@@ -222,6 +222,11 @@ class JobManager(Waiting):
         job.last_seen = time.monotonic()
         return job
 
+    async def principal_of(self, job_id: str) -> str | None:
+        """Return the name of the principal of a job, or None if there is no such job. Does not count as contact with its caller."""
+        job = self._live.get(job_id) or self._recent.get(job_id)
+        return await asyncio.wrap_future(self._jobs.principal_of(job_id)) if job is None else job.principal
+
     async def find_key(self, key: str) -> Job | None:
         """Return the stored job with this key, or None. Of a deleted job, only key, body hash and status are known (``forgotten``)."""
         while (inserting := self._inserting.get(self._keys.get(key, ""))) is not None:
@@ -358,6 +363,7 @@ class JobManager(Waiting):
         self._untrack(job)
         for name in _FINAL_FIELDS:
             setattr(job, name, getattr(final, name))
+        JOB_LOG.info("Job %s of %r (%s): %s", job.job_id, job.principal, job.graph_id, job.status)
         self._tasks.pop(job.job_id, None)
         self._recent[job.job_id] = job
         while len(self._recent) > _MAX_RECENT:
@@ -375,7 +381,7 @@ class JobManager(Waiting):
             self._retention.keep(job.job_id, job.artifacts)
         else:
             # a second owner, so that the output is pinned while the inputs are unpinned
-            self._pins.keep(f"{job.pin_owner}:output", job.artifacts, _ignore)
+            self._pins.keep(f"{job.pin_owner}:output", job.artifacts, lambda _: None)
             self._pins.unpin(job.pin_owner)
             self._retention.keep(job.job_id, job.artifacts)
             self._pins.unpin(f"{job.pin_owner}:output")
@@ -424,7 +430,7 @@ class JobManager(Waiting):
     def make_room(self) -> None:
         """Delete finished jobs beyond the retention limits and wait until their artifacts can be removed. Called by threads that write."""
         loop = self._loop
-        if loop is None or self._stopped:
+        if loop is None or loop.is_closed() or self._stopped:
             return
         # the endpoint may stop at the same time; then the write fails for lack of room
         with contextlib.suppress(RuntimeError, TimeoutError, StorageFailed, CancelledError):
@@ -442,7 +448,3 @@ class JobManager(Waiting):
         for job_id in removed:
             self._recent.pop(job_id, None)
         self._keys = {key: job_id for key, job_id in self._keys.items() if job_id not in removed}
-
-
-def _ignore(_: object) -> None:
-    """Do nothing."""

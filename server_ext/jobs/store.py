@@ -189,6 +189,15 @@ class JobStore:
 
         return self._read(operation)
 
+    def principal_of(self, job_id: str) -> Future[str | None]:
+        """Return the name of the principal of a job, or None if there is no such job."""
+
+        def operation(db: sqlite3.Connection) -> str | None:
+            row = db.execute("SELECT principal FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            return None if row is None else str(row[0])
+
+        return self._read(operation)
+
     def keys(self) -> Future[dict[str, str]]:
         """Return the job id of every job key."""
         return self._read(lambda db: dict(db.execute("SELECT key, job_id FROM jobs").fetchall()))
