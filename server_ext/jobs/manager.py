@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import replace
 from typing import Any
 
@@ -429,12 +430,10 @@ class JobManager(Waiting):
 
     def make_room(self) -> None:
         """Delete finished jobs beyond the retention limits and wait until their artifacts can be removed. Called by threads that write."""
-        loop = self._loop
-        if loop is None or loop.is_closed() or self._stopped:
-            return
         # the endpoint may stop at the same time; then the write fails for lack of room
-        with contextlib.suppress(RuntimeError, TimeoutError, StorageFailed, CancelledError):
-            asyncio.run_coroutine_threadsafe(self._make_room(), loop).result(_ROOM_SECONDS)
+        with contextlib.suppress(RuntimeError, NotInTime, StorageFailed, CancelledError):
+            if self._loop is not None and not self._loop.is_closed() and not self._stopped:
+                asyncio.run_coroutine_threadsafe(self._make_room(), self._loop).result(_ROOM_SECONDS)
 
     async def _make_room(self) -> None:
         # results are measured on the thread of the leases
