@@ -141,7 +141,7 @@ def doubling(endpoint: Endpoint) -> Any:
     return graph.place(registry_of(endpoint, default=endpoint.name))
 
 
-@pytest.mark.parametrize("after, times", [(200, 4), (100_000, 4), (3_000_000, 4), (7_000_000, 2)], ids=lambda value: str(value))
+@pytest.mark.parametrize("after, times", [(200, 4), (100_000, 4), (3_000_000, 4), (7_000_000, 2)], ids=str)
 def test_a_connection_cut_in_mid_transfer_changes_no_byte(servers: Servers, after: int, times: int) -> None:
     """8 MB go up and 11 MB come down through a proxy that cuts connections; the graph runs once.
 
