@@ -52,6 +52,15 @@ _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def _request_key(name: str) -> Any:
+    """Return a key for values of a request; aiohttp before 3.14 has texts only."""
+    typed = getattr(web, "RequestKey", None)
+    return f"yggdrasill.{name}" if typed is None else typed(name, object)
+
+
+_CALLER, _PRINCIPAL, _PROTOCOL = map(_request_key, ("caller", "principal", "protocol"))
+
+
 def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None) -> None:
     """Add all routes to a router. If ``off`` is a reason why the endpoint cannot work, each route responds with an error that has it."""
     for route in ROUTES if off is None else ():
@@ -87,7 +96,7 @@ class Endpoint:
     def guarded(self, handler: _Handler, role: str, *, signed: bool = False) -> _Handler:
         """Wrap ``handler``: check Host, Origin, token, role and protocol first, and turn errors into error responses.
 
-        The handler finds the `Principal` in ``request["principal"]``, except for a signed url, and the `Caller` in ``request["caller"]``.
+        The handler finds the `Principal` in ``request[_PRINCIPAL]``, except for a signed url, and the `Caller` in ``request[_CALLER]``.
         """
 
         async def guarded_handler(request: web.Request) -> web.StreamResponse:
@@ -108,16 +117,16 @@ class Endpoint:
 
     def _check(self, request: web.Request, role: str, signed: bool) -> None:
         headers = request.headers
-        caller = request["caller"] = self._forwarding.caller(request)
+        caller = request[_CALLER] = self._forwarding.caller(request)
         self._guard.check_source(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
         if _CREDENTIALS & request.query.keys():
             raise AccessDenied("Tokens in urls end up in logs. Send the token as 'Authorization: Bearer TOKEN'.", reason="token")
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            principal = request["principal"] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
             check_role(principal, role)
-        request["protocol"] = check_request_version(headers.get(PROTOCOL_HEADER))
+        request[_PROTOCOL] = check_request_version(headers.get(PROTOCOL_HEADER))
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}
@@ -172,7 +181,7 @@ class Endpoint:
         body = await bodies.read_model_body(request, models.GraphModel, self._service.limits.max_body_bytes)
         state, principal = None if body.state is None else body.state.model_dump(), _principal(request)
         wanted = request.match_info["graph_id"], body.kind, body.config, state, body.idle_after
-        if request["protocol"] < 2:
+        if request[_PROTOCOL] < 2:
             deployment, created = await self._service.deploy(*wanted, principal)
             if created:
                 self._record(request, "deploy", deployment.graph_id)
@@ -223,12 +232,12 @@ class Endpoint:
         principal = _principal(request)
         return Submission(
             private_key(principal.name, body.key), inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout,
-            _body_bytes(request), body.priority, body.deadline, principal.name, blocking=request["protocol"] < 2, max_jobs=principal.max_jobs,
+            _body_bytes(request), body.priority, body.deadline, principal.name, blocking=request[_PROTOCOL] < 2, max_jobs=principal.max_jobs,
         )  # fmt: skip
 
     async def _send_started(self, request: web.Request, job: Job, wait: float) -> web.Response:
         """Send the result of a submitted job. In protocol 1 the response waits until the inputs are there or are known to be missing."""
-        if request["protocol"] < 2:
+        if request[_PROTOCOL] < 2:
             await self._service.job_manager.wait_staged(job, lambda: _is_connected(request))
             if job.status == WAITING_INPUTS:
                 raise UnknownArtifact(
@@ -239,7 +248,7 @@ class Endpoint:
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
-        return _json(await self._service.result(job, request["caller"].url), 200 if job.is_final else 202)
+        return _json(await self._service.result(job, request[_CALLER].url), 200 if job.is_final else 202)
 
     async def fetch_model(self, request: web.Request) -> web.Response:
         """POST /models"""
@@ -312,7 +321,7 @@ class Endpoint:
     async def artifact_folder(self, request: web.Request) -> web.Response:
         """GET /artifacts/folder"""
         # files in the folder count against no quota
-        may_share = request["caller"].on_this_machine and _principal(request).may(RUN) and _principal(request).quota_bytes is None
+        may_share = request[_CALLER].on_this_machine and _principal(request).may(RUN) and _principal(request).quota_bytes is None
         shared = self._service.shared if may_share else None
         folder, quota = (None, None) if shared is None else (await self._artifacts.run(shared.folder.resolve), shared.quota_bytes)
         return _json({"folder": None if folder is None else str(folder), "store_id": self._service.store.store_id, "quota_bytes": quota})
@@ -406,7 +415,7 @@ def _is_connected(request: web.Request) -> bool:
 
 
 def _principal(request: web.Request) -> Principal:
-    principal: Principal = request["principal"]
+    principal: Principal = request[_PRINCIPAL]
     return principal
 
 
