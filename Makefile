@@ -23,6 +23,10 @@ check: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/mypy --package yggdrasill --exclude '(^|/)tests/'
 	$(BIN)/mypy tests
 
+# Thousands of hostile requests, and long sequences of kills, lost answers and broken connections; takes an hour or more.
+faults: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/pytest tests -m faults --timeout 0
+
 # Needs a real ComfyUI, in ~/comfy or where COMFYUI_PATH and COMFYUI_PYTHON say, and chromium. Fails where one is missing.
 conformance: export YGGDRASILL_NO_SKIP = 1
 conformance: $(VENV)/browser.stamp .link/yggdrasill
@@ -32,10 +36,6 @@ conformance: $(VENV)/browser.stamp .link/yggdrasill
 # Needs a real ComfyUI as above, and checkouts of node packs in ~/comfy/packs or COMFYUI_PACKS. COMFYUI_PACKS_PYTHON runs them.
 packs: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/packs -m "" --packs-report docs/compatibility.md
-
-# Long sequences of kills, lost answers and broken connections.
-faults: $(VENV)/dev.stamp .link/yggdrasill
-	$(BIN)/pytest tests -m faults
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks

@@ -35,6 +35,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     adding.add_argument("--ca", metavar="FILE", help="the certificate authority of an https endpoint")
     pairing = actions.add_parser("pair", help="add an endpoint with its pairing line, read from standard input")
     pairing.add_argument("name", nargs="?", metavar="NAME", help="its name (default: the name in the line)")
+    pairing.add_argument("--ca", metavar="FILE", help="the certificate authority of an https endpoint")
     ping = actions.add_parser("ping", help="check endpoint health")
     ping.add_argument("names", nargs="*", metavar="NAME", help="the endpoints to check (default: all)")
     removing = actions.add_parser("remove", help="remove an endpoint")
@@ -65,7 +66,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         registry.to_yaml()
         console.say(f"added {arguments.name} at {arguments.url}")
     elif action == "pair":
-        _pair(registry, arguments.name, console)
+        _pair(registry, arguments.name, arguments.ca, console)
     elif action == "remove":
         registry.remove(arguments.name)
         registry.to_yaml()
@@ -81,7 +82,7 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _pair(registry: Any, name: str | None, console: Console) -> None:
+def _pair(registry: Any, name: str | None, ca: str | None, console: Console) -> None:
     from yggdrasill.remote.endpoint import read_pairing
 
     # not echoed: the line contains the token
@@ -90,7 +91,7 @@ def _pair(registry: Any, name: str | None, console: Console) -> None:
     chosen = name or found.name
     if chosen is None:
         raise InvalidArgument("The pairing line has no name. Pass one: yggdrasill endpoints pair NAME")
-    registry.add(chosen, found.url, token=found.token)
+    registry.add(chosen, found.url, token=found.token, ca=ca)
     registry.to_yaml()
     console.say(f"added {chosen} at {found.url}")
 

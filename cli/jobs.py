@@ -34,7 +34,10 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
     if arguments.action == "list":
         rows: list[dict[str, Any]] = loop_thread().run(client.jobs(status=arguments.status, limit=arguments.limit))
         console.say(
-            table(["job", "graph", "status", "created"], [[r["job_id"], r["graph_id"], r["status"], _time(r["created"])] for r in rows])
+            table(
+                ["job", "graph", "principal", "status", "created"],
+                [[r["job_id"], r["graph_id"], r.get("principal", "-"), r["status"], _time(r["created"])] for r in rows],
+            )
         )
         console.result({"jobs": rows})
         return 0

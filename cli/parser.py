@@ -21,7 +21,7 @@ _COMMANDS = {
     "demo": "run a small world on several processes and compare the result with one process",
     "serve": "serve graphs to other machines",
     "endpoints": "list, add, pair, remove endpoints and check their health",
-    "token": "show or replace an endpoint's token",
+    "token": "show, add, rotate or revoke the tokens of an endpoint",
     "jobs": "list, show and cancel an endpoint's jobs",
     "place": "run parts of a ComfyUI workflow on other servers",
     "up": "start one ComfyUI endpoint per GPU from an existing installation",

@@ -62,6 +62,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="a host name under which this endpoint is reached; may be repeated",
     )
+    parser.add_argument(
+        "--trusted-proxy",
+        action="append",
+        default=[],
+        metavar="ADDRESS",
+        help="an address or network of a reverse proxy whose X-Forwarded headers are believed; may be repeated (default: none)",
+    )
+    parser.add_argument("--tls-cert", metavar="FILE", help="serve https with this certificate (PEM, with its chain); needs --tls-key")
+    parser.add_argument("--tls-key", metavar="FILE", help="the key of the certificate (PEM, without a password)")
     parser.add_argument("--max-queue", type=int, default=1000, metavar="N", help="number of jobs that may wait (default: %(default)s)")
 
 
@@ -100,6 +109,9 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         peers=arguments.peer,
         peer_url=arguments.peer_url,
         allow_hosts=arguments.allow_host,
+        trusted_proxies=arguments.trusted_proxy,
+        tls_cert=arguments.tls_cert,
+        tls_key=arguments.tls_key,
         max_queue=arguments.max_queue,
         ready=ready,
     )

@@ -19,6 +19,7 @@ __all__ = [
     "ErrorBody",
     "ErrorModel",
     "Fingerprints",
+    "GraphDetails",
     "GraphList",
     "GraphModel",
     "GraphSummary",
@@ -181,6 +182,7 @@ class Capabilities(_Answer):
     """The capabilities of the endpoint."""
 
     protocol: int
+    oldest_protocol: int
     version: str
     host: str
     python: str
@@ -218,6 +220,13 @@ class GraphSummary(_Answer):
     hash: str
 
 
+class GraphDetails(GraphSummary):
+    """A deployment with its config."""
+
+    config: dict[str, Any]
+    idle_after: float | None
+
+
 class GraphList(_Answer):
     """All deployments."""
 
@@ -243,7 +252,10 @@ class Contract(GraphSummary):
 
 
 class JobRow(_Answer):
-    """A job without its output. ``missing`` are artifacts that the caller must upload; ``deadline`` is in seconds since the epoch."""
+    """A job without its output.
+
+    ``principal`` is the name of its caller. ``missing`` are artifacts that the caller must upload; ``deadline`` is in seconds since the epoch.
+    """
 
     job_id: str
     key: str

@@ -58,9 +58,9 @@ def status_of(error: YggdrasillError) -> int:
     """Return the HTTP status for ``error``.
 
     Some cases depend on the details: an endpoint that is shutting down (``details["reason"]``) is 503, because the call succeeds later; access
-    denied because of Host, Origin or an owner's graph is 403, because a token does not help, and 429 after too many wrong tokens; missing input artifacts of a job (``details["missing"]`` without ``details["hash"]``) are 409, because the url itself is right.
+    denied because of Host, Origin, a role or an owner's graph is 403, because a token does not help, and 429 after too many wrong tokens; missing input artifacts of a job (``details["missing"]`` without ``details["hash"]``) are 409, because the url itself is right.
     """
-    if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin", "owner"):
+    if isinstance(error, AccessDenied) and error.details.get("reason") in ("host", "origin", "owner", "role"):
         return 403
     if isinstance(error, EndpointUnreachable) and error.details.get("reason") == "shutdown":
         return 503

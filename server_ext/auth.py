@@ -20,7 +20,8 @@ from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed, YggdrasillError
+from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed, YggdrasillError, format_options
+from yggdrasill.server_ext.principals import ROLES, Principal, Principals, write_private
 
 __all__ = [
     "EVERY_ADDRESS",
@@ -30,6 +31,7 @@ __all__ = [
     "GuessLimiter",
     "Signer",
     "TokenFile",
+    "check_role",
     "load_or_create_secret",
     "resolve_token",
     "rotate_token",
@@ -105,20 +107,12 @@ def rotate_token(data_dir: Path) -> str:
     Raises:
         StorageFailed: the file cannot be written; the old token stays valid.
     """
-    path, token = data_dir / "token", secrets.token_urlsafe(32)
-    new = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    token = secrets.token_urlsafe(32)
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(new, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(token + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise StorageFailed(f"Cannot write the token file {str(path)!r}: {error}. The old token stays valid.", path=str(path)) from error
+        raise StorageFailed(f"Cannot create the data folder {str(data_dir)!r}: {error}.", path=str(data_dir)) from error
+    write_private(data_dir / "token", token)
     return token
 
 
@@ -238,14 +232,14 @@ def _site_of(address: str | None) -> str:
 
 
 class Guard:
-    """Checks Host, Origin and token of requests. ``token`` is the token, or a function that returns the present one.
+    """Checks Host, Origin and token of requests. ``principals`` are the callers; a token alone is that of the owner.
 
     ``hosts`` are the names, in addition to the loopback names, under which clients reach this endpoint, with or without a port. If one
     is ``0.0.0.0`` or ``::``, the endpoint listens on all addresses and accepts any literal IP address as Host: DNS rebinding needs a name.
     """
 
-    def __init__(self, token: str | Callable[[], str], hosts: Iterable[str] = ()) -> None:
-        self._token = token
+    def __init__(self, principals: Principals | str | Callable[[], str], hosts: Iterable[str] = ()) -> None:
+        self.principals = principals if isinstance(principals, Principals) else Principals(principals)
         self._guesses = GuessLimiter()
         named = {host.strip() if host.strip() in EVERY_ADDRESS else _host_name(host) for host in hosts}
         self._hosts = {*_LOOPBACK, *(named - set(EVERY_ADDRESS))}
@@ -261,17 +255,39 @@ class Guard:
         if fetch_site not in (None, "same-origin", "none"):
             raise AccessDenied("Pages of other sites may not use this endpoint.", reason="origin")
 
-    def check_token(self, authorization: str | None, address: str | None = None) -> None:
-        """Raise `AccessDenied` unless the header ``Authorization`` contains the token; ``address`` is the client's."""
+    def authenticate(self, authorization: str | None, address: str | None = None) -> Principal:
+        """Return the principal whose token is in the header ``Authorization``; ``address`` is the client's.
+
+        Raises:
+            AccessDenied: there is no valid token in it, or the address has sent too many wrong ones.
+        """
         scheme, _, given = (authorization or "").partition(" ")
         if scheme.lower() != "bearer" or not given:
             raise AccessDenied("A token is required. Send it as 'Authorization: Bearer TOKEN'.", reason="token")
         token = given.strip().encode("utf-8", "replace")
         self._guesses.check(address, token)
-        right = self._token() if callable(self._token) else self._token
-        if not hmac.compare_digest(token, right.encode("ascii")):
+        principal = self.principals.find(token)
+        if principal is None:
             self._guesses.record(address, token)
-            raise AccessDenied("The token is wrong. The endpoint's owner sees the right one with: yggdrasill token show", reason="token")
+            # one message for all cases: it must not report that a token existed
+            raise AccessDenied(
+                "The token is wrong, expired or revoked. The endpoint's owner sees the right one with: yggdrasill token show, and makes a new one "
+                "with: yggdrasill token rotate NAME",
+                reason="token",
+            )
+        return principal
+
+
+def check_role(principal: Principal, role: str) -> None:
+    """Raise `AccessDenied` (reason "role") unless the principal has ``role``."""
+    if not principal.may(role):
+        has = [name for name in ROLES if name in principal.roles]
+        raise AccessDenied(
+            f"This needs the role {role!r}; {principal.name!r} has {format_options(has)}. Ask the endpoint's owner for a token with that role.",
+            reason="role",
+            needed=role,
+            has=has,
+        )
 
 
 def _host_and_port(text: str) -> str:

@@ -33,6 +33,7 @@ from yggdrasill.values.stores.threaded import ThreadedStore, write_stream
 __all__ = [
     "SILENCE_SECONDS",
     "check_length",
+    "content_range",
     "read_json",
     "read_model_body",
     "receive_artifact",
@@ -184,7 +185,7 @@ async def receive_piece(
         UploadConflict: the session continues at another byte. CorruptData: the artifact is complete and does not match its hash.
         InvalidArgument: an invalid Content-Range. PayloadTooLarge, StorageFailed
     """
-    start, stop, total = _content_range(request)
+    start, stop, total = content_range(request)
     length = check_length(request, MAX_PIECE_BYTES)
     if stop - start > MAX_PIECE_BYTES:
         raise _too_large(stop - start, MAX_PIECE_BYTES)
@@ -202,8 +203,8 @@ async def receive_piece(
     return offset, stored, stored
 
 
-def _content_range(request: web.Request) -> tuple[int, int, int]:
-    """Return the first byte, the end and the total of ``Content-Range: bytes A-B/TOTAL``."""
+def content_range(request: web.Request) -> tuple[int, int, int]:
+    """Return the first byte, the end and the total of ``Content-Range: bytes A-B/TOTAL``. Raise `InvalidArgument` if it is invalid."""
     given = request.headers.get("Content-Range", "")
     found = _CONTENT_RANGE.fullmatch(given)
     first, last, total = map(int, found.groups()) if found is not None else (1, 0, 0)
@@ -258,8 +259,13 @@ class _BodyReader:
         return data
 
 
-async def receive_batch(request: web.Request, store: ThreadedStore[StagingStore], writer: Writer) -> int:
-    """Store many small artifacts from one body and return their number.
+async def receive_batch(
+    request: web.Request,
+    store: ThreadedStore[StagingStore],
+    writer: Writer,
+    written: Callable[[str, int], None] = lambda name, nbytes: None,
+) -> int:
+    """Store many small artifacts from one body and return their number. ``written`` receives the hash and size of each.
 
     The body repeats: hash (32 bytes), length (8 bytes, little-endian), content.
 
@@ -276,11 +282,11 @@ async def receive_batch(request: web.Request, store: ThreadedStore[StagingStore]
             size += len(data) + _ENTRY_BYTES
             if size >= _MAX_ENTRY_BYTES:
                 taken, waiting, size = waiting, [], 0
-                stored += await store.run(partial(_put_all, store.local, taken, writer))
+                stored += await store.run(partial(_put_all, store.local, taken, writer, written))
     except YggdrasillError:
-        await store.run(lambda: _put_all(store.local, waiting, writer))
+        await store.run(lambda: _put_all(store.local, waiting, writer, written))
         raise
-    return stored + await store.run(lambda: _put_all(store.local, waiting, writer))
+    return stored + await store.run(lambda: _put_all(store.local, waiting, writer, written))
 
 
 async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
@@ -302,9 +308,10 @@ async def _entries(request: web.Request) -> AsyncIterator[tuple[str, bytes]]:
         yield name.hex(), data
 
 
-def _put_all(store: LocalStore, entries: list[tuple[str, bytes]], writer: Writer) -> int:
+def _put_all(store: LocalStore, entries: list[tuple[str, bytes]], writer: Writer, written: Callable[[str, int], None]) -> int:
     for name, data in entries:
         store.put(data, hash=name, writer=writer)
+        written(name, len(data))
     return len(entries)
 
 

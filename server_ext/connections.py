@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import ssl
 import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -12,8 +13,11 @@ from functools import partial
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
-__all__ = ["ConnectionLimiter", "connection_limit", "log_failures_sparsely"]
+from yggdrasill.server_ext.tls import Handshake
+
+__all__ = ["ConnectionLimiter", "connection_limit", "is_reportable", "log_failures_sparsely"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _REQUEST_SECONDS = 30.0
@@ -64,6 +68,8 @@ class ConnectionLimiter:
         self._next_log = 0.0
         self._listening: asyncio.Server | None = None
         self._sweeping: asyncio.Task[None] | None = None
+        #: The connections that have not completed TLS, oldest first.
+        self._handshakes: dict[Handshake, None] = {}
 
     @web.middleware
     async def track(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
@@ -79,9 +85,9 @@ class ConnectionLimiter:
                 del self._busy[protocol]
             self._idle_since[protocol] = asyncio.get_running_loop().time()
 
-    async def listen(self, server: web.Server, host: str, port: int) -> int:
-        """Accept connections for ``server`` and return the port. Raises OSError."""
-        accept = partial(self._accept, server)
+    async def listen(self, server: web.Server, host: str, port: int, context: ssl.SSLContext | None = None) -> int:
+        """Accept connections for ``server``, with TLS if there is a ``context``, and return the port. Raises OSError."""
+        accept = partial(self._accept, server, context)
         self._listening = await asyncio.get_running_loop().create_server(accept, host, port, backlog=_ACCEPT_AT_ONCE)
         for listening in self._listening.sockets:
             # asyncio accepts as many connections at once as may wait; more may wait.
@@ -97,16 +103,27 @@ class ConnectionLimiter:
         if self._sweeping is not None:
             self._sweeping.cancel()
 
-    def _accept(self, server: web.Server) -> asyncio.BaseProtocol:
+    def _accept(self, server: web.Server, context: ssl.SSLContext | None) -> asyncio.BaseProtocol:
         connections: list[Any] = [one for one in server.connections if one not in self._closing]
-        if len(connections) < self._limit:
-            return server()
+        # a handshake uses two descriptors
+        if len(connections) + 2 * len(self._handshakes) < self._limit:
+            return self._connect(server, context)
         self._log_limit()
+        if self._handshakes:
+            next(iter(self._handshakes)).abort()
+            return self._connect(server, context)
         idle = [one for one in connections if one not in self._busy]
         if not idle:
             return _Refusal()
         self._end(next((one for one in idle if one not in self._served), idle[0]))
-        return server()
+        return self._connect(server, context)
+
+    def _connect(self, server: web.Server, context: ssl.SSLContext | None) -> asyncio.BaseProtocol:
+        if context is None:
+            return server()
+        handshake = Handshake(context, server, lambda ended: self._handshakes.pop(ended, None))
+        self._handshakes[handshake] = None
+        return handshake
 
     def _end(self, connection: Any) -> None:
         self._closing.add(connection)
@@ -152,3 +169,9 @@ def log_failures_sparsely(loop: asyncio.AbstractEventLoop) -> None:
             _LOG.error("No connection can be accepted: %s. Raise the limit of open files.", context.get("exception"))
 
     loop.set_exception_handler(report)
+
+
+def is_reportable(record: logging.LogRecord) -> bool:
+    """Return False for errors that any client can cause by invalid HTTP or by closing the connection."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not (record.name.startswith("aiohttp") and isinstance(error, (HttpProcessingError, ConnectionError)))

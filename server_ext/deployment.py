@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument, LimitExceeded, UnknownGraph
+from yggdrasill.server_ext.principals import OWNER_NAME
 from yggdrasill.values.payload import blake3_hex
 
 __all__ = [
@@ -51,6 +52,8 @@ class Deployment:
     by_owner: bool = False
     #: Seconds without a call after which the deployment is removed; None keeps it.
     idle_after: float | None = None
+    #: The name of the principal that deployed it.
+    deployer: str = OWNER_NAME
 
     @property
     def exclusive(self) -> bool:

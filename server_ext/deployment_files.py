@@ -22,8 +22,9 @@ _LOG = logging.getLogger("yggdrasill.server")
 class DeploymentFiles:
     """Records and states of deployments as files in ``folder``, which is created on the first write.
 
-    A record is ``{graph_id, kind, hash, config, has_state, idle_after, world_folder}``. ``idle_after`` is optional; ``world_folder`` is the
-    folder of a world's states, missing in records of earlier releases, which named it by the world's id.
+    A record is ``{graph_id, kind, hash, config, has_state, idle_after, deployer, world_folder}``. ``idle_after`` is optional; ``deployer`` is
+    the name of a principal, the owner in records of earlier releases; ``world_folder`` is the folder of a world's states, missing in records
+    of earlier releases, which named it by the world's id.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -136,6 +137,7 @@ def _encode_record(deployment: Deployment, *, has_state: bool) -> bytes:
         "config": deployment.config,
         "has_state": has_state,
         "idle_after": deployment.idle_after,
+        "deployer": deployment.deployer,
         "world_folder": file_name(deployment.graph_id),
     }
     # ASCII, because a lone surrogate has no UTF-8 form

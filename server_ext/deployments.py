@@ -34,6 +34,7 @@ from yggdrasill.server_ext.configs import HostRules, check_config, declared_sett
 from yggdrasill.server_ext.deployment import Deployment, IdleReaper, check_graph_id, deployment_hash, file_name
 from yggdrasill.server_ext.deployment_files import DeploymentFiles
 from yggdrasill.server_ext.describe import contract_of
+from yggdrasill.server_ext.principals import ADMIN, OWNER, OWNER_NAME, Principal
 from yggdrasill.world.world import World
 
 __all__ = ["Deployments"]
@@ -122,15 +123,23 @@ class Deployments:
     # -- writing ------------------------------------------------------------------------------------------------
 
     def put(
-        self, graph_id: str, kind: str, config: Mapping[str, Any], graph_hash: str, state: Any = None, idle_after: float | None = None
+        self,
+        graph_id: str,
+        kind: str,
+        config: Mapping[str, Any],
+        graph_hash: str,
+        state: Any = None,
+        idle_after: float | None = None,
+        principal: Principal = OWNER,
     ) -> tuple[Deployment, bool]:
         """Deploy a config that arrived over a network. Return the deployment, and False if an equal one already existed.
 
-        An equal one gets the new ``idle_after``. An earlier deployment that no longer builds is replaced like any other.
+        An equal one that ``principal`` may change gets the new ``idle_after``. An earlier deployment that no longer builds is replaced like any other.
 
         Raises:
             InvalidArgument, InvalidConfig, UnknownBlockType, CheckpointMismatch ...: nothing changed.
             DuplicateName: the endpoint's owner configured another deployment with this id.
+            AccessDenied: another principal deployed another one with this id.
             StorageFailed: the record cannot be written.
         """
         self.check_name(graph_id, kind)
@@ -139,13 +148,15 @@ class Deployments:
             if live is None and (self._readable_record(graph_id) or {}).get("hash") == graph_hash:
                 live = self.get(graph_id)
             if live is not None and live.hash == graph_hash:
-                return self._keep(live, idle_after), False
+                return self._keep_for(principal, live, idle_after), False
             if live is not None and live.by_owner:
                 raise DuplicateName(
                     f"Graph {graph_id!r} was configured by the endpoint's owner with another config. Deploy under another id."
                 )
+            self.check_deployer(graph_id, principal)
             self._adopt_world_folder(graph_id)
-            deployment = replace(self._build(graph_id, kind, dict(config), graph_hash, state), idle_after=idle_after)
+            built = self._build(graph_id, kind, dict(config), graph_hash, state)
+            deployment = replace(built, idle_after=idle_after, deployer=principal.name)
             self._files.write(deployment, state)
             self._live[graph_id] = deployment
             self.reaper.start(graph_id, idle_after)
@@ -159,22 +170,44 @@ class Deployments:
         if kind not in served:
             raise InvalidArgument(f"Unknown kind {kind[:60]!r}. Available: {format_options(served, near=kind)}.")
 
-    def keep_equal(self, graph_id: str, graph_hash: str, idle_after: float | None) -> dict[str, Any] | None:
-        """Return the summary of the deployment with this id and hash, live or stored, which gets a new ``idle_after``; None without one.
+    def keep_equal(self, graph_id: str, graph_hash: str, idle_after: float | None, principal: Principal = OWNER) -> dict[str, Any] | None:
+        """Return the summary of the deployment with this id and hash, live or stored, or None without one. Nothing is built.
 
-        Nothing is built.
+        It gets the new ``idle_after`` if ``principal`` may change it.
         """
         with self._lock_of(graph_id):
             live = self._live.get(graph_id)
             if live is not None:
-                return self._keep(live, idle_after).summary() if live.hash == graph_hash else None
+                return self._keep_for(principal, live, idle_after).summary() if live.hash == graph_hash else None
             record = self._readable_record(graph_id)
             if record is None or record["hash"] != graph_hash:
                 return None
-            if record.get("idle_after") != idle_after:
-                self._files.set_idle_after(record, idle_after)
-            self.reaper.start(graph_id, idle_after)
+            if principal.may_touch(record.get("deployer", OWNER_NAME)):
+                if record.get("idle_after") != idle_after:
+                    self._files.set_idle_after(record, idle_after)
+                self.reaper.start(graph_id, idle_after)
+            else:
+                self.reaper.touch(graph_id)
             return {name: record[name] for name in ("graph_id", "kind", "hash")}
+
+    def check_deployer(self, graph_id: str, principal: Principal) -> None:
+        """Raise `AccessDenied` if another principal deployed the graph and ``principal`` may not change it."""
+        live = self._live.get(graph_id)
+        deployer = live.deployer if live is not None else (self._readable_record(graph_id) or {}).get("deployer", OWNER_NAME)
+        exists = live is not None or self._files.exists(graph_id)
+        if exists and not principal.may_touch(deployer):
+            raise AccessDenied(
+                f"Graph {graph_id!r} was deployed by another principal. Deploy under another id, or ask the endpoint's owner for the role "
+                f"{ADMIN!r}.",
+                reason="owner",
+            )
+
+    def _keep_for(self, principal: Principal, existing: Deployment, idle_after: float | None) -> Deployment:
+        """Return an equal deployment, with the new ``idle_after`` if ``principal`` may change it."""
+        if principal.may_touch(existing.deployer):
+            return self._keep(existing, idle_after)
+        self.reaper.touch(existing.graph_id)
+        return existing
 
     def _readable_record(self, graph_id: str) -> dict[str, Any] | None:
         """Return the record of a deployment, or None if it has none or a damaged one, which is replaced."""
@@ -230,11 +263,11 @@ class Deployments:
             self.reaper.untrack(graph_id)
             return self._live[graph_id]
 
-    def remove(self, graph_id: str) -> None:
+    def remove(self, graph_id: str, principal: Principal = OWNER) -> None:
         """Remove a deployment. Running calls are not affected.
 
         Raises:
-            UnknownGraph: there is no such deployment. AccessDenied: the endpoint's owner configured it.
+            UnknownGraph: there is no such deployment. AccessDenied: the endpoint's owner configured it, or another principal deployed it.
             StorageFailed: its files cannot be deleted; it stays deployed.
         """
         with self._lock_of(graph_id):
@@ -245,6 +278,7 @@ class Deployments:
                 )
             if live is None and not self._files.exists(graph_id):
                 raise unknown_name("graph", graph_id, self.names(), kind=UnknownGraph)
+            self.check_deployer(graph_id, principal)
             self._files.remove(graph_id)
             self._live.pop(graph_id, None)
             self.reaper.untrack(graph_id)
@@ -271,7 +305,7 @@ class Deployments:
         state = self._files.read_state(graph_id) if record["has_state"] else None
         adopted = self._adopt_world_folder(graph_id)
         built = self._build(graph_id, record["kind"], record["config"], record["hash"], state)
-        restored = replace(built, idle_after=record.get("idle_after"))
+        restored = replace(built, idle_after=record.get("idle_after"), deployer=record.get("deployer", OWNER_NAME))
         if adopted:
             self._files.rewrite(restored, has_state=record["has_state"])
         return restored

@@ -1,23 +1,17 @@
-"""The table of HTTP routes, and the OpenAPI document generated from it."""
+"""The table of HTTP routes. `yggdrasill.server_ext.openapi` describes it for programs."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel
-from pydantic.json_schema import models_json_schema
 
-import yggdrasill
 from yggdrasill.protocol import models
-from yggdrasill.protocol.models import ErrorModel
 from yggdrasill.protocol.states import STATES
-from yggdrasill.protocol.version import BASE_PATH
+from yggdrasill.server_ext.principals import DEPLOY, READ, RUN
 
-__all__ = ["ROUTES", "Parameter", "Route", "openapi_document"]
-
-_REFERENCES = "#/components/schemas/{model}"
+__all__ = ["COMMON_ERRORS", "ROUTES", "Parameter", "Route"]
 
 
 @dataclass(frozen=True)
@@ -33,8 +27,9 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Route:
-    """A route: method, path, handler (a method of `yggdrasill.server_ext.routes.Endpoint`), and the models of its bodies.
+    """A route: method, path, handler (a method of `yggdrasill.server_ext.routes.Endpoint`), the models of its bodies, and its statuses.
 
+    ``statuses`` are those of success; ``errors`` those of failure, in addition to `COMMON_ERRORS`. ``role`` is the one that the caller needs.
     ``signed`` routes accept a signed url in place of the token. ``parameters`` are those in the query and in headers. ``bytes_in`` and
     ``bytes_out`` are the media types of bodies that are not JSON.
     """
@@ -46,12 +41,27 @@ class Route:
     body: type[BaseModel] | None = None
     answer: type[BaseModel] | None = None
     statuses: tuple[int, ...] = (200,)
+    role: str = READ
+    errors: tuple[int, ...] = ()
     signed: bool = False
     parameters: tuple[Parameter, ...] = ()
     bytes_in: str | None = None
     bytes_out: str | None = None
 
 
+COMMON_ERRORS = (400, 401, 403, 426, 429, 500)
+"""An invalid header, parameter or body; the token; a role, Host or Origin; another protocol; too many wrong tokens; a fault."""
+#: Building a graph fails: an unknown block, artifacts or a torch build, a part of it, another endpoint, a file.
+_BUILD = (404, 409, 422, 502, 507)
+_STORED = (404, 507)
+_SIGNATURE = (
+    Parameter("sig", {"type": "string"}, "The signature of a signed url, in place of the token"),
+    Parameter("exp", {"type": "string"}, "When the signed url expires, in seconds since the epoch"),
+)
+_CONDITIONS = (
+    Parameter("If-None-Match", {"type": "string"}, "Answer 304 if the artifact has this ETag", "header"),
+    Parameter("If-Range", {"type": "string"}, "Send the whole artifact if it does not have this ETag", "header"),
+)
 _LAST_EVENT = Parameter(
     "Last-Event-ID",
     {"type": "integer", "minimum": 0},
@@ -87,6 +97,7 @@ ROUTES = (
         "Fingerprints of ComfyUI model files",
         models.ModelFiles,
         models.Fingerprints,
+        errors=(413,),
     ),
     Route("GET", "/openapi.json", "openapi", "This document"),
     Route("GET", "/graphs", "graphs", "Deployments", answer=models.GraphList),
@@ -98,10 +109,12 @@ ROUTES = (
         models.GraphModel,
         models.Deploying,
         (200, 201, 202),
+        DEPLOY,
+        (*_BUILD, 413, 503),
     ),
-    Route("GET", "/graphs/{graph_id}", "graph", "The config of a deployment", answer=models.GraphSummary),
-    Route("DELETE", "/graphs/{graph_id}", "remove", "Remove a deployment", statuses=(204,)),
-    Route("GET", "/graphs/{graph_id}/contract", "contract", "Typed inputs and outputs", answer=models.Contract),
+    Route("GET", "/graphs/{graph_id}", "graph", "The config of a deployment", answer=models.GraphDetails, errors=_BUILD),
+    Route("DELETE", "/graphs/{graph_id}", "remove", "Remove a deployment", statuses=(204,), role=DEPLOY, errors=_STORED),
+    Route("GET", "/graphs/{graph_id}/contract", "contract", "Typed inputs and outputs", answer=models.Contract, errors=_BUILD),
     Route(
         "POST",
         "/graphs/{graph_id}/jobs",
@@ -110,6 +123,8 @@ ROUTES = (
         models.JobModel,
         models.JobStarted,
         (200, 202),
+        RUN,
+        (*_BUILD, 413, 503),
     ),
     Route(
         "POST",
@@ -119,22 +134,35 @@ ROUTES = (
         models.WorkflowModel,
         models.JobStarted,
         (200, 202),
+        DEPLOY,
+        (*_BUILD, 413, 503),
     ),
-    Route("POST", "/models", "fetch_model", "Download a model file from an allowed source", models.ModelFetchModel, models.JobRow, (202,)),
+    Route(
+        "POST",
+        "/models",
+        "fetch_model",
+        "Download a model file from an allowed source",
+        models.ModelFetchModel,
+        models.JobRow,
+        (202,),
+        DEPLOY,
+        (*_BUILD, 413, 503),
+    ),
     Route(
         "GET",
         "/jobs",
         "jobs",
         "Jobs, newest first",
         answer=models.JobList,
+        errors=_STORED,
         parameters=(
             Parameter("limit", {"type": "number", "minimum": 0, "default": 100}, "The number of jobs, 1 to 1000"),
             Parameter("status", {"type": "string", "enum": list(STATES)}, "Only jobs with this status"),
             Parameter("graph_id", {"type": "string"}, "Only jobs of this graph"),
         ),
     ),
-    Route("GET", "/jobs/keys/{key}", "job_of_key", "The job with this key", answer=models.JobRow),
-    Route("GET", "/jobs/{job_id}", "job", "The status of a job", answer=models.JobRow),
+    Route("GET", "/jobs/keys/{key}", "job_of_key", "The job with this key", answer=models.JobRow, errors=_STORED),
+    Route("GET", "/jobs/{job_id}", "job", "The status of a job", answer=models.JobRow, errors=_STORED),
     Route(
         "GET",
         "/jobs/{job_id}/output",
@@ -142,6 +170,7 @@ ROUTES = (
         "The result of a job; ?wait=SECONDS waits for it",
         answer=models.JobStarted,
         statuses=(200, 202),
+        errors=_STORED,
         parameters=(Parameter("wait", {"type": "number", "minimum": 0, "default": 0}, "How many seconds to wait for the end, at most 60"),),
     ),
     Route(
@@ -150,20 +179,25 @@ ROUTES = (
         "check_inputs",
         "Look again for the inputs that a job waits for, after an upload",
         answer=models.JobRow,
+        role=RUN,
+        errors=_STORED,
     ),
-    Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow),
+    Route("POST", "/jobs/{job_id}/cancel", "cancel", "Stop a job at its next node", answer=models.JobRow, role=RUN, errors=_STORED),
     Route(
         "POST",
         "/jobs/keys/{key}/cancel",
         "cancel_key",
         "Stop the job with this key; a later call with an unused key is answered as cancelled and never runs",
         answer=models.JobRow,
+        role=RUN,
+        errors=_STORED,
     ),
     Route(
         "GET",
         "/jobs/{job_id}/events",
         "job_events",
         "Events of a job after Last-Event-ID, as a stream",
+        errors=_STORED,
         parameters=(_LAST_EVENT,),
         bytes_out=_EVENT_STREAM,
     ),
@@ -171,9 +205,36 @@ ROUTES = (
     Route(
         "GET", "/artifacts/folder", "artifact_folder", "The artifact folder, for callers on the same machine", answer=models.ArtifactFolder
     ),
-    Route("POST", "/artifacts/missing", "missing", "Which artifacts the endpoint lacks", models.ArtifactHashes, models.MissingArtifacts),
-    Route("POST", "/artifacts/batch", "batch", "Store many small artifacts", answer=models.BatchStored, bytes_in=_OCTETS),
-    Route("PUT", "/artifacts/{hash}", "put_artifact", "Store an artifact", statuses=(200, 201), bytes_in=_OCTETS),
+    Route(
+        "POST",
+        "/artifacts/missing",
+        "missing",
+        "Which artifacts the endpoint lacks",
+        models.ArtifactHashes,
+        models.MissingArtifacts,
+        role=RUN,
+        errors=(413, 507),
+    ),
+    Route(
+        "POST",
+        "/artifacts/batch",
+        "batch",
+        "Store many small artifacts",
+        answer=models.BatchStored,
+        role=RUN,
+        errors=(413, 507),
+        bytes_in=_OCTETS,
+    ),
+    Route(
+        "PUT",
+        "/artifacts/{hash}",
+        "put_artifact",
+        "Store an artifact",
+        statuses=(200, 201),
+        role=RUN,
+        errors=(413, 507),
+        bytes_in=_OCTETS,
+    ),
     Route(
         "PUT",
         "/artifacts/{hash}/uploads/{upload_id}",
@@ -181,77 +242,38 @@ ROUTES = (
         "Store one piece of an artifact, of at most 64 MiB, in an upload session; upload_id is 32 hex digits that the caller chose",
         answer=models.PieceStored,
         statuses=(200, 201),
+        role=RUN,
+        errors=(409, 413, 507),
         parameters=(_CONTENT_RANGE,),
         bytes_in=_OCTETS,
     ),
-    Route("GET", "/artifacts/{hash}/uploads/{upload_id}", "upload", "The byte to continue an upload at", answer=models.UploadState),
-    Route("DELETE", "/artifacts/{hash}/uploads/{upload_id}", "drop_upload", "Drop an upload session and its bytes", statuses=(204,)),
+    Route(
+        "GET",
+        "/artifacts/{hash}/uploads/{upload_id}",
+        "upload",
+        "The byte to continue an upload at",
+        answer=models.UploadState,
+        role=RUN,
+        errors=(507,),
+    ),
+    Route(
+        "DELETE",
+        "/artifacts/{hash}/uploads/{upload_id}",
+        "drop_upload",
+        "Drop an upload session and its bytes",
+        statuses=(204,),
+        role=RUN,
+        errors=(507,),
+    ),
     Route(
         "GET",
         "/artifacts/{hash}",
         "get_artifact",
         "The bytes of an artifact or of a range",
         statuses=(200, 206),
+        errors=(404, 416, 507),
         signed=True,
-        parameters=(_RANGE,),
+        parameters=(_RANGE, *_CONDITIONS, *_SIGNATURE),
         bytes_out=_OCTETS,
     ),
 )
-
-
-def openapi_document() -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of all routes under ``/yggdrasill/v1``."""
-    used: dict[type[BaseModel], None] = dict.fromkeys(
-        model for route in ROUTES for model in (route.body, route.answer) if model is not None
-    )
-    used[ErrorModel] = None
-    _, schemas = models_json_schema([(model, "validation") for model in used], ref_template=_REFERENCES)
-    paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
-        paths.setdefault(BASE_PATH + route.path, {})[route.method.lower()] = _operation(route)
-    return {
-        "openapi": "3.1.0",
-        "info": {"title": "Yggdrasill endpoint", "version": yggdrasill.__version__},
-        "security": [{"token": []}],
-        "paths": paths,
-        "components": {"schemas": schemas["$defs"], "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}}},
-    }
-
-
-def _operation(route: Route) -> dict[str, Any]:
-    success: dict[str, Any] = {"description": route.summary}
-    if route.answer is not None:
-        success["content"] = _json_content(route.answer)
-    elif route.bytes_out is not None:
-        success["content"] = {route.bytes_out: {}}
-    operation: dict[str, Any] = {
-        "operationId": route.handler,
-        "summary": route.summary,
-        "parameters": [
-            *({"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in re.findall(r"{(\w+)}", route.path)),
-            *map(_parameter, route.parameters),
-        ],
-        "responses": {
-            **{str(status): success for status in route.statuses},
-            "default": {"description": "The error", "content": _json_content(ErrorModel)},
-        },
-    }
-    if route.body is not None:
-        operation["requestBody"] = {"required": True, "content": _json_content(route.body)}
-    elif route.bytes_in is not None:
-        operation["requestBody"] = {"required": True, "content": {route.bytes_in: {}}}
-    return operation
-
-
-def _parameter(parameter: Parameter) -> dict[str, Any]:
-    return {
-        "name": parameter.name,
-        "in": parameter.location,
-        "required": parameter.required,
-        "description": parameter.description,
-        "schema": parameter.schema,
-    }
-
-
-def _json_content(model: type[BaseModel]) -> dict[str, Any]:
-    return {"application/json": {"schema": {"$ref": _REFERENCES.format(model=model.__name__)}}}

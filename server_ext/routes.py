@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -21,12 +23,16 @@ from yggdrasill.protocol.states import WAITING_INPUTS
 from yggdrasill.protocol.statuses import status_of
 from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, check_request_version
 from yggdrasill.server_ext import bodies
-from yggdrasill.server_ext.auth import Guard
+from yggdrasill.server_ext.auth import Guard, check_role
 from yggdrasill.server_ext.capabilities import describe_endpoint
+from yggdrasill.server_ext.forwarding import Forwarding
 from yggdrasill.server_ext.jobs.execution import error_dict
-from yggdrasill.server_ext.jobs.model import OWNER, Job, Submission
+from yggdrasill.server_ext.jobs.model import Event, Job, Submission
 from yggdrasill.server_ext.model_fetch import ModelRequest
-from yggdrasill.server_ext.route_table import ROUTES, openapi_document
+from yggdrasill.server_ext.openapi import openapi_document
+from yggdrasill.server_ext.principals import ADMIN, READ, RUN, Principal, private_key
+from yggdrasill.server_ext.quotas import Written
+from yggdrasill.server_ext.route_table import ROUTES
 from yggdrasill.server_ext.service import Service
 from yggdrasill.server_ext.upload_sessions import UploadSessions
 from yggdrasill.values.stores.base import Writer
@@ -39,22 +45,30 @@ _MAX_WAIT = 60.0
 _MAX_CLASSES = 100
 _NO_RUN: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
 _EVENT_POLL_SECONDS = 0.5
-_FORWARDING_HEADERS = ("Forwarded", "X-Forwarded-For", "Via")
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
+def _request_key(name: str) -> Any:
+    """Return a key for values of a request; aiohttp before 3.14 has texts only."""
+    typed = getattr(web, "RequestKey", None)
+    return f"yggdrasill.{name}" if typed is None else typed(name, object)
+
+
+_CALLER, _PRINCIPAL, _PROTOCOL = map(_request_key, ("caller", "principal", "protocol"))
+
+
 def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None) -> None:
     """Add all routes to a router. If ``off`` is a reason why the endpoint cannot work, each route responds with an error that has it."""
     for route in ROUTES if off is None else ():
-        handler = endpoint.guarded(getattr(endpoint, route.handler), signed=route.signed)
+        handler = endpoint.guarded(getattr(endpoint, route.handler), route.role, signed=route.signed)
         if route.method == "GET":
             router.add_get(BASE_PATH + route.path, handler)
         else:
             router.add_route(route.method, BASE_PATH + route.path, handler)
     rest = endpoint.unknown_route if off is None else _refusing(off)
-    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(rest))
+    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(rest, READ))
 
 
 def _refusing(reason: str) -> _Handler:
@@ -67,21 +81,25 @@ def _refusing(reason: str) -> _Handler:
 class Endpoint:
     """The handlers of one service and its guard."""
 
-    def __init__(self, service: Service, guard: Guard) -> None:
+    def __init__(self, service: Service, guard: Guard, forwarding: Forwarding | None = None) -> None:
         self._service = service
         self._guard = guard
+        self._forwarding = forwarding or Forwarding()
         self._artifacts = ThreadedStore(service.store)
         self._uploads = UploadSessions(service.store)
         self._document: dict[str, Any] | None = None
 
     # -- authorization and errors -------------------------------------------------------------------------------
 
-    def guarded(self, handler: _Handler, *, signed: bool = False) -> _Handler:
-        """Wrap ``handler``: check Host, Origin, token and protocol first, and turn errors into error responses."""
+    def guarded(self, handler: _Handler, role: str, *, signed: bool = False) -> _Handler:
+        """Wrap ``handler``: check Host, Origin, token, role and protocol first, and turn errors into error responses.
+
+        The handler finds the `Principal` in ``request[_PRINCIPAL]``, except for a signed url, and the `Caller` in ``request[_CALLER]``.
+        """
 
         async def guarded_handler(request: web.Request) -> web.StreamResponse:
             try:
-                self._check(request, signed)
+                self._check(request, role, signed)
                 return await handler(request)
             except YggdrasillError as error:
                 return self._error_response(error, status_of(error))
@@ -93,16 +111,18 @@ class Endpoint:
 
         return guarded_handler
 
-    def _check(self, request: web.Request, signed: bool) -> None:
+    def _check(self, request: web.Request, role: str, signed: bool) -> None:
         headers = request.headers
-        self._guard.check_source(headers.get("Host"), headers.get("Origin"), headers.get("Sec-Fetch-Site"))
+        caller = request[_CALLER] = self._forwarding.caller(request)
+        self._guard.check_source(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
         if _CREDENTIALS & request.query.keys():
             raise AccessDenied("Tokens in urls end up in logs. Send the token as 'Authorization: Bearer TOKEN'.", reason="token")
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            self._guard.check_token(headers.get("Authorization"), request.remote)
-        request["protocol"] = check_request_version(headers.get(PROTOCOL_HEADER))
+            principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            check_role(principal, role)
+        request[_PROTOCOL] = check_request_version(headers.get(PROTOCOL_HEADER))
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}
@@ -143,6 +163,9 @@ class Endpoint:
             self._document = openapi_document()
         return _json(self._document)
 
+    def _record(self, request: web.Request, action: str, target: str, *, nbytes: int | None = None, job: str | None = None) -> None:
+        self._service.access.audit.record(_principal(request).name, action, target, nbytes=nbytes, job=job)
+
     # -- graphs -------------------------------------------------------------------------------------------------
 
     async def graphs(self, request: web.Request) -> web.Response:
@@ -152,15 +175,21 @@ class Endpoint:
     async def deploy(self, request: web.Request) -> web.Response:
         """PUT /graphs/{graph_id}"""
         body = await bodies.read_model_body(request, models.GraphModel, self._service.limits.max_body_bytes)
-        state = None if body.state is None else body.state.model_dump()
+        state, principal = None if body.state is None else body.state.model_dump(), _principal(request)
         wanted = request.match_info["graph_id"], body.kind, body.config, state, body.idle_after
-        if request["protocol"] < 2:
-            deployment, created = await self._service.deploy(*wanted)
+        if request[_PROTOCOL] < 2:
+            deployment, created = await self._service.deploy(*wanted, principal)
+            if created:
+                self._record(request, "deploy", deployment.graph_id)
             return _json({**deployment.summary(), "created": created}, 201 if created else 200)
-        call = Submission(body.key or "", {}, {}, _NO_RUN, nbytes=_body_bytes(request), principal=_principal(request))
-        job = await self._service.submit_deployment(*wanted, call)
+        call = Submission(
+            private_key(principal.name, body.key) if body.key else "", {}, {}, _NO_RUN, nbytes=_body_bytes(request),
+            principal=principal.name, max_jobs=principal.max_jobs,
+        )  # fmt: skip
+        job = await self._service.submit_deployment(*wanted, call, principal)
         if isinstance(job, dict):
             return _json(job)
+        self._record(request, "deploy", job.graph_id, job=job.job_id)
         await self._service.job_manager.wait(job, min(body.wait, _MAX_WAIT), lambda: _is_connected(request))
         created = job.output is not None and job.output["created"]
         return _json(await self._service.result(job), 202 if not job.is_final else 201 if created else 200)
@@ -172,7 +201,8 @@ class Endpoint:
 
     async def remove(self, request: web.Request) -> web.Response:
         """DELETE /graphs/{graph_id}"""
-        await self._service.remove(request.match_info["graph_id"])
+        await self._service.remove(request.match_info["graph_id"], _principal(request))
+        self._record(request, "remove", request.match_info["graph_id"])
         return web.Response(status=204, headers={PROTOCOL_HEADER: str(PROTOCOL)})
 
     async def contract(self, request: web.Request) -> web.Response:
@@ -195,14 +225,15 @@ class Endpoint:
 
     def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
         inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
+        principal = _principal(request)
         return Submission(
-            body.key, inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout, _body_bytes(request),
-            body.priority, body.deadline, _principal(request), blocking=request["protocol"] < 2,
+            private_key(principal.name, body.key), inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout,
+            _body_bytes(request), body.priority, body.deadline, principal.name, blocking=request[_PROTOCOL] < 2, max_jobs=principal.max_jobs,
         )  # fmt: skip
 
     async def _send_started(self, request: web.Request, job: Job, wait: float) -> web.Response:
         """Send the result of a submitted job. In protocol 1 the response waits until the inputs are there or are known to be missing."""
-        if request["protocol"] < 2:
+        if request[_PROTOCOL] < 2:
             await self._service.job_manager.wait_staged(job, lambda: _is_connected(request))
             if job.status == WAITING_INPUTS:
                 raise UnknownArtifact(
@@ -213,59 +244,81 @@ class Endpoint:
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
-        return _json(await self._service.result(job, f"{request.scheme}://{request.host}"), 200 if job.is_final else 202)
+        return _json(await self._service.result(job, request[_CALLER].url), 200 if job.is_final else 202)
 
     async def fetch_model(self, request: web.Request) -> web.Response:
         """POST /models"""
         body = await bodies.read_model_body(request, models.ModelFetchModel, self._service.limits.max_body_bytes)
         wanted = ModelRequest(body.url, body.folder, body.name, body.sha256)
-        return _json((await self._service.fetch_model(wanted, body.key, _principal(request))).row(), 202)
+        principal = _principal(request)
+        job = await self._service.fetch_model(wanted, private_key(principal.name, body.key), principal)
+        self._record(request, "fetch_model", f"{body.folder}/{body.name}", job=job.job_id)
+        return _json(job.row(), 202)
 
     async def jobs(self, request: web.Request) -> web.Response:
         """GET /jobs"""
         query = request.query
         limit = _number(query.get("limit", "100"), "limit")
-        return _json({"jobs": await self._service.jobs(query.get("graph_id"), query.get("status"), int(limit))})
+        return _json({"jobs": await self._service.jobs(query.get("graph_id"), query.get("status"), int(limit), _only(request))})
 
     async def job(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}"""
-        return _json((await self._service.job_manager.find(request.match_info["job_id"])).row())
+        return _json((await self._service.job_manager.find(request.match_info["job_id"], _only(request))).row())
 
     async def job_of_key(self, request: web.Request) -> web.Response:
         """GET /jobs/keys/{key}"""
-        return _json((await self._service.job_of_key(request.match_info["key"])).row())
+        principal = _principal(request).name
+        return _json((await self._service.job_of_key(private_key(principal, request.match_info["key"]), principal)).row())
 
     async def output(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}/output"""
         wait = _number(request.query.get("wait", "0"), "wait")
-        return await self._send_result(request, await self._service.job_manager.find(request.match_info["job_id"]), wait)
+        return await self._send_result(request, await self._service.job_manager.find(request.match_info["job_id"], _only(request)), wait)
 
     async def check_inputs(self, request: web.Request) -> web.Response:
         """POST /jobs/{job_id}/inputs"""
-        return _json((await self._service.check_inputs(request.match_info["job_id"])).row())
+        return _json((await self._service.check_inputs(request.match_info["job_id"], _only(request))).row())
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /jobs/{job_id}/cancel"""
-        return _json((await self._service.cancel(request.match_info["job_id"])).row())
+        job = await self._service.cancel(request.match_info["job_id"], _only(request))
+        if job.principal != _principal(request).name:
+            self._record(request, "cancel", job.principal, job=job.job_id)
+        return _json(job.row())
 
     async def cancel_key(self, request: web.Request) -> web.Response:
         """POST /jobs/keys/{key}/cancel"""
-        return _json((await self._service.cancel_key(request.match_info["key"])).row())
+        principal = _principal(request).name
+        return _json((await self._service.cancel_key(private_key(principal, request.match_info["key"]), principal)).row())
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         """GET /jobs/{job_id}/events"""
-        job = await self._service.job_manager.find(request.match_info["job_id"])
-        return await bodies.send_events(request, self._service.events(job.job_id, _last_event(request), _EVENT_POLL_SECONDS))
+        job = await self._service.job_manager.find(request.match_info["job_id"], _only(request))
+        return await self._send_events(request, job.job_id)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /events"""
-        return await bodies.send_events(request, self._service.events(None, _last_event(request), _EVENT_POLL_SECONDS))
+        return await self._send_events(request, None)
+
+    async def _send_events(self, request: web.Request, job_id: str | None) -> web.StreamResponse:
+        events = self._service.events(job_id, _last_event(request), _EVENT_POLL_SECONDS, _only(request))
+        return await bodies.send_events(request, self._while_valid(_principal(request), events))
+
+    async def _while_valid(self, principal: Principal, events: AsyncGenerator[Event | None, None]) -> AsyncGenerator[Event | None, None]:
+        """Yield events until the token with which the stream was opened is rotated, revoked or expired."""
+        async with aclosing(events) as stream:
+            async for event in stream:
+                if not self._guard.principals.accepts(principal):
+                    return
+                yield event
 
     # -- artifacts ----------------------------------------------------------------------------------------------
 
     async def artifact_folder(self, request: web.Request) -> web.Response:
         """GET /artifacts/folder"""
-        shared = self._service.shared if _is_from_this_machine(request) else None
+        # files in the folder count against no quota
+        may_share = request[_CALLER].on_this_machine and _principal(request).may(RUN) and _principal(request).quota_bytes is None
+        shared = self._service.shared if may_share else None
         folder, quota = (None, None) if shared is None else (await self._artifacts.run(shared.folder.resolve), shared.quota_bytes)
         return _json({"folder": None if folder is None else str(folder), "store_id": self._service.store.store_id, "quota_bytes": quota})
 
@@ -274,14 +327,29 @@ class Endpoint:
         body = await bodies.read_model_body(request, models.ArtifactHashes, self._service.limits.max_body_bytes)
         return _json({"missing": await self._artifacts.missing(body.hashes)})
 
+    def _counted(self, request: web.Request, name: str | None = None) -> AbstractAsyncContextManager[Written]:
+        """Return the context in which the body of a request is stored and counted against the quota of its principal, if it has one."""
+        principal = _principal(request)
+        if principal.quota_bytes is None:
+            return nullcontext(_uncounted)
+        return self._service.access.quotas.writing(principal, request.content_length, name)
+
     async def batch(self, request: web.Request) -> web.Response:
         """POST /artifacts/batch"""
-        return _json({"stored": await bodies.receive_batch(request, self._artifacts, _writer(request))})
+        async with self._counted(request) as written:
+            stored = await bodies.receive_batch(request, self._artifacts, _writer(request), written)
+        self._record(request, "write_batch", f"{stored} artifacts", nbytes=request.content.total_bytes)
+        return _json({"stored": stored})
 
     async def put_artifact(self, request: web.Request) -> web.Response:
         """PUT /artifacts/{hash}"""
-        limit = self._service.limits.max_artifact_bytes
-        created = await bodies.receive_artifact(request, self._artifacts, request.match_info["hash"], limit, _writer(request))
+        limit, name = self._service.limits.max_artifact_bytes, request.match_info["hash"]
+        async with self._counted(request, name) as written:
+            created = await bodies.receive_artifact(request, self._artifacts, name, limit, _writer(request))
+            if created:
+                written(name, request.content.total_bytes)
+        if created:
+            self._record(request, "write", name, nbytes=request.content.total_bytes)
         return _json({}, 201 if created else 200)
 
     async def get_artifact(self, request: web.Request) -> web.StreamResponse:
@@ -291,7 +359,17 @@ class Endpoint:
     async def put_piece(self, request: web.Request) -> web.Response:
         """PUT /artifacts/{hash}/uploads/{upload_id}"""
         name, upload_id = request.match_info["hash"], request.match_info["upload_id"]
-        offset, stored, created = await bodies.receive_piece(request, self._artifacts, self._uploads, name, upload_id, _writer(request))
+        principal, total = _principal(request), bodies.content_range(request)[2]
+        is_open = partial(self._uploads.is_open, principal.name, name, upload_id)
+        counted: AbstractAsyncContextManager[Written] = nullcontext(_uncounted)
+        if principal.quota_bytes is not None:
+            counted = self._service.access.quotas.uploading(principal, total, name, upload_id, is_open)
+        async with counted as written:
+            offset, stored, created = await bodies.receive_piece(request, self._artifacts, self._uploads, name, upload_id, _writer(request))
+            if created:
+                written(name, total)
+        if created:
+            self._record(request, "write", name, nbytes=total)
         return _json({"offset": offset, "stored": stored}, 201 if created else 200)
 
     async def upload(self, request: web.Request) -> web.Response:
@@ -304,12 +382,17 @@ class Endpoint:
         """DELETE /artifacts/{hash}/uploads/{upload_id}"""
         name, upload_id, principal = request.match_info["hash"], request.match_info["upload_id"], _writer(request).principal
         await self._artifacts.run(lambda: self._uploads.drop(principal, name, upload_id))
+        self._service.access.quotas.end_upload(principal, name, upload_id)
         return web.Response(status=204, headers={PROTOCOL_HEADER: str(PROTOCOL)})
+
+
+def _uncounted(name: str, nbytes: int) -> None:
+    """Receive what a principal without a quota stored."""
 
 
 def _writer(request: web.Request) -> Writer:
     """Return the principal of a request, to be recorded with what it stores."""
-    return Writer(_principal(request))
+    return Writer(_principal(request).name)
 
 
 def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
@@ -317,12 +400,6 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
     return web.Response(
         body=body, status=status, content_type="application/json", headers={PROTOCOL_HEADER: str(PROTOCOL), **(headers or {})}
     )
-
-
-def _principal(request: web.Request) -> str:
-    """Return the name of the caller."""
-    principal = request.get("principal")
-    return OWNER if principal is None else str(principal.name)
 
 
 def _body_bytes(request: web.Request) -> int:
@@ -333,12 +410,15 @@ def _is_connected(request: web.Request) -> bool:
     return request.transport is not None and not request.transport.is_closing()
 
 
-def _is_from_this_machine(request: web.Request) -> bool:
-    """Return whether both ends of the connection have the same address and no proxy forwarded the request."""
-    if request.transport is None or any(name in request.headers for name in _FORWARDING_HEADERS):
-        return False
-    ends = [request.transport.get_extra_info(name) for name in ("peername", "sockname")]
-    return all(isinstance(end, tuple) for end in ends) and ends[0][0] == ends[1][0]
+def _principal(request: web.Request) -> Principal:
+    principal: Principal = request[_PRINCIPAL]
+    return principal
+
+
+def _only(request: web.Request) -> str | None:
+    """Return the principal whose jobs the caller may see and change, or None for those of all."""
+    principal = _principal(request)
+    return None if principal.may(ADMIN) else principal.name
 
 
 def _last_event(request: web.Request) -> int | None:

@@ -18,21 +18,24 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint, url_for_others
 from yggdrasill.server_ext.configs import HostRules
-from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, log_failures_sparsely
+from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, is_reportable, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
+from yggdrasill.server_ext.forwarding import Forwarding
 from yggdrasill.server_ext.headless import HeadlessHost, Host
 from yggdrasill.server_ext.jobs.store import JobStore, Retention, default_quota
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
+from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
+from yggdrasill.server_ext.tls import Certificate
 from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FILE_CHARGE, FolderStore
 from yggdrasill.values.stores.shared import SharedFolderStore
@@ -51,7 +54,9 @@ class Settings:
     """The settings of a headless endpoint. The command line options have the same names.
 
     ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
-    url under which other endpoints reach this one (default: see `url_for_others`). ``roots`` are folders that checkpoint paths of deployed configs may use. With
+    url under which other endpoints reach this one (default: see `url_for_others`). ``trusted_proxies`` are the addresses or networks of
+    reverse proxies whose X-Forwarded headers are believed; see `Forwarding`. ``tls_cert`` and ``tls_key`` are PEM files; with them the
+    endpoint serves https. ``roots`` are folders that checkpoint paths of deployed configs may use. With
     ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
     (default: `default_quota`), the least recently used artifacts are removed. ``max_queue`` bounds the unfinished jobs and
     ``max_queue_bytes`` the JSON of their requests together.
@@ -68,6 +73,9 @@ class Settings:
     token: str | None = None
     peers: Sequence[str] = ()
     allow_hosts: Sequence[str] = ()
+    trusted_proxies: Sequence[str] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     roots: Sequence[Path] = ()
     max_body_bytes: int = Limits.max_body_bytes
     max_artifact_bytes: int = Limits.max_artifact_bytes
@@ -80,11 +88,13 @@ class Settings:
     grace: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("data_dir", "artifacts"):
+        for name in ("data_dir", "artifacts", "tls_cert", "tls_key"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)).expanduser().resolve())
         if self.artifact_quota is not None and self.artifact_quota < 1:
             raise InvalidArgument(f"artifact_quota must be a number of bytes above 0, got {self.artifact_quota}.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InvalidArgument("TLS needs both a certificate and its key. Pass --tls-cert FILE and --tls-key FILE.")
         if self.slots < 1 or self.max_queue < 1:
             raise InvalidArgument(f"slots and max_queue must be at least 1, got {self.slots} and {self.max_queue}.")
 
@@ -118,6 +128,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     _set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
+    certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
     limiter = ConnectionLimiter(connection_limit())
     log_failures_sparsely(asyncio.get_running_loop())
     socket_runner = web.AppRunner(
@@ -131,16 +142,19 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="yggdrasill-io"))
     stop = _stop_event()
     service, guard, set_url = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
-    add_routes(app.router, Endpoint(service, guard))
+    add_routes(app.router, Endpoint(service, guard, Forwarding(settings.trusted_proxies)))
     await service.start()
     await socket_runner.setup()
     try:
-        port = await _listen(limiter, socket_runner, settings)
-        url = f"http://{_format_host(_connectable(settings.host))}:{port}"
+        port = await _listen(limiter, socket_runner, settings, certificate)
+        watching = None if certificate is None else asyncio.create_task(certificate.watch())
+        url = f"{'http' if certificate is None else 'https'}://{_format_host(_connectable(settings.host))}:{port}"
         set_url(url)
         if ready is not None:
             ready(url, data_dir / "token" if token_is_stored else None)
         await stop.wait()
+        if watching is not None:
+            watching.cancel()
     finally:
         limiter.close()
         await service.close(settings.grace)
@@ -168,7 +182,9 @@ def build_service(
     for path in settings.graphs:
         deployments.add_file(Path(path))
     signer = Signer(load_or_create_secret(data_dir / "signing_key"), settings.peer_url)
+    principals = Principals(token, data_dir)
     service = Service(
+        access=Access(principals, data_dir, store),
         host=host or HeadlessHost(settings.slots),
         deployments=deployments,
         jobs=JobStore(data_dir / "jobs.sqlite"),
@@ -181,11 +197,11 @@ def build_service(
         retention=Retention(settings.keep_seconds, settings.keep_jobs).within(quota),
     )
     peer_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
-    guard = Guard(token, [settings.host, *settings.allow_hosts, *peer_names])
+    guard = Guard(principals, [settings.host, *settings.allow_hosts, *peer_names])
 
     def set_url(url: str) -> None:
         if signer.peer_url is None:
-            signer.follows_caller = settings.host.strip() in EVERY_ADDRESS
+            signer.follows_caller = settings.host.strip() in EVERY_ADDRESS or bool(settings.trusted_proxies)
             signer.peer_url = url_for_others(url, settings.host)
 
     return service, guard, set_url
@@ -226,9 +242,10 @@ def _make_private(data_dir: Path, artifacts: Path | None) -> None:
             path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
 
 
-async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: Settings) -> int:
+async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: Settings, certificate: Certificate | None) -> int:
+    context = None if certificate is None else certificate.context
     try:
-        return await limiter.listen(cast("web.Server", runner.server), settings.host, settings.port)
+        return await limiter.listen(cast("web.Server", runner.server), settings.host, settings.port, context)
     except OSError as error:
         raise InvalidArgument(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Choose another --host or --port."
@@ -264,12 +281,7 @@ def _set_up_logging(redactor: Redactor) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(redactor, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    handler.addFilter(_is_reportable)
+    handler.addFilter(is_reportable)
     logging.getLogger("yggdrasill.server").setLevel(logging.INFO)
     logging.getLogger("yggdrasill.run").setLevel(logging.INFO)
-
-
-def _is_reportable(record: logging.LogRecord) -> bool:
-    """Return False for errors that any client can cause by invalid HTTP or by closing the connection."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not (record.name.startswith("aiohttp") and isinstance(error, (HttpProcessingError, ConnectionError)))
+    logging.getLogger("yggdrasill.jobs").setLevel(logging.INFO)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -13,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownJob, unknown_name
+from yggdrasill.errors import AccessDenied, InvalidArgument, InvalidConfig, UnknownJob, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
+from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.deployment import Deployment, check_state_size, deployment_hash, state_facts
@@ -23,10 +25,11 @@ from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.jobs.events import EventHub
 from yggdrasill.server_ext.jobs.execution import RunLog, TaskServices
 from yggdrasill.server_ext.jobs.manager import JobManager
-from yggdrasill.server_ext.jobs.model import CALL, DEPLOY, MODEL, OWNER, WORKFLOW, Event, Job, Submission
+from yggdrasill.server_ext.jobs.model import CALL, DEPLOY, MODEL, WORKFLOW, Event, Job, Submission
 from yggdrasill.server_ext.jobs.staging import Staging, Target
 from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
+from yggdrasill.server_ext.principals import OWNER, OWNER_NAME, Principal, call_key, private_key
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import StagingStore
@@ -62,6 +65,7 @@ class Service:
         shared: FolderStore | None = None,
         signer: Signer,
         fetcher: Fetcher,
+        access: Access,
         redactor: Redactor | None = None,
         limits: Limits | None = None,
         retention: Retention | None = None,
@@ -72,6 +76,7 @@ class Service:
         self._pins = PinThread(store)
         self.signer, self.job_store, self._artifact_resolver = signer, jobs, ArtifactResolver(store, self._pins, fetcher)
         self.redactor = redactor or Redactor()
+        self.access = access
         self.hub = EventHub(jobs)
         lease_owner = secrets.token_hex(8)
         self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention(), lease_owner)
@@ -101,6 +106,7 @@ class Service:
             if job.kind == DEPLOY:
                 self._announce(job, (await self.job_manager.request(job))["deploy"]["kind"])
             self._staging.resume(job)
+        self.access.start(lambda: self.job_manager.live, self.job_manager.stop_job)
         self._reaping = asyncio.create_task(self.deployments.reaper.sweep(self._in_use, self.deployments.remove))
         self._staging.is_open = True
 
@@ -116,7 +122,7 @@ class Service:
         await self._wait_until_idle(grace)
         for job in self.job_manager.live:
             if job.status == IN_PROGRESS:
-                self.job_manager.stop_job(job, "The endpoint is shutting down. Call again when it is back.")
+                self.job_manager.stop_job(job, "The endpoint is shutting down. Call again when it is back.", is_recorded=False)
         await self._wait_until_idle(5.0)
         await self.job_manager.stop()
         self.hub.close()
@@ -126,6 +132,7 @@ class Service:
         self._services.packers.shutdown(wait=False)
         await asyncio.to_thread(self.job_store.close)
         await asyncio.to_thread(self._pins.close)
+        await self.access.close()
 
     async def _wait_until_idle(self, seconds: float) -> None:
         for _ in range(int(seconds / 0.05)):
@@ -139,48 +146,63 @@ class Service:
     # -- graphs -------------------------------------------------------------------------------------------------
 
     async def deploy(
-        self, graph_id: str, kind: str, config: Mapping[str, Any], state: dict[str, Any] | None, idle_after: float | None = None
+        self,
+        graph_id: str,
+        kind: str,
+        config: Mapping[str, Any],
+        state: dict[str, Any] | None,
+        idle_after: float | None = None,
+        principal: Principal = OWNER,
     ) -> tuple[Deployment, bool]:
-        """Deploy a config; see `Deployments.put`. ``state`` is in wire form, at most 16 MiB, with its artifacts uploaded before.
+        """Deploy a config for ``principal``; see `Deployments.put`. ``state`` is in wire form, at most 16 MiB, with its artifacts uploaded before.
 
         Raises:
             UnknownArtifact: artifacts of the state are missing (``details["missing"]``). LimitExceeded: the state is too large.
             Otherwise as `Deployments.put`.
         """
         if state is None:
-            return await self._put(graph_id, kind, config, None, None, idle_after)
+            return await self._put(graph_id, kind, config, None, None, idle_after, principal)
         check_state_size(graph_id, state)
         # an owner of its own: another request for the same id must not release these artifacts
         owner = f"deploy:{graph_id}:{secrets.token_hex(8)}"
         try:
             await self._artifact_resolver.gather(references(state), owner)
             value = await self._unpack(state)
-            return await self._put(graph_id, kind, config, state_facts(state), value, idle_after)
+            return await self._put(graph_id, kind, config, state_facts(state), value, idle_after, principal)
         finally:
             self._pins.unpin(owner)
 
     async def submit_deployment(
-        self, graph_id: str, kind: str, config: Mapping[str, Any], state: dict[str, Any] | None, idle_after: float | None, call: Submission
+        self,
+        graph_id: str,
+        kind: str,
+        config: Mapping[str, Any],
+        state: dict[str, Any] | None,
+        idle_after: float | None,
+        call: Submission,
+        principal: Principal = OWNER,
     ) -> Job | dict[str, Any]:
         """Return a job that deploys a config, or the summary of the equal deployment that exists. Nothing is built before the return.
 
         The key of ``call`` may be empty. ``state`` is as in `deploy`.
 
         Raises:
-            InvalidArgument: invalid id or kind. LimitExceeded: the state is too large. Otherwise as `Staging.submit`.
+            InvalidArgument: invalid id or kind. LimitExceeded: the state is too large. AccessDenied: another principal deployed another
+            config under this id. Otherwise as `Staging.submit`.
         """
         self.deployments.check_name(graph_id, kind)
         if state is not None:
             check_state_size(graph_id, state)
         graph_hash = await asyncio.to_thread(lambda: deployment_hash(kind, config, None if state is None else state_facts(state)))
         if not call.key or await self.job_manager.find_key(call.key) is None:
-            kept = await self._keep_equal(graph_id, graph_hash, idle_after)
+            kept = await self._keep_equal(graph_id, graph_hash, idle_after, principal)
             if kept is not None:
                 return kept
+            await asyncio.to_thread(self.deployments.check_deployer, graph_id, principal)
         origin = {"graph_id": graph_id, "kind": kind, "config": dict(config), "idle_after": idle_after, "has_state": state is not None}
         call = replace(
             call,
-            key=call.key or f"deploy:{graph_hash[:32]}:{secrets.token_hex(8)}",
+            key=call.key or private_key(call.principal, f"deploy:{graph_hash[:32]}:{secrets.token_hex(8)}"),
             inputs={"skeleton": {}, "payloads": []} if state is None else state,
             options={"idle_after": idle_after},
             detached=True,
@@ -189,21 +211,25 @@ class Service:
         self._announce(job, kind)
         return job
 
-    async def _keep_equal(self, graph_id: str, graph_hash: str, idle_after: float | None) -> dict[str, Any] | None:
-        """Return the summary of the deployment with this id and hash, which gets a new ``idle_after``, or None."""
+    async def _keep_equal(self, graph_id: str, graph_hash: str, idle_after: float | None, principal: Principal) -> dict[str, Any] | None:
+        """Return the summary of the deployment with this id and hash, or None; see `Deployments.keep_equal`."""
         if graph_id in self._builds:
             return None
-        keep = partial(self.deployments.keep_equal, graph_id, graph_hash, idle_after)
-        found: dict[str, Any] | None = (await self._build(graph_id, ("keep", graph_hash, idle_after), keep))[0]
+        keep = partial(self.deployments.keep_equal, graph_id, graph_hash, idle_after, principal)
+        found: dict[str, Any] | None = (await self._build(graph_id, ("keep", graph_hash, idle_after, principal.name), keep))[0]
         return None if found is None else {**found, "created": False}
 
-    async def run_deployment(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def run_deployment(self, job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
         """Deploy what a job of kind "deploy" requests, and return its output."""
+        principal = self.access.principals.get(job.principal)
+        if principal is None:
+            raise AccessDenied(f"The principal {job.principal!r} that deploys {job.graph_id!r} was deleted.", reason="owner")
         wanted, state = request["deploy"], request["inputs"]
         facts = value = None
         if wanted["has_state"]:
             facts, value = state_facts(state), await self._unpack(state)
-        deployment, created = await self._put(wanted["graph_id"], wanted["kind"], wanted["config"], facts, value, wanted["idle_after"])
+        place = wanted["graph_id"], wanted["kind"], wanted["config"]
+        deployment, created = await self._put(*place, facts, value, wanted["idle_after"], principal)
         return {**deployment.summary(), "created": created}
 
     async def _unpack(self, state: dict[str, Any]) -> Any:
@@ -227,11 +253,11 @@ class Service:
         return cast("tuple[str, str]", building[:2]) if is_deployment and isinstance(building, tuple) else None
 
     async def _put(
-        self, graph_id: str, kind: str, config: Mapping[str, Any], facts: Any, value: Any, idle_after: float | None
+        self, graph_id: str, kind: str, config: Mapping[str, Any], facts: Any, value: Any, idle_after: float | None, principal: Principal
     ) -> tuple[Deployment, bool]:
         graph_hash = deployment_hash(kind, config, facts)
-        put = partial(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after)
-        (deployment, created), started = await self._build(graph_id, (kind, graph_hash, idle_after), put)
+        put = partial(self.deployments.put, graph_id, kind, config, graph_hash, value, idle_after, principal)
+        (deployment, created), started = await self._build(graph_id, (kind, graph_hash, idle_after, principal.name), put)
         return deployment, created and started
 
     async def _build(self, graph_id: str, request: object, act: Callable[[], Any]) -> tuple[Any, bool]:
@@ -261,13 +287,13 @@ class Service:
         deployment, _ = await self._build(graph_id, None, partial(self.deployments.get, graph_id))
         return cast("Deployment", deployment)
 
-    async def remove(self, graph_id: str) -> None:
-        """Remove a deployment, after a build of it that is running.
+    async def remove(self, graph_id: str, principal: Principal = OWNER) -> None:
+        """Remove a deployment for ``principal``, after a build of it that is running.
 
         Raises:
             As `Deployments.remove`.
         """
-        await self._build(graph_id, ("remove", None, None), partial(self.deployments.remove, graph_id))
+        await self._build(graph_id, ("remove", principal.name), partial(self.deployments.remove, graph_id, principal))
 
     async def deployment_of(self, job: Job, request: Mapping[str, Any]) -> Deployment:
         """Return the deployment that runs a job: built from its request, or the one with its graph id."""
@@ -320,7 +346,7 @@ class Service:
         origin = {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}}
         return await self._staging.submit(call, Target(WORKFLOW, graph_id, deployment.kind, deployment.hash, deployment, origin))
 
-    async def fetch_model(self, request: ModelRequest, key: str, principal: str = OWNER) -> Job:
+    async def fetch_model(self, request: ModelRequest, key: str, principal: Principal = OWNER) -> Job:
         """Return a detached job that downloads a model file, or the existing job with the same key.
 
         Raises:
@@ -332,7 +358,9 @@ class Service:
             await asyncio.to_thread(self.models.target, request)
         found = fetch_deployment(self.models, request, key)
         run: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
-        call = Submission(key, {"skeleton": {}, "payloads": []}, {}, run, detached=True, principal=principal)
+        call = Submission(
+            key, {"skeleton": {}, "payloads": []}, {}, run, detached=True, principal=principal.name, max_jobs=principal.max_jobs
+        )
         return await self._staging.submit(call, Target(MODEL, found.graph_id, found.kind, found.hash, found, {"model": asdict(request)}))
 
     async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
@@ -364,7 +392,7 @@ class Service:
     async def jobs(
         self, graph_id: str | None = None, status: str | None = None, limit: int = 100, principal: str | None = None
     ) -> list[dict[str, Any]]:
-        """Return the rows of jobs, of all principals or of one, newest first.
+        """Return the rows of jobs of ``principal`` (None: of all), newest first.
 
         Raises:
             UnknownName: the status does not exist.
@@ -381,17 +409,19 @@ class Service:
         """
         job = await self.job_manager.find_key(key)
         if job is None or principal not in (None, job.principal):
-            raise UnknownJob(f"Job key {key[:80]!r} is unused on this endpoint, or its job finished long ago.", name=key[:80])
+            raise UnknownJob(
+                f"Job key {call_key(key)[:80]!r} is unused on this endpoint, or its job finished long ago.", name=call_key(key)[:80]
+            )
         return job
 
     async def cancel(self, job_id: str, principal: str | None = None) -> Job:
-        """Cancel a job. One that does not run ends immediately, a running one at its next node.
+        """Cancel a job of ``principal`` (None: of any). One that does not run ends immediately, a running one at its next node.
 
         Raises:
             UnknownJob: there is no such job.
         """
         job = await self.job_manager.find(job_id, principal)
-        self.job_manager.stop_job(job, "Cancelled by request.")
+        await self.job_manager.cancel(job, "Cancelled by request.")
         return job
 
     async def cancel_key(self, key: str, principal: str | None = None) -> Job:
@@ -400,24 +430,28 @@ class Service:
         Raises:
             InvalidArgument: the key is empty or longer than 200 characters. UnknownJob: another principal used it.
         """
-        if not 0 < len(key) <= _MAX_KEY_LENGTH:
-            raise InvalidArgument(f"A job key must have 1 to {_MAX_KEY_LENGTH} characters, got {len(key)}.")
+        if not 0 < len(call_key(key)) <= _MAX_KEY_LENGTH:
+            raise InvalidArgument(f"A job key must have 1 to {_MAX_KEY_LENGTH} characters, got {len(call_key(key))}.")
         if principal is not None and await self.job_manager.find_key(key) is not None:
             await self.job_of_key(key, principal)
-        return await self.job_manager.cancel_key(key, "Cancelled by request.", principal or OWNER)
+        return await self.job_manager.cancel_key(key, "Cancelled by request.", principal or OWNER_NAME)
 
     async def events(
         self, job_id: str | None, after: int | None, pause: float, principal: str | None = None
     ) -> AsyncGenerator[Event | None, None]:
-        """Yield the events of one job until its last, or of all jobs (of one principal) without end.
+        """Yield the events of one job until its last, or of all jobs of ``principal`` (None: of any) without end.
 
         Yields None after each ``pause`` seconds of silence.
         """
         if job_id is None:
+            last = time.monotonic()
             async with aclosing(self.hub.listen(None, after, pause)) as stream:
                 async for event in stream:
-                    if event is None or principal is None or await self._belongs(event.job_id, principal):
-                        yield event
+                    is_visible = event is None or principal is None or await self.job_manager.principal_of(event.job_id) == principal
+                    # while only others have events, the stream is silent
+                    if is_visible or time.monotonic() - last >= pause:
+                        yield event if is_visible else None
+                        last = time.monotonic()
             return
         job = await self.job_manager.find(job_id, principal)
         seen = after or 0
@@ -432,12 +466,6 @@ class Service:
                     yield event
                     if job.is_final if event is None else event.data.get("status") in FINAL:
                         return
-
-    async def _belongs(self, job_id: str, principal: str) -> bool:
-        try:
-            return (await self.job_manager.find(job_id)).principal == principal
-        except UnknownJob:
-            return False
 
     # -- status -------------------------------------------------------------------------------------------------
 

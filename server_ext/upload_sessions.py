@@ -88,6 +88,11 @@ class UploadSessions:
             session = self._sessions.get(key)
             return (0, None, False) if session is None else (session.offset, session.total, False)
 
+    def is_open(self, principal: str, name: str, upload_id: str) -> bool:
+        """Return whether a session is unfinished."""
+        with self._lock:
+            return _key(principal, name, upload_id) in self._sessions
+
     def begin(self, principal: str, name: str, upload_id: str, start: int, stop: int, total: int) -> Piece | None:
         """Begin to receive the bytes from ``start`` to ``stop`` of ``total``. Return None if the artifact is stored already.
 

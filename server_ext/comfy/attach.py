@@ -78,6 +78,8 @@ def _attach(context: ExtensionContext) -> None:
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     settings = ComfySettings.read(data_dir / "settings.yaml")
     context.runner = QueueRunner(settings.queue)
+    # the editor lists the jobs; ComfyUI's console reports its own runs
+    logging.getLogger("yggdrasill.jobs").setLevel(logging.WARNING)
     redactor = Redactor(secrets_of_environment())
     token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]))
     retry_policy = RetryPolicy(settings.first_patience, settings.patience)

@@ -155,7 +155,7 @@ class WaitForGraph:
         keys = None if task.exclusive_key is None else self._waits_of_key.get(task.exclusive_key)
         if keys is None or task.job.status != IN_QUEUE:
             return
-        if task.job.key not in keys:
+        if task.job.call_key not in keys:
             self._deadlocked_since.pop(task.job.job_id, None)
         else:
             self._deadlocked_since.setdefault(task.job.job_id, time.monotonic())

@@ -29,6 +29,7 @@ from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.wire import StreamingPacker
 
 __all__ = [
+    "JOB_LOG",
     "LEASE_SECONDS",
     "PREVIEW_METHODS",
     "RunLog",
@@ -205,6 +206,10 @@ def _shorten_texts(value: Any) -> Any:
     return [_shorten_texts(item) for item in value] if isinstance(value, list) else value
 
 
+JOB_LOG = logging.getLogger("yggdrasill.jobs")
+"""The log of starts and ends of jobs, with their principals."""
+
+
 @dataclass(eq=False)
 class Task:
     """A job with its deployment. The host calls `execute` once, in a worker thread."""
@@ -250,6 +255,7 @@ class Task:
         if self.deployment.exclusive and not stored.result():
             raise Cancelled(job.token.reason)
         self.services.emit(job, "status", {"status": IN_PROGRESS})
+        JOB_LOG.info("Job %s of %r (%s): started", job.job_id, job.principal, job.graph_id)
 
     def _check_cancelled(self) -> None:
         if self.job.token.cancelled:
@@ -343,7 +349,7 @@ class Task:
     def _failed(self, error: BaseException) -> Job:
         job = self.job
         stopped = job.token.cancelled or isinstance(error, Cancelled)
-        status = job.stopped_as if job.token.cancelled else CANCELLED if stopped else FAILED
+        status = job.stopped_as or CANCELLED if stopped else FAILED
         if not stopped:
             _LOG.error("Job %s of graph %r failed.", job.job_id, job.graph_id, exc_info=error)
         return replace(

@@ -21,7 +21,7 @@ from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph
-from yggdrasill.server_ext.jobs.execution import LEASE_SECONDS, Task, job_error, stop_error
+from yggdrasill.server_ext.jobs.execution import JOB_LOG, LEASE_SECONDS, Task, job_error, stop_error
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
 from yggdrasill.server_ext.redaction import Redactor
@@ -85,7 +85,7 @@ class JobManager:
     # -- start and stop -----------------------------------------------------------------------------------------
 
     async def start(self) -> list[Job]:
-        """Load the stored jobs, pin their artifacts and return the unfinished ones."""
+        """Load the stored jobs, pin their artifacts, end those that were stopped while they ran, and return the unfinished ones."""
         self._loop = asyncio.get_running_loop()
         self._keys = await asyncio.wrap_future(self._jobs.keys())
         unfinished = await asyncio.wrap_future(self._jobs.unfinished())
@@ -94,12 +94,15 @@ class JobManager:
             if job_id not in running:
                 self._retention.keep(job_id, hashes)
         for job in unfinished:
-            if job.artifacts:
+            if job.stopped_as is None and job.artifacts:
                 await self._pins.pin(job.pin_owner, job.artifacts)
             job.submitted = time.monotonic() - max(0.0, time.time() - job.created)
             self._track(job)
+            if job.stopped_as is not None:
+                job.token.cancel(job.stop_reason or "")
+                await self._end(job, None)
         self._checker = asyncio.create_task(self._check_regularly())
-        return unfinished
+        return self.live
 
     async def stop(self) -> None:
         """Stop the checks and release all waiting callers."""
@@ -219,6 +222,11 @@ class JobManager:
         job.last_seen = time.monotonic()
         return job
 
+    async def principal_of(self, job_id: str) -> str | None:
+        """Return the name of the principal of a job, or None if there is no such job. Does not count as contact with its caller."""
+        job = self._live.get(job_id) or self._recent.get(job_id)
+        return await asyncio.wrap_future(self._jobs.principal_of(job_id)) if job is None else job.principal
+
     async def find_key(self, key: str) -> Job | None:
         """Return the stored job with this key, or None. Of a deleted job, only key, body hash and status are known (``forgotten``)."""
         while (inserting := self._inserting.get(self._keys.get(key, ""))) is not None:
@@ -250,7 +258,7 @@ class JobManager:
                     recent.popitem(last=False)
             await asyncio.wrap_future(self._jobs.record_key(record))
         else:
-            self.stop_job(job, reason)
+            await self.cancel(job, reason)
         return job
 
     async def newest(self, graph_id: str | None, status: str | None, principal: str | None, limit: int) -> list[Job]:
@@ -297,16 +305,34 @@ class JobManager:
 
     # -- ending -------------------------------------------------------------------------------------------------
 
-    def stop_job(self, job: Job, reason: str, stopped_as: str = CANCELLED) -> None:
-        """Stop a job: one that does not run ends immediately, a running one at its next node. A finished job is unchanged."""
+    async def cancel(self, job: Job, reason: str) -> None:
+        """Stop a job as `stop_job`, and return when its row contains the stop, which a restart obeys.
+
+        Raises:
+            StorageFailed: the stop could not be stored; it applies until the endpoint stops.
+        """
+        self.stop_job(job, reason)
+        ending = self._ending.get(job.job_id)
+        if ending is not None:
+            await asyncio.wait([ending])
+        elif job.stopped_as is not None and not job.is_final:
+            await asyncio.wrap_future(self._jobs.record_stop(job.job_id, job.stopped_as, job.token.reason))
+
+    def stop_job(self, job: Job, reason: str, stopped_as: str = CANCELLED, *, is_recorded: bool = True) -> None:
+        """Stop a job: one that does not run ends immediately, a running one at its next node. A finished job is unchanged.
+
+        After a restart, a job that did not end is not run again if the stop was recorded.
+        """
         if job.is_final or job.token.cancelled:
             return
-        job.stopped_as = stopped_as
+        job.stopped_as, job.stop_reason = stopped_as, reason
         job.token.cancel(reason)
         self.on_stop(job)
         task = self._tasks.get(job.job_id)
         if task is None or self._host.withdraw(task):
             self._end_soon(job)
+        elif is_recorded:
+            self._jobs.record_stop(job.job_id, stopped_as, reason)
 
     def suspend(self, job: Job) -> None:
         """Remove a waiting job from memory and from the host. Its row is unchanged, so the next start takes it up."""
@@ -352,7 +378,7 @@ class JobManager:
             ending.add_done_callback(lambda _: self._ending.pop(job.job_id, None))
 
     async def _end(self, job: Job, error: Exception | None) -> None:
-        status = job.stopped_as if error is None else FAILED
+        status = job.stopped_as or CANCELLED if error is None else FAILED
         reported = stop_error(job, Cancelled(job.token.reason), self._redactor) if error is None else job_error(error, self._redactor)
         await self._store_end(job, replace(job, status=status, finished=time.time(), error=reported, artifacts=(), request={}))
 
@@ -374,6 +400,7 @@ class JobManager:
         self._untrack(job)
         for name in _FINAL_FIELDS:
             setattr(job, name, getattr(final, name))
+        JOB_LOG.info("Job %s of %r (%s): %s", job.job_id, job.principal, job.graph_id, job.status)
         self._tasks.pop(job.job_id, None)
         self._recent[job.job_id] = job
         while len(self._recent) > _MAX_RECENT:

@@ -11,13 +11,13 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.protocol.states import CANCELLED, FINAL, IN_QUEUE, STATES, TRANSITIONS, WAITING_INPUTS
+from yggdrasill.protocol.states import FINAL, IN_QUEUE, STATES, TRANSITIONS, WAITING_INPUTS
+from yggdrasill.server_ext.principals import OWNER_NAME, call_key
 
 __all__ = [
     "CALL",
     "DEPLOY",
     "MODEL",
-    "OWNER",
     "PREDECESSORS",
     "WORKFLOW",
     "Event",
@@ -29,8 +29,6 @@ __all__ = [
 
 CALL, WORKFLOW, DEPLOY, MODEL = "call", "workflow", "deploy", "model"
 """The kinds of jobs: a call of a deployment, a call of a workflow that is not deployed, a deployment, the download of a model file."""
-OWNER = "owner"
-"""The principal of requests without a name."""
 _UPLOAD_SECONDS = 600.0
 """How long a job waits for the uploads of a caller that is silent during them in protocol 1, and of a detached job."""
 
@@ -74,7 +72,7 @@ class Job:
     #: The process that runs the job, and the time until which it promises to; see `yggdrasill.server_ext.jobs.manager.JobManager`.
     lease_owner: str | None = None
     lease_until: float | None = None
-    principal: str = OWNER
+    principal: str = OWNER_NAME
     #: Hashes of the artifacts that the caller must upload; only in WAITING_INPUTS.
     missing: tuple[str, ...] = ()
     output: dict[str, Any] | None = None
@@ -83,13 +81,15 @@ class Job:
     progress: dict[str, Any] | None = None
     #: Hashes of the artifacts that this row pins: the inputs until the job has finished, then the output.
     artifacts: tuple[str, ...] = ()
+    #: The final state of a job that was stopped while it ran and has not ended yet, and the reason. None if it was not stopped.
+    stopped_as: str | None = None
+    stop_reason: str | None = None
 
     # The fields below are not stored.
     #: Whether only the key and the final status are known any more, and no result.
     forgotten: bool = field(default=False, repr=False, compare=False)
-    #: Cancels the run between nodes, and the final state that this leads to.
+    #: Cancels the run between nodes.
     token: CancelToken = field(default_factory=CancelToken, repr=False, compare=False)
-    stopped_as: str = field(default=CANCELLED, repr=False, compare=False)
     #: The number of callers that wait now, and the time of the last contact (monotonic seconds).
     waiters: int = field(default=0, repr=False, compare=False)
     last_seen: float = field(default_factory=time.monotonic, repr=False, compare=False)
@@ -99,6 +99,11 @@ class Job:
     slow_uploads: bool = field(default=False, repr=False, compare=False)
     #: Bytes of the request's JSON.
     nbytes: int = field(default=0, repr=False, compare=False)
+
+    @property
+    def call_key(self) -> str:
+        """The key as its principal sent it; ``key`` is that under which the job is stored."""
+        return call_key(self.key)
 
     @property
     def is_final(self) -> bool:
@@ -121,7 +126,7 @@ class Job:
         """Return the job as JSON, without its output."""
         return {
             "job_id": self.job_id,
-            "key": self.key,
+            "key": self.call_key,
             "graph_id": self.graph_id,
             "kind": self.kind,
             "status": self.status,
@@ -152,7 +157,7 @@ class KeyRecord:
     body_hash: str
     status: str
     recorded: float = field(default_factory=time.time)
-    principal: str = OWNER
+    principal: str = OWNER_NAME
 
     def job(self) -> Job:
         """Return the job as far as it is known."""
@@ -166,7 +171,10 @@ class KeyRecord:
 
 @dataclass(frozen=True)
 class Submission:
-    """A call, or another request that becomes a job, as the caller sent it. ``deadline`` is in seconds from now."""
+    """A call, or another request that becomes a job, as the caller sent it, except for its key, which is that of `private_key`.
+
+    ``deadline`` is in seconds from now.
+    """
 
     key: str
     inputs: dict[str, Any]
@@ -179,9 +187,16 @@ class Submission:
     nbytes: int = 0
     priority: int = 0
     deadline: float | None = None
-    principal: str = OWNER
+    principal: str = OWNER_NAME
     #: Whether the caller speaks protocol 1: its request lasts until the deployment is built and the inputs are brought.
     blocking: bool = False
+    #: The most unfinished jobs that its principal may have; None means unbounded.
+    max_jobs: int | None = None
+
+    @property
+    def call_key(self) -> str:
+        """The key as the caller sent it."""
+        return call_key(self.key)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ CREATE TABLE IF NOT EXISTS jobs (
     status TEXT NOT NULL, created REAL NOT NULL, started REAL, finished REAL, detached INTEGER NOT NULL, orphan_after REAL NOT NULL,
     timeout REAL, attempts INTEGER NOT NULL, request TEXT NOT NULL, output TEXT, error TEXT, timing TEXT NOT NULL, progress TEXT,
     artifacts TEXT NOT NULL, kind TEXT NOT NULL DEFAULT 'call', priority INTEGER NOT NULL DEFAULT 0, deadline REAL,
-    missing TEXT NOT NULL DEFAULT '[]', lease_owner TEXT, lease_until REAL, principal TEXT NOT NULL DEFAULT 'owner'
+    missing TEXT NOT NULL DEFAULT '[]', lease_owner TEXT, lease_until REAL, principal TEXT NOT NULL DEFAULT 'owner',
+    stopped_as TEXT, stop_reason TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS jobs_by_age ON jobs (finished);
 CREATE INDEX IF NOT EXISTS jobs_by_creation ON jobs (created);
@@ -46,6 +47,8 @@ _FROM_VERSION_1 = (
     "ALTER TABLE jobs ADD COLUMN lease_owner TEXT",
     "ALTER TABLE jobs ADD COLUMN lease_until REAL",
     "ALTER TABLE jobs ADD COLUMN principal TEXT NOT NULL DEFAULT 'owner'",
+    "ALTER TABLE jobs ADD COLUMN stopped_as TEXT",
+    "ALTER TABLE jobs ADD COLUMN stop_reason TEXT",
     "ALTER TABLE keys ADD COLUMN principal TEXT NOT NULL DEFAULT 'owner'",
     "UPDATE jobs SET kind = 'workflow' WHERE CASE WHEN json_valid(request) THEN json_type(request, '$.workflow') END IS NOT NULL",
     "UPDATE jobs SET kind = 'model' WHERE CASE WHEN json_valid(request) THEN json_type(request, '$.model') END IS NOT NULL",

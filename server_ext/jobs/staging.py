@@ -33,7 +33,7 @@ class Builder(Protocol):
         """Return the deployment that runs a call, built if necessary."""
         ...
 
-    async def run_deployment(self, request: Mapping[str, Any]) -> dict[str, Any]:
+    async def run_deployment(self, job: Job, request: Mapping[str, Any]) -> dict[str, Any]:
         """Do the work of a job of kind "deploy" and return its output. The artifacts of its state are in the store."""
         ...
 
@@ -91,7 +91,7 @@ class Staging:
         if existing is not None:
             _check_same(existing, call, call_hash)
             return await self.check_inputs(existing)
-        self._check_room(call.nbytes)
+        self._check_room(call)
         request = {"inputs": call.inputs, "options": options, "run": call.run, **target.origin}
         created = time.time()
         job = Job(
@@ -133,14 +133,18 @@ class Staging:
                 return False
         return True
 
-    def _check_room(self, nbytes: int) -> None:
+    def _check_room(self, call: Submission) -> None:
         if not self.is_open:
             raise EndpointUnreachable(
                 "The endpoint is shutting down and accepts no more jobs. Call again when it is back.", reason="shutdown"
             )
         if len(self._manager) >= self._max_queue:
             raise QueueFull(f"The endpoint has {self._max_queue} unfinished jobs, its limit. Try again later.")
-        waiting = self._manager.queued_bytes
+        if call.max_jobs is not None and sum(job.principal == call.principal for job in self._manager.live) >= call.max_jobs:
+            raise QueueFull(
+                f"{call.principal!r} has {call.max_jobs} unfinished jobs, the limit of its token. Try again when one has finished."
+            )
+        waiting, nbytes = self._manager.queued_bytes, call.nbytes
         # One request is always accepted, whatever its size.
         if waiting and waiting + nbytes > self._max_bytes:
             raise QueueFull(
@@ -238,20 +242,20 @@ class Staging:
             return
         lease = {"lease_owner": manager.lease_owner, "lease_until": time.time() + LEASE_SECONDS}
         if await manager.move(job, IN_PROGRESS, started=time.time(), attempts=job.attempts + 1, **lease):
-            await manager.complete(job, await self._builder.run_deployment(request))
+            await manager.complete(job, await self._builder.run_deployment(job, request))
 
 
 def _check_same(job: Job, call: Submission, call_hash: str) -> None:
     """Raise `JobConflict` or `UnknownJob` unless the job with the key of ``call`` is that of this call."""
     if job.principal != call.principal:
-        raise JobConflict(f"Job key {call.key[:80]!r} was used by another caller. Use a new key for every call.")
+        raise JobConflict(f"Job key {call.call_key[:80]!r} was used by another caller. Use a new key for every call.")
     if job.body_hash not in ("", call_hash):
         raise JobConflict(
-            f"Job key {call.key[:80]!r} was used for another call (job {job.job_id}). Use a new key for every call.", job_id=job.job_id
+            f"Job key {call.call_key[:80]!r} was used for another call (job {job.job_id}). Use a new key for every call.", job_id=job.job_id
         )
     if job.forgotten:
         raise UnknownJob(
-            f"Job key {call.key[:80]!r} was used for job {job.job_id}, which ended as {job.status}. Its result is no longer kept, and the call is "
+            f"Job key {call.call_key[:80]!r} was used for job {job.job_id}, which ended as {job.status}. Its result is no longer kept, and the call is "
             "not run again. To run it again, use a new key.",
             name=job.job_id,
             status=job.status,

@@ -36,7 +36,19 @@ _Action = Callable[[sqlite3.Connection], Any]
 
 _MAX_BATCH = 256
 _PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "kind", "status", "created", "started", "finished")
-_NUMBERS = ("detached", "orphan_after", "timeout", "deadline", "priority", "attempts", "lease_owner", "lease_until", "principal")
+_NUMBERS = (
+    "detached",
+    "orphan_after",
+    "timeout",
+    "deadline",
+    "priority",
+    "attempts",
+    "lease_owner",
+    "lease_until",
+    "principal",
+    "stopped_as",
+    "stop_reason",
+)
 _JSON = ("request", "missing", "output", "error", "timing", "progress", "artifacts")
 _COLUMNS = (*_PLAIN, *_NUMBERS, *_JSON)
 # the statements consist of constants; values are bound as parameters
@@ -109,6 +121,11 @@ class JobStore:
         statement = _TRANSITION[job.status]
         return self._write(lambda db: db.execute(statement, values).rowcount == 1)
 
+    def record_stop(self, job_id: str, stopped_as: str, reason: str) -> Future[None]:
+        """Record that an unfinished job was stopped, so that a restart ends it as ``stopped_as``. The first stop counts."""
+        statement = "UPDATE jobs SET stopped_as = ?, stop_reason = ? WHERE job_id = ? AND finished IS NULL AND stopped_as IS NULL"
+        return self._write(lambda db: db.execute(statement, (stopped_as, reason, job_id)))
+
     def renew_leases(self, owner: str, until: float) -> Future[None]:
         """Set the end of the leases of all running jobs of ``owner``."""
         statement = "UPDATE jobs SET lease_until = ? WHERE lease_owner = ? AND status = ?"
@@ -169,6 +186,15 @@ class JobStore:
         def operation(db: sqlite3.Connection) -> dict[str, Any]:
             row = db.execute("SELECT request FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
             return {} if row is None else dict(json.loads(row[0]))
+
+        return self._read(operation)
+
+    def principal_of(self, job_id: str) -> Future[str | None]:
+        """Return the name of the principal of a job, or None if there is no such job."""
+
+        def operation(db: sqlite3.Connection) -> str | None:
+            row = db.execute("SELECT principal FROM jobs WHERE job_id = ?", (job_id,)).fetchone()
+            return None if row is None else str(row[0])
 
         return self._read(operation)
 

@@ -120,6 +120,7 @@ async def test_a_missing_hold_turns_its_features_off_and_nothing_else(
             assert "none of them is up" in body["error"]["details"]
 
 
+@pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
 @pytest.mark.parametrize("location", ["execution:validate_prompt", "server:PromptServer.instance.number"])
 async def test_the_routes_report_what_is_off(server: FakeServer, monkeypatch: pytest.MonkeyPatch, location: str) -> None:
     remove_hold(monkeypatch, location)

@@ -141,15 +141,18 @@ def doubling(endpoint: Endpoint) -> Any:
     return graph.place(registry_of(endpoint, default=endpoint.name))
 
 
-@pytest.mark.parametrize("after", [200, 100_000, 3_000_000, 7_000_000], ids=lambda after: f"{after} bytes")
-def test_a_connection_cut_in_mid_transfer_changes_no_byte(servers: Servers, after: int) -> None:
-    """8 MB go up and 11 MB come down through a proxy that cuts every connection four times; the graph runs once."""
+@pytest.mark.parametrize("after, times", [(200, 4), (100_000, 4), (3_000_000, 4), (7_000_000, 2)], ids=str)
+def test_a_connection_cut_in_mid_transfer_changes_no_byte(servers: Servers, after: int, times: int) -> None:
+    """8 MB go up and 11 MB come down through a proxy that cuts connections; the graph runs once.
+
+    Both directions resume at the byte, so connections that carry 7 MB are cut once each way.
+    """
     x = torch.randn(2000, 1000, generator=torch.Generator().manual_seed(after))
     expected = graph_of({"n": ("noise", {"shape": [700, 1000]})}, [], [], ["n.noise = noise"], graph_id="cut").run(seed=3)
     with cutter(servers.forge) as proxy:
         remote = doubling(servers.forge.endpoint(proxy.url))
         remote.run({"x": torch.zeros(1)}, seed=0)
-        proxy.cut(times=4, after=after)
+        proxy.cut(times=times, after=after)
         with witnessed(servers.heard) as heard:
             outputs = remote.run({"x": x}, seed=3)
     assert proxy.cuts == 0

@@ -75,12 +75,12 @@ class Jobs:
         return loop_thread().run(self._clients[name].jobs(limit=1000))
 
     def new(self) -> list[tuple[str, str]]:
-        """(endpoint, graph) of every job since, oldest first."""
+        """(endpoint, graph) of every call since, oldest first."""
         rows = [
             (row["created"], name, row["graph_id"])
             for name in self._clients
             for row in self._rows(name)
-            if row["job_id"] not in self._before[name]
+            if row["job_id"] not in self._before[name] and row["kind"] != "deploy"
         ]
         return [(name, re.sub(r"-[0-9a-f]{12}(-[0-9a-f]{8})?$", "", graph_id)) for _, name, graph_id in sorted(rows)]
 

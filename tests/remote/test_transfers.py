@@ -256,4 +256,5 @@ def test_a_killed_endpoint_that_comes_back_gives_the_one_result(cave: EndpointPr
     cave.start()
     caller.join(60)
     assert bits(found) == bits([{"y": x}])
-    assert len(loop_thread().run(cave.client().jobs(graph_id=remote.contract.graph_id))) == 1
+    jobs = loop_thread().run(cave.client().jobs(graph_id=remote.contract.graph_id))
+    assert [row["kind"] for row in jobs].count("call") == 1

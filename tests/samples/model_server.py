@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from samples.endpoints import TESTS
+from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
@@ -22,6 +23,7 @@ from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
+from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.service import Service
 from yggdrasill.values.stores.memory import MemoryStore
 
@@ -99,6 +101,7 @@ def service(folder: Path) -> Service:
     """Return a service, not started, with its files in ``folder`` and without model folders."""
     store = MemoryStore()
     return Service(
+        access=Access(Principals("token-of-a-test"), folder, store),
         host=HeadlessHost(),
         deployments=Deployments(folder / "graphs", HostRules([folder], folder, lambda url: False)),
         jobs=JobStore(folder / "jobs.sqlite"),

@@ -76,12 +76,12 @@ def test_a_rotated_token_replaces_the_old_one_at_once(tmp_path: Path) -> None:
     tokens: list[str] = []
     guard = Guard(TokenFile(tmp_path, tokens.append))
     old = resolve_token(tmp_path, environment={})
-    guard.check_token(f"Bearer {old}")
+    guard.authenticate(f"Bearer {old}")
     new = rotate_token(tmp_path)
     assert len(new) >= 32
-    guard.check_token(f"Bearer {new}")
+    guard.authenticate(f"Bearer {new}")
     with pytest.raises(AccessDenied, match="wrong"):
-        guard.check_token(f"Bearer {old}")
+        guard.authenticate(f"Bearer {old}")
     assert tokens == [old, new]
     assert os.name != "posix" or stat.S_IMODE((tmp_path / "token").stat().st_mode) == 0o600
     assert [path.name for path in tmp_path.iterdir()] == ["token"]
@@ -94,7 +94,7 @@ def test_a_token_file_that_is_damaged_later_leaves_the_token(tmp_path: Path, con
         (tmp_path / "token").unlink()
     else:
         (tmp_path / "token").write_text(content, encoding="utf-8")
-    guard.check_token(f"Bearer {token}")
+    guard.authenticate(f"Bearer {token}")
 
 
 class Clock:
@@ -110,7 +110,7 @@ def guesses_taken(guard: Guard, address: str, number: int) -> int:
     compared = 0
     for _ in range(number):
         with pytest.raises(AccessDenied) as caught:
-            guard.check_token(f"Bearer {uuid.uuid4().hex}", address)
+            guard.authenticate(f"Bearer {uuid.uuid4().hex}", address)
         compared += caught.value.details["reason"] == "token"
         assert status_of(caught.value) == (401 if caught.value.details["reason"] == "token" else 429)
     return compared
@@ -122,10 +122,10 @@ def test_a_guesser_is_slowed_down_and_others_are_not(monkeypatch: pytest.MonkeyP
     clock.now += 5.0
     assert guesses_taken(guard, "10.0.0.1", 500) == 5
     with pytest.raises(AccessDenied, match="Too many"):
-        guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
-    guard.check_token("Bearer the-right-token-of-all", "10.0.0.2")
+        guard.authenticate("Bearer the-right-token-of-all", "10.0.0.1")
+    guard.authenticate("Bearer the-right-token-of-all", "10.0.0.2")
     clock.now += 1.0
-    guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+    guard.authenticate("Bearer the-right-token-of-all", "10.0.0.1")
 
 
 def test_one_outdated_token_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,8 +133,8 @@ def test_one_outdated_token_is_one_guess(monkeypatch: pytest.MonkeyPatch) -> Non
     guard = Guard("the-right-token-of-all")
     for _ in range(500):
         with pytest.raises(AccessDenied, match="wrong"):
-            guard.check_token("Bearer the-token-of-yesterday", "10.0.0.1")
-    guard.check_token("Bearer the-right-token-of-all", "10.0.0.1")
+            guard.authenticate("Bearer the-token-of-yesterday", "10.0.0.1")
+    guard.authenticate("Bearer the-right-token-of-all", "10.0.0.1")
 
 
 def test_the_addresses_of_one_site_count_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,13 +466,21 @@ def test_the_openapi_document_describes_every_route(server: Http) -> None:
         ("get", "/jobs/{job_id}/output", {("path", "job_id"), ("query", "wait")}),
         ("get", "/jobs/{job_id}/events", {("path", "job_id"), ("header", "Last-Event-ID")}),
         ("get", "/events", {("header", "Last-Event-ID")}),
-        ("get", "/artifacts/{hash}", {("path", "hash"), ("header", "Range")}),
+        (
+            "get",
+            "/artifacts/{hash}",
+            {
+                ("path", "hash"),
+                *(("header", name) for name in ("Range", "If-None-Match", "If-Range")),
+                *(("query", name) for name in ("sig", "exp")),
+            },
+        ),
         ("get", "/nodes", {("query", "classes")}),
     ],
 )
 def test_the_openapi_document_describes_the_parameters(server: Http, method: str, path: str, parameters: set[tuple[str, str]]) -> None:
     described = server.get("/openapi.json").json()["paths"][BASE + path][method]["parameters"]
-    assert {(entry["in"], entry["name"]) for entry in described} == parameters
+    assert {(entry["in"], entry["name"]) for entry in described} == parameters | {("header", "X-Yggdrasill-Protocol")}
     assert {entry["name"] for entry in described if entry["required"]} == {
         name for place, name in parameters if place == "path" or name == "classes"
     }

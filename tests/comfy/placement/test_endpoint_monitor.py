@@ -14,6 +14,7 @@ from samples.endpoints import Cutter, EndpointProcess, cutter
 from yggdrasill.remote import EndpointClient, EndpointRegistry
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.partition.placement_keys import PlacedPart
+from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.placement import validator
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
@@ -76,7 +77,7 @@ async def test_a_prompt_waits_for_the_first_capabilities_of_an_endpoint_that_ans
     known = EndpointRegistry({"forge": "http://127.0.0.1:9"}, {"part": "forge"})
     monitor = EndpointMonitor(lambda: known)
     placed = PlacedPart(Part("part", frozenset({"1"})), known.placements["part"])
-    states = await PromptValidator(monitor, SchemaCache())._states_of([placed])
+    states = await PromptValidator(monitor, SchemaCache(), LocalFacts())._states_of([placed])
     assert states["forge"].up
     assert states["forge"].facts == {"host": "comfy"}
     await monitor.stop()

@@ -16,6 +16,7 @@ from samples.blocks import Double
 from samples.graphs import sample_registry
 from samples.http_client import one_node
 from yggdrasill.errors import StorageFailed, UnknownArtifact, UnknownGraph, YggdrasillError
+from yggdrasill.server_ext.access import Access
 from yggdrasill.server_ext.artifacts import Fetcher
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.configs import HostRules
@@ -23,6 +24,7 @@ from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
+from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.service import Service
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.payload import blake3_hex
@@ -62,6 +64,7 @@ async def service(
     registry.register(SlowBuild.block_type, SlowBuild)
     store = store or MemoryStore(quota_bytes=quota)
     opened = Service(
+        access=Access(Principals("token-of-a-test"), folder, store),
         host=HeadlessHost(),
         deployments=Deployments(folder / "graphs", HostRules([folder], folder / "worlds", lambda url: False), registry=registry),
         jobs=JobStore(folder / "jobs.sqlite"),

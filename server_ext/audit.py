@@ -1,0 +1,123 @@
+"""The audit log of an endpoint: who wrote which artifacts, and who changed graphs, jobs of others and tokens.
+
+It consists of JSON lines ``{time, principal, action, object, bytes, job}`` in ``audit.log`` in the data folder, readable by its user only.
+Above 16 MiB it becomes ``audit.log.1``, and so on up to ``audit.log.4``. It contains names, ids and sizes, and no tokens, inputs or outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import threading
+import time
+from pathlib import Path
+
+__all__ = ["FILE_NAME", "AuditLog", "append_entry"]
+
+FILE_NAME = "audit.log"
+MAX_BYTES = 16 << 20
+"""The size above which a file is rotated."""
+KEPT_FILES = 4
+"""The number of rotated files that are kept."""
+_MAX_BATCH = 4096
+_MAX_WAITING = 100_000
+_MAX_TEXT = 300
+_LOG = logging.getLogger("yggdrasill.server")
+
+
+class AuditLog:
+    """Writes entries in a thread of its own, many at a time. `record` never waits and never raises. It is called from one thread."""
+
+    def __init__(self, data_dir: Path) -> None:
+        self._path = data_dir / FILE_NAME
+        self._entries: queue.Queue[str | None] = queue.Queue(_MAX_WAITING)
+        self._lost = 0
+        self._failed = False
+        self._thread: threading.Thread | None = None
+
+    def record(self, principal: str, action: str, target: str, *, nbytes: int | None = None, job: str | None = None) -> None:
+        """Record that ``principal`` did ``action`` with the object ``target``."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="yggdrasill-audit", daemon=True)
+            self._thread.start()
+        try:
+            self._entries.put_nowait(_line(principal, action, target, nbytes, job))
+        except queue.Full:
+            self._lost += 1
+
+    def close(self) -> None:
+        """Write all entries and end the thread. Entries after this call are lost."""
+        if self._thread is not None:
+            self._entries.put(None)
+            self._thread.join()
+
+    def _run(self) -> None:
+        while (first := self._entries.get()) is not None:
+            batch, is_last = [first], False
+            while len(batch) < _MAX_BATCH and not is_last:
+                try:
+                    entry = self._entries.get_nowait()
+                except queue.Empty:
+                    break
+                if entry is None:
+                    is_last = True
+                else:
+                    batch.append(entry)
+            self._write(batch)
+            if is_last:
+                return
+
+    def _write(self, batch: list[str]) -> None:
+        if self._lost:
+            lost, self._lost = self._lost, 0
+            batch.append(_line("endpoint", "audit_lost", f"{lost} entries", None, None))
+        try:
+            _append(self._path, batch)
+            _rotate(self._path)
+        except OSError as error:
+            if not self._failed:
+                _LOG.error("The audit log cannot be written; %d entries are lost, and later ones too: %s", len(batch), error)
+            self._failed = True
+        else:
+            self._failed = False
+
+
+def append_entry(data_dir: Path, principal: str, action: str, target: str) -> None:
+    """Append one entry at once, for a command that changes an endpoint's data folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    _append(data_dir / FILE_NAME, [_line(principal, action, target, None, None)])
+
+
+def _line(principal: str, action: str, target: str, nbytes: int | None, job: str | None) -> str:
+    entry = {
+        "time": round(time.time(), 3),
+        "principal": principal,
+        "action": action,
+        "object": target if len(target) <= _MAX_TEXT else f"{target[:_MAX_TEXT]}...",
+        "bytes": nbytes,
+        "job": job,
+    }
+    return json.dumps(entry, separators=(",", ":")) + "\n"
+
+
+def _append(path: Path, lines: list[str]) -> None:
+    # one write in append mode, so that the lines of two processes do not mix
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "ab", buffering=0) as file:
+        file.write("".join(lines).encode("ascii"))
+
+
+def _rotate(path: Path) -> None:
+    if path.stat().st_size <= MAX_BYTES:
+        return
+    for number in range(KEPT_FILES, 0, -1):
+        older = path.with_name(f"{path.name}.{number}")
+        newer = path if number == 1 else path.with_name(f"{path.name}.{number - 1}")
+        with contextlib.suppress(FileNotFoundError):
+            newer.replace(older)
