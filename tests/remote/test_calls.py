@@ -86,7 +86,8 @@ class FinishedJob:
 def test_the_output_of_a_followed_job_is_requested_only_if_its_row_lacks_it(
     row: dict[str, Any], output: dict[str, Any], requests: int
 ) -> None:
-    job, heard = FinishedJob(), []
+    job = FinishedJob()
+    heard: list[StreamEvent] = []
     client = cast("EndpointClient", job)
     found = loop_thread().run(follow_job(client, {"job_id": "a", **row}, Retry(), cast("Supply", None), heard.append))
     assert found["output"] == output
