@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import Protocol
@@ -46,6 +46,20 @@ class PinThread:
         """Lease ``hashes`` in the background, and call ``measured`` from the thread with their bytes."""
         self._submit(lambda: self._keep(owner, list(hashes), measured))
 
+    async def drain(self) -> None:
+        """Return when all that was submitted before is done."""
+        await asyncio.wrap_future(self._thread.submit(_do_nothing))
+
+    async def release_others(self, prefix: str, owners: Collection[str]) -> None:
+        """Release the leases of owners whose names begin with ``prefix`` and that are not among ``owners``."""
+
+        def release() -> None:
+            for owner in self._store.lease_owners():
+                if owner.startswith(prefix) and owner not in owners:
+                    self._store.release(owner)
+
+        await asyncio.wrap_future(self._thread.submit(release))
+
     def close(self) -> None:
         """Finish what was submitted."""
         self._thread.shutdown(wait=True)
@@ -64,6 +78,10 @@ class PinThread:
         # After `close` the leases end with the process.
         with suppress(RuntimeError):
             self._thread.submit(act).add_done_callback(_log_failure)
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
 
 
 def _log_failure(future: Future[None]) -> None:

@@ -43,6 +43,8 @@ __all__ = ["Endpoint", "add_routes"]
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_WAIT = 60.0
 _MAX_CLASSES = 100
+# an error with more hashes is cleaned and encoded in a thread
+_MANY_HASHES = 1000
 _NO_RUN: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
 _EVENT_POLL_SECONDS = 0.5
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
@@ -102,6 +104,8 @@ class Endpoint:
                 self._check(request, role, signed)
                 return await handler(request)
             except YggdrasillError as error:
+                if len(error.details.get("missing") or ()) > _MANY_HASHES:
+                    return await asyncio.to_thread(self._error_response, error, status_of(error))
                 return self._error_response(error, status_of(error))
             except (ConnectionError, asyncio.CancelledError, web.HTTPException):
                 raise

@@ -33,6 +33,7 @@ from yggdrasill.server_ext.principals import OWNER, OWNER_NAME, Principal, call_
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.handles import ArtifactRef
 from yggdrasill.values.stores.base import StagingStore
+from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FolderStore
 from yggdrasill.values.wire import references, unpack, with_urls
 
@@ -80,6 +81,8 @@ class Service:
         self.hub = EventHub(jobs)
         lease_owner = secrets.token_hex(8)
         self.job_manager = JobManager(jobs, self.hub, host, self._pins, self.redactor, retention or Retention(), lease_owner)
+        if isinstance(store, EmbeddedStore):
+            store.on_full = self.job_manager.make_room
         self._services = TaskServices(
             jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits, lease_owner
         )

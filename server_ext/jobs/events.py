@@ -1,4 +1,4 @@
-"""Events of an endpoint: numbering, storage and distribution, and the wait-for graph of jobs, which is reported by events.
+"""Events of an endpoint: numbering, storage and distribution, the callers that wait for a change, and the wait-for graph of jobs.
 
 Not thread-safe: all calls happen on one event loop; other threads use ``loop.call_soon_threadsafe``.
 """
@@ -8,17 +8,19 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from yggdrasill.errors import RunError
-from yggdrasill.protocol.states import FINAL, IN_QUEUE
+from yggdrasill.protocol.states import FINAL, IN_QUEUE, STAGING, WAITING_INPUTS
 from yggdrasill.server_ext.jobs.execution import Task
 from yggdrasill.server_ext.jobs.model import Event, Job
 from yggdrasill.server_ext.jobs.store import JobStore
 
-__all__ = ["EventHub", "WaitForGraph"]
+__all__ = ["EventHub", "WaitForGraph", "Waiting"]
+
+_POLL_SECONDS = 0.5
 
 #: Numbers skipped at startup: more than the events that a killed process can have sent but not stored.
 _RESTART_GAP = 100_000
@@ -181,3 +183,47 @@ def _deadlock_error(task: Task) -> RunError:
         "Deploy a graph without state, or change the graphs that it calls so that none of them calls it again.",
         node=path,
     )
+
+
+class Waiting:
+    """The callers that wait for changes of the states of jobs."""
+
+    def __init__(self) -> None:
+        #: The next change of the state of each job that a caller waits for.
+        self._changes: dict[str, asyncio.Future[None]] = {}
+        self._stopped = False
+
+    @contextmanager
+    def attend(self, job: Job) -> Iterator[None]:
+        """Count a caller as waiting for the job inside the ``with`` block, so that the job does not become orphaned."""
+        job.waiters += 1
+        try:
+            yield
+        finally:
+            job.waiters -= 1
+            job.last_seen = time.monotonic()
+
+    async def wait(self, job: Job, seconds: float, is_connected: Callable[[], bool]) -> None:
+        """Wait until the job has ended or needs inputs, ``seconds`` have passed, or ``is_connected()`` returns False."""
+        await self._wait(job, lambda: job.is_final or job.status == WAITING_INPUTS, seconds, is_connected)
+
+    async def wait_staged(self, job: Job, is_connected: Callable[[], bool]) -> None:
+        """Wait until the inputs were brought and the deployment was built, or the job needs inputs or has ended."""
+        await self._wait(job, lambda: job.status != STAGING, float("inf"), is_connected)
+
+    async def _wait(self, job: Job, is_reached: Callable[[], bool], seconds: float, is_connected: Callable[[], bool]) -> None:
+        until = time.monotonic() + seconds
+        with self.attend(job):
+            while not is_reached() and not self._stopped and (left := until - time.monotonic()) > 0 and is_connected():
+                await asyncio.wait([self.next_change(job)], timeout=min(left, _POLL_SECONDS))
+
+    def next_change(self, job: Job) -> asyncio.Future[None]:
+        """Return a future that ends at the next change of an unfinished job's state, or when the endpoint stops. Do not cancel it."""
+        if job.job_id not in self._changes:
+            self._changes[job.job_id] = asyncio.get_running_loop().create_future()
+        return self._changes[job.job_id]
+
+    def _report_change(self, job_id: str) -> None:
+        change = self._changes.pop(job_id, None)
+        if change is not None:
+            change.set_result(None)

@@ -25,7 +25,7 @@ from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.stage.state import State
 from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
-from yggdrasill.values.stores.base import LocalStore
+from yggdrasill.values.stores.base import LocalStore, Writer, writing_as
 from yggdrasill.values.wire import StreamingPacker
 
 __all__ = [
@@ -236,7 +236,7 @@ class Task:
             began = time.monotonic()
             self._begin()
             started = time.perf_counter()
-            with _current_task(self), observe_waits(lambda keys: self.services.set_waits(self, keys)):
+            with _current_task(self), self._writing(), observe_waits(lambda keys: self.services.set_waits(self, keys)):
                 output, artifacts = self._run(release_slot)
             run_s = time.perf_counter() - started
             timing = {**job.timing, "queued_s": max(0.0, began - job.submitted), "run_s": run_s}
@@ -294,7 +294,12 @@ class Task:
             self.services.packers.submit(self._pack_output, packer, name, output)
 
     def _pack_output(self, packer: StreamingPacker, name: str, output: Any) -> None:
-        self._announce(packer.add(name, output))
+        with self._writing():
+            self._announce(packer.add(name, output))
+
+    def _writing(self) -> AbstractContextManager[None]:
+        """Record the job as the writer of what is stored inside the ``with`` block."""
+        return writing_as(Writer(self.job.principal, self.job.job_id))
 
     @contextmanager
     def _register_artifact(self, ref: ArtifactRef, data: memoryview) -> Iterator[None]:

@@ -10,17 +10,18 @@ import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from concurrent.futures import CancelledError
+from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import replace
 from typing import Any
 
-from yggdrasill.errors import Cancelled, UnknownJob
-from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, STAGING, TIMED_OUT, WAITING_INPUTS
+from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
+from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
 from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.headless import Host
-from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph
+from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph, Waiting
 from yggdrasill.server_ext.jobs.execution import JOB_LOG, LEASE_SECONDS, Task, job_error, stop_error
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
@@ -31,7 +32,7 @@ __all__ = ["JobManager"]
 _LOG = logging.getLogger("yggdrasill.server")
 _CHECK_SECONDS = 0.2
 _PRUNE_SECONDS = 60.0
-_POLL_SECONDS = 0.5
+_ROOM_SECONDS = 10.0
 _MAX_RECENT = 256
 _CACHED_REQUEST_BYTES = 8 << 20
 """Bytes of requests of waiting jobs that are kept in memory; jobs beyond them have their requests in their rows only."""
@@ -40,7 +41,7 @@ _FINAL_FIELDS = (
 )  # fmt: skip
 
 
-class JobManager:
+class JobManager(Waiting):
     """The jobs of one endpoint: unfinished ones in memory without their requests, all of them in the job store.
 
     A job changes its state only if its row does: `move` for the states before a run, `complete`, `fail` and `stop_job` for its end.
@@ -57,6 +58,7 @@ class JobManager:
         lease_owner: str,
     ) -> None:
         self._jobs, self._hub, self._host, self._pins, self._redactor = jobs, hub, host, pins, redactor
+        super().__init__()
         self._retention = OutputRetention(jobs, pins, retention)
         self.lease_owner = lease_owner
         self._keys: dict[str, str] = {}
@@ -68,19 +70,16 @@ class JobManager:
         self._recent: OrderedDict[str, Job] = OrderedDict()
         #: Jobs of keys that were cancelled before their calls arrived, by key.
         self._cancelled: OrderedDict[str, Job] = OrderedDict()
-        #: The next change of the state of each job that a caller waits for.
-        self._changes: dict[str, asyncio.Future[None]] = {}
         #: Bytes of the requests of unfinished jobs, and of those in memory.
         self.queued_bytes = 0
         self._cached_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._checker: asyncio.Task[None] | None = None
         self._ending: dict[str, asyncio.Task[None]] = {}
-        self._stopped = False
         self._next_prune = time.monotonic() + _PRUNE_SECONDS
         self._next_renewal = time.monotonic()
         #: Called with each job that is stopped, suspended or has ended.
-        self.on_stop: Callable[[Job], None] = _ignore
+        self.on_stop: Callable[[Job], None] = lambda _: None
 
     # -- start and stop -----------------------------------------------------------------------------------------
 
@@ -90,7 +89,9 @@ class JobManager:
         self._keys = await asyncio.wrap_future(self._jobs.keys())
         unfinished = await asyncio.wrap_future(self._jobs.unfinished())
         running = {job.job_id for job in unfinished}
-        for job_id, hashes in (await asyncio.wrap_future(self._jobs.artifacts())).items():
+        artifacts = await asyncio.wrap_future(self._jobs.artifacts())
+        await self._pins.release_others("job:", {f"job:{job_id}" for job_id in artifacts})
+        for job_id, hashes in artifacts.items():
             if job_id not in running:
                 self._retention.keep(job_id, hashes)
         for job in unfinished:
@@ -266,43 +267,6 @@ class JobManager:
         stored = await asyncio.wrap_future(self._jobs.newest(graph_id=graph_id, status=status, principal=principal, limit=limit))
         return [self._live.get(job.job_id, job) for job in stored]
 
-    # -- waiting ------------------------------------------------------------------------------------------------
-
-    @contextmanager
-    def attend(self, job: Job) -> Iterator[None]:
-        """Count a caller as waiting for the job inside the ``with`` block, so that the job does not become orphaned."""
-        job.waiters += 1
-        try:
-            yield
-        finally:
-            job.waiters -= 1
-            job.last_seen = time.monotonic()
-
-    async def wait(self, job: Job, seconds: float, is_connected: Callable[[], bool]) -> None:
-        """Wait until the job has ended or needs inputs, ``seconds`` have passed, or ``is_connected()`` returns False."""
-        await self._wait(job, lambda: job.is_final or job.status == WAITING_INPUTS, seconds, is_connected)
-
-    async def wait_staged(self, job: Job, is_connected: Callable[[], bool]) -> None:
-        """Wait until the inputs were brought and the deployment was built, or the job needs inputs or has ended."""
-        await self._wait(job, lambda: job.status != STAGING, float("inf"), is_connected)
-
-    async def _wait(self, job: Job, is_reached: Callable[[], bool], seconds: float, is_connected: Callable[[], bool]) -> None:
-        until = time.monotonic() + seconds
-        with self.attend(job):
-            while not is_reached() and not self._stopped and (left := until - time.monotonic()) > 0 and is_connected():
-                await asyncio.wait([self.next_change(job)], timeout=min(left, _POLL_SECONDS))
-
-    def next_change(self, job: Job) -> asyncio.Future[None]:
-        """Return a future that ends at the next change of an unfinished job's state, or when the endpoint stops. Do not cancel it."""
-        if job.job_id not in self._changes:
-            self._changes[job.job_id] = asyncio.get_running_loop().create_future()
-        return self._changes[job.job_id]
-
-    def _report_change(self, job_id: str) -> None:
-        change = self._changes.pop(job_id, None)
-        if change is not None:
-            change.set_result(None)
-
     # -- ending -------------------------------------------------------------------------------------------------
 
     async def cancel(self, job: Job, reason: str) -> None:
@@ -418,7 +382,7 @@ class JobManager:
             self._retention.keep(job.job_id, job.artifacts)
         else:
             # a second owner, so that the output is pinned while the inputs are unpinned
-            self._pins.keep(f"{job.pin_owner}:output", job.artifacts, _ignore)
+            self._pins.keep(f"{job.pin_owner}:output", job.artifacts, lambda _: None)
             self._pins.unpin(job.pin_owner)
             self._retention.keep(job.job_id, job.artifacts)
             self._pins.unpin(f"{job.pin_owner}:output")
@@ -464,13 +428,22 @@ class JobManager:
                 f"The caller was disconnected for more than {job.allowed_silence:g} s. Submit the job as detached to keep it running without a caller.",
             )
 
+    def make_room(self) -> None:
+        """Delete finished jobs beyond the retention limits and wait until their artifacts can be removed. Called by threads that write."""
+        # the endpoint may stop at the same time; then the write fails for lack of room
+        with contextlib.suppress(RuntimeError, NotInTime, StorageFailed, CancelledError):
+            if self._loop is not None and not self._loop.is_closed() and not self._stopped:
+                asyncio.run_coroutine_threadsafe(self._make_room(), self._loop).result(_ROOM_SECONDS)
+
+    async def _make_room(self) -> None:
+        # results are measured on the thread of the leases
+        await self._pins.drain()
+        await self.prune()
+        await self._pins.drain()
+
     async def prune(self) -> None:
         """Delete finished jobs beyond the retention limits."""
         removed = await self._retention.prune()
         for job_id in removed:
             self._recent.pop(job_id, None)
         self._keys = {key: job_id for key, job_id in self._keys.items() if job_id not in removed}
-
-
-def _ignore(_: object) -> None:
-    """Do nothing."""

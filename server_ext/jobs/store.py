@@ -109,17 +109,17 @@ class JobStore:
 
     def insert(self, job: Job) -> Future[None]:
         """Insert a job, which must have its request."""
-        values = tuple(_encode(job, name) for name in _COLUMNS)
-        return self._write(lambda db: db.execute(_INSERT, values))
+        # encoded on the thread of the store, because a request may be large
+        kept = replace(job)
+        return self._write(lambda db: db.execute(_INSERT, tuple(_encode(kept, name) for name in _COLUMNS)))
 
     def transition(self, job: Job) -> Future[bool]:
         """Bring the row of a job to ``job.status`` and write the columns that change during its life.
 
         Returns False, and changes nothing, if the row is in a state that the new one may not follow, or does not exist.
         """
-        values = (*(_encode(job, name) for name in _CHANGING), job.job_id)
-        statement = _TRANSITION[job.status]
-        return self._write(lambda db: db.execute(statement, values).rowcount == 1)
+        kept, statement = replace(job), _TRANSITION[job.status]
+        return self._write(lambda db: db.execute(statement, (*(_encode(kept, name) for name in _CHANGING), kept.job_id)).rowcount == 1)
 
     def record_stop(self, job_id: str, stopped_as: str, reason: str) -> Future[None]:
         """Record that an unfinished job was stopped, so that a restart ends it as ``stopped_as``. The first stop counts."""

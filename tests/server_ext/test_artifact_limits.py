@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,10 @@ from blake3 import blake3
 
 from samples.endpoints import EndpointProcess
 from samples.http_client import GateFile, Http, error_of, in_background, one_node
+from yggdrasill.values.stores.base import Writer
+from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FILE_CHARGE
+from yggdrasill.values.wire import references
 
 EMPTY_ENTRY = blake3(b"").digest() + (0).to_bytes(8, "little")
 
@@ -189,3 +192,39 @@ def test_evicting_from_30_000_artifacts_does_not_stop_the_endpoint(tmp_path: Pat
         assert sorted(seconds)[len(seconds) // 2] < 0.05
     finally:
         process.stop()
+
+
+def test_results_beyond_the_limits_are_removed_when_a_write_needs_room(tmp_path: Path) -> None:
+    # at most half of the quota for results: from the third call on, the results before it must go
+    process = EndpointProcess("crowded", tmp_path, plugins=["samples.served_blocks"], artifact_quota=30 << 20).start()
+    try:
+        http = Http(process)
+        http.deploy("double", one_node("double"))
+        for number in range(12):
+            x = torch.full((8 << 20,), number, dtype=torch.uint8)
+            answer = http.submit("double", {"x": x}).json()
+            assert (answer["status"], answer["error"]) == ("COMPLETED", None)
+    finally:
+        process.stop()
+
+
+def test_an_artifact_that_a_job_stored_names_principal_and_job_and_a_lease_without_a_row_ends_with_a_restart(tmp_path: Path) -> None:
+    process = EndpointProcess("named", tmp_path, plugins=["samples.served_blocks"]).start()
+    http = Http(process)
+    http.deploy("double", one_node("double"))
+    try:
+        answer = http.submit("double", {"x": torch.arange(20_000)}).json()
+    finally:
+        process.stop()
+    (found,) = references(answer["output"])
+    folder = tmp_path / "artifacts"
+    with closing(EmbeddedStore(folder)) as store:
+        stat = store.stat(found.hash)
+        assert stat is not None
+        assert stat.writer == Writer("owner", answer["job_id"])
+        store.lease("job:of an earlier life", [found.hash])
+        store.lease("another owner", [found.hash])
+    process.start()
+    process.stop()
+    with closing(EmbeddedStore(folder)) as store:
+        assert set(store.lease_owners()) == {f"job:{answer['job_id']}", "another owner"}

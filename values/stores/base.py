@@ -224,6 +224,10 @@ class LocalStore(Protocol):
         """End all leases of ``owner``; does nothing if it has none."""
         ...
 
+    def lease_owners(self) -> list[str]:
+        """Return the owners of leases, also of those from an earlier process, as far as the store knows them."""
+        return []
+
 
 class StagingStore(LocalStore, Protocol):
     """A local store that keeps room for bytes that arrive outside of it, and takes a finished file over."""

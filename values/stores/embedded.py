@@ -9,7 +9,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from yggdrasill.errors import StorageFailed
@@ -71,6 +71,8 @@ class EmbeddedStore(FolderStore):
         self._touched: dict[str, int] = {}
         self._last_ns = 0
         self._can_free = True
+        #: Called once, in the writing thread, for each write that the leases leave no room for; it may end leases.
+        self.on_full: Callable[[], None] | None = None
         self._lease_counts: Counter[str] = Counter()
         # The end of each lease in time since the epoch, None for the life of the process.
         self._leases: dict[str, list[tuple[list[str], float | None]]] = {}
@@ -153,6 +155,10 @@ class EmbeddedStore(FolderStore):
 
     # -- leases -------------------------------------------------------------------------------------------------
 
+    def lease_owners(self) -> list[str]:
+        with self._lock:
+            return list(self._leases)
+
     def _count_lease(self, owner: str, hashes: list[str], end: float | None) -> None:
         self._leases.setdefault(owner, []).append((hashes, end))
         self._lease_counts.update(hashes)
@@ -195,14 +201,22 @@ class EmbeddedStore(FolderStore):
     # -- room ---------------------------------------------------------------------------------------------------
 
     def _reserve(self, nbytes: int) -> None:
+        on_full = self.on_full
         while True:
             with self._lock:
                 lacking = self._lacking(nbytes)
                 if lacking <= 0:
                     self._reserved += nbytes
                     return
-            victims = self._victims(lacking, nbytes)
-            self._evict(victims)
+            try:
+                victims = self._victims(lacking, nbytes)
+            except StorageFailed:
+                if on_full is None:
+                    raise
+                on_full()
+                on_full = None
+            else:
+                self._evict(victims)
 
     def _unreserve(self, nbytes: int) -> None:
         if nbytes:

@@ -43,6 +43,22 @@ def test_a_job_is_read_as_it_was_written(store: JobStore) -> None:
     assert store.get("b").result() is None
 
 
+def test_the_first_stop_of_an_unfinished_job_is_recorded_and_survives_its_transitions(store: JobStore) -> None:
+    made = job("a", status=IN_QUEUE)
+    store.insert(made)
+    store.record_stop("a", "TIMED_OUT", "too late")
+    store.record_stop("a", CANCELLED, "by request")
+    store.transition(replace(made, status=IN_PROGRESS)).result()
+    found = store.get("a").result()
+    assert found is not None
+    assert (found.status, found.stopped_as, found.stop_reason) == (IN_PROGRESS, "TIMED_OUT", "too late")
+    store.insert(job("b", status=COMPLETED, finished=2.0))
+    store.record_stop("b", CANCELLED, "by request").result()
+    ended = store.get("b").result()
+    assert ended is not None
+    assert ended.stopped_as is None
+
+
 def test_jobs_survive_reopening_the_file(tmp_path: Path) -> None:
     first = JobStore(tmp_path / "jobs.sqlite")
     first.insert(job("a"))
