@@ -18,6 +18,7 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, LimitExceeded, UnknownGraph
 from yggdrasill.server_ext.principals import OWNER_NAME
 from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.wire import references
 
 __all__ = [
     "Deployment",
@@ -108,7 +109,8 @@ def state_facts(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_state_size(graph_id: str, state: Mapping[str, Any]) -> None:
-    """Raise `LimitExceeded` if a state in wire form is too large to be sent along with a config."""
+    """Raise `LimitExceeded` if a state in wire form is too large to be sent along with a config, and `CorruptData` if it is malformed."""
+    references(state)
     nbytes = sum(int(entry["nbytes"]) for entry in state["payloads"])
     if nbytes > _MAX_STATE_BYTES:
         raise LimitExceeded(

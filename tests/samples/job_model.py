@@ -445,6 +445,10 @@ class ModelledEndpoint:
             self.cancel(call, 1, by_key=True)
         if call.acknowledged:
             self.result(call, 0, wait=15.0)
+        if call.acknowledged and not call.is_final:
+            # a repeated request looked for its inputs again, and the wait ended because they are missing
+            self.cancel(call, 1, by_key=True)
+            self.result(call, 0, wait=15.0)
 
     def _check_events(self, call: Call) -> None:
         answer = self.callers[0].get(f"/jobs/{call.job_id}/events", stream=True, headers={"Last-Event-ID": "0"})

@@ -63,6 +63,7 @@ class SlowLink:
                 near.close()
                 return
             far = socket.create_connection(("127.0.0.1", self._port), 5)
+            far.settimeout(None)  # the limit above is for the connection; answers may take longer
             with self._lock:
                 self._open += [near, far]
             self._relay(near, far, self._up, upward=True)
