@@ -42,6 +42,7 @@ __all__ = ["Endpoint", "add_routes"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_WAIT = 60.0
+_NEWEST = str(PROTOCOL)
 _MAX_CLASSES = 100
 # an error with more hashes is cleaned and encoded in a thread
 _MANY_HASHES = 1000
@@ -126,7 +127,8 @@ class Endpoint:
         else:
             principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
             check_role(principal, role)
-        request[_PROTOCOL] = check_request_version(headers.get(PROTOCOL_HEADER))
+        given = headers.get(PROTOCOL_HEADER)
+        request[_PROTOCOL] = PROTOCOL if given in (None, _NEWEST) else check_request_version(given)
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}

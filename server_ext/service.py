@@ -284,7 +284,7 @@ class Service:
             UnknownGraph: there is no such deployment. Otherwise any error of its construction.
         """
         self.deployments.reaper.touch(graph_id)
-        live = self.deployments.live(graph_id)
+        live = self.deployments.live.get(graph_id)
         if live is not None:
             return live
         deployment, _ = await self._build(graph_id, None, partial(self.deployments.get, graph_id))
@@ -310,7 +310,7 @@ class Service:
 
     async def _wait_until_deployed(self, call: Job) -> None:
         """Wait while an unfinished job deploys the graph of a call, unless that graph is live."""
-        while (live := self.deployments.live(call.graph_id)) is None or live.hash != call.graph_hash:
+        while (live := self.deployments.live.get(call.graph_id)) is None or live.hash != call.graph_hash:
             found = self._announced(call.graph_id) and self._deploying.get(call.graph_id, {})
             job_id = next((job_id for job_id, (_, graph_hash) in (found or {}).items() if graph_hash == call.graph_hash), None)
             if job_id is None:
@@ -328,7 +328,7 @@ class Service:
             UnknownGraph: there is no such deployment. Otherwise as `Staging.submit`.
         """
         self.deployments.reaper.touch(graph_id)
-        live = self.deployments.live(graph_id)
+        live = self.deployments.live.get(graph_id)
         if live is None and call.blocking:
             live = await self.deployment(graph_id)
         if live is not None:

@@ -11,7 +11,7 @@ from types import GeneratorType
 from typing import Any
 
 from yggdrasill.errors import CannotTravel
-from yggdrasill.values.extensions import Opaque, extension_for, pack
+from yggdrasill.values.extensions import BY_CLASS, Opaque, pack
 from yggdrasill.values.payload import ArraySpec, Limits, Payload, cannot_travel, check_equal_hashes
 from yggdrasill.values.scalars import SCALAR_ENCODERS, is_unicode, to_base64
 from yggdrasill.values.tensors import encode_array, encode_number, encode_tensor, is_array, is_number, is_tensor
@@ -61,7 +61,7 @@ class Encoder:
             return container(self, value)
         if kind is bytes or kind is bytearray:
             return self._bytes_of(value, f"${kind.__name__}")
-        extension = extension_for(kind)
+        extension = BY_CLASS.get(kind) or BY_CLASS.get(kind.__name__)
         if extension is not None:
             self._enter(value)
             return self._tagged(extension.tag, extension.version, pack(extension, value, self.location))
