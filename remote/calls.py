@@ -20,7 +20,7 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.observers import TransferMeter, WaitCallback
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import Supply
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
 
 if TYPE_CHECKING:
     from yggdrasill.remote.contract import RemoteContract

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import Protocol
 
 from yggdrasill.errors import StorageFailed, UnknownArtifact
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.stores.threaded import ThreadedStore
 

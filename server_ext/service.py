@@ -31,7 +31,7 @@ from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.principals import OWNER, OWNER_NAME, Principal, call_key, private_key
 from yggdrasill.server_ext.redaction import Redactor
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import StagingStore
 from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FolderStore

@@ -10,8 +10,8 @@ from yggdrasill.errors import CannotTravel, InvalidArgument
 from yggdrasill.remote.comfy_ports import not_transferable, type_transferability
 from yggdrasill.server_ext.comfy.value_classes import parts_of
 from yggdrasill.values import Opaque
+from yggdrasill.values.encoder import SCALAR_ENCODERS
 from yggdrasill.values.extensions import BY_CLASS
-from yggdrasill.values.scalars import SCALAR_ENCODERS
 from yggdrasill.values.tensors import is_array, is_number, is_tensor
 
 __all__ = ["MAX_PORTS", "check_port", "check_port_count", "sendable_values"]

@@ -24,7 +24,8 @@ from yggdrasill.server_ext.jobs.model import Job
 from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.stage.state import State
-from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.handles import ArtifactHandle
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import LocalStore, Writer, writing_as
 from yggdrasill.values.wire import StreamingPacker
 

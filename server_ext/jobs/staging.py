@@ -15,7 +15,7 @@ from yggdrasill.server_ext.deployment import Deployment, body_hash
 from yggdrasill.server_ext.jobs.execution import LEASE_SECONDS, Task, TaskServices, check_options
 from yggdrasill.server_ext.jobs.manager import JobManager
 from yggdrasill.server_ext.jobs.model import DEPLOY, Job, Submission, new_job_id
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.wire import references
 
 __all__ = ["Builder", "Staging", "Target"]

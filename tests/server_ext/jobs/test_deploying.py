@@ -26,8 +26,7 @@ from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.service import Service
-from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.payload import ArtifactRef, blake3_hex
 from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.stores.memory import MemoryStore
 
