@@ -14,10 +14,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yggdrasill.errors import Cancelled, EndpointFailed, InvalidArgument, InvalidState, TimedOut, YggdrasillError, format_options
-from yggdrasill.executor.context import Host, enter_run
+from yggdrasill.executor.context import Host, enter_run, observe_waits
 from yggdrasill.foundation.kinds import KINDS
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
-from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.jobs.model import Job
