@@ -7,9 +7,9 @@ import contextlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from yggdrasill.server_ext.audit import AuditLog
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.jobs.model import Job
+from yggdrasill.server_ext.logs import AuditLog
 from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.quotas import WriteQuotas
 from yggdrasill.values.stores.base import LocalStore

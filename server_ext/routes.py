@@ -25,7 +25,7 @@ from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, ch
 from yggdrasill.server_ext import bodies
 from yggdrasill.server_ext.auth import Guard, check_role
 from yggdrasill.server_ext.capabilities import describe_endpoint
-from yggdrasill.server_ext.forwarding import Forwarding
+from yggdrasill.server_ext.connections import Forwarding
 from yggdrasill.server_ext.jobs.execution import error_dict
 from yggdrasill.server_ext.jobs.model import Event, Job, Submission
 from yggdrasill.server_ext.model_fetch import ModelRequest

@@ -28,9 +28,9 @@ from yggdrasill.server_ext.jobs.manager import JobManager
 from yggdrasill.server_ext.jobs.model import CALL, DEPLOY, MODEL, WORKFLOW, Event, Job, Submission
 from yggdrasill.server_ext.jobs.staging import Staging, Target
 from yggdrasill.server_ext.jobs.store import JobStore, Retention
+from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.principals import OWNER, OWNER_NAME, Principal, call_key, private_key
-from yggdrasill.server_ext.redaction import Redactor
 from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import StagingStore
 from yggdrasill.values.stores.embedded import EmbeddedStore

@@ -21,7 +21,7 @@ from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.jobs.model import Job
 from yggdrasill.server_ext.jobs.store import JobStore
-from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.stage.state import State
 from yggdrasill.values.handles import ArtifactHandle
 from yggdrasill.values.payload import ArtifactRef

@@ -25,7 +25,7 @@ from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph, Waiting
 from yggdrasill.server_ext.jobs.execution import JOB_LOG, LEASE_SECONDS, Task, job_error, stop_error
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
-from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.logs import Redactor
 
 __all__ = ["JobManager"]
 
