@@ -17,7 +17,6 @@ from typing import Any, cast
 from yggdrasill.errors import AccessDenied, InvalidArgument, InvalidConfig, UnknownJob, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
 from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
 from yggdrasill.server_ext.auth import Signer
 from yggdrasill.server_ext.deployment import Deployment, check_state_size, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
@@ -26,7 +25,7 @@ from yggdrasill.server_ext.jobs.events import EventHub
 from yggdrasill.server_ext.jobs.execution import RunLog, TaskServices
 from yggdrasill.server_ext.jobs.manager import JobManager
 from yggdrasill.server_ext.jobs.model import CALL, DEPLOY, MODEL, WORKFLOW, Event, Job, Submission
-from yggdrasill.server_ext.jobs.staging import Staging, Target
+from yggdrasill.server_ext.jobs.staging import ArtifactResolver, Fetcher, Staging, Target
 from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
@@ -35,6 +34,7 @@ from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import StagingStore
 from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FolderStore
+from yggdrasill.values.stores.threaded import InFlightArtifacts, PinThread
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]
@@ -169,7 +169,7 @@ class Service:
         # an owner of its own: another request for the same id must not release these artifacts
         owner = f"deploy:{graph_id}:{secrets.token_hex(8)}"
         try:
-            await self._artifact_resolver.gather(references(state), owner)
+            await self._artifact_resolver.require(references(state), owner)
             value = await self._unpack(state)
             return await self._put(graph_id, kind, config, state_facts(state), value, idle_after, principal)
         finally:

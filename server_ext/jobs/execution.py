@@ -17,7 +17,6 @@ from yggdrasill.errors import Cancelled, EndpointFailed, InvalidArgument, Invali
 from yggdrasill.executor.context import Host, enter_run, observe_waits
 from yggdrasill.foundation.kinds import KINDS
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
-from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.jobs.model import Job
 from yggdrasill.server_ext.jobs.store import JobStore
@@ -26,6 +25,7 @@ from yggdrasill.stage.state import State
 from yggdrasill.values.handles import ArtifactHandle
 from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import LocalStore, Writer, writing_as
+from yggdrasill.values.stores.threaded import InFlightArtifacts
 from yggdrasill.values.wire import StreamingPacker
 
 __all__ = [

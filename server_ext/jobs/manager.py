@@ -18,7 +18,6 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
-from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph, Waiting
@@ -26,6 +25,7 @@ from yggdrasill.server_ext.jobs.execution import JOB_LOG, LEASE_SECONDS, Task, j
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
 from yggdrasill.server_ext.logs import Redactor
+from yggdrasill.values.stores.threaded import PinThread
 
 __all__ = ["JobManager"]
 
