@@ -21,7 +21,7 @@ from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownArtifact, Un
 from yggdrasill.protocol import models
 from yggdrasill.protocol.states import WAITING_INPUTS
 from yggdrasill.protocol.statuses import status_of
-from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, check_request_version
+from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, REQUEST_VERSIONS, check_request_version
 from yggdrasill.server_ext import bodies
 from yggdrasill.server_ext.auth import Guard, check_role
 from yggdrasill.server_ext.capabilities import describe_endpoint
@@ -42,7 +42,6 @@ __all__ = ["Endpoint", "add_routes"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_WAIT = 60.0
-_NEWEST = str(PROTOCOL)
 _MAX_CLASSES = 100
 # an error with more hashes is cleaned and encoded in a thread
 _MANY_HASHES = 1000
@@ -128,7 +127,7 @@ class Endpoint:
             principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
             check_role(principal, role)
         given = headers.get(PROTOCOL_HEADER)
-        request[_PROTOCOL] = PROTOCOL if given in (None, _NEWEST) else check_request_version(given)
+        request[_PROTOCOL] = REQUEST_VERSIONS.get(given) or check_request_version(given)
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}
