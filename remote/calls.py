@@ -219,6 +219,8 @@ async def follow_job(
             present = await retry.persist(lambda: client.job(job_id))
             if present.get("status") == WAITING_INPUTS:
                 await supply.send_to_job(present, orphan_after)
+    if row.get("status") in FINAL and ("output" in row or row.get("error") is not None):
+        return dict(row)
     while True:
         _, found = await retry.persist(lambda: client.output(job_id, retry.left(OUTPUT_SECONDS)))
         if found.get("status") in FINAL:

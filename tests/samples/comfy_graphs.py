@@ -124,8 +124,8 @@ class Caller:
         return RemoteGraph(endpoint=self.client, graph_id=graph_id)
 
     def jobs(self, **filters: Any) -> list[dict[str, Any]]:
-        """Return the rows of jobs, newest first."""
-        return loop_thread().run(self.client.jobs(**filters))
+        """Return the rows of jobs other than deployments, newest first."""
+        return [row for row in loop_thread().run(self.client.jobs(**filters)) if row["kind"] != "deploy"]
 
     def events(self, job_id: str) -> list[tuple[str, dict[str, Any]]]:
         """Return kind and data of every event of a finished job."""

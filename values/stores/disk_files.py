@@ -25,7 +25,8 @@ __all__ = ["FileLock", "PartialFile", "hash_file", "place_new", "read_chunks", "
 
 _MAP_FROM = 256 << 10
 _LOCK_POLL_S = 0.01
-_HASH_BUFFER_BYTES = 8 << 20
+#: A buffer that stays in the processor's cache, and is large enough for a parallel hash.
+_HASH_BUFFER_BYTES = 1 << 20
 #: A file system without hard links, or one that restricts them.
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 from yggdrasill.errors import YggdrasillError, error_from_dict
-from yggdrasill.protocol.states import FINAL
+from yggdrasill.protocol.states import COMPLETED, FINAL
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.server_ext.comfy.editor.endpoint_queries import query_endpoint
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
@@ -77,8 +77,11 @@ async def _remote_jobs(client: EndpointClient) -> dict[str, Any]:
 
 
 def _select(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the jobs that the editor lists. Successful deployments are left out: the calls of their graphs are what a user started."""
     selected, finished = [], 0
     for row in rows:
+        if row.get("kind") == "deploy" and row["status"] == COMPLETED:
+            continue
         finished += row["status"] in FINAL
         if row["status"] not in FINAL or finished <= _MAX_FINISHED:
             selected.append(job_summary(row))

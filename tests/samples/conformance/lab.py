@@ -216,9 +216,8 @@ class Lab:
 
     def serve(self, server: int, graph_id: str, prompt: Prompt) -> dict[str, Any]:
         """Deploy a workflow by plain HTTP, and return its contract."""
-        self.call(
-            server, "PUT", f"/graphs/{graph_id}", {"kind": "comfy", "config": {"kind": "comfy", "graph_id": graph_id, "prompt": prompt}}
-        )
+        config = {"kind": "comfy", "graph_id": graph_id, "prompt": prompt}
+        self.call(server, "PUT", f"/graphs/{graph_id}", {"kind": "comfy", "config": config, "wait": 60})
         contract: dict[str, Any] = self.call(server, "GET", f"/graphs/{graph_id}/contract")
         return contract
 
