@@ -21,8 +21,16 @@ from aiohttp import web
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint, url_for_others
+from yggdrasill.server_ext.auth import (
+    EVERY_ADDRESS,
+    Access,
+    Guard,
+    Signer,
+    TokenFile,
+    load_or_create_secret,
+    token_of_endpoint,
+    url_for_others,
+)
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.connections import ConnectionLimiter, Forwarding, connection_limit, is_reportable, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments

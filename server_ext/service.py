@@ -16,8 +16,7 @@ from typing import Any, cast
 
 from yggdrasill.errors import AccessDenied, InvalidArgument, InvalidConfig, UnknownJob, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.auth import Signer
+from yggdrasill.server_ext.auth import Access, Signer
 from yggdrasill.server_ext.deployment import Deployment, check_state_size, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import Host

@@ -16,8 +16,7 @@ from samples.blocks import Double
 from samples.graphs import sample_registry
 from samples.http_client import one_node
 from yggdrasill.errors import StorageFailed, UnknownArtifact, UnknownGraph, YggdrasillError
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.auth import Signer
+from yggdrasill.server_ext.auth import Access, Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost

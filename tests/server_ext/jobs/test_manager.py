@@ -25,8 +25,7 @@ from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDi
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.auth import Signer
+from yggdrasill.server_ext.auth import Access, Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
