@@ -12,7 +12,7 @@ from typing import Any
 
 from yggdrasill.values import dumps
 from yggdrasill.values.files import FileSet
-from yggdrasill.values.scalars import is_unicode
+from yggdrasill.values.payload import is_unicode
 
 __all__ = ["describe", "image_bytes", "is_image", "save_values"]
 

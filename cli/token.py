@@ -117,7 +117,7 @@ def _list(data_dir: Path, console: Console) -> None:
 
 def _audit(data_dir: Path, action: str, name: str) -> None:
     """Record a change of tokens in the audit log of the endpoint."""
-    from yggdrasill.server_ext.audit import append_entry
+    from yggdrasill.server_ext.logs import append_entry
 
     try:
         append_entry(data_dir, "owner", action, name)

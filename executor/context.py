@@ -1,7 +1,8 @@
 """The run context: a block's access to the run it is part of (randomness, cancellation, progress, a logger).
 
 The context is a context variable. It follows a run into worker threads (`executor.workers`) and, as `RunContext.to_dict`,
-to other machines. The services of a host are a separate object, `Host`, which blocks do not need.
+to other machines. The services of a host are a separate object, `Host`, which blocks do not need. Beside the context are the keys
+of the remote calls that a run waits for.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ import hashlib
 import logging
 import secrets
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,20 @@ if TYPE_CHECKING:
 
     from yggdrasill.executor.workers import WorkerPool
 
-__all__ = ["CancelToken", "Host", "RunContext", "current_run", "derive_seed", "enter_child", "enter_context", "enter_run"]
+__all__ = [
+    "CancelToken",
+    "Host",
+    "RunContext",
+    "WaitCallback",
+    "WaitedCalls",
+    "current_run",
+    "derive_seed",
+    "enter_child",
+    "enter_context",
+    "enter_run",
+    "observe_waits",
+    "waiting",
+]
 
 ProgressSink = Callable[[str, float, float, "str | None"], None]
 
@@ -286,3 +300,76 @@ def enter_child(context: RunContext, name: str) -> enter_context:
     nested = context.child("")
     nested.node = name
     return enter_context(nested)
+
+
+# -- calls that a run waits for ---------------------------------------------------------------------------------------
+#
+# Their keys let the caller of a run detect that both wait for each other: waiting code uses `waiting` and passes on the keys that the
+# other side reports; a host observes the runs it starts and reports their keys to the callers. The host breaks such deadlocks.
+
+WaitCallback = Callable[[Iterable[str]], None]
+"""Receives the keys of all calls that one location waits for."""
+MOST_KEYS = 64
+
+
+class WaitedCalls:
+    """The keys of the calls that one run waits for, in all its threads.
+
+    ``on_change(keys)`` receives them sorted, at most 64, whenever they change: from any thread, but never concurrently.
+    """
+
+    def __init__(self, on_change: Callable[[list[str]], None]) -> None:
+        self._on_change = on_change
+        self._lock = threading.RLock()
+        self._open: dict[object, frozenset[str]] = {}
+        self._reported: list[str] = []
+
+    @contextmanager
+    def waiting(self) -> Iterator[WaitCallback]:
+        """Register one more waiting location for this block. Its keys are those that the yielded function was last called with."""
+        location = object()
+        with self._lock:
+            self._open[location] = frozenset()
+        try:
+            yield lambda keys: self._set_keys(location, keys)
+        finally:
+            with self._lock:
+                del self._open[location]
+                self._changed()
+
+    def _set_keys(self, location: object, keys: Iterable[str]) -> None:
+        with self._lock:
+            # Another thread may call this after the block has ended.
+            if location in self._open:
+                self._open[location] = frozenset(keys)
+                self._changed()
+
+    def _changed(self) -> None:
+        keys = sorted(frozenset().union(*self._open.values()))[:MOST_KEYS]
+        if keys != self._reported:
+            self._reported = keys
+            self._on_change(keys)
+
+
+_waits: ContextVar[WaitedCalls | None] = ContextVar("yggdrasill_waits", default=None)
+
+
+@contextmanager
+def observe_waits(on_change: Callable[[list[str]], None]) -> Iterator[None]:
+    """Call ``on_change`` with the keys of the calls that are waited for within this block or in branches it starts; see `WaitedCalls`."""
+    before = _waits.set(WaitedCalls(on_change))
+    try:
+        yield
+    finally:
+        _waits.reset(before)
+
+
+@contextmanager
+def waiting() -> Iterator[WaitCallback | None]:
+    """Yield a function that sets the calls the current run waits for within this block, or None without an observer."""
+    waits = _waits.get()
+    if waits is None:
+        yield None
+        return
+    with waits.waiting() as learn:
+        yield learn

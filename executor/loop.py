@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,10 +21,42 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import CancelToken, RunContext, enter_context, enter_run
 from yggdrasill.executor.hooks import Callbacks, Emit, as_emit
-from yggdrasill.executor.program import MISSING, Buffer, Call, Executable, Join, Loop, Program, Step
+from yggdrasill.executor.program import MISSING, Call, Executable, Join, Key, Loop, Program, Step
 from yggdrasill.executor.workers import WorkerPool, check_workers, run_branches
 
-__all__ = ["Frame", "check_options", "execute", "fill", "loop_count", "read_outputs", "run"]
+__all__ = ["Buffer", "Frame", "check_options", "execute", "fill", "loop_count", "read_outputs", "run"]
+
+
+class Buffer(MutableMapping[Key, Any]):
+    """A run's values by key, as hooks see them; the loop works on ``values_by_slot``."""
+
+    __slots__ = ("slots", "values_by_slot")
+
+    def __init__(self, slots: Mapping[Key, int]) -> None:
+        self.slots = slots
+        self.values_by_slot: list[Any] = [MISSING] * len(slots)
+
+    def __getitem__(self, key: Key) -> Any:
+        value = self.values_by_slot[self.slots[key]]
+        if value is MISSING:
+            raise KeyError(key)
+        return value
+
+    def __setitem__(self, key: Key, value: Any) -> None:
+        self.values_by_slot[self.slots[key]] = value
+
+    def __delitem__(self, key: Key) -> None:
+        self[key]
+        self.values_by_slot[self.slots[key]] = MISSING
+
+    def __iter__(self) -> Iterator[Key]:
+        return (key for key, slot in self.slots.items() if self.values_by_slot[slot] is not MISSING)
+
+    def __len__(self) -> int:
+        return sum(value is not MISSING for value in self.values_by_slot)
+
+    def __repr__(self) -> str:
+        return f"Buffer({dict(self)!r})"
 
 
 @dataclass(slots=True)
@@ -81,7 +113,7 @@ def run(
         outputs: dict[str, Any] = graph.run(inputs, max_workers=max_workers, **options)
         return outputs
     times = loop_count(num_loop_steps, graph.metadata)
-    emit = as_emit(callbacks)
+    emit = None if callbacks is None else as_emit(callbacks)
     buffer = fill(program, inputs or {})
     if device is not None:
         graph.to(device)

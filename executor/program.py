@@ -5,12 +5,12 @@ The executor knows no containers: it runs any object that offers `Executable`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol, final
 
-__all__ = ["MISSING", "Buffer", "Call", "Executable", "Input", "Join", "Key", "Lock", "Loop", "Program", "Step"]
+__all__ = ["MISSING", "Call", "Executable", "Input", "Join", "Key", "Lock", "Loop", "Program", "Step"]
 
 #: The name of a value. In a graph ``(node_id, port)``; in a pipeline or stage a third part separates inputs from outputs.
 Key = tuple[str, ...]
@@ -129,38 +129,6 @@ def _read_slots(call: Call) -> Iterator[int]:
         yield from others
     for join in call.joins:
         yield from join.slots
-
-
-class Buffer(MutableMapping[Key, Any]):
-    """A run's values by key, as hooks see them; the loop works on ``values_by_slot``."""
-
-    __slots__ = ("slots", "values_by_slot")
-
-    def __init__(self, slots: Mapping[Key, int]) -> None:
-        self.slots = slots
-        self.values_by_slot: list[Any] = [MISSING] * len(slots)
-
-    def __getitem__(self, key: Key) -> Any:
-        value = self.values_by_slot[self.slots[key]]
-        if value is MISSING:
-            raise KeyError(key)
-        return value
-
-    def __setitem__(self, key: Key, value: Any) -> None:
-        self.values_by_slot[self.slots[key]] = value
-
-    def __delitem__(self, key: Key) -> None:
-        self[key]
-        self.values_by_slot[self.slots[key]] = MISSING
-
-    def __iter__(self) -> Iterator[Key]:
-        return (key for key, slot in self.slots.items() if self.values_by_slot[slot] is not MISSING)
-
-    def __len__(self) -> int:
-        return sum(value is not MISSING for value in self.values_by_slot)
-
-    def __repr__(self) -> str:
-        return f"Buffer({dict(self)!r})"
 
 
 class Executable(Protocol):

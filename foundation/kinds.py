@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENTRY_POINT_GROUP",
+    "KINDS",
     "ChildKeys",
     "Kind",
     "build_child",
@@ -102,7 +103,23 @@ class Kind:
         return str(config.get(self.id_key) or self.name)
 
 
-_registered: dict[str, Kind] = {}
+class _Kinds(dict[str, Kind]):
+    """Kinds by name. One that is missing is looked up as `find_kind` says."""
+
+    def __missing__(self, name: str) -> Kind:
+        _import(name)
+        kind = self.get(name)
+        if kind is None:
+            raise InvalidConfig(
+                f"Unknown kind {name!r}. Available: {format_options(kind_names(), near=name)}. Import the module that registers it, or "
+                f"install the package that declares it in the entry point group {ENTRY_POINT_GROUP!r}.",
+                kind=name,
+            )
+        return kind
+
+
+KINDS = _Kinds()
+"""The registered kinds; ``KINDS[name]`` is `find_kind`, for code that runs with every call."""
 
 
 def register_kind(kind: Kind) -> Kind:
@@ -113,13 +130,13 @@ def register_kind(kind: Kind) -> Kind:
     """
     if not isinstance(kind.name, str) or not kind.name.strip():
         raise InvalidArgument(f"A kind needs a non-empty name, got {kind.name!r}")
-    _registered[kind.name] = kind
+    KINDS[kind.name] = kind
     return kind
 
 
 def kind_names() -> list[str]:
     """Return the names of all kinds, registered or not, the built-in ones first and from the innermost level outwards."""
-    return list(dict.fromkeys([*yggdrasill.KIND_MODULES, *_registered, *_installed()]))
+    return list(dict.fromkeys([*yggdrasill.KIND_MODULES, *KINDS, *_installed()]))
 
 
 def kinds() -> list[Kind]:
@@ -138,7 +155,7 @@ def kinds() -> list[Kind]:
 
 
 def _loaded() -> list[Kind]:
-    return list(_registered.values())
+    return list(KINDS.values())
 
 
 def find_kind(name: str) -> Kind:
@@ -147,16 +164,7 @@ def find_kind(name: str) -> Kind:
     Raises:
         InvalidConfig: no such kind, or its module cannot be imported.
     """
-    if name not in _registered:
-        _import(name)
-    kind = _registered.get(name)
-    if kind is None:
-        raise InvalidConfig(
-            f"Unknown kind {name!r}. Available: {format_options(kind_names(), near=name)}. Import the module that registers it, or "
-            f"install the package that declares it in the entry point group {ENTRY_POINT_GROUP!r}.",
-            kind=name,
-        )
-    return kind
+    return KINDS[name]
 
 
 def _import(name: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from yggdrasill.errors import ProtocolMismatch
 
-__all__ = ["BASE_PATH", "OLDEST_PROTOCOL", "PROTOCOL", "PROTOCOL_HEADER", "check_request_version"]
+__all__ = ["BASE_PATH", "OLDEST_PROTOCOL", "PROTOCOL", "PROTOCOL_HEADER", "REQUEST_VERSIONS", "check_request_version"]
 
 BASE_PATH = "/yggdrasill/v1"
 PROTOCOL_HEADER = "X-Yggdrasill-Protocol"
@@ -12,6 +12,9 @@ PROTOCOL = 2
 """The newest version that this package speaks."""
 OLDEST_PROTOCOL = 1
 """The oldest version that this package speaks. In version 1 a request lasts as long as the work that it starts, see docs/protocol.md."""
+
+REQUEST_VERSIONS: dict[str | None, int] = {None: PROTOCOL, **{str(version): version for version in range(OLDEST_PROTOCOL, PROTOCOL + 1)}}
+"""The version of a request by its header as it is usually written; see `check_request_version` for others."""
 
 
 def check_request_version(given: str | None) -> int:

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 from yggdrasill import errors
 from yggdrasill.errors import EndpointUnreachable, QueueFull, UnknownArtifact, YggdrasillError
+from yggdrasill.executor.context import WaitCallback
 from yggdrasill.protocol.states import FINAL, WAITING_INPUTS
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.channel import StreamEvent, read_events
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.observers import TransferMeter, WaitCallback
+from yggdrasill.remote.observers import TransferMeter
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import Supply
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
 
 if TYPE_CHECKING:
     from yggdrasill.remote.contract import RemoteContract

@@ -17,7 +17,8 @@ from yggdrasill.remote.local_peers import MIN_FOLDER_BYTES
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.observers import LoadReport, TransferMeter, report
 from yggdrasill.remote.retry import Retry, RetryPolicy
-from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.handles import ArtifactHandle
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.stores.threaded import write_stream
 

@@ -1,37 +1,18 @@
-"""Observers of remote calls: cost reports of finished calls, and the keys of the calls that a run waits for.
-
-The keys let the caller of a run detect that both wait for each other: waiting code uses `waiting` and passes on the keys that the
-other side reports; a host observes the runs it starts and reports their keys to the callers. The host breaks such deadlocks.
-"""
+"""Observers of remote calls: cost reports of finished calls."""
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = [
-    "CallReport",
-    "LoadReport",
-    "Report",
-    "TransferMeter",
-    "WaitCallback",
-    "WaitedCalls",
-    "observe_calls",
-    "observe_waits",
-    "report",
-    "waiting",
-]
+__all__ = ["CallReport", "LoadReport", "Report", "TransferMeter", "observe_calls", "report"]
 
 Kind = Literal["compute", "transfer", "wait"]
 _observer: ContextVar[Callable[[Report], None] | None] = ContextVar("yggdrasill_calls", default=None)
-MOST_KEYS = 64
-#: Receives the keys of all calls that one location waits for.
-WaitCallback = Callable[[Iterable[str]], None]
 
 
 @dataclass
@@ -142,66 +123,3 @@ def report(finished: Report) -> None:
     observer = _observer.get()
     if observer is not None:
         observer(finished)
-
-
-class WaitedCalls:
-    """The keys of the calls that one run waits for, in all its threads.
-
-    ``on_change(keys)`` receives them sorted, at most 64, whenever they change: from any thread, but never concurrently.
-    """
-
-    def __init__(self, on_change: Callable[[list[str]], None]) -> None:
-        self._on_change = on_change
-        self._lock = threading.RLock()
-        self._open: dict[object, frozenset[str]] = {}
-        self._reported: list[str] = []
-
-    @contextmanager
-    def waiting(self) -> Iterator[WaitCallback]:
-        """Register one more waiting location for this block. Its keys are those that the yielded function was last called with."""
-        location = object()
-        with self._lock:
-            self._open[location] = frozenset()
-        try:
-            yield lambda keys: self._set_keys(location, keys)
-        finally:
-            with self._lock:
-                del self._open[location]
-                self._changed()
-
-    def _set_keys(self, location: object, keys: Iterable[str]) -> None:
-        with self._lock:
-            # Another thread may call this after the block has ended.
-            if location in self._open:
-                self._open[location] = frozenset(keys)
-                self._changed()
-
-    def _changed(self) -> None:
-        keys = sorted(frozenset().union(*self._open.values()))[:MOST_KEYS]
-        if keys != self._reported:
-            self._reported = keys
-            self._on_change(keys)
-
-
-_waits: ContextVar[WaitedCalls | None] = ContextVar("yggdrasill_waits", default=None)
-
-
-@contextmanager
-def observe_waits(on_change: Callable[[list[str]], None]) -> Iterator[None]:
-    """Call ``on_change`` with the keys of the calls that are waited for within this block or in branches it starts; see `WaitedCalls`."""
-    before = _waits.set(WaitedCalls(on_change))
-    try:
-        yield
-    finally:
-        _waits.reset(before)
-
-
-@contextmanager
-def waiting() -> Iterator[WaitCallback | None]:
-    """Yield a function that sets the calls the current run waits for within this block, or None without an observer."""
-    waits = _waits.get()
-    if waits is None:
-        yield None
-        return
-    with waits.waiting() as learn:
-        yield learn

@@ -11,7 +11,7 @@ from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, QueueFull
-from yggdrasill.executor.context import RunContext, enter_run
+from yggdrasill.executor.context import RunContext, WaitCallback, enter_run, waiting
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.calls import ORPHAN_AFTER, Call, Route, Watch
@@ -21,7 +21,7 @@ from yggdrasill.remote.deployment import WorkflowSpec
 from yggdrasill.remote.downloads import Downloads, RemoteHandle, load
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.observers import CallReport, WaitCallback, report, waiting
+from yggdrasill.remote.observers import CallReport, report
 from yggdrasill.remote.placement import check_urgency
 from yggdrasill.remote.retry import RetryPolicy
 from yggdrasill.values.handles import load_handles

@@ -24,11 +24,10 @@ from pydantic import BaseModel, ValidationError
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
 from yggdrasill.protocol.version import PROTOCOL, PROTOCOL_HEADER
-from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.jobs.model import Event
 from yggdrasill.server_ext.upload_sessions import MAX_PIECE_BYTES, UploadSessions
 from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, LocalStore, StagingStore, Writer, check_hash
-from yggdrasill.values.stores.threaded import ThreadedStore, write_stream
+from yggdrasill.values.stores.threaded import InFlightArtifacts, ThreadedStore, write_stream
 
 __all__ = [
     "SILENCE_SECONDS",

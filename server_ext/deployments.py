@@ -60,7 +60,8 @@ class Deployments:
         self._rules = replace(rules, settings=partial(declared_settings, self._registry))
         self._pool = pool or ReusePool()
         self._resolver = resolver
-        self._live: dict[str, Deployment] = {}
+        #: The deployments that are built, by id.
+        self.live: dict[str, Deployment] = {}
         #: Deployments with an ``idle_after``; a restart counts as a call.
         self.reaper = IdleReaper()
         for record in self._files.summaries():
@@ -75,26 +76,22 @@ class Deployments:
 
     # -- reading ------------------------------------------------------------------------------------------------
 
-    def live(self, graph_id: str) -> Deployment | None:
-        """Return the deployment with this id if it is already built."""
-        return self._live.get(graph_id)
-
     def get(self, graph_id: str) -> Deployment:
         """Return the deployment with this id, built if necessary.
 
         Raises:
             UnknownGraph: there is no such deployment. Otherwise any error of its construction.
         """
-        found = self._live.get(graph_id)
+        found = self.live.get(graph_id)
         if found is not None:
             return found
         with self._lock_of(graph_id):
-            if graph_id not in self._live:
+            if graph_id not in self.live:
                 record = self._files.read(graph_id)
                 if record is None:
                     raise self._unknown(graph_id)
-                self._live[graph_id] = self._restore(graph_id, record)
-            return self._live[graph_id]
+                self.live[graph_id] = self._restore(graph_id, record)
+            return self.live[graph_id]
 
     def level_and_hash(self, graph_id: str) -> tuple[str, str]:
         """Return kind and hash of the deployment with this id, built or not.
@@ -102,7 +99,7 @@ class Deployments:
         Raises:
             UnknownGraph: there is no such deployment. InvalidConfig, StorageFailed: its record cannot be read.
         """
-        found: Mapping[str, Any] | None = self._live[graph_id].summary() if graph_id in self._live else self._files.read(graph_id)
+        found: Mapping[str, Any] | None = self.live[graph_id].summary() if graph_id in self.live else self._files.read(graph_id)
         if found is None:
             raise self._unknown(graph_id)
         return found["kind"], found["hash"]
@@ -112,12 +109,12 @@ class Deployments:
 
     def names(self) -> list[str]:
         """Return the ids of all deployments."""
-        return sorted({*self._live, *(entry["graph_id"] for entry in self._files.summaries())})
+        return sorted({*self.live, *(entry["graph_id"] for entry in self._files.summaries())})
 
     def summaries(self) -> list[dict[str, Any]]:
         """Return ``{graph_id, kind, hash}`` of all deployments, built or not."""
         found = {entry["graph_id"]: {name: entry[name] for name in ("graph_id", "kind", "hash")} for entry in self._files.summaries()}
-        found |= {name: deployment.summary() for name, deployment in self._live.items()}
+        found |= {name: deployment.summary() for name, deployment in self.live.items()}
         return [found[name] for name in sorted(found)]
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -144,7 +141,7 @@ class Deployments:
         """
         self.check_name(graph_id, kind)
         with self._lock_of(graph_id):
-            live = self._live.get(graph_id)
+            live = self.live.get(graph_id)
             if live is None and (self._readable_record(graph_id) or {}).get("hash") == graph_hash:
                 live = self.get(graph_id)
             if live is not None and live.hash == graph_hash:
@@ -158,7 +155,7 @@ class Deployments:
             built = self._build(graph_id, kind, dict(config), graph_hash, state)
             deployment = replace(built, idle_after=idle_after, deployer=principal.name)
             self._files.write(deployment, state)
-            self._live[graph_id] = deployment
+            self.live[graph_id] = deployment
             self.reaper.start(graph_id, idle_after)
             return deployment, True
 
@@ -176,7 +173,7 @@ class Deployments:
         It gets the new ``idle_after`` if ``principal`` may change it.
         """
         with self._lock_of(graph_id):
-            live = self._live.get(graph_id)
+            live = self.live.get(graph_id)
             if live is not None:
                 return self._keep_for(principal, live, idle_after).summary() if live.hash == graph_hash else None
             record = self._readable_record(graph_id)
@@ -192,7 +189,7 @@ class Deployments:
 
     def check_deployer(self, graph_id: str, principal: Principal) -> None:
         """Raise `AccessDenied` if another principal deployed the graph and ``principal`` may not change it."""
-        live = self._live.get(graph_id)
+        live = self.live.get(graph_id)
         deployer = live.deployer if live is not None else (self._readable_record(graph_id) or {}).get("deployer", OWNER_NAME)
         exists = live is not None or self._files.exists(graph_id)
         if exists and not principal.may_touch(deployer):
@@ -225,7 +222,7 @@ class Deployments:
         record = self._readable_record(kept.graph_id)
         if record is not None:
             self._files.rewrite(kept, has_state=record["has_state"])
-        self._live[kept.graph_id] = kept
+        self.live[kept.graph_id] = kept
         self.reaper.start(kept.graph_id, idle_after)
         return kept
 
@@ -254,14 +251,14 @@ class Deployments:
             runnable = load(path, registry=self._registry, pool=self._pool, endpoints=self._resolver())
         graph_id = check_graph_id(runnable.id)
         with self._lock_of(graph_id):
-            if graph_id in self._live:
+            if graph_id in self.live:
                 raise DuplicateName(f"{str(path)!r} and another file both have the id {graph_id!r}. Give one of them another id.")
             built_config = runnable.to_config()
             graph_hash = deployment_hash(kind, built_config)
-            self._live[graph_id] = self._deployment(graph_id, kind, built_config, graph_hash, runnable, by_owner=True)
+            self.live[graph_id] = self._deployment(graph_id, kind, built_config, graph_hash, runnable, by_owner=True)
             # a caller may have deployed this id before the owner did; its limit does not apply to the owner's graph
             self.reaper.untrack(graph_id)
-            return self._live[graph_id]
+            return self.live[graph_id]
 
     def remove(self, graph_id: str, principal: Principal = OWNER) -> None:
         """Remove a deployment. Running calls are not affected.
@@ -271,7 +268,7 @@ class Deployments:
             StorageFailed: its files cannot be deleted; it stays deployed.
         """
         with self._lock_of(graph_id):
-            live = self._live.get(graph_id)
+            live = self.live.get(graph_id)
             if live is not None and live.by_owner:
                 raise AccessDenied(
                     f"Graph {graph_id!r} was configured by the endpoint's owner, so callers cannot remove it.", reason="owner"
@@ -280,7 +277,7 @@ class Deployments:
                 raise unknown_name("graph", graph_id, self.names(), kind=UnknownGraph)
             self.check_deployer(graph_id, principal)
             self._files.remove(graph_id)
-            self._live.pop(graph_id, None)
+            self.live.pop(graph_id, None)
             self.reaper.untrack(graph_id)
 
     # -- building -----------------------------------------------------------------------------------------------

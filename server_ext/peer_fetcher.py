@@ -13,7 +13,7 @@ import aiohttp
 from yggdrasill.errors import CorruptData, EndpointFailed, EndpointUnreachable, YggdrasillError
 from yggdrasill.remote.downloads import RangeResponse, stream_ranges
 from yggdrasill.remote.retry import Retry, RetryPolicy
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import LocalStore, Writer
 from yggdrasill.values.stores.threaded import ThreadedStore
 

@@ -22,8 +22,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, StorageFailed, UnknownName, YggdrasillError, unknown_name
-from yggdrasill.values.files import failing
-from yggdrasill.values.stores.disk_files import FileLock
+from yggdrasill.values.files import FileLock, failing
 
 __all__ = [
     "ADMIN",

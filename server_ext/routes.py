@@ -21,11 +21,11 @@ from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownArtifact, Un
 from yggdrasill.protocol import models
 from yggdrasill.protocol.states import WAITING_INPUTS
 from yggdrasill.protocol.statuses import status_of
-from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, check_request_version
+from yggdrasill.protocol.version import BASE_PATH, PROTOCOL, PROTOCOL_HEADER, REQUEST_VERSIONS, check_request_version
 from yggdrasill.server_ext import bodies
 from yggdrasill.server_ext.auth import Guard, check_role
 from yggdrasill.server_ext.capabilities import describe_endpoint
-from yggdrasill.server_ext.forwarding import Forwarding
+from yggdrasill.server_ext.connections import Forwarding
 from yggdrasill.server_ext.jobs.execution import error_dict
 from yggdrasill.server_ext.jobs.model import Event, Job, Submission
 from yggdrasill.server_ext.model_fetch import ModelRequest
@@ -126,7 +126,8 @@ class Endpoint:
         else:
             principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
             check_role(principal, role)
-        request[_PROTOCOL] = check_request_version(headers.get(PROTOCOL_HEADER))
+        given = headers.get(PROTOCOL_HEADER)
+        request[_PROTOCOL] = REQUEST_VERSIONS.get(given) or check_request_version(given)
 
     def _error_response(self, error: Exception, status: int) -> web.Response:
         headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {"Retry-After": "1"} if status in (429, 503) else {}

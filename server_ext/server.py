@@ -21,18 +21,25 @@ from aiohttp import web
 
 from yggdrasill.errors import InvalidArgument, StorageFailed
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.auth import EVERY_ADDRESS, Guard, Signer, TokenFile, load_or_create_secret, token_of_endpoint, url_for_others
+from yggdrasill.server_ext.auth import (
+    EVERY_ADDRESS,
+    Access,
+    Guard,
+    Signer,
+    TokenFile,
+    load_or_create_secret,
+    token_of_endpoint,
+    url_for_others,
+)
 from yggdrasill.server_ext.configs import HostRules
-from yggdrasill.server_ext.connections import ConnectionLimiter, connection_limit, is_reportable, log_failures_sparsely
+from yggdrasill.server_ext.connections import ConnectionLimiter, Forwarding, connection_limit, is_reportable, log_failures_sparsely
 from yggdrasill.server_ext.deployments import Deployments
-from yggdrasill.server_ext.forwarding import Forwarding
 from yggdrasill.server_ext.headless import HeadlessHost, Host
 from yggdrasill.server_ext.jobs.store import JobStore, Retention, default_quota
+from yggdrasill.server_ext.logs import RedactingFormatter, Redactor, secrets_of_environment
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.principals import Principals
-from yggdrasill.server_ext.redaction import RedactingFormatter, Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.server_ext.tls import Certificate

@@ -16,9 +16,7 @@ from typing import Any, cast
 
 from yggdrasill.errors import AccessDenied, InvalidArgument, InvalidConfig, UnknownJob, unknown_name
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.artifacts import ArtifactResolver, Fetcher, InFlightArtifacts, PinThread
-from yggdrasill.server_ext.auth import Signer
+from yggdrasill.server_ext.auth import Access, Signer
 from yggdrasill.server_ext.deployment import Deployment, check_state_size, deployment_hash, state_facts
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import Host
@@ -26,15 +24,16 @@ from yggdrasill.server_ext.jobs.events import EventHub
 from yggdrasill.server_ext.jobs.execution import RunLog, TaskServices
 from yggdrasill.server_ext.jobs.manager import JobManager
 from yggdrasill.server_ext.jobs.model import CALL, DEPLOY, MODEL, WORKFLOW, Event, Job, Submission
-from yggdrasill.server_ext.jobs.staging import Staging, Target
+from yggdrasill.server_ext.jobs.staging import ArtifactResolver, Fetcher, Staging, Target
 from yggdrasill.server_ext.jobs.store import JobStore, Retention
+from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.server_ext.model_fetch import ModelRequest, ModelSources, fetch_deployment
 from yggdrasill.server_ext.principals import OWNER, OWNER_NAME, Principal, call_key, private_key
-from yggdrasill.server_ext.redaction import Redactor
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import StagingStore
 from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FolderStore
+from yggdrasill.values.stores.threaded import InFlightArtifacts, PinThread
 from yggdrasill.values.wire import references, unpack, with_urls
 
 __all__ = ["Limits", "Service"]
@@ -169,7 +168,7 @@ class Service:
         # an owner of its own: another request for the same id must not release these artifacts
         owner = f"deploy:{graph_id}:{secrets.token_hex(8)}"
         try:
-            await self._artifact_resolver.gather(references(state), owner)
+            await self._artifact_resolver.require(references(state), owner)
             value = await self._unpack(state)
             return await self._put(graph_id, kind, config, state_facts(state), value, idle_after, principal)
         finally:
@@ -284,7 +283,7 @@ class Service:
             UnknownGraph: there is no such deployment. Otherwise any error of its construction.
         """
         self.deployments.reaper.touch(graph_id)
-        live = self.deployments.live(graph_id)
+        live = self.deployments.live.get(graph_id)
         if live is not None:
             return live
         deployment, _ = await self._build(graph_id, None, partial(self.deployments.get, graph_id))
@@ -310,7 +309,7 @@ class Service:
 
     async def _wait_until_deployed(self, call: Job) -> None:
         """Wait while an unfinished job deploys the graph of a call, unless that graph is live."""
-        while (live := self.deployments.live(call.graph_id)) is None or live.hash != call.graph_hash:
+        while (live := self.deployments.live.get(call.graph_id)) is None or live.hash != call.graph_hash:
             found = self._announced(call.graph_id) and self._deploying.get(call.graph_id, {})
             job_id = next((job_id for job_id, (_, graph_hash) in (found or {}).items() if graph_hash == call.graph_hash), None)
             if job_id is None:
@@ -328,7 +327,7 @@ class Service:
             UnknownGraph: there is no such deployment. Otherwise as `Staging.submit`.
         """
         self.deployments.reaper.touch(graph_id)
-        live = self.deployments.live(graph_id)
+        live = self.deployments.live.get(graph_id)
         if live is None and call.blocking:
             live = await self.deployment(graph_id)
         if live is not None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from yggdrasill.errors import InvalidArgument, unknown_message
 from yggdrasill.executor.context import enter_run
 from yggdrasill.executor.hooks import Callbacks, as_emit
-from yggdrasill.executor.loop import Frame
-from yggdrasill.executor.program import Buffer
+from yggdrasill.executor.loop import Buffer, Frame
 from yggdrasill.foundation.config import BuildOptions
 from yggdrasill.foundation.container import check_name
 from yggdrasill.foundation.contract import Runnable

@@ -7,8 +7,8 @@ from yggdrasill.values.codec import decode, dump, dumps, encode, from_json, iter
 from yggdrasill.values.envelope import Envelope, read_envelope
 from yggdrasill.values.extensions import Opaque, register_type
 from yggdrasill.values.files import write_file
-from yggdrasill.values.handles import ArtifactHandle, ArtifactRef, Handle, load_handles
-from yggdrasill.values.payload import DEFAULT_LIMITS, ArraySpec, EncodedValue, Limits, Payload
+from yggdrasill.values.handles import ArtifactHandle, Handle, load_handles
+from yggdrasill.values.payload import DEFAULT_LIMITS, ArraySpec, ArtifactRef, EncodedValue, Limits, Payload
 from yggdrasill.values.stores.base import ArtifactStat, ArtifactStore, ArtifactWriter, LocalStore, Writer
 from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.memory import MemoryStore

@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from yggdrasill.values.encoder import Visit, Walk
+from yggdrasill.values.encoder import NAMED_FLOATS, Visit, Walk
 from yggdrasill.values.extensions import unpack
-from yggdrasill.values.payload import ArraySpec, Limits, Payload, check_equal_hashes, corrupt
-from yggdrasill.values.scalars import SCALAR_DECODERS, from_base64
+from yggdrasill.values.payload import ArraySpec, Limits, Payload, check_equal_hashes, corrupt, decode_tagged_text, from_base64
 from yggdrasill.values.tensors import decode_array, decode_number, decode_tensor
 
 __all__ = ["Decoder"]
 
 # Types that are decoded to themselves.
 _PLAIN = frozenset({str, int, bool, type(None)})
+
+
+def _decode_int(body: Any) -> int:
+    try:
+        return int(body, 16)
+    except (TypeError, ValueError) as error:
+        raise corrupt("a long integer is not hexadecimal text") from error
+
+
+def _decode_float(body: Any) -> float:
+    if type(body) is not str:
+        raise corrupt("a tagged float is not text")
+    try:
+        # a new object for each NaN: several NaNs are several keys of a dict only if they are not one object
+        return float(struct.unpack(">d", NAMED_FLOATS.get(body) or bytes.fromhex(body))[0])
+    except (ValueError, struct.error) as error:
+        raise corrupt(f"a tagged float is {body[:40]!r}") from error
+
+
+def _decode_complex(body: Any) -> complex:
+    if type(body) is not list or len(body) != 2:
+        raise corrupt("a complex number is not two floats")
+    real, imaginary = (_decode_part(part) for part in body)
+    return complex(real, imaginary)
+
+
+def _decode_part(part: Any) -> float:
+    if type(part) is float and math.isfinite(part):
+        return part
+    if type(part) is dict and list(part) == ["$float"]:
+        return _decode_float(part["$float"])
+    raise corrupt("a complex number is not two floats")
+
+
+_SCALARS: dict[str, Callable[[Any], Any]] = {
+    "$int": _decode_int,
+    "$float": _decode_float,
+    "$str": decode_tagged_text,
+    "$complex": _decode_complex,
+}
+"""Decoders of tagged scalars, by tag."""
 
 
 class Decoder:
@@ -51,7 +92,7 @@ class Decoder:
         return self._dict(node)
 
     def _decode_tag(self, tag: str, body: Any) -> Any:
-        scalar = SCALAR_DECODERS.get(tag)
+        scalar = _SCALARS.get(tag)
         if scalar is not None:
             return scalar(body)
         container = _CONTAINERS.get(tag)

@@ -6,17 +6,18 @@ The walk uses an explicit stack, so that depth is checked against a limit and ne
 from __future__ import annotations
 
 import json
+import math
+import struct
 from collections.abc import Callable, Generator, Iterable
 from types import GeneratorType
 from typing import Any
 
 from yggdrasill.errors import CannotTravel
-from yggdrasill.values.extensions import Opaque, extension_for, pack
-from yggdrasill.values.payload import ArraySpec, Limits, Payload, cannot_travel, check_equal_hashes
-from yggdrasill.values.scalars import SCALAR_ENCODERS, is_unicode, to_base64
+from yggdrasill.values.extensions import BY_CLASS, Opaque, pack
+from yggdrasill.values.payload import ArraySpec, Limits, Payload, cannot_travel, check_equal_hashes, encode_text, is_unicode, to_base64
 from yggdrasill.values.tensors import encode_array, encode_number, encode_tensor, is_array, is_number, is_tensor
 
-__all__ = ["INLINE_BYTES", "Encoder", "Visit", "Walk"]
+__all__ = ["INLINE_BYTES", "NAMED_FLOATS", "SCALAR_ENCODERS", "Encoder", "Visit", "Walk"]
 
 _CHECKPOINT_VISITS = 1000
 
@@ -25,6 +26,43 @@ INLINE_BYTES = 512
 
 Visit = Generator[tuple[Any, Any], Any, Any]
 """The visit of one container: yields ``(step, part)`` for each part, receives the result for the part, returns the result for the container."""
+
+
+_SAFE_INT = 1 << 53
+NAMED_FLOATS = {"inf": struct.pack(">d", math.inf), "-inf": struct.pack(">d", -math.inf), "nan": bytes.fromhex("7ff8000000000000")}
+"""The bits of the floats that are written by name."""
+_NAME_OF_BITS = {bits: name for name, bits in NAMED_FLOATS.items()}
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+def _encode_int(value: int) -> Any:
+    # Hexadecimal is linear in length, exempt from Python's digit limit, and safe from readers that keep numbers as float64.
+    return value if -_SAFE_INT <= value <= _SAFE_INT else {"$int": hex(value)}
+
+
+def _encode_float(value: float) -> Any:
+    if math.isfinite(value):
+        return value
+    bits = struct.pack(">d", value)
+    return {"$float": _NAME_OF_BITS.get(bits) or bits.hex()}
+
+
+def _encode_complex(value: complex) -> Any:
+    return {"$complex": [_encode_float(value.real), _encode_float(value.imag)]}
+
+
+SCALAR_ENCODERS: dict[type, Callable[[Any], Any]] = {
+    type(None): _unchanged,
+    bool: _unchanged,
+    int: _encode_int,
+    float: _encode_float,
+    str: encode_text,
+    complex: _encode_complex,
+}
+"""Encoders of values without parts, by exact type. Values that JSON keeps are written as they are, others get a tag."""
 
 
 class Encoder:
@@ -61,7 +99,7 @@ class Encoder:
             return container(self, value)
         if kind is bytes or kind is bytearray:
             return self._bytes_of(value, f"${kind.__name__}")
-        extension = extension_for(kind)
+        extension = BY_CLASS.get(kind) or BY_CLASS.get(kind.__name__)
         if extension is not None:
             self._enter(value)
             return self._tagged(extension.tag, extension.version, pack(extension, value, self.location))

@@ -12,7 +12,7 @@ from yggdrasill.errors import CannotTravel, DuplicateName, InvalidArgument, Limi
 from yggdrasill.values.handles import load_handles
 from yggdrasill.values.payload import corrupt
 
-__all__ = ["Extension", "Opaque", "extension_for", "pack", "register_type", "unpack"]
+__all__ = ["BY_CLASS", "Extension", "Opaque", "pack", "register_type", "unpack"]
 
 _MAX_FRACTION_BITS = 1 << 14
 
@@ -41,7 +41,8 @@ class Extension:
 
 
 _BY_TAG: dict[tuple[str, int], Extension] = {}
-_BY_CLASS: dict[type | str, Extension] = {}
+BY_CLASS: dict[type | str, Extension] = {}
+"""The newest extension of each class, by the class itself or by its name. Of two for one class, that of the class itself is used."""
 
 
 def register_type(tag: str, cls: type | str, pack: Callable[[Any], Any], unpack: Callable[[Any], Any], version: int = 1) -> None:
@@ -60,14 +61,9 @@ def register_type(tag: str, cls: type | str, pack: Callable[[Any], Any], unpack:
         raise DuplicateName(f"Type tag {tag!r} version {version} is registered for {taken.cls!r}. Choose another tag or a higher version.")
     entry = Extension(tag, version, cls, pack, unpack)
     _BY_TAG[tag, version] = entry
-    current = _BY_CLASS.get(cls)
+    current = BY_CLASS.get(cls)
     if current is None or current.tag != tag or current.version <= version:
-        _BY_CLASS[cls] = entry
-
-
-def extension_for(cls: type) -> Extension | None:
-    """Return the newest extension for ``cls``, by the class itself or else by its name; None if ``cls`` is not registered."""
-    return _BY_CLASS.get(cls) or _BY_CLASS.get(cls.__name__)
+        BY_CLASS[cls] = entry
 
 
 def pack(extension: Extension, value: Any, location: str) -> Any:

@@ -1,7 +1,7 @@
 """Atomic writing of files: after a failure or a kill, a path names the old content or the new, never a part of it.
 
 A file is written beside its target and renamed over it. ``durable`` writing also flushes the file and the folder that
-names it, so that the result survives a power cut. Whole folders: `yggdrasill.values.folders`.
+names it, so that the result survives a power cut. Whole folders: `yggdrasill.values.folders`. A lock is shared by processes through a file.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import os
 import shutil
 import sys
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 __all__ = [
+    "FileLock",
     "FileSet",
     "MadeFolders",
     "failing",
@@ -244,3 +246,86 @@ def failing(path: Path) -> Iterator[None]:
             f"cannot write {str(path)!r}: {reason}; what was there before is unchanged. Free space or choose another folder.",
             path=str(path),
         ) from error
+
+
+_LOCK_POLL_S = 0.01
+
+
+class FileLock:
+    """An exclusive lock on ``path``, between processes and between objects of one process; the operating system releases it at exit.
+
+    A context manager that waits for the lock, for ``timeout`` seconds if it is given. The file is created with ``mode`` and remains.
+    Not re-entrant: use one object per thread.
+    """
+
+    def __init__(self, path: Path, *, timeout: float | None = None, mode: int = 0o666) -> None:
+        self._path, self._timeout, self._mode = path, timeout, mode
+        self._file: int | None = None
+
+    def __enter__(self) -> Self:
+        self.acquire()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.release()
+
+    def acquire(self, *, wait: bool = True) -> bool:
+        """Acquire the lock; without ``wait`` return False if it is held.
+
+        Raises OSError if the file cannot be opened, and `StorageFailed` if the lock is held for ``timeout`` seconds.
+        """
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, self._mode)
+        try:
+            acquired = self._poll(file, self._timeout) if wait and self._timeout is not None else _lock(file, wait=wait)
+        except BaseException:
+            os.close(file)
+            raise
+        if acquired:
+            self._file = file
+        else:
+            os.close(file)
+        return acquired
+
+    def _poll(self, file: int, timeout: float) -> bool:
+        end, pause = time.monotonic() + timeout, _LOCK_POLL_S / 20
+        while not _lock(file, wait=False):
+            if time.monotonic() >= end:
+                raise StorageFailed(
+                    f"Another process has held the lock {str(self._path)!r} for {timeout:g} seconds. Nothing was stored. "
+                    "Resume or stop that process, or choose another folder.",
+                    path=str(self._path),
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, _LOCK_POLL_S)
+        return True
+
+    def release(self) -> None:
+        """Release the lock; does nothing if it is not held."""
+        if self._file is not None:
+            file, self._file = self._file, None
+            os.close(file)
+
+
+if sys.platform == "win32":
+    import msvcrt
+
+    def _lock(file: int, *, wait: bool) -> bool:
+        while True:
+            try:
+                msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+            except PermissionError:
+                if not wait:
+                    return False
+                time.sleep(_LOCK_POLL_S)
+            else:
+                return True
+
+else:
+    import fcntl
+
+    def _lock(file: int, *, wait: bool) -> bool:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True

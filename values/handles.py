@@ -1,21 +1,15 @@
-"""References to artifacts, and handles: a tensor's description in its place, so that data can stay where it was made until it is needed."""
+"""Handles: a tensor's description in its place, so that data can stay where it was made until it is needed."""
 
 from __future__ import annotations
 
-import re
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.values.payload import ArraySpec, Payload, corrupt
+from yggdrasill.values.payload import ArtifactRef, Payload
 
-__all__ = ["ArtifactHandle", "ArtifactRef", "Handle", "Loader", "find_handles", "load_handles"]
-
-_HASH = re.compile(r"[0-9a-f]{64}")
-_STORE = re.compile(r"[0-9A-Za-z_.-]{1,64}")
-_URL = re.compile(r"https?://[!-~]{1,4000}")
+__all__ = ["ArtifactHandle", "Handle", "Loader", "find_handles", "load_handles"]
 
 
 class Handle(ABC):
@@ -39,60 +33,6 @@ class Handle(ABC):
     @abstractmethod
     def load(self) -> Any:
         """Return the tensor; fetched once, then the same object at every call."""
-
-
-@dataclass(frozen=True)
-class ArtifactRef:
-    """One payload by reference: the BLAKE3 of its bytes, their spec, and where they are available.
-
-    ``url`` serves the bytes over HTTP; ``store`` is the id of a store that had them when the reference was written.
-    """
-
-    hash: str
-    description: ArraySpec
-    url: str | None = None
-    store: str | None = None
-
-    @property
-    def nbytes(self) -> int:
-        """Length in bytes."""
-        return self.description.nbytes
-
-    @property
-    def dtype(self) -> str:
-        """The dtype as `ArraySpec` spells it; ``bytes`` for a byte string."""
-        return self.description.dtype
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The shape."""
-        return self.description.shape
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the spec's fields with ``artifact`` and, if known, ``url`` and ``store``."""
-        entry = {**self.description.to_json(), "artifact": self.hash}
-        if self.url is not None:
-            entry["url"] = self.url
-        if self.store is not None:
-            entry["store"] = self.store
-        return entry
-
-    @classmethod
-    def from_json(cls, data: Any) -> ArtifactRef:
-        """Read the result of `to_json`; raise `CorruptData` for anything else."""
-        if type(data) is not dict:
-            raise corrupt("a payload is not described by an object")
-        rest = dict(data)
-        hash, url, store = rest.pop("artifact", None), rest.pop("url", None), rest.pop("store", None)  # noqa: A001
-        if type(hash) is not str or not _HASH.fullmatch(hash):
-            raise corrupt("a payload's artifact is not named by a BLAKE3 hash")
-        if url is not None and (type(url) is not str or not _URL.fullmatch(url)):
-            raise corrupt(f"artifact {hash} has an invalid url")
-        if store is not None and (type(store) is not str or not _STORE.fullmatch(store)):
-            raise corrupt(f"artifact {hash} has an invalid store id")
-        if "hash" in rest:
-            raise corrupt(f"artifact {hash} has a second name")
-        return cls(hash, ArraySpec.from_json(rest), url, store)
 
 
 Loader = Callable[[ArtifactRef], memoryview]

@@ -1,10 +1,12 @@
-"""The data plane: payload bytes, the spec that describes them, and the limits that every value is checked against.
+"""The data plane: payload bytes, the spec that describes them, references to them, their text in the skeleton, and the limits of values.
 
 Knows neither torch nor numpy: shapes and strides are plain numbers, bytes are memoryviews.
 """
 
 from __future__ import annotations
 
+import base64
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +19,7 @@ __all__ = [
     "ALIGNMENT",
     "DEFAULT_LIMITS",
     "ArraySpec",
+    "ArtifactRef",
     "EncodedValue",
     "Limits",
     "Payload",
@@ -25,8 +28,14 @@ __all__ = [
     "check_equal_hashes",
     "contiguous_strides",
     "corrupt",
+    "decode_tagged_text",
+    "decode_text",
     "element_count",
+    "encode_text",
+    "from_base64",
     "is_dense",
+    "is_unicode",
+    "to_base64",
 ]
 
 ALIGNMENT = 64
@@ -36,6 +45,9 @@ _MIB = 1 << 20
 _PARALLEL_FROM = 4 * _MIB
 _SPEC_FIELDS = {"dtype", "shape", "strides", "nbytes", "hash"}
 _MAX_SIZE = 1 << 63
+_HASH = re.compile(r"[0-9a-f]{64}")
+_STORE = re.compile(r"[0-9A-Za-z_.-]{1,64}")
+_URL = re.compile(r"https?://[!-~]{1,4000}")
 
 
 @dataclass(frozen=True)
@@ -159,6 +171,60 @@ class Payload:
             raise corrupt(f"the bytes of a payload ({self.description.dtype} {list(self.description.shape)}) do not match their checksum")
 
 
+@dataclass(frozen=True)
+class ArtifactRef:
+    """One payload by reference: the BLAKE3 of its bytes, their spec, and where they are available.
+
+    ``url`` serves the bytes over HTTP; ``store`` is the id of a store that had them when the reference was written.
+    """
+
+    hash: str
+    description: ArraySpec
+    url: str | None = None
+    store: str | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Length in bytes."""
+        return self.description.nbytes
+
+    @property
+    def dtype(self) -> str:
+        """The dtype as `ArraySpec` spells it; ``bytes`` for a byte string."""
+        return self.description.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape."""
+        return self.description.shape
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the spec's fields with ``artifact`` and, if known, ``url`` and ``store``."""
+        entry = {**self.description.to_json(), "artifact": self.hash}
+        if self.url is not None:
+            entry["url"] = self.url
+        if self.store is not None:
+            entry["store"] = self.store
+        return entry
+
+    @classmethod
+    def from_json(cls, data: Any) -> ArtifactRef:
+        """Read the result of `to_json`; raise `CorruptData` for anything else."""
+        if type(data) is not dict:
+            raise corrupt("a payload is not described by an object")
+        rest = dict(data)
+        hash, url, store = rest.pop("artifact", None), rest.pop("url", None), rest.pop("store", None)  # noqa: A001
+        if type(hash) is not str or not _HASH.fullmatch(hash):
+            raise corrupt("a payload's artifact is not named by a BLAKE3 hash")
+        if url is not None and (type(url) is not str or not _URL.fullmatch(url)):
+            raise corrupt(f"artifact {hash} has an invalid url")
+        if store is not None and (type(store) is not str or not _STORE.fullmatch(store)):
+            raise corrupt(f"artifact {hash} has an invalid store id")
+        if "hash" in rest:
+            raise corrupt(f"artifact {hash} has a second name")
+        return cls(hash, ArraySpec.from_json(rest), url, store)
+
+
 @dataclass(frozen=True, eq=False)
 class EncodedValue:
     """A value in two planes: a JSON ``skeleton`` and the ``payloads`` it refers to by index."""
@@ -200,6 +266,54 @@ def blake3_hex(data: memoryview) -> str:
 
     threads = blake3.AUTO if data.nbytes >= _PARALLEL_FROM else 1
     return blake3(data, max_threads=threads).hexdigest()
+
+
+def to_base64(data: bytes | bytearray | memoryview) -> str:
+    """Return ``data`` as standard base64 with padding."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_base64(text: object) -> bytes:
+    """Return the bytes of a `to_base64` text; raise `CorruptData` for anything else."""
+    if type(text) is not str:
+        raise corrupt("binary data in the skeleton is not base64 text")
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise corrupt(f"base64 text cannot be read ({error})") from error
+
+
+def encode_text(value: str) -> Any:
+    """Return ``value`` itself, or tagged base64 if it has surrogates: JSON would merge a pair of them into one character."""
+    if value.isascii() or is_unicode(value):
+        return value
+    return {"$str": to_base64(value.encode("utf-8", "surrogatepass"))}
+
+
+def decode_text(node: Any) -> str:
+    """Return the text that `encode_text` wrote; raise `CorruptData` for anything else."""
+    if type(node) is dict and list(node) == ["$str"]:
+        return decode_tagged_text(node["$str"])
+    if type(node) is not str:
+        raise corrupt("a text is not a string")
+    return node
+
+
+def decode_tagged_text(body: Any) -> str:
+    """Return the text in the tag that `encode_text` writes."""
+    try:
+        return from_base64(body).decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise corrupt("a tagged text is not UTF-8") from error
+
+
+def is_unicode(value: str) -> bool:
+    """Return whether ``value`` has a UTF-8 form, that is, no surrogates."""
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def corrupt(reason: str) -> CorruptData:

@@ -12,8 +12,19 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import CodecError, UnsupportedVersion
-from yggdrasill.values.payload import ALIGNMENT, ArraySpec, Payload, cannot_travel, contiguous_strides, corrupt, is_dense
-from yggdrasill.values.scalars import decode_text, encode_text, from_base64, to_base64
+from yggdrasill.values.payload import (
+    ALIGNMENT,
+    ArraySpec,
+    Payload,
+    cannot_travel,
+    contiguous_strides,
+    corrupt,
+    decode_text,
+    encode_text,
+    from_base64,
+    is_dense,
+    to_base64,
+)
 
 if TYPE_CHECKING:
     import numpy as np

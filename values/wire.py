@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any, overload
 
 from yggdrasill.values.decoder import Decoder
 from yggdrasill.values.encoder import Encoder
-from yggdrasill.values.handles import ArtifactHandle, ArtifactRef, Loader
-from yggdrasill.values.payload import DEFAULT_LIMITS, ArraySpec, Limits, Payload, corrupt
-from yggdrasill.values.scalars import from_base64, to_base64
+from yggdrasill.values.handles import ArtifactHandle, Loader
+from yggdrasill.values.payload import DEFAULT_LIMITS, ArraySpec, ArtifactRef, Limits, Payload, corrupt, from_base64, to_base64
 from yggdrasill.values.stores.base import LocalStore, put_mutable
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.tensors import tensor_dtype

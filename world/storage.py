@@ -20,8 +20,7 @@ from typing import Any
 
 from yggdrasill.errors import CodecError, CorruptData, InvalidArgument, InvalidState, StorageFailed
 from yggdrasill.stage.state import State
-from yggdrasill.values.files import write_file
-from yggdrasill.values.stores.disk_files import FileLock
+from yggdrasill.values.files import FileLock, write_file
 
 __all__ = ["DEFAULT_NAMING", "LAST_STATE_FILE", "BlockMemory", "Progress", "WorldStorage", "pack_last", "unpack_last"]
 

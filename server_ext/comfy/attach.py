@@ -26,10 +26,10 @@ from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes, add_web_files
 from yggdrasill.server_ext.comfy.value_classes import register_classes
 from yggdrasill.server_ext.comfy.workflow_cache import WorkflowCache
+from yggdrasill.server_ext.logs import Redactor, secrets_of_environment
 from yggdrasill.server_ext.model_fetch import ModelSources
 from yggdrasill.server_ext.parent_watchdog import exit_with_parent
 from yggdrasill.server_ext.peers import KnownEndpoints
-from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.routes import Endpoint, add_routes
 from yggdrasill.server_ext.server import Settings, build_service
 from yggdrasill.server_ext.service import Service

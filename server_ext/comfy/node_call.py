@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from yggdrasill.errors import Cancelled
-from yggdrasill.executor.context import CancelToken, RunContext
+from yggdrasill.executor.context import CancelToken, RunContext, observe_waits
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.observers import observe_waits
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.compat.probe import REMOTE_GRAPH
 from yggdrasill.server_ext.comfy.extension_context import extension_context

@@ -10,8 +10,8 @@ from yggdrasill.errors import CannotTravel, InvalidArgument
 from yggdrasill.remote.comfy_ports import not_transferable, type_transferability
 from yggdrasill.server_ext.comfy.value_classes import parts_of
 from yggdrasill.values import Opaque
-from yggdrasill.values.extensions import extension_for
-from yggdrasill.values.scalars import SCALAR_ENCODERS
+from yggdrasill.values.encoder import SCALAR_ENCODERS
+from yggdrasill.values.extensions import BY_CLASS
 from yggdrasill.values.tensors import is_array, is_number, is_tensor
 
 __all__ = ["MAX_PORTS", "check_port", "check_port_count", "sendable_values"]
@@ -98,7 +98,8 @@ def _offenders(root: Any) -> Iterator[tuple[str, str]]:
 def _has_codec(value: Any) -> bool:
     if is_tensor(value):
         return _is_plain(value)
-    return type(value) in (set, frozenset) or is_number(value) or is_array(value) or extension_for(type(value)) is not None
+    kind = type(value)
+    return kind in (set, frozenset) or is_number(value) or is_array(value) or kind in BY_CLASS or kind.__name__ in BY_CLASS
 
 
 def _is_plain(tensor: Any) -> bool:

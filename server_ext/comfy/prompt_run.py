@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from yggdrasill.errors import BlockFailed, Cancelled, InvalidStructure, RunError
-from yggdrasill.executor.context import RunContext
+from yggdrasill.executor.context import RunContext, WaitCallback
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.remote.comfy_ports import Blocked, port_value
-from yggdrasill.remote.observers import WaitCallback
 from yggdrasill.server_ext.comfy.compat import Validation
 
 __all__ = ["PromptRun", "Watch"]

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument, format_options
-from yggdrasill.executor.context import RunContext
+from yggdrasill.executor.context import RunContext, waiting
 from yggdrasill.remote.comfy_graph import ComfyGraph
-from yggdrasill.remote.observers import waiting
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.binding import bind_prompt
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle

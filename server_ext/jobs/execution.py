@@ -14,18 +14,18 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yggdrasill.errors import Cancelled, EndpointFailed, InvalidArgument, InvalidState, TimedOut, YggdrasillError, format_options
-from yggdrasill.executor.context import Host, enter_run
-from yggdrasill.foundation.kinds import find_kind
+from yggdrasill.executor.context import Host, enter_run, observe_waits
+from yggdrasill.foundation.kinds import KINDS
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
-from yggdrasill.remote.observers import observe_waits
-from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.deployment import Deployment
 from yggdrasill.server_ext.jobs.model import Job
 from yggdrasill.server_ext.jobs.store import JobStore
-from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.stage.state import State
-from yggdrasill.values.handles import ArtifactHandle, ArtifactRef
+from yggdrasill.values.handles import ArtifactHandle
+from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import LocalStore, Writer, writing_as
+from yggdrasill.values.stores.threaded import InFlightArtifacts
 from yggdrasill.values.wire import StreamingPacker
 
 __all__ = [
@@ -61,7 +61,7 @@ def check_options(kind: str, options: Mapping[str, Any]) -> dict[str, Any]:
         raise InvalidArgument(
             "Remote training is not supported: gradients do not cross endpoints. Train on the machine that has the weights."
         )
-    options_of_kind = find_kind(kind).run_options
+    options_of_kind = KINDS[kind].run_options
     allowed = options_of_kind | _FOR_EVERY_KIND
     unknown = sorted(set(given) - allowed)
     if unknown:
@@ -90,7 +90,7 @@ def call(kind: str, runnable: Any, value: Any, options: Mapping[str, Any], seed:
     """
     if not isinstance(value, Mapping):
         raise InvalidArgument(f"The inputs of a {kind} must be a dict, got {type(value).__name__}.")
-    boundary = find_kind(kind).boundary
+    boundary = KINDS[kind].boundary
     if boundary == "ports":
         return runnable.run(value, **options)
     unknown = sorted(str(key) for key in value if key not in ("state", "action"))

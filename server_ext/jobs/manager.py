@@ -18,14 +18,14 @@ from typing import Any
 
 from yggdrasill.errors import Cancelled, StorageFailed, UnknownJob
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, IN_PROGRESS, TIMED_OUT
-from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.headless import Host
 from yggdrasill.server_ext.jobs.events import EventHub, WaitForGraph, Waiting
 from yggdrasill.server_ext.jobs.execution import JOB_LOG, LEASE_SECONDS, Task, job_error, stop_error
 from yggdrasill.server_ext.jobs.model import Job, KeyRecord, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore, OutputRetention, Retention
-from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.logs import Redactor
+from yggdrasill.values.stores.threaded import PinThread
 
 __all__ = ["JobManager"]
 

@@ -10,15 +10,16 @@ from typing import Any, Protocol
 
 from yggdrasill.errors import EndpointFailed, EndpointUnreachable, JobConflict, QueueFull, UnknownArtifact, UnknownJob
 from yggdrasill.protocol.states import IN_PROGRESS, IN_QUEUE, STAGING, WAITING_INPUTS
-from yggdrasill.server_ext.artifacts import ArtifactResolver
 from yggdrasill.server_ext.deployment import Deployment, body_hash
 from yggdrasill.server_ext.jobs.execution import LEASE_SECONDS, Task, TaskServices, check_options
 from yggdrasill.server_ext.jobs.manager import JobManager
 from yggdrasill.server_ext.jobs.model import DEPLOY, Job, Submission, new_job_id
-from yggdrasill.values.handles import ArtifactRef
+from yggdrasill.values.payload import ArtifactRef
+from yggdrasill.values.stores.base import LocalStore
+from yggdrasill.values.stores.threaded import PinThread, ThreadedStore
 from yggdrasill.values.wire import references
 
-__all__ = ["Builder", "Staging", "Target"]
+__all__ = ["ArtifactResolver", "Builder", "Fetcher", "Staging", "Target"]
 
 _MAX_ATTEMPTS = 3
 _THREAD_BYTES = 256 << 10
@@ -51,6 +52,59 @@ class Target:
     hash: str
     deployment: Deployment | None = None
     origin: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Fetcher(Protocol):
+    """A client that downloads artifacts from the endpoints that this endpoint's owner allows."""
+
+    def allows(self, url: str, artifact: str) -> bool:
+        """Return whether ``artifact`` may be fetched from ``url``."""
+        ...
+
+    async def fetch(self, ref: ArtifactRef) -> bool:
+        """Download the bytes into the store. Return False on any failure."""
+        ...
+
+    async def close(self) -> None:
+        """Cancel running downloads and close connections."""
+        ...
+
+
+class ArtifactResolver:
+    """Ensures that all artifacts of a call or deployment are in the store: leases them and fetches missing ones from peers."""
+
+    def __init__(self, store: LocalStore, pins: PinThread, fetcher: Fetcher) -> None:
+        self._store, self._pins, self._fetcher = ThreadedStore(store), pins, fetcher
+
+    async def gather(self, refs: list[ArtifactRef], owner: str) -> tuple[int, list[str]]:
+        """Lease every artifact for ``owner`` and fetch the missing ones. Return the number of bytes fetched, and the hashes still missing."""
+        hashes = [ref.hash for ref in refs]
+        await self._pins.pin(owner, hashes)
+        missing = set(await self._store.missing(hashes))
+        if not missing:
+            return 0, []
+        fetchable = [ref for ref in refs if ref.hash in missing and ref.url is not None and self._fetcher.allows(ref.url, ref.hash)]
+        results = await asyncio.gather(*(self._fetcher.fetch(ref) for ref in fetchable))
+        fetched = {ref.hash: ref.nbytes for ref, ok in zip(fetchable, results, strict=True) if ok}
+        lacking = [name for name in hashes if name in missing and name not in fetched]
+        return sum(fetched.values()), lacking
+
+    async def require(self, refs: list[ArtifactRef], owner: str) -> None:
+        """Lease and fetch as `gather`.
+
+        Raises:
+            UnknownArtifact: some artifacts could not be fetched; their hashes are in ``details["missing"]``.
+        """
+        _, missing = await self.gather(refs, owner)
+        if missing:
+            raise UnknownArtifact(
+                f"this endpoint lacks {len(missing)} of the {len(refs)} artifacts; send them, then send the same request again",
+                missing=missing,
+            )
+
+    async def close(self) -> None:
+        """Cancel running downloads."""
+        await self._fetcher.close()
 
 
 class Staging:
@@ -126,12 +180,10 @@ class Staging:
 
     async def _are_stored(self, refs: list[ArtifactRef], job: Job) -> bool:
         """Pin the inputs, and return whether all of them are in the store."""
-        if refs:
-            try:
-                await self._resolver.gather([replace(ref, url=None) for ref in refs], job.pin_owner)
-            except UnknownArtifact:
-                return False
-        return True
+        if not refs:
+            return True
+        _, missing = await self._resolver.gather([replace(ref, url=None) for ref in refs], job.pin_owner)
+        return not missing
 
     def _check_room(self, call: Submission) -> None:
         if not self.is_open:
@@ -201,17 +253,15 @@ class Staging:
         manager = self._manager
         try:
             request = await manager.request(job)
-            await self._fetch(job, request)
+            if missing := await self._fetch(job, request):
+                if await self._move_to_staging(job):
+                    await manager.move(job, WAITING_INPUTS, missing=tuple(missing))
+                return
             if job.kind == DEPLOY:
                 await self._deploy(job, request)
                 return
             deployment = await self._builder.deployment_of(job, request)
             _check_resumable(job, deployment)
-        except UnknownArtifact as error:
-            if "missing" not in error.details:
-                manager.fail(job, error)
-            elif await self._move_to_staging(job):
-                await manager.move(job, WAITING_INPUTS, missing=tuple(error.details["missing"]))
         except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
             manager.fail(job, error)
         else:
@@ -223,15 +273,17 @@ class Staging:
     async def _move_to_staging(self, job: Job) -> bool:
         return job.status == STAGING or await self._manager.move(job, STAGING)
 
-    async def _fetch(self, job: Job, request: Mapping[str, Any]) -> None:
-        """Pin the inputs and fetch those that other endpoints have. Raise `UnknownArtifact` with those that the caller must upload."""
+    async def _fetch(self, job: Job, request: Mapping[str, Any]) -> list[str]:
+        """Pin the inputs and fetch those that other endpoints have. Return the hashes of those that the caller must upload."""
         if not job.artifacts:
-            return
+            return []
         inputs = request["inputs"]
         refs = await asyncio.to_thread(references, inputs) if job.nbytes > _THREAD_BYTES else references(inputs)
         started = time.monotonic()
-        fetched = await self._resolver.gather(refs, job.pin_owner)
-        job.timing = {**job.timing, "fetch_s": time.monotonic() - started, "bytes_in": float(fetched)}
+        fetched, missing = await self._resolver.gather(refs, job.pin_owner)
+        if not missing:
+            job.timing = {**job.timing, "fetch_s": time.monotonic() - started, "bytes_in": float(fetched)}
+        return missing
 
     async def _deploy(self, job: Job, request: Mapping[str, Any]) -> None:
         """Run a job of kind "deploy", which needs no slot. If it is stopped during the build, the build ends without it."""

@@ -24,10 +24,10 @@ from typing import Any, TypeVar
 
 from yggdrasill.errors import StorageFailed
 from yggdrasill.protocol.states import FINAL, IN_PROGRESS, STATES
-from yggdrasill.server_ext.artifacts import PinThread
 from yggdrasill.server_ext.jobs.model import PREDECESSORS, Event, Job, KeyRecord
 from yggdrasill.server_ext.jobs.schema import job_file_failure, open_job_file
 from yggdrasill.values.stores.folder import FolderStore
+from yggdrasill.values.stores.threaded import PinThread
 
 __all__ = ["JobStore", "OutputRetention", "Retention", "default_quota"]
 

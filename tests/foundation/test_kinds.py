@@ -44,8 +44,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 @pytest.fixture(autouse=True)
 def registered(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kind]:
     """The registry with the built-in kinds alone, restored after each test."""
-    monkeypatch.setattr(module, "_registered", {name: find_kind(name) for name in BUILT_IN})
-    return module._registered
+    monkeypatch.setattr(module, "KINDS", type(module.KINDS)({name: find_kind(name) for name in BUILT_IN}))
+    return module.KINDS
 
 
 def toy(name: str = "toy", **facts: Any) -> Kind:

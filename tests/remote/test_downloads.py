@@ -10,8 +10,7 @@ from typing import Any
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument
 from yggdrasill.remote.downloads import stream_artifact
 from yggdrasill.remote.retry import Retry
-from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.payload import ArraySpec
+from yggdrasill.values.payload import ArraySpec, ArtifactRef
 
 DATA = b"artifact" * 100
 

@@ -19,8 +19,7 @@ from yggdrasill.remote.downloads import RemoteHandle, load
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Retry
 from yggdrasill.remote.uploads import upload
-from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.payload import ArraySpec
+from yggdrasill.values.payload import ArraySpec, ArtifactRef
 from yggdrasill.values.stores.shared import SharedFolderStore
 
 MIB = 1 << 20

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from samples.endpoints import TESTS
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.auth import Signer
+from yggdrasill.server_ext.auth import Access, Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost

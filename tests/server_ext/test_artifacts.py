@@ -215,8 +215,7 @@ def test_redirects_are_not_followed(tmp_path_factory: pytest.TempPathFactory) ->
     import asyncio
 
     from yggdrasill.server_ext.peer_fetcher import PeerFetcher
-    from yggdrasill.values.handles import ArtifactRef
-    from yggdrasill.values.payload import ArraySpec
+    from yggdrasill.values.payload import ArraySpec, ArtifactRef
     from yggdrasill.values.stores.memory import MemoryStore
 
     name = named(b"data")

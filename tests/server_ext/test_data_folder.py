@@ -16,7 +16,7 @@ from yggdrasill.errors import StorageFailed, YggdrasillError
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.jobs.model import Job
 from yggdrasill.server_ext.jobs.store import JobStore
-from yggdrasill.server_ext.redaction import Redactor
+from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.server_ext.server import Settings, build_service
 
 GARBAGE = b"\x00\xffthis is nothing\n" * 20

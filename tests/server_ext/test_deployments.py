@@ -48,7 +48,7 @@ def test_deployments_are_restored_with_their_state(tmp_path: Path) -> None:
     assert put(first, "a/b", one_node("double"))
     again = served(tmp_path)
     assert again.names() == ["a/b", "linear"]
-    assert again.live("linear") is None
+    assert again.live.get("linear") is None
     assert torch.equal(again.get("linear").runnable.run({"x": torch.ones(3)})["y"], torch.full((3,), 2.0))
     assert again.get("linear").hash == first.get("linear").hash
     assert again.summaries() == first.summaries()
@@ -96,7 +96,7 @@ def test_an_unwritable_folder_gives_one_clear_error(tmp_path: Path) -> None:
     deployments = served(tmp_path)
     with pytest.raises(StorageFailed):
         put(deployments, "double", one_node("double"))
-    assert deployments.live("double") is None
+    assert deployments.live.get("double") is None
 
 
 def test_a_damaged_record_is_skipped_in_lists_and_named_on_request(tmp_path: Path) -> None:

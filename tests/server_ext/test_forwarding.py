@@ -16,7 +16,7 @@ from samples.endpoints import EndpointProcess
 from samples.http_client import Http, error_of, one_node
 from samples.reverse_proxy import reverse_proxy
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.server_ext.forwarding import Caller, Forwarding
+from yggdrasill.server_ext.connections import Caller, Forwarding
 
 
 def caller(trusted: list[str], remote: str, **headers: str) -> Caller:

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from yggdrasill.errors import StorageFailed
 from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, ArtifactStat, Audit, Writer, check_hash, current_writer, over_quota
-from yggdrasill.values.stores.disk_files import storage_errors
+from yggdrasill.values.stores.disk_files import Candidate, Index, storage_errors
 from yggdrasill.values.stores.folder import GRACE_S, FolderStore
-from yggdrasill.values.stores.index import Candidate, Index
 from yggdrasill.values.stores.lease_files import LeaseFiles, old_pins
 
 __all__ = ["EmbeddedStore"]

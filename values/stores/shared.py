@@ -11,9 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, Audit, Writer, check_hash, current_writer, over_quota
-from yggdrasill.values.stores.disk_files import place_new, storage_errors
+from yggdrasill.values.stores.disk_files import INDEX_FILE, place_new, storage_errors
 from yggdrasill.values.stores.folder import GRACE_S, FolderStore
-from yggdrasill.values.stores.index import INDEX_FILE
 from yggdrasill.values.stores.lease_files import REFRESH_S, LeaseFiles, old_pins
 
 __all__ = ["SharedFolderStore"]

@@ -1,15 +1,18 @@
-"""Adapters between the two store protocols: a local store for event loops, and an asynchronous store for threads."""
+"""Stores across threads: a local store for event loops, an asynchronous store for threads, leases in the background, and artifacts in memory."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import logging
+import threading
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from yggdrasill.errors import StorageFailed, UnknownArtifact
 from yggdrasill.values.stores.base import (
     CHUNK_BYTES,
     MAX_ARTIFACT_BYTES,
@@ -28,7 +31,9 @@ from yggdrasill.values.stores.base import (
 )
 from yggdrasill.values.stores.memory import aligned_memory
 
-__all__ = ["BlockingStore", "ThreadedStore", "write_stream"]
+__all__ = ["BlockingStore", "InFlightArtifacts", "PinThread", "ThreadedStore", "write_stream"]
+
+_LOG = logging.getLogger("yggdrasill.values")
 
 #: Threads for calls of local stores, which read and write files.
 _THREADS = 4
@@ -292,3 +297,105 @@ class _StreamWriter(ArtifactWriter):
         storing.cancel()
         with contextlib.suppress(BaseException):
             await storing
+
+
+class PinThread:
+    """Leases of artifacts, made and ended in order on one thread, so that an event loop never waits for a disk."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self._store = store
+        self._thread = ThreadPoolExecutor(1, "yggdrasill-leases")
+
+    async def pin(self, owner: str, hashes: Iterable[str]) -> None:
+        """Lease ``hashes`` for ``owner`` until `unpin`. Raises as `LocalStore.lease`; a cancelled caller waits for the end."""
+        future = asyncio.wrap_future(self._thread.submit(self._store.lease, owner, list(hashes)))
+        try:
+            await asyncio.shield(future)
+        except asyncio.CancelledError:
+            await asyncio.wait([future])
+            if not future.cancelled():
+                future.exception()  # retrieved, so that it is not logged
+            raise
+
+    def unpin(self, owner: str) -> None:
+        """Release in the background all leases that ``owner`` received before."""
+        self._submit(lambda: self._store.release(owner))
+
+    def keep(self, owner: str, hashes: Iterable[str], measured: Callable[[int], None]) -> None:
+        """Lease ``hashes`` in the background, and call ``measured`` from the thread with their bytes."""
+        self._submit(lambda: self._keep(owner, list(hashes), measured))
+
+    async def drain(self) -> None:
+        """Return when all that was submitted before is done."""
+        await asyncio.wrap_future(self._thread.submit(_do_nothing))
+
+    async def release_others(self, prefix: str, owners: Collection[str]) -> None:
+        """Release the leases of owners whose names begin with ``prefix`` and that are not among ``owners``."""
+
+        def release() -> None:
+            for owner in self._store.lease_owners():
+                if owner.startswith(prefix) and owner not in owners:
+                    self._store.release(owner)
+
+        await asyncio.wrap_future(self._thread.submit(release))
+
+    def close(self) -> None:
+        """Finish what was submitted."""
+        self._thread.shutdown(wait=True)
+
+    def _keep(self, owner: str, hashes: list[str], measured: Callable[[int], None]) -> None:
+        self._store.lease(owner, hashes)
+        measured(sum(map(self._nbytes, hashes)))
+
+    def _nbytes(self, name: str) -> int:
+        try:
+            return self._store.nbytes(name)
+        except UnknownArtifact:
+            return 0
+
+    def _submit(self, act: Callable[[], None]) -> None:
+        # After `close` the leases end with the process.
+        with contextlib.suppress(RuntimeError):
+            self._thread.submit(act).add_done_callback(_log_failure)
+
+
+def _do_nothing() -> None:
+    """Do nothing."""
+
+
+def _log_failure(future: Future[None]) -> None:
+    error = future.exception()
+    if isinstance(error, StorageFailed):
+        _LOG.warning("Artifacts could not be leased: %s", error)
+    elif error is not None:
+        _LOG.error("Artifacts could not be leased", exc_info=error)
+
+
+class InFlightArtifacts:
+    """Buffers of artifacts that are being written to disk, so that they can be sent from memory. Thread-safe.
+
+    A buffer may still change after it was sent, so the receiver must verify the hash.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._views: dict[str, tuple[memoryview, int]] = {}
+
+    @contextlib.contextmanager
+    def register(self, digest: str, view: memoryview) -> Iterator[None]:
+        """Serve ``view`` as the artifact ``digest`` inside the ``with`` block. Registrations may overlap."""
+        with self._lock:
+            known, users = self._views.get(digest, (view, 0))
+            self._views[digest] = known, users + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                known, users = self._views.pop(digest)
+                if users > 1:
+                    self._views[digest] = known, users - 1
+
+    def get(self, digest: str) -> memoryview | None:
+        """Return the bytes of an artifact that is being written, or None."""
+        found = self._views.get(digest)
+        return None if found is None else found[0]

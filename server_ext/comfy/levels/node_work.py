@@ -12,8 +12,7 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from yggdrasill.errors import Cancelled
-from yggdrasill.executor.context import CancelToken, RunContext, enter_run
-from yggdrasill.remote.observers import observe_waits
+from yggdrasill.executor.context import CancelToken, RunContext, enter_run, observe_waits
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.compat.probe import REMOTE_GRAPH
 from yggdrasill.server_ext.comfy.extension_context import extension_context

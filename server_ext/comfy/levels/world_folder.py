@@ -21,8 +21,7 @@ from yggdrasill.foundation.config import read_document
 from yggdrasill.server_ext.comfy.levels.building import build
 from yggdrasill.server_ext.comfy.levels.host_paths import worlds_folder
 from yggdrasill.stage import State
-from yggdrasill.values.files import write_file
-from yggdrasill.values.stores.disk_files import FileLock
+from yggdrasill.values.files import FileLock, write_file
 from yggdrasill.world import World
 from yggdrasill.world.storage import LAST_STATE_FILE, Progress, WorldStorage, unpack_last
 

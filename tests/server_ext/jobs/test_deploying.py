@@ -16,18 +16,16 @@ from samples.blocks import Double
 from samples.graphs import sample_registry
 from samples.http_client import one_node
 from yggdrasill.errors import StorageFailed, UnknownArtifact, UnknownGraph, YggdrasillError
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.artifacts import Fetcher
-from yggdrasill.server_ext.auth import Signer
+from yggdrasill.server_ext.auth import Access, Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
+from yggdrasill.server_ext.jobs.staging import Fetcher
 from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.principals import Principals
 from yggdrasill.server_ext.service import Service
-from yggdrasill.values.handles import ArtifactRef
-from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.payload import ArtifactRef, blake3_hex
 from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.stores.memory import MemoryStore
 

@@ -19,10 +19,10 @@ from blake3 import blake3
 
 from samples.http_client import GateFile, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
-from yggdrasill.server_ext.artifacts import InFlightArtifacts
 from yggdrasill.server_ext.bodies import send_artifact
 from yggdrasill.values.stores import ThreadedStore
 from yggdrasill.values.stores.shared import SharedFolderStore
+from yggdrasill.values.stores.threaded import InFlightArtifacts
 
 
 def begin(host: Http, gate_file: GateFile, x: torch.Tensor) -> tuple[str, dict[str, Any]]:

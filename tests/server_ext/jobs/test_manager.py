@@ -25,18 +25,17 @@ from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDi
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import RetryPolicy
-from yggdrasill.server_ext.access import Access
-from yggdrasill.server_ext.auth import Signer
+from yggdrasill.server_ext.auth import Access, Signer
 from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs import manager as job_manager
 from yggdrasill.server_ext.jobs.model import Event, Job, Submission
 from yggdrasill.server_ext.jobs.store import JobStore, Retention
+from yggdrasill.server_ext.logs import Redactor, secrets_of_environment
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.principals import Principals
-from yggdrasill.server_ext.redaction import Redactor, secrets_of_environment
 from yggdrasill.server_ext.service import Limits, Service
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.wire import pack

@@ -15,7 +15,7 @@ from blake3 import blake3
 
 from yggdrasill.errors import StorageFailed, UnsupportedVersion
 from yggdrasill.values import EmbeddedStore, SharedFolderStore, Writer
-from yggdrasill.values.stores.index import INDEX_FILE
+from yggdrasill.values.stores.disk_files import INDEX_FILE
 
 MIB = 1 << 20
 

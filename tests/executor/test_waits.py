@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from yggdrasill.executor import CancelToken
+from yggdrasill.executor.context import observe_waits, waiting
 from yggdrasill.executor.workers import WorkerPool, run_branches
-from yggdrasill.remote.observers import observe_waits, waiting
 
 
 def test_an_observer_receives_the_calls_of_all_waiting_locations_and_only_changes() -> None:

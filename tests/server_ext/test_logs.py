@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from yggdrasill.server_ext import audit
-from yggdrasill.server_ext.audit import AuditLog, append_entry
+from yggdrasill.server_ext import logs
+from yggdrasill.server_ext.logs import AuditLog, append_entry
 
 
 def entries(path: Path) -> list[dict[str, object]]:
@@ -34,7 +34,7 @@ def test_entries_are_lines_of_json(tmp_path: Path) -> None:
 
 
 def test_a_log_above_its_size_is_rotated_and_the_oldest_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(audit, "MAX_BYTES", 1000)
+    monkeypatch.setattr(logs, "MAX_BYTES", 1000)
     for number in range(60):
         log = AuditLog(tmp_path)
         log.record("bob", "write", f"{number:064}")
