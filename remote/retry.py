@@ -21,6 +21,8 @@ ALIVE_SECONDS = 15.0
 """How often an endpoint that works on a response is checked for being alive."""
 _FIRST_DELAY = 0.05
 _MAX_DELAY = 2.0
+#: The state of the module ``random`` belongs to the programs that seed it.
+_SPREAD = random.Random()  # noqa: S311 - not for secrets
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ class Breaker:
         first: float = 0.25,
         longest: float = 5.0,
         clock: Clock = time.monotonic,
-        spread: Callable[[float, float], float] = random.uniform,
+        spread: Callable[[float, float], float] = _SPREAD.uniform,
     ) -> None:
         self._threshold, self._first, self._longest = threshold, first, longest
         self._clock, self._spread = clock, spread

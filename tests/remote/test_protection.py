@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
@@ -40,6 +41,13 @@ def test_a_breaker_opens_after_failures_in_a_row() -> None:
     assert given.is_open
     assert given.refusal().details["down"] is True
     assert given.refusal().message == LOST.message
+
+
+def test_a_breaker_does_not_draw_from_the_random_numbers_of_the_program() -> None:
+    random.seed(5)
+    before = random.getstate()
+    fail(Breaker(threshold=3), 4)
+    assert random.getstate() == before
 
 
 def test_a_breaker_lets_one_probe_through_when_its_time_is_over() -> None:

@@ -301,6 +301,14 @@ def test_an_invalid_body_gives_one_clear_error(server: Http, name: str) -> None:
     assert server.run("double", {"x": 1}) == {"y": 2}
 
 
+@pytest.mark.parametrize("payloads", [[{}], [{"nbytes": "many"}], [{"dtype": "uint8", "shape": [1], "nbytes": 1, "inline": ""}]])
+def test_a_malformed_state_of_a_deployment_is_refused(server: Http, payloads: list[Any]) -> None:
+    body = {"kind": "graph", "config": one_node("double"), "state": {"skeleton": {}, "payloads": payloads}}
+    for version in ("1", "2"):
+        answer = server.put("/graphs/malformed", json=body, headers={"X-Yggdrasill-Protocol": version})
+        assert error_of(answer) == (400, "CorruptData")
+
+
 def test_a_body_of_too_many_items_is_refused_before_it_is_built(server: Http) -> None:
     answer = server.post("/graphs/double/jobs", data=b"[" + b"[]," * 3_000_000 + b"[]]")
     assert error_of(answer) == (400, "LimitExceeded")

@@ -172,7 +172,8 @@ def check_refusal(error: PartitionError, prompt: Mapping[str, Any], parts: Seque
     part = next(part for part in parts if part.name == error.details["part"])
     nodes = part.nodes & wanted
     links = list(_links(prompt, wanted, schemas))
-    bound = {node for node in wanted if _is_bound(schemas[prompt[node]["class_type"]], part.credentials)}
+    # the part's endpoint may use the account for nodes of the part, but no node that is paid for is repeated for it
+    bound = {node for node in wanted if _is_bound(schemas[prompt[node]["class_type"]], part.credentials and node in part.nodes)}
     while more := {node for node, source, kind in links if source in bound and not _leaves(kind)} - bound:
         bound |= more
     free = nodes - bound
