@@ -18,7 +18,7 @@ from yggdrasill.remote.retry import while_alive
 
 __all__ = ["EndpointClient", "is_below"]
 
-LOAD_SECONDS = 1.0
+LOAD_SECONDS = 0.05
 """The age up to which the load of an endpoint is not requested again."""
 _CLASSES_PER_REQUEST = 50
 
@@ -114,7 +114,7 @@ class EndpointClient:
         return answer
 
     async def load(self) -> tuple[float, float, float]:
-        """Return queued jobs, running jobs and slots, at most a second old; calls begun since then count as running.
+        """Return queued jobs, running jobs and slots, at most 50 ms old; calls begun since then count as running.
 
         Concurrent callers share one request.
 
