@@ -319,21 +319,6 @@ def test_the_first_writer_of_an_artifact_is_recorded(kind: str, tmp_path: Path) 
         assert found.writer == Writer("ada", "job-1")
 
 
-@pytest.mark.parametrize("kind", [MemoryStore, EmbeddedStore, SharedFolderStore])
-def test_the_audit_hook_receives_every_write_once(kind: Callable[..., LocalStore], tmp_path: Path) -> None:
-    lines: list[tuple[object, ...]] = []
-    folder = () if kind is MemoryStore else (tmp_path,)
-    store = kind(*folder, audit=lambda *line: lines.append(line))
-    store.put(SMALL, writer=Writer("ada"))
-    store.put(SMALL, writer=Writer("bob"))
-    with writing_as(Writer("ada", "job-1")):
-        store.delete(name_of(SMALL))
-    assert lines == [
-        ("put", name_of(SMALL), len(SMALL), Writer("ada")),
-        ("delete", name_of(SMALL), len(SMALL), Writer("ada", "job-1")),
-    ]
-
-
 @pytest.mark.parametrize("act", ["reserve", "adopt"])
 def test_reserved_room_counts_against_the_quota(make: Make, tmp_path: Path, act: str) -> None:
     store = make(quota_bytes=4000)

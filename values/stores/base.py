@@ -30,7 +30,6 @@ __all__ = [
     "ArtifactStat",
     "ArtifactStore",
     "ArtifactWriter",
-    "Audit",
     "Data",
     "LocalStore",
     "Reservation",
@@ -78,9 +77,6 @@ class ArtifactStat:
     created: float = 0.0
     writer: Writer = Writer()
 
-
-#: Receives the action ("put" or "delete"), the hash, the number of bytes and the writer, from any thread.
-Audit = Callable[[str, str, int, Writer], None]
 
 _writer: ContextVar[Writer] = ContextVar("yggdrasill_artifact_writer")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from yggdrasill.errors import StorageFailed
-from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, ArtifactStat, Audit, Writer, check_hash, current_writer, over_quota
+from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, ArtifactStat, Writer, check_hash, over_quota
 from yggdrasill.values.stores.disk_files import Candidate, Index, storage_errors
 from yggdrasill.values.stores.folder import GRACE_S, FolderStore
 from yggdrasill.values.stores.lease_files import LeaseFiles, old_pins
@@ -53,7 +53,6 @@ class EmbeddedStore(FolderStore):
         max_artifact_bytes: int = MAX_ARTIFACT_BYTES,
         durable: bool = False,
         min_charge: int = 0,
-        audit: Audit | None = None,
     ) -> None:
         super().__init__(
             folder,
@@ -61,7 +60,6 @@ class EmbeddedStore(FolderStore):
             max_artifact_bytes=max_artifact_bytes,
             durable=durable,
             min_charge=min_charge,
-            audit=audit,
         )
         with storage_errors(self.folder):
             self._index = Index(self.folder)
@@ -125,12 +123,9 @@ class EmbeddedStore(FolderStore):
             self._end_leases()
             if self._lease_counts[hash] or not path.exists():
                 return False
-            nbytes = path.stat().st_size
             path.unlink()
             self._intact.pop(hash, None)
             self._used -= self._index.remove([hash])
-        if self._audit is not None:
-            self._audit("delete", hash, nbytes, current_writer())
         return True
 
     def lease(self, owner: str, hashes: Iterable[str], seconds: float | None = None) -> None:

@@ -20,7 +20,6 @@ from yggdrasill.values.stores.base import (
     MAX_ARTIFACT_BYTES,
     ArtifactStat,
     ArtifactWriter,
-    Audit,
     Data,
     Reservation,
     StagingStore,
@@ -68,12 +67,10 @@ class FolderStore(StagingStore):
         max_artifact_bytes: int = MAX_ARTIFACT_BYTES,
         durable: bool = False,
         min_charge: int = 0,
-        audit: Audit | None = None,
     ) -> None:
         self.folder = Path(folder)
         self.quota_bytes, self.max_artifact_bytes = quota_bytes, max_artifact_bytes
         self.durable, self.min_charge = durable, min_charge
-        self._audit = audit
         self._objects = self.folder / "objects"
         self._incoming = self.folder / "incoming"
         self._name = uuid.uuid4().hex
@@ -268,8 +265,6 @@ class FolderStore(StagingStore):
             status = self._create(partial, target, digest)
             self._remember(digest, status)
             self._stored(digest, status.st_size, reserved, writer)
-        if self._audit is not None:
-            self._audit("put", digest, status.st_size, writer)
 
     def _create(self, partial: Path, target: Path, digest: str) -> os.stat_result:
         try:

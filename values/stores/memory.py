@@ -17,7 +17,6 @@ from yggdrasill.values.stores.base import (
     MAX_ARTIFACT_BYTES,
     ArtifactStat,
     ArtifactWriter,
-    Audit,
     Data,
     Reservation,
     StagingStore,
@@ -39,7 +38,7 @@ _FIRST_BYTES = 1 << 16
 class MemoryStore(StagingStore):
     """A `LocalStore` in memory; besides copies it can `borrow` a tensor's memory for the duration of a call."""
 
-    def __init__(self, *, quota_bytes: int | None = None, max_artifact_bytes: int = MAX_ARTIFACT_BYTES, audit: Audit | None = None) -> None:
+    def __init__(self, *, quota_bytes: int | None = None, max_artifact_bytes: int = MAX_ARTIFACT_BYTES) -> None:
         self.store_id = uuid.uuid4().hex
         self.quota_bytes = quota_bytes
         self.max_artifact_bytes = max_artifact_bytes
@@ -48,7 +47,6 @@ class MemoryStore(StagingStore):
         # Least recently used first.
         self._kept: OrderedDict[str, memoryview] = OrderedDict()
         self._borrowed: dict[str, dict[str, memoryview]] = {}
-        self._audit = audit
         self._reserved = 0
         # The end of each lease in monotonic time, by owner and hash.
         self._leases: dict[str, dict[str, float]] = {}
@@ -159,9 +157,7 @@ class MemoryStore(StagingStore):
             self._end_leases()
             if check_hash(hash) not in self._kept or self._is_leased(hash):
                 return False
-            nbytes = self._remove(hash).nbytes
-        if self._audit is not None:
-            self._audit("delete", hash, nbytes, current_writer())
+            self._remove(hash)
         return True
 
     def lease(self, owner: str, hashes: Iterable[str], seconds: float | None = None) -> None:
@@ -229,8 +225,6 @@ class MemoryStore(StagingStore):
             self._kept[digest] = memory
             self._used += memory.nbytes
             self._writers[digest] = time.time(), known_writer
-        if self._audit is not None:
-            self._audit("put", digest, memory.nbytes, known_writer)
 
     def _make_room(self, nbytes: int) -> None:
         if self.quota_bytes is None or self._used + self._reserved + nbytes <= self.quota_bytes:

@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable
 from pathlib import Path
 
-from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, Audit, Writer, check_hash, current_writer, over_quota
+from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, Writer, check_hash, over_quota
 from yggdrasill.values.stores.disk_files import INDEX_FILE, place_new, storage_errors
 from yggdrasill.values.stores.folder import GRACE_S, FolderStore
 from yggdrasill.values.stores.lease_files import REFRESH_S, LeaseFiles, old_pins
@@ -44,7 +44,6 @@ class SharedFolderStore(FolderStore):
         max_artifact_bytes: int = MAX_ARTIFACT_BYTES,
         durable: bool = False,
         min_charge: int = 0,
-        audit: Audit | None = None,
     ) -> None:
         super().__init__(
             folder,
@@ -52,7 +51,6 @@ class SharedFolderStore(FolderStore):
             max_artifact_bytes=max_artifact_bytes,
             durable=durable,
             min_charge=min_charge,
-            audit=audit,
         )
         self._lease_files = LeaseFiles(self.folder / "leases", self._name)
         self._reserved = 0
@@ -79,11 +77,7 @@ class SharedFolderStore(FolderStore):
     def delete(self, hash: str) -> bool:  # noqa: A002
         status = self._status(check_hash(hash))
         with storage_errors(self.folder):
-            if status is None or not self._remove([hash], set()):
-                return False
-        if self._audit is not None:
-            self._audit("delete", hash, status.st_size, current_writer())
-        return True
+            return status is not None and bool(self._remove([hash], set()))
 
     def lease(self, owner: str, hashes: Iterable[str], seconds: float | None = None) -> None:
         wanted = list(dict.fromkeys(map(check_hash, hashes)))
