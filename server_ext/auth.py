@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import logging
 import os
-import secrets
 import socket
 import time
 from collections import OrderedDict
@@ -25,7 +24,7 @@ from urllib.parse import urlsplit
 from yggdrasill.errors import AccessDenied, InvalidArgument, StorageFailed, YggdrasillError, format_options
 from yggdrasill.server_ext.deployment import RepeatedFailures
 from yggdrasill.server_ext.logs import AuditLog
-from yggdrasill.server_ext.principals import ROLES, Principal, Principals, write_private
+from yggdrasill.server_ext.principals import ROLES, Principal, Principals, new_token, write_private
 from yggdrasill.server_ext.quotas import WriteQuotas
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def load_or_create_secret(path: Path) -> str:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(secrets.token_urlsafe(32) + "\n")
+                file.write(new_token() + "\n")
         if os.name == "posix" and path.stat().st_mode & 0o077:
             path.chmod(0o600)
         text = path.read_text(encoding="utf-8").strip()
@@ -117,7 +116,7 @@ def rotate_token(data_dir: Path) -> str:
     Raises:
         StorageFailed: the file cannot be written; the old token stays valid.
     """
-    token = secrets.token_urlsafe(32)
+    token = new_token()
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:

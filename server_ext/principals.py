@@ -36,6 +36,7 @@ __all__ = [
     "PrincipalFile",
     "Principals",
     "call_key",
+    "new_token",
     "principal_of_key",
     "private_key",
     "token_digest",
@@ -196,7 +197,7 @@ class PrincipalFile:
         with self._changing() as principals:
             if name in principals:
                 raise DuplicateName(f"There is a principal {name!r} already. Give it a new token with: yggdrasill token rotate {name}")
-            token = secrets.token_urlsafe(32)
+            token = new_token()
             digest = token_digest(token.encode("ascii"))
             principals[name] = Principal(name, chosen, quota_bytes, max_jobs, expires, None, time.time(), digest)
             return token
@@ -212,7 +213,7 @@ class PrincipalFile:
             until = found.expires if expires is None else expires
             if until is not None and until <= time.time():
                 raise InvalidArgument(f"The token of {name!r} has expired. Pass a new time: yggdrasill token rotate {name} --expires 30d")
-            token = secrets.token_urlsafe(32)
+            token = new_token()
             principals[name] = replace(found, digest=token_digest(token.encode("ascii")), revoked=None, expires=until)
             return token
 
@@ -246,6 +247,11 @@ class PrincipalFile:
             write_private(self.path, json.dumps(document, indent=1))
         finally:
             lock.release()
+
+
+def new_token() -> str:
+    """Return 256 random bits in hex: text that a command line never takes for an option, as ``-`` at its beginning would be."""
+    return secrets.token_hex(32)
 
 
 def write_private(path: Path, text: str) -> None:

@@ -252,6 +252,13 @@ def test_an_endpoint_on_one_address_ignores_the_callers_host() -> None:
     assert url.startswith("http://10.0.0.5:8400/yggdrasill/v1/artifacts/aaa")
 
 
+def test_no_new_token_looks_like_an_option_of_a_command(tmp_path: Path) -> None:
+    created = [load_or_create_secret(tmp_path / str(number)) for number in range(300)]
+    rotated = [rotate_token(tmp_path) for _ in range(300)]
+    assert not [token for token in created + rotated if token.startswith("-")]
+    assert min(map(len, created + rotated)) >= 43
+
+
 # -- protocol and bodies ------------------------------------------------------------------------------------------
 
 
