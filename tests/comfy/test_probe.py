@@ -15,7 +15,7 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from samples.comfy_modules import FakeServer, install_comfy, remove_hold
 from yggdrasill.errors import UnsupportedVersion
-from yggdrasill.remote import EndpointRegistry
+from yggdrasill.remote import EndpointRegistry, comfy_graph, preflight
 from yggdrasill.server_ext.comfy import attach as attach_module
 from yggdrasill.server_ext.comfy.attach import attach
 from yggdrasill.server_ext.comfy.compat import guard
@@ -27,6 +27,7 @@ from yggdrasill.server_ext.comfy.nested_run import NestedRun
 from yggdrasill.server_ext.comfy.placement.placed_call import placed_call
 from yggdrasill.server_ext.comfy.placement.refusal import refuse_prompt
 from yggdrasill.server_ext.comfy.ui_routes import UI_PATH
+from yggdrasill.server_ext.jobs.execution import JOB_LOG
 
 UNREMOVABLE = {"server:PromptServer.instance.app", "folder_paths:get_user_directory"}
 """Without the first no extension can add a route; without the second there is no folder for its files."""
@@ -41,12 +42,17 @@ ORDINARY = {"prompt": PLACED["prompt"]}
 def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[FakeServer]:
     guard._log.forget()
     monkeypatch.setattr(attach_module, "exit_with_parent", lambda: None)
+    # what `attach` sets for the whole process is restored for the tests after these
+    monkeypatch.setattr(comfy_graph, "_runner", None)
+    monkeypatch.setattr(preflight, "_local_comfy", None)
+    level = JOB_LOG.level
     server = install_comfy(monkeypatch, tmp_path)
     data = tmp_path / "user" / "yggdrasill"
     data.mkdir(parents=True)
     (data / "endpoints.yaml").write_text("endpoints: {forge: {url: 'http://127.0.0.1:9'}}\n", encoding="utf-8")
     yield server
     set_extension_context(None)
+    JOB_LOG.setLevel(level)
 
 
 def comfy_post(server: FakeServer) -> Any:
