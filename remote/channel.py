@@ -85,7 +85,9 @@ class Channel:
         if self.breaker.is_open and not probe:
             if not self.breaker.may_probe():
                 raise self.breaker.refusal()
-            health = await self.send("GET", f"{self.url}{BASE_PATH}/health", headers, timeout=PROBE_SECONDS, probe=True)
+            # without the length of the body, which follows with the request itself
+            own = {name: value for name, value in headers.items() if name in (PROTOCOL_HEADER, "Authorization")}
+            health = await self.send("GET", f"{self.url}{BASE_PATH}/health", own, timeout=PROBE_SECONDS, probe=True)
             health.close()
             if self.breaker.is_open:
                 raise self.breaker.refusal()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
@@ -181,6 +181,32 @@ def test_an_endpoint_that_is_down_is_not_asked_by_every_call_and_comes_back_by_i
     assert one.routes[3] == "GET /health"
     assert graph.run({"x": 1}) == {"y": 2}
     assert one.routes[-1] == "POST /graphs/g/jobs"
+
+
+def test_the_health_request_before_an_upload_announces_no_body(start: Start) -> None:
+    server = start(serve)
+    client = server.client()
+    health_of(client)
+    server.stop()
+    while not client.channel.breaker.is_open:
+        with pytest.raises(EndpointUnreachable):
+            health_of(client)
+    server.start()
+
+    async def body() -> AsyncIterator[bytes]:
+        yield b"\0" * 24_000
+
+    async def put() -> None:
+        for _ in range(3):
+            async with client.open("PUT", f"/artifacts/{'0' * 64}", body=body, length=24_000) as response:
+                await response.read()
+
+    until(client.channel.breaker.may_probe, 10.0)
+    client.channel.breaker.abandoned()
+    loop_thread().run(put())
+    (probe,) = [received for received in server.received[1:] if received.route == "GET /health"]
+    assert "Content-Length" not in probe.headers
+    assert [len(received.body) for received in server.received if received.method == "PUT"] == [24_000] * 3
 
 
 def test_a_single_endpoint_that_is_down_is_waited_for_within_the_retry_policy(start: Start) -> None:
