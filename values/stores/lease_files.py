@@ -76,7 +76,7 @@ class LeaseFiles:
         hashes: set[str] = set()
         if not self._folder.exists():
             return hashes
-        now = self._now()
+        now = self.now()
         for process in list(self._folder.iterdir()):
             try:
                 alive = now - (process / _ALIVE).stat().st_mtime <= GRACE_S
@@ -114,7 +114,7 @@ class LeaseFiles:
             self._own.mkdir(parents=True, exist_ok=True)
             alive.touch()
 
-    def _now(self) -> float:
+    def now(self) -> float:
         """Return the present time of the file system, which may be on another machine."""
         probe = self._folder / f".{self._own.name}.clock"
         probe.touch()

@@ -6,12 +6,14 @@ import contextlib
 import os
 import threading
 import time
+import uuid
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from yggdrasill.values.files import write_file
 from yggdrasill.values.stores.base import MAX_ARTIFACT_BYTES, Writer, check_hash, over_quota
-from yggdrasill.values.stores.disk_files import INDEX_FILE, place_new, storage_errors
+from yggdrasill.values.stores.disk_files import INDEX_FILE, storage_errors
 from yggdrasill.values.stores.folder import GRACE_S, FolderStore
 from yggdrasill.values.stores.lease_files import REFRESH_S, LeaseFiles, old_pins
 
@@ -23,13 +25,18 @@ _COUNT_S = 60.0
 _COUNT_SHARE = 32
 #: Other processes take leases and write while room is made.
 _ATTEMPTS = 5
+#: A removal takes half of this time at most, so that an announcement older than this is one of a process that was killed.
+_REMOVAL_S = 20.0
+_POLL_S = 0.002
+_LIST = ".list"
 
 
 class SharedFolderStore(FolderStore):
     """A `FolderStore` whose folder other processes use at the same time. It assumes no locks, so it works on network file systems.
 
-    A file appears by a rename that does not replace. A lease is a file; an artifact is evicted only if no live lease names it, and is put
-    back if a lease appeared while it was removed. The bytes in use are counted from time to time, so the processes may together exceed
+    A file appears by a rename that does not replace. A lease is a file; an artifact is evicted only if no live lease names it. An eviction
+    is announced by a file before the leases are read, and `lease` waits for announced evictions of its artifacts, so that what exists
+    when `lease` returns remains. The bytes in use are counted from time to time, so the processes may together exceed
     ``quota_bytes`` for a short time, by what they write meanwhile. In a folder that belongs to an `EmbeddedStore`, this store evicts nothing.
 
     Raises:
@@ -52,6 +59,7 @@ class SharedFolderStore(FolderStore):
             durable=durable,
             min_charge=min_charge,
         )
+        self._removals = self.folder / "removals"
         self._lease_files = LeaseFiles(self.folder / "leases", self._name)
         self._reserved = 0
         self._used = 0
@@ -84,6 +92,7 @@ class SharedFolderStore(FolderStore):
         if wanted:
             with storage_errors(self.folder):
                 self._lease_files.add(owner, wanted, seconds)
+                self._await_removals(wanted)
             self._keep_refreshing()
 
     def release(self, owner: str) -> None:
@@ -147,30 +156,52 @@ class SharedFolderStore(FolderStore):
         return sum(chosen[digest] for digest in self._remove(chosen, leased))
 
     def _remove(self, digests: Iterable[str], leased: set[str]) -> list[str]:
-        """Remove artifacts, put those back that have a lease by then, and return the hashes of the others."""
-        moved: dict[str, Path] = {}
-        removed: list[str] = []
-        for digest in digests:
-            if digest in leased:
-                continue
-            aside = self._partial_path()
-            # Windows does not rename a file that is mapped; on a shared folder, another user's file may not be removable.
-            with contextlib.suppress(PermissionError):
-                try:
-                    os.rename(self._path_of(digest), aside)  # noqa: PTH104
-                except FileNotFoundError:
-                    removed.append(digest)  # by another process
+        """Remove artifacts without a lease, and return their hashes.
+
+        They are announced first, and the leases are read after that: a lease that is not seen then was written after the announcement,
+        and its writer waits for the end of the removal (`_await_removals`).
+        """
+        chosen = [digest for digest in digests if digest not in leased]
+        if not chosen:
+            return []
+        self._removals.mkdir(exist_ok=True)
+        announced = self._removals / f"{self._name}-{uuid.uuid4().hex}{_LIST}"
+        write_file(announced, "\n".join(chosen).encode())
+        end = time.monotonic() + _REMOVAL_S / 2
+        try:
+            leased = self._leased()
+            return [digest for digest in chosen if digest not in leased and time.monotonic() < end and self._unlink(digest)]
+        finally:
+            announced.unlink(missing_ok=True)
+
+    def _unlink(self, digest: str) -> bool:
+        # Windows does not remove a file that is mapped; on a shared folder, another user's file may not be removable.
+        try:
+            self._path_of(digest).unlink(missing_ok=True)
+        except PermissionError:
+            return False
+        self._intact.pop(digest, None)
+        return True
+
+    def _await_removals(self, digests: Iterable[str]) -> None:
+        """Return when no process removes any of these artifacts. A process that was killed in a removal counts for `_REMOVAL_S`."""
+        wanted = set(digests)
+        end = time.monotonic() + _REMOVAL_S
+        while time.monotonic() < end and any(wanted & names for names in self._removing()):
+            time.sleep(_POLL_S)
+
+    def _removing(self) -> Iterator[set[str]]:
+        """Yield the hashes of each announced removal. Delete the announcements of processes that were killed."""
+        try:
+            paths = [path for path in self._removals.iterdir() if path.suffix == _LIST]
+        except FileNotFoundError:
+            return
+        for path in paths:
+            with contextlib.suppress(FileNotFoundError):
+                if self._lease_files.now() - path.stat().st_mtime > _REMOVAL_S:
+                    path.unlink()
                 else:
-                    moved[digest] = aside
-        leased = self._leased()
-        for digest, aside in moved.items():
-            if digest in leased:
-                place_new(aside, self._path_of(digest))
-            else:
-                self._intact.pop(digest, None)
-                removed.append(digest)
-            aside.unlink(missing_ok=True)
-        return removed
+                    yield set(path.read_text(encoding="ascii", errors="replace").split())
 
     def _leased(self) -> set[str]:
         """Return every leased hash, also of processes of an earlier version, whose pins are files."""

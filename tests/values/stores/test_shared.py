@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,6 +39,13 @@ def end(process: subprocess.Popen[str], *, kill: bool = False) -> None:
     if kill:
         process.kill()
     process.communicate("\n", timeout=60)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end_at = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end_at
+        time.sleep(0.01)
 
 
 def age(path: Path, seconds: float) -> None:
@@ -84,6 +94,45 @@ print("done", flush=True)
     assert list((tmp_path / "incoming").iterdir()) == []
 
 
+def test_a_lease_waits_for_a_removal_that_did_not_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = SharedFolderStore(tmp_path), SharedFolderStore(tmp_path)
+    digest = first.put(b"a" * 1000)
+    leased, seen, proceed = first._leased, threading.Event(), threading.Event()
+
+    def read_leases() -> set[str]:
+        found = leased()
+        seen.set()
+        proceed.wait(10)
+        return found
+
+    monkeypatch.setattr(first, "_leased", read_leases)
+    with ThreadPoolExecutor() as threads:
+        removal = threads.submit(first.delete, digest)
+        assert seen.wait(10)
+        lease = threads.submit(second.lease, "call", [digest])
+        with pytest.raises(TimeoutError):
+            lease.result(0.1)
+        proceed.set()
+        assert removal.result(10)
+        lease.result(10)
+    assert second.missing([digest]) == [digest]
+    assert list((tmp_path / "removals").iterdir()) == []
+
+
+def test_a_removal_of_a_killed_process_delays_no_lease(tmp_path: Path) -> None:
+    store = SharedFolderStore(tmp_path)
+    digest = store.put(b"a")
+    announced = tmp_path / "removals" / "killed.list"
+    announced.parent.mkdir()
+    announced.write_text(digest)
+    age(announced, 30)
+    began = time.monotonic()
+    store.lease("call", [digest])
+    assert time.monotonic() - began < 5
+    assert not announced.exists()
+    assert store.missing([digest]) == []
+
+
 def test_one_process_does_not_evict_what_another_leased(tmp_path: Path) -> None:
     store = SharedFolderStore(tmp_path, quota_bytes=3000)
     first, second = store.put(b"a" * 1000), store.put(b"b" * 1000)
@@ -117,26 +166,25 @@ def test_a_lease_is_refreshed_while_its_process_lives(tmp_path: Path, monkeypatc
     store.lease("job", [store.put(b"a")])
     (alive,) = (tmp_path / "leases").rglob("alive")
     age(alive, 1000)
-    end_at = time.monotonic() + 10
-    while time.time() - alive.stat().st_mtime > 900:
-        assert time.monotonic() < end_at
-        time.sleep(0.02)
+    until(lambda: time.time() - alive.stat().st_mtime < 900)
     store.close()
 
 
-def test_a_lease_made_during_an_eviction_brings_the_artifact_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_eviction_passes_over_what_was_leased_since_it_chose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store, other = SharedFolderStore(tmp_path, quota_bytes=2000), SharedFolderStore(tmp_path)
     first, second = store.put(b"a" * 1000), store.put(b"b" * 1000)
-    rename = os.rename
+    leased = store._leased
+    with ThreadPoolExecutor() as threads:
 
-    def leased_meanwhile(source: Path, target: Path) -> None:
-        rename(source, target)
-        if Path(source).name == first:
-            other.lease("call", [first])
+        def lease_after_the_announcement() -> set[str]:
+            if any((tmp_path / "removals").glob("*")):
+                threads.submit(other.lease, "call", [first])
+                until(lambda: first in leased())
+            return leased()
 
-    monkeypatch.setattr("os.rename", leased_meanwhile)
-    with pytest.raises(StorageFailed):
-        store.put(b"c" * 2000)
+        monkeypatch.setattr(store, "_leased", lease_after_the_announcement)
+        with pytest.raises(StorageFailed, match="1 artifacts of 1000 bytes are pinned"):
+            store.put(b"c" * 2000)
     assert bytes(store.read(first)) == b"a" * 1000
     store.put(b"d" * 1000)
     assert [store.has(first), store.has(second)] == [True, False]
