@@ -6,9 +6,19 @@ import importlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from yggdrasill.server_ext.comfy.compat.memory import cache_settings
 from yggdrasill.server_ext.comfy.compat.server import command_line, prompt_server
 
-__all__ = ["InterruptFlag", "RunningState", "new_executor", "progress_registry", "wrap_execution", "wrap_input_data", "wrap_validation"]
+__all__ = [
+    "InterruptFlag",
+    "RunningState",
+    "new_executor",
+    "progress_registry",
+    "release_executor",
+    "wrap_execution",
+    "wrap_input_data",
+    "wrap_validation",
+]
 
 _MARK = "_yggdrasill_original"
 
@@ -72,10 +82,15 @@ class InterruptFlag:
 
 
 def new_executor() -> Any:
-    """Return an executor for nested prompts, with a cache of its own that keeps the results of the last prompt."""
-    execution = importlib.import_module("execution")
-    cache_sizes = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
-    return execution.PromptExecutor(prompt_server(), cache_type=execution.CacheType.CLASSIC, cache_args=cache_sizes)
+    """Return an executor for nested prompts, with a cache of its own of the type and the sizes of ComfyUI's."""
+    execution, settings = importlib.import_module("execution"), cache_settings()
+    kind = getattr(execution.CacheType, settings.kind, execution.CacheType.CLASSIC)
+    return execution.PromptExecutor(prompt_server(), cache_type=kind, cache_args=settings.arguments)
+
+
+def release_executor(executor: Any) -> None:
+    """Release the results and models in the cache of an executor, which must not run again."""
+    executor.caches = None
 
 
 def wrap_validation(wrap: Callable[[AsyncFunction], AsyncFunction]) -> None:
