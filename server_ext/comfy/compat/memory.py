@@ -11,7 +11,7 @@ from typing import Any
 from yggdrasill.server_ext.comfy.compat.guard import shielded
 from yggdrasill.server_ext.comfy.compat.server import command_line
 
-__all__ = ["CLASSIC", "LRU", "NONE", "RAM", "CacheSettings", "available_ram", "cache_settings", "make_room", "on_memory_request", "ram_shortfall"]
+__all__ = ["CLASSIC", "LRU", "NONE", "RAM", "CacheSettings", "available_ram", "cache_settings", "free_memory_of", "make_room", "on_memory_request", "ram_shortfall"]
 
 CLASSIC, LRU, RAM, NONE = "CLASSIC", "LRU", "RAM_PRESSURE", "NONE"
 """The types of ComfyUI's node cache, by their names in ``execution.CacheType``."""
@@ -67,11 +67,16 @@ def ram_shortfall(settings: CacheSettings) -> float:
     return max(0.0, settings.ram * 1024**3 - available_ram()) if settings.kind == RAM else 0.0
 
 
+def free_memory_of(device: Any) -> float:
+    """Return the bytes that ComfyUI counts as free on a device."""
+    return float(importlib.import_module("comfy.model_management").get_free_memory(device))
+
+
 def make_room(nbytes: int) -> None:
     """Let ComfyUI unload its models until its device has ``nbytes`` free, beside the memory that it keeps free to compute."""
     management = importlib.import_module("comfy.model_management")
     device = management.get_torch_device()
-    if device.type != "cpu":
+    if getattr(device, "type", "cpu") != "cpu":
         management.free_memory(nbytes + management.minimum_inference_memory(), device)
 
 
