@@ -50,3 +50,29 @@ async def _memory(request):
     if request.query.get("types"):
         found["types"] = dict(collections.Counter(_name(type(each)) for each in objects))
     return web.json_response(found)
+
+
+def _register_block():
+    """Register the block type ``test/heavy``, which multiplies a picture by weights of 64 MiB."""
+    from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection
+
+    class Heavy(AbstractBaseBlock):
+        block_type = "test/heavy"
+
+        def __init__(self, block_id=None, *, config=None):
+            super().__init__(block_id, config=config)
+            self.model = torch.nn.Linear(4096, 4096, bias=False)
+
+        def declare_ports(self):
+            return [Port("x", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+        def forward(self, inputs):
+            return {"y": inputs["x"] * self.model.weight.mean().item()}
+
+    BlockRegistry.global_registry().register(Heavy.block_type, Heavy)
+
+
+@server.PromptServer.instance.routes.post("/test_memory/block")
+async def _block(request):
+    _register_block()
+    return web.json_response({})

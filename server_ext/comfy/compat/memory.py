@@ -11,7 +11,19 @@ from typing import Any
 from yggdrasill.server_ext.comfy.compat.guard import shielded
 from yggdrasill.server_ext.comfy.compat.server import command_line
 
-__all__ = ["CLASSIC", "LRU", "NONE", "RAM", "CacheSettings", "available_ram", "cache_settings", "free_memory_of", "make_room", "on_memory_request", "ram_shortfall"]
+__all__ = [
+    "CLASSIC",
+    "LRU",
+    "NONE",
+    "RAM",
+    "CacheSettings",
+    "available_ram",
+    "cache_settings",
+    "free_memory_of",
+    "make_room",
+    "on_memory_request",
+    "ram_shortfall",
+]
 
 CLASSIC, LRU, RAM, NONE = "CLASSIC", "LRU", "RAM_PRESSURE", "NONE"
 """The types of ComfyUI's node cache, by their names in ``execution.CacheType``."""

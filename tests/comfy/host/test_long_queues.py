@@ -76,7 +76,7 @@ def growth(before: dict[str, Any], after: dict[str, Any], prompts: int) -> str:
 
 def check_flat(sides: tuple[Caller, Caller], warm: int, prompts: int) -> None:
     """Assert that ``prompts`` more placed prompts after ``warm`` ones leave no more objects, threads or files, and no more memory."""
-    caller, endpoint = sides
+    caller = sides[0]
     run_placed(caller, range(1, warm + 1))
     before = [memory_of(side) for side in sides]
     run_placed(caller, range(warm + 1, warm + prompts + 1))
