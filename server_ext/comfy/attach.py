@@ -18,6 +18,7 @@ from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
 from yggdrasill.server_ext.comfy.compat.holds import HOLDS
 from yggdrasill.server_ext.comfy.compat.probe import EDITOR, ENDPOINT, FEATURES, PLACEMENT, probe
+from yggdrasill.server_ext.comfy.custom_messages import route_custom_messages
 from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.placement.refusal import refuse_placed_prompts
@@ -98,6 +99,8 @@ def _attach(context: ExtensionContext) -> None:
         roots=_read(compat.model_folders, []),
     )
     run_prompts_with(context.runner)
+    with compat.shielded("messages of nodes cannot be sent to the callers of jobs"):
+        route_custom_messages(lambda prompt_id: context.runner.run_of(prompt_id) is not None)
     host = ComfyHost(settings.slots)
     set_local_comfy(host)
     service, guard, set_url = build_service(serving, data_dir, token, redactor, host)

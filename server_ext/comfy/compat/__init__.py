@@ -75,10 +75,12 @@ from yggdrasill.server_ext.comfy.compat.server import (
     own_addresses,
     prompt_server,
     running_client,
+    send_any,
     send_json,
     send_preview,
     send_text,
     web_app,
+    wrap_send,
 )
 from yggdrasill.server_ext.comfy.compat.version import (
     MINIMUM_VERSION,
@@ -145,6 +147,7 @@ __all__ = [
     "ram_shortfall",
     "release_executor",
     "running_client",
+    "send_any",
     "send_json",
     "send_preview",
     "send_text",
@@ -159,5 +162,6 @@ __all__ = [
     "web_app",
     "wrap_execution",
     "wrap_input_data",
+    "wrap_send",
     "wrap_validation",
 ]
