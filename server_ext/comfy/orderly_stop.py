@@ -66,7 +66,8 @@ class OrderlyStop:
             if self._closing is None:
                 self._closing = asyncio.ensure_future(self._close())
             await asyncio.wait([self._closing], timeout=LONGEST_CLOSE)
-        self._end(number)
+        # a callback may raise KeyboardInterrupt out of the loop; a task would keep it as its exception
+        asyncio.get_running_loop().call_soon(self._end, number)
 
     def _end(self, number: int) -> None:
         """Let the signal act as it did before."""

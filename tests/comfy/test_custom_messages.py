@@ -58,12 +58,14 @@ def test_the_status_of_the_queue_goes_to_all_pages(server: FakeServer) -> None:
     assert server.sent == [("status", {"status": {}}, None)]
 
 
-@pytest.mark.parametrize("data", [{"x": object()}, {"x": "y" * MAX_MESSAGE}])
-def test_a_message_that_cannot_be_sent_is_left_out_and_logged(server: FakeServer, data: Any, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("event, value", [("pack-object", object()), ("pack-large", "y" * MAX_MESSAGE)])
+def test_a_message_that_cannot_be_sent_is_left_out_and_logged(
+    server: FakeServer, event: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     execute("job")
-    server.send_sync("pack-event-bad", data)
+    server.send_sync(event, {"x": value})
     assert server.sent == []
-    assert "message 'pack-event-bad' of a node is left out" in caplog.text
+    assert f"message {event!r} of a node is left out" in caplog.text
 
 
 @pytest.mark.parametrize("event", ["status", "executing", "progress_state", "yggdrasill.jobs", "", "x" * 200, 3, None])
