@@ -95,6 +95,8 @@ class NestedExecutors:
             await asyncio.Event().wait()
         finally:
             self.release()
+            # this task refers to the loop, so the entry would not end with it
+            _executors.pop(asyncio.get_running_loop(), None)
 
 
 _executors: WeakKeyDictionary[asyncio.AbstractEventLoop, NestedExecutors] = WeakKeyDictionary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 import threading
 import weakref
@@ -17,7 +18,7 @@ from samples.comfy_modules import install_comfy
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
 from yggdrasill.foundation import AbstractBaseBlock, Graph, Port, PortDirection
-from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy import compat, nested_run
 from yggdrasill.server_ext.comfy.compat.memory import CacheSettings
 from yggdrasill.server_ext.comfy.levels import built
 from yggdrasill.server_ext.comfy.levels.built import MAX_BUILT, BuiltRunnables, current_prompt, referenced_bytes
@@ -46,7 +47,7 @@ def comfy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     args.cache_lru = 0
     found = SimpleNamespace(args=args, management=management, free=1 << 40, ram=1 << 40)
     monkeypatch.setattr(management, "get_free_memory", lambda device=None: found.free)
-    monkeypatch.setattr("psutil.virtual_memory", lambda: SimpleNamespace(available=found.ram))
+    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=found.ram)))
     runnables = BuiltRunnables()
     monkeypatch.setattr(built, "built_runnables", runnables)
     found.runnables = runnables
@@ -99,6 +100,20 @@ def test_what_nested_prompts_cache_ends_with_the_event_loop_of_the_outer_prompt(
 
     _, executor = asyncio.run(outer())
     assert executor.caches is None
+
+
+def test_an_ended_event_loop_is_not_remembered(comfy: Any) -> None:
+    async def outer() -> weakref.ref[asyncio.AbstractEventLoop]:
+        executors = nested_run._executors_here()
+        assert nested_run._executors_here() is executors
+        executors.give_back(executors.take())
+        await asyncio.sleep(0)
+        return weakref.ref(asyncio.get_running_loop())
+
+    loop = asyncio.run(outer())
+    gc.collect()
+    assert loop() is None
+    assert len(nested_run._executors) == 0
 
 
 def test_ram_pressure_releases_what_idle_executors_cache(comfy: Any) -> None:
