@@ -108,6 +108,8 @@ def _attach(context: ExtensionContext) -> None:
     set_local_comfy(host)
     service, guard, set_url = build_service(serving, data_dir, token, redactor, host)
     set_url(url)
+    with compat.shielded("served graphs will not be released when ComfyUI needs memory"):
+        compat.on_memory_request(lambda required, device: service.deployments.release_built())
     context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
     service.models = ModelSources(settings.model_sources, compat.named_model_folders, int(settings.model_limit * 2**30))
     app = compat.web_app()

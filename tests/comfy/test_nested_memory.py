@@ -17,7 +17,7 @@ import torch
 from samples.comfy_modules import install_comfy
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.foundation import AbstractBaseBlock, Graph, Port, PortDirection
+from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection
 from yggdrasill.server_ext.comfy import compat, nested_run
 from yggdrasill.server_ext.comfy.compat.memory import CacheSettings
 from yggdrasill.server_ext.comfy.levels import built
@@ -57,7 +57,7 @@ def comfy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def graph(name: str) -> tuple[Graph, weakref.ref[torch.nn.Linear]]:
     """A graph with weights, and a weak reference to them."""
     made = Graph(name)
-    made.add_node("n", Weights())
+    made.add_node(Node("n", Weights()))
     block: Any = made.get_node("n").block
     return made, weakref.ref(block.model)
 

@@ -31,7 +31,7 @@ CLASSIC, LRU, RAM, NONE = "CLASSIC", "LRU", "RAM_PRESSURE", "NONE"
 _GIB = 1024.0
 _EVERYTHING = 1e30
 """The number of bytes that ComfyUI requires of each device when it unloads all models."""
-_MARK = "_yggdrasill_original_free_memory"
+_REQUESTS = "_yggdrasill_memory_requests"
 
 MemoryRequest = Callable[["float | None", Any], None]
 """Receives the bytes that a device must have free, None if all memory is wanted back, and the device."""
@@ -95,20 +95,28 @@ def make_room(nbytes: int) -> None:
 def on_memory_request(release: MemoryRequest) -> None:
     """Call ``release`` whenever ComfyUI needs memory of a device, before it unloads models of its own.
 
-    ComfyUI does so when it loads a model, after it ran out of memory, and for *Unload models* and *Free model and node cache*. The first
-    caller in a process is the only one.
+    ComfyUI does so when it loads a model, after it ran out of memory, and for *Unload models* and *Free model and node cache*. Functions are
+    called in the order in which they were passed, while memory is short.
     """
     management = importlib.import_module("comfy.model_management")
-    if hasattr(management, _MARK):
-        return
+    requests: list[MemoryRequest] | None = getattr(management, _REQUESTS, None)
+    if requests is None:
+        requests = []
+        setattr(management, _REQUESTS, requests)
+        _wrap_free_memory(management, requests)
+    if release not in requests:
+        requests.append(release)
+
+
+def _wrap_free_memory(management: Any, requests: list[MemoryRequest]) -> None:
     original = management.free_memory
 
     def free_memory(memory_required: Any, device: Any, *rest: Any, **named: Any) -> Any:
-        with shielded("graphs of blocks could not be released"):
-            _request(management, release, float(memory_required), device)
+        for release in list(requests):
+            with shielded("graphs of blocks could not be released"):
+                _request(management, release, float(memory_required), device)
         return original(memory_required, device, *rest, **named)
 
-    setattr(management, _MARK, original)
     management.free_memory = free_memory
 
 

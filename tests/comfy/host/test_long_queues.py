@@ -91,7 +91,7 @@ def check_flat(sides: tuple[Caller, Caller], warm: int, prompts: int) -> None:
 
 
 def test_a_short_queue_of_placed_prompts_leaves_memory_flat(sides: tuple[Caller, Caller]) -> None:
-    check_flat(sides, 40, 60)
+    check_flat(sides, 20, 30)
 
 
 @pytest.mark.faults
