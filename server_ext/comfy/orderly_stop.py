@@ -36,7 +36,11 @@ class OrderlyStop:
         """Handle signals from now on. Call it on the main loop; without effect in a loop of another thread, which receives no signals."""
         if threading.current_thread() is threading.main_thread():
             self._loop = asyncio.get_running_loop()
-            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            for number in _SIGNALS:
+                handler = signal.getsignal(number)
+                if handler not in (signal.SIG_IGN, None):
+                    self._previous[number] = handler
+                    signal.signal(number, self._handle)
 
     async def close(self) -> None:
         """Close the endpoint once, and handle signals no more."""
@@ -46,9 +50,9 @@ class OrderlyStop:
         await asyncio.shield(self._closing)
 
     def _restore(self) -> None:
-        previous, self._previous = self._previous, {}
-        for number, handler in previous.items():
-            if handler is not None and signal.getsignal(number) == self._handle:
+        for number, handler in self._previous.items():
+            # another pack may have replaced our handler since
+            if signal.getsignal(number) == self._handle:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -70,6 +74,11 @@ class OrderlyStop:
         asyncio.get_running_loop().call_soon(self._end, number)
 
     def _end(self, number: int) -> None:
-        """Let the signal act as it did before."""
+        """Let the signal act as it did before. A handler of another pack that calls ours is not called again."""
         self._restore()
-        signal.raise_signal(number)
+        previous = self._previous.get(number)
+        if callable(previous):
+            previous(number, None)
+        else:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

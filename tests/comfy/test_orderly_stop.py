@@ -31,6 +31,7 @@ async def main():
     {act}
     await asyncio.sleep(20)
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 loop = asyncio.new_event_loop()
 try:
     loop.run_until_complete(main())
@@ -82,3 +83,16 @@ def test_after_the_shutdown_handlers_signals_act_as_before() -> None:
         -signal.SIGTERM,
         ["closing", "closed"],
     )
+
+
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    ignored = "signal.signal(signal.SIGINT, signal.SIG_IGN); stop.install()"
+    acts = (ignored, _RAISE.format(name="SIGINT"), "await asyncio.sleep(0.3)", "raise KeyboardInterrupt")
+    assert run("pass", "await stop.close()", *acts) == (0, ["closing", "closed", "interrupted"])
+
+
+def test_a_handler_of_another_pack_that_calls_ours_is_called_once() -> None:
+    wrap = (
+        "ours = signal.getsignal(signal.SIGTERM); signal.signal(signal.SIGTERM, lambda *facts: (print('other', flush=True), ours(*facts)))"
+    )
+    assert run("pass", wrap, _RAISE.format(name="SIGTERM")) == (-signal.SIGTERM, ["other", "closing", "closed"])

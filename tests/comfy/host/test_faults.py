@@ -318,7 +318,7 @@ def test_a_peer_that_is_stopped_in_order_ends_its_jobs_and_says_so(
     peer.deploy(graph, slow(graph))
     prompt_id = a.start(calling(graph, "peer"))
     until(lambda: peer.queue()[0])
-    peer.server.process.send_signal(number)
+    peer.server.process.send_signal(signal.SIGTERM)
     assert "shutting down" in error_of(a, prompt_id)["exception_message"]
     peer.server.process.wait(60)
     servers.start_again(peer.server)
