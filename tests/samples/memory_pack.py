@@ -15,7 +15,28 @@ from aiohttp import web
 
 __all__ = ["NODE_CLASS_MAPPINGS"]
 
-NODE_CLASS_MAPPINGS = {}
+
+class Weights:
+    """Loads weights of 64 MiB."""
+
+    FUNCTION, CATEGORY, RETURN_TYPES = "act", "tests", ("TEST_WEIGHTS",)
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"seed": ("INT", {"default": 0})}})
+
+    def act(self, seed):
+        return (torch.nn.Linear(4096, 4096, bias=False),)
+
+
+class UseWeights:
+    """Multiplies a picture by the mean of the weights."""
+
+    FUNCTION, CATEGORY, RETURN_TYPES = "act", "tests", ("IMAGE",)
+    INPUT_TYPES = classmethod(lambda cls: {"required": {"weights": ("TEST_WEIGHTS",), "image": ("IMAGE",)}})
+
+    def act(self, weights, image):
+        return (image * weights.weight.mean().item(),)
+
+
+NODE_CLASS_MAPPINGS = {"TestWeights": Weights, "TestUseWeights": UseWeights}
 
 
 def _name(kind):

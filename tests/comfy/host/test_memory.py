@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ def memory_of(server: Server) -> dict[str, Any]:
 
 
 def succeeds(server: Server, prompt: dict[str, Any]) -> None:
-    entry = server.run(prompt)
+    entry = server.run(prompt, timeout=300)
     assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
 
 
@@ -99,6 +99,17 @@ def with_checkpoint(seed: int) -> dict[str, Any]:
     return {"kind": "comfy", "graph_id": "with-checkpoint", "prompt": prompt}
 
 
+def with_weights(seed: int) -> dict[str, Any]:
+    """A ComfyUI workflow with weights of 64 MiB that a node runs nested."""
+    prompt = {
+        "1": node("TestWeights", seed=seed),
+        "2": node("EmptyImage", width=8, height=8, batch_size=1, color=seed),
+        "3": node("TestUseWeights", weights=("1", 0), image=("2", 0)),
+        "4": graph_output("y", ("3", 0), "IMAGE"),
+    }
+    return {"kind": "comfy", "graph_id": "with-weights", "prompt": prompt}
+
+
 HEAVY = {
     "graph_id": "heavy",
     "nodes": [{"node_id": "h", "block_type": "test/heavy", "config": {}}],
@@ -108,12 +119,14 @@ HEAVY = {
 }
 
 
-def test_the_models_of_a_nested_prompt_end_with_the_outer_prompt(held: Caller) -> None:
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("workflow", [with_weights, with_checkpoint])
+def test_the_models_of_a_nested_prompt_end_with_the_outer_prompt(held: Caller, workflow: Callable[[int], dict[str, Any]]) -> None:
     server = held.server
-    succeeds(server, run_graph(with_checkpoint(0), 0))
+    succeeds(server, run_graph(workflow(0), 0))
     free(server)
     before = memory_of(server)
-    succeeds(server, run_graph(with_checkpoint(1), 1))
+    succeeds(server, run_graph(workflow(1), 1))
     until(lambda: memory_of(server)["parameter_bytes"] <= before["parameter_bytes"], 20)
     free(server)
     after = memory_of(server)
