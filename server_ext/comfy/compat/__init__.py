@@ -26,6 +26,7 @@ from yggdrasill.server_ext.comfy.compat.machine import (
     named_folder,
     named_model_folders,
     pack_folders,
+    register_files,
     temporary_folder,
     user_directory,
 )
@@ -126,6 +127,7 @@ __all__ = [
     "prompt_state",
     "queue_depth",
     "raise_interrupt",
+    "register_files",
     "running_client",
     "send_json",
     "send_preview",

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from yggdrasill.server_ext.comfy.compat.server import prompt_server
+
 __all__ = [
     "base_folder",
     "compute_devices",
@@ -17,6 +19,7 @@ __all__ = [
     "named_folder",
     "named_model_folders",
     "pack_folders",
+    "register_files",
     "temporary_folder",
     "user_directory",
 ]
@@ -57,6 +60,24 @@ def named_folder(name: str) -> Path | None:
     """Return the folder that ComfyUI calls ``input``, ``output`` or ``temp``; None for another name."""
     folder = _folders().get_directory_by_type(name)
     return None if folder is None else Path(folder)
+
+
+def register_files(output: Any) -> Any:
+    """Return what a node shows with the ids of its files as assets of this server, as ComfyUI does for its own nodes.
+
+    Without assets, ``output`` is returned as it is.
+    """
+    try:
+        enrichment = importlib.import_module("comfy_execution.asset_enrichment")
+    except ImportError:
+        return output
+    manager = getattr(prompt_server(), "asset_manager", None)
+    if manager is not None and hasattr(enrichment, "register_executed_outputs"):
+        return enrichment.register_executed_outputs(output, None, manager)
+    if hasattr(enrichment, "enrich_output_with_assets"):
+        # ComfyUI 0.26 to 0.33
+        return enrichment.enrich_output_with_assets(output)
+    return output
 
 
 def model_folders() -> list[Path]:
