@@ -52,7 +52,7 @@ def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
         stored[_key(entry)] = {"filename": filename, "subfolder": "", "type": "temp"}
     shown = _replace_files(output, stored)
     with compat.shielded("the files of a remote node could not be registered as assets"):
-        return compat.register_files(shown)
+        return compat.enrich_files(shown)
     return shown
 
 

@@ -87,8 +87,8 @@ def test_a_client_that_reads_no_preview_metadata_receives_the_picture_alone(serv
 # -- shown files -------------------------------------------------------------------------------------------------
 
 
-def install_assets(monkeypatch: pytest.MonkeyPatch, **functions: Any) -> None:
-    module = ModuleType("comfy_execution.asset_enrichment")
+def install_enrichment(monkeypatch: pytest.MonkeyPatch, kind: str, **functions: Any) -> None:
+    module = ModuleType(f"comfy_execution.{kind}_enrichment")
     for name, function in functions.items():
         setattr(module, name, function)
     monkeypatch.setitem(sys.modules, module.__name__, module)
@@ -109,13 +109,21 @@ def test_the_asset_ids_of_an_endpoint_are_not_passed_on(server: FakeServer) -> N
 
 def test_a_file_of_an_endpoint_is_registered_as_an_asset_of_this_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "asset_manager", SimpleNamespace(name="here"), raising=False)
-    install_assets(monkeypatch, register_executed_outputs=lambda output, job, manager: with_id(output, manager.name))
+    install_enrichment(monkeypatch, "asset", register_executed_outputs=lambda output, job, manager: with_id(output, manager.name))
     assert stored({**FILE, "id": "there"})["images"][0]["id"] == "here"
 
 
 def test_a_comfyui_without_asset_manager_registers_by_its_own_function(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    install_assets(monkeypatch, enrich_output_with_assets=lambda output: with_id(output, "older"))
+    install_enrichment(monkeypatch, "asset", enrich_output_with_assets=lambda output: with_id(output, "older"))
     assert stored(FILE)["images"][0]["id"] == "older"
+
+
+def test_a_file_of_an_older_endpoint_is_shown_with_its_media_properties(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def enrich(output: Any) -> Any:
+        return {key: [{"metadata": {"kind": "image"}, **entry} for entry in entries] for key, entries in output.items()}
+
+    install_enrichment(monkeypatch, "media", enrich_output_with_media_metadata=enrich)
+    assert stored(FILE)["images"][0]["metadata"] == {"kind": "image"}
 
 
 def test_a_file_that_cannot_be_registered_is_shown_without_an_asset(
@@ -124,7 +132,7 @@ def test_a_file_that_cannot_be_registered_is_shown_without_an_asset(
     def broken(output: Any) -> Any:
         raise OSError("the database is locked")
 
-    install_assets(monkeypatch, enrich_output_with_assets=broken)
+    install_enrichment(monkeypatch, "asset", enrich_output_with_assets=broken)
     assert stored({**FILE, "id": "there"})["images"] == [{"filename": "here-a.png", "subfolder": "", "type": "temp"}]
     assert "registered as assets" in caplog.text
 

@@ -19,6 +19,7 @@ from yggdrasill.server_ext.comfy.compat.guard import guarded, log_failure, shiel
 from yggdrasill.server_ext.comfy.compat.machine import (
     base_folder,
     compute_devices,
+    enrich_files,
     media_folders,
     model_folders,
     model_names,
@@ -26,7 +27,6 @@ from yggdrasill.server_ext.comfy.compat.machine import (
     named_folder,
     named_model_folders,
     pack_folders,
-    register_files,
     temporary_folder,
     user_directory,
 )
@@ -95,6 +95,7 @@ __all__ = [
     "compute_devices",
     "delete_queued",
     "enqueue",
+    "enrich_files",
     "executing_node",
     "execution_blocker",
     "find_class",
@@ -127,7 +128,6 @@ __all__ = [
     "prompt_state",
     "queue_depth",
     "raise_interrupt",
-    "register_files",
     "running_client",
     "send_json",
     "send_preview",

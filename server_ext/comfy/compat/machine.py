@@ -12,6 +12,7 @@ from yggdrasill.server_ext.comfy.compat.server import prompt_server
 __all__ = [
     "base_folder",
     "compute_devices",
+    "enrich_files",
     "media_folders",
     "model_folders",
     "model_names",
@@ -19,7 +20,6 @@ __all__ = [
     "named_folder",
     "named_model_folders",
     "pack_folders",
-    "register_files",
     "temporary_folder",
     "user_directory",
 ]
@@ -62,22 +62,28 @@ def named_folder(name: str) -> Path | None:
     return None if folder is None else Path(folder)
 
 
-def register_files(output: Any) -> Any:
-    """Return what a node shows with the ids of its files as assets of this server, as ComfyUI does for its own nodes.
+def enrich_files(output: Any) -> Any:
+    """Return what a node shows with what ComfyUI adds to the files of its own nodes: media properties, and their ids as assets of this server.
 
-    Without assets, ``output`` is returned as it is.
+    ComfyUI 0.26 to 0.33 add ids alone, and only with ``--enable-assets``.
     """
-    try:
-        enrichment = importlib.import_module("comfy_execution.asset_enrichment")
-    except ImportError:
-        return output
+    media, assets = _optional("comfy_execution.media_enrichment"), _optional("comfy_execution.asset_enrichment")
+    if hasattr(media, "enrich_output_with_media_metadata"):
+        output = media.enrich_output_with_media_metadata(output)
     manager = getattr(prompt_server(), "asset_manager", None)
-    if manager is not None and hasattr(enrichment, "register_executed_outputs"):
-        return enrichment.register_executed_outputs(output, None, manager)
-    if hasattr(enrichment, "enrich_output_with_assets"):
-        # ComfyUI 0.26 to 0.33
-        return enrichment.enrich_output_with_assets(output)
+    if manager is not None and hasattr(assets, "register_executed_outputs"):
+        return assets.register_executed_outputs(output, None, manager)
+    if hasattr(assets, "enrich_output_with_assets"):
+        return assets.enrich_output_with_assets(output)
     return output
+
+
+def _optional(name: str) -> Any:
+    """Return a module that not every ComfyUI has, or None."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def model_folders() -> list[Path]:
