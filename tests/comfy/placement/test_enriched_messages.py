@@ -29,8 +29,8 @@ def shown_picture(shown: Shown) -> dict[str, Any]:
 
 
 def test_a_picture_from_inside_a_part_is_described_as_one_of_this_server(a: Caller, b: Caller) -> None:
-    placed = shown_picture(show(a.server, sketch(1), on_endpoints(sketch=("b", ["2"]))))
-    assert len(b.jobs(graph_id="sketch")) == 1
+    placed = shown_picture(show(a.server, sketch(1), on_endpoints(described=("b", ["2"]))))
+    assert len(b.jobs(graph_id="described")) == 1
     here = shown_picture(show(a.server, sketch(1)))
     assert placed.keys() == here.keys()
     assert placed.get("metadata") == here.get("metadata")
@@ -51,9 +51,9 @@ def test_messages_of_a_part_have_the_metadata_of_the_workflow(a: Caller, b: Call
         "3": node("TestShow", value=("2", 0)),
     }
     previews, metadata = {"preview_method": "latent2rgb"}, {"tab": "seven"}
-    placed = show(a.server, prompt, {**on_endpoints(seen=("b", ["2"])), **previews}, workflow_metadata=metadata)
+    placed = show(a.server, prompt, {**on_endpoints(described_messages=("b", ["2"])), **previews}, workflow_metadata=metadata)
     here = show(a.server, prompt, previews, workflow_metadata=metadata)
-    assert len(b.jobs(graph_id="seen")) == 1
+    assert len(b.jobs(graph_id="described_messages")) == 1
     assert placed.previews
     assert here.previews
     assert marked(placed) == marked(here)
