@@ -19,6 +19,7 @@ from yggdrasill.server_ext.comfy.compat.guard import guarded, log_failure, shiel
 from yggdrasill.server_ext.comfy.compat.machine import (
     base_folder,
     compute_devices,
+    enrich_files,
     media_folders,
     model_folders,
     model_names,
@@ -94,6 +95,7 @@ __all__ = [
     "compute_devices",
     "delete_queued",
     "enqueue",
+    "enrich_files",
     "executing_node",
     "execution_blocker",
     "find_class",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -22,6 +23,9 @@ def progress_registry() -> Any:
 
 class RunningState:
     """ComfyUI's global facts about the running prompt.
+
+    The workflow's metadata is not one of them: calls of the outer prompt send messages while a nested prompt runs, and the socket of a nested
+    prompt ignores it.
 
     Raises:
         ImportError, AttributeError: this ComfyUI keeps them elsewhere.
@@ -74,8 +78,12 @@ class InterruptFlag:
 def new_executor() -> Any:
     """Return an executor for nested prompts, with a cache of its own that keeps the results of the last prompt."""
     execution = importlib.import_module("execution")
-    cache_sizes = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
-    return execution.PromptExecutor(prompt_server(), cache_type=execution.CacheType.CLASSIC, cache_args=cache_sizes)
+    server = prompt_server()
+    options: dict[str, Any] = {"cache_type": execution.CacheType.CLASSIC, "cache_args": {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}}
+    if "asset_manager" in inspect.signature(execution.PromptExecutor).parameters:
+        # without it, files that nested prompts show are not registered as assets
+        options["asset_manager"] = getattr(server, "asset_manager", None)
+    return execution.PromptExecutor(server, **options)
 
 
 def wrap_validation(wrap: Callable[[AsyncFunction], AsyncFunction]) -> None:

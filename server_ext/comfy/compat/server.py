@@ -32,7 +32,9 @@ __all__ = [
     "web_app",
 ]
 
-_PREVIEW_WITH_METADATA = 4
+_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
+_JPEG, _PNG = 1, 2
+_PNG_BYTES = b"\x89PNG"
 _MAX_LINE = 500
 _MAX_MESSAGE = 8 << 20
 
@@ -126,15 +128,33 @@ def send_json(event: str, data: Mapping[str, Any], sid: str | None) -> None:
 def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> None:
     """Send an encoded picture (JPEG or PNG) for the node in ``metadata`` to the browser ``sid``.
 
+    As ComfyUI's own preview, it has the workflow's metadata too, and a client that does not support metadata receives the picture alone.
+
     Raises:
         InvalidArgument: metadata that is not JSON, or a picture that is not bytes.
     """
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise InvalidArgument(f"A preview must be bytes, got {type(image).__name__}.")
-    text = json.dumps(json_copy(dict(metadata), "a preview's metadata")).encode("utf-8")
     server = prompt_server()
-    payload = len(text).to_bytes(4, "big") + text + bytes(image)
-    asyncio.run_coroutine_threadsafe(_quietly(server, payload, sid), server.loop)
+    facts = json_copy({**_workflow_metadata(server, metadata), **metadata}, "a preview's metadata")
+    picture = bytes(image)
+    if _supports_metadata(server, sid):
+        text = json.dumps(facts).encode("utf-8")
+        kind, payload = _PREVIEW_WITH_METADATA, len(text).to_bytes(4, "big") + text + picture
+    else:
+        kind, payload = _PREVIEW, (_PNG if picture.startswith(_PNG_BYTES) else _JPEG).to_bytes(4, "big") + picture
+    asyncio.run_coroutine_threadsafe(_quietly(server, kind, payload, sid), server.loop)
+
+
+def _workflow_metadata(server: Any, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what ComfyUI adds to each message about the running prompt, such as the id of its workflow; empty before ComfyUI 0.38."""
+    found = getattr(server, "workflow_metadata", None)
+    return found if isinstance(found, Mapping) and "prompt_id" in metadata else {}
+
+
+def _supports_metadata(server: Any, sid: str | None) -> bool:
+    client = server.sockets_metadata.get(sid) or {}
+    return bool((client.get("feature_flags") or {}).get("supports_preview_metadata"))
 
 
 def send_text(text: str, node_id: str, sid: str | None) -> None:
@@ -142,9 +162,9 @@ def send_text(text: str, node_id: str, sid: str | None) -> None:
     prompt_server().send_progress_text(text[:_MAX_LINE], node_id, sid)
 
 
-async def _quietly(server: Any, payload: bytes, sid: str | None) -> None:
+async def _quietly(server: Any, kind: int, payload: bytes, sid: str | None) -> None:
     with shielded("a preview could not be sent"):
-        await server.send_bytes(_PREVIEW_WITH_METADATA, payload, sid)
+        await server.send_bytes(kind, payload, sid)
 
 
 def open_socket(sid: str, socket: Any) -> None:
