@@ -211,7 +211,7 @@ def install_comfy(monkeypatch: pytest.MonkeyPatch, folder: Path) -> FakeServer:
         get_input_data=get_input_data,
         PromptExecutor=executor,
         PromptQueue=Queue,
-        CacheType=SimpleNamespace(CLASSIC="classic"),
+        CacheType=SimpleNamespace(CLASSIC="classic", LRU="lru", NONE="none", RAM_PRESSURE="ram"),
     )
     _module(monkeypatch, "nodes", NODE_CLASS_MAPPINGS={"X": Node, "Y": Node})
     _module(monkeypatch, "comfyui_version", __version__="0.33.0")
@@ -241,6 +241,8 @@ def _comfy_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         tls_keyfile=None,
         tls_certfile=None,
         preview_method=SimpleNamespace(value="none"),
+        cache_classic=False,
+        cache_none=False,
         cache_lru=1,
         cache_ram=[],
     )
@@ -254,6 +256,9 @@ def _comfy_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         get_all_torch_devices=lambda: ["cpu"],
         get_free_memory=lambda dev=None: 1,
         get_total_memory=lambda dev=None: 2,
+        minimum_inference_memory=lambda: 1,
+        free_memory=lambda memory_required, device, keep_loaded=(): [],
+        total_ram=1024.0,
     )
 
     def interrupt_current_processing(value: bool = True) -> None:

@@ -92,6 +92,9 @@ HOLDS: tuple[Hold, ...] = (
     Hold(f"{_MEMORY}set_ram_cache_release_state", calls("callback", "headroom"), (NESTED_RUNS,)),
     Hold(f"{_MEMORY}extra_ram_release_callback", exists, (NESTED_RUNS,)),
     Hold(f"{_MEMORY}RAM_CACHE_HEADROOM", exists, (NESTED_RUNS,)),
+    Hold(f"{_MANAGEMENT}free_memory", calls("required", "device"), ()),
+    Hold(f"{_MANAGEMENT}minimum_inference_memory", calls(), ()),
+    Hold(f"{_MANAGEMENT}total_ram", exists, ()),
     # node classes
     Hold("nodes:NODE_CLASS_MAPPINGS", has_keys, _ALL),
     Hold("comfy_api.internal:_ComfyNodeInternal", exists, (ENDPOINT, PLACEMENT)),
@@ -112,5 +115,9 @@ HOLDS: tuple[Hold, ...] = (
     Hold(f"{_ARGS}.port", exists, (ENDPOINT,)),
     Hold(f"{_ARGS}.tls_keyfile", exists, (ENDPOINT,)),
     Hold(f"{_ARGS}.tls_certfile", exists, (ENDPOINT,)),
+    Hold(f"{_ARGS}.cache_classic", exists, ()),
+    Hold(f"{_ARGS}.cache_none", exists, ()),
+    Hold(f"{_ARGS}.cache_lru", exists, ()),
+    Hold(f"{_ARGS}.cache_ram", exists, ()),
     Hold(f"{_ARGS}.preview_method", exists, (*_CALLS, NESTED_RUNS)),
 )

@@ -26,16 +26,19 @@ __all__ = [
     "own_addresses",
     "prompt_server",
     "running_client",
+    "send_any",
     "send_json",
     "send_preview",
     "send_text",
     "web_app",
+    "wrap_send",
 ]
 
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 _JPEG, _PNG = 1, 2
 _PNG_BYTES = b"\x89PNG"
 _MAX_LINE = 500
+_WRAPPED = "_yggdrasill_original_send_sync"
 _MAX_MESSAGE = 8 << 20
 
 
@@ -120,9 +123,22 @@ def send_json(event: str, data: Mapping[str, Any], sid: str | None) -> None:
     Raises:
         InvalidArgument: the message is not JSON.
     """
+    send_any(event, dict(data), sid)
+
+
+def send_any(event: str, data: Any, sid: str | None) -> None:
+    """Send a message whose data are any JSON value, as `send_json`."""
     if not isinstance(event, str) or not event:
         raise InvalidArgument(f"The name of a message must be a non-empty string, got {event!r}. Use send_preview for pictures.")
-    prompt_server().send_sync(event, json_copy(dict(data), f"message {event!r}"), sid)
+    prompt_server().send_sync(event, json_copy(data, f"message {event!r}"), sid)
+
+
+def wrap_send(wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+    """Replace the function ``send_sync(event, data, sid)`` with which nodes and ComfyUI send messages, once per process."""
+    server = prompt_server()
+    if not hasattr(server, _WRAPPED):
+        setattr(server, _WRAPPED, server.send_sync)
+        server.send_sync = wrap(server.send_sync)
 
 
 def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> None:

@@ -30,8 +30,7 @@ class PlacementService:
     """``read_registry`` returns the current registry of endpoints.
 
     `monitor` has the states of the endpoints, `local_facts` the traits of node packs and the user's files, `timeline` the costs of recent
-    calls, `runs` the running partitioned prompts by prompt id, and `stale` the plans whose cached results are no longer stored where they
-    were.
+    calls, and `runs` the running partitioned prompts by prompt id.
     """
 
     def __init__(self, read_registry: Callable[[], EndpointRegistry]) -> None:
@@ -39,7 +38,6 @@ class PlacementService:
         self.monitor = EndpointMonitor(read_registry)
         self.timeline = Timeline()
         self.runs: dict[str, PartitionedPrompt] = {}
-        self.stale: set[str] = set()
         self.local_facts = LocalFacts()
         self.validator = PromptValidator(self.monitor, SchemaCache(), self.local_facts)
 
