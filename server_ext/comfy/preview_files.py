@@ -19,6 +19,8 @@ MAX_BYTES = 512 << 10
 """Total bytes of the files sent with one message."""
 _MAX_FILES = 64
 _KEYS = frozenset({"filename", "subfolder", "type"})
+_ASSET_KEYS = frozenset({"id", "preview_id"})
+"""Ids of a file in the asset database of the server that has it."""
 
 
 def read_files(output: Any) -> list[dict[str, str]]:
@@ -37,7 +39,7 @@ def read_files(output: Any) -> list[dict[str, str]]:
 def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
     """Store ``files`` in this server's temporary folder as ``name(filename)``, and return ``output`` with the stored files in their place.
 
-    A file in ``output`` that is not in ``files`` is removed from it.
+    A file in ``output`` that is not in ``files`` is removed from it, and the asset ids of the other server are removed from the rest.
     """
     folder = compat.temporary_folder()
     stored: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -56,7 +58,7 @@ def _replace_files(value: Any, stored: Mapping[tuple[str, ...], dict[str, Any]])
         items = [item for item in value if not (_is_file(item) and _key(item) not in stored)]
         return [_replace_files(item, stored) for item in items]
     if _is_file(value):
-        return {**value, **stored[_key(value)]}
+        return {**{name: item for name, item in value.items() if name not in _ASSET_KEYS}, **stored[_key(value)]}
     return {key: _replace_files(item, stored) for key, item in value.items()} if isinstance(value, dict) else value
 
 

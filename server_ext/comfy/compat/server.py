@@ -6,6 +6,7 @@ A message that is not JSON ends ComfyUI's process, so messages are checked befor
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
@@ -25,6 +26,7 @@ __all__ = [
     "open_socket",
     "own_addresses",
     "prompt_server",
+    "register_outputs",
     "running_client",
     "send_json",
     "send_preview",
@@ -32,7 +34,8 @@ __all__ = [
     "web_app",
 ]
 
-_PREVIEW_WITH_METADATA = 4
+_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
+_JPEG, _PNG = 1, 2
 _MAX_LINE = 500
 _MAX_MESSAGE = 8 << 20
 
@@ -126,15 +129,28 @@ def send_json(event: str, data: Mapping[str, Any], sid: str | None) -> None:
 def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> None:
     """Send an encoded picture (JPEG or PNG) for the node in ``metadata`` to the browser ``sid``.
 
+    A browser that does not know previews with metadata receives the picture alone. Newer versions of ComfyUI add facts about the workflow of
+    the running prompt.
+
     Raises:
         InvalidArgument: metadata that is not JSON, or a picture that is not bytes.
     """
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise InvalidArgument(f"A preview must be bytes, got {type(image).__name__}.")
-    text = json.dumps(json_copy(dict(metadata), "a preview's metadata")).encode("utf-8")
     server = prompt_server()
-    payload = len(text).to_bytes(4, "big") + text + bytes(image)
-    asyncio.run_coroutine_threadsafe(_quietly(server, payload, sid), server.loop)
+    facts = {**(getattr(server, "workflow_metadata", None) or {}), **metadata}
+    text = json.dumps(json_copy(facts, "a preview's metadata")).encode("utf-8")
+    if sid is None or _knows_metadata(server, sid):
+        event, payload = _PREVIEW_WITH_METADATA, len(text).to_bytes(4, "big") + text + bytes(image)
+    else:
+        kind = _PNG if "png" in str(metadata.get("image_type")).lower() else _JPEG
+        event, payload = _PREVIEW, kind.to_bytes(4, "big") + bytes(image)
+    asyncio.run_coroutine_threadsafe(_quietly(server, event, payload, sid), server.loop)
+
+
+def _knows_metadata(server: Any, sid: str) -> bool:
+    flags = (server.sockets_metadata.get(sid) or {}).get("feature_flags") or {}
+    return flags.get("supports_preview_metadata") is True
 
 
 def send_text(text: str, node_id: str, sid: str | None) -> None:
@@ -142,9 +158,29 @@ def send_text(text: str, node_id: str, sid: str | None) -> None:
     prompt_server().send_progress_text(text[:_MAX_LINE], node_id, sid)
 
 
-async def _quietly(server: Any, payload: bytes, sid: str | None) -> None:
+async def _quietly(server: Any, event: int, payload: bytes, sid: str | None) -> None:
     with shielded("a preview could not be sent"):
-        await server.send_bytes(_PREVIEW_WITH_METADATA, payload, sid)
+        await server.send_bytes(event, payload, sid)
+
+
+def register_outputs(output: Any, prompt_id: str) -> Any:
+    """Return the output of a node as ComfyUI's executor reports it: with its files registered as assets, where this ComfyUI has assets.
+
+    Newer versions also add metadata of media.
+    """
+    if not isinstance(output, dict):
+        return output
+    with contextlib.suppress(ImportError):
+        output = importlib.import_module("comfy_execution.media_enrichment").enrich_output_with_media_metadata(output)
+    try:
+        assets = importlib.import_module("comfy_execution.asset_enrichment")
+    except ImportError:
+        return output
+    manager = getattr(prompt_server(), "asset_manager", None)
+    if manager is not None and hasattr(assets, "register_executed_outputs"):
+        return assets.register_executed_outputs(output, prompt_id, manager)
+    register = getattr(assets, "enrich_output_with_assets", None)
+    return output if register is None else register(output)
 
 
 def open_socket(sid: str, socket: Any) -> None:

@@ -108,10 +108,16 @@ class InnerMessages:
         output = data.get("output")
         if output:
             output = store_files(output, data.get("files"), lambda name: f"{self._prompt_id[:8]}-{ids.node.replace(':', '.')}-{name}")
+            output = self._registered(output)
             self._shown[inner.node] = inner, output
         if self._partitioned is not None:
             self._partitioned.shown.add(ids.node)
         self._send("executed", {"node": ids.node, "display_node": ids.display, "output": output})
+
+    def _registered(self, output: Any) -> Any:
+        with compat.shielded("a file that a remote node shows could not be registered as an asset"):
+            return compat.register_outputs(output, self._prompt_id)
+        return output
 
     def _preview(self, data: Mapping[str, Any]) -> None:
         inner = _inner_ids(data)

@@ -119,6 +119,54 @@ class Double(_Node):
         return (value * 2,)
 
 
+class Add(_Node):
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "number": ("INT", {"default": 1})}}
+
+    def act(self, value, number):
+        return (value + number,)
+
+
+class Look(_Node):
+    """Shows its value and returns it."""
+
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}}
+
+    def act(self, value):
+        return {"ui": {"text": [repr(value)]}, "result": (value,)}
+
+
+class Keep(_Node):
+    """Returns its object."""
+
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "number": ("INT", {"default": 1})}}
+
+    def act(self, model, number):
+        return (model,)
+
+
+class NameOf(_Node):
+    """Returns the name of the class of an object."""
+
+    RETURN_TYPES = ("STRING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def act(self, model):
+        return (type(model).__name__,)
+
+
 class Block(_Node):
     @classmethod
     def INPUT_TYPES(cls):
@@ -349,5 +397,9 @@ NODE_CLASS_MAPPINGS = {
         Preview,
         RepeatStart,
         RepeatEnd,
+        Add,
+        Look,
+        Keep,
+        NameOf,
     )
 }

@@ -25,7 +25,7 @@ def looped(shown: bool = True) -> Prompt:
         "1": node("TestSalt", value=("0", 0), salt=salt),
         "s": node("TestRepeatStart", value=("1", 0)),
         "b1": node("TestDouble", value=("s", 0)),
-        "b2": node("TestTell", value=("b1", 0), text="from inside"),
+        "b2": node("TestTell", value=("b1", 0), text=salt),
         "b3": node("TestSketch", value=("b2", 0), grey=("s", 1)),
         "b4": node("TestPreview", value=("b3", 0), steps=4, salt=""),
         "e": node("TestRepeatEnd", value=("b4", 0), rounds=3, shown=shown),
@@ -34,20 +34,20 @@ def looped(shown: bool = True) -> Prompt:
 
 
 def executed(shown: Shown) -> list[Any]:
-    """Return the ``executed`` messages with outputs; files are compared by their numbers."""
-    found = [(data["node"], data["display_node"], _without_files(data["output"])) for data in shown.of("executed") if data["output"]]
+    """Return the ``executed`` messages with outputs, of which only the numbers are compared: their files and texts differ."""
+    found = [
+        (data["node"], data["display_node"], {name: len(items) for name, items in data["output"].items()})
+        for data in shown.of("executed")
+        if data["output"]
+    ]
     return sorted(found, key=repr)
 
 
-def _without_files(output: Any) -> Any:
-    return {key: len(items) if key == "images" else items for key, items in output.items()}
-
-
 def progress(shown: Shown) -> dict[str, Any]:
-    """Return the ids of the nodes with progress at the end."""
+    """Return the ids of the nodes of the body with progress at the end."""
     states = shown.of("progress_state")[-1]["nodes"]
     kinds = ("display", "parent", "real")
-    return {name: tuple(state[f"{kind}_node_id"] for kind in kinds) for name, state in states.items() if name != "0"}
+    return {name: tuple(state[f"{kind}_node_id"] for kind in kinds) for name, state in states.items() if state["display_node_id"] in _BODY}
 
 
 def previews(shown: Shown) -> set[tuple[Any, ...]]:
@@ -117,3 +117,16 @@ def test_a_class_that_shows_its_cached_output_again_does_so_in_a_part(a: Caller,
         assert executed(run_placed) == executed(run_here)
     assert "2" in placed[1].outputs
     assert "3" not in placed[1].outputs
+
+
+def test_a_page_that_does_not_know_metadata_receives_previews_without_it(a: Caller, b: Caller) -> None:
+    prompt = {
+        "1": node("TestSalt", value=("0", 0), salt=f"old{next(_SALTS)}"),
+        "0": node("TestSeveral", count=1),
+        "2": node("TestPreview", value=("1", 0), steps=4, salt=f"old{next(_SALTS)}"),
+        "3": node("TestShow", value=("2", 0)),
+    }
+    placed = show(a.server, prompt, {"preview_method": "latent2rgb", **on_endpoints(old=("b", ["2"]))}, knows_metadata=False)
+    assert not placed.previews
+    assert placed.pictures
+    assert all(picture[:4] == (1).to_bytes(4, "big") and picture[4:6] == b"\xff\xd8" for picture in placed.pictures)
