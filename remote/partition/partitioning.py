@@ -76,7 +76,12 @@ def _find_layout(assignment: Assignment, lazy_inputs: LazyInputs) -> Layout:
         }
         scheduled = schedule(assignment, dependencies, group_keys)
         layout = Layout(assignment, scheduled, [assignment.of[nodes[0]] for _, nodes in scheduled])
-        constraints = (colocation.enforce, core_loops.enforce, partial(lazy_inputs.enforce, assignment), partial(blocking.enforce, assignment))
+        constraints = (
+            colocation.enforce,
+            core_loops.enforce,
+            partial(lazy_inputs.enforce, assignment),
+            partial(blocking.enforce, assignment),
+        )
         if not any(enforce(layout) for enforce in constraints):
             return layout
 

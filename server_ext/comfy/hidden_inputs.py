@@ -45,9 +45,7 @@ def add_hidden(
 def nodes_after_ports(prompt: Mapping[str, Any]) -> list[str]:
     """Return the nodes of a part's prompt that take values from its ports."""
     ports = {node_id for node_id, node in prompt.items() if node["class_type"] == INPUT_NODE}
-    return [
-        node_id for node_id, node in prompt.items() if any(is_link(value) and value[0] in ports for value in node["inputs"].values())
-    ]
+    return [node_id for node_id, node in prompt.items() if any(is_link(value) and value[0] in ports for value in node["inputs"].values())]
 
 
 def take_hidden(prompt: dict[str, Any]) -> str | None:

@@ -189,6 +189,29 @@ class RepeatStart(_Node):
         return (value, number)
 
 
+def _loop_before(end, dynprompt):
+    """Return the nodes of a loop, and those that start it."""
+    users = {}
+    waiting, seen, starts = [end], {end}, []
+    while waiting:
+        name = waiting.pop()
+        node = dynprompt.get_node(name)
+        if node["class_type"] == "TestRepeatStart":
+            starts.append(name)
+            continue
+        for source in [link[0] for link in node["inputs"].values() if is_link(link)]:
+            users.setdefault(source, []).append(name)
+            waiting += {source} - seen
+            seen.add(source)
+    inside, waiting = set(), list(starts)
+    while waiting:
+        name = waiting.pop()
+        if name not in inside:
+            inside.add(name)
+            waiting += users.get(name, [])
+    return inside, starts
+
+
 class RepeatEnd(_Node):
     """Ends a loop: each further round is a copy of the nodes since the start, made when the round before has ended.
 
@@ -206,25 +229,7 @@ class RepeatEnd(_Node):
     def act(self, value, rounds, shown, number=0, dynprompt=None, unique_id=None):
         if number + 1 >= rounds:
             return (value,)
-        users = {}
-        waiting, seen, starts = [unique_id], {unique_id}, []
-        while waiting:
-            name = waiting.pop()
-            if dynprompt.get_node(name)["class_type"] == "TestRepeatStart":
-                starts.append(name)
-                continue
-            for link in dynprompt.get_node(name)["inputs"].values():
-                if is_link(link):
-                    users.setdefault(link[0], []).append(name)
-                    if link[0] not in seen:
-                        seen.add(link[0])
-                        waiting.append(link[0])
-        inside, waiting = set(), list(starts)
-        while waiting:
-            name = waiting.pop()
-            if name not in inside:
-                inside.add(name)
-                waiting += users.get(name, [])
+        inside, starts = _loop_before(unique_id, dynprompt)
         graph = GraphBuilder()
         copies = {}
         for name in sorted(inside):

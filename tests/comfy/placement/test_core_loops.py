@@ -169,7 +169,7 @@ def outputs(shown: Shown) -> dict[str, Any]:
 def messages(shown: Shown) -> list[Any]:
     return sorted(
         [(data["node"], data["display_node"], data["output"]) for data in shown.of("executed") if data["output"]],
-        key=lambda each: json.dumps(each),
+        key=json.dumps,
     )
 
 

@@ -36,9 +36,7 @@ INFO = {
         f"INT BOOLEAN {_MATCHED} {_MATCHED}",
         matches=[None, None, "item", "carried"],
     ),
-    "End": _entry(
-        {"output": _match("output"), "next": _match("carried"), "accumulate": "BOOLEAN", **_ENDS}, _MATCHED, matches=["output"]
-    ),
+    "End": _entry({"output": _match("output"), "next": _match("carried"), "accumulate": "BOOLEAN", **_ENDS}, _MATCHED, matches=["output"]),
     "Make": _entry({"seed": "INT"}, "IMAGE"),
     "Filter": _entry({"image": "IMAGE", "number": "INT", "other": "IMAGE"}, "IMAGE"),
     "Load": _entry({"name": "STRING"}, "MODEL"),
@@ -51,7 +49,10 @@ SCHEMAS = NodeSchemas.from_object_info(INFO, loops={"Start": "start", "End": "en
 
 
 def node(class_type: str, **inputs: Any) -> dict[str, Any]:
-    return {"class_type": class_type, "inputs": {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()}}
+    return {
+        "class_type": class_type,
+        "inputs": {name: list(value) if isinstance(value, tuple) else value for name, value in inputs.items()},
+    }
 
 
 #: pre -> [s -> b1 -> b2 -> e] -> post, and x beside it.
@@ -137,7 +138,9 @@ def _checked_pairs(prompt: Prompt) -> set[tuple[str, str]]:
     known = NodeSchemas({name: SCHEMAS.get(name) or _port(name) for name in {each["class_type"] for each in prompt.values()}})
     graph = PromptGraph.of(prompt, known)
     loops = find_loops(graph)
-    assert {name for name in graph.order if graph.loop_role(name) is not None} == {name for loop in loops for name in (loop.start, loop.end)}
+    assert {name for name in graph.order if graph.loop_role(name) is not None} == {
+        name for loop in loops for name in (loop.start, loop.end)
+    }
     inner_outputs = {name for name in graph.order if graph.class_of(name) == "Preview" and graph.users[name]}
     for loop in loops:
         assert all(graph.users[name] for name in loop.body)
@@ -229,7 +232,7 @@ def test_parts_of_one_loop_on_two_endpoints_run_there() -> None:
 
 def test_an_end_is_not_copied_as_the_maker_of_a_value_that_cannot_be_transferred() -> None:
     for part in ("b", "s b", "b e", "draw"):
-        with pytest.raises(PartitionError, match="cannot be transferred|begins or ends"):
+        with pytest.raises(PartitionError, match=r"cannot be transferred|begins or ends"):
             cut(MODEL, part)
     assert calls(cut(MODEL, "s b e draw")) == {"b draw e load s"}
 
@@ -296,7 +299,7 @@ def test_every_placement_leaves_loops_that_comfyui_accepts(prompt: Prompt, data:
     parts = [Part(f"part {number}", frozenset(name for name, part in of.items() if part == number)) for number in (1, 2)]
     try:
         partition = partition_prompt(prompt, [part for part in parts if part.nodes], SCHEMAS)
-    except PartitionError as error:
-        assert "begins or ends a loop" in error.message
+    except PartitionError:
+        assert {prompt[name]["class_type"] for part in parts for name in part.nodes} & {"Start", "End"}
         return
     check_loops(prompt, partition)
