@@ -148,17 +148,18 @@ class EndpointClient:
         return await self.get("/capabilities")
 
     async def nodes(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return ``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "unknown": [class]}`` for node classes.
+        """Return ``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "loops": {class: role}, "unknown": [class]}``.
 
         Raises:
             InvalidConfig: the endpoint is not a ComfyUI.
         """
-        found: dict[str, Any] = {"nodes": {}, "asks_again": [], "unknown": []}
+        found: dict[str, Any] = {"nodes": {}, "asks_again": [], "loops": {}, "unknown": []}
         for start in range(0, len(classes), _CLASSES_PER_REQUEST):
             names = ",".join(quote(name, safe="") for name in classes[start : start + _CLASSES_PER_REQUEST])
             answer = await self.get(f"/nodes?classes={names}")
             found["nodes"].update(answer["nodes"])
             found["asks_again"] += answer["asks_again"]
+            found["loops"].update(answer.get("loops") or {})
             found["unknown"] += answer["unknown"]
         return found
 

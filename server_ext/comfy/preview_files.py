@@ -96,10 +96,11 @@ def _encoded(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
+def store_files(output: Any, files: Any, name: Callable[[str], str], prompt_id: str) -> Any:
     """Store ``files`` in this server's temporary folder as ``name(filename)``, and return ``output`` with the stored files in their place.
 
-    A file in ``output`` that is not in ``files`` is removed from it. The ids of assets become those of this server.
+    A file in ``output`` that is not in ``files`` is removed from it. The ids of assets become those of this server, as
+    files of the prompt ``prompt_id``.
     """
     folder = compat.temporary_folder()
     stored: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -113,7 +114,7 @@ def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
         stored[_key(entry)] = {"filename": filename, "subfolder": "", "type": "temp"}
     shown = _replace_files(output, stored)
     with compat.shielded("the files of a remote node could not be registered as assets"):
-        return compat.enrich_files(shown)
+        return compat.enrich_files(shown, prompt_id)
     return shown
 
 

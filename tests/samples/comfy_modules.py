@@ -57,6 +57,12 @@ class DynPrompt:
     def __init__(self, original: dict[str, Any]) -> None:
         self.original_prompt = original
 
+    def has_node(self, node_id: str) -> bool:
+        return node_id in self.original_prompt
+
+    def get_node(self, node_id: str) -> Any:
+        return self.original_prompt[node_id]
+
     def get_display_node_id(self, node_id: str) -> str:
         return node_id
 

@@ -94,7 +94,8 @@ class PromptValidator:
             refused = refused.union(*also_refused)
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
-        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
+        repeated = frozenset(name for name, schema in schemas.items() if schema.repeats_output)
+        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo, repeated=repeated)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
         return result
