@@ -12,12 +12,27 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["ENDPOINT_PROPERTY", "GROUP", "SELECTION", "SUBGRAPH", "WORKFLOW", "NamedPart", "PartItem", "named_parts", "workflow_node_ids"]
+__all__ = [
+    "ENDPOINT_PROPERTY",
+    "GROUP",
+    "SELECTION",
+    "SUBGRAPH",
+    "WORKFLOW",
+    "NamedPart",
+    "NodeLocations",
+    "PartItem",
+    "drawn_nodes",
+    "named_parts",
+    "workflow_node_ids",
+]
 
 SUBGRAPH, GROUP, SELECTION, WORKFLOW = "subgraph", "group", "selection", "workflow"
 #: The property of a subgraph node that names the endpoint for its contents.
 ENDPOINT_PROPERTY = "yggdrasill.endpoint"
 _TITLE_HEIGHT = 30
+#: The modes of muted and of bypassed nodes.
+_NOT_RUN = (2, 4)
+_MOST_NODES = 100_000
 #: Subgraphs nested deeper have no parts.
 _MAX_DEPTH = 64
 _LETTER = 7
@@ -114,6 +129,53 @@ def workflow_node_ids(workflow: Any) -> set[str]:
     return {str(node.get("id")) for graph in drawn.graphs for node in _entries(graph, "nodes")}
 
 
+class NodeLocations:
+    """Where the nodes of a prompt are drawn: in the workflow itself, or inside definitions of subgraphs."""
+
+    def __init__(self, workflow: Any) -> None:
+        self._drawn = _WorkflowReader(workflow)
+        self._types: dict[str, dict[str, Any]] = {}
+
+    def path(self, node_id: str) -> list[tuple[str, str]]:
+        """Return graph and id of the subgraph nodes that contain a node, outer ones first, and of the node; empty if it is not drawn.
+
+        The graph is the id of a definition, empty for the workflow itself.
+        """
+        found: list[tuple[str, str]] = []
+        graph: Mapping[str, Any] | None = self._drawn.root
+        for piece in node_id.split(":", _MAX_DEPTH):
+            if graph is None:
+                return []
+            graph_id = "" if graph is self._drawn.root else str(graph.get("id", ""))
+            found.append((graph_id, piece))
+            node = self._nodes(graph_id, graph).get(piece)
+            graph = None if node is None else self._drawn.definition(node)
+        return found
+
+    def _nodes(self, graph_id: str, graph: Mapping[str, Any]) -> dict[str, Any]:
+        if graph_id not in self._types:
+            self._types[graph_id] = {str(node.get("id")): node for node in _entries(graph, "nodes")}
+        return self._types[graph_id]
+
+
+def drawn_nodes(workflow: Any) -> dict[str, dict[str, Any]]:
+    """Return the nodes of a workflow that are neither muted nor bypassed, by their ids in a prompt, with their classes and without inputs."""
+    drawn = _WorkflowReader(workflow)
+    found: dict[str, dict[str, Any]] = {}
+    waiting = [("", drawn.root, 0)]
+    while waiting and len(found) < _MOST_NODES:
+        prefix, graph, depth = waiting.pop()
+        for node in _entries(graph, "nodes"):
+            node_id, definition = f"{prefix}{node.get('id')}", drawn.definition(node)
+            if node.get("mode") in _NOT_RUN:
+                continue
+            if definition is None:
+                found[node_id] = {"class_type": str(node.get("type")), "inputs": {}}
+            elif depth < _MAX_DEPTH and len(waiting) < _MOST_NODES:
+                waiting.append((f"{node_id}:", definition, depth + 1))
+    return found
+
+
 def _possible_titles(key: str) -> Iterator[str]:
     """Yield the titles that a key may mean: the key or a suffix, also without the instance."""
     bare = key[: key.rindex(" (")] if key.endswith(")") and " (" in key else key
@@ -148,7 +210,7 @@ class _WorkflowReader:
         """Return whether any title is in ``words``, or any subgraph node has an endpoint property."""
         for graph in self.graphs:
             for node in _entries(graph, "nodes"):
-                definition = self._definition(node)
+                definition = self.definition(node)
                 if definition is not None and (words is None or _title(node, definition) in words or _endpoint_property(node) is not None):
                     return True
             if any(words is None or group.get("title") in words for group in _entries(graph, "groups")):
@@ -170,10 +232,10 @@ class _WorkflowReader:
             title, item = group.get("title"), PartItem(graph_id, GROUP, str(group.get("id", f"#{number}")))
             if isinstance(title, str) and (words is None or title in words or item in self._items):
                 members = (inside.get(f"{prefix}{node.get('id')}", ()) for node in _entries(graph, "nodes") if _is_in_group(node, group))
-                nodes = frozenset[str]().union(*members)
-                yield NamedPart((*path, title), GROUP, (source, str(number)), nodes, instance=prefix[:-1], item=item)
+                within = frozenset[str]().union(*members)
+                yield NamedPart((*path, title), GROUP, (source, str(number)), within, instance=prefix[:-1], item=item)
         for node in _entries(graph, "nodes"):
-            definition = self._definition(node)
+            definition = self.definition(node)
             if definition is None:
                 continue
             node_id, title, pin = f"{prefix}{node.get('id')}", _title(node, definition), _endpoint_property(node)
@@ -183,7 +245,8 @@ class _WorkflowReader:
             if nodes:
                 yield from self.walk(definition, (*path, title), f"{node_id}:", inside, words)
 
-    def _definition(self, node: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    def definition(self, node: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Return the definition of a subgraph node, None for any other node."""
         kind = node.get("type")
         return self._definitions.get(kind) if isinstance(kind, str) else None
 

@@ -165,7 +165,7 @@ def _all_placed(
 ) -> dict[NamedPart, tuple[Placement, int]]:
     """Return the placement of each part that is placed directly, and where it is written."""
     by_property = _placed_by_property(found, endpoints)
-    by_id = {part: by_item[part.item] for part in found if part.item in by_item}
+    by_id = {part: by_item[part.item] for part in found if part.item is not None and part.item in by_item}
     sources = ((_PROPERTY, by_property), (_REGISTRY, _placed_by_key(placements, found)), (_STORED, by_id))
     placed = {part: (placement, source) for source, group in sources for part, placement in group.items()}
     return placed | {part: (placement, _REQUEST) for part, placement in _placed_by_key(called, found).items()}
@@ -180,8 +180,8 @@ def _entries_of(extra: Mapping[str, Any]) -> Mapping[str, Any]:
     entries = extra.get("yggdrasill")
     if entries is None:
         return {}
-    unknown = sorted(set(map(str, entries)) - {"graphs", "workflow"}) if isinstance(entries, Mapping) else None
-    if unknown is None or unknown:
+    unknown = sorted(set(map(str, entries)) - {"graphs", "workflow"}) if isinstance(entries, Mapping) else []
+    if not isinstance(entries, Mapping) or unknown:
         raise InvalidConfig(
             f"{_EXTRA} takes 'graphs', a mapping from names of parts to {{nodes, endpoint}}, and 'workflow', the id of a workflow; "
             f'got {format_options(unknown) if unknown else repr(entries)}. Write parts as {{"graphs": {{NAME: {{...}}}}}}.'
