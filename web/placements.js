@@ -106,15 +106,20 @@ function apply({ endpoints, parts, signs, problem }) {
  * picture.
  */
 async function promptOf(app) {
-  for (const graph of [rootOf(app), ...rootOf(app).subgraphs.values()]) {
+  const root = rootOf(app);
+  for (const graph of [root, ...root.subgraphs.values()]) {
     for (const { serializeValue } of graph._nodes.flatMap(({ widgets }) => widgets ?? [])) {
       if (serializeValue?.constructor.name === "AsyncFunction") return null;
     }
   }
+  // making the prompt numbers the nodes anew, which would change the file of the workflow
+  const orders = root._nodes.map((node) => [node, node.order]);
   try {
     return (await app.graphToPrompt()).output;
   } catch {
     return null;
+  } finally {
+    for (const [node, order] of orders) node.order = order;
   }
 }
 
@@ -144,27 +149,31 @@ export async function place(app, chosen, endpoint) {
 
 const nameOf = (app) => app.extensionManager.workflow?.activeWorkflow?.filename ?? "";
 
+/** The actions of ComfyUI's store that make a workflow of the open one: "Save As", and "Duplicate" or opening a file. */
+const SAVE_AS = "saveAs";
+const OPENING = new Set(["createTemporary", "createNewTemporary"]);
+
 /**
  * Give copies of workflows the placements of their originals: "Save As" and "Duplicate" give the copy an id of its own.
  * @param {object} app
  */
 export function followCopies(app) {
   app.extensionManager.workflow?.$onAction?.(({ name, args, after }) => {
-    if (name !== "saveAs" && name !== "createTemporary") return;
-    const original = name === "saveAs" ? args[0]?.activeState : app.extensionManager.workflow.activeWorkflow?.activeState;
-    const before = name === "saveAs" ? null : args[1];
-    if (!original?.id || (name === "createTemporary" && !isCopy(original, before))) return;
-    after(async (made) => {
-      const id = before?.id ?? idOf(made);
-      if (!id || id === original.id) return;
-      try {
-        const { copied } = await request(app, "copied", {}, { workflow: original.id, copy_id: id, name: made.filename ?? "" });
-        if (copied) await refresh(app);
-      } catch (error) {
-        notify(app, "warn", "The copy of the workflow runs on this server", error.message);
-      }
-    });
+    const opened = OPENING.has(name) ? args[1] : null;
+    const original = name === SAVE_AS ? args[0]?.activeState : app.extensionManager.workflow.activeWorkflow?.activeState;
+    if (name !== SAVE_AS && !isCopy(original, opened)) return;
+    after((made) => void copyPlacements(app, original?.id, opened?.id ?? idOf(made), made.filename ?? ""));
   });
+}
+
+async function copyPlacements(app, workflow, copy, name) {
+  if (!workflow || !copy || workflow === copy) return;
+  try {
+    const { copied } = await request(app, "copied", {}, { workflow, copy_id: copy, name });
+    if (copied) await refresh(app);
+  } catch (error) {
+    notify(app, "warn", "The placements were not copied, so the copy of the workflow runs on this server", error.message);
+  }
 }
 
 function idOf({ content }) {
@@ -175,8 +184,9 @@ function idOf({ content }) {
   }
 }
 
-/** Whether a new workflow has another id and the same nodes and groups as the one that is open. */
-function isCopy(original, made) {
-  const drawn = ({ nodes, groups }) => JSON.stringify([nodes, groups].map((items) => items?.map(({ id, type, title }) => [id, type, title])));
-  return Boolean(made?.id && made.nodes?.length) && made.id !== original.id && drawn(made) === drawn(original);
+/** Whether a workflow that is opened has another id and otherwise the content of the one that is open, except for how it is shown. */
+function isCopy(original, opened) {
+  if (!original?.id || !opened?.id || opened.id === original.id || !opened.nodes?.length) return false;
+  const content = ({ nodes, links, groups, definitions }) => JSON.stringify([nodes.map((node) => ({ ...node, order: 0 })), links, groups, definitions]);
+  return content(opened) === content(original);
 }

@@ -226,13 +226,13 @@ def test_a_pinned_subgraph_is_shown_and_the_registry_overrides_it(editor: Editor
 LOAD = "(workflow) => app.loadGraphData(workflow, true, true, `${workflow.id}.json`)"
 
 
-def grouped(workflow_id: str, number: int = 2) -> dict[str, Any]:
+def grouped(workflow_id: str, number: int = 2, color: int = 0) -> dict[str, Any]:
     """Return a workflow with images, each in a group of the title that groups have by default."""
     kinds = [(1 + 2 * row, "EmptyImage", 0) for row in range(number)] + [(2 + 2 * row, "PreviewImage", 350) for row in range(number)]
     nodes = []
     for node_id, kind, x in sorted(kinds):
         y = 450 * ((node_id - 1) // 2)
-        widgets = [32, 32, 1, node_id] if kind == "EmptyImage" else []
+        widgets = [32, 32, 1, color + node_id] if kind == "EmptyImage" else []
         image = [{"name": "images", "type": "IMAGE", "link": node_id // 2}] if kind == "PreviewImage" else []
         outputs = [{"name": "IMAGE", "type": "IMAGE", "links": [(node_id + 1) // 2]}] if kind == "EmptyImage" else []
         nodes.append(
@@ -279,9 +279,8 @@ def test_a_part_that_is_placed_in_one_workflow_stays_local_in_another_with_its_t
     ready.run()
     ready.wait_for_end()
     assert len(pair.studio.jobs(limit=1000)) == calls + 1
-    ready.page.evaluate(LOAD, grouped("22222222-2222-4222-8222-222222222222"))
+    ready.page.evaluate(LOAD, grouped("22222222-2222-4222-8222-222222222222", color=70))
     ready.wait_until(lambda: signs(ready, 1, 2, 3, 4) == [""] * 4)
-    ready.page.evaluate("() => { app.graph.getNodeById(1).widgets[3].value = 77; app.graph.getNodeById(3).widgets[3].value = 78; }")
     ready.run()
     ready.wait_for_end()
     assert len(pair.studio.jobs(limit=1000)) == calls + 1
