@@ -147,7 +147,9 @@ class EndpointRegistry:
         self.endpoint(name)
         users = [key for key, placement in {**self.placements, "default": self.default}.items() if name in placement.endpoints]
         if users:
-            raise InvalidArgument(f"endpoint {name!r} still runs {format_options(users)}; place those on other endpoints first")
+            raise InvalidArgument(
+                f"endpoint {name!r} still runs {format_options(users)}, according to endpoints.yaml; place those on other endpoints first"
+            )
         del self.endpoints[name]
         self._clients.pop(name, None)
 

@@ -26,7 +26,8 @@ export class RequestError extends Error {
  */
 export async function request(app, path, query = {}, body = undefined, timeout = 20_000) {
   const url = app.api.fileURL(`/yggdrasill/ui/${path}?${new URLSearchParams(query)}`);
-  const headers = { "X-Yggdrasill-Editor": "1", ...(body && { "Content-Type": "application/json" }) };
+  const user = app.api.user ? { "Comfy-User": app.api.user } : {};
+  const headers = { "X-Yggdrasill-Editor": "1", ...user, ...(body && { "Content-Type": "application/json" }) };
   let response;
   try {
     const signal = AbortSignal.timeout(timeout);

@@ -25,6 +25,7 @@ from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.orderly_stop import OrderlyStop
 from yggdrasill.server_ext.comfy.placement.refusal import refuse_placed_prompts
+from yggdrasill.server_ext.comfy.placement.workflow_placements import WorkflowPlacements, note_users
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
 from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes, add_web_files
@@ -55,6 +56,9 @@ def attach() -> None:
     for feature, reason in context.off.items():
         _LOG.error("Yggdrasill: %s is off in this ComfyUI (%s): %s", FEATURES[feature], compat.comfy_version(), reason)
     register_classes()
+    with compat.shielded("placements of workflows cannot be read"):
+        context.workflow_placements = WorkflowPlacements(Path(compat.user_directory()) / "yggdrasill" / "placements.json")
+        note_users(compat.web_app())
     with compat.shielded("the editor's extension cannot be served"):
         add_web_files(compat.web_app().router)
     try:
@@ -66,7 +70,7 @@ def attach() -> None:
             context.off.setdefault(feature, context.problem)
     if PLACEMENT in context.off:
         with compat.shielded("prompts with placed parts cannot be refused"):
-            refuse_placed_prompts(compat.web_app(), context.off[PLACEMENT], _registry_for_refusals(context))
+            refuse_placed_prompts(compat.web_app(), context.off[PLACEMENT], _registry_for_refusals(context), context.workflow_placements)
 
 
 def _registry_for_refusals(context: ExtensionContext) -> Callable[[], EndpointRegistry]:

@@ -50,6 +50,7 @@ HOLDS: tuple[Hold, ...] = (
     Hold(f"{_SERVER}.send_bytes", calls("event", "data", "sid"), _CALLS),
     Hold(f"{_SERVER}.send_progress_text", calls("text", "node", "sid"), (REMOTE_GRAPH,)),
     Hold(f"{_SERVER}.add_on_prompt_handler", calls("handler"), (PLACEMENT,)),
+    Hold(f"{_SERVER}.user_manager.get_request_user_id", calls("request"), (PLACEMENT,)),
     # the queue
     Hold(f"{_QUEUE}.put", calls("item"), (ENDPOINT,)),
     Hold(f"{_QUEUE}.mutex", exists, (ENDPOINT,)),
@@ -121,5 +122,6 @@ HOLDS: tuple[Hold, ...] = (
     Hold(f"{_ARGS}.cache_none", exists, ()),
     Hold(f"{_ARGS}.cache_lru", exists, ()),
     Hold(f"{_ARGS}.cache_ram", exists, ()),
+    Hold(f"{_ARGS}.multi_user", exists, (PLACEMENT,)),
     Hold(f"{_ARGS}.preview_method", exists, (*_CALLS, NESTED_RUNS)),
 )

@@ -20,11 +20,13 @@ __all__ = [
     "command_line",
     "json_copy",
     "main_loop",
+    "multi_user",
     "next_number",
     "on_main_loop",
     "open_socket",
     "own_addresses",
     "prompt_server",
+    "request_user",
     "running_client",
     "send_any",
     "send_json",
@@ -91,6 +93,19 @@ def running_client() -> str | None:
 def command_line() -> Any:
     """Return ComfyUI's parsed command line."""
     return importlib.import_module("comfy.cli_args").args
+
+
+def multi_user() -> bool:
+    """Return whether ComfyUI keeps the files of several users apart (``--multi-user``)."""
+    return bool(command_line().multi_user)
+
+
+def request_user(request: Any) -> str | None:
+    """Return the user who sent a request to ComfyUI, or None if it names none that ComfyUI knows."""
+    try:
+        return str(prompt_server().user_manager.get_request_user_id(request))
+    except KeyError:
+        return None
 
 
 def own_addresses() -> tuple[list[str], int, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -9,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 import yggdrasill
-from yggdrasill.errors import InvalidArgument
+from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.remote.endpoint import pairing_line, read_pairing
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.comfy import compat
@@ -19,11 +20,13 @@ from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.inventory import memory
+from yggdrasill.server_ext.comfy.placement.workflow_placements import EndpointUse, current_user
 
-__all__ = ["EndpointModel", "Endpoints", "NameModel", "PairModel"]
+__all__ = ["EndpointModel", "Endpoints", "PairModel", "RemoveModel"]
 
 _FRESH = 3.0
 _TIMEOUT = 1.5
+_MOST_NAMED = 10
 _LOOPBACK = ("127.", "localhost", "[::1]")
 
 
@@ -47,12 +50,13 @@ class PairModel(BaseModel):
     token: str | None = Field(default=None, max_length=1000)
 
 
-class NameModel(BaseModel):
-    """The name of an endpoint."""
+class RemoveModel(BaseModel):
+    """The name of an endpoint; ``drop`` also removes the placements of workflows on it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=100)
+    drop: bool = False
 
 
 class Endpoints:
@@ -119,10 +123,32 @@ class Endpoints:
         return json_answer({"name": name, "endpoints": sorted(registry.endpoints), "graphs": served}, 201)
 
     async def remove(self, request: web.Request) -> web.Response:
-        """Answer POST /remove: remove an endpoint from endpoints.yaml, and its token from secrets.yaml."""
-        body = await self._guard.body(request, NameModel)
-        registry = await self._edit.apply(lambda registry: registry.remove(body.name))
+        """Answer POST /remove: remove an endpoint from endpoints.yaml, and its token from secrets.yaml.
+
+        Raises:
+            InvalidArgument: workflows place parts on it, and the request does not drop these placements; or endpoints.yaml does.
+        """
+        body = await self._guard.body(request, RemoveModel)
+        stored = extension_context().workflow_placements
+
+        async def check_unused(registry: EndpointRegistry) -> None:
+            uses = await asyncio.to_thread(stored.uses, body.name)
+            if uses and not body.drop:
+                raise InvalidArgument(f"endpoint {body.name!r} still runs {_described(uses)}; place those on other endpoints first")
+
+        registry = await self._edit.apply(lambda registry: registry.remove(body.name), check_unused)
+        await asyncio.to_thread(stored.drop, body.name)
         return json_answer({"endpoints": sorted(registry.endpoints)})
+
+    async def uses(self, request: web.Request) -> web.Response:
+        """Answer GET /uses?name=NAME: ``{"workflows": [{name, parts}], "others": count}``, the workflows with parts on an endpoint.
+
+        ``others`` counts those of other users.
+        """
+        found = await asyncio.to_thread(extension_context().workflow_placements.uses, request.query.get("name", ""))
+        user = current_user.get()
+        mine = [{"name": use.name, "parts": list(use.parts)} for use in found if use.user == user]
+        return json_answer({"workflows": mine, "others": len(found) - len(mine)})
 
     async def pairing(self, request: web.Request) -> web.Response:
         """Answer POST /pairing: this server's pairing line, which contains its token."""
@@ -130,6 +156,14 @@ class Endpoints:
             raise InvalidArgument(f"This ComfyUI is not an endpoint: {extension_context().problem}")
         url = self._own_url or f"{request.scheme}://{request.host}"
         return json_answer({"line": pairing_line(url, self._token()), "near": host_of(url).startswith(_LOOPBACK)})
+
+
+def _described(uses: list[EndpointUse]) -> str:
+    """Return the parts of the user's workflows by name, and the number of workflows of other users."""
+    mine = [use for use in uses if use.user == current_user.get()]
+    found = [f"{format_options(use.parts, limit=5)} of workflow {use.name!r}" for use in mine[:_MOST_NAMED]]
+    rest = len(uses) - len(found)
+    return "; ".join([*found, f"parts of {rest} other workflow{'' if rest == 1 else 's'}"] if rest else found)
 
 
 def _free_name(url: str, registry: EndpointRegistry) -> str:

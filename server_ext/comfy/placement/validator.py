@@ -30,7 +30,7 @@ from yggdrasill.server_ext.comfy.placement.validation_result import (
     explains_errors,
 )
 
-__all__ = ["PromptValidator"]
+__all__ = ["PromptValidator", "partition_leniently"]
 
 _FRESH = 10.0
 """Seconds for which an endpoint that was up counts as up. One that was down is queried again."""
@@ -80,7 +80,7 @@ class PromptValidator:
             schemas = await self._schemas(posted, lacking, known)
             if not lacking <= set(schemas):
                 return await validate(posted)
-            partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
+            partition = partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
             if not partition.calls:
                 return await validate(posted)
             placements = {
@@ -205,17 +205,17 @@ class PromptValidator:
         return named or [min(placed.part.nodes) for placed in posted.parts[:1]] or list(posted)[:1]
 
 
-def _partition_leniently(
-    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
+def partition_leniently(
+    prompt: Mapping[str, Any], parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
 ) -> Partition:
     """Partition the prompt. If nodes that only ``*`` places cannot be partitioned, they run locally instead."""
     named = [placed.part for placed in parts]
     try:
-        return partition_prompt(posted, named, schemas, wanted, host)
+        return partition_prompt(prompt, named, schemas, wanted, host)
     except PartitionError as error:
         if error.details.get("part") != WHOLE or not any(part.name == WHOLE for part in named):
             raise
-        return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted, host)
+        return partition_prompt(prompt, [part for part in named if part.name != WHOLE], schemas, wanted, host)
 
 
 def _classes(prompt: Mapping[str, Any]) -> list[str]:
