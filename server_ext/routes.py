@@ -94,7 +94,7 @@ class Endpoint:
     # -- authorization and errors -------------------------------------------------------------------------------
 
     def guarded(self, handler: _Handler, role: str, *, signed: bool = False) -> _Handler:
-        """Wrap ``handler``: check Host, Origin, token, role and protocol first, and turn errors into error responses.
+        """Wrap ``handler``: check Origin, token, role and protocol first, and Host without the right token, and turn errors into error responses.
 
         The handler finds the `Principal` in ``request[_PRINCIPAL]``, except for a signed url, and the `Caller` in ``request[_CALLER]``.
         """
@@ -118,13 +118,17 @@ class Endpoint:
     def _check(self, request: web.Request, role: str, signed: bool) -> None:
         headers = request.headers
         caller = request[_CALLER] = self._forwarding.caller(request)
-        self._guard.check_source(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
+        self._guard.check_origin(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
         if _CREDENTIALS & request.query.keys():
             raise AccessDenied("Tokens in urls end up in logs. Send the token as 'Authorization: Bearer TOKEN'.", reason="token")
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            try:
+                principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            except AccessDenied:
+                self._guard.check_host(caller.host)
+                raise
             check_role(principal, role)
         given = headers.get(PROTOCOL_HEADER)
         request[_PROTOCOL] = REQUEST_VERSIONS.get(given) or check_request_version(given)

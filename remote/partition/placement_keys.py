@@ -18,7 +18,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, format_options, unknown_name
+from yggdrasill.errors import InvalidConfig, YggdrasillError, format_options, unknown_name
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.placement import WHOLE, Placement
 
@@ -36,7 +36,8 @@ __all__ = [
     "workflow_node_ids",
 ]
 
-_WHERE = "extra_data.yggdrasill.graphs"
+_ROOT = "extra_data.yggdrasill"
+_WHERE = f"{_ROOT}.graphs"
 SUBGRAPH, GROUP, SELECTION, WORKFLOW = "subgraph", "group", "selection", "workflow"
 #: The property of a subgraph node that names the endpoint for its contents.
 ENDPOINT_PROPERTY = "yggdrasill.endpoint"
@@ -101,25 +102,50 @@ def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str
 
 def _caller_entries(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:
     """Return the request's entries: nodes by name, and placements by name."""
-    entries = extra.get("yggdrasill")
-    graphs = entries.get("graphs") if isinstance(entries, Mapping) else None
-    if not graphs:
-        return {}, {}
-    if not isinstance(graphs, Mapping):
-        raise InvalidConfig(f"{_WHERE} must be a mapping from names to {{nodes, endpoint}}, got {type(graphs).__name__}")
     chosen, called = {}, {}
-    for name, entry in graphs.items():
+    for name, entry in _request_graphs(extra).items():
         where = f"{_WHERE}.{name}"
-        unknown = sorted(set(map(str, entry)) - {"nodes", "endpoint"}) if isinstance(entry, Mapping) else None
-        if unknown is None or unknown or not entry:
-            raise InvalidConfig(f"{where} is {entry!r}; it takes 'nodes', a list of node ids, and 'endpoint', where the part runs")
+        if not isinstance(entry, Mapping) or not entry:
+            raise InvalidConfig(f"{where} must be a mapping with 'nodes', 'endpoint' or both, got {entry!r}.")
+        _check_keys(entry, ("nodes", "endpoint"), where)
         if "nodes" in entry:
-            if not isinstance(entry["nodes"], list) or not all(isinstance(node, (str, int)) for node in entry["nodes"]):
-                raise InvalidConfig(f"{where}.nodes must be a list of node ids, got {entry['nodes']!r}")
+            if not isinstance(entry["nodes"], list) or not all(_is_node_id(node) for node in entry["nodes"]):
+                raise InvalidConfig(f"{where}.nodes must be a list of node ids, got {entry['nodes']!r}.")
             chosen[str(name)] = entry["nodes"]
         if "endpoint" in entry:
-            called[str(name)] = Placement.of(entry["endpoint"], endpoints, where)
+            try:
+                called[str(name)] = Placement.of(entry["endpoint"], endpoints, where)
+            except YggdrasillError as error:
+                error.details.setdefault("nodes", list(map(str, chosen.get(str(name), ()))))
+                raise
     return chosen, called
+
+
+def _request_graphs(extra: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """Return the mapping from names to entries of a request. Raise `InvalidConfig` for any other form than that documented."""
+    entries = extra.get("yggdrasill")
+    if entries is None:
+        return {}
+    form = "{'graphs': {NAME: {'nodes': [ID], 'endpoint': ENDPOINT}}}"
+    if not isinstance(entries, Mapping):
+        raise InvalidConfig(f"{_ROOT} must be a mapping {form}, got {type(entries).__name__}.")
+    _check_keys(entries, ("graphs",), _ROOT, f"Names of parts belong below 'graphs': {form}.")
+    graphs = entries.get("graphs")
+    if graphs is not None and not isinstance(graphs, Mapping):
+        raise InvalidConfig(f"{_WHERE} must be a mapping from names to {{'nodes', 'endpoint'}}, got {type(graphs).__name__}.")
+    return graphs or {}
+
+
+def _check_keys(entry: Mapping[Any, Any], available: Collection[str], where: str, advice: str = "") -> None:
+    unknown = [str(key) for key in entry if key not in available]
+    if unknown:
+        word = "keys" if len(unknown) > 1 else "key"
+        text = f"Unknown {word} {format_options(unknown)} in {where}. Available: {format_options(available)}. {advice}"
+        raise InvalidConfig(text.rstrip())
+
+
+def _is_node_id(value: object) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
 def _selections(chosen: Mapping[str, list[Any]], prompt: Mapping[str, Any], workflow: Any) -> list[NamedPart]:

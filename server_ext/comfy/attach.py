@@ -94,6 +94,7 @@ def _attach(context: ExtensionContext) -> None:
         artifact_quota=None if settings.artifact_quota is None else int(settings.artifact_quota * 2**30),
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
+        allow_hosts_setting=f"'allow_hosts' in {data_dir / 'settings.yaml'}",
         peer_url=settings.peer_url,
         roots=_read(compat.model_folders, []),
     )
