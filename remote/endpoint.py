@@ -7,6 +7,7 @@ because other users of a machine see the arguments of commands. Anyone with the 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ _COMMAND = "yggdrasill endpoints add"
 _OPEN_NAME = "NAME"
 _OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
 _LONGEST = 4000
+#: An address without a scheme: a host with a port or a dot, or an IPv6 address in brackets.
+_ADDRESS = re.compile(r"(localhost|[\w-]+:\d+|[\w-]+(\.[\w-]+)+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?)(/\S*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def pairing_line(url: str, token: str, name: str | None = None) -> str:
 
 
 def read_pairing(line: str) -> Pairing:
-    """Parse a pairing line, with any text before it; the command of earlier releases; or a URL with an optional token after it.
+    """Parse a pairing line, with any text before it; the command of earlier releases; or a URL or address with an optional token after it.
 
     Raises:
         InvalidArgument: none of these; the message does not repeat the line.
@@ -135,6 +138,8 @@ def read_pairing(line: str) -> Pairing:
         at = words.index("--token")
         token = words[at + 1]
         words = words[:at]
+    if words and not found and _ADDRESS.fullmatch(words[0]):
+        words[0] = f"http://{words[0]}"
     named = words[: 2 if found else 0]
     if len(named) == 2 and _is_url(named[1]):
         return Pairing(named[1], None if named[0] == _OPEN_NAME else named[0], None if token == _OPEN_TOKEN else token)

@@ -30,6 +30,11 @@ def test_a_pairing_line_is_not_a_command_with_the_token_as_an_argument() -> None
         (URL, Pairing(URL)),
         (f"  {URL} {TOKEN} ", Pairing(URL, None, TOKEN)),
         (f"{URL} --token {TOKEN}", Pairing(URL, None, TOKEN)),
+        ("10.1.2.3:8188", Pairing(URL)),
+        (f"10.1.2.3:8188 {TOKEN}", Pairing(URL, None, TOKEN)),
+        ("forge.lan", Pairing("http://forge.lan")),
+        ("gpubox:8188", Pairing("http://gpubox:8188")),
+        ("[fd00::17]:8188", Pairing("http://[fd00::17]:8188")),
     ],
 )
 def test_what_people_paste_is_understood(line: str, found: Pairing) -> None:

@@ -279,7 +279,7 @@ def test_hosts_of_the_environment_are_read_and_a_star_allows_every_name() -> Non
 def test_the_refusal_of_a_name_says_where_it_can_be_added() -> None:
     with pytest.raises(AccessDenied, match=r"'forge\.lan' is not allowed.*--allow-host.*YGGDRASILL_ALLOW_HOSTS"):
         Guard("a-token-of-eight").check_host("forge.lan")
-    with pytest.raises(AccessDenied, match="'allow_hosts' in settings.yaml") as caught:
+    with pytest.raises(AccessDenied, match=r"'allow_hosts' in settings\.yaml") as caught:
         Guard("a-token-of-eight", setting="'allow_hosts' in settings.yaml").check_host("forge.lan")
     assert "--allow-host" not in caught.value.message
 

@@ -30,6 +30,7 @@ from yggdrasill.server_ext.comfy.compat.machine import (
     user_directory,
 )
 from yggdrasill.server_ext.comfy.compat.nodes import (
+    add_class_with_types,
     call_node,
     execution_blocker,
     find_class,
@@ -38,6 +39,7 @@ from yggdrasill.server_ext.comfy.compat.nodes import (
     node_classes,
     object_info_entry,
     validates_itself,
+    validates_types,
 )
 from yggdrasill.server_ext.comfy.compat.queue import (
     ExecutingNode,
@@ -86,6 +88,7 @@ __all__ = [
     "InterruptFlag",
     "RunningState",
     "Validation",
+    "add_class_with_types",
     "add_on_prompt_handler",
     "base_folder",
     "call_node",
@@ -135,6 +138,7 @@ __all__ = [
     "user_directory",
     "validate",
     "validates_itself",
+    "validates_types",
     "version_note",
     "version_problem",
     "waiting_prompts",

@@ -17,6 +17,7 @@ from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import by_node, gaps_of, offered_only_there
+from yggdrasill.server_ext.comfy.binding import give_output_types
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
@@ -102,7 +103,10 @@ class PromptValidator:
     async def _validate_partitioned(
         self, posted: PostedPrompt, partitioned: PartitionedPrompt, local: ValidationResult, validate: Validate
     ) -> ValidationResult:
-        good, error, outputs, node_errors = await validate(partitioned.prompt)
+        # a copy: the classes with types are for validation only, but values that ComfyUI unwraps are written into the shared inputs
+        typed = dict(partitioned.prompt)
+        give_output_types(typed, {node: [port.type for port in call.outputs] for node, call in partitioned.calls.items()})
+        good, error, outputs, node_errors = await validate(typed)
         translated = {
             (partitioned.display_node(node)[0] if node in partitioned.calls else node): facts for node, facts in node_errors.items()
         }
