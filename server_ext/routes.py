@@ -61,16 +61,17 @@ def _request_key(name: str) -> Any:
 _CALLER, _PRINCIPAL, _PROTOCOL = map(_request_key, ("caller", "principal", "protocol"))
 
 
-def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None) -> None:
-    """Add all routes to a router. If ``off`` is a reason why the endpoint cannot work, each route responds with an error that has it."""
+def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None, prefix: str = "") -> None:
+    """Add all routes to a router, below ``prefix``. If ``off`` is a reason why the endpoint cannot work, each responds with an error that has it."""
+    base = prefix + BASE_PATH
     for route in ROUTES if off is None else ():
         handler = endpoint.guarded(getattr(endpoint, route.handler), route.role, signed=route.signed)
         if route.method == "GET":
-            router.add_get(BASE_PATH + route.path, handler)
+            router.add_get(base + route.path, handler)
         else:
-            router.add_route(route.method, BASE_PATH + route.path, handler)
+            router.add_route(route.method, base + route.path, handler)
     rest = endpoint.unknown_route if off is None else _refusing(off)
-    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(rest, READ))
+    router.add_route("*", base + "/{rest:.*}", endpoint.guarded(rest, READ))
 
 
 def _refusing(reason: str) -> _Handler:

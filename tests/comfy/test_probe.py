@@ -121,7 +121,7 @@ async def test_a_missing_hold_turns_its_features_off_and_nothing_else(
             assert hold.name in body["error"]["details"]
             assert hold.name in body["node_errors"]["2"]["errors"][0]["details"]
         else:
-            assert "none of them is up" in body["error"]["details"]
+            assert "is not up" in body["error"]["details"]
 
 
 @pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")

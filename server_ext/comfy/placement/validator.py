@@ -59,7 +59,9 @@ class PromptValidator:
                 raise posted.problem
             return await self._check(posted, validate)
         except YggdrasillError as error:
-            return error_result(error, posted, self._error_nodes(error, posted))
+            nodes = self._error_nodes(error, posted)
+            parts = [placed.part.name for placed in posted.parts if not placed.part.nodes.isdisjoint(nodes)]
+            return error_result(error, posted, nodes, parts)
 
     async def _check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
         # ComfyUI's validation writes unwrapped values into the prompt, so a second validation would fail
@@ -205,7 +207,7 @@ class PromptValidator:
     def _error_nodes(self, error: YggdrasillError, posted: PostedPrompt) -> list[str]:
         """Return the nodes on which an error is reported."""
         named = [str(node) for node in error.details.get("nodes") or () if str(node) in posted]
-        return named or [min(placed.part.nodes) for placed in posted.parts[:1]] or list(posted)[:1]
+        return named or sorted({node for placed in posted.parts for node in placed.part.nodes}) or list(posted)[:1]
 
 
 def _partition_leniently(
@@ -246,9 +248,12 @@ def _placed_as(call: PartCall, parts: Iterable[PlacedPart]) -> PlacedPart:
 def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterable[str]) -> YggdrasillError:
     names = placed.placement.endpoints
     reasons = "; ".join(f"{name!r}: {known[name].reason or 'no answer yet'}" for name in names)
+    if len(names) > 1:
+        reasons = f"none of its endpoints is up ({reasons}). Start one"
+    else:
+        reasons = f"endpoint {names[0]!r} is not up ({known[names[0]].reason or 'no answer yet'}). Start it"
     return EndpointUnreachable(
-        f"Part {placed.part.name!r} is placed on {' or '.join(map(repr, names))}, but none of them is up ({reasons}). Start one, place the "
-        "part on another endpoint, or allow a local run with 'fallback: local'.",
+        f"Part {placed.part.name!r} cannot run: {reasons}, place the part on another endpoint, or allow a local run with 'fallback: local'.",
         nodes=sorted(nodes),
         endpoints=list(names),
     )
