@@ -41,7 +41,7 @@ export function showRefusal(app, response, runHere) {
   if (!own.errors.length) return;
   const text = own.errors[0].details;
   const { kind, parts = [] } = own.errors[0].extra_info?.yggdrasill ?? {};
-  if (!Object.keys(response.node_errors).length) response.error = { type: own.errors[0].type, message: text, details: "" };
+  if (!Object.keys(response.node_errors).length) response.error = { type: own.errors[0].type, message: firstSentence(text), details: text };
   for (const id of own.nodes) for (const node of nodesOnPath(app, id)) mark(node);
   app.canvas.setDirty(true, true);
   const title = parts.length ? `${parts.map((name) => (name === "*" ? "The workflow" : `“${name}”`)).join(", ")} cannot run where it is placed` : "The workflow cannot run as it is placed";
@@ -76,6 +76,9 @@ function takeOwn(response) {
   }
   return { errors, nodes };
 }
+
+/** @returns {string} the first sentence of a message; a dot inside a name or a version does not end it */
+const firstSentence = (text) => text.match(/^.*?[.!?](?=\s+[A-Z]|$)/s)?.[0] ?? text;
 
 /** @returns {object[]} the node with an id as prompts have it, and the subgraph nodes around it */
 function nodesOnPath(app, path) {

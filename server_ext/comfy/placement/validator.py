@@ -247,16 +247,21 @@ def _placed_as(call: PartCall, parts: Iterable[PlacedPart]) -> PlacedPart:
 
 def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterable[str]) -> YggdrasillError:
     names = placed.placement.endpoints
-    reasons = "; ".join(f"{name!r}: {known[name].reason or 'no answer yet'}" for name in names)
+    reasons = {name: _short_reason(name, known[name].reason) for name in names}
     if len(names) > 1:
-        reasons = f"none of its endpoints is up ({reasons}). Start one"
+        what = f"none of its endpoints is up ({'; '.join(f'{name!r}: {reason}' for name, reason in reasons.items())}). Start one"
     else:
-        reasons = f"endpoint {names[0]!r} is not up ({known[names[0]].reason or 'no answer yet'}). Start it"
+        what = f"endpoint {names[0]!r} is not up: {reasons[names[0]]}. Start it"
     return EndpointUnreachable(
-        f"Part {placed.part.name!r} cannot run: {reasons}, place the part on another endpoint, or allow a local run with 'fallback: local'.",
+        f"Part {placed.part.name!r} cannot run: {what}, place the part on another endpoint, or allow a local run with 'fallback: local'.",
         nodes=sorted(nodes),
         endpoints=list(names),
     )
+
+
+def _short_reason(name: str, reason: str | None) -> str:
+    """Return why an endpoint is not up, without its name and without advice."""
+    return (reason or "it has not answered yet").removeprefix(f"endpoint {name!r}: ").partition("; ")[0]
 
 
 def _different(call: PartCall, error: YggdrasillError) -> YggdrasillError:
