@@ -99,7 +99,9 @@ function mark(node) {
 
 /** Frame a node in red, and make the Vue rendering read its badges again: it observes reads of this key of `outputs`. */
 function redraw(node, isRefused) {
+  const before = node.has_errors;
   node.has_errors = isRefused;
+  node.graph?.trigger?.("node:property:changed", { type: "node:property:changed", nodeId: node.id, property: "has_errors", oldValue: before, newValue: isRefused });
   const { outputs } = node;
   if (!outputs) return;
   if (!Object.hasOwn(outputs, BADGE_KEY)) Object.defineProperty(outputs, BADGE_KEY, { value: false, writable: true, configurable: true });
