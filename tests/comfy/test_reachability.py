@@ -18,7 +18,7 @@ from samples.certificates import Authority
 from yggdrasill.errors import AccessDenied, YggdrasillError
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.server_ext.comfy.editor import reachability
+from yggdrasill.server_ext.comfy.editor import endpoints, reachability
 from yggdrasill.server_ext.comfy.editor.reachability import explain_failure
 
 
@@ -123,3 +123,20 @@ async def test_a_wrong_token_advises_to_copy_the_pairing_line(has_token: bool, w
 async def test_other_refusals_keep_their_message() -> None:
     for error in (AccessDenied("Too many", reason="guesses"), AccessDenied("No role", reason="role")):
         assert await explain_failure(error, "http://forge.lan", has_token=True) is error
+
+
+@pytest.mark.parametrize(
+    "listening, host, url",
+    [
+        (["0.0.0.0"], "127.0.0.1:8188", "http://192.168.1.20:8188"),
+        (["127.0.0.1", "192.168.1.30"], "localhost:8188", "http://192.168.1.30:8188"),
+        (["127.0.0.1"], "127.0.0.1:8188", "http://127.0.0.1:8188"),
+        (["0.0.0.0"], "forge.lan:8188", "http://forge.lan:8188"),
+    ],
+)
+def test_a_pairing_line_has_the_address_for_other_machines(
+    monkeypatch: pytest.MonkeyPatch, listening: list[str], host: str, url: str
+) -> None:
+    monkeypatch.setattr(endpoints.compat, "own_addresses", lambda: (listening, 8188, "http://127.0.0.1:8188"))
+    monkeypatch.setattr("yggdrasill.server_ext.auth._interface_address", lambda: "192.168.1.20")
+    assert endpoints._url_for_others("http", host) == url
