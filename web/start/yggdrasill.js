@@ -102,7 +102,8 @@ async function runHere(parts) {
 function withPartsHere(text) {
   const body = JSON.parse(text);
   const graphs = Object.fromEntries(partsHere.map((name) => [name, { endpoint: "local" }]));
-  body.extra_data = { ...body.extra_data, yggdrasill: { graphs } };
+  const { yggdrasill } = body.extra_data ?? {};
+  body.extra_data = { ...body.extra_data, yggdrasill: { ...yggdrasill, graphs: { ...yggdrasill?.graphs, ...graphs } } };
   return JSON.stringify(body);
 }
 
