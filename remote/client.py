@@ -28,7 +28,7 @@ class EndpointClient:
 
     ``name`` is used in messages. The token, or the result of ``token()`` at each request, is sent only to addresses below ``url`` and
     appears in no repr or error. After a refused token ``token()`` is called once more, after ``renew()``, which reads its source again.
-    All clients with the same URL and certificate authority share a `Channel`.
+    ``headers()`` are sent too. All clients with the same URL and certificate authority share a `Channel`.
 
     Raises:
         InvalidArgument: ``url`` is not an http or https URL, or contains credentials.
@@ -42,6 +42,7 @@ class EndpointClient:
         name: str | None = None,
         ca: str | None = None,
         renew: Callable[[], None] | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -51,7 +52,7 @@ class EndpointClient:
         self.url = url.rstrip("/")
         self.name = name or self.url
         self._token: Callable[[], str | None] = token if callable(token) else _constant(token)
-        self._ca, self._renew = ca, renew
+        self._ca, self._renew, self._headers = ca, renew, headers
         #: The endpoint's artifact folder, if it is on this machine.
         self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
         #: The endpoint's capabilities, once they were requested.
@@ -360,7 +361,7 @@ class EndpointClient:
             while True:
                 token, protocol = self.token, channel.protocol
                 credential = {"Authorization": f"Bearer {token}"} if token else {}
-                sent = {PROTOCOL_HEADER: str(protocol), **credential, **given}
+                sent = {**self._headers(), PROTOCOL_HEADER: str(protocol), **credential, **given}
                 response = await channel.send(method, url, sent, body, timeout, probe=probe)
                 try:
                     if response.status < 300:

@@ -61,16 +61,17 @@ def _request_key(name: str) -> Any:
 _CALLER, _PRINCIPAL, _PROTOCOL = map(_request_key, ("caller", "principal", "protocol"))
 
 
-def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None) -> None:
-    """Add all routes to a router. If ``off`` is a reason why the endpoint cannot work, each route responds with an error that has it."""
+def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None, prefix: str = "") -> None:
+    """Add all routes to a router, below ``prefix``. If ``off`` is a reason why the endpoint cannot work, each responds with an error that has it."""
+    base = prefix + BASE_PATH
     for route in ROUTES if off is None else ():
         handler = endpoint.guarded(getattr(endpoint, route.handler), route.role, signed=route.signed)
         if route.method == "GET":
-            router.add_get(BASE_PATH + route.path, handler)
+            router.add_get(base + route.path, handler)
         else:
-            router.add_route(route.method, BASE_PATH + route.path, handler)
+            router.add_route(route.method, base + route.path, handler)
     rest = endpoint.unknown_route if off is None else _refusing(off)
-    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(rest, READ))
+    router.add_route("*", base + "/{rest:.*}", endpoint.guarded(rest, READ))
 
 
 def _refusing(reason: str) -> _Handler:
@@ -94,7 +95,7 @@ class Endpoint:
     # -- authorization and errors -------------------------------------------------------------------------------
 
     def guarded(self, handler: _Handler, role: str, *, signed: bool = False) -> _Handler:
-        """Wrap ``handler``: check Host, Origin, token, role and protocol first, and turn errors into error responses.
+        """Wrap ``handler``: check Origin, token, role and protocol first, and Host without the right token, and turn errors into error responses.
 
         The handler finds the `Principal` in ``request[_PRINCIPAL]``, except for a signed url, and the `Caller` in ``request[_CALLER]``.
         """
@@ -118,13 +119,17 @@ class Endpoint:
     def _check(self, request: web.Request, role: str, signed: bool) -> None:
         headers = request.headers
         caller = request[_CALLER] = self._forwarding.caller(request)
-        self._guard.check_source(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
+        self._guard.check_origin(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
         if _CREDENTIALS & request.query.keys():
             raise AccessDenied("Tokens in urls end up in logs. Send the token as 'Authorization: Bearer TOKEN'.", reason="token")
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            try:
+                principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            except AccessDenied:
+                self._guard.check_host(caller.host)
+                raise
             check_role(principal, role)
         given = headers.get(PROTOCOL_HEADER)
         request[_PROTOCOL] = REQUEST_VERSIONS.get(given) or check_request_version(given)

@@ -3,6 +3,7 @@
  */
 import { notify, request } from "./request.js";
 import { button, bytes, fill, iconButton, make } from "./elements.js";
+import { endpointForm } from "./endpoints.js";
 import { refresh } from "./placements.js";
 
 const PAUSE_MS = 5000;
@@ -32,7 +33,7 @@ export function endpointsSection(app) {
 
   function showForm() {
     if (place.firstChild) place.replaceChildren();
-    else place.replaceChildren(pairingForm(app, () => (place.replaceChildren(), add.focus(), void update())));
+    else place.replaceChildren(endpointForm(app, () => (place.replaceChildren(), add.focus(), void update())));
     place.querySelector("textarea")?.focus();
   }
 
@@ -156,41 +157,6 @@ function usesText({ workflows, others }) {
 }
 
 // -- pairing ----------------------------------------------------------------------------------------------------
-
-function pairingForm(app, done) {
-  const line = make("textarea", { rows: 3, required: true, spellcheck: false, autocomplete: "off", placeholder: "yggdrasill-pairing: URL TOKEN" });
-  const name = make("input", { placeholder: "from the line, or the host name", autocomplete: "off" });
-  const problem = make("div", { class: "ygg-problem", role: "alert" });
-  const add = make("button", { class: "ygg-button ygg-main", type: "submit" }, "Add");
-  async function submit(event) {
-    event.preventDefault();
-    add.disabled = true;
-    problem.textContent = "";
-    try {
-      const added = await request(app, "pair", {}, { line: line.value.trim(), name: name.value.trim() || null });
-      await refresh(app);
-      notify(app, "success", `Endpoint “${added.name}” was added`, added.graphs.length ? `It serves ${added.graphs.map((graph) => graph.graph_id).join(", ")}.` : "");
-      done();
-    } catch (error) {
-      problem.textContent = error.message;
-      add.disabled = false;
-    }
-  }
-  const keys = (event) => {
-    if (event.key === "Escape") done();
-    if (event.key === "Enter" && event.target === line && !event.shiftKey) (event.preventDefault(), form.requestSubmit());
-    event.stopPropagation();
-  };
-  const form = make(
-    "form",
-    { class: "ygg-form", onsubmit: (event) => void submit(event), onkeydown: keys },
-    make("label", {}, "Pairing line of the other machine", line),
-    make("label", {}, "Name", name),
-    problem,
-    make("div", { class: "ygg-buttons" }, add, button("Cancel", done, "cancel", "ygg-quiet")),
-  );
-  return form;
-}
 
 async function copyPairing(app) {
   try {

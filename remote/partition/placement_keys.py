@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, format_options, unknown_name
+from yggdrasill.errors import InvalidConfig, YggdrasillError, format_options, unknown_name
 from yggdrasill.remote.partition.named_parts import (
     ENDPOINT_PROPERTY,
     SELECTION,
@@ -33,6 +33,7 @@ __all__ = ["PlacedPart", "PlacedParts", "StoredPlacement", "WorkflowParts", "par
 
 _EXTRA = "extra_data.yggdrasill"
 _WHERE = f"{_EXTRA}.graphs"
+_FORM = "{'graphs': {NAME: {'nodes': [ID], 'endpoint': ENDPOINT}}}"
 _NO_ID = "00000000-0000-0000-0000-000000000000"
 _MAX_ID = 200
 _PROPERTY, _REGISTRY, _STORED, _REQUEST = range(4)
@@ -176,16 +177,14 @@ def _workflow_of(extra: Mapping[str, Any]) -> Any:
     return png.get("workflow") if isinstance(png, Mapping) else None
 
 
-def _entries_of(extra: Mapping[str, Any]) -> Mapping[str, Any]:
+def _entries_of(extra: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """Return what a request says about placement. Raise `InvalidConfig` for any other form than that documented."""
     entries = extra.get("yggdrasill")
     if entries is None:
         return {}
-    unknown = sorted(set(map(str, entries)) - {"graphs", "workflow"}) if isinstance(entries, Mapping) else []
-    if not isinstance(entries, Mapping) or unknown:
-        raise InvalidConfig(
-            f"{_EXTRA} takes 'graphs', a mapping from names of parts to {{nodes, endpoint}}, and 'workflow', the id of a workflow; "
-            f'got {format_options(unknown) if unknown else repr(entries)}. Write parts as {{"graphs": {{NAME: {{...}}}}}}.'
-        )
+    if not isinstance(entries, Mapping):
+        raise InvalidConfig(f"{_EXTRA} must be a mapping {_FORM}, got {type(entries).__name__}.")
+    _check_keys(entries, ("graphs", "workflow"), _EXTRA, f"Names of parts belong below 'graphs': {_FORM}.")
     return entries
 
 
@@ -211,24 +210,42 @@ def _subgraphs_by_prefix(
 
 def _caller_entries(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:
     """Return the request's entries: nodes by name, and placements by name."""
-    graphs = _entries_of(extra).get("graphs")
-    if not graphs:
-        return {}, {}
-    if not isinstance(graphs, Mapping):
-        raise InvalidConfig(f"{_WHERE} must be a mapping from names to {{nodes, endpoint}}, got {type(graphs).__name__}")
     chosen, called = {}, {}
-    for name, entry in graphs.items():
+    for name, entry in _request_graphs(extra).items():
         where = f"{_WHERE}.{name}"
-        unknown = sorted(set(map(str, entry)) - {"nodes", "endpoint"}) if isinstance(entry, Mapping) else None
-        if unknown is None or unknown or not entry:
-            raise InvalidConfig(f"{where} is {entry!r}; it takes 'nodes', a list of node ids, and 'endpoint', where the part runs")
+        if not isinstance(entry, Mapping) or not entry:
+            raise InvalidConfig(f"{where} must be a mapping with 'nodes', 'endpoint' or both, got {entry!r}.")
+        _check_keys(entry, ("nodes", "endpoint"), where)
         if "nodes" in entry:
-            if not isinstance(entry["nodes"], list) or not all(isinstance(node, (str, int)) for node in entry["nodes"]):
-                raise InvalidConfig(f"{where}.nodes must be a list of node ids, got {entry['nodes']!r}")
+            if not isinstance(entry["nodes"], list) or not all(_is_node_id(node) for node in entry["nodes"]):
+                raise InvalidConfig(f"{where}.nodes must be a list of node ids, got {entry['nodes']!r}.")
             chosen[str(name)] = entry["nodes"]
         if "endpoint" in entry:
-            called[str(name)] = Placement.of(entry["endpoint"], endpoints, where)
+            try:
+                called[str(name)] = Placement.of(entry["endpoint"], endpoints, where)
+            except YggdrasillError as error:
+                error.details.setdefault("nodes", list(map(str, chosen.get(str(name), ()))))
+                raise
     return chosen, called
+
+
+def _request_graphs(extra: Mapping[str, Any]) -> Mapping[Any, Any]:
+    graphs = _entries_of(extra).get("graphs")
+    if graphs is not None and not isinstance(graphs, Mapping):
+        raise InvalidConfig(f"{_WHERE} must be a mapping from names to {{'nodes', 'endpoint'}}, got {type(graphs).__name__}.")
+    return graphs or {}
+
+
+def _check_keys(entry: Mapping[Any, Any], available: Collection[str], where: str, advice: str = "") -> None:
+    unknown = [str(key) for key in entry if key not in available]
+    if unknown:
+        word = "keys" if len(unknown) > 1 else "key"
+        text = f"Unknown {word} {format_options(unknown)} in {where}. Available: {format_options(available)}. {advice}"
+        raise InvalidConfig(text.rstrip())
+
+
+def _is_node_id(value: object) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
 def _selections(chosen: Mapping[str, list[Any]], prompt: Mapping[str, Any], workflow: Any) -> list[NamedPart]:

@@ -28,7 +28,7 @@ from yggdrasill.server_ext.comfy.placement.refusal import refuse_placed_prompts
 from yggdrasill.server_ext.comfy.placement.workflow_placements import WorkflowPlacements, note_users
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
-from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes, add_web_files
+from yggdrasill.server_ext.comfy.ui_routes import PREFIXES, add_ui_routes, add_web_files
 from yggdrasill.server_ext.comfy.value_classes import register_classes
 from yggdrasill.server_ext.comfy.workflow_cache import WorkflowCache
 from yggdrasill.server_ext.logs import Redactor, secrets_of_environment
@@ -102,6 +102,7 @@ def _attach(context: ExtensionContext) -> None:
         artifact_quota=None if settings.artifact_quota is None else int(settings.artifact_quota * 2**30),
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
+        allow_hosts_setting=f"'allow_hosts' in {data_dir / 'settings.yaml'}",
         peer_url=settings.peer_url,
         roots=_read(compat.model_folders, []),
     )
@@ -116,7 +117,8 @@ def _attach(context: ExtensionContext) -> None:
     service.models = ModelSources(settings.model_sources, compat.named_model_folders, int(settings.model_limit * 2**30))
     app = compat.web_app()
     context.problem = context.off.get(ENDPOINT)
-    add_routes(app.router, Endpoint(service, guard), off=context.problem)
+    for prefix in PREFIXES:
+        add_routes(app.router, Endpoint(service, guard), off=context.problem, prefix=prefix)
     add_ui_routes(app.router, service, guard, token, settings.peer_url, off=context.off.get(EDITOR))
     _register_lifecycle(app, service, context)
     if PLACEMENT not in context.off:

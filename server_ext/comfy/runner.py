@@ -16,7 +16,7 @@ from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import RunContext, waiting
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy import compat
-from yggdrasill.server_ext.comfy.binding import bind_prompt
+from yggdrasill.server_ext.comfy.binding import bind_prompt, give_output_types
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
 from yggdrasill.server_ext.comfy.hidden_inputs import release_hidden, take_hidden
 from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
@@ -133,6 +133,7 @@ class QueueRunner:
     async def _start(self, run: PromptRun, prompt: dict[str, Any], begin: Callable[[PromptRun], None]) -> None:
         """Check the prompt, open its socket, and start it. Runs on ComfyUI's main loop."""
         try:
+            give_output_types(prompt, {node: [port.type] for port in run.graph.inputs.values() for node in port.nodes})
             validation = await compat.validate(run.prompt_id, prompt)
             run.check(validation)
             if run.context.token.cancelled:

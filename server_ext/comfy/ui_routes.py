@@ -27,10 +27,12 @@ from yggdrasill.server_ext.comfy.editor.serving import Serving
 from yggdrasill.server_ext.comfy.editor.signs import Signs
 from yggdrasill.server_ext.service import Service
 
-__all__ = ["UI_PATH", "WEB_PATH", "add_ui_routes", "add_web_files"]
+__all__ = ["PREFIXES", "UI_PATH", "WEB_PATH", "add_ui_routes", "add_web_files"]
 
 UI_PATH = "/yggdrasill/ui"
 WEB_PATH = "/yggdrasill/web"
+PREFIXES = ("", "/api")
+"""The prefixes of each route, as ComfyUI has them: proxies and the server of its frontend's developers pass on ``/api`` only."""
 
 
 def add_ui_routes(
@@ -42,7 +44,8 @@ def add_ui_routes(
     """
     route_guard = RouteGuard(service, guard)
     if off is not None:
-        router.add_route("*", UI_PATH + "/{rest:.*}", route_guard.guarded(_refusing(off)))
+        for prefix in PREFIXES:
+            router.add_route("*", prefix + UI_PATH + "/{rest:.*}", route_guard.guarded(_refusing(off)))
         return
     folder = Path(compat.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")
@@ -64,7 +67,8 @@ def add_ui_routes(
         "/settings": settings.settings,
         "/timeline": last_run.timeline,
     }.items():
-        router.add_get(UI_PATH + path, route_guard.guarded(handler))
+        for prefix in PREFIXES:
+            router.add_get(prefix + UI_PATH + path, route_guard.guarded(handler))
     for path, handler in {
         "/endpoints": endpoints.add,
         "/pair": endpoints.pair,
@@ -80,7 +84,8 @@ def add_ui_routes(
         "/serve": serving.serve,
         "/ports": composed.ports,
     }.items():
-        router.add_post(UI_PATH + path, route_guard.guarded(handler))
+        for prefix in PREFIXES:
+            router.add_post(prefix + UI_PATH + path, route_guard.guarded(handler))
 
 
 def _refusing(reason: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -96,4 +101,5 @@ def add_web_files(router: web.UrlDispatcher) -> None:
     ComfyUI loads every script under its ``WEB_DIRECTORY`` with the page, so that folder holds only the start of the extension; the page
     requests the other modules from here when it first needs them. Every path ends with ``.js``, for which ComfyUI disables caching.
     """
-    router.add_static(WEB_PATH, Path(__file__).parents[2] / "web")
+    for prefix in PREFIXES:
+        router.add_static(prefix + WEB_PATH, Path(__file__).parents[2] / "web")

@@ -41,6 +41,7 @@ from yggdrasill.server_ext.comfy.compat.memory import (
     ram_shortfall,
 )
 from yggdrasill.server_ext.comfy.compat.nodes import (
+    add_class_with_types,
     call_node,
     execution_blocker,
     find_class,
@@ -50,6 +51,7 @@ from yggdrasill.server_ext.comfy.compat.nodes import (
     node_classes,
     object_info_entry,
     validates_itself,
+    validates_types,
 )
 from yggdrasill.server_ext.comfy.compat.queue import (
     ExecutingNode,
@@ -103,6 +105,7 @@ __all__ = [
     "InterruptFlag",
     "RunningState",
     "Validation",
+    "add_class_with_types",
     "add_on_prompt_handler",
     "available_ram",
     "base_folder",
@@ -164,6 +167,7 @@ __all__ = [
     "user_directory",
     "validate",
     "validates_itself",
+    "validates_types",
     "version_note",
     "version_problem",
     "waiting_prompts",

@@ -10,12 +10,14 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 import yggdrasill
-from yggdrasill.errors import InvalidArgument, format_options
-from yggdrasill.remote.endpoint import pairing_line, read_pairing
+from yggdrasill.errors import DuplicateName, InvalidArgument, YggdrasillError, format_options
+from yggdrasill.remote.endpoint import Pairing, pairing_line, read_pairing
 from yggdrasill.remote.endpoints import EndpointRegistry
+from yggdrasill.server_ext.auth import EVERY_ADDRESS, url_for_others
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.editor.endpoint_queries import served_graphs
-from yggdrasill.server_ext.comfy.editor.endpoint_summary import endpoint_summary, host_of, models_of
+from yggdrasill.server_ext.comfy.editor.endpoint_summary import LOOPBACK, endpoint_summary, host_of, models_of
+from yggdrasill.server_ext.comfy.editor.reachability import explain_failure
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
@@ -27,7 +29,6 @@ __all__ = ["EndpointModel", "Endpoints", "PairModel", "RemoveModel"]
 _FRESH = 3.0
 _TIMEOUT = 1.5
 _MOST_NAMED = 10
-_LOOPBACK = ("127.", "localhost", "[::1]")
 
 
 class EndpointModel(BaseModel):
@@ -38,16 +39,23 @@ class EndpointModel(BaseModel):
     name: str = Field(min_length=1, max_length=100)
     url: str = Field(min_length=1, max_length=2000)
     token: str | None = Field(default=None, max_length=1000)
+    ca: str | None = Field(default=None, max_length=1000)
+    replace: bool = False
 
 
 class PairModel(BaseModel):
-    """A pairing line; ``name`` and ``token`` override those in the line."""
+    """A pairing line or an address; ``name`` and ``token`` override those in the line.
+
+    ``ca`` is the file of a certificate authority on this machine. ``replace`` allows replacing the address and token of an endpoint.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     line: str = Field(min_length=1, max_length=4000)
     name: str | None = Field(default=None, max_length=100)
     token: str | None = Field(default=None, max_length=1000)
+    ca: str | None = Field(default=None, max_length=1000)
+    replace: bool = False
 
 
 class RemoveModel(BaseModel):
@@ -104,22 +112,38 @@ class Endpoints:
     async def add(self, request: web.Request) -> web.Response:
         """Answer POST /endpoints: add an endpoint to endpoints.yaml after it has answered."""
         body = await self._guard.body(request, EndpointModel)
-        return await self._add(body.name, body.url, body.token)
+        pairing = read_pairing(body.url)
+        return await self._add(body.name, pairing, body)
 
     async def pair(self, request: web.Request) -> web.Response:
         """Answer POST /pair: add the endpoint of a pairing line after it has answered."""
         body = await self._guard.body(request, PairModel)
         pairing = read_pairing(body.line)
         name = (body.name or pairing.name or _free_name(pairing.url, extension_context().registry)).strip()
-        return await self._add(name, pairing.url, body.token or pairing.token)
+        return await self._add(name, pairing, body)
 
-    async def _add(self, name: str, url: str, token: str | None) -> web.Response:
+    async def _add(self, name: str, pairing: Pairing, body: EndpointModel | PairModel) -> web.Response:
         served = []
+        url, token = pairing.url, body.token or pairing.token or None
+
+        def add(registry: EndpointRegistry) -> None:
+            if name in registry.endpoints and body.replace:
+                registry.replace(name, url, token=token, ca=body.ca)
+                return
+            if name in registry.endpoints:
+                raise DuplicateName(
+                    f"There is already an endpoint {name!r}, at {host_of(registry.endpoints[name].url)}. Choose another name, or replace it.",
+                    name=name,
+                )
+            registry.add(name, url, token=token, ca=body.ca)
 
         async def check_answers(registry: EndpointRegistry) -> None:
-            served.extend(await served_graphs(registry.client(name)))
+            try:
+                served.extend(await served_graphs(registry.client(name)))
+            except YggdrasillError as error:
+                raise await explain_failure(error, url.rstrip("/"), has_token=token is not None) from error
 
-        registry = await self._edit.apply(lambda registry: registry.add(name, url, token=token or None), check_answers)
+        registry = await self._edit.apply(add, check_answers)
         return json_answer({"name": name, "endpoints": sorted(registry.endpoints), "graphs": served}, 201)
 
     async def remove(self, request: web.Request) -> web.Response:
@@ -154,8 +178,22 @@ class Endpoints:
         """Answer POST /pairing: this server's pairing line, which contains its token."""
         if extension_context().problem is not None:
             raise InvalidArgument(f"This ComfyUI is not an endpoint: {extension_context().problem}")
-        url = self._own_url or f"{request.scheme}://{request.host}"
-        return json_answer({"line": pairing_line(url, self._token()), "near": host_of(url).startswith(_LOOPBACK)})
+        url = self._own_url or await asyncio.to_thread(_url_for_others, request.scheme, request.host)
+        return json_answer({"line": pairing_line(url, self._token()), "near": host_of(url).startswith(LOOPBACK)})
+
+
+def _url_for_others(scheme: str, host: str) -> str:
+    """Return the URL at which other machines reach this server, whose page was loaded from ``host``; a local one if it accepts no others."""
+    if not host.startswith(LOOPBACK):
+        return f"{scheme}://{host}"
+    addresses, port, _ = compat.own_addresses()
+    for address in addresses:
+        if address in EVERY_ADDRESS:
+            return url_for_others(f"{scheme}://{host}", address)
+        shown = f"[{address}]" if ":" in address else address
+        if not shown.startswith(LOOPBACK):
+            return f"{scheme}://{shown}:{port}"
+    return f"{scheme}://{host}"
 
 
 def _described(uses: list[EndpointUse]) -> str:

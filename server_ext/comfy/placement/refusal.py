@@ -60,7 +60,7 @@ def refuse_prompt(
     if not isinstance(prompt, dict):
         return None
     registry = read_registry()
-    nodes = list(prompt)[:1]
+    nodes, refused = list(prompt)[:1], list[str]()
     try:
         parts = posted_parts(posted, prompt, registry, stored).parts
     except YggdrasillError as found:
@@ -69,7 +69,7 @@ def refuse_prompt(
         if not parts:
             return None
         names = f"Part {parts[0].part.name!r} is placed on an endpoint, but"
-        nodes = [min(placed.part.nodes) for placed in parts]
+        nodes, refused = sorted({node for placed in parts for node in placed.part.nodes}), [placed.part.name for placed in parts]
     problem = InvalidConfig(f"{names} placement is off in this ComfyUI: {reason}. Remove the placement to run the workflow here.")
-    _, error, _, node_errors = error_result(problem, prompt, nodes)
+    _, error, _, node_errors = error_result(problem, prompt, nodes, refused)
     return {"error": error, "node_errors": node_errors}

@@ -17,6 +17,7 @@ from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import by_node, gaps_of, offered_only_there
+from yggdrasill.server_ext.comfy.binding import give_output_types
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
@@ -58,7 +59,9 @@ class PromptValidator:
                 raise posted.problem
             return await self._check(posted, validate)
         except YggdrasillError as error:
-            return error_result(error, posted, self._error_nodes(error, posted))
+            nodes = self._error_nodes(error, posted)
+            parts = [placed.part.name for placed in posted.parts if not placed.part.nodes.isdisjoint(nodes)]
+            return error_result(error, posted, nodes, parts)
 
     async def _check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
         # ComfyUI's validation writes unwrapped values into the prompt, so a second validation would fail
@@ -103,7 +106,10 @@ class PromptValidator:
     async def _validate_partitioned(
         self, posted: PostedPrompt, partitioned: PartitionedPrompt, local: ValidationResult, validate: Validate
     ) -> ValidationResult:
-        good, error, outputs, node_errors = await validate(partitioned.prompt)
+        # a copy: the classes with types are for validation only, but values that ComfyUI unwraps are written into the shared inputs
+        typed = dict(partitioned.prompt)
+        give_output_types(typed, {node: [port.type for port in call.outputs] for node, call in partitioned.calls.items()})
+        good, error, outputs, node_errors = await validate(typed)
         translated = {
             (partitioned.display_node(node)[0] if node in partitioned.calls else node): facts for node, facts in node_errors.items()
         }
@@ -202,7 +208,7 @@ class PromptValidator:
     def _error_nodes(self, error: YggdrasillError, posted: PostedPrompt) -> list[str]:
         """Return the nodes on which an error is reported."""
         named = [str(node) for node in error.details.get("nodes") or () if str(node) in posted]
-        return named or [min(placed.part.nodes) for placed in posted.parts[:1]] or list(posted)[:1]
+        return named or sorted({node for placed in posted.parts for node in placed.part.nodes}) or list(posted)[:1]
 
 
 def partition_leniently(
@@ -242,13 +248,21 @@ def _placed_as(call: PartCall, parts: Iterable[PlacedPart]) -> PlacedPart:
 
 def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterable[str]) -> YggdrasillError:
     names = placed.placement.endpoints
-    reasons = "; ".join(f"{name!r}: {known[name].reason or 'no answer yet'}" for name in names)
+    reasons = {name: _short_reason(name, known[name].reason) for name in names}
+    if len(names) > 1:
+        what = f"none of its endpoints is up ({'; '.join(f'{name!r}: {reason}' for name, reason in reasons.items())}). Start one"
+    else:
+        what = f"endpoint {names[0]!r} is not up: {reasons[names[0]]}. Start it"
     return EndpointUnreachable(
-        f"Part {placed.part.name!r} is placed on {' or '.join(map(repr, names))}, but none of them is up ({reasons}). Start one, place the "
-        "part on another endpoint, or allow a local run with 'fallback: local'.",
+        f"Part {placed.part.name!r} cannot run: {what}, place the part on another endpoint, or allow a local run with 'fallback: local'.",
         nodes=sorted(nodes),
         endpoints=list(names),
     )
+
+
+def _short_reason(name: str, reason: str | None) -> str:
+    """Return why an endpoint is not up, without its name and without advice."""
+    return (reason or "it has not answered yet").removeprefix(f"endpoint {name!r}: ").partition("; ")[0]
 
 
 def _different(call: PartCall, error: YggdrasillError) -> YggdrasillError:

@@ -278,9 +278,12 @@ def test_an_unplaced_name_of_the_caller_is_a_warning(workflow: dict[str, Any]) -
         ({"Softn": {"endpoint": "studio"}}, UnknownName, r"Unknown part 'Softn'. Available: 'Soften',.*Did you mean 'Soften'\?"),
         ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes must be a list of node ids, got '4'"),
         ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "must be a list of node ids"),
-        ({"mine": {"node": ["4"]}}, InvalidConfig, "it takes 'nodes'.*and 'endpoint'"),
-        ({"mine": "studio"}, InvalidConfig, "it takes 'nodes'"),
+        ({"mine": {"nodes": [True]}}, InvalidConfig, "must be a list of node ids"),
+        ({"mine": {"node": ["4"]}}, InvalidConfig, r"Unknown key 'node' in .*graphs\.mine\. Available: 'endpoint', 'nodes'\."),
+        ({"mine": "studio"}, InvalidConfig, "mine must be a mapping with 'nodes', 'endpoint' or both, got 'studio'"),
+        ({"mine": {}}, InvalidConfig, "mine must be a mapping with 'nodes'"),
         (["mine"], InvalidConfig, "must be a mapping from names to"),
+        ("", InvalidConfig, "must be a mapping from names to"),
         ({"mine": {"nodes": ["4"], "endpoint": "cellar"}}, UnknownEndpoint, r"Unknown endpoint 'cellar'.*graphs\.mine"),
         ({"mine": {"nodes": ["4"], "endpoint": 7}}, InvalidConfig, "got 7"),
     ],
@@ -288,6 +291,36 @@ def test_an_unplaced_name_of_the_caller_is_a_warning(workflow: dict[str, Any]) -
 def test_what_the_caller_says_must_fit(workflow: dict[str, Any], chosen: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         naming(workflow, chosen=chosen)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"mine": {"nodes": ["4"]}},
+            r"Unknown key 'mine' in extra_data\.yggdrasill\. Available: 'graphs'\. Names of parts belong below 'graphs'",
+        ),
+        ({"graphs": {}, "graph": {}, "x": 1}, "Unknown keys 'graph', 'x' in extra_data.yggdrasill. Available: 'graphs'"),
+        ([], "extra_data.yggdrasill must be a mapping .*got list"),
+        ("studio", "extra_data.yggdrasill must be a mapping .*got str"),
+        (False, "extra_data.yggdrasill must be a mapping .*got bool"),
+    ],
+)
+def test_a_forgotten_level_in_the_request_is_an_error(given: Any, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        parts_of({"4": {"class_type": "X", "inputs": {}}}, {"yggdrasill": given}, {}, ["studio"])
+
+
+@pytest.mark.parametrize("given", [None, {}, {"graphs": None}, {"graphs": {}}])
+def test_a_request_may_have_empty_entries(given: Any) -> None:
+    assert parts_of({"4": {"class_type": "X", "inputs": {}}}, {"yggdrasill": given}, {}, ["studio"]).parts == ()
+
+
+def test_an_unknown_endpoint_of_the_request_names_the_nodes() -> None:
+    chosen = {"mine": {"nodes": ["4"], "endpoint": "cellar"}}
+    with pytest.raises(UnknownEndpoint) as caught:
+        parts_of({"3": {}, "4": {}}, {"yggdrasill": {"graphs": chosen}}, {}, ["studio"])
+    assert caught.value.details["nodes"] == ["4"]
 
 
 @pytest.mark.parametrize("pin, error", [("cellar", UnknownEndpoint), (["studio"], InvalidConfig)])
