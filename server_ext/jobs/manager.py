@@ -150,6 +150,7 @@ class JobManager(Waiting):
         else:
             self._cached_bytes += job.nbytes
         self._inserting.pop(job.job_id).set_result(None)
+        self._hub.begin(job.job_id)
         self._hub.emit(job.job_id, "status", {"status": job.status})
 
     def discard(self, job: Job) -> None:
@@ -393,6 +394,7 @@ class JobManager(Waiting):
         failures = RepeatedFailures("The check of jobs for timeouts, lost callers and retention failed; it is repeated.")
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
+            self._jobs.flush()
             for check in (self._check_jobs, self._renew_leases, self._prune_if_due):
                 with failures.logged():
                     await check()
