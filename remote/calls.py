@@ -8,6 +8,7 @@ import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from yggdrasill.errors import EndpointUnreachable, QueueFull, UnknownArtifact, Y
 from yggdrasill.executor.context import WaitCallback
 from yggdrasill.protocol.states import FINAL, WAITING_INPUTS
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.channel import StreamEvent, read_events
+from yggdrasill.remote.channel import Response, StreamEvent, read_events
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.observers import TransferMeter
 from yggdrasill.remote.retry import Retry, RetryPolicy
@@ -42,6 +43,8 @@ _LOST_PAUSE = 5.0
 _TIMEOUT_GRACE = 1.0
 """The endpoint enforces the timeout too and describes it better, so this process waits a little longer."""
 _LOAD_TIMEOUT = 2.0
+_SILENCE_SECONDS = 20.0
+"""Seconds without a byte of an event stream, which has a comment every 5, after which the connection counts as broken."""
 
 Progress = Callable[[str, float, float, "str | None"], None]
 #: Receives kind and data of an event.
@@ -79,6 +82,9 @@ class Call:
     meter: TransferMeter = field(default_factory=TransferMeter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
+    #: The hash that the graph must have at the endpoint, if its contract was not read for this call.
+    graph_hash: str | None = None
+
     def body(self, wait: float, protocol: int) -> dict[str, Any]:
         """Return the JSON body of the submitting request."""
         body = {
@@ -97,6 +103,11 @@ class Call:
             body |= {"priority": self.priority} if self.priority else {}
             body |= {"deadline": self.deadline} if self.deadline is not None else {}
         return body
+
+    def submission(self, client: EndpointClient, wait: float) -> AbstractAsyncContextManager[Response]:
+        """Start the job, or find it; see `EndpointClient.submission`. The response arrives at once if many requests are in flight."""
+        body = self.body(0.0 if client.channel.in_flight.is_busy else wait, client.protocol)
+        return client.submission(self.graph_id if self.prompt is None else None, body, self.graph_hash)
 
     async def submit(self, client: EndpointClient, wait: float) -> dict[str, Any]:
         """Start the job, or find it. Return the job's row, at once if many requests are in flight."""
@@ -177,29 +188,82 @@ async def _bounded(running: Coroutine[Any, Any, dict[str, Any]], retry: Retry) -
 async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: list[str]) -> dict[str, Any]:
     supply = Supply(client, call.value, call.artifact_client, retry, call.meter)
     follows = bool(call.progress or call.watch or call.on_wait)
-    row = await _submit(client, call, retry, supply, WAIT_SECONDS_WITH_PROGRESS if follows else WAIT_SECONDS)
-    job.append(str(row["job_id"]))
+    started = await _submit(client, call, retry, supply, job, follows=follows)
+    row = started.row
     if row.get("status") == WAITING_INPUTS:
         row = await supply.send_to_job(row, call.orphan_after)
         if not follows or row.get("status") in FINAL:
             _, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
-    if row.get("status") in FINAL and call.watch is None:
+    if row.get("status") in FINAL and "output" in row and (started.followed or call.watch is None):
         return row
     call.waits()
-    return await follow_job(client, row, retry, supply, lambda event: call.on_event(client, event), call.orphan_after)
+    return await follow_job(client, row, retry, supply, lambda event: call.on_event(client, event), call.orphan_after, started.last)
 
 
-async def _submit(client: EndpointClient, call: Call, retry: Retry, supply: Supply, wait: float) -> dict[str, Any]:
-    """Submit the job. An endpoint of protocol 1 refuses it while artifacts are missing; it is then submitted again with the same key."""
+@dataclass
+class _Started:
+    """A submitted job: its row, whether its events were received with the row, and the number of the last one."""
+
+    row: dict[str, Any] = field(default_factory=dict)
+    followed: bool = False
+    last: str | None = None
+
+
+async def _submit(client: EndpointClient, call: Call, retry: Retry, supply: Supply, job: list[str], *, follows: bool) -> _Started:
+    """Submit the job, and with ``follows`` receive its events. Its id is added to ``job`` as soon as it is known.
+
+    An endpoint of protocol 1 refuses the job while artifacts are missing; it is then submitted again with the same key.
+    """
     while True:
+        started = _Started()
         try:
-            return await retry.persist(lambda: call.submit(client, retry.left(wait)))
+            if follows or call.graph_hash is not None:
+                await _follow_submission(client, call, retry, job, started, WAIT_SECONDS_WITH_PROGRESS if follows else WAIT_SECONDS)
+            else:
+                started.row = await retry.persist(lambda: call.submit(client, retry.left(WAIT_SECONDS)))
         except UnknownArtifact as error:
             retry.answered()
             missing = error.details.get("missing")
             if not isinstance(missing, list) or not missing or "job" in error.details:
                 raise
             await supply.send(missing)
+        else:
+            if not job:
+                job.append(str(started.row["job_id"]))
+            return started
+
+
+async def _follow_submission(client: EndpointClient, call: Call, retry: Retry, job: list[str], started: _Started, wait: float) -> None:
+    """Submit the job and handle its events until the response ends. If the connection breaks, the rest of the events is not received."""
+    while not started.row:
+        try:
+            async with call.submission(client, retry.left(wait)) as response:
+                retry.answered()
+                if not response.is_event_stream:
+                    started.row = await response.json(client.name, client.url)
+                    return
+                async for event in read_events(response.chunks(_SILENCE_SECONDS)):
+                    retry.check_deadline()
+                    if event.kind == "status" and event.data.get("status") == WAITING_INPUTS:
+                        # `follow_job` receives it again and uploads the inputs
+                        return
+                    _handle_followed(client, call, job, started, event)
+        except (EndpointUnreachable, QueueFull) as error:
+            await retry.pause(error)
+
+
+def _handle_followed(client: EndpointClient, call: Call, job: list[str], started: _Started, event: StreamEvent) -> None:
+    """Handle an event that follows a submission."""
+    if event.kind == "result":
+        started.row = event.data
+    elif event.kind == "job":
+        started.row, started.followed = event.data, True
+        job.append(str(event.data["job_id"]))
+        if event.data.get("status") not in FINAL:
+            call.waits()
+    else:
+        started.last = event.seq or started.last
+        call.on_event(client, event)
 
 
 async def follow_job(
@@ -209,10 +273,11 @@ async def follow_job(
     supply: Supply,
     on_event: Callable[[StreamEvent], None],
     orphan_after: float = ORPHAN_AFTER,
+    after: str | None = None,
 ) -> dict[str, Any]:
-    """Follow a job to its end and return its row with output or error. Artifacts that it waits for are uploaded."""
+    """Follow a job, from its event ``after`` on, to its end and return its row with output or error. Artifacts that it waits for are uploaded."""
     job_id = str(row["job_id"])
-    async for event in follow(client, job_id, retry):
+    async for event in follow(client, job_id, retry, after):
         on_event(event)
         if event.kind == "status" and event.data.get("status") == WAITING_INPUTS:
             # The event may be one of those before the last upload.
@@ -228,13 +293,13 @@ async def follow_job(
         retry.check_deadline()
 
 
-async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIterator[StreamEvent]:
-    """Yield a job's events in order, each once, up to its final status.
+async def follow(client: EndpointClient, job_id: str, retry: Retry, after: str | None = None) -> AsyncIterator[StreamEvent]:
+    """Yield a job's events after the event ``after`` in order, each once, up to its final status.
 
     Raises:
         UnknownJob, EndpointUnreachable, TimedOut
     """
-    last: str | None = None
+    last = after
     while True:
         begun_after = last
         try:

@@ -131,7 +131,8 @@ class Staging:
         """Return a new job, whose row is stored, or the existing job with the same key. A waiting job's inputs are checked again.
 
         Raises:
-            InvalidArgument: invalid options. CorruptData, LimitExceeded: invalid inputs. JobConflict: the key was used for another call.
+            InvalidArgument: invalid options. CorruptData, LimitExceeded: invalid inputs. JobConflict: the key was used for another call,
+            or the graph does not have the hash that the caller expects (``details["reason"]`` is "contract").
             UnknownJob: the key was used for a job whose result is no longer kept. StorageFailed: the job could not be stored.
             QueueFull: too many unfinished jobs or bytes of requests. EndpointUnreachable: the endpoint is shutting down.
         """
@@ -145,6 +146,12 @@ class Staging:
         if existing is not None:
             _check_same(existing, call, call_hash)
             return await self.check_inputs(existing)
+        if call.graph_hash not in (None, target.hash):
+            raise JobConflict(
+                f"Graph {target.graph_id!r} was replaced since the caller read its contract. Read the contract again.",
+                reason="contract",
+                hash=target.hash,
+            )
         self._check_room(call)
         request = {"inputs": call.inputs, "options": options, "run": call.run, **target.origin}
         created = time.time()
