@@ -374,6 +374,8 @@ class Route:
         self.deadline = deadline
         self.has_fallback = False
         self._contracts: dict[EndpointClient, RemoteContract] = {}
+        #: Contracts that were read before: their endpoints check that they are still valid.
+        self._earlier: set[EndpointClient] = set()
         self._turn = itertools.count()
 
     @property
@@ -385,6 +387,11 @@ class Route:
     def contracts(self) -> dict[EndpointClient, RemoteContract]:
         """Return the fetched contracts, by client."""
         return dict(self._contracts)
+
+    def use(self, contracts: Mapping[EndpointClient, RemoteContract]) -> None:
+        """Use contracts that were read before. A call is refused with `JobConflict` if the graph was replaced since."""
+        self._contracts.update(contracts)
+        self._earlier.update(contracts)
 
     def known_contract(self) -> RemoteContract | None:
         """Return a contract that was fetched before, or the workflow's, or None."""
@@ -443,8 +450,9 @@ class Route:
         contract = await self._contract_at(client, call, spare=spare)
         if self.workflow is not None:
             return await execute_remote_call(client, replace(call, prompt=self.workflow.prompt), spare=spare)
+        expected = contract.hash if client in self._earlier else None
         try:
-            return await execute_remote_call(client, replace(call, graph_id=contract.graph_id), spare=spare)
+            return await execute_remote_call(client, replace(call, graph_id=contract.graph_id, graph_hash=expected), spare=spare)
         except errors.UnknownGraph as error:
             # A stateful part would be deployed again without its state.
             if self.deployment is None or contract.stateful or "job" in error.details:

@@ -92,7 +92,6 @@ class PlacedCall(NodeCall):
         return pack_outputs(self._inner.outputs)
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
-        self._prompt_id = prompt_id
         self._partitioned: PartitionedPrompt | None = extension_context().placement.runs.get(prompt_id)
         known = self._partitioned is not None and self.node_id in self._partitioned.calls
         inner = self._partitioned.inner_ids(self.node_id) if self._partitioned is not None and known else ()
