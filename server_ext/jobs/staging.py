@@ -142,7 +142,7 @@ class Staging:
             call_hash, refs = await asyncio.to_thread(lambda: (body_hash(*hashed), references(call.inputs)))
         else:
             call_hash, refs = body_hash(*hashed), references(call.inputs)
-        existing = await self._manager.find_key(call.key)
+        existing = await self._manager.find_live_key(call.key)
         if existing is not None:
             _check_same(existing, call, call_hash)
             return await self.check_inputs(existing)
@@ -168,11 +168,16 @@ class Staging:
             if not is_at_hand:
                 job.status = STAGING
                 self._check_awaited(job)
-            await self._manager.insert(job)
+            record = await self._manager.insert(job)
         except BaseException:
             self._manager.discard(job)
             self._forget(job)
             raise
+        if record is not None:
+            self._manager.discard(job)
+            self._forget(job)
+            _check_same(record.job(), call, call_hash)
+            return record.job()
         if is_at_hand and target.deployment is not None:
             self._manager.run(Task(job, target.deployment, self._services))
         else:

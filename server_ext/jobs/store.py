@@ -64,6 +64,7 @@ _RECORD_KEYS = (
     "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded, principal) "
     "SELECT key, job_id, body_hash, status, ?, principal FROM jobs WHERE job_id = ? AND finished IS NOT NULL"
 )
+_SELECT_KEY = "SELECT key, job_id, body_hash, status, recorded, principal FROM keys WHERE key = ?"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
 _KEPT_SEQ = "SELECT coalesce(max(value), 0) FROM numbers WHERE name = 'last_seq'"
 _KEEP_LAST_SEQ = f"INSERT OR REPLACE INTO numbers VALUES ('last_seq', max(({_LAST_SEQ}), ({_KEPT_SEQ})))"  # noqa: S608
@@ -112,11 +113,18 @@ class JobStore:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def insert(self, job: Job) -> Future[None]:
-        """Insert a job, which must have its request."""
+    def insert(self, job: Job) -> Future[KeyRecord | None]:
+        """Insert a job, which must have its request. If there is a record of its key, return that, and insert nothing."""
         # encoded on the thread of the store, because a request may be large
         kept = replace(job)
-        return self._write(lambda db: db.execute(_INSERT, tuple(_encode(kept, name) for name in _COLUMNS)))
+
+        def operation(db: sqlite3.Connection) -> KeyRecord | None:
+            row = db.execute(_SELECT_KEY, (kept.key,)).fetchone()
+            if row is None:
+                db.execute(_INSERT, tuple(_encode(kept, name) for name in _COLUMNS))
+            return None if row is None else KeyRecord(*row)
+
+        return self._write(operation)
 
     def transition(self, job: Job) -> Future[bool]:
         """Bring the row of a job to ``job.status`` and write the columns that change during its life.
@@ -219,7 +227,7 @@ class JobStore:
         """Return the record of a key without a job, or None."""
 
         def operation(db: sqlite3.Connection) -> KeyRecord | None:
-            row = db.execute("SELECT key, job_id, body_hash, status, recorded, principal FROM keys WHERE key = ?", (key,)).fetchone()
+            row = db.execute(_SELECT_KEY, (key,)).fetchone()
             return None if row is None else KeyRecord(*row)
 
         return self._read(operation)
