@@ -194,8 +194,8 @@ async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: lis
         row = await supply.send_to_job(row, call.orphan_after)
         if not follows or row.get("status") in FINAL:
             _, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
-    if row.get("status") in FINAL and "output" in row and (started.followed or call.watch is None):
-        return row
+    if row.get("status") in FINAL and (started.followed or call.watch is None):
+        return row if "output" in row or not started.followed else await _output(client, job[0], retry)
     call.waits()
     return await follow_job(client, row, retry, supply, lambda event: call.on_event(client, event), call.orphan_after, started.last)
 
@@ -263,6 +263,8 @@ def _handle_followed(client: EndpointClient, call: Call, job: list[str], started
             call.waits()
     else:
         started.last = event.seq or started.last
+        if event.kind == "status" and event.data.get("status") in FINAL:
+            started.row = {**started.row, "status": event.data["status"]}
         call.on_event(client, event)
 
 
@@ -286,6 +288,11 @@ async def follow_job(
                 await supply.send_to_job(present, orphan_after)
     if row.get("status") in FINAL and ("output" in row or row.get("error") is not None):
         return dict(row)
+    return await _output(client, job_id, retry)
+
+
+async def _output(client: EndpointClient, job_id: str, retry: Retry) -> dict[str, Any]:
+    """Wait for the end of a job and return its row with output or error."""
     while True:
         _, found = await retry.persist(lambda: client.output(job_id, retry.left(OUTPUT_SECONDS)))
         if found.get("status") in FINAL:

@@ -130,7 +130,7 @@ def test_a_late_listener_misses_no_events(tmp_path: Path) -> None:
     assert asyncio.run(listen()) == [*range(1, 1500, 2), *range(1501, 2000)]
 
 
-@pytest.mark.parametrize(("count", "size"), [(10, 10), (200, 10), (10, 10_000)])
+@pytest.mark.parametrize("count, size", [(10, 10), (200, 10), (10, 10_000)])
 def test_the_events_of_a_new_job_are_the_same_in_memory_and_in_the_store(tmp_path: Path, count: int, size: int) -> None:
     async def read() -> tuple[list[Event], list[Event]]:
         store = JobStore(tmp_path / "jobs.sqlite")
