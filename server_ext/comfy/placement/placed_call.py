@@ -131,7 +131,6 @@ class PlacedCall(NodeCall):
         return pack_outputs(self._inner.outputs)
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
-        self._prompt_id = prompt_id
         self._partitioned: PartitionedPrompt | None = extension_context().placement.runs.get(prompt_id)
         #: The id of the call in the posted prompt. ``node_id`` is that of a copy if a loop runs the node.
         self._call_id = self._partitioned.call_of(self.node_id) if self._partitioned is not None else None
