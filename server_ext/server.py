@@ -27,6 +27,7 @@ from yggdrasill.server_ext.auth import (
     Guard,
     Signer,
     TokenFile,
+    hosts_of_environment,
     load_or_create_secret,
     token_of_endpoint,
     url_for_others,
@@ -62,7 +63,7 @@ class Settings:
 
     ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
     url under which other endpoints reach this one (default: see `url_for_others`). ``trusted_proxies`` are the addresses or networks of
-    reverse proxies whose X-Forwarded headers are believed; see `Forwarding`. ``tls_cert`` and ``tls_key`` are PEM files; with them the
+    reverse proxies whose X-Forwarded headers are believed; see `Forwarding`. ``allow_hosts_setting`` names ``allow_hosts`` in messages. ``tls_cert`` and ``tls_key`` are PEM files; with them the
     endpoint serves https. ``roots`` are folders that checkpoint paths of deployed configs may use. With
     ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
     (default: `default_quota`), the least recently used artifacts are removed. ``max_queue`` bounds the unfinished jobs and
@@ -80,6 +81,7 @@ class Settings:
     token: str | None = None
     peers: Sequence[str] = ()
     allow_hosts: Sequence[str] = ()
+    allow_hosts_setting: str = "the option --allow-host"
     trusted_proxies: Sequence[str] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -204,7 +206,8 @@ def build_service(
         retention=Retention(settings.keep_seconds, settings.keep_jobs).within(quota),
     )
     peer_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
-    guard = Guard(principals, [settings.host, *settings.allow_hosts, *peer_names])
+    hosts = [settings.host, *settings.allow_hosts, *peer_names, *hosts_of_environment()]
+    guard = Guard(principals, hosts, settings.allow_hosts_setting)
 
     def set_url(url: str) -> None:
         if signer.peer_url is None:

@@ -25,9 +25,10 @@ from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
 from yggdrasill.server_ext.comfy.orderly_stop import OrderlyStop
 from yggdrasill.server_ext.comfy.placement.refusal import refuse_placed_prompts
+from yggdrasill.server_ext.comfy.placement.workflow_placements import WorkflowPlacements, note_users
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
-from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes, add_web_files
+from yggdrasill.server_ext.comfy.ui_routes import PREFIXES, add_ui_routes, add_web_files
 from yggdrasill.server_ext.comfy.value_classes import register_classes
 from yggdrasill.server_ext.comfy.workflow_cache import WorkflowCache
 from yggdrasill.server_ext.logs import Redactor, secrets_of_environment
@@ -55,6 +56,9 @@ def attach() -> None:
     for feature, reason in context.off.items():
         _LOG.error("Yggdrasill: %s is off in this ComfyUI (%s): %s", FEATURES[feature], compat.comfy_version(), reason)
     register_classes()
+    with compat.shielded("placements of workflows cannot be read"):
+        context.workflow_placements = WorkflowPlacements(Path(compat.user_directory()) / "yggdrasill" / "placements.json")
+        note_users(compat.web_app())
     with compat.shielded("the editor's extension cannot be served"):
         add_web_files(compat.web_app().router)
     try:
@@ -66,7 +70,7 @@ def attach() -> None:
             context.off.setdefault(feature, context.problem)
     if PLACEMENT in context.off:
         with compat.shielded("prompts with placed parts cannot be refused"):
-            refuse_placed_prompts(compat.web_app(), context.off[PLACEMENT], _registry_for_refusals(context))
+            refuse_placed_prompts(compat.web_app(), context.off[PLACEMENT], _registry_for_refusals(context), context.workflow_placements)
 
 
 def _registry_for_refusals(context: ExtensionContext) -> Callable[[], EndpointRegistry]:
@@ -98,6 +102,7 @@ def _attach(context: ExtensionContext) -> None:
         artifact_quota=None if settings.artifact_quota is None else int(settings.artifact_quota * 2**30),
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
+        allow_hosts_setting=f"'allow_hosts' in {data_dir / 'settings.yaml'}",
         peer_url=settings.peer_url,
         roots=_read(compat.model_folders, []),
     )
@@ -114,7 +119,8 @@ def _attach(context: ExtensionContext) -> None:
     service.models = ModelSources(settings.model_sources, compat.named_model_folders, int(settings.model_limit * 2**30))
     app = compat.web_app()
     context.problem = context.off.get(ENDPOINT)
-    add_routes(app.router, Endpoint(service, guard), off=context.problem)
+    for prefix in PREFIXES:
+        add_routes(app.router, Endpoint(service, guard), off=context.problem, prefix=prefix)
     add_ui_routes(app.router, service, guard, token, settings.peer_url, off=context.off.get(EDITOR))
     _register_lifecycle(app, service, context)
     if PLACEMENT not in context.off:

@@ -23,6 +23,8 @@ MAX_BYTES = 64 << 20
 _PART = 512 << 10
 _MAX_FILES = 64
 _KEYS = frozenset({"filename", "subfolder", "type"})
+_ASSET_IDS = frozenset({"id", "preview_id"})
+"""Keys with which ComfyUI names the asset of a file. The ids are those of the server that has the file."""
 
 
 @dataclass
@@ -94,10 +96,11 @@ def _encoded(content: bytes) -> str:
     return base64.b64encode(content).decode("ascii")
 
 
-def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
+def store_files(output: Any, files: Any, name: Callable[[str], str], prompt_id: str) -> Any:
     """Store ``files`` in this server's temporary folder as ``name(filename)``, and return ``output`` with the stored files in their place.
 
-    A file in ``output`` that is not in ``files`` is removed from it.
+    A file in ``output`` that is not in ``files`` is removed from it. The ids of assets become those of this server, as
+    files of the prompt ``prompt_id``.
     """
     folder = compat.temporary_folder()
     stored: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -109,7 +112,10 @@ def store_files(output: Any, files: Any, name: Callable[[str], str]) -> Any:
         except (OSError, binascii.Error):
             continue
         stored[_key(entry)] = {"filename": filename, "subfolder": "", "type": "temp"}
-    return _replace_files(output, stored)
+    shown = _replace_files(output, stored)
+    with compat.shielded("the files of a remote node could not be registered as assets"):
+        return compat.enrich_files(shown, prompt_id)
+    return shown
 
 
 def _replace_files(value: Any, stored: Mapping[tuple[str, ...], dict[str, Any]]) -> Any:
@@ -117,7 +123,7 @@ def _replace_files(value: Any, stored: Mapping[tuple[str, ...], dict[str, Any]])
         items = [item for item in value if not (_is_file(item) and _key(item) not in stored)]
         return [_replace_files(item, stored) for item in items]
     if _is_file(value):
-        return {**value, **stored[_key(value)]}
+        return {key: item for key, item in value.items() if key not in _ASSET_IDS} | stored[_key(value)]
     return {key: _replace_files(item, stored) for key, item in value.items()} if isinstance(value, dict) else value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -32,6 +33,9 @@ def progress_registry() -> Any:
 
 class RunningState:
     """ComfyUI's global facts about the running prompt.
+
+    The workflow's metadata is not one of them: calls of the outer prompt send messages while a nested prompt runs, and the socket of a nested
+    prompt ignores it.
 
     Raises:
         ImportError, AttributeError: this ComfyUI keeps them elsewhere.
@@ -83,9 +87,13 @@ class InterruptFlag:
 
 def new_executor() -> Any:
     """Return an executor for nested prompts, with a cache of its own of the type and the sizes of ComfyUI's."""
-    execution, settings = importlib.import_module("execution"), cache_settings()
+    execution, settings, server = importlib.import_module("execution"), cache_settings(), prompt_server()
     kind = getattr(execution.CacheType, settings.kind, execution.CacheType.CLASSIC)
-    return execution.PromptExecutor(prompt_server(), cache_type=kind, cache_args=settings.arguments)
+    options: dict[str, Any] = {"cache_type": kind, "cache_args": settings.arguments}
+    if "asset_manager" in inspect.signature(execution.PromptExecutor).parameters:
+        # without it, files that nested prompts show are not registered as assets
+        options["asset_manager"] = getattr(server, "asset_manager", None)
+    return execution.PromptExecutor(server, **options)
 
 
 def release_executor(executor: Any) -> None:

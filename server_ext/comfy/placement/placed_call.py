@@ -22,7 +22,7 @@ from yggdrasill.remote.remote_graph import RemoteWorkflow
 from yggdrasill.server_ext.comfy.compat.probe import PLACEMENT
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
-from yggdrasill.server_ext.comfy.hidden_inputs import add_hidden
+from yggdrasill.server_ext.comfy.hidden_inputs import add_hidden, nodes_after_ports
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
@@ -131,11 +131,10 @@ class PlacedCall(NodeCall):
         return pack_outputs(self._inner.outputs)
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
-        self._prompt_id = prompt_id
         self._partitioned: PartitionedPrompt | None = extension_context().placement.runs.get(prompt_id)
-        known = self._partitioned is not None and self.node_id in self._partitioned.calls
-        inner = self._partitioned.inner_ids(self.node_id) if self._partitioned is not None and known else ()
-        self._inner = InnerMessages(self.node_id, prompt_id, self._partitioned, inner)
+        #: The id of the call in the posted prompt. ``node_id`` is that of a copy if a loop runs the node.
+        self._call_id = self._partitioned.call_of(self.node_id) if self._partitioned is not None else None
+        self._inner = InnerMessages(self.node_id, prompt_id, self._partitioned)
         return self._inner
 
     # -- in the thread of the call -------------------------------------------------------------------------------
@@ -145,7 +144,7 @@ class PlacedCall(NodeCall):
             return self._call()
         except YggdrasillError as error:
             partitioned = self._partitioned
-            if partitioned is not None and self.node_id in partitioned.calls:
+            if partitioned is not None and self._call_id is not None:
                 partitioned.failures[self.node_id] = self._failure(error, partitioned)
             raise
 
@@ -153,7 +152,7 @@ class PlacedCall(NodeCall):
         placement, values = self._placement(), self._input_values()
         self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
         timeline = extension_context().placement.timeline
-        with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
+        with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self._call_id or self.node_id, report)):
             outputs = self._outputs(placement, values)
             producer = Producer(self.plan, self.ports, self.node_id)
             values_by_socket = {index: self._output_values(index, port, outputs, producer) for index, port in enumerate(self.plan.outputs)}
@@ -184,7 +183,7 @@ class PlacedCall(NodeCall):
         """Split the call over all endpoints of the placement and return the joined outputs; None if it goes to one endpoint."""
         partitioned = self._partitioned
         is_single = len(placement.endpoints) < 2 or placement.policy == "first" or placement.split == "none"
-        if is_single or partitioned is None or self.node_id not in partitioned.splittable:
+        if is_single or partitioned is None or self._call_id not in partitioned.splittable:
             return None
         splitter, pieces = split_call(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
         if not pieces:
@@ -244,11 +243,17 @@ class PlacedCall(NodeCall):
         return again._run()
 
     def _prompt(self) -> dict[str, Any]:
-        """Return the prompt of the plan as it is sent, with the hidden inputs of its nodes."""
+        """Return the prompt of the plan as it is sent: with the hidden inputs of its nodes, and such that each round of a loop executes it."""
         partitioned = self._partitioned
-        if partitioned is None or not self.plan.hidden:
+        if partitioned is None:
             return self.plan.prompt
-        return add_hidden(self.plan.prompt, self.plan.hidden, partitioned.posted, partitioned.extra_pnginfo)
+        is_copy = self._call_id is not None and self._call_id != self.node_id
+        nodes = dict.fromkeys((*self.plan.hidden, *(nodes_after_ports(self.plan.prompt) if is_copy else ())))
+        if not nodes:
+            return self.plan.prompt
+        posted, extra_pnginfo = (partitioned.posted, partitioned.extra_pnginfo) if self.plan.hidden else ({}, None)
+        execution = f"{self._prompt_id}/{self.node_id}" if is_copy else None
+        return add_hidden(self.plan.prompt, nodes, posted, extra_pnginfo, execution)
 
     def _on_sent(self, key: str) -> None:
         self._sent = True
@@ -274,7 +279,7 @@ class PlacedCall(NodeCall):
             UnknownEndpoint. InvalidArgument: the part is not placed.
         """
         registry = extension_context().registry
-        placed = self._partitioned.placements.get(self.node_id) if self._partitioned is not None else None
+        placed = self._partitioned.placements.get(self._call_id) if self._partitioned is not None and self._call_id is not None else None
         placement = placed or registry.placements.get(self.plan.part)
         if placement is None or placement.is_local:
             raise InvalidArgument(
@@ -310,11 +315,11 @@ class PlacedCall(NodeCall):
         inner = self._posted_node(str(node), partitioned) if node is not None else None
         name, kind = partitioned.display_node(self.node_id) if inner is None else (inner, str(partitioned.posted[inner]["class_type"]))
         if inner is None or "exception_type" not in details:
-            return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{public_message(error)}\n")
+            type_name = f"{type(error).__module__}.{type(error).__qualname__}"
+            return InnerFailure(name, kind, type_name, f"{public_message(error)}\n", raised=error.message)
         message, lines = str(details.get("exception_message", error.message)), details.get("traceback")
-        return InnerFailure(
-            name, kind, str(details["exception_type"]), f"{message}\n", tuple(map(str, lines if isinstance(lines, list) else ()))
-        )
+        traceback = tuple(map(str, lines if isinstance(lines, list) else ()))
+        return InnerFailure(name, kind, str(details["exception_type"]), f"{message}\n", traceback, True, error.message)
 
     def _node_of_class(self, details: Mapping[str, Any]) -> str | None:
         """Return the first node whose class the endpoint lacks or has in a different version."""
