@@ -78,12 +78,6 @@ def test_a_preview_that_names_no_prompt_has_no_metadata_of_the_workflow(server: 
     assert b"workflow_id" not in payload
 
 
-@pytest.mark.parametrize("image, kind", [(PICTURE, 1), (b"\x89PNG rest", 2)])
-def test_a_client_that_reads_no_preview_metadata_receives_the_picture_alone(server: FakeServer, image: bytes, kind: int) -> None:
-    event, payload = sent_preview(server, image, understands=False, prompt_id="p", node_id="5")
-    assert (event, payload) == (1, kind.to_bytes(4, "big") + image)
-
-
 # -- shown files -------------------------------------------------------------------------------------------------
 
 
@@ -99,7 +93,7 @@ def with_id(output: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def stored(entry: Mapping[str, Any]) -> Any:
-    return store_files({"images": [dict(entry)]}, CARRIED, lambda filename: f"here-{filename}")
+    return store_files({"images": [dict(entry)]}, CARRIED, lambda filename: f"here-{filename}", "p")
 
 
 def test_the_asset_ids_of_an_endpoint_are_not_passed_on(server: FakeServer) -> None:

@@ -62,7 +62,7 @@ def named_folder(name: str) -> Path | None:
     return None if folder is None else Path(folder)
 
 
-def enrich_files(output: Any) -> Any:
+def enrich_files(output: Any, prompt_id: str) -> Any:
     """Return what a node shows with what ComfyUI adds to the files of its own nodes: media properties, and their ids as assets of this server.
 
     ComfyUI 0.26 to 0.33 add ids alone, and only with ``--enable-assets``.
@@ -72,7 +72,7 @@ def enrich_files(output: Any) -> Any:
         output = media.enrich_output_with_media_metadata(output)
     manager = getattr(prompt_server(), "asset_manager", None)
     if manager is not None and hasattr(assets, "register_executed_outputs"):
-        return assets.register_executed_outputs(output, None, manager)
+        return assets.register_executed_outputs(output, prompt_id, manager)
     if hasattr(assets, "enrich_output_with_assets"):
         return assets.enrich_output_with_assets(output)
     return output
