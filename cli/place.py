@@ -100,7 +100,7 @@ def _extra_data(workflow: Workflow, arguments: argparse.Namespace) -> dict[str, 
     saved = workflow.extra_data.get("yggdrasill")
     known = saved.get("graphs") if isinstance(saved, Mapping) else None
     chosen = {name: {**(known or {}).get(name, {}), **entry} for name, entry in graphs.items()}
-    return {**workflow.extra_data, "yggdrasill": {"graphs": chosen}}
+    return {**workflow.extra_data, "yggdrasill": {**(saved if isinstance(saved, Mapping) else {}), "graphs": chosen}}
 
 
 def _placed_parts(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, use_registry: bool) -> PlacedParts:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.custom_messages import CUSTOM_MESSAGE
 
 __all__ = ["VirtualSocket"]
 
@@ -21,7 +22,7 @@ class VirtualSocket:
     """Receives the messages of the prompt ``prompt_id`` and calls ``on_message(kind, facts)`` for each relevant one.
 
     Kinds: ``started``, ``cached`` (nodes), ``executing`` (node), ``progress`` (node, value, max), ``executed`` (node, output),
-    ``preview`` (node, type, image), ``text`` (node, text), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
+    ``preview`` (node, type, image), ``text`` (node, text), ``custom`` (event, data: a message of a node's pack), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
     ``success``, ``ended`` and ``lost`` (the prompt is no longer in any queue). A node that another node created has ``display`` too, the id of
     the node that the editor shows, and, once ComfyUI has reported its progress, ``parent`` and ``real``: its creator, and the node of the
     prompt that this goes back to. The methods never raise, because an exception would end ComfyUI's main loop.
@@ -137,4 +138,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] =
     "execution_error": _error,
     "execution_interrupted": lambda data: ("interrupted", {"node": str(data.get("node_id"))}),
     "execution_success": lambda data: ("success", {}),
+    CUSTOM_MESSAGE: lambda data: ("custom", {"event": str(data.get("event")), "data": data.get("data")}),
 }

@@ -50,6 +50,7 @@ HOLDS: tuple[Hold, ...] = (
     Hold(f"{_SERVER}.send_bytes", calls("event", "data", "sid"), _CALLS),
     Hold(f"{_SERVER}.send_progress_text", calls("text", "node", "sid"), (REMOTE_GRAPH,)),
     Hold(f"{_SERVER}.add_on_prompt_handler", calls("handler"), (PLACEMENT,)),
+    Hold(f"{_SERVER}.user_manager.get_request_user_id", calls("request"), (PLACEMENT,)),
     # the queue
     Hold(f"{_QUEUE}.put", calls("item"), (ENDPOINT,)),
     Hold(f"{_QUEUE}.mutex", exists, (ENDPOINT,)),
@@ -94,6 +95,9 @@ HOLDS: tuple[Hold, ...] = (
     Hold(f"{_MEMORY}set_ram_cache_release_state", calls("callback", "headroom"), (NESTED_RUNS,)),
     Hold(f"{_MEMORY}extra_ram_release_callback", exists, (NESTED_RUNS,)),
     Hold(f"{_MEMORY}RAM_CACHE_HEADROOM", exists, (NESTED_RUNS,)),
+    Hold(f"{_MANAGEMENT}free_memory", calls("required", "device"), ()),
+    Hold(f"{_MANAGEMENT}minimum_inference_memory", calls(), ()),
+    Hold(f"{_MANAGEMENT}total_ram", exists, ()),
     # node classes
     Hold("nodes:NODE_CLASS_MAPPINGS", has_keys, _ALL),
     Hold("comfy_api.internal:_ComfyNodeInternal", exists, (ENDPOINT, PLACEMENT)),
@@ -114,5 +118,10 @@ HOLDS: tuple[Hold, ...] = (
     Hold(f"{_ARGS}.port", exists, (ENDPOINT,)),
     Hold(f"{_ARGS}.tls_keyfile", exists, (ENDPOINT,)),
     Hold(f"{_ARGS}.tls_certfile", exists, (ENDPOINT,)),
+    Hold(f"{_ARGS}.cache_classic", exists, ()),
+    Hold(f"{_ARGS}.cache_none", exists, ()),
+    Hold(f"{_ARGS}.cache_lru", exists, ()),
+    Hold(f"{_ARGS}.cache_ram", exists, ()),
+    Hold(f"{_ARGS}.multi_user", exists, (PLACEMENT,)),
     Hold(f"{_ARGS}.preview_method", exists, (*_CALLS, NESTED_RUNS)),
 )

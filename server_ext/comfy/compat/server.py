@@ -6,7 +6,6 @@ A message that is not JSON ends ComfyUI's process, so messages are checked befor
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import json
 from collections.abc import Callable, Coroutine, Mapping
@@ -21,22 +20,26 @@ __all__ = [
     "command_line",
     "json_copy",
     "main_loop",
+    "multi_user",
     "next_number",
     "on_main_loop",
     "open_socket",
     "own_addresses",
     "prompt_server",
-    "register_outputs",
+    "request_user",
     "running_client",
+    "send_any",
     "send_json",
     "send_preview",
     "send_text",
     "web_app",
+    "wrap_send",
 ]
 
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 _JPEG, _PNG = 1, 2
 _MAX_LINE = 500
+_WRAPPED = "_yggdrasill_original_send_sync"
 _MAX_MESSAGE = 8 << 20
 
 
@@ -92,6 +95,19 @@ def command_line() -> Any:
     return importlib.import_module("comfy.cli_args").args
 
 
+def multi_user() -> bool:
+    """Return whether ComfyUI keeps the files of several users apart (``--multi-user``)."""
+    return bool(command_line().multi_user)
+
+
+def request_user(request: Any) -> str | None:
+    """Return the user who sent a request to ComfyUI, or None if it names none that ComfyUI knows."""
+    try:
+        return str(prompt_server().user_manager.get_request_user_id(request))
+    except KeyError:
+        return None
+
+
 def own_addresses() -> tuple[list[str], int, str]:
     """Return the addresses and the port that ComfyUI listens on, and the URL at which this machine reaches it."""
     args = command_line()
@@ -121,16 +137,28 @@ def send_json(event: str, data: Mapping[str, Any], sid: str | None) -> None:
     Raises:
         InvalidArgument: the message is not JSON.
     """
+    send_any(event, dict(data), sid)
+
+
+def send_any(event: str, data: Any, sid: str | None) -> None:
+    """Send a message whose data are any JSON value, as `send_json`."""
     if not isinstance(event, str) or not event:
         raise InvalidArgument(f"The name of a message must be a non-empty string, got {event!r}. Use send_preview for pictures.")
-    prompt_server().send_sync(event, json_copy(dict(data), f"message {event!r}"), sid)
+    prompt_server().send_sync(event, json_copy(data, f"message {event!r}"), sid)
+
+
+def wrap_send(wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+    """Replace the function ``send_sync(event, data, sid)`` with which nodes and ComfyUI send messages, once per process."""
+    server = prompt_server()
+    if not hasattr(server, _WRAPPED):
+        setattr(server, _WRAPPED, server.send_sync)
+        server.send_sync = wrap(server.send_sync)
 
 
 def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> None:
     """Send an encoded picture (JPEG or PNG) for the node in ``metadata`` to the browser ``sid``.
 
-    A browser that does not know previews with metadata receives the picture alone. Newer versions of ComfyUI add facts about the workflow of
-    the running prompt.
+    As ComfyUI's own preview, it has the workflow's metadata too. A browser that does not support metadata receives the picture alone.
 
     Raises:
         InvalidArgument: metadata that is not JSON, or a picture that is not bytes.
@@ -138,7 +166,7 @@ def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> 
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise InvalidArgument(f"A preview must be bytes, got {type(image).__name__}.")
     server = prompt_server()
-    facts = {**(getattr(server, "workflow_metadata", None) or {}), **metadata}
+    facts = {**_workflow_metadata(server, metadata), **metadata}
     text = json.dumps(json_copy(facts, "a preview's metadata")).encode("utf-8")
     if sid is None or _knows_metadata(server, sid):
         event, payload = _PREVIEW_WITH_METADATA, len(text).to_bytes(4, "big") + text + bytes(image)
@@ -146,6 +174,12 @@ def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> 
         kind = _PNG if "png" in str(metadata.get("image_type")).lower() else _JPEG
         event, payload = _PREVIEW, kind.to_bytes(4, "big") + bytes(image)
     asyncio.run_coroutine_threadsafe(_quietly(server, event, payload, sid), server.loop)
+
+
+def _workflow_metadata(server: Any, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what ComfyUI adds to each message about the running prompt, such as the id of its workflow; empty before ComfyUI 0.38."""
+    found = getattr(server, "workflow_metadata", None)
+    return found if isinstance(found, Mapping) and "prompt_id" in metadata else {}
 
 
 def _knows_metadata(server: Any, sid: str) -> bool:
@@ -161,26 +195,6 @@ def send_text(text: str, node_id: str, sid: str | None) -> None:
 async def _quietly(server: Any, event: int, payload: bytes, sid: str | None) -> None:
     with shielded("a preview could not be sent"):
         await server.send_bytes(event, payload, sid)
-
-
-def register_outputs(output: Any, prompt_id: str) -> Any:
-    """Return the output of a node as ComfyUI's executor reports it: with its files registered as assets, where this ComfyUI has assets.
-
-    Newer versions also add metadata of media.
-    """
-    if not isinstance(output, dict):
-        return output
-    with contextlib.suppress(ImportError):
-        output = importlib.import_module("comfy_execution.media_enrichment").enrich_output_with_media_metadata(output)
-    try:
-        assets = importlib.import_module("comfy_execution.asset_enrichment")
-    except ImportError:
-        return output
-    manager = getattr(prompt_server(), "asset_manager", None)
-    if manager is not None and hasattr(assets, "register_executed_outputs"):
-        return assets.register_executed_outputs(output, prompt_id, manager)
-    register = getattr(assets, "enrich_output_with_assets", None)
-    return output if register is None else register(output)
 
 
 def open_socket(sid: str, socket: Any) -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.custom_messages import is_custom
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import NodeIds, PartitionedPrompt
-from yggdrasill.server_ext.comfy.preview_files import store_files
+from yggdrasill.server_ext.comfy.preview_files import FileParts, store_files
 
 __all__ = ["InnerMessages"]
+
+_LOG = logging.getLogger("yggdrasill.comfy")
 
 
 class InnerMessages:
@@ -31,6 +35,7 @@ class InnerMessages:
         self._registry: Any = None
         self._shown: dict[str, tuple[NodeIds, Any]] = {}
         self._running: str | None = None
+        self._file_parts = FileParts()
         #: The messages of blocked ports, by port name.
         self.blocked: dict[str, str | None] = {}
         if partitioned is None:
@@ -105,19 +110,34 @@ class InnerMessages:
         if inner.display not in self._inner:
             return
         ids = self._ids_in_run(inner)
-        output = data.get("output")
+        output, files = data.get("output"), [*(data.get("files") or ()), *self._file_parts.take(data.get("parts"))]
+        self._report_left_out(ids, data.get("left_out"))
         if output:
-            output = store_files(output, data.get("files"), lambda name: f"{self._prompt_id[:8]}-{ids.node.replace(':', '.')}-{name}")
-            output = self._registered(output)
+            prefix = f"{self._prompt_id[:8]}-{ids.node.replace(':', '.')}"
+            output = store_files(output, files, lambda name: f"{prefix}-{name}", self._prompt_id)
             self._shown[inner.node] = inner, output
         if self._partitioned is not None:
             self._partitioned.shown.add(ids.node)
         self._send("executed", {"node": ids.node, "display_node": ids.display, "output": output})
 
-    def _registered(self, output: Any) -> Any:
-        with compat.shielded("a file that a remote node shows could not be registered as an asset"):
-            return compat.register_outputs(output, self._prompt_id)
-        return output
+    def _file_part(self, data: Mapping[str, Any]) -> None:
+        self._file_parts.add(data)
+
+    def _report_left_out(self, ids: NodeIds, left_out: Any) -> None:
+        """Show on the node, and write to the log, what the endpoint did not send of an output."""
+        if isinstance(left_out, list) and left_out:
+            text = f"Not sent by the endpoint: {'; '.join(map(str, left_out[:5]))}"
+            _LOG.warning("Yggdrasill: node %s: %s", ids.node, text)
+            if self._sid is not None:
+                compat.send_text(text, ids.display, self._sid)
+
+    def _custom(self, data: Mapping[str, Any]) -> None:
+        event, facts = data.get("event"), data.get("data")
+        if self._sid is None or not is_custom(event):
+            return
+        if isinstance(facts, Mapping) and "prompt_id" in facts:
+            facts = {**facts, "prompt_id": self._prompt_id}
+        compat.send_any(str(event), facts, self._sid)
 
     def _preview(self, data: Mapping[str, Any]) -> None:
         inner = _inner_ids(data)
@@ -170,4 +190,6 @@ _HANDLERS = {
     "executed": InnerMessages._executed,
     "preview": InnerMessages._preview,
     "text": InnerMessages._text,
+    "file_part": InnerMessages._file_part,
+    "custom": InnerMessages._custom,
 }

@@ -53,6 +53,23 @@ class Slow(_Node):
         return (value,)
 
 
+class Judge(_Node):
+    """Validates the types of its links itself, as ComfyUI documents it."""
+
+    RETURN_TYPES = ("INT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("INT", {"forceInput": True}), "add": ("INT", {"default": 1})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True if input_types["value"] in ("INT", "FLOAT") else f"value is a {input_types['value']}, not a number"
+
+    def act(self, value, add):
+        return (value + add,)
+
+
 class Fail(_Node):
     @classmethod
     def INPUT_TYPES(cls):
@@ -384,6 +401,7 @@ NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
     for cls in (
         Slow,
+        Judge,
         Fail,
         FailLater,
         OutOfMemory,
