@@ -137,6 +137,17 @@ class EndpointRegistry:
         EndpointClient(url, name=name)
         self.endpoints[name] = Endpoint(name, url, token_env, ca, token)
 
+    def replace(self, name: str, url: str, *, token: str | None = None, ca: str | None = None) -> None:
+        """Replace the address, the token and the authority of an endpoint; its placements remain. Raise `UnknownEndpoint`, and as `add`."""
+        before = self.endpoint(name)
+        del self.endpoints[name]
+        try:
+            self.add(name, url, token=token or (before.secret if before.url == url else None), ca=ca)
+        except YggdrasillError:
+            self.endpoints[name] = before
+            raise
+        self._clients.pop(name, None)
+
     def remove(self, name: str) -> None:
         """Remove an endpoint.
 
@@ -147,7 +158,9 @@ class EndpointRegistry:
         self.endpoint(name)
         users = [key for key, placement in {**self.placements, "default": self.default}.items() if name in placement.endpoints]
         if users:
-            raise InvalidArgument(f"endpoint {name!r} still runs {format_options(users)}; place those on other endpoints first")
+            raise InvalidArgument(
+                f"endpoint {name!r} still runs {format_options(users)}, according to endpoints.yaml; place those on other endpoints first"
+            )
         del self.endpoints[name]
         self._clients.pop(name, None)
 

@@ -277,3 +277,17 @@ def test_a_config_with_a_url_takes_its_credential_from_the_file_the_environment_
     assert proxy is not None
     assert proxy.route.clients[0].token == "hidden"
     assert proxy.to_config() == {"endpoint_url": "http://127.0.0.1:8401", "graph_id": "terrain"}
+
+
+def test_a_replaced_endpoint_keeps_its_placements() -> None:
+    registry = EndpointRegistry({"forge": "http://127.0.0.1:1", "mill": "http://127.0.0.1:2"}, {"paint": "forge"})
+    before = registry.client("forge")
+    registry.replace("forge", "http://127.0.0.1:3", token="another-token-of-the-forge")
+    assert registry.placements["paint"].endpoints == ("forge",)
+    assert registry.client("forge") is not before
+    assert (registry.client("forge").url, registry.client("forge").token) == ("http://127.0.0.1:3", "another-token-of-the-forge")
+    with pytest.raises(InvalidArgument):
+        registry.replace("forge", "nonsense")
+    assert registry.endpoint("forge").url == "http://127.0.0.1:3"
+    with pytest.raises(UnknownEndpoint):
+        registry.replace("loom", "http://127.0.0.1:4")

@@ -84,7 +84,7 @@ def test_an_endpoint_that_still_runs_parts_is_not_removed(editor: Editor, tab: A
 
 def test_escape_closes_the_pairing_form(editor: Editor, tab: Any) -> None:
     tab.get_by_role("button", name="Add an endpoint").click()
-    assert tab.get_by_role("textbox").count() == 2
+    assert tab.get_by_role("textbox").count() == 2  # the others are folded
     editor.page.keyboard.press("Escape")
     assert tab.get_by_role("textbox").count() == 0
 

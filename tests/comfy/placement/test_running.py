@@ -181,6 +181,19 @@ def test_a_blocked_input_blocks_only_what_depends_on_it(a: Caller, b: Caller) ->
         assert placed.entry["status"]["status_str"] == "success"
 
 
+def test_classes_that_validate_the_types_of_their_links_receive_the_real_ones(a: Caller, b: Caller) -> None:
+    prompt = {
+        "1": node("PrimitiveInt", value=4711),
+        "2": node("TestJudge", value=("1", 0), add=1),
+        "3": node("TestJudge", value=("2", 0), add=2),
+        "4": node("PreviewAny", source=("3", 0)),
+    }
+    shown = show(a.server, prompt, on_endpoints(part=("b", ["2"])))
+    assert shown.outputs["4"] == {"text": ["4714"]}
+    (job,) = b.jobs(graph_id="part", limit=1)
+    assert job["status"] == "COMPLETED"
+
+
 def test_a_value_between_two_parts_is_not_downloaded(a: Caller, b: Caller) -> None:
     prompt = shapes(a.server, 5)
     place = {"first": ("b", ["2", "3"]), "second": ("b", ["4"])}
