@@ -16,7 +16,6 @@ from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.server_ext.comfy import contract_fingerprint
 from yggdrasill.server_ext.comfy.contract_fingerprint import contracts_of, fingerprint
 
-
 PLACE = ("graph", "a", "b")
 
 
