@@ -223,13 +223,13 @@ class Endpoint:
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
-    async def submit(self, request: web.Request) -> web.Response:
+    async def submit(self, request: web.Request) -> web.StreamResponse:
         """POST /graphs/{graph_id}/jobs"""
         body = await bodies.read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
         job = await self._service.submit(request.match_info["graph_id"], self._submission(request, body, _if_match(request)))
         return await self._send_started(request, job, body.wait)
 
-    async def submit_workflow(self, request: web.Request) -> web.Response:
+    async def submit_workflow(self, request: web.Request) -> web.StreamResponse:
         """POST /workflows"""
         body = await bodies.read_model_body(request, models.WorkflowModel, self._service.limits.max_body_bytes)
         job = await self._service.submit_workflow(body.graph_id, body.prompt, self._submission(request, body))
