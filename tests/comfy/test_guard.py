@@ -210,7 +210,7 @@ async def test_a_placed_prompt_that_cannot_be_read_is_refused(
     registry = EndpointRegistry({"forge": "http://127.0.0.1:9"}, {"paint": "forge"})
     service = PlacementService(lambda: registry)
     service.install()
-    monkeypatch.setattr(placement_service, "parts_of", broken)
+    monkeypatch.setattr(placement_service, "posted_parts", broken)
     prompt = server.trigger_on_prompt({"prompt": dict(POSTED)})["prompt"]
     good, error, _, _ = await sys.modules["execution"].validate_prompt("p", prompt, None)
     assert not good
@@ -219,7 +219,7 @@ async def test_a_placed_prompt_that_cannot_be_read_is_refused(
 
 
 def test_a_prompt_that_cannot_be_read_runs_where_nothing_is_placed(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(placement_service, "parts_of", lambda *arguments: dict[str, Any]()["workflow"])
+    monkeypatch.setattr(placement_service, "posted_parts", lambda *arguments: dict[str, Any]()["workflow"])
     posted = {"prompt": dict(POSTED), "extra_data": {}}
     assert PlacementService(EndpointRegistry).on_prompt(posted) is posted
 

@@ -179,7 +179,7 @@ async def test_a_forgotten_level_in_a_posted_prompt_is_an_error(server: FakeServ
         posted = {**PLACED, "extra_data": {"yggdrasill": {"draw": {"nodes": ["2"], "endpoint": "forge"}}}}
         answer = await client.post("/prompt", json=posted)
         assert answer.status == 400
-        assert "Unknown key 'draw' in extra_data.yggdrasill. Available: 'graphs'." in (await answer.json())["error"]["message"]
+        assert "Unknown key 'draw' in extra_data.yggdrasill. Available: 'graphs', 'workflow'." in (await answer.json())["error"]["message"]
         assert server.queued == []
 
 
