@@ -261,7 +261,6 @@ class Endpoint:
 
     async def _send_followed(self, request: web.Request, job: Job) -> web.StreamResponse:
         """Send the row of a submitted job, its events and its result as an event stream."""
-        events = self._while_valid(_principal(request), self._service.events(job.job_id, 0, _EVENT_POLL_SECONDS, _only(request)))
 
         async def result() -> bytes:
             """Return the message with the result, empty if that is too large for an event or the job has not ended."""
@@ -269,9 +268,12 @@ class Endpoint:
             return message if len(message) <= _MAX_RESULT_BYTES else b""
 
         if job.is_final:
-            async with aclosing(events) as stored:
-                messages = [event.message async for event in stored if event is not None]
+            # a key that was cancelled before its call arrived has no row
+            async with aclosing(self._service.hub.stored(job.job_id, 0)) as stored:
+                messages = [event.message async for event in stored]
             return bodies.event_response(b"".join([_message("job", job.row()), *messages, await result()]))
+        events = self._service.events(job.job_id, 0, _EVENT_POLL_SECONDS, _only(request))
+        events = self._while_valid(_principal(request), events)
         return await bodies.send_events(request, events, 202, _message("job", job.row()), result)
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:

@@ -358,7 +358,8 @@ class JobManager(Waiting):
 
     def _call_posted(self) -> None:
         self._wakes_soon = False
-        while self._posted:
+        # what is posted from here on wakes the loop again
+        for _ in range(len(self._posted)):
             function, arguments = self._posted.popleft()
             try:
                 function(*arguments)

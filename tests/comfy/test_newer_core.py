@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from samples.comfy_modules import FakeServer, install_comfy
+from samples.comfy_modules import Executor, FakeServer, install_comfy
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.compat import guard
 from yggdrasill.server_ext.comfy.preview_files import store_files
@@ -135,15 +135,12 @@ def test_a_file_that_cannot_be_registered_is_shown_without_an_asset(
 
 
 def test_a_nested_prompt_registers_its_files_with_the_assets_of_the_server(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    execution: Any = sys.modules["execution"]
-    older = execution.PromptExecutor
-
-    class Newer(older):  # type: ignore[misc]
+    class Newer(Executor):
         def __init__(self, server: Any, cache_type: Any = False, cache_args: Any = None, asset_manager: Any = None) -> None:
             super().__init__(server, cache_type, cache_args)
             self.asset_manager = asset_manager
 
-    monkeypatch.setattr(execution, "PromptExecutor", Newer)
+    monkeypatch.setattr(sys.modules["execution"], "PromptExecutor", Newer)
     manager = SimpleNamespace()
     monkeypatch.setattr(server, "asset_manager", manager, raising=False)
     assert compat.new_executor().asset_manager is manager

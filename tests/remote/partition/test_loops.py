@@ -251,6 +251,18 @@ def test_an_output_node_inside_a_loop_keeps_its_ends_local() -> None:
     assert {"s", "e", "look"} <= partition.prompt.keys()
 
 
+@pytest.mark.parametrize(
+    "kind, reason", [("DYNPROMPT", "reads the other nodes of the running workflow"), ("EXECUTION_LIST", "decides which nodes")]
+)
+def test_a_class_that_reads_or_changes_the_running_workflow_runs_locally(kind: str, reason: str) -> None:
+    odd = {"input": {"required": {"image": ["IMAGE"]}, "hidden": {"it": [kind]}}, "output": ["IMAGE"]}
+    schemas = NodeSchemas.from_object_info({**INFO, "Odd": odd}, loops={"Start": "start", "End": "end"})
+    prompt = {**LOOP, "b2": node("Odd", image=("b1", 0))}
+    partition = partition_prompt(prompt, [Part("part", frozenset(["b1", "b2", "s", "e"]))], schemas)
+    assert calls(partition) == {"b1"}
+    assert reason in partition.stays["b2"]
+
+
 # -- property --------------------------------------------------------------------------------------------------------------
 
 

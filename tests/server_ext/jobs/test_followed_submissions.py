@@ -99,6 +99,14 @@ def test_a_job_that_waits_for_inputs_is_answered_with_its_row(caller: Http) -> N
     caller.post(f"/jobs/{answer.json()['job_id']}/cancel")
 
 
+def test_a_call_whose_key_was_cancelled_before_is_answered_as_cancelled(caller: Http) -> None:
+    body = call({"x": 1}, wait=10)
+    caller.post(f"/jobs/keys/{body['key']}/cancel")
+    events = events_of(caller.post("/graphs/double/jobs", json=body, headers=FOLLOWING, stream=True))
+    assert kinds(events) == ["job", "result"]
+    assert events[-1]["data"]["status"] == "CANCELLED"
+
+
 def test_a_call_of_a_replaced_graph_is_refused_if_it_names_the_old_hash(caller: Http, server: Http) -> None:
     server.deploy("replaced", one_node("double"))
     contract = caller.get("/graphs/replaced/contract").json()
