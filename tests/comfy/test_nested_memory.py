@@ -47,7 +47,8 @@ def comfy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     args.cache_lru = 0
     found = SimpleNamespace(args=args, management=management, free=1 << 40, ram=1 << 40)
     monkeypatch.setattr(management, "get_free_memory", lambda device=None: found.free)
-    monkeypatch.setitem(sys.modules, "psutil", SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=found.ram)))
+    psutil: Any = SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=found.ram))
+    monkeypatch.setitem(sys.modules, "psutil", psutil)
     runnables = BuiltRunnables()
     monkeypatch.setattr(built, "built_runnables", runnables)
     found.runnables = runnables

@@ -32,7 +32,7 @@ def test_every_value_of_a_call_is_renewed_at_once() -> None:
     calls: list[Producer] = []
     values = [TransferredValue(f"old {index}", made, (0, index)) for index in range(2)]
     other = TransferredValue("old", made, (1, 0))
-    made.renew({(0, 1): "old 1"}, lambda found: again(found, calls))
+    made.renew({(0, 1): values[1].value}, lambda found: again(found, calls))
     assert [value.value for value in values] == ["new 0", "new 1"]
     assert other.value == "old", "the new call did not transfer it"
     assert calls == [made]
