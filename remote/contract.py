@@ -37,6 +37,8 @@ class RemoteContract:
     world: Mapping[str, Any] | None = None
     #: Whether a caller may reuse a known result for equal inputs.
     reusable: bool = False
+    #: Whether the endpoint refuses a call that names another hash with If-Match.
+    conditional: bool = False
 
     @classmethod
     def of(cls, document: Mapping[str, Any], endpoint: str) -> RemoteContract:
@@ -64,6 +66,7 @@ class RemoteContract:
             document.get("stage"),
             document.get("world"),
             document.get("reusable") is True,
+            document.get("conditional") is True,
         )
 
     def spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:

@@ -98,12 +98,14 @@ async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Ret
         check_workflow(prompt, client.facts, client.name)
     local_comfy = _local_comfy
     if local_comfy is not None:
-        await _compare_classes(prompt, local_comfy, client, retry)
-        await _compare_files(prompt, local_comfy, client, retry)
+        local_hashes, local_files = await asyncio.to_thread(lambda: (local_comfy.node_hashes(), local_comfy.model_files()))
+        await _compare_classes(prompt, local_comfy, local_hashes, client, retry)
+        await _compare_files(prompt, local_comfy, local_files, client, retry)
 
 
-async def _compare_classes(prompt: Mapping[str, Any], local_comfy: LocalComfy, client: EndpointClient, retry: Retry) -> None:
-    local_hashes = await asyncio.to_thread(local_comfy.node_hashes)
+async def _compare_classes(
+    prompt: Mapping[str, Any], local_comfy: LocalComfy, local_hashes: Mapping[str, str], client: EndpointClient, retry: Retry
+) -> None:
     remote_hashes = (client.facts or {}).get("comfy", {}).get("node_classes", {})
     used = sorted({str(node["class_type"]) for node in prompt.values()})
     others = [name for name in used if local_hashes.get(name) and remote_hashes.get(name) and local_hashes[name] != remote_hashes[name]]
@@ -130,8 +132,10 @@ async def _compare_classes(prompt: Mapping[str, Any], local_comfy: LocalComfy, c
         )
 
 
-async def _compare_files(prompt: Mapping[str, Any], local_comfy: LocalComfy, client: EndpointClient, retry: Retry) -> None:
-    named = {name: node_id for node_id, name in _files_of(prompt, await asyncio.to_thread(local_comfy.model_files))}
+async def _compare_files(
+    prompt: Mapping[str, Any], local_comfy: LocalComfy, local_files: ModelFolders, client: EndpointClient, retry: Retry
+) -> None:
+    named = {name: node_id for node_id, name in _files_of(prompt, local_files)}
     local_prints = await asyncio.to_thread(local_comfy.model_fingerprints, list(named)) if named else {}
     unchecked = [name for name, prints in local_prints.items() if client.compared.get(name) != prints]
     if not unchecked:

@@ -48,12 +48,12 @@ from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FILE_CHARGE, FolderStore
 from yggdrasill.values.stores.shared import SharedFolderStore
 
-__all__ = ["Settings", "build_service", "serve"]
+__all__ = ["IO_THREADS", "Settings", "build_service", "serve"]
 
 _LINGER_SECONDS = 3.0
 _READ_BUFFER_BYTES = 1 << 20
 #: Enough that threads which load weights for minutes do not delay the writing of artifacts.
-_IO_THREADS = 32
+IO_THREADS = 32
 _PRIVATE_NAMES = {"artifacts", "graphs", "worlds", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"}
 
 
@@ -148,7 +148,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         lingering_time=_LINGER_SECONDS,
         shutdown_timeout=_LINGER_SECONDS,
     )
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="yggdrasill-io"))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(IO_THREADS, thread_name_prefix="yggdrasill-io"))
     stop = _stop_event()
     service, guard, set_url = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
     add_routes(app.router, Endpoint(service, guard, Forwarding(settings.trusted_proxies)))

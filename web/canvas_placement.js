@@ -3,21 +3,25 @@
  */
 import { updateBadges, showBadges } from "./badges.js";
 export { badgeOf } from "./badges.js";
-import { isGroup } from "./parts.js";
-import { endpoints, refresh } from "./registry.js";
+import { endpoints, followCopies, isGroup, refresh, refreshSoon } from "./placements.js";
 import { menuItems, openForSelection, targetOf } from "./run_on.js";
 
 /** The command that opens "Run on" for the selection. */
 const COMMAND = "Yggdrasill.RunOn";
 
-/** Read the registry, and keep everything that depends on it up to date. */
+/** Read the placements of the open workflow, and keep everything that depends on them up to date. */
 export async function start(app) {
   await refresh(app);
   showBadges(app);
+  followCopies(app);
   const reload = () => void refresh(app);
   window.addEventListener("focus", reload);
   app.api.addEventListener("promptQueued", reload);
+  app.api.addEventListener("graphChanged", () => refreshSoon(app));
 }
+
+/** Read the placements of a workflow that was opened. */
+export const opened = (app) => void refresh(app);
 
 /** @returns {object[]} items for the menu of a node; they apply to the whole selection if the node is part of it */
 export function nodeItems(node, app) {

@@ -3,7 +3,7 @@
  */
 import { notify, request } from "./request.js";
 import { button, make, openDialog } from "./elements.js";
-import { refresh } from "./registry.js";
+import { refresh } from "./placements.js";
 
 /**
  * Open the form in a dialog.

@@ -4,7 +4,7 @@
 import { notify, request } from "./request.js";
 import { button, bytes, fill, iconButton, make } from "./elements.js";
 import { endpointForm } from "./endpoints.js";
-import { refresh } from "./registry.js";
+import { refresh } from "./placements.js";
 
 const PAUSE_MS = 5000;
 const MAX_FILES = 200;
@@ -138,14 +138,22 @@ async function test(state, name, quiet = false) {
 
 async function remove(state, name) {
   const { app } = state;
-  const message = `This server deletes the address and the token of “${name}”. The endpoint itself is not changed.`;
-  if (!(await app.extensionManager.dialog.confirm({ title: `Remove ${name}?`, message, type: "delete" }))) return;
   try {
-    await request(app, "remove", {}, { name });
+    const used = await request(app, "uses", { name });
+    const message = `This server deletes the address and the token of “${name}”. The endpoint itself is not changed.${usesText(used)}`;
+    if (!(await app.extensionManager.dialog.confirm({ title: `Remove ${name}?`, message, type: "delete" }))) return;
+    await request(app, "remove", {}, { name, drop: true });
     await Promise.all([refresh(app), state.update()]);
   } catch (error) {
     notify(app, "error", `Endpoint “${name}” was not removed`, error.message);
   }
+}
+
+/** What the removal of an endpoint means for the workflows that place parts on it. */
+function usesText({ workflows, others }) {
+  const lines = workflows.map(({ name, parts }) => `“${name}”: ${parts.join(", ")}`);
+  if (others) lines.push(`${others} ${others === 1 ? "workflow" : "workflows"} of other users`);
+  return lines.length ? `\n\nThese workflows run parts on it, which will run on this server:\n${lines.join("\n")}` : "";
 }
 
 // -- pairing ----------------------------------------------------------------------------------------------------

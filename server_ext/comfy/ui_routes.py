@@ -24,6 +24,7 @@ from yggdrasill.server_ext.comfy.editor.preflight import Preflight
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard
 from yggdrasill.server_ext.comfy.editor.serving import Serving
+from yggdrasill.server_ext.comfy.editor.signs import Signs
 from yggdrasill.server_ext.service import Service
 
 __all__ = ["PREFIXES", "UI_PATH", "WEB_PATH", "add_ui_routes", "add_web_files"]
@@ -50,12 +51,13 @@ def add_ui_routes(
     edit = RegistryEdit(folder / "endpoints.yaml")
     endpoints = Endpoints(edit, route_guard, token, own_url)
     settings = OwnerSettings(folder / "settings.yaml", route_guard)
-    placements, jobs, serving = PlacementRoutes(edit, route_guard), Jobs(service, route_guard), Serving(service, route_guard)
+    placements, jobs, serving = PlacementRoutes(route_guard), Jobs(service, route_guard), Serving(service, route_guard)
     composed = ComposedPorts(route_guard)
     for path, handler in {
         "/endpoints": endpoints.names,
         "/status": endpoints.status,
         "/endpoint": endpoints.one,
+        "/uses": endpoints.uses,
         "/graphs": contracts.graphs,
         "/contract": contracts.contract,
         "/placements": placements.placements,
@@ -73,6 +75,8 @@ def add_ui_routes(
         "/pairing": endpoints.pairing,
         "/remove": endpoints.remove,
         "/place": placements.place,
+        "/copied": placements.copy,
+        "/signs": Signs(route_guard).signs,
         "/cancel": jobs.cancel,
         "/settings": settings.change,
         "/fetch": Fetching(route_guard).fetch,

@@ -185,7 +185,7 @@ app.registerExtension({
   async beforeConfigureGraph(workflow) {
     await Promise.all(modulesFor(workflow).map(load));
   },
-  afterConfigureGraph: () => loaded.get("canvas_placement")?.redraw(app),
+  afterConfigureGraph: () => loaded.get("canvas_placement")?.opened(app),
   nodeCreated(node) {
     node.badges.push(() => placementBadge(node), () => refusalBadge(node));
     const name = BEHAVIOUR[node.comfyClass];

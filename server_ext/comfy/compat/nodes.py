@@ -18,6 +18,7 @@ __all__ = [
     "execution_blocker",
     "find_class",
     "is_blocker",
+    "loop_role",
     "may_rerun",
     "node_classes",
     "object_info_entry",
@@ -65,6 +66,15 @@ def may_rerun(node_class: Any) -> bool:
         return True
     has_schema = issubclass(node_class, internal._ComfyNodeInternal)
     return has_schema and internal.first_real_override(node_class, "fingerprint_inputs") is not None
+
+
+def loop_role(node_class: Any) -> str | None:
+    """Return ``start`` or ``end`` for a class that begins or ends a loop of ComfyUI's own kind. Its ``/object_info`` does not contain it."""
+    internal = importlib.import_module("comfy_api.internal")
+    if not issubclass(node_class, internal._ComfyNodeInternal):
+        return None
+    role = getattr(node_class.GET_SCHEMA(), "loop_boundary", None)
+    return role if role in ("start", "end") else None
 
 
 def validates_itself(class_type: str, name: str) -> bool:

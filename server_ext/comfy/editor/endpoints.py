@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict, Field
 
 import yggdrasill
-from yggdrasill.errors import DuplicateName, InvalidArgument, YggdrasillError
+from yggdrasill.errors import DuplicateName, InvalidArgument, YggdrasillError, format_options
 from yggdrasill.remote.endpoint import Pairing, pairing_line, read_pairing
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.auth import EVERY_ADDRESS, url_for_others
@@ -22,11 +22,13 @@ from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.inventory import memory
+from yggdrasill.server_ext.comfy.placement.workflow_placements import EndpointUse, current_user
 
-__all__ = ["EndpointModel", "Endpoints", "NameModel", "PairModel"]
+__all__ = ["EndpointModel", "Endpoints", "PairModel", "RemoveModel"]
 
 _FRESH = 3.0
 _TIMEOUT = 1.5
+_MOST_NAMED = 10
 
 
 class EndpointModel(BaseModel):
@@ -56,12 +58,13 @@ class PairModel(BaseModel):
     replace: bool = False
 
 
-class NameModel(BaseModel):
-    """The name of an endpoint."""
+class RemoveModel(BaseModel):
+    """The name of an endpoint; ``drop`` also removes the placements of workflows on it."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     name: str = Field(min_length=1, max_length=100)
+    drop: bool = False
 
 
 class Endpoints:
@@ -144,10 +147,32 @@ class Endpoints:
         return json_answer({"name": name, "endpoints": sorted(registry.endpoints), "graphs": served}, 201)
 
     async def remove(self, request: web.Request) -> web.Response:
-        """Answer POST /remove: remove an endpoint from endpoints.yaml, and its token from secrets.yaml."""
-        body = await self._guard.body(request, NameModel)
-        registry = await self._edit.apply(lambda registry: registry.remove(body.name))
+        """Answer POST /remove: remove an endpoint from endpoints.yaml, and its token from secrets.yaml.
+
+        Raises:
+            InvalidArgument: workflows place parts on it, and the request does not drop these placements; or endpoints.yaml does.
+        """
+        body = await self._guard.body(request, RemoveModel)
+        stored = extension_context().workflow_placements
+
+        async def check_unused(registry: EndpointRegistry) -> None:
+            uses = await asyncio.to_thread(stored.uses, body.name)
+            if uses and not body.drop:
+                raise InvalidArgument(f"endpoint {body.name!r} still runs {_described(uses)}; place those on other endpoints first")
+
+        registry = await self._edit.apply(lambda registry: registry.remove(body.name), check_unused)
+        await asyncio.to_thread(stored.drop, body.name)
         return json_answer({"endpoints": sorted(registry.endpoints)})
+
+    async def uses(self, request: web.Request) -> web.Response:
+        """Answer GET /uses?name=NAME: ``{"workflows": [{name, parts}], "others": count}``, the workflows with parts on an endpoint.
+
+        ``others`` counts those of other users.
+        """
+        found = await asyncio.to_thread(extension_context().workflow_placements.uses, request.query.get("name", ""))
+        user = current_user.get()
+        mine = [{"name": use.name, "parts": list(use.parts)} for use in found if use.user == user]
+        return json_answer({"workflows": mine, "others": len(found) - len(mine)})
 
     async def pairing(self, request: web.Request) -> web.Response:
         """Answer POST /pairing: this server's pairing line, which contains its token."""
@@ -169,6 +194,14 @@ def _url_for_others(scheme: str, host: str) -> str:
         if not shown.startswith(LOOPBACK):
             return f"{scheme}://{shown}:{port}"
     return f"{scheme}://{host}"
+
+
+def _described(uses: list[EndpointUse]) -> str:
+    """Return the parts of the user's workflows by name, and the number of workflows of other users."""
+    mine = [use for use in uses if use.user == current_user.get()]
+    found = [f"{format_options(use.parts, limit=5)} of workflow {use.name!r}" for use in mine[:_MOST_NAMED]]
+    rest = len(uses) - len(found)
+    return "; ".join([*found, f"parts of {rest} other workflow{'' if rest == 1 else 's'}"] if rest else found)
 
 
 def _free_name(url: str, registry: EndpointRegistry) -> str:

@@ -31,7 +31,7 @@ from yggdrasill.server_ext.comfy.placement.validation_result import (
     explains_errors,
 )
 
-__all__ = ["PromptValidator"]
+__all__ = ["PromptValidator", "partition_leniently"]
 
 _FRESH = 10.0
 """Seconds for which an endpoint that was up counts as up. One that was down is queried again."""
@@ -83,7 +83,7 @@ class PromptValidator:
             schemas = await self._schemas(posted, lacking, known)
             if not lacking <= set(schemas):
                 return await validate(posted)
-            partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
+            partition = partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
             if not partition.calls:
                 return await validate(posted)
             placements = {
@@ -97,7 +97,8 @@ class PromptValidator:
             refused = refused.union(*also_refused)
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
-        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
+        repeated = frozenset(name for name, schema in schemas.items() if schema.repeats_output)
+        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo, repeated=repeated)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
         return result
@@ -208,17 +209,17 @@ class PromptValidator:
         return named or sorted({node for placed in posted.parts for node in placed.part.nodes}) or list(posted)[:1]
 
 
-def _partition_leniently(
-    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
+def partition_leniently(
+    prompt: Mapping[str, Any], parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
 ) -> Partition:
     """Partition the prompt. If nodes that only ``*`` places cannot be partitioned, they run locally instead."""
     named = [placed.part for placed in parts]
     try:
-        return partition_prompt(posted, named, schemas, wanted, host)
+        return partition_prompt(prompt, named, schemas, wanted, host)
     except PartitionError as error:
         if error.details.get("part") != WHOLE or not any(part.name == WHOLE for part in named):
             raise
-        return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted, host)
+        return partition_prompt(prompt, [part for part in named if part.name != WHOLE], schemas, wanted, host)
 
 
 def _classes(prompt: Mapping[str, Any]) -> list[str]:
