@@ -74,11 +74,14 @@ class Endpoint:
         """Return the headers with the present values of their variables. Raise `InvalidConfig` if a variable is not set."""
         found = {}
         for name, value in self.headers.items():
-            text = value if isinstance(value, str) else os.environ.get(value["env"])
+            if isinstance(value, str):
+                found[name] = value
+                continue
+            text = os.environ.get(value["env"])
             if text is None:
                 raise InvalidConfig(
                     f"The header {name!r} of endpoint {self.name!r} needs the environment variable {value['env']!r}. Set it."
-                )  # type: ignore[index]
+                )
             found[name] = text
         return found
 

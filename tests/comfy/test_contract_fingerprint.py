@@ -33,7 +33,7 @@ def prompt(monkeypatch: pytest.MonkeyPatch, silent: str) -> SimpleNamespace:
     """The prompt that starts; its nodes name the endpoint ``silent``."""
     starting = SimpleNamespace(prompt_id="first")
     registry = EndpointRegistry({"silent": silent})
-    monkeypatch.setattr(contract_fingerprint.compat, "executing_node", lambda: starting)
+    monkeypatch.setattr("yggdrasill.server_ext.comfy.compat.executing_node", lambda: starting)
     monkeypatch.setattr(contract_fingerprint, "extension_context", lambda: SimpleNamespace(registry=registry, local_fallbacks=None))
     monkeypatch.setattr(contract_fingerprint, "TIMEOUT", 0.5)
     return starting

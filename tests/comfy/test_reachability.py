@@ -18,7 +18,7 @@ from samples.certificates import Authority
 from yggdrasill.errors import AccessDenied, YggdrasillError
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.server_ext.comfy.editor import endpoints, reachability
+from yggdrasill.server_ext.comfy.editor import endpoints
 from yggdrasill.server_ext.comfy.editor.reachability import explain_failure
 
 
@@ -107,7 +107,7 @@ async def test_an_unknown_name_and_a_silent_machine_are_told_apart(monkeypatch: 
     async def drop(*address: Any) -> Any:
         raise TimeoutError
 
-    monkeypatch.setattr(reachability.asyncio, "open_connection", drop)
+    monkeypatch.setattr("yggdrasill.server_ext.comfy.editor.reachability.asyncio.open_connection", drop)
     found = await explained("http://127.0.0.1:9")
     assert "127.0.0.1:9 does not answer. Check the address, that the machine is on, and that its firewall" in found.message
 
@@ -137,6 +137,6 @@ async def test_other_refusals_keep_their_message() -> None:
 def test_a_pairing_line_has_the_address_for_other_machines(
     monkeypatch: pytest.MonkeyPatch, listening: list[str], host: str, url: str
 ) -> None:
-    monkeypatch.setattr(endpoints.compat, "own_addresses", lambda: (listening, 8188, "http://127.0.0.1:8188"))
+    monkeypatch.setattr("yggdrasill.server_ext.comfy.compat.own_addresses", lambda: (listening, 8188, "http://127.0.0.1:8188"))
     monkeypatch.setattr("yggdrasill.server_ext.auth._interface_address", lambda: "192.168.1.20")
     assert endpoints._url_for_others("http", host) == url

@@ -97,13 +97,14 @@ async def test_an_endpoint_whose_capabilities_are_pending_counts_as_starting(mon
 
     monkeypatch.setattr(EndpointClient, "health", health)
     monkeypatch.setattr(EndpointClient, "capabilities", capabilities)
-    monitor = EndpointMonitor(lambda: EndpointRegistry({"forge": "http://127.0.0.1:9"}))
+    registry = EndpointRegistry({"forge": "http://127.0.0.1:9"})
+    monitor = EndpointMonitor(lambda: registry)
     state = (await monitor.refresh(["forge"], max_age=0.0, timeout=0.3))["forge"]
     assert not state.up
     assert endpoint_summary(state, "http://127.0.0.1:9")["state"] == "starting"
     assert state.reason == "it has started, and its node classes are not known yet"
     known_yet.set()
-    state = (await monitor.refresh(["forge"], max_age=0.0, timeout=0.0, facts_timeout=5.0))["forge"]
+    state = (await monitor.refresh(["forge"], max_age=0.0, timeout=0.0, facts_timeout=20.0))["forge"]
     assert state.up
     assert endpoint_summary(state, "http://127.0.0.1:9")["state"] == "up"
     await monitor.stop()
