@@ -25,6 +25,7 @@ __all__ = [
     "check_workflow",
     "choice_gaps",
     "class_signature",
+    "file_lists",
     "gaps_of",
     "is_model_file",
     "missing_at",
@@ -236,8 +237,7 @@ def choice_gaps(prompt: Mapping[str, Any], entries: Mapping[str, Any], unchecked
     found = []
     for node_id, node in prompt.items():
         class_type = str(node["class_type"])
-        inputs = _inputs_of(entries.get(class_type))
-        specs = {**(inputs.get("optional") or {}), **(inputs.get("required") or {})}
+        specs = _specs_of(entries.get(class_type))
         for name, value in node["inputs"].items():
             options = _options_of(specs.get(name))
             if options is None or isinstance(value, (dict, list)) or _is_option(value, options) or unchecked(class_type, name):
@@ -249,13 +249,40 @@ def choice_gaps(prompt: Mapping[str, Any], entries: Mapping[str, Any], unchecked
 
 def offered_only_there(node: Mapping[str, Any], local: Mapping[str, Any] | None, remote: Mapping[str, Any] | None) -> set[str]:
     """Return the inputs of a node whose choice an endpoint offers and this ComfyUI does not, by their /object_info entries."""
-    here, there = ({**(forms.get("optional") or {}), **(forms.get("required") or {})} for forms in (_inputs_of(local), _inputs_of(remote)))
+    here, there = _specs_of(local), _specs_of(remote)
     found = set()
     for name, value in node["inputs"].items():
         known, offered = _options_of(here.get(name)), _options_of(there.get(name))
         if offered is not None and not isinstance(value, (dict, list)) and _is_option(value, offered):
-            found |= set() if known is not None and _is_option(value, known) else {name}
+            # compared exactly: this ComfyUI also refuses a path that it has with the other separator
+            found |= set() if known is not None and value in known else {name}
     return found
+
+
+def file_lists(local: Mapping[str, Any] | None, remote: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return the lists of model files that a class has at an endpoint and that differ from this ComfyUI's, by input.
+
+    ``local`` and ``remote`` are its /object_info entries. Lists with an upload have the user's files and are left out.
+    """
+    here, there = _specs_of(local), _specs_of(remote)
+    found = {}
+    for name, spec in there.items():
+        offered, known = _list_of(spec), _list_of(here.get(name))
+        if offered is None or offered == known or _is_upload(spec):
+            continue
+        if any(isinstance(option, str) and is_model_file(option) for option in (*offered, *(known or ()))):
+            found[name] = [str(option) for option in offered]
+    return found
+
+
+def _specs_of(entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    inputs = _inputs_of(entry)
+    return {**(inputs.get("optional") or {}), **(inputs.get("required") or {})}
+
+
+def _is_upload(spec: Sequence[Any]) -> bool:
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    return any(value and str(key).endswith("_upload") for key, value in options.items())
 
 
 def _inputs_of(entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -264,10 +291,15 @@ def _inputs_of(entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def _options_of(spec: Any) -> list[Any] | None:
     """Return the options of a combo's entry, or None if it is not a combo or its options are not in the entry."""
+    return _list_of(spec) or None
+
+
+def _list_of(spec: Any) -> list[Any] | None:
+    """Return as `_options_of`; also an empty list, which a combo has whose folder is empty."""
     if not isinstance(spec, (list, tuple)) or not spec:
         return None
     options = spec[0] if isinstance(spec[0], list) else spec[1].get("options") if spec[0] == "COMBO" and len(spec) > 1 else None
-    return options if isinstance(options, list) and options and not any(isinstance(option, dict) for option in options) else None
+    return options if isinstance(options, list) and not any(isinstance(option, dict) for option in options) else None
 
 
 def _is_option(value: Any, options: Sequence[Any]) -> bool:

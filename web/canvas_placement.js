@@ -3,6 +3,7 @@
  */
 import { updateBadges, showBadges } from "./badges.js";
 export { badgeOf } from "./badges.js";
+import { keepLists, updateNow } from "./model_lists.js";
 import { isGroup } from "./parts.js";
 import { endpoints, refresh } from "./registry.js";
 import { menuItems, openForSelection, targetOf } from "./run_on.js";
@@ -14,6 +15,8 @@ const COMMAND = "Yggdrasill.RunOn";
 export async function start(app) {
   await refresh(app);
   showBadges(app);
+  keepLists(app);
+  await updateNow(app, false);
   const reload = () => void refresh(app);
   window.addEventListener("focus", reload);
   app.api.addEventListener("promptQueued", reload);
@@ -42,3 +45,6 @@ export const runOn = (app) => openForSelection(app);
 
 /** Redraw the badges after the setting that shows them has changed. */
 export const redraw = (app, shown) => updateBadges(app, app.canvas.graph, shown);
+
+/** Show the lists of a workflow that was opened, or of nodes whose lists were read again. */
+export const updateLists = (app) => updateNow(app, true);

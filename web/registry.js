@@ -17,6 +17,12 @@ const listeners = new Set();
 export const endpoints = () => registry.endpoints;
 
 /**
+ * @param {object} workflow as saved in its file
+ * @returns {boolean} whether a part of it may run on an endpoint
+ */
+export const anyPlaced = (workflow) => Object.keys(registry.graphs).length > 0 || JSON.stringify(workflow).includes(PINNED_PROPERTY);
+
+/**
  * Call a listener whenever the registry has changed.
  * @param {() => void} listener
  */

@@ -200,6 +200,19 @@ class EndpointMonitor:
         found: dict[str, Any] | None = watched.entries.get(class_type)
         return found
 
+    async def entries(self, name: str, classes: Collection[str], *, timeout: float, fresh: bool = False) -> Mapping[str, Any] | None:
+        """Return an endpoint's /object_info entries of ``classes``, queried again if ``fresh``.
+
+        An endpoint that is down has the entries that it returned last; the result is None if it never returned any.
+        """
+        watched = self._watched.get(name)
+        if watched is None:
+            return None
+        if watched.state.up:
+            await _fetch_entries(watched, classes if fresh else set(classes) - set(watched.entries), timeout)
+        found = {name: watched.entries[name] for name in classes if watched.entries.get(name) is not None}
+        return found or None
+
     async def difference(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> YggdrasillError | None:
         """Return the error if an endpoint has other node classes or other model files under the names in a prompt.
 

@@ -1,13 +1,16 @@
-"""Validation results in the form of ComfyUI's `validate_prompt`."""
+"""Validation results in the form of ComfyUI's `validate_prompt`, and the lines that it logs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from yggdrasill.errors import YggdrasillError
 
-__all__ = ["Validate", "ValidationResult", "drop_file_errors", "error_result", "explains_errors"]
+__all__ = ["HeldLines", "Validate", "ValidationResult", "drop_file_errors", "error_result", "explains_errors", "held_lines"]
 
 ValidationResult = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
 """The result of `validate_prompt`: validity, the error of the prompt as a whole, the output nodes to run, and the errors by node."""
@@ -16,6 +19,52 @@ Validate = Callable[[dict[str, Any]], Awaitable[ValidationResult]]
 
 _ABOUT_FILES = frozenset({"value_not_in_list", "custom_validation_failed"})
 """Types of errors with which a class reports that a file is missing on this machine; at an endpoint it may exist."""
+
+
+_OUTPUT = "Failed to validate prompt for output "
+"""The begin of the lines about one output node; the others about it follow."""
+
+
+class HeldLines(logging.Filter):
+    """The lines that ComfyUI logs while it validates a prompt, held until it is known which of its errors are errors at the endpoint too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Hold a record of the task that validates, and let all others pass."""
+        if _held.get() is not self:
+            return True
+        self._records.append(record)
+        return False
+
+    def log(self, without: Collection[str] = ()) -> None:
+        """Log the lines, except those about the output nodes in ``without``."""
+        records, self._records = self._records, []
+        output = None
+        for record in records:
+            message = record.getMessage()
+            if message.startswith(_OUTPUT):
+                output = message.removeprefix(_OUTPUT).rstrip(":")
+            if output not in without:
+                logging.getLogger().handle(record)
+
+
+_held: ContextVar[HeldLines | None] = ContextVar("yggdrasill_held_lines", default=None)
+
+
+@contextmanager
+def held_lines() -> Iterator[HeldLines]:
+    """Hold the lines that this task logs inside the context."""
+    root, lines = logging.getLogger(), HeldLines()
+    token = _held.set(lines)
+    root.addFilter(lines)
+    try:
+        yield lines
+    finally:
+        root.removeFilter(lines)
+        _held.reset(token)
 
 
 def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str]) -> ValidationResult:

@@ -28,6 +28,7 @@ from yggdrasill.server_ext.comfy.placement.validation_result import (
     drop_file_errors,
     error_result,
     explains_errors,
+    held_lines,
 )
 
 __all__ = ["PromptValidator"]
@@ -68,11 +69,13 @@ class PromptValidator:
         lacking = self._schema_cache.missing(_classes(posted))
         if lacking and not lacking <= set(_classes({node: posted[node] for node in inside})):
             return await validate(posted)
-        original: ValidationResult = (True, None, [], {}) if lacking else await validate(checked)
+        with held_lines() as lines:
+            original: ValidationResult = (True, None, [], {}) if lacking else await validate(checked)
         refused = frozenset[str]()
         while True:
             local, wanted = (original, list(posted)) if lacking else drop_file_errors(original, inside - refused)
             if not wanted:
+                lines.log()
                 return local
             parts = self._parts(posted, wanted, known, lacking)
             if not parts:
@@ -95,6 +98,7 @@ class PromptValidator:
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
         partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
+        lines.log(without=wanted)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
         return result
