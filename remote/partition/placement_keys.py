@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, format_options, unknown_name
@@ -33,6 +33,7 @@ __all__ = [
     "PlacedParts",
     "named_parts",
     "parts_of",
+    "uses_their_models",
     "workflow_node_ids",
 ]
 
@@ -90,6 +91,8 @@ def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str
     found = [part for part in found if part.kind == SELECTION or part.name not in by_name] + whole
     placed = _placed_by_property(found, endpoints) | _placed_by_key(placements, found) | _placed_by_key(called, found)
     _check_caller_names(called, found, workflow, prompt)
+    if uses_their_models(workflow):
+        placed = {part: placement if placement.is_local else replace(placement, models="theirs") for part, placement in placed.items()}
     unplaced = [part.name for part in found if part.kind == SELECTION and part not in placed]
     hints = (
         [f"{_WHERE}: no placement for {format_options(unplaced)}, so it runs locally. Place it under 'graphs' of endpoints.yaml."]
@@ -97,6 +100,13 @@ def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str
         else []
     )
     return PlacedParts(tuple(_disjoint(placed, prompt)), tuple(hints))
+
+
+def uses_their_models(workflow: Any) -> bool:
+    """Return whether a workflow says that its parts use the endpoints' model files, whatever they contain (``extra.yggdrasill.models``)."""
+    extra = workflow.get("extra") if isinstance(workflow, Mapping) else None
+    entries = extra.get("yggdrasill") if isinstance(extra, Mapping) else None
+    return isinstance(entries, Mapping) and entries.get("models") == "theirs"
 
 
 def _caller_entries(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -16,8 +17,10 @@ from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
-from yggdrasill.remote.preflight import by_node, gaps_of, offered_only_there
+from yggdrasill.remote.preflight import gaps_of, offered_only_there
+from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
+from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
@@ -29,6 +32,7 @@ from yggdrasill.server_ext.comfy.placement.validation_result import (
     error_result,
     explains_errors,
     held_lines,
+    lacking_error,
 )
 
 __all__ = ["PromptValidator"]
@@ -97,7 +101,8 @@ class PromptValidator:
             refused = refused.union(*also_refused)
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
-        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
+        prompt = _spelled_here(partition.prompt, inside)
+        partitioned = PartitionedPrompt(prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
         lines.log(without=wanted)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
@@ -150,13 +155,15 @@ class PromptValidator:
             YggdrasillError: no endpoint has; the message says what is missing or different at which.
         """
         placement = _placed_as(call, parts).placement
-        gaps = {name: gaps_of(call.prompt, known[name].facts) for name in placement.endpoints}
-        for name in [name for name, missing in gaps.items() if missing == {}]:
-            gaps[name] = by_node(await self._monitor.choice_gaps(name, call.prompt, timeout=_TIMEOUT))
-        fit = tuple(name for name, missing in gaps.items() if missing == {})
+        missing = {name: await self._monitor.missing(name, call.prompt, timeout=_TIMEOUT) for name in placement.endpoints}
+        fit = tuple(name for name, items in missing.items() if items == [])
         if not fit:
-            raise _lacking(call, gaps)
-        differences = {name: await self._monitor.difference(name, call.prompt, timeout=_TIMEOUT) for name in fit}
+            states = self._monitor.states()
+            raise lacking_error(call.part, missing, await asyncio.to_thread(model_files), {name: states[name].facts for name in states})
+        same_models = placement.models == "same"
+        differences = {
+            name: await self._monitor.difference(name, call.prompt, timeout=_TIMEOUT, compare_models=same_models) for name in fit
+        }
         same = tuple(name for name in fit if differences[name] is None)
         if not same:
             raise _different(call, next(error for error in differences.values() if error is not None))
@@ -221,6 +228,13 @@ def _partition_leniently(
         return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted, host)
 
 
+def _spelled_here(prompt: Mapping[str, Any], inside: frozenset[str]) -> dict[str, Any]:
+    """Return a prompt whose nodes of placed parts, which run here too, name files as this ComfyUI spells them."""
+    copies = {node: {**prompt[node], "inputs": dict(prompt[node]["inputs"])} for node in prompt if node in inside}
+    normalize_model_paths(copies)
+    return {**prompt, **copies}
+
+
 def _classes(prompt: Mapping[str, Any]) -> list[str]:
     return [str(node["class_type"]) for node in prompt.values() if isinstance(node, Mapping) and "class_type" in node]
 
@@ -261,21 +275,3 @@ def _different(call: PartCall, error: YggdrasillError) -> YggdrasillError:
     named = error.details.get("node_id")
     error.details["nodes"] = nodes or ([named] if named is not None else sorted(call.nodes))
     return error
-
-
-def _lacking(call: PartCall, gaps: Mapping[str, Mapping[str, list[str]] | None]) -> YggdrasillError:
-    from yggdrasill.errors import MissingFile, UnknownBlockType
-
-    problems, nodes = [], set[str]()
-    for name, missing in gaps.items():
-        if missing is None:
-            problems.append(f"endpoint {name!r} is not a ComfyUI with this extension")
-            continue
-        nodes |= set(missing)
-        words = sorted({word for words in missing.values() for word in words})
-        problems.append(f"endpoint {name!r} lacks {', '.join(words)}")
-    kind = UnknownBlockType if "node class" in "".join(problems) else MissingFile
-    return kind(
-        f"Part {call.part!r} cannot run: {'; '.join(problems)}. Install what is missing, or place the part on another endpoint.",
-        nodes=sorted(nodes),
-    )
