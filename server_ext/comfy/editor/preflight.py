@@ -26,6 +26,7 @@ __all__ = ["Preflight", "PreflightModel", "sources_of"]
 
 _FRESH = 5.0
 _TIMEOUT = 6.0
+_MAX_AGE = 60.0
 
 
 class PreflightModel(BaseModel):
@@ -101,6 +102,8 @@ class Preflight:
         monitor = extension_context().placement.monitor
         up = [(name, call) for name, call in pairs if states[name].up]
         missing = await asyncio.gather(*(monitor.missing(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
+        if any(missing):
+            await monitor.refresh(list(monitor.states()), max_age=_MAX_AGE, timeout=_TIMEOUT)
         different = await asyncio.gather(*(monitor.different_models(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
         found = zip(up, missing, different, strict=True)
         return {(name, call.node_id): _Check(lacking, others) for (name, call), lacking, others in found}

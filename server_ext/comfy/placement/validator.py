@@ -40,6 +40,8 @@ __all__ = ["PromptValidator"]
 _FRESH = 10.0
 """Seconds for which an endpoint that was up counts as up. One that was down is queried again."""
 _TIMEOUT = 2.0
+_MAX_AGE = 60.0
+"""Age in seconds up to which the inventories of endpoints outside the placement are not queried again."""
 _FACTS_TIMEOUT = 20.0
 """Seconds to wait for the capabilities of an endpoint that has reported its health: the first ones read every class and model folder."""
 
@@ -158,7 +160,8 @@ class PromptValidator:
         missing = {name: await self._monitor.missing(name, call.prompt, timeout=_TIMEOUT) for name in placement.endpoints}
         fit = tuple(name for name, items in missing.items() if items == [])
         if not fit:
-            states = self._monitor.states()
+            # the others too, because one of them may have the file
+            states = await self._monitor.refresh(list(self._monitor.states()), max_age=_MAX_AGE, timeout=_TIMEOUT)
             raise lacking_error(call.part, missing, await asyncio.to_thread(model_files), {name: states[name].facts for name in states})
         same_models = placement.models == "same"
         differences = {
