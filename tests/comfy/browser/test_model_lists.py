@@ -144,3 +144,57 @@ def test_a_new_page_reports_no_file_of_the_endpoint_as_missing(browser: Any, edi
     finally:
         page.close()
         editor.page.bring_to_front()
+
+
+def test_a_user_decides_in_preflight_about_a_file_with_other_bytes(
+    editor: Editor, tab: Any, registry: Path, pair: Any, own_file: Path
+) -> None:
+    other = own_file.with_name("tiny.ckpt")
+    other.write_bytes(b"an unrelated file")
+    reload_definitions(editor)
+    try:
+        loader = draw(editor)
+        editor.set(loader, KEY, "tiny.ckpt")
+        place(editor, tab, registry, "studio")
+        tab.get_by_role("button", name="Preflight").click()
+        dialog = editor.page.get_by_role("dialog", name="Preflight")
+        dialog.get_by_text("model file tiny.ckpt in checkpoints differs from this server's").wait_for()
+        assert "Not ready to run: Paint" in dialog.inner_text()
+        dialog.get_by_role("button", name="Use the endpoint's files").click()
+        dialog.get_by_text("Ready to run.", exact=True).wait_for()
+        editor.page.keyboard.press("Escape")
+        assert editor.save()["extra"]["yggdrasill"] == {"models": "theirs"}
+        editor.run()
+        editor.wait_for_end()
+        assert editor.heard("execution_error") == []
+        assert len(editor.heard("execution_success")) == 1
+    finally:
+        other.unlink()
+        reload_definitions(editor)
+
+
+def test_the_list_of_a_subgraph_s_widget_is_that_of_the_endpoint(editor: Editor, tab: Any, registry: Path, own_file: Path) -> None:
+    loader = editor.add("CheckpointLoaderSimple", 420, 60)
+    subgraph = int(
+        editor.page.evaluate(
+            """(id) => {
+              const { node } = app.graph.convertToSubgraph(new Set([app.graph.getNodeById(id)]));
+              Object.assign(node, { title: "Paint", pos: [420, 60] });
+              const inner = node.subgraph._nodes[0], slot = inner.inputs.findIndex((input) => input.widget?.name === "ckpt_name");
+              node.subgraph.addInput("ckpt_name", "COMBO").connect(inner.inputs[slot], inner);
+              app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState();
+              return Number(node.id);
+            }""",
+            loader,
+        )
+    )
+    place(editor, tab, registry, "studio")
+    editor.wait_until(
+        lambda: (
+            editor.page.evaluate("(id) => app.graph.getNodeById(id).subgraph._nodes[0].widgets[0].options.values", subgraph)
+            == ["tiny.ckpt"]
+        )
+    )
+    assert editor.choices(subgraph, KEY) == ["tiny.ckpt"]
+    place(editor, tab, registry, "local")
+    editor.wait_until(lambda: editor.choices(subgraph, KEY) == ["desk_only.safetensors"])
