@@ -14,8 +14,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
 
+# Two processes even on more cores: many tests start servers, which compute with several threads.
 test: check
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadfile
 
 check: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/ruff check .

@@ -279,7 +279,7 @@ class BuildMismatch(RemoteError):
 
 
 class JobConflict(RemoteError):
-    """A job key that was used before for a call with another body."""
+    """A job key that was used before for a call with another body, or a call of a graph that was replaced since its contract was read."""
 
 
 class UploadConflict(RemoteError):

@@ -100,7 +100,7 @@ def _extra_data(workflow: Workflow, arguments: argparse.Namespace) -> dict[str, 
     saved = workflow.extra_data.get("yggdrasill")
     known = saved.get("graphs") if isinstance(saved, Mapping) else None
     chosen = {name: {**(known or {}).get(name, {}), **entry} for name, entry in graphs.items()}
-    return {**workflow.extra_data, "yggdrasill": {"graphs": chosen}}
+    return {**workflow.extra_data, "yggdrasill": {**(saved if isinstance(saved, Mapping) else {}), "graphs": chosen}}
 
 
 def _placed_parts(workflow: Workflow, extra: Mapping[str, Any], registry: Any, *, use_registry: bool) -> PlacedParts:
@@ -128,7 +128,7 @@ def _schemas(prompt: Mapping[str, Any], registry: Any, endpoints: Sequence[str],
     for name in endpoints:
         lacking = [each for each in wanted if each not in found]
         forms = loop_thread().run(registry.client(name).nodes(lacking)) if lacking else {"nodes": {}, "asks_again": []}
-        found |= NodeSchemas.from_object_info(forms["nodes"], asks_again=forms["asks_again"])
+        found |= NodeSchemas.from_object_info(forms["nodes"], asks_again=forms["asks_again"], loops=forms.get("loops"))
     lacking = [each for each in wanted if each not in found]
     if endpoints and servers and lacking:
         found |= NodeSchemas.from_object_info(asyncio.run(servers[0].node_classes(lacking)))

@@ -19,6 +19,8 @@ class PlacedPartNode(io.ComfyNode):
 
     #: See `yggdrasill.server_ext.comfy.execution_blockers`.
     takes_blocked = True
+    #: ComfyUI reports the cached outputs of such classes again. Those of inner nodes of other classes are removed from the message.
+    HAS_INTERMEDIATE_OUTPUT = True
 
     @classmethod
     def define_schema(cls) -> Any:

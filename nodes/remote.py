@@ -149,7 +149,8 @@ class EndpointInfo(io.ComfyNode):
         from yggdrasill.server_ext.comfy.levels.node_work import NodeWork
 
         def query(work: NodeWork[Any]) -> tuple[bool, str, str]:
-            status = query_endpoints(endpoint)
+            with work.context.host.release_slot():
+                status = query_endpoints(endpoint)
             work.messages.show_text("all respond" if status[0] else "not all respond")
             return status
 

@@ -240,7 +240,7 @@ class DeployedModel(GraphSummary):
 
 
 class Contract(GraphSummary):
-    """The contract of a deployment."""
+    """The contract of a deployment. ``conditional``: a call may name its hash with If-Match."""
 
     inputs: list[dict[str, Any]]
     outputs: list[dict[str, Any]]
@@ -249,6 +249,7 @@ class Contract(GraphSummary):
     reusable: bool
     stage: dict[str, Any] | None
     world: dict[str, Any] | None
+    conditional: bool
 
 
 class JobRow(_Answer):

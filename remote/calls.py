@@ -1,33 +1,29 @@
-"""One remote call: the choice of the endpoint, the job from submission to its end, failover, and the endpoints of a part."""
+"""One remote call at one endpoint: the job from its submission to its end, its events, and its cancellation."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Any
 
 from yggdrasill import errors
 from yggdrasill.errors import EndpointUnreachable, QueueFull, UnknownArtifact, YggdrasillError
 from yggdrasill.executor.context import WaitCallback
 from yggdrasill.protocol.states import FINAL, WAITING_INPUTS
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.channel import StreamEvent, read_events
+from yggdrasill.remote.channel import Response, StreamEvent, read_events
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.observers import TransferMeter
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import Supply
 from yggdrasill.values.payload import ArtifactRef
 
-if TYPE_CHECKING:
-    from yggdrasill.remote.contract import RemoteContract
-    from yggdrasill.remote.deployment import DeploymentSpec, WorkflowSpec
-
-__all__ = ["ORPHAN_AFTER", "Call", "Route", "Watch", "execute_remote_call", "follow", "follow_job", "job_output"]
+__all__ = ["ORPHAN_AFTER", "Call", "Watch", "cancel_call", "execute_remote_call", "follow", "follow_job", "job_output"]
 
 #: How long the submitting request stays open; short if the caller follows the job's events or many requests are in flight.
 WAIT_SECONDS = 2.0
@@ -36,12 +32,11 @@ OUTPUT_SECONDS = 20.0
 ORPHAN_AFTER = 30.0
 """Seconds after which an endpoint cancels a job whose caller is lost."""
 _CANCEL_SECONDS = 3.0
-_LOST_CANCEL_SECONDS = 600.0
-"""How long the cancel request of a call that went to another endpoint is tried again."""
 _LOST_PAUSE = 5.0
 _TIMEOUT_GRACE = 1.0
 """The endpoint enforces the timeout too and describes it better, so this process waits a little longer."""
-_LOAD_TIMEOUT = 2.0
+_SILENCE_SECONDS = 20.0
+"""Seconds without a byte of an event stream, which has a comment every 5, after which the connection counts as broken."""
 
 Progress = Callable[[str, float, float, "str | None"], None]
 #: Receives kind and data of an event.
@@ -79,6 +74,9 @@ class Call:
     meter: TransferMeter = field(default_factory=TransferMeter)
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
+    #: The hash that the graph must have at the endpoint, if its contract was not read for this call.
+    graph_hash: str | None = None
+
     def body(self, wait: float, protocol: int) -> dict[str, Any]:
         """Return the JSON body of the submitting request."""
         body = {
@@ -97,6 +95,11 @@ class Call:
             body |= {"priority": self.priority} if self.priority else {}
             body |= {"deadline": self.deadline} if self.deadline is not None else {}
         return body
+
+    def submission(self, client: EndpointClient, wait: float) -> AbstractAsyncContextManager[Response]:
+        """Start the job, or find it; see `EndpointClient.submission`. The response arrives at once if many requests are in flight."""
+        body = self.body(0.0 if client.channel.in_flight.is_busy else wait, client.protocol)
+        return client.submission(self.graph_id if self.prompt is None else None, body, self.graph_hash)
 
     async def submit(self, client: EndpointClient, wait: float) -> dict[str, Any]:
         """Start the job, or find it. Return the job's row, at once if many requests are in flight."""
@@ -137,7 +140,7 @@ async def execute_remote_call(client: EndpointClient, call: Call, *, spare: bool
     try:
         row = await _bounded(_to_the_end(client, call, retry, job), retry)
     except (asyncio.CancelledError, errors.TimedOut):
-        await _cancel(client, call.key, job)
+        await cancel_call(client, call.key, job)
         raise
     job_output(client, row)
     return row
@@ -177,29 +180,84 @@ async def _bounded(running: Coroutine[Any, Any, dict[str, Any]], retry: Retry) -
 async def _to_the_end(client: EndpointClient, call: Call, retry: Retry, job: list[str]) -> dict[str, Any]:
     supply = Supply(client, call.value, call.artifact_client, retry, call.meter)
     follows = bool(call.progress or call.watch or call.on_wait)
-    row = await _submit(client, call, retry, supply, WAIT_SECONDS_WITH_PROGRESS if follows else WAIT_SECONDS)
-    job.append(str(row["job_id"]))
+    started = await _submit(client, call, retry, supply, job, follows=follows)
+    row = started.row
     if row.get("status") == WAITING_INPUTS:
         row = await supply.send_to_job(row, call.orphan_after)
         if not follows or row.get("status") in FINAL:
             _, row = await retry.persist(lambda: client.output(job[0], retry.left(WAIT_SECONDS)))
-    if row.get("status") in FINAL and call.watch is None:
-        return row
+    if row.get("status") in FINAL and (started.followed or call.watch is None):
+        return row if "output" in row or not started.followed else await _output(client, job[0], retry)
     call.waits()
-    return await follow_job(client, row, retry, supply, lambda event: call.on_event(client, event), call.orphan_after)
+    return await follow_job(client, row, retry, supply, lambda event: call.on_event(client, event), call.orphan_after, started.last)
 
 
-async def _submit(client: EndpointClient, call: Call, retry: Retry, supply: Supply, wait: float) -> dict[str, Any]:
-    """Submit the job. An endpoint of protocol 1 refuses it while artifacts are missing; it is then submitted again with the same key."""
+@dataclass
+class _Started:
+    """A submitted job: its row, whether its events were received with the row, and the number of the last one."""
+
+    row: dict[str, Any] = field(default_factory=dict)
+    followed: bool = False
+    last: str | None = None
+
+
+async def _submit(client: EndpointClient, call: Call, retry: Retry, supply: Supply, job: list[str], *, follows: bool) -> _Started:
+    """Submit the job, and with ``follows`` receive its events. Its id is added to ``job`` as soon as it is known.
+
+    An endpoint of protocol 1 refuses the job while artifacts are missing; it is then submitted again with the same key.
+    """
     while True:
+        started = _Started()
         try:
-            return await retry.persist(lambda: call.submit(client, retry.left(wait)))
+            if follows or call.graph_hash is not None:
+                await _follow_submission(client, call, retry, job, started, WAIT_SECONDS_WITH_PROGRESS if follows else WAIT_SECONDS)
+            else:
+                started.row = await retry.persist(lambda: call.submit(client, retry.left(WAIT_SECONDS)))
         except UnknownArtifact as error:
             retry.answered()
             missing = error.details.get("missing")
             if not isinstance(missing, list) or not missing or "job" in error.details:
                 raise
             await supply.send(missing)
+        else:
+            if not job:
+                job.append(str(started.row["job_id"]))
+            return started
+
+
+async def _follow_submission(client: EndpointClient, call: Call, retry: Retry, job: list[str], started: _Started, wait: float) -> None:
+    """Submit the job and handle its events until the response ends. If the connection breaks, the rest of the events is not received."""
+    while not started.row:
+        try:
+            async with call.submission(client, retry.left(wait)) as response:
+                retry.answered()
+                if not response.is_event_stream:
+                    started.row = await response.json(client.name, client.url)
+                    return
+                async for event in read_events(response.chunks(_SILENCE_SECONDS)):
+                    retry.check_deadline()
+                    if event.kind == "status" and event.data.get("status") == WAITING_INPUTS:
+                        # `follow_job` receives it again and uploads the inputs
+                        return
+                    _handle_followed(client, call, job, started, event)
+        except (EndpointUnreachable, QueueFull) as error:
+            await retry.pause(error)
+
+
+def _handle_followed(client: EndpointClient, call: Call, job: list[str], started: _Started, event: StreamEvent) -> None:
+    """Handle an event that follows a submission."""
+    if event.kind == "result":
+        started.row = event.data
+    elif event.kind == "job":
+        started.row, started.followed = event.data, True
+        job.append(str(event.data["job_id"]))
+        if event.data.get("status") not in FINAL:
+            call.waits()
+    else:
+        started.last = event.seq or started.last
+        if event.kind == "status" and event.data.get("status") in FINAL:
+            started.row = {**started.row, "status": event.data["status"]}
+        call.on_event(client, event)
 
 
 async def follow_job(
@@ -209,10 +267,11 @@ async def follow_job(
     supply: Supply,
     on_event: Callable[[StreamEvent], None],
     orphan_after: float = ORPHAN_AFTER,
+    after: str | None = None,
 ) -> dict[str, Any]:
-    """Follow a job to its end and return its row with output or error. Artifacts that it waits for are uploaded."""
+    """Follow a job, from its event ``after`` on, to its end and return its row with output or error. Artifacts that it waits for are uploaded."""
     job_id = str(row["job_id"])
-    async for event in follow(client, job_id, retry):
+    async for event in follow(client, job_id, retry, after):
         on_event(event)
         if event.kind == "status" and event.data.get("status") == WAITING_INPUTS:
             # The event may be one of those before the last upload.
@@ -221,6 +280,11 @@ async def follow_job(
                 await supply.send_to_job(present, orphan_after)
     if row.get("status") in FINAL and ("output" in row or row.get("error") is not None):
         return dict(row)
+    return await _output(client, job_id, retry)
+
+
+async def _output(client: EndpointClient, job_id: str, retry: Retry) -> dict[str, Any]:
+    """Wait for the end of a job and return its row with output or error."""
     while True:
         _, found = await retry.persist(lambda: client.output(job_id, retry.left(OUTPUT_SECONDS)))
         if found.get("status") in FINAL:
@@ -228,13 +292,13 @@ async def follow_job(
         retry.check_deadline()
 
 
-async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIterator[StreamEvent]:
-    """Yield a job's events in order, each once, up to its final status.
+async def follow(client: EndpointClient, job_id: str, retry: Retry, after: str | None = None) -> AsyncIterator[StreamEvent]:
+    """Yield a job's events after the event ``after`` in order, each once, up to its final status.
 
     Raises:
         UnknownJob, EndpointUnreachable, TimedOut
     """
-    last: str | None = None
+    last = after
     while True:
         begun_after = last
         try:
@@ -253,7 +317,7 @@ async def follow(client: EndpointClient, job_id: str, retry: Retry) -> AsyncIter
             await retry.pause(error)
 
 
-async def _cancel(client: EndpointClient, key: str, job: Sequence[str] = (), *, seconds: float = _CANCEL_SECONDS) -> None:
+async def cancel_call(client: EndpointClient, key: str, job: Sequence[str] = (), *, seconds: float = _CANCEL_SECONDS) -> None:
     """Send a cancel request: by key if the job's id is unknown, so that a call still on its way does not run.
 
     If the endpoint does not answer within ``seconds``, or is too old to know keys, it cancels the job itself after ``orphan_after`` seconds.
@@ -272,182 +336,3 @@ async def _request_cancel(client: EndpointClient, key: str, job: Sequence[str], 
             delay = min(2 * delay, most)
         else:
             return
-
-
-class Route:
-    """The clients of a part, in the order in which they were named.
-
-    ``deployment`` is deployed on an endpoint before its first call there, ``workflow`` is sent with every call and stored nowhere; without
-    either, ``graph_id`` must be deployed. An endpoint with more than ``max_queued`` queued jobs is skipped like one with a full queue.
-    A stateful part stays with the first endpoint, because another one would have different state. ``has_fallback``: the caller runs the
-    part itself if no endpoint accepts the call.
-    """
-
-    def __init__(
-        self,
-        clients: Sequence[EndpointClient],
-        graph_id: str,
-        *,
-        deployment: DeploymentSpec | None = None,
-        workflow: WorkflowSpec | None = None,
-        policy: str = "first",
-        max_queued: int | None = None,
-        retry_policy: RetryPolicy | None = None,
-        strict_build: bool = False,
-        priority: int = 0,
-        deadline: float | None = None,
-    ) -> None:
-        self.clients = tuple(clients)
-        self.graph_id = graph_id
-        self.deployment = deployment
-        self.workflow = workflow
-        self.policy = policy
-        self.max_queued = max_queued
-        self.retry_policy = retry_policy or RetryPolicy()
-        self.strict_build = strict_build
-        self.priority = priority
-        self.deadline = deadline
-        self.has_fallback = False
-        self._contracts: dict[EndpointClient, RemoteContract] = {}
-        self._turn = itertools.count()
-
-    @property
-    def names(self) -> list[str]:
-        """Return the endpoints' names."""
-        return [client.name for client in self.clients]
-
-    @property
-    def contracts(self) -> dict[EndpointClient, RemoteContract]:
-        """Return the fetched contracts, by client."""
-        return dict(self._contracts)
-
-    def known_contract(self) -> RemoteContract | None:
-        """Return a contract that was fetched before, or the workflow's, or None."""
-        if self.workflow is not None:
-            return self.workflow.contract
-        return next(iter(self._contracts.values()), None)
-
-    async def contract(self) -> RemoteContract:
-        """Return the part's contract, from the first endpoint that answers. Raise as `DeploymentSpec.ensure`."""
-        contract = self.known_contract()
-        if contract is not None:
-            return contract
-        for number, client in enumerate(self.clients):
-            try:
-                return await self._contract_at(client, spare=self._spare(number, self.clients))
-            except EndpointUnreachable:
-                if number == len(self.clients) - 1:
-                    raise
-        raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
-
-    async def call(self, call: Call) -> tuple[EndpointClient, dict[str, Any]]:
-        """Return the client that ran the call, and the row of the finished job.
-
-        If an endpoint is lost or full, the call goes to the next one, and the call at a lost endpoint is cancelled once that answers
-        again. Errors of the run itself are raised.
-
-        Raises:
-            EndpointUnreachable, QueueFull: of the last endpoint, if none accepts the call; ``details["reached"]`` is True if any endpoint
-                had answered before it was lost.
-            Otherwise as `execute_remote_call`.
-        """
-        order = await self._order()
-        reached = False
-        for number, client in enumerate(order):
-            client.channel.calls += 1
-            try:
-                return client, await self._call_at(client, call, self._spare(number, order))
-            except (EndpointUnreachable, QueueFull) as error:
-                if "job" in error.details:
-                    raise
-                if error.details.get("reached") and isinstance(error, EndpointUnreachable):
-                    reached = True
-                    client.channel.start(_cancel(client, call.key, seconds=_LOST_CANCEL_SECONDS))
-                if number == len(order) - 1:
-                    error.details["reached"] = reached
-                    raise
-            finally:
-                client.channel.calls -= 1
-        raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")
-
-    def _spare(self, number: int, order: Sequence[EndpointClient]) -> bool:
-        return self.has_fallback or number < len(order) - 1
-
-    async def _call_at(self, client: EndpointClient, call: Call, spare: bool) -> dict[str, Any]:
-        await self._check_queue(client, spare)
-        contract = await self._contract_at(client, call, spare=spare)
-        if self.workflow is not None:
-            return await execute_remote_call(client, replace(call, prompt=self.workflow.prompt), spare=spare)
-        try:
-            return await execute_remote_call(client, replace(call, graph_id=contract.graph_id), spare=spare)
-        except errors.UnknownGraph as error:
-            # A stateful part would be deployed again without its state.
-            if self.deployment is None or contract.stateful or "job" in error.details:
-                raise
-        self._contracts.pop(client, None)
-        contract = await self._contract_at(client, call, spare=spare)
-        return await execute_remote_call(client, replace(call, graph_id=contract.graph_id), spare=spare)
-
-    async def _check_queue(self, client: EndpointClient, spare: bool) -> None:
-        if self.max_queued is None:
-            return
-        waiting = int((await self._retry(client, spare).persist(client.load))[0])
-        if waiting > self.max_queued:
-            raise QueueFull(
-                f"endpoint {client.name!r} has {waiting} jobs waiting, and the limit for {self.graph_id!r} is {self.max_queued}; call again later, "
-                "or name more replicas",
-                endpoint=client.name,
-                queued=waiting,
-            )
-
-    def _retry(self, client: EndpointClient, spare: bool, deadline: float | None = None) -> Retry:
-        return Retry(self.retry_policy, deadline, spare=spare, budget=client.channel.budget)
-
-    async def _contract_at(self, client: EndpointClient, call: Call | None = None, *, spare: bool = False) -> RemoteContract:
-        """Return the contract at one endpoint, after deploying the part there. ``call`` receives the events of the deploying job."""
-        contract = self._contracts.get(client)
-        if contract is None:
-            deadline = None if call is None or call.timeout is None else time.monotonic() + call.timeout
-            retry = self._retry(client, spare, deadline)
-            if self.workflow is not None:
-                contract = await self.workflow.check(client, retry, strict_build=self.strict_build)
-            elif self.deployment is None:
-                from yggdrasill.remote.contract import fetch_contract
-
-                contract = await fetch_contract(client, self.graph_id, retry, strict_build=self.strict_build)
-            else:
-                on_event = None if call is None else lambda event: call.on_event(client, event)
-                contract = await self.deployment.ensure(client, retry, strict_build=self.strict_build, on_event=on_event)
-            self._contracts[client] = contract
-        return contract
-
-    async def _order(self) -> list[EndpointClient]:
-        """Return the clients as the policy orders them; endpoints that count as down come last."""
-        clients = list(self.clients)
-        contract = self.known_contract()
-        if contract is not None and contract.stateful:
-            return [client for client in clients if client in self._contracts][:1]
-        if len(clients) == 1:
-            return clients
-        if self.policy == "round_robin":
-            start = next(self._turn) % len(clients)
-            clients = clients[start:] + clients[:start]
-        elif self.policy != "first":
-            known = dict(zip(clients, await asyncio.gather(*map(_has_load, clients)), strict=True))
-            # Calls that chose an endpoint while this one waited are part of its load.
-            clients.sort(key=lambda client: _jobs_per_slot(client) if known[client] else float("inf"))
-        return sorted(clients, key=lambda client: client.channel.breaker.is_open)
-
-
-async def _has_load(client: EndpointClient) -> bool:
-    """Return whether the endpoint reports its load."""
-    try:
-        await asyncio.wait_for(client.load(), _LOAD_TIMEOUT)
-    except (YggdrasillError, asyncio.TimeoutError):
-        return False
-    return True
-
-
-def _jobs_per_slot(client: EndpointClient) -> float:
-    queued, running, slots = client.known_load()
-    return (queued + running) / max(slots, 1.0)

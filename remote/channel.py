@@ -215,8 +215,13 @@ class Response:
         given = self.headers.get("Retry-After", "0").strip()
         return min(float(given), MAX_RETRY_AFTER) if given.isascii() and given.isdigit() else 0.0
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body in chunks.
+    @property
+    def is_event_stream(self) -> bool:
+        """Return whether the body is a stream of server-sent events."""
+        return self._response.content_type == "text/event-stream"
+
+    async def chunks(self, silence: float | None = None) -> AsyncIterator[bytes]:
+        """Yield the body in chunks. ``silence`` bounds the seconds without a byte, in addition to the timeout of the request.
 
         Raises:
             EndpointUnreachable: the connection broke.
@@ -225,7 +230,7 @@ class Response:
         while True:
             with translated(self._url):
                 try:
-                    chunk = await stream.__anext__()
+                    chunk = await (stream.__anext__() if silence is None else asyncio.wait_for(stream.__anext__(), silence))
                 except StopAsyncIteration:
                     return
             yield chunk
@@ -304,8 +309,8 @@ def _parse(text: bytes) -> dict[str, Any] | None:
 
 @dataclass(frozen=True)
 class StreamEvent:
-    """A job's event. ``kind``: ``status``, ``progress``, ``log``, ``output``, ``blocked`` or ``comfy``. A new connection resumes after
-    ``seq``.
+    """A job's event. ``kind``: ``status``, ``progress``, ``log``, ``output``, ``blocked`` or ``comfy``; ``job`` (row) and ``result`` around those
+    that follow a submission. A new connection resumes after ``seq``.
     """
 
     kind: str

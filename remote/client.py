@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
 
@@ -28,7 +28,7 @@ class EndpointClient:
 
     ``name`` is used in messages. The token, or the result of ``token()`` at each request, is sent only to addresses below ``url`` and
     appears in no repr or error. After a refused token ``token()`` is called once more, after ``renew()``, which reads its source again.
-    All clients with the same URL and certificate authority share a `Channel`.
+    ``headers()`` are sent too. All clients with the same URL and certificate authority share a `Channel`.
 
     Raises:
         InvalidArgument: ``url`` is not an http or https URL, or contains credentials.
@@ -42,6 +42,7 @@ class EndpointClient:
         name: str | None = None,
         ca: str | None = None,
         renew: Callable[[], None] | None = None,
+        headers: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
         if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
@@ -51,7 +52,7 @@ class EndpointClient:
         self.url = url.rstrip("/")
         self.name = name or self.url
         self._token: Callable[[], str | None] = token if callable(token) else _constant(token)
-        self._ca, self._renew = ca, renew
+        self._ca, self._renew, self._headers = ca, renew, headers
         #: The endpoint's artifact folder, if it is on this machine.
         self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
         #: The endpoint's capabilities, once they were requested.
@@ -148,17 +149,18 @@ class EndpointClient:
         return await self.get("/capabilities")
 
     async def nodes(self, classes: Sequence[str]) -> dict[str, Any]:
-        """Return ``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "unknown": [class]}`` for node classes.
+        """Return ``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "loops": {class: role}, "unknown": [class]}``.
 
         Raises:
             InvalidConfig: the endpoint is not a ComfyUI.
         """
-        found: dict[str, Any] = {"nodes": {}, "asks_again": [], "unknown": []}
+        found: dict[str, Any] = {"nodes": {}, "asks_again": [], "loops": {}, "unknown": []}
         for start in range(0, len(classes), _CLASSES_PER_REQUEST):
             names = ",".join(quote(name, safe="") for name in classes[start : start + _CLASSES_PER_REQUEST])
             answer = await self.get(f"/nodes?classes={names}")
             found["nodes"].update(answer["nodes"])
             found["asks_again"] += answer["asks_again"]
+            found["loops"].update(answer.get("loops") or {})
             found["unknown"] += answer["unknown"]
         return found
 
@@ -218,6 +220,29 @@ class EndpointClient:
     async def _start(self, path: str, body: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
         """Submit a job. In protocol 1 the response arrives when the inputs are at the endpoint, which may take minutes."""
         return await while_alive(self.health, self.call("POST", path, body, timeout=None))
+
+    @asynccontextmanager
+    async def submission(self, graph_id: str | None, body: Mapping[str, Any], graph_hash: str | None = None) -> AsyncIterator[Response]:
+        """Open the response to a submission as `submit`, or as `submit_workflow` if ``graph_id`` is None.
+
+        It is an event stream with the row (``job``), the events and, unless that is large, the result (``result``); from an endpoint that
+        sends none, or for a job that waits for inputs, it is JSON. The endpoint refuses a graph without the hash ``graph_hash``.
+
+        Raises:
+            JobConflict: the graph has another hash (``details["reason"]`` is ``contract``).
+        """
+        path = "/workflows" if graph_id is None else f"/graphs/{quote(graph_id, safe='')}/jobs"
+        data = self._encode(body)
+        headers = {"Content-Type": "application/json", "Accept": "text/event-stream"}
+        if graph_hash is not None:
+            headers["If-Match"] = f'"{graph_hash}"'
+        channel = self.channel
+        async with AsyncExitStack() as stack:
+            async with channel.in_flight:
+                channel.budget.requested()
+                opening = stack.enter_async_context(self.open("POST", path, body=data, headers=headers, timeout=None))
+                response = await while_alive(self.health, opening)
+            yield response
 
     async def check_inputs(self, job_id: str) -> dict[str, Any]:
         """Report that missing artifacts were uploaded. Return the job's row."""
@@ -320,15 +345,19 @@ class EndpointClient:
         Raises:
             YggdrasillError: the error that the endpoint reported, or why it could not be reached.
         """
-        data = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
+        data = None if body is None else self._encode(body)
         headers = {} if data is None else {"Content-Type": "application/json"}
-        self.check_size("max_body_bytes", len(data or b""), "a request")
         if probe:
             return await self._call(method, path, data, headers, timeout, probe)
         channel = self.channel
         async with channel.in_flight:
             channel.budget.requested()
             return await self._call(method, path, data, headers, timeout, probe)
+
+    def _encode(self, body: Mapping[str, Any]) -> bytes:
+        data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")
+        self.check_size("max_body_bytes", len(data), "a request")
+        return data
 
     async def _call(
         self, method: str, path: str, data: bytes | None, headers: Mapping[str, str], timeout: float | None, probe: bool
@@ -359,7 +388,7 @@ class EndpointClient:
             while True:
                 token, protocol = self.token, channel.protocol
                 credential = {"Authorization": f"Bearer {token}"} if token else {}
-                sent = {PROTOCOL_HEADER: str(protocol), **credential, **given}
+                sent = {**self._headers(), PROTOCOL_HEADER: str(protocol), **credential, **given}
                 response = await channel.send(method, url, sent, body, timeout, probe=probe)
                 try:
                     if response.status < 300:

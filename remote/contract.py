@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import BuildMismatch, ProtocolMismatch
@@ -14,6 +18,8 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.retry import Retry
 
 __all__ = ["RemoteContract", "check_build", "fetch_contract", "other_build"]
+
+_ASSIGNMENT = re.compile(r"""^(__version__|git_version)\b[^=\n]*=\s*['"]([^'"\n]+)['"]""", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -31,6 +37,8 @@ class RemoteContract:
     world: Mapping[str, Any] | None = None
     #: Whether a caller may reuse a known result for equal inputs.
     reusable: bool = False
+    #: Whether the endpoint refuses a call that names another hash with If-Match.
+    conditional: bool = False
 
     @classmethod
     def of(cls, document: Mapping[str, Any], endpoint: str) -> RemoteContract:
@@ -58,6 +66,7 @@ class RemoteContract:
             document.get("stage"),
             document.get("world"),
             document.get("reusable") is True,
+            document.get("conditional") is True,
         )
 
     def spec(self, side: str, include_dtype: bool) -> list[dict[str, Any]]:
@@ -108,17 +117,41 @@ def _difference(client: EndpointClient) -> BuildMismatch | None:
 
 def other_build(remote_build: object) -> str:
     """Describe how a torch build, as in capabilities, differs from this process's; empty if equal as far as both are known."""
-    remote = remote_build if isinstance(remote_build, Mapping) else {}
+    remote = _with_release(remote_build if isinstance(remote_build, Mapping) else {})
     local = {name: value for name, value in _own_build().items() if value is not None and remote.get(name) is not None}
     return "; ".join(f"{name} {remote[name]} on the endpoint, {value} here" for name, value in local.items() if str(remote[name]) != value)
 
 
+def _with_release(build: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a build with its release: the version without the label of a build, such as ``+cu130``."""
+    known = build.get("version")
+    return dict(build) if known is None else {**build, "release": _release(str(known))}
+
+
+def _release(text: str) -> str:
+    return text.partition("+")[0]
+
+
 def _own_build() -> dict[str, str | None]:
-    """Return this process's build; without importing torch it comes from the package's metadata."""
+    """Return this process's build: that of the imported torch, else that of the installed package, which is not imported for it."""
     torch: Any = sys.modules.get("torch")
     if torch is not None:
         return {"version": str(torch.__version__), "git": torch.version.git_version}
+    return _installed_build()
+
+
+@cache
+def _installed_build() -> dict[str, str | None]:
+    """Return the build in the package's ``version.py``; if that cannot be read, only the release, because metadata omits the label."""
     try:
-        return {"version": version("torch")}
+        found = find_spec("torch")
+        folders = (found.submodule_search_locations if found else None) or ()
+        words = dict(_ASSIGNMENT.findall(Path(folders[0], "version.py").read_text(encoding="utf-8"))) if folders else {}
+    except (OSError, ValueError):
+        words = {}
+    if "__version__" in words:
+        return {"version": words["__version__"], "git": words.get("git_version")}
+    try:
+        return {"release": _release(version("torch"))}
     except PackageNotFoundError:
         return {}

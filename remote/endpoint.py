@@ -7,6 +7,7 @@ because other users of a machine see the arguments of commands. Anyone with the 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,13 +25,32 @@ _COMMAND = "yggdrasill endpoints add"
 _OPEN_NAME = "NAME"
 _OPEN_TOKEN = "-"  # noqa: S105 - where a token would stand
 _LONGEST = 4000
+_HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,100}")
+#: Headers of requests that the client or the connection sets.
+_OWN_HEADERS = frozenset(
+    {
+        "authorization",
+        "host",
+        "content-length",
+        "content-type",
+        "transfer-encoding",
+        "connection",
+        "accept",
+        "range",
+        "expect",
+        "x-yggdrasill-protocol",
+    }
+)
+#: An address without a scheme: a host with a port or a dot, or an IPv6 address in brackets.
+_ADDRESS = re.compile(r"(localhost|[\w-]+:\d+|[\w-]+(\.[\w-]+)+(:\d+)?|\[[0-9a-fA-F:.]+\](:\d+)?)(/\S*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class Endpoint:
     """A named endpoint. ``token_env`` names the variable with the token; it has precedence over ``secret``, which comes from secrets.yaml.
 
-    The token appears in no repr, config or error.
+    ``headers`` are sent with each request, for a gateway in front of the endpoint; a value is a text or ``{"env": VARIABLE}``. The token and
+    the values of headers appear in no repr or error, and the token in no config.
     """
 
     name: str
@@ -38,6 +58,7 @@ class Endpoint:
     token_env: str | None = None
     ca: str | None = None
     secret: str | None = field(default=None, repr=False)
+    headers: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def token(self) -> str | None:
@@ -47,11 +68,23 @@ class Endpoint:
     def client(self, token: Callable[[], str | None] | None = None, renew: Callable[[], None] | None = None) -> EndpointClient:
         """Return a client for it, which sends ``token()`` if that is given. ``renew`` as for `EndpointClient`."""
         source = self.secret if self.token_env is None else lambda: self.token
-        return EndpointClient(self.url, token=token or source, name=self.name, ca=self.ca, renew=renew)
+        return EndpointClient(self.url, token=token or source, name=self.name, ca=self.ca, renew=renew, headers=self.sent_headers)
+
+    def sent_headers(self) -> dict[str, str]:
+        """Return the headers with the present values of their variables. Raise `InvalidConfig` if a variable is not set."""
+        found = {}
+        for name, value in self.headers.items():
+            text = value if isinstance(value, str) else os.environ.get(value["env"])
+            if text is None:
+                raise InvalidConfig(
+                    f"The header {name!r} of endpoint {self.name!r} needs the environment variable {value['env']!r}. Set it."
+                )  # type: ignore[index]
+            found[name] = text
+        return found
 
     @classmethod
     def from_config(cls, name: str, config: Any, where: str, secret: str | None = None) -> Endpoint:
-        """Build from ``{url, token_env?, ca?}`` or a URL.
+        """Build from ``{url, token_env?, ca?, headers?}`` or a URL.
 
         Raises:
             InvalidConfig: another shape, or a token in it.
@@ -66,16 +99,35 @@ class Endpoint:
             raise InvalidConfig(
                 f"{where}: endpoint {name!r} has a token in it; name a variable with token_env, or put it into secrets.yaml"
             )
-        unknown = sorted(set(map(str, config)) - {"url", "token_env", "ca"})
-        texts = {key: value for key, value in config.items() if value is not None}
+        unknown = sorted(set(map(str, config)) - {"url", "token_env", "ca", "headers"})
+        texts = {key: value for key, value in config.items() if value is not None and key != "headers"}
         if unknown or not all(isinstance(value, str) for value in texts.values()):
-            raise InvalidConfig(f"{where}: endpoint {name!r} has {unknown or list(texts)}; it takes url, token_env and ca as texts")
-        return cls(name, secret=secret, **texts)
+            raise InvalidConfig(
+                f"{where}: endpoint {name!r} has {unknown or list(texts)}; it takes url, token_env and ca as texts, and headers as a mapping"
+            )
+        return cls(name, secret=secret, headers=_read_headers(config.get("headers"), f"{where}: endpoint {name!r}"), **texts)
 
-    def to_config(self) -> dict[str, str]:
+    def to_config(self) -> dict[str, Any]:
         """Return the JSON form, without the token."""
-        facts = {"url": self.url, "token_env": self.token_env, "ca": self.ca}
+        headers = {name: value if isinstance(value, str) else dict(value) for name, value in self.headers.items()}
+        facts = {"url": self.url, "token_env": self.token_env, "ca": self.ca, "headers": headers or None}
         return {key: value for key, value in facts.items() if value is not None}
+
+
+def _read_headers(config: Any, where: str) -> dict[str, str | dict[str, str]]:
+    """Parse the headers of an endpoint. Raise `InvalidConfig` for another form, or a header that requests have already."""
+    if config is None:
+        return {}
+    if not isinstance(config, Mapping):
+        raise InvalidConfig(f"{where}: headers must be a mapping from names to texts or {{env: VARIABLE}}, got {type(config).__name__}")
+    for name, value in config.items():
+        if not isinstance(name, str) or not _HEADER.fullmatch(name) or name.lower() in _OWN_HEADERS:
+            raise InvalidConfig(f"{where}: {name!r} cannot be an additional header; Authorization and the like are set by the client")
+        variable = value.get("env") if isinstance(value, Mapping) and set(value) == {"env"} else None
+        text = value if isinstance(value, str) else variable
+        if not isinstance(text, str) or not text.isprintable() or not text.isascii() or not text:
+            raise InvalidConfig(f"{where}: header {name!r} must be printable ASCII text or {{env: VARIABLE}}")
+    return {str(name): value if isinstance(value, str) else {"env": value["env"]} for name, value in config.items()}
 
 
 def client_of(where: str | Endpoint | EndpointClient, token: str | None = None) -> EndpointClient:
@@ -116,7 +168,7 @@ def pairing_line(url: str, token: str, name: str | None = None) -> str:
 
 
 def read_pairing(line: str) -> Pairing:
-    """Parse a pairing line, with any text before it; the command of earlier releases; or a URL with an optional token after it.
+    """Parse a pairing line, with any text before it; the command of earlier releases; or a URL or address with an optional token after it.
 
     Raises:
         InvalidArgument: none of these; the message does not repeat the line.
@@ -135,6 +187,8 @@ def read_pairing(line: str) -> Pairing:
         at = words.index("--token")
         token = words[at + 1]
         words = words[:at]
+    if words and not found and _ADDRESS.fullmatch(words[0]):
+        words[0] = f"http://{words[0]}"
     named = words[: 2 if found else 0]
     if len(named) == 2 and _is_url(named[1]):
         return Pairing(named[1], None if named[0] == _OPEN_NAME else named[0], None if token == _OPEN_TOKEN else token)

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from yggdrasill.errors import DuplicateName, InvalidArgument, InvalidConfig, UnknownEndpoint, YggdrasillError, format_options, unknown_name
-from yggdrasill.foundation.config import read_document
+from yggdrasill.foundation.config import parse_document, read_document
 from yggdrasill.remote.artifact_client import ArtifactClient
 from yggdrasill.remote.client import EndpointClient, is_below
 from yggdrasill.remote.endpoint import Endpoint, client_of
 from yggdrasill.remote.placement import LOCAL, Placement, ProjectPart, match_keys, name_of
-from yggdrasill.remote.registry_file import read_secrets, secrets_path, write_registry, write_secrets
+from yggdrasill.remote.registry_file import edit_registry, read_secrets, secrets_path, write_registry, write_secrets
 from yggdrasill.remote.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -113,6 +113,8 @@ class EndpointRegistry:
     def to_yaml(self, path: str | Path | None = None) -> None:
         """Write the registry, and its tokens to the secrets.yaml beside it; each file is written completely or not at all.
 
+        In an existing file the lines of entries that have not changed stay as they are, with their comments.
+
         Raises:
             InvalidArgument: no path, and the registry was not read from a file.
             StorageFailed
@@ -121,7 +123,17 @@ class EndpointRegistry:
         if target is None:
             raise InvalidArgument("this registry was not read from a file; pass a path to to_yaml()")
         write_secrets(secrets_path(target), {name: endpoint.secret for name, endpoint in self.endpoints.items() if endpoint.secret})
-        write_registry(target, self.to_dict())
+        write_registry(target, self.to_dict(), self._edited(target))
+
+    def _edited(self, target: Path) -> str | None:
+        """Return the text of an existing file with the changed entries, or None if it has to be written anew."""
+        document = self.to_dict()
+        with contextlib.suppress(OSError, ValueError, YggdrasillError):
+            text = target.read_bytes().decode("utf-8")
+            edited = edit_registry(text, _document_of(text, target), document)
+            if edited is not None and _document_of(edited, target) == document:
+                return edited
+        return None
 
     # -- endpoints ----------------------------------------------------------------------------------------------
 
@@ -137,6 +149,17 @@ class EndpointRegistry:
         EndpointClient(url, name=name)
         self.endpoints[name] = Endpoint(name, url, token_env, ca, token)
 
+    def replace(self, name: str, url: str, *, token: str | None = None, ca: str | None = None) -> None:
+        """Replace the address, the token and the authority of an endpoint; its placements remain. Raise `UnknownEndpoint`, and as `add`."""
+        before = self.endpoint(name)
+        del self.endpoints[name]
+        try:
+            self.add(name, url, token=token or (before.secret if before.url == url else None), ca=ca)
+        except YggdrasillError:
+            self.endpoints[name] = before
+            raise
+        self._clients.pop(name, None)
+
     def remove(self, name: str) -> None:
         """Remove an endpoint.
 
@@ -147,7 +170,9 @@ class EndpointRegistry:
         self.endpoint(name)
         users = [key for key, placement in {**self.placements, "default": self.default}.items() if name in placement.endpoints]
         if users:
-            raise InvalidArgument(f"endpoint {name!r} still runs {format_options(users)}; place those on other endpoints first")
+            raise InvalidArgument(
+                f"endpoint {name!r} still runs {format_options(users)}, according to endpoints.yaml; place those on other endpoints first"
+            )
         del self.endpoints[name]
         self._clients.pop(name, None)
 
@@ -253,6 +278,10 @@ class EndpointRegistry:
         from yggdrasill.remote.placing import place
 
         return place(project, self)
+
+
+def _document_of(text: str, path: Path) -> dict[str, Any]:
+    return EndpointRegistry.from_dict(parse_document(text, str(path), yaml=True), where=str(path)).to_dict()
 
 
 def _token_of(endpoint: Endpoint) -> str | None:

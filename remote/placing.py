@@ -12,11 +12,11 @@ from yggdrasill.foundation.contract import Runnable
 from yggdrasill.foundation.graph import Graph
 from yggdrasill.foundation.kinds import build_project, detect_kind, kind_of
 from yggdrasill.pipeline.dag import Dag
-from yggdrasill.remote.calls import Route
 from yggdrasill.remote.deployment import DeploymentSpec, inline_refs, state_without_checkpoint
 from yggdrasill.remote.placement import Placement, ProjectPart, config_keys, match_keys
 from yggdrasill.remote.remote_graph import RemoteGraph, RemotePart
 from yggdrasill.remote.remote_stage import RemoteStage, RemoteWorld
+from yggdrasill.remote.route import Route
 from yggdrasill.world.world import World
 
 if TYPE_CHECKING:

@@ -91,14 +91,16 @@ async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Ret
         check_workflow(prompt, client.facts, client.name)
     local_comfy = _local_comfy
     if local_comfy is not None:
-        await _compare_classes(prompt, local_comfy, client, retry)
-        different = await different_models(prompt, client, retry) if compare_models else []
+        local_hashes, local_files = await asyncio.to_thread(lambda: (local_comfy.node_hashes(), local_comfy.model_files()))
+        await _compare_classes(prompt, local_comfy, local_hashes, client, retry)
+        different = await _different_models(prompt, local_comfy, local_files, client, retry) if compare_models else []
         if different:
             raise _mismatch(different, client.name)
 
 
-async def _compare_classes(prompt: Mapping[str, Any], local_comfy: LocalComfy, client: EndpointClient, retry: Retry) -> None:
-    local_hashes = await asyncio.to_thread(local_comfy.node_hashes)
+async def _compare_classes(
+    prompt: Mapping[str, Any], local_comfy: LocalComfy, local_hashes: Mapping[str, str], client: EndpointClient, retry: Retry
+) -> None:
     remote_hashes = (client.facts or {}).get("comfy", {}).get("node_classes", {})
     used = sorted({str(node["class_type"]) for node in prompt.values()})
     others = [name for name in used if local_hashes.get(name) and remote_hashes.get(name) and local_hashes[name] != remote_hashes[name]]
@@ -140,10 +142,17 @@ async def different_models(prompt: Mapping[str, Any], client: EndpointClient, re
 
     An empty file of this ComfyUI differs from none: it is not a model.
     """
-    local_comfy, models = _local_comfy, models_of(client.facts)
+    local_comfy = _local_comfy
     if local_comfy is None:
         return []
-    named = {file.name: file for file in files_of(prompt, await asyncio.to_thread(local_comfy.model_files))}
+    return await _different_models(prompt, local_comfy, await asyncio.to_thread(local_comfy.model_files), client, retry)
+
+
+async def _different_models(
+    prompt: Mapping[str, Any], local_comfy: LocalComfy, local_files: ModelFolders, client: EndpointClient, retry: Retry
+) -> list[DifferentFile]:
+    models = models_of(client.facts)
+    named = {file.name: file for file in files_of(prompt, local_files)}
     local_prints = await asyncio.to_thread(local_comfy.model_fingerprints, list(named)) if named else {}
     spelled = {name: spelled_at(named[name], models) or name for name in local_prints}
     unchecked = [name for name, prints in local_prints.items() if client.compared.get(name) != prints]

@@ -14,7 +14,7 @@ from yggdrasill.errors import Cancelled, EndpointUnreachable, InvalidArgument, Q
 from yggdrasill.executor.context import RunContext, WaitCallback, enter_run, waiting
 from yggdrasill.executor.hooks import Callbacks, as_emit
 from yggdrasill.remote.artifact_client import ArtifactClient
-from yggdrasill.remote.calls import ORPHAN_AFTER, Call, Route, Watch
+from yggdrasill.remote.calls import ORPHAN_AFTER, Call, Watch
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.deployment import WorkflowSpec
@@ -24,6 +24,7 @@ from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.observers import CallReport, report
 from yggdrasill.remote.placement import check_urgency
 from yggdrasill.remote.retry import RetryPolicy
+from yggdrasill.remote.route import Route
 from yggdrasill.values.handles import load_handles
 from yggdrasill.values.wire import pack, references, unpack
 

@@ -13,9 +13,11 @@ import hmac
 import logging
 import os
 import socket
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
+from functools import cache
 from ipaddress import IPv6Address, ip_address, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "EVERY_ADDRESS",
+    "EVERY_NAME",
+    "HOSTS_VARIABLE",
     "LIFETIME",
     "TOKEN_VARIABLE",
     "Access",
@@ -41,6 +45,7 @@ __all__ = [
     "Signer",
     "TokenFile",
     "check_role",
+    "hosts_of_environment",
     "load_or_create_secret",
     "resolve_token",
     "rotate_token",
@@ -50,7 +55,10 @@ __all__ = [
 
 TOKEN_VARIABLE = "YGGDRASILL_TOKEN"  # noqa: S105 - the variable's name
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HOSTS_VARIABLE = "YGGDRASILL_ALLOW_HOSTS"
+EVERY_NAME = "*"
 EVERY_ADDRESS = ("0.0.0.0", "::", "")  # noqa: S104 - compared with, not bound to
+_DEFAULT_PORTS = {"http": 80, "https": 443}
 _MIN_TOKEN_LENGTH = 16
 #: Wrong tokens that an address may send at once, and the seconds after which it may send another one.
 _GUESSES, _SECONDS_PER_GUESS = 20, 1.0
@@ -243,23 +251,42 @@ def _site_of(address: str | None) -> str:
 class Guard:
     """Checks Host, Origin and token of requests. ``principals`` are the callers; a token alone is that of the owner.
 
-    ``hosts`` are the names, in addition to the loopback names, under which clients reach this endpoint, with or without a port. If one
-    is ``0.0.0.0`` or ``::``, the endpoint listens on all addresses and accepts any literal IP address as Host: DNS rebinding needs a name.
+    ``hosts`` are the names, in addition to the loopback names and this machine's own, under which clients reach this endpoint, with or without
+    a port. If one is ``0.0.0.0`` or ``::``, the endpoint listens on all addresses and accepts any literal IP address as Host: DNS rebinding
+    needs a name. If one is ``*``, every name is accepted. ``setting`` names the setting of ``hosts`` in messages.
     """
 
-    def __init__(self, principals: Principals | str | Callable[[], str], hosts: Iterable[str] = ()) -> None:
+    def __init__(
+        self, principals: Principals | str | Callable[[], str], hosts: Iterable[str] = (), setting: str = "the option --allow-host"
+    ) -> None:
         self.principals = principals if isinstance(principals, Principals) else Principals(principals)
         self._guesses = GuessLimiter()
-        named = {host.strip() if host.strip() in EVERY_ADDRESS else _host_name(host) for host in hosts}
+        given = {host.strip() for host in hosts}
+        named = {host if host in EVERY_ADDRESS else _host_name(host) for host in given - {EVERY_NAME}}
         self._hosts = {*_LOOPBACK, *(named - set(EVERY_ADDRESS))}
         self._any_address = not named.isdisjoint(EVERY_ADDRESS)
+        self._any_name = EVERY_NAME in given
+        self._setting = setting
 
     def check_source(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
         """Raise `AccessDenied` unless Host names this endpoint and the request does not come from a page of another site."""
+        self.check_host(host)
+        self.check_origin(host, origin, fetch_site)
+
+    def check_host(self, host: str | None) -> None:
+        """Raise `AccessDenied` unless Host names this endpoint. A request with the right token needs no such check: pages do not know it."""
         name = _host_name(host or "")
-        if name not in self._hosts and not (self._any_address and _is_address(name)):
-            raise AccessDenied(f"Host {name[:100]!r} is not allowed. The endpoint's owner can add it with --allow-host.", reason="host")
-        if origin is not None and _host_and_port(urlsplit(origin).netloc if "://" in origin else "") != _host_and_port(host or ""):
+        if self._any_name or name in self._hosts or (self._any_address and _is_address(name)) or name in _own_names():
+            return
+        raise AccessDenied(
+            f"Host {name[:100]!r} is not allowed. The owner of this server can add it with {self._setting}, or in the environment variable "
+            f"{HOSTS_VARIABLE}.",
+            reason="host",
+        )
+
+    def check_origin(self, host: str | None, origin: str | None, fetch_site: str | None) -> None:
+        """Raise `AccessDenied` if the request comes from a page of another site than Host."""
+        if origin is not None and not _is_same_site(origin, host or ""):
             raise AccessDenied(f"Pages of {origin[:100]!r} may not use this endpoint.", reason="origin")
         if fetch_site not in (None, "same-origin", "none"):
             raise AccessDenied("Pages of other sites may not use this endpoint.", reason="origin")
@@ -299,8 +326,36 @@ def check_role(principal: Principal, role: str) -> None:
         )
 
 
-def _host_and_port(text: str) -> str:
-    return text.strip().lower()
+def hosts_of_environment(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return the host names in ``YGGDRASILL_ALLOW_HOSTS``, separated by commas or spaces; ``*`` allows every name."""
+    return environment.get(HOSTS_VARIABLE, "").replace(",", " ").split()
+
+
+def _is_same_site(origin: str, host: str) -> bool:
+    """Return whether a page of ``origin`` belongs to the server that a request names as ``host``.
+
+    Default ports are equal to none. A Host without a port matches any port of its name, because proxies often drop the port.
+    """
+    try:
+        page, server = urlsplit(origin), urlsplit(f"//{host.strip()}")
+        default = _DEFAULT_PORTS.get(page.scheme)
+        ports_are_equal = server.port is None or (page.port or default) == server.port
+    except ValueError:
+        return False
+    return default is not None and page.hostname is not None and page.hostname == server.hostname and ports_are_equal
+
+
+@cache
+def _own_names() -> set[str]:
+    """Return this machine's own names. The full name, for which DNS may be queried, is added by a thread of its own."""
+    short = socket.gethostname().lower()
+    names = {short, short.partition(".")[0], f"{short.partition('.')[0]}.local"} - {""}
+
+    def add_full_name() -> None:
+        names.add(socket.getfqdn().lower())
+
+    threading.Thread(target=add_full_name, name="yggdrasill-own-name", daemon=True).start()
+    return names
 
 
 def _is_address(name: str) -> bool:

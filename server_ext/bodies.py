@@ -30,9 +30,11 @@ from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, LocalStore
 from yggdrasill.values.stores.threaded import InFlightArtifacts, ThreadedStore, write_stream
 
 __all__ = [
+    "EVENT_STREAM",
     "SILENCE_SECONDS",
     "check_length",
     "content_range",
+    "event_response",
     "read_json",
     "read_model_body",
     "receive_artifact",
@@ -51,6 +53,8 @@ _MAX_DEPTH = 750
 _MAX_MISTAKES = 8
 _MAX_ENTRY_BYTES = 4 << 20
 _MAX_BATCH_BYTES = 256 << 20
+EVENT_STREAM = "text/event-stream"
+_EVENT_HEADERS = {"Content-Type": EVENT_STREAM, "Cache-Control": "no-store", "X-Accel-Buffering": "no", PROTOCOL_HEADER: str(PROTOCOL)}
 _KEEPALIVE_SECONDS = 5.0
 #: How long the receiver of an event stream may accept or acknowledge nothing before the connection is closed.
 _WRITE_SECONDS = 20.0
@@ -400,19 +404,28 @@ async def _send_chunks(
     return response
 
 
-async def send_events(request: web.Request, events: AsyncGenerator[Event | None, None]) -> web.StreamResponse:
-    """Send server-sent events until ``events`` ends or the client disconnects.
+async def _nothing() -> bytes:
+    return b""
+
+
+async def send_events(
+    request: web.Request,
+    events: AsyncGenerator[Event | None, None],
+    status: int = 200,
+    first: bytes = b": listening\n\n",
+    last: Callable[[], Awaitable[bytes]] = _nothing,
+) -> web.StreamResponse:
+    """Send the message ``first``, and server-sent events until ``events`` ends, then the message ``last()``, or until the client disconnects.
 
     ``events`` yields None periodically, so that a disconnected client is noticed. A comment is sent after 5 silent seconds. A client that
     accepts no data, or whose machine acknowledges none, for 20 seconds counts as disconnected.
     """
-    headers = {"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no", PROTOCOL_HEADER: str(PROTOCOL)}
-    response = web.StreamResponse(headers=headers)
+    response = web.StreamResponse(status=status, headers=_EVENT_HEADERS)
     await response.prepare(request)
     clock = asyncio.get_running_loop().time
     last_write = clock()
     with contextlib.suppress(ConnectionResetError), _unacknowledged_limit(request):
-        await _write(request, response, b": listening\n\n")
+        await _write(request, response, first)
         async with aclosing(events) as stream:
             async for event in stream:
                 if request.transport is None or request.transport.is_closing():
@@ -424,8 +437,16 @@ async def send_events(request: web.Request, events: AsyncGenerator[Event | None,
                 else:
                     continue
                 last_write = clock()
+        message = await last()
+        if message:
+            await _write(request, response, message)
         await response.write_eof()
     return response
+
+
+def event_response(messages: bytes) -> web.Response:
+    """Return a response with all messages of an event stream that has ended."""
+    return web.Response(body=messages, headers=_EVENT_HEADERS)
 
 
 async def _write(request: web.Request, response: web.StreamResponse, data: bytes) -> None:

@@ -99,7 +99,8 @@ class Deployments:
         Raises:
             UnknownGraph: there is no such deployment. InvalidConfig, StorageFailed: its record cannot be read.
         """
-        found: Mapping[str, Any] | None = self.live[graph_id].summary() if graph_id in self.live else self._files.read(graph_id)
+        live = self.live.get(graph_id)
+        found: Mapping[str, Any] | None = self._files.read(graph_id) if live is None else live.summary()
         if found is None:
             raise self._unknown(graph_id)
         return found["kind"], found["hash"]
@@ -114,7 +115,7 @@ class Deployments:
     def summaries(self) -> list[dict[str, Any]]:
         """Return ``{graph_id, kind, hash}`` of all deployments, built or not."""
         found = {entry["graph_id"]: {name: entry[name] for name in ("graph_id", "kind", "hash")} for entry in self._files.summaries()}
-        found |= {name: deployment.summary() for name, deployment in self.live.items()}
+        found |= {name: deployment.summary() for name, deployment in list(self.live.items())}
         return [found[name] for name in sorted(found)]
 
     # -- writing ------------------------------------------------------------------------------------------------
@@ -279,6 +280,21 @@ class Deployments:
             self._files.remove(graph_id)
             self.live.pop(graph_id, None)
             self.reaper.untrack(graph_id)
+
+    def release_built(self) -> None:
+        """Release the runnables that can be built again from their records, models included. The next call builds them; running calls are not affected.
+
+        Those of the endpoint's owner, and those whose calls change their state, are kept.
+        """
+        for graph_id, live in list(self.live.items()):
+            if not (live.by_owner or live.exclusive) and self._files.exists(graph_id):
+                lock = self._lock_of(graph_id)
+                # a deployment that is being built or replaced is in use
+                if lock.acquire(blocking=False):
+                    try:
+                        self.live.pop(graph_id, None)
+                    finally:
+                        lock.release()
 
     # -- building -----------------------------------------------------------------------------------------------
 

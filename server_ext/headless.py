@@ -112,6 +112,14 @@ class Slots:
             raise Cancelled(token.reason)
 
 
+class Acquirable(Protocol):
+    """What a `Lease` holds; `Slots` describes the methods."""
+
+    def acquire(self, token: CancelToken) -> None: ...
+
+    def release(self) -> None: ...
+
+
 class Lease:
     """The slot of one job.
 
@@ -119,7 +127,7 @@ class Lease:
     continues without a slot: holding one could prevent the job that the other thread waits for from starting.
     """
 
-    def __init__(self, slots: Slots, token: CancelToken) -> None:
+    def __init__(self, slots: Acquirable, token: CancelToken) -> None:
         self._slots = slots
         self._token = token
         self._lock = threading.Lock()
@@ -215,11 +223,15 @@ class HeadlessHost:
             return {"queued": len(self._waiting), "running": len(self._running), "slots": self.slots}
 
     def memory(self) -> list[dict[str, Any]]:
-        """Return ``{device, free, total}`` (bytes) of each CUDA device; empty until this process has initialized CUDA."""
+        """Return ``{device, free, total}`` (bytes) of each CUDA device that this process uses.
+
+        The query would create a context on any other device, which takes some hundred MB of it.
+        """
         torch: Any = sys.modules.get("torch")
         if torch is None or not torch.cuda.is_available() or not torch.cuda.is_initialized():
             return []
-        devices = ((f"cuda:{index}", *torch.cuda.mem_get_info(index)) for index in range(torch.cuda.device_count()))
+        used = [index for index in range(torch.cuda.device_count()) if torch.cuda.memory_reserved(index) > 0]
+        devices = ((f"cuda:{index}", *torch.cuda.mem_get_info(index)) for index in used)
         return [{"device": device, "free": free, "total": total} for device, free, total in devices]
 
     def describe(self) -> dict[str, Any]:

@@ -120,6 +120,8 @@ def _success(route: Route, status: int) -> dict[str, Any]:
         response["content"] = {route.bytes_out: {}}
     elif status != HTTPStatus.NO_CONTENT:
         response["content"] = {"application/json": {"schema": {"type": "object"}}}
+    if route.events_out:
+        response["content"]["text/event-stream"] = {}
     return response
 
 

@@ -31,7 +31,7 @@ class Route:
 
     ``statuses`` are those of success; ``errors`` those of failure, in addition to `COMMON_ERRORS`. ``role`` is the one that the caller needs.
     ``signed`` routes accept a signed url in place of the token. ``parameters`` are those in the query and in headers. ``bytes_in`` and
-    ``bytes_out`` are the media types of bodies that are not JSON.
+    ``bytes_out`` are the media types of bodies that are not JSON; ``events_out`` adds an event stream, which the caller may accept.
     """
 
     method: str
@@ -47,6 +47,7 @@ class Route:
     parameters: tuple[Parameter, ...] = ()
     bytes_in: str | None = None
     bytes_out: str | None = None
+    events_out: bool = False
 
 
 COMMON_ERRORS = (400, 401, 403, 426, 429, 500)
@@ -68,6 +69,7 @@ _LAST_EVENT = Parameter(
     "The number of the last event that the caller has; the stream begins after it",
     "header",
 )
+_IF_MATCH = Parameter("If-Match", {"type": "string"}, "The hash that the graph must have, in quotes; otherwise the answer is 409", "header")
 _RANGE = Parameter("Range", {"type": "string", "examples": ["bytes=1048576-"]}, "The bytes to send", "header")
 _CONTENT_RANGE = Parameter(
     "Content-Range",
@@ -125,6 +127,8 @@ ROUTES = (
         (200, 202),
         RUN,
         (*_BUILD, 413, 503),
+        parameters=(_IF_MATCH,),
+        events_out=True,
     ),
     Route(
         "POST",
@@ -136,6 +140,7 @@ ROUTES = (
         (200, 202),
         DEPLOY,
         (*_BUILD, 413, 503),
+        events_out=True,
     ),
     Route(
         "POST",

@@ -47,6 +47,8 @@ _MAX_CLASSES = 100
 _MANY_HASHES = 1000
 _NO_RUN: dict[str, Any] = {"seed": None, "path": [], "pass_index": 0}
 _EVENT_POLL_SECONDS = 0.5
+#: A larger result does not follow the events of a submitted job; the caller requests it.
+_MAX_RESULT_BYTES = 512 << 10
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -61,16 +63,17 @@ def _request_key(name: str) -> Any:
 _CALLER, _PRINCIPAL, _PROTOCOL = map(_request_key, ("caller", "principal", "protocol"))
 
 
-def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None) -> None:
-    """Add all routes to a router. If ``off`` is a reason why the endpoint cannot work, each route responds with an error that has it."""
+def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None, prefix: str = "") -> None:
+    """Add all routes to a router, below ``prefix``. If ``off`` is a reason why the endpoint cannot work, each responds with an error that has it."""
+    base = prefix + BASE_PATH
     for route in ROUTES if off is None else ():
         handler = endpoint.guarded(getattr(endpoint, route.handler), route.role, signed=route.signed)
         if route.method == "GET":
-            router.add_get(BASE_PATH + route.path, handler)
+            router.add_get(base + route.path, handler)
         else:
-            router.add_route(route.method, BASE_PATH + route.path, handler)
+            router.add_route(route.method, base + route.path, handler)
     rest = endpoint.unknown_route if off is None else _refusing(off)
-    router.add_route("*", BASE_PATH + "/{rest:.*}", endpoint.guarded(rest, READ))
+    router.add_route("*", base + "/{rest:.*}", endpoint.guarded(rest, READ))
 
 
 def _refusing(reason: str) -> _Handler:
@@ -94,7 +97,7 @@ class Endpoint:
     # -- authorization and errors -------------------------------------------------------------------------------
 
     def guarded(self, handler: _Handler, role: str, *, signed: bool = False) -> _Handler:
-        """Wrap ``handler``: check Host, Origin, token, role and protocol first, and turn errors into error responses.
+        """Wrap ``handler``: check Origin, token, role and protocol first, and Host without the right token, and turn errors into error responses.
 
         The handler finds the `Principal` in ``request[_PRINCIPAL]``, except for a signed url, and the `Caller` in ``request[_CALLER]``.
         """
@@ -118,13 +121,17 @@ class Endpoint:
     def _check(self, request: web.Request, role: str, signed: bool) -> None:
         headers = request.headers
         caller = request[_CALLER] = self._forwarding.caller(request)
-        self._guard.check_source(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
+        self._guard.check_origin(caller.host, headers.get("Origin"), headers.get("Sec-Fetch-Site"))
         if _CREDENTIALS & request.query.keys():
             raise AccessDenied("Tokens in urls end up in logs. Send the token as 'Authorization: Bearer TOKEN'.", reason="token")
         if signed and "sig" in request.query:
             self._service.signer.check(request.match_info["hash"], request.query.get("exp", ""), request.query["sig"])
         else:
-            principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            try:
+                principal = request[_PRINCIPAL] = self._guard.authenticate(headers.get("Authorization"), caller.address)
+            except AccessDenied:
+                self._guard.check_host(caller.host)
+                raise
             check_role(principal, role)
         given = headers.get(PROTOCOL_HEADER)
         request[_PROTOCOL] = REQUEST_VERSIONS.get(given) or check_request_version(given)
@@ -212,14 +219,14 @@ class Endpoint:
 
     async def contract(self, request: web.Request) -> web.Response:
         """GET /graphs/{graph_id}/contract"""
-        return _json((await self._service.deployment(request.match_info["graph_id"])).contract)
+        return _json({**(await self._service.deployment(request.match_info["graph_id"])).contract, "conditional": True})
 
     # -- jobs ---------------------------------------------------------------------------------------------------
 
     async def submit(self, request: web.Request) -> web.Response:
         """POST /graphs/{graph_id}/jobs"""
         body = await bodies.read_model_body(request, models.JobModel, self._service.limits.max_body_bytes)
-        job = await self._service.submit(request.match_info["graph_id"], self._submission(request, body))
+        job = await self._service.submit(request.match_info["graph_id"], self._submission(request, body, _if_match(request)))
         return await self._send_started(request, job, body.wait)
 
     async def submit_workflow(self, request: web.Request) -> web.Response:
@@ -228,15 +235,16 @@ class Endpoint:
         job = await self._service.submit_workflow(body.graph_id, body.prompt, self._submission(request, body))
         return await self._send_started(request, job, body.wait)
 
-    def _submission(self, request: web.Request, body: models.JobModel) -> Submission:
+    def _submission(self, request: web.Request, body: models.JobModel, graph_hash: str | None = None) -> Submission:
         inputs = {"skeleton": body.inputs.skeleton, "payloads": body.inputs.payloads}
         principal = _principal(request)
         return Submission(
             private_key(principal.name, body.key), inputs, body.options, body.run.model_dump(), body.detached, body.orphan_after, body.timeout,
             _body_bytes(request), body.priority, body.deadline, principal.name, blocking=request[_PROTOCOL] < 2, max_jobs=principal.max_jobs,
+            graph_hash=graph_hash,
         )  # fmt: skip
 
-    async def _send_started(self, request: web.Request, job: Job, wait: float) -> web.Response:
+    async def _send_started(self, request: web.Request, job: Job, wait: float) -> web.StreamResponse:
         """Send the result of a submitted job. In protocol 1 the response waits until the inputs are there or are known to be missing."""
         if request[_PROTOCOL] < 2:
             await self._service.job_manager.wait_staged(job, lambda: _is_connected(request))
@@ -245,7 +253,28 @@ class Endpoint:
                     f"this endpoint lacks {len(job.missing)} artifacts of the inputs; send them, then send the same call again",
                     missing=list(job.missing),
                 )
+        elif request.headers.get("Accept") == bodies.EVENT_STREAM:
+            await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
+            if job.status != WAITING_INPUTS:
+                return await self._send_followed(request, job)
         return await self._send_result(request, job, wait)
+
+    async def _send_followed(self, request: web.Request, job: Job) -> web.StreamResponse:
+        """Send the row of a submitted job, its events and its result as an event stream."""
+
+        async def result() -> bytes:
+            """Return the message with the result, empty if that is too large for an event or the job has not ended."""
+            message = _message("result", await self._service.result(job, request[_CALLER].url)) if job.is_final else b""
+            return message if len(message) <= _MAX_RESULT_BYTES else b""
+
+        if job.is_final:
+            # a key that was cancelled before its call arrived has no row
+            async with aclosing(self._service.hub.stored(job.job_id, 0)) as stored:
+                messages = [event.message async for event in stored]
+            return bodies.event_response(b"".join([_message("job", job.row()), *messages, await result()]))
+        events = self._service.events(job.job_id, 0, _EVENT_POLL_SECONDS, _only(request))
+        events = self._while_valid(_principal(request), events)
+        return await bodies.send_events(request, events, 202, _message("job", job.row()), result)
 
     async def _send_result(self, request: web.Request, job: Job, wait: float) -> web.Response:
         await self._service.job_manager.wait(job, min(wait, _MAX_WAIT), lambda: _is_connected(request))
@@ -407,6 +436,11 @@ def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) 
     )
 
 
+def _message(kind: str, value: Any) -> bytes:
+    """Return an event without a number: it is sent once, and not again to a caller that resumes a stream."""
+    return f"event: {kind}\ndata: {json.dumps(value, separators=(',', ':'))}\n\n".encode()
+
+
 def _body_bytes(request: web.Request) -> int:
     return request.content_length or request.content.total_bytes
 
@@ -424,6 +458,12 @@ def _only(request: web.Request) -> str | None:
     """Return the principal whose jobs the caller may see and change, or None for those of all."""
     principal = _principal(request)
     return None if principal.may(ADMIN) else principal.name
+
+
+def _if_match(request: web.Request) -> str | None:
+    """Return the hash that the caller expects of the graph, or None."""
+    given = request.headers.get("If-Match", "*").strip()
+    return None if given == "*" else given.strip('"')
 
 
 def _last_event(request: web.Request) -> int | None:

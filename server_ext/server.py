@@ -27,6 +27,7 @@ from yggdrasill.server_ext.auth import (
     Guard,
     Signer,
     TokenFile,
+    hosts_of_environment,
     load_or_create_secret,
     token_of_endpoint,
     url_for_others,
@@ -47,12 +48,12 @@ from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FILE_CHARGE, FolderStore
 from yggdrasill.values.stores.shared import SharedFolderStore
 
-__all__ = ["Settings", "build_service", "serve"]
+__all__ = ["IO_THREADS", "Settings", "build_service", "serve"]
 
 _LINGER_SECONDS = 3.0
 _READ_BUFFER_BYTES = 1 << 20
 #: Enough that threads which load weights for minutes do not delay the writing of artifacts.
-_IO_THREADS = 32
+IO_THREADS = 32
 _PRIVATE_NAMES = {"artifacts", "graphs", "worlds", "jobs.sqlite", "jobs.sqlite-wal", "jobs.sqlite-shm"}
 
 
@@ -62,7 +63,7 @@ class Settings:
 
     ``peers`` are urls from which artifacts may be fetched, in addition to those in the data folder's endpoints.yaml. ``peer_url`` is the
     url under which other endpoints reach this one (default: see `url_for_others`). ``trusted_proxies`` are the addresses or networks of
-    reverse proxies whose X-Forwarded headers are believed; see `Forwarding`. ``tls_cert`` and ``tls_key`` are PEM files; with them the
+    reverse proxies whose X-Forwarded headers are believed; see `Forwarding`. ``allow_hosts_setting`` names ``allow_hosts`` in messages. ``tls_cert`` and ``tls_key`` are PEM files; with them the
     endpoint serves https. ``roots`` are folders that checkpoint paths of deployed configs may use. With
     ``share_folder``, callers on the same machine use the artifact folder directly. When the folder exceeds ``artifact_quota`` bytes
     (default: `default_quota`), the least recently used artifacts are removed. ``max_queue`` bounds the unfinished jobs and
@@ -80,6 +81,7 @@ class Settings:
     token: str | None = None
     peers: Sequence[str] = ()
     allow_hosts: Sequence[str] = ()
+    allow_hosts_setting: str = "the option --allow-host"
     trusted_proxies: Sequence[str] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
@@ -146,7 +148,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         lingering_time=_LINGER_SECONDS,
         shutdown_timeout=_LINGER_SECONDS,
     )
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_IO_THREADS, thread_name_prefix="yggdrasill-io"))
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(IO_THREADS, thread_name_prefix="yggdrasill-io"))
     stop = _stop_event()
     service, guard, set_url = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
     add_routes(app.router, Endpoint(service, guard, Forwarding(settings.trusted_proxies)))
@@ -204,7 +206,8 @@ def build_service(
         retention=Retention(settings.keep_seconds, settings.keep_jobs).within(quota),
     )
     peer_names = [urlsplit(settings.peer_url).netloc] if settings.peer_url else []
-    guard = Guard(principals, [settings.host, *settings.allow_hosts, *peer_names])
+    hosts = [settings.host, *settings.allow_hosts, *peer_names, *hosts_of_environment()]
+    guard = Guard(principals, hosts, settings.allow_hosts_setting)
 
     def set_url(url: str) -> None:
         if signer.peer_url is None:

@@ -40,6 +40,7 @@ __all__ = ["Limits", "Service"]
 
 _MAX_BUILDS = 64
 _MAX_KEY_LENGTH = 200
+_MAX_WORKFLOWS, _SMALL_WORKFLOW_BYTES = 32, 256 << 10
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,8 @@ class Service:
         self._builds: dict[str, tuple[object, asyncio.Future[Any]]] = {}
         #: Level and hash of what unfinished jobs deploy, by graph id and job id, newest last.
         self._deploying: dict[str, dict[str, tuple[str, str]]] = {}
+        #: Deployments of workflows that are not deployed, by hash, the one that was used last at the end.
+        self._workflows: dict[str, Deployment] = {}
         #: The allowed sources of model files; None on a host without model folders.
         self.models: ModelSources | None = None
 
@@ -344,7 +347,7 @@ class Service:
         Raises:
             InvalidConfig: the prompt is invalid, or this endpoint is not a ComfyUI. Otherwise as `submit`.
         """
-        deployment = await self._workflow(graph_id, prompt)
+        deployment = await self._workflow(graph_id, prompt, is_small=call.nbytes <= _SMALL_WORKFLOW_BYTES)
         origin = {"workflow": {"graph_id": graph_id, "prompt": dict(prompt)}}
         return await self._staging.submit(call, Target(WORKFLOW, graph_id, deployment.kind, deployment.hash, deployment, origin))
 
@@ -365,10 +368,19 @@ class Service:
         )
         return await self._staging.submit(call, Target(MODEL, found.graph_id, found.kind, found.hash, found, {"model": asdict(request)}))
 
-    async def _workflow(self, graph_id: str, prompt: Mapping[str, Any]) -> Deployment:
+    async def _workflow(self, graph_id: str, prompt: Mapping[str, Any], *, is_small: bool = False) -> Deployment:
+        """Return a deployment of a prompt. The newest small ones are kept, because a part is called many times with the same prompt."""
         config = {"kind": "comfy", "graph_id": graph_id, "prompt": dict(prompt)}
-        build = partial(self.deployments.build_once, graph_id, "comfy", config)
-        return await asyncio.get_running_loop().run_in_executor(self._builders, build)
+        graph_hash = deployment_hash("comfy", config) if is_small else ""
+        deployment = self._workflows.pop(graph_hash, None)
+        if deployment is None:
+            build = partial(self.deployments.build_once, graph_id, "comfy", config)
+            deployment = await asyncio.get_running_loop().run_in_executor(self._builders, build)
+        if is_small:
+            self._workflows[graph_hash] = deployment
+            if len(self._workflows) > _MAX_WORKFLOWS:
+                del self._workflows[next(iter(self._workflows))]
+        return deployment
 
     async def check_inputs(self, job_id: str, principal: str | None = None) -> Job:
         """Look again for the missing inputs of a job, in the background. A job that does not wait for inputs is unchanged.

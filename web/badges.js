@@ -1,8 +1,8 @@
 /**
- * Badges on nodes that run on an endpoint. Their texts are computed when the workflow or the registry changes, not when a node is drawn.
+ * Badges on nodes that run on an endpoint, with what the server answered. They are updated when an answer or the open graph changes, not when a
+ * node is drawn.
  */
-import { boxOf, nodesIn, partsOf } from "./parts.js";
-import { onChange, placeOf } from "./registry.js";
+import { onChange, signOf } from "./placements.js";
 
 /** The setting that shows the badges. */
 const SHOW_BADGES = "Yggdrasill.Badges";
@@ -22,7 +22,6 @@ export const badgeOf = (node) => badges.get(node);
 export function showBadges(app) {
   const update = () => updateBadges(app, app.canvas.graph);
   onChange(update);
-  app.api.addEventListener("graphChanged", update);
   app.canvas.canvas.addEventListener("litegraph:set-graph", () => queueMicrotask(update));
   update();
 }
@@ -35,31 +34,11 @@ export function showBadges(app) {
  */
 export function updateBadges(app, graph, shown = app.extensionManager.setting.get(SHOW_BADGES) ?? true) {
   if (!graph) return;
-  const found = shown ? placedNodes(app, graph) : new Map();
-  for (const node of graph._nodes) setBadge(node, found.get(node) ?? "");
+  for (const node of graph._nodes) setBadge(node, shown ? badgeText(signOf(node)) : "");
   graph.setDirtyCanvas(true, true);
 }
 
-/** @returns {Map<object, string>} badge texts of a graph's placed nodes; the placement of a subgraph node overrides that of its group */
-function placedNodes(app, graph) {
-  const found = new Map();
-  const parts = partsOf(app).map((part) => ({ ...part, ...placeOf(part) }));
-  for (const { group, names, graph: owner } of parts) {
-    if (group && owner === graph && names.length) for (const node of nodesIn(graph, boxOf(group))) found.set(node, badgeText(names));
-  }
-  for (const part of parts.filter(({ node }) => node)) {
-    for (const node of instancesOf(graph, part.node)) {
-      const { names, key } = placeOf({ ...part, node });
-      if (names.length || key) found.set(node, badgeText(names));
-    }
-  }
-  return found;
-}
-
-/** The nodes of a graph that belong to the same part: instances of one definition with one title. */
-const instancesOf = (graph, { type, title }) => graph._nodes.filter((node) => node.type === type && node.title === title);
-
-const badgeText = (names) => (names.length ? `on ${names.join(" | ")}` : "");
+const badgeText = (sign) => (sign ? `${sign.partly ? "partly on" : "on"} ${sign.places.join(", ")}` : "");
 
 function setBadge(node, text) {
   if ((badges.get(node)?.text ?? "") === text) return;

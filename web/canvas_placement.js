@@ -4,23 +4,27 @@
 import { updateBadges, showBadges } from "./badges.js";
 export { badgeOf } from "./badges.js";
 import { keepLists, updateNow } from "./model_lists.js";
-import { isGroup } from "./parts.js";
-import { endpoints, refresh } from "./registry.js";
+import { endpoints, followCopies, isGroup, refresh, refreshSoon } from "./placements.js";
 import { menuItems, openForSelection, targetOf } from "./run_on.js";
 
 /** The command that opens "Run on" for the selection. */
 const COMMAND = "Yggdrasill.RunOn";
 
-/** Read the registry, and keep everything that depends on it up to date. */
+/** Read the placements of the open workflow, and keep everything that depends on them up to date. */
 export async function start(app) {
   await refresh(app);
   showBadges(app);
+  followCopies(app);
   keepLists(app);
   await updateNow(app, false);
   const reload = () => void refresh(app);
   window.addEventListener("focus", reload);
   app.api.addEventListener("promptQueued", reload);
+  app.api.addEventListener("graphChanged", () => refreshSoon(app));
 }
+
+/** Read the placements of a workflow that was opened, and show the lists of its nodes. */
+export const opened = (app) => updateNow(app, true, refresh(app));
 
 /** @returns {object[]} items for the menu of a node; they apply to the whole selection if the node is part of it */
 export function nodeItems(node, app) {
@@ -46,5 +50,5 @@ export const runOn = (app) => openForSelection(app);
 /** Redraw the badges after the setting that shows them has changed. */
 export const redraw = (app, shown) => updateBadges(app, app.canvas.graph, shown);
 
-/** Show the lists of a workflow that was opened, or of nodes whose lists were read again. */
+/** Show the lists of nodes whose definitions were read again. */
 export const updateLists = (app) => updateNow(app, true);

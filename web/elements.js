@@ -59,7 +59,7 @@ export function fill(element, ...children) {
 /** Load the extension's style sheet once. */
 export function useStyle(app) {
   if (document.getElementById(STYLE)) return;
-  document.head.append(make("link", { id: STYLE, rel: "stylesheet", href: app.api.fileURL("/yggdrasill/web/style.css") }));
+  document.head.append(make("link", { id: STYLE, rel: "stylesheet", href: app.api.apiURL("/yggdrasill/web/style.css") }));
 }
 
 /**

@@ -2,7 +2,7 @@
  * The lists of model files on placed nodes: each has the files of the endpoint where its node runs, and those of this server again when the node
  * runs here. The server determines which node runs where.
  */
-import { anyPlaced, onChange } from "./registry.js";
+import { anyPlaced, onChange } from "./placements.js";
 import { request } from "./request.js";
 
 const MODEL = /\.(safetensors|sft|ckpt|pt2?|pth|bin|pkl|gguf|onnx)$/i;
@@ -30,9 +30,10 @@ export function keepLists(app) {
  * Query the endpoints and update the lists, for at most a few seconds.
  * @param {object} app
  * @param {boolean} opening the editor itself looks for missing files afterwards
+ * @param {Promise<void>} [ready] ends when the placements of the workflow are known
  */
-export async function updateNow(app, opening) {
-  await Promise.race([update(app, true, opening), new Promise((then) => setTimeout(then, OPENING_MS))]);
+export async function updateNow(app, opening, ready = Promise.resolve()) {
+  await Promise.race([ready.then(() => update(app, true, opening)), new Promise((then) => setTimeout(then, OPENING_MS))]);
 }
 
 /**

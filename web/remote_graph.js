@@ -10,7 +10,7 @@ import { notify, request } from "./request.js";
 import { endpointsOf, graphsAt, setChoices, refreshLists } from "./choices.js";
 import { differences, essence, readContract, portLimitProblem } from "./contract.js";
 import { UPDATE, badgeOf, setProblem, showSeed } from "./node_status.js";
-import { setSockets } from "./sockets.js";
+import { removeHiddenSockets, setSockets } from "./sockets.js";
 import { after, widgetOf } from "./widgets.js";
 
 /** @typedef {import("./contract.js").Contract} Contract */
@@ -60,6 +60,7 @@ function applyStored(node) {
   const contract = storedContract(node);
   if (contract) setSockets(node, contract, contract);
   showSeed(node, contract);
+  removeHiddenSockets(node);
 }
 
 /**
@@ -152,6 +153,7 @@ function applyContract(node, contract) {
   widgetOf(node, "contract").value = JSON.stringify(essence(contract));
   node.yggdrasill.newContract = null;
   showSeed(node, contract);
+  removeHiddenSockets(node);
   setProblem(node, null);
   node.graph.afterChange?.();
   if (lost.length) notify(app, "warn", `Remote Graph “${contract.graph_id}”`, `Unlinked because the graph no longer has these ports: ${lost.join(", ")}`);

@@ -25,12 +25,13 @@ export class RequestError extends Error {
  * @throws {RequestError} the server's error message, or the reason why there is none
  */
 export async function request(app, path, query = {}, body = undefined, timeout = 20_000) {
-  const url = app.api.fileURL(`/yggdrasill/ui/${path}?${new URLSearchParams(query)}`);
+  const route = `/yggdrasill/ui/${path}?${new URLSearchParams(query)}`;
   const headers = { "X-Yggdrasill-Editor": "1", ...(body && { "Content-Type": "application/json" }) };
   let response;
   try {
     const signal = AbortSignal.timeout(timeout);
-    response = await fetch(url, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
+    // through ComfyUI's own function, which knows its prefix, proxies and the user of a server with several
+    response = await app.api.fetchApi(route, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
   } catch {
     throw new RequestError("This ComfyUI does not respond. Is it still running?", "Unreachable");
   }

@@ -1,13 +1,12 @@
 /**
- * "Run on": places a part of the workflow on an endpoint. A subgraph or a group has a name, which is placed in the registry.
+ * "Run on": places a part of the open workflow on an endpoint. A part is a subgraph or a group.
  *
- * Nodes without a name receive one that is visible in the workflow: they become a group or, if a group would include other nodes, a subgraph. A
- * selection stored only in this browser would move work to another machine without a trace in the workflow.
+ * Other nodes become a part that is visible in the workflow: a group or, if a group would include other nodes, a subgraph. A selection that is
+ * not visible would move work to another machine without a trace in the workflow.
  */
 import { notify } from "./request.js";
 import { make, useStyle } from "./elements.js";
-import { nodesIn, partOf, partsOf } from "./parts.js";
-import { LOCAL, endpoints, place, placeOf } from "./registry.js";
+import { LOCAL, endpoints, partOf, parts, place } from "./placements.js";
 
 const THIS_SERVER = "This server";
 const FRAME_MARGIN = 10;
@@ -15,7 +14,7 @@ const TITLE_HEIGHT = 30;
 
 /**
  * @typedef {object} Target
- * @property {import("./parts.js").Part[]} parts items that have a name
+ * @property {import("./placements.js").Part[]} parts items that have a name
  * @property {object[]} nodes items that have none
  */
 
@@ -27,8 +26,8 @@ const TITLE_HEIGHT = 30;
  */
 export function targetOf(app, items) {
   const list = [...items];
-  const parts = list.map((item) => partOf(app, item));
-  if (list.length && parts.every(Boolean)) return { parts, nodes: [] };
+  const found = list.map(partOf);
+  if (list.length && found.every(Boolean)) return { parts: found, nodes: [] };
   return { parts: [], nodes: list.filter((item) => item.inputs && item.outputs) };
 }
 
@@ -56,11 +55,11 @@ export function openForSelection(app) {
 /** @returns {{label: string, chosen: boolean, action: () => Promise<void>}[]} */
 function choicesFor(app, target) {
   if (!target.parts.length && !target.nodes.length) return [];
-  const current = target.parts.length === 1 ? placeOf(target.parts[0]) : { names: [] };
-  const remote = endpoints().map((name) => ({ label: name, chosen: current.names.includes(name), action: () => runOn(app, target, name) }));
+  const current = target.parts.length === 1 ? target.parts[0].places : null;
+  const remote = endpoints().map((name) => ({ label: name, chosen: current?.includes(name) ?? false, action: () => runOn(app, target, name) }));
   if (!remote.length) return [{ label: "Add an endpoint…", chosen: false, action: () => app.extensionManager.command.execute("Yggdrasill.AddEndpoint") }];
   if (!target.parts.length) return remote;
-  return [{ label: THIS_SERVER, chosen: !current.names.length, action: () => runOn(app, target, LOCAL) }, ...remote];
+  return [{ label: THIS_SERVER, chosen: current?.length === 0, action: () => runOn(app, target, LOCAL) }, ...remote];
 }
 
 /**
@@ -71,8 +70,8 @@ function choicesFor(app, target) {
  */
 async function runOn(app, target, endpoint) {
   try {
-    const parts = target.parts.length ? target.parts : await nameNodes(app, target.nodes, endpoint);
-    await place(app, parts.map((part) => placeOf(part).key ?? part.name), endpoint);
+    const chosen = target.parts.length ? target.parts : await nameNodes(app, target.nodes, endpoint);
+    if (chosen.length) await place(app, chosen, endpoint);
   } catch (error) {
     notify(app, "error", "The selection could not be placed", error.message);
   }
@@ -80,17 +79,17 @@ async function runOn(app, target, endpoint) {
 
 /**
  * Give nodes a name that is visible in the workflow.
- * @returns {Promise<import("./parts.js").Part[]>} empty if the user cancelled
+ * @returns {Promise<import("./placements.js").Part[]>} empty if the user cancelled
  */
 async function nameNodes(app, nodes, endpoint) {
-  const taken = new Set(partsOf(app).map(({ title }) => title));
+  const taken = new Set(titlesOf(app));
   const graph = app.canvas.graph;
   const bounds = frameAround(nodes);
   const chosen = new Set(nodes);
   const others = nodesIn(graph, bounds).filter((node) => !chosen.has(node));
   const what = others.length
-    ? `${others.length === 1 ? "Another node lies" : `${others.length} other nodes lie`} between them, so they become a subgraph with this name.`
-    : "They are put into a group with this name.";
+    ? `${others.length === 1 ? "Another node lies" : `${others.length} other nodes lie`} between them, so the selection becomes a subgraph with this name.`
+    : `${nodes.length === 1 ? "It is" : "They are"} put into a group with this name.`;
   const title = `Run ${nodes.length === 1 ? "this node" : `these ${nodes.length} nodes`} on ${endpoint}`;
   const name = (await app.extensionManager.dialog.prompt({ title, message: what, defaultValue: freeName(nodes, taken) }))?.trim();
   if (!name) return [];
@@ -98,7 +97,7 @@ async function nameNodes(app, nodes, endpoint) {
   if (others.length) {
     const { node } = graph.convertToSubgraph(chosen);
     node.title = name;
-    return [partOf(app, node)];
+    return [partOf(node)];
   }
   const group = new window.LiteGraph.LGraphGroup(name);
   group.pos = bounds.slice(0, 2);
@@ -107,7 +106,22 @@ async function nameNodes(app, nodes, endpoint) {
   graph.add(group);
   graph.afterChange();
   app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState();
-  return [partOf(app, group)];
+  return [partOf(group)];
+}
+
+/** The titles of the parts in the graph that is shown, and of all parts that the server knows. */
+function titlesOf(app) {
+  const { _groups, _nodes } = app.canvas.graph;
+  const shown = [..._groups, ..._nodes.filter((node) => node.isSubgraphNode?.())].map(({ title }) => title?.trim());
+  return [...shown, ...parts().map(({ title }) => title)];
+}
+
+/** The nodes of a graph whose center is in a box, as a group contains them. */
+function nodesIn(graph, [x, y, width, height]) {
+  return graph._nodes.filter(({ boundingRect: [left, top, wide, high] }) => {
+    const center = [left + wide / 2, top + high / 2];
+    return center[0] >= x && center[0] < x + width && center[1] >= y && center[1] < y + height;
+  });
 }
 
 function frameAround(nodes) {

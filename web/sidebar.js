@@ -3,7 +3,7 @@
  */
 import { notify } from "./request.js";
 import { iconButton, make, useStyle } from "./elements.js";
-import { refresh } from "./registry.js";
+import { refresh } from "./placements.js";
 import { endpointsSection } from "./sidebar_endpoints.js";
 import { jobsSection } from "./sidebar_jobs.js";
 import { partsSection } from "./sidebar_parts.js";

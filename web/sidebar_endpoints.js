@@ -3,7 +3,8 @@
  */
 import { notify, request } from "./request.js";
 import { button, bytes, fill, iconButton, make } from "./elements.js";
-import { refresh } from "./registry.js";
+import { endpointForm } from "./endpoints.js";
+import { refresh } from "./placements.js";
 
 const PAUSE_MS = 5000;
 const MAX_FILES = 200;
@@ -32,7 +33,7 @@ export function endpointsSection(app) {
 
   function showForm() {
     if (place.firstChild) place.replaceChildren();
-    else place.replaceChildren(pairingForm(app, () => (place.replaceChildren(), add.focus(), void update())));
+    else place.replaceChildren(endpointForm(app, () => (place.replaceChildren(), add.focus(), void update())));
     place.querySelector("textarea")?.focus();
   }
 
@@ -137,52 +138,25 @@ async function test(state, name, quiet = false) {
 
 async function remove(state, name) {
   const { app } = state;
-  const message = `This server deletes the address and the token of “${name}”. The endpoint itself is not changed.`;
-  if (!(await app.extensionManager.dialog.confirm({ title: `Remove ${name}?`, message, type: "delete" }))) return;
   try {
-    await request(app, "remove", {}, { name });
+    const used = await request(app, "uses", { name });
+    const message = `This server deletes the address and the token of “${name}”. The endpoint itself is not changed.${usesText(used)}`;
+    if (!(await app.extensionManager.dialog.confirm({ title: `Remove ${name}?`, message, type: "delete" }))) return;
+    await request(app, "remove", {}, { name, drop: true });
     await Promise.all([refresh(app), state.update()]);
   } catch (error) {
     notify(app, "error", `Endpoint “${name}” was not removed`, error.message);
   }
 }
 
-// -- pairing ----------------------------------------------------------------------------------------------------
-
-function pairingForm(app, done) {
-  const line = make("textarea", { rows: 3, required: true, spellcheck: false, autocomplete: "off", placeholder: "yggdrasill-pairing: URL TOKEN" });
-  const name = make("input", { placeholder: "from the line, or the host name", autocomplete: "off" });
-  const problem = make("div", { class: "ygg-problem", role: "alert" });
-  const add = make("button", { class: "ygg-button ygg-main", type: "submit" }, "Add");
-  async function submit(event) {
-    event.preventDefault();
-    add.disabled = true;
-    problem.textContent = "";
-    try {
-      const added = await request(app, "pair", {}, { line: line.value.trim(), name: name.value.trim() || null });
-      await refresh(app);
-      notify(app, "success", `Endpoint “${added.name}” was added`, added.graphs.length ? `It serves ${added.graphs.map((graph) => graph.graph_id).join(", ")}.` : "");
-      done();
-    } catch (error) {
-      problem.textContent = error.message;
-      add.disabled = false;
-    }
-  }
-  const keys = (event) => {
-    if (event.key === "Escape") done();
-    if (event.key === "Enter" && event.target === line && !event.shiftKey) (event.preventDefault(), form.requestSubmit());
-    event.stopPropagation();
-  };
-  const form = make(
-    "form",
-    { class: "ygg-form", onsubmit: (event) => void submit(event), onkeydown: keys },
-    make("label", {}, "Pairing line of the other machine", line),
-    make("label", {}, "Name", name),
-    problem,
-    make("div", { class: "ygg-buttons" }, add, button("Cancel", done, "cancel", "ygg-quiet")),
-  );
-  return form;
+/** What the removal of an endpoint means for the workflows that place parts on it. */
+function usesText({ workflows, others }) {
+  const lines = workflows.map(({ name, parts }) => `“${name}”: ${parts.join(", ")}`);
+  if (others) lines.push(`${others} ${others === 1 ? "workflow" : "workflows"} of other users`);
+  return lines.length ? `\n\nThese workflows run parts on it, which will run on this server:\n${lines.join("\n")}` : "";
 }
+
+// -- pairing ----------------------------------------------------------------------------------------------------
 
 async function copyPairing(app) {
   try {

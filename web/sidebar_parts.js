@@ -3,11 +3,9 @@
  */
 import { notify } from "./request.js";
 import { button, fill, make, symbol } from "./elements.js";
-import { partsOf } from "./parts.js";
-import { LOCAL, endpoints, onChange, place, placeOf, refresh } from "./registry.js";
+import { LOCAL, endpoints, listParts, onChange, parts, place, problem, refresh } from "./placements.js";
 
 const PAUSE_MS = 5000;
-const PINNED = "";
 
 /**
  * @param {object} app
@@ -21,34 +19,35 @@ export function partsSection(app) {
   let shown = null;
   const show = () => {
     if (!element.isConnected && shown !== null) return;
-    const parts = partsOf(app);
-    const text = JSON.stringify([endpoints(), parts.map((part) => [part.kind, part.name, placeOf(part)])]);
+    const text = JSON.stringify([endpoints(), parts(), problem()]);
     if (text === shown) return;
     shown = text;
-    check.hidden = !parts.length;
-    fill(list, ...(parts.length ? parts.map((part) => line(app, part)) : [nothing()]));
+    const lines = parts().length ? parts().map((part) => line(app, part)) : [nothing()];
+    if (problem()) lines.unshift(make("li", { class: "ygg-problem" }, problem()));
+    fill(list, ...lines);
   };
   onChange(show);
-  app.api.addEventListener("graphChanged", show);
+  listParts(() => element.isConnected);
   return { element, update: async () => (await refresh(app), show()), pause: () => PAUSE_MS };
 }
 
 function line(app, part) {
-  const { names, key } = placeOf(part);
-  const choices = [[LOCAL, "this server"], ...endpoints().map((name) => [name, name])];
-  if (names.length > 1) choices.push([names.join("|"), names.join(" | ")]);
-  const pinned = key === null && names.length;
-  if (pinned) choices.unshift([PINNED, `${names[0]} (pinned)`]);
-  const chosen = pinned ? PINNED : names.join("|") || LOCAL;
+  const { places, otherwise, stored } = part;
+  const names = endpoints().includes(places[0]) || !places.length ? endpoints() : [...endpoints(), places[0]];
+  const choices = [[LOCAL, "this server"], ...names.map((name) => [name, name])];
+  const chosen = places.join("|") || LOCAL;
+  if (places.length > 1) choices.push([chosen, places.join(" | ")]);
   const select = make(
     "select",
     { "data-key": `part ${part.name}`, "aria-label": `Endpoint for ${part.name}`, onchange: () => void choose() },
     ...choices.map(([value, words]) => make("option", { value, selected: value === chosen }, words)),
   );
+  const elsewhere = otherwise.length ? otherwise.join(" | ") : "this server";
+  select.title = stored ? `Placed in this workflow. Without this placement: ${elsewhere}` : places.length ? "Placed for all workflows, or by a part around it" : "";
   async function choose() {
     if (select.value.includes("|")) return;
     try {
-      await place(app, [key ?? part.name], select.value || null);
+      await place(app, [part], select.value);
     } catch (error) {
       select.value = chosen;
       notify(app, "error", `“${part.name}” could not be placed`, error.message);
@@ -64,8 +63,12 @@ function nothing() {
 }
 
 function goTo(app, part) {
-  const item = part.node ?? part.group;
-  if (part.graph !== app.canvas.graph) app.canvas.setGraph(part.graph);
+  const root = app.rootGraph ?? app.graph;
+  const graph = part.graph ? root.subgraphs.get(part.graph) : root;
+  const items = part.kind === "group" ? graph?._groups : graph?._nodes;
+  const item = items?.find(({ id }) => String(id) === part.id);
+  if (!item) return;
+  if (graph !== app.canvas.graph) app.canvas.setGraph(graph);
   app.canvas.deselectAll();
   app.canvas.select(item);
   app.canvas.centerOnNode?.(item);

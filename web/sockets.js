@@ -30,6 +30,23 @@ export function setSockets(node, before, contract) {
   return lost;
 }
 
+/** The removed sockets of hidden widgets. @type {WeakMap<object, object[]>} */
+const removed = new WeakMap();
+
+/**
+ * Remove the sockets of hidden widgets, and restore those of widgets that are shown again. ComfyUI gives every widget a socket and places only
+ * those of visible ones, so a hidden one lies over the first socket of the node and takes its links.
+ * @param {object} node
+ */
+export function removeHiddenSockets(node) {
+  const isHidden = (slot) => Boolean(slot.widget && node.widgets?.find(({ name }) => name === slot.widget.name)?.hidden);
+  const kept = removed.get(node) ?? [];
+  for (const slot of kept) if (!isHidden(slot) && !node.inputs.some(({ name }) => name === slot.name)) node.inputs.push(slot);
+  const slots = node.inputs.filter((slot) => isHidden(slot) && slot.link == null);
+  for (const slot of slots) node.removeInput(node.inputs.indexOf(slot));
+  removed.set(node, [...kept.filter(isHidden), ...slots]);
+}
+
 /**
  * @param {object[]} slots
  * @param {Port[]} ports

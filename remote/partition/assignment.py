@@ -13,6 +13,7 @@ from functools import lru_cache
 from yggdrasill.errors import PartitionError, UnknownName, unknown_name
 from yggdrasill.remote.comfy_ports import type_transferability
 from yggdrasill.remote.partition.graph import Link, PromptGraph, Source, natural
+from yggdrasill.remote.partition.loops import find_loops
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.partition.schemas import MATCH_TYPE, NodeSchema
 from yggdrasill.remote.partition.traits import HostFacts, NodeTraits, saves_files, user_file_readers
@@ -89,6 +90,7 @@ class Assignment:
         self.of: dict[str, int] = {}
         #: Nodes with a raw link input: they read the nodes behind the link.
         self.raw_link_nodes = frozenset(node for node in graph.order for link in graph.links[node] if link.schema.raw)
+        self._loop_ends = frozenset(node for node in graph.order if graph.loop_role(node) is not None)
         self._readers = user_file_readers(graph, host)
         chosen = {node: index for index, part in enumerate(parts) for node in part.nodes if node in graph}
         for node_id in graph.order:
@@ -125,7 +127,9 @@ class Assignment:
                 self.reasons[node_id] = (
                     f"it needs an output of node {self.graph.label(producer)} that cannot be transferred, and that node runs locally"
                 )
-            if producer is not None or node_id in self.reasons or node_id in self.raw_link_nodes or not self._is_copyable(node_id):
+            is_local_end = node_id in self._loop_ends and node_id not in self.of
+            is_bound = is_local_end or node_id in self.raw_link_nodes or not self._is_copyable(node_id)
+            if producer is not None or node_id in self.reasons or is_bound:
                 fixed_local.add(node_id)
 
     def _local_producer(self, node_id: str, fixed_local: set[str]) -> str | None:
@@ -158,8 +162,18 @@ def local_only_reason(schema: NodeSchema, credentials: bool, traits: NodeTraits 
         return "it saves files, which belong to this server"
     if traits.stays is not None:
         return traits.stays
+    if schema.loop is None and (reason := _workflow_reason(schema)):
+        return reason
     if schema.needs_credentials and not credentials:
         return "it needs the user's account, and credentials are not transferred"
+    return None
+
+
+def _workflow_reason(schema: NodeSchema) -> str | None:
+    if "EXECUTION_LIST" in schema.hidden:
+        return "it decides which nodes of the workflow run"
+    if "DYNPROMPT" in schema.hidden and not any(declared.raw for declared in schema.inputs.values()):
+        return "it reads the other nodes of the running workflow, which an endpoint does not have"
     return None
 
 
@@ -197,6 +211,7 @@ class Transferability:
     def __init__(self, graph: PromptGraph, host: HostFacts = _NO_FACTS) -> None:
         self._graph = graph
         self._host = host
+        self._ends = {loop.start: loop.end for loop in find_loops(graph)}
         self._types: dict[Source, str] = {}
         self._transfers: dict[Source, Transfer] = {}
         self._tainted: set[str] = set()
@@ -251,14 +266,37 @@ class Transferability:
         return not _is_listed(kind) and any(not self._host.types.get(each.strip(), _is_listed(each)) for each in kind.split(","))
 
     def _linked_type(self, node_id: str, slot: int, schema: NodeSchema) -> str:
+        links = self._type_links(node_id, slot, schema)
+        kinds = self._carried_types(links) if node_id in self._ends else {self.type_of(link.source, link.slot) for link in links}
+        return ",".join(sorted(kinds - _OPEN)) or "*"
+
+    def _type_links(self, node_id: str, slot: int, schema: NodeSchema) -> list[Link]:
+        """Return the links whose types an output of an open type has. The start of a loop also returns what its end takes for the next round."""
         template = schema.output_match[slot] if slot < len(schema.output_match) else None
         links = self._graph.links[node_id]
-        if template is not None:
-            sources = [link for link in links if link.schema.match == template]
-        else:
-            sources = [link for link in links if link.schema.type in _OPEN]
-        kinds = {self.type_of(link.source, link.slot) for link in sources} - _OPEN
-        return ",".join(sorted(kinds)) if kinds else "*"
+        if template is None:
+            return [link for link in links if link.schema.type in _OPEN]
+        if node_id in self._ends:
+            links += self._graph.links[self._ends[node_id]]
+        return [link for link in links if link.schema.match == template]
+
+    def _carried_types(self, links: Iterable[Link]) -> set[str]:
+        """Return the types of ``links``, of which some may depend on the output that is asked for."""
+        kinds: set[str] = set()
+        seen: set[Source] = set()
+        waiting = [(link.source, link.slot) for link in links]
+        while waiting:
+            source = waiting.pop()
+            if source in seen:
+                continue
+            seen.add(source)
+            schema = self._graph.schema(source[0])
+            declared = "*" if schema is None else schema.output_type(source[1])
+            if declared not in _OPEN:
+                kinds.add(declared)
+            elif schema is not None:
+                waiting += [(link.source, link.slot) for link in self._type_links(*source, schema)]
+        return kinds
 
     def _taints(self, link: Link) -> bool:
         kind = self.type_of(link.source, link.slot)

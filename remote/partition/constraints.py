@@ -11,10 +11,12 @@ from collections.abc import Iterable, Mapping
 from yggdrasill.remote.partition.assignment import Assignment
 from yggdrasill.remote.partition.graph import Link, PromptGraph, Source
 from yggdrasill.remote.partition.layout import CallDraft, Layout
+from yggdrasill.remote.partition.loops import Loop, find_loops
 
-__all__ = ["ALWAYS", "Blocking", "Colocation", "LazyCondition", "LazyInputs", "covers"]
+__all__ = ["ALWAYS", "Blocking", "Colocation", "CoreLoops", "LazyCondition", "LazyInputs", "covers"]
 
 _LOOP_REASON = "it is in a loop whose nodes cannot all run in one call"
+_END_REASON = "it begins or ends a loop whose nodes do not all run in one call"
 _SHARED_REASON = "it shares state with other nodes of the workflow, and they do not all run in one call"
 _SINGLE_REASON = (
     "it may return other values each time or is paid for, its values cannot be transferred, and nodes outside its call use them"
@@ -94,6 +96,48 @@ class Colocation:
             if len(owners) > 1 or len(places) > 1 or (places and node in layout.local):
                 changed = self._assignment.make_local(loop, _LOOP_REASON) or changed
         return changed
+
+
+class CoreLoops:
+    """Keeps start and end of each loop of ComfyUI's own kind local, unless one call has the whole loop.
+
+    The nodes of a body may run in calls of their own. ComfyUI checks the loops of the remaining prompt and of each call as it checks those of
+    the user's prompt.
+    """
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._loops = find_loops(assignment.graph)
+
+    def groups(self) -> Mapping[str, frozenset[str]]:
+        """Map every node of a part to the local loops that execute it, by start.
+
+        A call that joins nodes of different loops, or of a loop and of no loop, would let values leave a body past its end.
+        """
+        of = self._assignment.of
+        around = [loop for loop in self._loops if loop.start not in of]
+        return {node: frozenset(loop.start for loop in around if node in loop.body) for node in of}
+
+    def enforce_assignment(self) -> bool:
+        """Make the ends of loops local whose nodes are assigned to different places. Return whether anything changed."""
+        changed = False
+        for loop in self._loops:
+            if len({self._assignment.of.get(node) for node in loop.nodes}) > 1:
+                changed = self._make_local(loop) or changed
+        return changed
+
+    def enforce(self, layout: Layout) -> bool:
+        """Make the ends of loops local of which no call has all nodes. Return whether anything changed."""
+        changed = False
+        for loop in self._loops:
+            drafts = [draft for draft in layout.drafts if loop.start in draft.members or loop.end in draft.members]
+            is_whole = len(drafts) == 1 and loop.nodes <= drafts[0].members and layout.local.isdisjoint(loop.nodes)
+            if drafts and not is_whole:
+                changed = self._make_local(loop) or changed
+        return changed
+
+    def _make_local(self, loop: Loop) -> bool:
+        return self._assignment.make_local((loop.start, loop.end), _END_REASON)
 
 
 def _places(layout: Layout, node: str) -> set[int]:

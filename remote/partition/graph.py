@@ -31,7 +31,8 @@ class Link(NamedTuple):
 class PromptGraph:
     """The subgraph of a prompt that its ``targets`` need. ``order`` is topological: sources first.
 
-    It does not depend on the order of the entries in the prompt.
+    ``targets`` are output nodes, and the ends of loops that take values from them: ComfyUI runs a loop to its end although only an output node
+    inside it is requested. The graph does not depend on the order of the entries in the prompt.
     """
 
     prompt: Mapping[str, Mapping[str, Any]]
@@ -56,6 +57,7 @@ class PromptGraph:
             for node_id, node in prompt.items()
             if (targets is None or node_id in targets) and (schema := classes[node["class_type"]]) is not None and schema.is_output_node
         )
+        wanted |= _ends_after(prompt, classes, wanted)
         links: dict[str, tuple[Link, ...]] = {}
         order = tuple(_walk(prompt, classes, sorted(wanted, key=natural), links))
         users: dict[str, list[Link]] = {node_id: [] for node_id in order}
@@ -74,6 +76,11 @@ class PromptGraph:
     def schema(self, node_id: str) -> NodeSchema | None:
         """Return the schema of a node's class, or None if it is unknown."""
         return self.classes[self.prompt[node_id]["class_type"]]
+
+    def loop_role(self, node_id: str) -> str | None:
+        """Return ``start`` or ``end`` for a node that begins or ends a loop of ComfyUI's own kind."""
+        schema = self.schema(node_id)
+        return schema.loop if schema is not None else None
 
     def label(self, node_id: str) -> str:
         """Return a node for a message: ``'3' (KSampler)``."""
@@ -102,6 +109,29 @@ class PromptGraph:
 def natural(node_id: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key that orders ids numerically: ``2``, ``10``, ``10:2``, ``a``."""
     return tuple((0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in node_id.split(":"))
+
+
+def _ends_after(
+    prompt: Mapping[str, Mapping[str, Any]], classes: Mapping[str, NodeSchema | None], outputs: Collection[str]
+) -> frozenset[str]:
+    """Return the ends of loops that take values from output nodes inside the loop."""
+    roles = {kind: schema.loop for kind, schema in classes.items() if schema is not None and schema.loop is not None}
+    if not roles:
+        return frozenset()
+    users: dict[str, list[str]] = {}
+    for node_id, node in prompt.items():
+        for value in node.get("inputs", {}).values():
+            if is_link(value):
+                users.setdefault(value[0], []).append(node_id)
+    found: set[str] = set()
+    waiting = list(outputs)
+    while waiting:
+        node_id = waiting.pop()
+        if node_id not in found:
+            found.add(node_id)
+            if roles.get(prompt[node_id]["class_type"]) != "start":
+                waiting += users.get(node_id, ())
+    return frozenset(node_id for node_id in found if roles.get(prompt[node_id]["class_type"]) == "end")
 
 
 def _walk(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from yggdrasill.errors import PartitionError
 from yggdrasill.remote.partition.assignment import Assignment, Transferability, check_parts
-from yggdrasill.remote.partition.constraints import Blocking, Colocation, LazyInputs
+from yggdrasill.remote.partition.constraints import Blocking, Colocation, CoreLoops, LazyInputs
 from yggdrasill.remote.partition.graph import PromptGraph, natural
 from yggdrasill.remote.partition.layout import Dependencies, Layout, schedule
 from yggdrasill.remote.partition.parts import Part, Partition
@@ -61,20 +62,27 @@ def partition_prompt(
 
 def _find_layout(assignment: Assignment, lazy_inputs: LazyInputs) -> Layout:
     """Return a layout that satisfies all constraints: violations separate calls or make nodes local, until none is left."""
-    colocation, blocking = Colocation(assignment), Blocking(assignment.graph)
+    colocation, core_loops, blocking = Colocation(assignment), CoreLoops(assignment), Blocking(assignment.graph)
     while True:
-        while colocation.enforce_assignment():
+        while colocation.enforce_assignment() or core_loops.enforce_assignment():
             pass
         dependencies = Dependencies(assignment)
-        conditions, blocked, loops = lazy_inputs.groups(assignment), blocking.groups(assignment), colocation.groups()
+        conditions, blocked = lazy_inputs.groups(assignment), blocking.groups(assignment)
+        before, inside = colocation.groups(), core_loops.groups()
         group_keys = {
-            node: (part, conditions[node], blocked[node], loops[node])
+            node: (part, conditions[node], blocked[node], before[node], inside[node])
             for node, part in assignment.of.items()
             if node not in dependencies.replicated
         }
         scheduled = schedule(assignment, dependencies, group_keys)
         layout = Layout(assignment, scheduled, [assignment.of[nodes[0]] for _, nodes in scheduled])
-        if not (colocation.enforce(layout) or lazy_inputs.enforce(assignment, layout) or blocking.enforce(assignment, layout)):
+        constraints = (
+            colocation.enforce,
+            core_loops.enforce,
+            partial(lazy_inputs.enforce, assignment),
+            partial(blocking.enforce, assignment),
+        )
+        if not any(enforce(layout) for enforce in constraints):
             return layout
 
 

@@ -1,50 +1,60 @@
-"""Placement keys: which nodes of a prompt run on endpoints, according to the request, the registry and the workflow.
+"""Placement keys: which nodes of a prompt run on endpoints, according to the request, the workflow's placements and the registry.
 
-Precedence: the request (``extra_data.yggdrasill.graphs``), the registry, a subgraph node's property, local. A key is a part's path
-``outer/inner`` or a suffix of it; of several keys that match a part the longest applies, and a key that matches a part and others
-inside it means the outermost. Instances of one definition are separate parts with one name, and ``Upscale (7)`` is the instance of
-node 7; a name that matches different definitions is an error unless it is the whole path of one of them. If a placed part lies
-inside another one, the inner part runs where it is placed and the outer part has the remaining nodes. The key ``*`` is the whole prompt.
-
-A subgraph's name is the title bar of its node: the node's title, or the name of its definition. A group contains the nodes whose
-centre lies in its box, as in the editor, with everything inside subgraph nodes among them. Muted and bypassed nodes, notes and
-reroutes are not in the prompt and so in no part. Entries that the editor would not write are ignored.
+Precedence: the request (``extra_data.yggdrasill.graphs``), the placements that the editor stored for the workflow, the registry, a
+subgraph node's property, local. The editor identifies a subgraph node or a group by its id, the others by a key: a part's path
+``outer/inner`` or a suffix of it. Of several keys that match a part the longest applies, and a key that matches a part and others
+inside it means the outermost. A key of several parts places all of them, unless it is the whole path of some. ``Upscale (7)`` is the
+instance of node 7, and ``Upscale (group 3)`` the group with id 3. If a placed part lies inside another one, the inner part runs where it
+is placed and the outer part has the remaining nodes. The key ``*`` is the whole prompt.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from yggdrasill.errors import InvalidConfig, format_options, unknown_name
+from yggdrasill.errors import InvalidConfig, YggdrasillError, format_options, unknown_name
+from yggdrasill.remote.partition.named_parts import (
+    ENDPOINT_PROPERTY,
+    SELECTION,
+    SUBGRAPH,
+    WORKFLOW,
+    NamedPart,
+    PartItem,
+    named_parts,
+    workflow_node_ids,
+)
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.placement import WHOLE, Placement
 
 __all__ = [
-    "ENDPOINT_PROPERTY",
-    "GROUP",
-    "SELECTION",
-    "SUBGRAPH",
-    "WORKFLOW",
-    "NamedPart",
     "PlacedPart",
     "PlacedParts",
-    "named_parts",
+    "StoredPlacement",
+    "WorkflowParts",
     "parts_of",
     "uses_their_models",
-    "workflow_node_ids",
+    "workflow_id",
+    "workflow_parts",
 ]
 
-_WHERE = "extra_data.yggdrasill.graphs"
-SUBGRAPH, GROUP, SELECTION, WORKFLOW = "subgraph", "group", "selection", "workflow"
-#: The property of a subgraph node that names the endpoint for its contents.
-ENDPOINT_PROPERTY = "yggdrasill.endpoint"
-_TITLE_HEIGHT = 30
-#: Subgraphs nested deeper have no parts.
-_MAX_DEPTH = 64
-_LETTER = 7
+_EXTRA = "extra_data.yggdrasill"
+_WHERE = f"{_EXTRA}.graphs"
+_FORM = "{'graphs': {NAME: {'nodes': [ID], 'endpoint': ENDPOINT}}}"
+_NO_ID = "00000000-0000-0000-0000-000000000000"
+_MAX_ID = 200
+_PROPERTY, _REGISTRY, _STORED, _REQUEST = range(4)
+"""Where a placement is written; of several for one part the highest applies."""
+
+
+@dataclass(frozen=True)
+class StoredPlacement:
+    """The placement of one part that the editor stored: its config, and the part's title at that time."""
+
+    config: Any
+    title: str
 
 
 @dataclass(frozen=True)
@@ -59,47 +69,154 @@ class PlacedPart:
 class PlacedParts:
     """The parts that run on endpoints, disjoint in nodes and names, and ``warnings`` for the caller.
 
-    If a name has several instances, each name ends with its node's id: ``Upscale (7)``.
+    If a name has several instances, each name ends with its node's id: ``Upscale (7)``, or for a group ``Upscale (group 3)``.
     """
 
     parts: tuple[PlacedPart, ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-def parts_of(prompt: Mapping[str, Any], extra_data: Any, placements: Mapping[str, Placement], endpoints: Collection[str]) -> PlacedParts:
+@dataclass(frozen=True)
+class WorkflowParts:
+    """All named parts of a workflow, and those that are placed directly."""
+
+    named: tuple[NamedPart, ...]
+    placed: Mapping[NamedPart, Placement]
+
+    def placement_of(self, part: NamedPart) -> Placement | None:
+        """Return the placement of a part, else that of the smallest placed part that contains it, else None."""
+        if part in self.placed:
+            return self.placed[part]
+        around = [other for other in self.placed if part.nodes and part.is_inside(other)]
+        smallest = min(around, key=lambda other: len(other.nodes), default=None)
+        return None if smallest is None else self.placed[smallest]
+
+
+def workflow_id(extra_data: Any) -> str | None:
+    """Return the id of the workflow that a request names in ``extra_data.yggdrasill.workflow``, else of the one that it contains.
+
+    Raises:
+        InvalidConfig: malformed entries.
+    """
+    extra = extra_data if isinstance(extra_data, Mapping) else {}
+    named = _entries_of(extra).get("workflow")
+    if named is not None:
+        if not isinstance(named, str) or not 0 < len(named) <= _MAX_ID:
+            raise InvalidConfig(f"{_EXTRA}.workflow must be the id of a workflow, a text of up to {_MAX_ID} characters, got {named!r}")
+        return named
+    workflow = _workflow_of(extra)
+    found = workflow.get("id") if isinstance(workflow, Mapping) else None
+    return found if isinstance(found, str) and 0 < len(found) <= _MAX_ID and found != _NO_ID else None
+
+
+def parts_of(
+    prompt: Mapping[str, Any],
+    extra_data: Any,
+    placements: Mapping[str, Placement],
+    endpoints: Collection[str],
+    stored: Mapping[PartItem, StoredPlacement] | None = None,
+) -> PlacedParts:
     """Return the parts of ``prompt`` that run on endpoints.
 
     ``extra_data`` is as posted, with the editor's workflow in ``extra_pnginfo``; ``placements`` are the registry's (those that match
-    nothing belong to other workflows); ``endpoints`` are the known endpoint names.
+    nothing belong to other workflows); ``endpoints`` are the known endpoint names; ``stored`` are the workflow's placements.
 
     Raises:
-        InvalidConfig: malformed entries, an ambiguous name, or parts that overlap partially.
+        InvalidConfig: malformed entries, parts of the workflow or the request that overlap partially, or stored placements that need
+            the workflow, which the request omits.
         UnknownName: the request names a node or a part that does not exist.
         UnknownEndpoint
     """
     extra = extra_data if isinstance(extra_data, Mapping) else {}
     chosen, called = _caller_entries(extra, endpoints)
-    png = extra.get("extra_pnginfo")
-    workflow = png.get("workflow") if isinstance(png, Mapping) else None
+    workflow = _workflow_of(extra)
+    by_item = _stored_placements(stored or {}, endpoints)
     keys = {*placements, *called}
     whole = [NamedPart((WHOLE,), WORKFLOW, (WORKFLOW,), frozenset(prompt))] if WHOLE in keys else []
     keys -= {WHOLE}
-    found = [*_selections(chosen, prompt, workflow), *named_parts(workflow, prompt, keys)]
+    found = [*_selections(chosen, prompt, workflow), *named_parts(workflow, prompt, keys, by_item)]
+    if workflow is None:
+        found += _subgraphs_by_prefix(by_item, stored or {}, prompt)
     if not found and not called and not whole:
         return PlacedParts()
     by_name = {part.name for part in found if part.kind == SELECTION}
     found = [part for part in found if part.kind == SELECTION or part.name not in by_name] + whole
-    placed = _placed_by_property(found, endpoints) | _placed_by_key(placements, found) | _placed_by_key(called, found)
+    placed = _all_placed(found, placements, by_item, called, endpoints)
     _check_caller_names(called, found, workflow, prompt)
     if uses_their_models(workflow):
-        placed = {part: placement if placement.is_local else replace(placement, models="theirs") for part, placement in placed.items()}
+        placed = {part: (_with_their_models(placement), source) for part, (placement, source) in placed.items()}
     unplaced = [part.name for part in found if part.kind == SELECTION and part not in placed]
     hints = (
         [f"{_WHERE}: no placement for {format_options(unplaced)}, so it runs locally. Place it under 'graphs' of endpoints.yaml."]
         if unplaced
         else []
     )
-    return PlacedParts(tuple(_disjoint(placed, prompt)), tuple(hints))
+    return PlacedParts(tuple(_disjoint(placed, prompt, hints)), tuple(hints))
+
+
+def workflow_parts(
+    prompt: Mapping[str, Any],
+    workflow: Any,
+    placements: Mapping[str, Placement],
+    endpoints: Collection[str],
+    stored: Mapping[PartItem, StoredPlacement],
+) -> WorkflowParts:
+    """Return all named parts of a workflow with their placements, for a request that names none; raise as `parts_of`."""
+    named = named_parts(workflow, prompt)
+    whole = [NamedPart((WHOLE,), WORKFLOW, (WORKFLOW,), frozenset(prompt))] if WHOLE in placements else []
+    placed = _all_placed([*named, *whole], placements, _stored_placements(stored, endpoints), {}, endpoints)
+    return WorkflowParts(tuple(named), {part: placement for part, (placement, _) in placed.items()})
+
+
+def _all_placed(
+    found: list[NamedPart],
+    placements: Mapping[str, Placement],
+    by_item: Mapping[PartItem, Placement],
+    called: Mapping[str, Placement],
+    endpoints: Collection[str],
+) -> dict[NamedPart, tuple[Placement, int]]:
+    """Return the placement of each part that is placed directly, and where it is written."""
+    by_property = _placed_by_property(found, endpoints)
+    by_id = {part: by_item[part.item] for part in found if part.item is not None and part.item in by_item}
+    sources = ((_PROPERTY, by_property), (_REGISTRY, _placed_by_key(placements, found)), (_STORED, by_id))
+    placed = {part: (placement, source) for source, group in sources for part, placement in group.items()}
+    return placed | {part: (placement, _REQUEST) for part, placement in _placed_by_key(called, found).items()}
+
+
+def _workflow_of(extra: Mapping[str, Any]) -> Any:
+    png = extra.get("extra_pnginfo")
+    return png.get("workflow") if isinstance(png, Mapping) else None
+
+
+def _entries_of(extra: Mapping[str, Any]) -> Mapping[Any, Any]:
+    """Return what a request says about placement. Raise `InvalidConfig` for any other form than that documented."""
+    entries = extra.get("yggdrasill")
+    if entries is None:
+        return {}
+    if not isinstance(entries, Mapping):
+        raise InvalidConfig(f"{_EXTRA} must be a mapping {_FORM}, got {type(entries).__name__}.")
+    _check_keys(entries, ("graphs", "workflow"), _EXTRA, f"Names of parts belong below 'graphs': {_FORM}.")
+    return entries
+
+
+def _stored_placements(stored: Mapping[PartItem, StoredPlacement], endpoints: Collection[str]) -> dict[PartItem, Placement]:
+    where = "the placement of {!r} in this workflow; place it again in the editor"
+    return {item: Placement.of(each.config, endpoints, where.format(each.title)) for item, each in stored.items()}
+
+
+def _subgraphs_by_prefix(
+    by_item: Mapping[PartItem, Placement], stored: Mapping[PartItem, StoredPlacement], prompt: Mapping[str, Any]
+) -> Iterator[NamedPart]:
+    """Yield the stored parts of a request without the workflow: subgraph nodes, whose nodes have ids that begin with theirs."""
+    unknown = [stored[item].title for item in by_item if item.graph or item.kind != SUBGRAPH]
+    if unknown:
+        raise InvalidConfig(
+            f"This workflow has placements of {format_options(unknown)}, which the prompt alone does not contain. "
+            "Send the workflow in extra_data.extra_pnginfo.workflow, or select the nodes in extra_data.yggdrasill.graphs."
+        )
+    for item in by_item:
+        inside = frozenset(node_id for node_id in prompt if node_id.startswith(f"{item.id}:"))
+        yield NamedPart((stored[item].title,), SUBGRAPH, (SUBGRAPH, item.id), inside, item.id, item.id, item=item)
 
 
 def uses_their_models(workflow: Any) -> bool:
@@ -109,27 +226,48 @@ def uses_their_models(workflow: Any) -> bool:
     return isinstance(entries, Mapping) and entries.get("models") == "theirs"
 
 
+def _with_their_models(placement: Placement) -> Placement:
+    return placement if placement.is_local else replace(placement, models="theirs")
+
+
 def _caller_entries(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:
     """Return the request's entries: nodes by name, and placements by name."""
-    entries = extra.get("yggdrasill")
-    graphs = entries.get("graphs") if isinstance(entries, Mapping) else None
-    if not graphs:
-        return {}, {}
-    if not isinstance(graphs, Mapping):
-        raise InvalidConfig(f"{_WHERE} must be a mapping from names to {{nodes, endpoint}}, got {type(graphs).__name__}")
     chosen, called = {}, {}
-    for name, entry in graphs.items():
+    for name, entry in _request_graphs(extra).items():
         where = f"{_WHERE}.{name}"
-        unknown = sorted(set(map(str, entry)) - {"nodes", "endpoint"}) if isinstance(entry, Mapping) else None
-        if unknown is None or unknown or not entry:
-            raise InvalidConfig(f"{where} is {entry!r}; it takes 'nodes', a list of node ids, and 'endpoint', where the part runs")
+        if not isinstance(entry, Mapping) or not entry:
+            raise InvalidConfig(f"{where} must be a mapping with 'nodes', 'endpoint' or both, got {entry!r}.")
+        _check_keys(entry, ("nodes", "endpoint"), where)
         if "nodes" in entry:
-            if not isinstance(entry["nodes"], list) or not all(isinstance(node, (str, int)) for node in entry["nodes"]):
-                raise InvalidConfig(f"{where}.nodes must be a list of node ids, got {entry['nodes']!r}")
+            if not isinstance(entry["nodes"], list) or not all(_is_node_id(node) for node in entry["nodes"]):
+                raise InvalidConfig(f"{where}.nodes must be a list of node ids, got {entry['nodes']!r}.")
             chosen[str(name)] = entry["nodes"]
         if "endpoint" in entry:
-            called[str(name)] = Placement.of(entry["endpoint"], endpoints, where)
+            try:
+                called[str(name)] = Placement.of(entry["endpoint"], endpoints, where)
+            except YggdrasillError as error:
+                error.details.setdefault("nodes", list(map(str, chosen.get(str(name), ()))))
+                raise
     return chosen, called
+
+
+def _request_graphs(extra: Mapping[str, Any]) -> Mapping[Any, Any]:
+    graphs = _entries_of(extra).get("graphs")
+    if graphs is not None and not isinstance(graphs, Mapping):
+        raise InvalidConfig(f"{_WHERE} must be a mapping from names to {{'nodes', 'endpoint'}}, got {type(graphs).__name__}.")
+    return graphs or {}
+
+
+def _check_keys(entry: Mapping[Any, Any], available: Collection[str], where: str, advice: str = "") -> None:
+    unknown = [str(key) for key in entry if key not in available]
+    if unknown:
+        word = "keys" if len(unknown) > 1 else "key"
+        text = f"Unknown {word} {format_options(unknown)} in {where}. Available: {format_options(available)}. {advice}"
+        raise InvalidConfig(text.rstrip())
+
+
+def _is_node_id(value: object) -> bool:
+    return isinstance(value, (str, int)) and not isinstance(value, bool)
 
 
 def _selections(chosen: Mapping[str, list[Any]], prompt: Mapping[str, Any], workflow: Any) -> list[NamedPart]:
@@ -160,26 +298,17 @@ def _placed_by_key(placements: Mapping[str, Placement], found: list[NamedPart]) 
     """Return the placements by key; of several matching keys the longest applies."""
     placed = {}
     for key in sorted(placements, key=len):
-        for part in _named_by(key, found, placements[key]):
+        for part in _named_by(key, found):
             placed[part] = placements[key]
     return placed
 
 
-def _named_by(key: str, found: list[NamedPart], placement: Placement) -> list[NamedPart]:
+def _named_by(key: str, found: list[NamedPart]) -> list[NamedPart]:
     """Return the parts that a key names."""
     matching = [part for part in found if part.nodes and part.is_named_by(key)]
-    whole = {part.source for part in matching if key in {part.name, part.instance_name}}
+    whole = {part.source for part in matching if key in {part.name, part.instance_name, part.unique_name}}
     matching = [part for part in matching if not whole or part.source in whole]
-    outermost = [part for part in matching if not any(part.is_inside(other) for other in matching)]
-    if len({part.source for part in outermost}) > 1 and not placement.is_local:
-        count_of = Counter(map(str, outermost))
-        names = ", ".join(f"{count} × {name}" if count > 1 else name for name, count in sorted(count_of.items())[:6])
-        raise InvalidConfig(
-            f"{key!r} is ambiguous in this workflow: it can be {names}. Write one of these names, or use different titles.",
-            key=key,
-            nodes=sorted(part.node_id for part in outermost if part.node_id),
-        )
-    return outermost
+    return [part for part in matching if not any(part.is_inside(other) for other in matching)]
 
 
 def _check_caller_names(called: Mapping[str, Placement], found: list[NamedPart], workflow: Any, prompt: Mapping[str, Any]) -> None:
@@ -193,201 +322,65 @@ def _check_caller_names(called: Mapping[str, Placement], found: list[NamedPart],
             raise error
 
 
-def _disjoint(placed: Mapping[NamedPart, Placement], prompt: Mapping[str, Any]) -> Iterable[PlacedPart]:
+def _disjoint(placed: Mapping[NamedPart, tuple[Placement, int]], prompt: Mapping[str, Any], hints: list[str]) -> Iterator[PlacedPart]:
     """Yield the placed parts without the nodes of placed parts inside them. A part inside another with equal placement is merged into
-    it.
+    it. Of parts that overlap partially, one has the shared nodes (`_has_shared`); ``hints`` receives a line about it.
     """
     parts = sorted((part for part in placed if part.nodes), key=lambda part: len(part.nodes))
-    shared = Counter(part.name for part in parts)
+    placement_of = {part: placement for part, (placement, _) in placed.items()}
+    found: list[tuple[NamedPart, frozenset[str]]] = []
     for number, part in enumerate(parts):
         overlapping = [other for other in parts[:number] + parts[number + 1 :] if not part.nodes.isdisjoint(other.nodes)]
-        for other in overlapping:
-            if not part.is_inside(other) and not other.is_inside(part):
-                raise InvalidConfig(
-                    f"{part} and {other} share nodes {format_options(part.nodes & other.nodes)}, and neither lies inside the other. "
-                    "Place only one of them, or separate them.",
-                    nodes=sorted(part.nodes & other.nodes),
-                )
+        partial = [other for other in overlapping if not part.is_inside(other) and not other.is_inside(part)]
+        lost = [other.nodes for other in partial if not _has_shared(part, other, placed, parts, hints)]
         outer = [other for other in overlapping if part.is_inside(other)]
         parent = next((other for other in outer if all(other.is_inside(next_) for next_ in outer if next_ is not other)), None)
-        if placed[part].is_local or (parent is not None and placed[parent] == placed[part]):
+        if placement_of[part].is_local or (parent is not None and placement_of[parent] == placement_of[part]):
             continue
-        inner = (other.nodes for other in overlapping if other.is_inside(part) and placed[other] != placed[part])
-        nodes = part.nodes.difference(*inner)
+        inner = (other.nodes for other in overlapping if other.is_inside(part) and placement_of[other] != placement_of[part])
+        nodes = part.nodes.difference(*inner, *lost)
         if nodes:
-            preferred = part.node_id if part.kind == SUBGRAPH and part.node_id not in prompt else None
-            name = part.name if shared[part.name] == 1 else part.instance_name
-            yield PlacedPart(Part(name, nodes, preferred), placed[part])
+            found.append((part, nodes))
+    names = _distinct_names([part for part, _ in found], Counter(part.name for part in parts))
+    for (part, nodes), name in zip(found, names, strict=True):
+        preferred = part.node_id if part.kind == SUBGRAPH and part.node_id not in prompt else None
+        yield PlacedPart(Part(name, nodes, preferred), placement_of[part])
 
 
-@dataclass(frozen=True)
-class NamedPart:
-    """A named set of nodes.
+def _has_shared(
+    part: NamedPart, other: NamedPart, placed: Mapping[NamedPart, tuple[Placement, int]], order: list[NamedPart], hints: list[str]
+) -> bool:
+    """Return whether ``part`` has the nodes that it shares with ``other``: the placement of higher precedence, else the smaller part.
 
-    ``path``: titles from the outermost subgraph down. ``source``: the definition, or a group of one; equal for all instances.
-    ``node_id``: the subgraph node's id as in the prompt, such as ``7:6``. ``instance``: the same for a subgraph; for a group, the id
-    of the subgraph node that contains it, or empty.
+    Raises:
+        InvalidConfig: the request or the workflow's placements place both, at different endpoints.
     """
-
-    path: tuple[str, ...]
-    kind: str
-    source: tuple[str, ...]
-    nodes: frozenset[str]
-    node_id: str | None = None
-    instance: str = ""
-    pinned: Any = field(default=None, compare=False)
-
-    @property
-    def name(self) -> str:
-        """Return the path as written in keys and messages."""
-        return "/".join(self.path)
-
-    @property
-    def instance_name(self) -> str:
-        """Return the name, with the instance if there may be several: ``Upscale (7)``."""
-        return f"{self.name} ({self.instance})" if self.instance else self.name
-
-    def is_named_by(self, key: str) -> bool:
-        """Return whether a key is this part's path or a suffix of it, with or without the instance; a title may contain a slash."""
-        ends = ["/".join(self.path[start:]) for start in range(len(self.path))]
-        return key in ends or any(f"{end} ({self.instance})" == key for end in ends)
-
-    def is_inside(self, other: NamedPart) -> bool:
-        """Return whether another part contains this one. Of parts with equal nodes the order is selection, subgraph, group, workflow."""
-        return self.nodes < other.nodes or (self.nodes == other.nodes and self._rank > other._rank)
-
-    @property
-    def _rank(self) -> tuple[int, int]:
-        return (WORKFLOW, GROUP, SUBGRAPH, SELECTION).index(self.kind), len(self.path)
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.instance_name!r}"
+    (placement, source), (other_placement, other_source) = placed[part], placed[other]
+    is_first = order.index(part) < order.index(other)
+    if placement == other_placement:
+        return is_first
+    if source != other_source:
+        return source > other_source
+    shared = part.nodes & other.nodes
+    if source in (_STORED, _REQUEST):
+        raise InvalidConfig(
+            f"{part} and {other} share nodes {format_options(shared)}, and neither lies inside the other. "
+            "Place only one of them, or separate them.",
+            nodes=sorted(shared),
+        )
+    if is_first:
+        hints.append(f"{part} and {other} share nodes {format_options(shared)}, which run with {part}.")
+    return is_first
 
 
-def named_parts(workflow: Any, prompt: Mapping[str, Any], keys: Collection[str] | None = None) -> list[NamedPart]:
-    """Return the subgraph nodes and groups of a workflow, outer ones first, with their nodes of the prompt (none if muted).
-
-    ``keys`` limits them to parts that one of the keys could name and to subgraph nodes with an endpoint property.
-    """
-    drawn = _WorkflowReader(workflow)
-    words = None if keys is None else {word for key in keys for word in _possible_titles(key)}
-    if not drawn.has_any(words):
-        return []
-    return list(drawn.walk(drawn.root, (), "", _nodes_by_prefix(prompt), words))
-
-
-def workflow_node_ids(workflow: Any) -> set[str]:
-    """Return the ids of all nodes of a workflow, each as written in its own graph."""
-    drawn = _WorkflowReader(workflow)
-    return {str(node.get("id")) for graph in drawn.graphs for node in _entries(graph, "nodes")}
-
-
-def _possible_titles(key: str) -> Iterator[str]:
-    """Yield the titles that a key may mean: the key or a suffix, also without the instance."""
-    bare = key[: key.rindex(" (")] if key.endswith(")") and " (" in key else key
-    for text in {key, bare}:
-        yield text
-        for position, letter in enumerate(text):
-            if letter == "/":
-                yield text[position + 1 :]
-
-
-def _nodes_by_prefix(prompt: Mapping[str, Any]) -> dict[str, set[str]]:
-    """Map each id to the nodes of the prompt inside it: ``7:6:3`` is inside itself, ``7:6`` and ``7``."""
-    found: dict[str, set[str]] = defaultdict(set)
-    for node_id in prompt:
-        found[node_id].add(node_id)
-        pieces = node_id.split(":", _MAX_DEPTH)
-        for depth in range(1, min(len(pieces), _MAX_DEPTH)):
-            found[":".join(pieces[:depth])].add(node_id)
-    return dict(found)
-
-
-class _WorkflowReader:
-    def __init__(self, workflow: Any) -> None:
-        self.root: Mapping[str, Any] = workflow if isinstance(workflow, Mapping) else {}
-        definitions = self.root.get("definitions")
-        subgraphs = _entries(definitions, "subgraphs") if isinstance(definitions, Mapping) else ()
-        self._definitions = {entry["id"]: entry for entry in subgraphs if isinstance(entry.get("id"), str)}
-        self.graphs = (self.root, *self._definitions.values())
-
-    def has_any(self, words: Collection[str] | None) -> bool:
-        """Return whether any title is in ``words``, or any subgraph node has an endpoint property."""
-        for graph in self.graphs:
-            for node in _entries(graph, "nodes"):
-                definition = self._definition(node)
-                if definition is not None and (words is None or _title(node, definition) in words or _endpoint_property(node) is not None):
-                    return True
-            if any(words is None or group.get("title") in words for group in _entries(graph, "groups")):
-                return True
-        return False
-
-    def walk(
-        self,
-        graph: Mapping[str, Any],
-        path: tuple[str, ...],
-        prefix: str,
-        inside: Mapping[str, set[str]],
-        words: Collection[str] | None,
-    ) -> Iterator[NamedPart]:
-        """Yield the named parts of one graph and of its subgraphs, where the prompt has nodes of them."""
-        source = str(graph.get("id", ""))
-        for number, group in enumerate(_entries(graph, "groups")):
-            title = group.get("title")
-            if isinstance(title, str) and (words is None or title in words):
-                members = (inside.get(f"{prefix}{node.get('id')}", ()) for node in _entries(graph, "nodes") if _is_in_group(node, group))
-                yield NamedPart((*path, title), GROUP, (source, str(number)), frozenset().union(*members), instance=prefix[:-1])
-        for node in _entries(graph, "nodes"):
-            definition = self._definition(node)
-            if definition is None:
-                continue
-            node_id, title, pin = f"{prefix}{node.get('id')}", _title(node, definition), _endpoint_property(node)
-            nodes = inside.get(node_id, set())
-            if words is None or title in words or pin is not None:
-                yield NamedPart((*path, title), SUBGRAPH, (str(node["type"]),), frozenset(nodes), node_id, node_id, pin)
-            if nodes:
-                yield from self.walk(definition, (*path, title), f"{node_id}:", inside, words)
-
-    def _definition(self, node: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        kind = node.get("type")
-        return self._definitions.get(kind) if isinstance(kind, str) else None
-
-
-def _entries(holder: Mapping[str, Any], field: str) -> list[Mapping[str, Any]]:
-    found = holder.get(field)
-    return [entry for entry in found if isinstance(entry, Mapping)] if isinstance(found, list) else []
-
-
-def _title(node: Mapping[str, Any], definition: Mapping[str, Any]) -> str:
-    return str(node.get("title") or definition.get("name") or "")
-
-
-def _endpoint_property(node: Mapping[str, Any]) -> Any:
-    properties = node.get("properties")
-    return properties.get(ENDPOINT_PROPERTY) if isinstance(properties, Mapping) else None
-
-
-def _is_in_group(node: Mapping[str, Any], group: Mapping[str, Any]) -> bool:
-    """Return whether a node's centre lies in a group's box, left and upper edge included (``LGraphGroup.recomputeInsideNodes``).
-
-    A node's box begins above its position, at its title bar. A collapsed node is a title bar as wide as its text; the editor measures
-    that width and this function estimates it.
-    """
-    position, size, box = (_numbers(value) for value in (node.get("pos"), node.get("size"), group.get("bounding")))
-    if len(position) < 2 or len(size) < 2 or len(box) < 4:
-        return False
-    width, height = size[0], size[1] + _TITLE_HEIGHT
-    flags = node.get("flags")
-    if isinstance(flags, Mapping) and flags.get("collapsed"):
-        title = str(node.get("title") or node.get("type") or "")
-        width, height = min(width, len(title) * _LETTER + 2 * _TITLE_HEIGHT), _TITLE_HEIGHT
-    x, y = position[0] + width / 2, position[1] - _TITLE_HEIGHT + height / 2
-    return box[0] <= x < box[0] + box[2] and box[1] <= y < box[1] + box[3]
-
-
-def _numbers(value: Any) -> list[float]:
-    """Return the numbers of a list, or of the mapping by index that older editors wrote."""
-    items = [value.get(str(index)) for index in range(len(value))] if isinstance(value, Mapping) else value
-    if not isinstance(items, list) or not all(isinstance(item, (int, float)) for item in items):
-        return []
-    return items
+def _distinct_names(parts: list[NamedPart], named: Counter[str]) -> list[str]:
+    """Return the names of parts; those of a name that several parts have end with the instance, and with the group's id if necessary."""
+    names = [part.name if named[part.name] == 1 else part.instance_name for part in parts]
+    shared = Counter(names)
+    names = [name if shared[name] == 1 else part.unique_name for name, part in zip(names, parts, strict=True)]
+    taken = Counter[str]()
+    for number, name in enumerate(names):
+        taken[name] += 1
+        if taken[name] > 1:
+            names[number] = f"{name} {taken[name]}"
+    return names

@@ -15,6 +15,8 @@ _AUTOGROW = "COMFY_AUTOGROW_V3"
 _DYNAMIC_COMBO = "COMFY_DYNAMICCOMBO_V3"
 _CREDENTIALS = frozenset({"AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG"})
 _MAX_DEPTH = 8
+_CORE_LOOPS = {"StartLoop": "start", "EndLoop": "end"}
+"""ComfyUI's own classes, for answers without loops: those of a ComfyUI without the extension, or with an older one."""
 
 Need = Literal["required", "optional"]
 
@@ -42,7 +44,8 @@ class NodeSchema:
     ``asks_again``: equal inputs need not give equal outputs, so its outputs are never taken from a cache without asking the class.
     ``may_block``: it may return an ``ExecutionBlocker`` instead of a value. ``needs_credentials``: it calls a service with the
     user's account. ``output_match``: per output, the template of the sockets that have its type. ``hidden``: the kinds of its hidden
-    inputs, such as ``PROMPT``.
+    inputs, such as ``PROMPT``. ``repeats_output``: ComfyUI shows its output again when it is in the cache. ``loop``: nodes of the class
+    begin (``start``) or end (``end``) a loop of ComfyUI's own kind.
     """
 
     class_type: str
@@ -56,6 +59,8 @@ class NodeSchema:
     may_block: bool = False
     needs_credentials: bool = False
     hidden: frozenset[str] = frozenset()
+    repeats_output: bool = False
+    loop: str | None = None
     grown: Mapping[str, InputSchema] = field(default_factory=dict)
 
     def input(self, name: str) -> InputSchema | None:
@@ -87,16 +92,24 @@ class NodeSchemas(Mapping[str, NodeSchema]):
         self._schemas: dict[str, NodeSchema] = dict(pairs)
 
     @classmethod
-    def from_object_info(cls, info: Mapping[str, Any], *, asks_again: Iterable[str] = (), may_block: Iterable[str] = ()) -> NodeSchemas:
+    def from_object_info(
+        cls,
+        info: Mapping[str, Any],
+        *,
+        asks_again: Iterable[str] = (),
+        may_block: Iterable[str] = (),
+        loops: Mapping[str, str] | None = None,
+    ) -> NodeSchemas:
         """Read the response of ``GET /object_info``.
 
-        ``asks_again`` and ``may_block`` name the classes with these properties; the response does not contain them.
+        ``asks_again`` and ``may_block`` name the classes with these properties, and ``loops`` maps classes to ``start`` or ``end``; the
+        response does not contain them.
 
         Raises:
             InvalidConfig: a malformed entry; the message names its class.
         """
-        again, blocks = frozenset(asks_again), frozenset(may_block)
-        return cls([_schema(name, entry, name in again, name in blocks) for name, entry in info.items()])
+        again, blocks, ends = frozenset(asks_again), frozenset(may_block), loops or {}
+        return cls([_schema(name, entry, name in again, name in blocks, ends.get(name)) for name, entry in info.items()])
 
     def __getitem__(self, class_type: str) -> NodeSchema:
         return self._schemas[class_type]
@@ -111,7 +124,7 @@ class NodeSchemas(Mapping[str, NodeSchema]):
         return NodeSchemas({**self._schemas, **other})
 
 
-def _schema(name: str, entry: Any, asks_again: bool, may_block: bool) -> NodeSchema:
+def _schema(name: str, entry: Any, asks_again: bool, may_block: bool, loop: str | None) -> NodeSchema:
     try:
         sockets = entry["input"]
         outputs = tuple(_type_of(kind) for kind in entry["output"])
@@ -131,6 +144,8 @@ def _schema(name: str, entry: Any, asks_again: bool, may_block: bool) -> NodeSch
             may_block=may_block,
             needs_credentials=not _CREDENTIALS.isdisjoint(hidden),
             hidden=frozenset(hidden),
+            repeats_output=bool(entry.get("has_intermediate_output")),
+            loop=loop or (_CORE_LOOPS.get(name) if "EXECUTION_LIST" in hidden else None),
             grown=grown,
         )
     except (KeyError, TypeError, AttributeError, IndexError) as error:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,12 +20,15 @@ from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
 from yggdrasill.server_ext.comfy.compat.holds import HOLDS
 from yggdrasill.server_ext.comfy.compat.probe import EDITOR, ENDPOINT, FEATURES, PLACEMENT, probe
+from yggdrasill.server_ext.comfy.custom_messages import route_custom_messages
 from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
+from yggdrasill.server_ext.comfy.orderly_stop import OrderlyStop
 from yggdrasill.server_ext.comfy.placement.refusal import refuse_placed_prompts
+from yggdrasill.server_ext.comfy.placement.workflow_placements import WorkflowPlacements, note_users
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
-from yggdrasill.server_ext.comfy.ui_routes import add_ui_routes, add_web_files
+from yggdrasill.server_ext.comfy.ui_routes import PREFIXES, add_ui_routes, add_web_files
 from yggdrasill.server_ext.comfy.value_classes import register_classes
 from yggdrasill.server_ext.comfy.workflow_cache import WorkflowCache
 from yggdrasill.server_ext.logs import Redactor, secrets_of_environment
@@ -31,7 +36,7 @@ from yggdrasill.server_ext.model_fetch import ModelSources
 from yggdrasill.server_ext.parent_watchdog import exit_with_parent
 from yggdrasill.server_ext.peers import KnownEndpoints
 from yggdrasill.server_ext.routes import Endpoint, add_routes
-from yggdrasill.server_ext.server import Settings, build_service
+from yggdrasill.server_ext.server import IO_THREADS, Settings, build_service
 from yggdrasill.server_ext.service import Service
 
 __all__ = ["attach"]
@@ -51,6 +56,9 @@ def attach() -> None:
     for feature, reason in context.off.items():
         _LOG.error("Yggdrasill: %s is off in this ComfyUI (%s): %s", FEATURES[feature], compat.comfy_version(), reason)
     register_classes()
+    with compat.shielded("placements of workflows cannot be read"):
+        context.workflow_placements = WorkflowPlacements(Path(compat.user_directory()) / "yggdrasill" / "placements.json")
+        note_users(compat.web_app())
     with compat.shielded("the editor's extension cannot be served"):
         add_web_files(compat.web_app().router)
     try:
@@ -62,7 +70,7 @@ def attach() -> None:
             context.off.setdefault(feature, context.problem)
     if PLACEMENT in context.off:
         with compat.shielded("prompts with placed parts cannot be refused"):
-            refuse_placed_prompts(compat.web_app(), context.off[PLACEMENT], _registry_for_refusals(context))
+            refuse_placed_prompts(compat.web_app(), context.off[PLACEMENT], _registry_for_refusals(context), context.workflow_placements)
 
 
 def _registry_for_refusals(context: ExtensionContext) -> Callable[[], EndpointRegistry]:
@@ -94,19 +102,25 @@ def _attach(context: ExtensionContext) -> None:
         artifact_quota=None if settings.artifact_quota is None else int(settings.artifact_quota * 2**30),
         peers=settings.peers,
         allow_hosts=[*settings.allow_hosts, *addresses],
+        allow_hosts_setting=f"'allow_hosts' in {data_dir / 'settings.yaml'}",
         peer_url=settings.peer_url,
         roots=_read(compat.model_folders, []),
     )
     run_prompts_with(context.runner)
+    with compat.shielded("messages of nodes cannot be sent to the callers of jobs"):
+        route_custom_messages(lambda prompt_id: context.runner.run_of(prompt_id) is not None)
     host = ComfyHost(settings.slots)
     set_local_comfy(host)
     service, guard, set_url = build_service(serving, data_dir, token, redactor, host)
     set_url(url)
+    with compat.shielded("served graphs will not be released when ComfyUI needs memory"):
+        compat.on_memory_request(lambda required, device: service.deployments.release_built())
     context.local_fallbacks = LocalFallbacks(WorkflowCache(data_dir / "kept"), service.deployments)
     service.models = ModelSources(settings.model_sources, compat.named_model_folders, int(settings.model_limit * 2**30))
     app = compat.web_app()
     context.problem = context.off.get(ENDPOINT)
-    add_routes(app.router, Endpoint(service, guard), off=context.problem)
+    for prefix in PREFIXES:
+        add_routes(app.router, Endpoint(service, guard), off=context.problem, prefix=prefix)
     add_ui_routes(app.router, service, guard, token, settings.peer_url, off=context.off.get(EDITOR))
     _register_lifecycle(app, service, context)
     if PLACEMENT not in context.off:
@@ -134,7 +148,18 @@ def _install_placement(context: ExtensionContext) -> None:
 
 
 def _register_lifecycle(app: Any, service: Service, context: ExtensionContext) -> None:
+    async def close() -> None:
+        with compat.shielded("monitoring of the other endpoints could not be stopped"):
+            await context.placement.monitor.stop()
+        with compat.shielded("the endpoint could not be closed"):
+            await service.close(1.0)
+
+    orderly_stop = OrderlyStop(close)
+
     async def start(_: Any) -> None:
+        with compat.shielded("the endpoint will not be closed when a signal ends ComfyUI"):
+            orderly_stop.install()
+        _enlarge_thread_pool(asyncio.get_running_loop())
         try:
             if ENDPOINT not in context.off:
                 await service.start()
@@ -145,10 +170,17 @@ def _register_lifecycle(app: Any, service: Service, context: ExtensionContext) -
             context.placement.monitor.start()
 
     async def stop(_: Any) -> None:
-        with compat.shielded("monitoring of the other endpoints could not be stopped"):
-            await context.placement.monitor.stop()
-        with compat.shielded("the endpoint could not be closed"):
-            await service.close(1.0)
+        await orderly_stop.close()
 
     app.on_startup.append(start)
     app.on_shutdown.append(stop)
+
+
+def _enlarge_thread_pool(loop: asyncio.AbstractEventLoop) -> None:
+    """Give the main loop a pool of as many threads as the headless server has, unless it has one already.
+
+    Python's own has four more threads than the machine has cores, and a few requests of the endpoint that wait for a disk would block it for
+    ComfyUI and all packs.
+    """
+    if getattr(loop, "_default_executor", None) is None:
+        loop.set_default_executor(ThreadPoolExecutor(IO_THREADS, thread_name_prefix="yggdrasill-io"))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from yggdrasill.server_ext.comfy.preview_files import read_files
-from yggdrasill.server_ext.comfy.prompt_run import PromptRun
+from yggdrasill.server_ext.comfy.prompt_run import PromptRun, Watch
 
 __all__ = ["PREVIEW_INTERVAL", "EventThrottle"]
+
+_LOG = logging.getLogger("yggdrasill.comfy")
 
 PREVIEW_INTERVAL = 0.1
 """Minimum seconds between two previews, or two texts, of one node. Of those that arrive within it, only the newest is sent."""
 _LONGEST_TEXT = 500
 _LARGEST_PREVIEW = 512 << 10
-_LARGEST_OUTPUT = 64 << 10
+_LARGEST_OUTPUT = 512 << 10
+_MAX_CUSTOM = 1000
+"""Messages of node packs that one run may send."""
 _PLAIN = ("started", "cached", "executing", "progress", "output")
 #: Messages after which the previews of earlier nodes are complete.
 _FLUSHING = ("executing", "executed", "error", "interrupted", "success", "ended", "lost")
@@ -31,11 +36,13 @@ class EventThrottle:
         self._watch = run.watch
         self._last_sent: dict[str, float] = {}
         self._pending: dict[str, tuple[str, Mapping[str, Any]]] = {}
+        self._custom = 0
 
     def handle(self, kind: str, facts: Mapping[str, Any]) -> None:
         """Forward a message, or hold it back if it is a preview or a text that is not due.
 
-        A preview over 512 KiB and an ``executed`` message over 64 KiB of JSON are dropped.
+        A preview over 512 KiB is dropped. An output over 512 KiB of JSON, and files over the limit of `preview_files`, are left out of an
+        ``executed`` message, which lists them as ``left_out``. Larger files precede it in parts, as ``file_part`` messages.
         """
         node_path = f"{self._run.node_path}/{facts.get('node')}"
         sink = self._run.context.progress_sink
@@ -51,9 +58,30 @@ class EventThrottle:
             self.flush_due()
         elif kind in _PLAIN:
             self._watch(kind, dict(facts))
-        elif kind == "executed" and _small(facts):
-            files = read_files(facts.get("output"))
-            self._watch(kind, {**facts, "files": files} if files else dict(facts))
+        elif kind == "executed":
+            self._send_executed(self._watch, facts)
+        elif kind == "custom":
+            self._custom += 1
+            if self._custom <= _MAX_CUSTOM:
+                self._watch(kind, dict(facts))
+            elif self._custom == _MAX_CUSTOM + 1:
+                _LOG.warning("Yggdrasill: %s: messages of its nodes after the first %d are left out.", self._run.node_path, _MAX_CUSTOM)
+
+    def _send_executed(self, watch: Watch, facts: Mapping[str, Any]) -> None:
+        size = _json_size(facts)
+        if size is None or size > _LARGEST_OUTPUT:
+            what = (
+                "an output that is not JSON"
+                if size is None
+                else f"an output of {size >> 10} KiB, over the limit of {_LARGEST_OUTPUT >> 10} KiB"
+            )
+            watch("executed", {**facts, "output": None, "left_out": [what]})
+            return
+        shown = read_files(facts.get("output"))
+        for part in shown.parts():
+            watch("file_part", {"node": facts["node"], **part})
+        more: dict[str, Any] = {"files": shown.small, "left_out": shown.left_out, "parts": shown.large}
+        watch("executed", {**facts, **{key: value for key, value in more.items() if value}})
 
     def timeout(self, limit: float) -> float:
         """Return the seconds until the next pending preview is due, at most ``limit``."""
@@ -76,8 +104,8 @@ class EventThrottle:
             self._watch(kind, {**facts, "image": picture})
 
 
-def _small(facts: Mapping[str, Any]) -> bool:
+def _json_size(facts: Mapping[str, Any]) -> int | None:
     try:
-        return len(json.dumps(facts)) <= _LARGEST_OUTPUT
-    except (TypeError, ValueError):
-        return False
+        return len(json.dumps(facts))
+    except (TypeError, ValueError, RecursionError):
+        return None

@@ -10,6 +10,7 @@ from yggdrasill.errors import InvalidArgument, UnsupportedVersion
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.server_ext.comfy.compat.probe import FEATURES
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
+from yggdrasill.server_ext.comfy.placement.workflow_placements import WorkflowPlacements
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class ExtensionContext:
 
     ``off`` has the features that this ComfyUI does not support, each with the reason; see `yggdrasill.server_ext.comfy.compat.probe`.
 
+    ``workflow_placements`` are the placements that users made in the editor.
+
     ``local_fallbacks`` finds the workflow that runs locally when no endpoint accepts a call; it is None if this ComfyUI is not an endpoint.
     """
 
@@ -32,6 +35,7 @@ class ExtensionContext:
     problem: str | None = None
     off: dict[str, str] = field(default_factory=dict)
     local_fallbacks: LocalFallbacks | None = None
+    workflow_placements: WorkflowPlacements = field(default_factory=lambda: WorkflowPlacements(None))
     _placement: PlacementService | None = field(default=None, repr=False)
 
     def require(self, feature: str) -> None:
@@ -52,7 +56,7 @@ class ExtensionContext:
         if self._placement is None:
             from yggdrasill.server_ext.comfy.placement.service import PlacementService
 
-            self._placement = PlacementService(lambda: self.registry)
+            self._placement = PlacementService(lambda: self.registry, lambda: self.workflow_placements)
         return self._placement
 
     @property

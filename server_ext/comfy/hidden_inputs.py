@@ -2,6 +2,9 @@
 
 The caller adds one node with them to the part's prompt. At the endpoint it is removed, and the nodes that read them get the hash of its content as
 a constant, so that a cached result of another workflow is not returned. ComfyUI's `get_input_data` then receives the user's values.
+
+A placed node in a loop uses the same way for the nodes that take its values: each round executes them, as a local run does, although a value
+may equal that of another round.
 """
 
 from __future__ import annotations
@@ -12,11 +15,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig
-from yggdrasill.remote.comfy_ports import HIDDEN_NODE
+from yggdrasill.remote.comfy_ports import HIDDEN_NODE, INPUT_NODE, is_link
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.values.payload import blake3_hex
 
-__all__ = ["add_hidden", "release_hidden", "replace_hidden_inputs", "take_hidden"]
+__all__ = ["add_hidden", "nodes_after_ports", "release_hidden", "replace_hidden_inputs", "take_hidden"]
 
 _NODE_ID = "yggdrasill.hidden"
 _INPUT = "yggdrasill_hidden"
@@ -26,10 +29,23 @@ _known: dict[str, tuple[Mapping[str, Any], int]] = {}
 """The hidden inputs of running prompts by hash, each with the number of its users."""
 
 
-def add_hidden(prompt: Mapping[str, Any], nodes: Iterable[str], posted: Mapping[str, Any], extra_pnginfo: Any) -> dict[str, Any]:
-    """Return the prompt of a part with the hidden inputs of ``nodes``: the posted prompt, and the ``extra_pnginfo`` posted with it."""
+def add_hidden(
+    prompt: Mapping[str, Any], nodes: Iterable[str], posted: Mapping[str, Any], extra_pnginfo: Any, execution: str | None = None
+) -> dict[str, Any]:
+    """Return the prompt of a part with the hidden inputs of ``nodes``: the posted prompt, and the ``extra_pnginfo`` posted with it.
+
+    With ``execution``, results of another execution are not taken from a cache for these nodes and those after them.
+    """
     facts = {"nodes": list(nodes), "prompt": dict(posted), "extra_pnginfo": extra_pnginfo}
+    if execution is not None:
+        facts["execution"] = execution
     return {**prompt, _NODE_ID: {"class_type": HIDDEN_NODE, "inputs": {"facts": json.loads(json.dumps(facts, default=str))}}}
+
+
+def nodes_after_ports(prompt: Mapping[str, Any]) -> list[str]:
+    """Return the nodes of a part's prompt that take values from its ports."""
+    ports = {node_id for node_id, node in prompt.items() if node["class_type"] == INPUT_NODE}
+    return [node_id for node_id, node in prompt.items() if any(is_link(value) and value[0] in ports for value in node["inputs"].values())]
 
 
 def take_hidden(prompt: dict[str, Any]) -> str | None:

@@ -60,6 +60,10 @@ class LocalFallbacks:
 
     # -- after an endpoint answered ----------------------------------------------------------------------------------
 
+    def is_recorded(self, endpoint: str, graph_id: str, graph_hash: str) -> bool:
+        """Return whether `record_hash` would change nothing. Does not wait for another thread."""
+        return endpoint not in self._silent and self._served_hashes.get((endpoint, graph_id)) == graph_hash
+
     def record_hash(self, endpoint: str, graph_id: str, graph_hash: str) -> None:
         """Record the hash that an endpoint serves under a graph id, and drop a cached workflow with another hash."""
         with self._lock:

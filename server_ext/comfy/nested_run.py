@@ -48,11 +48,67 @@ class GlobalsPatch:
                 step, sent = steps.throw, error
 
 
-_idle: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Any]] = WeakKeyDictionary()
-"""Idle executors by the event loop of the outer prompt; several waiting nodes may run nested prompts at once.
+class NestedExecutors:
+    """The idle executors of one outer prompt; several of its nodes may run nested prompts at once.
 
-ComfyUI runs each prompt on an event loop of its own. The executors, and the results and models in their caches, are released with it.
-"""
+    Their caches are of the type of ComfyUI's own and belong to the outer prompt: when it ends, or when ComfyUI's RAM cache is under pressure,
+    their results and models are released.
+    """
+
+    def __init__(self) -> None:
+        self._idle: list[Any] = []
+        self._settings = compat.cache_settings()
+        self._end = asyncio.ensure_future(self._release_at_end())
+
+    def take(self) -> Any:
+        """Return an idle executor, or a new one."""
+        return self._idle.pop() if self._idle else compat.new_executor()
+
+    def give_back(self, executor: Any) -> None:
+        """Keep an executor for the next nested prompt, unless ComfyUI would release the results in its cache now."""
+        self._idle.append(executor)
+        if compat.ram_shortfall(self._settings) > 0:
+            self.release()
+
+    def release(self) -> None:
+        """Release everything that the idle executors keep."""
+        while self._idle:
+            compat.release_executor(self._idle.pop())
+
+    def releasing(self, release: Callable[..., Any] | None) -> Callable[..., Any] | None:
+        """Return the outer prompt's function that releases RAM down to a target, extended to the idle executors."""
+        if release is None or getattr(release, "executors", None) is self:
+            return release
+
+        def release_all(target: float, *rest: Any, **named: Any) -> Any:
+            freed = release(target, *rest, **named)
+            if compat.available_ram() < target:
+                self.release()
+            return freed
+
+        release_all.executors = self  # type: ignore[attr-defined]
+        return release_all
+
+    async def _release_at_end(self) -> None:
+        """Wait until ComfyUI ends the outer prompt, which cancels the tasks of its event loop."""
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.release()
+            # this task refers to the loop, so the entry would not end with it
+            _executors.pop(asyncio.get_running_loop(), None)
+
+
+_executors: WeakKeyDictionary[asyncio.AbstractEventLoop, NestedExecutors] = WeakKeyDictionary()
+"""By the event loop of the outer prompt. ComfyUI runs each prompt on an event loop of its own."""
+
+
+def _executors_here() -> NestedExecutors:
+    loop = asyncio.get_running_loop()
+    found = _executors.get(loop)
+    if found is None:
+        found = _executors[loop] = NestedExecutors()
+    return found
 
 
 class NestedRun:
@@ -65,6 +121,7 @@ class NestedRun:
         self._flag = compat.InterruptFlag()
         self._nested_globals: tuple[Any, ...] = ("", None, run.prompt_id, None, *self._globals.read()[4:])
         self._outer_globals: tuple[Any, ...] = ()
+        self._executors: NestedExecutors | None = None
         self._interrupted = False
         self._inside = False
         self._starting = False
@@ -72,8 +129,8 @@ class NestedRun:
 
     async def execute(self) -> None:
         """Run the prompt until it succeeds or fails. Messages go to the socket of the run, as for a queued prompt."""
-        run, idle = self._run, _idle.setdefault(asyncio.get_running_loop(), [])
-        executor = idle.pop() if idle else compat.new_executor()
+        run, self._executors = self._run, _executors_here()
+        executor = self._executors.take()
         executor.add_message = self._with_start(executor, type(executor).add_message)
         work = executor.execute_async(run.prompt, run.prompt_id, dict(run.extra_data), run.sinks)
         self._starting = True
@@ -81,8 +138,8 @@ class NestedRun:
             await GlobalsPatch(work, self._enter, self._leave)
         finally:
             del executor.add_message
-        idle.append(executor)
         interrupted = any(kind == "execution_interrupted" for kind, _ in executor.status_messages)
+        self._executors.give_back(executor)
         if interrupted and not self._cancelled:
             self._flag.set(True)
         compat.send_json("executing", {"node": None, "prompt_id": run.prompt_id}, run.prompt_id)
@@ -116,11 +173,16 @@ class NestedRun:
             self._inside = True
             if self._cancelled:
                 self._flag.set(True)
-            self._outer_globals = self._globals.read()
+            self._outer_globals = self._with_release(self._globals.read())
             self._globals.write(self._nested_globals)
             if self._starting:
                 # `_end_start` releases it
                 locked.pop_all()
+
+    def _with_release(self, outer: tuple[Any, ...]) -> tuple[Any, ...]:
+        """Return the outer prompt's globals with a function for RAM pressure that reaches the idle executors too."""
+        *others, release, headroom = outer
+        return outer if self._executors is None else (*others, self._executors.releasing(release), headroom)
 
     def _leave(self) -> None:
         try:

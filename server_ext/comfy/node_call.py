@@ -54,7 +54,8 @@ class NodeCall(ABC):
         node = compat.executing_node()
         self._preview_method = compat.preview_method()
         self._outer_run = run = extension_context().runner.run_of(node.prompt_id) if node else None
-        self._messages = self._make_messages(node.prompt_id if node else "", run)
+        self._prompt_id = node.prompt_id if node else ""
+        self._messages = self._make_messages(self._prompt_id, run)
         path = (*run.context.path, self.node_id) if run is not None else ()
         self._reentrant_slot = ReentrantSlot(extension_context().runner, run.reentrant_root if run is not None else None)
         self._context = RunContext(self.seed, path, token=self.token, progress=self._messages.progress)

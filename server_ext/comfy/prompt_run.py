@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,7 +22,7 @@ _FINAL = frozenset({"success", "ended", "lost", "refused"})
 
 
 class PromptRun:
-    """ComfyUI's threads add messages with `post` and `deliver`; one thread waits with `next_message` and reads `result`."""
+    """ComfyUI's threads add messages with `post`, `hold` and `deliver`; one thread waits with `next_message` and reads `result`."""
 
     def __init__(
         self,
@@ -53,7 +55,13 @@ class PromptRun:
         #: ``new``, then the state in ComfyUI's queue, or ``nested`` for a prompt that runs inside another one.
         self.state = "new"
         self.outputs: dict[str, Any] = {}
-        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        #: Messages for the waiting thread, those that are held back, and those that it has not read yet.
+        self._messages: queue.SimpleQueue[list[Message]] = queue.SimpleQueue()
+        self._held: list[Message] = []
+        self._unread: deque[Message] = deque()
+        self._lock = threading.Lock()
+        #: Whether a `flush` of held messages is scheduled. Used on ComfyUI's main loop.
+        self.flushes_soon = False
         self._problem: Exception | None = None
         self._finished = False
 
@@ -64,7 +72,20 @@ class PromptRun:
 
     def post(self, kind: str, facts: dict[str, Any]) -> None:
         """Add a message; see `VirtualSocket` for the kinds."""
-        self._messages.put((kind, facts))
+        self.hold(kind, facts)
+        self.flush()
+
+    def hold(self, kind: str, facts: dict[str, Any]) -> None:
+        """Add a message that the waiting thread receives with the next one, or with `flush`: each time that it wakes costs as much as a small node."""
+        with self._lock:
+            self._held.append((kind, facts))
+
+    def flush(self) -> None:
+        """Pass the held messages to the waiting thread."""
+        with self._lock:
+            if self._held:
+                self._messages.put(self._held)
+                self._held = []
 
     def deliver(self, port: str, values: list[Any]) -> None:
         """Record the values that the sink of ``port`` received. A blocked port is left out, and the watcher receives the blocker's message."""
@@ -73,7 +94,8 @@ class PromptRun:
             self.context.host.emit_output(port, self.outputs[port])
         elif self.watch is not None:
             self.watch("port_blocked", {"port": port, "message": values[0].message})
-        self.post("output", {"port": port})
+        # ComfyUI sends messages about the same node afterwards
+        self.hold("output", {"port": port})
 
     def refuse(self, error: Exception) -> None:
         """End the run with ``error`` because it could not be started."""
@@ -82,10 +104,12 @@ class PromptRun:
 
     def next_message(self, seconds: float) -> Message | None:
         """Return the next message, or None if none arrives within ``seconds``."""
-        try:
-            message = self._messages.get(timeout=seconds)
-        except queue.Empty:
-            return None
+        if not self._unread:
+            try:
+                self._unread.extend(self._messages.get(timeout=seconds))
+            except queue.Empty:
+                return None
+        message = self._unread.popleft()
         self._read(*message)
         return message
 

@@ -66,6 +66,11 @@ class ReentrantSlot:
             self._local_runs.add(run)
             self._offer(run)
 
+    def wake(self) -> None:
+        """End the current `wait_with`."""
+        with contextlib.suppress(RuntimeError):  # the waiting prompt has ended; its loop is closed
+            self._loop.call_soon_threadsafe(self._offered.set)
+
     def _offer(self, run: PromptRun) -> None:
         self._pending.put(run)
         try:

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, format_options
+from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, JobConflict, QueueFull, format_options
+from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.comfy_ports import Blocked, port_value, port_values
 from yggdrasill.remote.contract import RemoteContract
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import LOCAL, Placement
 from yggdrasill.remote.placing import placed_route
 from yggdrasill.remote.remote_graph import RemoteGraph
+from yggdrasill.server_ext.comfy.contract_fingerprint import AUTO, contracts_of, placement_of
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
@@ -23,7 +25,6 @@ from yggdrasill.server_ext.comfy.stored_contract import StoredContract
 
 __all__ = ["AUTO", "RemoteCall", "check_settings", "placement_of"]
 
-AUTO = "auto"
 _LOG = logging.getLogger("yggdrasill.comfy")
 
 
@@ -84,7 +85,25 @@ class RemoteCall(NodeCall):
     def _run_remote(
         self, registry: EndpointRegistry, placement: Placement, local_fallbacks: LocalFallbacks | None
     ) -> tuple[RemoteContract, dict[str, Any]]:
+        # a different torch build is an error of the call that reads the contract
+        known = {} if registry.strict_build else contracts_of(self._prompt_id, self.graph, placement.endpoints)
+        try:
+            return self._call_graph(registry, placement, local_fallbacks, known)
+        except JobConflict as error:
+            if not known or error.details.get("reason") != "contract":
+                raise
+        return self._call_graph(registry, placement, local_fallbacks, {})
+
+    def _call_graph(
+        self,
+        registry: EndpointRegistry,
+        placement: Placement,
+        local_fallbacks: LocalFallbacks | None,
+        known: Mapping[EndpointClient, RemoteContract],
+    ) -> tuple[RemoteContract, dict[str, Any]]:
+        """Call the graph with the contracts ``known``, or with those that its endpoints have now."""
         route = placed_route(registry, placement, self.graph)
+        route.use(known)
         if local_fallbacks is not None and local_fallbacks.are_silent(placement.endpoints):
             route.retry_policy = replace(route.retry_policy, first=0.0)
         served = RemoteGraph(route=route)
@@ -94,8 +113,8 @@ class RemoteCall(NodeCall):
         options = {"preview_method": self._preview_method} if contract.kind == "comfy" else {}
         outputs = served.call(inputs, self._context, options, watch=self._on_event, on_key=self._on_sent)
         if local_fallbacks is not None:
-            for client, known in route.contracts.items():
-                local_fallbacks.cache_workflow(client, known)
+            for client, used in route.contracts.items():
+                local_fallbacks.cache_workflow(client, used)
         return contract, outputs
 
     def _on_sent(self, key: str) -> None:
@@ -138,21 +157,3 @@ class RemoteCall(NodeCall):
                 f"Graph {self.graph!r} is missing the inputs {format_options(missing)}. Link the node's sockets, in the order of the contract's inputs."
             )
         return inputs
-
-
-def placement_of(registry: EndpointRegistry, graph: str, endpoint: str) -> Placement:
-    """Return the placement of a call.
-
-    Raises:
-        UnknownEndpoint. InvalidArgument: neither the node nor the registry places the graph.
-    """
-    if endpoint.strip() not in ("", AUTO):
-        registry.endpoint(endpoint)
-        return Placement.of(endpoint, registry.endpoints, "the node's endpoint")
-    placement = registry.placements.get(graph, registry.default)
-    if placement.is_local:
-        raise InvalidArgument(
-            f"The registry places graph {graph!r} on no endpoint. Available endpoints: {format_options(registry.endpoints)}. Choose one on the node, "
-            f"or add 'graphs: {{{graph}: ENDPOINT}}' to endpoints.yaml."
-        )
-    return placement

@@ -16,7 +16,7 @@ from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.executor.context import RunContext, waiting
 from yggdrasill.remote.comfy_graph import ComfyGraph
 from yggdrasill.server_ext.comfy import compat
-from yggdrasill.server_ext.comfy.binding import bind_prompt
+from yggdrasill.server_ext.comfy.binding import bind_prompt, give_output_types
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
 from yggdrasill.server_ext.comfy.hidden_inputs import release_hidden, take_hidden
 from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
@@ -35,6 +35,9 @@ LOST_AFTER = 30.0
 _MAX_AHEAD = 8
 """Jobs that may go ahead of a waiting prompt of the owner; the next job queues behind it."""
 _STEP = 1e-6
+_HELD = frozenset({"started", "cached", "executing", "progress", "executed", "preview", "text"})
+_HOLD_SECONDS = 0.02
+"""How long messages of these kinds are collected before the waiting thread wakes; the end of the prompt wakes it at once."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class QueueRunner:
     async def _start(self, run: PromptRun, prompt: dict[str, Any], begin: Callable[[PromptRun], None]) -> None:
         """Check the prompt, open its socket, and start it. Runs on ComfyUI's main loop."""
         try:
+            give_output_types(prompt, {node: [port.type] for port in run.graph.inputs.values() for node in port.nodes})
             validation = await compat.validate(run.prompt_id, prompt)
             run.check(validation)
             if run.context.token.cancelled:
@@ -161,10 +165,21 @@ class QueueRunner:
         return compat.prompt_state(prompt_id)
 
     def _on_message(self, run: PromptRun, kind: str, facts: dict[str, Any]) -> None:
+        if kind in _HELD:
+            run.hold(kind, facts)
+            if not run.flushes_soon:
+                run.flushes_soon = True
+                asyncio.get_running_loop().call_later(_HOLD_SECONDS, self._flush, run)
+            return
         run.post(kind, facts)
         if kind in ("ended", "lost"):
             compat.close_socket(run.prompt_id)
             compat.forget(run.prompt_id)
+
+    @staticmethod
+    def _flush(run: PromptRun) -> None:
+        run.flushes_soon = False
+        run.flush()
 
     def _number(self) -> float:
         """Return the position of a new job in the queue. Runs on ComfyUI's main loop, which also assigns the owner's numbers."""

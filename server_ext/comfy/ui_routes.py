@@ -25,12 +25,15 @@ from yggdrasill.server_ext.comfy.editor.preflight import Preflight
 from yggdrasill.server_ext.comfy.editor.registry_edit import RegistryEdit
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard
 from yggdrasill.server_ext.comfy.editor.serving import Serving
+from yggdrasill.server_ext.comfy.editor.signs import Signs
 from yggdrasill.server_ext.service import Service
 
-__all__ = ["UI_PATH", "WEB_PATH", "add_ui_routes", "add_web_files"]
+__all__ = ["PREFIXES", "UI_PATH", "WEB_PATH", "add_ui_routes", "add_web_files"]
 
 UI_PATH = "/yggdrasill/ui"
 WEB_PATH = "/yggdrasill/web"
+PREFIXES = ("", "/api")
+"""The prefixes of each route, as ComfyUI has them: proxies and the server of its frontend's developers pass on ``/api`` only."""
 
 
 def add_ui_routes(
@@ -42,18 +45,20 @@ def add_ui_routes(
     """
     route_guard = RouteGuard(service, guard)
     if off is not None:
-        router.add_route("*", UI_PATH + "/{rest:.*}", route_guard.guarded(_refusing(off)))
+        for prefix in PREFIXES:
+            router.add_route("*", prefix + UI_PATH + "/{rest:.*}", route_guard.guarded(_refusing(off)))
         return
     folder = Path(compat.user_directory()) / "yggdrasill"
     edit = RegistryEdit(folder / "endpoints.yaml")
     endpoints = Endpoints(edit, route_guard, token, own_url)
     settings = OwnerSettings(folder / "settings.yaml", route_guard)
-    placements, jobs, serving = PlacementRoutes(edit, route_guard), Jobs(service, route_guard), Serving(service, route_guard)
+    placements, jobs, serving = PlacementRoutes(route_guard), Jobs(service, route_guard), Serving(service, route_guard)
     composed = ComposedPorts(route_guard)
     for path, handler in {
         "/endpoints": endpoints.names,
         "/status": endpoints.status,
         "/endpoint": endpoints.one,
+        "/uses": endpoints.uses,
         "/graphs": contracts.graphs,
         "/contract": contracts.contract,
         "/placements": placements.placements,
@@ -63,13 +68,16 @@ def add_ui_routes(
         "/settings": settings.settings,
         "/timeline": last_run.timeline,
     }.items():
-        router.add_get(UI_PATH + path, route_guard.guarded(handler))
+        for prefix in PREFIXES:
+            router.add_get(prefix + UI_PATH + path, route_guard.guarded(handler))
     for path, handler in {
         "/endpoints": endpoints.add,
         "/pair": endpoints.pair,
         "/pairing": endpoints.pairing,
         "/remove": endpoints.remove,
         "/place": placements.place,
+        "/copied": placements.copy,
+        "/signs": Signs(route_guard).signs,
         "/cancel": jobs.cancel,
         "/settings": settings.change,
         "/fetch": Fetching(route_guard).fetch,
@@ -78,7 +86,8 @@ def add_ui_routes(
         "/serve": serving.serve,
         "/ports": composed.ports,
     }.items():
-        router.add_post(UI_PATH + path, route_guard.guarded(handler))
+        for prefix in PREFIXES:
+            router.add_post(prefix + UI_PATH + path, route_guard.guarded(handler))
 
 
 def _refusing(reason: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -94,4 +103,5 @@ def add_web_files(router: web.UrlDispatcher) -> None:
     ComfyUI loads every script under its ``WEB_DIRECTORY`` with the page, so that folder holds only the start of the extension; the page
     requests the other modules from here when it first needs them. Every path ends with ``.js``, for which ComfyUI disables caching.
     """
-    router.add_static(WEB_PATH, Path(__file__).parents[2] / "web")
+    for prefix in PREFIXES:
+        router.add_static(prefix + WEB_PATH, Path(__file__).parents[2] / "web")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from yggdrasill.server_ext.comfy import compat
+from yggdrasill.server_ext.comfy.custom_messages import CUSTOM_MESSAGE
 
 __all__ = ["VirtualSocket"]
 
@@ -21,9 +22,10 @@ class VirtualSocket:
     """Receives the messages of the prompt ``prompt_id`` and calls ``on_message(kind, facts)`` for each relevant one.
 
     Kinds: ``started``, ``cached`` (nodes), ``executing`` (node), ``progress`` (node, value, max), ``executed`` (node, output),
-    ``preview`` (node, type, image), ``text`` (node, text), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
+    ``preview`` (node, type, image), ``text`` (node, text), ``custom`` (event, data: a message of a node's pack), ``error`` (node, node_type, exception_type, message, traceback), ``interrupted`` (node),
     ``success``, ``ended`` and ``lost`` (the prompt is no longer in any queue). A node that another node created has ``display`` too, the id of
-    the node that the editor shows. The methods never raise, because an exception would end ComfyUI's main loop.
+    the node that the editor shows, and, once ComfyUI has reported its progress, ``parent`` and ``real``: its creator, and the node of the
+    prompt that this goes back to. The methods never raise, because an exception would end ComfyUI's main loop.
     """
 
     def __init__(self, prompt_id: str, on_message: Callable[[str, dict[str, Any]], None], state: Callable[[str], str | None]) -> None:
@@ -33,6 +35,8 @@ class VirtualSocket:
         self._progress: dict[str, tuple[Any, Any]] = {}
         #: The ids, as in `_node_ids`, of the nodes that have started; empty before and after the run.
         self._started: dict[str, dict[str, Any]] = {}
+        #: ``parent`` and ``real`` of nodes that other nodes created.
+        self._origins: dict[str, dict[str, str]] = {}
 
     async def send_json(self, message: Any) -> None:
         """Receive a JSON message."""
@@ -54,6 +58,7 @@ class VirtualSocket:
             metadata = json.loads(bytes(data[8 : 8 + length]))
             if metadata.get("prompt_id") == self.prompt_id:
                 ids = _node_ids({"node": metadata.get("node_id"), "display_node": metadata.get("display_node_id")})
+                ids |= _origin(metadata)
                 self._on_message("preview", {**ids, "type": str(metadata.get("image_type")), "image": bytes(data[8 + length :])})
 
     def _handle_text(self, data: memoryview) -> None:
@@ -74,6 +79,7 @@ class VirtualSocket:
         read = _READERS.get(kind)
         if read is not None:
             event, facts = read(data)
+            facts |= self._origins.get(str(facts.get("node")), {})
             if event == "executing":
                 self._started[facts["node"]] = facts
             elif event == "ended":
@@ -85,6 +91,8 @@ class VirtualSocket:
     def _handle_progress(self, nodes: Mapping[str, Any]) -> None:
         """Forward the progress of nodes for which it changed."""
         for node, state in nodes.items():
+            if state.get("parent_node_id") is not None:
+                self._origins.setdefault(node, _origin(state))
             progress = (state.get("value"), state.get("max"))
             # every node starts with 0 of 1 and ends with 1 of 1; only nodes that report steps in between have progress
             has_steps = progress != _BEGINNING and state.get("state") == "running"
@@ -106,6 +114,12 @@ def _node_ids(data: Mapping[str, Any]) -> dict[str, Any]:
     return {"node": node} if display is None or str(display) == node else {"node": node, "display": str(display)}
 
 
+def _origin(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``parent`` and ``real`` of a node that another node created, from ComfyUI's metadata about it."""
+    parent, real = state.get("parent_node_id"), state.get("real_node_id")
+    return {} if parent is None else {"parent": str(parent), "real": str(real)}
+
+
 def _error(data: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     return "error", {
         "node": str(data.get("node_id")),
@@ -124,4 +138,5 @@ _READERS: dict[str, Callable[[Mapping[str, Any]], tuple[str, dict[str, Any]]]] =
     "execution_error": _error,
     "execution_interrupted": lambda data: ("interrupted", {"node": str(data.get("node_id"))}),
     "execution_success": lambda data: ("success", {}),
+    CUSTOM_MESSAGE: lambda data: ("custom", {"event": str(data.get("event")), "data": data.get("data")}),
 }

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -26,6 +26,25 @@ _POLL_SECONDS = 0.5
 _RESTART_GAP = 100_000
 _MAX_BACKLOG = 10_000
 """A listener with more unread events is disconnected; it can reconnect and resume from the store."""
+_MAX_KNOWN_EVENTS, _MAX_KNOWN_TEXT = 64, 32 << 10
+"""The events of a job, and the characters of their data, up to which they are kept in memory besides the store."""
+_MAX_KNOWN_JOBS = 256
+"""Finished jobs whose events are kept in memory."""
+
+
+class _Known:
+    """All events of one job, while they are few and small."""
+
+    def __init__(self) -> None:
+        self.events: dict[int, Event] = {}
+        self.size = 0
+
+    def add(self, event: Event, replaced: int | None) -> bool:
+        """Add an event. Return False if they have become too many."""
+        old = None if replaced is None else self.events.pop(replaced, None)
+        self.events[event.seq] = event
+        self.size += len(event.text) - (0 if old is None else len(old.text))
+        return len(self.events) <= _MAX_KNOWN_EVENTS and self.size <= _MAX_KNOWN_TEXT
 
 
 class _Listener:
@@ -52,6 +71,9 @@ class EventHub:
         #: Listeners by the job that they listen to; None for all jobs.
         self._listeners: defaultdict[str | None, set[_Listener]] = defaultdict(set)
         self._slots: dict[str, dict[str, int]] = {}
+        #: The events of jobs that began since the start, see `begin`; a job with too many or too large events is left out.
+        self._known_events: dict[str, _Known] = {}
+        self._ended: deque[str] = deque()
         self.last = 0
 
     async def start(self) -> None:
@@ -59,21 +81,41 @@ class EventHub:
         stored = await asyncio.wrap_future(self._store.last_seq())
         self.last = stored + _RESTART_GAP if stored else 0
 
+    def begin(self, job_id: str) -> None:
+        """Keep the events of a new job in memory too, so that they are read without the store."""
+        self._known_events[job_id] = _Known()
+
     def emit(self, job_id: str, kind: str, data: dict[str, Any], slot: str | None = None) -> Event:
-        """Number, store and send an event. Of a job's events with the same ``slot`` only the newest is stored."""
+        """Number, store and send an event. Of a job's events with the same ``slot`` only the newest is stored.
+
+        It is stored with the next change of a row, or when the store is flushed.
+        """
         self.last += 1
         event = Event(self.last, job_id, kind, {"job_id": job_id, **data})
         older = None
         if slot is not None:
             slots = self._slots.setdefault(job_id, {})
             older, slots[slot] = slots.get(slot), event.seq
-        elif kind == "status" and data.get("status") in FINAL:
+        is_last = kind == "status" and data.get("status") in FINAL
+        if is_last:
             self._slots.pop(job_id, None)
-        self._store.add_event(event, older)
+        self._store.add_event(event, older, lazily=True)
+        self._keep(event, older, is_last)
         for listeners in (self._listeners.get(job_id, ()), self._listeners.get(None, ())):
             for listener in listeners:
                 listener.put(event, older)
         return event
+
+    def _keep(self, event: Event, replaced: int | None, is_last: bool) -> None:
+        known = self._known_events.get(event.job_id)
+        if known is None:
+            return
+        if not known.add(event, replaced):
+            del self._known_events[event.job_id]
+        elif is_last:
+            self._ended.append(event.job_id)
+            if len(self._ended) > _MAX_KNOWN_JOBS:
+                self._known_events.pop(self._ended.popleft(), None)
 
     def close(self) -> None:
         """End all streams."""
@@ -84,6 +126,12 @@ class EventHub:
     async def stored(self, job_id: str | None, after: int) -> AsyncGenerator[Event, None]:
         """Yield the stored events of one job, or of all, after the number ``after``."""
         sent = self._known(after)
+        known = None if job_id is None else self._known_events.get(job_id)
+        if known is not None:
+            for event in list(known.events.values()):
+                if event.seq > sent:
+                    yield event
+            return
         while events := await asyncio.wrap_future(self._store.events(job_id, sent)):
             for event in events:
                 yield event

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotInTime
@@ -74,6 +74,9 @@ class JobManager(Waiting):
         self.queued_bytes = 0
         self._cached_bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
+        #: Calls of other threads that the loop has not made yet, and whether it was woken for them.
+        self._posted: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
+        self._wakes_soon = False
         self._checker: asyncio.Task[None] | None = None
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._next_prune = time.monotonic() + _PRUNE_SECONDS
@@ -138,19 +141,23 @@ class JobManager(Waiting):
         self._inserting[job.job_id] = asyncio.get_running_loop().create_future()
         self._track(job)
 
-    async def insert(self, job: Job) -> None:
-        """Store a reserved job.
+    async def insert(self, job: Job) -> KeyRecord | None:
+        """Store a reserved job. If its key was used for a job whose row is not stored, return that record instead; then `discard` the job.
 
         Raises:
             StorageFailed: the job could not be stored. `discard` it, whatever the error is.
         """
-        await asyncio.wrap_future(self._jobs.insert(job))
+        record: KeyRecord | None = await asyncio.wrap_future(self._jobs.insert(job))
+        if record is not None:
+            return record
         if self._cached_bytes + job.nbytes > _CACHED_REQUEST_BYTES:
             job.request = None
         else:
             self._cached_bytes += job.nbytes
         self._inserting.pop(job.job_id).set_result(None)
+        self._hub.begin(job.job_id)
         self._hub.emit(job.job_id, "status", {"status": job.status})
+        return None
 
     def discard(self, job: Job) -> None:
         """Remove a reserved job that does not exist for its caller."""
@@ -230,11 +237,9 @@ class JobManager(Waiting):
 
     async def find_key(self, key: str) -> Job | None:
         """Return the stored job with this key, or None. Of a deleted job, only key, body hash and status are known (``forgotten``)."""
-        while (inserting := self._inserting.get(self._keys.get(key, ""))) is not None:
-            await asyncio.shield(inserting)
-        if key in self._keys:
-            with contextlib.suppress(UnknownJob):
-                return await self.find(self._keys[key])
+        job = await self.find_live_key(key)
+        if job is not None:
+            return job
         record = await asyncio.wrap_future(self._jobs.key_record(key))
         # the key may have come into use since the first line
         job_id = self._keys.get(key, "")
@@ -242,6 +247,18 @@ class JobManager(Waiting):
             return await self.find_key(key)
         job = self._live.get(job_id) or self._recent.get(job_id) or self._cancelled.get(key)
         return job or (None if record is None else record.job())
+
+    async def find_live_key(self, key: str) -> Job | None:
+        """Return the job with this key if its row is stored or the key was cancelled recently, else None.
+
+        The key cannot come into use between the last look and the return.
+        """
+        while (inserting := self._inserting.get(self._keys.get(key, ""))) is not None:
+            await asyncio.shield(inserting)
+        if key in self._keys:
+            with contextlib.suppress(UnknownJob):
+                return await self.find(self._keys[key])
+        return self._cancelled.get(key)
 
     async def cancel_key(self, key: str, reason: str, principal: str) -> Job:
         """Stop the job with this key and return it. A call with an unused key that arrives later is answered as cancelled and never runs.
@@ -331,10 +348,23 @@ class JobManager(Waiting):
             self._end_soon(job, error)
 
     def _call_on_loop(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call a function on the loop soon, in the order of these calls. One wake of the loop serves all calls that wait for it."""
+        self._posted.append((function, arguments))
         # the loop is closed when the endpoint has shut down; the row holds the result
         with contextlib.suppress(RuntimeError):
-            if self._loop is not None:
-                self._loop.call_soon_threadsafe(function, *arguments)
+            if self._loop is not None and not self._wakes_soon:
+                self._wakes_soon = True
+                self._loop.call_soon_threadsafe(self._call_posted)
+
+    def _call_posted(self) -> None:
+        self._wakes_soon = False
+        # what is posted from here on wakes the loop again
+        for _ in range(len(self._posted)):
+            function, arguments = self._posted.popleft()
+            try:
+                function(*arguments)
+            except Exception:  # noqa: BLE001 - the other calls must be made
+                _LOG.exception("A report of a job failed.")
 
     def _end_soon(self, job: Job, error: Exception | None = None) -> None:
         if job.job_id not in self._ending and not job.is_final:
@@ -393,6 +423,7 @@ class JobManager(Waiting):
         failures = RepeatedFailures("The check of jobs for timeouts, lost callers and retention failed; it is repeated.")
         while True:
             await asyncio.sleep(_CHECK_SECONDS)
+            self._jobs.flush()
             for check in (self._check_jobs, self._renew_leases, self._prune_if_due):
                 with failures.logged():
                     await check()

@@ -192,6 +192,8 @@ class Submission:
     blocking: bool = False
     #: The most unfinished jobs that its principal may have; None means unbounded.
     max_jobs: int | None = None
+    #: The hash that the graph must have, or None.
+    graph_hash: str | None = None
 
     @property
     def call_key(self) -> str:

@@ -131,7 +131,8 @@ class Staging:
         """Return a new job, whose row is stored, or the existing job with the same key. A waiting job's inputs are checked again.
 
         Raises:
-            InvalidArgument: invalid options. CorruptData, LimitExceeded: invalid inputs. JobConflict: the key was used for another call.
+            InvalidArgument: invalid options. CorruptData, LimitExceeded: invalid inputs. JobConflict: the key was used for another call,
+            or the graph does not have the hash that the caller expects (``details["reason"]`` is "contract").
             UnknownJob: the key was used for a job whose result is no longer kept. StorageFailed: the job could not be stored.
             QueueFull: too many unfinished jobs or bytes of requests. EndpointUnreachable: the endpoint is shutting down.
         """
@@ -141,10 +142,16 @@ class Staging:
             call_hash, refs = await asyncio.to_thread(lambda: (body_hash(*hashed), references(call.inputs)))
         else:
             call_hash, refs = body_hash(*hashed), references(call.inputs)
-        existing = await self._manager.find_key(call.key)
+        existing = await self._manager.find_live_key(call.key)
         if existing is not None:
             _check_same(existing, call, call_hash)
             return await self.check_inputs(existing)
+        if call.graph_hash not in (None, target.hash):
+            raise JobConflict(
+                f"Graph {target.graph_id!r} was replaced since the caller read its contract. Read the contract again.",
+                reason="contract",
+                hash=target.hash,
+            )
         self._check_room(call)
         request = {"inputs": call.inputs, "options": options, "run": call.run, **target.origin}
         created = time.time()
@@ -161,11 +168,16 @@ class Staging:
             if not is_at_hand:
                 job.status = STAGING
                 self._check_awaited(job)
-            await self._manager.insert(job)
+            record = await self._manager.insert(job)
         except BaseException:
             self._manager.discard(job)
             self._forget(job)
             raise
+        if record is not None:
+            self._manager.discard(job)
+            self._forget(job)
+            _check_same(record.job(), call, call_hash)
+            return record.job()
         if is_at_hand and target.deployment is not None:
             self._manager.run(Task(job, target.deployment, self._services))
         else:

@@ -1,7 +1,8 @@
 """Persistent storage of jobs: one SQLite file and one thread that reads and writes it, so that the event loop never waits for the disk.
 
 Each operation returns a future. Operations that are queued at the same time share a transaction. With ``synchronous=NORMAL`` in WAL mode
-a killed process loses no committed data; a power failure can lose the last transactions, but does not corrupt the file.
+a killed process loses no committed data; a power failure can lose the last transactions, but does not corrupt the file. Events are written
+with the next other operation or `JobStore.flush`, so that a short job does not cost one transaction per event.
 
 The last part of the module deletes finished jobs beyond their limits.
 """
@@ -35,6 +36,7 @@ Result = TypeVar("Result")
 _Action = Callable[[sqlite3.Connection], Any]
 
 _MAX_BATCH = 256
+_MAX_DEFERRED = 200
 _PLAIN = ("job_id", "key", "graph_id", "graph_hash", "body_hash", "kind", "status", "created", "started", "finished")
 _NUMBERS = (
     "detached",
@@ -62,6 +64,7 @@ _RECORD_KEYS = (
     "INSERT OR REPLACE INTO keys (key, job_id, body_hash, status, recorded, principal) "
     "SELECT key, job_id, body_hash, status, ?, principal FROM jobs WHERE job_id = ? AND finished IS NOT NULL"
 )
+_SELECT_KEY = "SELECT key, job_id, body_hash, status, recorded, principal FROM keys WHERE key = ?"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
 _KEPT_SEQ = "SELECT coalesce(max(value), 0) FROM numbers WHERE name = 'last_seq'"
 _KEEP_LAST_SEQ = f"INSERT OR REPLACE INTO numbers VALUES ('last_seq', max(({_LAST_SEQ}), ({_KEPT_SEQ})))"  # noqa: S608
@@ -97,8 +100,11 @@ class JobStore:
 
     def __init__(self, path: str | Path) -> None:
         self._path = str(path)
-        self._operations: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        #: Operations to be executed together; None at the end.
+        self._operations: queue.SimpleQueue[list[_Operation] | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
+        #: Operations that are executed before the next one.
+        self._deferred: list[_Operation] = []
         self._closed = False
         opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run, args=(opened,), name="yggdrasill-jobs", daemon=True)
@@ -107,11 +113,18 @@ class JobStore:
 
     # -- writing ------------------------------------------------------------------------------------------------
 
-    def insert(self, job: Job) -> Future[None]:
-        """Insert a job, which must have its request."""
+    def insert(self, job: Job) -> Future[KeyRecord | None]:
+        """Insert a job, which must have its request. If there is a record of its key, return that, and insert nothing."""
         # encoded on the thread of the store, because a request may be large
         kept = replace(job)
-        return self._write(lambda db: db.execute(_INSERT, tuple(_encode(kept, name) for name in _COLUMNS)))
+
+        def operation(db: sqlite3.Connection) -> KeyRecord | None:
+            row = db.execute(_SELECT_KEY, (kept.key,)).fetchone()
+            if row is None:
+                db.execute(_INSERT, tuple(_encode(kept, name) for name in _COLUMNS))
+            return None if row is None else KeyRecord(*row)
+
+        return self._write(operation)
 
     def transition(self, job: Job) -> Future[bool]:
         """Bring the row of a job to ``job.status`` and write the columns that change during its life.
@@ -131,8 +144,11 @@ class JobStore:
         statement = "UPDATE jobs SET lease_until = ? WHERE lease_owner = ? AND status = ?"
         return self._write(lambda db: db.execute(statement, (until, owner, IN_PROGRESS)))
 
-    def add_event(self, event: Event, replaced: int | None = None) -> Future[None]:
-        """Append an event with a new ``seq``. The event with the number ``replaced``, if given, is deleted."""
+    def add_event(self, event: Event, replaced: int | None = None, *, lazily: bool = False) -> Future[None]:
+        """Append an event with a new ``seq``. The event with the number ``replaced``, if given, is deleted.
+
+        ``lazily``: it is written with the next operation, or by `flush`.
+        """
         values = (event.seq, event.job_id, event.kind, event.text)
 
         def operation(db: sqlite3.Connection) -> None:
@@ -140,7 +156,12 @@ class JobStore:
                 db.execute("DELETE FROM events WHERE seq = ?", (replaced,))
             db.execute("INSERT INTO events (seq, job_id, kind, data) VALUES (?, ?, ?, ?)", values)
 
-        return self._write(operation)
+        return self._submit(_Operation(operation, reading=False), lazily=lazily)
+
+    def flush(self) -> None:
+        """Write what was deferred, if there is any."""
+        with self._lock:
+            self._put()
 
     def record_key(self, record: KeyRecord) -> Future[None]:
         """Insert or replace the record of a key."""
@@ -206,7 +227,7 @@ class JobStore:
         """Return the record of a key without a job, or None."""
 
         def operation(db: sqlite3.Connection) -> KeyRecord | None:
-            row = db.execute("SELECT key, job_id, body_hash, status, recorded, principal FROM keys WHERE key = ?", (key,)).fetchone()
+            row = db.execute(_SELECT_KEY, (key,)).fetchone()
             return None if row is None else KeyRecord(*row)
 
         return self._read(operation)
@@ -255,6 +276,7 @@ class JobStore:
         """Complete all queued operations and close the file. Later operations raise `StorageFailed`."""
         with self._lock:
             if not self._closed:
+                self._put()
                 self._operations.put(None)
             self._closed = True
         self._thread.join()
@@ -267,14 +289,21 @@ class JobStore:
     def _write(self, action: _Action) -> Future[Any]:
         return self._submit(_Operation(action, reading=False))
 
-    def _submit(self, operation: _Operation) -> Future[Any]:
+    def _put(self, *operations: _Operation) -> None:
+        together, self._deferred = [*self._deferred, *operations], []
+        if together:
+            self._operations.put(together)
+
+    def _submit(self, operation: _Operation, *, lazily: bool = False) -> Future[Any]:
         with self._lock:
             if self._closed:
                 operation.future.set_exception(
                     StorageFailed(f"The job file {self._path!r} is closed: the endpoint has stopped. Call again when it is back.")
                 )
+            elif lazily and len(self._deferred) < _MAX_DEFERRED:
+                self._deferred.append(operation)
             else:
-                self._operations.put(operation)
+                self._put(operation)
         return operation.future
 
     def _run(self, opened: Future[None]) -> None:
@@ -286,13 +315,12 @@ class JobStore:
         opened.set_result(None)
         is_open = True
         while is_open:
-            batch = []
+            batch: list[_Operation] = []
             entry = self._operations.get()
             while entry is not None:
                 # an operation whose future was cancelled is not executed; afterwards a future cannot be cancelled
-                if entry.future.set_running_or_notify_cancel():
-                    batch.append(entry)
-                if len(batch) == _MAX_BATCH or self._operations.empty():
+                batch += [operation for operation in entry if operation.future.set_running_or_notify_cancel()]
+                if len(batch) >= _MAX_BATCH or self._operations.empty():
                     break
                 entry = self._operations.get()
             is_open = entry is not None

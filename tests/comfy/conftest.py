@@ -24,6 +24,7 @@ NODE_CLASS_MAPPINGS = {{"TestOnlyOn_{name}": Half}}
 """
 _HABITS = ROOT / "tests" / "samples" / "habits_pack"
 _NODES = Path(__file__).with_name("host") / "nodes_for_tests.py"
+_FEEDBACK = ROOT / "tests" / "samples" / "feedback_pack.py"
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -92,6 +93,7 @@ def pair(servers: Servers) -> tuple[Caller, Caller]:
     for name in ("a", "b"):
         base = make_base_directory(servers.folder / f"pair-{name}")
         shutil.copy(_NODES, base / "custom_nodes" / _NODES.name)
+        shutil.copy(_FEEDBACK, base / "custom_nodes" / _FEEDBACK.name)
         shutil.copytree(_HABITS, base / "custom_nodes" / _HABITS.name, ignore=shutil.ignore_patterns("__pycache__"))
         (base / "custom_nodes" / "nodes_of_one.py").write_text(_NODES_OF_ONE.format(name=name), encoding="utf-8")
         started.append(servers.launch(("--cache-lru", "30"), base=base))

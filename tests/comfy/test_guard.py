@@ -63,7 +63,7 @@ def progress_module() -> Any:
 def loop_messages() -> tuple[InnerMessages, Registry]:
     registry = Registry("p", None)
     progress_module().global_progress_registry = registry
-    return InnerMessages("7", "p", partitioned_prompt(), ("5", "6")), registry
+    return InnerMessages("7", "p", partitioned_prompt()), registry
 
 
 def test_a_loop_at_an_endpoint_adds_nothing_to_the_progress_registry(server: FakeServer) -> None:
@@ -90,7 +90,7 @@ def test_a_loop_at_an_endpoint_finishes_the_node_that_the_editor_shows(server: F
 
 def test_a_registry_that_cannot_be_created_does_not_fail_the_call(server: FakeServer, caplog: pytest.LogCaptureFixture) -> None:
     progress_module().global_progress_registry = None
-    inner = InnerMessages("7", "p", partitioned_prompt(), ("5", "6"))
+    inner = InnerMessages("7", "p", partitioned_prompt())
     inner.watch("comfy", {"what": "executing", "node": "5"})
     inner.end()
     assert "AttributeError" in caplog.text

@@ -121,7 +121,7 @@ async def test_a_missing_hold_turns_its_features_off_and_nothing_else(
             assert hold.name in body["error"]["details"]
             assert hold.name in body["node_errors"]["2"]["errors"][0]["details"]
         else:
-            assert "none of them is up" in body["error"]["details"]
+            assert "is not up" in body["error"]["details"]
 
 
 @pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
@@ -139,6 +139,48 @@ async def test_the_routes_report_what_is_off(server: FakeServer, monkeypatch: py
         assert refused.status >= 400
         assert location.rpartition(".")[2].rpartition(":")[2] in await refused.text()
         assert (await client.get("/yggdrasill/v1/health")).status in (401, 403)
+
+
+@pytest.mark.filterwarnings("ignore:It is recommended to use web.RequestKey")
+async def test_every_route_has_a_twin_below_api(server: FakeServer) -> None:
+    async with running(server) as client:
+        for prefix in ("", "/api"):
+            answer = await client.get(f"{prefix}{UI_PATH}/status", headers={UI_HEADER: "1"})
+            assert answer.status == 200
+            assert (await client.get(f"{prefix}{UI_PATH}/status")).status == 403
+            assert (await client.get(f"{prefix}/yggdrasill/web/request.js")).status == 200
+            assert (await client.get(f"{prefix}/yggdrasill/v1/health")).status == 401
+            token = (Path(sys.modules["folder_paths"].get_user_directory()) / "yggdrasill" / "token").read_text(encoding="utf-8").strip()
+            assert (await client.get(f"{prefix}/yggdrasill/v1/health", headers={"Authorization": f"Bearer {token}"})).status == 200
+
+
+async def test_another_host_name_is_refused_with_the_setting_of_this_host(server: FakeServer) -> None:
+    async with running(server) as client:
+        answer = await client.get(UI_PATH + "/status", headers={UI_HEADER: "1", "Host": "forge.example"})
+        text = (await answer.json())["error"]["message"]
+        assert answer.status == 403
+        assert "'forge.example' is not allowed" in text
+        assert "'allow_hosts' in " in text
+        assert "settings.yaml" in text
+        assert "--allow-host" not in text
+
+
+async def test_the_refusal_of_a_placed_prompt_names_the_part_on_its_own_nodes(server: FakeServer) -> None:
+    async with running(server) as client:
+        body = await (await client.post("/prompt", json=PLACED)).json()
+        (entry,) = body["node_errors"]["2"]["errors"]
+        assert entry["type"] == "yggdrasill_EndpointUnreachable"
+        assert entry["extra_info"]["yggdrasill"] == {"kind": "EndpointUnreachable", "parts": ["part"]}
+        assert entry["details"] == body["error"]["message"]
+
+
+async def test_a_forgotten_level_in_a_posted_prompt_is_an_error(server: FakeServer) -> None:
+    async with running(server) as client:
+        posted = {**PLACED, "extra_data": {"yggdrasill": {"draw": {"nodes": ["2"], "endpoint": "forge"}}}}
+        answer = await client.post("/prompt", json=posted)
+        assert answer.status == 400
+        assert "Unknown key 'draw' in extra_data.yggdrasill. Available: 'graphs'." in (await answer.json())["error"]["message"]
+        assert server.queued == []
 
 
 async def test_the_routes_of_an_editor_that_is_off_have_the_reason(server: FakeServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
@@ -132,3 +133,32 @@ def test_previews_are_throttled_and_the_last_one_is_sent() -> None:
     throttle.handle("executing", {"node": "9"})
     assert told[2:] == [("preview", "NA=="), ("executing", "9")]
     assert throttle.timeout(9.0) == 9.0
+
+
+def test_held_messages_are_received_before_the_next_posted_one() -> None:
+    run = PromptRun("p", GRAPH, RunContext(0))
+    run.hold("started", {})
+    run.deliver("y", [1])
+    assert run.next_message(0.01) is None
+    run.hold("executed", {"node": "1"})
+    run.post("success", {})
+    received = [run.next_message(1.0) for _ in range(4)]
+    assert [message[0] for message in received if message] == ["started", "output", "executed", "success"]
+    assert run.is_finished
+    run.flush()
+    assert run.next_message(0.01) is None
+
+
+def test_a_message_about_a_node_reaches_a_waiting_run_although_no_other_follows() -> None:
+    run, runner = PromptRun("p", GRAPH, RunContext(0)), QueueRunner()
+
+    async def receive() -> None:
+        for number in range(3):
+            runner._on_message(run, "executing", {"node": str(number)})
+        await asyncio.sleep(0.2)
+        runner._on_message(run, "executing", {"node": "3"})
+        await asyncio.sleep(0.2)
+
+    asyncio.run(receive())
+    received = [run.next_message(0.1) for _ in range(4)]
+    assert [message[1]["node"] for message in received if message] == ["0", "1", "2", "3"]

@@ -149,3 +149,18 @@ async def test_a_listener_that_raises_does_not_reach_comfyui(caplog: pytest.LogC
 
     await VirtualSocket("p", broken, lambda prompt_id: "running").send_json(message("execution_start"))
     assert "RuntimeError: broken" in caplog.text
+
+
+async def test_a_node_that_another_node_created_has_its_creator_once_its_progress_is_known() -> None:
+    told: Told = []
+    listener = socket(told)
+    state = {"state": "running", "value": 0.0, "max": 1.0, "display_node_id": "5", "parent_node_id": "4", "real_node_id": "4"}
+    await listener.send_json(message("executing", node="4.0.0.5", display_node="5"))
+    await listener.send_json(message("progress_state", nodes={"4.0.0.5": state}))
+    await listener.send_json(message("executed", node="4.0.0.5", display_node="5", output={"text": ["x"]}))
+    await listener.send_json(message("executed", node="5", display_node="5", output=None))
+    assert told == [
+        ("executing", {"node": "4.0.0.5", "display": "5"}),
+        ("executed", {"node": "4.0.0.5", "display": "5", "output": {"text": ["x"]}, "parent": "4", "real": "4"}),
+        ("executed", {"node": "5", "output": None}),
+    ]

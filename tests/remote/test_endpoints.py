@@ -68,6 +68,73 @@ def test_what_is_written_is_read_back_and_the_comments_at_the_top_stay(file: Pat
     assert EndpointRegistry.from_yaml(file).to_dict() == read.to_dict()
 
 
+BY_HAND = """\
+# my machines
+
+endpoints:
+    forge: {url: "http://127.0.0.1:8401", token_env: FORGE_TOKEN}   # the big one
+    # under the roof
+    attic:
+        url: "https://attic.example:8400/base"
+        ca: ca.pem   # our own authority
+
+    # where it is cold
+    cellar: {url: 'http://127.0.0.1:8402'}
+
+graphs:   # which part runs where
+  creator: {replicas: [forge, attic], fallback: local}   # either will do
+  # for the book
+  author/write/llm: attic
+default: local   # the rest
+"""
+
+
+def test_lines_of_unchanged_entries_stay_with_their_comments(file: Path) -> None:
+    file.write_text(BY_HAND, encoding="utf-8")
+    read = EndpointRegistry.from_yaml(file)
+    read.to_yaml()
+    assert file.read_text(encoding="utf-8") == BY_HAND
+    read.remove("cellar")
+    read.add("loft", "http://127.0.0.1:8403")
+    read.to_yaml()
+    lines = BY_HAND.replace("    cellar: {url: 'http://127.0.0.1:8402'}\n", "    loft: {url: 'http://127.0.0.1:8403'}\n")
+    assert file.read_text(encoding="utf-8").replace('"', "'") == lines.replace('"', "'")
+    read.place_key("creator", "forge")
+    read.default = Placement(("forge",))
+    del read.placements["author/write/llm"]
+    read.to_yaml()
+    changed = lines.replace("creator: {replicas: [forge, attic], fallback: local}   #", "creator: forge   #")
+    changed = changed.replace("  author/write/llm: attic\n", "").replace("default: local   # the rest", "default: forge")
+    assert file.read_text(encoding="utf-8").replace('"', "'") == changed.replace('"', "'")
+    assert EndpointRegistry.from_yaml(file).to_dict() == read.to_dict()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "endpoints: {}\ngraphs: {}\ndefault: local",
+        "{endpoints: {forge: {url: 'http://127.0.0.1:1'}}}",
+        "endpoints: {forge: {url: 'http://127.0.0.1:1'}}  # in one line",
+        "endpoints:\n  forge: &url {url: 'http://127.0.0.1:1'}\n  mill: *url\n",
+        "endpoints:\r\n  forge: {url: 'http://127.0.0.1:1'}\r\ngraphs:\r\n  a: forge\r\n",
+        "graphs:\n  a: local\nendpoints:\n  ? forge\n  : url: >-\n      http://127.0.0.1:1\n# the end\n",
+    ],
+)
+def test_any_layout_of_the_file_can_be_changed(file: Path, text: str) -> None:
+    file.write_bytes(text.encode("utf-8"))
+    read = EndpointRegistry.from_yaml(file)
+    read.add("loft", "http://127.0.0.1:8403")
+    read.place_key("odd: 'key' #", "loft")
+    read.to_yaml()
+    assert EndpointRegistry.from_yaml(file).to_dict() == read.to_dict()
+    del read.placements["odd: 'key' #"]
+    for name in list(read.endpoints):
+        read.placements = {key: each for key, each in read.placements.items() if name not in each.endpoints}
+        read.remove(name)
+        read.to_yaml()
+        assert EndpointRegistry.from_yaml(file).to_dict() == read.to_dict()
+
+
 def test_a_token_is_written_to_the_secrets_alone_and_only_its_owner_reads_them(file: Path) -> None:
     read = EndpointRegistry.from_yaml(file)
     read.add("cellar", "http://127.0.0.1:8402", token="very-hidden")
@@ -277,3 +344,17 @@ def test_a_config_with_a_url_takes_its_credential_from_the_file_the_environment_
     assert proxy is not None
     assert proxy.route.clients[0].token == "hidden"
     assert proxy.to_config() == {"endpoint_url": "http://127.0.0.1:8401", "graph_id": "terrain"}
+
+
+def test_a_replaced_endpoint_keeps_its_placements() -> None:
+    registry = EndpointRegistry({"forge": "http://127.0.0.1:1", "mill": "http://127.0.0.1:2"}, {"paint": "forge"})
+    before = registry.client("forge")
+    registry.replace("forge", "http://127.0.0.1:3", token="another-token-of-the-forge")
+    assert registry.placements["paint"].endpoints == ("forge",)
+    assert registry.client("forge") is not before
+    assert (registry.client("forge").url, registry.client("forge").token) == ("http://127.0.0.1:3", "another-token-of-the-forge")
+    with pytest.raises(InvalidArgument):
+        registry.replace("forge", "nonsense")
+    assert registry.endpoint("forge").url == "http://127.0.0.1:3"
+    with pytest.raises(UnknownEndpoint):
+        registry.replace("loom", "http://127.0.0.1:4")

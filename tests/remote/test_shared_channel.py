@@ -16,9 +16,9 @@ from samples.http_client import until
 from samples.scripted_endpoint import Answer, Handler, Received, ScriptedEndpoint, answer, events, refusal, scripted_endpoint
 from yggdrasill.errors import AccessDenied, EndpointUnreachable
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry, RemoteGraph, RetryPolicy
-from yggdrasill.remote.calls import Route
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.registry_file import secrets_path, write_secrets
+from yggdrasill.remote.route import Route
 
 Start = Callable[[Handler], ScriptedEndpoint]
 CONTRACT = {"graph_id": "g", "kind": "graph", "hash": "h", "inputs": [{"name": "x"}], "outputs": [{"name": "y", "dtype": "any"}]}

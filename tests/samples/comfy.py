@@ -30,6 +30,12 @@ class Installation:
     folder: Path
     python: Path
 
+    @property
+    def flag_without_api_nodes(self) -> str:
+        """The flag that leaves out nodes of online services; its first name is deprecated where the second one exists."""
+        parser = (self.folder / "comfy" / "cli_args.py").read_text(encoding="utf-8")
+        return "--offline" if '"--offline"' in parser else "--disable-api-nodes"
+
     def run(self, script: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run ``script`` with ComfyUI's Python inside its checkout; the caller checks the return code."""
         command = [str(self.python), str(script), *arguments]
@@ -189,7 +195,7 @@ class Servers:
         port = port or free_port()
         database = (base / "user" / "comfyui.db").as_posix()
         command = [str(self.installation.python), "main.py", "--cpu", "--disable-auto-launch", "--port", str(port)]
-        command += [] if api_nodes else ["--disable-api-nodes"]
+        command += [] if api_nodes else [self.installation.flag_without_api_nodes]
         command += ["--base-directory", str(base), "--database-url", f"sqlite:///{database}", *flags]
         with (base / "server.log").open("ab") as log:
             process = subprocess.Popen(

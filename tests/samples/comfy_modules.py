@@ -57,6 +57,12 @@ class DynPrompt:
     def __init__(self, original: dict[str, Any]) -> None:
         self.original_prompt = original
 
+    def has_node(self, node_id: str) -> bool:
+        return node_id in self.original_prompt
+
+    def get_node(self, node_id: str) -> Any:
+        return self.original_prompt[node_id]
+
     def get_display_node_id(self, node_id: str) -> str:
         return node_id
 
@@ -105,6 +111,8 @@ class FakeServer:
         self.last_node_id: str | None = None
         self.last_prompt_id: str | None = None
         self.number = 0
+        self.users = {"default": "default"}
+        self.user_manager = SimpleNamespace(get_request_user_id=self._user)
         self.on_prompt_handlers: list[Any] = []
         self.sent: list[tuple[Any, Any, Any]] = []
         self.queued: list[Any] = []
@@ -113,6 +121,13 @@ class FakeServer:
         @self.routes.get("/object_info/{node_class}")
         async def one(request: web.Request) -> web.Response:
             return web.json_response({})
+
+    def _user(self, request: Any) -> str:
+        """The user of a request as ComfyUI's ``UserManager`` determines it."""
+        user = str(request.headers.get("comfy-user", "default")) if sys.modules["comfy.cli_args"].args.multi_user else "default"
+        if user not in self.users:
+            raise KeyError("Unknown user: " + user)
+        return user
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
         self.sent.append((event, data, sid))
@@ -211,7 +226,7 @@ def install_comfy(monkeypatch: pytest.MonkeyPatch, folder: Path) -> FakeServer:
         get_input_data=get_input_data,
         PromptExecutor=executor,
         PromptQueue=Queue,
-        CacheType=SimpleNamespace(CLASSIC="classic"),
+        CacheType=SimpleNamespace(CLASSIC="classic", LRU="lru", NONE="none", RAM_PRESSURE="ram"),
     )
     _module(monkeypatch, "nodes", NODE_CLASS_MAPPINGS={"X": Node, "Y": Node})
     _module(monkeypatch, "comfyui_version", __version__="0.33.0")
@@ -240,7 +255,10 @@ def _comfy_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         port=8188,
         tls_keyfile=None,
         tls_certfile=None,
+        multi_user=False,
         preview_method=SimpleNamespace(value="none"),
+        cache_classic=False,
+        cache_none=False,
         cache_lru=1,
         cache_ram=[],
     )
@@ -254,6 +272,9 @@ def _comfy_modules(monkeypatch: pytest.MonkeyPatch) -> None:
         get_all_torch_devices=lambda: ["cpu"],
         get_free_memory=lambda dev=None: 1,
         get_total_memory=lambda dev=None: 2,
+        minimum_inference_memory=lambda: 1,
+        free_memory=lambda memory_required, device, keep_loaded=(): [],
+        total_ram=1024.0,
     )
 
     def interrupt_current_processing(value: bool = True) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import itertools
 import json
 import os
 import selectors
@@ -123,10 +125,20 @@ class EndpointProcess:
         return self.endpoint(url).client()
 
 
+_PORTS = range(20_000, 32_000)
+_ports = itertools.count(os.getpid() * 97)
+
+
 def free_port() -> int:
-    """Return a free port."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """Return a free port for a server that starts later, or starts again.
+
+    It is below the range of which the system takes the ports of connections, and each process of tests begins at another one, so that
+    nothing else takes it in between.
+    """
+    for number in itertools.islice(_ports, len(_PORTS)):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", _PORTS[number % len(_PORTS)])) as server:
+            return int(server.getsockname()[1])
+    raise OSError(errno.EADDRINUSE, f"All ports of {_PORTS} are in use")
 
 
 def registry_of(*endpoints: EndpointProcess | Endpoint, **options: Any) -> EndpointRegistry:

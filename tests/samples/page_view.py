@@ -25,6 +25,9 @@ class Shown:
     entry: dict[str, Any] = field(default_factory=dict)
     messages: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     previews: list[tuple[dict[str, Any], bytes]] = field(default_factory=list)
+    #: Previews without metadata, and texts by node.
+    pictures: list[bytes] = field(default_factory=list)
+    texts: list[tuple[str, str]] = field(default_factory=list)
 
     def of(self, kind: str) -> list[dict[str, Any]]:
         """Return the messages of a kind."""
@@ -57,15 +60,24 @@ def on_endpoints(**parts: tuple[str, list[str]]) -> dict[str, Any]:
     return {"yggdrasill": {"graphs": {name: {"nodes": nodes, "endpoint": endpoint} for name, (endpoint, nodes) in parts.items()}}}
 
 
-def show(server: Server, prompt: Mapping[str, Any], extra: Mapping[str, Any] | None = None, *, seconds: float = 100, **body: Any) -> Shown:
-    """Queue a prompt as a page does, and watch it to its end."""
-    return asyncio.run(asyncio.wait_for(_show(server, {**body, "prompt": prompt, "extra_data": dict(extra or {})}), seconds))
+def show(
+    server: Server,
+    prompt: Mapping[str, Any],
+    extra: Mapping[str, Any] | None = None,
+    *,
+    seconds: float = 100,
+    knows_metadata: bool = True,
+    **body: Any,
+) -> Shown:
+    """Queue a prompt as a page does, and watch it to its end. A page with ``knows_metadata`` takes previews with metadata."""
+    whole = {**body, "prompt": prompt, "extra_data": dict(extra or {})}
+    return asyncio.run(asyncio.wait_for(_show(server, whole, knows_metadata), seconds))
 
 
-async def _show(server: Server, body: dict[str, Any]) -> Shown:
+async def _show(server: Server, body: dict[str, Any], knows_metadata: bool) -> Shown:
     page = uuid.uuid4().hex
     async with aiohttp.ClientSession(server.url) as session, session.ws_connect("/ws", params={"clientId": page}, max_msg_size=0) as socket:
-        await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": True}})
+        await socket.send_json({"type": "feature_flags", "data": {"supports_preview_metadata": knows_metadata}})
         async with session.post("/prompt", json={**body, "client_id": page}) as answer:
             shown = Shown(answer.status, await answer.json())
         if shown.status != 200:
@@ -73,7 +85,7 @@ async def _show(server: Server, body: dict[str, Any]) -> Shown:
         prompt_id = shown.answer["prompt_id"]
         async for message in socket:
             if message.type is aiohttp.WSMsgType.BINARY:
-                _take_preview(shown, message.data)
+                _take_binary(shown, message.data)
             elif message.type is aiohttp.WSMsgType.TEXT:
                 data = json.loads(message.data)
                 if (data.get("data") or {}).get("prompt_id") == prompt_id:
@@ -85,8 +97,12 @@ async def _show(server: Server, body: dict[str, Any]) -> Shown:
     return shown
 
 
-def _take_preview(shown: Shown, message: bytes) -> None:
-    """Parse a preview message: u32 4, u32 length, JSON, image."""
-    if int.from_bytes(message[:4], "big") == 4:
-        length = int.from_bytes(message[4:8], "big")
+def _take_binary(shown: Shown, message: bytes) -> None:
+    """Parse a binary message: u32 4, u32 length, JSON, image; or u32 3, u32 length, node, text; or u32 1, u32 format, image."""
+    kind, length = int.from_bytes(message[:4], "big"), int.from_bytes(message[4:8], "big")
+    if kind == 4:
         shown.previews.append((json.loads(message[8 : 8 + length]), message[8 + length :]))
+    elif kind == 3:
+        shown.texts.append((message[8 : 8 + length].decode(), message[8 + length :].decode()))
+    elif kind == 1:
+        shown.pictures.append(message[4:])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +57,30 @@ def test_deployments_are_restored_with_their_state(tmp_path: Path) -> None:
     again.remove("linear")
     with pytest.raises(UnknownGraph, match="'a/b'"):
         served(tmp_path).get("linear")
+
+
+def test_released_deployments_are_built_again_with_their_weights(tmp_path: Path) -> None:
+    deployments = served(tmp_path)
+    put(deployments, "linear", one_node("linear"), {"node": {"weight": torch.eye(3), "bias": torch.ones(3)}})
+    (tmp_path / "add.json").write_text(json.dumps(one_node("add", ("a", "b"), ("out",))), encoding="utf-8")
+    owned = deployments.add_file(tmp_path / "add.json")
+    before, weights = deployments.summaries(), weakref.ref(next(iter(deployments.get("linear").runnable.blocks())))
+    deployments.release_built()
+    gc.collect()
+    assert weights() is None
+    assert list(deployments.live.values()) == [owned]
+    assert deployments.summaries() == before
+    assert deployments.level_and_hash("linear") == (before[1]["kind"], before[1]["hash"])
+    assert torch.equal(deployments.get("linear").runnable.run({"x": torch.ones(3)})["y"], torch.full((3,), 2.0))
+
+
+def test_deployments_whose_calls_change_their_state_are_not_released(tmp_path: Path) -> None:
+    deployments = served(tmp_path)
+    put(deployments, "counter", one_node("accumulate", ("x",), ("total",)))
+    kept = deployments.get("counter")
+    assert kept.exclusive
+    deployments.release_built()
+    assert deployments.get("counter") is kept
 
 
 def test_the_owners_files_may_refer_to_others_and_cannot_be_replaced(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -233,3 +234,20 @@ def test_ten_thousand_tasks_are_queued_and_withdrawn_quickly() -> None:
     assert time.perf_counter() - began < 2
     assert host.queue_depth()["queued"] == 0
     may_start.set()
+
+
+def test_the_memory_of_a_gpu_that_is_not_used_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The query would create a CUDA context, which takes some hundred MB of the GPU."""
+    asked: list[int] = []
+
+    def memory_of(index: int) -> tuple[int, int]:
+        asked.append(index)
+        return 1, 2
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda index: 5 if index == 1 else 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory_of)
+    assert HeadlessHost().memory() == [{"device": "cuda:1", "free": 1, "total": 2}]
+    assert asked == [1]

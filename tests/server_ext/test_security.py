@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import stat
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from samples.endpoints import EndpointProcess
 from samples.http_client import BASE, SECRET_VALUE, Http, error_of, events_of, one_node
 from yggdrasill.errors import AccessDenied, InvalidArgument
 from yggdrasill.protocol.statuses import status_of
+from yggdrasill.server_ext import auth
 from yggdrasill.server_ext.auth import Guard, Signer, TokenFile, load_or_create_secret, resolve_token, rotate_token, url_for_others
 from yggdrasill.server_ext.route_table import ROUTES
 
@@ -151,8 +153,14 @@ def test_the_addresses_of_one_site_count_as_one(monkeypatch: pytest.MonkeyPatch)
     "host", ["evil.example", "evil.example:8400", "127.0.0.1.evil.example", "localhost.evil.example", "", "[::2]", "a@127.0.0.1@b"]
 )
 def test_another_host_name_is_refused(server: Http, host: str) -> None:
-    answer = server.get("/health", headers={"Host": host})
-    assert (answer.status_code == 400 and not answer.text.startswith("{")) or error_of(answer) == (403, "AccessDenied")
+    for credential in ("", "Bearer a-token-that-is-wrong"):
+        answer = server.get("/health", headers={"Host": host, "Authorization": credential})
+        assert (answer.status_code == 400 and not answer.text.startswith("{")) or error_of(answer) == (403, "AccessDenied")
+
+
+@pytest.mark.parametrize("host", ["forge.proxy.runpod.net", "gpubox:8400"])
+def test_the_right_token_is_accepted_under_any_host_name(server: Http, host: str) -> None:
+    assert server.get("/health", headers={"Host": host}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -208,6 +216,72 @@ def test_a_guard_refuses_other_names(host: str) -> None:
     with pytest.raises(AccessDenied) as caught:
         Guard("a-token-of-eight", ["0.0.0.0", "forge.lan"]).check_source(host, None, None)
     assert caught.value.details["reason"] == "host"
+
+
+@pytest.mark.parametrize(
+    "host, origin",
+    [
+        ("forge.lan:80", "http://forge.lan"),
+        ("forge.lan", "http://forge.lan:80"),
+        ("forge.lan:443", "https://forge.lan"),
+        ("forge.lan", "http://forge.lan:8188"),
+        ("forge.lan", "https://FORGE.lan:8443"),
+    ],
+)
+def test_default_ports_and_ports_that_a_proxy_dropped_are_equal(host: str, origin: str) -> None:
+    Guard("a-token-of-eight", ["forge.lan"]).check_source(host, origin, None)
+
+
+@pytest.mark.parametrize(
+    "host, origin",
+    [
+        ("forge.lan:8188", "http://forge.lan"),
+        ("forge.lan:443", "http://forge.lan"),
+        ("forge.lan:8188", "http://forge.lan:8189"),
+        ("forge.lan", "http://evil.example"),
+        ("forge.lan", "null"),
+        ("forge.lan", "file://forge.lan"),
+        ("forge.lan:x", "http://forge.lan"),
+    ],
+)
+def test_other_origins_are_refused(host: str, origin: str) -> None:
+    with pytest.raises(AccessDenied, match="may not use this endpoint"):
+        Guard("a-token-of-eight", ["forge.lan"]).check_source(host, origin, None)
+
+
+def test_the_names_of_this_machine_are_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    auth._own_names.cache_clear()
+    monkeypatch.setattr("socket.gethostname", lambda: "GPUBox")
+    monkeypatch.setattr("socket.getfqdn", lambda: "gpubox.studio.example")
+    try:
+        guard = Guard("a-token-of-eight", ["0.0.0.0"])
+        for host in ("gpubox:8188", "gpubox.local:8188"):
+            guard.check_source(host, f"http://{host}", "same-origin")
+        for _ in range(100):
+            if "gpubox.studio.example" in auth._own_names():
+                break
+            time.sleep(0.02)
+        guard.check_host("gpubox.studio.example")
+        with pytest.raises(AccessDenied):
+            guard.check_host("gpubox.evil.example")
+    finally:
+        auth._own_names.cache_clear()
+
+
+def test_hosts_of_the_environment_are_read_and_a_star_allows_every_name() -> None:
+    assert auth.hosts_of_environment({}) == []
+    assert auth.hosts_of_environment({"YGGDRASILL_ALLOW_HOSTS": "a.example, b.example *"}) == ["a.example", "b.example", "*"]
+    Guard("a-token-of-eight", ["*"]).check_source("x7.proxy.runpod.net", "https://x7.proxy.runpod.net", "same-origin")
+    with pytest.raises(AccessDenied):
+        Guard("a-token-of-eight", ["*"]).check_source("x7.proxy.runpod.net", "https://evil.example", None)
+
+
+def test_the_refusal_of_a_name_says_where_it_can_be_added() -> None:
+    with pytest.raises(AccessDenied, match=r"'forge\.lan' is not allowed.*--allow-host.*YGGDRASILL_ALLOW_HOSTS"):
+        Guard("a-token-of-eight").check_host("forge.lan")
+    with pytest.raises(AccessDenied, match=r"'allow_hosts' in settings\.yaml") as caught:
+        Guard("a-token-of-eight", setting="'allow_hosts' in settings.yaml").check_host("forge.lan")
+    assert "--allow-host" not in caught.value.message
 
 
 # -- signed urls --------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
  * The editor extension: everything that it registers with ComfyUI.
  *
  * ComfyUI loads every .js file of this folder with the page, so it contains only what is needed from the beginning. The modules in the parent
- * folder are loaded when they are first needed, from /yggdrasill/web/NAME.js. No request is sent to the server before one of our nodes exists,
+ * folder are loaded when they are first needed, from /api/yggdrasill/web/NAME.js. No request is sent to the server before one of our nodes exists,
  * a command is given, or the user interacts with the page.
  */
 import { REMOTE_GRAPH, RUN_GRAPH, shapeDefinition } from "./definition.js";
@@ -30,7 +30,7 @@ const loaded = new Map();
  */
 async function load(name) {
   try {
-    loaded.set(name, await import(`../../yggdrasill/web/${name}.js`));
+    loaded.set(name, await import(app.api.apiURL(`/yggdrasill/web/${name}.js`)));
   } catch (error) {
     const detail = `A module of the editor extension could not be loaded: ${error.message}`;
     app.extensionManager.toast.add({ severity: "error", summary: "Yggdrasill", detail, life: 20_000 });
@@ -57,6 +57,54 @@ let emptyBadge = null;
 function placementBadge(node) {
   void node.outputs?.yggdrasillBadge;
   return loaded.get("canvas_placement")?.badgeOf(node) ?? (emptyBadge ??= new window.LGraphBadge({ text: "" }));
+}
+
+/** The badge of a node whose part was refused; see `refusal.js`. */
+function refusalBadge(node) {
+  void node.outputs?.yggdrasillRefusal;
+  return loaded.get("refusal")?.badgeOf(node) ?? (emptyBadge ??= new window.LGraphBadge({ text: "" }));
+}
+
+/** The parts that run on this server in the next prompt, whatever their placement. @type {string[]} */
+let partsHere = [];
+
+/** Show why a prompt with placed parts is refused, and post the next one as the user has chosen. */
+function watchPrompts() {
+  const { api } = app;
+  const { queuePrompt, fetchApi } = api;
+  api.queuePrompt = async function (...rest) {
+    loaded.get("refusal")?.clear(app);
+    try {
+      return await queuePrompt.apply(this, rest);
+    } catch (error) {
+      if (JSON.stringify(error?.response?.node_errors ?? {}).includes("yggdrasill_")) (await load("refusal"))?.showRefusal(app, error.response, runHere);
+      throw error;
+    }
+  };
+  api.fetchApi = function (route, options) {
+    const isPrompt = partsHere.length && route === "/prompt" && options?.method === "POST";
+    return fetchApi.call(this, route, isPrompt ? { ...options, body: withPartsHere(options.body) } : options);
+  };
+  api.addEventListener("execution_error", async ({ detail }) => {
+    if (detail?.exception_type?.startsWith("yggdrasill.errors.")) (await load("refusal"))?.showFailure(app, detail);
+  });
+}
+
+async function runHere(parts) {
+  partsHere = parts;
+  try {
+    await app.queuePrompt(0, 1);
+  } finally {
+    partsHere = [];
+  }
+}
+
+function withPartsHere(text) {
+  const body = JSON.parse(text);
+  const graphs = Object.fromEntries(partsHere.map((name) => [name, { endpoint: "local" }]));
+  const { yggdrasill } = body.extra_data ?? {};
+  body.extra_data = { ...body.extra_data, yggdrasill: { ...yggdrasill, graphs: { ...yggdrasill?.graphs, ...graphs } } };
+  return JSON.stringify(body);
 }
 
 const TAB = {
@@ -124,6 +172,7 @@ app.registerExtension({
   settings: SETTINGS,
   setup() {
     app.extensionManager.registerSidebarTab(TAB);
+    watchPrompts();
     for (const type of ["pointermove", "pointerdown", "keydown"]) window.addEventListener(type, loadPlacement, { once: true, passive: true });
   },
   getCanvasMenuItems: (canvas) => [...(loaded.get("canvas_placement")?.canvasItems(canvas, app) ?? []), null, serveItem()],
@@ -144,12 +193,11 @@ app.registerExtension({
     if (isNew && !hasParts(app.rootGraph ?? app.graph)) return;
     const module = await loadPlacement();
     if (isNew) return;
-    module?.redraw(app);
-    await module?.updateLists(app);
+    await module?.opened(app);
   },
   refreshComboInNodes: () => loaded.get("canvas_placement")?.updateLists(app),
   nodeCreated(node) {
-    node.badges.push(() => placementBadge(node));
+    node.badges.push(() => placementBadge(node), () => refusalBadge(node));
     const name = BEHAVIOUR[node.comfyClass];
     if (!name) return;
     const module = loaded.get(name);

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from yggdrasill.server_ext.comfy.compat.memory import cache_settings
 from yggdrasill.server_ext.comfy.compat.server import command_line, prompt_server
 
-__all__ = ["InterruptFlag", "RunningState", "new_executor", "progress_registry", "wrap_execution", "wrap_input_data", "wrap_validation"]
+__all__ = [
+    "InterruptFlag",
+    "RunningState",
+    "new_executor",
+    "progress_registry",
+    "release_executor",
+    "wrap_execution",
+    "wrap_input_data",
+    "wrap_validation",
+]
 
 _MARK = "_yggdrasill_original"
 
@@ -22,6 +33,9 @@ def progress_registry() -> Any:
 
 class RunningState:
     """ComfyUI's global facts about the running prompt.
+
+    The workflow's metadata is not one of them: calls of the outer prompt send messages while a nested prompt runs, and the socket of a nested
+    prompt ignores it.
 
     Raises:
         ImportError, AttributeError: this ComfyUI keeps them elsewhere.
@@ -72,10 +86,19 @@ class InterruptFlag:
 
 
 def new_executor() -> Any:
-    """Return an executor for nested prompts, with a cache of its own that keeps the results of the last prompt."""
-    execution = importlib.import_module("execution")
-    cache_sizes = {"lru": 0, "ram": 0.0, "ram_inactive": 0.0}
-    return execution.PromptExecutor(prompt_server(), cache_type=execution.CacheType.CLASSIC, cache_args=cache_sizes)
+    """Return an executor for nested prompts, with a cache of its own of the type and the sizes of ComfyUI's."""
+    execution, settings, server = importlib.import_module("execution"), cache_settings(), prompt_server()
+    kind = getattr(execution.CacheType, settings.kind, execution.CacheType.CLASSIC)
+    options: dict[str, Any] = {"cache_type": kind, "cache_args": settings.arguments}
+    if "asset_manager" in inspect.signature(execution.PromptExecutor).parameters:
+        # without it, files that nested prompts show are not registered as assets
+        options["asset_manager"] = getattr(server, "asset_manager", None)
+    return execution.PromptExecutor(server, **options)
+
+
+def release_executor(executor: Any) -> None:
+    """Release the results and models in the cache of an executor, which must not run again."""
+    executor.caches = None
 
 
 def wrap_validation(wrap: Callable[[AsyncFunction], AsyncFunction]) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from yggdrasill.server_ext.comfy.compat.server import prompt_server
+
 __all__ = [
     "base_folder",
     "compute_devices",
+    "enrich_files",
     "media_folders",
     "model_folders",
     "model_names",
@@ -57,6 +60,30 @@ def named_folder(name: str) -> Path | None:
     """Return the folder that ComfyUI calls ``input``, ``output`` or ``temp``; None for another name."""
     folder = _folders().get_directory_by_type(name)
     return None if folder is None else Path(folder)
+
+
+def enrich_files(output: Any, prompt_id: str) -> Any:
+    """Return what a node shows with what ComfyUI adds to the files of its own nodes: media properties, and their ids as assets of this server.
+
+    ComfyUI 0.26 to 0.33 add ids alone, and only with ``--enable-assets``.
+    """
+    media, assets = _optional("comfy_execution.media_enrichment"), _optional("comfy_execution.asset_enrichment")
+    if hasattr(media, "enrich_output_with_media_metadata"):
+        output = media.enrich_output_with_media_metadata(output)
+    manager = getattr(prompt_server(), "asset_manager", None)
+    if manager is not None and hasattr(assets, "register_executed_outputs"):
+        return assets.register_executed_outputs(output, prompt_id, manager)
+    if hasattr(assets, "enrich_output_with_assets"):
+        return assets.enrich_output_with_assets(output)
+    return output
+
+
+def _optional(name: str) -> Any:
+    """Return a module that not every ComfyUI has, or None."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None
 
 
 def model_folders() -> list[Path]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,14 +13,17 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.server_ext.comfy.compat.server import prompt_server
 
 __all__ = [
+    "add_class_with_types",
     "call_node",
     "execution_blocker",
     "find_class",
     "is_blocker",
+    "loop_role",
     "may_rerun",
     "node_classes",
     "object_info_entry",
     "validates_itself",
+    "validates_types",
 ]
 
 _PATH = "/object_info/{node_class}"
@@ -30,6 +33,14 @@ def node_classes() -> Mapping[str, Any]:
     """Return the node classes by the name that prompts use."""
     found: Mapping[str, Any] = importlib.import_module("nodes").NODE_CLASS_MAPPINGS
     return found
+
+
+def add_class_with_types(name: str, class_type: str, types: Sequence[str]) -> None:
+    """Add a class as ``class_type`` to ComfyUI's under ``name``; its first outputs have these types."""
+    base = node_classes()[class_type]
+    returned = [*types, *base.RETURN_TYPES[len(types) :]][: len(base.RETURN_TYPES)]
+    typed = type(f"{base.__name__}WithTypes", (base,), {"RETURN_TYPES": returned})
+    importlib.import_module("nodes").NODE_CLASS_MAPPINGS[name] = typed
 
 
 async def object_info_entry(name: str) -> dict[str, Any]:
@@ -57,6 +68,15 @@ def may_rerun(node_class: Any) -> bool:
     return has_schema and internal.first_real_override(node_class, "fingerprint_inputs") is not None
 
 
+def loop_role(node_class: Any) -> str | None:
+    """Return ``start`` or ``end`` for a class that begins or ends a loop of ComfyUI's own kind. Its ``/object_info`` does not contain it."""
+    internal = importlib.import_module("comfy_api.internal")
+    if not issubclass(node_class, internal._ComfyNodeInternal):
+        return None
+    role = getattr(node_class.GET_SCHEMA(), "loop_boundary", None)
+    return role if role in ("start", "end") else None
+
+
 def validates_itself(class_type: str, name: str) -> bool:
     """Return whether a class of this ComfyUI validates an input itself, so that ComfyUI does not compare it with the options.
 
@@ -65,15 +85,27 @@ def validates_itself(class_type: str, name: str) -> bool:
     node_class = node_classes().get(class_type)
     if node_class is None:
         return True
+    arguments, takes_all = _validated_by(node_class)
+    return name in arguments or takes_all
+
+
+def validates_types(class_type: str) -> bool:
+    """Return whether a class of this ComfyUI validates the types of its links itself."""
+    node_class = node_classes().get(class_type)
+    return node_class is not None and "input_types" in _validated_by(node_class)[0]
+
+
+def _validated_by(node_class: Any) -> tuple[list[str], bool]:
+    """Return the arguments of a class's own validation, and whether it takes all inputs."""
     internal = importlib.import_module("comfy_api.internal")
     if issubclass(node_class, internal._ComfyNodeInternal):
         validate = internal.first_real_override(node_class, "validate_inputs")
     else:
         validate = getattr(node_class, "VALIDATE_INPUTS", None)
     if validate is None:
-        return False
-    arguments = inspect.getfullargspec(validate)
-    return name in arguments.args or arguments.varkw is not None
+        return [], False
+    found = inspect.getfullargspec(validate)
+    return found.args, found.varkw is not None
 
 
 def find_class(location: str) -> type | None:

@@ -20,20 +20,26 @@ __all__ = [
     "command_line",
     "json_copy",
     "main_loop",
+    "multi_user",
     "next_number",
     "on_main_loop",
     "open_socket",
     "own_addresses",
     "prompt_server",
+    "request_user",
     "running_client",
+    "send_any",
     "send_json",
     "send_preview",
     "send_text",
     "web_app",
+    "wrap_send",
 ]
 
-_PREVIEW_WITH_METADATA = 4
+_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
+_JPEG, _PNG = 1, 2
 _MAX_LINE = 500
+_WRAPPED = "_yggdrasill_original_send_sync"
 _MAX_MESSAGE = 8 << 20
 
 
@@ -89,6 +95,19 @@ def command_line() -> Any:
     return importlib.import_module("comfy.cli_args").args
 
 
+def multi_user() -> bool:
+    """Return whether ComfyUI keeps the files of several users apart (``--multi-user``)."""
+    return bool(command_line().multi_user)
+
+
+def request_user(request: Any) -> str | None:
+    """Return the user who sent a request to ComfyUI, or None if it names none that ComfyUI knows."""
+    try:
+        return str(prompt_server().user_manager.get_request_user_id(request))
+    except KeyError:
+        return None
+
+
 def own_addresses() -> tuple[list[str], int, str]:
     """Return the addresses and the port that ComfyUI listens on, and the URL at which this machine reaches it."""
     args = command_line()
@@ -118,23 +137,54 @@ def send_json(event: str, data: Mapping[str, Any], sid: str | None) -> None:
     Raises:
         InvalidArgument: the message is not JSON.
     """
+    send_any(event, dict(data), sid)
+
+
+def send_any(event: str, data: Any, sid: str | None) -> None:
+    """Send a message whose data are any JSON value, as `send_json`."""
     if not isinstance(event, str) or not event:
         raise InvalidArgument(f"The name of a message must be a non-empty string, got {event!r}. Use send_preview for pictures.")
-    prompt_server().send_sync(event, json_copy(dict(data), f"message {event!r}"), sid)
+    prompt_server().send_sync(event, json_copy(data, f"message {event!r}"), sid)
+
+
+def wrap_send(wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> None:
+    """Replace the function ``send_sync(event, data, sid)`` with which nodes and ComfyUI send messages, once per process."""
+    server = prompt_server()
+    if not hasattr(server, _WRAPPED):
+        setattr(server, _WRAPPED, server.send_sync)
+        server.send_sync = wrap(server.send_sync)
 
 
 def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> None:
     """Send an encoded picture (JPEG or PNG) for the node in ``metadata`` to the browser ``sid``.
+
+    As ComfyUI's own preview, it has the workflow's metadata too. A browser that does not support metadata receives the picture alone.
 
     Raises:
         InvalidArgument: metadata that is not JSON, or a picture that is not bytes.
     """
     if not isinstance(image, (bytes, bytearray, memoryview)):
         raise InvalidArgument(f"A preview must be bytes, got {type(image).__name__}.")
-    text = json.dumps(json_copy(dict(metadata), "a preview's metadata")).encode("utf-8")
     server = prompt_server()
-    payload = len(text).to_bytes(4, "big") + text + bytes(image)
-    asyncio.run_coroutine_threadsafe(_quietly(server, payload, sid), server.loop)
+    facts = {**_workflow_metadata(server, metadata), **metadata}
+    text = json.dumps(json_copy(facts, "a preview's metadata")).encode("utf-8")
+    if sid is None or _knows_metadata(server, sid):
+        event, payload = _PREVIEW_WITH_METADATA, len(text).to_bytes(4, "big") + text + bytes(image)
+    else:
+        kind = _PNG if "png" in str(metadata.get("image_type")).lower() else _JPEG
+        event, payload = _PREVIEW, kind.to_bytes(4, "big") + bytes(image)
+    asyncio.run_coroutine_threadsafe(_quietly(server, event, payload, sid), server.loop)
+
+
+def _workflow_metadata(server: Any, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return what ComfyUI adds to each message about the running prompt, such as the id of its workflow; empty before ComfyUI 0.38."""
+    found = getattr(server, "workflow_metadata", None)
+    return found if isinstance(found, Mapping) and "prompt_id" in metadata else {}
+
+
+def _knows_metadata(server: Any, sid: str) -> bool:
+    flags = (server.sockets_metadata.get(sid) or {}).get("feature_flags") or {}
+    return flags.get("supports_preview_metadata") is True
 
 
 def send_text(text: str, node_id: str, sid: str | None) -> None:
@@ -142,9 +192,9 @@ def send_text(text: str, node_id: str, sid: str | None) -> None:
     prompt_server().send_progress_text(text[:_MAX_LINE], node_id, sid)
 
 
-async def _quietly(server: Any, payload: bytes, sid: str | None) -> None:
+async def _quietly(server: Any, event: int, payload: bytes, sid: str | None) -> None:
     with shielded("a preview could not be sent"):
-        await server.send_bytes(_PREVIEW_WITH_METADATA, payload, sid)
+        await server.send_bytes(event, payload, sid)
 
 
 def open_socket(sid: str, socket: Any) -> None:

@@ -8,7 +8,10 @@ from urllib.parse import urlsplit
 
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
 
-__all__ = ["endpoint_summary", "host_of", "models_of"]
+__all__ = ["LOOPBACK", "endpoint_summary", "host_of", "models_of"]
+
+LOOPBACK = ("127.", "localhost", "[::1]")
+"""How the addresses of one machine itself begin."""
 
 _STATES = {"EndpointUnreachable": "down", "AccessDenied": "refused", "ProtocolMismatch": "other version", None: "down"}
 

@@ -10,11 +10,12 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.partition.placement_keys import parts_of
+from yggdrasill.remote.partition.placement_keys import parts_of, workflow_id
 from yggdrasill.remote.preflight import file_lists
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.object_info import read_object_info
+from yggdrasill.server_ext.comfy.placement.workflow_placements import current_user
 
 __all__ = ["OptionLists", "OptionListsModel"]
 
@@ -69,8 +70,9 @@ class OptionLists:
         registry = extension_context().registry
         prompt = {node: {"class_type": name, "inputs": {}} for node, name in body.nodes.items()}
         extra = {"extra_pnginfo": {"workflow": body.workflow}}
+        stored = extension_context().workflow_placements.of_workflow(current_user.get(), workflow_id(extra))
         try:
-            naming = await asyncio.to_thread(parts_of, prompt, extra, registry.placements, registry.endpoints)
+            naming = await asyncio.to_thread(parts_of, prompt, extra, registry.placements, registry.endpoints, stored)
         except YggdrasillError:  # Preflight and the run report it
             return {}
         return {node: tuple(placed.placement.endpoints) for placed in naming.parts for node in sorted(placed.part.nodes)}

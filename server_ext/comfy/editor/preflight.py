@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.remote.model_names import has_model
-from yggdrasill.remote.partition.partitioning import partition_prompt
 from yggdrasill.remote.partition.parts import PartCall, Partition
-from yggdrasill.remote.partition.placement_keys import PlacedPart, parts_of, uses_their_models
+from yggdrasill.remote.partition.placement_keys import PlacedPart, parts_of, uses_their_models, workflow_id
 from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.preflight import DifferentFile, MissingItem, missing_at, models_of
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
@@ -21,6 +20,8 @@ from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
 from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
+from yggdrasill.server_ext.comfy.placement.validator import partition_leniently
+from yggdrasill.server_ext.comfy.placement.workflow_placements import current_user
 
 __all__ = ["Preflight", "PreflightModel", "sources_of"]
 
@@ -68,7 +69,8 @@ class Preflight:
     async def _examine(self, body: PreflightModel, found: dict[str, Any]) -> None:
         registry = extension_context().registry
         extra = {"extra_pnginfo": {"workflow": body.workflow}}
-        naming = await asyncio.to_thread(parts_of, body.prompt, extra, registry.placements, registry.endpoints)
+        stored = extension_context().workflow_placements.of_workflow(current_user.get(), workflow_id(extra))
+        naming = await asyncio.to_thread(parts_of, body.prompt, extra, registry.placements, registry.endpoints, stored)
         found["warnings"] = list(naming.warnings)
         if not naming.parts:
             return
@@ -76,8 +78,7 @@ class Preflight:
         states = await extension_context().placement.monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         schemas = await self._schemas(body.prompt, names)
         facts = extension_context().placement.local_facts.facts()
-        parts = [placed.part for placed in naming.parts]
-        partition = await asyncio.to_thread(partition_prompt, body.prompt, parts, schemas, host=facts)
+        partition = await asyncio.to_thread(partition_leniently, body.prompt, naming.parts, schemas, None, facts)
         states |= await self._requery_lacking(naming.parts, partition, states)
         checks = await self._checks(naming.parts, partition, states)
         label = _Labels(body.prompt)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,14 +13,12 @@ from yggdrasill.foundation.kinds import Kind, build_project, detect_kind, kind_o
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.placement import ProjectPart, match_keys, name_of
 from yggdrasill.remote.placing import RegistryProject, make_proxy
+from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.levels.built import built_runnables, referenced_bytes
 from yggdrasill.server_ext.comfy.levels.host_paths import check
 
 __all__ = ["build", "build_placed", "checked_level", "config_key"]
-
-_MAX_BUILT = 8
-_built: OrderedDict[str, Any] = OrderedDict()
-_built_lock = threading.Lock()
 
 
 def config_key(config: Mapping[str, Any]) -> str:
@@ -53,7 +49,9 @@ def build(config: Mapping[str, Any]) -> Any:
     Raises:
         InvalidConfig, UnsupportedVersion, UnknownBlockType, InvalidEdge
     """
-    built = build_project(check(config), BuildOptions(allow_ref=False))
+    checked = check(config)
+    _make_room(config)
+    built = build_project(checked, BuildOptions(allow_ref=False))
     return _retain(config, built) if isinstance(built, Container) else built
 
 
@@ -73,8 +71,9 @@ def build_placed(config: Mapping[str, Any]) -> Any:
         return build(config)
     if whole is not None and not whole.is_local:
         return registry.place(build(config))
-    resolver = RegistryProject(registry, name_of(config))
-    return _retain(config, build_project(check(config), BuildOptions(endpoints=resolver, allow_ref=False)))
+    resolver, checked = RegistryProject(registry, name_of(config)), check(config)
+    _make_room(config)
+    return _retain(config, build_project(checked, BuildOptions(endpoints=resolver, allow_ref=False)))
 
 
 def _whole(config: Mapping[str, Any], kind: Kind, registry: EndpointRegistry) -> tuple[Any, bool]:
@@ -91,10 +90,14 @@ def _whole(config: Mapping[str, Any], kind: Kind, registry: EndpointRegistry) ->
 
 
 def _retain(config: Mapping[str, Any], built: Any) -> Any:
-    """Keep the last few runnables alive, because the reuse pool shares a model only while a runnable uses it."""
-    with _built_lock:
-        _built[config_key(config)] = built
-        _built.move_to_end(config_key(config))
-        while len(_built) > _MAX_BUILT:
-            _built.popitem(last=False)
+    """Keep a runnable for the next node, because the reuse pool shares a model only while a runnable uses it."""
+    built_runnables.keep(config_key(config), built)
     return built
+
+
+def _make_room(config: Mapping[str, Any]) -> None:
+    """Let ComfyUI unload models of its own if the models of ``config``, which is about to be built, need their memory."""
+    nbytes = 0 if config_key(config) in built_runnables else referenced_bytes(config)
+    if nbytes:
+        with compat.shielded("ComfyUI could not be asked for memory"):
+            compat.make_room(nbytes)

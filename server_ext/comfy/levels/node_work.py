@@ -1,6 +1,8 @@
-"""The work of one node in a thread of its own: the node waits without blocking ComfyUI's event loop, and an interrupt stops the work.
+"""The work of one node in a thread of its own, which an interrupt stops.
 
-While it waits, the node runs ComfyUI workflows of its own project nested, and re-entrant runs that its calls to other servers depend on.
+While the work computes, no other node of ComfyUI executes, as for any node that is not asynchronous: two models would otherwise compete for a
+device. While it waits for another endpoint or for a workflow, other nodes execute, and the node runs ComfyUI workflows of its own project
+nested, and re-entrant runs that its calls to other servers depend on.
 """
 
 from __future__ import annotations
@@ -12,21 +14,24 @@ from concurrent.futures import Future
 from typing import Any, Generic, TypeVar
 
 from yggdrasill.errors import Cancelled
-from yggdrasill.executor.context import CancelToken, RunContext, enter_run, observe_waits
+from yggdrasill.executor.context import CancelToken, Host, RunContext, enter_run, observe_waits
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.compat.probe import REMOTE_GRAPH
 from yggdrasill.server_ext.comfy.extension_context import extension_context
+from yggdrasill.server_ext.comfy.levels.built import current_prompt
 from yggdrasill.server_ext.comfy.node_messages import NodeMessages
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.reentrant_slot import ReentrantSlot
 from yggdrasill.server_ext.comfy.runner import observe_prompts
+from yggdrasill.server_ext.headless import Lease
 
-__all__ = ["Meter", "NodeWork"]
+__all__ = ["ExecutorTurn", "Meter", "NodeWork"]
 
 Result = TypeVar("Result")
 _POLL = 0.1
 _GRACE = 20.0
-"""Seconds that an interrupted node waits for its work to stop, so that memory is free for the next node."""
+"""Seconds that an interrupted node waits for its work to stop. It stops between two blocks, or where a block checks for cancellation. Until
+then its models take the memory that the next prompt needs; ComfyUI waits without a limit for a node of its own."""
 
 
 class Meter:
@@ -60,6 +65,49 @@ class Meter:
         self._messages.progress("", done, self._total, None)
 
 
+class ExecutorTurn:
+    """The right to compute instead of ComfyUI's other nodes. A thread holds it, from the start; a `Lease` gives it back during waits.
+
+    ComfyUI's event loop is blocked in `block` while the thread computes. A thread that resumes is granted the right there.
+    """
+
+    def __init__(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._changed = threading.Condition()
+        self._is_held = True
+        self._is_wanted = False
+
+    def acquire(self, token: CancelToken) -> None:
+        """Wait for the right to compute.
+
+        Raises:
+            Cancelled: the token was cancelled; the right is not held.
+        """
+        with self._changed:
+            self._is_wanted = True
+        self._wake()
+        with self._changed:
+            while not self._is_held and not token.cancelled:
+                self._changed.wait(_POLL)
+            self._is_wanted = False
+            if not self._is_held:
+                raise Cancelled(token.reason)
+
+    def release(self) -> None:
+        """Let other nodes execute."""
+        with self._changed:
+            self._is_held = False
+            self._changed.notify_all()
+
+    def block(self, seconds: float) -> bool:
+        """Block the event loop, for at most ``seconds``, while the thread computes. Return whether it still computes."""
+        with self._changed:
+            if self._is_wanted and not self._is_held:
+                self._is_held = True
+                self._changed.notify_all()
+            return not self._changed.wait_for(lambda: not self._is_held, seconds)
+
+
 class NodeWork(Generic[Result]):
     """Runs ``work(self)`` in a thread, in a run context of its own. Create it in the task of the node."""
 
@@ -77,19 +125,27 @@ class NodeWork(Generic[Result]):
         self._seed = seed
         self._work = work
         self._future: Future[Result] = Future()
+        self._turn = ExecutorTurn(self._reentrant_slot.wake)
+        self._lease = Lease(self._turn, self.token)
+        self._prompt_id = node.prompt_id if node else ""
         threading.Thread(target=self._run, name=f"yggdrasill-node-{node_id}", daemon=True).start()
 
     def _run(self) -> None:
+        current_prompt.set(self._prompt_id)
         try:
             with (
                 observe_waits(self._reentrant_slot.update_waits),
                 observe_prompts(self._on_message, "", begin=self._reentrant_slot.run_local, preview_method=self._preview_method),
-                enter_run(seed=self._seed, path=(), token=self.token, progress=self.meter.step_progress) as context,
+                enter_run(
+                    seed=self._seed, path=(), token=self.token, progress=self.meter.step_progress, host=Host(self._lease.release_slot)
+                ) as context,
             ):
                 self.context: RunContext = context
                 self._future.set_result(self._work(self))
         except BaseException as error:  # noqa: BLE001 - the node raises it
             self._future.set_exception(error)
+        finally:
+            self._lease.end()
 
     def _on_message(self, kind: str, facts: dict[str, Any]) -> None:
         """Show a message of a workflow that this node runs nested."""
@@ -104,7 +160,8 @@ class NodeWork(Generic[Result]):
         future = asyncio.wrap_future(self._future)
         try:
             while not future.done():
-                await self._reentrant_slot.wait_with(future, _POLL)
+                if not self._turn.block(_POLL):
+                    await self._reentrant_slot.wait_with(future, _POLL)
                 if compat.interrupted():
                     self.token.cancel("interrupted")
                     await self._reentrant_slot.stop()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import InnerFailure, NodeIds, PartitionedPrompt
 
 __all__ = ["INNER_OUTPUTS", "Message", "pack_outputs", "translate_history", "translate_message"]
 
@@ -15,43 +15,86 @@ INNER_OUTPUTS = "yggdrasill"
 Message = tuple[str, dict[str, Any]]
 
 
-def pack_outputs(outputs: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the outputs of inner nodes as the output of the placed node, or None if there are none."""
-    return {INNER_OUTPUTS: [[node, output] for node, output in outputs.items()]} if outputs else None
+def pack_outputs(outputs: Iterable[tuple[NodeIds, Any]]) -> dict[str, Any] | None:
+    """Return the outputs of inner nodes, each with its ids at the endpoint, as the output of the placed node, or None if there are none."""
+    packed = [[[ids.node, ids.display, ids.parent, ids.real], output] for ids, output in outputs]
+    return {INNER_OUTPUTS: packed} if packed else None
 
 
-def _unpack(output: Any) -> dict[str, Any]:
-    return dict(output.get(INNER_OUTPUTS) or ()) if isinstance(output, Mapping) else {}
+def _outputs(partitioned: PartitionedPrompt, running_id: str, output: Any) -> Iterator[tuple[NodeIds, Any]]:
+    """Yield the outputs of the inner nodes of a call. Of a call that did not run in this prompt, those that ComfyUI shows again."""
+    packed = output.get(INNER_OUTPUTS) or () if isinstance(output, Mapping) else ()
+    for ids, shown in packed:
+        inner = NodeIds(*ids)
+        if running_id in partitioned.started or _is_repeated(partitioned, inner.display):
+            yield partitioned.ids_in(running_id, inner), shown
+
+
+def _is_repeated(partitioned: PartitionedPrompt, node_id: str) -> bool:
+    return node_id in partitioned.posted and partitioned.posted[node_id]["class_type"] in partitioned.repeated
 
 
 def translate_message(partitioned: PartitionedPrompt, event: str, data: Mapping[str, Any]) -> list[Message]:
     """Return the messages to send instead of one of ComfyUI's; most are unchanged."""
     if event == "execution_cached":
         return [(event, {**data, "nodes": _inner(partitioned, data["nodes"])})]
+    if event == "progress_state":
+        return [(event, {**data, "nodes": _states(partitioned, data["nodes"])})]
     node_id = data.get("node_id") if event.startswith("execution_") else data.get("node")
-    if not isinstance(node_id, str) or node_id not in partitioned.calls:
-        return [(event, _with_lists(partitioned, data))]
+    call_id = partitioned.call_of(node_id) if isinstance(node_id, str) else None
+    if call_id is None or not isinstance(node_id, str):
+        return [(event, {**_with_lists(partitioned, data), **_failure_in_copy(partitioned, node_id, data)})]
     if event == "executing":
         return []
     if event == "executed":
-        return _executed(partitioned, data)
+        return _executed(partitioned, node_id, data)
     return [(event, {**_with_lists(partitioned, data), **_failure(partitioned, node_id, data)})]
 
 
-def _executed(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> list[Message]:
+def _executed(partitioned: PartitionedPrompt, running_id: str, data: Mapping[str, Any]) -> list[Message]:
     """Return the ``executed`` messages of a call. If it ran, all were sent during the run; if it was in ComfyUI's cache, none yet."""
-    fresh = {node: output for node, output in _unpack(data.get("output")).items() if node not in partitioned.shown}
-    return [("executed", {**data, "node": node, "display_node": node, "output": output}) for node, output in fresh.items()]
+    fresh = [(ids, shown) for ids, shown in _outputs(partitioned, running_id, data.get("output")) if ids.node not in partitioned.shown]
+    return [("executed", {**data, "node": ids.node, "display_node": ids.display, "output": shown}) for ids, shown in fresh]
 
 
-def _failure(partitioned: PartitionedPrompt, node_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
-    failed = partitioned.failures.get(node_id)
+def _states(partitioned: PartitionedPrompt, nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the progress of nodes without placed nodes, and with the ids of inner nodes of copies."""
+    found = {}
+    for node_id, state in nodes.items():
+        ids = partitioned.copied.get(node_id)
+        if ids is not None:
+            shown = {"display_node_id": ids.display, "parent_node_id": ids.parent, "real_node_id": ids.real}
+            found[node_id] = {**state, **shown}
+        elif partitioned.call_of(node_id) is None:
+            found[node_id] = state
+    return found
+
+
+def _failure(partitioned: PartitionedPrompt, running_id: str, data: Mapping[str, Any]) -> dict[str, Any]:
+    failed = partitioned.failures.get(running_id)
     if failed is None or "exception_type" not in data:
-        node, kind = partitioned.display_node(node_id)
+        node, kind = partitioned.display_node(running_id)
         return {"node_id": node, "node_type": kind}
+    return {"node_id": failed.node_id, "node_type": failed.node_type, **_exception(failed, data)}
+
+
+def _failure_in_copy(partitioned: PartitionedPrompt, node_id: Any, data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes of an error that ComfyUI reports on the node that started a loop, if a copy of a call raised it.
+
+    The error of a node stays there, as in a local run; an error of the call itself is reported on a node of the part.
+    """
+    if "exception_type" not in data or partitioned.dynprompt is None:
+        return {}
+    message = str(data.get("exception_message"))
+    for running_id, failed in partitioned.failures.items():
+        if message.startswith(failed.raised) and partitioned.dynprompt.get_real_node_id(running_id) == node_id:
+            place = {} if failed.is_local_error else {"node_id": failed.node_id, "node_type": failed.node_type}
+            return {**place, **_exception(failed, data)}
+    return {}
+
+
+def _exception(failed: InnerFailure, data: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "node_id": failed.node_id,
-        "node_type": failed.node_type,
         "exception_type": failed.exception_type,
         "exception_message": failed.message,
         "traceback": list(failed.traceback) or data.get("traceback", []),
@@ -63,13 +106,17 @@ def _with_lists(partitioned: PartitionedPrompt, data: Mapping[str, Any]) -> dict
     """Return ``data`` with inner nodes in the lists ``executed`` and ``current_outputs``."""
     lists = {name: _inner(partitioned, data[name]) for name in ("executed", "current_outputs") if isinstance(data.get(name), list)}
     if "executed" in lists:
-        unfinished = set(partitioned.running.values())
+        unfinished = {ids.node for ids in tuple(partitioned.running.values())}
         lists["executed"] += [node for node in tuple(partitioned.executed) if node not in lists["executed"] and node not in unfinished]
     return {**data, **lists}
 
 
 def _inner(partitioned: PartitionedPrompt, nodes: Iterable[str]) -> list[str]:
-    return [inner for node in nodes for inner in (partitioned.inner_ids(node) if node in partitioned.calls else [node])]
+    found = []
+    for node in nodes:
+        is_call = partitioned.call_of(node) is not None
+        found += [ids.node for ids in partitioned.inner_nodes(node)] if is_call else [node]
+    return found
 
 
 def translate_history(partitioned: PartitionedPrompt, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,10 +124,10 @@ def translate_history(partitioned: PartitionedPrompt, result: Mapping[str, Any])
     outputs: dict[str, Any] = {}
     meta: dict[str, Any] = {}
     for node, output in result.get("outputs", {}).items():
-        if node not in partitioned.calls:
+        if partitioned.call_of(node) is None:
             outputs[node], meta[node] = output, result["meta"].get(node)
             continue
-        for inner, shown in _unpack(output).items():
-            outputs[inner] = shown
-            meta[inner] = {"node_id": inner, "display_node": inner, "parent_node": None, "real_node_id": inner}
+        for ids, shown in _outputs(partitioned, node, output):
+            outputs[ids.node] = shown
+            meta[ids.node] = {"node_id": ids.node, "display_node": ids.display, "parent_node": ids.parent, "real_node_id": ids.real}
     return {**result, "outputs": outputs, "meta": meta}

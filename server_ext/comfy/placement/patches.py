@@ -25,7 +25,7 @@ Check = Callable[[PostedPrompt, Validate], Awaitable[ValidationResult]]
 Running = Callable[[str, PartitionedPrompt], AbstractContextManager[None]]
 
 _BY_EXECUTOR = frozenset({"execution_cached", "execution_error", "execution_interrupted"})
-_BY_SERVER = frozenset({"executing", "executed"})
+_BY_SERVER = frozenset({"executing", "executed", "progress_state"})
 
 _expected: ContextVar[bool] = ContextVar("yggdrasill_expects_posted_prompt", default=False)
 """Whether the request that this task handles posted a prompt with placed parts, which validation has not seen yet."""
@@ -163,16 +163,16 @@ def _translated(
     def add(event: str, data: dict[str, Any], broadcast: bool) -> None:
         if event == "execution_cached":
             with compat.shielded("the hidden input PROMPT of a placed prompt could not be set"):
-                _show_posted_prompt(partitioned)
+                _use_dynamic_prompt(partitioned)
         for kind, facts in _messages(partitioned, event, data) if event in _BY_EXECUTOR else [(event, data)]:
             add_message(executor, kind, facts, broadcast)
 
     return add
 
 
-def _show_posted_prompt(partitioned: PartitionedPrompt) -> None:
-    """Make the hidden input PROMPT the posted prompt, for nodes that save it with a picture. Called before any node runs."""
-    running = compat.progress_registry().dynprompt
+def _use_dynamic_prompt(partitioned: PartitionedPrompt) -> None:
+    """Record ComfyUI's dynamic prompt, and make the hidden input PROMPT the posted one, for nodes that save it. Called before any node runs."""
+    partitioned.dynprompt = running = compat.progress_registry().dynprompt
     running.get_original_prompt = lambda: dict(partitioned.posted)
 
 
@@ -187,6 +187,9 @@ class _TranslatingServer:
         return getattr(self._server, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
+        # a page that connects again receives this node as the one that executes
+        if name == "last_node_id" and isinstance(value, str) and value in self._partitioned.calls:
+            value = self._partitioned.display_node(value)[0]
         setattr(self._server, name, value)
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, InvalidConfig, QueueFull, UnknownArtifact, YggdrasillError
+from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.call_splitting import Values
 from yggdrasill.remote.calls import Watch
 from yggdrasill.remote.comfy_graph import ComfyGraph
@@ -19,7 +22,7 @@ from yggdrasill.remote.remote_graph import RemoteWorkflow
 from yggdrasill.server_ext.comfy.compat.probe import PLACEMENT
 from yggdrasill.server_ext.comfy.execution_blockers import as_blockers
 from yggdrasill.server_ext.comfy.extension_context import extension_context
-from yggdrasill.server_ext.comfy.hidden_inputs import add_hidden
+from yggdrasill.server_ext.comfy.hidden_inputs import add_hidden, nodes_after_ports
 from yggdrasill.server_ext.comfy.node_call import NodeCall
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
 from yggdrasill.server_ext.comfy.placement.message_translation import pack_outputs
@@ -65,17 +68,53 @@ class Plan:
 
 
 class TransferredValue:
-    """A value on a link between two placed nodes. Its tensors may be stored at an endpoint, so no other node accepts it."""
+    """A value on a link between two placed nodes. Its tensors may be stored at an endpoint, so no other node accepts it.
 
-    __slots__ = ("plan", "value")
+    ComfyUI caches it. If the endpoint no longer has the tensors, ``producer`` computes ``value`` again.
+    """
 
-    def __init__(self, value: Any, plan: str) -> None:
+    __slots__ = ("__weakref__", "position", "producer", "value")
+
+    def __init__(self, value: Any, producer: Producer, position: tuple[int, int]) -> None:
         self.value = value
-        #: The plan of the call that produced it.
-        self.plan = plan
+        self.producer = producer
+        #: The output socket of the producer, and the index in its list of values.
+        self.position = position
+        producer.add(self)
 
     def __repr__(self) -> str:
         return f"<a value of type {type(self.value).__name__} that is transferred between endpoints>"
+
+
+class Producer:
+    """The call that produced transferred values, with which they can be produced again. Thread-safe."""
+
+    def __init__(self, plan: Plan, ports: Mapping[str, list[Any]], node_id: str) -> None:
+        self.plan = plan
+        self.ports = ports
+        self.node_id = node_id
+        self._lock = threading.Lock()
+        self._made: WeakValueDictionary[tuple[int, int], TransferredValue] = WeakValueDictionary()
+
+    def add(self, value: TransferredValue) -> None:
+        """Register a value of the call."""
+        self._made[value.position] = value
+
+    def renew(self, lost: Mapping[tuple[int, int], Any], call: Callable[[Producer], Mapping[int, list[Any]]]) -> None:
+        """Produce all values again with ``call``, unless another thread has done so since the values ``lost`` were read.
+
+        Raises:
+            As ``call``.
+        """
+        with self._lock:
+            made = dict(self._made)
+            if any(made[position].value is not value for position, value in lost.items() if position in made):
+                return
+            outputs = call(self)
+            for (socket, index), value in made.items():
+                fresh = (outputs.get(socket) or [])[index : index + 1]
+                if fresh and type(fresh[0]) is TransferredValue:
+                    value.value = fresh[0].value
 
 
 @dataclass(eq=False, kw_only=True)
@@ -92,11 +131,10 @@ class PlacedCall(NodeCall):
         return pack_outputs(self._inner.outputs)
 
     def _make_messages(self, prompt_id: str, run: PromptRun | None) -> Any:
-        self._prompt_id = prompt_id
         self._partitioned: PartitionedPrompt | None = extension_context().placement.runs.get(prompt_id)
-        known = self._partitioned is not None and self.node_id in self._partitioned.calls
-        inner = self._partitioned.inner_ids(self.node_id) if self._partitioned is not None and known else ()
-        self._inner = InnerMessages(self.node_id, prompt_id, self._partitioned, inner)
+        #: The id of the call in the posted prompt. ``node_id`` is that of a copy if a loop runs the node.
+        self._call_id = self._partitioned.call_of(self.node_id) if self._partitioned is not None else None
+        self._inner = InnerMessages(self.node_id, prompt_id, self._partitioned)
         return self._inner
 
     # -- in the thread of the call -------------------------------------------------------------------------------
@@ -106,7 +144,7 @@ class PlacedCall(NodeCall):
             return self._call()
         except YggdrasillError as error:
             partitioned = self._partitioned
-            if partitioned is not None and self.node_id in partitioned.calls:
+            if partitioned is not None and self._call_id is not None:
                 partitioned.failures[self.node_id] = self._failure(error, partitioned)
             raise
 
@@ -114,10 +152,10 @@ class PlacedCall(NodeCall):
         placement, values = self._placement(), self._input_values()
         self._context.outermost = not any(port["hand_over"] for port in self.plan.outputs)
         timeline = extension_context().placement.timeline
-        with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self.node_id, report)):
+        with observe_calls(lambda report: timeline.note(self._prompt_id, self.plan.part, self._call_id or self.node_id, report)):
             outputs = self._outputs(placement, values)
-            values_by_socket = {index: self._output_values(port, outputs) for index, port in enumerate(self.plan.outputs)}
-        extension_context().placement.stale.discard(self.plan.text)
+            producer = Producer(self.plan, self.ports, self.node_id)
+            values_by_socket = {index: self._output_values(index, port, outputs, producer) for index, port in enumerate(self.plan.outputs)}
         self._inner.end()
         return values_by_socket
 
@@ -146,7 +184,7 @@ class PlacedCall(NodeCall):
         """Split the call over all endpoints of the placement and return the joined outputs; None if it goes to one endpoint."""
         partitioned = self._partitioned
         is_single = len(placement.endpoints) < 2 or placement.policy == "first" or placement.split == "none"
-        if is_single or partitioned is None or self.node_id not in partitioned.splittable:
+        if is_single or partitioned is None or self._call_id not in partitioned.splittable:
             return None
         splitter, pieces = split_call(self.plan.prompt, self.plan.inputs, self.plan.outputs, placement, values)
         if not pieces:
@@ -162,40 +200,75 @@ class PlacedCall(NodeCall):
     def _outputs(self, placement: Placement, values: Values) -> dict[str, Any]:
         """Return the outputs from the endpoints or, if none accepted the call and the placement allows it, from this ComfyUI."""
         try:
-            outputs = self._call_split(placement, values)
-            return self._call_endpoint(placement, values, self._on_event) if outputs is None else outputs
+            return self._outputs_of_endpoints(placement, values)
         except (EndpointUnreachable, QueueFull, UnknownArtifact) as error:
-            self._mark_stale()
             if len(placement.endpoints) == 1:
                 error.details.setdefault("endpoint", placement.endpoints[0])
             if placement.fallback != LOCAL or "job" in error.details or (self._sent and error.details.get("reached")):
                 raise
             _LOG.warning("Yggdrasill: part %r runs locally: %s", self.plan.part, error.message)
-            sent = {name: port_value(load_handles(listed)) for name, listed in values.items()}
+            sent = {name: port_value(load_handles(listed)) for name, listed in self._input_values().items()}
             return self.run_nested(ComfyGraph(self._prompt(), self.plan.part), sent)
 
-    def _prompt(self) -> dict[str, Any]:
-        """Return the prompt of the plan as it is sent, with the hidden inputs of its nodes."""
+    def _outputs_of_endpoints(self, placement: Placement, values: Values) -> dict[str, Any]:
+        """Return the outputs from the endpoints. Inputs that are no longer stored where they were produced are produced again, once."""
+        try:
+            outputs = self._call_split(placement, values)
+            return self._call_endpoint(placement, values, self._on_event) if outputs is None else outputs
+        except (EndpointUnreachable, UnknownArtifact) as error:
+            transferred = self._transferred()
+            if not transferred:
+                raise
+            _LOG.warning("Yggdrasill: part %r: its inputs from other parts are produced again: %s", self.plan.part, error.message)
+        for producer, lost in transferred.items():
+            producer.renew(lost, self._call_again)
+        return self._call_endpoint(placement, self._input_values(), self._on_event)
+
+    def _transferred(self) -> dict[Producer, dict[tuple[int, int], Any]]:
+        """Return the transferred inputs by the call that produced them, and by their positions."""
+        found: dict[Producer, dict[tuple[int, int], Any]] = {}
+        for value in (value for values in self.ports.values() for value in values or () if type(value) is TransferredValue):
+            found.setdefault(value.producer, {})[value.position] = value.value
+        return found
+
+    def _call_again(self, producer: Producer) -> dict[int, list[Any]]:
+        """Run the call of a producer again inside this call, and return its values by output socket."""
         partitioned = self._partitioned
-        if partitioned is None or not self.plan.hidden:
+        nodes = {} if partitioned is None else {partitioned.prompt[node]["inputs"].get("plan"): node for node in partitioned.calls}
+        node_id = nodes.get(producer.plan.text, producer.node_id)
+        again = PlacedCall(ports=producer.ports, node_id=node_id, seed=self.seed, token=self.token, plan=producer.plan)
+        again._preview_method, again._outer_run, again._reentrant_slot = self._preview_method, self._outer_run, self._reentrant_slot
+        again._messages = again._make_messages(self._prompt_id, self._outer_run)
+        path = (*self._context.path[:-1], node_id) if self._context.path else ()
+        again._context = RunContext(self.seed, path, token=self.token, progress=again._messages.progress)
+        return again._run()
+
+    def _prompt(self) -> dict[str, Any]:
+        """Return the prompt of the plan as it is sent: with the hidden inputs of its nodes, and such that each round of a loop executes it."""
+        partitioned = self._partitioned
+        if partitioned is None:
             return self.plan.prompt
-        return add_hidden(self.plan.prompt, self.plan.hidden, partitioned.posted, partitioned.extra_pnginfo)
+        is_copy = self._call_id is not None and self._call_id != self.node_id
+        nodes = dict.fromkeys((*self.plan.hidden, *(nodes_after_ports(self.plan.prompt) if is_copy else ())))
+        if not nodes:
+            return self.plan.prompt
+        posted, extra_pnginfo = (partitioned.posted, partitioned.extra_pnginfo) if self.plan.hidden else ({}, None)
+        execution = f"{self._prompt_id}/{self.node_id}" if is_copy else None
+        return add_hidden(self.plan.prompt, nodes, posted, extra_pnginfo, execution)
 
     def _on_sent(self, key: str) -> None:
         self._sent = True
 
-    def _mark_stale(self) -> None:
-        """Mark the plans of transferred inputs as stale: their values may be gone, so those calls run again when the workflow is queued again."""
-        transferred = (value for values in self.ports.values() for value in values or () if type(value) is TransferredValue)
-        extension_context().placement.stale.update(value.plan for value in transferred)
-
-    def _output_values(self, port: Mapping[str, Any], outputs: Mapping[str, Any]) -> list[Any]:
+    def _output_values(self, socket: int, port: Mapping[str, Any], outputs: Mapping[str, Any], producer: Producer) -> list[Any]:
         """Return the values of an output port; a port without a value is blocked."""
         name = port["name"]
         if name not in outputs:
             values: list[Any] = [Blocked(self._inner.blocked.get(name))]
         elif port["hand_over"]:
-            values = [each if type(each) is Blocked else TransferredValue(each, self.plan.text) for each in port_values(outputs[name])]
+            values = [
+                each if type(each) is Blocked else TransferredValue(each, producer, (socket, index))
+                for index, each in enumerate(port_values(outputs[name]))
+            ]
         else:
             values = [load_handles(each) for each in port_values(outputs[name])]
         return as_blockers(values)
@@ -207,7 +280,7 @@ class PlacedCall(NodeCall):
             UnknownEndpoint. InvalidArgument: the part is not placed.
         """
         registry = extension_context().registry
-        placed = self._partitioned.placements.get(self.node_id) if self._partitioned is not None else None
+        placed = self._partitioned.placements.get(self._call_id) if self._partitioned is not None and self._call_id is not None else None
         placement = placed or registry.placements.get(self.plan.part)
         if placement is None or placement.is_local:
             raise InvalidArgument(
@@ -243,11 +316,11 @@ class PlacedCall(NodeCall):
         inner = self._posted_node(str(node), partitioned) if node is not None else None
         name, kind = partitioned.display_node(self.node_id) if inner is None else (inner, str(partitioned.posted[inner]["class_type"]))
         if inner is None or "exception_type" not in details:
-            return InnerFailure(name, kind, f"{type(error).__module__}.{type(error).__qualname__}", f"{public_message(error)}\n")
+            type_name = f"{type(error).__module__}.{type(error).__qualname__}"
+            return InnerFailure(name, kind, type_name, f"{public_message(error)}\n", raised=error.message)
         message, lines = str(details.get("exception_message", error.message)), details.get("traceback")
-        return InnerFailure(
-            name, kind, str(details["exception_type"]), f"{message}\n", tuple(map(str, lines if isinstance(lines, list) else ()))
-        )
+        traceback = tuple(map(str, lines if isinstance(lines, list) else ()))
+        return InnerFailure(name, kind, str(details["exception_type"]), f"{message}\n", traceback, True, error.message)
 
     def _node_of_class(self, details: Mapping[str, Any]) -> str | None:
         """Return the first node whose class the endpoint lacks or has in a different version."""
@@ -277,6 +350,6 @@ def plan_asks_again(plan: Any) -> bool:
     """Return whether a plan, or a list with one plan, must run again although nothing in it changed."""
     text = plan[0] if isinstance(plan, list) and plan else plan
     try:
-        return Plan.read(text).asks_again or text in extension_context().placement.stale
+        return Plan.read(text).asks_again
     except InvalidConfig:
         return True

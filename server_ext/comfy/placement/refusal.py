@@ -13,16 +13,21 @@ from aiohttp import web
 
 from yggdrasill.errors import InvalidConfig, YggdrasillError
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.partition.placement_keys import parts_of
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.validation_result import error_result
+from yggdrasill.server_ext.comfy.placement.workflow_placements import WorkflowPlacements, posted_parts
 
 __all__ = ["refuse_placed_prompts", "refuse_prompt"]
 
 _PATHS = frozenset({"/prompt", "/api/prompt"})
 
 
-def refuse_placed_prompts(app: web.Application, reason: str, read_registry: Callable[[], EndpointRegistry]) -> None:
+_NOTHING_STORED = WorkflowPlacements(None)
+
+
+def refuse_placed_prompts(
+    app: web.Application, reason: str, read_registry: Callable[[], EndpointRegistry], stored: WorkflowPlacements = _NOTHING_STORED
+) -> None:
     """Answer each POST /prompt that has placed parts with ComfyUI's error response and ``reason``. Call it before the server starts."""
 
     @web.middleware
@@ -30,18 +35,22 @@ def refuse_placed_prompts(app: web.Application, reason: str, read_registry: Call
         if request.method != "POST" or request.path not in _PATHS:
             return await handler(request)
         # the handler receives the same bytes: the request keeps them
-        refusal = refuse_prompt(await request.read(), reason, read_registry)
+        refusal = refuse_prompt(await request.read(), reason, read_registry, stored)
         return await handler(request) if refusal is None else web.json_response(refusal, status=400)
 
     app.middlewares.append(refuse)
 
 
-def _none(body: bytes, reason: str, read_registry: Callable[[], EndpointRegistry]) -> dict[str, Any] | None:
+def _none(
+    body: bytes, reason: str, read_registry: Callable[[], EndpointRegistry], stored: WorkflowPlacements = _NOTHING_STORED
+) -> dict[str, Any] | None:
     return None
 
 
 @compat.guarded("a prompt could not be checked for placed parts", _none)
-def refuse_prompt(body: bytes, reason: str, read_registry: Callable[[], EndpointRegistry]) -> dict[str, Any] | None:
+def refuse_prompt(
+    body: bytes, reason: str, read_registry: Callable[[], EndpointRegistry], stored: WorkflowPlacements = _NOTHING_STORED
+) -> dict[str, Any] | None:
     """Return ComfyUI's error response for a posted body with placed parts, or None for one without."""
     try:
         posted = json.loads(body)
@@ -51,16 +60,16 @@ def refuse_prompt(body: bytes, reason: str, read_registry: Callable[[], Endpoint
     if not isinstance(prompt, dict):
         return None
     registry = read_registry()
-    nodes = list(prompt)[:1]
+    nodes, refused = list(prompt)[:1], list[str]()
     try:
-        parts = parts_of(prompt, posted.get("extra_data"), registry.placements, registry.endpoints).parts
+        parts = posted_parts(posted, prompt, registry, stored).parts
     except YggdrasillError as found:
         names = f"The placement of this workflow is not valid ({found.message}), and"
     else:
         if not parts:
             return None
         names = f"Part {parts[0].part.name!r} is placed on an endpoint, but"
-        nodes = [min(placed.part.nodes) for placed in parts]
+        nodes, refused = sorted({node for placed in parts for node in placed.part.nodes}), [placed.part.name for placed in parts]
     problem = InvalidConfig(f"{names} placement is off in this ComfyUI: {reason}. Remove the placement to run the workflow here.")
-    _, error, _, node_errors = error_result(problem, prompt, nodes)
+    _, error, _, node_errors = error_result(problem, prompt, nodes, refused)
     return {"error": error, "node_errors": node_errors}

@@ -39,4 +39,4 @@ class SchemaCache:
 
 def read_schemas(object_info: dict[str, Any]) -> NodeSchemas:
     """Parse schemas from the result of `read_object_info`, or from an endpoint's ``GET /nodes``."""
-    return NodeSchemas.from_object_info(object_info["nodes"], asks_again=object_info["asks_again"])
+    return NodeSchemas.from_object_info(object_info["nodes"], asks_again=object_info["asks_again"], loops=object_info.get("loops"))

@@ -9,7 +9,6 @@ from typing import Any
 
 from yggdrasill.errors import RunError, YggdrasillError
 from yggdrasill.remote.endpoints import EndpointRegistry
-from yggdrasill.remote.partition.placement_keys import parts_of
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.execution_blockers import allow_blockers
 from yggdrasill.server_ext.comfy.hidden_inputs import replace_hidden_inputs
@@ -20,6 +19,7 @@ from yggdrasill.server_ext.comfy.placement.patches import expect_posted, patch_c
 from yggdrasill.server_ext.comfy.placement.schema_cache import SchemaCache
 from yggdrasill.server_ext.comfy.placement.timeline import Timeline
 from yggdrasill.server_ext.comfy.placement.validator import PromptValidator
+from yggdrasill.server_ext.comfy.placement.workflow_placements import WorkflowPlacements, posted_parts
 
 __all__ = ["PlacementService"]
 
@@ -27,19 +27,22 @@ _LOG = logging.getLogger("yggdrasill.comfy")
 
 
 class PlacementService:
-    """``read_registry`` returns the current registry of endpoints.
+    """``read_registry`` returns the current registry of endpoints, ``read_stored`` the placements that users made in the editor.
 
     `monitor` has the states of the endpoints, `local_facts` the traits of node packs and the user's files, `timeline` the costs of recent
-    calls, `runs` the running partitioned prompts by prompt id, and `stale` the plans whose cached results are no longer stored where they
-    were.
+    calls, and `runs` the running partitioned prompts by prompt id.
     """
 
-    def __init__(self, read_registry: Callable[[], EndpointRegistry]) -> None:
+    def __init__(
+        self,
+        read_registry: Callable[[], EndpointRegistry],
+        read_stored: Callable[[], WorkflowPlacements] = lambda: WorkflowPlacements(None),
+    ) -> None:
         self._read_registry = read_registry
+        self._read_stored = read_stored
         self.monitor = EndpointMonitor(read_registry)
         self.timeline = Timeline()
         self.runs: dict[str, PartitionedPrompt] = {}
-        self.stale: set[str] = set()
         self.local_facts = LocalFacts()
         self.validator = PromptValidator(self.monitor, SchemaCache(), self.local_facts)
 
@@ -72,15 +75,15 @@ class PlacementService:
         return marked
 
     def _marked(self, posted: dict[str, Any], prompt: dict[str, Any]) -> dict[str, Any]:
-        registry = None
+        registry = stored = None
         try:
-            registry = self._read_registry()
-            naming = parts_of(prompt, posted.get("extra_data"), registry.placements, registry.endpoints)
+            registry, stored = self._read_registry(), self._read_stored()
+            naming = posted_parts(posted, prompt, registry, stored)
         except YggdrasillError as error:
             return {**posted, "prompt": PostedPrompt(prompt, problem=error)}
         except Exception as error:  # noqa: BLE001 - the prompt is refused with it
             compat.log_failure("the placed parts of a prompt could not be determined", error)
-            if registry is not None and not registry.placements and "yggdrasill" not in (posted.get("extra_data") or ()):
+            if _has_no_placements(registry, stored) and "yggdrasill" not in (posted.get("extra_data") or ()):
                 return posted
             problem = RunError(f"The placed parts of this workflow could not be determined: {type(error).__name__}: {error}.")
             return {**posted, "prompt": PostedPrompt(prompt, problem=problem)}
@@ -91,3 +94,8 @@ class PlacementService:
         extra = posted.get("extra_data")
         extra_pnginfo = extra.get("extra_pnginfo") if isinstance(extra, dict) else None
         return {**posted, "prompt": PostedPrompt(prompt, naming.parts, extra_pnginfo=extra_pnginfo)}
+
+
+def _has_no_placements(registry: EndpointRegistry | None, stored: WorkflowPlacements | None) -> bool:
+    """Return whether neither the registry nor any workflow places a part."""
+    return registry is not None and not registry.placements and stored is not None and stored.is_empty()

@@ -78,11 +78,17 @@ def held_lines() -> Iterator[HeldLines]:
         _held.reset(token)
 
 
-def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str]) -> ValidationResult:
-    """Return the validation result for an error of ours, reported on ``nodes``."""
-    kind = f"yggdrasill_{type(error).__name__}"
-    entry = {"type": kind, "message": "This part cannot run where it is placed", "details": error.message, "extra_info": {}}
-    whole = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": error.message}
+def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str], parts: Iterable[str] = ()) -> ValidationResult:
+    """Return the validation result for an error of ours, reported on ``nodes``. ``parts`` are the names of the parts that cannot run."""
+    kind = type(error).__name__
+    extra = {"yggdrasill": {"kind": kind, "parts": list(parts)}}
+    entry = {
+        "type": f"yggdrasill_{kind}",
+        "message": "This part cannot run where it is placed",
+        "details": error.message,
+        "extra_info": extra,
+    }
+    whole = {"type": "prompt_outputs_failed_validation", "message": error.message, "details": error.message, "extra_info": extra}
     by_node = {
         node: {
             "errors": [entry],
@@ -91,7 +97,7 @@ def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Itera
         }
         for node in nodes
     }
-    return False, {**whole, "extra_info": {}}, [], by_node
+    return False, whole, [], by_node
 
 
 def drop_file_errors(result: ValidationResult, inside: frozenset[str]) -> tuple[ValidationResult, list[str]]:

@@ -18,6 +18,7 @@ from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
 from yggdrasill.remote.preflight import gaps_of, offered_only_there
+from yggdrasill.server_ext.comfy.binding import give_output_types
 from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.model_files import model_files
@@ -35,7 +36,7 @@ from yggdrasill.server_ext.comfy.placement.validation_result import (
     lacking_error,
 )
 
-__all__ = ["PromptValidator"]
+__all__ = ["PromptValidator", "partition_leniently"]
 
 _FRESH = 10.0
 """Seconds for which an endpoint that was up counts as up. One that was down is queried again."""
@@ -65,7 +66,9 @@ class PromptValidator:
                 raise posted.problem
             return await self._check(posted, validate)
         except YggdrasillError as error:
-            return error_result(error, posted, self._error_nodes(error, posted))
+            nodes = self._error_nodes(error, posted)
+            parts = [placed.part.name for placed in posted.parts if not placed.part.nodes.isdisjoint(nodes)]
+            return error_result(error, posted, nodes, parts)
 
     async def _check(self, posted: PostedPrompt, validate: Validate) -> ValidationResult:
         # ComfyUI's validation writes unwrapped values into the prompt, so a second validation would fail
@@ -89,7 +92,7 @@ class PromptValidator:
             schemas = await self._schemas(posted, lacking, known)
             if not lacking <= set(schemas):
                 return await validate(posted)
-            partition = _partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
+            partition = partition_leniently(posted, parts, schemas, None if lacking else wanted, self._local_facts.facts())
             if not partition.calls:
                 return await validate(posted)
             placements = {
@@ -103,8 +106,9 @@ class PromptValidator:
             refused = refused.union(*also_refused)
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
+        repeated = frozenset(name for name, schema in schemas.items() if schema.repeats_output)
         prompt = _spelled_here(partition.prompt, inside)
-        partitioned = PartitionedPrompt(prompt, posted, calls, placements, splittable, posted.extra_pnginfo)
+        partitioned = PartitionedPrompt(prompt, posted, calls, placements, splittable, posted.extra_pnginfo, repeated=repeated)
         lines.log(without=wanted)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
@@ -113,7 +117,10 @@ class PromptValidator:
     async def _validate_partitioned(
         self, posted: PostedPrompt, partitioned: PartitionedPrompt, local: ValidationResult, validate: Validate
     ) -> ValidationResult:
-        good, error, outputs, node_errors = await validate(partitioned.prompt)
+        # a copy: the classes with types are for validation only, but values that ComfyUI unwraps are written into the shared inputs
+        typed = dict(partitioned.prompt)
+        give_output_types(typed, {node: [port.type for port in call.outputs] for node, call in partitioned.calls.items()})
+        good, error, outputs, node_errors = await validate(typed)
         translated = {
             (partitioned.display_node(node)[0] if node in partitioned.calls else node): facts for node, facts in node_errors.items()
         }
@@ -215,20 +222,20 @@ class PromptValidator:
     def _error_nodes(self, error: YggdrasillError, posted: PostedPrompt) -> list[str]:
         """Return the nodes on which an error is reported."""
         named = [str(node) for node in error.details.get("nodes") or () if str(node) in posted]
-        return named or [min(placed.part.nodes) for placed in posted.parts[:1]] or list(posted)[:1]
+        return named or sorted({node for placed in posted.parts for node in placed.part.nodes}) or list(posted)[:1]
 
 
-def _partition_leniently(
-    posted: PostedPrompt, parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
+def partition_leniently(
+    prompt: Mapping[str, Any], parts: Iterable[PlacedPart], schemas: NodeSchemas, wanted: Collection[str] | None, host: HostFacts
 ) -> Partition:
     """Partition the prompt. If nodes that only ``*`` places cannot be partitioned, they run locally instead."""
     named = [placed.part for placed in parts]
     try:
-        return partition_prompt(posted, named, schemas, wanted, host)
+        return partition_prompt(prompt, named, schemas, wanted, host)
     except PartitionError as error:
         if error.details.get("part") != WHOLE or not any(part.name == WHOLE for part in named):
             raise
-        return partition_prompt(posted, [part for part in named if part.name != WHOLE], schemas, wanted, host)
+        return partition_prompt(prompt, [part for part in named if part.name != WHOLE], schemas, wanted, host)
 
 
 def _spelled_here(prompt: Mapping[str, Any], inside: frozenset[str]) -> dict[str, Any]:
@@ -262,13 +269,21 @@ def _placed_as(call: PartCall, parts: Iterable[PlacedPart]) -> PlacedPart:
 
 def _down(placed: PlacedPart, known: Mapping[str, EndpointState], nodes: Iterable[str]) -> YggdrasillError:
     names = placed.placement.endpoints
-    reasons = "; ".join(f"{name!r}: {known[name].reason or 'no answer yet'}" for name in names)
+    reasons = {name: _short_reason(name, known[name].reason) for name in names}
+    if len(names) > 1:
+        what = f"none of its endpoints is up ({'; '.join(f'{name!r}: {reason}' for name, reason in reasons.items())}). Start one"
+    else:
+        what = f"endpoint {names[0]!r} is not up: {reasons[names[0]]}. Start it"
     return EndpointUnreachable(
-        f"Part {placed.part.name!r} is placed on {' or '.join(map(repr, names))}, but none of them is up ({reasons}). Start one, place the "
-        "part on another endpoint, or allow a local run with 'fallback: local'.",
+        f"Part {placed.part.name!r} cannot run: {what}, place the part on another endpoint, or allow a local run with 'fallback: local'.",
         nodes=sorted(nodes),
         endpoints=list(names),
     )
+
+
+def _short_reason(name: str, reason: str | None) -> str:
+    """Return why an endpoint is not up, without its name and without advice."""
+    return (reason or "it has not answered yet").removeprefix(f"endpoint {name!r}: ").partition("; ")[0]
 
 
 def _different(call: PartCall, error: YggdrasillError) -> YggdrasillError:

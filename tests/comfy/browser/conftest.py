@@ -86,7 +86,16 @@ def registry(pair: Pair) -> Iterator[Path]:
 
 
 @pytest.fixture
-def tab(editor: Editor, registry: Path) -> Iterator[Any]:
+def placements(pair: Pair, registry: Path) -> Iterator[Path]:
+    """The file with the first server's placements of workflows, removed before and afterwards; the registry is restored."""
+    file = pair.here.base / "user" / "yggdrasill" / "placements.json"
+    file.unlink(missing_ok=True)
+    yield file
+    file.unlink(missing_ok=True)
+
+
+@pytest.fixture
+def tab(editor: Editor, placements: Path) -> Iterator[Any]:
     """The open tab of the sidebar."""
     editor.page.locator(".yggdrasill-tab-button").click()
     yield editor.page.locator(".ygg-tab")

@@ -63,9 +63,10 @@ def test_the_steps_of_the_page_work_on_two_fresh_servers(browser: Any, servers: 
     # on the machine where one works
     work = Editor(browser.new_page(), here.url).open().empty()
     command(work, "Add an endpoint")
-    answer(work, "Address of the endpoint", forge.url)
-    answer(work, "Token of the endpoint", token_of(forge))
-    answer(work, "Name of the endpoint", "forge")
+    form = work.page.get_by_role("dialog", name="Add an endpoint")
+    form.get_by_label("Pairing line or address").fill(f"{forge.url.removeprefix('http://')} {token_of(forge)}")
+    form.get_by_label("Name").fill("forge")
+    form.get_by_role("button", name="Add", exact=True).click()
     said = work.wait_until(work.messages)
     assert "It serves negative." in " ".join(said)
     secrets = here.base / "user" / "yggdrasill" / "secrets.yaml"

@@ -226,3 +226,44 @@ def test_a_removed_port_loses_its_link_with_a_message(editor: Editor, pair: Any)
     assert [each["inputs"]["images"] for each in links.values() if each["class_type"] == "PreviewImage" and each["inputs"]] == [
         [str(made), 0]
     ]
+
+
+_PLACE_OF = """([id, side, index]) => {
+  const node = app.graph.getNodeById(id);
+  const [x, y] = side === "input" ? node.getInputPos(index) : node.getOutputPos(index);
+  const { scale, offset } = app.canvas.ds;
+  const box = app.canvas.canvas.getBoundingClientRect();
+  return [box.left + (x + offset[0]) * scale, box.top + (y + offset[1]) * scale];
+}"""
+
+
+def drag(editor: Editor, start: list[float], end: list[float]) -> None:
+    """Drag with the mouse, in steps as a hand does."""
+    mouse = editor.page.mouse
+    mouse.move(*start)
+    mouse.down()
+    for step in range(1, 11):
+        mouse.move(*(first + (last - first) * step / 10 for first, last in zip(start, end, strict=True)))
+        editor.page.wait_for_timeout(20)
+    mouse.up()
+    editor.page.wait_for_timeout(200)
+
+
+@pytest.mark.parametrize("loaded", [False, True], ids=["new", "loaded"])
+def test_the_first_socket_takes_the_link_that_the_mouse_drops_on_it(editor: Editor, loaded: bool) -> None:
+    made = remote(editor, "soften", 2)
+    image = editor.add("EmptyImage", 80, 150, width=32, height=32, color=next(COLOURS))
+    if loaded:
+        editor.load(editor.save())
+        editor.page.evaluate("() => { app.canvas.ds.scale = 1; app.canvas.ds.offset = [0, 120]; app.canvas.draw(true, true); }")
+    editor.page.wait_for_timeout(500)
+    slots = editor.page.evaluate("(id) => app.graph.getNodeById(id).inputs.map((slot) => [slot.name, slot.pos, slot.widget?.name])", made)
+    index = next(number for number, slot in enumerate(slots) if slot[0] == "ports.p0")
+    start = editor.page.evaluate(_PLACE_OF, [image, "output", 0])
+    end = editor.page.evaluate(_PLACE_OF, [made, "input", index])
+    drag(editor, start, end)
+    assert editor.inputs(made) == [["image", "IMAGE", True]], slots
+    # from the socket back to an output: the link that is there moves with the pointer and can be dropped again
+    editor.page.evaluate("([id, index]) => app.graph.getNodeById(id).disconnectInput(index)", [made, index])
+    drag(editor, end, start)
+    assert editor.inputs(made) == [["image", "IMAGE", True]], slots

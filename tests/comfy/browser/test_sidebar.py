@@ -84,7 +84,7 @@ def test_an_endpoint_that_still_runs_parts_is_not_removed(editor: Editor, tab: A
 
 def test_escape_closes_the_pairing_form(editor: Editor, tab: Any) -> None:
     tab.get_by_role("button", name="Add an endpoint").click()
-    assert tab.get_by_role("textbox").count() == 2
+    assert tab.get_by_role("textbox").count() == 2  # the others are folded
     editor.page.keyboard.press("Escape")
     assert tab.get_by_role("textbox").count() == 0
 
@@ -97,7 +97,7 @@ def test_the_servers_pairing_line_is_copied_and_not_shown(browser: Any, editor: 
     assert token_of(pair.here) not in editor.page.content()
 
 
-def test_a_part_is_placed_with_its_list(editor: Editor, tab: Any, registry: Path) -> None:
+def test_a_part_is_placed_with_its_list(editor: Editor, tab: Any, placements: Path) -> None:
     editor.wait_until(lambda: "This workflow has no named parts yet" in section(tab, "This workflow").inner_text())
     image, inverted = editor.add("EmptyImage", 400, 100), editor.add("ImageInvert", 700, 100)
     editor.link(image, 0, inverted, "image")
@@ -108,14 +108,34 @@ def test_a_part_is_placed_with_its_list(editor: Editor, tab: Any, registry: Path
     assert chosen.locator("option").all_inner_texts() == ["this server", "closed", "studio"]
     before = editor.page.evaluate("() => JSON.stringify(app.graph.serialize())")
     chosen.select_option("studio")
-    editor.wait_until(lambda: read_document(registry)["graphs"] == {"Refine": "studio"})
+    editor.wait_until(lambda: placements.exists() and '"placement": "studio"' in placements.read_text(encoding="utf-8"))
+    text = placements.read_text(encoding="utf-8")
+    editor.wait_until(lambda: chosen.evaluate("(list) => list.title").startswith("Placed in this workflow"))
     chosen.select_option("this server")
-    editor.wait_until(lambda: read_document(registry)["graphs"] == {"Refine": "local"})
+    editor.wait_until(lambda: '"users": {}' in placements.read_text(encoding="utf-8"))
     assert editor.page.evaluate("() => JSON.stringify(app.graph.serialize())") == before
-    text = registry.read_text(encoding="utf-8").replace("Refine: local", "Refine: {replicas: [studio, closed]}")
-    registry.write_text(text, encoding="utf-8")
+    replicas = '"placement": {"replicas": ["studio", "closed"]}'
+    placements.write_text(text.replace('"placement": "studio"', replicas), encoding="utf-8")
     tab.get_by_role("button", name="Refresh").click()
     editor.wait_until(lambda: chosen.evaluate("(list) => list.selectedOptions[0].text") == "studio | closed")
+
+
+def test_an_endpoint_with_parts_of_workflows_names_them_and_is_removed_with_their_placements(
+    editor: Editor, tab: Any, placements: Path, registry: Path
+) -> None:
+    group = "(title) => { const g = new LiteGraph.LGraphGroup(title); g.pos = [50, 50]; g.size = [300, 300]; app.graph.add(g); }"
+    editor.page.evaluate(group, "Enlarge")
+    editor.page.evaluate("() => app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState()")
+    tab.get_by_label("Endpoint for Enlarge").select_option("closed")
+    editor.wait_until(placements.exists)
+    unfold(line(tab, "closed"))
+    line(tab, "closed").get_by_role("button", name="Remove").click()
+    dialog = editor.page.get_by_role("dialog")
+    editor.wait_until(lambda: "Enlarge" in dialog.inner_text())
+    dialog.get_by_role("button", name="Delete").click()
+    editor.wait_until(lambda: "closed" not in read_document(registry)["endpoints"])
+    editor.wait_until(lambda: '"users": {}' in placements.read_text(encoding="utf-8"))
+    editor.wait_until(lambda: tab.get_by_label("Endpoint for Enlarge").evaluate("(list) => list.selectedOptions[0].text") == "this server")
 
 
 @pytest.mark.filterwarnings("ignore:BuildMismatch:RuntimeWarning")

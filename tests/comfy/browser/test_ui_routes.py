@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,13 +17,27 @@ from yggdrasill.remote.endpoint import pairing_line
 
 EDITOR = {"X-Yggdrasill-Editor": "1"}
 PROMPT = {"1": graph_input("image", "IMAGE"), "2": node("ImageInvert", image=("1", 0)), "3": graph_output("image", ("2", 0), "IMAGE")}
-GIVING = ("endpoints", "endpoint?name=studio", "status", "graphs", "contract?graph=a", "placements", "jobs", "run", "settings")
+PART = {"graph": "", "kind": "group", "id": "1", "title": "A part"}
+GIVING = (
+    "endpoints",
+    "endpoint?name=studio",
+    "status",
+    "graphs",
+    "contract?graph=a",
+    "placements",
+    "uses?name=studio",
+    "jobs",
+    "run",
+    "settings",
+)
 TAKING: dict[str, Any] = {
     "serve": {"graph_id": "intruder", "prompt": PROMPT},
     "pair": {"line": "http://127.0.0.1:9"},
     "pairing": {},
     "remove": {"name": "closed"},
-    "place": {"key": "a", "place": "studio"},
+    "place": {"workflow": "a", "parts": [PART], "place": "studio"},
+    "copied": {"workflow": "a", "copy_id": "b"},
+    "signs": {"workflow": {}},
     "cancel": {"job_id": "a"},
     "fetch": {"endpoint": "studio", "url": "http://127.0.0.1:9/a.ckpt", "folder": "checkpoints", "name": "a.ckpt"},
     "lists": {"nodes": {}, "workflow": {}},
@@ -61,6 +77,7 @@ def test_only_pages_of_this_server_get_answers(pair: Any, path: str, headers: di
     before = registry.read_text(encoding="utf-8")
     assert ask(pair.here, path, headers, TAKING.get(path))[0] == 403
     assert registry.read_text(encoding="utf-8") == before
+    assert not registry.with_name("placements.json").exists()
 
 
 def test_no_answer_contains_a_token_or_a_full_address(pair: Any) -> None:
@@ -82,18 +99,64 @@ def test_the_servers_token_is_only_in_the_pairing_line(pair: Any) -> None:
     assert (status, answer["line"]) == (200, pairing_line(pair.here.url, token_of(pair.here)))
 
 
-def test_a_placement_is_added_changed_and_removed(pair: Any) -> None:
-    registry = pair.here.base / "user" / "yggdrasill" / "endpoints.yaml"
+@pytest.fixture
+def placements(pair: Any) -> Iterator[Path]:
+    """The file with the placements of workflows; removed afterwards."""
+    file: Path = pair.here.base / "user" / "yggdrasill" / "placements.json"
+    yield file
+    file.unlink(missing_ok=True)
+
+
+def drawn(workflow_id: str) -> dict[str, Any]:
+    """Return the workflow of `PROMPT` with a group around node 2, titled as the editor does."""
+    nodes = [
+        {"id": number, "type": PROMPT[str(number)]["class_type"], "pos": [0, 300 * number], "size": [100, 100]} for number in (1, 2, 3)
+    ]
+    return {"id": workflow_id, "nodes": nodes, "links": [], "groups": [{"id": 1, "title": "Group", "bounding": [-10, 550, 200, 200]}]}
+
+
+def test_a_placement_belongs_to_one_workflow_and_leaves_the_registry_as_it_is(pair: Any, placements: Path) -> None:
+    registry = placements.with_name("endpoints.yaml")
+    before = registry.read_bytes()
+    for place, signs in (("studio", {"": {"2": {"places": ["studio"], "partly": False}}}), ("local", {}), (None, {})):
+        assert ask(pair.here, "place", EDITOR, {"workflow": "a", "name": "first", "parts": [PART], "place": place})[0] == 200
+        answer = ask(pair.here, "signs", EDITOR, {"workflow": drawn("a"), "prompt": PROMPT})[1]
+        assert (answer["problem"], answer["signs"]) == (None, signs)
+        (part,) = answer["parts"]
+        assert part == {
+            **PART, "title": "Group", "name": "Group", "places": ["studio"] if signs else [], "stored": place is not None, "otherwise": [],
+        }  # fmt: skip
+        assert ask(pair.here, "signs", EDITOR, {"workflow": drawn("b"), "prompt": PROMPT})[1]["signs"] == {}
+        assert ask(pair.here, "placements?workflow=a", EDITOR)[1]["stored"] is (place is not None)
+    status, answer = ask(pair.here, "place", EDITOR, {"workflow": "a", "parts": [PART], "place": "nowhere"})
+    assert (status, answer["error"]["type"]) == (404, "UnknownEndpoint")
+    assert registry.read_bytes() == before
+
+
+def test_signs_of_a_workflow_that_would_be_refused_have_the_reason(pair: Any, placements: Path) -> None:
+    ask(pair.here, "place", EDITOR, {"workflow": "a", "parts": [PART], "place": "studio"})
+    placements.write_text(placements.read_text(encoding="utf-8").replace("studio", "cellar"), encoding="utf-8")
+    answer = ask(pair.here, "signs", EDITOR, {"workflow": drawn("a"), "prompt": PROMPT})[1]
+    assert "Unknown endpoint 'cellar'" in answer["problem"]
+    assert [part["places"] for part in answer["parts"]] == [["cellar"]]
+    assert ask(pair.here, "signs", EDITOR, {"workflow": {"id": 5, "nodes": 7}})[1]["parts"] == []
+
+
+def test_an_endpoint_is_removed_with_the_placements_of_workflows_on_request(pair: Any, placements: Path) -> None:
+    registry = placements.with_name("endpoints.yaml")
     before = registry.read_text(encoding="utf-8")
-    registry.write_text("# which part runs where\n" + before, encoding="utf-8")
     try:
-        for place, graphs in (("studio", {"A part": "studio"}), ("local", {"A part": "local"}), (None, {})):
-            status, answer = ask(pair.here, "place", EDITOR, {"key": "A part", "place": place})
-            assert (status, answer["graphs"]) == (200, graphs)
-            assert ask(pair.here, "placements", EDITOR)[1]["graphs"] == graphs
-        status, answer = ask(pair.here, "place", EDITOR, {"key": "A part", "place": "nowhere"})
-        assert (status, answer["error"]["type"]) == (404, "UnknownEndpoint")
-        assert registry.read_text(encoding="utf-8").startswith("# which part runs where\n")
+        ask(pair.here, "place", EDITOR, {"workflow": "a", "name": "first", "parts": [PART], "place": "closed"})
+        assert ask(pair.here, "copied", EDITOR, {"workflow": "a", "copy_id": "b", "name": "second"})[1] == {"copied": True}
+        uses = {"workflows": [{"name": name, "parts": ["A part"]} for name in ("first", "second")], "others": 0}
+        assert ask(pair.here, "uses?name=closed", EDITOR)[1] == uses
+        status, answer = ask(pair.here, "remove", EDITOR, {"name": "closed"})
+        assert status == 400
+        assert "still runs 'A part' of workflow 'first'; 'A part' of workflow 'second'; place those" in answer["error"]["message"]
+        assert registry.read_text(encoding="utf-8") == before
+        assert ask(pair.here, "remove", EDITOR, {"name": "closed", "drop": True})[0] == 200
+        assert "closed" not in registry.read_text(encoding="utf-8")
+        assert ask(pair.here, "placements?workflow=a", EDITOR)[1]["stored"] is False
     finally:
         registry.write_text(before, encoding="utf-8")
 
@@ -117,7 +180,7 @@ def test_an_unreadable_registry_is_not_changed(pair: Any) -> None:
     before = registry.read_text(encoding="utf-8")
     registry.write_text("graphs: {a: nowhere", encoding="utf-8")
     try:
-        status, answer = ask(pair.here, "place", EDITOR, {"key": "a", "place": "local"})
+        status, answer = ask(pair.here, "remove", EDITOR, {"name": "studio"})
         assert (status, answer["error"]["type"]) == (400, "InvalidConfig")
         assert registry.read_text(encoding="utf-8") == "graphs: {a: nowhere"
     finally:

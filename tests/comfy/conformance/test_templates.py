@@ -18,7 +18,7 @@ from samples.editor import Editor
 from yggdrasill.errors import InvalidConfig, PartitionError
 from yggdrasill.remote.comfy_ports import OUTPUT_NODE
 from yggdrasill.remote.partition import NodeSchemas, Partition
-from yggdrasill.remote.partition.placement_keys import GROUP, SUBGRAPH, NamedPart, named_parts
+from yggdrasill.remote.partition.named_parts import GROUP, SUBGRAPH, NamedPart, named_parts
 
 pytestmark = [pytest.mark.conformance, pytest.mark.timeout(1200)]
 

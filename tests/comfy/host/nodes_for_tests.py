@@ -1,6 +1,6 @@
 # mypy: ignore-errors
 # ruff: noqa: N802
-"""A custom node pack for the test servers: nodes that are slow, fail, count, block, or return values that are not transferable."""
+"""A custom node pack for the test servers: nodes that are slow, fail, count, block, loop, or return values that are not transferable."""
 
 import time
 from pathlib import Path
@@ -9,7 +9,7 @@ import comfy.model_management
 import comfy.utils
 import folder_paths
 import torch
-from comfy_execution.graph_utils import ExecutionBlocker
+from comfy_execution.graph_utils import ExecutionBlocker, GraphBuilder, is_link
 from PIL import Image
 
 __all__ = ["NODE_CLASS_MAPPINGS"]
@@ -53,6 +53,23 @@ class Slow(_Node):
         return (value,)
 
 
+class Judge(_Node):
+    """Validates the types of its links itself, as ComfyUI documents it."""
+
+    RETURN_TYPES = ("INT",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": ("INT", {"forceInput": True}), "add": ("INT", {"default": 1})}}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, input_types):
+        return True if input_types["value"] in ("INT", "FLOAT") else f"value is a {input_types['value']}, not a number"
+
+    def act(self, value, add):
+        return (value + add,)
+
+
 class Fail(_Node):
     @classmethod
     def INPUT_TYPES(cls):
@@ -60,6 +77,19 @@ class Fail(_Node):
 
     def act(self, value, message):
         raise ValueError(message)
+
+
+class FailLater(_Node):
+    """Returns its value, and fails for the second number and later ones."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "number": ("INT", {"default": 0})}}
+
+    def act(self, value, number):
+        if number:
+            raise ValueError(f"number {number} is too high")
+        return (value,)
 
 
 class OutOfMemory(_Node):
@@ -71,6 +101,17 @@ class OutOfMemory(_Node):
 
     def act(self, value):
         raise torch.OutOfMemoryError("Allocation on device 0 would exceed allowed memory")
+
+
+class Salt(_Node):
+    """Returns its value; ``salt`` keeps the nodes after it out of the cache."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "salt": ("STRING", {"default": ""})}}
+
+    def act(self, value, salt):
+        return (value,)
 
 
 class Several(_Node):
@@ -95,6 +136,54 @@ class Double(_Node):
         return (value * 2,)
 
 
+class Add(_Node):
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "number": ("INT", {"default": 1})}}
+
+    def act(self, value, number):
+        return (value + number,)
+
+
+class Look(_Node):
+    """Shows its value and returns it."""
+
+    OUTPUT_NODE = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}}
+
+    def act(self, value):
+        return {"ui": {"text": [repr(value)]}, "result": (value,)}
+
+
+class Keep(_Node):
+    """Returns its object."""
+
+    RETURN_TYPES = ("MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "number": ("INT", {"default": 1})}}
+
+    def act(self, model, number):
+        return (model,)
+
+
+class NameOf(_Node):
+    """Returns the name of the class of an object."""
+
+    RETURN_TYPES = ("STRING",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def act(self, model):
+        return (type(model).__name__,)
+
+
 class Block(_Node):
     @classmethod
     def INPUT_TYPES(cls):
@@ -102,6 +191,90 @@ class Block(_Node):
 
     def act(self, value, message):
         return (ExecutionBlocker(message or None),)
+
+
+class RepeatStart(_Node):
+    """Returns its value and the number of the round. A loop from here to `RepeatEnd` runs the nodes between them several times."""
+
+    RETURN_TYPES = (ANY, "INT")
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,)}, "optional": {"number": ("INT", {"default": 0})}}
+
+    def act(self, value, number=0):
+        return (value, number)
+
+
+def _loop_before(end, dynprompt):
+    """Return the nodes of a loop, and those that start it."""
+    users = {}
+    waiting, seen, starts = [end], {end}, []
+    while waiting:
+        name = waiting.pop()
+        node = dynprompt.get_node(name)
+        if node["class_type"] == "TestRepeatStart":
+            starts.append(name)
+            continue
+        for source in [link[0] for link in node["inputs"].values() if is_link(link)]:
+            users.setdefault(source, []).append(name)
+            waiting += {source} - seen
+            seen.add(source)
+    inside, waiting = set(), list(starts)
+    while waiting:
+        name = waiting.pop()
+        if name not in inside:
+            inside.add(name)
+            waiting += users.get(name, [])
+    return inside, starts
+
+
+class RepeatEnd(_Node):
+    """Ends a loop: each further round is a copy of the nodes since the start, made when the round before has ended.
+
+    Copies are shown as their originals, or, without ``shown``, as this node, under ids that say nothing about the originals.
+    """
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"value": (ANY,), "rounds": ("INT", {"default": 3}), "shown": ("BOOLEAN", {"default": True})},
+            "optional": {"number": ("INT", {"default": 0})},
+            "hidden": {"dynprompt": "DYNPROMPT", "unique_id": "UNIQUE_ID"},
+        }
+
+    def act(self, value, rounds, shown, number=0, dynprompt=None, unique_id=None):
+        if number + 1 >= rounds:
+            return (value,)
+        inside, starts = _loop_before(unique_id, dynprompt)
+        graph = GraphBuilder()
+        copies = {}
+        for name in sorted(inside):
+            copies[name] = graph.node(dynprompt.get_node(name)["class_type"], ("again" if name == unique_id else name) if shown else None)
+            if shown:
+                copies[name].set_override_display_id(name)
+        for name, copy in copies.items():
+            for key, given in dynprompt.get_node(name)["inputs"].items():
+                copied = is_link(given) and given[0] in copies
+                copy.set_input(key, copies[given[0]].out(given[1]) if copied else given)
+        for name in starts:
+            copies[name].set_input("value", value)
+            copies[name].set_input("number", number + 1)
+        copies[unique_id].set_input("number", number + 1)
+        return {"result": (copies[unique_id].out(0),), "expand": graph.finalize()}
+
+
+class Repeated(_Node):
+    """Returns its value and shows a text again when its output is in the cache."""
+
+    HAS_INTERMEDIATE_OUTPUT = True
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"value": (ANY,), "text": ("STRING", {"default": ""})}}
+
+    def act(self, value, text):
+        return {"ui": {"text": [text]}, "result": (value,)}
 
 
 class Object(_Node):
@@ -226,5 +399,30 @@ class Preview(_Node):
 
 NODE_CLASS_MAPPINGS = {
     f"Test{cls.__name__}": cls
-    for cls in (Slow, Fail, OutOfMemory, Several, Double, Block, Object, Count, Tell, Sketch, Fickle, Hidden, Show, Preview)
+    for cls in (
+        Slow,
+        Judge,
+        Fail,
+        FailLater,
+        OutOfMemory,
+        Salt,
+        Several,
+        Double,
+        Block,
+        Object,
+        Count,
+        Tell,
+        Repeated,
+        Sketch,
+        Fickle,
+        Hidden,
+        Show,
+        Preview,
+        RepeatStart,
+        RepeatEnd,
+        Add,
+        Look,
+        Keep,
+        NameOf,
+    )
 }

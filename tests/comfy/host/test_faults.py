@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -305,3 +307,21 @@ def test_nothing_keeps_running_for_a_killed_caller(b: Caller, peer: Caller) -> N
     owners = b.start(own("owner waits", 0.1))
     until(lambda: b.jobs(graph_id="left")[0]["status"] == "CANCELLED", 60.0)
     assert succeeded(b, owners)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a process cannot be sent these signals on Windows")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_peer_that_is_stopped_in_order_ends_its_jobs_and_says_so(
+    a: Caller, peer: Caller, servers: Servers, number: signal.Signals
+) -> None:
+    graph = f"stopped-{number.name}"
+    peer.deploy(graph, slow(graph))
+    prompt_id = a.start(calling(graph, "peer"))
+    until(lambda: peer.queue()[0])
+    peer.server.process.send_signal(signal.SIGTERM)
+    assert "shutting down" in error_of(a, prompt_id)["exception_message"]
+    peer.server.process.wait(60)
+    servers.start_again(peer.server)
+    (job,) = peer.jobs(graph_id=graph)
+    assert job["status"] == "CANCELLED"
+    assert peer.queue() == ([], [])

@@ -20,6 +20,7 @@ from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.placement import ProjectPart
 from yggdrasill.stage import Stage, State
 from yggdrasill.values import dumps
+from yggdrasill.values.files import FileLock
 from yggdrasill.world import World
 
 pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
@@ -246,13 +247,25 @@ def test_a_world_on_an_endpoint_resumes_or_restarts_on_request(comfy: Caller, pl
     assert equal(value_of(comfy, {"1": prompt["1"], "2": run_node(("1", 0), 2, keep=True, seed=4)}, ("2", 0)), anew.to_dict())
 
 
-def test_a_second_run_of_a_running_world_is_refused_without_damage(comfy: Caller) -> None:
-    prompt = {"1": small("twice"), "2": run_node(("1", 0), 200, keep=True, seed=1), "3": run_node(("1", 0), 200, keep=True, seed=2)}
-    entry = comfy.server.run(prompt)
-    error = next(facts for kind, facts in entry["status"]["messages"] if kind == "execution_error")
+def test_a_run_of_a_world_that_another_process_runs_is_refused_without_damage(comfy: Caller) -> None:
+    folder = data_folder(comfy.server) / "worlds" / "twice"
+    folder.mkdir(parents=True, exist_ok=True)
+    prompt = {"1": small("twice"), "2": run_node(("1", 0), 1, keep=True)}
+    lock = FileLock(folder / "lock")
+    assert lock.acquire(wait=False)
+    try:
+        error = error_of(comfy, prompt)
+    finally:
+        lock.release()
     assert "World 'twice' is already running" in error["exception_message"]
     expected = World.from_template("canon_2.0", size=32, world_id="twice").run(num_steps=1)
-    assert equal(value_of(comfy, {"1": prompt["1"], "2": run_node(("1", 0), 1, keep=True)}, ("2", 0)), expected.to_dict())
+    assert equal(value_of(comfy, prompt, ("2", 0)), expected.to_dict())
+
+
+def test_two_runs_of_a_world_in_one_prompt_run_one_after_the_other(comfy: Caller) -> None:
+    first, second = (run_node(("1", 0), 2, keep=True, seed=seed) for seed in (1, 2))
+    entry = comfy.server.run({"1": small("in-turn"), "2": first, "3": second})
+    assert entry["status"]["status_str"] == "success", entry["status"]["messages"]
 
 
 # -- bad input ----------------------------------------------------------------------------------------------------

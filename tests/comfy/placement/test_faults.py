@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from samples.comfy import Server, Servers, make_base_directory
-from samples.comfy_graphs import Caller, InBackground, know, node, until
+from samples.comfy_graphs import Caller, InBackground, data_folder, know, node, until
 from samples.page_view import Shown, show
 
 pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.conformance]
@@ -70,3 +71,31 @@ def test_an_endpoint_that_dies_is_reported_on_an_inner_node_and_in_the_history(a
     assert "'c'" in shown.error["exception_message"]
     assert mortal.server.url not in json.dumps([shown.messages, shown.entry])
     assert shown.entry["status"]["status_str"] == "error"
+
+
+def handed_over(radius: int) -> dict[str, Any]:
+    """A workflow with a picture of 3 MB that one part makes and another one blurs."""
+    return {
+        "1": node("EmptyImage", width=512, height=512, batch_size=1, color=0x336699),
+        "2": node("ImageInvert", image=("1", 0)),
+        "3": node("ImageBlur", image=("2", 0), blur_radius=radius, sigma=1.5),
+        "4": node("TestShow", value=("3", 0)),
+    }
+
+
+def test_a_cached_value_whose_endpoint_lost_it_is_produced_again_in_the_same_prompt(
+    a: Caller, b: Caller, mortal: Caller, servers: Servers
+) -> None:
+    placed = {"yggdrasill": {"graphs": {"make": {"nodes": ["2"], "endpoint": "c"}, "blur": {"nodes": ["3"], "endpoint": "b"}}}}
+    assert show(a.server, handed_over(1), placed).entry["status"]["status_str"] == "success"
+    made = len(mortal.jobs(graph_id="make"))
+    mortal.server.kill()
+    shutil.rmtree(data_folder(mortal.server) / "artifacts")
+    shutil.rmtree(data_folder(b.server) / "artifacts", ignore_errors=True)
+    servers.start_again(mortal.server, "--cache-lru", "30")
+    again = show(a.server, handed_over(2), placed)
+    assert again.entry["status"]["status_str"] == "success", again.entry["status"]["messages"]
+    assert "2" in again.cached, "the value was cached, so its node did not run before the value was missed"
+    assert again.outputs["4"] == show(a.server, handed_over(2)).outputs["4"]
+    assert len(mortal.jobs(graph_id="make")) == made + 1
+    assert "its inputs from other parts are produced again" in a.server.printed()

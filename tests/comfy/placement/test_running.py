@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import numpy as np
 import pytest
 from PIL import Image
@@ -181,6 +184,19 @@ def test_a_blocked_input_blocks_only_what_depends_on_it(a: Caller, b: Caller) ->
         assert placed.entry["status"]["status_str"] == "success"
 
 
+def test_classes_that_validate_the_types_of_their_links_receive_the_real_ones(a: Caller, b: Caller) -> None:
+    prompt = {
+        "1": node("PrimitiveInt", value=4711),
+        "2": node("TestJudge", value=("1", 0), add=1),
+        "3": node("TestJudge", value=("2", 0), add=2),
+        "4": node("PreviewAny", source=("3", 0)),
+    }
+    shown = show(a.server, prompt, on_endpoints(part=("b", ["2"])))
+    assert shown.outputs["4"] == {"text": ["4714"]}
+    (job,) = b.jobs(graph_id="part", limit=1)
+    assert job["status"] == "COMPLETED"
+
+
 def test_a_value_between_two_parts_is_not_downloaded(a: Caller, b: Caller) -> None:
     prompt = shapes(a.server, 5)
     place = {"first": ("b", ["2", "3"]), "second": ("b", ["4"])}
@@ -257,3 +273,26 @@ def test_a_changed_registry_applies_to_the_next_prompt(a: Caller, b: Caller) -> 
         assert len(b.jobs(graph_id="moving")) == 2
     finally:
         know(a.server, both)
+
+
+def test_a_message_of_a_pack_reaches_the_page_of_the_prompt_and_no_page_of_the_endpoint(a: Caller, b: Caller) -> None:
+    prompt = {
+        "1": node("EmptyImage", width=8, height=8, batch_size=1, color=5),
+        "2": node("TestFeedback", image=("1", 0), value="from there"),
+        "3": node("PreviewImage", images=("2", 0)),
+    }
+
+    async def watched() -> tuple[Shown, list[str]]:
+        async with aiohttp.ClientSession(b.server.url) as session, session.ws_connect("/ws", params={"clientId": "stranger"}) as page:
+            shown = await asyncio.to_thread(show, a.server, prompt, on_endpoints(feedback=("b", ["2"])))
+            seen = []
+            with contextlib.suppress(asyncio.TimeoutError):
+                while True:
+                    message = await asyncio.wait_for(page.receive(), 0.5)
+                    seen.append(json.loads(message.data)["type"] if message.type is aiohttp.WSMsgType.TEXT else "binary")
+            return shown, seen
+
+    shown, seen = asyncio.run(watched())
+    assert [(data["node_id"], data["value"]) for data in shown.of("test-feedback")] == [("2", "from there")]
+    assert "status" in seen
+    assert set(seen) <= {"status", "feature_flags"}

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 
 from yggdrasill.errors import InvalidConfig, UnknownEndpoint, UnknownName, YggdrasillError
-from yggdrasill.remote.partition.placement_keys import GROUP, PlacedParts, named_parts, parts_of
+from yggdrasill.remote.partition.named_parts import GROUP, SUBGRAPH, PartItem, named_parts
+from yggdrasill.remote.partition.placement_keys import PlacedParts, StoredPlacement, parts_of, workflow_id, workflow_parts
 from yggdrasill.remote.placement import Placement
 
 DRAWN = json.loads((Path(__file__).parent / "drawn.json").read_text(encoding="utf-8"))
@@ -105,14 +106,14 @@ def test_a_path_names_what_is_nested_in_every_instance(workflow: dict[str, Any])
     }
 
 
-def test_a_whole_path_is_not_ambiguous_but_a_short_name_of_two_things_is(workflow: dict[str, Any]) -> None:
+def test_a_key_means_the_part_with_this_path_and_without_one_all_parts_of_the_name(workflow: dict[str, Any]) -> None:
     assert placed(workflow, {"Invert it": "studio"}) == {("Invert it", "18"): ({"18:14"}, "studio")}
     node(workflow, 18)["title"] = "Soften"
-    with pytest.raises(
-        InvalidConfig, match=r"'Soften' is ambiguous.*subgraph 'Soften \(18\)', subgraph 'Soften \(7\)'.*different titles"
-    ) as caught:
-        naming(workflow, {"Soften": "studio"})
-    assert caught.value.details["nodes"] == ["18", "7", "8"]
+    assert placed(workflow, {"Soften": "studio"}) == {
+        ("Soften (7)", "7"): ({"7:6:2", "7:3"}, "studio"),
+        ("Soften (8)", "8"): ({"8:6:2", "8:3"}, "studio"),
+        ("Soften (18)", "18"): ({"18:14"}, "studio"),
+    }
     assert not naming(workflow, {"Soften": "local"}).parts
 
 
@@ -194,10 +195,34 @@ def test_positions_of_older_editors_are_read(workflow: dict[str, Any]) -> None:
     assert set(placed(workflow, {"First half": "studio"})) == {("First half", None)}
 
 
-def test_two_groups_of_one_title_are_ambiguous(workflow: dict[str, Any]) -> None:
-    box(workflow, "First half", 880, -100, 300, 300)
-    with pytest.raises(InvalidConfig, match="'First half' is ambiguous in this workflow: it can be 2 × group 'First half'"):
-        naming(workflow, {"First half": "studio"})
+def test_a_key_places_all_groups_of_its_title(workflow: dict[str, Any]) -> None:
+    """Titles such as "Group" are the editor's default, so a key for one workflow must not make another one unrunnable."""
+    box_around(workflow, "First half", 4)
+    first, second = ({"1", "7:6:2", "7:3", "18:14"}, "studio"), ({"4"}, "studio")
+    assert placed(workflow, {"First half": "studio"}) == {
+        ("First half (group 2)", None): first,
+        ("First half (group 90)", None): second,
+    }
+    assert placed(workflow, {"First half (group 90)": "studio"}) == {("First half", None): second}
+
+
+def test_overlapping_groups_of_one_title_share_no_node(workflow: dict[str, Any]) -> None:
+    box_around(workflow, "Group", 4, 1)
+    box(workflow, "Group", 4900, 5400, 1000, 1000)
+    node(workflow, 5)["pos"] = [5000, 6000]
+    workflow["groups"][-1]["id"] = 91
+    found = placed(workflow, {"Group": "studio"})
+    assert sorted(sorted(nodes) for nodes, _ in found.values()) == [["1", "4"], ["5"]]
+
+
+def test_of_overlapping_groups_that_keys_place_differently_the_smaller_has_the_shared_nodes(workflow: dict[str, Any]) -> None:
+    """Keys hold for all workflows; in one of them two of them may name groups that overlap."""
+    box_around(workflow, "Left", 4, 1)
+    box(workflow, "Right", 4900, 5400, 1000, 2000)
+    node(workflow, 5)["pos"], node(workflow, 18)["pos"] = [5000, 6000], [5000, 6500]
+    found = naming(workflow, {"Left": "studio", "Right": "attic"})
+    assert {each.part.name: set(each.part.nodes) for each in found.parts} == {"Left": {"1", "4"}, "Right": {"5", "18:14"}}
+    assert found.warnings == ("group 'Left' and group 'Right' share nodes '1', which run with group 'Left'.",)
 
 
 def test_a_group_around_a_subgraph_of_the_same_title_means_the_group(workflow: dict[str, Any]) -> None:
@@ -253,9 +278,12 @@ def test_an_unplaced_name_of_the_caller_is_a_warning(workflow: dict[str, Any]) -
         ({"Softn": {"endpoint": "studio"}}, UnknownName, r"Unknown part 'Softn'. Available: 'Soften',.*Did you mean 'Soften'\?"),
         ({"mine": {"nodes": "4"}}, InvalidConfig, r"graphs\.mine\.nodes must be a list of node ids, got '4'"),
         ({"mine": {"nodes": [["4", 0]]}}, InvalidConfig, "must be a list of node ids"),
-        ({"mine": {"node": ["4"]}}, InvalidConfig, "it takes 'nodes'.*and 'endpoint'"),
-        ({"mine": "studio"}, InvalidConfig, "it takes 'nodes'"),
+        ({"mine": {"nodes": [True]}}, InvalidConfig, "must be a list of node ids"),
+        ({"mine": {"node": ["4"]}}, InvalidConfig, r"Unknown key 'node' in .*graphs\.mine\. Available: 'endpoint', 'nodes'\."),
+        ({"mine": "studio"}, InvalidConfig, "mine must be a mapping with 'nodes', 'endpoint' or both, got 'studio'"),
+        ({"mine": {}}, InvalidConfig, "mine must be a mapping with 'nodes'"),
         (["mine"], InvalidConfig, "must be a mapping from names to"),
+        ("", InvalidConfig, "must be a mapping from names to"),
         ({"mine": {"nodes": ["4"], "endpoint": "cellar"}}, UnknownEndpoint, r"Unknown endpoint 'cellar'.*graphs\.mine"),
         ({"mine": {"nodes": ["4"], "endpoint": 7}}, InvalidConfig, "got 7"),
     ],
@@ -263,6 +291,36 @@ def test_an_unplaced_name_of_the_caller_is_a_warning(workflow: dict[str, Any]) -
 def test_what_the_caller_says_must_fit(workflow: dict[str, Any], chosen: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         naming(workflow, chosen=chosen)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (
+            {"mine": {"nodes": ["4"]}},
+            r"Unknown key 'mine' in extra_data\.yggdrasill\. Available: 'graphs'\. Names of parts belong below 'graphs'",
+        ),
+        ({"graphs": {}, "graph": {}, "x": 1}, "Unknown keys 'graph', 'x' in extra_data.yggdrasill. Available: 'graphs'"),
+        ([], "extra_data.yggdrasill must be a mapping .*got list"),
+        ("studio", "extra_data.yggdrasill must be a mapping .*got str"),
+        (False, "extra_data.yggdrasill must be a mapping .*got bool"),
+    ],
+)
+def test_a_forgotten_level_in_the_request_is_an_error(given: Any, message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        parts_of({"4": {"class_type": "X", "inputs": {}}}, {"yggdrasill": given}, {}, ["studio"])
+
+
+@pytest.mark.parametrize("given", [None, {}, {"graphs": None}, {"graphs": {}}])
+def test_a_request_may_have_empty_entries(given: Any) -> None:
+    assert parts_of({"4": {"class_type": "X", "inputs": {}}}, {"yggdrasill": given}, {}, ["studio"]).parts == ()
+
+
+def test_an_unknown_endpoint_of_the_request_names_the_nodes() -> None:
+    chosen = {"mine": {"nodes": ["4"], "endpoint": "cellar"}}
+    with pytest.raises(UnknownEndpoint) as caught:
+        parts_of({"3": {}, "4": {}}, {"yggdrasill": {"graphs": chosen}}, {}, ["studio"])
+    assert caught.value.details["nodes"] == ["4"]
 
 
 @pytest.mark.parametrize("pin, error", [("cellar", UnknownEndpoint), (["studio"], InvalidConfig)])
@@ -314,9 +372,112 @@ def test_of_a_group_and_the_subgraph_it_holds_alone_the_subgraph_is_the_inner_on
     assert placed(workflow, {"Around": "studio", "Invert it": "attic"}) == {("Invert it", "18"): ({"18:14"}, "attic")}
 
 
-def test_parts_of_which_each_holds_a_piece_of_the_other_are_refused(workflow: dict[str, Any]) -> None:
+def test_shared_nodes_belong_to_the_request_rather_than_to_a_key(workflow: dict[str, Any]) -> None:
+    assert placed(workflow, {"First half": "studio"}, {"mine": {"nodes": ["1", "4"], "endpoint": "attic"}}) == {
+        ("First half", None): ({"7:6:2", "7:3", "18:14"}, "studio"),
+        ("mine", None): ({"1", "4"}, "attic"),
+    }
+
+
+def test_parts_of_a_request_of_which_each_holds_a_piece_of_the_other_are_refused(workflow: dict[str, Any]) -> None:
+    chosen = {"mine": {"nodes": ["1", "4"], "endpoint": "attic"}, "First half": {"endpoint": "studio"}}
     with pytest.raises(InvalidConfig, match=r"selection 'mine' and group 'First half' share nodes '1', and neither lies inside the other"):
-        naming(workflow, {"First half": "studio"}, {"mine": {"nodes": ["1", "4"], "endpoint": "attic"}})
+        naming(workflow, chosen=chosen)
+
+
+# -- placements that the editor stored for the workflow -----------------------------------------------------------
+
+
+def stored(workflow: Any, items: dict[PartItem, Any], graphs: dict[str, str] | None = None) -> dict[str, tuple[set[str], str]]:
+    """Return nodes and endpoint by name."""
+    extra = {"extra_pnginfo": {"workflow": workflow}} if workflow is not None else {}
+    placements = {key: Placement.of(value, KNOWN, key) for key, value in (graphs or {}).items()}
+    found = parts_of(PROMPT, extra, placements, KNOWN, {item: StoredPlacement(value, "Title") for item, value in items.items()})
+    return {each.part.name: (set(each.part.nodes), each.placement.endpoints[0]) for each in found.parts}
+
+
+def definition_id(workflow: dict[str, Any], name: str) -> str:
+    return next(str(each["id"]) for each in workflow["definitions"]["subgraphs"] if each["name"] == name)
+
+
+def test_a_stored_placement_means_one_node_or_group_and_not_its_title(workflow: dict[str, Any]) -> None:
+    box_around(workflow, "First half", 4)
+    assert stored(workflow, {PartItem("", GROUP, "90"): "attic"}) == {"First half": ({"4"}, "attic")}
+    assert stored(workflow, {PartItem("", SUBGRAPH, "8"): "attic"}) == {"Soften": ({"8:6:2", "8:3"}, "attic")}
+    workflow["groups"][-1]["title"] = "Renamed"
+    assert stored(workflow, {PartItem("", GROUP, "90"): "attic"}) == {"Renamed": ({"4"}, "attic")}
+
+
+def test_a_stored_placement_inside_a_definition_holds_for_each_instance(workflow: dict[str, Any]) -> None:
+    inside = PartItem(definition_id(workflow, "Soften"), SUBGRAPH, "6")
+    assert stored(workflow, {inside: "studio"}) == {
+        "Soften/Invert it (7:6)": ({"7:6:2"}, "studio"),
+        "Soften/Invert it (8:6)": ({"8:6:2"}, "studio"),
+    }
+
+
+def test_a_stored_placement_overrides_keys_and_properties_and_the_request_overrides_it(workflow: dict[str, Any]) -> None:
+    item = PartItem("", SUBGRAPH, "18")
+    node(workflow, 18)["properties"]["yggdrasill.endpoint"] = "studio"
+    assert stored(workflow, {item: "local"}, {"Invert it": "attic"}) == {}
+    assert stored(workflow, {item: "studio"}, {"Invert it": "attic"}) == {"Invert it": ({"18:14"}, "studio")}
+    assert stored(workflow, {item: "local"}, {"*": "attic"})["*"][0] == set(PROMPT) - {"18:14"}
+    extra = {"extra_pnginfo": {"workflow": workflow}, "yggdrasill": {"graphs": {"Invert it": {"endpoint": "attic"}}}}
+    (part,) = parts_of(PROMPT, extra, {}, KNOWN, {item: StoredPlacement("studio", "Invert it")}).parts
+    assert part.placement.endpoints == ("attic",)
+
+
+def test_a_stored_placement_of_a_part_that_was_deleted_is_passed_over(workflow: dict[str, Any]) -> None:
+    assert stored(workflow, {PartItem("", GROUP, "77"): "attic", PartItem("no graph", SUBGRAPH, "6"): "attic"}) == {}
+
+
+def test_a_stored_placement_at_an_unknown_endpoint_is_refused(workflow: dict[str, Any]) -> None:
+    with pytest.raises(UnknownEndpoint, match=r"Unknown endpoint 'cellar'.*the placement of 'Title' in this workflow"):
+        stored(workflow, {PartItem("", SUBGRAPH, "18"): "cellar"})
+
+
+def test_stored_placements_of_a_prompt_without_its_workflow(workflow: dict[str, Any]) -> None:
+    assert stored(None, {PartItem("", SUBGRAPH, "7"): "attic"}) == {"Title": ({"7:6:2", "7:3"}, "attic")}
+    for item in (PartItem("", GROUP, "1"), PartItem(definition_id(workflow, "Soften"), SUBGRAPH, "6")):
+        with pytest.raises(InvalidConfig, match=r"placements of 'Title', which the prompt alone.*Send the workflow"):
+            stored(None, {item: "attic"})
+
+
+def test_two_stored_groups_that_overlap_at_different_endpoints_are_refused(workflow: dict[str, Any]) -> None:
+    box_around(workflow, "Left", 4, 1)
+    box(workflow, "Right", 4900, 5400, 1000, 1000)
+    workflow["groups"][-1]["id"], node(workflow, 5)["pos"] = 91, [5000, 6000]
+    with pytest.raises(InvalidConfig, match="share nodes '1'"):
+        stored(workflow, {PartItem("", GROUP, "90"): "attic", PartItem("", GROUP, "91"): "studio"})
+
+
+def test_the_id_of_a_workflow_is_named_by_the_request_or_read_from_its_workflow(workflow: dict[str, Any]) -> None:
+    posted: dict[str, Any] = {"extra_pnginfo": {"workflow": workflow}}
+    assert workflow_id(posted) == workflow["id"]
+    assert workflow_id({**posted, "yggdrasill": {"workflow": "other"}}) == "other"
+    for odd in (None, 7, "", "0" * 201, "00000000-0000-0000-0000-000000000000"):
+        assert workflow_id({"extra_pnginfo": {"workflow": {"id": odd}}}) is None
+    for junk in (None, 7, [], {"extra_pnginfo": []}, {"extra_pnginfo": {"workflow": 5}}):
+        assert workflow_id(junk) is None
+    for bad in (7, "", "0" * 201):
+        with pytest.raises(InvalidConfig, match="workflow must be the id of a workflow"):
+            workflow_id({"yggdrasill": {"workflow": bad}})
+
+
+@pytest.mark.parametrize("entries", [{"mine": {"nodes": ["4"], "endpoint": "studio"}}, ["mine"], "studio", 7])
+def test_a_request_without_the_level_of_parts_is_refused(workflow: dict[str, Any], entries: Any) -> None:
+    with pytest.raises(InvalidConfig, match=r'Write parts as \{"graphs"'):
+        parts_of(PROMPT, {"yggdrasill": entries}, {}, KNOWN)
+
+
+def test_all_parts_of_a_workflow_with_where_each_runs(workflow: dict[str, Any]) -> None:
+    placements = {"First half": Placement.of("studio", KNOWN, "key")}
+    found = workflow_parts(PROMPT, workflow, placements, KNOWN, {PartItem("", SUBGRAPH, "18"): StoredPlacement("attic", "Invert it")})
+    places = {part.unique_name: placement and placement.endpoints for part in found.named for placement in [found.placement_of(part)]}
+    assert places["First half (group 2)"] == ("studio",)
+    assert places["Soften (7)"] == ("studio",)
+    assert places["Soften (8)"] is None
+    assert places["Invert it (18)"] == ("attic",)
 
 
 # -- any input ---------------------------------------------------------------------------------------------------

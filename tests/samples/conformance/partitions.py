@@ -18,7 +18,8 @@ from samples.conformance.templates import Template
 from yggdrasill.errors import InvalidConfig, PartitionError
 from yggdrasill.remote.comfy_ports import is_link, type_transferability
 from yggdrasill.remote.partition import NodeSchema, NodeSchemas, Part, Partition, partition_prompt, restore_prompt
-from yggdrasill.remote.partition.placement_keys import GROUP, SUBGRAPH, named_parts, parts_of
+from yggdrasill.remote.partition.named_parts import GROUP, SUBGRAPH, named_parts
+from yggdrasill.remote.partition.placement_keys import parts_of
 from yggdrasill.remote.placement import Placement
 
 __all__ = ["AMBIGUOUS", "NOTHING_LEAVES", "OVERLAP", "Attempt", "Made", "attempts", "check_refusal", "reason_of", "wanted_of"]

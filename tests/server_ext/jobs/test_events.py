@@ -130,6 +130,26 @@ def test_a_late_listener_misses_no_events(tmp_path: Path) -> None:
     assert asyncio.run(listen()) == [*range(1, 1500, 2), *range(1501, 2000)]
 
 
+@pytest.mark.parametrize("count, size", [(10, 10), (200, 10), (10, 10_000)])
+def test_the_events_of_a_new_job_are_the_same_in_memory_and_in_the_store(tmp_path: Path, count: int, size: int) -> None:
+    async def read() -> tuple[list[Event], list[Event]]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        hub.begin("job")
+        for number in range(count):
+            hub.emit("job", "comfy", {"number": number, "text": "x" * size}, f"slot {number % 7}" if number % 2 else None)
+        hub.emit("job", "status", {"status": "COMPLETED"})
+        found = [event async for event in hub.stored("job", 0)]
+        stored = store.events("job", 0).result()
+        store.close()
+        return found, stored
+
+    found, stored = asyncio.run(read())
+    assert found == stored
+    assert [event.message for event in found] == [event.message for event in stored]
+
+
 def test_a_listener_with_a_number_of_a_deleted_job_file_receives_all_events(tmp_path: Path) -> None:
     async def listen() -> list[int]:
         store = JobStore(tmp_path / "jobs.sqlite")

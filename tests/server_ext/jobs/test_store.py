@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from yggdrasill.errors import StorageFailed, UnsupportedVersion
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, IN_PROGRESS, IN_QUEUE, STATES, TRANSITIONS
-from yggdrasill.server_ext.jobs.model import Event, Job
+from yggdrasill.server_ext.jobs.model import Event, Job, KeyRecord
 from yggdrasill.server_ext.jobs.store import JobStore
 
 
@@ -57,6 +58,39 @@ def test_the_first_stop_of_an_unfinished_job_is_recorded_and_survives_its_transi
     ended = store.get("b").result()
     assert ended is not None
     assert ended.stopped_as is None
+
+
+def test_events_are_written_with_the_next_operation(store: JobStore) -> None:
+    written = [store.add_event(Event(seq, "a", "log", {"n": seq}), lazily=True) for seq in (1, 2)]
+    time.sleep(0.05)
+    assert not any(future.done() for future in written)
+    assert [event.seq for event in store.events("a", 0).result()] == [1, 2]
+    assert all(future.done() for future in written)
+
+
+def test_deferred_events_are_written_by_a_flush_and_by_closing(tmp_path: Path) -> None:
+    store = JobStore(tmp_path / "jobs.sqlite")
+    first = store.add_event(Event(1, "a", "log", {}), lazily=True)
+    store.flush()
+    first.result(5)
+    store.add_event(Event(2, "a", "log", {}), 1, lazily=True)
+    store.close()
+    again = JobStore(tmp_path / "jobs.sqlite")
+    assert [event.seq for event in again.events("a", 0).result()] == [2]
+    again.close()
+
+
+def test_the_number_of_deferred_events_is_bounded(store: JobStore) -> None:
+    written = [store.add_event(Event(seq, "a", "log", {"n": seq}), lazily=True) for seq in range(1, 1001)]
+    written[700].result(5)
+
+
+def test_a_job_with_a_recorded_key_is_not_inserted(store: JobStore) -> None:
+    record = KeyRecord("key-a", "older", "body", CANCELLED)
+    store.record_key(record)
+    assert store.insert(job("a")).result() == record
+    assert store.get("a").result() is None
+    assert store.insert(job("b")).result() is None
 
 
 def test_jobs_survive_reopening_the_file(tmp_path: Path) -> None:
