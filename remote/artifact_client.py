@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from functools import lru_cache
 from typing import Any
@@ -11,6 +12,7 @@ from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.base import LocalStore
 from yggdrasill.values.stores.memory import MemoryStore, aligned_memory
 from yggdrasill.values.wire import Packed, pack
+from yggdrasill.values.write_tracking import known_digest, record, tracked_digest
 
 __all__ = ["KEPT_BYTES", "ArtifactClient", "DownloadCache"]
 KEPT_BYTES = 256 << 20
@@ -20,8 +22,8 @@ KEPT_BYTES = 256 << 20
 class ArtifactClient:
     """The store for artifacts of outgoing values, and the cache of recent downloads.
 
-    Every tensor is hashed for every call, at several GiB/s: a cached hash would become wrong when a tensor is changed without
-    torch noticing, and equal bytes are not sent twice in any case. In the default in-memory store, tensors are not copied for the
+    A tensor is hashed again for every call unless the kernel confirms that its memory was not written to (see `values.write_tracking`),
+    because a tensor may be changed without torch noticing. Equal bytes are not sent twice. In the default in-memory store, tensors are not copied for the
     duration of a call. With a disk store whose folder the endpoint shares, only references are sent. Up to ``kept_bytes`` of
     downloads are cached, so that equal bytes are not fetched again.
     """
@@ -48,15 +50,15 @@ def _shared() -> ArtifactClient:
 class DownloadCache:
     """LRU cache of downloaded artifacts, at most ``most_bytes`` in total. Thread-safe.
 
-    An entry is not a copy: it is the memory of the tensors made from it, which their owners may write to. Therefore `copy` returns
-    a copy, and only after verifying its hash.
+    An entry is not a copy: it is the memory of the tensors made from it, which their owners may write to. Therefore `take` returns the
+    memory itself only if nothing uses it, otherwise a copy, and both only if the bytes still are those of the hash.
     """
 
     def __init__(self, most_bytes: int = KEPT_BYTES) -> None:
         self.most_bytes = most_bytes
         self._lock = threading.Lock()
         self._used = 0
-        self._kept: OrderedDict[str, memoryview] = OrderedDict()
+        self._kept: OrderedDict[str, _Entry] = OrderedDict()
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._kept
@@ -66,35 +68,67 @@ class DownloadCache:
         """Return the number of cached bytes."""
         return self._used
 
-    def keep(self, digest: str, memory: memoryview) -> None:
-        """Cache the artifact ``digest``, whose bytes are in ``memory``. Artifacts larger than the cache are ignored."""
+    def keep(self, digest: str, memory: memoryview) -> memoryview:
+        """Cache the artifact ``digest``, whose bytes are in the new memory ``memory``, and return the view of it to use.
+
+        Artifacts larger than the cache are not cached.
+        """
         if memory.nbytes > self.most_bytes:
-            return
+            return memory
+        record(memory, digest)
+        entry = _Entry(memory)
+        view = entry.view()
         with self._lock:
             self._drop(digest)
-            self._kept[digest] = memory
+            self._kept[digest] = entry
             self._used += memory.nbytes
             while self._used > self.most_bytes:
                 self._drop(next(iter(self._kept)))
+        return view
 
-    def copy(self, digest: str) -> memoryview | None:
-        """Return the bytes in new memory, or None if they are not cached or were changed."""
+    def take(self, digest: str) -> memoryview | None:
+        """Return the bytes in memory that nothing else uses, or None if they are not cached or were changed."""
         with self._lock:
-            memory = self._kept.get(digest)
-            if memory is None:
+            entry = self._kept.get(digest)
+            if entry is None:
                 return None
             self._kept.move_to_end(digest)
-        copied = _copy(memory)
-        if blake3_hex(copied) == digest:
-            return copied
+            unused = entry.view() if entry.is_unused else None
+        if unused is not None:
+            found, intact = unused, tracked_digest(unused) == digest
+        else:
+            found = _copy(entry.memory)
+            intact = known_digest(entry.memory) == digest or blake3_hex(found) == digest
+        if intact:
+            return found
         with self._lock:
-            if self._kept.get(digest) is memory:
+            if self._kept.get(digest) is entry:
                 self._drop(digest)
         return None
 
     def _drop(self, digest: str) -> None:
-        memory = self._kept.pop(digest, None)
-        self._used -= 0 if memory is None else memory.nbytes
+        entry = self._kept.pop(digest, None)
+        self._used -= 0 if entry is None else entry.memory.nbytes
+
+
+class _Entry:
+    """Cached memory, and whether a view of it is in use. Every user of a view refers to the array behind it."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+        self._array: weakref.ref[Any] | None = None
+
+    @property
+    def is_unused(self) -> bool:
+        return self._array is None or self._array() is None
+
+    def view(self) -> memoryview:
+        """Return a view, in use until the last reference to it or to what was made of it ends."""
+        import numpy as np
+
+        array = np.frombuffer(self.memory, np.uint8)
+        self._array = weakref.ref(array)
+        return array.data
 
 
 def _copy(memory: memoryview) -> memoryview:

@@ -226,14 +226,15 @@ class Response:
         Raises:
             EndpointUnreachable: the connection broke.
         """
-        stream = self._response.content.iter_any().__aiter__()
         while True:
             with translated(self._url):
-                try:
-                    chunk = await (stream.__anext__() if silence is None else asyncio.wait_for(stream.__anext__(), silence))
-                except StopAsyncIteration:
-                    return
-            yield chunk
+                # Unlike `readany`, this does not join what has arrived, which would copy every byte once more.
+                reading = self._response.content.readchunk()
+                chunk, ends_frame = await (reading if silence is None else asyncio.wait_for(reading, silence))
+            if chunk:
+                yield chunk
+            elif not ends_frame:
+                return
 
     async def read(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the whole body. Raise `LimitExceeded` if it is too large."""

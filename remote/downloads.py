@@ -126,13 +126,12 @@ async def fetch(
     if mapped is not None:
         return mapped
     if ref.hash in artifact_client.downloads:
-        copied = await asyncio.to_thread(artifact_client.downloads.copy, ref.hash)
-        if copied is not None:
-            return copied
+        cached = await asyncio.to_thread(artifact_client.downloads.take, ref.hash)
+        if cached is not None:
+            return cached
     memory = await _receive(_client_for(client, ref), ref, retry)
     meter.bytes_received += ref.nbytes
-    artifact_client.downloads.keep(ref.hash, memory)
-    return memory
+    return artifact_client.downloads.keep(ref.hash, memory)
 
 
 async def _local_peer(client: EndpointClient, ref: ArtifactRef, retry: Retry) -> memoryview | None:

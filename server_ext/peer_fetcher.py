@@ -129,14 +129,13 @@ class _PeerResponse:
         return self._response.status
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        parts = self._response.content.iter_any().__aiter__()
         while True:
             with _translated():
-                try:
-                    chunk = await parts.__anext__()
-                except StopAsyncIteration:
-                    return
-            yield chunk
+                chunk, ends_frame = await self._response.content.readchunk()
+            if chunk:
+                yield chunk
+            elif not ends_frame:
+                return
 
 
 @contextmanager

@@ -148,12 +148,14 @@ class Payload:
     """The bytes of one tensor, array or byte string with their spec.
 
     ``data`` is a flat view of the memory itself, not a copy; it is read-only unless a decoder may take it over.
-    ``hash`` is the BLAKE3 of the bytes in hex, if it was computed or promised.
+    ``hash`` is the BLAKE3 of the bytes in hex, if it was computed or promised. ``pinned`` memory may be written to by a device, which the
+    processor does not see.
     """
 
     description: ArraySpec
     data: memoryview
     hash: str | None = field(default=None)
+    pinned: bool = field(default=False)
 
     def __post_init__(self) -> None:
         if self.data.nbytes != self.description.nbytes:

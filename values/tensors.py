@@ -87,12 +87,19 @@ def encode_tensor(tensor: torch.Tensor, location: str) -> Payload:
         if count and not plain.data_ptr():
             raise RuntimeError("it has no memory")
         data = flat.view(torch.uint8).numpy().data.toreadonly() if count else memoryview(b"")
+        pinned = _has_devices() and plain.is_pinned()
     except RuntimeError as error:
         raise cannot_travel(tensor, location, f"cannot be read ({error})") from error
     shape, strides = tuple(plain.shape), tuple(plain.stride())
     nbytes = count * plain.element_size()
     name = str(plain.dtype).removeprefix("torch.")
-    return Payload(ArraySpec(name, shape, nbytes, None if strides == contiguous_strides(shape) else strides), data)
+    return Payload(ArraySpec(name, shape, nbytes, None if strides == contiguous_strides(shape) else strides), data, pinned=pinned)
+
+
+def _has_devices() -> bool:
+    """Return whether this process uses devices that can write to pinned memory."""
+    torch = sys.modules.get("torch")
+    return torch is not None and (torch.cuda.is_initialized() or torch.xpu.is_initialized())
 
 
 def decode_tensor(payload: Payload) -> torch.Tensor:
@@ -220,7 +227,7 @@ def encode_array(array: NDArray[Any], location: str) -> Payload:
         axes = sorted(range(array.ndim), key=lambda axis: -strides[axis] if array.shape[axis] != 1 else 0)
         data = array.transpose(axes).reshape(-1).view(np.uint8).data.toreadonly()
     order = None if strides == contiguous_strides(array.shape) else strides
-    return Payload(ArraySpec(name, tuple(array.shape), array.nbytes, order), data)
+    return Payload(ArraySpec(name, tuple(array.shape), array.nbytes, order), data, pinned=_has_devices())
 
 
 def decode_array(payload: Payload) -> NDArray[Any]:

@@ -24,6 +24,7 @@ from yggdrasill.values.payload import DEFAULT_LIMITS, ArraySpec, ArtifactRef, Li
 from yggdrasill.values.stores.base import LocalStore, put_mutable
 from yggdrasill.values.stores.memory import MemoryStore
 from yggdrasill.values.tensors import tensor_dtype
+from yggdrasill.values.write_tracking import tracked_digest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -262,7 +263,7 @@ class Packer:
         return ref
 
     def _store_payload(self, payload: Payload) -> ArtifactRef:
-        digest = payload.digest()
+        digest = payload.digest() if payload.pinned else tracked_digest(payload.data)
         if isinstance(self._store, MemoryStore) and not self._persistent:
             self._store.borrow(payload.data, owner=self._owner, hash=digest)
         else:

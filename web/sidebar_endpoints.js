@@ -17,7 +17,7 @@ const FEATURES = {
   editor: "Editor",
 };
 /** Short descriptions of an endpoint's state; its error message is shown below. */
-const SHORT = { down: "does not answer", refused: "refuses the token", "other version": "has another version of Yggdrasill" };
+const SHORT = { down: "does not answer", refused: "refuses the token", "other version": "has another version of Yggdrasill", starting: "is starting" };
 
 /**
  * @param {object} app

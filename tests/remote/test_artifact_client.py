@@ -23,23 +23,44 @@ def arrived(nbytes: int = 1000) -> tuple[str, memoryview]:
     return blake3_hex(memory), memory
 
 
-def test_what_is_given_out_again_is_a_copy() -> None:
+def test_what_is_given_out_while_it_is_in_use_is_a_copy() -> None:
     cache = DownloadCache()
     name, memory = arrived()
-    cache.keep(name, memory)
-    first, second = cache.copy(name), cache.copy(name)
-    assert first == second == memory
+    kept = cache.keep(name, memory)
+    first, second = cache.take(name), cache.take(name)
+    assert first == second == kept
     assert first is not None
     first[:3] = b"own"
-    assert cache.copy(name) == second
+    assert cache.take(name) == second
 
 
-def test_memory_that_its_owner_wrote_to_is_forgotten() -> None:
+@pytest.mark.parametrize("nbytes", [1000, 4 * MIB + 1000])
+def test_memory_that_nothing_uses_is_given_out_again_without_a_copy(nbytes: int) -> None:
     cache = DownloadCache()
-    name, memory = arrived()
-    cache.keep(name, memory)
-    memory[0] ^= 1
-    assert cache.copy(name) is None
+    name, memory = arrived(nbytes)
+    tensor = torch.frombuffer(cache.keep(name, memory), dtype=torch.uint8)
+    address, part = tensor.data_ptr(), tensor[5:9].numpy()
+    del tensor
+    other = cache.take(name)
+    assert other is not None
+    assert torch.frombuffer(other, dtype=torch.uint8).data_ptr() != address
+    del part
+    again = cache.take(name)
+    assert again is not None
+    assert torch.frombuffer(again, dtype=torch.uint8).data_ptr() == address
+    assert again == other
+
+
+@pytest.mark.parametrize("nbytes", [1000, 4 * MIB + 1000])
+@pytest.mark.parametrize("in_use", [False, True])
+def test_memory_that_its_owner_wrote_to_is_forgotten(nbytes: int, in_use: bool) -> None:
+    cache = DownloadCache()
+    name, memory = arrived(nbytes)
+    views = [cache.keep(name, memory)]
+    memory[nbytes // 2] ^= 1
+    if not in_use:
+        views.clear()
+    assert cache.take(name) is None
     assert name not in cache
     assert cache.nbytes == 0
 
@@ -49,7 +70,7 @@ def test_the_longest_unused_goes_when_the_limit_is_reached() -> None:
     things = [arrived() for _ in range(3)]
     for name, memory in things:
         cache.keep(name, memory)
-    cache.copy(things[0][0])
+    cache.take(things[0][0])
     name, memory = arrived(1500)
     cache.keep(name, memory)
     assert [name in cache for name, _ in things] == [True, False, False]
@@ -61,7 +82,7 @@ def test_what_is_larger_than_the_limit_is_not_kept(limit: int) -> None:
     cache = DownloadCache(limit)
     name, memory = arrived()
     cache.keep(name, memory)
-    assert cache.copy(name) is None
+    assert cache.take(name) is None
     assert cache.nbytes == 0
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, StorageFailed, UnknownArtifact
 from yggdrasill.values.payload import blake3_hex
+from yggdrasill.values.write_tracking import known_digest, protected_parts
 
 if TYPE_CHECKING:
     from blake3 import blake3
@@ -55,6 +56,7 @@ MAX_ARTIFACT_BYTES = 64 << 30
 _THREADED_FROM = 1 << 20
 #: The buffer through which changing bytes pass: it stays in the processor's cache, and is large enough for a parallel hash.
 _COPY_BYTES = 512 << 10
+_WRITE_BYTES = 4 << 20
 _HASHERS = 4
 Data: TypeAlias = "bytes | bytearray | memoryview"
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -320,6 +322,29 @@ class ArtifactWriter(ABC):
         self._open = False
         return digest
 
+    def store_protected(self, parts: Iterable[memoryview], is_unchanged: Callable[[], bool]) -> bool:
+        """Append ``parts``, whose hash is the expected one unless ``is_unchanged()`` returns False after that, and store the artifact.
+
+        Return False if nothing was stored. Closes the writer. Raises as `write` and `commit`.
+        """
+        self._require_open()
+        try:
+            for part in parts:
+                for start in range(0, part.nbytes, _WRITE_BYTES):
+                    chunk = part[start : start + _WRITE_BYTES]
+                    self._append(chunk)
+                    self._written += chunk.nbytes
+            stored = self._expected is not None and self._written == self._expected_bytes and is_unchanged()
+            if stored:
+                self._keep(self._expected or "")
+        except BaseException:
+            self.abort()
+            raise
+        if not stored:
+            self.abort()
+        self._open = False
+        return stored
+
     def abort(self) -> None:
         """Discard the bytes; does nothing after `commit`."""
         if self._open:
@@ -401,6 +426,8 @@ def put_mutable(store: LocalStore, hash: str, data: memoryview) -> None:  # noqa
         CorruptData: the bytes are no longer those of ``hash``.
         LimitExceeded, StorageFailed: as `LocalStore.put`.
     """
+    if _put_protected(store, hash, data):
+        return
     # One buffer for all chunks: new memory for each would cost more than the copy.
     buffer = memoryview(bytearray(min(_COPY_BYTES, data.nbytes)))
     with store.writer(hash, data.nbytes) as writer:
@@ -410,6 +437,15 @@ def put_mutable(store: LocalStore, hash: str, data: memoryview) -> None:  # noqa
             copied[:] = chunk
             writer.write(copied)
         writer.commit()
+
+
+def _put_protected(store: LocalStore, hash: str, data: memoryview) -> bool:  # noqa: A002
+    """Store ``data`` without a further hash if the kernel confirms, after the write, that it did not change since it was hashed."""
+    parts = protected_parts(data, hash)
+    if parts is None:
+        return False
+    with store.writer(hash, data.nbytes) as writer:
+        return writer.store_protected(parts, lambda: known_digest(data) == hash)
 
 
 def span_of(nbytes: int, start: int, stop: int | None, size: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from yggdrasill.errors import StorageFailed, UnsupportedVersion
 from yggdrasill.values.payload import corrupt
-from yggdrasill.values.stores.base import Writer, unknown_artifact
+from yggdrasill.values.stores.base import Writer, hashing, unknown_artifact
 from yggdrasill.values.stores.memory import aligned_memory
 
 __all__ = ["INDEX_FILE", "Candidate", "Index", "PartialFile", "hash_file", "place_new", "read_chunks", "read_file", "storage_errors"]
@@ -116,14 +116,18 @@ def _read_errors(path: Path, hash: str) -> Iterator[None]:  # noqa: A002
 
 
 def hash_file(path: Path) -> str:
-    """Return the BLAKE3 of a file's content; raises OSError."""
+    """Return the BLAKE3 of a file's content; raises OSError. A large file is read and hashed at the same time."""
     from blake3 import blake3
 
     hasher = blake3(max_threads=blake3.AUTO)
-    buffer = memoryview(bytearray(min(_HASH_BUFFER_BYTES, max(1, path.stat().st_size))))
+    size = min(_HASH_BUFFER_BYTES, max(1, path.stat().st_size))
+    buffer, other = memoryview(bytearray(size)), memoryview(bytearray(size))
     with FileIO(path, "rb") as file:
-        while count := file.readinto(buffer):
-            hasher.update(buffer[:count])
+        count = file.readinto(buffer)
+        while count:
+            with hashing(hasher, buffer[:count]):
+                count = file.readinto(other)
+            buffer, other = other, buffer
     return hasher.hexdigest()
 
 

@@ -6,21 +6,27 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointState
+from yggdrasill.server_ext.comfy.placement.endpoint_monitor import STARTING, EndpointState
 
 __all__ = ["LOOPBACK", "endpoint_summary", "host_of", "models_of"]
 
 LOOPBACK = ("127.", "localhost", "[::1]")
 """How the addresses of one machine itself begin."""
 
-_STATES = {"EndpointUnreachable": "down", "AccessDenied": "refused", "ProtocolMismatch": "other version", None: "down"}
+_STATES = {
+    "EndpointUnreachable": "down",
+    "AccessDenied": "refused",
+    "ProtocolMismatch": "other version",
+    STARTING: "starting",
+    None: "down",
+}
 
 
 def endpoint_summary(state: EndpointState, url: str) -> dict[str, Any]:
     """Return ``{name, host, state, problem, version, comfy, torch, queue, memory, devices, models, graphs}``.
 
-    The last eight are present only if the endpoint is up. ``state`` is ``up``, ``down``, ``refused`` (the token), ``other version`` or
-    ``failing``; ``problem`` is the error message. ``models`` has the number of files in each folder.
+    The last eight are present only if the endpoint is up. ``state`` is ``up``, ``down``, ``refused`` (the token), ``other version``,
+    ``starting`` or ``failing``; ``problem`` is the error message. ``models`` has the number of files in each folder.
     """
     facts: dict[str, Any] = {"name": state.name, "host": host_of(url), "state": "up", "problem": None}
     if not state.up:

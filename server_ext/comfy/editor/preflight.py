@@ -28,6 +28,7 @@ __all__ = ["Preflight", "PreflightModel", "sources_of"]
 _FRESH = 5.0
 _TIMEOUT = 6.0
 _MAX_AGE = 60.0
+_FACTS_TIMEOUT = 20.0
 
 
 class PreflightModel(BaseModel):
@@ -75,7 +76,7 @@ class Preflight:
         if not naming.parts:
             return
         names = sorted({name for placed in naming.parts for name in placed.placement.endpoints})
-        states = await extension_context().placement.monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
+        states = await extension_context().placement.monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT, facts_timeout=_FACTS_TIMEOUT)
         schemas = await self._schemas(body.prompt, names)
         facts = extension_context().placement.local_facts.facts()
         partition = await asyncio.to_thread(partition_leniently, body.prompt, naming.parts, schemas, None, facts)

@@ -33,7 +33,7 @@ from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
 from yggdrasill.server_ext.comfy.url_redaction import strip_urls
 
-__all__ = ["EndpointMonitor", "EndpointState"]
+__all__ = ["STARTING", "EndpointMonitor", "EndpointState"]
 
 _INTERVAL = 5.0
 _MAX_INTERVAL = 60.0
@@ -42,13 +42,15 @@ _WATCH_TIME = 30.0
 _MAX_FACTS_AGE = 300.0
 _TIMEOUT = 5.0
 _OWN_PREFIX = "Yggdrasill"
+STARTING = "starting"
+"""The kind of the state of an endpoint that has reported its health and not yet its capabilities."""
 
 
 @dataclass(frozen=True)
 class EndpointState:
     """The latest answers of an endpoint. Times are those of `time.time`.
 
-    ``up`` is None before the first query. ``reason`` is why it is not up, without its URL, and ``kind`` the class of that error. ``since`` is the
+    ``up`` is None before the first query. ``reason`` is why it is not up, without its URL, and ``kind`` the class of that error or `STARTING`. ``since`` is the
     time when ``up`` changed, ``checked`` the time of the last query. ``health`` and ``facts`` are the latest successful answers to /health and
     /capabilities.
     """
@@ -151,13 +153,22 @@ class EndpointMonitor:
         self._watch_until.update(dict.fromkeys(names, until))
         self._wake.set()
 
-    async def refresh(self, names: Collection[str], *, max_age: float, timeout: float) -> dict[str, EndpointState]:
-        """Return the states of ``names``. States older than ``max_age`` seconds are queried again, waiting at most ``timeout`` seconds."""
+    async def refresh(
+        self, names: Collection[str], *, max_age: float, timeout: float, facts_timeout: float = 0.0
+    ) -> dict[str, EndpointState]:
+        """Return the states of ``names``. States older than ``max_age`` seconds are queried again, waiting at most ``timeout`` seconds.
+
+        For the capabilities of endpoints that have reported their health, wait ``facts_timeout`` seconds more: the first ones read every node
+        class and model folder.
+        """
         registry = self._read_registry()
         self.watch(names)
         old = [name for name in names if name in registry.endpoints and time.time() - self._current(registry, name).state.checked > max_age]
         if old:
             await asyncio.wait([self._query(registry, name) for name in old], timeout=timeout)
+        starting = [self._query(registry, name) for name in old if not self.state(name).up and self.is_answering(name)]
+        if starting and facts_timeout:
+            await asyncio.wait(starting, timeout=facts_timeout)
         return {name: self.state(name) for name in names}
 
     def is_answering(self, name: str) -> bool:
@@ -313,6 +324,8 @@ class EndpointMonitor:
             watched.has_answered = False
             health = await _with_timeout(watched.client, watched.client.health())
             watched.has_answered = True
+            if not watched.state.up:
+                watched.state = replace(watched.state, reason="it has started, and its node classes are not known yet", kind=STARTING)
             if time.monotonic() - watched.facts_at > _MAX_FACTS_AGE or not watched.state.up:
                 facts = await _with_timeout(watched.client, watched.client.capabilities(), 4 * _TIMEOUT)
                 watched.facts_at = time.monotonic()

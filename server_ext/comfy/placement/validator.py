@@ -134,9 +134,7 @@ class PromptValidator:
         names = sorted({name for placed in parts for name in placed.placement.endpoints})
         known = await self._monitor.refresh(names, max_age=_FRESH, timeout=_TIMEOUT)
         down = [name for name in names if not known[name].up]
-        known = {**known, **await self._monitor.refresh(down, max_age=0.5, timeout=_TIMEOUT)}
-        starting = [name for name in down if not known[name].up and self._monitor.is_answering(name)]
-        return {**known, **await self._monitor.refresh(starting, max_age=0.0, timeout=_FACTS_TIMEOUT)} if starting else known
+        return {**known, **await self._monitor.refresh(down, max_age=0.5, timeout=_TIMEOUT, facts_timeout=_FACTS_TIMEOUT)}
 
     def _parts(
         self, posted: PostedPrompt, wanted: Collection[str], known: Mapping[str, EndpointState], lacking: set[str]

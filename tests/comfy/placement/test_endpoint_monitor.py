@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from samples.endpoints import Cutter, EndpointProcess, cutter
 from yggdrasill.remote import EndpointClient, EndpointRegistry
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.partition.placement_keys import PlacedPart
+from yggdrasill.server_ext.comfy.editor.endpoint_summary import endpoint_summary
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
 from yggdrasill.server_ext.comfy.placement import validator
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
@@ -80,6 +82,30 @@ async def test_a_prompt_waits_for_the_first_capabilities_of_an_endpoint_that_ans
     states = await PromptValidator(monitor, SchemaCache(), LocalFacts())._states_of([placed])
     assert states["forge"].up
     assert states["forge"].facts == {"host": "comfy"}
+    await monitor.stop()
+
+
+async def test_an_endpoint_whose_capabilities_are_pending_counts_as_starting(monkeypatch: pytest.MonkeyPatch) -> None:
+    known_yet = threading.Event()
+
+    async def health(client: EndpointClient) -> dict[str, Any]:
+        return {"status": "ok"}
+
+    async def capabilities(client: EndpointClient) -> dict[str, Any]:
+        await asyncio.to_thread(known_yet.wait, 30)
+        return {"host": "comfy"}
+
+    monkeypatch.setattr(EndpointClient, "health", health)
+    monkeypatch.setattr(EndpointClient, "capabilities", capabilities)
+    monitor = EndpointMonitor(lambda: EndpointRegistry({"forge": "http://127.0.0.1:9"}))
+    state = (await monitor.refresh(["forge"], max_age=0.0, timeout=0.3))["forge"]
+    assert not state.up
+    assert endpoint_summary(state, "http://127.0.0.1:9")["state"] == "starting"
+    assert state.reason == "it has started, and its node classes are not known yet"
+    known_yet.set()
+    state = (await monitor.refresh(["forge"], max_age=0.0, timeout=0.0, facts_timeout=5.0))["forge"]
+    assert state.up
+    assert endpoint_summary(state, "http://127.0.0.1:9")["state"] == "up"
     await monitor.stop()
 
 

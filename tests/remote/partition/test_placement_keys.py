@@ -298,7 +298,7 @@ def test_what_the_caller_says_must_fit(workflow: dict[str, Any], chosen: Any, er
     [
         (
             {"mine": {"nodes": ["4"]}},
-            r"Unknown key 'mine' in extra_data\.yggdrasill\. Available: 'graphs'\. Names of parts belong below 'graphs'",
+            r"Unknown key 'mine' in extra_data\.yggdrasill\. Available: 'graphs', 'workflow'\. Names of parts belong below 'graphs'",
         ),
         ({"graphs": {}, "graph": {}, "x": 1}, "Unknown keys 'graph', 'x' in extra_data.yggdrasill. Available: 'graphs'"),
         ([], "extra_data.yggdrasill must be a mapping .*got list"),
@@ -462,12 +462,6 @@ def test_the_id_of_a_workflow_is_named_by_the_request_or_read_from_its_workflow(
     for bad in (7, "", "0" * 201):
         with pytest.raises(InvalidConfig, match="workflow must be the id of a workflow"):
             workflow_id({"yggdrasill": {"workflow": bad}})
-
-
-@pytest.mark.parametrize("entries", [{"mine": {"nodes": ["4"], "endpoint": "studio"}}, ["mine"], "studio", 7])
-def test_a_request_without_the_level_of_parts_is_refused(workflow: dict[str, Any], entries: Any) -> None:
-    with pytest.raises(InvalidConfig, match=r'Write parts as \{"graphs"'):
-        parts_of(PROMPT, {"yggdrasill": entries}, {}, KNOWN)
 
 
 def test_all_parts_of_a_workflow_with_where_each_runs(workflow: dict[str, Any]) -> None:
