@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from samples.editor import Editor
-from yggdrasill.foundation.config import read_document
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -65,9 +64,10 @@ def draw(editor: Editor) -> int:
     return loader
 
 
-def place(editor: Editor, tab: Any, registry: Path, where: str) -> None:
-    tab.get_by_label("Endpoint for Paint").select_option(where)
-    editor.wait_until(lambda: read_document(registry)["graphs"] == {"Paint": where})
+def place(editor: Editor, tab: Any, where: str) -> None:
+    chosen = tab.get_by_label("Endpoint for Paint")
+    chosen.select_option(where)
+    editor.wait_until(lambda: chosen.input_value() == where)
 
 
 def choose(editor: Editor, node: int, name: str, value: str, vue: bool) -> None:
@@ -97,7 +97,7 @@ def test_a_checkpoint_that_only_the_endpoint_has_is_chosen_run_and_opened_again(
     loader = draw(editor)
     assert editor.choices(loader, KEY) == ["desk_only.safetensors"]
     editor.page.evaluate("() => { app.canvas.ds.offset = [380, 140]; app.canvas.setDirty(true, true); }")
-    place(editor, tab, registry, "studio")
+    place(editor, tab, "studio")
     editor.wait_until(lambda: editor.choices(loader, KEY) == ["tiny.ckpt"])
     choose(editor, loader, KEY, "tiny.ckpt", vue)
     before = len(pair.here.printed())
@@ -120,13 +120,13 @@ def test_a_checkpoint_that_only_the_endpoint_has_is_chosen_run_and_opened_again(
     assert editor.choices(loader, KEY) == ["tiny.ckpt"]
     # taken back
     editor.wait_until(lambda: tab.get_by_label("Endpoint for Paint").count() == 1)
-    place(editor, tab, registry, "local")
+    place(editor, tab, "local")
     editor.wait_until(lambda: editor.choices(loader, KEY) == ["desk_only.safetensors"])
 
 
 def test_a_new_page_reports_no_file_of_the_endpoint_as_missing(browser: Any, editor: Editor, tab: Any, registry: Path, pair: Any) -> None:
     loader = draw(editor)
-    place(editor, tab, registry, "studio")
+    place(editor, tab, "studio")
     editor.wait_until(lambda: editor.choices(loader, KEY) == ["tiny.ckpt"])
     editor.set(loader, KEY, "tiny.ckpt")
     workflow = editor.save()
@@ -155,7 +155,7 @@ def test_a_user_decides_in_preflight_about_a_file_with_other_bytes(
     try:
         loader = draw(editor)
         editor.set(loader, KEY, "tiny.ckpt")
-        place(editor, tab, registry, "studio")
+        place(editor, tab, "studio")
         tab.get_by_role("button", name="Preflight").click()
         dialog = editor.page.get_by_role("dialog", name="Preflight")
         dialog.get_by_text("model file tiny.ckpt in checkpoints differs from this server's").wait_for()
@@ -188,7 +188,7 @@ def test_the_list_of_a_subgraph_s_widget_is_that_of_the_endpoint(editor: Editor,
             loader,
         )
     )
-    place(editor, tab, registry, "studio")
+    place(editor, tab, "studio")
     editor.wait_until(
         lambda: (
             editor.page.evaluate("(id) => app.graph.getNodeById(id).subgraph._nodes[0].widgets[0].options.values", subgraph)
@@ -196,5 +196,5 @@ def test_the_list_of_a_subgraph_s_widget_is_that_of_the_endpoint(editor: Editor,
         )
     )
     assert editor.choices(subgraph, KEY) == ["tiny.ckpt"]
-    place(editor, tab, registry, "local")
+    place(editor, tab, "local")
     editor.wait_until(lambda: editor.choices(subgraph, KEY) == ["desk_only.safetensors"])

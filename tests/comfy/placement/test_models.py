@@ -55,6 +55,12 @@ def ask(caller: Caller, path: str, body: Any) -> dict[str, Any]:
     return found
 
 
+def place(caller: Caller, title: str, endpoint: str | None) -> None:
+    """Place the group 3 of the workflow ``title``, or remove its placement."""
+    part = {"graph": "", "kind": "group", "id": "3", "title": title}
+    ask(caller, "place", {"workflow": title, "parts": [part], "place": endpoint})
+
+
 def test_a_file_that_only_the_endpoint_has_runs_without_errors_in_the_log(a: Caller, b: Caller, name: str) -> None:
     write(b, f"{name}.safetensors", f"{name} of b")
     before = len(a.server.printed())
@@ -149,15 +155,16 @@ def test_the_lists_of_placed_nodes_are_those_of_the_endpoint(a: Caller, b: Calle
     workflow = {
         "nodes": [{"id": 1, "type": "HabitReadLora", "pos": [10, 10], "size": [200, 60]}, {"id": 2, "type": "HabitReadLora", "pos": [900, 0], "size": [200, 60]}],
         "links": [],
-        "groups": [{"title": name, "bounding": [0, -60, 400, 300]}],
+        "id": name,
+        "groups": [{"id": 3, "title": name, "bounding": [0, -60, 400, 300]}],
     }  # fmt: skip
     nodes = {"1": "HabitReadLora", "2": "HabitReadLora"}
     assert ask(a, "lists", {"nodes": nodes, "workflow": workflow}) == {"nodes": {}, "lists": {}}
-    ask(a, "place", {"key": name, "place": "b"})
+    place(a, name, "b")
     try:
         found = ask(a, "lists", {"nodes": nodes, "workflow": workflow, "fresh": True})
     finally:
-        ask(a, "place", {"key": name, "place": None})
+        place(a, name, None)
     assert found["nodes"] == {"1": "b"}
     assert f"{name}.safetensors" in found["lists"]["b"]["HabitReadLora"]["lora"]
 
@@ -169,15 +176,16 @@ def test_preflight_reports_files_that_differ_and_the_choice(a: Caller, b: Caller
     workflow: dict[str, Any] = {
         "nodes": [{"id": 1, "type": "HabitReadLora", "pos": [10, 10], "size": [200, 60]}],
         "links": [],
-        "groups": [{"title": name, "bounding": [0, -60, 400, 300]}],
+        "id": name,
+        "groups": [{"id": 3, "title": name, "bounding": [0, -60, 400, 300]}],
     }
-    ask(a, "place", {"key": name, "place": "b"})
+    place(a, name, "b")
     try:
         found = ask(a, "preflight", {"prompt": prompt_of(file), "workflow": workflow})
         chosen = ask(a, "preflight", {"prompt": prompt_of(file), "workflow": {**workflow, "extra": {"yggdrasill": {"models": "theirs"}}}})
     finally:
-        ask(a, "place", {"key": name, "place": None})
-    (place,) = found["parts"][0]["places"]
-    assert (place["missing"], place["different"]) == ([], [{"name": file, "folder": "loras"}])
+        place(a, name, None)
+    (studio,) = found["parts"][0]["places"]
+    assert (studio["missing"], studio["different"]) == ([], [{"name": file, "folder": "loras"}])
     assert (found["their_models"], found["parts"][0]["models"]) == (False, "same")
     assert (chosen["their_models"], chosen["parts"][0]["models"]) == (True, "theirs")
