@@ -201,6 +201,9 @@ class WorkflowSpec:
         InvalidConfig, LimitExceeded: as `yggdrasill.remote.comfy_graph.ComfyGraph`.
     """
 
+    #: Whether the endpoint's model files must be equal to this ComfyUI's.
+    compare_models = True
+
     def __init__(self, prompt: Mapping[str, Any], graph_id: str = "workflow") -> None:
         self.prompt = check_prompt(prompt, graph_id)
         inputs, outputs = (
@@ -217,7 +220,7 @@ class WorkflowSpec:
             EndpointUnreachable, AccessDenied, ProtocolMismatch; BuildMismatch if ``strict_build``
         """
         await check_build(client, retry, strict=strict_build)
-        await check_at(self.prompt, client, retry)
+        await check_at(self.prompt, client, retry, compare_models=self.compare_models)
         return self.contract
 
 

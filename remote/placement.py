@@ -9,13 +9,27 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, InvalidConfig, UnknownEndpoint, format_options, unknown_name
 from yggdrasill.foundation.kinds import kinds
 
-__all__ = ["LOCAL", "POLICIES", "SPLITS", "WHOLE", "Placement", "ProjectPart", "check_urgency", "config_keys", "match_keys", "name_of"]
+__all__ = [
+    "LOCAL",
+    "MODELS",
+    "POLICIES",
+    "SPLITS",
+    "WHOLE",
+    "Placement",
+    "ProjectPart",
+    "check_urgency",
+    "config_keys",
+    "match_keys",
+    "name_of",
+]
 
 LOCAL = "local"
 POLICIES = ("least_busy", "first", "round_robin")
 WHOLE = "*"
 """The key for all transferable nodes of a ComfyUI prompt that no other key places; it names no part of a project."""
 SPLITS = ("list", "batch", "none")
+MODELS = ("same", "theirs")
+"""Whether an endpoint's model files must have the bytes of the files of the same names here, or may be other ones."""
 
 
 def check_urgency(priority: Any = 0, deadline: Any = None) -> None:
@@ -32,7 +46,9 @@ class Placement:
 
     An endpoint with more than ``max_queued`` queued jobs is skipped. ``split``: whether the values of a call to a part of a ComfyUI
     workflow may go to several endpoints: the values of a ``list``, also the images of a ``batch``, or ``none``. Jobs of a higher
-    ``priority`` (-1000 to 1000) run first at the endpoint; a call's job must finish there within ``deadline`` seconds.
+    ``priority`` (-1000 to 1000) run first at the endpoint; a call's job must finish there within ``deadline`` seconds. ``models``:
+    whether the endpoint's model files must be the ``same`` as those of this server under their names, or are used whatever they contain
+    (``theirs``).
     """
 
     endpoints: tuple[str, ...] = ()
@@ -42,6 +58,7 @@ class Placement:
     split: str = "list"
     priority: int = 0
     deadline: float | None = None
+    models: str = "same"
 
     @property
     def is_local(self) -> bool:
@@ -50,7 +67,7 @@ class Placement:
 
     @classmethod
     def of(cls, value: Any, known: Collection[str], where: str) -> Placement:
-        """Build from ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?, split?, priority?, deadline?}``.
+        """Build from ``local``, an endpoint's name, or ``{replicas, policy?, fallback?, max_queued?, split?, priority?, deadline?, models?}``.
 
         Raises:
             InvalidConfig: another shape.
@@ -77,11 +94,11 @@ class Placement:
                 except InvalidArgument as error:
                     raise InvalidConfig(f"{where}: {error.message}") from None
                 continue
-            options = {"policy": POLICIES, "fallback": (LOCAL, "fail"), "split": SPLITS}.get(key)
+            options = {"policy": POLICIES, "fallback": (LOCAL, "fail"), "split": SPLITS, "models": MODELS}.get(key)
             if options is None or item not in options:
                 raise InvalidConfig(
                     f"{where}: {key!r} is {item!r}; replicas take policy ({format_options(POLICIES)}), fallback ('local', 'fail'), "
-                    f"split ({format_options(SPLITS)}), max_queued, priority and deadline (numbers)"
+                    f"split ({format_options(SPLITS)}), models ({format_options(MODELS)}), max_queued, priority and deadline (numbers)"
                 )
         return cls(tuple(names), **rest)
 
@@ -95,6 +112,7 @@ class Placement:
         rest |= {"split": self.split} if self.split != "list" else {}
         rest |= {"priority": self.priority} if self.priority else {}
         rest |= {"deadline": self.deadline} if self.deadline is not None else {}
+        rest |= {"models": self.models} if self.models != "same" else {}
         return {"replicas": list(self.endpoints), "policy": self.policy, "fallback": self.fallback, **rest}
 
 

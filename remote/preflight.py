@@ -7,50 +7,41 @@ sides: signatures of node classes, and contents of model files. Otherwise only f
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from yggdrasill.errors import CheckpointMismatch, InvalidConfig, InvalidStructure, MissingFile, UnknownBlockType, unknown_name
 from yggdrasill.remote.client import EndpointClient
-from yggdrasill.remote.comfy_ports import HIDDEN_NODE, is_link
-from yggdrasill.remote.partition.traits import texts_of
+from yggdrasill.remote.comfy_ports import is_link
+from yggdrasill.remote.model_names import ModelFolders, NamedFile, files_of, folders_of_list, is_model_file, same_path, spelled_at
 from yggdrasill.remote.retry import Retry
 
 __all__ = [
+    "EMPTY_FILE",
+    "DifferentFile",
     "LocalComfy",
     "MissingItem",
     "by_node",
     "check_at",
     "check_workflow",
     "choice_gaps",
+    "choices_of",
     "class_signature",
+    "different_models",
+    "file_lists",
     "gaps_of",
-    "is_model_file",
     "missing_at",
+    "models_of",
+    "not_offered",
     "offered_only_there",
-    "same_path",
     "set_local_comfy",
     "signature_differences",
 ]
 
-_MODEL_FILES = (".safetensors", ".sft", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl", ".gguf", ".onnx")
 _OWN_PREFIX = "Yggdrasill"
-#: Words of a prompt that name model files: ``embedding:name`` as ComfyUI reads it, and ``<lora:name:strength>`` of node packs.
-_EMBEDDING = re.compile(r"embedding:([^\s<\[\](),:]+)")
-_LORA = re.compile(r"<lora:([^:<>]+)[:>]")
-ModelFolders = Mapping[str, Sequence[str]]
 Signature = dict[str, Any]
-
-
-def is_model_file(name: str) -> bool:
-    """Return whether a text is named like a file of weights."""
-    return name.lower().endswith(_MODEL_FILES)
-
-
-def same_path(name: str) -> str:
-    """Return one spelling for a path written with ``\\`` or ``/``."""
-    return name.replace("\\", "/")
+EMPTY_FILE = "71e0a99173564931c0b8acc52d2685a8e39c64dc52e3d02390fdac2a12b155cb"
+"""The fingerprint of a file of 0 bytes."""
 
 
 class LocalComfy(Protocol):
@@ -82,8 +73,10 @@ def set_local_comfy(local_comfy: LocalComfy | None) -> None:
     _local_comfy = local_comfy
 
 
-async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Retry) -> None:
+async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Retry, *, compare_models: bool = True) -> None:
     """Check that an endpoint, whose capabilities were fetched, has what ``prompt`` names, equal to the ComfyUI of this process.
+
+    Without ``compare_models`` it may have other model files under the same names.
 
     Raises:
         InvalidConfig, UnknownBlockType, MissingFile: as `check_workflow`.
@@ -92,7 +85,7 @@ async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Ret
     """
     try:
         check_workflow(prompt, client.facts, client.name)
-    except (InvalidConfig, UnknownBlockType):
+    except (InvalidConfig, UnknownBlockType, MissingFile):
         # The endpoint may have been updated since its capabilities were fetched.
         client.facts = await retry.persist(client.capabilities)
         check_workflow(prompt, client.facts, client.name)
@@ -100,7 +93,9 @@ async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Ret
     if local_comfy is not None:
         local_hashes, local_files = await asyncio.to_thread(lambda: (local_comfy.node_hashes(), local_comfy.model_files()))
         await _compare_classes(prompt, local_comfy, local_hashes, client, retry)
-        await _compare_files(prompt, local_comfy, local_files, client, retry)
+        different = await _different_models(prompt, local_comfy, local_files, client, retry) if compare_models else []
+        if different:
+            raise _mismatch(different, client.name)
 
 
 async def _compare_classes(
@@ -132,32 +127,78 @@ async def _compare_classes(
         )
 
 
-async def _compare_files(
+class DifferentFile(NamedTuple):
+    """A model file that a node names and that has other bytes on an endpoint; ``local`` and ``remote`` are its fingerprints."""
+
+    node_id: str
+    name: str
+    folder: str
+    local: str
+    remote: str
+
+
+async def different_models(prompt: Mapping[str, Any], client: EndpointClient, retry: Retry) -> list[DifferentFile]:
+    """Return the model files of ``prompt`` that differ between the ComfyUI of this process and an endpoint, whose capabilities were fetched.
+
+    An empty file of this ComfyUI differs from none: it is not a model.
+    """
+    local_comfy = _local_comfy
+    if local_comfy is None:
+        return []
+    return await _different_models(prompt, local_comfy, await asyncio.to_thread(local_comfy.model_files), client, retry)
+
+
+async def _different_models(
     prompt: Mapping[str, Any], local_comfy: LocalComfy, local_files: ModelFolders, client: EndpointClient, retry: Retry
-) -> None:
-    named = {name: node_id for node_id, name in _files_of(prompt, local_files)}
+) -> list[DifferentFile]:
+    models = models_of(client.facts)
+    named = {file.name: file for file in files_of(prompt, local_files)}
     local_prints = await asyncio.to_thread(local_comfy.model_fingerprints, list(named)) if named else {}
+    spelled = {name: spelled_at(named[name], models) or name for name in local_prints}
     unchecked = [name for name, prints in local_prints.items() if client.compared.get(name) != prints]
     if not unchecked:
-        return
-    remote_prints = await retry.persist(lambda: client.model_fingerprints(unchecked))
+        return []
+    remote_prints = await retry.persist(lambda: client.model_fingerprints([spelled[name] for name in unchecked]))
+    found = []
     for name in unchecked:
-        other = {
-            folder: (mark, remote_prints[name][folder])
-            for folder, mark in local_prints[name].items()
-            if remote_prints.get(name, {}).get(folder, mark) != mark
-        }
-        if other:
-            listing = ", ".join(
-                f"in {folder!r} {local[:8]} here and {remote[:8]} on the endpoint" for folder, (local, remote) in other.items()
-            )
-            raise CheckpointMismatch(
-                f"node {named[name]!r} needs {name!r}, and endpoint {client.name!r} has another file of that name ({listing}); use the same file on both sides",
-                endpoint=client.name,
-                file=name,
-                node_id=named[name],
-            )
-        client.compared[name] = dict(local_prints[name])
+        local, remote = local_prints[name], remote_prints.get(spelled[name], {})
+        others = [
+            DifferentFile(named[name].node_id, name, folder, mark, there)
+            for folder, mark in local.items()
+            if mark != EMPTY_FILE and folder in named[name].folders and (there := remote.get(folder, mark)) != mark
+        ]
+        if len(local) > 1 and others:
+            used = await _folder_of_input(prompt, named[name], local_comfy)
+            others = [each for each in others if used is None or each.folder == used]
+        if others:
+            found.append(others[0])
+        else:
+            client.compared[name] = dict(local)
+    return found
+
+
+async def _folder_of_input(prompt: Mapping[str, Any], file: NamedFile, local_comfy: LocalComfy) -> str | None:
+    """Return the kind of folder whose files are the options of the input that names a file, or None if its options do not tell."""
+    class_type = str(prompt[file.node_id]["class_type"])
+    entry = (await asyncio.to_thread(local_comfy.node_forms, [class_type]))["nodes"].get(class_type)
+    options = _options_of(_specs_of(entry).get(file.input)) or ()
+    folders = [kind for kind in folders_of_list(options, local_comfy.model_files()) if kind in file.folders]
+    return folders[0] if folders else None
+
+
+def _mismatch(different: Sequence[DifferentFile], endpoint: str) -> CheckpointMismatch:
+    first = different[0]
+    listing = ", ".join(
+        f"{each.name!r} in {each.folder!r} is {each.local[:8]} here and {each.remote[:8]} on the endpoint" for each in different
+    )
+    return CheckpointMismatch(
+        f"node {first.node_id!r} needs {first.name!r}, and endpoint {endpoint!r} has another file of that name ({listing}). Choose the "
+        "endpoint's file in Preflight or with 'models: theirs', or use the same file on both sides.",
+        endpoint=endpoint,
+        file=first.name,
+        files=[each.name for each in different],
+        node_id=first.node_id,
+    )
 
 
 def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, endpoint: str) -> None:
@@ -183,17 +224,21 @@ def check_workflow(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None, e
             error = unknown_name("node class", missing[0], classes, hint, UnknownBlockType)
             error.details.update(endpoint=endpoint, missing=missing)
             raise error
-    models = comfy.get("models")
-    if isinstance(models, Mapping):
-        _check_models(prompt, {same_path(str(file)) for files in models.values() for file in files}, endpoint)
+    if isinstance(comfy.get("models"), Mapping):
+        _check_models(prompt, models_of(facts), endpoint)
 
 
 class MissingItem(NamedTuple):
-    """An item that a node needs and an endpoint lacks: its ``kind`` (``node class`` or ``model file``) and its name."""
+    """An item that a node needs and an endpoint lacks: its ``kind`` (``node class``, ``model file`` or ``choice``) and its name.
+
+    ``folder`` is the kind of folder of a model file, if known, and ``input`` the input that names it.
+    """
 
     node_id: str
     kind: str
     name: str
+    folder: str | None = None
+    input: str | None = None
 
 
 def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> list[MissingItem] | None:
@@ -202,18 +247,18 @@ def missing_at(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> li
     if not isinstance(comfy, Mapping):
         return None
     found = []
-    classes, models = comfy.get("node_classes"), comfy.get("models")
+    classes = comfy.get("node_classes")
     if isinstance(classes, Mapping):
         used = ((node_id, str(node["class_type"])) for node_id, node in prompt.items())
         found += [
             MissingItem(node_id, "node class", name) for node_id, name in used if name not in classes and not name.startswith(_OWN_PREFIX)
         ]
-    if isinstance(models, Mapping):
-        available = {same_path(str(file)) for files in models.values() for file in files}
+    if isinstance(comfy.get("models"), Mapping):
+        models = models_of(facts)
         found += [
-            MissingItem(node_id, "model file", name)
-            for node_id, name in _files_of(prompt, _local_models())
-            if same_path(name) not in available
+            MissingItem(file.node_id, "model file", file.name, next(iter(file.folders), None), file.input)
+            for file in files_of(prompt, _local_models())
+            if spelled_at(file, models) is None
         ]
     return found
 
@@ -227,39 +272,85 @@ def gaps_of(prompt: Mapping[str, Any], facts: Mapping[str, Any] | None) -> dict[
 def by_node(missing: Iterable[MissingItem]) -> dict[str, list[str]]:
     """Return descriptions of missing items by node."""
     gaps: dict[str, list[str]] = {}
-    for node_id, kind, name in missing:
-        gaps.setdefault(node_id, []).append(f"{kind} {name!r}")
+    for item in missing:
+        gaps.setdefault(item.node_id, []).append(f"{item.kind} {item.name!r}")
     return gaps
 
 
-def choice_gaps(prompt: Mapping[str, Any], entries: Mapping[str, Any], unchecked: Callable[[str, str], bool]) -> list[MissingItem]:
+def choice_gaps(
+    prompt: Mapping[str, Any], entries: Mapping[str, Any], unchecked: Callable[[str, str], bool], models: ModelFolders | None = None
+) -> list[MissingItem]:
     """Return the choices of ``prompt`` that are not among the options of the endpoint, whose /object_info entries are ``entries``.
 
     ``unchecked(class_type, input)`` returns whether the class validates an input itself, so that ComfyUI does not compare it with the options.
+    The endpoint's ``models`` show which kind of folder a list has.
     """
     found = []
     for node_id, node in prompt.items():
         class_type = str(node["class_type"])
-        inputs = _inputs_of(entries.get(class_type))
-        specs = {**(inputs.get("optional") or {}), **(inputs.get("required") or {})}
+        specs = _specs_of(entries.get(class_type))
         for name, value in node["inputs"].items():
-            options = _options_of(specs.get(name))
+            options = choices_of(specs.get(name))
             if options is None or isinstance(value, (dict, list)) or _is_option(value, options) or unchecked(class_type, name):
                 continue
             model = isinstance(value, str) and is_model_file(value)
-            found.append(MissingItem(node_id, "model file", value) if model else MissingItem(node_id, "choice", f"{name}: {value}"))
+            folder = next(iter(folders_of_list(options, models or {})), None) if model else None
+            item = (
+                MissingItem(node_id, "model file", value, folder, name)
+                if model
+                else MissingItem(node_id, "choice", f"{name}: {value}", None, name)
+            )
+            found.append(item)
+    return found
+
+
+def not_offered(missing: Iterable[MissingItem], prompt: Mapping[str, Any], entries: Mapping[str, Any]) -> list[MissingItem]:
+    """Return ``missing`` without the files that the endpoint offers in the list of their input, by its /object_info entries."""
+    found = []
+    for item in missing:
+        node = prompt[item.node_id]
+        options = choices_of(_specs_of(entries.get(str(node["class_type"]))).get(item.input)) if item.input is not None else None
+        if options is None or not _is_option(node["inputs"].get(item.input), options):
+            found.append(item)
     return found
 
 
 def offered_only_there(node: Mapping[str, Any], local: Mapping[str, Any] | None, remote: Mapping[str, Any] | None) -> set[str]:
     """Return the inputs of a node whose choice an endpoint offers and this ComfyUI does not, by their /object_info entries."""
-    here, there = ({**(forms.get("optional") or {}), **(forms.get("required") or {})} for forms in (_inputs_of(local), _inputs_of(remote)))
+    here, there = _specs_of(local), _specs_of(remote)
     found = set()
     for name, value in node["inputs"].items():
         known, offered = _options_of(here.get(name)), _options_of(there.get(name))
         if offered is not None and not isinstance(value, (dict, list)) and _is_option(value, offered):
-            found |= set() if known is not None and _is_option(value, known) else {name}
+            # compared exactly: this ComfyUI also refuses a path that it has with the other separator
+            found |= set() if known is not None and value in known else {name}
     return found
+
+
+def file_lists(local: Mapping[str, Any] | None, remote: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return the lists of model files that a class has at an endpoint and that differ from this ComfyUI's, by input.
+
+    ``local`` and ``remote`` are its /object_info entries. Lists with an upload have the user's files and are left out.
+    """
+    here, there = _specs_of(local), _specs_of(remote)
+    found = {}
+    for name, spec in there.items():
+        offered, known = choices_of(spec), choices_of(here.get(name))
+        if offered is None or offered == known or _is_upload(spec):
+            continue
+        if any(isinstance(option, str) and is_model_file(option) for option in (*offered, *(known or ()))):
+            found[name] = [str(option) for option in offered]
+    return found
+
+
+def _specs_of(entry: Mapping[str, Any] | None) -> dict[str, Any]:
+    inputs = _inputs_of(entry)
+    return {**(inputs.get("optional") or {}), **(inputs.get("required") or {})}
+
+
+def _is_upload(spec: Sequence[Any]) -> bool:
+    options = spec[1] if len(spec) > 1 and isinstance(spec[1], Mapping) else {}
+    return any(value and str(key).endswith("_upload") for key, value in options.items())
 
 
 def _inputs_of(entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -268,72 +359,44 @@ def _inputs_of(entry: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 def _options_of(spec: Any) -> list[Any] | None:
     """Return the options of a combo's entry, or None if it is not a combo or its options are not in the entry."""
+    return choices_of(spec) or None
+
+
+def choices_of(spec: Any) -> list[Any] | None:
+    """Return the options of a combo, an empty list if its folder is empty; None for another input, and for a combo without options."""
     if not isinstance(spec, (list, tuple)) or not spec:
         return None
-    options = spec[0] if isinstance(spec[0], list) else spec[1].get("options") if spec[0] == "COMBO" and len(spec) > 1 else None
-    return options if isinstance(options, list) and options and not any(isinstance(option, dict) for option in options) else None
+    options = spec[0] if isinstance(spec[0], (list, tuple)) else spec[1].get("options") if spec[0] == "COMBO" and len(spec) > 1 else None
+    options = list(options) if isinstance(options, tuple) else options
+    return options if isinstance(options, list) and not any(isinstance(option, dict) for option in options) else None
 
 
 def _is_option(value: Any, options: Sequence[Any]) -> bool:
     return value in options or (isinstance(value, str) and same_path(value) in {same_path(str(option)) for option in options})
 
 
-def _check_models(prompt: Mapping[str, Any], available: set[str], endpoint: str) -> None:
-    missing = [(node_id, name) for node_id, name in _files_of(prompt, _local_models()) if same_path(name) not in available]
+def _check_models(prompt: Mapping[str, Any], models: ModelFolders, endpoint: str) -> None:
+    missing = [file for file in files_of(prompt, _local_models()) if spelled_at(file, models) is None]
     if missing:
-        node_id, name = missing[0]
-        suggestion = unknown_name("model file", name, available)
+        first = missing[0]
+        suggestion = unknown_name("model file", first.name, {same_path(name) for names in models.values() for name in names})
         raise MissingFile(
-            f"node {node_id!r} needs {name!r}, which endpoint {endpoint!r} does not have: {suggestion.message} Copy the file to the endpoint.",
+            f"node {first.node_id!r} needs {first.name!r}, which endpoint {endpoint!r} does not have: {suggestion.message} Copy the file to "
+            "the endpoint.",
             endpoint=endpoint,
-            missing=[name for _, name in missing],
+            missing=[file.name for file in missing],
         )
+
+
+def models_of(facts: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Return the model files by kind of folder in an endpoint's capabilities."""
+    comfy = (facts or {}).get("comfy")
+    models = comfy.get("models") if isinstance(comfy, Mapping) else None
+    return {str(kind): [str(file) for file in files] for kind, files in models.items()} if isinstance(models, Mapping) else {}
 
 
 def _local_models() -> ModelFolders | None:
     return None if _local_comfy is None else _local_comfy.model_files()
-
-
-def _files_of(prompt: Mapping[str, Any], local: ModelFolders | None) -> Iterator[tuple[str, str]]:
-    """Yield each node that names a model file in a constant, with the file's name. A name in a file prefix does not count.
-
-    ``local`` are the model files of the ComfyUI of this process; names that are not among them do not count. If this process is not a
-    ComfyUI, only loaders count.
-    """
-    known = None if local is None else {same_path(name) for names in local.values() for name in names}
-    for node_id, node in prompt.items():
-        if node["class_type"] == HIDDEN_NODE:
-            continue
-        loads = "Load" in node["class_type"] if known is None else True
-        for name, value in node["inputs"].items():
-            for text in texts_of(value) if "prefix" not in name else ():
-                if is_model_file(text) and loads and (known is None or same_path(text) in known):
-                    yield node_id, text
-                elif local is not None and (":" in text):
-                    yield from ((node_id, file) for file in _files_in_words(text, local))
-
-
-def _files_in_words(text: str, local: ModelFolders) -> Iterator[str]:
-    """Yield the model files of this ComfyUI that words in a text name, in the spelling of ComfyUI."""
-    for word in _EMBEDDING.findall(text):
-        file = _stem_file(word, local.get("embeddings", ()))
-        if file is not None:
-            yield file
-    for word in _LORA.findall(text):
-        file = _stem_file(word.strip(), local.get("loras", ()))
-        if file is not None:
-            yield file
-
-
-def _stem_file(word: str, files: Sequence[str]) -> str | None:
-    """Return the file with a name, which may lack its folder and its suffix."""
-    wanted = same_path(word)
-    for file in files:
-        name = same_path(file)
-        stem = name.rpartition(".")[0]
-        if wanted in (name, stem) or wanted in (name.rpartition("/")[2], stem.rpartition("/")[2]):
-            return file
-    return None
 
 
 def class_signature(entry: Mapping[str, Any]) -> Signature:

@@ -393,7 +393,8 @@ class RemoteWorkflow(RemoteGraph):
 
     The prompt is sent with every call; the endpoint stores only the job's row. ``endpoints`` are tried as ``policy`` says
     (``first``, ``round_robin`` or ``least_busy``); ``url`` and ``token``, or one ``endpoint``, name a single one. An endpoint with more
-    than ``max_queued`` queued jobs is skipped. Other arguments as `RemotePart`.
+    than ``max_queued`` queued jobs is skipped. Without ``compare_models`` an endpoint may have other model files under the names in the
+    prompt than the ComfyUI of this process. Other arguments as `RemotePart`.
 
     Raises:
         InvalidConfig, LimitExceeded: the prompt is invalid.
@@ -419,12 +420,14 @@ class RemoteWorkflow(RemoteGraph):
         fallback: Callable[[], Any] | None = None,
         priority: int = 0,
         deadline: float | None = None,
+        compare_models: bool = True,
     ) -> None:
         check_urgency(priority, deadline)
         if (url is not None) + (endpoint is not None) + bool(endpoints) != 1:
             raise InvalidArgument("a remote workflow needs exactly one of url, endpoint and endpoints")
         clients = [client_of(where, token) for where in (url, endpoint, *endpoints) if where is not None]
         workflow = WorkflowSpec(prompt, graph_id)
+        workflow.compare_models = compare_models
         route = Route(
             clients,
             graph_id,

@@ -27,7 +27,7 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import current_run
 from yggdrasill.remote.client import is_below
-from yggdrasill.remote.preflight import is_model_file
+from yggdrasill.remote.model_names import is_model_file
 from yggdrasill.server_ext.deployment import Deployment, deployment_hash
 
 if TYPE_CHECKING:

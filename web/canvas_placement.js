@@ -3,6 +3,7 @@
  */
 import { updateBadges, showBadges } from "./badges.js";
 export { badgeOf } from "./badges.js";
+import { keepLists, updateNow } from "./model_lists.js";
 import { endpoints, followCopies, isGroup, refresh, refreshSoon } from "./placements.js";
 import { menuItems, openForSelection, targetOf } from "./run_on.js";
 
@@ -14,14 +15,16 @@ export async function start(app) {
   await refresh(app);
   showBadges(app);
   followCopies(app);
+  keepLists(app);
+  await updateNow(app, false);
   const reload = () => void refresh(app);
   window.addEventListener("focus", reload);
   app.api.addEventListener("promptQueued", reload);
   app.api.addEventListener("graphChanged", () => refreshSoon(app));
 }
 
-/** Read the placements of a workflow that was opened. */
-export const opened = (app) => void refresh(app);
+/** Read the placements of a workflow that was opened, and show the lists of its nodes. */
+export const opened = (app) => updateNow(app, true, refresh(app));
 
 /** @returns {object[]} items for the menu of a node; they apply to the whole selection if the node is part of it */
 export function nodeItems(node, app) {
@@ -46,3 +49,6 @@ export const runOn = (app) => openForSelection(app);
 
 /** Redraw the badges after the setting that shows them has changed. */
 export const redraw = (app, shown) => updateBadges(app, app.canvas.graph, shown);
+
+/** Show the lists of nodes whose definitions were read again. */
+export const updateLists = (app) => updateNow(app, true);

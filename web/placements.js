@@ -45,6 +45,9 @@ export const problem = () => state.problem;
 /** @returns {{places: string[], partly: boolean} | undefined} where a node runs; undefined for this server */
 export const signOf = (node) => state.signs[graphOf(node)]?.[String(node.id)];
 
+/** @returns {boolean} whether a part of the workflow may run on an endpoint */
+export const anyPlaced = (workflow) => state.placed || isPinned(workflow);
+
 /** Call a listener whenever one of these has changed. */
 export const onChange = (listener) => void listeners.add(listener);
 

@@ -31,16 +31,32 @@ function show(app, body, found, rerun) {
   if (found.problem) lines.push(make("p", { class: "ygg-problem", role: "alert" }, found.problem));
   else if (!found.parts.length) lines.push(make("p", {}, "Everything runs on this server: no part of this workflow is placed on an endpoint."));
   for (const part of found.parts) lines.push(partOf(app, part, rerun));
+  if (found.parts.some(({ places }) => places.some(({ different }) => different.length))) lines.push(modelChoice(app, found, rerun));
   if (found.stays.length) lines.push(stays(found.stays));
   fill(body, verdict(found), ...lines);
 }
 
 function verdict({ problem, parts }) {
   if (problem || !parts.length) return "";
-  const lacking = parts.filter(({ places }) => !places.some((place) => place.up && !place.missing.length));
+  const lacking = parts.filter(({ places, models }) => !places.some((place) => isReady(place, models)));
   const icon = make("i", { class: `pi ${lacking.length ? "pi-exclamation-triangle" : "pi-check-circle"}`, "aria-hidden": "true" });
   const words = lacking.length ? `Not ready to run: ${lacking.map(({ name }) => name).join(", ")}` : "Ready to run.";
   return make("p", { class: `ygg-row ${lacking.length ? "ygg-problem" : "ygg-fine"}` }, icon, words);
+}
+
+const isReady = (place, models) => place.up && !place.missing.length && (models === "theirs" || !place.different.length);
+
+/** The choice whether the workflow uses the endpoints' model files that differ from this server's. It is saved with the workflow. */
+function modelChoice(app, { their_models: chosen }, rerun) {
+  const words = chosen ? "This workflow uses the endpoints' files where they differ." : "Results may differ from those of this server's files.";
+  const choose = async () => {
+    const { extra } = app.rootGraph ?? app.graph;
+    extra.yggdrasill = { ...extra.yggdrasill, models: chosen ? "same" : "theirs" };
+    app.extensionManager.workflow?.activeWorkflow?.changeTracker?.captureCanvasState();
+    await rerun();
+  };
+  const label = chosen ? "Require equal files" : "Use the endpoint's files";
+  return make("div", { class: "ygg-row" }, make("span", { class: "ygg-soft" }, words), make("button", { class: "ygg-button", type: "button", onclick: () => void choose() }, label));
 }
 
 function partOf(app, part, rerun) {
@@ -57,21 +73,25 @@ function partOf(app, part, rerun) {
     "section",
     { "aria-label": part.name },
     make("div", { class: "ygg-row" }, make("h3", {}, part.name), make("span", { class: "ygg-soft" }, facts.join(" · "))),
-    ...part.places.map((place) => placeOf(app, place, rerun)),
+    ...part.places.map((place) => placeOf(app, place, part.models, rerun)),
     make("details", {}, make("summary", { class: "ygg-soft" }, "Details"), make("dl", {}, ...rows.flatMap(([name, value]) => [make("dt", {}, name), make("dd", {}, value)]))),
   );
 }
 
-function placeOf(app, place, rerun) {
-  const state = !place.up ? "down" : place.missing.length ? "odd" : "up";
-  const words = !place.up ? place.reason ?? "does not answer" : place.missing.length ? "is missing" : "has everything it needs";
+function placeOf(app, place, models, rerun) {
+  const state = !place.up ? "down" : isReady(place, models) ? "up" : "odd";
+  const problem = place.missing.length ? "is missing" : "has other files";
+  const words = !place.up ? place.reason ?? "does not answer" : isReady(place, models) ? "has everything it needs" : problem;
   const head = make("div", { class: "ygg-row" }, make("span", { class: `ygg-dot ygg-${state}`, "aria-hidden": "true" }), make("b", {}, place.name), make("span", { class: "ygg-soft" }, words));
-  return make("div", { class: "ygg-place" }, head, make("ul", { class: "ygg-list" }, ...place.missing.map((thing) => missing(app, place, thing, rerun))));
+  return make("div", { class: "ygg-place" }, head, make("ul", { class: "ygg-list" }, ...place.missing.map((thing) => missing(app, place, thing, rerun)), ...place.different.map(different)));
 }
+
+const different = ({ name, folder }) => make("li", { class: "ygg-odd-text" }, `model file ${name} in ${folder} differs from this server's`);
 
 function missing(app, place, thing, rerun) {
   if (thing.kind !== "model file") return make("li", { class: "ygg-problem" }, `${thing.kind} ${thing.name}`);
-  const line = make("li", {}, make("div", { class: "ygg-problem" }, `model file ${thing.name}`));
+  const line = make("li", {}, make("div", { class: "ygg-problem" }, `model file ${thing.name}${thing.folder ? ` in ${thing.folder}` : ""}`));
+  if (thing.at?.length) line.append(make("div", { class: "ygg-soft" }, `Available on ${thing.at.join(", ")}: place the part there, or copy the file.`));
   if (!place.sources.length) line.append(make("div", { class: "ygg-soft" }, "The endpoint's owner allows no source for model files. Copy the file to that machine manually."));
   else line.append(fetchForm(app, place, thing, rerun));
   return line;

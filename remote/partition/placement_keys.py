@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, YggdrasillError, format_options, unknown_name
@@ -29,7 +29,16 @@ from yggdrasill.remote.partition.named_parts import (
 from yggdrasill.remote.partition.parts import Part
 from yggdrasill.remote.placement import WHOLE, Placement
 
-__all__ = ["PlacedPart", "PlacedParts", "StoredPlacement", "WorkflowParts", "parts_of", "workflow_id", "workflow_parts"]
+__all__ = [
+    "PlacedPart",
+    "PlacedParts",
+    "StoredPlacement",
+    "WorkflowParts",
+    "parts_of",
+    "uses_their_models",
+    "workflow_id",
+    "workflow_parts",
+]
 
 _EXTRA = "extra_data.yggdrasill"
 _WHERE = f"{_EXTRA}.graphs"
@@ -134,6 +143,8 @@ def parts_of(
     found = [part for part in found if part.kind == SELECTION or part.name not in by_name] + whole
     placed = _all_placed(found, placements, by_item, called, endpoints)
     _check_caller_names(called, found, workflow, prompt)
+    if uses_their_models(workflow):
+        placed = {part: (_with_their_models(placement), source) for part, (placement, source) in placed.items()}
     unplaced = [part.name for part in found if part.kind == SELECTION and part not in placed]
     hints = (
         [f"{_WHERE}: no placement for {format_options(unplaced)}, so it runs locally. Place it under 'graphs' of endpoints.yaml."]
@@ -206,6 +217,17 @@ def _subgraphs_by_prefix(
     for item in by_item:
         inside = frozenset(node_id for node_id in prompt if node_id.startswith(f"{item.id}:"))
         yield NamedPart((stored[item].title,), SUBGRAPH, (SUBGRAPH, item.id), inside, item.id, item.id, item=item)
+
+
+def uses_their_models(workflow: Any) -> bool:
+    """Return whether a workflow says that its parts use the endpoints' model files, whatever they contain (``extra.yggdrasill.models``)."""
+    extra = workflow.get("extra") if isinstance(workflow, Mapping) else None
+    entries = extra.get("yggdrasill") if isinstance(extra, Mapping) else None
+    return isinstance(entries, Mapping) and entries.get("models") == "theirs"
+
+
+def _with_their_models(placement: Placement) -> Placement:
+    return placement if placement.is_local else replace(placement, models="theirs")
 
 
 def _caller_entries(extra: Mapping[str, Any], endpoints: Collection[str]) -> tuple[dict[str, list[Any]], dict[str, Placement]]:

@@ -6,7 +6,10 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from yggdrasill.remote.preflight import class_signature, is_model_file, same_path
+from yggdrasill.remote.comfy_ports import is_link
+from yggdrasill.remote.model_names import same_path
+from yggdrasill.remote.partition.traits import texts_of
+from yggdrasill.remote.preflight import choices_of, class_signature
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.deployment import canonical_json
@@ -32,14 +35,51 @@ def memory() -> list[dict[str, Any]]:
 
 
 def normalize_model_paths(prompt: dict[str, Any]) -> None:
-    """Rewrite the model files in ``prompt`` as this machine spells them: the same path may use ``\\`` or ``/``."""
+    """Rewrite paths in ``prompt`` as this machine spells them: the same path may use ``\\`` or ``/``.
+
+    A value is a path if it is an option of its list or names a model file; so are the texts inside lists and dicts. Other text is unchanged.
+    """
     known: dict[str, str] | None = None
     for node in prompt.values():
-        for name, value in node["inputs"].items():
-            if isinstance(value, str) and ("\\" in value or "/" in value) and is_model_file(value):
+        inputs = node["inputs"]
+        for name, value in inputs.items():
+            if is_link(value) or not any("\\" in text or "/" in text for text in texts_of(value)):
+                continue
+            specs = _input_specs(str(node["class_type"]))
+            options = choices_of(specs.get(name))
+            if options is not None:
+                inputs[name] = _respelled(value, {same_path(option): option for option in options if isinstance(option, str)})
+            elif not _is_free_text(specs.get(name)):
                 if known is None:
                     known = {same_path(file): file for files in model_files().values() for file in files}
-                node["inputs"][name] = known.get(same_path(value), value)
+                inputs[name] = _respelled(value, known)
+
+
+def _respelled(value: Any, known: Mapping[str, str]) -> Any:
+    """Return ``value`` with each text in it that names an entry of ``known`` spelled as that entry."""
+    if isinstance(value, str):
+        return known.get(same_path(value), value)
+    if isinstance(value, dict):
+        return {key: _respelled(item, known) for key, item in value.items()}
+    if isinstance(value, list) and not is_link(value):
+        return [_respelled(item, known) for item in value]
+    return value
+
+
+def _input_specs(class_type: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    node_class = compat.node_classes().get(class_type)
+    if node_class is not None:
+        with compat.shielded(f"the inputs of node class {class_type!r} could not be read"):
+            inputs = node_class.INPUT_TYPES()
+            found = {**(inputs.get("optional") or {}), **(inputs.get("required") or {})}
+    return found
+
+
+def _is_free_text(spec: Any) -> bool:
+    """Return whether an input is a text of several lines, such as a prompt."""
+    options = spec[1] if isinstance(spec, (list, tuple)) and len(spec) > 1 else {}
+    return isinstance(options, Mapping) and bool(options.get("multiline"))
 
 
 @lru_cache(maxsize=1)

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from yggdrasill.remote.model_names import is_model_file, same_path
 from yggdrasill.remote.node_traits import TraitsTable, read_traits, shipped_traits
 from yggdrasill.remote.partition.traits import HostFacts, is_place_input
-from yggdrasill.remote.preflight import is_model_file, same_path
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.model_files import model_files
 

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
-from yggdrasill.remote.preflight import is_model_file, same_path
+from yggdrasill.remote.model_names import is_model_file, same_path
 from yggdrasill.server_ext.comfy import compat
 
 __all__ = ["fingerprint", "fingerprints", "model_files"]

@@ -18,6 +18,7 @@ from yggdrasill.server_ext.comfy.editor.contracts import ComposedPorts
 from yggdrasill.server_ext.comfy.editor.endpoints import Endpoints
 from yggdrasill.server_ext.comfy.editor.fetching import Fetching
 from yggdrasill.server_ext.comfy.editor.jobs import Jobs
+from yggdrasill.server_ext.comfy.editor.option_lists import OptionLists
 from yggdrasill.server_ext.comfy.editor.owner_settings import OwnerSettings
 from yggdrasill.server_ext.comfy.editor.placement_routes import PlacementRoutes
 from yggdrasill.server_ext.comfy.editor.preflight import Preflight
@@ -80,6 +81,7 @@ def add_ui_routes(
         "/cancel": jobs.cancel,
         "/settings": settings.change,
         "/fetch": Fetching(route_guard).fetch,
+        "/lists": OptionLists(route_guard).lists,
         "/preflight": Preflight(route_guard).preflight,
         "/serve": serving.serve,
         "/ports": composed.ports,

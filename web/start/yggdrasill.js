@@ -158,6 +158,8 @@ function modulesFor(workflow) {
   return [...new Set(found)].filter(Boolean);
 }
 
+const hasParts = (graph) => graph._groups.length > 0 || graph._nodes.some((node) => node.isSubgraphNode?.());
+
 app.registerExtension({
   name: "Yggdrasill",
   commands: [
@@ -185,7 +187,15 @@ app.registerExtension({
   async beforeConfigureGraph(workflow) {
     await Promise.all(modulesFor(workflow).map(load));
   },
-  afterConfigureGraph: () => loaded.get("canvas_placement")?.opened(app),
+  async afterConfigureGraph() {
+    // before ComfyUI looks for missing models; a workflow without named parts needs nothing
+    const isNew = !placementModule;
+    if (isNew && !hasParts(app.rootGraph ?? app.graph)) return;
+    const module = await loadPlacement();
+    if (isNew) return;
+    await module?.opened(app);
+  },
+  refreshComboInNodes: () => loaded.get("canvas_placement")?.updateLists(app),
   nodeCreated(node) {
     node.badges.push(() => placementBadge(node), () => refusalBadge(node));
     const name = BEHAVIOUR[node.comfyClass];

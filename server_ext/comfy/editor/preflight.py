@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from yggdrasill.errors import YggdrasillError
+from yggdrasill.remote.model_names import has_model
 from yggdrasill.remote.partition.parts import PartCall, Partition
-from yggdrasill.remote.partition.placement_keys import PlacedPart, parts_of, workflow_id
+from yggdrasill.remote.partition.placement_keys import PlacedPart, parts_of, uses_their_models, workflow_id
 from yggdrasill.remote.partition.schemas import NodeSchemas
-from yggdrasill.remote.preflight import MissingItem, missing_at
+from yggdrasill.remote.preflight import DifferentFile, MissingItem, missing_at, models_of
 from yggdrasill.server_ext.comfy.editor.route_guard import RouteGuard, json_answer
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.model_files import model_files
@@ -26,6 +27,7 @@ __all__ = ["Preflight", "PreflightModel", "sources_of"]
 
 _FRESH = 5.0
 _TIMEOUT = 6.0
+_MAX_AGE = 60.0
 _FACTS_TIMEOUT = 20.0
 
 
@@ -46,9 +48,19 @@ class Preflight:
         self._schema_cache = SchemaCache()
 
     async def preflight(self, request: web.Request) -> web.Response:
-        """Answer POST /preflight: ``{"problem", "warnings", "parts", "stays"}``; ``problem`` says why the workflow cannot be partitioned."""
+        """Answer POST /preflight: ``{"problem", "warnings", "parts", "stays", "their_models"}``.
+
+        ``problem`` says why the workflow cannot be partitioned, ``their_models`` whether the workflow uses the endpoints' model files
+        although this server has other files of the same names.
+        """
         body = await self._guard.body(request, PreflightModel)
-        found: dict[str, Any] = {"problem": None, "warnings": [], "parts": [], "stays": []}
+        found: dict[str, Any] = {
+            "problem": None,
+            "warnings": [],
+            "parts": [],
+            "stays": [],
+            "their_models": uses_their_models(body.workflow),
+        }
         try:
             await self._examine(body, found)
         except YggdrasillError as error:
@@ -69,10 +81,10 @@ class Preflight:
         facts = extension_context().placement.local_facts.facts()
         partition = await asyncio.to_thread(partition_leniently, body.prompt, naming.parts, schemas, None, facts)
         states |= await self._requery_lacking(naming.parts, partition, states)
-        choices = await self._missing_choices(naming.parts, partition, states)
+        checks = await self._checks(naming.parts, partition, states)
         label = _Labels(body.prompt)
         known = await asyncio.to_thread(sources_of, body.workflow)
-        found["parts"] = [_part(placed, partition, states, label, known, choices) for placed in naming.parts if _calls(placed, partition)]
+        found["parts"] = [_part(placed, partition, states, label, known, checks) for placed in naming.parts if _calls(placed, partition)]
         found["stays"] = [{"node": label(node), "why": why} for node, why in sorted(partition.stays.items())]
 
     async def _requery_lacking(
@@ -84,21 +96,32 @@ class Preflight:
         found = await asyncio.gather(*(extension_context().placement.monitor.requery(name) for name in lacking))
         return dict(zip(lacking, found, strict=True))
 
-    async def _missing_choices(
+    async def _checks(
         self, parts: Iterable[PlacedPart], partition: Partition, states: Mapping[str, EndpointState]
-    ) -> dict[tuple[str, str], list[MissingItem]]:
-        """Return the choices that endpoints do not offer, by endpoint and node id of the call."""
+    ) -> dict[tuple[str, str], _Check]:
+        """Return what endpoints lack and what differs there, by endpoint and node id of the call."""
         pairs = [(name, call) for placed in parts for name in placed.placement.endpoints for call in _calls(placed, partition)]
         monitor = extension_context().placement.monitor
         up = [(name, call) for name, call in pairs if states[name].up]
-        found = await asyncio.gather(*(monitor.choice_gaps(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
-        return {(name, call.node_id): missing for (name, call), missing in zip(up, found, strict=True)}
+        missing = await asyncio.gather(*(monitor.missing(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
+        if any(missing):
+            await monitor.refresh(list(monitor.states()), max_age=_MAX_AGE, timeout=_TIMEOUT)
+        different = await asyncio.gather(*(monitor.different_models(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
+        found = zip(up, missing, different, strict=True)
+        return {(name, call.node_id): _Check(lacking, others) for (name, call), lacking, others in found}
 
     async def _schemas(self, prompt: Mapping[str, Any], names: Iterable[str]) -> NodeSchemas:
         classes = sorted({str(node.get("class_type")) for node in prompt.values()})
         local = await self._schema_cache.schemas(classes)
         lacking = self._schema_cache.missing(classes)
         return await extension_context().placement.monitor.schemas(names, lacking, timeout=_TIMEOUT) | local if lacking else local
+
+
+class _Check(NamedTuple):
+    """What an endpoint lacks for a call, None if it is not a ComfyUI, and the model files that differ there."""
+
+    missing: Sequence[MissingItem] | None = ()
+    different: Sequence[DifferentFile] = ()
 
 
 class _Labels:
@@ -123,7 +146,7 @@ def _part(
     states: Mapping[str, EndpointState],
     label: _Labels,
     known: Mapping[str, Mapping[str, Any]],
-    choices: Mapping[tuple[str, str], Iterable[MissingItem]],
+    checks: Mapping[tuple[str, str], _Check],
 ) -> dict[str, Any]:
     calls = _calls(placed, partition)
     return {
@@ -133,36 +156,44 @@ def _part(
         "copies": sorted({label(node) for call in calls for node in call.copies}),
         "inputs": sorted({f"{port.type} of {label(port.node)}" for call in calls for port in call.inputs}),
         "outputs": sorted({f"{port.type} of {label(port.node)}" for call in calls for port in call.outputs}),
-        "places": [_place(states[name], calls, known, choices) for name in placed.placement.endpoints],
+        "places": [
+            _place(states[name], [checks.get((name, call.node_id), _Check()) for call in calls], known)
+            for name in placed.placement.endpoints
+        ],
+        "models": placed.placement.models,
     }
 
 
-def _place(
-    state: EndpointState,
-    calls: Iterable[PartCall],
-    known: Mapping[str, Mapping[str, Any]],
-    choices: Mapping[tuple[str, str], Iterable[MissingItem]],
-) -> dict[str, Any]:
-    found = (thing for call in calls for thing in _missing(call, state, known, choices.get((state.name, call.node_id), ())))
-    missing = {(thing["kind"], thing["name"]): thing for thing in found} if state.up else {}
+def _place(state: EndpointState, checks: Iterable[_Check], known: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    checks = list(checks)
+    missing = {(thing["kind"], thing["name"]): thing for check in checks for thing in _missing(state.name, check, known)}
+    different = {each.name: {"name": each.name, "folder": each.folder} for check in checks for each in check.different}
     return {
         "name": state.name,
         "up": bool(state.up),
         "reason": state.reason,
         "missing": list(missing.values()),
+        "different": list(different.values()),
         "sources": list(state.facts.get("model_sources") or ()),
     }
 
 
-def _missing(
-    call: PartCall, state: EndpointState, known: Mapping[str, Mapping[str, Any]], choices: Iterable[MissingItem]
-) -> Iterator[dict[str, Any]]:
-    missing = missing_at(call.prompt, state.facts)
-    if missing is None:
+def _missing(endpoint: str, check: _Check, known: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    if check.missing is None:
         yield {"kind": "node class", "name": "all: the endpoint is not a ComfyUI"}
         return
-    for _, kind, name in [*missing, *choices]:
-        yield {"kind": kind, "name": name, **(known.get(name, {}) if kind == "model file" else {})}
+    for item in check.missing:
+        thing: dict[str, Any] = {"kind": item.kind, "name": item.name}
+        if item.kind == "model file":
+            folder = {"folder": item.folder} if item.folder else {}
+            thing |= {**folder, **known.get(item.name, {}), "at": _holders(item, endpoint)}
+        yield thing
+
+
+def _holders(item: MissingItem, endpoint: str) -> list[str]:
+    """Return the other endpoints that have a missing model file."""
+    states = extension_context().placement.monitor.states()
+    return [name for name, state in states.items() if name != endpoint and has_model(models_of(state.facts), item.name, item.folder)]
 
 
 def sources_of(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -18,7 +18,16 @@ from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.endpoints import EndpointRegistry
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.partition.schemas import NodeSchema, NodeSchemas
-from yggdrasill.remote.preflight import MissingItem, check_at, choice_gaps
+from yggdrasill.remote.preflight import (
+    DifferentFile,
+    MissingItem,
+    check_at,
+    choice_gaps,
+    different_models,
+    missing_at,
+    models_of,
+    not_offered,
+)
 from yggdrasill.remote.retry import Retry
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.placement.schema_cache import read_schemas
@@ -195,11 +204,25 @@ class EndpointMonitor:
             return []
         classes = {str(node["class_type"]) for node in prompt.values() if not str(node["class_type"]).startswith(_OWN_PREFIX)}
         await _fetch_entries(watched, classes - set(watched.entries), timeout)
-        found = choice_gaps(prompt, watched.entries, compat.validates_itself)
+        found = choice_gaps(prompt, watched.entries, compat.validates_itself, models_of(watched.state.facts))
         if found:
             await _fetch_entries(watched, {str(prompt[item.node_id]["class_type"]) for item in found}, timeout)
-            found = choice_gaps(prompt, watched.entries, compat.validates_itself)
+            found = choice_gaps(prompt, watched.entries, compat.validates_itself, models_of(watched.state.facts))
         return found
+
+    async def missing(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> list[MissingItem] | None:
+        """Return what an endpoint lacks for a prompt; None if it is not a ComfyUI.
+
+        The options of its own lists decide on the values that are chosen from lists.
+        """
+        found = missing_at(prompt, self.state(name).facts)
+        if found is None or any(item.kind == "node class" for item in found):
+            return found
+        choices = await self.choice_gaps(name, prompt, timeout=timeout)
+        watched = self._watched.get(name)
+        found = not_offered(found, prompt, watched.entries) if watched is not None else found
+        known = {(item.node_id, item.name) for item in found}
+        return [*found, *(item for item in choices if (item.node_id, item.name) not in known)]
 
     async def entry(self, name: str, class_type: str, *, timeout: float, fresh: bool = False) -> dict[str, Any] | None:
         """Return an endpoint's /object_info entry of a class, queried again if ``fresh``; None if it does not answer in time."""
@@ -211,8 +234,32 @@ class EndpointMonitor:
         found: dict[str, Any] | None = watched.entries.get(class_type)
         return found
 
-    async def difference(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> YggdrasillError | None:
-        """Return the error if an endpoint has other node classes or other model files under the names in a prompt.
+    async def entries(self, name: str, classes: Collection[str], *, timeout: float, fresh: bool = False) -> Mapping[str, Any] | None:
+        """Return an endpoint's /object_info entries of ``classes``, queried again if ``fresh``.
+
+        An endpoint that is down has the entries that it returned last; the result is None if it never returned any.
+        """
+        watched = self._watched.get(name)
+        if watched is None:
+            return None
+        if watched.state.up:
+            await _fetch_entries(watched, classes if fresh else set(classes) - set(watched.entries), timeout)
+        found = {name: watched.entries[name] for name in classes if watched.entries.get(name) is not None}
+        return found or None
+
+    async def different_models(self, name: str, prompt: Mapping[str, Any], *, timeout: float) -> list[DifferentFile]:
+        """Return the model files of a prompt that differ at an endpoint; nothing if it does not answer in time."""
+        watched = self._watched.get(name)
+        if watched is None or not watched.state.up:
+            return []
+        with contextlib.suppress(YggdrasillError, asyncio.TimeoutError):
+            return await asyncio.wait_for(loop_thread().run_async(different_models(prompt, watched.client, Retry())), timeout)
+        return []
+
+    async def difference(
+        self, name: str, prompt: Mapping[str, Any], *, timeout: float, compare_models: bool = True
+    ) -> YggdrasillError | None:
+        """Return the error if an endpoint has other node classes or, with ``compare_models``, other model files under the names in a prompt.
 
         The result is None too if the endpoint does not answer in time; the call checks again.
         """
@@ -220,7 +267,9 @@ class EndpointMonitor:
         if watched is None or not watched.state.up:
             return None
         try:
-            await asyncio.wait_for(loop_thread().run_async(check_at(prompt, watched.client, Retry())), timeout)
+            await asyncio.wait_for(
+                loop_thread().run_async(check_at(prompt, watched.client, Retry(), compare_models=compare_models)), timeout
+            )
         except (InvalidStructure, CheckpointMismatch) as error:
             return error
         except (YggdrasillError, asyncio.TimeoutError):

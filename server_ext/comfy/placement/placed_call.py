@@ -173,6 +173,7 @@ class PlacedCall(NodeCall):
             artifact_client=registry.artifact_client,
             priority=placement.priority,
             deadline=placement.deadline,
+            compare_models=placement.models == "same",
         )
         sent = {name: port_value(listed) for name, listed in values.items()}
         options = {"preview_method": self._preview_method}

@@ -1,13 +1,27 @@
-"""Validation results in the form of ComfyUI's `validate_prompt`."""
+"""Validation results in the form of ComfyUI's `validate_prompt`, and the lines that it logs."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+import logging
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from yggdrasill.errors import YggdrasillError
+from yggdrasill.errors import MissingFile, UnknownBlockType, YggdrasillError, format_options
+from yggdrasill.remote.model_names import ModelFolders, has_model
+from yggdrasill.remote.preflight import MissingItem, models_of
 
-__all__ = ["Validate", "ValidationResult", "drop_file_errors", "error_result", "explains_errors"]
+__all__ = [
+    "HeldLines",
+    "Validate",
+    "ValidationResult",
+    "drop_file_errors",
+    "error_result",
+    "explains_errors",
+    "held_lines",
+    "lacking_error",
+]
 
 ValidationResult = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
 """The result of `validate_prompt`: validity, the error of the prompt as a whole, the output nodes to run, and the errors by node."""
@@ -16,6 +30,52 @@ Validate = Callable[[dict[str, Any]], Awaitable[ValidationResult]]
 
 _ABOUT_FILES = frozenset({"value_not_in_list", "custom_validation_failed"})
 """Types of errors with which a class reports that a file is missing on this machine; at an endpoint it may exist."""
+
+
+_OUTPUT = "Failed to validate prompt for output "
+"""The begin of the lines about one output node; the others about it follow."""
+
+
+class HeldLines(logging.Filter):
+    """The lines that ComfyUI logs while it validates a prompt, held until it is known which of its errors are errors at the endpoint too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._records: list[logging.LogRecord] = []
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Hold a record of the task that validates, and let all others pass."""
+        if _held.get() is not self:
+            return True
+        self._records.append(record)
+        return False
+
+    def log(self, without: Collection[str] = ()) -> None:
+        """Log the lines, except those about the output nodes in ``without``."""
+        records, self._records = self._records, []
+        output = None
+        for record in records:
+            message = record.getMessage()
+            if message.startswith(_OUTPUT):
+                output = message.removeprefix(_OUTPUT).rstrip(":")
+            if output not in without:
+                logging.getLogger().handle(record)
+
+
+_held: ContextVar[HeldLines | None] = ContextVar("yggdrasill_held_lines", default=None)
+
+
+@contextmanager
+def held_lines() -> Iterator[HeldLines]:
+    """Hold the lines that this task logs inside the context."""
+    root, lines = logging.getLogger(), HeldLines()
+    token = _held.set(lines)
+    root.addFilter(lines)
+    try:
+        yield lines
+    finally:
+        root.removeFilter(lines)
+        _held.reset(token)
 
 
 def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Iterable[str], parts: Iterable[str] = ()) -> ValidationResult:
@@ -66,3 +126,46 @@ def explains_errors(errors: Iterable[Mapping[str, Any]], offered: Collection[str
         (error.get("extra_info") or {}).get("input_name") in offered if error["type"] == "value_not_in_list" else bool(offered)
         for error in errors
     )
+
+
+def lacking_error(
+    part: str, missing: Mapping[str, Sequence[MissingItem] | None], local: ModelFolders, facts: Mapping[str, Mapping[str, Any]]
+) -> YggdrasillError:
+    """Return the error for a part whose endpoints all lack something, with the places where missing model files exist and what to do.
+
+    ``missing`` is what each endpoint of the part lacks, ``local`` the model files of this server, and ``facts`` the capabilities of all
+    endpoints in the registry.
+    """
+    problems, nodes, kinds, holders = [], set[str](), set[str](), set[str]()
+    for name, items in missing.items():
+        if items is None:
+            problems.append(f"endpoint {name!r} is not a ComfyUI with this extension")
+            continue
+        words = []
+        for item in {(item.kind, item.name): item for item in items}.values():
+            servers, endpoints = _holders(item, local, {other: found for other, found in facts.items() if other not in missing})
+            holders.update(endpoints)
+            where = [*servers, *(f"endpoint {other!r}" for other in endpoints)]
+            folder = f" in {item.folder!r}" if item.folder else ""
+            words.append(f"{item.kind} {item.name!r}{folder}" + (f" (available on {' and '.join(where)})" if where else ""))
+        problems.append(f"endpoint {name!r} lacks {', '.join(sorted(words))}")
+        nodes.update(item.node_id for item in items)
+        kinds.update(item.kind for item in items)
+    error = UnknownBlockType if "node class" in kinds else MissingFile
+    return error(f"Part {part!r} cannot run: {'; '.join(problems)}. {_act(kinds, missing, holders, facts)}", nodes=sorted(nodes))
+
+
+def _holders(item: MissingItem, local: ModelFolders, facts: Mapping[str, Mapping[str, Any]]) -> tuple[list[str], list[str]]:
+    """Return ``this server`` if it has a missing model file, and the endpoints that have it."""
+    if item.kind != "model file":
+        return [], []
+    servers = ["this server"] if has_model(local, item.name, item.folder) else []
+    return servers, sorted(name for name, found in facts.items() if has_model(models_of(found), item.name, item.folder))
+
+
+def _act(kinds: Collection[str], missing: Collection[str], holders: Collection[str], facts: Mapping[str, Mapping[str, Any]]) -> str:
+    if kinds != {"model file"}:
+        return "Install what is missing, or place the part on another endpoint."
+    can_fetch = [name for name in missing if facts.get(name, {}).get("model_sources")]
+    files = f"Fetch the file to {format_options(can_fetch)} with Preflight" if can_fetch else "Copy the file to the endpoint"
+    return f"{files}, or place the part on {format_options(sorted(holders)) if holders else 'another endpoint'}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
@@ -16,9 +17,11 @@ from yggdrasill.remote.partition.placement_keys import PlacedPart
 from yggdrasill.remote.partition.schemas import NodeSchemas
 from yggdrasill.remote.partition.traits import HostFacts
 from yggdrasill.remote.placement import WHOLE, Placement
-from yggdrasill.remote.preflight import by_node, gaps_of, offered_only_there
+from yggdrasill.remote.preflight import gaps_of, offered_only_there
 from yggdrasill.server_ext.comfy.binding import give_output_types
+from yggdrasill.server_ext.comfy.inventory import normalize_model_paths
 from yggdrasill.server_ext.comfy.local_facts import LocalFacts
+from yggdrasill.server_ext.comfy.model_files import model_files
 from yggdrasill.server_ext.comfy.object_info import read_object_info
 from yggdrasill.server_ext.comfy.placement.endpoint_monitor import EndpointMonitor, EndpointState
 from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt, PostedPrompt
@@ -29,6 +32,8 @@ from yggdrasill.server_ext.comfy.placement.validation_result import (
     drop_file_errors,
     error_result,
     explains_errors,
+    held_lines,
+    lacking_error,
 )
 
 __all__ = ["PromptValidator", "partition_leniently"]
@@ -36,6 +41,8 @@ __all__ = ["PromptValidator", "partition_leniently"]
 _FRESH = 10.0
 """Seconds for which an endpoint that was up counts as up. One that was down is queried again."""
 _TIMEOUT = 2.0
+_MAX_AGE = 60.0
+"""Age in seconds up to which the inventories of endpoints outside the placement are not queried again."""
 _FACTS_TIMEOUT = 20.0
 """Seconds to wait for the capabilities of an endpoint that has reported its health: the first ones read every class and model folder."""
 
@@ -71,11 +78,13 @@ class PromptValidator:
         lacking = self._schema_cache.missing(_classes(posted))
         if lacking and not lacking <= set(_classes({node: posted[node] for node in inside})):
             return await validate(posted)
-        original: ValidationResult = (True, None, [], {}) if lacking else await validate(checked)
+        with held_lines() as lines:
+            original: ValidationResult = (True, None, [], {}) if lacking else await validate(checked)
         refused = frozenset[str]()
         while True:
             local, wanted = (original, list(posted)) if lacking else drop_file_errors(original, inside - refused)
             if not wanted:
+                lines.log()
                 return local
             parts = self._parts(posted, wanted, known, lacking)
             if not parts:
@@ -98,7 +107,9 @@ class PromptValidator:
         splittable = frozenset(call.node_id for call in partition.calls if can_be_split(call, schemas))
         calls = {call.node_id: call for call in partition.calls}
         repeated = frozenset(name for name, schema in schemas.items() if schema.repeats_output)
-        partitioned = PartitionedPrompt(partition.prompt, posted, calls, placements, splittable, posted.extra_pnginfo, repeated=repeated)
+        prompt = _spelled_here(partition.prompt, inside)
+        partitioned = PartitionedPrompt(prompt, posted, calls, placements, splittable, posted.extra_pnginfo, repeated=repeated)
+        lines.log(without=wanted)
         result = await self._validate_partitioned(posted, partitioned, local, validate)
         posted.update(checked)
         return result
@@ -151,13 +162,16 @@ class PromptValidator:
             YggdrasillError: no endpoint has; the message says what is missing or different at which.
         """
         placement = _placed_as(call, parts).placement
-        gaps = {name: gaps_of(call.prompt, known[name].facts) for name in placement.endpoints}
-        for name in [name for name, missing in gaps.items() if missing == {}]:
-            gaps[name] = by_node(await self._monitor.choice_gaps(name, call.prompt, timeout=_TIMEOUT))
-        fit = tuple(name for name, missing in gaps.items() if missing == {})
+        missing = {name: await self._monitor.missing(name, call.prompt, timeout=_TIMEOUT) for name in placement.endpoints}
+        fit = tuple(name for name, items in missing.items() if items == [])
         if not fit:
-            raise _lacking(call, gaps)
-        differences = {name: await self._monitor.difference(name, call.prompt, timeout=_TIMEOUT) for name in fit}
+            # the others too, because one of them may have the file
+            states = await self._monitor.refresh(list(self._monitor.states()), max_age=_MAX_AGE, timeout=_TIMEOUT)
+            raise lacking_error(call.part, missing, await asyncio.to_thread(model_files), {name: states[name].facts for name in states})
+        same_models = placement.models == "same"
+        differences = {
+            name: await self._monitor.difference(name, call.prompt, timeout=_TIMEOUT, compare_models=same_models) for name in fit
+        }
         same = tuple(name for name in fit if differences[name] is None)
         if not same:
             raise _different(call, next(error for error in differences.values() if error is not None))
@@ -222,6 +236,13 @@ def partition_leniently(
         return partition_prompt(prompt, [part for part in named if part.name != WHOLE], schemas, wanted, host)
 
 
+def _spelled_here(prompt: Mapping[str, Any], inside: frozenset[str]) -> dict[str, Any]:
+    """Return a prompt whose nodes of placed parts, which run here too, name files as this ComfyUI spells them."""
+    copies = {node: {**prompt[node], "inputs": dict(prompt[node]["inputs"])} for node in prompt if node in inside}
+    normalize_model_paths(copies)
+    return {**prompt, **copies}
+
+
 def _classes(prompt: Mapping[str, Any]) -> list[str]:
     return [str(node["class_type"]) for node in prompt.values() if isinstance(node, Mapping) and "class_type" in node]
 
@@ -270,21 +291,3 @@ def _different(call: PartCall, error: YggdrasillError) -> YggdrasillError:
     named = error.details.get("node_id")
     error.details["nodes"] = nodes or ([named] if named is not None else sorted(call.nodes))
     return error
-
-
-def _lacking(call: PartCall, gaps: Mapping[str, Mapping[str, list[str]] | None]) -> YggdrasillError:
-    from yggdrasill.errors import MissingFile, UnknownBlockType
-
-    problems, nodes = [], set[str]()
-    for name, missing in gaps.items():
-        if missing is None:
-            problems.append(f"endpoint {name!r} is not a ComfyUI with this extension")
-            continue
-        nodes |= set(missing)
-        words = sorted({word for words in missing.values() for word in words})
-        problems.append(f"endpoint {name!r} lacks {', '.join(words)}")
-    kind = UnknownBlockType if "node class" in "".join(problems) else MissingFile
-    return kind(
-        f"Part {call.part!r} cannot run: {'; '.join(problems)}. Install what is missing, or place the part on another endpoint.",
-        nodes=sorted(nodes),
-    )

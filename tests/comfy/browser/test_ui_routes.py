@@ -40,6 +40,7 @@ TAKING: dict[str, Any] = {
     "signs": {"workflow": {}},
     "cancel": {"job_id": "a"},
     "fetch": {"endpoint": "studio", "url": "http://127.0.0.1:9/a.ckpt", "folder": "checkpoints", "name": "a.ckpt"},
+    "lists": {"nodes": {}, "workflow": {}},
     "preflight": {"prompt": {}, "workflow": {}},
 }
 """What is posted to each route that changes something."""

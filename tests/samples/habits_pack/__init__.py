@@ -316,10 +316,21 @@ class Apply(_Node):
         return (json.dumps([text, found]),)
 
 
+class ReadLora(_Node):
+    """Returns the content of a file from the list of LoRAs."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"lora": (folder_paths.get_filename_list("loras"),)}}
+
+    def act(self, lora):
+        return (_text(folder_paths.get_full_path("loras", lora)),)
+
+
 NODE_CLASS_MAPPINGS = {
     f"Habit{cls.__name__}": cls
     for cls in (
         LoadListed, LoadFolder, SavePicture, ReadWidget, MakeModel, MakePipe, ReadPipe, Find, Draw, Throw, ReadDice, Plain, ReadPlain,
-        LoadSound, Hear, Remember, Recall, Count, Order, Add, Pick, ReadPath, ChooseModel, Apply,
+        LoadSound, Hear, Remember, Recall, Count, Order, Add, Pick, ReadPath, ChooseModel, Apply, ReadLora,
     )
 }  # fmt: skip
