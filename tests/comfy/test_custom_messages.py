@@ -84,7 +84,7 @@ async def test_the_socket_of_a_run_forwards_a_custom_message() -> None:
 
 def test_the_caller_sends_a_custom_message_to_the_page_of_the_prompt(server: FakeServer) -> None:
     server.client_id = "page"
-    messages = InnerMessages("1", "prompt", None, ("5",))
+    messages = InnerMessages("1", "prompt", None)
     for event in ("pack", "executing", "yggdrasill.jobs"):
         messages.watch("comfy", {"what": "custom", "event": event, "data": {"prompt_id": "there", "node": "5"}})
     assert server.sent == [("pack", {"prompt_id": "prompt", "node": "5"}, "page")]

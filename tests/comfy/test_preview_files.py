@@ -11,9 +11,11 @@ from samples.comfy_modules import FakeServer, install_comfy
 from yggdrasill.executor.context import RunContext
 from yggdrasill.remote.channel import MAX_EVENT_BYTES
 from yggdrasill.remote.comfy_graph import ComfyGraph
+from yggdrasill.remote.partition.parts import PartCall
 from yggdrasill.server_ext.comfy import preview_files
 from yggdrasill.server_ext.comfy.event_throttle import EventThrottle
 from yggdrasill.server_ext.comfy.placement.inner_messages import InnerMessages
+from yggdrasill.server_ext.comfy.placement.partitioned_prompt import PartitionedPrompt
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.deployment import canonical_json
 
@@ -36,7 +38,10 @@ def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeServer:
 
 def shown(server: FakeServer, output: Any) -> tuple[Any, list[str]]:
     """Send an output through an endpoint's throttle to a caller, and return what its page receives: the output and the texts on nodes."""
-    caller = InnerMessages("1", "prompt-id", None, ("5",))
+    posted = {"5": {"class_type": "Class5", "inputs": {}}}
+    call = PartCall("part", "1", 0, dict(posted), (), (), ("5",), (), False)
+    partitioned = PartitionedPrompt({"1": {"class_type": "YggdrasillPlacedPart", "inputs": {}}}, posted, {"1": call}, {})
+    caller = InnerMessages("1", "prompt-id", partitioned)
 
     def send(kind: str, facts: dict[str, Any]) -> None:
         assert len(canonical_json(facts)) < MAX_EVENT_BYTES
