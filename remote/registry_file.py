@@ -145,7 +145,7 @@ def _section_edits(
     first, end = key.start_mark.line, _last_line(value) + 1
     if not isinstance(value, yaml.MappingNode) or value.flow_style or not value.value:
         return [(first, end, [f"{key.value}:\n" if new else f"{key.value}: {{}}\n", *_entry_lines(new, "  ", yaml)])]
-    edits = []
+    edits: list[tuple[int, int, list[str]]] = []
     indent = " " * value.value[0][0].start_mark.column
     for entry_key, entry in value.value:
         name, start, last = str(entry_key.value), entry_key.start_mark.line, _last_line(entry)

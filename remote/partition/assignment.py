@@ -162,17 +162,17 @@ def local_only_reason(schema: NodeSchema, credentials: bool, traits: NodeTraits 
         return "it saves files, which belong to this server"
     if traits.stays is not None:
         return traits.stays
-    if schema.loop is None and (reason := _workflow_reason(schema)):
-        return reason
     if schema.needs_credentials and not credentials:
         return "it needs the user's account, and credentials are not transferred"
-    return None
+    return _bound_to_workflow(schema)
 
 
-def _workflow_reason(schema: NodeSchema) -> str | None:
-    if "EXECUTION_LIST" in schema.hidden:
+def _bound_to_workflow(schema: NodeSchema) -> str | None:
+    """Return why nodes of this class need the whole workflow, or None. For the ends of loops there are constraints of their own."""
+    is_raw = any(declared.raw for declared in schema.inputs.values())
+    if schema.loop is None and "EXECUTION_LIST" in schema.hidden:
         return "it decides which nodes of the workflow run"
-    if "DYNPROMPT" in schema.hidden and not any(declared.raw for declared in schema.inputs.values()):
+    if schema.loop is None and "DYNPROMPT" in schema.hidden and not is_raw:
         return "it reads the other nodes of the running workflow, which an endpoint does not have"
     return None
 

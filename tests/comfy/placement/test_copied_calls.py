@@ -124,9 +124,10 @@ def test_a_page_that_does_not_know_metadata_receives_previews_without_it(a: Call
         "1": node("TestSalt", value=("0", 0), salt=f"old{next(_SALTS)}"),
         "0": node("TestSeveral", count=1),
         "2": node("TestPreview", value=("1", 0), steps=4, salt=f"old{next(_SALTS)}"),
-        "3": node("TestShow", value=("2", 0)),
+        "3": node("TestSlow", value=("2", 0), seconds=0.5, salt=""),
+        "4": node("TestShow", value=("3", 0)),
     }
-    placed = show(a.server, prompt, {"preview_method": "latent2rgb", **on_endpoints(old=("b", ["2"]))}, knows_metadata=False)
+    placed = show(a.server, prompt, {"preview_method": "latent2rgb", **on_endpoints(old=("b", ["2", "3"]))}, knows_metadata=False)
     assert not placed.previews
     assert placed.pictures
     assert all(picture[:4] == (1).to_bytes(4, "big") and picture[4:6] == b"\xff\xd8" for picture in placed.pictures)
