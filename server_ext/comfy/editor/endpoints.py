@@ -178,7 +178,9 @@ class Endpoints:
         """Answer POST /pairing: this server's pairing line, which contains its token."""
         if extension_context().problem is not None:
             raise InvalidArgument(f"This ComfyUI is not an endpoint: {extension_context().problem}")
-        url = self._own_url or await asyncio.to_thread(_url_for_others, request.scheme, request.host)
+        url = self._own_url
+        if url is None:
+            url = await asyncio.to_thread(_url_for_others, request.scheme, request.host)
         return json_answer({"line": pairing_line(url, self._token()), "near": host_of(url).startswith(LOOPBACK)})
 
 
