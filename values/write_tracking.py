@@ -246,8 +246,17 @@ def _hash_parts(parts: Sequence[memoryview]) -> str:
     return hasher.hexdigest()
 
 
-@lru_cache(maxsize=1)
 def _tracker() -> Tracker | None:
+    """Return the tracker of this process, or None where writes cannot be tracked. Memory cannot be registered with two."""
+    with _creating:
+        return _new_tracker()
+
+
+_creating = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _new_tracker() -> Tracker | None:
     try:
         return Tracker()
     except OSError as error:
@@ -257,7 +266,9 @@ def _tracker() -> Tracker | None:
 
 def _after_fork() -> None:
     """Forget the tracker of the parent process: its handles would act on the parent's memory."""
-    _tracker.cache_clear()
+    global _creating  # noqa: PLW0603 - another thread of the parent may have held the lock
+    _creating = threading.Lock()
+    _new_tracker.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
