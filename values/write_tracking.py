@@ -197,7 +197,8 @@ class Tracker:
     def _control(self, request: int, argument: bytes, handle: int | None = None) -> int:
         import fcntl
 
-        return fcntl.ioctl(self._fault_fd if handle is None else handle, request, bytearray(argument), True)
+        result: int = fcntl.ioctl(self._fault_fd if handle is None else handle, request, bytearray(argument), True)
+        return result
 
     def _check_kernel(self) -> None:
         """Raise OSError unless writes by the processor and by the kernel are noticed, and nothing else is."""
