@@ -197,7 +197,8 @@ class Tracker:
     def _control(self, request: int, argument: bytes, handle: int | None = None) -> int:
         import fcntl
 
-        return int(fcntl.ioctl(self._fault_fd if handle is None else handle, request, bytearray(argument), True))
+        result: int = fcntl.ioctl(self._fault_fd if handle is None else handle, request, bytearray(argument), True)
+        return result
 
     def _check_kernel(self) -> None:
         """Raise OSError unless writes by the processor and by the kernel are noticed, and nothing else is."""
@@ -246,8 +247,17 @@ def _hash_parts(parts: Sequence[memoryview]) -> str:
     return hasher.hexdigest()
 
 
-@lru_cache(maxsize=1)
 def _tracker() -> Tracker | None:
+    """Return the tracker of this process, or None where writes cannot be tracked. Memory cannot be registered with two."""
+    with _creating:
+        return _new_tracker()
+
+
+_creating = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def _new_tracker() -> Tracker | None:
     try:
         return Tracker()
     except OSError as error:
@@ -257,7 +267,9 @@ def _tracker() -> Tracker | None:
 
 def _after_fork() -> None:
     """Forget the tracker of the parent process: its handles would act on the parent's memory."""
-    _tracker.cache_clear()
+    global _creating  # noqa: PLW0603 - another thread of the parent may have held the lock
+    _creating = threading.Lock()
+    _new_tracker.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
