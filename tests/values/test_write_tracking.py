@@ -86,7 +86,7 @@ WRITES: dict[str, Callable[[torch.Tensor], object]] = {
     "the last byte": lambda tensor: tensor[-1:].bitwise_xor_(1),
     "the detached data": lambda tensor: tensor.data.detach()[70_000:70_001].bitwise_xor_(1),
     "a read from a file": lambda tensor: os.preadv(_ones(), [tensor.numpy()[8192:12288].data], 0),
-    "a memoryview": lambda tensor: memoryview(tensor.numpy()).__setitem__(123_456, int(tensor[123_456]) ^ 1),
+    "a memoryview": lambda tensor: tensor.numpy().data.__setitem__(123_456, int(tensor[123_456]) ^ 1),
 }
 
 
@@ -199,7 +199,8 @@ def test_memory_of_files_and_shared_memory_is_not_tracked(tracker: Tracker, tmp_
     tensor = torch.from_file(str(path), shared=shared, size=NBYTES, dtype=torch.uint8)
     assert tracker.digest(data_of(tensor)) == blake3_hex(data_of(tensor))
     assert tracker.known(data_of(tensor)) is None
-    handed_over = random_tensor().share_memory_()
+    handed_over = random_tensor()
+    handed_over.share_memory_()  # type: ignore[no-untyped-call]
     tracker.digest(data_of(handed_over))
     assert tracker.known(data_of(handed_over)) is None
 

@@ -105,7 +105,7 @@ def test_other_bytes_under_one_name_are_refused_or_used_as_the_part_says(a: Call
     assert "another file of that name" in said
     assert "models: theirs" in said
     assert placed(a, prompt_of(file), models="theirs").outputs["9"] == {"text": [f"{name} of b"]}
-    chosen = {"extra_pnginfo": {"workflow": {"nodes": [], "links": [], "extra": {"yggdrasill": {"models": "theirs"}}}}}
+    chosen: dict[str, Any] = {"extra_pnginfo": {"workflow": {"nodes": [], "links": [], "extra": {"yggdrasill": {"models": "theirs"}}}}}
     assert placed(a, prompt_of(file), **chosen).outputs["9"] == {"text": [f"{name} of b"]}
 
 

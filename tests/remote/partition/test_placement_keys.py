@@ -457,7 +457,8 @@ def test_the_id_of_a_workflow_is_named_by_the_request_or_read_from_its_workflow(
     assert workflow_id({**posted, "yggdrasill": {"workflow": "other"}}) == "other"
     for odd in (None, 7, "", "0" * 201, "00000000-0000-0000-0000-000000000000"):
         assert workflow_id({"extra_pnginfo": {"workflow": {"id": odd}}}) is None
-    for junk in (None, 7, [], {"extra_pnginfo": []}, {"extra_pnginfo": {"workflow": 5}}):
+    malformed: tuple[Any, ...] = (None, 7, [], {"extra_pnginfo": []}, {"extra_pnginfo": {"workflow": 5}})
+    for junk in malformed:
         assert workflow_id(junk) is None
     for bad in (7, "", "0" * 201):
         with pytest.raises(InvalidConfig, match="workflow must be the id of a workflow"):

@@ -30,7 +30,7 @@ from yggdrasill.server_ext.configs import HostRules
 from yggdrasill.server_ext.deployments import Deployments
 from yggdrasill.server_ext.headless import HeadlessHost
 from yggdrasill.server_ext.jobs import manager as job_manager
-from yggdrasill.server_ext.jobs.model import Event, Job, Submission
+from yggdrasill.server_ext.jobs.model import Event, Job, KeyRecord, Submission
 from yggdrasill.server_ext.jobs.store import JobStore, Retention
 from yggdrasill.server_ext.logs import Redactor, secrets_of_environment
 from yggdrasill.server_ext.peer_fetcher import PeerFetcher
@@ -129,7 +129,7 @@ class FailingStore(JobStore):
         super().__init__(path)
         self.failures = []
 
-    def insert(self, job: Job) -> Future[None]:
+    def insert(self, job: Job) -> Future[KeyRecord | None]:
         self._fail("insert")
         return super().insert(job)
 
