@@ -26,6 +26,7 @@ from yggdrasill.errors import (
     YggdrasillError,
     error_from_dict,
 )
+from yggdrasill.protocol.streams import read_chunk
 from yggdrasill.protocol.version import BASE_PATH, OLDEST_PROTOCOL, PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.retry import Breaker, InFlight, RetryBudget
@@ -228,13 +229,11 @@ class Response:
         """
         while True:
             with translated(self._url):
-                # Unlike `readany`, this does not join what has arrived, which would copy every byte once more.
-                reading = self._response.content.readchunk()
-                chunk, ends_frame = await (reading if silence is None else asyncio.wait_for(reading, silence))
-            if chunk:
-                yield chunk
-            elif not ends_frame:
+                reading = read_chunk(self._response.content)
+                chunk = await (reading if silence is None else asyncio.wait_for(reading, silence))
+            if not chunk:
                 return
+            yield chunk
 
     async def read(self, limit: int = MAX_ANSWER_BYTES) -> bytes:
         """Return the whole body. Raise `LimitExceeded` if it is too large."""

@@ -23,6 +23,7 @@ from aiohttp.abc import AbstractStreamWriter
 from pydantic import BaseModel, ValidationError
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
+from yggdrasill.protocol.streams import read_chunk
 from yggdrasill.protocol.version import PROTOCOL, PROTOCOL_HEADER
 from yggdrasill.server_ext.jobs.model import Event
 from yggdrasill.server_ext.upload_sessions import MAX_PIECE_BYTES, UploadSessions
@@ -234,16 +235,9 @@ class _BodyReader:
         self._waited = 0.0
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """Yield the body in chunks as they arrive. They are not joined, because that would copy every byte once more."""
-        while chunk := await self._wait(self._next, 0):
+        """Yield the body in chunks as they arrive."""
+        while chunk := await self._wait(partial(read_chunk, self._content), 0):
             yield chunk
-
-    async def _next(self) -> bytes:
-        while True:
-            chunk, ends_frame = await self._content.readchunk()
-            # An empty chunk may be the end of a frame of chunked transfer encoding instead of the end of the body.
-            if chunk or not ends_frame:
-                return chunk
 
     async def exactly(self, count: int) -> bytes:
         """Return ``count`` bytes. Raises asyncio.IncompleteReadError if the body ends before."""

@@ -11,6 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 import aiohttp
 
 from yggdrasill.errors import CorruptData, EndpointFailed, EndpointUnreachable, YggdrasillError
+from yggdrasill.protocol.streams import read_chunk
 from yggdrasill.remote.downloads import RangeResponse, stream_ranges
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.payload import ArtifactRef
@@ -131,11 +132,10 @@ class _PeerResponse:
     async def chunks(self) -> AsyncIterator[bytes]:
         while True:
             with _translated():
-                chunk, ends_frame = await self._response.content.readchunk()
-            if chunk:
-                yield chunk
-            elif not ends_frame:
+                chunk = await read_chunk(self._response.content)
+            if not chunk:
                 return
+            yield chunk
 
 
 @contextmanager

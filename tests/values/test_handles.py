@@ -31,7 +31,7 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and torch.equal(value, TENSOR)
 
 
-@pytest.mark.parametrize("value", [None, 3, "text", b"bytes", TENSOR, object(), [], (), {}, [1, [2.0, ("a",)], {"k": TENSOR}]], ids=str)
+@pytest.mark.parametrize("value", [None, 3, "text", b"bytes", TENSOR, object, [], (), {}, [1, [2.0, ("a",)], {"k": TENSOR}]], ids=str)
 def test_load_handles_returns_a_value_without_handles_by_identity(value: Any) -> None:
     assert load_handles(value) is value
 
