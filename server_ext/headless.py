@@ -16,7 +16,7 @@ from yggdrasill.errors import Cancelled, InvalidConfig
 from yggdrasill.executor.context import CancelToken
 from yggdrasill.server_ext.jobs.execution import Task
 
-__all__ = ["HeadlessHost", "Host", "Lease", "Slots"]
+__all__ = ["Acquirable", "HeadlessHost", "Host", "Lease", "Slots"]
 
 
 class Host(Protocol):
@@ -115,9 +115,11 @@ class Slots:
 class Acquirable(Protocol):
     """What a `Lease` holds; `Slots` describes the methods."""
 
-    def acquire(self, token: CancelToken) -> None: ...
+    def acquire(self, token: CancelToken) -> None:
+        """Wait for it; raises `Cancelled`."""
 
-    def release(self) -> None: ...
+    def release(self) -> None:
+        """Give it back."""
 
 
 class Lease:

@@ -17,7 +17,7 @@ from yggdrasill.server_ext.comfy.compat.probe import NESTED_RUNS
 from yggdrasill.server_ext.comfy.extension_context import extension_context
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 
-__all__ = ["GlobalsPatch", "NestedRun"]
+__all__ = ["GlobalsPatch", "NestedExecutors", "NestedRun"]
 
 
 class GlobalsPatch:

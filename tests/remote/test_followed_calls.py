@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -34,6 +35,7 @@ def stream(*messages: bytes, status: int = 200, breaks: bool = False) -> Answer:
         for entry in messages:
             yield entry
         if breaks:
+            await asyncio.sleep(0.2)  # what was not read before the break is lost
             raise ConnectionResetError("as the test scripts it")
 
     return Answer(status, chunks, {**GOOD, "Content-Type": "text/event-stream"})

@@ -33,7 +33,7 @@ from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.url_redaction import public_message
 from yggdrasill.values.handles import load_handles
 
-__all__ = ["PlacedCall", "Plan", "TransferredValue", "placed_call", "plan_asks_again"]
+__all__ = ["PlacedCall", "Plan", "Producer", "TransferredValue", "placed_call", "plan_asks_again"]
 
 _LOG = logging.getLogger("yggdrasill.comfy")
 
