@@ -46,7 +46,7 @@ def endpoint_processes(names: Sequence[str], data_dir: Path, *, arguments: Seque
     try:
         for name, port in zip(names, ports, strict=True):
             variable = f"YGGDRASILL_{name.upper()}_TOKEN"
-            os.environ[variable] = secrets.token_urlsafe(32)
+            os.environ[variable] = secrets.token_hex(32)  # text that no command line takes for an option
             folder = data_dir / name
             folder.mkdir(parents=True, exist_ok=True)
             log = folder / "endpoint.log"

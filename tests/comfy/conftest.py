@@ -28,7 +28,16 @@ _FEEDBACK = ROOT / "tests" / "samples" / "feedback_pack.py"
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    found = find_installation()
+    other = [
+        item
+        for item in items
+        if found is not None and any(not (found.folder / mark.args[0]).exists() for mark in item.iter_markers("comfy_file"))
+    ]
+    if other:
+        config.hook.pytest_deselected(items=other)
+        items[:] = [item for item in items if item not in set(other)]
     for item in items:
         if "installation" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.comfy)

@@ -11,19 +11,10 @@ import pytest
 from samples.comfy_graphs import Caller, Prompt, node
 from samples.page_view import Shown, on_endpoints, show
 
-pytestmark = pytest.mark.filterwarnings("ignore:BuildMismatch")
+pytestmark = [pytest.mark.filterwarnings("ignore:BuildMismatch"), pytest.mark.comfy_file("comfy_extras/nodes_loop.py")]
 
 _SALTS = itertools.count()
 _REASON = "it begins or ends a loop whose nodes do not all run in one call"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def start_loop(pair: tuple[Caller, Caller]) -> None:
-    """Skip with a message if the servers have no loops."""
-    if "StartLoop" not in pair[0].server.get("/object_info/StartLoop"):
-        pytest.skip(
-            "THIS COMFYUI HAS NO 'StartLoop', SO PLACED LOOPS ARE NOT TESTED: set COMFYUI_PATH and COMFYUI_PYTHON to a newer ComfyUI"
-        )
 
 
 def start(count: int = 3, **inputs: Any) -> dict[str, Any]:
