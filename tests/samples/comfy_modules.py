@@ -130,7 +130,10 @@ class FakeServer:
         return user
 
     def send_sync(self, event: Any, data: Any, sid: str | None = None) -> None:
-        self.sent.append((event, data, sid))
+        # ComfyUI encodes the pictures of these events itself, from an image and its metadata
+        if event in (2, 4):
+            raise TypeError(f"a picture of event {event} is encoded twice")
+        self.sent.append((int(event) if isinstance(event, int) else event, data, sid))
 
     async def send_bytes(self, event: Any, data: Any, sid: str | None = None) -> None:
         self.sent.append((event, data, sid))

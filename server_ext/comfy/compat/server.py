@@ -12,7 +12,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from yggdrasill.errors import InvalidArgument
-from yggdrasill.server_ext.comfy.compat.guard import shielded
 
 __all__ = [
     "add_on_prompt_handler",
@@ -155,10 +154,26 @@ def wrap_send(wrap: Callable[[Callable[..., None]], Callable[..., None]]) -> Non
         server.send_sync = wrap(server.send_sync)
 
 
+class _EncodedEvent(int):
+    """The number of a binary message whose bytes are complete.
+
+    ComfyUI encodes the pictures of some events itself. Only an event that is equal to none of them is sent as it is.
+    """
+
+    __hash__ = int.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
+
 def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> None:
     """Send an encoded picture (JPEG or PNG) for the node in ``metadata`` to the browser ``sid``.
 
-    As ComfyUI's own preview, it has the workflow's metadata too. A browser that does not support metadata receives the picture alone.
+    As ComfyUI's own preview, it has the workflow's metadata too, and arrives before the messages that are sent after it. A browser that does
+    not support metadata receives the picture alone.
 
     Raises:
         InvalidArgument: metadata that is not JSON, or a picture that is not bytes.
@@ -169,11 +184,11 @@ def send_preview(metadata: Mapping[str, Any], image: bytes, sid: str | None) -> 
     facts = {**_workflow_metadata(server, metadata), **metadata}
     text = json.dumps(json_copy(facts, "a preview's metadata")).encode("utf-8")
     if sid is None or _knows_metadata(server, sid):
-        event, payload = _PREVIEW_WITH_METADATA, len(text).to_bytes(4, "big") + text + bytes(image)
+        event, payload = _EncodedEvent(_PREVIEW_WITH_METADATA), len(text).to_bytes(4, "big") + text + bytes(image)
     else:
         kind = _PNG if "png" in str(metadata.get("image_type")).lower() else _JPEG
-        event, payload = _PREVIEW, kind.to_bytes(4, "big") + bytes(image)
-    asyncio.run_coroutine_threadsafe(_quietly(server, event, payload, sid), server.loop)
+        event, payload = _EncodedEvent(_PREVIEW), kind.to_bytes(4, "big") + bytes(image)
+    server.send_sync(event, payload, sid)
 
 
 def _workflow_metadata(server: Any, metadata: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -190,11 +205,6 @@ def _knows_metadata(server: Any, sid: str) -> bool:
 def send_text(text: str, node_id: str, sid: str | None) -> None:
     """Show a line of text, at most 500 characters, on a node while it runs."""
     prompt_server().send_progress_text(text[:_MAX_LINE], node_id, sid)
-
-
-async def _quietly(server: Any, event: int, payload: bytes, sid: str | None) -> None:
-    with shielded("a preview could not be sent"):
-        await server.send_bytes(event, payload, sid)
 
 
 def open_socket(sid: str, socket: Any) -> None:

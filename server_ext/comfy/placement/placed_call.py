@@ -237,7 +237,8 @@ class PlacedCall(NodeCall):
         nodes = {} if partitioned is None else {partitioned.prompt[node]["inputs"].get("plan"): node for node in partitioned.calls}
         node_id = nodes.get(producer.plan.text, producer.node_id)
         again = PlacedCall(ports=producer.ports, node_id=node_id, seed=self.seed, token=self.token, plan=producer.plan)
-        again._preview_method, again._outer_run, again._reentrant_slot = self._preview_method, self._outer_run, self._reentrant_slot
+        again._prompt_id, again._preview_method = self._prompt_id, self._preview_method
+        again._outer_run, again._reentrant_slot = self._outer_run, self._reentrant_slot
         again._messages = again._make_messages(self._prompt_id, self._outer_run)
         path = (*self._context.path[:-1], node_id) if self._context.path else ()
         again._context = RunContext(self.seed, path, token=self.token, progress=again._messages.progress)

@@ -97,6 +97,14 @@ async def test_a_page_that_does_not_know_metadata_receives_the_picture_alone(ser
     assert server.sent == [(1, number.to_bytes(4, "big") + b"picture", "page")]
 
 
+def test_a_preview_keeps_its_place_among_the_messages(server: FakeServer) -> None:
+    server.sockets_metadata["page"] = {"feature_flags": {"supports_preview_metadata": True}}
+    compat.send_json("progress", {"node": "5"}, "page")
+    compat.send_preview({"node_id": "5", "prompt_id": "p"}, b"picture", "page")
+    compat.send_json("executing", {"node": None}, "page")
+    assert [event for event, *_ in server.sent] == ["progress", 4, "executing"]
+
+
 async def test_a_preview_has_the_facts_of_the_workflow(server: FakeServer) -> None:
     server.loop = asyncio.get_running_loop()
     server.sockets_metadata["page"] = {"feature_flags": {"supports_preview_metadata": True}}
