@@ -86,14 +86,16 @@ def handed_over(radius: int) -> dict[str, Any]:
 def test_a_cached_value_whose_endpoint_lost_it_is_produced_again_in_the_same_prompt(
     a: Caller, b: Caller, mortal: Caller, servers: Servers
 ) -> None:
-    placed = {"yggdrasill": {"graphs": {"make": {"nodes": ["2"], "endpoint": "c"}, "blur": {"nodes": ["3"], "endpoint": "b"}}}}
-    assert show(a.server, handed_over(1), placed).entry["status"]["status_str"] == "success"
+    def placed(blur: str) -> dict[str, Any]:
+        return {"yggdrasill": {"graphs": {"make": {"nodes": ["2"], "endpoint": "c"}, "blur": {"nodes": ["3"], "endpoint": blur}}}}
+
+    # b does not see the value before it is lost, so that only its producer has it
+    assert show(a.server, handed_over(1), placed("c")).entry["status"]["status_str"] == "success"
     made = len(mortal.jobs(graph_id="make"))
     mortal.server.kill()
     shutil.rmtree(data_folder(mortal.server) / "artifacts")
-    shutil.rmtree(data_folder(b.server) / "artifacts", ignore_errors=True)
     servers.start_again(mortal.server, "--cache-lru", "30")
-    again = show(a.server, handed_over(2), placed)
+    again = show(a.server, handed_over(2), placed("b"))
     assert again.entry["status"]["status_str"] == "success", again.entry["status"]["messages"]
     assert "2" in again.cached, "the value was cached, so its node did not run before the value was missed"
     assert again.outputs["4"] == show(a.server, handed_over(2)).outputs["4"]
