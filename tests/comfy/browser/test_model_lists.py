@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,7 @@ def test_a_new_page_reports_no_file_of_the_endpoint_as_missing(browser: Any, edi
         other.load(workflow)
         assert other.choices(loader, KEY) == ["tiny.ckpt"]
         assert missing(other) == []
-        workflow["groups"][0]["title"] = "Elsewhere"
+        workflow["id"] = str(uuid.uuid4())  # another workflow, in which nothing is placed
         other.load(workflow)
         assert other.choices(loader, KEY) != ["tiny.ckpt"]
         assert missing(other) != []
