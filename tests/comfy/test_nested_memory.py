@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import sys
 import threading
 import weakref
@@ -17,11 +18,13 @@ import torch
 from samples.comfy_modules import install_comfy
 from yggdrasill.errors import Cancelled
 from yggdrasill.executor.context import CancelToken
-from yggdrasill.foundation import AbstractBaseBlock, Graph, Node, Port, PortDirection
+from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Graph, Node, Port, PortDirection
 from yggdrasill.server_ext.comfy import compat, nested_run
 from yggdrasill.server_ext.comfy.compat.memory import CacheSettings
-from yggdrasill.server_ext.comfy.levels import built
-from yggdrasill.server_ext.comfy.levels.built import MAX_BUILT, BuiltRunnables, current_prompt, referenced_bytes
+from yggdrasill.server_ext.comfy.levels import building, built, graph_composing
+from yggdrasill.server_ext.comfy.levels.built import MAX_BUILT, BuiltRunnables, current_prompt, referenced_files, size_of
+from yggdrasill.server_ext.comfy.levels.config_sources import from_text
+from yggdrasill.server_ext.comfy.levels.graph_composing import add_block, connect
 from yggdrasill.server_ext.comfy.levels.node_work import ExecutorTurn
 from yggdrasill.server_ext.comfy.nested_run import NestedExecutors
 
@@ -36,6 +39,9 @@ class Weights(AbstractBaseBlock):
 
     def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
         return {"y": inputs["x"]}
+
+    def load_reference(self, reference: str) -> None:
+        """Load nothing: the files of these tests have a size only."""
 
 
 @pytest.fixture
@@ -157,6 +163,81 @@ def test_built_graphs_are_kept_for_the_next_prompt_and_no_longer(comfy: Any) -> 
     assert [weak() is not None for weak in weights] == [False, True, True]
 
 
+def test_graphs_that_comfyuis_own_thread_builds_belong_to_the_executing_prompt(comfy: Any) -> None:
+    comfy.args.cache_classic = True
+    current_prompt.set("")
+    executing: Any = sys.modules["comfy_execution.utils"].context
+    weights = []
+    for prompt_id in ("one", "two", "three"):
+        token = executing.set(SimpleNamespace(prompt_id=prompt_id, node_id="1"))
+        made, weak = graph(prompt_id)
+        comfy.runnables.keep(prompt_id, made)
+        executing.reset(token)
+        weights.append(weak)
+        del made
+    assert [weak() is not None for weak in weights] == [False, True, True]
+
+
+def test_a_graph_that_is_kept_under_another_config_moves_to_it(comfy: Any) -> None:
+    made, weak = graph("one")
+    comfy.runnables.keep("as posted", made, [Path("/models/one")])
+    comfy.runnables.keep("as written", made, [Path("/models/two")])
+    assert ["as posted" in comfy.runnables, "as written" in comfy.runnables] == [False, True]
+    assert comfy.runnables.files() == {Path("/models/two")}
+    del made
+    comfy.runnables.keep("as written", graph("one")[0])
+    gc.collect()
+    assert weak() is None
+
+
+WEIGHTS = "tests/weights"
+
+
+@pytest.fixture
+def weights_type(comfy: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The type of `Weights`, and an extension that builds graphs."""
+    monkeypatch.setitem(BlockRegistry.global_registry()._factories, WEIGHTS, Weights)
+    monkeypatch.setattr(building, "built_runnables", comfy.runnables)
+    monkeypatch.setattr(building, "check", dict)
+    return WEIGHTS
+
+
+def test_a_loaded_graph_and_the_one_that_runs_are_not_kept_side_by_side(comfy: Any, weights_type: str) -> None:
+    config = from_text(
+        "graph", json.dumps({"graph_id": "g", "nodes": [{"node_id": "n", "block_type": weights_type, "config": {}}], "edges": []})
+    )
+    building.build(config)
+    assert len(comfy.runnables) == 1
+
+
+def test_memory_is_requested_for_the_checkpoints_that_no_kept_graph_has_loaded(
+    comfy: Any, weights_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    requested: list[int] = []
+    monkeypatch.setattr(compat, "make_room", requested.append)
+
+    def config(*names: str) -> dict[str, Any]:
+        nodes = [{"node_id": name, "block_type": weights_type, "config": {"checkpoint_ref": str(tmp_path / name)}} for name in names]
+        return {"graph_id": "g", "nodes": nodes, "edges": []}
+
+    (tmp_path / "one").write_bytes(b"x" * 10)
+    (tmp_path / "two").write_bytes(b"x" * 5)
+    building.build(config("one"))
+    building.build(config("one", "two"))
+    building.build(config("two"))
+    assert requested == [10, 5]
+
+
+def test_the_steps_of_composing_a_graph_are_not_kept_side_by_side(comfy: Any, weights_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_composing, "check", dict)
+    config, _ = add_block(None, "g", "a", weights_type, {})
+    config, _ = add_block(config, "g", "b", weights_type, {})
+    config = connect(config, "a.y -> b.x", open_rest=True)
+    assert len(comfy.runnables) == 1
+    building.build(config)
+    assert len(comfy.runnables) == 1
+
+
 @pytest.mark.parametrize("flags, kept", [({"cache_none": True}, 0), ({"cache_lru": 3}, 3), ({"cache_lru": 99}, MAX_BUILT), ({}, MAX_BUILT)])
 def test_the_cache_type_limits_the_number_of_built_graphs(comfy: Any, flags: dict[str, Any], kept: int) -> None:
     vars(comfy.args).update(flags)
@@ -209,7 +290,7 @@ def test_the_bytes_of_a_config_are_those_of_its_checkpoints_each_once(tmp_path: 
     (tmp_path / "folder" / "deep" / "two.bin").write_bytes(b"x" * 5)
     one = {"config": {"checkpoint_ref": str(tmp_path / "one.bin")}}
     config = {"nodes": [one, one, {"config": {"checkpoint_path": str(tmp_path / "folder")}}, {"config": {"checkpoint_ref": "org/model"}}]}
-    assert referenced_bytes(config) == 15
+    assert size_of(referenced_files(config)) == 15
 
 
 # -- the turn of a node that computes ------------------------------------------------------------------------------

@@ -15,10 +15,10 @@ from yggdrasill.remote.placement import ProjectPart, match_keys, name_of
 from yggdrasill.remote.placing import RegistryProject, make_proxy
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.extension_context import extension_context
-from yggdrasill.server_ext.comfy.levels.built import built_runnables, referenced_bytes
+from yggdrasill.server_ext.comfy.levels.built import built_runnables, referenced_files, size_of
 from yggdrasill.server_ext.comfy.levels.host_paths import check
 
-__all__ = ["build", "build_placed", "checked_level", "config_key"]
+__all__ = ["build", "build_placed", "checked_level", "config_key", "retain"]
 
 
 def config_key(config: Mapping[str, Any]) -> str:
@@ -52,7 +52,7 @@ def build(config: Mapping[str, Any]) -> Any:
     checked = check(config)
     _make_room(config)
     built = build_project(checked, BuildOptions(allow_ref=False))
-    return _retain(config, built) if isinstance(built, Container) else built
+    return retain(config, built)
 
 
 def build_placed(config: Mapping[str, Any]) -> Any:
@@ -73,7 +73,7 @@ def build_placed(config: Mapping[str, Any]) -> Any:
         return registry.place(build(config))
     resolver, checked = RegistryProject(registry, name_of(config)), check(config)
     _make_room(config)
-    return _retain(config, build_project(checked, BuildOptions(endpoints=resolver, allow_ref=False)))
+    return retain(config, build_project(checked, BuildOptions(endpoints=resolver, allow_ref=False)))
 
 
 def _whole(config: Mapping[str, Any], kind: Kind, registry: EndpointRegistry) -> tuple[Any, bool]:
@@ -89,15 +89,20 @@ def _whole(config: Mapping[str, Any], kind: Kind, registry: EndpointRegistry) ->
     return whole, any(registry.placements[other] != whole for other in keys.values())
 
 
-def _retain(config: Mapping[str, Any], built: Any) -> Any:
-    """Keep a runnable for the next node, because the reuse pool shares a model only while a runnable uses it."""
-    built_runnables.keep(config_key(config), built)
+def retain(config: Mapping[str, Any], built: Any) -> Any:
+    """Keep a runnable for the next node, because the reuse pool shares a model only while a runnable uses it. Return it.
+
+    A node that changes what it built, or returns its config in another form, retains it under the config that it returns: the next node
+    builds from that one, and the two do not stay loaded side by side.
+    """
+    if isinstance(built, Container):
+        built_runnables.keep(config_key(config), built, referenced_files(config))
     return built
 
 
 def _make_room(config: Mapping[str, Any]) -> None:
     """Let ComfyUI unload models of its own if the models of ``config``, which is about to be built, need their memory."""
-    nbytes = 0 if config_key(config) in built_runnables else referenced_bytes(config)
+    nbytes = size_of(referenced_files(config) - built_runnables.files())
     if nbytes:
         with compat.shielded("ComfyUI could not be asked for memory"):
             compat.make_room(nbytes)

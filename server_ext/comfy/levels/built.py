@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from yggdrasill.foundation.container import Container
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.compat.memory import LRU, NONE
 
-__all__ = ["MAX_BUILT", "BuiltRunnables", "built_runnables", "current_prompt", "referenced_bytes"]
+__all__ = ["MAX_BUILT", "BuiltRunnables", "built_runnables", "current_prompt", "referenced_files", "size_of"]
 
 MAX_BUILT = 8
 _PROMPTS = 2
@@ -27,13 +27,14 @@ _PROMPTS = 2
 prompt while the next one runs."""
 
 current_prompt: ContextVar[str] = ContextVar("yggdrasill_built_for_prompt", default="")
-"""The prompt whose node this thread works for."""
+"""The prompt whose node this thread works for; blank in ComfyUI's own threads, which know it."""
 
 
 @dataclass
 class _Entry:
     runnable: Container
     prompt_id: str
+    files: frozenset[Path]
 
 
 class BuiltRunnables:
@@ -50,9 +51,12 @@ class BuiltRunnables:
     def __contains__(self, key: str) -> bool:
         return key in self._entries
 
-    def keep(self, key: str, runnable: Container) -> None:
-        """Keep a runnable that is used now, and release those that ComfyUI's cache type does not keep."""
-        settings, prompt_id = compat.cache_settings(), current_prompt.get()
+    def keep(self, key: str, runnable: Container, files: Collection[Path] = ()) -> None:
+        """Keep a runnable that is used now, and release those that ComfyUI's cache type does not keep.
+
+        ``files`` are its checkpoints. A runnable that is kept under another key moves to this one.
+        """
+        settings, prompt_id = compat.cache_settings(), _executing_prompt()
         compat.on_memory_request(_release)
         short = compat.ram_shortfall(settings) > 0
         with self._lock:
@@ -60,15 +64,22 @@ class BuiltRunnables:
             self._prompts.move_to_end(prompt_id)
             while len(self._prompts) > _PROMPTS:
                 self._prompts.popitem(last=False)
-            self._entries.pop(key, None)
+            for other, entry in list(self._entries.items()):
+                if other == key or entry.runnable is runnable:
+                    del self._entries[other]
             if settings.kind == NONE:
                 return
-            self._entries[key] = _Entry(runnable, prompt_id)
+            self._entries[key] = _Entry(runnable, prompt_id, frozenset(files))
             most = min(MAX_BUILT, settings.entries) if settings.kind == LRU else MAX_BUILT
             for other, entry in list(self._entries.items()):
                 unused = settings.kind != LRU and entry.prompt_id not in self._prompts
                 if other != key and (short or unused or len(self._entries) > most):
                     del self._entries[other]
+
+    def files(self) -> set[Path]:
+        """Return the checkpoints of all runnables."""
+        with self._lock:
+            return {file for entry in self._entries.values() for file in entry.files}
 
     def release(self, device: Any = None, required: float | None = None) -> None:
         """Release runnables: all of them, or those with weights on ``device``, least recently used first, until ``required`` bytes are free."""
@@ -92,9 +103,20 @@ def _release(required: float | None, device: Any) -> None:
     built_runnables.release(device, required)
 
 
-def referenced_bytes(config: Any) -> int:
-    """Return the bytes of the checkpoints on this machine that a config names, each once."""
-    files = {Path(reference) for reference in _references(config)}
+def _executing_prompt() -> str:
+    if found := current_prompt.get():
+        return found
+    node = compat.executing_node()
+    return node.prompt_id if node is not None else ""
+
+
+def referenced_files(config: Any) -> frozenset[Path]:
+    """Return the paths of the checkpoints that a config names."""
+    return frozenset(Path(reference) for reference in _references(config))
+
+
+def size_of(files: Iterable[Path]) -> int:
+    """Return the bytes of files and folders on this machine."""
     return sum(_size(path) for path in files)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.foundation import ConfigField, template_names
 from yggdrasill.foundation.templates import TEMPLATE_FOLDER, FileTemplate, render_template
-from yggdrasill.server_ext.comfy.levels.building import build, checked_level, config_key
+from yggdrasill.server_ext.comfy.levels.building import build, checked_level, config_key, retain
 from yggdrasill.server_ext.comfy.levels.host_paths import open_file, read_text
 from yggdrasill.server_ext.comfy.levels.widget_values import config_from_widgets
 
@@ -43,9 +43,13 @@ def from_text(level: str, text: str) -> dict[str, Any]:
 def _whole(level: str, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the config as the level itself writes it, so that equal configs are equal regardless of how they were written."""
     checked_level(config, level)
-    whole = dict(build(config).to_config())
+    built = build(config)
+    whole = dict(built.to_config())
     storage = config.get("storage") if level == "world" else None
-    return whole if storage is None else {**whole, "storage": dict(storage)}
+    if storage is not None:
+        whole["storage"] = dict(storage)
+    retain(whole, built)
+    return whole
 
 
 def _settings_of(level: str, name: str) -> tuple[ConfigField, ...] | None:

@@ -9,7 +9,7 @@ from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.foundation import Edge, Graph, Port
 from yggdrasill.foundation.container import ConnectedContainer
 from yggdrasill.pipeline import Pipeline
-from yggdrasill.server_ext.comfy.levels.building import build, checked_level
+from yggdrasill.server_ext.comfy.levels.building import build, checked_level, retain
 from yggdrasill.server_ext.comfy.levels.host_paths import check
 from yggdrasill.server_ext.comfy.levels.wires import read_wires
 
@@ -41,7 +41,7 @@ def add_block(
     name = node_id.strip()
     named = (name, block_type) if name else (block_type,)
     new_id = graph.add_node(*named, config=node["config"], auto_connect=auto_connect, trainable=trainable)
-    return graph.to_config(), new_id
+    return _retained(graph), new_id
 
 
 def connect(config: Mapping[str, Any], lines: str, *, open_rest: bool) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def connect(config: Mapping[str, Any], lines: str, *, open_rest: bool) -> dict[s
     _apply(whole, lines)
     if open_rest:
         expose_rest(whole)
-    return dict(whole.to_config())
+    return _retained(whole)
 
 
 def make_pipeline(
@@ -112,6 +112,12 @@ def child_ids(children: Sequence[Mapping[str, Any]], names: str, id_fields: Sequ
         taken.add(name)
         ids.append(name)
     return ids
+
+
+def _retained(whole: Any) -> dict[str, Any]:
+    config = dict(whole.to_config())
+    retain(config, whole)
+    return config
 
 
 def _apply(whole: Graph | Pipeline, lines: str) -> None:
