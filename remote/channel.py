@@ -227,10 +227,16 @@ class Response:
         Raises:
             EndpointUnreachable: the connection broke.
         """
+        loop, content = asyncio.get_running_loop(), self._response.content
         while True:
-            with translated(self._url):
-                reading = read_chunk(self._response.content)
-                chunk = await (reading if silence is None else asyncio.wait_for(reading, silence))
+            # A timer that fails the stream, because before Python 3.12 `asyncio.wait_for` loses a cancellation that meets an arriving chunk.
+            timer = None if silence is None else loop.call_later(silence, content.set_exception, asyncio.TimeoutError())
+            try:
+                with translated(self._url):
+                    chunk = await read_chunk(content)
+            finally:
+                if timer is not None:
+                    timer.cancel()
             if not chunk:
                 return
             yield chunk

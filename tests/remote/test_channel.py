@@ -6,16 +6,20 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import aiohttp
 import pytest
 from aiohttp import client_exceptions
+from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_reqrep import ConnectionKey
+from aiohttp.streams import StreamReader
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, ProtocolMismatch, UnknownGraph, YggdrasillError
-from yggdrasill.remote.channel import FOREIGN, translate, translated
+from yggdrasill.remote.channel import FOREIGN, Response, translate, translated
 
 KEY = ConnectionKey("h", 1, True, True, None, None, None)
 REQUEST = aiohttp.RequestInfo(URL("http://h"), "GET", CIMultiDictProxy(CIMultiDict()), URL("http://h"))
@@ -89,3 +93,39 @@ def test_our_own_errors_and_those_of_programs_pass_unchanged() -> None:
         with pytest.raises(type(error)) as caught, translated("http://h:1"):
             raise error
         assert caught.value is error
+
+
+def response_of() -> tuple[Response, StreamReader]:
+    """Return a response whose body is fed by the test."""
+    protocol = BaseProtocol(asyncio.get_running_loop())
+    protocol.connection_made(asyncio.Transport())
+    stream = StreamReader(protocol, 2**16)
+    response: Any = SimpleNamespace(content=stream)
+    return Response(response, "http://h"), stream
+
+
+@pytest.mark.parametrize("silence", [None, 5.0])
+async def test_a_cancellation_that_meets_an_arriving_chunk_is_not_lost(silence: float | None) -> None:
+    response, stream = response_of()
+    seen = []
+
+    async def read() -> None:
+        async for chunk in response.chunks(silence):
+            seen.append(chunk)
+
+    reading = asyncio.ensure_future(read())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0.01)
+    stream.feed_data(b"event")
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.wait_for(reading, 2)
+
+
+async def test_a_silent_body_is_a_broken_connection() -> None:
+    response, stream = response_of()
+    chunks = response.chunks(0.05)
+    stream.feed_data(b"event")
+    assert await chunks.__anext__() == b"event"
+    with pytest.raises(EndpointUnreachable):
+        await asyncio.wait_for(chunks.__anext__(), 5)
