@@ -65,9 +65,9 @@ class Channel:
         self.protocol = PROTOCOL
         #: Calls that this process is executing at the endpoint.
         self.calls = 0
-        #: The last health response by token, with the time and the number of calls at that time.
-        self.health: dict[str | None, tuple[float, int, dict[str, Any]]] = {}
-        self.health_requests: dict[str | None, asyncio.Task[dict[str, Any]]] = {}
+        #: The health response to the last request for the load by token, with its time and the number of calls when it was requested.
+        self.loads: dict[str | None, tuple[float, int, dict[str, Any]]] = {}
+        self.load_requests: dict[str | None, asyncio.Task[None]] = {}
         self._ca = ca
         self._session: aiohttp.ClientSession | None = None
         self._background: set[asyncio.Task[None]] = set()

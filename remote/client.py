@@ -106,35 +106,33 @@ class EndpointClient:
 
     async def health(self) -> dict[str, Any]:
         """Return status, versions and queue depth. Sent also to an endpoint that counts as down."""
-        channel, token, calls = self.channel, self.token, self.channel.calls
         answer = (await self.call("GET", "/health", timeout=5.0, probe=True))[1]
-        channel.health[token] = time.monotonic(), calls, answer
         spoken = answer.get("protocol")
         if isinstance(spoken, int) and spoken >= OLDEST_PROTOCOL:
-            channel.protocol = min(spoken, PROTOCOL)
+            self.channel.protocol = min(spoken, PROTOCOL)
         return answer
 
     async def load(self) -> tuple[float, float, float]:
         """Return queued jobs, running jobs and slots, at most 50 ms old; calls begun since then count as running.
 
-        Concurrent callers share one request.
+        Concurrent callers share one request. Other requests for the health do not count: they may precede the work that this call is part of.
 
         Raises:
             EndpointUnreachable, AccessDenied, ProtocolMismatch
         """
         channel, token = self.channel, self.token
-        known = channel.health.get(token)
+        known = channel.loads.get(token)
         if known is None or time.monotonic() - known[0] > LOAD_SECONDS:
-            request = channel.health_requests.get(token)
+            request = channel.load_requests.get(token)
             if request is None or request.done():
-                request = channel.health_requests[token] = asyncio.get_running_loop().create_task(self.health())
+                request = channel.load_requests[token] = asyncio.get_running_loop().create_task(self._request_load(token))
                 request.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
             await asyncio.shield(request)
         return self.known_load()
 
     def known_load(self) -> tuple[float, float, float]:
-        """Return the load from the last health response; raise as `load` if it reports none."""
-        _, calls, answer = self.channel.health.get(self.token, (0.0, 0, {}))
+        """Return the load that was requested last; raise as `load` if the response reports none."""
+        _, calls, answer = self.channel.loads.get(self.token, (0.0, 0, {}))
         queue: Any = answer.get("queue")
         try:
             queued, running, slots = (float(queue[name]) for name in ("queued", "running", "slots"))
@@ -143,6 +141,11 @@ class EndpointClient:
                 f"endpoint {self.name!r} reports no load; update yggdrasill at the endpoint", endpoint=self.name
             ) from None
         return queued, running + max(0, self.channel.calls - calls), slots
+
+    async def _request_load(self, token: str | None) -> None:
+        calls = self.channel.calls
+        answer = await self.health()
+        self.channel.loads[token] = time.monotonic(), calls, answer
 
     async def capabilities(self) -> dict[str, Any]:
         """Return versions, torch build, devices, block types, limits and store id."""

@@ -134,6 +134,24 @@ def test_calls_begun_since_the_load_was_requested_count_as_running(start: Start)
     assert min(counts) >= 3
 
 
+def test_a_health_request_before_the_call_is_not_its_load(start: Start) -> None:
+    running = 0
+
+    async def handler(received: Received) -> Answer:
+        if received.path.endswith("/health"):
+            return answer({"status": "ok", "protocol": 2, "queue": {"queued": 0, "running": running, "slots": 1}})
+        return await serve(received)
+
+    one, two = start(handler), start(serve)
+    first = one.client("one")
+    graph = RemoteGraph(route=Route([first, two.client("two")], "g", policy="least_busy"))
+    _ = graph.contract
+    health_of(first)
+    running = 1
+    graph.run({"x": 1})
+    assert two.routes.count("POST /graphs/g/jobs") == 1
+
+
 def test_requests_in_flight_are_bounded_and_event_streams_do_not_count(start: Start) -> None:
     running = most = 0
 

@@ -154,19 +154,27 @@ class EndpointMonitor:
         self._wake.set()
 
     async def refresh(
-        self, names: Collection[str], *, max_age: float, timeout: float, facts_timeout: float = 0.0
+        self, names: Collection[str], *, max_age: float, timeout: float, facts_timeout: float = 0.0, new_facts: bool = False
     ) -> dict[str, EndpointState]:
         """Return the states of ``names``. States older than ``max_age`` seconds are queried again, waiting at most ``timeout`` seconds.
 
         For the capabilities of endpoints that have reported their health, wait ``facts_timeout`` seconds more: the first ones read every node
-        class and model folder.
+        class and model folder. With ``new_facts``, the capabilities of endpoints that are up are queried again at any age.
         """
         registry = self._read_registry()
         self.watch(names)
-        old = [name for name in names if name in registry.endpoints and time.time() - self._current(registry, name).state.checked > max_age]
+        watched = {name: self._current(registry, name) for name in names if name in registry.endpoints}
+        renewed = [name for name in watched if new_facts and watched[name].state.up]
+        for name in renewed:
+            watched[name].facts_at = float("-inf")
+        old = [name for name in watched if name in renewed or time.time() - watched[name].state.checked > max_age]
         if old:
             await asyncio.wait([self._query(registry, name) for name in old], timeout=timeout)
-        starting = [self._query(registry, name) for name in old if not self.state(name).up and self.is_answering(name)]
+        # a query that was running before may have read the health only
+        again = [self._query(registry, name) for name in renewed if watched[name].state.up and watched[name].facts_at == float("-inf")]
+        if again:
+            await asyncio.wait(again, timeout=timeout)
+        starting = [self._query(registry, name) for name in old if (new_facts or not self.state(name).up) and self.is_answering(name)]
         if starting and facts_timeout:
             await asyncio.wait(starting, timeout=facts_timeout)
         return {name: self.state(name) for name in names}

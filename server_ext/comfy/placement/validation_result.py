@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from yggdrasill.errors import MissingFile, UnknownBlockType, YggdrasillError, format_options
+from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.model_names import ModelFolders, has_model
 from yggdrasill.remote.preflight import MissingItem, models_of
 
@@ -21,6 +22,7 @@ __all__ = [
     "explains_errors",
     "held_lines",
     "lacking_error",
+    "needed_nodes",
 ]
 
 ValidationResult = tuple[bool, "dict[str, Any] | None", list[str], dict[str, Any]]
@@ -100,18 +102,34 @@ def error_result(error: YggdrasillError, prompt: Mapping[str, Any], nodes: Itera
     return False, whole, [], by_node
 
 
-def drop_file_errors(result: ValidationResult, inside: frozenset[str]) -> tuple[ValidationResult, list[str]]:
+def needed_nodes(prompt: Mapping[str, Any], wanted: Collection[str]) -> set[str]:
+    """Return ``wanted`` and all nodes that they depend on."""
+    found: set[str] = set()
+    waiting = [node for node in wanted if node in prompt]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            waiting += [value[0] for value in prompt[node].get("inputs", {}).values() if is_link(value) and value[0] in prompt]
+    return found
+
+
+def drop_file_errors(result: ValidationResult, inside: frozenset[str], prompt: Mapping[str, Any]) -> tuple[ValidationResult, list[str]]:
     """Drop 'file not found' errors of nodes that run at an endpoint, which validates them itself.
 
-    Return the new result and the output nodes that can still run.
+    Return the new result and the output nodes that can still run. The dependent outputs of a node in ComfyUI's result also include all
+    invalid outputs that ComfyUI validated after one that depends on it, in an order that varies, so the links of ``prompt`` decide.
     """
     _, _, good, by_node = result
     runnable, failed, remaining = set(good), set[str](), dict[str, Any]()
+    needed = {
+        output: needed_nodes(prompt, [output]) for output in {name for facts in by_node.values() for name in facts["dependent_outputs"]}
+    }
     for node, facts in by_node.items():
         outputs = set(facts["dependent_outputs"])
         runnable |= outputs
         if not (node in inside and all(error["type"] in _ABOUT_FILES for error in facts["errors"])):
-            failed |= outputs
+            failed |= {output for output in outputs if node in needed[output]}
             remaining[node] = facts
     runnable -= failed
     return (bool(runnable), None if runnable else result[1], sorted(runnable), remaining), sorted(runnable)

@@ -10,7 +10,6 @@ from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, PartitionError, YggdrasillError
 from yggdrasill.remote.call_splitting import can_be_split
-from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.partition.partitioning import partition_prompt
 from yggdrasill.remote.partition.parts import PartCall, Partition
 from yggdrasill.remote.partition.placement_keys import PlacedPart
@@ -34,6 +33,7 @@ from yggdrasill.server_ext.comfy.placement.validation_result import (
     explains_errors,
     held_lines,
     lacking_error,
+    needed_nodes,
 )
 
 __all__ = ["PromptValidator", "partition_leniently"]
@@ -82,7 +82,7 @@ class PromptValidator:
             original: ValidationResult = (True, None, [], {}) if lacking else await validate(checked)
         refused = frozenset[str]()
         while True:
-            local, wanted = (original, list(posted)) if lacking else drop_file_errors(original, inside - refused)
+            local, wanted = (original, list(posted)) if lacking else drop_file_errors(original, inside - refused, posted)
             if not wanted:
                 lines.log()
                 return local
@@ -140,7 +140,7 @@ class PromptValidator:
         self, posted: PostedPrompt, wanted: Collection[str], known: Mapping[str, EndpointState], lacking: set[str]
     ) -> list[PlacedPart]:
         """Return the parts that run at an endpoint: those with nodes to execute and an endpoint that is up."""
-        needed = _needed(posted, wanted)
+        needed = needed_nodes(posted, wanted)
         found = []
         for placed in posted.parts:
             nodes = placed.part.nodes & needed
@@ -165,9 +165,13 @@ class PromptValidator:
         missing = {name: await self._monitor.missing(name, call.prompt, timeout=_TIMEOUT) for name in placement.endpoints}
         fit = tuple(name for name, items in missing.items() if items == [])
         if not fit:
-            # the others too, because one of them may have the file
-            states = await self._monitor.refresh(list(self._monitor.states()), max_age=_MAX_AGE, timeout=_TIMEOUT)
-            raise lacking_error(call.part, missing, await asyncio.to_thread(model_files), {name: states[name].facts for name in states})
+            # the others too, because one of them may have the file, perhaps since a moment ago
+            others = [name for name in self._monitor.states() if name not in missing]
+            refreshed = await self._monitor.refresh(
+                others, max_age=_MAX_AGE, timeout=_TIMEOUT, facts_timeout=_FACTS_TIMEOUT, new_facts=True
+            )
+            facts = {name: state.facts for name, state in {**self._monitor.states(), **refreshed}.items()}
+            raise lacking_error(call.part, missing, await asyncio.to_thread(model_files), facts)
         same_models = placement.models == "same"
         differences = {
             name: await self._monitor.difference(name, call.prompt, timeout=_TIMEOUT, compare_models=same_models) for name in fit
@@ -245,18 +249,6 @@ def _spelled_here(prompt: Mapping[str, Any], inside: frozenset[str]) -> dict[str
 
 def _classes(prompt: Mapping[str, Any]) -> list[str]:
     return [str(node["class_type"]) for node in prompt.values() if isinstance(node, Mapping) and "class_type" in node]
-
-
-def _needed(prompt: Mapping[str, Any], wanted: Collection[str]) -> set[str]:
-    """Return ``wanted`` and all nodes that they depend on."""
-    found: set[str] = set()
-    waiting = [node for node in wanted if node in prompt]
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            waiting += [value[0] for value in prompt[node].get("inputs", {}).values() if is_link(value) and value[0] in prompt]
-    return found
 
 
 def _placed_as(call: PartCall, parts: Iterable[PlacedPart]) -> PlacedPart:

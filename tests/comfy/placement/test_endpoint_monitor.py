@@ -110,6 +110,36 @@ async def test_an_endpoint_whose_capabilities_are_pending_counts_as_starting(mon
     await monitor.stop()
 
 
+async def test_new_capabilities_are_read_at_any_age_and_after_a_query_that_is_running(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = ["old.safetensors"]
+    slow = False
+
+    async def health(client: EndpointClient) -> dict[str, Any]:
+        if slow:
+            await asyncio.sleep(0.3)
+        return {"status": "ok"}
+
+    async def capabilities(client: EndpointClient) -> dict[str, Any]:
+        return {"host": "comfy", "models": {"loras": list(files)}}
+
+    monkeypatch.setattr(EndpointClient, "health", health)
+    monkeypatch.setattr(EndpointClient, "capabilities", capabilities)
+    known = EndpointRegistry({"forge": "http://127.0.0.1:9"})
+    monitor = EndpointMonitor(lambda: known)
+    await monitor.refresh(["forge"], max_age=60.0, timeout=5.0)
+    files.append("new.safetensors")
+    state = (await monitor.refresh(["forge"], max_age=60.0, timeout=5.0))["forge"]
+    assert state.facts["models"] == {"loras": ["old.safetensors"]}
+    state = (await monitor.refresh(["forge"], max_age=60.0, timeout=5.0, new_facts=True))["forge"]
+    assert state.facts["models"] == {"loras": files}
+    slow = True
+    await monitor.refresh(["forge"], max_age=0.0, timeout=0.1)
+    files.append("newest.safetensors")
+    state = (await monitor.refresh(["forge"], max_age=60.0, timeout=5.0, new_facts=True))["forge"]
+    assert state.facts["models"] == {"loras": files}
+    await monitor.stop()
+
+
 async def test_an_endpoint_without_placements_is_not_queried(forge: EndpointProcess, seen: Cutter) -> None:
     known = registry(forge, seen.url)
     async with watching(lambda: known) as states:

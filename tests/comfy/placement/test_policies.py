@@ -43,8 +43,8 @@ def placed_at(endpoint: Any) -> dict[str, Any]:
 
 def test_an_endpoint_that_is_down_is_reported_on_the_node_with_the_reason(a: Caller, b: Caller, gone: str) -> None:
     said = said_on(show(a.server, PROMPT, placed_at(gone)), "2")
-    assert "Part 'part' is placed on 'gone'" in said
-    assert "nothing answers" in said
+    assert "Part 'part' cannot run: endpoint 'gone' is not up: nothing answers at its url." in said
+    assert "Start it, place the part on another endpoint, or allow a local run with 'fallback: local'." in said
     assert "http://" not in said
 
 

@@ -7,6 +7,14 @@ from typing import Any
 from yggdrasill.errors import InvalidConfig
 from yggdrasill.server_ext.comfy.placement.validation_result import ValidationResult, drop_file_errors, error_result, explains_errors
 
+PROMPT = {
+    "2": {"class_type": "X", "inputs": {}},
+    "3": {"class_type": "X", "inputs": {}},
+    "7": {"class_type": "Show", "inputs": {}},
+    "8": {"class_type": "Show", "inputs": {"value": ["2", 0]}},
+    "9": {"class_type": "Show", "inputs": {"a": ["2", 0], "b": ["3", 0]}},
+}
+
 
 def errors(*kinds: str, outputs: tuple[str, ...] = ("9",)) -> dict[str, Any]:
     return {"errors": [{"type": kind} for kind in kinds], "dependent_outputs": list(outputs), "class_type": "X"}
@@ -14,16 +22,24 @@ def errors(*kinds: str, outputs: tuple[str, ...] = ("9",)) -> dict[str, Any]:
 
 def test_a_missing_list_value_of_a_remote_node_is_not_an_error() -> None:
     answer: ValidationResult = False, {"type": "prompt_outputs_failed_validation"}, [], {"2": errors("value_not_in_list")}
-    assert drop_file_errors(answer, frozenset({"2"})) == ((True, None, ["9"], {}), ["9"])
-    assert drop_file_errors(answer, frozenset({"3"})) == (answer, [])
+    assert drop_file_errors(answer, frozenset({"2"}), PROMPT) == ((True, None, ["9"], {}), ["9"])
+    assert drop_file_errors(answer, frozenset({"3"}), PROMPT) == (answer, [])
 
 
 def test_an_output_that_depends_on_another_error_does_not_run() -> None:
     by_node = {"2": errors("value_not_in_list", outputs=("8", "9")), "3": errors("required_input_missing", outputs=("9",))}
-    assert drop_file_errors((False, {"type": "x"}, ["7"], by_node), frozenset({"2", "3"})) == (
+    assert drop_file_errors((False, {"type": "x"}, ["7"], by_node), frozenset({"2", "3"}), PROMPT) == (
         (True, None, ["7", "8"], {"3": by_node["3"]}),
         ["7", "8"],
     )
+
+
+def test_an_output_without_a_link_to_another_error_runs_although_comfyui_names_it_there() -> None:
+    # ComfyUI validated 9 first, whose errors it then names again with those of 8
+    by_node = {"2": errors("value_not_in_list", outputs=("8",)), "3": errors("value_not_in_list", outputs=("9", "8"))}
+    result, runnable = drop_file_errors((False, {"type": "x"}, [], by_node), frozenset({"2"}), PROMPT)
+    assert result == (True, None, ["8"], {"3": by_node["3"]})
+    assert runnable == ["8"]
 
 
 def test_an_error_of_ours_has_comfyuis_form() -> None:
