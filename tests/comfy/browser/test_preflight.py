@@ -142,21 +142,32 @@ def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner
     fetched.unlink()
 
 
-def test_preflight_shows_why_a_workflow_cannot_be_partitioned(editor: Editor, tab: Any, registry: Path) -> None:
+def test_preflight_shows_why_a_workflow_cannot_be_partitioned(editor: Editor, tab: Any, registry: Path, placements: Path) -> None:
     first, last = editor.add("EmptyImage", 420, 100), editor.add("PreviewImage", 760, 100)
     editor.page.evaluate(LINK, [first, 0, last, 0])
     for title, box in (("One", [400, 40, 320, 300]), ("Two", [410, 50, 320, 300])):
         editor.page.evaluate(
             "([title, box]) => { const g = new LiteGraph.LGraphGroup(title); g.pos = box.slice(0, 2); g.size = box.slice(2);"
-            " app.graph.add(g); }",
+            " app.graph.add(g); app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState(); }",
             [title, box],
         )
-    text = registry.read_text(encoding="utf-8").replace("graphs: {}", "graphs: {Paint: closed, One: closed, Two: studio}")
-    registry.write_text(text, encoding="utf-8")
-    assert preflight(editor, tab).get_by_role("alert").inner_text() != ""
+    # keys of all workflows leave the workflow runnable
+    text = registry.read_text(encoding="utf-8")
+    registry.write_text(text.replace("graphs: {}", "graphs: {One: closed, Two: studio}"), encoding="utf-8")
+    dialog = preflight(editor, tab)
+    assert "share nodes" in dialog.inner_text()
+    assert dialog.get_by_role("alert").count() == 0
     editor.page.keyboard.press("Escape")
+    registry.write_text(text, encoding="utf-8")
+    # placements of the workflow itself
+    for title, where in (("One", "closed"), ("Two", "studio")):
+        tab.get_by_label(f"Endpoint for {title}").select_option(where)
+        editor.wait_until(lambda title=title, where=where: placed(placements).get(title) == where)  # type: ignore[misc]
+    assert "neither lies inside the other" in preflight(editor, tab).get_by_role("alert").inner_text()
+    editor.page.keyboard.press("Escape")
+    placements.unlink()
     draw(editor, "tiny.ckpt")
-    registry.write_text(text.replace("One: closed, Two: studio", "Other: studio"), encoding="utf-8")
+    registry.write_text(text.replace("graphs: {}", "graphs: {Paint: closed, Other: studio}"), encoding="utf-8")
     said = preflight(editor, tab).inner_text()
     assert "Not ready to run: Paint" in said
     assert "nothing answers" in said
