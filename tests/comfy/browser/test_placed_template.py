@@ -121,7 +121,9 @@ def start(editor: Editor, steps: int = 8) -> None:
 
 
 def finish(editor: Editor) -> None:
-    editor.wait_for_end(200)
+    refusal = editor.page.locator(".ygg-refusal")
+    editor.wait_until(lambda: editor.heard("execution_success") or editor.heard("execution_error") or refusal.count(), 200)
+    assert refusal.all_inner_texts() == []
     assert editor.heard("execution_error") == []
     editor.page.wait_for_timeout(500)
 
@@ -254,6 +256,7 @@ def test_a_stopped_endpoint_is_an_error_or_another_replica_or_this_server_runs_t
         editor.picture("down", "transfer")
         editor.page.wait_for_timeout(12_000)
         editor.page.keyboard.press("Escape")
+        message.get_by_role("button", name="Close").click()
         for where, here in (("{replicas: [studio, desk]}", 1), ("{replicas: [studio], fallback: local}", 0)):
             place(registry, where)
             pictures, jobs = saved(editor, pair), ran_at(Caller(pair.here))
