@@ -30,6 +30,7 @@ __all__ = [
     "know",
     "load_image",
     "node",
+    "placed",
     "remote_node",
     "token_of",
     "until",
@@ -74,6 +75,14 @@ def load_image(server: Server, name: str, picture: Any) -> dict[str, Any]:
 def data_folder(server: Server) -> Path:
     """Return the data folder of the endpoint inside a server."""
     return server.base / "user" / "yggdrasill"
+
+
+def placed(file: Path) -> dict[str, Any]:
+    """Return the stored placements of all workflows by title."""
+    users = json.loads(file.read_text(encoding="utf-8"))["users"] if file.exists() else {}
+    parts = [part for workflows in users.values() for workflow in workflows.values() for part in workflow["parts"]]
+    assert len(parts) == len({part["title"] for part in parts})
+    return {part["title"]: part["placement"] for part in parts}
 
 
 def token_of(server: Server) -> str:

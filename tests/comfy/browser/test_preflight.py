@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from samples.comfy_graphs import placed
 from samples.editor import Editor
-from yggdrasill.foundation.config import read_document
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -42,9 +42,9 @@ def draw(editor: Editor, model: str, source: str = "") -> None:
     editor.page.evaluate(SUBGRAPH, [nodes, "Paint"])
 
 
-def place(editor: Editor, tab: Any, registry: Path, where: str) -> None:
+def place(editor: Editor, tab: Any, placements: Path, where: str) -> None:
     tab.get_by_label("Endpoint for Paint").select_option(where)
-    editor.wait_until(lambda: read_document(registry)["graphs"] == {"Paint": where})
+    editor.wait_until(lambda: placed(placements) == {"Paint": where})
 
 
 def preflight(editor: Editor, tab: Any) -> Any:
@@ -60,9 +60,9 @@ def test_preflight_without_placements(editor: Editor, tab: Any) -> None:
     assert "Everything runs on this server" in preflight(editor, tab).inner_text()
 
 
-def test_preflight_run_figures_and_timeline(editor: Editor, tab: Any, registry: Path) -> None:
+def test_preflight_run_figures_and_timeline(editor: Editor, tab: Any, placements: Path) -> None:
     draw(editor, "tiny.ckpt")
-    place(editor, tab, registry, "studio")
+    place(editor, tab, placements, "studio")
     dialog = preflight(editor, tab)
     said = dialog.inner_text()
     assert "Ready to run." in said
@@ -82,7 +82,7 @@ def test_preflight_run_figures_and_timeline(editor: Editor, tab: Any, registry: 
     assert "Paint" in picture.text_content()
 
 
-def test_two_independent_parts_run_in_parallel(editor: Editor, tab: Any, registry: Path) -> None:
+def test_two_independent_parts_run_in_parallel(editor: Editor, tab: Any, placements: Path) -> None:
     image = editor.add("EmptyImage", 350, 20, width=512, height=512, color=0x4F7CAC)
     for title, y in (("Soften", 10), ("Sharpen", 300)):
         blur, invert = editor.add("ImageBlur", 560, y, sigma=4.0 if title == "Soften" else 2.0), editor.add("ImageInvert", 560, y)
@@ -92,7 +92,7 @@ def test_two_independent_parts_run_in_parallel(editor: Editor, tab: Any, registr
         editor.page.evaluate(SUBGRAPH.replace("[420, 60]", f"[690, {y}]"), [[blur, invert], title])
     for title in ("Soften", "Sharpen"):
         tab.get_by_label(f"Endpoint for {title}").select_option("studio")
-        editor.wait_until(lambda title=title: title in read_document(registry)["graphs"])  # type: ignore[misc]
+        editor.wait_until(lambda title=title: placed(placements).get(title) == "studio")  # type: ignore[misc]
     dialog = preflight(editor, tab)
     dialog.get_by_text("Details").first.click()
     assert "2 nodes · 1 value sent · 1 received" in dialog.inner_text()
@@ -117,12 +117,12 @@ def test_two_independent_parts_run_in_parallel(editor: Editor, tab: Any, registr
 
 
 def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner_allows(
-    editor: Editor, tab: Any, registry: Path, pair: Any, model_server: tuple[Path, str]
+    editor: Editor, tab: Any, placements: Path, pair: Any, model_server: tuple[Path, str]
 ) -> None:
     folder, url = model_server
     shutil.copy(pair.there.base / "models" / "checkpoints" / "tiny.ckpt", folder / "other.ckpt")
     draw(editor, "other.ckpt", f"{url}/other.ckpt")
-    place(editor, tab, registry, "studio")
+    place(editor, tab, placements, "studio")
     dialog = preflight(editor, tab)
     assert "Not ready to run: Paint" in dialog.inner_text()
     assert "model file other.ckpt" in dialog.inner_text()
@@ -142,21 +142,32 @@ def test_a_missing_model_is_fetched_to_the_endpoint_from_a_source_that_its_owner
     fetched.unlink()
 
 
-def test_preflight_shows_why_a_workflow_cannot_be_partitioned(editor: Editor, tab: Any, registry: Path) -> None:
+def test_preflight_shows_why_a_workflow_cannot_be_partitioned(editor: Editor, tab: Any, registry: Path, placements: Path) -> None:
     first, last = editor.add("EmptyImage", 420, 100), editor.add("PreviewImage", 760, 100)
     editor.page.evaluate(LINK, [first, 0, last, 0])
     for title, box in (("One", [400, 40, 320, 300]), ("Two", [410, 50, 320, 300])):
         editor.page.evaluate(
             "([title, box]) => { const g = new LiteGraph.LGraphGroup(title); g.pos = box.slice(0, 2); g.size = box.slice(2);"
-            " app.graph.add(g); }",
+            " app.graph.add(g); app.extensionManager.workflow.activeWorkflow.changeTracker.captureCanvasState(); }",
             [title, box],
         )
-    text = registry.read_text(encoding="utf-8").replace("graphs: {}", "graphs: {Paint: closed, One: closed, Two: studio}")
-    registry.write_text(text, encoding="utf-8")
-    assert preflight(editor, tab).get_by_role("alert").inner_text() != ""
+    # keys of all workflows leave the workflow runnable
+    text = registry.read_text(encoding="utf-8")
+    registry.write_text(text.replace("graphs: {}", "graphs: {One: closed, Two: studio}"), encoding="utf-8")
+    dialog = preflight(editor, tab)
+    assert "share nodes" in dialog.inner_text()
+    assert dialog.get_by_role("alert").count() == 0
     editor.page.keyboard.press("Escape")
+    registry.write_text(text, encoding="utf-8")
+    # placements of the workflow itself
+    for title, where in (("One", "closed"), ("Two", "studio")):
+        tab.get_by_label(f"Endpoint for {title}").select_option(where)
+        editor.wait_until(lambda title=title, where=where: placed(placements).get(title) == where)  # type: ignore[misc]
+    assert "neither lies inside the other" in preflight(editor, tab).get_by_role("alert").inner_text()
+    editor.page.keyboard.press("Escape")
+    placements.unlink()
     draw(editor, "tiny.ckpt")
-    registry.write_text(text.replace("One: closed, Two: studio", "Other: studio"), encoding="utf-8")
+    registry.write_text(text.replace("graphs: {}", "graphs: {Paint: closed, Other: studio}"), encoding="utf-8")
     said = preflight(editor, tab).inner_text()
     assert "Not ready to run: Paint" in said
     assert "nothing answers" in said

@@ -94,7 +94,7 @@ def test_the_part_runs_here_for_once(editor: Editor, registry: Path) -> None:
     refuse(editor, registry)
 
 
-def test_preflight_and_the_list_of_parts_are_one_click_away(editor: Editor, registry: Path) -> None:
+def test_preflight_and_the_list_of_parts_are_one_click_away(editor: Editor, registry: Path, placements: Path) -> None:
     draw(editor)
     refuse(editor, registry).get_by_role("button", name="Preflight").click()
     editor.page.get_by_role("dialog", name="Preflight").wait_for()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from samples.comfy_graphs import placed
 from samples.editor import Editor
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -80,14 +81,6 @@ def drawn(editor: Editor, placements: Path) -> tuple[int, int]:
     editor.page.evaluate("() => window.dispatchEvent(new Event('focus'))")
     editor.page.wait_for_timeout(700)
     return found
-
-
-def placed(file: Path) -> dict[str, Any]:
-    """Return the stored placements of all workflows by title."""
-    users = json.loads(file.read_text(encoding="utf-8"))["users"] if file.exists() else {}
-    parts = [part for workflows in users.values() for workflow in workflows.values() for part in workflow["parts"]]
-    assert len(parts) == len({part["title"] for part in parts})
-    return {part["title"]: part["placement"] for part in parts}
 
 
 def test_the_menu_of_a_subgraph_places_it_and_changes_neither_the_workflow_nor_the_registry(
