@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from yggdrasill.errors import InvalidConfig
 from yggdrasill.remote.comfy_ports import is_link
 from yggdrasill.remote.partition.schemas import InputSchema, NodeSchema
 
-__all__ = ["Link", "PromptGraph", "Source", "natural"]
+__all__ = ["Link", "PromptGraph", "Source", "natural", "reached"]
 
 Source = tuple[str, int]
 _UNDECLARED = InputSchema("*", need="optional")
@@ -88,21 +88,11 @@ class PromptGraph:
 
     def before(self, last: str) -> set[str]:
         """Return ``last`` and all nodes that it needs."""
-        return self._reached([last], lambda node: (link.source for link in self.links[node]))
+        return reached([last], lambda node: (link.source for link in self.links[node]))
 
     def between(self, first: str, last: str) -> set[str]:
         """Return the nodes on the paths from ``first`` to ``last``, both included."""
-        return self.before(last) & self._reached([first], lambda node: (link.node for link in self.users[node])) | {first, last}
-
-    @staticmethod
-    def _reached(start: Iterable[str], step: Any) -> set[str]:
-        found = set(start)
-        stack = list(found)
-        while stack:
-            fresh = set(step(stack.pop())) - found
-            found |= fresh
-            stack += fresh
-        return found
+        return self.before(last) & reached([first], lambda node: (link.node for link in self.users[node])) | {first, last}
 
 
 @lru_cache(maxsize=8192)
@@ -123,14 +113,8 @@ def _ends_after(
         for value in node.get("inputs", {}).values():
             if is_link(value):
                 users.setdefault(value[0], []).append(node_id)
-    found: set[str] = set()
-    waiting = list(outputs)
-    while waiting:
-        node_id = waiting.pop()
-        if node_id not in found:
-            found.add(node_id)
-            if roles.get(prompt[node_id]["class_type"]) != "start":
-                waiting += users.get(node_id, ())
+    starts = (node_id for node_id, node in prompt.items() if roles.get(node["class_type"]) == "start")
+    found = reached(outputs, lambda node_id: users.get(node_id, ()), starts)
     return frozenset(node_id for node_id in found if roles.get(prompt[node_id]["class_type"]) == "end")
 
 
@@ -171,3 +155,17 @@ def _links_of(node_id: str, prompt: Mapping[str, Mapping[str, Any]], classes: Ma
         declared = schema.input(name) if schema is not None else None
         found.append(Link(node_id, name, value[0], value[1], declared or _UNDECLARED))
     return tuple(found)
+
+
+def reached(first: Iterable[str], step: Callable[[str], Iterable[str]], stops: Iterable[str] = ()) -> set[str]:
+    """Return ``first`` and what ``step`` leads to from there; nodes in ``stops`` are reached but not left."""
+    barrier = frozenset(stops)
+    found: set[str] = set()
+    waiting = list(first)
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            if node not in barrier:
+                waiting += step(node)
+    return found

@@ -5,10 +5,10 @@ ComfyUI checks before a run that each end closes one start, and that no value le
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
-from yggdrasill.remote.partition.graph import PromptGraph
+from yggdrasill.remote.partition.graph import PromptGraph, reached
 
 __all__ = ["Loop", "find_loops"]
 
@@ -42,29 +42,15 @@ def find_loops(graph: PromptGraph) -> tuple[Loop, ...]:
     def users(node: str) -> Iterable[str]:
         return (link.node for link in graph.users[node])
 
-    after = {start: _reached(users(start), users) for start in starts}
+    after = {start: reached(users(start), users) for start in starts}
     found = []
     # `order` has an inner end before the outer one, because the inner one is among its sources
     for end in ends:
-        reaching = _reached(sources(end), sources, starts) & starts
+        reaching = reached(sources(end), sources, starts) & starts
         nearest = [start for start in reaching if all(other == start or start in after[other] for other in reaching)]
         if len(nearest) != 1:
             return ()
         (start,) = nearest
         starts.remove(start)
-        found.append(Loop(start, end, frozenset(_reached(users(start), users, {end}) - {end})))
+        found.append(Loop(start, end, frozenset(reached(users(start), users, {end}) - {end})))
     return tuple(found)
-
-
-def _reached(first: Iterable[str], step: Callable[[str], Iterable[str]], stops: Iterable[str] = ()) -> set[str]:
-    """Return ``first`` and what ``step`` leads to from there; nodes in ``stops`` are reached but not left."""
-    barrier = frozenset(stops)
-    found: set[str] = set()
-    waiting = list(first)
-    while waiting:
-        node = waiting.pop()
-        if node not in found:
-            found.add(node)
-            if node not in barrier:
-                waiting += step(node)
-    return found
