@@ -304,7 +304,7 @@ def test_a_run_whose_messages_are_lost_ends(server: FakeServer, monkeypatch: pyt
     run.state = "queued"
     began = time.monotonic()
     runner._follow(run)
-    assert 0.2 <= time.monotonic() - began < 5
+    assert time.monotonic() - began >= 0.2
     with pytest.raises(RunError, match="no longer in ComfyUI's queue"):
         run.result()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -52,26 +51,24 @@ def test_a_silent_endpoint_delays_a_prompt_once(monkeypatch: pytest.MonkeyPatch,
     class Context:
         prompt_id, node_id = "p", "1"
 
-    async def ask() -> float:
+    async def ask() -> int:
         writers: list[asyncio.StreamWriter] = []
         silent = await asyncio.start_server(lambda reader, writer: writers.append(writer), "127.0.0.1", 0)
         port = silent.sockets[0].getsockname()[1]
         registry = EndpointRegistry({"forge": f"http://127.0.0.1:{port}"}, {})
         set_extension_context(ExtensionContext(QueueRunner(), lambda: registry))
         executing.context.set(Context())
-        began = time.perf_counter()
         for number in range(5):
             found = await contract_fingerprint.fingerprint(f"graph-{number}", "forge")
             assert found != found  # noqa: PLR0124 - not a number
-        spent = time.perf_counter() - began
         silent.close()
         for writer in writers:
             writer.close()
             await writer.wait_closed()
-        return spent
+        return len(writers)
 
     monkeypatch.setattr(contract_fingerprint, "TIMEOUT", 0.4)
     try:
-        assert asyncio.run(ask()) < 0.8
+        assert asyncio.run(ask()) == 1
     finally:
         set_extension_context(None)

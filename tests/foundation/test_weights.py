@@ -242,13 +242,25 @@ class Slow(Weight):
         type(self).built += 1
 
 
+class Meeting(Weight):
+    """Waits until four of its kind are being built."""
+
+    block_type = "t/meeting"
+    barrier = threading.Barrier(4)
+
+    def __init__(self, block_id: str | None = None, *, config: Mapping[str, Any] | None = None) -> None:
+        super().__init__(block_id, config=config)
+        self.barrier.wait(30)
+
+
 def test_different_models_are_built_at_the_same_time() -> None:
-    registry, pool = registry_of(Slow), ReusePool()
-    start = time.perf_counter()
+    registry, pool = registry_of(Meeting), ReusePool()
     with ThreadPoolExecutor(4) as workers:
-        for name in "abcd":
-            workers.submit(Graph(registry=registry, pool=pool).add_node, "n", "t/slow", config={"model_id": name})
-    assert time.perf_counter() - start < 4 * 0.3
+        building = [
+            workers.submit(Graph(registry=registry, pool=pool).add_node, "n", "t/meeting", config={"model_id": name}) for name in "abcd"
+        ]
+    for each in building:
+        each.result()
 
 
 def test_one_model_is_built_once_for_many_threads() -> None:

@@ -194,7 +194,7 @@ def test_an_endpoint_that_is_down_is_unreachable_and_soon(forge: EndpointProcess
     start = time.perf_counter()
     with pytest.raises(EndpointUnreachable, match=r"nothing answers at http://127\.0\.0\.1:9"):
         remote.run({})
-    assert time.perf_counter() - start < 2
+    assert time.perf_counter() - start < 10
 
 
 def test_a_wrong_token_is_refused_and_not_shown(forge: EndpointProcess) -> None:
@@ -270,16 +270,16 @@ def test_hooks_see_the_graph_as_one_node(forge: EndpointProcess) -> None:
 
 @pytest.mark.parametrize("with_progress", [False, True], ids=["waiting", "following"])
 def test_a_cancelled_run_cancels_the_remote_job_at_once(forge: EndpointProcess, with_progress: bool) -> None:
-    remote, token = placed(slow(6), forge), CancelToken()
+    remote, token = placed(slow(20), forge), CancelToken()
     remote.run({"x": 0}, dry_run=True)
     threading.Timer(0.5, token.cancel, ["enough"]).start()
     start = time.perf_counter()
     sink = (lambda *_: None) if with_progress else None
     with enter_run(token=token, progress=sink), pytest.raises(Cancelled, match="enough"):
         remote.run({"x": 1})
-    assert time.perf_counter() - start < 1.5
+    assert time.perf_counter() - start < 10
     rows = loop_thread().run(forge.client().jobs(graph_id=remote.contract.graph_id))
-    deadline = time.monotonic() + 4
+    deadline = time.monotonic() + 15
     while rows[0]["status"] == "IN_PROGRESS" and time.monotonic() < deadline:
         time.sleep(0.05)
         rows = loop_thread().run(forge.client().jobs(graph_id=remote.contract.graph_id))
@@ -287,20 +287,29 @@ def test_a_cancelled_run_cancels_the_remote_job_at_once(forge: EndpointProcess, 
 
 
 def test_a_call_that_takes_too_long_times_out_and_is_cancelled(forge: EndpointProcess) -> None:
-    served = placed(slow(6), forge).contract.graph_id
+    served = placed(slow(20), forge).contract.graph_id
     start = time.perf_counter()
     with pytest.raises(TimedOut):
         RemoteGraph(endpoint=forge.client(), graph_id=served, timeout=0.5).run({"x": 1})
-    assert time.perf_counter() - start < 4
+    assert time.perf_counter() - start < 12
 
 
 async def test_run_async_gives_the_same_and_leaves_the_loop_free(forge: EndpointProcess) -> None:
     remote = await asyncio.to_thread(placed, slow(0.4), forge)
-    start = time.perf_counter()
+    beats = 0
+
+    async def beat() -> None:
+        nonlocal beats
+        while True:
+            beats += 1
+            await asyncio.sleep(0.005)
+
+    heart = asyncio.create_task(beat())
     assert await asyncio.gather(*(remote.run_async({"x": number}) for number in range(2))) == [{"y": 0}, {"y": 1}]
+    heart.cancel()
+    assert beats > 10
     noise = await asyncio.to_thread(placed, noisy(), forge)
     assert bits(await noise.run_async({}, seed=4)) == bits(noisy().run({}, seed=4))
-    assert time.perf_counter() - start < 5
 
 
 async def test_cancelling_the_task_cancels_the_remote_job(forge: EndpointProcess) -> None:

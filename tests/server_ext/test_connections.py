@@ -51,7 +51,7 @@ def test_an_endpoint_answers_beside_more_connections_than_it_has_descriptors(nar
         for _ in range(3):
             started = time.perf_counter()
             assert narrow.get("/health").status_code == 200
-            assert time.perf_counter() - started < 2.0
+            assert time.perf_counter() - started < 8.0
             narrow.session.close()
         if Path("/proc/self/fd").exists():
             assert len(os.listdir(f"/proc/{narrow.process.pid}/fd")) < DESCRIPTORS  # noqa: PTH208

@@ -223,16 +223,22 @@ def test_tasks_of_one_graph_never_overlap_and_all_but_the_withdrawn_ones_run(ent
     assert overlaps == []
 
 
-def test_ten_thousand_tasks_are_queued_and_withdrawn_quickly() -> None:
+def test_twenty_times_as_many_tasks_are_queued_and_withdrawn_in_about_twenty_times_the_time() -> None:
     host, may_start = HeadlessHost(1), threading.Event()
-    host.enqueue(HeadlessTask("graph", lambda release_slot: may_start.wait(30)))  # type: ignore[arg-type]
-    tasks = [HeadlessTask("graph", lambda release_slot: None) for _ in range(10_000)]
-    began = time.perf_counter()
-    for task in tasks:
-        host.enqueue(task)  # type: ignore[arg-type]
-    assert all(host.withdraw(task) for task in reversed(tasks))  # type: ignore[arg-type]
-    assert time.perf_counter() - began < 2
-    assert host.queue_depth()["queued"] == 0
+    host.enqueue(HeadlessTask("graph", lambda release_slot: may_start.wait(60)))  # type: ignore[arg-type]
+
+    def cpu_seconds(count: int) -> float:
+        tasks = [HeadlessTask("graph", lambda release_slot: None) for _ in range(count)]
+        began = time.thread_time()
+        for task in tasks:
+            host.enqueue(task)  # type: ignore[arg-type]
+        assert all(host.withdraw(task) for task in reversed(tasks))  # type: ignore[arg-type]
+        assert host.queue_depth()["queued"] == 0
+        return time.thread_time() - began
+
+    # a queue that is searched for each task takes four hundred times as long
+    few = min(cpu_seconds(500) for _ in range(3))
+    assert cpu_seconds(10_000) < 100 * few
     may_start.set()
 
 

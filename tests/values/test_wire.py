@@ -427,10 +427,10 @@ def test_keys_with_equal_hashes_are_refused_in_linear_time(tag: str, wrapped: bo
     if wrapped:
         keys = [{"$tuple": [key, "x"]} for key in keys]
     skeleton = {tag: [part for key in keys for part in (key, 0)] if tag == "$dict" else keys}
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(LimitExceeded, match="20000 keys of a dict or items of a set have the same hash"):
         unpack({"skeleton": skeleton, "payloads": []}, lambda ref: memoryview(b""))
-    assert time.perf_counter() - started < 2
+    assert time.thread_time() - started < 2
 
 
 def test_a_dict_with_too_many_equal_hashes_is_not_sent_either() -> None:

@@ -228,19 +228,19 @@ def test_a_local_interrupt_cancels_the_remote_job(a: Caller, b: Caller) -> None:
 def test_remote_branches_run_while_the_local_one_does(a: Caller, b: Caller) -> None:
     import time
 
-    slow = {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=1.5, salt="branch"), "3": graph_output("y", ("8", 0))}
+    slow = {"1": graph_input("x"), "8": node("TestSlow", value=("1", 0), seconds=4.0, salt="branch"), "3": graph_output("y", ("8", 0))}
     b.deploy("branch", slow)
     prompt = {
         "1": graph_input("x"),
         "2": remote_node("branch", "b", ("1", 0)),
-        "4": node("TestSlow", value=("1", 0), seconds=1.5, salt="here"),
+        "4": node("TestSlow", value=("1", 0), seconds=4.0, salt="here"),
         "5": graph_output("there", ("2", 0)),
         "6": graph_output("here", ("4", 0)),
     }
     served = a.deploy("branches", prompt)
     began = time.monotonic()
     assert served.run({"x": 3.0}) == {"there": 3.0, "here": 3.0}
-    assert time.monotonic() - began < 2.6
+    assert time.monotonic() - began < 7.5
 
 
 def test_remote_progress_is_progress_of_the_node(a: Caller, b: Caller) -> None:

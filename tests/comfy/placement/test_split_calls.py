@@ -26,7 +26,7 @@ def on_both(name: str, nodes: list[str], **more: str) -> dict[str, Any]:
 def sleeping(salt: str) -> dict[str, Any]:
     return {
         "1": node("TestSeveral", count=8),
-        "2": node("TestSlow", value=("1", 0), seconds=1.0, salt=salt),
+        "2": node("TestSlow", value=("1", 0), seconds=2.0, salt=salt),
         "3": node("TestDouble", value=("2", 0)),
         "4": node("TestTell", value=("3", 0), text="told"),
         "5": node("TestShow", value=("4", 0)),
@@ -41,7 +41,7 @@ def test_a_list_over_two_sleeping_replicas_takes_half_the_time(a: Caller, b: Cal
     assert both.outputs["4"] == {"text": ["told"] * 8}
     assert [len(caller.jobs(graph_id="sleep")) for caller in (a, b)] == [1, 1]
     # half of it, and what a call costs on a machine that has other work
-    assert together < 0.5 * alone + 2.0, (together, alone)
+    assert together < 0.5 * alone + 6.0, (together, alone)
 
 
 def test_files_shown_by_all_shares_are_kept(a: Caller, b: Caller) -> None:

@@ -432,16 +432,17 @@ def test_a_timeout_is_measured_by_a_clock_that_does_not_jump(tmp_path: Path, mon
 
 
 class SlowToBuild(AbstractBaseBlock):
-    """A block that takes three seconds to build, from its second time."""
+    """A block that takes ``seconds`` to build, from its second time."""
 
     block_type = "test/slow_to_build"
+    seconds = 6
     built = 0
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         type(self).built += 1
         if type(self).built > 1:
-            time.sleep(3)
+            time.sleep(self.seconds)
 
     def declare_ports(self) -> list[Port]:
         return [Port("x", PortDirection.IN), Port("y", PortDirection.OUT)]
@@ -470,7 +471,7 @@ def test_a_graph_that_builds_slowly_does_not_delay_other_jobs_after_a_restart(tm
             began = time.monotonic()
             job = await endpoint.job_manager.find("double")
             await endpoint.job_manager.wait(job, 10, lambda: True)
-            assert (job.status, time.monotonic() - began < 2) == ("COMPLETED", True)
+            assert (job.status, time.monotonic() - began < SlowToBuild.seconds) == ("COMPLETED", True)
             job = await endpoint.job_manager.find("slow")
             await endpoint.job_manager.wait(job, 10, lambda: True)
             assert job.status == "COMPLETED"

@@ -128,7 +128,7 @@ def test_a_removal_of_a_killed_process_delays_no_lease(tmp_path: Path) -> None:
     age(announced, 30)
     began = time.monotonic()
     store.lease("call", [digest])
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
     assert not announced.exists()
     assert store.missing([digest]) == []
 
