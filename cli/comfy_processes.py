@@ -8,7 +8,7 @@ import os
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from yggdrasill.cli.installation import Installation, bring_extension
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, StorageFailed
 from yggdrasill.server_ext.parent_watchdog import PARENT_PIPE
 
-__all__ = ["ComfyProcess", "Device", "comfy_processes", "devices_of"]
+__all__ = ["ComfyProcess", "ComfyStart", "Device", "comfy_processes", "devices_of", "parent_pipe", "start_comfy", "stop_processes"]
 
 _LAST_LINES = 20
 _STOP_SECONDS = 10.0
@@ -53,6 +53,26 @@ def devices_of(gpus: str | None, cpus: int) -> list[Device]:
         else:
             found.append(Device(f"gpu{int(word)}", ("--cuda-device", str(int(word)))))
     return found
+
+
+@dataclass(frozen=True)
+class ComfyStart:
+    """How a server is started: its device, its files in ``folder`` except those that ``folders`` names (input, output, temp, user).
+
+    ``model_paths`` are further entries of its extra_model_paths.yaml. ``environment`` replaces that of this process.
+    """
+
+    device: Device
+    folder: Path
+    port: int
+    flags: Sequence[str] = ()
+    folders: Mapping[str, Path] = field(default_factory=dict)
+    model_paths: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = None
+
+    def folder_of(self, name: str) -> Path:
+        """Return ComfyUI's folder ``name``."""
+        return self.folders.get(name, self.folder / name)
 
 
 @dataclass(eq=False)
@@ -119,14 +139,14 @@ def comfy_processes(
     """
     ports = _ports(port, len(devices))
     started: list[ComfyProcess] = []
-    with _parent_pipe() as parent_pipe, _stopped(started):
+    with parent_pipe() as pipe, _stopped(started):
         for device, number in zip(devices, ports, strict=True):
-            started.append(_start(installation, device, folder / device.name, number, flags, parent_pipe))
+            started.append(start_comfy(installation, ComfyStart(device, folder / device.name, number, flags), pipe))
         yield started
 
 
 @contextlib.contextmanager
-def _parent_pipe() -> Iterator[tuple[int, ...]]:
+def parent_pipe() -> Iterator[tuple[int, ...]]:
     """A pipe that the servers inherit; it closes when this process ends, so that they stop. Empty without inheritable pipes."""
     if os.name != "posix":
         yield ()
@@ -145,34 +165,45 @@ def _stopped(started: Sequence[ComfyProcess]) -> Iterator[None]:
     try:
         yield
     finally:
-        for each in started:
-            if each.alive:
-                each.process.terminate()
-        for each in started:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                each.process.wait(timeout=_STOP_SECONDS)
-            if each.alive:
-                each.process.kill()
-                each.process.wait()
+        stop_processes(started)
 
 
-def _start(
-    installation: Installation, device: Device, folder: Path, port: int, flags: Sequence[str], parent_pipe: tuple[int, ...]
-) -> ComfyProcess:
-    extra = _prepare(installation, folder)
-    database = (folder / "user" / "comfyui.db").as_posix()
+def stop_processes(started: Sequence[ComfyProcess]) -> None:
+    """Terminate the servers that run, and kill those that do not end within ten seconds."""
+    for each in started:
+        if each.alive:
+            each.process.terminate()
+    for each in started:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            each.process.wait(timeout=_STOP_SECONDS)
+        if each.alive:
+            each.process.kill()
+            each.process.wait()
+
+
+def start_comfy(installation: Installation, start: ComfyStart, pipe: tuple[int, ...] = ()) -> ComfyProcess:
+    """Start a server that stops when the `parent_pipe` ``pipe`` closes. A ``port`` of 0 is any free one.
+
+    Raises:
+        StorageFailed: its folders cannot be made. EndpointUnreachable: Python cannot be started. InvalidArgument: the port is taken.
+    """
+    device, folder = start.device, start.folder
+    port = start.port or _ports(0, 1)[0]
+    extra = _prepare(installation, start)
+    database = (start.folder_of("user") / "comfyui.db").as_posix()
     command = [str(installation.python), "main.py", *device.flags, "--disable-auto-launch", "--port", str(port)]
-    command += [word for name in _FOLDERS for word in (f"--{name}-directory", str(folder / name))]
-    command += ["--database-url", f"sqlite:///{database}", *extra, *flags]
-    environment = {key: value for key, value in os.environ.items() if key not in _NOT_INHERITED}
-    environment |= {PARENT_PIPE: str(parent_pipe[0])} if parent_pipe else {}
+    command += [word for name in _FOLDERS for word in (f"--{name}-directory", str(start.folder_of(name)))]
+    command += ["--database-url", f"sqlite:///{database}", *extra, *start.flags]
+    given = os.environ if start.environment is None else start.environment
+    environment = {key: value for key, value in given.items() if key not in _NOT_INHERITED}
+    environment |= {PARENT_PIPE: str(pipe[0])} if pipe else {}
     try:
         with (folder / "server.log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603 - the installation that the user named
                 command,
                 cwd=installation.folder,
                 env={**environment, "PYTHONUTF8": "1", "PYTHONUNBUFFERED": "1"},
-                pass_fds=parent_pipe,
+                pass_fds=pipe,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -182,19 +213,23 @@ def _start(
     return ComfyProcess(device.name, folder, port, process)
 
 
-def _prepare(installation: Installation, folder: Path) -> list[str]:
-    """Create the server's folders and return the flags that add this extension, if the installation does not have it."""
+def _prepare(installation: Installation, start: ComfyStart) -> list[str]:
+    """Create the server's folders and return the flags that add this extension, if the installation does not have it, and other models."""
+    folder, entries = start.folder, {name: dict(paths) for name, paths in start.model_paths.items()}
     try:
         for name in _FOLDERS:
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        if installation.has_extension():
+            start.folder_of(name).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        if not installation.has_extension():
+            target = folder / "custom_nodes" / "yggdrasill"
+            target.parent.mkdir(exist_ok=True)
+            bring_extension(target)
+            entries["yggdrasill"] = {"custom_nodes": str(target.parent)}
+        if not entries:
             return []
-        target = folder / "custom_nodes" / "yggdrasill"
-        target.parent.mkdir(exist_ok=True)
-        bring_extension(target)
         paths = folder / "extra_model_paths.yaml"
         # JSON is valid YAML for every path
-        paths.write_text(json.dumps({"yggdrasill": {"custom_nodes": str(target.parent)}}) + "\n", encoding="utf-8")
+        paths.write_text(json.dumps(entries) + "\n", encoding="utf-8")
     except OSError as error:
         raise StorageFailed(f"cannot prepare {str(folder)!r}: {error.strerror or error}", path=str(folder)) from error
     return ["--extra-model-paths-config", str(paths)]

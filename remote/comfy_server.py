@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import struct
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -19,9 +20,14 @@ __all__ = ["ComfyServer", "SavedFile", "saved_files"]
 _PATIENCE = 30.0
 _PAUSE = 0.5
 _MOST_BYTES = 1 << 30
+_SILENCE = 10.0
+_PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
+_MEDIA_TYPES = {1: "image/jpeg", 2: "image/png"}
 
 MessageCallback = Callable[[str, Mapping[str, Any]], None]
 """Receives kind and data of a message about the prompt."""
+PreviewCallback = Callable[[str, bytes], None]
+"""Receives the media type and the bytes of a preview image."""
 
 
 @dataclass(frozen=True)
@@ -65,8 +71,15 @@ class ComfyServer:
         answers = [await self._get(f"/object_info/{quote(name, safe='')}") for name in classes]
         return {name: entry for answer in answers for name, entry in answer.items()}
 
-    async def run(self, prompt: Mapping[str, Any], extra_data: Mapping[str, Any], on_message: MessageCallback) -> dict[str, Any]:
-        """Queue a prompt as an editor does and return its outputs by node. Cancelling the coroutine removes it from the queue.
+    async def run(
+        self,
+        prompt: Mapping[str, Any],
+        extra_data: Mapping[str, Any],
+        on_message: MessageCallback,
+        on_preview: PreviewCallback | None = None,
+    ) -> dict[str, Any]:
+        """Queue a prompt as an editor does and return its outputs by node. Cancelling the coroutine removes it from the queue, or
+        interrupts it if it is running.
 
         Raises:
             InvalidStructure: the server refuses the prompt.
@@ -74,16 +87,16 @@ class ComfyServer:
             Cancelled: the prompt was interrupted on the server.
             EndpointUnreachable
         """
-        page = uuid.uuid4().hex
+        # a server that accepts the id can be asked to withdraw the prompt before its response has arrived
+        page, prompt_id = uuid.uuid4().hex, str(uuid.uuid4())
         async with self._session() as session, session.ws_connect(f"{self.url}/ws?clientId={page}", max_msg_size=0) as socket:
-            body = {"prompt": prompt, "extra_data": extra_data, "client_id": page}
-            async with session.post(f"{self.url}/prompt", json=body) as answer:
-                facts = await self._document(answer)
-            if "prompt_id" not in facts:
-                raise _refused(self.name, facts)
-            prompt_id = str(facts["prompt_id"])
+            body = {"prompt": prompt, "extra_data": extra_data, "client_id": page, "prompt_id": prompt_id}
             try:
-                await self._follow(socket, prompt_id, on_message)
+                facts = await self._post_prompt(session, body)
+                if "prompt_id" not in facts:
+                    raise _refused(self.name, facts)
+                prompt_id = str(facts["prompt_id"])
+                await self._follow(socket, prompt_id, on_message, on_preview)
                 entry = await self._entry(prompt_id)
             except asyncio.CancelledError:
                 await self._withdraw(prompt_id)
@@ -110,11 +123,39 @@ class ComfyServer:
 
     # -- following ----------------------------------------------------------------------------------------------
 
-    async def _follow(self, socket: Any, prompt_id: str, on_message: MessageCallback) -> None:
-        """Forward messages until the prompt ends or the connection closes."""
+    async def _post_prompt(self, session: Any, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Queue a prompt. A cancelled caller waits for the response, because a prompt that is not queued yet cannot be withdrawn."""
+
+        async def post() -> dict[str, Any]:
+            async with session.post(f"{self.url}/prompt", json=body) as answer:
+                return await self._document(answer)
+
+        posting = asyncio.ensure_future(post())
+        try:
+            return await asyncio.shield(posting)
+        except asyncio.CancelledError:
+            await asyncio.wait({posting}, timeout=_PATIENCE)
+            posting.cancel()
+            raise
+
+    async def _follow(self, socket: Any, prompt_id: str, on_message: MessageCallback, on_preview: PreviewCallback | None) -> None:
+        """Forward messages until the prompt ends or the connection closes. After a silence, the queue shows whether it still exists."""
         import aiohttp
 
-        async for message in socket:
+        closed = (aiohttp.WSMsgType.CLOSE, aiohttp.WSMsgType.CLOSING, aiohttp.WSMsgType.CLOSED, aiohttp.WSMsgType.ERROR)
+        while True:
+            try:
+                message = await socket.receive(timeout=_SILENCE)
+            except asyncio.TimeoutError:
+                if not await self._is_queued(prompt_id):
+                    return
+                continue
+            if message.type in closed:
+                return
+            if message.type is aiohttp.WSMsgType.BINARY and on_preview is not None:
+                preview = _preview(message.data, prompt_id)
+                if preview is not None:
+                    on_preview(*preview)
             if message.type is not aiohttp.WSMsgType.TEXT:
                 continue
             found = json.loads(message.data)
@@ -124,13 +165,16 @@ class ComfyServer:
                 if found.get("type") == "executing" and data.get("node") is None:
                     return
 
+    async def _is_queued(self, prompt_id: str) -> bool:
+        queue = await self._get("/queue")
+        return any(prompt_id in item for kind in ("queue_running", "queue_pending") for item in queue[kind])
+
     async def _entry(self, prompt_id: str) -> dict[str, Any]:
         while True:
             entry = (await self._get(f"/history/{prompt_id}")).get(prompt_id)
             if isinstance(entry, dict):
                 return entry
-            queue = await self._get("/queue")
-            if not any(prompt_id in item for kind in ("queue_running", "queue_pending") for item in queue[kind]):
+            if not await self._is_queued(prompt_id):
                 entry = (await self._get(f"/history/{prompt_id}")).get(prompt_id)
                 if not isinstance(entry, dict):
                     raise Cancelled(f"prompt {prompt_id} was removed from the queue of {self.name}", endpoint=self.name)
@@ -171,6 +215,23 @@ class ComfyServer:
                 f"the response of {self.name} (HTTP {answer.status}) is not JSON; check that it is a ComfyUI", endpoint=self.name
             )
         return found
+
+
+def _preview(data: bytes, prompt_id: str) -> tuple[str, bytes] | None:
+    """Return the media type and the bytes of the preview in a binary message, or None for another message or prompt."""
+    if len(data) < 8:
+        return None
+    kind, second = struct.unpack_from(">II", data)
+    if kind == _PREVIEW and second in _MEDIA_TYPES:
+        return _MEDIA_TYPES[second], data[8:]
+    if kind == _PREVIEW_WITH_METADATA and len(data) >= 8 + second:
+        try:
+            facts = json.loads(data[8 : 8 + second])
+        except ValueError:
+            return None
+        if isinstance(facts, Mapping) and facts.get("prompt_id") in (None, prompt_id):
+            return str(facts.get("image_type") or "image/jpeg"), data[8 + second :]
+    return None
 
 
 def _refused(name: str, facts: Mapping[str, Any]) -> InvalidStructure:
