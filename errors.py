@@ -15,7 +15,8 @@ working. A message states what is wrong, what is available, and what to do; ``de
     │   ├── UnknownGraph
     │   ├── UnknownEndpoint
     │   ├── UnknownJob
-    │   └── UnknownArtifact
+    │   ├── UnknownArtifact
+    │   └── UnknownVersion
     ├── InvalidConfig (ValueError)          a config's text, shape or values
     │   ├── UnsupportedVersion
     │   └── MissingFile (FileNotFoundError)
@@ -34,6 +35,7 @@ working. A message states what is wrong, what is available, and what to do; ``de
     │   └── TimedOut (TimeoutError)
     ├── PartitionError (ValueError)         a part of a workflow that cannot be split off
     ├── InvalidState (ValueError)           a state outside its schema
+    ├── VersionIncomplete (RuntimeError)    a version spec whose models, nodes or packages are missing
     ├── StorageFailed (OSError)             a snapshot or save that could not be written or read
     └── RemoteError (RuntimeError)
         ├── EndpointUnreachable (ConnectionError)
@@ -92,9 +94,11 @@ __all__ = [
     "UnknownGraph",
     "UnknownJob",
     "UnknownName",
+    "UnknownVersion",
     "UnsupportedFormat",
     "UnsupportedVersion",
     "UploadConflict",
+    "VersionIncomplete",
     "YggdrasillError",
     "error_context",
     "error_from_dict",
@@ -182,6 +186,10 @@ class UnknownArtifact(UnknownName):
     """An artifact hash that the endpoint does not hold."""
 
 
+class UnknownVersion(UnknownName):
+    """A version id for which no folder has a spec."""
+
+
 class InvalidConfig(YggdrasillError, ValueError):
     """A config that cannot be read; the message names the file and the location in it."""
 
@@ -252,6 +260,10 @@ class PartitionError(YggdrasillError, ValueError):
 
 class InvalidState(YggdrasillError, ValueError):
     """A state with an empty block before a filled one, an unknown block, or a value outside its schema."""
+
+
+class VersionIncomplete(YggdrasillError, RuntimeError):
+    """A version that cannot run on this machine; ``details["missing"]`` lists every model, node and package that is missing, with the reason."""
 
 
 class StorageFailed(YggdrasillError, OSError):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from yggdrasill import __version__
 from yggdrasill.cli.console import Console
-from yggdrasill.errors import RemoteError, RunError, StorageFailed, YggdrasillError
+from yggdrasill.errors import RemoteError, RunError, StorageFailed, VersionIncomplete, YggdrasillError
 
 __all__ = ["build_parser", "main"]
 
@@ -25,6 +25,7 @@ _COMMANDS = {
     "jobs": "list, show and cancel an endpoint's jobs",
     "place": "run parts of a ComfyUI workflow on other servers",
     "up": "start one ComfyUI endpoint per GPU from an existing installation",
+    "version": "make, check and install version specs of ComfyUI",
     "templates": "list the templates of every level",
 }
 
@@ -49,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code: int = importlib.import_module(f"yggdrasill.cli.{arguments.command}").main(arguments, console)
     except YggdrasillError as error:
         console.fail(error)
-        return 3 if isinstance(error, RemoteError) else 1 if isinstance(error, (RunError, StorageFailed)) else 2
+        return 3 if isinstance(error, RemoteError) else 1 if isinstance(error, (RunError, StorageFailed, VersionIncomplete)) else 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

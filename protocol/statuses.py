@@ -24,6 +24,7 @@ from yggdrasill.errors import (
     UnknownName,
     UnsupportedFormat,
     UploadConflict,
+    VersionIncomplete,
     YggdrasillError,
 )
 
@@ -41,6 +42,7 @@ STATUS: dict[type[YggdrasillError], int] = {
     InvalidState: 400,
     UnknownName: 404,
     RunError: 422,
+    VersionIncomplete: 422,
     StorageFailed: 507,
     RemoteError: 502,
     AccessDenied: 401,

@@ -64,8 +64,9 @@ async def stream_ranges(
     span: tuple[int, int],
     retry: Retry,
     mismatch: Callable[[str], Exception],
+    most: int = MAX_RANGE_BYTES,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of ``span`` (first, end) in order, each once, in requests of at most `MAX_RANGE_BYTES`, resumed after broken connections.
+    """Yield the bytes of ``span`` (first, end) in order, each once, in requests of at most ``most`` bytes, resumed after broken connections.
 
     ``open_range(start, stop)`` opens a response; ``mismatch(what)`` is the error to raise if there are more or fewer bytes.
 
@@ -74,7 +75,7 @@ async def stream_ranges(
     """
     offset, end = span
     while True:
-        stop = min(offset + MAX_RANGE_BYTES, end)
+        stop = min(offset + most, end)
         try:
             async with open_range(offset, stop) as response:
                 is_range = response.status == 206

@@ -17,6 +17,7 @@ __all__ = [
     "folders_of_list",
     "has_model",
     "is_model_file",
+    "is_plain_path",
     "model_options",
     "same_path",
     "spelled_at",
@@ -39,6 +40,22 @@ _LORA = re.compile(r"<lora:([^:<>]+)[:>]")
 _EMBEDDING = re.compile(r"(?:^|(?<=\s))embedding:")
 _END_OF_NAME = re.compile(r"[\s<\[]")
 _MAX_DEPTH = 100
+_NAME_PART = re.compile(r"[^\\/:*?\"<>|\x00-\x1f]+")
+_MAX_NAME_LENGTH = 250
+_DEVICES = frozenset({"CON", "PRN", "AUX", "NUL", *(f"{kind}{number}" for kind in ("COM", "LPT") for number in range(1, 10))})
+"""Names that Windows reserves, with any suffix."""
+
+
+def is_plain_path(name: str) -> bool:
+    """Return whether a relative path with ``/`` stays inside its folder and is a valid file name on every system; hidden names are not."""
+    parts = name.split("/")
+    return len(name) <= _MAX_NAME_LENGTH and all(
+        _NAME_PART.fullmatch(part) is not None
+        and not part.startswith(".")
+        and not part.endswith((".", " "))
+        and part.partition(".")[0].upper() not in _DEVICES
+        for part in parts
+    )
 
 
 def is_model_file(name: str) -> bool:

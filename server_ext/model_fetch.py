@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
@@ -27,7 +26,7 @@ from yggdrasill.errors import (
 )
 from yggdrasill.executor.context import current_run
 from yggdrasill.remote.client import is_below
-from yggdrasill.remote.model_names import is_model_file
+from yggdrasill.remote.model_names import is_model_file, is_plain_path
 from yggdrasill.server_ext.deployment import Deployment, deployment_hash
 
 if TYPE_CHECKING:
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelFetch", "ModelRequest", "ModelSources", "fetch_deployment"]
 
-_NAME_PART = re.compile(r"[^\\/:*?\"<>|\x00-\x1f]+")
-_MAX_NAME_LENGTH = 250
 _CHUNK = 1 << 20
 _MAX_REDIRECTS = 5
 _TIMEOUT = (10.0, 60.0)
@@ -91,14 +88,12 @@ class ModelSources:
         folders = self.folders()
         if request.folder not in folders:
             raise unknown_name("model folder", request.folder, folders)
-        parts = PurePosixPath(request.name).parts
-        plain = all(_NAME_PART.fullmatch(part) and not part.startswith(".") and not part.endswith((".", " ")) for part in parts)
-        if not parts or not plain or len(request.name) > _MAX_NAME_LENGTH or not is_model_file(request.name):
+        if not is_plain_path(request.name) or not is_model_file(request.name):
             raise InvalidArgument(
                 f"Invalid model file name {request.name[:100]!r}. Use a relative path inside the folder with a weights suffix (.safetensors, .gguf ...)."
             )
         base = folders[request.folder].resolve()
-        target = base.joinpath(*parts)
+        target = base / request.name
         if not target.resolve().is_relative_to(base):
             raise InvalidArgument(f"{request.name[:100]!r} is outside the folder {request.folder!r}. Name a file inside it.")
         if target.exists():

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {"benchmarks", "build", "dist", "docs", "node_modules", "out", "tests", "web", "workflows"}
-LEVELS = ("errors", "values", "executor", "foundation", "pipeline", "stage", "world", "protocol", "remote", "server_ext")
+LEVELS = ("errors", "values", "executor", "foundation", "pipeline", "stage", "world", "protocol", "remote", "version_specs", "server_ext")
 TOPS = ("__main__", "cli", "gateway", "nodes", "worker")
 #: What each part of the package may import from the package, besides itself.
 MAY_IMPORT = {level: set(LEVELS[:rank]) for rank, level in enumerate(LEVELS)}
