@@ -27,7 +27,9 @@ from yggdrasill.errors import (
     UnknownGraph,
     UnknownJob,
     UnknownName,
+    UnknownVersion,
     UnsupportedFormat,
+    VersionIncomplete,
     YggdrasillError,
 )
 from yggdrasill.server_ext.logs import Redactor, secrets_of_environment
@@ -44,6 +46,8 @@ CODES: dict[type[YggdrasillError], str] = {
     UnknownName: "unknown_name",
     UnknownGraph: "unknown_graph",
     UnknownJob: "unknown_process",
+    UnknownVersion: "unknown_version",
+    VersionIncomplete: "version_incomplete",
     AccessDenied: "access_denied",
     BlockFailed: "node_failed",
     Cancelled: "cancelled",

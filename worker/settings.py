@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from yggdrasill.errors import InvalidArgument, format_options
+from yggdrasill.remote.public_hosts import allows_private
+from yggdrasill.version_specs.places import VOLUMES, cache_root, comfy_home, on_this_machine, volume
+from yggdrasill.version_specs.store import version_folders
 
-__all__ = ["OUTPUT_MODES", "GcsSettings", "S3Settings", "Settings", "TrainingSettings", "volume_path"]
+__all__ = ["OUTPUT_MODES", "GcsSettings", "S3Settings", "Settings", "TrainingSettings"]
 
 OUTPUT_MODES = ("gcs", "s3", "base64")
-_VOLUMES = ("/workspace", "/runpod-volume")
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"", "0", "false", "no", "off"})
 _JOBS = ("extension",)
@@ -22,19 +24,6 @@ _MODELS = (
     "black-forest-labs/FLUX*", "stabilityai/*", "stable-diffusion-v1-5/*", "runwayml/stable-diffusion*", "Wan-AI/*", "Qwen/Qwen-Image*",
     "Tongyi-MAI/Z-Image*", "HiDream-ai/*", "ostris/*", "Lightricks/LTX-Video*", "Lodestones/Chroma*", "lodestones/Chroma*",
 )  # fmt: skip
-
-
-def volume_path(text: str, *, volumes: tuple[str, ...] = _VOLUMES) -> Path:
-    """Return a path, with the volume of a pod (``/workspace``) and that of a serverless worker (``/runpod-volume``) taken as one.
-
-    A path below the mount point that this machine does not have is moved to the other one.
-    """
-    path = Path(text).expanduser()
-    for volume in volumes:
-        if path.is_relative_to(volume) and not Path(volume).is_dir():
-            other = next((each for each in volumes if each != volume and Path(each).is_dir()), None)
-            return path if other is None else Path(other) / path.relative_to(volume)
-    return path
 
 
 @dataclass(frozen=True)
@@ -104,7 +93,7 @@ class Settings:
     previews: bool = True
     comfy_args: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
-    fetch_allow: tuple[str, ...] = ()
+    private_urls: bool = False
     fetch_limit: int = 2 << 30
     gcs: GcsSettings = GcsSettings()
     s3: S3Settings = S3Settings()
@@ -118,20 +107,19 @@ class Settings:
             InvalidArgument: a value that is not of the variable's type.
         """
         read = _Reader(environment)
-        root = read.path("WORKSPACE_ROOT") or _default_root()
-        comfy_home = read.path("COMFY_HOME") or volume_path("/workspace/ComfyUI")
+        root = read.path("WORKSPACE_ROOT") or volume() or Path.home() / ".yggdrasill" / "worker"
+        home = comfy_home(environment)
         mode = read.text("OUTPUT_MODE") or "gcs"
         if mode not in OUTPUT_MODES:
             raise InvalidArgument(f"Unknown OUTPUT_MODE {mode!r}. Available: {format_options(OUTPUT_MODES)}.")
         pod = read.text("RUNPOD_POD_ID") or f"{os.getpid()}"
-        on_volume = any(root.is_relative_to(volume) for volume in _VOLUMES if os.path.ismount(volume))
-        versions = [volume_path(word) for word in read.words("VERSIONS_DIR", os.pathsep)]
+        on_volume = any(root.is_relative_to(each) for each in VOLUMES if os.path.ismount(each))
         return cls(
             root=root,
-            comfy_home=comfy_home,
-            models_dir=read.path("MODELS_DIR") or comfy_home / "models",
-            versions=tuple(versions or (root / "versions", Path(__file__).resolve().parent.parent / "versions")),
-            cache_root=read.path("COMFY_CACHE_ROOT") or root / "cache",
+            comfy_home=home,
+            models_dir=read.path("MODELS_DIR") or home / "models",
+            versions=(root / "versions", *version_folders(environment)),
+            cache_root=cache_root(environment),
             state_dir=read.path("WORKER_STATE_DIR") or Path(tempfile.gettempdir()) / f"yggdrasill-worker-{pod}",
             graphs_dir=read.path("GRAPHS_DIR") or root / "graphs",
             worker_id=pod,
@@ -149,7 +137,7 @@ class Settings:
             previews=read.flag("WORKER_PREVIEWS", default=True),
             comfy_args=tuple((read.text("COMFY_ARGS") or "").split()),
             preload=tuple(read.words("PRELOAD_MODELS")),
-            fetch_allow=tuple(read.words("FETCH_ALLOW")),
+            private_urls=allows_private(environment),
             fetch_limit=read.number("FETCH_LIMIT", 2 << 30, least=1),
             gcs=_gcs(read),
             s3=_s3(read),
@@ -168,7 +156,7 @@ class _Reader:
 
     def path(self, name: str) -> Path | None:
         text = self.text(name)
-        return None if text is None else volume_path(text)
+        return None if text is None else on_this_machine(text)
 
     def words(self, name: str, separator: str = ",") -> list[str]:
         return [word.strip() for word in (self.text(name) or "").split(separator) if word.strip()]
@@ -198,11 +186,6 @@ class _Reader:
         return int(value)
 
 
-def _default_root() -> Path:
-    mounted = next((Path(volume) for volume in reversed(_VOLUMES) if Path(volume).is_dir()), None)
-    return mounted or Path.home() / ".yggdrasill" / "worker"
-
-
 def _gcs(read: _Reader) -> GcsSettings:
     return GcsSettings(
         bucket=read.text("GCS_BUCKET"),
@@ -230,7 +213,7 @@ def _s3(read: _Reader) -> S3Settings:
 
 def _training(read: _Reader) -> TrainingSettings:
     return TrainingSettings(
-        toolkit=read.path("AI_TOOLKIT_HOME") or volume_path("/workspace/ai-toolkit"),
+        toolkit=read.path("AI_TOOLKIT_HOME") or on_this_machine("/workspace/ai-toolkit"),
         python=read.path("AI_TOOLKIT_PYTHON"),
         jobs=tuple(read.words("TRAIN_JOBS")) or _JOBS,
         trainers=tuple(read.words("TRAIN_TRAINERS")) or _TRAINERS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from yggdrasill.errors import AccessDenied, InvalidArgument, MissingFile, StorageFailed
-from yggdrasill.worker.settings import volume_path
+from yggdrasill.version_specs.places import on_this_machine
 
 __all__ = ["FOLDERS", "Workspace", "plain_name"]
 
@@ -91,7 +91,7 @@ class Workspace:
             )
         root = Path(os.path.realpath(self.root))
         base = root if below is None else Path(os.path.realpath(self.root / below))
-        named = volume_path(path.replace("\\", "/")) if path.startswith(("/", "\\")) else PurePosixPath(path.replace("\\", "/"))
+        named = on_this_machine(path.replace("\\", "/")) if path.startswith(("/", "\\")) else PurePosixPath(path.replace("\\", "/"))
         found = Path(os.path.realpath(base / named))
         if not base.is_relative_to(root) or not found.is_relative_to(base) or ":" in path.replace("\\", "/").split("/")[0]:
             raise AccessDenied(
