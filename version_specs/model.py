@@ -208,12 +208,17 @@ class Definition(_Part):
 
     @model_validator(mode="after")
     def _check_duplicates(self) -> Self:
-        for kind, names in (("models", [model.target for model in self.models]), ("customNodes", [node.name for node in self.custom_nodes])):
+        for kind, names in (
+            ("models", [model.target for model in self.models]),
+            ("customNodes", [node.name for node in self.custom_nodes]),
+        ):
             seen: dict[str, int] = {}
             for index, name in enumerate(names):
                 first = seen.setdefault(name.casefold(), index)
                 if first != index:
-                    _refuse(f"{kind}[{first}] and {kind}[{index}] are both {name!r}{self._difference(kind, first, index)}; keep one of them")
+                    _refuse(
+                        f"{kind}[{first}] and {kind}[{index}] are both {name!r}{self._difference(kind, first, index)}; keep one of them"
+                    )
         return self
 
     def _difference(self, kind: str, first: int, index: int) -> str:
@@ -320,7 +325,9 @@ class VersionSpec(_Part):
         folder = Path() if self._file is None else self._file.parent
         file = folder / workflow
         if not file.resolve().is_relative_to(folder.resolve()):
-            raise MissingFile(f"The workflow {workflow!r} of version {self.version_id!r} is outside {str(folder)!r}. Put it beside the spec.")
+            raise MissingFile(
+                f"The workflow {workflow!r} of version {self.version_id!r} is outside {str(folder)!r}. Put it beside the spec."
+            )
         return read_document(file)
 
     def sources_of(self, model: ModelFile) -> list[str]:
@@ -330,7 +337,12 @@ class VersionSpec(_Part):
 
     def to_document(self) -> dict[str, Any]:
         """Return the JSON document: the keys that were set, in the order of the format; models and custom nodes sorted."""
-        document = {"id": None, "description": "", "syncedRevision": None, **self.model_dump(mode="json", by_alias=True, exclude_unset=True)}
+        document = {
+            "id": None,
+            "description": "",
+            "syncedRevision": None,
+            **self.model_dump(mode="json", by_alias=True, exclude_unset=True),
+        }
         definition = document["definition"]
         for key, names in _SORTED.items():
             if key in definition:
@@ -362,5 +374,5 @@ def spec_from_document(document: Mapping[str, Any], where: str, file: Path | Non
         InvalidConfig: with the place of every mistake.
     """
     spec = read_model(VersionSpec, dict(document), where)
-    spec._file = file  # noqa: SLF001 - a fact of this module
+    spec._file = file
     return spec

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import os
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,7 +18,7 @@ from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
 
-from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, MissingFile, UnsupportedFormat
+from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, MissingFile, UnsupportedFormat, YggdrasillError
 from yggdrasill.remote.public_hosts import ALLOW_VARIABLE, PublicResolver, check_host
 
 if TYPE_CHECKING:
@@ -108,7 +108,8 @@ class SourcePool:
         scheme = urlsplit(url).scheme
         if scheme in _OBJECT_STORES:
             return _ObjectSource(url, scheme, self._environment)
-        assert self._session is not None
+        if self._session is None:
+            raise RuntimeError("the pool is closed; use it as a context manager")
         return _HttpSource(self._session, hub_url(url, self._environment), self)
 
     def authorization(self, url: str) -> dict[str, str]:
@@ -132,7 +133,11 @@ def hub_url(url: str, environment: Mapping[str, str] = os.environ) -> str:
     base = environment.get("HF_ENDPOINT", _HUB).rstrip("/")
     if not url.startswith("hf://"):
         page = f"{_HUB}/"
-        return re.sub(r"^([^/]+/[^/]+)/blob/", rf"{page}\1/resolve/", url[len(page) :], count=1) if url.startswith(page) and "/blob/" in url else url
+        return (
+            re.sub(r"^([^/]+/[^/]+)/blob/", rf"{page}\1/resolve/", url[len(page) :], count=1)
+            if url.startswith(page) and "/blob/" in url
+            else url
+        )
     found = re.fullmatch(r"hf://([\w.-]+)/([\w.-]+)(?:@([^/]+))?/(.+)", url)
     if found is None:
         raise InvalidArgument(f"{shown_url(url)!r} has not the form hf://OWNER/REPOSITORY[@REVISION]/PATH.")
@@ -193,7 +198,9 @@ class _HttpSource:
             raise InvalidArgument(f"{shown_url(url)!r} is not an https url.")
         if not self._pool.allow_private:
             if scheme == "http":
-                raise AccessDenied(f"{shown_url(url)} is not https. The owner may allow such urls with {ALLOW_VARIABLE}=1.", reason="private")
+                raise AccessDenied(
+                    f"{shown_url(url)} is not https. The owner may allow such urls with {ALLOW_VARIABLE}=1.", reason="private"
+                )
             check_host(url)
 
     def _check_status(self, response: aiohttp.ClientResponse, url: str) -> None:
@@ -233,7 +240,7 @@ class _HttpRange:
 
 
 @contextlib.contextmanager
-def _translated(url: str) -> Any:
+def _translated(url: str) -> Iterator[None]:
     """Turn errors of connections into ours."""
     try:
         yield
@@ -265,7 +272,7 @@ class _ObjectSource:
         span = {"offset": first} if end is None else (first, end)
         with self._translated():
             result = await self._module().get_async(self._store(), self._path, options={"range": span})
-            yield _ObjectRange(result, self._translated)
+        yield _ObjectRange(result, self._translated)
 
     def _module(self) -> Any:
         try:
@@ -275,44 +282,37 @@ class _ObjectSource:
         return obstore
 
     def _store(self) -> Any:
-        self._module()
         from obstore.store import from_url
 
-        options: dict[str, Any] = {}
-        if not any(self._environment.get(name) for name in _CREDENTIALS[self._scheme]):
-            options["skip_signature"] = True
-        endpoint = self._environment.get("AWS_ENDPOINT_URL_S3") or self._environment.get("AWS_ENDPOINT_URL")
-        client = {"allow_http": True} if self._scheme == "s3" and endpoint and endpoint.startswith("http://") else {}
-        retries = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
-        return from_url(self._bucket, config=options or None, client_options=client or None, retry_config=retries)
+        signed = any(self._environment.get(name) for name in _CREDENTIALS[self._scheme])
+        endpoint = self._environment.get("AWS_ENDPOINT_URL_S3") or self._environment.get("AWS_ENDPOINT_URL") or ""
+        return from_url(
+            self._bucket,
+            config=None if signed else {"skip_signature": True},
+            client_options={"allow_http": True} if self._scheme == "s3" and endpoint.startswith("http://") else None,
+            retry_config={"max_retries": 3, "retry_timeout": timedelta(seconds=30)},
+        )
 
     @contextlib.contextmanager
-    def _translated(self) -> Any:
-        from yggdrasill.errors import YggdrasillError
+    def _translated(self) -> Iterator[None]:
+        """Turn errors of obstore, whose texts may contain signed urls, into ours."""
+        self._module()
+        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 
         try:
             yield
-        except (YggdrasillError, asyncio.CancelledError, GeneratorExit):
+        except YggdrasillError:
             raise
         except FileNotFoundError:
             raise MissingFile(f"{shown_url(self._url)} does not exist. Correct the url.") from None
-        except Exception as error:
-            self._raise(error)
-
-    def _raise(self, error: Exception) -> None:
-        """Raise ours for an error of obstore, whose text may contain a signed url."""
-        from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
-
-        denied = isinstance(error, (PermissionDeniedError, UnauthenticatedError))
-        if denied or re.search(r"\b(401|403)\b", str(error)):
-            raise AccessDenied(
-                f"{shown_url(self._url)} refused the request. Set credentials that may read it: {' or '.join(_CREDENTIALS[self._scheme][:2])}."
-            ) from None
-        if isinstance(error, (BaseError, OSError)):
+        except (BaseError, OSError) as error:
+            if isinstance(error, (PermissionDeniedError, UnauthenticatedError)) or re.search(r"\b(401|403)\b", str(error)):
+                variables = " or ".join(_CREDENTIALS[self._scheme][:2])
+                raise AccessDenied(f"{shown_url(self._url)} refused the request. Set credentials that may read it: {variables}.") from None
             raise EndpointUnreachable(
-                f"{shown_url(self._url)} cannot be read ({type(error).__name__}). Check the url, the credentials and the network.", broken=True
+                f"{shown_url(self._url)} cannot be read ({type(error).__name__}). Check the url, the credentials and the network.",
+                broken=True,
             ) from None
-        raise error
 
 
 class _ObjectRange:
@@ -320,7 +320,7 @@ class _ObjectRange:
 
     status = 206
 
-    def __init__(self, result: Any, translated: Any) -> None:
+    def __init__(self, result: Any, translated: Callable[[], AbstractContextManager[None]]) -> None:
         self._result, self._translated = result, translated
 
     async def chunks(self) -> AsyncIterator[bytes]:
