@@ -26,6 +26,7 @@ _COMMANDS = {
     "place": "run parts of a ComfyUI workflow on other servers",
     "up": "start one ComfyUI endpoint per GPU from an existing installation",
     "version": "make, check and install version specs of ComfyUI",
+    "worker": "run jobs of a RunPod endpoint: workflows, training, files",
     "templates": "list the templates of every level",
 }
 

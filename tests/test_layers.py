@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 OUTSIDE = {"benchmarks", "build", "dist", "docs", "node_modules", "out", "tests", "web", "workflows"}
 LEVELS = ("errors", "values", "executor", "foundation", "pipeline", "stage", "world", "protocol", "remote", "version_specs", "server_ext")
-TOPS = ("__main__", "cli", "gateway", "nodes", "worker")
+TOPS = ("__main__", "cli", "gateway", "nodes", "rp_handler", "worker")
 #: What each part of the package may import from the package, besides itself.
 MAY_IMPORT = {level: set(LEVELS[:rank]) for rank, level in enumerate(LEVELS)}
 MAY_IMPORT |= {top: {*LEVELS, *TOPS, "draw"} for top in TOPS}

@@ -69,7 +69,7 @@ class GcsBucket:
             from google.cloud import storage
         except ImportError as error:
             raise InvalidArgument(
-                'output_mode \'gcs\' needs google-cloud-storage: pip install "yggdrasill[gcs]"', code="missing_package"
+                "output_mode 'gcs' needs google-cloud-storage: pip install \"yggdrasill[gcs]\"", code="missing_package"
             ) from error
         try:
             if os.environ.get("STORAGE_EMULATOR_HOST"):
@@ -90,7 +90,9 @@ class GcsBucket:
         except Forbidden:  # an account that may only write objects cannot look at the bucket
             return
         if not exists:
-            raise StorageFailed(f"The bucket {self.name!r} does not exist in Google Cloud Storage, or this account cannot see it.", code="no_bucket")
+            raise StorageFailed(
+                f"The bucket {self.name!r} does not exist in Google Cloud Storage, or this account cannot see it.", code="no_bucket"
+            )
 
     def _upload(self, path: Path, key: str, media_type: str) -> dict[str, Any]:
         blob = self._client.bucket(self.name).blob(key)
@@ -168,7 +170,7 @@ class S3Bucket:
         try:
             from obstore.store import S3Store
         except ImportError as error:
-            raise InvalidArgument('output_mode \'s3\' needs obstore: pip install "yggdrasill[stores]"', code="missing_package") from error
+            raise InvalidArgument("output_mode 's3' needs obstore: pip install \"yggdrasill[stores]\"", code="missing_package") from error
         options: dict[str, Any] = {
             "access_key_id": settings.access_key_id,
             "secret_access_key": settings.secret_access_key,
@@ -211,4 +213,6 @@ def _checked_prefix(prefix: str) -> str:
 def _upload_failed(what: str, error: Exception) -> StorageFailed:
     status = getattr(error, "code", None)
     shown = f"{type(error).__name__}{f', HTTP {int(status)}' if isinstance(status, int) else ''}"
-    return StorageFailed(f"{what} ({shown}). Check the bucket, the credentials and their rights. The file is kept in the output.", code="upload_failed")
+    return StorageFailed(
+        f"{what} ({shown}). Check the bucket, the credentials and their rights. The file is kept in the output.", code="upload_failed"
+    )

@@ -38,11 +38,12 @@ _KINDS = (
 
 @dataclass(frozen=True)
 class Profile:
-    """What a ComfyUI is started for. Jobs of another profile wait until it can be started anew."""
+    """What a ComfyUI is started for. Jobs of another profile wait until it can be started anew. ``generation`` counts installations of nodes."""
 
     models_dir: Path
     args: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    generation: int = 0
 
 
 @dataclass(eq=False)
@@ -184,7 +185,11 @@ class ComfyService:
         try:
             while not await _answers(server):
                 if ended.done() or time.monotonic() - started > self._settings.start_seconds:
-                    why = f"ended with return code {ended.result()}" if ended.done() else f"is not ready after {self._settings.start_seconds:g} s"
+                    why = (
+                        f"ended with return code {ended.result()}"
+                        if ended.done()
+                        else f"is not ready after {self._settings.start_seconds:g} s"
+                    )
                     raise EndpointFailed(f"ComfyUI {why}. Its last output:\n{self.log_tail()}", code="comfy_start_failed")
                 await asyncio.sleep(0.1)
         except BaseException:
@@ -211,7 +216,8 @@ class ComfyService:
             return find_installation(self._settings.comfy_home, self._settings.comfy_python)
         except MissingFile as error:
             raise MissingFile(
-                "ComfyUI is not installed on this worker. Name its folder with COMFY_HOME and its Python with COMFYUI_PYTHON.", code="comfy_missing"
+                "ComfyUI is not installed on this worker. Name its folder with COMFY_HOME and its Python with COMFYUI_PYTHON.",
+                code="comfy_missing",
             ) from error
 
     def _on_end(self, running: RunningComfy, profile: Profile) -> None:
@@ -219,7 +225,9 @@ class ComfyService:
         if self._closed or self._running is not running or running.ended.cancelled():
             return
         self.crashes += 1
-        _LOG.error("ComfyUI ended (return code %s) and is started again. Its last output:\n%s", running.process.process.returncode, self.log_tail())
+        _LOG.error(
+            "ComfyUI ended (return code %s) and is started again. Its last output:\n%s", running.process.process.returncode, self.log_tail()
+        )
         self._restarting = asyncio.get_running_loop().create_task(self._restart(profile))
 
     async def _restart(self, profile: Profile) -> None:
@@ -227,7 +235,7 @@ class ComfyService:
             if self._profile == profile:
                 await self._ready(profile)
         except (EndpointFailed, MissingFile) as error:
-            _LOG.error("%s", self._scrubber.text(str(error)))  # noqa: TRY400 - it has no traceback of interest
+            _LOG.error("%s", self._scrubber.text(str(error)))
 
     async def _stop(self) -> None:
         running, self._running = self._running, None
@@ -237,7 +245,7 @@ class ComfyService:
 
 async def _end_of(process: ComfyProcess) -> int:
     """Wait until a process has ended and return its return code."""
-    while (code := process.process.poll()) is None:
+    while (code := process.process.poll()) is None:  # noqa: ASYNC110 - a process has no event
         await asyncio.sleep(_POLL)
     return code
 

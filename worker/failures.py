@@ -115,7 +115,10 @@ class Scrubber:
         if isinstance(error, asyncio.CancelledError):
             return {"error": "The job was cancelled.", "code": "cancelled"}
         if not isinstance(error, YggdrasillError):
-            return {"error": f"Unexpected failure in the worker ({type(error).__name__}). The worker's log has the details.", "code": "internal"}
+            return {
+                "error": f"Unexpected failure in the worker ({type(error).__name__}). The worker's log has the details.",
+                "code": "internal",
+            }
         message = self.text(error.message)
         if len(message) > _MAX_MESSAGE:
             half = _MAX_MESSAGE // 2

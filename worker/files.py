@@ -73,7 +73,9 @@ def read_piece(path: Path, name: str, *, offset: int = 0, length: int, expected:
             if expected is not None and expected != version:
                 raise InvalidArgument(f"{name!r} has changed since its first piece. Begin again at offset 0.", code="file_changed")
             if not 0 <= offset <= facts.st_size or (offset == facts.st_size and offset > 0):
-                raise InvalidArgument(f"offset must be from 0 to {max(0, facts.st_size - 1)} for {name!r}, got {offset}.", code="invalid_offset")
+                raise InvalidArgument(
+                    f"offset must be from 0 to {max(0, facts.st_size - 1)} for {name!r}, got {offset}.", code="invalid_offset"
+                )
             file.seek(offset)
             data = file.read(length)
     except InvalidArgument:
@@ -132,7 +134,9 @@ def _write_archive(target: Path, files: dict[str, Path], modified: dict[str, flo
                     while chunk := source.read(_CHUNK):
                         sink.write(chunk)
     except OSError as error:
-        raise StorageFailed(f"Cannot write the archive: {error.strerror or 'the disk is full'}. Nothing was changed.", path="archive") from error
+        raise StorageFailed(
+            f"Cannot write the archive: {error.strerror or 'the disk is full'}. Nothing was changed.", path="archive"
+        ) from error
 
 
 def _remove_old(folder: Path) -> None:

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.errors import CorruptData, DuplicateName, InvalidArgument, StorageFailed, UnsupportedFormat
-from yggdrasill.worker.files import files_below
 from yggdrasill.worker.workspace import Workspace, plain_name
 
 __all__ = ["MODEL_SUFFIXES", "install_lora", "list_models", "lora_facts"]
@@ -59,7 +58,9 @@ def lora_facts(path: Path, name: str) -> dict[str, Any]:
         UnsupportedFormat: not a safetensors file. CorruptData: a damaged one, or one without LoRA weights (code ``not_a_lora``).
     """
     if path.suffix.lower() not in (".safetensors", ".sft"):
-        raise UnsupportedFormat(f"{name!r} is not a safetensors file. Other formats can contain code and are not read.", code="unsupported_format")
+        raise UnsupportedFormat(
+            f"{name!r} is not a safetensors file. Other formats can contain code and are not read.", code="unsupported_format"
+        )
     header = _header(path, name)
     keys = [key for key in header if key != "__metadata__"]
     counts = {scheme: sum(pattern.fullmatch(key) is not None for key in keys) for scheme, pattern, _ in _SCHEMES}
@@ -102,7 +103,9 @@ def install_lora(path: Path, loras: Path, name: str, *, replace: bool = False) -
         partial.replace(target)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise StorageFailed(f"Cannot copy the LoRA {target.name!r}: {error.strerror or error}. Nothing was changed.", path=target.name) from error
+        raise StorageFailed(
+            f"Cannot copy the LoRA {target.name!r}: {error.strerror or error}. Nothing was changed.", path=target.name
+        ) from error
     return {**facts, "name": target.name, "installed": True}
 
 

@@ -198,7 +198,9 @@ def _size(file: OutputFile) -> int:
     try:
         return file.path.stat().st_size
     except OSError as error:
-        raise StorageFailed(f"The output {Path(file.name).name!r} is gone ({error.strerror}). Run the job again.", path=file.name) from error
+        raise StorageFailed(
+            f"The output {Path(file.name).name!r} is gone ({error.strerror}). Run the job again.", path=file.name
+        ) from error
 
 
 def _base64(file: OutputFile) -> str:

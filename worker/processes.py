@@ -93,7 +93,8 @@ class ProcessStore:
         """
         if not isinstance(process_id, str) or not _ID.fullmatch(process_id):
             raise InvalidArgument(
-                f"process_id must be the id of a process, such as '0193a5b2c4d6-1f2e3d4c', got {str(process_id)[:60]!r}.", code="invalid_process_id"
+                f"process_id must be the id of a process, such as '0193a5b2c4d6-1f2e3d4c', got {str(process_id)[:60]!r}.",
+                code="invalid_process_id",
             )
         found = self._read(process_id)
         if found is None:
@@ -137,6 +138,11 @@ class ProcessStore:
             self._write(taken)
             return taken
         return None
+
+    def has_claimable(self, kinds: frozenset[str]) -> bool:
+        """Return whether a process of these kinds waits for a worker."""
+        rows = [self._read(process_id) for process_id in self._ids()]
+        return any(row is not None and not row.is_final and row.kind in kinds and self._is_claimable(row) for row in rows)
 
     def renew(self, process: Process) -> bool:
         """Extend the lease of an attempt. Return False if another worker has claimed a later attempt, or the folder is gone."""
@@ -238,7 +244,7 @@ class ProcessStore:
 
     def _ids(self) -> list[str]:
         try:
-            return [name for name in os.listdir(self.folder) if _ID.fullmatch(name)]
+            return [path.name for path in self.folder.iterdir() if _ID.fullmatch(path.name)]
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -280,7 +286,7 @@ class ProcessStore:
                 file.write(text)
 
     def _last_attempt(self, process_id: str) -> int:
-        names = os.listdir(self.folder / process_id)
+        names = [path.name for path in (self.folder / process_id).iterdir()]
         return max((int(name[8:]) for name in names if name.startswith("attempt-") and name[8:].isdecimal()), default=0)
 
     def _is_claimable(self, process: Process) -> bool:

@@ -38,7 +38,9 @@ async def prompt_of(request: Generate, spec: VersionSpec | None, fetcher: Fetche
             return read_workflow(data.decode("utf-8", "replace"))
         return read_workflow(request.workflow)
     if spec is None or (not inputs and request.inputs is None):
-        raise InvalidArgument("The input has no workflow. Give 'workflow', 'workflow_url', 'graph_id' or a 'prompt'.", code="workflow_required")
+        raise InvalidArgument(
+            "The input has no workflow. Give 'workflow', 'workflow_url', 'graph_id' or a 'prompt'.", code="workflow_required"
+        )
     return _fill(spec, inputs)
 
 
@@ -69,8 +71,6 @@ def _inputs(request: Generate) -> dict[str, Any]:
     named = {**(request.inputs or {}), **(request.model_extra or {})}
     if request.prompt is not None:
         named["prompt"] = request.prompt
-    if request.seed is not None and request.graph_id is None:
-        named["seed"] = request.seed
     return named
 
 
@@ -87,11 +87,14 @@ def _fill(spec: VersionSpec, inputs: Mapping[str, Any]) -> dict[str, Any]:
     for name in inputs:
         if name not in targets:
             raise InvalidArgument(
-                unknown_message("input", name[:60], targets, f"These are the inputs of version {spec.version_id!r}.", limit=30), code="unknown_input"
+                unknown_message("input", name[:60], targets, f"These are the inputs of version {spec.version_id!r}.", limit=30),
+                code="unknown_input",
             )
     for name, target in targets.items():
         if target.node not in prompt:
-            raise InvalidConfig(f"Version {spec.version_id!r}: input {name!r} names node {target.node!r}, which its workflow lacks.", code="invalid_version")
+            raise InvalidConfig(
+                f"Version {spec.version_id!r}: input {name!r} names node {target.node!r}, which its workflow lacks.", code="invalid_version"
+            )
         value = inputs.get(name, target.default)
         if value is not None:
             fields = prompt[target.node].setdefault("inputs", {})

@@ -75,7 +75,6 @@ class Generate(Delivery):
     inputs: dict[str, Any] | None = None
     images: list[ImageInput] = Field(default_factory=list, max_length=256)
     models_dir: str | None = None
-    seed: int | None = None
     verbose: bool | None = None
     previews: bool | None = None
     comfy_org_api_key: str | None = None
@@ -247,7 +246,9 @@ def parse_request(given: object) -> tuple[str, _Request]:
         return kind, REQUESTS[kind].model_validate(dict(given))
     except ValidationError as error:
         mistakes = [_mistake(each["loc"], each["type"], each["msg"], REQUESTS[kind]) for each in error.errors(include_input=False)]
-        raise InvalidArgument(f"Invalid input for {kind!r}: {' '.join(mistakes[:10])}", code="invalid_input", errors=mistakes[:50]) from None
+        raise InvalidArgument(
+            f"Invalid input for {kind!r}: {' '.join(mistakes[:10])}", code="invalid_input", errors=mistakes[:50]
+        ) from None
 
 
 def _mistake(place: tuple[int | str, ...], kind: str, message: str, model: type[_Request]) -> str:

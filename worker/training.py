@@ -70,7 +70,8 @@ class AiToolkit:
     def check(self) -> None:
         if not (self._folder / "run.py").is_file():
             raise MissingFile(
-                "No trainer is installed on this worker. Install ai-toolkit and name its folder with AI_TOOLKIT_HOME.", code="trainer_missing"
+                "No trainer is installed on this worker. Install ai-toolkit and name its folder with AI_TOOLKIT_HOME.",
+                code="trainer_missing",
             )
 
     def command(self, config: Path) -> list[str]:
@@ -139,6 +140,11 @@ class TrainingRunner:
         self._wake.set()
         return process
 
+    async def wait_idle(self) -> None:
+        """Wait until no process of this worker runs and none waits that it could claim."""
+        while self._running or self.store.has_claimable(frozenset({KIND})):  # noqa: ASYNC110 - other workers change the store
+            await asyncio.sleep(_POLL)
+
     async def follow(self, process_id: str) -> AsyncIterator[Process]:
         """Yield the row of a process whenever it changes, the final one last. Raise `StorageFailed` if the store is gone."""
         before: Process | None = None
@@ -148,7 +154,9 @@ class TrainingRunner:
             except UnknownJob as error:
                 if before is None:
                     raise
-                raise StorageFailed("The row of the process was removed while it ran. Check the volume.", code="process_store_lost") from error
+                raise StorageFailed(
+                    "The row of the process was removed while it ran. Check the volume.", code="process_store_lost"
+                ) from error
             if row != before:
                 before = row
                 yield row
@@ -204,7 +212,10 @@ class TrainingRunner:
                 await asyncio.to_thread(store.finish, process, FAILED, error=self._scrubber.failure(error))
         except OSError as error:
             _LOG.exception("training %s failed", process.process_id)
-            failure = {"error": f"The trainer could not be started or its files not be written ({error.strerror}).", "code": "trainer_failed"}
+            failure = {
+                "error": f"The trainer could not be started or its files not be written ({error.strerror}).",
+                "code": "trainer_failed",
+            }
             with contextlib.suppress(StorageFailed):
                 await asyncio.to_thread(store.finish, process, FAILED, error=failure)
 
@@ -275,7 +286,9 @@ class TrainingRunner:
 
     def _results(self, folder: Path) -> dict[str, Any]:
         """Return the files of a training, relative to the workspace, and the newest weights among them."""
-        paths = sorted((path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()), key=lambda path: path.stat().st_mtime)
+        paths = sorted(
+            (path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()), key=lambda path: path.stat().st_mtime
+        )
         files = [{"path": self._workspace.name(path), "size": path.stat().st_size} for path in paths]
         weights = [entry["path"] for entry in files if str(entry["path"]).endswith(".safetensors")]
         return {"folder": self._workspace.name(folder), "files": files, **({"lora": weights[-1]} if weights else {})}

@@ -84,7 +84,11 @@ def training_config(request: Mapping[str, Any], settings: TrainingSettings) -> d
             "lr": request["lr"],
             "dtype": "bf16",
         },
-        "model": {"name_or_path": request["model"], **({"arch": request["arch"]} if request["arch"] else {}), "quantize": request["quantize"]},
+        "model": {
+            "name_or_path": request["model"],
+            **({"arch": request["arch"]} if request["arch"] else {}),
+            "quantize": request["quantize"],
+        },
     }
     if request["trigger_word"]:
         process["trigger_word"] = request["trigger_word"]
