@@ -218,7 +218,8 @@ async def _plan_models(spec: VersionSpec, plan: Plan, store: ModelCache, progres
     wanted = {model.target: model for model in spec.definition.models}
     hashing = _Hashing(sum(model.size_bytes or 0 for model in wanted.values()))
     async with _ticking(progress, hashing.state, "hashing"):
-        await asyncio.to_thread(lambda: [_plan_model(spec, plan, store, model, hashing.add) for model in wanted.values()])
+        for model in wanted.values():
+            await asyncio.to_thread(_plan_model, spec, plan, store, model, hashing.add)
     store.hashes.save()
 
 
@@ -365,10 +366,10 @@ async def _install(nodes: Sequence[tuple[CustomNode, str]], home: Path, pool: So
         try:
             async with gate:
                 await install_node(node, folder, pool, environment)
-                reason = await asyncio.to_thread(check_node, node, folder) or ""
+                left = await asyncio.to_thread(check_node, node, folder)
         except YggdrasillError as error:
             return Missing("node", node.name, f"{reason}. {error.message}")
-        return Missing("node", node.name, reason) if reason else None
+        return None if left is None else Missing("node", node.name, left)
 
     return [entry for entry in await asyncio.gather(*(install(*each) for each in nodes)) if entry is not None]
 
