@@ -37,9 +37,11 @@ class Console:
         else:
             print(f"error: {error.message}", file=sys.stderr)
 
-    def progress(self, total: int, what: str) -> tqdm[Any]:
-        """Return a progress bar on standard error that appears after one second."""
-        return tqdm(total=total, desc=what, delay=1, disable=self.json_only, file=sys.stderr, leave=False)
+    def progress(self, total: int, what: str, unit: str = "it") -> tqdm[Any]:
+        """Return a progress bar on standard error that appears after one second; ``B`` counts bytes."""
+        return tqdm(
+            total=total, desc=what, delay=1, disable=self.json_only, file=sys.stderr, leave=False, unit=unit, unit_scale=unit == "B"
+        )
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -19,6 +19,7 @@ __all__ = [
     "is_model_file",
     "is_plain_path",
     "model_options",
+    "model_sources",
     "same_path",
     "spelled_at",
 ]
@@ -225,3 +226,23 @@ def folders_of_list(options: Iterable[Any], models: ModelFolders) -> list[str]:
     kinds = {kind: {same_path(name) for name in names} for kind, names in models.items()}
     found = [kind for kind, names in kinds.items() if wanted and wanted <= names]
     return sorted(found, key=lambda kind: (len(kinds[kind]), kind))
+
+
+def model_sources(workflow: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """Return what a workflow (in the editor's format) defines about models, by file name: ``folder``, ``url``, ``sha256``, each if known.
+
+    Workflows define the sources of models in ``properties.models`` of the nodes that load them.
+    """
+    found: dict[str, dict[str, str]] = {}
+    definitions = workflow.get("definitions")
+    subgraphs = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
+    for graph in (workflow, *(subgraphs if isinstance(subgraphs, list) else [])):
+        for node in graph.get("nodes") or () if isinstance(graph, Mapping) else ():
+            properties = node.get("properties") if isinstance(node, Mapping) else None
+            models = properties.get("models") if isinstance(properties, Mapping) else None
+            for model in models if isinstance(models, list) else ():
+                if isinstance(model, Mapping) and isinstance(model.get("name"), str):
+                    hashed = model.get("hash") if str(model.get("hash_type", "")).upper() == "SHA256" else None
+                    facts = {"folder": model.get("directory"), "url": model.get("url"), "sha256": hashed}
+                    found[model["name"]] = {name: value for name, value in facts.items() if isinstance(value, str) and value}
+    return found

@@ -241,8 +241,7 @@ class Part:
             OSError
         """
         while True:
-            lock: FileLock | None = FileLock(path)
-            assert lock is not None
+            lock = FileLock(path)
             if not lock.acquire(wait=False):
                 return None
             part = cls(path, lock)

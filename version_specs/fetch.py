@@ -17,6 +17,7 @@ from yggdrasill.errors import CorruptData, InvalidArgument, StorageFailed, Yggdr
 from yggdrasill.remote.downloads import RangeResponse, stream_ranges
 from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.values.files import failing
+from yggdrasill.values.stores.base import Data
 from yggdrasill.values.stores.threaded import write_stream
 from yggdrasill.version_specs.cache import ModelCache, Part
 from yggdrasill.version_specs.sources import Source, SourcePool, shown_url
@@ -242,7 +243,7 @@ class _Receiver:
     def __init__(self, part: Part, threads: ThreadPoolExecutor) -> None:
         self._part, self._threads = part, threads
         self._digest = hashlib.sha256()
-        self._batch: list[bytes | memoryview] = []
+        self._batch: list[Data] = []
         self._size = 0
         self._hashing: Future[None] | None = None
 
@@ -265,7 +266,7 @@ class _Receiver:
             while count := file.readinto(buffer):
                 self._digest.update(buffer[:count])
 
-    def write(self, chunk: bytes | memoryview) -> None:
+    def write(self, chunk: Data) -> None:
         """Append a chunk, in batches.
 
         Raises:
@@ -305,6 +306,6 @@ class _Receiver:
                 full=error.errno in _FULL,
             ) from error
 
-    def _hash(self, batch: Iterable[bytes | memoryview]) -> None:
+    def _hash(self, batch: Iterable[Data]) -> None:
         for chunk in batch:
             self._digest.update(chunk)

@@ -346,7 +346,7 @@ class VersionSpec(_Part):
         definition = document["definition"]
         for key, names in _SORTED.items():
             if key in definition:
-                definition[key] = sorted(definition[key], key=lambda entry, names=names: [entry.get(name) or "" for name in names])
+                definition[key] = _sorted_by(definition[key], names)
         # the part is left as it is: a prompt and its inputs have an order
         part = {"x-yggdrasill": document.pop("x-yggdrasill")} if "x-yggdrasill" in document else {}
         return {**_ordered(document, _KEYS), "definition": _ordered(definition, _DEFINITION_KEYS), **part}
@@ -355,6 +355,10 @@ class VersionSpec(_Part):
 _KEYS = ("schema", "id", "name", "description", "syncedRevision", "definition")
 _DEFINITION_KEYS = ("schema", "baseComfyVersion", "models", "customNodes", "pipDependencies", "environment")
 _SORTED = {"models": ("type", "filename", "sha256"), "customNodes": ("name", "id", "repository")}
+
+
+def _sorted_by(entries: list[dict[str, Any]], names: Iterable[str]) -> list[dict[str, Any]]:
+    return sorted(entries, key=lambda entry: [entry.get(name) or "" for name in names])
 
 
 def _ordered(value: Any, first: Iterable[str] = ()) -> Any:

@@ -13,9 +13,9 @@ import shutil
 import stat
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, StorageFailed, YggdrasillError
@@ -34,6 +34,7 @@ _MAX_ANSWER = 1 << 20
 _MAX_ARCHIVE = 1 << 30
 _MAX_UNPACKED = 4 << 30
 _MAX_FILES = 100_000
+Result = TypeVar("Result")
 _PROJECT_VERSION = re.compile(r"""^version\s*=\s*["']([^"'\n]+)["']""", re.MULTILINE)
 
 
@@ -108,7 +109,7 @@ async def remote_commit(repository: str, revision: str | None, *, allow_private:
     return commit
 
 
-async def _in_thread(act: Any) -> Any:
+async def _in_thread(act: Callable[[], Result]) -> Result:
     """Return ``act()`` of a thread, with git's refusals as errors of ours."""
     try:
         return await asyncio.to_thread(act)
@@ -196,7 +197,7 @@ async def _install_from_registry(node: CustomNode, folder: Path, pool: SourcePoo
         shutil.rmtree(new, ignore_errors=True)
 
 
-async def _read(pool: SourcePool, url: str, most: int) -> Any:
+async def _read(pool: SourcePool, url: str, most: int) -> AsyncGenerator[bytes, None]:
     """Yield the bytes at a url; raise `LimitExceeded` above ``most`` bytes."""
     count = 0
     async with pool.open(url).open_range(0, None) as response:

@@ -27,7 +27,18 @@ from yggdrasill.version_specs.nodes import check_node, install_node
 from yggdrasill.version_specs.places import models_folder
 from yggdrasill.version_specs.sources import SourcePool
 
-__all__ = ["Missing", "Plan", "Progress", "VerifyOptions", "VerifyReport", "plan_version", "size_text", "verify_version"]
+__all__ = [
+    "Missing",
+    "Plan",
+    "Progress",
+    "VerifyOptions",
+    "VerifyReport",
+    "incomplete",
+    "plan_version",
+    "size_text",
+    "ticking",
+    "verify_version",
+]
 
 Progress = Callable[[int, int, str], object]
 """Called with the bytes that are done, all bytes, and what is being done."""
@@ -101,6 +112,13 @@ class Plan:
         """Return the bytes to fetch; models of one content count once, those of unknown size as nothing."""
         return sum({model.sha256: nbytes or 0 for model, nbytes in self.fetching.values()}.values())
 
+    def lines(self) -> list[str]:
+        """Return what is fetched and installed, in lines of text; the total size first."""
+        missing = self.missing()
+        if not missing:
+            return []
+        return [f"{len(missing)} missing, {size_text(self.total_bytes)} to fetch:", *(f"- {entry}" for entry in missing)]
+
     def missing(self) -> list[Missing]:
         """Return all that is missing: what cannot be had, then what can be fetched."""
         models = [Missing("model", name, "is not in the cache", nbytes) for name, (_, nbytes) in self.fetching.items()]
@@ -135,10 +153,12 @@ async def verify_version(
     progress: Progress | None = None,
     fetch: bool = True,
     options: VerifyOptions | None = None,
+    say: Callable[[str], object] = lambda line: None,
 ) -> VerifyReport:
     """Make this machine ready for a version and return what was done: models cached and linked, custom nodes at their commits.
 
-    ``cache`` is the root of the cache. Without ``fetch`` nothing is sent and nothing is changed.
+    ``cache`` is the root of the cache. Without ``fetch`` nothing is sent and nothing is changed. ``say`` is called with the plan, in lines of
+    text: first what is missing with its total size.
 
     Raises:
         VersionIncomplete: something is missing or cannot be had; the message and ``details["missing"]`` list all of it.
@@ -150,7 +170,9 @@ async def verify_version(
     async with SourcePool(allow_private=allow, silence=chosen.silence, environment=chosen.environment) as pool:
         plan = await plan_version(spec, comfy_home=comfy_home, store=store, pool=pool if fetch else None, progress=progress, options=chosen)
         if plan.impossible or (not fetch and plan.missing()):
-            raise _incomplete(spec, plan.missing(), plan.total_bytes)
+            raise incomplete(spec, plan.missing(), plan.total_bytes)
+        for line in plan.lines():
+            say(line)
         report = VerifyReport(spec.version_id, str(plan.models), [model.target for model in plan.present], notes=plan.notes)
         if fetch:
             await _apply(spec, plan, report, comfy_home, store, pool, progress, chosen)
@@ -217,8 +239,9 @@ async def _plan_models(spec: VersionSpec, plan: Plan, store: ModelCache, progres
         return
     wanted = {model.target: model for model in spec.definition.models}
     hashing = _Hashing(sum(model.size_bytes or 0 for model in wanted.values()))
-    async with _ticking(progress, hashing.state, "hashing"):
-        await asyncio.to_thread(lambda: [_plan_model(spec, plan, store, model, hashing.add) for model in wanted.values()])
+    async with ticking(progress, hashing.state, "hashing"):
+        for model in wanted.values():
+            await asyncio.to_thread(_plan_model, spec, plan, store, model, hashing.add)
     store.hashes.save()
 
 
@@ -334,7 +357,7 @@ async def _apply(
             store.remove(download.sha256)
     store.remove_old_parts()
     with Fetcher(store, pool, parallel=options.parallel, retry_policy=options.retry_policy) as fetcher:
-        async with _ticking(progress, lambda: (fetcher.done, plan.total_bytes), f"fetching {len(downloads)} models" if downloads else ""):
+        async with ticking(progress, lambda: (fetcher.done, plan.total_bytes), f"fetching {len(downloads)} models" if downloads else ""):
             nodes = asyncio.ensure_future(_install(plan.installing, home, pool, options.environment))
             try:
                 fetched = await fetcher.fetch_all(downloads)
@@ -353,7 +376,7 @@ async def _apply(
     report.installed = [node.name for node, _ in plan.installing if node.name not in left]
     store.hashes.save()
     if missing:
-        raise _incomplete(spec, missing, sum(entry.nbytes or 0 for entry in missing))
+        raise incomplete(spec, missing, sum(entry.nbytes or 0 for entry in missing))
 
 
 async def _install(nodes: Sequence[tuple[CustomNode, str]], home: Path, pool: SourcePool, environment: Mapping[str, str]) -> list[Missing]:
@@ -365,10 +388,10 @@ async def _install(nodes: Sequence[tuple[CustomNode, str]], home: Path, pool: So
         try:
             async with gate:
                 await install_node(node, folder, pool, environment)
-                reason = await asyncio.to_thread(check_node, node, folder) or ""
+                left = await asyncio.to_thread(check_node, node, folder)
         except YggdrasillError as error:
             return Missing("node", node.name, f"{reason}. {error.message}")
-        return Missing("node", node.name, reason) if reason else None
+        return None if left is None else Missing("node", node.name, left)
 
     return [entry for entry in await asyncio.gather(*(install(*each) for each in nodes)) if entry is not None]
 
@@ -388,7 +411,7 @@ def _link(plan: Plan, report: VerifyReport, store: ModelCache) -> list[Missing]:
 
 
 @asynccontextmanager
-async def _ticking(progress: Progress | None, state: Callable[[], tuple[int, int]], what: str) -> AsyncIterator[None]:
+async def ticking(progress: Progress | None, state: Callable[[], tuple[int, int]], what: str) -> AsyncIterator[None]:
     """Report progress while the block runs, and once at its end, if there was anything to do."""
     if progress is None or not what:
         yield
@@ -410,7 +433,8 @@ async def _ticking(progress: Progress | None, state: Callable[[], tuple[int, int
             progress(*state(), what)
 
 
-def _incomplete(spec: VersionSpec, missing: Sequence[Missing], nbytes: int) -> VersionIncomplete:
+def incomplete(spec: VersionSpec, missing: Sequence[Missing], nbytes: int) -> VersionIncomplete:
+    """Return the error that lists all that is missing; ``nbytes`` is the size of the models among it."""
     lines = "".join(f"\n- {entry}" for entry in missing)
     size = f", {size_text(nbytes)} of models" if nbytes else ""
     return VersionIncomplete(

@@ -10,7 +10,7 @@ from aiohttp import web
 from pydantic import BaseModel, ConfigDict
 
 from yggdrasill.errors import YggdrasillError
-from yggdrasill.remote.model_names import has_model
+from yggdrasill.remote.model_names import has_model, model_sources
 from yggdrasill.remote.partition.parts import PartCall, Partition
 from yggdrasill.remote.partition.placement_keys import PlacedPart, parts_of, uses_their_models, workflow_id
 from yggdrasill.remote.partition.schemas import NodeSchemas
@@ -205,20 +205,4 @@ def sources_of(workflow: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     for folder, files in model_files().items():
         for file in files:
             found.setdefault(file, {"folder": folder})
-    definitions = workflow.get("definitions")
-    subgraphs = definitions.get("subgraphs") if isinstance(definitions, Mapping) else None
-    graphs = [workflow, *(subgraphs if isinstance(subgraphs, list) else [])]
-    for graph in graphs:
-        for node in graph.get("nodes") or () if isinstance(graph, Mapping) else ():
-            properties = node.get("properties") if isinstance(node, Mapping) else None
-            models = properties.get("models") if isinstance(properties, Mapping) else None
-            for model in models if isinstance(models, list) else ():
-                if isinstance(model, Mapping) and isinstance(model.get("name"), str):
-                    found[model["name"]] = _source(model)
-    return found
-
-
-def _source(model: Mapping[str, Any]) -> dict[str, Any]:
-    hashed = model.get("hash") if str(model.get("hash_type", "")).upper() == "SHA256" else None
-    facts = {"folder": model.get("directory"), "url": model.get("url"), "sha256": hashed}
-    return {name: value for name, value in facts.items() if isinstance(value, str) and value}
+    return {**found, **model_sources(workflow)}
