@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import os
 import re
@@ -64,30 +65,28 @@ class GcsBucket:
         if self._client is not None:
             return
         try:
-            from google.auth.credentials import AnonymousCredentials
-            from google.auth.exceptions import GoogleAuthError
-            from google.cloud import storage
+            storage, credentials = importlib.import_module("google.cloud.storage"), importlib.import_module("google.auth.credentials")
+            failures = importlib.import_module("google.auth.exceptions")
         except ImportError as error:
             raise InvalidArgument(
                 "output_mode 'gcs' needs google-cloud-storage: pip install \"yggdrasill[gcs]\"", code="missing_package"
             ) from error
         try:
             if os.environ.get("STORAGE_EMULATOR_HOST"):
-                self._client = storage.Client(project=self._settings.project or "local", credentials=AnonymousCredentials())
+                self._client = storage.Client(project=self._settings.project or "local", credentials=credentials.AnonymousCredentials())
             else:
                 self._client = storage.Client(project=self._settings.project)
-        except (GoogleAuthError, OSError, ValueError) as error:
+        except (failures.GoogleAuthError, OSError, ValueError) as error:
             raise StorageFailed(
                 "There are no credentials for Google Cloud Storage. Set GOOGLE_APPLICATION_CREDENTIALS, and GOOGLE_CLOUD_PROJECT if it names no project.",
                 code="no_credentials",
             ) from error
 
     def _validate_bucket(self) -> None:
-        from google.api_core.exceptions import Forbidden
-
+        exceptions = importlib.import_module("google.api_core.exceptions")
         try:
             exists = self._client.bucket(self.name).exists(timeout=_SECONDS, retry=None)
-        except Forbidden:  # an account that may only write objects cannot look at the bucket
+        except exceptions.Forbidden:  # an account that may only write objects cannot look at the bucket
             return
         if not exists:
             raise StorageFailed(
@@ -112,16 +111,14 @@ class GcsBucket:
 
     async def _attempts(self, action: Callable[[], Result], what: str) -> Result:
         """Run an action in a thread, and again after failures that may pass."""
-        from google.api_core import exceptions
-        from google.auth.exceptions import GoogleAuthError, TransportError
-
-        passing = (exceptions.ServerError, exceptions.TooManyRequests, ConnectionError, TimeoutError, TransportError)
+        exceptions, auth = importlib.import_module("google.api_core.exceptions"), importlib.import_module("google.auth.exceptions")
+        passing = (exceptions.ServerError, exceptions.TooManyRequests, ConnectionError, TimeoutError, auth.TransportError)
         for attempt in range(self._settings.retries + 1):
             try:
                 return await asyncio.to_thread(action)
             except YggdrasillError:
                 raise
-            except (exceptions.GoogleAPIError, GoogleAuthError, OSError, ValueError, AttributeError) as error:
+            except (exceptions.GoogleAPIError, auth.GoogleAuthError, OSError, ValueError, AttributeError) as error:
                 # requests' errors are OSErrors
                 may_pass = isinstance(error, passing) or type(error).__module__.startswith(("requests", "urllib3"))
                 if may_pass and attempt < self._settings.retries:
@@ -147,15 +144,13 @@ class S3Bucket:
 
     async def put(self, path: Path, name: str, media_type: str) -> dict[str, Any]:
         self._connect()
-        import obstore
-        from obstore.exceptions import BaseError
-
+        obstore, exceptions = importlib.import_module("obstore"), importlib.import_module("obstore.exceptions")
         key = f"{self.prefix}{name}"
         try:
             await obstore.put_async(self._store, key, path, attributes={"Content-Type": media_type})
             lifetime = timedelta(seconds=min(self._settings.url_ttl, _MAX_URL_TTL))
             url = await obstore.sign_async(self._store, "GET", key, lifetime)
-        except (BaseError, OSError, ValueError) as error:
+        except (exceptions.BaseError, OSError, ValueError) as error:
             raise _upload_failed(f"Cannot upload {Path(name).name!r} to the bucket {self.name!r}", error) from error
         return {"s3_url": f"s3://{self.name}/{quote(key)}", "url": url}
 
@@ -168,7 +163,7 @@ class S3Bucket:
                 "There are no credentials for the S3 store. Set BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY.", code="no_credentials"
             )
         try:
-            from obstore.store import S3Store
+            stores = importlib.import_module("obstore.store")
         except ImportError as error:
             raise InvalidArgument("output_mode 's3' needs obstore: pip install \"yggdrasill[stores]\"", code="missing_package") from error
         options: dict[str, Any] = {
@@ -179,7 +174,7 @@ class S3Bucket:
         if self._endpoint:
             options |= {"endpoint": self._endpoint, "virtual_hosted_style_request": False}
         client = {"allow_http": True} if (self._endpoint or "").startswith("http://") else {}
-        self._store = S3Store(self.name, **options, client_options=client)  # type: ignore[arg-type]
+        self._store = stores.S3Store(self.name, **options, client_options=client)
 
 
 def _endpoint(url: str | None) -> tuple[str | None, str | None]:

@@ -58,8 +58,8 @@ class _Summary:
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = {"images": self.images, "videos": self.videos, "captions": self.captions, "total_size": self.total_size}
         if self.sizes:
-            found["smallest"] = list(min(self.sizes, key=lambda size: size[0] * size[1]))
-            found["largest"] = list(max(self.sizes, key=lambda size: size[0] * size[1]))
+            by_area = sorted(self.sizes, key=lambda size: size[0] * size[1])
+            found |= {"smallest": list(by_area[0]), "largest": list(by_area[-1])}
         return {**found, "without_caption": self.without_caption, "rejected": self.rejected}
 
 

@@ -128,7 +128,7 @@ def _write_archive(target: Path, files: dict[str, Path], modified: dict[str, flo
         with replacing(target, durable=False) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
             for name in sorted(files):
                 moment = max(_EARLIEST, time.gmtime(modified[name])[:6])
-                entry = zipfile.ZipInfo(name, moment)  # type: ignore[arg-type]
+                entry = zipfile.ZipInfo(name, moment)
                 entry.external_attr = 0o644 << 16
                 with files[name].open("rb") as source, archive.open(entry, "w", force_zip64=True) as sink:
                     while chunk := source.read(_CHUNK):

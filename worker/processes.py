@@ -103,7 +103,7 @@ class ProcessStore:
             raise UnknownJob(f"Unknown process {process_id!r}. The request 'processes' lists the processes.", code="unknown_process")
         return found
 
-    def list(self, *, kind: str | None = None, state: str | None = None, limit: int = 100) -> list[Process]:
+    def newest(self, *, kind: str | None = None, state: str | None = None, limit: int = 100) -> list[Process]:
         """Return processes, newest first."""
         found: list[Process] = []
         for process_id in sorted(self._ids(), reverse=True):

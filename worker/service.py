@@ -207,7 +207,7 @@ class WorkerService:
     # -- processes ----------------------------------------------------------------------------------------------
 
     async def _processes(self, request: typed.Processes, job: JobContext) -> dict[str, Any]:
-        rows = await asyncio.to_thread(lambda: self.store.list(kind=KIND, state=request.state, limit=request.limit))
+        rows = await asyncio.to_thread(lambda: self.store.newest(kind=KIND, state=request.state, limit=request.limit))
         return {"processes": [self._summary(row) for row in rows]}
 
     async def _process_status(self, request: typed.ProcessStatus, job: JobContext) -> dict[str, Any]:
@@ -244,7 +244,7 @@ class WorkerService:
         return await asyncio.to_thread(lambda: install_lora(path, self.settings.models_dir / "loras", name, replace=request.replace))
 
     def _list_loras(self) -> dict[str, Any]:
-        rows = self.store.list(kind=KIND, state=COMPLETED, limit=1000)
+        rows = self.store.newest(kind=KIND, state=COMPLETED, limit=1000)
         trained = [
             {"process_id": row.process_id, "name": row.name, "path": row.output["lora"]}
             for row in rows
@@ -330,7 +330,7 @@ class WorkerService:
     # -- health -------------------------------------------------------------------------------------------------
 
     async def _health(self, request: typed.Health, job: JobContext) -> dict[str, Any]:
-        rows = await asyncio.to_thread(lambda: self.store.list(kind=KIND, limit=1000))
+        rows = await asyncio.to_thread(lambda: self.store.newest(kind=KIND, limit=1000))
         states: dict[str, int] = {}
         for row in rows:
             states[row.state] = states.get(row.state, 0) + 1
