@@ -70,7 +70,7 @@ _USER = re.compile(r"(https?://)[^\s/@'\"]+@")
 def code_of(error: YggdrasillError) -> str:
     """Return the code of an error."""
     code = error.details.get("code")
-    if isinstance(code, str) and re.fullmatch(r"[a-z_]{1,60}", code):
+    if isinstance(code, str) and re.fullmatch(r"[a-z0-9_]{1,60}", code):
         return code
     return next(CODES[cls] for cls in type(error).__mro__ if cls in CODES)
 

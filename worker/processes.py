@@ -75,13 +75,17 @@ class ProcessStore:
 
     # -- rows ---------------------------------------------------------------------------------------------------
 
+    def make(self) -> None:
+        """Create the folder of the store."""
+        with self._storing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+
     def create(self, kind: str, name: str, request: dict[str, Any]) -> Process:
         """Store a new process in the state ``IN_QUEUE`` and return it."""
         now = self._clock()
         process = Process(f"{int(now * 1000):012x}-{secrets.token_hex(4)}", kind, name, IN_QUEUE, now, request)
         with self._storing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / process.process_id).mkdir()
+            (self.folder / process.process_id).mkdir(parents=True)
         self._write(process)
         return process
 

@@ -106,6 +106,7 @@ class WorkerService:
     async def start(self) -> None:
         """Make the workspace and begin to run the training processes that wait."""
         await asyncio.to_thread(self.workspace.make)
+        await asyncio.to_thread(self.store.make)
         self.settings.state_dir.mkdir(parents=True, exist_ok=True)
         self.runner.start()
 

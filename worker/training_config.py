@@ -44,8 +44,7 @@ def read_training_yaml(text: object) -> dict[str, Any]:
     if "${" in text:
         raise _environment()
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise _invalid("Aliases ('*name') are not allowed. Write the values out.")
+        _check_events(text)
         found = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         where = getattr(error, "problem_mark", None)
@@ -53,6 +52,17 @@ def read_training_yaml(text: object) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _invalid("It must be a mapping with the keys 'job' and 'config'.")
     return found
+
+
+def _check_events(text: str) -> None:
+    """Refuse aliases, which can make a small text large, and deep nesting, which takes long to read."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            raise _invalid("Aliases ('*name') are not allowed. Write the values out.")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise _too_deep()
 
 
 def training_config(request: Mapping[str, Any], settings: TrainingSettings) -> dict[str, Any]:
@@ -119,6 +129,7 @@ def check_training_config(config: Mapping[str, Any], workspace: Workspace, setti
         raise _invalid("'config.process' must be a list with at least one mapping.")
     for number, process in enumerate(processes):
         _check_process(process, f"config.process[{number}]", workspace, settings)
+    _bound_paths({key: value for key, value in inner.items() if key not in ("name", "process")}, "config", workspace, settings)
     for key in set(found) - {"job", "config", "meta"}:
         raise _invalid(f"Unknown key {str(key)[:60]!r}. Available: 'config', 'job', 'meta'.")
     return found
@@ -155,7 +166,7 @@ def _check_process(process: dict[str, Any], where: str, workspace: Workspace, se
 def _check_values(value: Any, depth: int = 0, where: str = "") -> None:
     """Refuse ``${``, secrets and odd types everywhere, and turn numbers written as text into numbers, in place."""
     if depth > _MAX_DEPTH:
-        raise _invalid(f"It is nested more than {_MAX_DEPTH} levels deep.")
+        raise _too_deep()
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         place = f"{where}.{key}" if where else str(key)
@@ -235,6 +246,10 @@ def _one_of(value: object, allowed: tuple[str, ...], where: str) -> None:
 
 def _as_config(where: str) -> Any:
     return error_context(f"training configuration: {where}")
+
+
+def _too_deep() -> YggdrasillError:
+    return _invalid(f"It is nested more than {_MAX_DEPTH} levels deep.")
 
 
 def _environment() -> YggdrasillError:
