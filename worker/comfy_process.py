@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
@@ -29,6 +30,7 @@ Result = TypeVar("Result")
 _LOG = logging.getLogger("yggdrasill.worker")
 _POLL = 0.05
 _CRASH_SECONDS = 3.0
+_COLORS = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _KINDS = (
     "audio_encoders", "checkpoints", "classifiers", "clip_vision", "configs", "controlnet", "diffusers", "diffusion_models", "embeddings", "gligen",
     "hypernetworks", "latent_upscale_models", "loras", "model_patches", "photomaker", "style_models", "text_encoders", "upscale_models", "vae",
@@ -81,8 +83,8 @@ class ComfyService:
 
     @property
     def output_folder(self) -> Path:
-        """The folder into which ComfyUI saves results."""
-        return self._workspace.output
+        """The folder into which ComfyUI saves results: one for each worker, because two would count file names from the same number."""
+        return self._workspace.output / self._settings.worker_id
 
     @property
     def temp_folder(self) -> Path:
@@ -106,7 +108,7 @@ class ComfyService:
             text = path.read_text(encoding="utf-8", errors="replace")
         except OSError:
             return ""
-        return self._scrubber.text("\n".join(text.splitlines()[-20:]))
+        return self._scrubber.text("\n".join(_COLORS.sub("", text).splitlines()[-20:]))
 
     @asynccontextmanager
     async def use(self, profile: Profile) -> AsyncIterator[RunningComfy]:

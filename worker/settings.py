@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import socket
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -112,7 +114,7 @@ class Settings:
         mode = read.text("OUTPUT_MODE") or "gcs"
         if mode not in OUTPUT_MODES:
             raise InvalidArgument(f"Unknown OUTPUT_MODE {mode!r}. Available: {format_options(OUTPUT_MODES)}.")
-        pod = read.text("RUNPOD_POD_ID") or f"{os.getpid()}"
+        pod = re.sub(r"[^A-Za-z0-9_-]", "-", read.text("RUNPOD_POD_ID") or f"{socket.gethostname()}-{os.getpid()}")[:80]
         on_volume = any(root.is_relative_to(each) for each in VOLUMES if os.path.ismount(each))
         return cls(
             root=root,
