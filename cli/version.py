@@ -170,16 +170,19 @@ def _scanned(arguments: argparse.Namespace, name: str, console: Console) -> tupl
 
 
 def _validate(arguments: argparse.Namespace, console: Console) -> int:
-    from yggdrasill.version_specs.checks import warnings_of
+    from yggdrasill.version_specs.checks import errors_of, warnings_of
 
     spec = _open(arguments)
-    warnings = warnings_of(spec)
+    errors, warnings = errors_of(spec), warnings_of(spec)
+    for error in errors:
+        console.say(f"error: {error}")
     for warning in warnings:
         console.say(f"warning: {warning}")
     facts = {"models": len(spec.definition.models), "custom_nodes": len(spec.definition.custom_nodes)}
-    console.say(f"version {spec.version_id!r}: {facts['models']} models, {facts['custom_nodes']} custom nodes, {len(warnings)} warnings")
-    console.result({"version_id": spec.version_id, "file": str(spec.file), **facts, "warnings": warnings})
-    return 0
+    counts = f"{facts['models']} models, {facts['custom_nodes']} custom nodes, {len(errors)} errors, {len(warnings)} warnings"
+    console.say(f"version {spec.version_id!r}: {counts}")
+    console.result({"version_id": spec.version_id, "file": str(spec.file), **facts, "errors": errors, "warnings": warnings})
+    return 2 if errors else 0
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> int:

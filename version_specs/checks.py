@@ -1,4 +1,4 @@
-"""Warnings about a valid spec: what is not exact, what this machine's workers cannot use, and what the platform of Comfy refuses."""
+"""Errors and warnings about a spec that can be read: inputs without a node, what is not exact, what the platform of Comfy refuses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.version_specs.model import COMMIT, VersionSpec
 
-__all__ = ["warnings_of"]
+__all__ = ["errors_of", "warnings_of"]
 
 _PLATFORM_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
 _PLATFORM_REPOSITORY = re.compile(r"https://github\.com/[^/]+/[^/]+/?")
@@ -42,8 +42,7 @@ def warnings_of(spec: VersionSpec) -> list[str]:
             found.append(f"{where}: the platform of Comfy accepts repositories at https://github.com only")
         if not node.repository and not node.registry_version:
             found.append(f"{where} has no repository and no version of the registry; it must be on the machine")
-    found += _loose_requirements(definition.pip_dependencies or "")
-    return [*found, *_prompt_warnings(spec)]
+    return [*found, *_loose_requirements(definition.pip_dependencies or "")]
 
 
 def _loose_requirements(text: str) -> list[str]:
@@ -52,15 +51,15 @@ def _loose_requirements(text: str) -> list[str]:
     return [f"pipDependencies: {line!r} has no exact version" for line in loose]
 
 
-def _prompt_warnings(spec: VersionSpec) -> list[str]:
-    """Return what is wrong between the prompt of a version and its inputs."""
+def errors_of(spec: VersionSpec) -> list[str]:
+    """Return what is wrong with the prompt of a version, and between it and the inputs."""
     try:
         prompt = spec.read_prompt()
     except YggdrasillError as error:
         return [f"x-yggdrasill.workflow: {error.message}"]
     if prompt is None:
-        return []
-    if "nodes" in prompt and isinstance(prompt["nodes"], list):
+        return [f"x-yggdrasill.inputs.{name}: the version has no workflow" for name in spec.x.inputs]
+    if isinstance(prompt.get("nodes"), list):
         return ["x-yggdrasill.workflow is in the editor's format; save it with Export (API)"]
     found = []
     for name, target in spec.x.inputs.items():

@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import errno
 import hashlib
+import os
 import time
 from collections.abc import AsyncGenerator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ _POLL_S = 0.2
 _STALLED_S = 90.0
 _BATCH_BYTES = 1 << 20
 _READ_BYTES = 4 << 20
+_SYNC_BYTES = 32 << 20
+"""After how many bytes a file is flushed to the disk while the next ones arrive."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -74,7 +77,7 @@ class Fetcher:
             raise InvalidArgument(f"'parallel' is {parallel}; at least 1 file is fetched at a time.")
         self._cache, self._pool, self._retry_policy, self._stalled = cache, pool, retry_policy, stalled
         self._gate = asyncio.Semaphore(parallel)
-        self._hashing = ThreadPoolExecutor(parallel, "yggdrasill-sha256")
+        self._hashing = ThreadPoolExecutor(2 * parallel, "yggdrasill-sha256")
         self._sizes: dict[str, int] = {}
         self._storage_error: StorageFailed | None = None
 
@@ -246,14 +249,16 @@ class _Receiver:
         self._batch: list[Data] = []
         self._size = 0
         self._hashing: Future[None] | None = None
+        self._syncing: Future[None] | None = None
+        self._synced = part.size
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._hashing is not None:
-            with contextlib.suppress(BaseException):
-                self._hashing.result()
+        for future in (self._hashing, self._syncing):
+            if future is not None:
+                wait([future])
 
     def hash_present(self) -> None:
         """Hash what the part contains already.
@@ -298,6 +303,7 @@ class _Receiver:
                     count = self._part.file.write(rest)
                     rest = rest[count:]
                     self._part.size += count or 0
+            self._sync()
         except OSError as error:
             why = "the disk is full" if error.errno in _FULL else error.strerror or str(error)
             raise StorageFailed(
@@ -305,6 +311,14 @@ class _Receiver:
                 path=str(self._part.path),
                 full=error.errno in _FULL,
             ) from error
+
+    def _sync(self) -> None:
+        """Start to flush the file, so that little is left to flush at its end."""
+        if self._part.size - self._synced >= _SYNC_BYTES and (self._syncing is None or self._syncing.done()):
+            if self._syncing is not None:
+                self._syncing.result()
+            self._synced = self._part.size
+            self._syncing = self._threads.submit(os.fsync, self._part.file.fileno())
 
     def _hash(self, batch: Iterable[Data]) -> None:
         for chunk in batch:

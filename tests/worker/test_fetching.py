@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from samples.file_server import file_server
+from samples.small_server import small_server
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, LimitExceeded, YggdrasillError
 from yggdrasill.worker.failures import code_of
 from yggdrasill.worker.fetching import Fetcher
@@ -78,7 +78,7 @@ async def test_a_name_that_resolves_to_an_address_inside_is_refused(monkeypatch:
 
 
 async def test_a_file_is_read_with_redirects() -> None:
-    with file_server({"/a": b"content", "/to": "/a"}) as url:
+    with small_server({"/a": b"content", "/to": "/a"}) as url:
         assert await Fetcher(LIMIT, private_urls=True).read(f"{url}/to?x=1") == b"content"
 
 
@@ -86,7 +86,7 @@ async def test_a_file_is_read_with_redirects() -> None:
     "path, code", [("/none", "fetch_failed"), ("/large", "too_large"), ("/ring", "fetch_failed"), ("/file", "invalid_url")]
 )
 async def test_what_cannot_be_fetched_has_a_code(path: str, code: str) -> None:
-    with file_server({"/large": b"x" * 2000, "/ring": "/ring", "/file": "file:///etc/passwd"}) as url:
+    with small_server({"/large": b"x" * 2000, "/ring": "/ring", "/file": "file:///etc/passwd"}) as url:
         with pytest.raises(YggdrasillError) as caught:
             await Fetcher(LIMIT, private_urls=True).read(url + path)
     assert code_of(caught.value) == code
@@ -94,7 +94,7 @@ async def test_what_cannot_be_fetched_has_a_code(path: str, code: str) -> None:
 
 
 async def test_a_server_that_does_not_answer_is_unreachable() -> None:
-    with file_server({}) as url:
+    with small_server({}) as url:
         pass
     with pytest.raises(EndpointUnreachable):
         await Fetcher(LIMIT, private_urls=True).read(url)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from samples.file_server import file_server
+from samples.small_server import small_server
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.worker.requests import REQUESTS, parse_request
 from yggdrasill.worker.service import WorkerService
@@ -238,7 +238,7 @@ async def test_a_long_list_is_returned_by_reference(start: Callable[..., Any]) -
 
 
 async def test_training_data_is_uploaded_with_captions_and_validated(worker: WorkerService) -> None:
-    with file_server({"/pics/c.png": picture((20, 10), 3), "/broken.jpg": b"no image"}) as url:
+    with small_server({"/pics/c.png": picture((20, 10), 3), "/broken.jpg": b"no image"}) as url:
         result = await ask(
             worker,
             type="upload_training_data",
@@ -290,7 +290,7 @@ async def test_a_data_set_is_extended_or_replaced(worker: WorkerService) -> None
 
 async def test_urls_inside_the_network_are_rejected(start: Callable[..., Any]) -> None:
     worker = await start(private_urls=False)
-    with file_server({"/a.png": picture()}) as url:
+    with small_server({"/a.png": picture()}) as url:
         result = await ask(worker, type="upload_training_data", dataset="cats", urls=[f"{url}/a.png"])
     assert result["code"] == "no_training_data"
     assert result["details"]["errors"][0]["code"] == "private_url"
