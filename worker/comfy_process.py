@@ -88,8 +88,8 @@ class ComfyService:
 
     @property
     def temp_folder(self) -> Path:
-        """The folder into which ComfyUI saves previews."""
-        return self._settings.state_dir / "comfy" / "temp"
+        """The folder into which ComfyUI saves previews: it adds a folder to the one that its flag names."""
+        return self._settings.state_dir / "comfy" / "temp" / "temp"
 
     @property
     def data_dir(self) -> Path:

@@ -250,8 +250,12 @@ class Generator:
             client = EndpointClient(running.process.url, token=token, name="ComfyUI")
             began = time.monotonic()
             config = await asyncio.to_thread(self._graph_config, graph_id)
-            if config is not None:
-                await self._comfy.guard(running, loop_thread().run_async(client.deploy(graph_id, config)))
+            # this process computes nothing, so that its torch build need not be that of ComfyUI
+            client.facts = await self._comfy.guard(running, loop_thread().run_async(client.capabilities()))
+            while config is not None and "hash" not in await self._comfy.guard(
+                running, loop_thread().run_async(client.deploy(graph_id, config))
+            ):
+                pass
             timing.load = time.monotonic() - began
             graph = RemoteGraph(endpoint=client, graph_id=graph_id)
             began = time.monotonic()

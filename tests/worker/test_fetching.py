@@ -86,9 +86,9 @@ async def test_a_file_is_read_with_redirects() -> None:
     "path, code", [("/none", "fetch_failed"), ("/large", "too_large"), ("/ring", "fetch_failed"), ("/file", "invalid_url")]
 )
 async def test_what_cannot_be_fetched_has_a_code(path: str, code: str) -> None:
-    with small_server({"/large": b"x" * 2000, "/ring": "/ring", "/file": "file:///etc/passwd"}) as url:
-        with pytest.raises(YggdrasillError) as caught:
-            await Fetcher(LIMIT, private_urls=True).read(url + path)
+    bodies: dict[str, bytes | str] = {"/large": b"x" * 2000, "/ring": "/ring", "/file": "file:///etc/passwd"}
+    with small_server(bodies) as url, pytest.raises(YggdrasillError) as caught:
+        await Fetcher(LIMIT, private_urls=True).read(url + path)
     assert code_of(caught.value) == code
     assert isinstance(caught.value, (EndpointUnreachable, LimitExceeded, InvalidArgument))
 

@@ -58,6 +58,28 @@ async def ended(worker: WorkerService, process_id: str) -> dict[str, Any]:
     raise TimeoutError(status)
 
 
+async def step_of(worker: WorkerService, process_id: str, step: int) -> dict[str, Any]:
+    """Return the status of a process when it has reached a step."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        status = await ask(worker, type="process_status", process_id=process_id)
+        if status.get("progress", {}).get("step", 0) >= step:
+            return status
+        await asyncio.sleep(0.05)
+    raise TimeoutError(status)
+
+
+async def running(worker: WorkerService) -> str:
+    """Return the id of the first process that runs."""
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        found = (await ask(worker, type="processes", state="IN_PROGRESS"))["processes"]
+        if found:
+            return str(found[0]["process_id"])
+        await asyncio.sleep(0.05)
+    raise TimeoutError
+
+
 def yaml_of(worker: WorkerService, **train: Any) -> str:
     settings = json.dumps({"steps": 20, "lr": 0.1, "seconds_per_step": 0.0, **train})
     return f"""
@@ -116,8 +138,7 @@ async def test_a_running_process_is_cancelled_by_another_worker(worker: WorkerSe
     dataset(worker)
     begun = await ask(worker, type="train_with_yaml", yaml=yaml_of(worker, steps=2000, seconds_per_step=0.05))
     other = await start(training=TrainingSettings(toolkit=Path("/nowhere")))
-    while (await ask(other, type="process_status", process_id=begun["process_id"])).get("progress", {}).get("step", 0) < 2:
-        await asyncio.sleep(0.05)
+    await step_of(other, begun["process_id"], 2)
     assert (await ask(other, type="cancel", process_id=begun["process_id"]))["cancelling"]
     status = await ended(other, begun["process_id"])
     assert status["state"] == "CANCELLED"
@@ -128,20 +149,18 @@ async def test_cancelling_a_waiting_request_cancels_its_process(worker: WorkerSe
     dataset(worker)
     job = {"id": "j", "input": {"type": "train_with_yaml", "yaml": yaml_of(worker, steps=5000, seconds_per_step=0.05), "wait": True}}
     task = asyncio.create_task(worker.handle(job))
-    while not (found := await ask(worker, type="processes", state="IN_PROGRESS"))["processes"]:
-        await asyncio.sleep(0.05)
+    process_id = await running(worker)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert (await ended(worker, found["processes"][0]["process_id"]))["state"] == "CANCELLED"
+    assert (await ended(worker, process_id))["state"] == "CANCELLED"
 
 
 async def test_a_worker_that_stops_leaves_its_process_to_the_next_which_continues_it(start: Callable[..., Any]) -> None:
     first = await start()
     dataset(first)
     begun = await ask(first, type="train_with_yaml", yaml=yaml_of(first, steps=60, seconds_per_step=0.05))
-    while (await ask(first, type="process_status", process_id=begun["process_id"])).get("progress", {}).get("step", 0) < 8:
-        await asyncio.sleep(0.05)
+    await step_of(first, begun["process_id"], 8)
     await first.close()
     second = await start()
     status = await ended(second, begun["process_id"])
@@ -179,12 +198,11 @@ async def test_the_worker_that_took_a_training_is_killed_and_another_answers_and
     dataset(worker)
     given = json.dumps({"type": "train_with_yaml", "yaml": yaml_of(worker, steps=80, seconds_per_step=0.05)})
     command = [sys.executable, "-c", WORKER, str(worker.workspace.root), str(worker.settings.training.toolkit), given]
-    killed = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    killed = await asyncio.to_thread(subprocess.Popen, command, stdout=subprocess.PIPE, text=True)
     assert killed.stdout is not None
     line = await asyncio.to_thread(killed.stdout.readline)
     process_id = json.loads(line)["process_id"]
-    while (row := await ask(worker, type="process_status", process_id=process_id)).get("progress", {}).get("step", 0) < 7:
-        await asyncio.sleep(0.05)
+    row = await step_of(worker, process_id, 7)
     assert row["owner"].startswith("child-")
     trainers = children_with(process_id)
     assert trainers
@@ -194,9 +212,7 @@ async def test_the_worker_that_took_a_training_is_killed_and_another_answers_and
     killed.stdout.close()
 
     assert (await ask(worker, type="process_status", process_id=process_id))["state"] == "IN_PROGRESS"
-    end = time.monotonic() + SECONDS
-    while any(alive(pid) for pid in trainers) and time.monotonic() < end:
-        await asyncio.sleep(0.05)
+    await asyncio.to_thread(wait_for_end, trainers)
     assert not any(alive(pid) for pid in trainers), "the trainer outlived its worker"
     await asyncio.sleep(1.2)
     waiting = await ask(worker, type="process_status", process_id=process_id)
@@ -218,6 +234,12 @@ def children_with(text: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def wait_for_end(pids: list[int]) -> None:
+    end = time.monotonic() + SECONDS
+    while any(alive(pid) for pid in pids) and time.monotonic() < end:
+        time.sleep(0.05)
 
 
 def alive(pid: int) -> bool:
@@ -246,8 +268,7 @@ async def test_a_store_that_disappears_in_mid_job_fails_the_job_with_a_code(work
     dataset(worker)
     job = {"id": "j", "input": {"type": "train_with_yaml", "yaml": yaml_of(worker, steps=5000, seconds_per_step=0.05), "wait": True}}
     task = asyncio.create_task(worker.handle(job))
-    while not (await ask(worker, type="processes", state="IN_PROGRESS"))["processes"]:
-        await asyncio.sleep(0.05)
+    await running(worker)
     shutil.rmtree(worker.store.folder)
     result = await asyncio.wait_for(task, SECONDS)
     assert result["code"] == "process_store_lost"

@@ -34,6 +34,12 @@ def node(name: str, **inputs: Any) -> Prompt:
     return {"9": {"class_type": f"WorkerTest{name}", "inputs": inputs}}
 
 
+async def exists(path: Path) -> None:
+    """Wait until a node has written a file."""
+    while not await asyncio.to_thread(path.exists):  # noqa: ASYNC110 - another process writes it
+        await asyncio.sleep(0.05)
+
+
 def pixel(text: str) -> Any:
     return Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB").getpixel((0, 0))
 
@@ -42,7 +48,7 @@ def pixel(text: str) -> Any:
 def test_a_workflow_is_accepted_in_every_form(host: WorkerHost, form: str) -> None:
     prompt = image_prompt(0x00FF00)
     with small_server({"/w.json": json.dumps(prompt).encode()}) as url:
-        field = {
+        field: dict[str, dict[str, Any]] = {
             "object": {"workflow": prompt},
             "text": {"workflow": json.dumps(prompt)},
             "posted": {"workflow": {"prompt": prompt}},
@@ -143,8 +149,8 @@ def test_two_jobs_with_different_files_of_one_name_do_not_mix(host: WorkerHost) 
 
 def test_progress_and_previews_are_reported(host: WorkerHost) -> None:
     reports: list[dict[str, Any]] = []
-    job = {"id": "p", "input": {"version_id": "tiny", "workflow": node("Wait", seconds=1.6, mark="")}}
-    result = host.run(host.service.handle(job, reports.append))
+    given = {"version_id": "tiny", "workflow": node("Wait", seconds=1.6, mark="")}
+    result = host.run(host.service.handle({"id": "p", "input": given}, reports.append))
     assert "error" not in result, result
     assert [report["seq"] for report in reports] == list(range(1, len(reports) + 1))
     assert any(report.get("value") and report["max"] == 16 and report["node"] == "9" for report in reports)
@@ -152,8 +158,8 @@ def test_progress_and_previews_are_reported(host: WorkerHost) -> None:
     assert previews
     assert Image.open(io.BytesIO(base64.b64decode(previews[0]["base64"]))).size == (64, 64)
     quiet: list[dict[str, Any]] = []
-    job["input"] = {**dict(job["input"]), "previews": False, "workflow": node("Wait", seconds=1.5, mark="")}  # type: ignore[call-overload]
-    host.run(host.service.handle(job, quiet.append))
+    again = {**given, "previews": False, "workflow": node("Wait", seconds=1.5, mark="")}
+    host.run(host.service.handle({"id": "q", "input": again}, quiet.append))
     assert not [report for report in quiet if "preview" in report]
 
 
@@ -163,8 +169,7 @@ def test_a_cancellation_reaches_the_running_node_and_no_other_job(host: WorkerHo
     async def cancelled() -> float:
         job = {"id": "c", "input": {"version_id": "tiny", "workflow": node("Wait", seconds=30.0, mark=str(mark))}}
         task = asyncio.create_task(host.service.handle(job))
-        while not mark.exists():
-            await asyncio.sleep(0.05)
+        await exists(mark)
         other = asyncio.create_task(host.service.handle({"id": "o", "input": {"version_id": "tiny", "prompt": "other"}}))
         began = time.monotonic()
         task.cancel()
@@ -186,8 +191,7 @@ def test_a_waiting_job_is_cancelled_in_the_queue(host: WorkerHost, tmp_path: Pat
                 {"id": "f", "input": {"version_id": "tiny", "workflow": node("Wait", seconds=1.5, mark=str(tmp_path / "first"))}}
             )
         )
-        while not (tmp_path / "first").exists():
-            await asyncio.sleep(0.05)
+        await exists(tmp_path / "first")
         waiting = asyncio.create_task(
             host.service.handle({"id": "w", "input": {"version_id": "tiny", "workflow": node("Wait", seconds=0.5, mark=str(mark))}})
         )
@@ -231,18 +235,21 @@ def test_a_graph_of_the_graphs_folder_runs_through_the_endpoint(host: WorkerHost
         "2": {"class_type": "YggdrasillGraphOutput", "inputs": {"name": "same", "value": ["1", 0]}},
     }
     (folder / "graphs" / "echo.json").write_text(json.dumps({"kind": "comfy", "graph_id": "echo", "prompt": prompt}), encoding="utf-8")
-    result = ask(host, {"graph_id": "echo", "inputs": {"value": 7}})
+    result = ask(host, {"graph_id": "echo", "inputs": {"value": 7}, "output_mode": "base64"})
     assert result.get("outputs") == {"same": 7}, result
-    config = {
-        "graph_id": "mix",
-        "nodes": [{"node_id": "a", "block_type": "text/template", "config": {"template": "{{name}} was here"}}],
-        "edges": [],
-        "exposed_inputs": [],
-        "exposed_outputs": [],
+    assert "echo" in ask(host, {"graph_id": "nothing", "output_mode": "base64"})["error"]
+
+
+def test_an_image_of_a_deployed_graph_is_a_file_of_the_result(host: WorkerHost, folder: Path) -> None:
+    prompt = {
+        "1": {"class_type": "YggdrasillGraphInput", "inputs": {"name": "color", "type": "INT", "default": 2}},
+        "2": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": ["1", 0]}},
+        "3": {"class_type": "YggdrasillGraphOutput", "inputs": {"name": "image", "value": ["2", 0]}},
     }
-    del config
-    unknown = ask(host, {"graph_id": "nothing"})
-    assert "echo" in unknown["error"]
+    (folder / "graphs" / "paint.yaml").write_text(json.dumps({"kind": "comfy", "graph_id": "paint", "prompt": prompt}), encoding="utf-8")
+    result = ask(host, {"graph_id": "paint", "color": 0x00FF00, "output_mode": "base64"})
+    assert pixel(result["base64"]) == (0, 255, 0), result
+    assert [(entry["filename"], entry["kind"]) for entry in result["files"]] == [("image.png", "image")]
 
 
 def test_verbose_returns_the_end_of_the_log(host: WorkerHost, folder: Path) -> None:
