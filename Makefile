@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench conformance faults packs clean
+.PHONY: serverless demo test check bench conformance faults packs clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
@@ -38,6 +38,11 @@ conformance: $(VENV)/browser.stamp .link/yggdrasill
 # Needs a real ComfyUI as above, and checkouts of node packs in ~/comfy/packs or COMFYUI_PACKS. COMFYUI_PACKS_PYTHON runs them.
 packs: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/packs -m "" --packs-report docs/compatibility.md
+
+# An environment with the RunPod SDK and emulators of object stores, for the tests that need them.
+serverless:
+	$(PYTHON) -m venv .venv-serverless
+	.venv-serverless/bin/python -m pip install --quiet --disable-pip-version-check -e ".[runpod,gcs,stores]" "moto[server]" gcp-storage-emulator
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks

@@ -42,7 +42,7 @@ def worker_settings(installation: Installation, tmp_path_factory: pytest.TempPat
     return Settings(
         root=folder / "workspace",
         comfy_home=installation.folder,
-        models_dir=installation.folder / "models",
+        models_dir=folder / "models",
         versions=(folder / "versions",),
         cache_root=folder / "cache",
         state_dir=folder / "state",
