@@ -39,7 +39,7 @@ class Bucket(Protocol):
         ...
 
 
-class GcsBucket:
+class GcsBucket(Bucket):
     """A bucket of Google Cloud Storage. STORAGE_EMULATOR_HOST names an emulator. URLs: ``gcs_url`` and, if public or signed, ``url``."""
 
     def __init__(self, settings: GcsSettings, bucket: str | None = None, prefix: str | None = None) -> None:
@@ -129,7 +129,7 @@ class GcsBucket:
         raise AssertionError("unreachable")
 
 
-class S3Bucket:
+class S3Bucket(Bucket):
     """A bucket of an S3 store. URLs: ``s3_url`` and ``url``, which is signed for BUCKET_URL_TTL seconds."""
 
     def __init__(self, settings: S3Settings, bucket: str | None = None, prefix: str | None = None) -> None:

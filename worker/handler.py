@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import logging
+import os
 import sys
 import threading
 import time
@@ -25,7 +26,7 @@ from yggdrasill.worker.service import WorkerService
 from yggdrasill.worker.settings import Settings
 from yggdrasill.worker.warming import warm
 
-__all__ = ["WorkerHost", "run_serverless"]
+__all__ = ["WorkerHost", "log_to", "run_serverless"]
 
 Result = TypeVar("Result")
 
@@ -81,7 +82,7 @@ def run_serverless(arguments: Sequence[str] = (), settings: Settings | None = No
     try:
         log_to(host.service, sys.stderr, chosen.root / "logs" / f"worker-{chosen.worker_id}.log")
         sdk = _sdk()
-        is_local = any(flag in arguments for flag in _LOCAL_FLAGS)
+        is_local = "RUNPOD_WEBHOOK_POST_OUTPUT" not in os.environ or any(flag in arguments for flag in _LOCAL_FLAGS)
         _import_stores(chosen)
         host.run(warm(host.service))
         host.service.ready_seconds = time.time() - began

@@ -13,6 +13,7 @@ __all__ = [
     "REQUESTS",
     "BulkDownload",
     "Cancel",
+    "Delivery",
     "Download",
     "DownloadFile",
     "Generate",

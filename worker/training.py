@@ -61,7 +61,7 @@ class Trainer(Protocol):
         ...
 
 
-class AiToolkit:
+class AiToolkit(Trainer):
     """The ai-toolkit of the settings, run as ``python run.py CONFIG``."""
 
     def __init__(self, settings: TrainingSettings) -> None:
