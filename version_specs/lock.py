@@ -40,10 +40,11 @@ async def lock_spec(
     missing: list[Missing] = []
     definition = spec.definition
     facts = dict(await asyncio.gather(*(_facts(spec, model, pool, missing) for model in definition.models if _is_open(model))))
+    failed = {entry.name for entry in missing}
     downloads = [
         Download(model.target, spec.sources_of(model), None, facts[model.target].nbytes)
         for model in definition.models
-        if model.sha256 is None and model.target in facts and facts[model.target].sha256 is None and spec.sources_of(model)
+        if model.sha256 is None and facts[model.target].sha256 is None and model.target not in failed
     ]
     nodes = await asyncio.gather(*(_lock_node(node, pool, missing) for node in definition.custom_nodes))
     base = definition.base_comfy_version
