@@ -229,14 +229,15 @@ class _HttpRange:
         return self._response.status
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        chunks = self._response.content.iter_any()
+        content = self._response.content
         while True:
             with _translated(self._url):
-                try:
-                    chunk = await chunks.__anext__()
-                except StopAsyncIteration:
-                    return
-            yield chunk
+                # one piece as it arrived; `readany` would copy several into one
+                chunk, _ = await content.readchunk()
+            if chunk:
+                yield chunk
+            elif content.at_eof():
+                return
 
 
 @contextlib.contextmanager

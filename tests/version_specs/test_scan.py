@@ -14,6 +14,7 @@ from samples.git_repositories import GitRepository
 from yggdrasill.errors import MissingFile, VersionIncomplete
 from yggdrasill.version_specs.cache import HashMemory, ModelCache
 from yggdrasill.version_specs.checks import errors_of, warnings_of
+from yggdrasill.version_specs.installation import run_python as run_in_python
 from yggdrasill.version_specs.lock import lock_spec
 from yggdrasill.version_specs.model import VersionSpec, spec_from_document
 from yggdrasill.version_specs.scan import scan_installation
@@ -111,7 +112,6 @@ def test_packages_are_those_of_the_named_python(home: Path, monkeypatch: pytest.
             else "torch==2.8.0+cu128\nx @ file:///home/me/x\n-e git+https://h/a#egg=a\naiohttp==3.1\n"
         )
 
-    original = module.run_python
     monkeypatch.setattr(module, "run_python", run_python)
     scan = scan_installation(home, "mine", python=Path(sys.executable))
     definition = scan.spec.definition
