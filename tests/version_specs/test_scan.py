@@ -107,7 +107,7 @@ def test_packages_are_those_of_the_named_python(home: Path, monkeypatch: pytest.
 
     def run_python(python: Path, *arguments: str, text: str = "") -> str:
         return (
-            original(python, *arguments)
+            run_in_python(python, *arguments)
             if arguments[0] == "-c"
             else "torch==2.8.0+cu128\nx @ file:///home/me/x\n-e git+https://h/a#egg=a\naiohttp==3.1\n"
         )
