@@ -13,8 +13,8 @@ from yggdrasill.version_specs.cache import ModelCache
 from yggdrasill.version_specs.fetch import Download, Fetcher
 from yggdrasill.version_specs.model import COMMIT, CustomNode, ModelFile, VersionSpec
 from yggdrasill.version_specs.nodes import remote_commit
+from yggdrasill.version_specs.plan import Missing, Progress, incomplete, ticking
 from yggdrasill.version_specs.sources import Facts, SourcePool
-from yggdrasill.version_specs.verify import Missing, Progress, incomplete, ticking
 
 __all__ = ["COMFY_REPOSITORY", "lock_spec"]
 

@@ -117,9 +117,9 @@ class SourcePool:
         parts = urlsplit(url)
         for host, variables in _TOKENS.items():
             base = self._environment.get("HF_ENDPOINT") if host == "huggingface.co" else None
-            own = urlsplit(base) if base else urlsplit(f"https://{host}")
+            bound = urlsplit(base) if base else urlsplit(f"https://{host}")
             token = next((self._environment[name] for name in variables if self._environment.get(name)), None)
-            if token and (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
+            if token and (parts.scheme, parts.netloc) == (bound.scheme, bound.netloc):
                 return {"Authorization": f"Bearer {token}"}
         return {}
 

@@ -54,11 +54,11 @@ def test_comfyui_and_its_models_are_found_by_the_environment(tmp_path: Path) -> 
     home = tmp_path / "ComfyUI"
     assert models_folder(plain, home, environment={}) == home / "models"
     assert models_folder(plain, home, environment={"MODELS_DIR": "/data/m"}) == Path("/data/m")
-    own = spec_from_document(
+    named = spec_from_document(
         {"schema": "comfy-build/1", "name": "n", "definition": {}, "x-yggdrasill": {"models_dir": str(tmp_path / "workspace" / "m")}}, "x"
     )
-    assert models_folder(own, home, environment={"MODELS_DIR": "/data/m"}, volumes=volumes) == tmp_path / "runpod-volume" / "m"
-    assert models_folder(own, home, "/given", volumes=volumes) == Path("/given")
+    assert models_folder(named, home, environment={"MODELS_DIR": "/data/m"}, volumes=volumes) == tmp_path / "runpod-volume" / "m"
+    assert models_folder(named, home, "/given", volumes=volumes) == Path("/given")
 
 
 def test_hashes_are_known_wherever_the_volume_is_mounted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from yggdrasill.errors import VersionIncomplete
 from yggdrasill.version_specs import load_version, verify_version, write_spec
 from yggdrasill.version_specs.cache import ModelCache
 from yggdrasill.version_specs.model import VersionSpec, spec_from_document
-from yggdrasill.version_specs.verify import VerifyOptions, VerifyReport, size_text
+from yggdrasill.version_specs.plan import VerifyOptions, size_text
+from yggdrasill.version_specs.verify import VerifyReport
 
 
 def spec_of(document: dict[str, Any]) -> VersionSpec:
@@ -184,7 +185,7 @@ def test_a_disk_without_space_is_named_before_a_byte_is_fetched(
     assert not any(headers.get("range") != "bytes=0-0" for _, headers in server.requests)
 
 
-def test_a_model_of_unknown_size_is_asked_for(machine: Machine, server: FileServer) -> None:
+def test_the_size_of_a_model_is_requested_if_the_spec_has_none(machine: Machine, server: FileServer) -> None:
     server.add("a", 1_234_567)
     document = spec_document(server, "a")
     del document["definition"]["models"][0]["sizeBytes"]
