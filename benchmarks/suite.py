@@ -20,6 +20,7 @@ TITLES = {
     "artifacts": "Artifact stores: a 96 MiB float32 tensor",
     "transfers": "Transfers of artifacts",
     "saving": "Saving and loading 1 GiB of weights",
+    "versions": "Version specs: fetching and verifying models",
     "partition": "Partitioning a prompt",
     "endpoint": "Jobs of an endpoint under load",
     "remote": "Remote calls on loopback",

@@ -187,7 +187,8 @@ def _validate(arguments: argparse.Namespace, console: Console) -> int:
 
 def _verify(arguments: argparse.Namespace, console: Console) -> int:
     from yggdrasill.version_specs.places import comfy_home
-    from yggdrasill.version_specs.verify import VerifyOptions, size_text, verify_version
+    from yggdrasill.version_specs.plan import VerifyOptions, size_text
+    from yggdrasill.version_specs.verify import verify_version
 
     spec = _open(arguments)
     options = VerifyOptions(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from yggdrasill.version_specs.model import CustomNode, Definition, InputTarget, ModelFile, VersionSpec, YggdrasillPart
     from yggdrasill.version_specs.places import cache_root, comfy_home, models_folder
+    from yggdrasill.version_specs.plan import VerifyOptions
     from yggdrasill.version_specs.store import available_versions, load_version, read_spec, version_folders, write_spec
     from yggdrasill.version_specs.verify import VerifyReport, verify_version
 
@@ -18,6 +19,7 @@ __all__ = [
     "Definition",
     "InputTarget",
     "ModelFile",
+    "VerifyOptions",
     "VerifyReport",
     "VersionSpec",
     "YggdrasillPart",
@@ -34,6 +36,7 @@ __all__ = [
 
 _MODULES = {
     "model": ("CustomNode", "Definition", "InputTarget", "ModelFile", "VersionSpec", "YggdrasillPart"),
+    "plan": ("VerifyOptions",),
     "places": ("cache_root", "comfy_home", "models_folder"),
     "store": ("available_versions", "load_version", "read_spec", "version_folders", "write_spec"),
     "verify": ("VerifyReport", "verify_version"),

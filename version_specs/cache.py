@@ -11,6 +11,7 @@ import errno
 import hashlib
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -56,6 +57,7 @@ class HashMemory:
         self._file = file
         self._known = self._read()
         self._new: dict[str, list[Any]] = {}
+        self._lock = threading.Lock()
 
     def known(self, path: Path) -> str | None:
         """Return the sha256 of a file if it is known, without reading the file."""
@@ -81,26 +83,30 @@ class HashMemory:
         """Note the sha256 of a file that was hashed while it was written."""
         stamp = _stamp(path)
         if stamp is not None:
-            self._known[_key(path)] = self._new[_key(path)] = [*stamp, digest]
+            with self._lock:
+                self._known[_key(path)] = self._new[_key(path)] = [*stamp, digest]
 
     def forget(self, path: Path) -> None:
         """Drop the sha256 of a file."""
-        self._known.pop(_key(path), None)
-        self._new.pop(_key(path), None)
+        with self._lock:
+            self._known.pop(_key(path), None)
+            self._new.pop(_key(path), None)
 
     def reload(self) -> None:
         """Read the file again, for hashes that other processes have added."""
-        self._known = {**self._read(), **self._new}
+        with self._lock:
+            self._known = {**self._known, **self._read(), **self._new}
 
     def save(self) -> None:
         """Add the new hashes to the file. A file that cannot be written only costs time, so this is not an error."""
-        if not self._new:
-            return
-        merged = {**self._read(), **self._new}
-        kept = dict(list(merged.items())[-_MAX_HASHES:])
-        with contextlib.suppress(StorageFailed):
-            write_file(self._file, json.dumps(kept, separators=(",", ":")).encode("utf-8", "surrogatepass"))
-            self._new.clear()
+        with self._lock:
+            if not self._new:
+                return
+            merged = {**self._read(), **self._new}
+            kept = dict(list(merged.items())[-_MAX_HASHES:])
+            with contextlib.suppress(StorageFailed):
+                write_file(self._file, json.dumps(kept, separators=(",", ":")).encode("utf-8", "surrogatepass"))
+                self._new.clear()
 
     def _read(self) -> dict[str, list[Any]]:
         try:

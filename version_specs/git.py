@@ -71,7 +71,7 @@ def resolve(folder: Path, revision: str) -> str | None:
     """Return the commit of a tag, branch or commit that the checkout knows, else None. A tag has precedence over a branch."""
     for name in (f"refs/tags/{revision}", f"refs/remotes/origin/{revision}", f"refs/heads/{revision}", revision):
         try:
-            return run_git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}", folder=folder)
+            return run_git("rev-parse", "--verify", "--quiet", f"{name}^{{commit}}", folder=folder)
         except GitRefused:
             continue
     return None

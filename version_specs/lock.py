@@ -13,8 +13,8 @@ from yggdrasill.version_specs.cache import ModelCache
 from yggdrasill.version_specs.fetch import Download, Fetcher
 from yggdrasill.version_specs.model import COMMIT, CustomNode, ModelFile, VersionSpec
 from yggdrasill.version_specs.nodes import remote_commit
+from yggdrasill.version_specs.plan import Missing, Progress, incomplete, ticking
 from yggdrasill.version_specs.sources import Facts, SourcePool
-from yggdrasill.version_specs.verify import Missing, Progress, incomplete, ticking
 
 __all__ = ["COMFY_REPOSITORY", "lock_spec"]
 
@@ -40,10 +40,11 @@ async def lock_spec(
     missing: list[Missing] = []
     definition = spec.definition
     facts = dict(await asyncio.gather(*(_facts(spec, model, pool, missing) for model in definition.models if _is_open(model))))
+    failed = {entry.name for entry in missing}
     downloads = [
         Download(model.target, spec.sources_of(model), None, facts[model.target].nbytes)
         for model in definition.models
-        if model.sha256 is None and model.target in facts and facts[model.target].sha256 is None and spec.sources_of(model)
+        if model.sha256 is None and facts[model.target].sha256 is None and model.target not in failed
     ]
     nodes = await asyncio.gather(*(_lock_node(node, pool, missing) for node in definition.custom_nodes))
     base = definition.base_comfy_version

@@ -145,19 +145,18 @@ def _update(node: CustomNode, folder: Path, allow_private: bool) -> None:
 def _fetch(node: CustomNode, folder: Path, allow_private: bool) -> None:
     """Check out the revision of a node, fetched from its repository: that revision alone if the server allows it."""
     revision = node.revision or "HEAD"
-    source = ("--end-of-options", _repository(node))
     options: dict[str, Any] = {"folder": folder, "allow_private": allow_private, "timeout": _CLONE_S}
     try:
-        run_git("fetch", "--quiet", "--depth", "1", "--no-tags", *source, revision, **options)
+        run_git("fetch", "--quiet", "--depth", "1", "--no-tags", _repository(node), revision, **options)
         commit = run_git("rev-parse", "--verify", "FETCH_HEAD^{commit}", folder=folder)
     except GitRefused:
         # a server that refuses single commits
-        run_git("fetch", "--quiet", "--tags", "--force", *source, "+refs/heads/*:refs/remotes/origin/*", **options)
+        run_git("fetch", "--quiet", "--tags", "--force", _repository(node), "+refs/heads/*:refs/remotes/origin/*", **options)
         found = resolve(folder, revision)
         if found is None:
             raise GitRefused(f"{node.repository} has no revision {revision}") from None
         commit = found
-    run_git("checkout", "--quiet", "--detach", "--end-of-options", commit, folder=folder)
+    run_git("checkout", "--quiet", "--detach", commit, folder=folder)
     if (folder / ".gitmodules").exists():
         run_git("submodule", "update", "--quiet", "--init", "--recursive", "--depth", "1", **options)
 

@@ -117,9 +117,9 @@ class SourcePool:
         parts = urlsplit(url)
         for host, variables in _TOKENS.items():
             base = self._environment.get("HF_ENDPOINT") if host == "huggingface.co" else None
-            own = urlsplit(base) if base else urlsplit(f"https://{host}")
+            bound = urlsplit(base) if base else urlsplit(f"https://{host}")
             token = next((self._environment[name] for name in variables if self._environment.get(name)), None)
-            if token and (parts.scheme, parts.netloc) == (own.scheme, own.netloc):
+            if token and (parts.scheme, parts.netloc) == (bound.scheme, bound.netloc):
                 return {"Authorization": f"Bearer {token}"}
         return {}
 
@@ -229,14 +229,15 @@ class _HttpRange:
         return self._response.status
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        chunks = self._response.content.iter_any()
+        content = self._response.content
         while True:
             with _translated(self._url):
-                try:
-                    chunk = await chunks.__anext__()
-                except StopAsyncIteration:
-                    return
-            yield chunk
+                # one piece as it arrived; `readany` would copy several into one
+                chunk, _ = await content.readchunk()
+            if chunk:
+                yield chunk
+            elif content.at_eof():
+                return
 
 
 @contextlib.contextmanager

@@ -34,7 +34,7 @@ _SHIPPED = Path(__file__).resolve().parent.parent / "versions"
 
 
 def version_folders(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """Return the folders in which versions are looked up: those in ``YGGDRASILL_VERSIONS``, ``versions`` here, the shipped examples."""
+    """Return the folders in which versions are looked up: those in ``YGGDRASILL_VERSIONS``, ``versions`` in the working folder, the shipped examples."""
     named = [Path(text).expanduser() for text in environment.get(VERSIONS_VARIABLE, "").split(os.pathsep) if text]
     return [*named, Path("versions"), _SHIPPED]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from yggdrasill.errors import InvalidArgument, YggdrasillError
-from yggdrasill.server_ext.logs import RedactingFormatter
+from yggdrasill.worker.failures import Scrubber
 from yggdrasill.worker.memory import free_memory, job_slots
 from yggdrasill.worker.progress import Report
 from yggdrasill.worker.service import WorkerService
@@ -106,9 +106,20 @@ def run_serverless(arguments: Sequence[str] = (), settings: Settings | None = No
     return 0
 
 
+class _ScrubbingFormatter(logging.Formatter):
+    """Formats records, with their tracebacks, without secrets and paths."""
+
+    def __init__(self, scrubber: Scrubber) -> None:
+        super().__init__(_PATTERN)
+        self._scrubber = scrubber
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._scrubber.text(super().format(record))
+
+
 def log_to(service: WorkerService, stream: Any, file: Path | None = None) -> None:
-    """Send the worker's log to a stream and a file, without secrets."""
-    formatter = RedactingFormatter(service.scrubber.redactor, _PATTERN)
+    """Send the worker's log to a stream and a file, without secrets and paths: clients can read the file."""
+    formatter = _ScrubbingFormatter(service.scrubber)
     handlers: list[logging.Handler] = [logging.StreamHandler(stream)]
     if file is not None:
         handlers.append(logging.FileHandler(file, encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""A server of model files, and a ComfyUI folder with what a version spec asks about."""
+"""A server of model files, and a folder like that of ComfyUI."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from samples.file_server import FileServer, file_server
 from yggdrasill.remote.public_hosts import ALLOW_VARIABLE
 from yggdrasill.remote.retry import RetryPolicy
-from yggdrasill.version_specs.verify import VerifyOptions
+from yggdrasill.version_specs.plan import VerifyOptions
 
 
 @pytest.fixture

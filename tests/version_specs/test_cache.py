@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,21 @@ def test_two_processes_keep_the_hashes_of_each_other(tmp_path: Path) -> None:
         memory.hash(tmp_path / name)
         memory.save()
     assert all(HashMemory(tmp_path / "hashes.json").known(tmp_path / name) for name in "ab")
+
+
+def test_threads_that_save_at_once_lose_no_hash(tmp_path: Path) -> None:
+    memory = HashMemory(tmp_path / "hashes.json")
+    paths = [tmp_path / f"file{number}" for number in range(60)]
+
+    def add(path: Path) -> None:
+        path.write_bytes(path.name.encode())
+        memory.hash(path)
+        memory.save()
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(add, paths))
+    later = HashMemory(tmp_path / "hashes.json")
+    assert all(later.known(path) for path in paths)
 
 
 def test_a_link_is_relative_so_that_the_volume_can_be_mounted_elsewhere(cache: ModelCache, tmp_path: Path) -> None:

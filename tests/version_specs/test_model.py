@@ -67,7 +67,7 @@ def test_keys_are_written_in_the_order_of_the_format_and_entries_sorted() -> Non
 
 
 def test_the_nodes_of_a_prompt_keep_their_order() -> None:
-    part = {"workflow": {"10": {}, "9": {}}}
+    part: dict[str, Any] = {"workflow": {"10": {}, "9": {}}}
     found = spec_from_document({**document(), "x-yggdrasill": part}, "x").to_document()
     assert json.dumps(found["x-yggdrasill"]) == json.dumps(part)
 

@@ -46,7 +46,7 @@ def test_the_local_server_answers_typed_requests(python: Path, tmp_path: Path) -
     with started(command(python, "--rp_serve_api", "--rp_api_port", str(port)), environment_of(tmp_path), log):
         base = f"http://localhost:{port}"
         waited(lambda: ok(base), log)
-        answer = post(f"{base}/runsync", {"input": {"type": "list_files"}})
+        answer = post(f"{base}/runsync", {"input": {"type": "list_files", "path": "output"}})
         assert answer["status"] == "COMPLETED", answer
         assert answer["output"]["files"] == []
         failed = post(f"{base}/runsync", {"input": {"type": "list_files", "path": "../.."}})
