@@ -114,6 +114,7 @@ def test_inputs_are_unpinned_when_the_job_has_finished(tmp_path: Path) -> None:
             for number in range(5):
                 job = await run(endpoint, torch.full((20_000,), float(number)), f"k{number}")
                 await endpoint.job_manager.prune()
+                await endpoint.job_manager._pins.drain()
                 endpoint.store.release(f"job:{job.job_id}")
             assert not endpoint.store.missing(job.artifacts)
 
