@@ -7,6 +7,7 @@ follow it. A result counts only if the job still is that of the claim.
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -288,8 +289,8 @@ def _take(transaction: Transaction, known: Job, place: str, owner: str, lease_se
         lease_until=transaction.now + lease_seconds,
         place=place,
         attempts=attempt,
-        # another retry of the job is another call
-        call_key=f"{known.job_id}.{known.retries}.{attempt}",
+        # each claim is another call; one that takes over a claim repeats its call
+        call_key=f"{known.job_id}.{secrets.token_hex(4)}",
     )
     if job is None:
         return None

@@ -46,14 +46,15 @@ def saved_files(outputs: Mapping[str, Any]) -> list[SavedFile]:
 
 
 class ComfyServer:
-    """The ComfyUI at ``url``; ``name`` is used in messages. Raises `InvalidArgument` for an invalid URL."""
+    """The ComfyUI at ``url``; ``name`` is used in messages, ``headers()`` are sent with each request. Raises `InvalidArgument` for an invalid URL."""
 
-    def __init__(self, url: str, name: str | None = None) -> None:
+    def __init__(self, url: str, name: str | None = None, headers: Callable[[], Mapping[str, str]] = dict) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidArgument(f"the URL of a ComfyUI must start with http:// or https:// and name a host, got {url!r}")
         self.url = url.rstrip("/")
         self.name = name or self.url
+        self._headers = headers
 
     async def load(self) -> int:
         """Return the number of running and queued prompts. Raise `EndpointUnreachable`."""
@@ -65,8 +66,12 @@ class ComfyServer:
         answers = [await self._get(f"/object_info/{quote(name, safe='')}") for name in classes]
         return {name: entry for answer in answers for name, entry in answer.items()}
 
-    async def run(self, prompt: Mapping[str, Any], extra_data: Mapping[str, Any], on_message: MessageCallback) -> dict[str, Any]:
+    async def run(
+        self, prompt: Mapping[str, Any], extra_data: Mapping[str, Any], on_message: MessageCallback, prompt_id: str | None = None
+    ) -> dict[str, Any]:
         """Queue a prompt as an editor does and return its outputs by node. Cancelling the coroutine removes it from the queue.
+
+        A prompt with ``prompt_id``, a UUID, that the server has in its queue or history is not queued again.
 
         Raises:
             InvalidStructure: the server refuses the prompt.
@@ -76,19 +81,40 @@ class ComfyServer:
         """
         page = uuid.uuid4().hex
         async with self._session() as session, session.ws_connect(f"{self.url}/ws?clientId={page}", max_msg_size=0) as socket:
-            body = {"prompt": prompt, "extra_data": extra_data, "client_id": page}
-            async with session.post(f"{self.url}/prompt", json=body) as answer:
-                facts = await self._document(answer)
-            if "prompt_id" not in facts:
-                raise _refused(self.name, facts)
-            prompt_id = str(facts["prompt_id"])
+            is_known = prompt_id is not None and await self._is_known(prompt_id)
+            if prompt_id is None or not is_known:
+                named = {} if prompt_id is None else {"prompt_id": prompt_id}
+                body = {"prompt": prompt, "extra_data": extra_data, "client_id": page, **named}
+                async with session.post(f"{self.url}/prompt", json=body) as answer:
+                    facts = await self._document(answer)
+                if "prompt_id" not in facts:
+                    raise _refused(self.name, facts)
+                prompt_id = str(facts["prompt_id"])
             try:
-                await self._follow(socket, prompt_id, on_message)
+                if not is_known:
+                    await self._follow(socket, prompt_id, on_message)
                 entry = await self._entry(prompt_id)
             except asyncio.CancelledError:
                 await self._withdraw(prompt_id)
                 raise
         return _outputs(self.name, entry)
+
+    async def upload(self, name: str, data: bytes) -> str:
+        """Store a file in the input folder, and return the name by which nodes find it. An equal file is not stored twice.
+
+        Raises:
+            EndpointUnreachable
+            EndpointFailed: the server refuses it.
+        """
+        import aiohttp
+
+        form = aiohttp.FormData()
+        form.add_field("image", data, filename=name, content_type="application/octet-stream")
+        async with self._session() as session, session.post(f"{self.url}/upload/image", data=form) as answer:
+            if answer.status != 200:
+                raise EndpointFailed(f"{self.name} refuses the input file {name[:80]!r} (HTTP {answer.status})", endpoint=self.name)
+            stored = await self._document(answer)
+        return f"{stored['subfolder']}/{stored['name']}" if stored.get("subfolder") else str(stored["name"])
 
     async def fetch(self, file: SavedFile) -> bytes:
         """Return the bytes of a saved file.
@@ -137,6 +163,12 @@ class ComfyServer:
                 return entry
             await asyncio.sleep(_PAUSE)
 
+    async def _is_known(self, prompt_id: str) -> bool:
+        if prompt_id in await self._get(f"/history/{prompt_id}"):
+            return True
+        queue = await self._get("/queue")
+        return any(prompt_id in item for kind in ("queue_running", "queue_pending") for item in queue[kind])
+
     async def _withdraw(self, prompt_id: str) -> None:
         with contextlib.suppress(EndpointUnreachable):
             async with self._session() as session:
@@ -150,7 +182,8 @@ class ComfyServer:
         import aiohttp
 
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE)) as session:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE)
+            async with aiohttp.ClientSession(timeout=timeout, headers=dict(self._headers())) as session:
                 yield session
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise EndpointUnreachable(
