@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from aiohttp import web
 
-from yggdrasill.errors import InvalidArgument
+from yggdrasill.errors import InvalidArgument, YggdrasillError
 from yggdrasill.gateway.database import Database
 from yggdrasill.gateway.dialects import bare, runpod, runpod_worker
 from yggdrasill.gateway.dispatch import Dispatcher, Pace
@@ -43,6 +43,7 @@ __all__ = ["DATABASE_VARIABLE", "Ready", "Settings", "dialects_of", "serve"]
 
 DATABASE_VARIABLE = "YGGDRASILL_DATABASE"
 _LINGER_SECONDS = 3.0
+_REVOKED_SECONDS = 2.0
 _READ_BUFFER_BYTES = 1 << 20
 _LOG = logging.getLogger("yggdrasill.gateway")
 
@@ -212,14 +213,18 @@ async def _start_gateway(settings: Settings, data_dir: Path, redactor: Redactor,
 
 
 async def _stop_revoked(gateway: Gateway, guard: Guard) -> None:
-    """Cancel the unfinished jobs of principals whose token was revoked or has expired."""
+    """Cancel the unfinished jobs of principals whose token was revoked or has expired. Those of other gateways may be unknown in this one."""
     reason = "The token of the job's principal was revoked or has expired."
     while True:
-        await asyncio.sleep(5.0)
-        with contextlib.suppress(Exception):
-            for job in await asyncio.wrap_future(gateway.store.newest(statuses=("IN_QUEUE", "IN_PROGRESS"), limit=10_000)):
-                if not guard.principals.is_valid(job.principal):
-                    await asyncio.wrap_future(gateway.store.cancel(job.job_id, reason=reason))
+        await asyncio.sleep(_REVOKED_SECONDS)
+        try:
+            for name in await asyncio.wrap_future(gateway.store.unfinished_principals()):
+                known = guard.principals.get(name)
+                if known is not None and not known.is_valid:
+                    for job in await asyncio.wrap_future(gateway.store.newest(principal=name, statuses=("IN_QUEUE", "IN_PROGRESS"), limit=10_000)):
+                        await gateway.cancel(job.job_id, reason=reason)
+        except YggdrasillError as error:
+            _LOG.warning("The check for revoked tokens is repeated: %s", error.message)
 
 
 async def _alive(request: web.Request) -> web.Response:

@@ -216,9 +216,9 @@ class Gateway:
         """Return a job. Raise `UnknownJob`."""
         return await asyncio.wrap_future(self.store.get(job_id, principal))
 
-    async def cancel(self, job_id: str, principal: str | None = None) -> Job:
+    async def cancel(self, job_id: str, principal: str | None = None, reason: str = "The job was cancelled by its client.") -> Job:
         """Cancel a job; the call at its endpoint is cancelled too. Raise `UnknownJob`."""
-        return await asyncio.shield(asyncio.wrap_future(self.store.cancel(job_id, principal)))
+        return await asyncio.shield(asyncio.wrap_future(self.store.cancel(job_id, principal, reason)))
 
     # -- pools ------------------------------------------------------------------------------------------------------------
 

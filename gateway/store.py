@@ -172,6 +172,11 @@ class JobStore:
 
         return self._database.read(action)
 
+    def unfinished_principals(self) -> Future[list[str]]:
+        """Return the names of the principals that have unfinished jobs."""
+        statement = sa.select(jobs.c.principal).where(jobs.c.status.not_in(FINAL)).distinct()
+        return self._database.read(lambda transaction: list(transaction.execute(statement).scalars()))
+
     def events(
         self, after: int, *, job_id: str | None = None, principal: str | None = None, kind: str | None = None, limit: int = 1000
     ) -> Future[list[Event]]:
