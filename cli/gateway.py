@@ -50,7 +50,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="number of jobs that may run again after their endpoint was lost; one more every 10 minutes (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
-        "--allow-private-webhooks", action="store_true", help="send webhooks also to addresses inside this network, which clients could probe so"
+        "--allow-private-webhooks",
+        action="store_true",
+        help="send webhooks also to addresses inside this network, which clients could probe so",
     )
 
 

@@ -150,7 +150,12 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         for dialect in dialects_of(gateway, http):
             dialect.add_routes(app.router)
         runner = web.AppRunner(
-            app, access_log=None, auto_decompress=False, read_bufsize=_READ_BUFFER_BYTES, lingering_time=_LINGER_SECONDS, shutdown_timeout=_LINGER_SECONDS
+            app,
+            access_log=None,
+            auto_decompress=False,
+            read_bufsize=_READ_BUFFER_BYTES,
+            lingering_time=_LINGER_SECONDS,
+            shutdown_timeout=_LINGER_SECONDS,
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -159,20 +164,21 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         if certificate is not None:
             stack.callback(asyncio.create_task(certificate.watch()).cancel)
         if ready is not None:
-            ready(local_url(settings.host, port, is_secure=certificate is not None), data_dir / "token" if isinstance(token, TokenFile) else None)
+            ready(
+                local_url(settings.host, port, is_secure=certificate is not None),
+                data_dir / "token" if isinstance(token, TokenFile) else None,
+            )
         await stop.wait()
 
 
 async def _start_gateway(settings: Settings, data_dir: Path, redactor: Redactor, guard: Guard, stack: contextlib.AsyncExitStack) -> Gateway:
     """Open the store and start what works beside the requests; ``stack`` stops it in the opposite order."""
-    hubs: list[Hub] = []
-    database = await asyncio.to_thread(Database, settings.database_url, lambda wrote: [hub.written(wrote) for hub in hubs] and None)
+    database = await asyncio.to_thread(Database, settings.database_url)
     stack.push_async_callback(asyncio.to_thread, database.close)
     store, work = JobStore(database, Bounds(settings.max_queue, settings.max_attempts)), Work(database)
     fleet = Fleet(settings.endpoints, ahead=settings.ahead, may_lack=settings.may_lack, on_secrets=redactor.learn)
-    listeners: list[Callable[[Event], None]] = []
-    hub = Hub(store, lambda event: [listener(event) for listener in listeners] and None)
-    hubs.append(hub)
+    hub = Hub(store)
+    database.on_events = hub.written
     limits = Limits(
         worker_lease=settings.worker_lease,
         retention=settings.retention,
@@ -200,7 +206,7 @@ async def _start_gateway(settings: Settings, data_dir: Path, redactor: Redactor,
         if event.data.get("status") in FINAL:
             webhooks.wake()
 
-    listeners += [dispatcher.on_event, gateway.on_event, on_event]
+    hub.on_status += [dispatcher.on_event, gateway.on_event, on_event]
     await hub.start()
     stack.push_async_callback(hub.close)
     await dispatcher.start()
@@ -221,7 +227,9 @@ async def _stop_revoked(gateway: Gateway, guard: Guard) -> None:
             for name in await asyncio.wrap_future(gateway.store.unfinished_principals()):
                 known = guard.principals.get(name)
                 if known is not None and not known.is_valid:
-                    for job in await asyncio.wrap_future(gateway.store.newest(principal=name, statuses=("IN_QUEUE", "IN_PROGRESS"), limit=10_000)):
+                    for job in await asyncio.wrap_future(
+                        gateway.store.newest(principal=name, statuses=("IN_QUEUE", "IN_PROGRESS"), limit=10_000)
+                    ):
                         await gateway.cancel(job.job_id, reason=reason)
         except YggdrasillError as error:
             _LOG.warning("The check for revoked tokens is repeated: %s", error.message)

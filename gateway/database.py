@@ -68,25 +68,25 @@ class _Operation:
 
 
 class Database:
-    """The database at ``url``. ``on_commit(wrote_events)`` is called after each commit, on the writing thread.
+    """The database at ``url``. ``on_events`` is called after each commit of events, on the writing thread.
 
     Raises:
         InvalidArgument, UnsupportedVersion: as `open_engine` and `create_tables`.
         StorageFailed: the database cannot be opened.
     """
 
-    def __init__(self, url: str, on_commit: Callable[[bool], None] = lambda wrote_events: None) -> None:
+    def __init__(self, url: str) -> None:
         self._engine = open_engine(url)
         self._file = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
         self._inode: int | None = None
-        self._on_commit = on_commit
+        self.on_events: Callable[[], None] = _ignore
         self._writes: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._reads: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
         self._closed = False
         self._lock = threading.Lock()
         self._offset, self._offset_at = 0.0, -_CLOCK_SECONDS
         try:
-            with self._connect(writing=True) as connection, connection.begin():
+            with self.connect(writing=True) as connection, connection.begin():
                 create_tables(connection)
                 self._inode = self._present_inode()
         except sa.exc.SQLAlchemyError as error:
@@ -133,14 +133,17 @@ class Database:
         operation = _Operation(action)
         with self._lock:
             if self._closed:
-                operation.future.set_exception(StorageFailed("The store is closed: the gateway is stopping. Call again later.", reason="store"))
+                operation.future.set_exception(
+                    StorageFailed("The store is closed: the gateway is stopping. Call again later.", reason="store")
+                )
             else:
                 operations.put(operation)
         return operation.future
 
     # -- the threads --------------------------------------------------------------------------------------------
 
-    def _connect(self, *, writing: bool) -> Connection:
+    def connect(self, *, writing: bool) -> Connection:
+        """Open a connection, for one thread."""
         return self._engine.connect().execution_options(writing=writing)
 
     def _run(self, operations: queue.SimpleQueue[_Operation | None], writing: bool) -> None:
@@ -170,7 +173,9 @@ class Database:
     def check_file(self) -> None:
         """Raise `StorageFailed` if the file of SQLite was removed or replaced: what is written to it would be lost."""
         if self._inode is not None and self._present_inode() != self._inode:
-            raise StorageFailed("The file of the gateway's store was removed or replaced. Restore it and restart the gateway.", reason="store")
+            raise StorageFailed(
+                "The file of the gateway's store was removed or replaced. Restore it and restart the gateway.", reason="store"
+            )
 
     def measure_clock(self, connection: Connection) -> None:
         """Compare the clock with that of the database server, once a minute."""
@@ -179,6 +184,10 @@ class Database:
         before = time.time()
         found = float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())").scalar_one())
         self._offset, self._offset_at = found - (before + time.time()) / 2, time.monotonic()
+
+
+def _ignore() -> None:
+    """Do nothing: no one waits for events."""
 
 
 class _Session:
@@ -213,13 +222,13 @@ class _Session:
             act()
         for operation, result in zip(batch, results, strict=True):
             operation.future.set_result(result)
-        if self._writing:
-            self._database._on_commit(transaction.wrote_events)  # noqa: SLF001 - one class in two parts
+        if transaction.wrote_events:
+            self._database.on_events()
 
     def _commit(self, batch: list[_Operation], again: bool) -> tuple[list[Any], Transaction]:
         self._database.check_file()
         if self._connection is None:
-            self._connection = self._database._connect(writing=self._writing)  # noqa: SLF001
+            self._connection = self._database.connect(writing=self._writing)
         with self._connection.begin():
             self._database.measure_clock(self._connection)
             transaction = Transaction(self._connection, self._database.now(), again=again)

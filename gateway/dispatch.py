@@ -76,7 +76,17 @@ class Dispatcher:
     """
 
     def __init__(
-        self, store: JobStore, work: Work, fleet: Fleet, hub: Hub, redactor: Redactor, *, owner: str, node: str | None, pace: Pace, budget: RetryBudget
+        self,
+        store: JobStore,
+        work: Work,
+        fleet: Fleet,
+        hub: Hub,
+        redactor: Redactor,
+        *,
+        owner: str,
+        node: str | None,
+        pace: Pace,
+        budget: RetryBudget,
     ) -> None:
         self._store, self._work, self._fleet, self._hub, self._redactor = store, work, fleet, hub, redactor
         self._owner, self._node, self._pace, self._budget = owner, node, pace, budget
@@ -137,7 +147,7 @@ class Dispatcher:
             except YggdrasillError as error:
                 _LOG.warning("The gateway could not look after its jobs: %s", error.message)
                 await asyncio.sleep(self._pace.poll)
-            except Exception:
+            except Exception:  # noqa: BLE001 - logged; the loop must survive every error
                 _LOG.exception("The gateway could not look after its jobs")
                 await asyncio.sleep(self._pace.poll)
 
@@ -246,14 +256,15 @@ class Dispatcher:
             # it was removed since the list of graphs was read
             state = self._fleet.states.get(str(job.place))
             if state is not None and state.graphs.pop(job.target, None) is not None:
-                await self._persist(job, lambda: self._work.give_back(job, error=error_of(error, self._redactor)))
+                facts = error_of(error, self._redactor)
+                await self._persist(job, lambda: self._work.give_back(job, error=facts))
             else:
                 await self._end(job, FAILED, error)
         except TimedOut as error:
             await self._end(job, TIMED_OUT, error)
         except YggdrasillError as error:
             await self._end(job, FAILED, error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - logged, and reported in the row
             _LOG.exception("Job %s could not be run", job.job_id)
             await self._end(job, FAILED, error)
         else:

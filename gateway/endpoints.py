@@ -25,7 +25,7 @@ from yggdrasill.errors import (
     format_options,
     unknown_name,
 )
-from yggdrasill.gateway.models import GRAPH, PROMPT, WORKFLOW
+from yggdrasill.gateway.models import GRAPH, PROMPT
 from yggdrasill.remote.client import EndpointClient
 from yggdrasill.remote.comfy_server import ComfyServer
 from yggdrasill.remote.endpoints import EndpointRegistry
@@ -184,7 +184,11 @@ class Fleet:
         """Request the load and the graphs of the endpoints for which they are older than so many seconds."""
         async with self._refreshing:
             now = time.monotonic()
-            due = [state for state in self.states.values() if now - state.loaded_at >= load or (state.is_up and now - state.graphs_at >= graphs)]
+            due = [
+                state
+                for state in self.states.values()
+                if now - state.loaded_at >= load or (state.is_up and now - state.graphs_at >= graphs)
+            ]
             if due:
                 await asyncio.gather(*(self._refresh(state, graphs) for state in due))
 
@@ -222,7 +226,14 @@ class Fleet:
 
     async def _request_plain(self, state: EndpointState) -> dict[str, Any]:
         prompts = await self.server(state.name).load()
-        return {"kind": PLAIN, "running": min(prompts, 1), "queued": max(0, prompts - 1), "slots": 1, "graphs": {}, "graphs_at": time.monotonic()}
+        return {
+            "kind": PLAIN,
+            "running": min(prompts, 1),
+            "queued": max(0, prompts - 1),
+            "slots": 1,
+            "graphs": {},
+            "graphs_at": time.monotonic(),
+        }
 
     def lost(self, name: str, error: str) -> None:
         """Record that an endpoint does not answer."""
@@ -242,7 +253,9 @@ class Fleet:
         """Return the endpoints that are up and can run jobs of a target. ``classes`` are the node classes of prompts."""
         if kind == GRAPH:
             return [state.name for state in self._of_graph(target)]
-        usable = [state for state in self.states.values() if state.is_up and (state.kind == COMFY or (kind == PROMPT and state.kind == PLAIN))]
+        usable = [
+            state for state in self.states.values() if state.is_up and (state.kind == COMFY or (kind == PROMPT and state.kind == PLAIN))
+        ]
         lacking = await asyncio.gather(*(self._lacking(state, target, classes) for state in usable))
         return [state.name for state, missing in zip(usable, lacking, strict=True) if not missing]
 
@@ -250,7 +263,9 @@ class Fleet:
         placement = self.registry.placements.get(graph_id)
         allowed = None if placement is None or placement.is_local else placement.endpoints
         return [
-            state for state in self.states.values() if state.is_up and graph_id in state.graphs and (allowed is None or state.name in allowed)
+            state
+            for state in self.states.values()
+            if state.is_up and graph_id in state.graphs and (allowed is None or state.name in allowed)
         ]
 
     async def _lacking(self, state: EndpointState, target: str, classes: Collection[str]) -> list[str]:
@@ -303,7 +318,9 @@ class Fleet:
         missing = sorted({name for state in self.states.values() for name in (state.lacking.get(target) or (0.0, []))[1]})
         if not missing:
             raise UnknownName(f"No endpoint of the gateway is a ComfyUI that can run this {kind}. Add one to endpoints.yaml.", name=target)
-        raise UnknownBlockType(f"No ComfyUI of the gateway has the node classes {format_options(missing)}. Install them there.", missing=missing)
+        raise UnknownBlockType(
+            f"No ComfyUI of the gateway has the node classes {format_options(missing)}. Install them there.", missing=missing
+        )
 
     async def contract(self, graph_id: str) -> dict[str, Any] | None:
         """Return the contract of a graph at one of its endpoints, or None if none answers."""
@@ -348,5 +365,3 @@ class Fleet:
     def classes_of_target(self, target: str) -> list[str] | None:
         """Return the node classes of a target, or None if they are not known in this process."""
         return self._classes.get(target)
-
-

@@ -119,7 +119,9 @@ def _shown(outputs: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
         {"node": file.node_id, "filename": file.filename, "subfolder": file.subfolder, "type": file.folder, "endpoint": endpoint}
         for file in saved_files(outputs)
     ]
-    texts = {node: output["text"] for node, output in outputs.items() if isinstance(output, Mapping) and isinstance(output.get("text"), list)}
+    texts = {
+        node: output["text"] for node, output in outputs.items() if isinstance(output, Mapping) and isinstance(output.get("text"), list)
+    }
     return {"files": files, "texts": texts if len(str(texts)) <= _MAX_TEXT else {}, "outputs": dict(outputs)}
 
 

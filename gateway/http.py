@@ -34,7 +34,20 @@ from yggdrasill.server_ext.jobs.execution import error_dict
 from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.server_ext.principals import Principal
 
-__all__ = ["Dialect", "Handler", "Http", "bearer", "caller_of", "json_response", "last_event", "number", "plain_output", "principal_of", "send_artifact", "send_file"]
+__all__ = [
+    "Dialect",
+    "Handler",
+    "Http",
+    "bearer",
+    "caller_of",
+    "json_response",
+    "last_event",
+    "number",
+    "plain_output",
+    "principal_of",
+    "send_artifact",
+    "send_file",
+]
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[dict[str, Any], int], Any]
@@ -127,7 +140,7 @@ class Http:
                 return self._error(error, _status(error), error_body)
             except (ConnectionError, asyncio.CancelledError, web.HTTPException):
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - logged and reported as status 500
                 _LOG.exception("%s %s failed", request.method, request.path)
                 return self._error(error, 500, error_body)
 
@@ -238,7 +251,7 @@ async def _relay(request: web.Request, client: Any, name: str) -> web.StreamResp
     """Stream an artifact from an endpoint. A few chunks are read ahead; the endpoint waits while the client is slow."""
     loop = asyncio.get_running_loop()
     chunks: asyncio.Queue[bytes | None] = asyncio.Queue(8)
-    opened: asyncio.Future[str | None] = loop.create_future()
+    opened: asyncio.Future[Any] = loop.create_future()
 
     def begin(length: str | None) -> None:
         if not opened.done():
@@ -252,7 +265,7 @@ async def _relay(request: web.Request, client: Any, name: str) -> web.StreamResp
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(chunks.put(None), loop))
 
     pending = loop_thread().start(read())
-    reading = asyncio.wrap_future(pending.future)
+    reading: asyncio.Future[Any] = asyncio.wrap_future(pending.future)
     try:
         await asyncio.wait({reading, opened}, return_when=asyncio.FIRST_COMPLETED)
         if not opened.done():
@@ -263,7 +276,7 @@ async def _relay(request: web.Request, client: Any, name: str) -> web.StreamResp
             response.headers["Content-Length"] = length
         await response.prepare(request)
         while True:
-            getting = asyncio.ensure_future(chunks.get())
+            getting: asyncio.Future[Any] = asyncio.ensure_future(chunks.get())
             await asyncio.wait({getting, reading}, return_when=asyncio.FIRST_COMPLETED)
             if not getting.done() and chunks.empty():
                 getting.cancel()

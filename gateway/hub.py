@@ -37,11 +37,12 @@ class _Listener:
 class Hub:
     """Reads new events from ``store`` when this process has written some, else every second, and passes them to listeners.
 
-    ``on_event`` receives each event of a state, also those that other gateways wrote.
+    The functions in ``on_status`` receive each event of a state, also those that other gateways wrote.
     """
 
-    def __init__(self, store: JobStore, on_event: Callable[[Event], None] = lambda event: None) -> None:
-        self._store, self._on_event = store, on_event
+    def __init__(self, store: JobStore) -> None:
+        self._store = store
+        self.on_status: list[Callable[[Event], None]] = []
         self._listeners: set[_Listener] = set()
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._new = asyncio.Event()
@@ -69,9 +70,9 @@ class Hub:
             for future in waiting:
                 future.cancel()
 
-    def written(self, wrote_events: bool = True) -> None:  # noqa: FBT001, FBT002 - called back by the database
+    def written(self) -> None:
         """Report that this process has stored events. May be called on any thread."""
-        if wrote_events and self._loop is not None and not self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_closed():
             with contextlib.suppress(RuntimeError):
                 self._loop.call_soon_threadsafe(self._new.set)
 
@@ -103,7 +104,8 @@ class Hub:
         self.pass_on(event)
         if event.kind != STATUS:
             return
-        self._on_event(event)
+        for listener in self.on_status:
+            listener(event)
         if event.data.get("status") in FINAL:
             for future in self._waiters.pop(event.job_id, ()):
                 if not future.done():

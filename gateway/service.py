@@ -67,7 +67,15 @@ class Gateway:
     """The jobs, endpoints and pools behind all dialects. ``pools`` are names of targets that workers serve."""
 
     def __init__(
-        self, store: JobStore, work: Work, fleet: Fleet, hub: Hub, *, limits: Limits, pools: frozenset[str] = frozenset(), private_webhooks: bool = False
+        self,
+        store: JobStore,
+        work: Work,
+        fleet: Fleet,
+        hub: Hub,
+        *,
+        limits: Limits,
+        pools: frozenset[str] = frozenset(),
+        private_webhooks: bool = False,
     ) -> None:
         self.store, self.work, self.fleet, self.hub, self.limits = store, work, fleet, hub, limits
         self._pools = set(pools)
@@ -90,7 +98,9 @@ class Gateway:
         graphs = {graph for state in self.fleet.states.values() for graph in state.graphs}
         found = self.pools if len(self._pools) == 1 else sorted(graphs | self._pools)
         if len(found) != 1:
-            raise InvalidArgument(f"Name the endpoint in the path, as /v2/ENDPOINT/run. Available: {', '.join(map(repr, found[:12])) or 'none'}.")
+            raise InvalidArgument(
+                f"Name the endpoint in the path, as /v2/ENDPOINT/run. Available: {', '.join(map(repr, found[:12])) or 'none'}."
+            )
         return found[0]
 
     # -- submissions --------------------------------------------------------------------------------------------------
@@ -247,12 +257,14 @@ class Gateway:
         """Return the job that a worker runs. Raise `UnknownName` if it is no longer this worker's, whose result then does not count."""
         job = await asyncio.wrap_future(self.work.worker_job(job_id, worker))
         if job is None:
-            raise UnknownName(f"Worker {worker[:80]!r} does not run job {job_id[:80]!r}: it was stopped or given to another worker.", name=job_id[:80])
+            raise UnknownName(
+                f"Worker {worker[:80]!r} does not run job {job_id[:80]!r}: it was stopped or given to another worker.", name=job_id[:80]
+            )
         return job
 
     def check_result(self, nbytes: int, limit: int, what: str) -> None:
         """Raise `PayloadTooLarge` for more bytes than the limit."""
         if nbytes > limit:
-            raise PayloadTooLarge(f"{what} has {nbytes} bytes; the limit is {limit}. Store the data elsewhere and return its URL.", bound=limit, found=nbytes)
-
-
+            raise PayloadTooLarge(
+                f"{what} has {nbytes} bytes; the limit is {limit}. Store the data elsewhere and return its URL.", bound=limit, found=nbytes
+            )

@@ -29,7 +29,9 @@ def check_plan(document: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     for name, step in steps.items():
         runs = [key for key in ("graph", "prompt") if isinstance(step, Mapping) and step.get(key)]
         if len(runs) != 1 or not isinstance(step.get("inputs", {}), Mapping) or not 0 < len(str(name)) <= 200 or "." in str(name):
-            raise InvalidConfig(f"Step {str(name)[:80]!r} needs a name without '.', either 'graph' or 'prompt', and inputs by port. {_FORM}")
+            raise InvalidConfig(
+                f"Step {str(name)[:80]!r} needs a name without '.', either 'graph' or 'prompt', and inputs by port. {_FORM}"
+            )
     found = {str(name): needed_steps(step) for name, step in steps.items()}
     for name, needed in found.items():
         for other in needed:

@@ -80,11 +80,17 @@ class JobStore:
     def _check_room(self, transaction: Transaction, new: NewJob) -> None:
         queued = transaction.count(QUEUED, _COUNT_QUEUED)
         if queued + 1 + len(new.steps) > self._bounds.max_queue:
-            raise QueueFull(f"The queue of the gateway has {queued} jobs, its limit. Submit the job again later.", bound=self._bounds.max_queue)
+            raise QueueFull(
+                f"The queue of the gateway has {queued} jobs, its limit. Submit the job again later.", bound=self._bounds.max_queue
+            )
         if new.max_jobs is not None:
-            unfinished = transaction.count(new.principal, _COUNT_UNFINISHED.where(jobs.c.principal == new.principal, jobs.c.parent.is_(None)))
+            unfinished = transaction.count(
+                new.principal, _COUNT_UNFINISHED.where(jobs.c.principal == new.principal, jobs.c.parent.is_(None))
+            )
             if unfinished + 1 > new.max_jobs:
-                raise QueueFull(f"{new.principal!r} has {unfinished} unfinished jobs, its limit. Submit the job again later.", bound=new.max_jobs)
+                raise QueueFull(
+                    f"{new.principal!r} has {unfinished} unfinished jobs, its limit. Submit the job again later.", bound=new.max_jobs
+                )
 
     def _next_position(self, transaction: Transaction) -> int:
         self._last_position = max(self._last_position + _STEP, int(transaction.now * 1_000_000) * _STEP)
@@ -224,9 +230,7 @@ class JobStore:
 
         return self._database.write(action)
 
-    def change(
-        self, job_id: str, principal: str | None = None, *, paused: bool | None = None, priority: int | None = None
-    ) -> Future[Job]:
+    def change(self, job_id: str, principal: str | None = None, *, paused: bool | None = None, priority: int | None = None) -> Future[Job]:
         """Pause, resume or prioritise a queued job with its steps, and return it. The future raises `UnknownJob`, `InvalidArgument`."""
         values = {name: value for name, value in (("paused", paused), ("priority", priority)) if value is not None}
 
@@ -283,7 +287,9 @@ class JobStore:
         def action(transaction: Transaction) -> tuple[Job, list[Event]]:
             job = _existing(transaction, job_id, principal)
             wanted = events.c.job_id == job_id, events.c.kind == "stream", events.c.seq > job.streamed
-            found = [event_of(row) for row in transaction.execute(sa.select(*_EVENT_COLUMNS).where(*wanted).order_by(events.c.seq).limit(1000))]
+            found = [
+                event_of(row) for row in transaction.execute(sa.select(*_EVENT_COLUMNS).where(*wanted).order_by(events.c.seq).limit(1000))
+            ]
             if found:
                 transaction.execute(jobs.update().where(jobs.c.job_id == job_id).values(streamed=found[-1].seq))
             return job, found
@@ -302,7 +308,9 @@ def _existing(transaction: Transaction, job_id: str, principal: str | None) -> J
 def _same(known: Job, new: NewJob) -> Job:
     """Return the known job of a key, or raise `JobConflict` if it has another request."""
     if known.body_hash != body_hash([new.kind, new.target, new.request]):
-        raise JobConflict(f"The idempotency key {new.key!r} was used for another request, of job {known.job_id}. Use a new key.", job=known.job_id)
+        raise JobConflict(
+            f"The idempotency key {new.key!r} was used for another request, of job {known.job_id}. Use a new key.", job=known.job_id
+        )
     return known
 
 

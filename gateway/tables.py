@@ -11,7 +11,19 @@ from sqlalchemy.engine import Connection, Engine
 from yggdrasill.errors import InvalidArgument, StorageFailed, UnsupportedVersion
 from yggdrasill.gateway.models import Job
 
-__all__ = ["JSON_COLUMNS", "bodies", "create_tables", "events", "jobs", "lock_events", "needs", "numbers", "open_engine", "storage_failure", "workers"]
+__all__ = [
+    "JSON_COLUMNS",
+    "bodies",
+    "create_tables",
+    "events",
+    "jobs",
+    "lock_events",
+    "needs",
+    "numbers",
+    "open_engine",
+    "storage_failure",
+    "workers",
+]
 
 VERSION = 1
 """The version of the tables. A store of another version is refused."""
@@ -110,7 +122,9 @@ workers = sa.Table(
     sa.Column("seen", sa.Double, nullable=False),
 )
 
-numbers = sa.Table("numbers", metadata, sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.BigInteger, nullable=False))
+numbers = sa.Table(
+    "numbers", metadata, sa.Column("name", sa.String(64), primary_key=True), sa.Column("value", sa.BigInteger, nullable=False)
+)
 
 assert tuple(column.name for column in jobs.columns) == tuple(Job.__dataclass_fields__)  # noqa: S101 - the row is the dataclass
 

@@ -108,7 +108,13 @@ class Webhooks:
     """Delivers the webhooks of ended jobs. ``describe(job, output)`` returns the body in the dialect of the job."""
 
     def __init__(
-        self, work: Work, secret: str, describe: Callable[[Job, Any], dict[str, Any]], *, allow_private: bool, delays: tuple[float, ...] = DELAYS
+        self,
+        work: Work,
+        secret: str,
+        describe: Callable[[Job, Any], dict[str, Any]],
+        *,
+        allow_private: bool,
+        delays: tuple[float, ...] = DELAYS,
     ) -> None:
         self._work, self._secret, self._describe = work, secret.encode("utf-8"), describe
         self._allow_private, self._delays = allow_private, delays

@@ -214,11 +214,11 @@ class Work:
 
         def action(transaction: Transaction) -> list[Job]:
             now = transaction.now
-            changed = []
+            changed: list[Job | None] = []
             too_old = sa.and_(jobs.c.ttl_at < now, jobs.c.status.in_((IN_QUEUE, IN_PROGRESS)))
             too_long = sa.and_(jobs.c.status == IN_PROGRESS, jobs.c.started + jobs.c.timeout < now)
-            for row in transaction.execute(select_jobs.where(sa.or_(too_old, too_long)).limit(_SWEEP_ROWS)).all():
-                changed.append(_time_out(transaction, job_of(row)))
+            over = transaction.execute(select_jobs.where(sa.or_(too_old, too_long)).limit(_SWEEP_ROWS)).all()
+            changed += [_time_out(transaction, job_of(row)) for row in over]
             vanished = jobs.c.status == IN_PROGRESS, jobs.c.owner == WORKER, jobs.c.lease_until < now
             for row in transaction.execute(select_jobs.where(*vanished).limit(_SWEEP_ROWS)).all():
                 job = job_of(row)
@@ -324,7 +324,9 @@ def _see(transaction: Transaction, pool: str, worker: str) -> None:
 
 def _time_out(transaction: Transaction, job: Job) -> Job | None:
     over = job.ttl_at is not None and job.ttl_at < transaction.now
-    what = f"its lifetime of {float(job.ttl_at or 0) - job.created:g} s" if over else f"its execution timeout of {float(job.timeout or 0):g} s"
+    what = (
+        f"its lifetime of {float(job.ttl_at or 0) - job.created:g} s" if over else f"its execution timeout of {float(job.timeout or 0):g} s"
+    )
     error = {"code": "ttl" if over else "execution_timeout", "message": f"The job has exceeded {what}."}
     return end(transaction, job.job_id, TIMED_OUT, jobs.c.status == job.status, error=error)
 

@@ -214,7 +214,9 @@ class BareDialect:
             raise InvalidArgument('The body must be {"before": JOB_ID}, or {} for the front of the queue.')
         principal = principal_of(request)
         if before is None and not principal.may(ADMIN):
-            raise AccessDenied("Moving a job before those of others needs the role 'admin'. Name one of your own jobs in 'before'.", reason="role")
+            raise AccessDenied(
+                "Moving a job before those of others needs the role 'admin'. Name one of your own jobs in 'before'.", reason="role"
+            )
         found = self._gateway.store.move(request.match_info["job_id"], only_of(principal), before=before)
         return json_response((await asyncio.wrap_future(found)).summary())
 
@@ -222,7 +224,9 @@ class BareDialect:
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/events"""
-        return await self._http.send_events(request, self._gateway.hub.stream(last_event(request), principal=only_of(principal_of(request))))
+        return await self._http.send_events(
+            request, self._gateway.hub.stream(last_event(request), principal=only_of(principal_of(request)))
+        )
 
     async def job_events(self, request: web.Request) -> web.StreamResponse:
         """GET /v1/jobs/{job_id}/events"""

@@ -239,5 +239,3 @@ def _workflow(given: Mapping[str, Any]) -> Any:
     if not isinstance(workflow, Mapping):
         raise InvalidArgument('The input needs "workflow": a ComfyUI prompt in the API format, as an object or JSON text.')
     return workflow
-
-
