@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, PayloadTooLarge, UnknownName, unknown_name
+from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, UnknownJob, unknown_name
 from yggdrasill.gateway.endpoints import Fleet, classes_of, target_of_classes
 from yggdrasill.gateway.hub import Hub
 from yggdrasill.gateway.models import GRAPH, PLAN, POOL, PROMPT, WORKFLOW, Event, Job, NewJob
@@ -253,18 +253,9 @@ class Gateway:
             except asyncio.TimeoutError:
                 continue
 
-    async def worker_job(self, job_id: str, worker: str) -> Job:
-        """Return the job that a worker runs. Raise `UnknownName` if it is no longer this worker's, whose result then does not count."""
-        job = await asyncio.wrap_future(self.work.worker_job(job_id, worker))
-        if job is None:
-            raise UnknownName(
-                f"Worker {worker[:80]!r} does not run job {job_id[:80]!r}: it was stopped or given to another worker.", name=job_id[:80]
-            )
+    async def worker_job(self, job_id: str, worker: str) -> Job | None:
+        """Return the job that a worker runs, or None if it was stopped or given to another worker. Raise `UnknownJob` for an unknown one."""
+        job, exists = await asyncio.wrap_future(self.work.worker_job(job_id, worker))
+        if not exists:
+            raise UnknownJob(f"Unknown job {job_id[:80]!r}. Its row may have been deleted after its retention.", name=job_id[:80])
         return job
-
-    def check_result(self, nbytes: int, limit: int, what: str) -> None:
-        """Raise `PayloadTooLarge` for more bytes than the limit."""
-        if nbytes > limit:
-            raise PayloadTooLarge(
-                f"{what} has {nbytes} bytes; the limit is {limit}. Store the data elsewhere and return its URL.", bound=limit, found=nbytes
-            )

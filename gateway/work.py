@@ -26,7 +26,7 @@ __all__ = ["WORKER", "Claim", "Group", "Work"]
 WORKER = "worker"
 """The owner of the jobs that workers of pools run: any gateway extends their leases and gives them back."""
 _SWEEP_ROWS = 500
-_KEPT_STOPS = 600.0
+_KEPT_STOPS, _STOP_PAUSE = 60.0, 10.0
 _SENT = ("sent", "failed")
 
 
@@ -136,11 +136,15 @@ class Work:
 
         return self._database.write(action)
 
-    def worker_job(self, job_id: str, worker: str) -> Future[Job | None]:
-        """Return the job that a worker runs, or None if it runs no such job."""
-        return self._database.read(
-            lambda transaction: find(transaction, job_id, jobs.c.kind == POOL, jobs.c.place == worker, jobs.c.status == IN_PROGRESS)
-        )
+    def worker_job(self, job_id: str, worker: str) -> Future[tuple[Job | None, bool]]:
+        """Return the job that a worker runs, or None if it does not run it any more, and whether there is such a job."""
+
+        def action(transaction: Transaction) -> tuple[Job | None, bool]:
+            job = find(transaction, job_id, jobs.c.kind == POOL)
+            is_its = job is not None and job.place == worker and job.status == IN_PROGRESS
+            return job if is_its else None, job is not None
+
+        return self._database.read(action)
 
     # -- leases -------------------------------------------------------------------------------------------------
 
@@ -166,13 +170,19 @@ class Work:
         return self._database.write(action)
 
     def stopped(self, worker: str) -> Future[list[str]]:
-        """Return the ids of the jobs of a worker that were stopped in the last ten minutes."""
+        """Return the ids of the jobs of a worker that were stopped in the last minute, each of them once in ten seconds."""
 
         def action(transaction: Transaction) -> list[str]:
-            stopped = jobs.c.place == worker, jobs.c.status.in_((CANCELLED, TIMED_OUT)), jobs.c.finished > transaction.now - _KEPT_STOPS
-            return list(transaction.execute(sa.select(jobs.c.job_id).where(jobs.c.kind == POOL, *stopped)).scalars())
+            now = transaction.now
+            stopped = jobs.c.place == worker, jobs.c.status.in_((CANCELLED, TIMED_OUT)), jobs.c.finished > now - _KEPT_STOPS
+            unsent = sa.or_(jobs.c.lease_until.is_(None), jobs.c.lease_until < now - _STOP_PAUSE)
+            ids = list(transaction.execute(sa.select(jobs.c.job_id).where(jobs.c.kind == POOL, *stopped, unsent)).scalars())
+            if ids:
+                # the lease of a job that has ended is the time when its worker was informed
+                transaction.execute(jobs.update().where(jobs.c.job_id.in_(ids)).values(lease_until=now))
+            return ids
 
-        return self._database.read(action)
+        return self._database.write(action)
 
     def workers(self, pool: str, within: float) -> Future[dict[str, int]]:
         """Return the workers that were seen within so many seconds, with the number of jobs that each runs."""

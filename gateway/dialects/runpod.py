@@ -178,9 +178,7 @@ class RunpodDialect:
         if not chunks and not job.is_final:
             await self._gateway.wait(job.job_id, _STREAM_SECONDS)
             job, chunks = await asyncio.wrap_future(self._gateway.store.take_stream(job.job_id))
-        # a client stops reading at a final state, so the state is that before the last chunks
-        status = IN_PROGRESS if chunks and job.is_final else job.status
-        return json_response({"status": status, "stream": [{"output": chunk.data.get("output")} for chunk in chunks]})
+        return json_response({"status": job.status, "stream": [{"output": chunk.data.get("output")} for chunk in chunks]})
 
     async def cancel(self, request: web.Request) -> web.Response:
         """POST /cancel/{job_id}"""

@@ -96,6 +96,8 @@ class WorkerDialect:
     async def done(self, request: web.Request) -> web.Response:
         """POST /job-done/{worker}/{job_id}"""
         job = await self._gateway.worker_job(request.match_info["job_id"], request.match_info["worker"])
+        if job is None:
+            return _ignored()
         try:
             body = await read_json(request, self._gateway.limits.result_bytes)
         except PayloadTooLarge as error:
@@ -122,6 +124,8 @@ class WorkerDialect:
     async def stream(self, request: web.Request) -> web.Response:
         """POST /job-stream/{worker}/{job_id}"""
         job = await self._gateway.worker_job(request.match_info["job_id"], request.match_info["worker"])
+        if job is None:
+            return _ignored()
         body = await read_json(request, self._gateway.limits.chunk_bytes)
         output = body.get("output") if isinstance(body, Mapping) else body
         await asyncio.wrap_future(self._gateway.work.report(job, "stream", {"output": output}))
@@ -147,6 +151,11 @@ class WorkerDialect:
         worker = request.match_info["worker"]
         await asyncio.wrap_future(self._gateway.work.seen(self._pool(request), worker, ids, self._gateway.limits.worker_lease))
         return json_response({"status": "ok"})
+
+
+def _ignored() -> web.Response:
+    """Accept a result that does not count. An error would make the worker send it again."""
+    return json_response({"ignored": True})
 
 
 def _error_text(error: Any) -> str:
