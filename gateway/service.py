@@ -89,9 +89,11 @@ class Gateway:
         """The names of the pools: those that were declared, and those from which a worker has taken jobs."""
         return sorted(self._pools)
 
-    def add_pool(self, name: str) -> None:
-        """Add a pool, because a worker takes jobs from it."""
-        self._pools.add(name)
+    async def is_pool(self, name: str) -> bool:
+        """Return whether a name is that of a pool, also of one whose workers use another gateway on the same database."""
+        if name not in self._pools:
+            self._pools.update(await asyncio.wrap_future(self.work.pools()))
+        return name in self._pools
 
     def default_target(self) -> str:
         """Return the only pool or graph of the gateway, for requests that name none. Raise `InvalidArgument` if there are several."""
@@ -190,7 +192,7 @@ class Gateway:
 
     async def submit_to_pool(self, pool: str, request: Mapping[str, Any], options: Options) -> tuple[Job, bool]:
         """Submit a job for the workers of a pool. Raise as `submit_graph`, and `UnknownName` for an unknown pool."""
-        if pool not in self._pools:
+        if not await self.is_pool(pool):
             raise unknown_name("pool", pool, self._pools, "Start the gateway with --pool NAME.")
         return await self._submit(self._new(POOL, pool, dict(request), options))
 
@@ -240,7 +242,7 @@ class Gateway:
 
     async def take(self, pool: str, worker: str, count: int, seconds: float) -> list[tuple[Job, dict[str, Any]]]:
         """Return up to ``count`` jobs for a worker, after waiting up to so many seconds for the first."""
-        self.add_pool(pool)
+        self._pools.add(pool)
         end = time.monotonic() + seconds
         while True:
             pulse = self._pulse

@@ -197,6 +197,11 @@ class Work:
 
         return self._database.read(action)
 
+    def pools(self) -> Future[list[str]]:
+        """Return the names of the pools from which workers have taken jobs."""
+        statement = sa.select(workers.c.pool).distinct()
+        return self._database.read(lambda transaction: list(transaction.execute(statement).scalars()))
+
     def take_over(self, owner: str, dead: str | None, lease_seconds: float) -> Future[list[tuple[Job, dict[str, Any], dict[str, Any]]]]:
         """Take the running jobs of gateways whose leases have expired, and those of earlier starts of a gateway whose names begin with ``dead``."""
 

@@ -278,9 +278,8 @@ class BareDialect:
         return json_response({"endpoints": [state.summary() for state in states], "pools": await self._pools()})
 
     async def _pools(self) -> list[dict[str, Any]]:
-        seen = self._gateway.limits.worker_seen
-        found = [await asyncio.wrap_future(self._gateway.work.workers(name, seen)) for name in self._gateway.pools]
-        return [{"name": name, "workers": workers} for name, workers in zip(self._gateway.pools, found, strict=True)]
+        seen, names = self._gateway.limits.worker_seen, self._gateway.pools
+        return [{"name": name, "workers": await asyncio.wrap_future(self._gateway.work.workers(name, seen))} for name in names]
 
     async def health(self, request: web.Request) -> web.Response:
         """GET /v1/health"""

@@ -147,6 +147,8 @@ class RunpodDialect:
             chosen = Options(**{**vars(options), "endpoint": target})
             return await gateway.submit_prompt(_workflow(given), rest, chosen)
         if not any(target in state.graphs for state in gateway.fleet.states.values()) and target not in gateway.fleet.registry.placements:
+            if await gateway.is_pool(target):
+                return await gateway.submit_to_pool(target, {"input": given}, options)
             await gateway.fleet.refresh(load=0.2, graphs=0.2)
             graphs = {graph for state in gateway.fleet.states.values() for graph in state.graphs}
             if target not in graphs:

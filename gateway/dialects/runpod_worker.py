@@ -25,7 +25,7 @@ from yggdrasill.server_ext.principals import WORK
 __all__ = ["WorkerDialect", "environment_of_worker"]
 
 _TAKE_SECONDS = 20.0
-_STOP_SECONDS = 20.0
+_STOP_SECONDS = 5.0
 _STOP_POLL_SECONDS = 0.5
 _MAX_BATCH = 100
 _MAX_ERROR = 4000
