@@ -192,7 +192,9 @@ class Dispatcher:
         """Return the jobs to be taken, in the order of the queue, each with the least busy endpoint that has room for it."""
         taken: Counter[str] = Counter()
         candidates: list[tuple[Job, list[str]]] = []
-        for group in await asyncio.wrap_future(self._work.groups()):
+        groups, running = await asyncio.wrap_future(self._work.groups())
+        self._fleet.count(running)
+        for group in groups:
             names = await self._names_for(group)
             if self._fleet.room(names, taken) is not None:
                 found = await asyncio.wrap_future(self._work.candidates(group, _MAX_TAKEN))
@@ -228,16 +230,11 @@ class Dispatcher:
     def _begin(self, job: Job, request: dict[str, Any], needed: dict[str, Any]) -> None:
         task = asyncio.create_task(self._run(job, request, needed))
         self._running[job.job_id] = task
-        state = self._fleet.states.get(str(job.place))
-        if state is not None:
-            state.ours += 1
 
         def ended(_: asyncio.Task[None]) -> None:
             if self._running.get(job.job_id) is task:
                 del self._running[job.job_id]
             self._ending.discard(job.job_id)
-            if state is not None:
-                state.ours -= 1
             self.wake()
 
         task.add_done_callback(ended)

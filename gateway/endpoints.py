@@ -69,7 +69,7 @@ def target_of_classes(classes: Iterable[str]) -> str:
 
 @dataclass
 class EndpointState:
-    """What is known about an endpoint. ``ours`` is the number of calls of this gateway, ``reported_ours`` when the load was reported."""
+    """What is known about an endpoint. ``ours`` is the number of running jobs of the store, ``reported_ours`` when the load was reported."""
 
     name: str
     url: str
@@ -92,7 +92,7 @@ class EndpointState:
 
     @property
     def load(self) -> int:
-        """The jobs that it has: those of others as it reported them, and those of this gateway."""
+        """The jobs that it has: those of other callers as it reported them, and those of all gateways on the store."""
         return max(0, self.queued + self.running - self.reported_ours) + self.ours
 
     def summary(self) -> dict[str, Any]:
@@ -234,6 +234,11 @@ class Fleet:
             "graphs": {},
             "graphs_at": time.monotonic(),
         }
+
+    def count(self, running: Mapping[str, int]) -> None:
+        """Set the number of running jobs of each endpoint."""
+        for name, state in self.states.items():
+            state.ours = running.get(name, 0)
 
     def lost(self, name: str, error: str) -> None:
         """Record that an endpoint does not answer."""

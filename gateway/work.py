@@ -62,13 +62,16 @@ class Work:
 
     # -- taking jobs --------------------------------------------------------------------------------------------
 
-    def groups(self) -> Future[list[Group]]:
-        """Return the groups of jobs that may be taken now, except those of pools."""
+    def groups(self) -> Future[tuple[list[Group], dict[str, int]]]:
+        """Return the groups of jobs that may be taken now, except those of pools, and the number of running jobs of each endpoint."""
         statement = sa.select(jobs.c.kind, jobs.c.target, sa.func.count()).where(is_queued, jobs.c.kind != POOL)
+        running = sa.select(jobs.c.place, sa.func.count()).where(jobs.c.status == IN_PROGRESS, jobs.c.kind.not_in((POOL, PLAN)))
 
-        def action(transaction: Transaction) -> list[Group]:
+        def action(transaction: Transaction) -> tuple[list[Group], dict[str, int]]:
             due = statement.where(jobs.c.not_before <= transaction.now).group_by(jobs.c.kind, jobs.c.target)
-            return [Group(*row) for row in transaction.execute(due)]
+            groups = [Group(*row) for row in transaction.execute(due)]
+            places = transaction.execute(running.group_by(jobs.c.place)).all()
+            return groups, {str(place): int(count) for place, count in places}
 
         return self._database.read(action)
 
