@@ -64,19 +64,22 @@ def check_webhook(url: Any, *, allow_private: bool) -> str:
         raise InvalidArgument(f"The webhook must be an http or https URL of at most {_LONGEST_URL} characters, without user and password.")
     if allow_private:
         return str(url)
-    with contextlib.suppress(ValueError):
-        if not is_public(ip_address(parts.hostname.partition("%")[0])):
-            raise _private(parts.hostname)
-    if parts.hostname == "localhost" or parts.hostname.endswith(".localhost"):
-        raise _private(parts.hostname)
+    address = _address(parts.hostname)
+    is_local = parts.hostname == "localhost" or parts.hostname.endswith(".localhost")
+    if is_local or (address is not None and not is_public(address)):
+        raise InvalidArgument(
+            f"The webhook's host {parts.hostname[:100]!r} is inside the network of the gateway. Use a public one, or start the gateway with "
+            "--allow-private-webhooks."
+        )
     return str(url)
 
 
-def _private(host: str) -> InvalidArgument:
-    return InvalidArgument(
-        f"The webhook's host {host[:100]!r} is inside the network of the gateway. Use a public one, or start the gateway with "
-        "--allow-private-webhooks."
-    )
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    """Return a host that is an address, or None for a name."""
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        return None
 
 
 def sign(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:

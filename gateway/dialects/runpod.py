@@ -119,7 +119,7 @@ class RunpodDialect:
         if not isinstance(body, Mapping) or not isinstance(body.get("input"), Mapping):
             raise InvalidArgument('The body must be a JSON object with the object "input".')
         given = body["input"]
-        policy = body.get("policy") or {}
+        policy = {} if body.get("policy") is None else body["policy"]
         if not isinstance(policy, Mapping):
             raise InvalidArgument('"policy" must be an object with executionTimeout, ttl and lowPriority.')
         if body.get("s3Config"):

@@ -26,7 +26,9 @@ class Pair:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.endpoints = {name: EndpointProcess(name, folder / name, plugins=PLUGINS, slots=1, max_queue=2) for name in ("anvil", "bellows")}
+        self.endpoints = {
+            name: EndpointProcess(name, folder / name, plugins=PLUGINS, slots=1, max_queue=2) for name in ("anvil", "bellows")
+        }
         self.gateways: list[GatewayProcess] = []
         for process in self.endpoints.values():
             process.begin()
