@@ -260,7 +260,7 @@ class Receiver:
                 self.send_response(500 if len(receiver.received) <= receiver.refusals else 200)
                 self.end_headers()
 
-            def log_message(self, format: str, *arguments: Any) -> None:
+            def log_message(self, *arguments: Any) -> None:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
