@@ -22,6 +22,7 @@ TITLES = {
     "saving": "Saving and loading 1 GiB of weights",
     "partition": "Partitioning a prompt",
     "endpoint": "Jobs of an endpoint under load",
+    "gateway": "The gateway under load",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
     "page": "The editor's page with the extension",

@@ -14,10 +14,10 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, IN_PROGRESS, IN_QUEUE, TIMED_OUT
 
 __all__ = [
+    "COMPOSITE",
     "GRAPH",
     "JOB_FIELDS",
     "KINDS",
-    "PLAN",
     "POOL",
     "PREDECESSORS",
     "PROMPT",
@@ -34,10 +34,10 @@ __all__ = [
     "new_job_id",
 ]
 
-GRAPH, WORKFLOW, PROMPT, POOL, PLAN = "graph", "workflow", "prompt", "pool", "plan"
-"""The kinds of jobs: a call of a deployed graph, a ComfyUI prompt with ports, one without ports, a job for the workers of a pool, and a plan
+GRAPH, WORKFLOW, PROMPT, POOL, COMPOSITE = "graph", "workflow", "prompt", "pool", "composite"
+"""The kinds of jobs: a call of a deployed graph, a ComfyUI prompt with ports, one without ports, a job for the workers of a pool, and a composite
 of several calls."""
-KINDS = (GRAPH, WORKFLOW, PROMPT, POOL, PLAN)
+KINDS = (GRAPH, WORKFLOW, PROMPT, POOL, COMPOSITE)
 STATES = (IN_QUEUE, IN_PROGRESS, COMPLETED, FAILED, CANCELLED, TIMED_OUT)
 STATUS = "status"
 """The kind of an event about a new state."""
@@ -87,7 +87,7 @@ class Job:
 
     ``target`` groups the jobs that the same endpoints can run: a graph id, a pool, or a digest of node classes. ``place`` is the name of the
     endpoint or worker that runs it, ``call_key`` the key of the call there, and ``owner`` the gateway that promised to follow it until
-    ``lease_until``. ``waits_for`` is the number of steps of the same plan that must end before.
+    ``lease_until``. ``waits_for`` is the number of steps of the same composite that must end before.
     """
 
     job_id: str
@@ -185,7 +185,7 @@ JOB_FIELDS = tuple(item.name for item in fields(Job))
 class NewJob:
     """A submission: what a dialect gives to `Gateway.submit`. ``ttl``, ``timeout`` and ``retention`` are in seconds.
 
-    ``request`` is the JSON that `execution` reads for the ``kind``, stored until the job is deleted. ``steps`` are the parts of a plan; a
+    ``request`` is the JSON that `execution` reads for the ``kind``, stored until the job is deleted. ``steps`` are the parts of a composite; a
     step names the ``needs`` that must end before it.
     """
 

@@ -1,4 +1,4 @@
-"""What all writes of a gateway's store share: rows as jobs, guarded transitions, events, and the progress of plans."""
+"""What all writes of a gateway's store share: rows as jobs, guarded transitions, events, and the progress of composites."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.gateway.database import Transaction
-from yggdrasill.gateway.models import JOB_FIELDS, PLAN, PREDECESSORS, STATUS, Event, Job
+from yggdrasill.gateway.models import COMPOSITE, JOB_FIELDS, PREDECESSORS, STATUS, Event, Job
 from yggdrasill.gateway.steps import compose
 from yggdrasill.gateway.tables import JSON_COLUMNS, bodies, events, jobs, needs
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, IN_PROGRESS, IN_QUEUE
@@ -34,7 +34,7 @@ QUEUED = "queued"
 """The key of the count of queued jobs in a `Transaction`."""
 
 #: A job that may be taken, apart from the time before which it is not.
-is_queued = sa.and_(jobs.c.status == IN_QUEUE, jobs.c.paused.is_(False), jobs.c.waits_for == 0, jobs.c.kind != PLAN)
+is_queued = sa.and_(jobs.c.status == IN_QUEUE, jobs.c.paused.is_(False), jobs.c.waits_for == 0, jobs.c.kind != COMPOSITE)
 select_jobs = sa.select(*(jobs.c[name] for name in JOB_FIELDS))
 
 
@@ -96,7 +96,7 @@ def transition(transaction: Transaction, job_id: str, status: str, *conditions: 
 def end(
     transaction: Transaction, job_id: str, status: str, *conditions: Any, error: Mapping[str, Any] | None = None, output: Any = None
 ) -> Job | None:
-    """End a job: its output, its last event, its webhook, and what follows from it for a plan. Return as `transition`."""
+    """End a job: its output, its last event, its webhook, and what follows from it for a composite. Return as `transition`."""
     now = transaction.now
     job = transition(
         transaction,
@@ -116,21 +116,21 @@ def end(
     if output is not None:
         transaction.execute(bodies.update().where(bodies.c.job_id == job_id).values(output=to_text(output)))
     add_event(transaction, job, STATUS, {"status": status, **({} if error is None else {"error": dict(error)})})
-    if job.kind == PLAN and status != COMPLETED:
+    if job.kind == COMPOSITE and status != COMPLETED:
         _cancel_steps(transaction, job.job_id)
     if job.parent is not None:
         _step_ended(transaction, job)
     return job
 
 
-def _cancel_steps(transaction: Transaction, plan_id: str) -> None:
-    unfinished = sa.select(jobs.c.job_id).where(jobs.c.parent == plan_id, jobs.c.status.not_in(FINAL))
+def _cancel_steps(transaction: Transaction, composite_id: str) -> None:
+    unfinished = sa.select(jobs.c.job_id).where(jobs.c.parent == composite_id, jobs.c.status.not_in(FINAL))
     for (job_id,) in transaction.execute(unfinished).all():
-        end(transaction, job_id, CANCELLED, error={"code": "plan_ended", "message": "The plan of this step has ended."})
+        end(transaction, job_id, CANCELLED, error={"code": "composite_ended", "message": "The composite of this step has ended."})
 
 
 def _step_ended(transaction: Transaction, job: Job) -> None:
-    """Release the steps that need this one, and end the plan with its last step or with one that did not complete."""
+    """Release the steps that need this one, and end the composite with its last step or with one that did not complete."""
     if job.status != COMPLETED:
         facts = dict(job.error or {"code": job.status.lower(), "message": f"Step {job.step!r} ended as {job.status}."})
         end(transaction, str(job.parent), job.status, error={**facts, "step": job.step})

@@ -11,8 +11,8 @@ from typing import Any
 from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, UnknownJob, unknown_name
 from yggdrasill.gateway.endpoints import Fleet, classes_of, target_of_classes
 from yggdrasill.gateway.hub import Hub
-from yggdrasill.gateway.models import GRAPH, PLAN, POOL, PROMPT, WORKFLOW, Event, Job, NewJob
-from yggdrasill.gateway.steps import check_plan
+from yggdrasill.gateway.models import COMPOSITE, GRAPH, POOL, PROMPT, WORKFLOW, Event, Job, NewJob
+from yggdrasill.gateway.steps import check_composite
 from yggdrasill.gateway.store import JobStore
 from yggdrasill.gateway.webhooks import check_webhook
 from yggdrasill.gateway.work import Work
@@ -158,16 +158,16 @@ class Gateway:
         await self.fleet.check(kind, target, classes, endpoint)
         return kind, target, checked
 
-    async def submit_plan(self, plan: Mapping[str, Any], options: Options) -> tuple[Job, bool]:
-        """Submit a plan; see `yggdrasill.gateway.steps`. Its steps are jobs of their own.
+    async def submit_composite(self, composite: Mapping[str, Any], options: Options) -> tuple[Job, bool]:
+        """Submit a composite; see `yggdrasill.gateway.steps`. Its steps are jobs of their own.
 
         Raises:
-            InvalidConfig, UnknownName, CycleFound: not a plan. Otherwise as `submit_graph` and `submit_prompt`.
+            InvalidConfig, UnknownName, CycleFound: not a composite. Otherwise as `submit_graph` and `submit_prompt`.
         """
-        order = check_plan(plan)
+        order = check_composite(composite)
         steps = []
         for name, needed in order.items():
-            step = plan["steps"][name]
+            step = composite["steps"][name]
             inputs = step.get("inputs") or {}
             chosen = step.get("endpoint", options.endpoint)
             request = {key: step[key] for key in ("options", "seed", "extra_data") if key in step} | {"inputs": inputs}
@@ -186,7 +186,7 @@ class Gateway:
                     timeout=options.timeout, retention=self.limits.retention, extra=extra, step=name, needs=needed,
                 )
             )  # fmt: skip
-        new = self._new(PLAN, "plan", {"steps": plan["steps"], "outputs": plan.get("outputs") or {}}, options)
+        new = self._new(COMPOSITE, "composite", {"steps": composite["steps"], "outputs": composite.get("outputs") or {}}, options)
         new.steps, new.timeout = steps, None
         return await self._submit(new)
 

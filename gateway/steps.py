@@ -1,6 +1,6 @@
-"""Plans: a workflow that is a graph of graphs. Its steps run on any endpoints, in topological order, and hand values over in wire form.
+"""Composites: a workflow that is a graph of graphs. Its steps run on any endpoints, in topological order, and hand values over in wire form.
 
-A plan is ``{"steps": {NAME: {"graph" or "prompt", "inputs": {PORT: VALUE or {"from": "NAME.PORT"}}, "options"}}, "outputs": {KEY: "NAME.PORT"}}``.
+A composite is ``{"steps": {NAME: {"graph" or "prompt", "inputs": {PORT: VALUE or {"from": "NAME.PORT"}}, "options"}}, "outputs": {KEY: "NAME.PORT"}}``.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import Any
 
 from yggdrasill.errors import CorruptData, CycleFound, InvalidConfig, MissingInput, unknown_name
 
-__all__ = ["check_plan", "compose", "join_wires", "needed_steps", "part_of_wire", "wire_of_step"]
+__all__ = ["check_composite", "compose", "join_wires", "needed_steps", "part_of_wire", "wire_of_step"]
 
 _REFERENCES = frozenset({"$tensor", "$array", "$bytes", "$bytearray"})
 _MAX_STEPS = 1000
-_FORM = "A plan is {'steps': {NAME: {'graph': ID, 'inputs': {PORT: VALUE or {'from': 'NAME.PORT'}}}}, 'outputs': {KEY: 'NAME.PORT'}}."
+_FORM = "A composite is {'steps': {NAME: {'graph': ID, 'inputs': {PORT: VALUE or {'from': 'NAME.PORT'}}}}, 'outputs': {KEY: 'NAME.PORT'}}."
 
 
-def check_plan(document: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def check_composite(document: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Return for each step, in topological order, the names of the steps that it needs.
 
     Raises:
-        InvalidConfig: not a plan. UnknownName: a reference to a step that does not exist. CycleFound
+        InvalidConfig: not a composite. UnknownName: a reference to a step that does not exist. CycleFound
     """
     steps, outputs = document.get("steps"), document.get("outputs", {})
     if not isinstance(steps, Mapping) or not steps or not isinstance(outputs, Mapping) or len(steps) > _MAX_STEPS:
-        raise InvalidConfig(f"The plan must have 1 to {_MAX_STEPS} steps by name, and outputs by name. {_FORM}")
+        raise InvalidConfig(f"The composite must have 1 to {_MAX_STEPS} steps by name, and outputs by name. {_FORM}")
     for name, step in steps.items():
         runs = [key for key in ("graph", "prompt") if isinstance(step, Mapping) and step.get(key)]
         if len(runs) != 1 or not isinstance(step.get("inputs", {}), Mapping) or not 0 < len(str(name)) <= 200 or "." in str(name):
@@ -150,12 +150,12 @@ def wire_of_step(
     return join_wires(parts), iter(sources)
 
 
-def compose(plan: Mapping[str, Any], outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the output of a plan: ``wire`` with its outputs by key, ``endpoints`` of the steps, and the ``files`` that steps saved.
+def compose(composite: Mapping[str, Any], outputs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the output of a composite: ``wire`` with its outputs by key, ``endpoints`` of the steps, and the ``files`` that steps saved.
 
     Without declared outputs, those of every step are there as ``STEP.PORT``.
     """
-    wanted = dict(plan.get("outputs") or {})
+    wanted = dict(composite.get("outputs") or {})
     if not wanted:
         for step, output in outputs.items():
             skeleton = (output.get("wire") or {}).get("skeleton")

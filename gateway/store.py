@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from yggdrasill.errors import InvalidArgument, JobConflict, QueueFull, UnknownJob
 from yggdrasill.gateway.database import Database, Transaction
-from yggdrasill.gateway.models import PLAN, RETRYABLE, STATES, STATUS, Event, Job, NewJob, body_hash
+from yggdrasill.gateway.models import COMPOSITE, RETRYABLE, STATES, STATUS, Event, Job, NewJob, body_hash
 from yggdrasill.gateway.rows import QUEUED, add_event, end, event_of, find, insert, job_of, request_of, select_jobs, transition
 from yggdrasill.gateway.tables import bodies, events, jobs, needs
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FINAL, IN_QUEUE
@@ -67,7 +67,7 @@ class JobStore:
                     return _same(job_of(row), new), False
             self._check_room(transaction, new)
             job = new.row(transaction.now, self._next_position(transaction), bounds.max_attempts)
-            job.waits_for = len(new.steps) if new.kind == PLAN else job.waits_for
+            job.waits_for = len(new.steps) if new.kind == COMPOSITE else job.waits_for
             insert(transaction, job, new.request)
             if new.steps:
                 self._insert_steps(transaction, job, new)
@@ -96,11 +96,11 @@ class JobStore:
         self._last_position = max(self._last_position + _STEP, int(transaction.now * 1_000_000) * _STEP)
         return self._last_position
 
-    def _insert_steps(self, transaction: Transaction, plan: Job, new: NewJob) -> None:
+    def _insert_steps(self, transaction: Transaction, composite: Job, new: NewJob) -> None:
         ids = {step.step: step.job_id for step in new.steps}
         for step in new.steps:
             row = step.row(transaction.now, self._next_position(transaction), self._bounds.max_attempts)
-            row.parent = plan.job_id
+            row.parent = composite.job_id
             insert(transaction, row, step.request, [ids[name] for name in step.needs])
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -148,7 +148,7 @@ class JobStore:
         before: float | None = None,
         limit: int = 100,
     ) -> Future[list[Job]]:
-        """Return jobs, newest first, without the steps of plans unless ``parent`` is one. ``before`` continues after an earlier list."""
+        """Return jobs, newest first, without the steps of composites unless ``parent`` is one. ``before`` continues after an earlier list."""
         if not 0 < limit <= _MAX_ROWS or not set(statuses) <= set(STATES):
             raise InvalidArgument(f"The limit must be 1 to {_MAX_ROWS}, and a status one of {', '.join(STATES)}.")
         equal = {"principal": principal, "target": target, "dialect": dialect}
@@ -224,7 +224,7 @@ class JobStore:
             transaction.execute(bodies.update().where(bodies.c.job_id == job_id).values(output=None))
             transaction.execute(events.delete().where(events.c.job_id == job_id, events.c.kind == "stream"))
             add_event(transaction, found, STATUS, {"status": IN_QUEUE, "reason": "retry"})
-            if found.kind == PLAN:
+            if found.kind == COMPOSITE:
                 _retry_steps(transaction, found)
             return found
 
@@ -314,9 +314,9 @@ def _same(known: Job, new: NewJob) -> Job:
     return known
 
 
-def _retry_steps(transaction: Transaction, plan: Job) -> None:
-    """Return the steps of a plan that did not complete to the queue."""
-    rows = transaction.execute(select_jobs.where(jobs.c.parent == plan.job_id)).all()
+def _retry_steps(transaction: Transaction, composite: Job) -> None:
+    """Return the steps of a composite that did not complete to the queue."""
+    rows = transaction.execute(select_jobs.where(jobs.c.parent == composite.job_id)).all()
     steps = [job_of(row) for row in rows]
     completed = {step.job_id for step in steps if step.status == COMPLETED}
     for step in steps:
@@ -325,9 +325,9 @@ def _retry_steps(transaction: Transaction, plan: Job) -> None:
         needed = transaction.execute(sa.select(needs.c.needed).where(needs.c.job_id == step.job_id)).scalars()
         left = sum(other not in completed for other in needed)
         again = {"status": IN_QUEUE, "queued": transaction.now, "started": None, "finished": None, "expires": None, "attempts": 0}
-        rest = {"place": None, "error": None, "progress": None, "call_key": None, "ttl_at": plan.ttl_at, "waits_for": left}
+        rest = {"place": None, "error": None, "progress": None, "call_key": None, "ttl_at": composite.ttl_at, "waits_for": left}
         transaction.execute(jobs.update().where(jobs.c.job_id == step.job_id).values(**again, **rest))
-    transaction.execute(jobs.update().where(jobs.c.job_id == plan.job_id).values(waits_for=len(steps) - len(completed)))
+    transaction.execute(jobs.update().where(jobs.c.job_id == composite.job_id).values(waits_for=len(steps) - len(completed)))
 
 
 def _position_before(transaction: Transaction, target: Job, others: Any) -> int:

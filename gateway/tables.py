@@ -92,7 +92,7 @@ bodies = sa.Table(
     sa.Column("output", sa.Text),
 )
 
-#: Which steps of a plan must end before another step.
+#: Which steps of a composite must end before another step.
 needs = sa.Table(
     "needs",
     metadata,

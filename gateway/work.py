@@ -16,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from yggdrasill.gateway.database import Database, Transaction
-from yggdrasill.gateway.models import PLAN, POOL, STATUS, Job
+from yggdrasill.gateway.models import COMPOSITE, POOL, STATUS, Job
 from yggdrasill.gateway.rows import add_event, end, find, give_back, is_queued, job_of, request_of, select_jobs, to_text, transition
 from yggdrasill.gateway.tables import bodies, events, jobs, needs, workers
 from yggdrasill.protocol.states import CANCELLED, FINAL, IN_PROGRESS, IN_QUEUE, TIMED_OUT
@@ -65,7 +65,7 @@ class Work:
     def groups(self) -> Future[tuple[list[Group], dict[str, int]]]:
         """Return the groups of jobs that may be taken now, except those of pools, and the number of running jobs of each endpoint."""
         statement = sa.select(jobs.c.kind, jobs.c.target, sa.func.count()).where(is_queued, jobs.c.kind != POOL)
-        running = sa.select(jobs.c.place, sa.func.count()).where(jobs.c.status == IN_PROGRESS, jobs.c.kind.not_in((POOL, PLAN)))
+        running = sa.select(jobs.c.place, sa.func.count()).where(jobs.c.status == IN_PROGRESS, jobs.c.kind.not_in((POOL, COMPOSITE)))
 
         def action(transaction: Transaction) -> tuple[list[Group], dict[str, int]]:
             due = statement.where(jobs.c.not_before <= transaction.now).group_by(jobs.c.kind, jobs.c.target)
@@ -294,7 +294,7 @@ def _first(transaction: Transaction, kind: str, target: str, limit: int) -> list
 
 
 def _take(transaction: Transaction, known: Job, place: str, owner: str, lease_seconds: float) -> Job | None:
-    """Take a job if it still is as it is known, with its plan."""
+    """Take a job if it still is as it is known, with its composite."""
     attempt = known.attempts + 1
     job = transition(
         transaction,
@@ -314,9 +314,9 @@ def _take(transaction: Transaction, known: Job, place: str, owner: str, lease_se
         return None
     add_event(transaction, job, STATUS, {"status": IN_PROGRESS, "endpoint": place, "attempt": attempt})
     if job.parent is not None:
-        plan = transition(transaction, job.parent, IN_PROGRESS, jobs.c.kind == PLAN, started=transaction.now)
-        if plan is not None:
-            add_event(transaction, plan, STATUS, {"status": IN_PROGRESS})
+        composite = transition(transaction, job.parent, IN_PROGRESS, jobs.c.kind == COMPOSITE, started=transaction.now)
+        if composite is not None:
+            add_event(transaction, composite, STATUS, {"status": IN_PROGRESS})
     return job
 
 
@@ -350,7 +350,7 @@ def _time_out(transaction: Transaction, job: Job) -> Job | None:
 
 
 def _delete_expired(transaction: Transaction) -> None:
-    """Delete rows after their retention, steps with their plan, and workers that were not seen for a day."""
+    """Delete rows after their retention, steps with their composite, and workers that were not seen for a day."""
     ended = jobs.c.status.in_(FINAL), jobs.c.expires < transaction.now, jobs.c.parent.is_(None)
     delivered = sa.or_(jobs.c.webhook_state.is_(None), jobs.c.webhook_state.in_(_SENT))
     ids = list(transaction.execute(sa.select(jobs.c.job_id).where(*ended, delivered).limit(_SWEEP_ROWS)).scalars())

@@ -1,7 +1,7 @@
 """The gateway's own dialect: workflows, jobs, outputs, events and checkpoints below ``/v1``.
 
 ``POST /v1/workflows`` takes ``{"graph": ID}`` for a deployed graph, or ``{"workflow": ...}``: a ComfyUI prompt in the API format, a config
-``{"kind": "comfy", "prompt"}``, or a plan ``{"steps", "outputs"}``; with ``inputs``, ``options``, ``seed``, ``priority``, ``paused``,
+``{"kind": "comfy", "prompt"}``, or a composite ``{"steps", "outputs"}``; with ``inputs``, ``options``, ``seed``, ``priority``, ``paused``,
 ``ttl``, ``timeout``, ``key``, ``webhook``, ``endpoint``, ``name`` and ``wait``.
 """
 
@@ -132,7 +132,7 @@ class BareDialect:
 
     async def _submit_workflow(self, workflow: dict[str, Any], asked: dict[str, Any], options: Options) -> tuple[Job, bool]:
         if "steps" in workflow and not _is_node(workflow["steps"]):
-            return await self._gateway.submit_plan(workflow, options)
+            return await self._gateway.submit_composite(workflow, options)
         prompt = workflow["prompt"] if "prompt" in workflow and not _is_node(workflow["prompt"]) else workflow
         if workflow.get("extra_data") and prompt is not workflow:
             asked.setdefault("extra_data", workflow["extra_data"])

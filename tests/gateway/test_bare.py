@@ -1,4 +1,4 @@
-"""The bare dialect of a gateway before a real endpoint: submissions, results, refusals, plans, events and commands on the queue."""
+"""The bare dialect of a gateway before a real endpoint: submissions, results, refusals, composites, events and commands on the queue."""
 
 from __future__ import annotations
 
@@ -98,15 +98,15 @@ def test_a_submission_with_a_key_runs_once(gateway: GatewayProcess) -> None:
     assert error_of(other) == (409, "JobConflict")
 
 
-def test_a_plan_runs_its_steps_in_order_and_hands_tensors_over(gateway: GatewayProcess, endpoint: EndpointProcess) -> None:
+def test_a_composite_runs_its_steps_in_order_and_hands_tensors_over(gateway: GatewayProcess, endpoint: EndpointProcess) -> None:
     steps = {
         "twice": {"graph": "double", "inputs": {"x": {"from": "noise.noise"}}},
         "noise": {"graph": "noise", "seed": 5},
         "four": {"graph": "double", "inputs": {"x": {"from": "twice.y"}}},
         "plain": {"graph": "double", "inputs": {"x": 3}},
     }
-    plan = {"steps": steps, "outputs": {"big": "four.y", "small": "plain.y"}}
-    job_id = gateway.post("/v1/workflows", {"workflow": plan}).json()["job_id"]
+    composite = {"steps": steps, "outputs": {"big": "four.y", "small": "plain.y"}}
+    job_id = gateway.post("/v1/workflows", {"workflow": composite}).json()["job_id"]
     found = gateway.result(job_id)
     assert (found["status"], found["output"]["small"]) == ("COMPLETED", 6)
     data = gateway.session.get(found["output"]["big"]["url"], timeout=30).content
@@ -117,7 +117,7 @@ def test_a_plan_runs_its_steps_in_order_and_hands_tensors_over(gateway: GatewayP
     assert listed["noise"]["finished"] <= listed["twice"]["started"] <= listed["twice"]["finished"] <= listed["four"]["started"]
 
 
-def test_a_plan_fails_with_its_step_and_cancels_the_others(gateway: GatewayProcess, gate_file: GateFile) -> None:
+def test_a_composite_fails_with_its_step_and_cancels_the_others(gateway: GatewayProcess, gate_file: GateFile) -> None:
     steps = {
         "bad": {"graph": "fail", "inputs": {"x": 1}},
         "held": {"graph": "gate", "inputs": gate_file.inputs(x=1)},
@@ -140,7 +140,7 @@ def test_a_plan_fails_with_its_step_and_cancels_the_others(gateway: GatewayProce
         ({"a": {"graph": "nope", "inputs": {}}}, "UnknownGraph"),
     ],
 )
-def test_a_bad_plan_is_refused(gateway: GatewayProcess, steps: object, refusal: str) -> None:
+def test_a_bad_composite_is_refused(gateway: GatewayProcess, steps: object, refusal: str) -> None:
     answer = gateway.post("/v1/workflows", {"workflow": {"steps": steps}})
     assert answer.json()["error"]["type"] == refusal, answer.text
 

@@ -233,7 +233,9 @@ class Jobs(RuleBasedStateMachine):
             self.jobs[claimed.job_id].lease_is_over = over
 
     def some_claim(self, pick: int) -> tuple[Known, Job, bool] | None:
-        claims = [(job, claim, claim is job.claims[-1] and job.status == "IN_PROGRESS") for job in self.jobs.values() for claim in job.claims]
+        claims = [
+            (job, claim, claim is job.claims[-1] and job.status == "IN_PROGRESS") for job in self.jobs.values() for claim in job.claims
+        ]
         return claims[pick % len(claims)] if claims else None
 
     @rule(pick=PICK, completed=st.booleans())
@@ -292,7 +294,9 @@ class Jobs(RuleBasedStateMachine):
         expected = {
             job.job_id
             for job in self.jobs.values()
-            if job.status == "IN_PROGRESS" and job.holder != WORKER and (job.lease_is_over or (restarted and str(job.holder).startswith(str(node))))
+            if job.status == "IN_PROGRESS"
+            and job.holder != WORKER
+            and (job.lease_is_over or (restarted and str(job.holder).startswith(str(node))))
         }
         assert taken & self.jobs.keys() == expected
         for job_id in expected:
