@@ -33,6 +33,7 @@ from yggdrasill.server_ext.connections import Caller, Forwarding
 from yggdrasill.server_ext.jobs.execution import error_dict
 from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.server_ext.principals import Principal
+from yggdrasill.server_ext.routes import request_key
 
 __all__ = [
     "Dialect",
@@ -53,7 +54,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[dict[str, Any], int], Any]
 
 _LOG = logging.getLogger("yggdrasill.gateway")
-_PRINCIPAL, _CALLER = "yggdrasill.gateway.principal", "yggdrasill.gateway.caller"
+_PRINCIPAL, _CALLER = map(request_key, ("gateway.principal", "gateway.caller"))
 _RETRY_AFTER = "1"
 _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 #: Types of files that a browser shows and that contain no scripts.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -29,6 +28,7 @@ __all__ = [
     "Job",
     "NewJob",
     "body_hash",
+    "check_name",
     "check_priority",
     "check_seconds",
     "new_job_id",
@@ -53,8 +53,8 @@ PREDECESSORS: dict[str, tuple[str, ...]] = {
 }
 
 MAX_PRIORITY = 1000
+MAX_NAME = 200
 _MAX_SECONDS = 366 * 86400.0
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,199}")
 
 
 def new_job_id() -> str:
@@ -71,6 +71,13 @@ def check_priority(value: Any) -> int:
     """Return a priority. Raise `InvalidArgument` unless it is an integer from -1000 to 1000."""
     if not isinstance(value, int) or isinstance(value, bool) or abs(value) > MAX_PRIORITY:
         raise InvalidArgument(f"priority must be an integer from -{MAX_PRIORITY} to {MAX_PRIORITY}, got {str(value)[:40]!r}.")
+    return value
+
+
+def check_name(value: Any, what: str) -> str:
+    """Return a name. Raise `InvalidArgument` unless it is a text of 1 to 200 printable characters, which every database stores."""
+    if not isinstance(value, str) or not 0 < len(value) <= MAX_NAME or not value.isprintable():
+        raise InvalidArgument(f"The {what} must be a text of 1 to {MAX_NAME} printable characters, got {str(value)[:40]!r}.")
     return value
 
 
@@ -211,10 +218,11 @@ class NewJob:
 
     def __post_init__(self) -> None:
         check_priority(self.priority)
-        if self.kind not in KINDS or not self.target:
-            raise InvalidArgument(f"Invalid kind {self.kind!r} or target {self.target[:80]!r} of a job.")
-        if self.key is not None and not (isinstance(self.key, str) and 0 < len(self.key) <= 200):
-            raise InvalidArgument("The idempotency key must be a text of 1 to 200 characters.")
+        if self.kind not in KINDS:
+            raise InvalidArgument(f"Invalid kind {self.kind!r} of a job. Available: {', '.join(map(repr, KINDS))}.")
+        check_name(self.target, "target of a job")
+        if self.key is not None:
+            check_name(self.key, "idempotency key")
 
     def row(self, now: float, position: int, max_attempts: int) -> Job:
         """Return the row of the new job."""

@@ -53,6 +53,9 @@ def job_of(row: Sequence[Any]) -> Job:
 
 def find(transaction: Transaction, job_id: str, *conditions: Any) -> Job | None:
     """Return the job with this id, or None."""
+    if not job_id.isprintable():
+        # PostgreSQL refuses some of the other texts
+        return None
     row = transaction.execute(select_jobs.where(jobs.c.job_id == job_id, *conditions)).first()
     return None if row is None else job_of(row)
 

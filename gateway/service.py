@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from yggdrasill.errors import InvalidArgument, InvalidConfig, MissingInput, UnknownJob, unknown_name
+from yggdrasill.errors import InvalidArgument, InvalidConfig, LimitExceeded, MissingInput, UnknownJob, unknown_name
 from yggdrasill.gateway.endpoints import Fleet, classes_of, target_of_classes
 from yggdrasill.gateway.hub import Hub
-from yggdrasill.gateway.models import COMPOSITE, GRAPH, POOL, PROMPT, WORKFLOW, Event, Job, NewJob
+from yggdrasill.gateway.models import COMPOSITE, GRAPH, POOL, PROMPT, WORKFLOW, Event, Job, NewJob, check_name
 from yggdrasill.gateway.steps import check_composite
 from yggdrasill.gateway.store import JobStore
 from yggdrasill.gateway.webhooks import check_webhook
@@ -23,6 +23,7 @@ from yggdrasill.server_ext.principals import ADMIN, Principal
 __all__ = ["Gateway", "Limits", "Options", "only_of"]
 
 _POOL_POLL_SECONDS = 1.0
+_MAX_POOLS = 1000
 _RESULT_LIMIT = 20 << 20
 
 
@@ -92,7 +93,8 @@ class Gateway:
     async def is_pool(self, name: str) -> bool:
         """Return whether a name is that of a pool, also of one whose workers use another gateway on the same database."""
         if name not in self._pools:
-            self._pools.update(await asyncio.wrap_future(self.work.pools()))
+            found = await asyncio.wrap_future(self.work.pools())
+            self._pools.update(found)
         return name in self._pools
 
     def default_target(self) -> str:
@@ -242,7 +244,10 @@ class Gateway:
 
     async def take(self, pool: str, worker: str, count: int, seconds: float) -> list[tuple[Job, dict[str, Any]]]:
         """Return up to ``count`` jobs for a worker, after waiting up to so many seconds for the first."""
-        self._pools.add(pool)
+        if pool not in self._pools and len(self._pools) >= _MAX_POOLS:
+            raise LimitExceeded(f"The gateway has {_MAX_POOLS} pools, its limit.", bound=_MAX_POOLS)
+        self._pools.add(check_name(pool, "name of a pool"))
+        check_name(worker, "name of a worker")
         end = time.monotonic() + seconds
         while True:
             pulse = self._pulse

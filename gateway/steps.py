@@ -14,6 +14,7 @@ __all__ = ["check_composite", "compose", "join_wires", "needed_steps", "part_of_
 
 _REFERENCES = frozenset({"$tensor", "$array", "$bytes", "$bytearray"})
 _MAX_STEPS = 1000
+_LONGEST_NAME = 200
 _FORM = "A composite is {'steps': {NAME: {'graph': ID, 'inputs': {PORT: VALUE or {'from': 'NAME.PORT'}}}}, 'outputs': {KEY: 'NAME.PORT'}}."
 
 
@@ -28,7 +29,7 @@ def check_composite(document: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         raise InvalidConfig(f"The composite must have 1 to {_MAX_STEPS} steps by name, and outputs by name. {_FORM}")
     for name, step in steps.items():
         runs = [key for key in ("graph", "prompt") if isinstance(step, Mapping) and step.get(key)]
-        if len(runs) != 1 or not isinstance(step.get("inputs", {}), Mapping) or not 0 < len(str(name)) <= 200 or "." in str(name):
+        if len(runs) != 1 or not isinstance(step.get("inputs", {}), Mapping) or not _is_name(name):
             raise InvalidConfig(
                 f"Step {str(name)[:80]!r} needs a name without '.', either 'graph' or 'prompt', and inputs by port. {_FORM}"
             )
@@ -42,6 +43,10 @@ def check_composite(document: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
         if step not in found:
             raise unknown_name("step", step, found, f"It is named by output {str(key)[:80]!r}.")
     return _in_order(found)
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and name.isprintable() and "." not in name
 
 
 def needed_steps(step: Mapping[str, Any]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 
 from yggdrasill.errors import InvalidArgument, JobConflict, QueueFull, UnknownJob
 from yggdrasill.gateway.database import Database, Transaction
-from yggdrasill.gateway.models import COMPOSITE, RETRYABLE, STATES, STATUS, Event, Job, NewJob, body_hash
+from yggdrasill.gateway.models import COMPOSITE, RETRYABLE, STATES, STATUS, Event, Job, NewJob, body_hash, check_name
 from yggdrasill.gateway.rows import QUEUED, add_event, end, event_of, find, insert, job_of, request_of, select_jobs, transition
 from yggdrasill.gateway.tables import bodies, events, jobs, needs
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FINAL, IN_QUEUE
@@ -151,6 +151,9 @@ class JobStore:
         """Return jobs, newest first, without the steps of composites unless ``parent`` is one. ``before`` continues after an earlier list."""
         if not 0 < limit <= _MAX_ROWS or not set(statuses) <= set(STATES):
             raise InvalidArgument(f"The limit must be 1 to {_MAX_ROWS}, and a status one of {', '.join(STATES)}.")
+        for value in (target, dialect, parent):
+            if value is not None:
+                check_name(value, "filter")
         equal = {"principal": principal, "target": target, "dialect": dialect}
         wanted = [jobs.c[name] == value for name, value in equal.items() if value is not None]
         wanted += [jobs.c.parent.is_(None) if parent is None else jobs.c.parent == parent]
@@ -250,6 +253,8 @@ class JobStore:
 
         def action(transaction: Transaction) -> Job:
             job = _existing(transaction, job_id, principal)
+            if job.kind == COMPOSITE:
+                raise InvalidArgument("A composite cannot be moved, because its steps have places of their own. Change its priority.")
             if job.status != IN_QUEUE:
                 raise InvalidArgument(f"Job {job_id!r} is {job.status}; only a queued job can be paused, resumed or moved.")
             others = sa.and_(jobs.c.status == IN_QUEUE, jobs.c.job_id != job_id)

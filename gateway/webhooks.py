@@ -56,7 +56,8 @@ def check_webhook(url: Any, *, allow_private: bool) -> str:
         InvalidArgument: not an http or https URL, credentials in it, or an address that is not public.
     """
     try:
-        parts = urlsplit(url if isinstance(url, str) and len(url) <= _LONGEST_URL else "")
+        is_text = isinstance(url, str) and len(url) <= _LONGEST_URL and url.isascii() and url.isprintable()
+        parts = urlsplit(url if is_text else "")
         port = parts.port
     except ValueError:
         parts, port = urlsplit(""), None

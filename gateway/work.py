@@ -51,7 +51,7 @@ class Claim:
 
 def _is_mine(claimed: Job) -> tuple[Any, ...]:
     """Return the conditions under which a running job still is that of a claim."""
-    return jobs.c.owner == claimed.owner, jobs.c.attempts == claimed.attempts, jobs.c.place == claimed.place
+    return jobs.c.owner == claimed.owner, jobs.c.call_key == claimed.call_key
 
 
 class Work:

@@ -16,7 +16,7 @@ from aiohttp import web
 from yggdrasill.errors import CorruptData, PayloadTooLarge
 from yggdrasill.gateway.dialects.runpod import PREFIXES, error_body
 from yggdrasill.gateway.http import Http, json_response, number
-from yggdrasill.gateway.models import Job
+from yggdrasill.gateway.models import Job, check_name
 from yggdrasill.gateway.service import Gateway
 from yggdrasill.protocol.states import COMPLETED, FAILED, IN_PROGRESS
 from yggdrasill.server_ext.bodies import read_json
@@ -138,7 +138,7 @@ class WorkerDialect:
         loop = asyncio.get_running_loop()
         end = loop.time() + _STOP_SECONDS
         while True:
-            found = await asyncio.wrap_future(self._gateway.work.stopped(request.match_info["worker"]))
+            found = await asyncio.wrap_future(self._gateway.work.stopped(check_name(request.match_info["worker"], "name of a worker")))
             is_gone = request.transport is None or request.transport.is_closing()
             if found or is_gone or loop.time() >= end:
                 return json_response({"jobsToStop": found})
@@ -148,7 +148,8 @@ class WorkerDialect:
         """GET /ping/{worker}"""
         named = [*request.query.getall("job_id", []), *request.query.getall("job_ids", [])]
         ids = [name for text in named for name in text.split(",") if name]
-        worker = request.match_info["worker"]
+        worker = check_name(request.match_info["worker"], "name of a worker")
+        check_name(self._pool(request), "name of a pool")
         await asyncio.wrap_future(self._gateway.work.seen(self._pool(request), worker, ids, self._gateway.limits.worker_lease))
         return json_response({"status": "ok"})
 
