@@ -28,7 +28,7 @@ from yggdrasill.protocol.version import BASE_PATH
 from yggdrasill.server_ext.jobs.model import Job, new_job_id
 from yggdrasill.server_ext.jobs.store import JobStore
 
-__all__ = ["PARTS", "run"]
+__all__ = ["PARTS", "Requests", "rate", "run"]
 
 STORE_ROUNDS, STORE_JOBS = 7, 2000
 STORE_PER_SECOND = 2000
@@ -91,10 +91,10 @@ def _store() -> list[Figure]:
         store.close()
     if stored != STORE_JOBS * len(taken):
         raise AssertionError(f"{stored} jobs were stored")
-    return [_rate(f"{STORE_JOBS} durable submissions in the job store", taken, STORE_JOBS, STORE_PER_SECOND)]
+    return [rate(f"{STORE_JOBS} durable submissions in the job store", taken, STORE_JOBS, STORE_PER_SECOND)]
 
 
-def _rate(what: str, taken: list[float], count: int, per_second: int) -> Figure:
+def rate(what: str, taken: list[float], count: int, per_second: int) -> Figure:
     """Return the figure of ``count`` acts per round whose rate must be at least ``per_second``."""
     limit = count / per_second
     parts = {"a round": seconds(median(taken)), "per second": f"{count / median(taken):,.0f}"}
@@ -115,7 +115,7 @@ def _submissions() -> list[Figure]:
     what = f"{HTTP_JOBS} submissions over HTTP, {HTTP_CONNECTIONS} connections"
     parts = {name: seconds(median(times)) for name, times in taken.items()}
     return [
-        _rate(what, taken["endpoint"], HTTP_JOBS, HTTP_PER_SECOND),
+        rate(what, taken["endpoint"], HTTP_JOBS, HTTP_PER_SECOND),
         Figure.of(what, "the same bodies to a plain aiohttp server", ratios(taken["endpoint"], taken["aiohttp"]), parts=parts),
     ]
 
@@ -138,7 +138,7 @@ async def _submit_many(url: str, token: str) -> None:
 def _status() -> list[Figure]:
     """Measure requests of one job's row, one after another on one connection, while nothing else happens."""
     with tempfile.TemporaryDirectory() as name, endpoint(Path(name), _configs()) as served:
-        requests = _Requests(served)
+        requests = Requests(served)
         job_id = requests.post(_JOBS, _call(PROMPT, wait=10.0))["job_id"]
         path = f"{BASE_PATH}/jobs/{job_id}"
         if requests.get(path)["status"] != "COMPLETED":
@@ -157,7 +157,7 @@ def _status() -> list[Figure]:
     ]
 
 
-class _Requests:
+class Requests:
     """Requests on one connection of a plain client, so that the time is that of the endpoint."""
 
     def __init__(self, served: Served) -> None:
@@ -201,7 +201,7 @@ class _Requests:
 def _crowd() -> list[Figure]:
     """Measure /health beside event streams and waiting jobs while more jobs are submitted, and the memory of the process."""
     with tempfile.TemporaryDirectory() as name, endpoint(Path(name), _configs(), max_queue=2 * WAITING, grace=0.1) as served:
-        alone = _Requests(served)
+        alone = Requests(served)
         calm = alone.times(f"{BASE_PATH}/health", HEALTH_REQUESTS)
         alone.close()
         at_rest = resident(served.pid)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Served", "endpoint", "python", "spawn"]
+__all__ = ["Served", "endpoint", "python", "spawn", "started"]
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
@@ -45,12 +45,12 @@ def python(arguments: Sequence[str], **environment: str) -> str:
 @contextlib.contextmanager
 def spawn(arguments: Sequence[str], first: str, **environment: str) -> Iterator[str]:
     """Start a Python process, wait for the line that begins with ``first`` and return the rest of it."""
-    with _started(arguments, first, **environment) as (_, line):
+    with started(arguments, first, **environment) as (_, line):
         yield line
 
 
 @contextlib.contextmanager
-def _started(arguments: Sequence[str], first: str, **environment: str) -> Iterator[tuple[int, str]]:
+def started(arguments: Sequence[str], first: str, **environment: str) -> Iterator[tuple[int, str]]:
     """Start a process as `spawn` does, and return its id too."""
     process = subprocess.Popen(
         [sys.executable, "-u", *arguments], stdout=subprocess.PIPE, env=_environment(**environment), cwd=ROOT, encoding="utf-8"
@@ -88,5 +88,5 @@ def endpoint(folder: Path, graphs: Mapping[str, Mapping[str, Any]], **settings: 
         files.append(str(path))
     token = secrets.token_hex(16)
     chosen = {"port": 0, "data_dir": str(folder / "data"), "plugins": ["benchmarks.blocks"], "graphs": files, **settings}
-    with _started(["-m", "yggdrasill.server_ext", json.dumps(chosen)], "{", YGGDRASILL_TOKEN=token) as (pid, line):
+    with started(["-m", "yggdrasill.server_ext", json.dumps(chosen)], "{", YGGDRASILL_TOKEN=token) as (pid, line):
         yield Served(json.loads("{" + line)["url"], token, pid)

@@ -23,6 +23,7 @@ TITLES = {
     "versions": "Version specs: fetching and verifying models",
     "partition": "Partitioning a prompt",
     "endpoint": "Jobs of an endpoint under load",
+    "gateway": "The gateway under load",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
     "unplaced": "A server with the extension where nothing is placed",

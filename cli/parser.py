@@ -20,6 +20,7 @@ _COMMANDS = {
     "draw": "draw a project as SVG",
     "demo": "run a small world on several processes and compare the result with one process",
     "serve": "serve graphs to other machines",
+    "gateway": "one address for many endpoints, with durable jobs",
     "endpoints": "list, add, pair, remove endpoints and check their health",
     "token": "show, add, rotate or revoke the tokens of an endpoint",
     "jobs": "list, show and cancel an endpoint's jobs",

@@ -32,7 +32,10 @@ def add(parser: argparse.ArgumentParser) -> None:
     adding = actions.add_parser("add", parents=[common], help="add a principal and print its token, once")
     adding.add_argument("name", metavar="NAME", help="1 to 64 of a-z, 0-9, '.', '_' and '-'")
     adding.add_argument(
-        "--roles", required=True, metavar="ROLES", help="read, run, deploy, admin, separated by commas; each includes read, and admin all"
+        "--roles",
+        required=True,
+        metavar="ROLES",
+        help="read, run, deploy, work, admin, separated by commas; each includes read, and admin all",
     )
     adding.add_argument("--quota", metavar="SIZE", help="bytes of artifacts that it may write, such as 20GB (default: no bound)")
     adding.add_argument("--jobs", type=int, metavar="N", help="unfinished jobs that it may have (default: no bound)")

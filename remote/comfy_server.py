@@ -52,14 +52,15 @@ def saved_files(outputs: Mapping[str, Any]) -> list[SavedFile]:
 
 
 class ComfyServer:
-    """The ComfyUI at ``url``; ``name`` is used in messages. Raises `InvalidArgument` for an invalid URL."""
+    """The ComfyUI at ``url``; ``name`` is used in messages, ``headers()`` are sent with each request. Raises `InvalidArgument` for an invalid URL."""
 
-    def __init__(self, url: str, name: str | None = None) -> None:
+    def __init__(self, url: str, name: str | None = None, headers: Callable[[], Mapping[str, str]] = dict) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise InvalidArgument(f"the URL of a ComfyUI must start with http:// or https:// and name a host, got {url!r}")
         self.url = url.rstrip("/")
         self.name = name or self.url
+        self._headers = headers
 
     async def load(self) -> int:
         """Return the number of running and queued prompts. Raise `EndpointUnreachable`."""
@@ -77,9 +78,13 @@ class ComfyServer:
         extra_data: Mapping[str, Any],
         on_message: MessageCallback,
         on_preview: PreviewCallback | None = None,
+        *,
+        prompt_id: str | None = None,
     ) -> dict[str, Any]:
         """Queue a prompt as an editor does and return its outputs by node. Cancelling the coroutine removes it from the queue, or
         interrupts it if it is running.
+
+        A prompt with ``prompt_id``, a UUID, that the server has in its queue or history is not queued again.
 
         Raises:
             InvalidStructure: the server refuses the prompt.
@@ -87,21 +92,41 @@ class ComfyServer:
             Cancelled: the prompt was interrupted on the server.
             EndpointUnreachable
         """
-        # a server that accepts the id can be asked to withdraw the prompt before its response has arrived
-        page, prompt_id = uuid.uuid4().hex, str(uuid.uuid4())
+        page = uuid.uuid4().hex
         async with self._session() as session, session.ws_connect(f"{self.url}/ws?clientId={page}", max_msg_size=0) as socket:
+            is_known = prompt_id is not None and await self._is_known(prompt_id)
+            # a server that accepts the id can be asked to withdraw the prompt before its response has arrived
+            prompt_id = prompt_id or str(uuid.uuid4())
             body = {"prompt": prompt, "extra_data": extra_data, "client_id": page, "prompt_id": prompt_id}
             try:
-                facts = await self._post_prompt(session, body)
-                if "prompt_id" not in facts:
-                    raise _refused(self.name, facts)
-                prompt_id = str(facts["prompt_id"])
-                await self._follow(socket, prompt_id, on_message, on_preview)
+                if not is_known:
+                    facts = await self._post_prompt(session, body)
+                    if "prompt_id" not in facts:
+                        raise _refused(self.name, facts)
+                    prompt_id = str(facts["prompt_id"])
+                    await self._follow(socket, prompt_id, on_message, on_preview)
                 entry = await self._entry(prompt_id)
             except asyncio.CancelledError:
                 await self._withdraw(prompt_id)
                 raise
         return _outputs(self.name, entry)
+
+    async def upload(self, name: str, data: bytes) -> str:
+        """Store a file in the input folder, and return the name by which nodes find it. An equal file is not stored twice.
+
+        Raises:
+            EndpointUnreachable
+            EndpointFailed: the server refuses it.
+        """
+        import aiohttp
+
+        form = aiohttp.FormData()
+        form.add_field("image", data, filename=name, content_type="application/octet-stream")
+        async with self._session() as session, session.post(f"{self.url}/upload/image", data=form) as answer:
+            if answer.status != 200:
+                raise EndpointFailed(f"{self.name} refuses the input file {name[:80]!r} (HTTP {answer.status})", endpoint=self.name)
+            stored = await self._document(answer)
+        return f"{stored['subfolder']}/{stored['name']}" if stored.get("subfolder") else str(stored["name"])
 
     async def fetch(self, file: SavedFile) -> bytes:
         """Return the bytes of a saved file.
@@ -181,6 +206,12 @@ class ComfyServer:
                 return entry
             await asyncio.sleep(_PAUSE)
 
+    async def _is_known(self, prompt_id: str) -> bool:
+        if prompt_id in await self._get(f"/history/{prompt_id}"):
+            return True
+        queue = await self._get("/queue")
+        return any(prompt_id in item for kind in ("queue_running", "queue_pending") for item in queue[kind])
+
     async def _withdraw(self, prompt_id: str) -> None:
         with contextlib.suppress(EndpointUnreachable):
             async with self._session() as session:
@@ -194,7 +225,8 @@ class ComfyServer:
         import aiohttp
 
         try:
-            async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE)) as session:
+            timeout = aiohttp.ClientTimeout(total=None, sock_connect=_PATIENCE)
+            async with aiohttp.ClientSession(timeout=timeout, headers=dict(self._headers())) as session:
                 yield session
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             raise EndpointUnreachable(

@@ -16,7 +16,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
@@ -25,7 +25,6 @@ from pydantic import BaseModel, ValidationError
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
 from yggdrasill.protocol.streams import read_chunk
 from yggdrasill.protocol.version import PROTOCOL, PROTOCOL_HEADER
-from yggdrasill.server_ext.jobs.model import Event
 from yggdrasill.server_ext.upload_sessions import MAX_PIECE_BYTES, UploadSessions
 from yggdrasill.values.stores.base import CHUNK_BYTES, ArtifactStore, LocalStore, StagingStore, Writer, check_hash
 from yggdrasill.values.stores.threaded import InFlightArtifacts, ThreadedStore, write_stream
@@ -33,6 +32,7 @@ from yggdrasill.values.stores.threaded import InFlightArtifacts, ThreadedStore, 
 __all__ = [
     "EVENT_STREAM",
     "SILENCE_SECONDS",
+    "Message",
     "check_length",
     "content_range",
     "event_response",
@@ -68,6 +68,15 @@ _ENTRY_HEADER = struct.Struct("<32sQ")
 _ENTRY_BYTES = 256
 _MAX_BATCH_ENTRIES = 65_536
 _CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+
+
+class Message(Protocol):
+    """An event of a stream."""
+
+    @property
+    def message(self) -> bytes:
+        """The event as a server-sent event."""
+        ...
 
 
 def check_length(request: web.Request, limit: int) -> int | None:
@@ -411,7 +420,7 @@ async def _nothing() -> bytes:
 
 async def send_events(
     request: web.Request,
-    events: AsyncGenerator[Event | None, None],
+    events: AsyncGenerator[Message | None, None],
     status: int = 200,
     first: bytes = b": listening\n\n",
     last: Callable[[], Awaitable[bytes]] = _nothing,

@@ -32,6 +32,7 @@ __all__ = [
     "READ",
     "ROLES",
     "RUN",
+    "WORK",
     "Principal",
     "PrincipalFile",
     "Principals",
@@ -43,10 +44,11 @@ __all__ = [
     "write_private",
 ]
 
-READ, RUN, DEPLOY, ADMIN = "read", "run", "deploy", "admin"
-ROLES = (READ, RUN, DEPLOY, ADMIN)
+READ, RUN, DEPLOY, WORK, ADMIN = "read", "run", "deploy", "work", "admin"
+ROLES = (READ, RUN, DEPLOY, WORK, ADMIN)
 """``read``: see the endpoint, its graphs and one's jobs. ``run``: call graphs, write artifacts, cancel one's jobs. ``deploy``: bring
-graphs, workflows and models. ``admin``: everything, also with the jobs and graphs of others. ``run`` and ``deploy`` include ``read``."""
+graphs, workflows and models. ``work``: take the jobs of a gateway's pools as a worker. ``admin``: everything, also with the jobs and graphs of
+others. ``run``, ``deploy`` and ``work`` include ``read``."""
 OWNER_NAME = "owner"
 FILE_NAME = "principals.json"
 _VERSION = 1

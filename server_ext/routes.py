@@ -38,7 +38,7 @@ from yggdrasill.server_ext.upload_sessions import UploadSessions
 from yggdrasill.values.stores.base import Writer
 from yggdrasill.values.stores.threaded import ThreadedStore
 
-__all__ = ["Endpoint", "add_routes"]
+__all__ = ["Endpoint", "add_routes", "request_key"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_WAIT = 60.0
@@ -54,13 +54,13 @@ _CREDENTIALS = {"token", "access_token", "api_key", "authorization", "key"}
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def _request_key(name: str) -> Any:
+def request_key(name: str) -> Any:
     """Return a key for values of a request; aiohttp before 3.14 has texts only."""
     typed = getattr(web, "RequestKey", None)
     return f"yggdrasill.{name}" if typed is None else typed(name, object)
 
 
-_CALLER, _PRINCIPAL, _PROTOCOL = map(_request_key, ("caller", "principal", "protocol"))
+_CALLER, _PRINCIPAL, _PROTOCOL = map(request_key, ("caller", "principal", "protocol"))
 
 
 def add_routes(router: web.UrlDispatcher, endpoint: Endpoint, off: str | None = None, prefix: str = "") -> None:

@@ -48,7 +48,17 @@ from yggdrasill.values.stores.embedded import EmbeddedStore
 from yggdrasill.values.stores.folder import FILE_CHARGE, FolderStore
 from yggdrasill.values.stores.shared import SharedFolderStore
 
-__all__ = ["IO_THREADS", "Settings", "build_service", "serve"]
+__all__ = [
+    "IO_THREADS",
+    "Settings",
+    "build_service",
+    "listen",
+    "local_url",
+    "make_data_dir",
+    "serve",
+    "set_up_logging",
+    "stop_event",
+]
 
 _LINGER_SECONDS = 3.0
 _READ_BUFFER_BYTES = 1 << 20
@@ -130,11 +140,11 @@ def serve(*, ready: Ready | None = None, **options: Any) -> None:
 
 
 async def _serve(settings: Settings, ready: Ready | None) -> None:
-    data_dir = _make_data_dir(settings.data_dir)
+    data_dir = make_data_dir(settings.data_dir)
     redactor = Redactor(secrets_of_environment())
     token = token_of_endpoint(data_dir, lambda found: redactor.learn([found]), settings.token)
     token_is_stored = isinstance(token, TokenFile)
-    _set_up_logging(redactor)
+    set_up_logging(redactor)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
     certificate = Certificate(settings.tls_cert, settings.tls_key) if settings.tls_cert and settings.tls_key else None
@@ -149,15 +159,15 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         shutdown_timeout=_LINGER_SECONDS,
     )
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(IO_THREADS, thread_name_prefix="yggdrasill-io"))
-    stop = _stop_event()
+    stop = stop_event()
     service, guard, set_url = await asyncio.to_thread(build_service, settings, data_dir, token, redactor)
     add_routes(app.router, Endpoint(service, guard, Forwarding(settings.trusted_proxies)))
     await service.start()
     await socket_runner.setup()
     try:
-        port = await _listen(limiter, socket_runner, settings, certificate)
+        port = await listen(limiter, socket_runner, settings.host, settings.port, certificate)
         watching = None if certificate is None else asyncio.create_task(certificate.watch())
-        url = f"{'http' if certificate is None else 'https'}://{_format_host(_connectable(settings.host))}:{port}"
+        url = local_url(settings.host, port, is_secure=certificate is not None)
         set_url(url)
         if ready is not None:
             ready(url, data_dir / "token" if token_is_stored else None)
@@ -225,7 +235,8 @@ def _open_store(settings: Settings, data_dir: Path) -> FolderStore:
     return SharedFolderStore(settings.artifacts, max_artifact_bytes=limit, min_charge=FILE_CHARGE)
 
 
-def _make_data_dir(folder: Path) -> Path:
+def make_data_dir(folder: Path) -> Path:
+    """Create a data folder that only this user can read. Raise `StorageFailed` if that is impossible."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -252,25 +263,22 @@ def _make_private(data_dir: Path, artifacts: Path | None) -> None:
             path.chmod(stat.S_IMODE(status.st_mode) & 0o700)
 
 
-async def _listen(limiter: ConnectionLimiter, runner: web.AppRunner, settings: Settings, certificate: Certificate | None) -> int:
+async def listen(limiter: ConnectionLimiter, runner: web.AppRunner, host: str, port: int, certificate: Certificate | None) -> int:
+    """Accept connections for an application and return the port. Raise `InvalidArgument` if that is impossible."""
     context = None if certificate is None else certificate.context
     try:
-        return await limiter.listen(cast("web.Server", runner.server), settings.host, settings.port, context)
+        return await limiter.listen(cast("web.Server", runner.server), host, port, context)
     except OSError as error:
-        raise InvalidArgument(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror or error}. Choose another --host or --port."
-        ) from error
+        raise InvalidArgument(f"Cannot listen on {host}:{port}: {error.strerror or error}. Choose another --host or --port.") from error
 
 
-def _connectable(host: str) -> str:
-    return "127.0.0.1" if host.strip() in EVERY_ADDRESS else host
+def local_url(host: str, port: int, *, is_secure: bool) -> str:
+    """Return the URL at which this machine reaches a server that listens on ``host``."""
+    name = "127.0.0.1" if host.strip() in EVERY_ADDRESS else host
+    return f"{'https' if is_secure else 'http'}://{f'[{name}]' if ':' in name else name}:{port}"
 
 
-def _format_host(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
-
-
-def _stop_event() -> asyncio.Event:
+def stop_event() -> asyncio.Event:
     """Return an event that is set by SIGINT and SIGTERM."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -287,7 +295,8 @@ def _stop_event() -> asyncio.Event:
     return stop
 
 
-def _set_up_logging(redactor: Redactor) -> None:
+def set_up_logging(redactor: Redactor) -> None:
+    """Write the log of a server process to standard error, without secrets."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(redactor, "%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
@@ -295,3 +304,4 @@ def _set_up_logging(redactor: Redactor) -> None:
     logging.getLogger("yggdrasill.server").setLevel(logging.INFO)
     logging.getLogger("yggdrasill.run").setLevel(logging.INFO)
     logging.getLogger("yggdrasill.jobs").setLevel(logging.INFO)
+    logging.getLogger("yggdrasill.gateway").setLevel(logging.INFO)

@@ -1,0 +1,167 @@
+"""One job at one endpoint: the call of a graph or of a ComfyUI prompt, its events, and its output as the gateway stores it.
+
+Everything here runs on the loop thread. The call at the endpoint has the key of the job's attempt, so repeating it, also by another gateway
+after a crash, finds the job there instead of starting another.
+
+A request is ``{"inputs" or "wire", "options", "seed"}`` for a graph, with ``"prompt"`` in addition for a prompt with ports, and
+``{"prompt", "extra_data", "images"}`` for one without. An output is ``{"wire", "files", "texts", "timing"}``; a file is
+``{"node", "filename", "subfolder", "type", "endpoint"}``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument
+from yggdrasill.gateway.endpoints import Fleet
+from yggdrasill.gateway.models import PROMPT, WORKFLOW, Job
+from yggdrasill.gateway.steps import wire_of_step
+from yggdrasill.remote.artifact_client import ArtifactClient
+from yggdrasill.remote.calls import Call, execute_remote_call
+from yggdrasill.remote.comfy_server import saved_files
+from yggdrasill.remote.downloads import RemoteHandle
+from yggdrasill.remote.retry import RetryPolicy
+from yggdrasill.values.wire import references
+
+__all__ = ["Report", "execute", "pack_plain", "prompt_id_of"]
+
+#: Receives kind and data of an event, on the loop thread.
+Report = Callable[[str, dict[str, Any]], None]
+
+_ORPHAN_AFTER = 600.0
+"""Seconds for which an endpoint continues the call of a gateway that was killed; the gateway resumes it when it is back."""
+_POLICY = RetryPolicy(first=2.0, later=10.0)
+_MAX_TEXT = 64 << 10
+_artifacts = ArtifactClient()
+
+
+def pack_plain(value: Any) -> dict[str, Any]:
+    """Return a JSON value in wire form. It has no artifacts, because JSON has no bytes."""
+    with _artifacts.pack(value) as packed:
+        return packed.wire
+
+
+def prompt_id_of(call_key: str) -> str:
+    """Return the id that a prompt has in the queue of a ComfyUI: a UUID, the same for each repetition of the call."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"yggdrasill:{call_key}"))
+
+
+async def execute(fleet: Fleet, job: Job, request: Mapping[str, Any], needed: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Run a job at the endpoint that it was taken for, and return its output. Cancelling this cancels the call.
+
+    Raises:
+        EndpointUnreachable: the endpoint is lost; ``details["reached"]`` is True if the call may have begun.
+        QueueFull: the endpoint did not accept the call.
+        YggdrasillError: the call failed.
+    """
+    if job.kind == PROMPT:
+        return await _execute_prompt(fleet, job, request, report)
+    client = fleet.client(str(job.place))
+    wire, origins = _inputs(request, needed)
+    value = [
+        RemoteHandle(ref, fleet.client(origin), _artifacts)
+        for origin, part in origins
+        for ref in references(part)
+        if origin in fleet.registry.endpoints
+    ]
+    outputs: dict[str, Any] = {}
+
+    def watch(kind: str, data: Mapping[str, Any]) -> None:
+        if kind == "comfy" and data.get("what") == "executed" and isinstance(data.get("output"), Mapping):
+            outputs[str(data.get("display") or data.get("node"))] = data["output"]
+        if kind in ("comfy", "log"):
+            report(kind, dict(data))
+
+    call = Call(
+        graph_id=job.target if job.kind != WORKFLOW else "workflow",
+        wire=wire,
+        value=value,
+        artifact_client=_artifacts,
+        run={"seed": request.get("seed"), "path": [], "pass_index": 0},
+        options=dict(request.get("options") or {}),
+        orphan_after=_ORPHAN_AFTER,
+        retry_policy=_POLICY,
+        priority=job.priority,
+        progress=lambda place, done, total, text: report("progress", _progress(place, done, total, text)),
+        prompt=request["prompt"] if job.kind == WORKFLOW else None,
+        watch=watch,
+        key=str(job.call_key),
+    )
+    row = await execute_remote_call(client, call, spare=True)
+    found = {"wire": row["output"], "timing": row.get("timing") or {}, **_shown(outputs, str(job.place))}
+    return {name: item for name, item in found.items() if item}
+
+
+def _inputs(request: Mapping[str, Any], needed: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+    """Return the inputs in wire form, and the parts of them that are stored at other endpoints, with their names."""
+    if isinstance(request.get("wire"), Mapping):
+        return dict(request["wire"]), []
+    inputs = request.get("inputs") or {}
+    if not needed:
+        return pack_plain(dict(inputs)), []
+    wire, origins = wire_of_step(inputs, needed, pack_plain)
+    return wire, list(origins)
+
+
+def _progress(place: str, done: float, total: float, text: str | None) -> dict[str, Any]:
+    facts: dict[str, Any] = {"place": place, "done": done, "total": total}
+    return facts if text is None else {**facts, "text": text[:500]}
+
+
+def _shown(outputs: Mapping[str, Any], endpoint: str) -> dict[str, Any]:
+    """Return the files and texts that output nodes of a ComfyUI made."""
+    files = [
+        {"node": file.node_id, "filename": file.filename, "subfolder": file.subfolder, "type": file.folder, "endpoint": endpoint}
+        for file in saved_files(outputs)
+    ]
+    texts = {
+        node: output["text"] for node, output in outputs.items() if isinstance(output, Mapping) and isinstance(output.get("text"), list)
+    }
+    return {"files": files, "texts": texts if len(str(texts)) <= _MAX_TEXT else {}, "outputs": dict(outputs)}
+
+
+# -- prompts without ports ------------------------------------------------------------------------------------------------
+
+
+async def _execute_prompt(fleet: Fleet, job: Job, request: Mapping[str, Any], report: Report) -> dict[str, Any]:
+    """Queue a prompt as an editor does, in a ComfyUI with or without the extension."""
+    server = fleet.server(str(job.place))
+    for image in request.get("images") or ():
+        await server.upload(*_image(image))
+    prompt = request["prompt"]
+    done: set[str] = set()
+
+    def on_message(kind: str, data: Mapping[str, Any]) -> None:
+        if kind in ("executing", "execution_cached"):
+            nodes = data.get("nodes") if kind == "execution_cached" else [data.get("node")]
+            done.update(str(node) for node in nodes or () if node is not None)
+            report("progress", _progress(str(data.get("node") or ""), min(len(done), len(prompt)), len(prompt), None))
+        report("comfy", {"what": kind, **data})
+
+    extra = request.get("extra_data")
+    running = server.run(prompt, extra if isinstance(extra, Mapping) else {}, on_message, prompt_id=prompt_id_of(str(job.call_key)))
+    try:
+        outputs = await running
+    except Cancelled as error:
+        # interrupted at the ComfyUI, not by the client of the gateway
+        task = asyncio.current_task()
+        if task is not None and getattr(task, "cancelling", int)():
+            raise
+        raise BlockFailed(error.message, endpoint=server.name, code="interrupted") from None
+    return {name: item for name, item in _shown(outputs, str(job.place)).items() if item} or {"outputs": {}}
+
+
+def _image(image: Any) -> tuple[str, bytes]:
+    """Return name and bytes of an input image ``{"name", "image": base64 or data URI}``. Raise `InvalidArgument` for another form."""
+    name, text = (image.get("name"), image.get("image")) if isinstance(image, Mapping) else (None, None)
+    if not isinstance(name, str) or not name or "/" in name or "\\" in name or not isinstance(text, str):
+        raise InvalidArgument("Each of 'images' must be {'name': FILE, 'image': base64 or a data URI}.")
+    try:
+        return name, base64.b64decode(text.rpartition("base64,")[2], validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidArgument(f"The image {name[:80]!r} is not base64.") from None
