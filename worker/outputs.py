@@ -8,6 +8,7 @@ import json
 import mimetypes
 import os
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,7 @@ class ResultWriter:
                 entry |= await bucket.put(file.path, _unique(f"{self._job}/{file.name}", names), file.media_type)
                 entry |= {} if self._bucket is not None else {"spilled": True}
             else:
-                entry |= self._reference(file, size)
+                entry |= await asyncio.to_thread(self._reference, file, size)
             found.append(entry)
         return found
 
@@ -159,7 +160,7 @@ class ResultWriter:
         if self._spill is not None:
             where = await self._spill.put(path, f"{self._job}/{path.name}", "application/json")
         else:
-            where = self._reference(file, len(text))
+            where = await asyncio.to_thread(self._reference, file, len(text))
         return {"spilled": True, "size": len(text), "media_type": "application/json", **where}
 
     def _inline(self, sizes: Sequence[int], used: int) -> set[int]:
@@ -173,15 +174,22 @@ class ResultWriter:
         return chosen
 
     def _reference(self, file: OutputFile, size: int) -> dict[str, Any]:
-        name = self._workspace.name(file.path) if file.path.is_relative_to(os.path.realpath(self._workspace.root)) else None
-        if name is None or not self._shared:
+        if not self._shared:
             raise PayloadTooLarge(
-                f"The output {Path(file.name).name!r} has {size} bytes, and a response may have {self._limit}. It is kept in the worker's output. Set "
+                f"The output {Path(file.name).name!r} has {size} bytes, and a response may have {self._limit}. It is kept on the worker. Set "
                 "output_mode to 'gcs' or 's3', configure a bucket for large results, or use a network volume (WORKSPACE_SHARED).",
                 code="result_too_large",
                 limit=self._limit,
             )
-        return {"path": name, "spilled": True}
+        path = file.path
+        if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(self._workspace.root)):
+            path = self._workspace.output / "spilled" / self._job / Path(file.name).name
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file.path, path)
+            except OSError as error:
+                raise StorageFailed(f"The output {path.name!r} cannot be kept ({error.strerror}).", path=path.name) from error
+        return {"path": self._workspace.name(path), "spilled": True}
 
 
 def _unique(name: str, names: set[str]) -> str:

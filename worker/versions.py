@@ -11,8 +11,9 @@ from pathlib import Path
 from yggdrasill.errors import AccessDenied, InvalidArgument
 from yggdrasill.version_specs.model import VersionSpec
 from yggdrasill.version_specs.places import models_folder, on_this_machine
+from yggdrasill.version_specs.plan import VerifyOptions
 from yggdrasill.version_specs.store import available_versions, load_version
-from yggdrasill.version_specs.verify import VerifyOptions, verify_version
+from yggdrasill.version_specs.verify import verify_version
 from yggdrasill.worker.comfy_process import Profile
 from yggdrasill.worker.settings import Settings
 

@@ -91,7 +91,7 @@ def test_the_loop_runs_jobs_at_once_reports_progress_cancels_and_refreshes(pytho
             cancelled: list[Any] = []
             for number in range(100):
                 queue.add(f"after-{number}", {"type": "processes", "state": "CANCELLED"})
-                queue.wait(lambda number=number: f"after-{number}" in queue.results)  # type: ignore[misc]
+                queue.wait(lambda number=number: f"after-{number}" in queue.results)
                 if cancelled := queue.results[f"after-{number}"]["output"]["processes"]:
                     break
             assert len(cancelled) == 1
