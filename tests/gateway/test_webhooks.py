@@ -10,7 +10,21 @@ from yggdrasill.errors import InvalidArgument
 from yggdrasill.gateway.webhooks import check_webhook
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]", "localhost", "a.localhost", "169.254.169.254", "[::ffff:10.0.0.1]", "10.0.0.1:80", "127.1", "100.64.0.1", "[2002:a00:1::1]"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "[::1]",
+        "localhost",
+        "a.localhost",
+        "169.254.169.254",
+        "[::ffff:10.0.0.1]",
+        "10.0.0.1:80",
+        "127.1",
+        "100.64.0.1",
+        "[2002:a00:1::1]",
+    ],
+)
 def test_a_webhook_inside_the_network_is_refused_unless_the_owner_allows_it(host: str) -> None:
     with pytest.raises(InvalidArgument, match="inside the network"):
         check_webhook(f"http://{host}/hook", allow_private=False)
