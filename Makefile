@@ -29,9 +29,12 @@ faults: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/pytest tests -m faults --timeout 0
 
 # Needs a real ComfyUI, in ~/comfy or where COMFYUI_PATH and COMFYUI_PYTHON say, and chromium. Fails where one is missing.
+# For another version than the one of docs/conformance.md: make conformance COMFYUI_PATH=... COMFYUI_PYTHON=... REPORT=out/conformance.md
+REPORT ?= docs/conformance.md
 conformance: export YGGDRASILL_NO_SKIP = 1
 conformance: $(VENV)/browser.stamp .link/yggdrasill
-	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report docs/conformance.md
+	$(PYTHON) -c "import os; os.makedirs(os.path.dirname('$(REPORT)') or '.', exist_ok=True)"
+	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report $(REPORT) --versions-report docs/compatibility.md
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance --ignore=tests/comfy/packs -m "not browser" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance --ignore=tests/comfy/packs -m browser
 

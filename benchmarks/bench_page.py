@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,7 @@ BARE = "the page without the extension"
 
 
 def run() -> list[Figure]:
-    """Return the page's time, its requests and script, and the size of /object_info."""
+    """Return the page's time, its requests and script."""
     installation, binary = find_installation(), find_browser()
     if installation is None or binary is None:
         why = "it needs a ComfyUI (COMFYUI_PATH, COMFYUI_PYTHON) and a browser (CHROMIUM, and 'pip install playwright')"
@@ -31,13 +29,12 @@ def run() -> list[Figure]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name, open_fleet(installation, Path(name)) as fleet:
         servers = {"bare": fleet.prepare("bare", ours=False), "with": fleet.prepare("with")}
         fleet.wait()
-        forms = _forms(servers)
         with started_browser(binary, Path(name) / "profile") as browser:
             times, requested = _opened(browser, servers)
     ready = {"ours": seconds(median(times["with"])), "bare": seconds(median(times["bare"]))}
     version = f"ComfyUI {comfy_version(installation)}, chromium"
     page = Figure.of("the page until nodes can be added", BARE, ratios(times["with"], times["bare"]), parts=ready, note=version)
-    return [page, *_counts(requested), forms]
+    return [page, *_counts(requested)]
 
 
 def _opened(browser: Any, servers: dict[str, Server]) -> tuple[dict[str, list[float]], dict[str, set[str]]]:
@@ -73,12 +70,3 @@ def _counts(requested: dict[str, set[str]]) -> list[Figure]:
             parts={"with the page": f"{script / 1000:.1f} kB", "total": f"{whole / 1000:.1f} kB"},
         ),
     ]
-
-
-def _forms(servers: dict[str, Server]) -> Figure:
-    sizes = {}
-    for name, server in servers.items():
-        with urllib.request.urlopen(f"{server.url}/object_info") as answer:
-            sizes[name] = len(json.dumps(json.loads(answer.read())))
-    parts = {name: f"{size / 1000:.0f} kB" for name, size in sizes.items()}
-    return Figure.of("size of /object_info", "a server without the extension", [sizes["with"] / sizes["bare"]], parts=parts)

@@ -25,6 +25,7 @@ TITLES = {
     "gateway": "The gateway under load",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
+    "unplaced": "A server with the extension where nothing is placed",
     "page": "The editor's page with the extension",
 }
 #: A benchmark that gives ``{"seconds": {act: s}, "ratios": {case: r}}`` names the two acts of a case in ``CASES``. It runs

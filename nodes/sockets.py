@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from comfy_api.v0_0_2 import io, ui
@@ -76,15 +77,23 @@ def optional_seed_input() -> io.Int.Input:
 
 def port_inputs(most: int, tooltip: str | None = None) -> Any:
     """Return the input ``ports``: the inputs of a graph in order, as sockets ``p0``, ``p1`` ..."""
-    port = io.AnyType.Input("port", optional=True)
-    return io.Autogrow.Input(
-        "ports", template=io.Autogrow.TemplatePrefix(port, prefix="p", min=0, max=most), optional=True, tooltip=tooltip
-    )
+    return io.Autogrow.Input("ports", template=_port_template(most), optional=True, tooltip=tooltip)
+
+
+# ComfyUI builds the schema of a node several times per prompt; it changes neither templates nor outputs
+@cache
+def _port_template(most: int) -> Any:
+    return io.Autogrow.TemplatePrefix(io.AnyType.Input("port", optional=True), prefix="p", min=0, max=most)
 
 
 def port_outputs(most: int) -> list[Any]:
     """Return the outputs of a graph in order, as sockets ``o0``, ``o1`` ..., each a list of values."""
-    return [io.AnyType.Output(f"o{index}", display_name=f"o{index}", is_output_list=True) for index in range(most)]
+    return list(_port_outputs(most))
+
+
+@cache
+def _port_outputs(most: int) -> tuple[Any, ...]:
+    return tuple(io.AnyType.Output(f"o{index}", display_name=f"o{index}", is_output_list=True) for index in range(most))
 
 
 def values_in_order(outputs: Mapping[int, Any], count: int) -> list[Any]:

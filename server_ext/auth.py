@@ -144,6 +144,7 @@ class TokenFile:
 
     def __init__(self, data_dir: Path, on_token: Callable[[str], None]) -> None:
         self._data_dir, self._on_token = data_dir, on_token
+        self._file = data_dir / "token"
         self._stamp = self._read_stamp()
         self._token = resolve_token(data_dir, environment={})
         on_token(self._token)
@@ -166,7 +167,7 @@ class TokenFile:
 
     def _read_stamp(self) -> tuple[int, int, int] | None:
         try:
-            status = (self._data_dir / "token").stat()
+            status = self._file.stat()
         except OSError:
             return None
         return status.st_mtime_ns, status.st_size, status.st_ino

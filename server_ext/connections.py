@@ -251,6 +251,8 @@ class Forwarding:
         return address
 
     def _trusts(self, address: str | None) -> bool:
+        if not self._trusted:
+            return False
         found = _address(address or "")
         return found is not None and any(found.version == network.version and found in network for network in self._trusted)
 

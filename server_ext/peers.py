@@ -43,7 +43,7 @@ class KnownEndpoints:
         artifact_client: ArtifactClient | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
-        self._file = file
+        self._file, self._secrets = file, secrets_path(file)
         self._peers = list(peers)
         self._on_tokens = on_tokens
         self._artifact_client = artifact_client
@@ -82,7 +82,7 @@ class KnownEndpoints:
             return self._registry
 
     def _read_stamps(self) -> tuple[_Stamp, _Stamp]:
-        return _file_stamp(self._file), _file_stamp(secrets_path(self._file))
+        return _file_stamp(self._file), _file_stamp(self._secrets)
 
     def _read(self, stamp: tuple[_Stamp, _Stamp]) -> None:
         if stamp[0] is None:

@@ -84,7 +84,14 @@ class Service:
         if isinstance(store, EmbeddedStore):
             store.on_full = self.job_manager.make_room
         self._services = TaskServices(
-            jobs, store, self.redactor, self.job_manager.emit, self.job_manager.finished, self.job_manager.set_waits, lease_owner
+            jobs,
+            store,
+            self.redactor,
+            self.job_manager.emit,
+            self.job_manager.finished,
+            self.job_manager.set_waits,
+            self.job_manager.together,
+            lease_owner,
         )
         bounds = self.limits.max_queue, self.limits.max_queue_bytes
         self._staging = Staging(self.job_manager, self._artifact_resolver, self._services, self, *bounds)

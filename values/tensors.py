@@ -79,7 +79,7 @@ def encode_tensor(tensor: torch.Tensor, location: str) -> Payload:
 
     _check_tensor(tensor, location)
     try:
-        plain = tensor.detach().cpu().resolve_conj().resolve_neg()
+        plain = _plain(tensor)
         if not is_dense(plain.shape, plain.stride()):
             plain = _without_gaps(plain)
         count = plain.numel()
@@ -94,6 +94,17 @@ def encode_tensor(tensor: torch.Tensor, location: str) -> Payload:
     nbytes = count * plain.element_size()
     name = str(plain.dtype).removeprefix("torch.")
     return Payload(ArraySpec(name, shape, nbytes, None if strides == contiguous_strides(shape) else strides), data, pinned=pinned)
+
+
+def _plain(tensor: torch.Tensor) -> torch.Tensor:
+    """Return ``tensor``, detached and on the CPU, with all bits in its memory.
+
+    A tensor that is so already is returned as it is: in each operation of torch another thread may take the interpreter.
+    """
+    plain = tensor.detach() if tensor.requires_grad else tensor
+    if plain.device.type != "cpu":
+        plain = plain.cpu()
+    return plain.resolve_conj().resolve_neg() if plain.is_conj() or plain.is_neg() else plain
 
 
 def _has_devices() -> bool:

@@ -29,7 +29,19 @@ from yggdrasill.values.write_tracking import tracked_digest
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-__all__ = ["INLINE_BYTES", "MAX_INLINE_TOTAL", "Offer", "Packed", "Packer", "StreamingPacker", "pack", "references", "unpack", "with_urls"]
+__all__ = [
+    "INLINE_BYTES",
+    "MAX_INLINE_TOTAL",
+    "Offer",
+    "Packed",
+    "Packer",
+    "StreamingPacker",
+    "described",
+    "pack",
+    "references",
+    "unpack",
+    "with_urls",
+]
 
 INLINE_BYTES = 16 << 10
 """Payloads up to this length are part of the message."""
@@ -144,6 +156,22 @@ def with_urls(wire: Any, sign: Callable[[ArtifactRef], str | None], *, limits: L
         url = sign(part) if isinstance(part, ArtifactRef) else None
         entries.append(entry if url is None else {**entry, "url": url})
     return {"skeleton": skeleton, "payloads": entries}
+
+
+def described(value: Any, *, limits: Limits = DEFAULT_LIMITS) -> tuple[Any, list[dict[str, Any]]]:
+    """Return the skeleton of ``value``, and of each payload the spec and the hash of its bytes, which a handle has from its reference.
+
+    Raises:
+        CannotTravel, LimitExceeded: as `pack`.
+    """
+    encoder = _WireEncoder(limits)
+    skeleton = encoder.encode(value)
+    hashes = [part.hash if isinstance(part, ArtifactRef) else _digest(part) for part in encoder.parts]
+    return skeleton, [{**part.description.to_json(), "artifact": found} for part, found in zip(encoder.parts, hashes, strict=True)]
+
+
+def _digest(payload: Payload) -> str:
+    return payload.digest() if payload.pinned else tracked_digest(payload.data)
 
 
 # -- writing ---------------------------------------------------------------------------------------------------------------
@@ -263,7 +291,7 @@ class Packer:
         return ref
 
     def _store_payload(self, payload: Payload) -> ArtifactRef:
-        digest = payload.digest() if payload.pinned else tracked_digest(payload.data)
+        digest = _digest(payload)
         if isinstance(self._store, MemoryStore) and not self._persistent:
             self._store.borrow(payload.data, owner=self._owner, hash=digest)
         else:

@@ -107,7 +107,7 @@ class _WatchedTask:
     def execute(self, release_slot: Callable[[], AbstractContextManager[None]] | None = None) -> None:
         task = self._task
         try:
-            with observe_prompts(self._on_message, task.job.call_key):
+            with observe_prompts(self._on_message, task.job.call_key, together=task.services.together):
                 task.execute(release_slot)
         finally:
             self._done(task)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -11,8 +10,7 @@ from yggdrasill.errors import UnknownArtifact
 from yggdrasill.server_ext.deployment import canonical_json
 from yggdrasill.values.handles import load_handles
 from yggdrasill.values.payload import blake3_hex
-from yggdrasill.values.stores.memory import MemoryStore
-from yggdrasill.values.wire import pack
+from yggdrasill.values.wire import described
 
 __all__ = ["JobInputs", "content_hash"]
 
@@ -23,12 +21,7 @@ def content_hash(value: Any) -> str:
     Raises:
         CannotTravel: part of the value has no lossless wire form.
     """
-    with pack(value, MemoryStore()) as packed:
-        entries = [{key: item for key, item in entry.items() if key not in ("url", "store", "inline")} for entry in packed.wire["payloads"]]
-        for entry, full in zip(entries, packed.wire["payloads"], strict=True):
-            if "inline" in full:
-                entry["artifact"] = blake3_hex(memoryview(base64.b64decode(full["inline"])))
-        return blake3_hex(memoryview(canonical_json([packed.wire["skeleton"], entries])))
+    return blake3_hex(memoryview(canonical_json(described(value))))
 
 
 class JobInputs:

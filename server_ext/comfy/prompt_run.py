@@ -114,6 +114,11 @@ class PromptRun:
         return message
 
     @property
+    def has_message(self) -> bool:
+        """Return whether a message that arrived with the last one has not been read."""
+        return bool(self._unread)
+
+    @property
     def is_finished(self) -> bool:
         """Return whether the last message has been read."""
         return self._finished

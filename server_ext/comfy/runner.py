@@ -8,6 +8,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -46,6 +47,7 @@ class _Caller:
     key: str | None = None
     begin: Callable[[PromptRun], None] | None = None
     preview_method: str | None = None
+    together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 _caller: ContextVar[_Caller] = ContextVar("yggdrasill_comfy_caller", default=_Caller())  # noqa: B039 - it is frozen
@@ -53,14 +55,19 @@ _caller: ContextVar[_Caller] = ContextVar("yggdrasill_comfy_caller", default=_Ca
 
 @contextlib.contextmanager
 def observe_prompts(
-    watch: Watch, key: str, *, begin: Callable[[PromptRun], None] | None = None, preview_method: str | None = None
+    watch: Watch,
+    key: str,
+    *,
+    begin: Callable[[PromptRun], None] | None = None,
+    preview_method: str | None = None,
+    together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
 ) -> Iterator[None]:
     """Call ``watch(kind, facts)`` with each message, as JSON values, of the prompts that this thread and its branches run for the job ``key``.
 
     ``begin(run)`` starts each checked prompt, on ComfyUI's main loop; if it is None, prompts are queued. ``preview_method`` applies to prompts
-    that set none.
+    that set none. ``watch`` is called inside ``together()`` with messages that have arrived together.
     """
-    before = _caller.set(_Caller(watch, key, begin, preview_method))
+    before = _caller.set(_Caller(watch, key, begin, preview_method, together))
     try:
         yield
     finally:
@@ -110,9 +117,15 @@ class QueueRunner:
             previews = preview_method or caller.preview_method
             if previews is not None:
                 run.extra_data["preview_method"] = previews
-            return self._run(run, inputs, caller.begin or self.queue)
+            return self._run(run, inputs, caller.begin or self.queue, caller.together)
 
-    def _run(self, run: PromptRun, inputs: Mapping[str, Any], begin: Callable[[PromptRun], None]) -> dict[str, Any]:
+    def _run(
+        self,
+        run: PromptRun,
+        inputs: Mapping[str, Any],
+        begin: Callable[[PromptRun], None],
+        together: Callable[[], AbstractContextManager[None]],
+    ) -> dict[str, Any]:
         digests: dict[str, str] = {}
         hidden: str | None = None
         try:
@@ -124,7 +137,7 @@ class QueueRunner:
             hidden = take_hidden(prompt)
             normalize_model_paths(prompt)
             asyncio.run_coroutine_threadsafe(self._start(run, prompt, begin), compat.main_loop())
-            self._follow(run)
+            self._follow(run, together)
             return run.result()
         finally:
             self.reentrancy.remove_run(run)
@@ -196,14 +209,17 @@ class QueueRunner:
 
     # -- following ----------------------------------------------------------------------------------------------
 
-    def _follow(self, run: PromptRun) -> None:
+    def _follow(self, run: PromptRun, together: Callable[[], AbstractContextManager[None]]) -> None:
         """Forward the messages of a run until it ends. A cancelled token stops this prompt and no other."""
         throttle = EventThrottle(run)
         seen = time.monotonic()
         while not run.is_finished:
             message = run.next_message(throttle.timeout(_POLL))
             if message is not None:
-                throttle.handle(*message)
+                with together():
+                    throttle.handle(*message)
+                    while run.has_message and not run.is_finished and (message := run.next_message(0.0)) is not None:
+                        throttle.handle(*message)
                 seen = time.monotonic()
             elif run.state == "queued" and time.monotonic() - seen > LOST_AFTER:
                 seen = time.monotonic()

@@ -7,7 +7,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
@@ -22,11 +22,13 @@ from yggdrasill.server_ext.jobs.model import Job
 from yggdrasill.server_ext.jobs.store import JobStore
 from yggdrasill.server_ext.logs import Redactor
 from yggdrasill.stage.state import State
+from yggdrasill.values.encoder import SCALAR_ENCODERS
 from yggdrasill.values.handles import ArtifactHandle
 from yggdrasill.values.payload import ArtifactRef
 from yggdrasill.values.stores.base import LocalStore, Writer, writing_as
 from yggdrasill.values.stores.threaded import InFlightArtifacts
-from yggdrasill.values.wire import StreamingPacker
+from yggdrasill.values.tensors import is_tensor
+from yggdrasill.values.wire import INLINE_BYTES, StreamingPacker
 
 __all__ = [
     "JOB_LOG",
@@ -136,6 +138,8 @@ class TaskServices:
     finished: Callable[[Job, Job], None]
     #: Called from any thread when the calls that a task's run waits for change.
     set_waits: Callable[[Task, list[str]], None]
+    #: A context in which the events of a thread are emitted together, at its end.
+    together: Callable[[], AbstractContextManager[None]] = nullcontext
     #: The name of this start of the process in the leases of the jobs that it runs.
     lease_owner: str = field(default_factory=lambda: secrets.token_hex(8))
     #: Artifacts that are being written to the store.
@@ -287,7 +291,11 @@ class Task:
         return packed.wire, packed.artifacts
 
     def _publish_output(self, packer: StreamingPacker, name: str, output: Any) -> None:
-        """Pack a final output in a packer thread. Outputs that are not packed in time are packed when the job ends."""
+        """Pack a final output in a packer thread, unless it becomes part of the message. Outputs that are not packed in time are packed when
+        the job ends.
+        """
+        if _is_small(output):
+            return
         self._published += 1
         # the threads have stopped if the endpoint is shutting down
         with suppress(RuntimeError):
@@ -370,9 +378,18 @@ class Task:
     def _store(self, final: Job) -> None:
         """Store and report the end of the job. If its row ended otherwise at the same time, that end counts."""
         jobs = self.services.jobs
+
+        def report(stored: Future[bool]) -> None:
+            # in the thread of the store, so that the report does not wait until this thread runs again
+            if stored.exception() is None and stored.result():
+                self.services.finished(self.job, final)
+
         try:
-            if not jobs.transition(final).result():
-                final = _end_of_row(jobs.get(final.job_id).result(), final)
+            stored = jobs.transition(final)
+            stored.add_done_callback(report)
+            if stored.result():
+                return
+            final = _end_of_row(jobs.get(final.job_id).result(), final)
         except Exception as error:  # noqa: BLE001 - any error becomes the result of the job
             _LOG.error("Job %s could not be stored: %s", final.job_id, error)
             final = replace(final, status=FAILED, output=None, artifacts=(), error=job_error(error, self.services.redactor))
@@ -380,6 +397,13 @@ class Task:
             with suppress(Exception):
                 jobs.transition(final).result()
         self.services.finished(self.job, final)
+
+
+def _is_small(output: Any) -> bool:
+    """Return whether an output consists of one number, text or tensor that a message contains."""
+    if is_tensor(output):
+        return bool(output.numel() * output.element_size() <= INLINE_BYTES)
+    return type(output) in SCALAR_ENCODERS
 
 
 def _end_of_row(stored: Job | None, final: Job) -> Job:

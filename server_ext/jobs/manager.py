@@ -1,6 +1,6 @@
 """The job manager: finds jobs by id and key, waits for them, moves them through their states, enforces limits, cancels and deletes them.
 
-Not thread-safe: all calls happen on one event loop. Only `finished`, `emit` and `set_waits` may be called from other threads.
+Not thread-safe: all calls happen on one event loop. Only `finished`, `emit`, `set_waits` and `together` may be called from other threads.
 """
 
 from __future__ import annotations
@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures import TimeoutError as NotInTime
 from dataclasses import replace
@@ -39,6 +40,12 @@ _CACHED_REQUEST_BYTES = 8 << 20
 _FINAL_FIELDS = (
     "status", "started", "finished", "output", "error", "timing", "artifacts", "request", "missing", "lease_owner", "lease_until",
 )  # fmt: skip
+
+
+class _OfThread(threading.local):
+    """Whether the calls of a thread wait for the end of a block; see `JobManager.together`."""
+
+    is_holding = False
 
 
 class JobManager(Waiting):
@@ -77,6 +84,7 @@ class JobManager(Waiting):
         #: Calls of other threads that the loop has not made yet, and whether it was woken for them.
         self._posted: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._wakes_soon = False
+        self._of_thread = _OfThread()
         self._checker: asyncio.Task[None] | None = None
         self._ending: dict[str, asyncio.Task[None]] = {}
         self._next_prune = time.monotonic() + _PRUNE_SECONDS
@@ -343,6 +351,16 @@ class JobManager(Waiting):
         """Record the calls that a run waits for. Called from any thread."""
         self._call_on_loop(self._wait_for_graph.set_waits, task, keys)
 
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Make the calls of this thread on the loop at the end of the block, so that it wakes once for them. Called from any thread."""
+        self._of_thread.is_holding = True
+        try:
+            yield
+        finally:
+            self._of_thread.is_holding = False
+            self._wake()
+
     def _fail_queued(self, job: Job, error: Exception) -> None:
         if self._host.withdraw(self._tasks[job.job_id]):
             self._end_soon(job, error)
@@ -350,9 +368,13 @@ class JobManager(Waiting):
     def _call_on_loop(self, function: Callable[..., Any], *arguments: Any) -> None:
         """Call a function on the loop soon, in the order of these calls. One wake of the loop serves all calls that wait for it."""
         self._posted.append((function, arguments))
+        if not self._of_thread.is_holding:
+            self._wake()
+
+    def _wake(self) -> None:
         # the loop is closed when the endpoint has shut down; the row holds the result
         with contextlib.suppress(RuntimeError):
-            if self._loop is not None and not self._wakes_soon:
+            if self._loop is not None and self._posted and not self._wakes_soon:
                 self._wakes_soon = True
                 self._loop.call_soon_threadsafe(self._call_posted)
 

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +303,7 @@ def test_a_run_whose_messages_are_lost_ends(server: FakeServer, monkeypatch: pyt
     runner, run = QueueRunner(), nested_prompt("lost")
     run.state = "queued"
     began = time.monotonic()
-    runner._follow(run)
+    runner._follow(run, nullcontext)
     assert time.monotonic() - began >= 0.2
     with pytest.raises(RunError, match="no longer in ComfyUI's queue"):
         run.result()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -17,6 +19,9 @@ from yggdrasill.server_ext.comfy.job_inputs import JobInputs, content_hash
 from yggdrasill.server_ext.comfy.prompt_run import PromptRun
 from yggdrasill.server_ext.comfy.runner import QueueRunner
 from yggdrasill.server_ext.comfy.settings import ComfySettings
+from yggdrasill.values.handles import ArtifactHandle
+from yggdrasill.values.stores import MemoryStore
+from yggdrasill.values.wire import pack, references
 
 GRAPH = ComfyGraph(
     {
@@ -80,6 +85,30 @@ def test_hashes_are_equal_only_for_equal_values() -> None:
 def test_large_and_small_tensors_are_hashed_by_their_bytes() -> None:
     large = torch.zeros(100_000)
     assert content_hash([large, large[:10].clone()]) == content_hash([large.clone(), large[:10].clone()])
+
+
+def test_a_handle_has_the_hash_of_its_tensor() -> None:
+    store, tensor = MemoryStore(), torch.arange(6.0).reshape(2, 3)
+    with pack(tensor, store, inline_bytes=0) as packed:
+        (ref,) = references(packed.wire)
+        assert content_hash([ArtifactHandle(ref, lambda wanted: store.read(wanted.hash))]) == content_hash([tensor])
+
+
+def test_messages_that_arrived_together_are_forwarded_together() -> None:
+    blocks: list[list[str]] = []
+
+    @contextmanager
+    def together() -> Iterator[None]:
+        blocks.append([])
+        yield
+
+    run = PromptRun("p", GRAPH, RunContext(0), lambda kind, facts: blocks[-1].append(f"{kind} {facts.get('node')}"))
+    for number in range(3):
+        run.hold("executing", {"node": str(number)})
+    run.post("success", {})
+    run.post("executing", {"node": "late"})
+    QueueRunner()._follow(run, together)
+    assert blocks == [["executing 0", "executing 1", "executing 2"]]
 
 
 def test_job_inputs_keep_a_value_while_a_job_needs_it() -> None:

@@ -38,9 +38,15 @@ class Installation:
 
     def run(self, script: Path, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
         """Run ``script`` with ComfyUI's Python inside its checkout; the caller checks the return code."""
-        command = [str(self.python), str(script), *arguments]
+        return self._run([str(script), *arguments], timeout)
+
+    def evaluate(self, code: str, *, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run a line of code with ComfyUI's Python inside its checkout; the caller checks the return code."""
+        return self._run(["-c", code], timeout)
+
+    def _run(self, arguments: Sequence[str], timeout: float) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            command,
+            [str(self.python), *arguments],
             cwd=self.folder,
             env=_environment(),
             capture_output=True,

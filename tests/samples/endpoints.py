@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
+from samples.prefork import Forked, can_fork, start_forked
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry
 
 __all__ = ["TOKEN", "Cutter", "EndpointProcess", "cutter", "free_port", "registry_of"]
@@ -39,7 +40,7 @@ class EndpointProcess:
         self.token = str(settings.pop("token", TOKEN))
         self.data_dir = data_dir
         self._settings = {"port": 0, "plugins": ["samples.plugin"], "share_folder": False, **settings}
-        self._process: subprocess.Popen[str] | None = None
+        self._process: subprocess.Popen[str] | Forked | None = None
         self.url = ""
 
     def begin(self) -> None:
@@ -50,6 +51,9 @@ class EndpointProcess:
         environment.pop("YGGDRASILL_URL", None)
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._log = (self.data_dir / "stderr.log").open("a", encoding="utf-8")
+        if can_fork():
+            self._process = start_forked(json.dumps(data), environment, self.data_dir, self._log)
+            return
         command = [sys.executable, "-m", "yggdrasill.server_ext", json.dumps(data)]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment, cwd=self.data_dir)
 

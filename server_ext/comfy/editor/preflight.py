@@ -105,7 +105,9 @@ class Preflight:
         up = [(name, call) for name, call in pairs if states[name].up]
         missing = await asyncio.gather(*(monitor.missing(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
         if any(missing):
-            await monitor.refresh(list(monitor.states()), max_age=_MAX_AGE, timeout=_TIMEOUT)
+            # one of the others may have the file, perhaps since a moment ago
+            others = sorted(set(monitor.states()) - {name for name, _ in up})
+            await monitor.refresh(others, max_age=_MAX_AGE, timeout=_TIMEOUT, facts_timeout=_FACTS_TIMEOUT, new_facts=True)
         different = await asyncio.gather(*(monitor.different_models(name, call.prompt, timeout=_TIMEOUT) for name, call in up))
         found = zip(up, missing, different, strict=True)
         return {(name, call.node_id): _Check(lacking, others) for (name, call), lacking, others in found}

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from samples.comfy import Installation, Server, Servers, make_base_directory
+from samples.comfy import Installation, Server, Servers, find_installation, make_base_directory
+from samples.conformance.core_table import frontend_of, write_core
 from samples.conformance.lab import Lab
 from samples.conformance.page import write_page
 from samples.conformance.placing_report import PlacingReport
@@ -22,11 +23,12 @@ from samples.editor import find_browser, started_browser
 _REPORT = Report()
 _PLACING = PlacingReport()
 _TEMPLATES = TemplateReport()
-_OPTION = "--conformance-report"
+_OPTION, _VERSIONS = "--conformance-report", "--versions-report"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(_OPTION, metavar="FILE", help="write what the conformance suite found; then a test that is skipped is a failure")
+    parser.addoption(_VERSIONS, metavar="FILE", help="write the row of this ComfyUI version into the table of this page")
 
 
 @pytest.hookimpl(trylast=True)
@@ -43,8 +45,14 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
         shown = ", ".join(found) or "nothing"
         terminal.write_line(f"NOT SHOWN: {skipped} tests of the conformance suite were skipped; {shown} was run", red=True)
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
+    date = datetime.datetime.now(tz=datetime.timezone.utc).date()
     if found:
-        write_page(Path(path), found, datetime.datetime.now(tz=datetime.timezone.utc).date())
+        write_page(Path(path), found, date)
+    table, installation = session.config.getoption(_VERSIONS, None), find_installation()
+    if table is not None and installation is not None and "workflows" in found:
+        counts = {kind: len(terminal.stats.get(kind, ())) for kind in ("passed", "failed", "error", "skipped")}
+        tests = ", ".join(f"{count} {kind}" for kind, count in counts.items() if count)
+        write_core(Path(table), found, tests, frontend_of(installation), date.isoformat())
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,8 @@ from samples.comfy import Installation
 from samples.packs.checkouts import find_packs, packs_installation
 from samples.packs.filling import Workbench
 from samples.packs.lab import PacksLab
-from samples.packs.report import PacksReport, write_section
+from samples.packs.report import PacksReport
+from samples.page_sections import write_section
 
 _REPORT = PacksReport()
 _OPTION, _RECORDS = "--packs-report", "--packs-records"
@@ -39,7 +40,8 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         terminal.write_line("NOT SHOWN: no test of the packs suite was run", red=True)
         session.exitstatus = session.exitstatus or pytest.ExitCode.TESTS_FAILED
         return
-    write_section(Path(page), _REPORT.lines(datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()))
+    date = datetime.datetime.now(tz=datetime.timezone.utc).date().isoformat()
+    write_section(Path(page), "packs", "make packs", _REPORT.lines(date))
 
 
 @pytest.fixture(scope="session")

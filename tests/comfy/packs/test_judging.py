@@ -11,7 +11,8 @@ import pytest
 from samples.packs.catalogue import CASES
 from samples.packs.judging import Judge, Outcome
 from samples.packs.lab import Run
-from samples.packs.report import PacksReport, write_section
+from samples.packs.report import PacksReport
+from samples.page_sections import write_section
 
 _PLACED = {"part": {"nodes": ["1"], "endpoint": "forge"}}
 _SAME = {"node 2": "bits"}
@@ -85,9 +86,9 @@ def test_the_section_of_a_page_is_replaced_and_the_rest_is_kept(tmp_path: Path) 
     report = PacksReport(versions={"pack": "1.0", "other": "2.0"}, failed={"other": "No module named 'x'"}, comfyui="0.33.0")
     report.add("pack", "a prompt", "everything", Outcome("equal", remote=True))
     report.add("pack", "AClass", "", Outcome("refused", "yggdrasill_PartitionError: part 'x' has 'y'"))
-    write_section(page, report.lines("2026-01-01"))
+    write_section(page, "packs", "make packs", report.lines("2026-01-01"))
     page.write_text(page.read_text(encoding="utf-8") + "\nText after.\n", encoding="utf-8")
-    write_section(page, report.lines("2026-01-02"))
+    write_section(page, "packs", "make packs", report.lines("2026-01-02"))
     text = page.read_text(encoding="utf-8")
     assert "2026-01-01" not in text
     assert "| pack | 1.0 | 1 | 1 | 1 | 0 | 0 | 1 | 0 | 0 | 1 | 0 | 0 |" in text

@@ -189,3 +189,22 @@ def test_preflight_reports_files_that_differ_and_the_choice(a: Caller, b: Caller
     assert (studio["missing"], studio["different"]) == ([], [{"name": file, "folder": "loras"}])
     assert (found["their_models"], found["parts"][0]["models"]) == (False, "same")
     assert (chosen["their_models"], chosen["parts"][0]["models"]) == (True, "theirs")
+
+
+def test_preflight_names_a_place_that_has_the_missing_file_since_a_moment(a: Caller, b: Caller, name: str) -> None:
+    workflow: dict[str, Any] = {
+        "nodes": [{"id": 1, "type": "HabitReadLora", "pos": [10, 10], "size": [200, 60]}],
+        "links": [],
+        "id": name,
+        "groups": [{"id": 3, "title": name, "bounding": [0, -60, 400, 300]}],
+    }
+    file = f"{name}.safetensors"
+    place(a, name, "b")
+    try:
+        before = ask(a, "preflight", {"prompt": prompt_of(file), "workflow": workflow})
+        write(a, file, f"{name} of a")
+        after = ask(a, "preflight", {"prompt": prompt_of(file), "workflow": workflow})
+    finally:
+        place(a, name, None)
+    # 'a' is this server, which is also in its own registry
+    assert [found["parts"][0]["places"][0]["missing"][0]["at"] for found in (before, after)] == [[], ["a"]]

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
@@ -20,6 +21,7 @@ from blake3 import blake3
 from samples.http_client import GateFile, Http, events_of, until
 from samples.served_prompts import EARLY_AND_LATE
 from yggdrasill.server_ext.bodies import send_artifact
+from yggdrasill.server_ext.jobs import execution
 from yggdrasill.values.stores import ThreadedStore
 from yggdrasill.values.stores.shared import SharedFolderStore
 from yggdrasill.values.stores.threaded import InFlightArtifacts
@@ -112,3 +114,20 @@ def test_small_outputs_emit_no_event(host: Http, tmp_path: Path) -> None:
     assert host.value(host.result(job_id)["output"]) == {"early": 6, "late": 3}
     with host.get(f"/jobs/{job_id}/events", stream=True, headers={"Last-Event-ID": "0"}) as answer:
         assert "output" not in [event["event"] for event in events_of(answer)]
+
+
+@pytest.mark.parametrize(
+    "output, is_small",
+    [
+        (torch.zeros(4096), True),
+        (torch.zeros(4097), False),
+        (torch.zeros(1, dtype=torch.uint8).expand(20_000), False),
+        (5, True),
+        ("text", True),
+        (None, True),
+        ([torch.zeros(1)], False),
+        ({"samples": torch.zeros(1)}, False),
+    ],
+)
+def test_only_an_output_that_becomes_part_of_the_message_is_packed_at_the_end(output: Any, is_small: bool) -> None:
+    assert execution._is_small(output) is is_small

@@ -7,12 +7,13 @@ import json
 import os
 import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from concurrent.futures import Future
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,7 @@ def test_inputs_are_unpinned_when_the_job_has_finished(tmp_path: Path) -> None:
             for number in range(5):
                 job = await run(endpoint, torch.full((20_000,), float(number)), f"k{number}")
                 await endpoint.job_manager.prune()
+                await endpoint.job_manager._pins.drain()
                 endpoint.store.release(f"job:{job.job_id}")
             assert not endpoint.store.missing(job.artifacts)
 
@@ -171,6 +173,91 @@ def test_a_result_that_cannot_be_stored_fails_its_job(tmp_path: Path) -> None:
             assert await asyncio.wrap_future(store.unfinished()) == []
             (row,) = await endpoint.jobs()
             assert row["status"] == "FAILED"
+
+    asyncio.run(act())
+
+
+class GatedStore(JobStore):
+    """A job store that reports a completed job as stored when ``gate`` is set."""
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(path)
+        self.gate, self.completing = threading.Event(), threading.Event()
+
+    def transition(self, job: Job) -> Future[bool]:
+        stored = super().transition(job)
+        if job.status != "COMPLETED":
+            return stored
+        self.completing.set()
+        gated: Future[bool] = Future()
+
+        def report() -> None:
+            self.gate.wait(20.0)
+            gated.set_result(stored.result())
+
+        threading.Thread(target=report).start()
+        return gated
+
+
+def test_a_result_is_reported_as_soon_as_its_row_is_stored_and_not_before(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path, jobs_of=GatedStore) as endpoint:
+            store = endpoint.job_store
+            assert isinstance(store, GatedStore)
+            running = asyncio.create_task(run(endpoint, torch.ones(3), "a"))
+            await asyncio.to_thread(store.completing.wait, 20.0)
+            await asyncio.sleep(0.3)
+            assert [job.status for job in endpoint.job_manager.live] == ["IN_PROGRESS"]
+            store.gate.set()
+            assert (await running).status == "COMPLETED"
+
+    asyncio.run(act())
+
+
+def test_events_that_are_emitted_together_wake_the_loop_once(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            job, manager, loop = await run(endpoint, torch.ones(3), "a"), endpoint.job_manager, asyncio.get_running_loop()
+            wakes: list[int] = []
+
+            def wake(call: Callable[[], None]) -> None:
+                wakes.append(1)
+                loop.call_soon_threadsafe(call)
+
+            counted: Any = SimpleNamespace(call_soon_threadsafe=wake)
+            manager._loop = counted
+
+            def emit(*texts: str) -> int:
+                with manager.together():
+                    for text in texts:
+                        manager.emit(job, "log", {"text": text})
+                    woken = len(wakes)
+                manager.emit(job, "log", {"text": "alone"})
+                return woken
+
+            before = endpoint.hub.last
+            assert await asyncio.to_thread(emit, "first", "second", "third") == 0
+            stored = [event async for event in endpoint.hub.stored(job.job_id, before)]
+            manager._loop = loop
+            assert [event.data["text"] for event in stored] == ["first", "second", "third", "alone"]
+            assert len(wakes) <= 2
+
+    asyncio.run(act())
+
+
+def test_events_are_emitted_although_the_block_around_them_fails(tmp_path: Path) -> None:
+    async def act() -> None:
+        async with service(tmp_path) as endpoint:
+            job, manager, before = await run(endpoint, torch.ones(3), "a"), endpoint.job_manager, endpoint.hub.last
+
+            def emit() -> None:
+                with suppress(ValueError), manager.together():
+                    manager.emit(job, "log", {"text": "reported"})
+                    raise ValueError
+
+            await asyncio.to_thread(emit)
+            await asyncio.sleep(0.05)
+            assert [event.data["text"] async for event in endpoint.hub.stored(job.job_id, before)] == ["reported"]
 
     asyncio.run(act())
 
