@@ -23,7 +23,7 @@ from yggdrasill.gateway.hub import Hub
 from yggdrasill.gateway.models import GRAPH, Event, Job
 from yggdrasill.gateway.store import JobStore
 from yggdrasill.gateway.work import Claim, Group, Work
-from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, TIMED_OUT
+from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, IN_QUEUE, TIMED_OUT
 from yggdrasill.remote.retry import RetryBudget
 from yggdrasill.server_ext.logs import Redactor
 
@@ -133,7 +133,9 @@ class Dispatcher:
         task = self._running.get(event.job_id)
         if status in (CANCELLED, TIMED_OUT) and task is not None and event.job_id not in self._ending:
             task.cancel()
-        self.wake()
+        # the end of a job of this gateway wakes it by itself
+        if status == IN_QUEUE or (status in FINAL and task is None):
+            self.wake()
 
     # -- the loops ------------------------------------------------------------------------------------------------
 
@@ -181,17 +183,22 @@ class Dispatcher:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(self._wake.wait(), self._pace.poll)
         self._wake.clear()
-        while claims := await self._choose():
+        is_more = True
+        while is_more:
+            claims, is_more = await self._choose()
+            if not claims:
+                return
             for job, request, needed in await asyncio.wrap_future(self._work.claim(claims)):
                 self._budget.requested()
                 self._begin(job, request, needed)
 
     # -- placing ----------------------------------------------------------------------------------------------------
 
-    async def _choose(self) -> list[Claim]:
-        """Return the jobs to be taken, in the order of the queue, each with the least busy endpoint that has room for it."""
+    async def _choose(self) -> tuple[list[Claim], bool]:
+        """Return the jobs to be taken, in the order of the queue, each with the least busy endpoint that has room for it, and whether there may be more."""
         taken: Counter[str] = Counter()
         candidates: list[tuple[Job, list[str]]] = []
+        is_more = False
         groups, running = await asyncio.wrap_future(self._work.groups())
         self._fleet.count(running)
         for group in groups:
@@ -199,6 +206,7 @@ class Dispatcher:
             if self._fleet.room(names, taken) is not None:
                 found = await asyncio.wrap_future(self._work.candidates(group, _MAX_TAKEN))
                 candidates += [(job, names) for job in found]
+                is_more = is_more or len(found) == _MAX_TAKEN
         candidates.sort(key=lambda item: (-item[0].priority, item[0].position, item[0].job_id))
         claims = []
         for job, names in candidates:
@@ -206,7 +214,7 @@ class Dispatcher:
             if place is not None:
                 taken[place] += 1
                 claims.append(Claim(job, place, self._owner, self._pace.lease))
-        return claims
+        return claims, is_more
 
     async def _names_for(self, group: Group) -> list[str]:
         classes = self._fleet.classes_of_target(group.target)

@@ -38,6 +38,9 @@ is_queued = sa.and_(jobs.c.status == IN_QUEUE, jobs.c.paused.is_(False), jobs.c.
 select_jobs = sa.select(*(jobs.c[name] for name in JOB_FIELDS))
 
 
+_JSON_INDEXES = tuple(JOB_FIELDS.index(name) for name in JSON_COLUMNS)
+
+
 def to_text(value: Any) -> str:
     """Return a JSON value as text. ASCII, because a lone surrogate has no UTF-8 form; PostgreSQL stores no NUL, which JSON escapes."""
     return json.dumps(value, separators=(",", ":"))
@@ -45,10 +48,12 @@ def to_text(value: Any) -> str:
 
 def job_of(row: Sequence[Any]) -> Job:
     """Return the job of a row of `select_jobs`."""
-    values = dict(zip(JOB_FIELDS, row, strict=True))
-    for name in JSON_COLUMNS:
-        values[name] = None if values[name] is None else json.loads(values[name])
-    return Job(**values)
+    values = list(row)
+    for index in _JSON_INDEXES:
+        text = values[index]
+        if text is not None:
+            values[index] = {} if text == "{}" else json.loads(text)
+    return Job(*values)
 
 
 def find(transaction: Transaction, job_id: str, *conditions: Any) -> Job | None:

@@ -216,14 +216,16 @@ class Gateway:
 
     async def wait(self, job_id: str, seconds: float, principal: str | None = None) -> tuple[Job, Any]:
         """Return a job and its output, after waiting up to so many seconds for its end. Raise `UnknownJob`."""
-        job, output = await asyncio.wrap_future(self.store.result(job_id, principal))
-        if job.is_final or seconds <= 0:
-            return job, output
+        found: list[tuple[Job, Any]] = []
 
         async def has_ended() -> bool:
-            return (await asyncio.wrap_future(self.store.get(job_id, principal))).is_final
+            found[:] = [await asyncio.wrap_future(self.store.result(job_id, principal))]
+            return found[0][0].is_final
 
-        await self.hub.wait(job_id, seconds, has_ended)
+        if seconds > 0:
+            await self.hub.wait(job_id, seconds, has_ended)
+        if found and found[0][0].is_final:
+            return found[0]
         return await asyncio.wrap_future(self.store.result(job_id, principal))
 
     async def job(self, job_id: str, principal: str | None = None) -> Job:
