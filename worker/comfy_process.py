@@ -196,6 +196,7 @@ class ComfyService:
                 await asyncio.sleep(0.1)
         except BaseException:
             await asyncio.to_thread(stop_processes, [process])
+            ended.cancel()
             raise
         self.boot_seconds = time.monotonic() - started
         running = RunningComfy(process, server, self.boot_seconds, ended)
@@ -243,6 +244,7 @@ class ComfyService:
         running, self._running = self._running, None
         if running is not None:
             await asyncio.to_thread(stop_processes, [running.process])
+            await asyncio.wait({running.ended}, timeout=_CRASH_SECONDS)
 
 
 async def _end_of(process: ComfyProcess) -> int:

@@ -111,15 +111,19 @@ class TrainingRunner:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
         self._loop_task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def start(self) -> None:
         """Begin to claim processes, in the running event loop."""
         if self._loop_task is None or self._loop_task.done():
+            self._closed = False
             self._wake = asyncio.Event()
             self._loop_task = asyncio.get_running_loop().create_task(self._claim_processes())
 
     async def close(self) -> None:
         """Stop claiming, and stop the trainers that run; their processes can be claimed by another worker at once."""
+        self._closed = True
+        self._wake.set()
         tasks = [task for task in (self._loop_task, *self._running.values()) if task is not None]
         for task in tasks:
             task.cancel()
@@ -166,15 +170,19 @@ class TrainingRunner:
     # -- claiming -----------------------------------------------------------------------------------------------
 
     async def _claim_processes(self) -> None:
-        while True:
+        while not self._closed:
             self._wake.clear()
             try:
                 while len(self._running) < self._settings.slots and await self._claim_one():
                     pass
             except YggdrasillError as error:
                 _LOG.warning("%s", self._scrubber.text(str(error)))
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), max(0.2, self.store.lease_seconds / 3))
+            # not wait_for(), which loses a cancellation that comes together with the event
+            waking = asyncio.ensure_future(self._wake.wait())
+            try:
+                await asyncio.wait({waking}, timeout=max(0.2, self.store.lease_seconds / 3))
+            finally:
+                waking.cancel()
 
     async def _claim_one(self) -> bool:
         if not any(_is_installed(trainer) for trainer in self.trainers.values()):

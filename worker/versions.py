@@ -66,7 +66,7 @@ class Versions:
                 comfy_home=self._settings.comfy_home,
                 cache=self._settings.cache_root,
                 progress=progress,
-                options=VerifyOptions(models_dir=folder, python=self._settings.comfy_python),
+                options=VerifyOptions(models_dir=folder, python=self._settings.comfy_python, allow_private=self._settings.private_urls),
             )
             self._verified[key] = stamp
             # a running ComfyUI does not have custom nodes that were installed now

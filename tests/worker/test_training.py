@@ -307,3 +307,12 @@ def test_the_output_of_ai_toolkit_is_read() -> None:
     line = "my_lora:   5%|5         | 101/2000 [02:33<47:57,  1.52s/it, lr: 1.0e-04 loss: 3.725e-01]"
     assert trainer.progress(line) == {"step": 101, "steps": 2000, "loss": 0.3725}
     assert trainer.progress("Loading transformer") == {}
+
+
+async def test_a_worker_stops_also_at_the_moment_in_which_a_training_ends(start: Callable[..., Any]) -> None:
+    for _ in range(20):
+        worker = await start()
+        await asyncio.sleep(0)
+        worker.runner._wake.set()
+        await asyncio.sleep(0)
+        await asyncio.wait_for(worker.runner.close(), 10)

@@ -87,6 +87,7 @@ def checkpoint(host: WorkerHost, installation: Installation) -> str:
     return named.name
 
 
+@pytest.mark.timeout(900)  # a model is loaded and sampled by a CPU
 def test_the_test_input_of_worker_comfyui_runs_with_a_model_of_its_name(host: WorkerHost, checkpoint: str) -> None:
     workflow = {
         "6": {"inputs": {"text": "a cat", "clip": ["30", 1]}, "class_type": "CLIPTextEncode", "_meta": {"title": "CLIP Text Encode"}},
@@ -112,6 +113,7 @@ def test_the_test_input_of_worker_comfyui_runs_with_a_model_of_its_name(host: Wo
     assert "ckpt_name" in refused["error"]
 
 
+@pytest.mark.timeout(900)  # a model is loaded and sampled by a CPU
 def test_a_worker_is_made_ready_with_its_models_loaded(
     host: WorkerHost, checkpoint: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
