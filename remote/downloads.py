@@ -64,10 +64,11 @@ async def stream_ranges(
     span: tuple[int, int],
     retry: Retry,
     mismatch: Callable[[str], Exception],
-    most: int = MAX_RANGE_BYTES,
+    most: int | None = None,
 ) -> AsyncGenerator[bytes, None]:
-    """Yield the bytes of ``span`` (first, end) in order, each once, in requests of at most ``most`` bytes, resumed after broken connections.
+    """Yield the bytes of ``span`` (first, end) in order, each once, resumed after broken connections.
 
+    A request is for at most ``most`` bytes, or `MAX_RANGE_BYTES`.
     ``open_range(start, stop)`` opens a response; ``mismatch(what)`` is the error to raise if there are more or fewer bytes.
 
     Raises:
@@ -75,7 +76,7 @@ async def stream_ranges(
     """
     offset, end = span
     while True:
-        stop = min(offset + most, end)
+        stop = min(offset + (most or MAX_RANGE_BYTES), end)
         try:
             async with open_range(offset, stop) as response:
                 is_range = response.status == 206

@@ -18,10 +18,8 @@ TITLE = 30
 
 def node_ids() -> set[str]:
     """The ids of the extension's nodes."""
-    return {name for file in (ROOT / "nodes").glob("*.py") for name in re.findall(r'"(Yggdrasill\w+)"', file.read_text("utf-8"))} | {
-        "YggdrasillGraphInput",
-        "YggdrasillGraphOutput",
-    }
+    files = [*(ROOT / "nodes").glob("*.py"), ROOT / "remote" / "comfy_ports.py"]
+    return {name for file in files for name in re.findall(r'"(Yggdrasill\w+)"', file.read_text("utf-8"))}
 
 
 def test_there_is_a_workflow_for_each_of_the_levels() -> None:

@@ -113,7 +113,7 @@ def test_a_checkpoint_that_only_the_endpoint_has_is_chosen_run_and_opened_again(
     workflow = editor.save()
     editor.empty(vue=vue)
     editor.load(workflow)
-    assert editor.choices(loader, KEY) == ["tiny.ckpt"]
+    editor.wait_until(lambda: editor.choices(loader, KEY) == ["tiny.ckpt"])
     assert missing(editor) == []
     # definitions that are read again leave the endpoint's files in the list
     reload_definitions(editor)
