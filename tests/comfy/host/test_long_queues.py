@@ -74,8 +74,12 @@ def growth(before: dict[str, Any], after: dict[str, Any], prompts: int) -> str:
     return json.dumps({"facts": facts, "types": most[:25]})
 
 
-def check_flat(sides: tuple[Caller, Caller], warm: int, prompts: int) -> None:
-    """Assert that ``prompts`` more placed prompts after ``warm`` ones leave no more objects, threads or files, and no more memory."""
+def check_flat(sides: tuple[Caller, Caller], warm: int, prompts: int, *, objects: int) -> None:
+    """Assert that ``prompts`` more placed prompts after ``warm`` ones leave fewer than ``objects`` more objects, and no more memory.
+
+    One prompt consists of more than a hundred objects at the caller. Tables that keep the last jobs fill up, and asyncio keeps some
+    cancelled timers with their contexts, until they are half of all.
+    """
     caller = sides[0]
     run_placed(caller, range(1, warm + 1))
     before = [memory_of(side) for side in sides]
@@ -84,17 +88,17 @@ def check_flat(sides: tuple[Caller, Caller], warm: int, prompts: int) -> None:
     for name, one, other in zip(("caller", "endpoint"), before, after, strict=True):
         problem = f"{name}: {growth(one, other, prompts)}"
         print(problem, one["rss"] // _MB, other["rss"] // _MB)  # noqa: T201 - the figures of the run
-        assert other["objects"] - one["objects"] < 2000 + prompts, problem
+        assert other["objects"] - one["objects"] < objects, problem
         assert other["threads"] - one["threads"] < 16, problem
         assert other["files"] - one["files"] < 16, problem
         assert other["rss"] - one["rss"] < 24 * _MB, problem
 
 
 def test_a_short_queue_of_placed_prompts_leaves_memory_flat(sides: tuple[Caller, Caller]) -> None:
-    check_flat(sides, 20, 30)
+    check_flat(sides, 20, 80, objects=6000)
 
 
 @pytest.mark.faults
 @pytest.mark.timeout(1800)
-def test_a_thousand_placed_prompts_leave_memory_flat(sides: tuple[Caller, Caller]) -> None:
-    check_flat(sides, 100, 900)
+def test_a_thousand_placed_prompts_after_a_thousand_leave_memory_flat(sides: tuple[Caller, Caller]) -> None:
+    check_flat(sides, 1200, 1000, objects=1000)
