@@ -162,7 +162,7 @@ class Dispatcher:
         await asyncio.sleep(self._pace.refresh)
 
     async def _tend_once(self) -> None:
-        """Extend leases, stop what is no longer this gateway's, and let the store do what is due."""
+        """Extend leases, stop jobs that another gateway has taken, and let the store end what is overdue."""
         known = set(self._running) - self._ending
         held = await asyncio.wrap_future(self._work.renew(self._owner, self._pace.lease))
         for job_id in known - held - self._ending:

@@ -175,7 +175,7 @@ class Http:
     async def send_events(
         self, request: web.Request, events: AsyncGenerator[Event | None, None], first: bytes = b": listening\n\n"
     ) -> web.StreamResponse:
-        """Send events until they end, the client disconnects, or its token is no longer valid."""
+        """Send events until they end, the client disconnects, or its token expires or is revoked."""
         return await bodies.send_events(request, self._while_valid(principal_of(request), events), first=first)
 
     async def _while_valid(self, principal: Principal, events: AsyncGenerator[Event | None, None]) -> AsyncGenerator[Event | None, None]:

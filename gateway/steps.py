@@ -85,7 +85,7 @@ def part_of_wire(wire: Mapping[str, Any], port: str, where: str) -> dict[str, An
     """Return the value of one port of a dict in wire form, itself in wire form.
 
     Raises:
-        MissingInput: there is no such port.
+        MissingInput: the step has no port of this name.
     """
     skeleton = wire.get("skeleton")
     key = f"${port}" if port.startswith("$") else port

@@ -109,7 +109,7 @@ class Work:
     # -- results ------------------------------------------------------------------------------------------------
 
     def finish(self, claimed: Job, status: str, *, output: Any = None, error: Mapping[str, Any] | None = None) -> Future[Job | None]:
-        """End a job with its result. Return None if the job is no longer that of the claim: its result is another one."""
+        """End a job with its result. Return None if another claim has replaced this one: its result counts."""
         return self._database.write(
             lambda transaction: end(
                 transaction, claimed.job_id, status, jobs.c.status == IN_PROGRESS, *_is_mine(claimed), error=error, output=output
@@ -119,13 +119,13 @@ class Work:
     def give_back(
         self, claimed: Job, *, delay: float = 0.0, error: Mapping[str, Any] | None = None, counted: bool = True
     ) -> Future[Job | None]:
-        """Return a job to the queue, or fail it after its last attempt. Return None if it is no longer that of the claim."""
+        """Return a job to the queue, or fail it after its last attempt. Return None if another claim has replaced this one."""
         return self._database.write(
             lambda transaction: give_back(transaction, claimed, *_is_mine(claimed), delay=delay, error=error, counted=counted)
         )
 
     def report(self, claimed: Job, kind: str, data: Mapping[str, Any], *, progress: Mapping[str, Any] | None = None) -> Future[bool]:
-        """Append an event to a running job, and set its progress. Return False if it is no longer that of the claim."""
+        """Append an event to a running job, and set its progress. Return False if another claim has replaced this one."""
 
         def action(transaction: Transaction) -> bool:
             statement = jobs.update().where(jobs.c.job_id == claimed.job_id, jobs.c.status == IN_PROGRESS, *_is_mine(claimed))

@@ -124,7 +124,7 @@ class Fetcher:
                 await asyncio.to_thread(part.commit, self._cache, digest)
                 await asyncio.to_thread(self._cache.hashes.save)
             except BaseException as error:
-                # what arrived is kept for a later attempt, unless it is wrong or there is no space for it
+                # what arrived is kept for a later attempt, unless it is wrong or the disk is full
                 useless = isinstance(error, (CorruptData, StorageFailed)) or download.sha256 is None
                 (part.discard if useless else part.close)()
                 raise
