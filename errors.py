@@ -46,6 +46,7 @@ working. A message states what is wrong, what is available, and what to do; ``de
         ├── JobConflict                     the job key was used for another call
         ├── UploadConflict                  a piece of an upload that does not begin at the upload's offset
         ├── QueueFull
+        │   └── BudgetSpent                 a serverless endpoint on which a call may cost no more
         └── EndpointFailed                  an unexpected failure inside the endpoint
 """
 
@@ -59,6 +60,7 @@ from typing import Any
 __all__ = [
     "AccessDenied",
     "BlockFailed",
+    "BudgetSpent",
     "BuildMismatch",
     "Cancelled",
     "CannotTravel",
@@ -300,6 +302,10 @@ class UploadConflict(RemoteError):
 
 class QueueFull(RemoteError):
     """An endpoint whose queue is full."""
+
+
+class BudgetSpent(QueueFull):
+    """A serverless endpoint whose budget for attempts or seconds is spent; another endpoint, or a local fallback, may take the call."""
 
 
 class PayloadTooLarge(RemoteError):

@@ -23,7 +23,7 @@ from yggdrasill.remote.retry import Retry, RetryPolicy
 from yggdrasill.remote.uploads import Supply
 from yggdrasill.values.payload import ArtifactRef
 
-__all__ = ["ORPHAN_AFTER", "Call", "Watch", "cancel_call", "execute_remote_call", "follow", "follow_job", "job_output"]
+__all__ = ["ORPHAN_AFTER", "Call", "Watch", "cancel_call", "execute_remote_call", "finish_call", "follow", "follow_job", "job_output"]
 
 #: How long the submitting request stays open; short if the caller follows the job's events or many requests are in flight.
 WAIT_SECONDS = 2.0
@@ -134,16 +134,21 @@ async def execute_remote_call(client: EndpointClient, call: Call, *, spare: bool
         EndpointUnreachable: ``details["reached"]`` is True if the endpoint ever answered this call.
         TimedOut
     """
+    row = await finish_call(client, call, spare=spare)
+    job_output(client, row)
+    return row
+
+
+async def finish_call(client: EndpointClient, call: Call, *, spare: bool = False) -> dict[str, Any]:
+    """Return the finished job's row, however it ended. Otherwise as `execute_remote_call`."""
     deadline = None if call.timeout is None else time.monotonic() + call.timeout + _TIMEOUT_GRACE
     retry = Retry(call.retry_policy, deadline, spare=spare, budget=client.channel.budget)
     job: list[str] = []
     try:
-        row = await _bounded(_to_the_end(client, call, retry, job), retry)
+        return await _bounded(_to_the_end(client, call, retry, job), retry)
     except (asyncio.CancelledError, errors.TimedOut):
         await cancel_call(client, call.key, job)
         raise
-    job_output(client, row)
-    return row
 
 
 def job_output(client: EndpointClient, row: Mapping[str, Any]) -> Mapping[str, Any]:

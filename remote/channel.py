@@ -34,7 +34,21 @@ from yggdrasill.remote.retry import Breaker, InFlight, RetryBudget
 if TYPE_CHECKING:
     import aiohttp
 
-__all__ = ["FOREIGN", "Body", "Channel", "Chunk", "Response", "StreamEvent", "channel_of", "read_events", "translate", "translated"]
+__all__ = [
+    "CONNECT_SECONDS",
+    "FOREIGN",
+    "MAX_RETRY_AFTER",
+    "Body",
+    "Channel",
+    "Chunk",
+    "Response",
+    "StreamEvent",
+    "channel_of",
+    "open_session",
+    "read_events",
+    "translate",
+    "translated",
+]
 
 Chunk = bytes | memoryview
 #: Bytes, or a function that opens the stream from its beginning, so that a request can be repeated.
@@ -113,7 +127,7 @@ class Channel:
         import aiohttp
 
         if self._session is None:
-            self._session = _open_session(self._ca)
+            self._session = open_session(self._ca)
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=timeout)
         data: Any = body() if callable(body) else body
         return await self._session.request(method, url, headers=headers, data=data, timeout=limits, allow_redirects=False)
@@ -171,7 +185,8 @@ def _range(oldest: int, newest: int) -> str:
     return f"version {newest}" if oldest == newest else f"versions {oldest} to {newest}"
 
 
-def _open_session(ca: str | None) -> aiohttp.ClientSession:
+def open_session(ca: str | None) -> aiohttp.ClientSession:
+    """Open a session for one server, without cookies and proxies of the environment. Raise `MissingFile` if the authority cannot be read."""
     import aiohttp
 
     context: Any = True

@@ -7,7 +7,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from yggdrasill.errors import AccessDenied, EndpointUnreachable, InvalidArgument, PayloadTooLarge, ProtocolMismatch, error_from_dict
@@ -15,6 +15,9 @@ from yggdrasill.protocol.version import BASE_PATH, OLDEST_PROTOCOL, PROTOCOL, PR
 from yggdrasill.remote.channel import Body, Channel, Chunk, Response, channel_of
 from yggdrasill.remote.local_peers import LocalPeer
 from yggdrasill.remote.retry import while_alive
+
+if TYPE_CHECKING:
+    from yggdrasill.remote.serverless.options import ServerlessOptions
 
 __all__ = ["EndpointClient", "is_below"]
 
@@ -30,8 +33,10 @@ class EndpointClient:
     appears in no repr or error. After a refused token ``token()`` is called once more, after ``renew()``, which reads its source again.
     ``headers()`` are sent too. All clients with the same URL and certificate authority share a `Channel`.
 
+    A ``runpod://ENDPOINT_ID`` is a serverless endpoint with the settings ``serverless``; its channel answers in this process.
+
     Raises:
-        InvalidArgument: ``url`` is not an http or https URL, or contains credentials.
+        InvalidArgument: ``url`` is not such a URL, or contains credentials.
     """
 
     def __init__(
@@ -43,16 +48,20 @@ class EndpointClient:
         ca: str | None = None,
         renew: Callable[[], None] | None = None,
         headers: Callable[[], Mapping[str, str]] = dict,
+        serverless: ServerlessOptions | None = None,
     ) -> None:
         parts = urlsplit(url) if isinstance(url, str) else None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-            raise InvalidArgument(f"the URL of an endpoint must start with http:// or https:// and name a host, got {url!r}")
+        if parts is None or parts.scheme not in ("http", "https", "runpod") or not parts.hostname:
+            raise InvalidArgument(
+                f"the URL of an endpoint must start with http://, https:// or runpod:// and name a host or an id, got {url!r}"
+            )
         if "@" in parts.netloc or parts.query or parts.fragment:
             raise InvalidArgument(f"the URL of endpoint {parts.hostname!r} contains credentials or a query; pass the token separately")
         self.url = url.rstrip("/")
         self.name = name or self.url
         self._token: Callable[[], str | None] = token if callable(token) else _constant(token)
         self._ca, self._renew, self._headers = ca, renew, headers
+        self._is_serverless, self._serverless = parts.scheme == "runpod", serverless
         #: The endpoint's artifact folder, if it is on this machine.
         self.local_peer = LocalPeer(parts.hostname, self.artifact_folder)
         #: The endpoint's capabilities, once they were requested.
@@ -73,6 +82,11 @@ class EndpointClient:
     @property
     def channel(self) -> Channel:
         """Return the connections and the state that all clients of this endpoint share. Use on the loop thread's loop only."""
+        if self._is_serverless:
+            from yggdrasill.remote.serverless.options import ServerlessOptions
+            from yggdrasill.remote.serverless.relay import relay_of
+
+            return relay_of(self.url, self._ca, self._serverless or ServerlessOptions())
         return channel_of(self.url, self._ca)
 
     @property
@@ -147,9 +161,12 @@ class EndpointClient:
         answer = await self.health()
         self.channel.loads[token] = time.monotonic(), calls, answer
 
-    async def capabilities(self) -> dict[str, Any]:
-        """Return versions, torch build, devices, block types, limits and store id."""
-        return await self.get("/capabilities")
+    async def capabilities(self, *, fresh: bool = False) -> dict[str, Any]:
+        """Return versions, torch build, devices, block types, limits and store id.
+
+        Those of a serverless endpoint may be some time old, unless ``fresh``: a request wakes a worker.
+        """
+        return (await self.call("GET", "/capabilities", headers={"Cache-Control": "no-cache"} if fresh else {}))[1]
 
     async def nodes(self, classes: Sequence[str]) -> dict[str, Any]:
         """Return ``{"nodes": {class: entry of ComfyUI's /object_info}, "asks_again": [class], "loops": {class: role}, "unknown": [class]}``.
@@ -340,7 +357,14 @@ class EndpointClient:
         return (await self.call("GET", path, timeout=timeout))[1]
 
     async def call(
-        self, method: str, path: str, body: Mapping[str, Any] | None = None, *, timeout: float | None = 30.0, probe: bool = False
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = 30.0,
+        probe: bool = False,
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, dict[str, Any]]:
         """Send JSON. Return the status and the JSON response. ``probe``: also while the endpoint counts as down, and without waiting for
         other requests.
@@ -349,13 +373,13 @@ class EndpointClient:
             YggdrasillError: the error that the endpoint reported, or why it could not be reached.
         """
         data = None if body is None else self._encode(body)
-        headers = {} if data is None else {"Content-Type": "application/json"}
+        sent = {**(headers or {}), **({} if data is None else {"Content-Type": "application/json"})}
         if probe:
-            return await self._call(method, path, data, headers, timeout, probe)
+            return await self._call(method, path, data, sent, timeout, probe)
         channel = self.channel
         async with channel.in_flight:
             channel.budget.requested()
-            return await self._call(method, path, data, headers, timeout, probe)
+            return await self._call(method, path, data, sent, timeout, probe)
 
     def _encode(self, body: Mapping[str, Any]) -> bytes:
         data = json.dumps(body, separators=(",", ":"), allow_nan=False).encode("utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ __all__ = [
     "STATEFUL_IDLE_SECONDS",
     "DeploymentSpec",
     "WorkflowSpec",
+    "deploy_wire",
     "inline_refs",
     "state_without_checkpoint",
 ]
@@ -122,34 +123,49 @@ class DeploymentSpec:
                 )
             body = {"kind": self.kind, "config": self.config, "state": packed.wire if self.state else None, "idle_after": idle_after}
             supply = Supply(client, self.state, self.artifact_client, retry, TransferMeter())
-            while True:
-                if packed.artifacts:
-                    missing = await retry.persist(lambda: client.missing(packed.artifacts))
-                    if missing:
-                        await supply.send(missing)
-                try:
-                    answer = await retry.persist(lambda: client.deploy(graph_id, body, BUILD_SECONDS))
-                except UnknownArtifact:
-                    retry.check_deadline()
-                    continue
-                if "job_id" in answer:
-                    return (await self._built(client, answer, retry, supply, on_event)).get("created") is True
-                return answer.get("created") is True
+            return await deploy_wire(client, graph_id, body, packed.artifacts, supply, retry, on_event)
 
-    async def _built(
-        self, client: EndpointClient, row: dict[str, Any], retry: Retry, supply: Supply, on_event: OnEvent | None
-    ) -> Mapping[str, Any]:
-        """Return the result of the job that builds the deployment, or raise its error."""
-        if row.get("status") == WAITING_INPUTS:
-            row = await supply.send_to_job(row)
-        if row.get("status") not in FINAL or ("output" not in row and row.get("error") is None):
-            row = await follow_job(client, row, retry, supply, on_event or _ignore)
+
+async def deploy_wire(
+    client: EndpointClient,
+    graph_id: str,
+    body: Mapping[str, Any],
+    artifacts: Sequence[str],
+    supply: Supply,
+    retry: Retry,
+    on_event: OnEvent | None = None,
+) -> bool:
+    """Deploy ``{"kind", "config", "state", "idle_after"}`` under an id, with the ``artifacts`` of its state from ``supply``.
+
+    Return whether the endpoint created the deployment. Raise the error of the job that builds it.
+    """
+    while True:
+        if artifacts:
+            missing = await retry.persist(lambda: client.missing(list(artifacts)))
+            if missing:
+                await supply.send(missing)
         try:
-            return job_output(client, row)
-        except YggdrasillError as error:
-            # Only a call's job marks an error as one of the run.
-            error.details.pop("job", None)
-            raise
+            answer = await retry.persist(lambda: client.deploy(graph_id, body, BUILD_SECONDS))
+        except UnknownArtifact:
+            retry.check_deadline()
+            continue
+        if "job_id" in answer:
+            return (await _built(client, answer, retry, supply, on_event)).get("created") is True
+        return answer.get("created") is True
+
+
+async def _built(client: EndpointClient, row: dict[str, Any], retry: Retry, supply: Supply, on_event: OnEvent | None) -> Mapping[str, Any]:
+    """Return the result of the job that builds the deployment, or raise its error."""
+    if row.get("status") == WAITING_INPUTS:
+        row = await supply.send_to_job(row)
+    if row.get("status") not in FINAL or ("output" not in row and row.get("error") is None):
+        row = await follow_job(client, row, retry, supply, on_event or _ignore)
+    try:
+        return job_output(client, row)
+    except YggdrasillError as error:
+        # Only a call's job marks an error as one of the run.
+        error.details.pop("job", None)
+        raise
 
 
 def _ignore(event: StreamEvent) -> None:

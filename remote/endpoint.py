@@ -17,9 +17,11 @@ from urllib.parse import urlsplit
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig
 from yggdrasill.remote.client import EndpointClient, is_below
+from yggdrasill.remote.serverless.options import API_KEY_VARIABLE, ServerlessOptions
 
 __all__ = ["Endpoint", "Pairing", "client_of", "is_below", "pairing_line", "read_pairing", "token_from_environment"]
 
+_SERVERLESS = "runpod://"
 _MARK = "yggdrasill-pairing:"
 _COMMAND = "yggdrasill endpoints add"
 _OPEN_NAME = "NAME"
@@ -50,7 +52,8 @@ class Endpoint:
     """A named endpoint. ``token_env`` names the variable with the token; it has precedence over ``secret``, which comes from secrets.yaml.
 
     ``headers`` are sent with each request, for a gateway in front of the endpoint; a value is a text or ``{"env": VARIABLE}``. The token and
-    the values of headers appear in no repr or error, and the token in no config.
+    the values of headers appear in no repr or error, and the token in no config. ``serverless`` has the settings of a ``runpod://`` endpoint,
+    whose token is an API key, by default that in RUNPOD_API_KEY.
     """
 
     name: str
@@ -59,16 +62,26 @@ class Endpoint:
     ca: str | None = None
     secret: str | None = field(default=None, repr=False)
     headers: Mapping[str, str | Mapping[str, str]] = field(default_factory=dict, repr=False, hash=False)
+    serverless: ServerlessOptions = field(default_factory=ServerlessOptions)
+
+    @property
+    def is_serverless(self) -> bool:
+        """Return whether its workers take jobs from a queue of RunPod."""
+        return self.url.startswith(_SERVERLESS)
 
     @property
     def token(self) -> str | None:
         """Return the token (environment first), or None."""
-        return (os.environ.get(self.token_env) if self.token_env else None) or self.secret
+        variable = self.token_env or (API_KEY_VARIABLE if self.is_serverless and self.secret is None else None)
+        return (os.environ.get(variable) if variable else None) or self.secret
 
     def client(self, token: Callable[[], str | None] | None = None, renew: Callable[[], None] | None = None) -> EndpointClient:
         """Return a client for it, which sends ``token()`` if that is given. ``renew`` as for `EndpointClient`."""
-        source = self.secret if self.token_env is None else lambda: self.token
-        return EndpointClient(self.url, token=token or source, name=self.name, ca=self.ca, renew=renew, headers=self.sent_headers)
+        source = self.secret if self.token_env is None and not self.is_serverless else lambda: self.token
+        options = self.serverless if self.is_serverless else None
+        return EndpointClient(
+            self.url, token=token or source, name=self.name, ca=self.ca, renew=renew, headers=self.sent_headers, serverless=options
+        )
 
     def sent_headers(self) -> dict[str, str]:
         """Return the headers with the present values of their variables. Raise `InvalidConfig` if a variable is not set."""
@@ -87,7 +100,7 @@ class Endpoint:
 
     @classmethod
     def from_config(cls, name: str, config: Any, where: str, secret: str | None = None) -> Endpoint:
-        """Build from ``{url, token_env?, ca?, headers?}`` or a URL.
+        """Build from ``{url, token_env?, ca?, headers?}`` or a URL; a ``runpod://`` endpoint takes ``store`` and ``budget`` instead of headers.
 
         Raises:
             InvalidConfig: another shape, or a token in it.
@@ -102,18 +115,24 @@ class Endpoint:
             raise InvalidConfig(
                 f"{where}: endpoint {name!r} has a token in it; name a variable with token_env, or put it into secrets.yaml"
             )
-        unknown = sorted(set(map(str, config)) - {"url", "token_env", "ca", "headers"})
-        texts = {key: value for key, value in config.items() if value is not None and key != "headers"}
+        is_serverless = config["url"].startswith(_SERVERLESS)
+        more = ("store", "budget") if is_serverless else ("headers",)
+        unknown = sorted(set(map(str, config)) - {"url", "token_env", "ca", *more})
+        texts = {key: value for key, value in config.items() if value is not None and key not in more}
         if unknown or not all(isinstance(value, str) for value in texts.values()):
+            takes = "store as a text and budget" if is_serverless else "headers"
             raise InvalidConfig(
-                f"{where}: endpoint {name!r} has {unknown or list(texts)}; it takes url, token_env and ca as texts, and headers as a mapping"
+                f"{where}: endpoint {name!r} has {unknown or list(texts)}; it takes url, token_env and ca as texts, and {takes} as a mapping"
             )
+        if is_serverless:
+            options = ServerlessOptions.from_config(config.get("store"), config.get("budget"), f"{where}: endpoint {name!r}")
+            return cls(name, secret=secret, serverless=options, **texts)
         return cls(name, secret=secret, headers=_read_headers(config.get("headers"), f"{where}: endpoint {name!r}"), **texts)
 
     def to_config(self) -> dict[str, Any]:
         """Return the JSON form, without the token."""
         headers = {name: value if isinstance(value, str) else dict(value) for name, value in self.headers.items()}
-        facts = {"url": self.url, "token_env": self.token_env, "ca": self.ca, "headers": headers or None}
+        facts = {"url": self.url, "token_env": self.token_env, "ca": self.ca, "headers": headers or None, **self.serverless.to_config()}
         return {key: value for key, value in facts.items() if value is not None}
 
 
@@ -141,7 +160,12 @@ def client_of(where: str | Endpoint | EndpointClient, token: str | None = None) 
 
 
 def token_from_environment(url: str) -> str | None:
-    """Return ``YGGDRASILL_TOKEN`` for URLs below ``YGGDRASILL_URL``; if that is not set, for addresses of this machine; else None."""
+    """Return ``YGGDRASILL_TOKEN`` for URLs below ``YGGDRASILL_URL``; if that is not set, for addresses of this machine; else None.
+
+    For a ``runpod://`` URL it is ``RUNPOD_API_KEY``.
+    """
+    if url.startswith(_SERVERLESS):
+        return os.environ.get(API_KEY_VARIABLE) or None
     token, prefix = os.environ.get("YGGDRASILL_TOKEN"), os.environ.get("YGGDRASILL_URL")
     if not token:
         return None

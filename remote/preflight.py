@@ -87,7 +87,7 @@ async def check_at(prompt: Mapping[str, Any], client: EndpointClient, retry: Ret
         check_workflow(prompt, client.facts, client.name)
     except (InvalidConfig, UnknownBlockType, MissingFile):
         # The endpoint may have been updated since its capabilities were fetched.
-        client.facts = await retry.persist(client.capabilities)
+        client.facts = await retry.persist(lambda: client.capabilities(fresh=True))
         check_workflow(prompt, client.facts, client.name)
     local_comfy = _local_comfy
     if local_comfy is not None:

@@ -9,13 +9,15 @@ import json
 import sys
 from pathlib import Path
 
+from yggdrasill.server_ext.parent_watchdog import exit_with_parent
 from yggdrasill.server_ext.server import serve
 
 __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
-    """Serve with the settings in the first argument (JSON)."""
+    """Serve with the settings in the first argument (JSON), as long as the parent process that inherited a pipe to this one."""
+    exit_with_parent()
     serve(**json.loads(arguments[0]) if arguments else {}, ready=_announce)
 
 

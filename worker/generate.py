@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, InvalidStructure, UnknownGraph, UnknownName
+from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, InvalidStructure, UnknownGraph
 from yggdrasill.values.files import write_file
 from yggdrasill.worker.buckets import Bucket, GcsBucket, S3Bucket
 from yggdrasill.worker.comfy_process import ComfyService, RunningComfy
@@ -23,6 +23,7 @@ from yggdrasill.worker.outputs import OutputFile, ResultWriter, collect, json_by
 from yggdrasill.worker.progress import ProgressReport, Report
 from yggdrasill.worker.prompts import prompt_of
 from yggdrasill.worker.requests import Delivery, Generate
+from yggdrasill.worker.service_host import graph_config, graph_files
 from yggdrasill.worker.settings import Settings
 from yggdrasill.worker.versions import ReadyVersion, Versions
 from yggdrasill.worker.workspace import Workspace, plain_name
@@ -249,7 +250,7 @@ class Generator:
             token = await asyncio.to_thread(load_or_create_secret, self._comfy.data_dir / "token")
             client = EndpointClient(running.process.url, token=token, name="ComfyUI")
             began = time.monotonic()
-            config = await asyncio.to_thread(self._graph_config, graph_id)
+            config = await asyncio.to_thread(graph_config, self._settings.graphs_dir, graph_id)
             # this process computes nothing, so that its torch build need not be that of ComfyUI
             client.facts = await self._comfy.guard(running, loop_thread().run_async(client.capabilities()))
             while config is not None and "hash" not in await self._comfy.guard(
@@ -263,34 +264,13 @@ class Generator:
                 outputs = await self._comfy.guard(running, graph.run_async(inputs, seed=seed if isinstance(seed, int) else None))
             except UnknownGraph:
                 names = [entry["graph_id"] for entry in await loop_thread().run_async(client.graphs())]
-                listing = ", ".join(sorted({*names, *self._graph_files()})) or "none"
+                listing = ", ".join(sorted({*names, *graph_files(self._settings.graphs_dir)})) or "none"
                 raise UnknownGraph(f"Unknown graph {graph_id!r}. Available: {listing}.") from None
             timing.run = time.monotonic() - began
         folder = self._workspace.output / "graphs" / job.name
         written = await asyncio.to_thread(save_values, outputs, folder)
         files = [OutputFile(path, f"graphs/{job.name}/{path.name}", None) for paths in written.values() for path in paths]
         return await self._result(writer, files, [], request, timing, values=_plain(outputs))
-
-    def _graph_files(self) -> dict[str, Path]:
-        folder = self._settings.graphs_dir
-        return (
-            {file.stem: file for suffix in (".json", ".yaml", ".yml") for file in sorted(folder.glob(f"*{suffix}"))}
-            if folder.is_dir()
-            else {}
-        )
-
-    def _graph_config(self, graph_id: str) -> dict[str, Any] | None:
-        from yggdrasill.foundation.config import read_document
-        from yggdrasill.foundation.kinds import detect_kind
-
-        file = self._graph_files().get(graph_id)
-        if file is None:
-            return None
-        config = read_document(file)
-        kind = detect_kind(config)
-        if kind is None:
-            raise UnknownName(f"The file of graph {graph_id!r} describes no graph, pipeline, stage or world.", code="invalid_graph")
-        return {"kind": kind.name, "config": config}
 
 
 class _InputFiles:

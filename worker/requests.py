@@ -16,6 +16,7 @@ __all__ = [
     "Delivery",
     "Download",
     "DownloadFile",
+    "EndpointRequest",
     "Generate",
     "Health",
     "ImageInput",
@@ -203,6 +204,21 @@ class BulkDownload(Delivery):
     version: str | None = None
 
 
+class EndpointRequest(_Request):
+    """A request of the endpoint protocol; see `yggdrasill.remote.serverless.messages`. A newer version may have further fields."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    protocol: int
+    request: dict[str, Any] | None = None
+    deploy: dict[str, Any] | None = None
+    graph_id: str | None = None
+    call: dict[str, Any] | None = None
+    artifacts: dict[str, str] | None = None
+    stored: dict[str, int] | None = None
+    store: dict[str, str] | None = None
+
+
 class Health(_Request):
     """Return the state of the worker."""
 
@@ -223,6 +239,7 @@ REQUESTS: dict[str, type[_Request]] = {
     "download_file": DownloadFile,
     "bulk_download": BulkDownload,
     "health": Health,
+    "endpoint": EndpointRequest,
 }
 _GENERATE_FIELDS = frozenset({"prompt", "workflow", "workflow_url", "graph_id"})
 

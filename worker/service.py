@@ -17,6 +17,7 @@ from yggdrasill.protocol.states import COMPLETED, IN_PROGRESS
 from yggdrasill.worker import requests as typed
 from yggdrasill.worker.comfy_process import ComfyService
 from yggdrasill.worker.datasets import upload_training_data
+from yggdrasill.worker.endpoint_calls import EndpointCalls
 from yggdrasill.worker.failures import Scrubber
 from yggdrasill.worker.fetching import Fetcher
 from yggdrasill.worker.files import build_archive, files_below, list_files, read_piece
@@ -26,6 +27,7 @@ from yggdrasill.worker.models import install_lora, list_models, lora_facts
 from yggdrasill.worker.outputs import OutputFile, ResultWriter, json_bytes
 from yggdrasill.worker.processes import Process, ProcessStore
 from yggdrasill.worker.progress import Report
+from yggdrasill.worker.service_host import Hosts
 from yggdrasill.worker.settings import Settings
 from yggdrasill.worker.training import KIND, AiToolkit, Trainer, TrainingRunner
 from yggdrasill.worker.training_config import check_training_config, read_training_yaml, training_config
@@ -70,6 +72,8 @@ class WorkerService:
         self.comfy = ComfyService(settings, self.workspace, self.scrubber)
         self.fetcher = Fetcher(settings.fetch_limit, settings.private_urls)
         self.generator = Generator(settings, self.workspace, self.comfy, self.versions, self.fetcher, self.scrubber)
+        self.hosts = Hosts(settings, self.comfy, self.versions, self.scrubber)
+        self.endpoint_calls = EndpointCalls(settings, self.hosts, self.scrubber)
         owner = f"{settings.worker_id}-{uuid.uuid4().hex[:8]}"
         self.store = ProcessStore(self.workspace.logs / "processes", owner, lease_seconds=settings.lease_seconds)
         known: dict[str, Trainer] = {"ai-toolkit": AiToolkit(settings.training), **(trainers or {})}
@@ -96,6 +100,7 @@ class WorkerService:
             "download_file": self._download_file,
             "bulk_download": self._bulk_download,
             "health": self._health,
+            "endpoint": self.endpoint_calls.run,
         }
 
     @property
@@ -113,6 +118,7 @@ class WorkerService:
     async def close(self) -> None:
         """Stop the trainers and ComfyUI; another worker can continue the trainings at once."""
         await self.runner.close()
+        await self.hosts.close()
         await self.comfy.close()
 
     async def handle(self, job: Mapping[str, Any], report: Report | None = None) -> dict[str, Any]:

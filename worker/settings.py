@@ -12,6 +12,7 @@ from pathlib import Path
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.remote.public_hosts import allows_private
+from yggdrasill.remote.serverless.artifact_places import STORE_VARIABLE, check_place
 from yggdrasill.version_specs.places import VOLUMES, cache_root, comfy_home, on_this_machine, volume
 from yggdrasill.version_specs.store import version_folders
 
@@ -97,6 +98,9 @@ class Settings:
     preload: tuple[str, ...] = ()
     private_urls: bool = False
     fetch_limit: int = 2 << 30
+    host_python: Path | None = None
+    host_plugins: tuple[str, ...] = ()
+    artifact_store: str | None = None
     gcs: GcsSettings = GcsSettings()
     s3: S3Settings = S3Settings()
     training: TrainingSettings = TrainingSettings()
@@ -141,6 +145,9 @@ class Settings:
             preload=tuple(read.words("PRELOAD_MODELS")),
             private_urls=allows_private(environment),
             fetch_limit=read.number("FETCH_LIMIT", 2 << 30, least=1),
+            host_python=read.path("HOST_PYTHON"),
+            host_plugins=tuple(read.words("HOST_PLUGINS")),
+            artifact_store=_artifact_store(read),
             gcs=_gcs(read),
             s3=_s3(read),
             training=_training(read),
@@ -186,6 +193,14 @@ class _Reader:
         if value != int(value):
             raise InvalidArgument(f"The environment variable {name} must be a whole number of at least {least}.")
         return int(value)
+
+
+def _artifact_store(read: _Reader) -> str | None:
+    """Return the artifact store, a folder by its path on this machine."""
+    text = read.text(STORE_VARIABLE)
+    if text is None or "://" in text:
+        return None if text is None else check_place(text, STORE_VARIABLE)
+    return check_place(str(on_this_machine(text)), STORE_VARIABLE)
 
 
 def _gcs(read: _Reader) -> GcsSettings:

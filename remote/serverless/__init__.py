@@ -1,0 +1,2 @@
+"""Serverless endpoints: a RunPod endpoint, presented to this process as an endpoint of the protocol, and the messages and artifact stores that
+caller and worker share."""
