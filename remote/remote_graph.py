@@ -149,14 +149,14 @@ class RemotePart:
         return {"endpoint_url": self.route.clients[0].url, "graph_id": self.graph_id}
 
     def prepare(self) -> None:
-        """Fetch the contract, deploying the part if necessary. An unreachable endpoint is accepted if the part has a fallback.
+        """Fetch the contract, deploying the part if necessary. An endpoint that is unreachable or full is accepted if the part has a fallback.
 
         Raises:
-            UnknownGraph, UnknownBlockType, EndpointUnreachable, AccessDenied, ProtocolMismatch, BuildMismatch
+            UnknownGraph, UnknownBlockType, EndpointUnreachable, QueueFull, AccessDenied, ProtocolMismatch, BuildMismatch
         """
         try:
             _ = self.contract
-        except EndpointUnreachable as error:
+        except (EndpointUnreachable, QueueFull) as error:
             self._fallback_or_raise(error)
 
     # -- calling ------------------------------------------------------------------------------------------------
@@ -315,7 +315,7 @@ class RemoteGraph(RemotePart):
         if self._local is None or self.route.known_contract() is not None:
             try:
                 return self.contract.spec(side, include_dtype)
-            except EndpointUnreachable as error:
+            except (EndpointUnreachable, QueueFull) as error:
                 self._fallback_or_raise(error)
         local = self._local
         found: list[dict[str, Any]] = (local.get_input_spec if side == "inputs" else local.get_output_spec)(include_dtype)

@@ -44,7 +44,7 @@ class RemoteStage(RemoteGraph):
         if self._outline is None:
             try:
                 self._outline = _outline(self.stage_id, self.contract.stage, repr(self))
-            except EndpointUnreachable as error:
+            except (EndpointUnreachable, QueueFull) as error:
                 found: Stage = self._fallback_or_raise(error)
                 return found
         return self._outline

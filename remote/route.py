@@ -95,7 +95,7 @@ class Route:
         for number, client in enumerate(self.clients):
             try:
                 return await self._contract_at(client, spare=self._spare(number, self.clients))
-            except EndpointUnreachable:
+            except (EndpointUnreachable, QueueFull):
                 if number == len(self.clients) - 1:
                     raise
         raise EndpointUnreachable(f"graph {self.graph_id!r} has no endpoint")

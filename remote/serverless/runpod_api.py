@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -123,9 +124,11 @@ class RunPodApi:
         sent = {"Authorization": f"Bearer {key}", "Accept": "application/json", **(headers or {})}
         if body is not None:
             sent["Content-Type"] = "application/json"
+        # a large body is sent in chunks, so that the loop is not blocked
+        data = None if body is None else io.BytesIO(body)
         limits = aiohttp.ClientTimeout(total=None, sock_connect=2 * CONNECT_SECONDS, sock_read=timeout)
         with translated(url.partition("?")[0]):
-            async with self._session.request(method, url, headers=sent, data=body, timeout=limits, allow_redirects=False) as answer:
+            async with self._session.request(method, url, headers=sent, data=data, timeout=limits, allow_redirects=False) as answer:
                 text = await _read(answer)
                 status, retry_after = answer.status, answer.headers.get("Retry-After", "")
         try:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from samples.blocks import register_samples
+from yggdrasill.errors import Cancelled
 from yggdrasill.foundation import AbstractBaseBlock, BlockRegistry, Port, PortDirection, current_run
 
-__all__ = ["ENV_SECRET", "Gate", "Keeper", "Leak", "Outside", "Report", "Say", "Weighty"]
+__all__ = ["ENV_SECRET", "Gate", "Keeper", "Leak", "Outside", "Report", "Say", "Spread", "Total", "Watched", "Weighty"]
 
 ENV_SECRET = "YGGDRASILL_TEST_API_KEY"
 
@@ -119,6 +120,47 @@ class Report(AbstractBaseBlock):
         return {"y": text}
 
 
+class Watched(Gate):
+    """A gate that writes ``<path>.cancelled`` when its run is cancelled while it waits."""
+
+    block_type = "sample/watched"
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return super().forward(inputs)
+        except Cancelled:
+            Path(f"{inputs['path']}.cancelled").touch()
+            raise
+
+
+class Total(AbstractBaseBlock):
+    """``y`` is the sum of the tensor ``x``, in float64."""
+
+    block_type = "sample/total"
+    deterministic = True
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("x", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        return {"y": float(inputs["x"].double().sum())}
+
+
+class Spread(AbstractBaseBlock):
+    """``y`` is a uint8 tensor of ``count`` bytes that depend on ``x``."""
+
+    block_type = "sample/spread"
+    deterministic = True
+
+    def declare_ports(self) -> list[Port]:
+        return [Port("x", PortDirection.IN), Port("count", PortDirection.IN), Port("y", PortDirection.OUT)]
+
+    def forward(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        import torch
+
+        return {"y": torch.randint(0, 256, (inputs["count"],), generator=torch.Generator().manual_seed(inputs["x"]), dtype=torch.uint8)}
+
+
 def begin(path: str) -> None:
     """Append a line to ``<path>.runs``."""
     with Path(f"{path}.runs").open("a", encoding="utf-8") as file:
@@ -133,5 +175,5 @@ def wait_for(path: str) -> None:
 
 
 register_samples(BlockRegistry.global_registry())
-for _block in (Gate, Keeper, Outside, Weighty, Leak, Report, Say):
+for _block in (Gate, Keeper, Outside, Weighty, Leak, Report, Say, Watched, Total, Spread):
     BlockRegistry.global_registry().register(_block.block_type, _block)

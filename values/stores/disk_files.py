@@ -156,9 +156,9 @@ def _chunks_of(file: FileIO, path: Path, hash: str, start: int, stop: int, size:
 
 
 def read_file(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
-    """Return all bytes of the file, writable: a copy, or for a large file a copy-on-write map."""
-    if nbytes >= _MAP_FROM:
-        return _mapped(path, nbytes, hash)
+    """Return all bytes of the file, writable: a copy, or for a large file a copy-on-write map if torch is installed."""
+    if nbytes >= _MAP_FROM and (mapped := _mapped(path, nbytes, hash)) is not None:
+        return mapped
     memory = aligned_memory(nbytes)
     with _read_errors(path, hash), FileIO(path, "rb") as file:
         if file.readinto(memory) != nbytes:
@@ -166,10 +166,12 @@ def read_file(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
     return memory
 
 
-def _mapped(path: Path, nbytes: int, hash: str) -> memoryview:  # noqa: A002
-    """Return a copy-on-write map made by torch, because one made by Python keeps a file descriptor open while it lives."""
-    import torch
-
+def _mapped(path: Path, nbytes: int, hash: str) -> memoryview | None:  # noqa: A002
+    """Return a copy-on-write map made by torch, because one made by Python keeps a file descriptor open while it lives; None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
     try:
         return torch.from_file(str(path), shared=False, size=nbytes, dtype=torch.uint8).numpy().data
     except RuntimeError as error:
