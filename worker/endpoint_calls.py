@@ -99,8 +99,7 @@ class EndpointCalls:
             artifacts.store.put(data, hash=name, verify=False)
         for name in request.stored or ():
             if place is not None:
-                data = await place.read(name)
-                await asyncio.to_thread(lambda name=name, data=data: artifacts.store.put(data, hash=name, verify=False))
+                await asyncio.to_thread(artifacts.store.put, await place.read(name), hash=name, verify=False)
 
     # -- results ------------------------------------------------------------------------------------------------
 

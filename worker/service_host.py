@@ -169,7 +169,10 @@ class _HeadlessProcess:
         settings, pipe = self._settings, self._pipe or ()
         facts = {"port": 0, "data_dir": str(data_dir), "plugins": list(settings.host_plugins), "slots": settings.concurrency}
         python = settings.host_python or Path(sys.executable)
-        environment = {**clean_environment(keep=("HF_TOKEN",)), **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ}}
+        environment = {
+            **clean_environment(keep=("HF_TOKEN",)),
+            **{name: os.environ[name] for name in ("PYTHONPATH",) if name in os.environ},
+        }
         environment |= {PARENT_PIPE: str(pipe[0])} if pipe else {}
         try:
             data_dir.mkdir(parents=True, exist_ok=True)

@@ -60,7 +60,7 @@ class RelayArtifacts:
                 return
         if encoded_bytes(data.nbytes) > RUNSYNC_BYTES:
             raise self._too_large(data.nbytes)
-        await asyncio.to_thread(lambda: self._memory.put(data, hash=name, verify=False))
+        await asyncio.to_thread(self._memory.put, data, hash=name, verify=False)
 
     async def read(self, name: str) -> memoryview:
         """Return the bytes of an artifact. Raise `UnknownArtifact`, or as `ArtifactPlace.read`."""
@@ -130,7 +130,7 @@ class RelayArtifacts:
             CorruptData: bytes that do not match their hash. InvalidConfig: they are in a store that this process does not have.
         """
         for name, data in (await asyncio.to_thread(read_inline, envelope.get("artifacts"))).items():
-            await asyncio.to_thread(lambda name=name, data=data: self._memory.put(data, hash=name, verify=False))
+            await asyncio.to_thread(self._memory.put, data, hash=name, verify=False)
         stored = envelope.get("stored")
         if isinstance(stored, Mapping) and stored:
             place = await self.place()
