@@ -84,9 +84,9 @@ class EndpointClient:
         """Return the connections and the state that all clients of this endpoint share. Use on the loop thread's loop only."""
         if self._is_serverless:
             from yggdrasill.remote.serverless.options import ServerlessOptions
-            from yggdrasill.remote.serverless.relay import relay_of
+            from yggdrasill.remote.serverless.queue_channel import queue_channel_of
 
-            return relay_of(self.url, self._ca, self._serverless or ServerlessOptions())
+            return queue_channel_of(self.url, self._ca, self._serverless or ServerlessOptions())
         return channel_of(self.url, self._ca)
 
     @property

@@ -24,7 +24,7 @@ from yggdrasill.remote.downloads import Downloads
 from yggdrasill.remote.loop_thread import loop_thread
 from yggdrasill.remote.observers import TransferMeter
 from yggdrasill.remote.retry import Retry, RetryPolicy
-from yggdrasill.remote.serverless.artifact_places import ArtifactPlace, open_place, require_same_place
+from yggdrasill.remote.serverless.common_stores import CommonStore, open_store, require_common_store
 from yggdrasill.remote.serverless.messages import (
     ENVELOPE,
     check_protocol,
@@ -43,7 +43,7 @@ from yggdrasill.worker.failures import Scrubber, code_of
 from yggdrasill.worker.generate import JobContext
 from yggdrasill.worker.outputs import json_bytes
 from yggdrasill.worker.requests import EndpointRequest
-from yggdrasill.worker.service_host import Hosts, graph_config
+from yggdrasill.worker.service_host import Hosts, graph_config, graph_files
 from yggdrasill.worker.settings import Settings
 
 __all__ = ["EndpointCalls"]
@@ -68,13 +68,13 @@ class EndpointCalls:
         try:
             check_protocol(request.protocol, "caller")
             artifacts = ArtifactClient(MemoryStore())
-            place = await self._place(request)
-            await self._receive(request, artifacts, place)
+            store = await self._store(request)
+            await self._receive(request, artifacts, store)
             async with self._hosts.use() as host:
                 work = _Work(self._settings, host.client, request, artifacts, window)
                 facts, data = await host.guard(loop_thread().run_async(work.run()))
             found |= facts
-            return {ENVELOPE: await self._packed(found, data, window, job, request, place)}
+            return {ENVELOPE: await self._packed(found, data, window, job, request, store)}
         except YggdrasillError as error:
             return {ENVELOPE: {**found, "error": self._error(error), "events": window.kept()}}
         finally:
@@ -85,21 +85,21 @@ class EndpointCalls:
         details = {**error.details, "code": code_of(error)}
         return {"type": document["type"], "message": self._scrubber.text(error.message), "details": self._scrubber.value(details)}
 
-    async def _place(self, request: EndpointRequest) -> ArtifactPlace | None:
+    async def _store(self, request: EndpointRequest) -> CommonStore | None:
         """Return the artifact store of both sides, or None. Raise `InvalidConfig` if the caller needs another one."""
         setting = self._settings.artifact_store
-        place = None if setting is None else await asyncio.to_thread(open_place, setting)
+        store = None if setting is None else await asyncio.to_thread(open_store, setting)
         if request.stored:
-            return require_same_place(place, request.store)
-        return place if place is not None and place.mark == request.store else None
+            return require_common_store(store, request.store)
+        return store if store is not None and store.mark == request.store else None
 
-    async def _receive(self, request: EndpointRequest, artifacts: ArtifactClient, place: ArtifactPlace | None) -> None:
+    async def _receive(self, request: EndpointRequest, artifacts: ArtifactClient, store: CommonStore | None) -> None:
         """Take the artifacts of the request into memory. Raise `CorruptData`, `UnknownArtifact` or `StorageFailed`."""
         for name, data in (await asyncio.to_thread(read_inline, request.artifacts)).items():
             artifacts.store.put(data, hash=name, verify=False)
         for name in request.stored or ():
-            if place is not None:
-                await asyncio.to_thread(artifacts.store.put, await place.read(name), hash=name, verify=False)
+            if store is not None:
+                await asyncio.to_thread(artifacts.store.put, await store.read(name), hash=name, verify=False)
 
     # -- results ------------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class EndpointCalls:
         window: EventWindow,
         job: JobContext,
         request: EndpointRequest,
-        place: ArtifactPlace | None,
+        store: CommonStore | None,
     ) -> dict[str, Any]:
         """Return the result with its artifacts: the smallest ones in it, the others in the artifact store.
 
@@ -130,7 +130,7 @@ class EndpointCalls:
         room = job.limit - json_bytes(found) - _MARGIN - 100 * len(data)
         inline = smallest_first({name: view.nbytes for name, view in data.items()}, room)
         rest = [name for name in data if name not in set(inline)]
-        if room < 0 or (rest and place is None):
+        if room < 0 or (rest and store is None):
             size = job.limit - room + sum(encoded_bytes(view.nbytes) for view in data.values())
             why = (
                 "the artifact store of the worker is not the caller's"
@@ -144,11 +144,11 @@ class EndpointCalls:
                 limit=job.limit,
             )
         found["artifacts"] = {name: await asyncio.to_thread(_base64, data[name]) for name in inline}
-        if rest and place is not None:
-            lacking = await place.missing(rest)
+        if rest and store is not None:
+            lacking = await store.missing(rest)
             for name in lacking:
-                await place.put(name, data[name])
-            found |= {"stored": {name: data[name].nbytes for name in rest}, "store": place.mark}
+                await store.put(name, data[name])
+            found |= {"stored": {name: data[name].nbytes for name in rest}, "store": store.mark}
         return found
 
 
@@ -184,6 +184,11 @@ class _Work:
         if named is not None:
             await self._deploy_file(unquote(named[1]))
         answer = (await self._client.call(method, path, request.get("body"), timeout=None))[1]
+        if path == "/graphs":
+            deployed = {graph["graph_id"] for graph in answer["graphs"]}
+            files = await asyncio.to_thread(graph_files, self._settings.graphs_dir)
+            more = [{"graph_id": name, "kind": "graph", "hash": ""} for name in files if name not in deployed]
+            return {"graphs": [*answer["graphs"], *more]}
         return {name: value for name, value in answer.items() if path != "/capabilities" or name not in _HOST_FACTS}
 
     async def _deploy(self, graph_id: str, body: Mapping[str, Any]) -> None:

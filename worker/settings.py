@@ -12,7 +12,7 @@ from pathlib import Path
 
 from yggdrasill.errors import InvalidArgument, format_options
 from yggdrasill.remote.public_hosts import allows_private
-from yggdrasill.remote.serverless.artifact_places import STORE_VARIABLE, check_place
+from yggdrasill.remote.serverless.common_stores import STORE_VARIABLE, check_store
 from yggdrasill.version_specs.places import VOLUMES, cache_root, comfy_home, on_this_machine, volume
 from yggdrasill.version_specs.store import version_folders
 
@@ -199,8 +199,8 @@ def _artifact_store(read: _Reader) -> str | None:
     """Return the artifact store, a folder by its path on this machine."""
     text = read.text(STORE_VARIABLE)
     if text is None or "://" in text:
-        return None if text is None else check_place(text, STORE_VARIABLE)
-    return check_place(str(on_this_machine(text)), STORE_VARIABLE)
+        return None if text is None else check_store(text, STORE_VARIABLE)
+    return check_store(str(on_this_machine(text)), STORE_VARIABLE)
 
 
 def _gcs(read: _Reader) -> GcsSettings:

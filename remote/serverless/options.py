@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from yggdrasill.errors import InvalidConfig, format_options
-from yggdrasill.remote.serverless.artifact_places import check_place
+from yggdrasill.remote.serverless.common_stores import check_store
 
 __all__ = ["API_KEY_VARIABLE", "BASE_URL_VARIABLE", "Budget", "ServerlessOptions"]
 
@@ -53,7 +53,7 @@ class Budget:
 
 @dataclass(frozen=True)
 class ServerlessOptions:
-    """The artifact store (see `open_place`) and the budget of a serverless endpoint."""
+    """The artifact store (see `open_store`) and the budget of a serverless endpoint."""
 
     store: str | None = None
     budget: Budget = Budget()
@@ -63,7 +63,7 @@ class ServerlessOptions:
         """Build from the values of ``store`` and ``budget``. Raise `InvalidConfig` for other forms."""
         if store is not None and not isinstance(store, str):
             raise InvalidConfig(f"{where}: store must be a text, got {type(store).__name__}.")
-        checked = None if store is None else check_place(store, where)
+        checked = None if store is None else check_store(store, where)
         return cls(checked, Budget() if budget is None else Budget.from_config(budget, where))
 
     def to_config(self) -> dict[str, Any]:

@@ -229,8 +229,8 @@ def test_another_torch_build_is_named(forge: EndpointProcess) -> None:
     loop_thread().run(client.capabilities())
 
     class Elsewhere(EndpointClient):
-        async def capabilities(self) -> dict[str, Any]:
-            return {**await super().capabilities(), "torch": {"version": "1.0+other", "git": None}}
+        async def capabilities(self, *, fresh: bool = False) -> dict[str, Any]:
+            return {**await super().capabilities(fresh=fresh), "torch": {"version": "1.0+other", "git": None}}
 
     served = placed(noisy(), forge).contract.graph_id
     other = Elsewhere(forge.url, token=TOKEN, name="elsewhere")

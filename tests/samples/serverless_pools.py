@@ -101,10 +101,6 @@ class Pool:
     def close(self) -> None:
         """Stop all workers."""
         for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
             self.kill(process)
 
 

@@ -21,7 +21,7 @@ from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.stores.base import check_hash
 from yggdrasill.values.stores.shared import SharedFolderStore
 
-__all__ = ["STORE_VARIABLE", "ArtifactPlace", "check_place", "open_place", "require_same_place"]
+__all__ = ["STORE_VARIABLE", "CommonStore", "check_store", "open_store", "require_common_store"]
 
 STORE_VARIABLE = "YGGDRASILL_ARTIFACT_STORE"
 """The environment variable with the store of a worker."""
@@ -30,7 +30,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9._/=+-]{0,500}")
 _FORMS = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or the absolute path of a folder that both sides have"
 
 
-class ArtifactPlace(Protocol):
+class CommonStore(Protocol):
     """A shared artifact store. ``mark`` identifies it to the other side, without a path or a credential."""
 
     @property
@@ -51,7 +51,7 @@ class ArtifactPlace(Protocol):
         ...
 
 
-def check_place(text: str, where: str) -> str:
+def check_store(text: str, where: str) -> str:
     """Return the text of a setting that names a store. Raise `InvalidConfig` for another text; it is not repeated if it has credentials."""
     if "://" not in text:
         if Path(text).is_absolute():
@@ -72,38 +72,38 @@ def check_place(text: str, where: str) -> str:
 
 
 @lru_cache(maxsize=16)
-def open_place(text: str, where: str = STORE_VARIABLE) -> ArtifactPlace:
+def open_store(text: str, where: str = STORE_VARIABLE) -> CommonStore:
     """Return the store that a setting names.
 
     Raises:
-        InvalidConfig: see `check_place`. InvalidArgument: the package for object stores is not installed. StorageFailed
+        InvalidConfig: see `check_store`. InvalidArgument: the package for object stores is not installed. StorageFailed
     """
-    check_place(text, where)
+    check_store(text, where)
     if "://" not in text:
         return _Folder(Path(text))
     parts = urlsplit(text)
     return _Bucket(parts.scheme, parts.netloc, parts.path.strip("/"))
 
 
-def require_same_place(place: ArtifactPlace | None, mark: object) -> ArtifactPlace:
-    """Return the worker's store ``place`` after a comparison with the mark of the caller's.
+def require_common_store(store: CommonStore | None, mark: object) -> CommonStore:
+    """Return the worker's store ``store`` after a comparison with the mark of the caller's.
 
     Raises:
         InvalidConfig: the worker has none, or another one.
     """
-    if place is None:
+    if store is None:
         raise InvalidConfig(
             f"The caller has put artifacts into a store, and this worker has none. Set {STORE_VARIABLE} at the worker to the 'store' of the endpoint in "
             "the caller's endpoints.yaml.",
             code="no_artifact_store",
         )
-    if place.mark != mark:
+    if store.mark != mark:
         raise InvalidConfig(
-            f"The artifact store of this worker ({place.mark['kind']}) is not the caller's. Set {STORE_VARIABLE} at the worker and 'store' in the caller's "
+            f"The artifact store of this worker ({store.mark['kind']}) is not the caller's. Set {STORE_VARIABLE} at the worker and 'store' in the caller's "
             "endpoints.yaml to the same store.",
             code="other_artifact_store",
         )
-    return place
+    return store
 
 
 class _Folder:

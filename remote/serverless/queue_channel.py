@@ -1,4 +1,4 @@
-"""The relay: a serverless endpoint as the channel of an ordinary endpoint.
+"""The queue channel: a serverless endpoint as the channel of an ordinary endpoint.
 
 It answers the routes of the endpoint protocol in this process. A call becomes one job of the endpoint's queue, together with what it needs: the
 deployment and the artifacts. So every client of endpoints, with its retries, uploads, events and cancellation, works with serverless workers too.
@@ -12,7 +12,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from yggdrasill.errors import (
     AccessDenied,
@@ -31,45 +31,45 @@ from yggdrasill.protocol.states import IN_QUEUE, WAITING_INPUTS
 from yggdrasill.protocol.version import BASE_PATH, PROTOCOL
 from yggdrasill.remote.channel import Body, Channel, Response
 from yggdrasill.remote.loop_thread import loop_thread
-from yggdrasill.remote.serverless.jobs_of_queue import QueueJobs
 from yggdrasill.remote.serverless.local_response import LocalResponse
 from yggdrasill.remote.serverless.messages import is_readable, without_places
 from yggdrasill.remote.serverless.options import ServerlessOptions
-from yggdrasill.remote.serverless.relay_job import RelayJob
+from yggdrasill.remote.serverless.queue_job import QueueJob
+from yggdrasill.remote.serverless.queue_jobs import QueueJobs
 from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.wire import references
 
-__all__ = ["Relay", "relay_of"]
+__all__ = ["QueueChannel", "queue_channel_of"]
 
-_FACTS_SECONDS = 60.0
+_FACTS_SECONDS, _LEAST_FACTS_SECONDS = 3600.0, 60.0
+"""How long an answer of a worker about itself is used: a request wakes a worker, which costs money. Callers may request newer ones."""
 _MAX_DEPLOYMENTS = 512
 _MAX_JOBS = 2000
 _MAX_UPLOADS = 64
+_MAX_ANSWERS = 256
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
 
 Handler = Callable[..., Awaitable[LocalResponse]]
 
 
-class Relay(Channel):
+class QueueChannel(Channel):
     """The endpoint ``runpod://ID``. Like every channel it belongs to the loop thread's loop."""
 
     def __init__(self, url: str, ca: str | None, options: ServerlessOptions) -> None:
         super().__init__(url, ca)
         self.queue = QueueJobs(url, ca, options)
         self._deployments: OrderedDict[str, tuple[dict[str, Any], dict[str, Any]]] = OrderedDict()
-        self._jobs: OrderedDict[str, RelayJob] = OrderedDict()
+        self._jobs: OrderedDict[str, QueueJob] = OrderedDict()
         self._keys: dict[str, str] = {}
         self._cancelled_keys: OrderedDict[str, None] = OrderedDict()
         self._uploads: OrderedDict[str, bytearray] = OrderedDict()
-        self._facts: tuple[float, dict[str, Any]] | None = None
-        self._asking: asyncio.Task[dict[str, Any]] | None = None
-        self._contracts: dict[str, dict[str, Any]] = {}
+        #: Answers of workers to requests that only read, by path, with their times.
+        self._answers: OrderedDict[str, tuple[float, asyncio.Task[dict[str, Any]]]] = OrderedDict()
         self._routes: list[tuple[str, re.Pattern[str], Handler]] = [
             (method, re.compile(path), handler)
             for method, path, handler in (
                 ("GET", r"/health", self._health),
-                ("GET", r"/capabilities", self._capabilities),
                 ("PUT", r"/graphs/(?P<graph_id>[^/]+)", self._deploy),
                 ("DELETE", r"/graphs/(?P<graph_id>[^/]+)", self._remove),
                 ("GET", r"/graphs/(?P<graph_id>[^/]+)/contract", self._contract),
@@ -124,7 +124,9 @@ class Relay(Channel):
                 named = {name: unquote(value) for name, value in found.groupdict().items()}
                 return await handler(**named, headers=headers, data=data)
         if is_readable(method, path):
-            return LocalResponse(200, await self._ask(method, path, _json(data) if data else None))
+            is_fresh = headers.get("Cache-Control") == "no-cache"
+            answer = await (self._known(path, is_fresh=is_fresh) if method == "GET" else self._ask(method, path, _json(data)))
+            return LocalResponse(200, answer)
         raise UnknownName(
             f"A serverless endpoint has no route {method} {path.partition('?')[0]!r}: its workers have no lasting state. Use an endpoint that runs all the time."
         )
@@ -149,26 +151,32 @@ class Relay(Channel):
             },
         )
 
-    def _version(self) -> str | None:
-        return None if self._facts is None else self._facts[1].get("version")
+    def _version(self) -> Any:
+        known = self._answers.get("/capabilities")
+        return known[1].result().get("version") if known is not None and _has_result(known[1]) else None
 
-    async def _capabilities(self, headers: Mapping[str, str], data: bytes) -> LocalResponse:
-        """Answer from memory: a request wakes a worker, which costs money. ``Cache-Control: no-cache`` requests present ones."""
-        age = float("inf") if self._facts is None else asyncio.get_running_loop().time() - self._facts[0]
-        if self._facts is None or (headers.get("Cache-Control") == "no-cache" and age > _FACTS_SECONDS):
-            if self._asking is None or self._asking.done():
-                self._asking = asyncio.ensure_future(self._ask("GET", "/capabilities"))
-                self._asking.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            facts = await asyncio.shield(self._asking)
-            self._facts = asyncio.get_running_loop().time(), facts
-        return LocalResponse(200, self._facts[1])
+    async def _known(self, path: str, *, is_fresh: bool = False) -> dict[str, Any]:
+        """Return a worker's answer to a GET request, of the last hour, or with ``is_fresh`` of the last minute. Concurrent callers share one."""
+        now = asyncio.get_running_loop().time()
+        asked, task = self._answers.get(path, (float("-inf"), None))
+        is_old = now - asked > (_LEAST_FACTS_SECONDS if is_fresh else _FACTS_SECONDS)
+        if task is None or (task.done() and (is_old or not _has_result(task))):
+            task = asyncio.ensure_future(self._ask("GET", path))
+            task.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            self._answers[path] = now, task
+            while len(self._answers) > _MAX_ANSWERS:
+                self._answers.popitem(last=False)
+        # a worker that starts takes longer than some callers wait
+        return await asyncio.shield(task)
 
     async def _ask(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
         """Return a worker's answer to a request that only reads."""
         request = {"method": method, "path": path, **({} if body is None else {"body": body})}
-        job = RelayJob("", "request", path.partition("?")[0], {"request": request}, {})
+        job = QueueJob("", "request", path.partition("?")[0], {"request": request}, {})
         envelope = await self.queue.finish(job)
         answer = envelope.get("answer")
+        if isinstance(answer, str):
+            answer = json.loads(bytes(await self.queue.artifacts.read(answer)))
         return dict(answer) if isinstance(answer, Mapping) else {}
 
     # -- graphs -------------------------------------------------------------------------------------------------
@@ -185,7 +193,7 @@ class Relay(Channel):
         missing = await self.queue.artifacts.missing(sizes)
         if missing:
             raise UnknownArtifact(f"{len(missing)} artifacts of the state are missing.", missing=missing)
-        envelope = await self.queue.finish(RelayJob("", "deploy", graph_id, {"deploy": deploy}, sizes))
+        envelope = await self.queue.finish(QueueJob("", "deploy", graph_id, {"deploy": deploy}, sizes))
         contract = envelope.get("contract")
         if not isinstance(contract, Mapping):
             raise CorruptData(f"A worker of {self.url!r} returned no contract of {graph_id!r}. Install the same version on both sides.")
@@ -209,9 +217,7 @@ class Relay(Channel):
 
     async def _contract(self, graph_id: str, headers: Mapping[str, str], data: bytes) -> LocalResponse:
         known = self._deployments.get(graph_id)
-        contract = known[1] if known is not None else self._contracts.get(graph_id)
-        if contract is None:
-            contract = self._contracts[graph_id] = await self._ask("GET", f"/graphs/{graph_id}/contract")
+        contract = known[1] if known is not None else await self._known(_contract_path(graph_id))
         # a graph of the workers is the same for all callers, who then decide about its state
         return LocalResponse(200, {**contract, "conditional": False})
 
@@ -226,7 +232,7 @@ class Relay(Channel):
             self._deployments.move_to_end(graph_id)
             message["deploy"] = known[0]
             sizes = _sizes(known[0]["state"])
-        contract = known[1] if known is not None else self._contracts.get(graph_id, {})
+        contract = known[1] if known is not None else await self._known(_contract_path(graph_id))
         if contract.get("stateful") is True:
             raise InvalidConfig(
                 f"Graph {graph_id!r} keeps state between calls, and endpoint {self.url!r} is serverless. Serve it at an endpoint that runs all the time.",
@@ -248,7 +254,7 @@ class Relay(Channel):
         if job is None:
             call = {**body, "inputs": without_places(body.get("inputs")), "wait": 0.0}
             sizes = {**sizes, **_sizes(call["inputs"])}
-            job = RelayJob(key, kind, graph_id, {**message, "call": call}, sizes, body.get("timeout") or body.get("deadline"))
+            job = QueueJob(key, kind, graph_id, {**message, "call": call}, sizes, body.get("timeout") or body.get("deadline"))
             self._keep(job)
             if key in self._cancelled_keys:
                 self.queue.cancelled(job)
@@ -257,7 +263,7 @@ class Relay(Channel):
         await job.ended(float(body.get("wait") or 0.0))
         return LocalResponse(200 if job.is_final else 202, job.row())
 
-    async def _start(self, job: RelayJob) -> None:
+    async def _start(self, job: QueueJob) -> None:
         """Queue the job, unless artifacts of it are missing."""
         missing = await self.queue.artifacts.missing(job.sizes)
         if missing:
@@ -267,14 +273,14 @@ class Relay(Channel):
         job.set_status(IN_QUEUE)
         await self.queue.begin(job)
 
-    def _keep(self, job: RelayJob) -> None:
+    def _keep(self, job: QueueJob) -> None:
         self._jobs[job.job_id], self._keys[job.key] = job, job.job_id
         if len(self._jobs) > _MAX_JOBS:
             for old in [each for each in self._jobs.values() if each.is_final][: _MAX_JOBS // 2]:
                 del self._jobs[old.job_id]
                 self._keys.pop(old.key, None)
 
-    def _find(self, job_id: str) -> RelayJob:
+    def _find(self, job_id: str) -> QueueJob:
         job = self._jobs.get(job_id)
         if job is None:
             raise UnknownJob(f"Unknown job {job_id!r}.", name=job_id)
@@ -377,9 +383,17 @@ class Relay(Channel):
         return LocalResponse(206, view[first : last + 1])
 
 
-def relay_of(url: str, ca: str | None, options: ServerlessOptions) -> Relay:
-    """Return the relay of a serverless endpoint, shared in this process until its loop thread is closed."""
-    return loop_thread().shared(f"relay {ca} {url} {options}", lambda: Relay(url, ca, options))
+def queue_channel_of(url: str, ca: str | None, options: ServerlessOptions) -> QueueChannel:
+    """Return the queue channel of a serverless endpoint, shared in this process until its loop thread is closed."""
+    return loop_thread().shared(f"queue {ca} {url} {options}", lambda: QueueChannel(url, ca, options))
+
+
+def _contract_path(graph_id: str) -> str:
+    return f"/graphs/{quote(graph_id, safe='')}/contract"
+
+
+def _has_result(task: asyncio.Task[Any]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is None
 
 
 def _summary(contract: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The artifacts of a relay: in memory as long as they fit into messages, else in the artifact store that the workers reach too."""
+"""The artifacts of a queue channel: in memory as long as they fit into messages, else in the artifact store that the workers reach too."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from typing import Any
 
 from yggdrasill.errors import InvalidConfig, PayloadTooLarge
 from yggdrasill.protocol.version import PROTOCOL
-from yggdrasill.remote.serverless.artifact_places import ArtifactPlace, open_place
+from yggdrasill.remote.serverless.common_stores import CommonStore, open_store
 from yggdrasill.remote.serverless.messages import REQUEST, RUN_BYTES, RUNSYNC_BYTES, encoded_bytes, read_inline, smallest_first
 from yggdrasill.values.stores.base import unknown_artifact
 from yggdrasill.values.stores.memory import MemoryStore
 
-__all__ = ["RelayArtifacts"]
+__all__ = ["ChannelArtifacts"]
 
 _MEMORY_BYTES = 1 << 30
 _LOOK_FROM = 256 << 10
 """The store is searched for artifacts of at least this size; smaller ones are sent faster."""
 
 
-class RelayArtifacts:
-    """The artifacts of calls and results of the endpoint ``url``; ``store`` is its setting, see `open_place`."""
+class ChannelArtifacts:
+    """The artifacts of calls and results of the endpoint ``url``; ``store`` is its setting, see `open_store`."""
 
     def __init__(self, url: str, store: str | None) -> None:
         self._url, self._setting = url, store
@@ -30,19 +30,19 @@ class RelayArtifacts:
         #: Artifacts that were put into the store, or were found there.
         self._stored: dict[str, int] = {}
 
-    async def place(self) -> ArtifactPlace | None:
-        """Return the artifact store, or None. Raise as `open_place`."""
+    async def store(self) -> CommonStore | None:
+        """Return the artifact store, or None. Raise as `open_store`."""
         if self._setting is None:
             return None
-        return await asyncio.to_thread(open_place, self._setting, f"endpoint {self._url!r}")
+        return await asyncio.to_thread(open_store, self._setting, f"endpoint {self._url!r}")
 
     async def missing(self, sizes: Mapping[str, int]) -> list[str]:
         """Return those of the artifacts that are neither in memory nor in the store."""
         absent = [name for name in sizes if name not in self._stored and not self._memory.has(name)]
         large = [name for name in absent if sizes[name] >= _LOOK_FROM]
-        place = await self.place() if large else None
-        if place is not None:
-            lacking = set(await place.missing(large))
+        store = await self.store() if large else None
+        if store is not None:
+            lacking = set(await store.missing(large))
             self._stored.update({name: sizes[name] for name in large if name not in lacking})
         return [name for name in absent if name not in self._stored]
 
@@ -53,9 +53,9 @@ class RelayArtifacts:
             PayloadTooLarge: no message can have them, and there is no store.
         """
         if encoded_bytes(data.nbytes) > RUN_BYTES:
-            place = await self.place()
-            if place is not None:
-                await place.put(name, data)
+            store = await self.store()
+            if store is not None:
+                await store.put(name, data)
                 self._stored[name] = data.nbytes
                 return
         if encoded_bytes(data.nbytes) > RUNSYNC_BYTES:
@@ -63,13 +63,13 @@ class RelayArtifacts:
         await asyncio.to_thread(self._memory.put, data, hash=name, verify=False)
 
     async def read(self, name: str) -> memoryview:
-        """Return the bytes of an artifact. Raise `UnknownArtifact`, or as `ArtifactPlace.read`."""
+        """Return the bytes of an artifact. Raise `UnknownArtifact`, or as `CommonStore.read`."""
         if self._memory.has(name):
             return self._memory.read(name)
-        place = await self.place()
-        if place is None:
+        store = await self.store()
+        if store is None:
             raise unknown_artifact(name)
-        return await place.read(name)
+        return await store.read(name)
 
     def keep(self, owner: str, names: Collection[str]) -> None:
         """Keep artifacts in memory until `release`."""
@@ -94,20 +94,20 @@ class RelayArtifacts:
         Raises:
             PayloadTooLarge: they do not fit, and there is no store.
         """
-        place = await self.place()
+        store = await self.store()
         whole: dict[str, Any] = {"type": REQUEST, "protocol": PROTOCOL, **message}
-        if place is not None:
-            whole["store"] = place.mark
+        if store is not None:
+            whole["store"] = store.mark
         stored = {name: self._stored[name] for name in sizes if name in self._stored and not self._memory.has(name)}
         in_memory = {name: sizes[name] for name in sizes if name not in stored}
         base = len(_json(whole, policy)) + (100 * len(sizes)) + 100
         limit = RUN_BYTES
         inline = smallest_first(in_memory, limit - base)
         rest = [name for name in in_memory if name not in set(inline)]
-        if place is not None:
+        if store is not None:
             for name in rest:
                 if name not in self._stored:
-                    await place.put(name, self._memory.read(name))
+                    await store.put(name, self._memory.read(name))
                 stored[name] = self._stored[name] = in_memory[name]
         elif rest or base > limit:
             limit = RUNSYNC_BYTES
@@ -119,7 +119,7 @@ class RelayArtifacts:
         if stored:
             whole["stored"] = stored
         body = await asyncio.to_thread(_json, whole, policy)
-        if len(body) > (RUNSYNC_BYTES if place is not None or limit == RUNSYNC_BYTES else RUN_BYTES):
+        if len(body) > (RUNSYNC_BYTES if store is not None or limit == RUNSYNC_BYTES else RUN_BYTES):
             raise self._too_large(len(body))
         return body, len(body) > RUN_BYTES
 
@@ -133,8 +133,8 @@ class RelayArtifacts:
             await asyncio.to_thread(self._memory.put, data, hash=name, verify=False)
         stored = envelope.get("stored")
         if isinstance(stored, Mapping) and stored:
-            place = await self.place()
-            if place is None or place.mark != envelope.get("store"):
+            store = await self.store()
+            if store is None or store.mark != envelope.get("store"):
                 raise InvalidConfig(
                     f"A worker of {self._url!r} put its result into an artifact store that this process does not have. Set 'store' of the endpoint in "
                     "endpoints.yaml to the store of the worker."

@@ -1,4 +1,4 @@
-"""A job of a relay: its row, its events, and the facts of the queue's job that runs it."""
+"""A job of a queue channel: its row, its events, and the facts of the queue's job that runs it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.protocol.states import FINAL, IN_QUEUE
 
-__all__ = ["RelayJob"]
+__all__ = ["QueueJob"]
 
 _MAX_EVENTS = 2000
 _PAUSE_SECONDS = 5.0
 
 
-class RelayJob:
+class QueueJob:
     """A job with the request that is sent for it. ``message`` is the input of the queue's job without artifacts, ``sizes`` has the artifacts by hash.
 
     ``kind`` and ``graph_id`` are those of the row. ``seconds`` bounds its run, if the caller wants less than the budget.

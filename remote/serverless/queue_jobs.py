@@ -1,10 +1,11 @@
-"""The jobs that a relay has in the queue of a serverless endpoint: their submission, their progress, their end, and what they may cost."""
+"""The jobs that a queue channel has in the queue of a serverless endpoint: their submission, their progress, their end, and what they may cost."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -23,14 +24,15 @@ from yggdrasill.errors import (
     error_from_dict,
 )
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, IN_PROGRESS, IN_QUEUE, TIMED_OUT, WAITING_INPUTS
+from yggdrasill.remote.serverless.channel_artifacts import ChannelArtifacts
 from yggdrasill.remote.serverless.messages import ENVELOPE, EVENTS, check_protocol
 from yggdrasill.remote.serverless.options import ServerlessOptions
-from yggdrasill.remote.serverless.relay_artifacts import RelayArtifacts
-from yggdrasill.remote.serverless.relay_job import RelayJob
+from yggdrasill.remote.serverless.queue_job import QueueJob
 from yggdrasill.remote.serverless.runpod_api import RunPodApi, error_text
 
 __all__ = ["QueueJobs"]
 
+_LOG = logging.getLogger("yggdrasill.remote")
 _FIRST_POLL, _MOST_POLL, _POLL_GROWTH = 0.05, 1.0, 1.3
 _HEALTH_AFTER, _HEALTH_EVERY = 1.0, 5.0
 _LOST_SECONDS = 300.0
@@ -49,7 +51,7 @@ class QueueJobs:
     def __init__(self, url: str, ca: str | None, options: ServerlessOptions) -> None:
         self.url, self.options = url, options
         self.api = RunPodApi(url, ca)
-        self.artifacts = RelayArtifacts(url, options.store)
+        self.artifacts = ChannelArtifacts(url, options.store)
         self.key: str | None = None
         #: Seconds that workers have worked for this process.
         self.spent_seconds = 0.0
@@ -61,7 +63,7 @@ class QueueJobs:
         found = await self.api.health(self.key)
         return {side: _counts(found.get(side), names) for side, names in (("jobs", _JOB_COUNTS), ("workers", _WORKER_COUNTS))}
 
-    async def begin(self, job: RelayJob) -> None:
+    async def begin(self, job: QueueJob) -> None:
         """Queue a job whose artifacts are present. A cancellation of the caller does not end the submission, whose id would be lost.
 
         Raises:
@@ -72,7 +74,7 @@ class QueueJobs:
             job.submission.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         await asyncio.shield(job.submission)
 
-    async def finish(self, job: RelayJob) -> Mapping[str, Any]:
+    async def finish(self, job: QueueJob) -> Mapping[str, Any]:
         """Queue a job, wait for its end, and return the worker's result. Cancelling the coroutine cancels the job.
 
         Raises:
@@ -93,7 +95,7 @@ class QueueJobs:
             raise error_from_dict(job.error)
         return job.envelope
 
-    async def cancel(self, job: RelayJob) -> None:
+    async def cancel(self, job: QueueJob) -> None:
         """Cancel a job, also one that is being submitted. Raise as a request of the API; the job is then not cancelled."""
         if job.is_final:
             return
@@ -105,11 +107,11 @@ class QueueJobs:
                 await self.api.cancel(self.key, job.run_id)
         self.cancelled(job)
 
-    def cancelled(self, job: RelayJob) -> None:
+    def cancelled(self, job: QueueJob) -> None:
         """End a job as cancelled."""
         self._end(job, CANCELLED, error=Cancelled("Cancelled by request."))
 
-    async def abandon(self, jobs: Iterable[RelayJob]) -> None:
+    async def abandon(self, jobs: Iterable[QueueJob]) -> None:
         """Cancel jobs when this process ends, as far as the API answers in time."""
         wanted = [self.api.cancel(self.key, job.run_id) for job in jobs if job.run_id is not None]
         if wanted:
@@ -118,7 +120,7 @@ class QueueJobs:
 
     # -- submission ---------------------------------------------------------------------------------------------
 
-    async def _submit(self, job: RelayJob) -> None:
+    async def _submit(self, job: QueueJob) -> None:
         if job.is_cancelled or job.is_final:
             self.cancelled(job)
             return
@@ -151,11 +153,11 @@ class QueueJobs:
             return
         job.task = asyncio.ensure_future(self._follow(job, answer))
 
-    def _seconds(self, job: RelayJob) -> float:
+    def _seconds(self, job: QueueJob) -> float:
         """Return how long a job may run."""
         return max(_LEAST_TIMEOUT, min(self.options.budget.max_seconds, job.seconds or float("inf")))
 
-    def _check_budget(self, job: RelayJob) -> None:
+    def _check_budget(self, job: QueueJob) -> None:
         budget = self.options.budget
         if job.attempts >= budget.max_attempts:
             spent = f"the call was queued {job.attempts} times (budget.max_attempts)"
@@ -171,7 +173,7 @@ class QueueJobs:
 
     # -- progress -----------------------------------------------------------------------------------------------
 
-    async def _follow(self, job: RelayJob, answer: Mapping[str, Any]) -> None:
+    async def _follow(self, job: QueueJob, answer: Mapping[str, Any]) -> None:
         """Poll a queued job to its end. Whatever happens, the job ends."""
         try:
             await self._poll(job, answer)
@@ -184,7 +186,7 @@ class QueueJobs:
                 job, FAILED, error=EndpointFailed(f"The answer of {self.url!r} cannot be read ({type(error).__name__}).", endpoint=self.url)
             )
 
-    async def _poll(self, job: RelayJob, answer: Mapping[str, Any]) -> None:
+    async def _poll(self, job: QueueJob, answer: Mapping[str, Any]) -> None:
         began = time.monotonic()
         working_since: float | None = None
         asked, pause, run_id = began + _HEALTH_AFTER - _HEALTH_EVERY, _FIRST_POLL, str(job.run_id)
@@ -220,7 +222,7 @@ class QueueJobs:
             pause = min(pause * _POLL_GROWTH, _MOST_POLL)
             answer = await self._status(job, run_id)
 
-    async def _status(self, job: RelayJob, run_id: str) -> Mapping[str, Any]:
+    async def _status(self, job: QueueJob, run_id: str) -> Mapping[str, Any]:
         """Return the state of a job, however often the API does not answer in between."""
         lost_since, pause = time.monotonic(), _MOST_POLL
         while True:
@@ -235,7 +237,7 @@ class QueueJobs:
                 await asyncio.sleep(max(pause, float(error.details.get("retry_after", 0.0))))
                 pause = min(2 * pause, 10.0)
 
-    async def _show_start(self, job: RelayJob, seconds: float) -> None:
+    async def _show_start(self, job: QueueJob, seconds: float) -> None:
         """Report that a job waits for a worker, and what the workers do."""
         with contextlib.suppress(YggdrasillError):
             found = await self.health()
@@ -248,17 +250,18 @@ class QueueJobs:
                 if ready == 0
                 else f"waiting for a worker: {workers['running']} running, {workers['idle']} idle, {queued} jobs queued"
             )
+            _LOG.info("serverless endpoint %s: %s (%.0f s)", self.url, text, seconds)
             job.set_status(IN_QUEUE, **facts)
             job.add_event("progress", {"place": "", "done": 0, "total": 0, "text": f"{text} ({seconds:.0f} s)"})
 
-    async def _give_up(self, job: RelayJob, run_id: str, why: str) -> None:
+    async def _give_up(self, job: QueueJob, run_id: str, why: str) -> None:
         with contextlib.suppress(UnknownJob):
             await self.api.cancel(self.key, run_id)
         self._end(job, TIMED_OUT, error=TimedOut(f"The call at serverless endpoint {self.url!r} was cancelled: {why}."))
 
     # -- the end ------------------------------------------------------------------------------------------------
 
-    async def _finished(self, job: RelayJob, status: str, answer: Mapping[str, Any]) -> None:
+    async def _finished(self, job: QueueJob, status: str, answer: Mapping[str, Any]) -> None:
         """End the job by the answer about the queue's finished job, or queue it again if its worker was lost."""
         seconds, delay = _milliseconds(answer, "executionTime"), _milliseconds(answer, "delayTime")
         self.spent_seconds += seconds
@@ -290,7 +293,7 @@ class QueueJobs:
             endpoint=self.url,
         )
 
-    async def _received(self, job: RelayJob, envelope: Mapping[str, Any]) -> None:
+    async def _received(self, job: QueueJob, envelope: Mapping[str, Any]) -> None:
         check_protocol(envelope.get("protocol"), "worker")
         self._is_proven = True
         await self.artifacts.receive(envelope)
@@ -326,7 +329,7 @@ class QueueJobs:
             return json.loads(bytes(await self.artifacts.read(events)))
         return events
 
-    async def _failed(self, job: RelayJob, error: Mapping[str, Any]) -> None:
+    async def _failed(self, job: QueueJob, error: Mapping[str, Any]) -> None:
         """Handle an error of the worker itself: send lost artifacts again, queue the job again if its host ended, or end it."""
         details = error.get("details")
         facts = details if isinstance(details, Mapping) else {}
@@ -344,7 +347,7 @@ class QueueJobs:
         else:
             self._end(job, FAILED, error=error)
 
-    async def _again(self, job: RelayJob, why: str) -> None:
+    async def _again(self, job: QueueJob, why: str) -> None:
         """Queue a job again after its worker was lost, as far as the budget allows."""
         job.run_id = None
         try:
@@ -362,7 +365,7 @@ class QueueJobs:
                 ),
             )
 
-    def _end(self, job: RelayJob, status: str, *, output: Any = None, error: YggdrasillError | Mapping[str, Any] | None = None) -> None:
+    def _end(self, job: QueueJob, status: str, *, output: Any = None, error: YggdrasillError | Mapping[str, Any] | None = None) -> None:
         job.end(status, output=output, error=error)
         self.artifacts.release(job.job_id)
 
