@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from yggdrasill.remote.serverless.messages import EVENTS
+from yggdrasill.remote.serverless.messages import EVENTS, passing_place
 from yggdrasill.worker.progress import Report
 
 __all__ = ["EventWindow"]
@@ -41,22 +41,28 @@ class EventWindow:
         """Add an event."""
         with self._lock:
             self._seq += 1
-            size, mark = len(json.dumps(data)), _place_of(kind, data)
+            size, mark = len(json.dumps(data)), passing_place(kind, data)
             if mark is not None:
-                self._recent = [each for each in self._recent if _place_of(each[2], each[3]) != mark]
+                self._recent = [each for each in self._recent if passing_place(each[2], each[3]) != mark]
             elif self._kept_bytes + size <= _KEPT_BYTES:
                 self._kept_bytes += size
                 self._kept.append([self._seq, kind, data])
             self._recent.append((time.monotonic(), self._seq, kind, data, size))
             self._plan()
 
-    def kept(self) -> list[list[Any]]:
-        """Return the events for the result, and send no more messages."""
+    def kept(self, most_bytes: int = _KEPT_BYTES) -> list[list[Any]]:
+        """Return the newest events for the result, about ``most_bytes`` of JSON, and send no more messages."""
         with self._lock:
             self._closed = True
             if self._timer is not None:
                 self._timer.cancel()
-            return list(self._kept)
+            chosen = []
+            for event in reversed(self._kept):
+                most_bytes -= len(json.dumps(event))
+                if most_bytes < 0:
+                    break
+                chosen.append(event)
+            return chosen[::-1]
 
     def _plan(self) -> None:
         if self._timer is None and not self._closed:
@@ -79,11 +85,3 @@ class EventWindow:
                 chosen.append([seq, kind, data])
             message = {"type": EVENTS, "seq": self._seq, "events": chosen[::-1]}
         self._report(message)
-
-
-def _place_of(kind: str, data: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Return what a passing event is about: of several, only the newest matters. None for an event that must not be lost."""
-    if kind == "progress":
-        return kind, str(data.get("place"))
-    what = str(data.get("what")) if kind == "comfy" else ""
-    return (what, str(data.get("node"))) if what in ("preview", "progress") else None

@@ -113,7 +113,10 @@ class _HeadlessProcess:
     async def ready(self) -> _Running:
         """Return the running endpoint, started if necessary. Raise `EndpointFailed` (code ``host_start_failed``)."""
         async with self._starting:
-            if self._running is None or self._running.ended.done():
+            if self._running is not None and self._running.ended.done():
+                await asyncio.to_thread(_stop, self._running.process)
+                self._running = None
+            if self._running is None:
                 self._running = await self._start()
             return self._running
 

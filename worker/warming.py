@@ -38,10 +38,16 @@ _LOADERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 
 
 async def warm(service: WorkerService) -> None:
-    """Make a worker ready. What fails is logged and fails the jobs that need it; other requests are answered all the same."""
+    """Make a worker ready: its ComfyUI, or the headless endpoint with the plugins of the settings.
+
+    What fails is logged and fails the jobs that need it; other requests are answered all the same.
+    """
     settings = service.settings
     began = time.monotonic()
     try:
+        if service.hosts.is_headless and settings.host_plugins:
+            async with service.hosts.use():
+                return
         spec = None if settings.version_id is None else await asyncio.to_thread(service.versions.load, settings.version_id)
         ready = await service.versions.prepare(spec, None, _log_fetch)
         service.load_seconds = time.monotonic() - began

@@ -33,6 +33,7 @@ __all__ = [
     "check_protocol",
     "encoded_bytes",
     "is_readable",
+    "passing_place",
     "read_inline",
     "smallest_first",
     "without_places",
@@ -85,6 +86,14 @@ def smallest_first(sizes: Mapping[str, int], room: int) -> list[str]:
             break
         chosen.append(name)
     return chosen
+
+
+def passing_place(kind: str, data: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return what an event is about if of several such events only the newest matters: progress and previews. None for one that must not be lost."""
+    if kind == "progress":
+        return kind, str(data.get("place"))
+    what = str(data.get("what")) if kind == "comfy" else ""
+    return (what, str(data.get("node"))) if what in ("preview", "progress") else None
 
 
 def read_inline(given: object) -> dict[str, bytes]:

@@ -36,6 +36,7 @@ from yggdrasill.remote.serverless.messages import is_readable, without_places
 from yggdrasill.remote.serverless.options import ServerlessOptions
 from yggdrasill.remote.serverless.queue_job import QueueJob
 from yggdrasill.remote.serverless.queue_jobs import QueueJobs
+from yggdrasill.remote.serverless.runpod_api import missing_key
 from yggdrasill.values.payload import blake3_hex
 from yggdrasill.values.wire import references
 
@@ -44,7 +45,8 @@ __all__ = ["QueueChannel", "queue_channel_of"]
 _FACTS_SECONDS, _LEAST_FACTS_SECONDS = 3600.0, 60.0
 """How long an answer of a worker about itself is used: a request wakes a worker, which costs money. Callers may request newer ones."""
 _MAX_DEPLOYMENTS = 512
-_MAX_JOBS = 2000
+_MAX_JOBS, _WHOLE_JOBS = 2000, 32
+"""Jobs that are known, and of those that have ended, whose events are."""
 _MAX_UPLOADS = 64
 _MAX_ANSWERS = 256
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
@@ -102,8 +104,10 @@ class QueueChannel(Channel):
         Raises:
             YggdrasillError: the request is refused. A refused API key is a response with status 401, so that the client reads the key again.
         """
-        authorization = headers.get("Authorization", "")
-        self.queue.key = authorization.removeprefix("Bearer ") or None
+        key = headers.get("Authorization", "").removeprefix("Bearer ")
+        if not key:
+            raise missing_key(self.url)
+        self.queue.key = key
         path = url.removeprefix(self.url).removeprefix(BASE_PATH)
         data = await _read(body)
         try:
@@ -275,6 +279,9 @@ class QueueChannel(Channel):
 
     def _keep(self, job: QueueJob) -> None:
         self._jobs[job.job_id], self._keys[job.key] = job, job.job_id
+        for old in list(self._jobs.values())[-2 * _WHOLE_JOBS : -_WHOLE_JOBS]:
+            if old.is_final:
+                old.forget()
         if len(self._jobs) > _MAX_JOBS:
             for old in [each for each in self._jobs.values() if each.is_final][: _MAX_JOBS // 2]:
                 del self._jobs[old.job_id]

@@ -11,6 +11,7 @@ from typing import Any
 
 from yggdrasill.errors import YggdrasillError
 from yggdrasill.protocol.states import FINAL, IN_QUEUE
+from yggdrasill.remote.serverless.messages import passing_place
 
 __all__ = ["QueueJob"]
 
@@ -101,8 +102,11 @@ class QueueJob:
         self.set_status(status, final=True)
 
     def add_event(self, kind: str, data: Mapping[str, Any]) -> None:
-        """Add an event; of very many the oldest are forgotten."""
+        """Add an event; of very many the oldest are forgotten, and of progress and previews all but the newest."""
         self._seq += 1
+        place = passing_place(kind, data)
+        if place is not None:
+            self._events = [event for event in self._events if passing_place(event[1], event[2]) != place]
         self._events.append((self._seq, kind, data))
         if len(self._events) > 2 * _MAX_EVENTS:
             del self._events[:_MAX_EVENTS]
@@ -121,6 +125,10 @@ class QueueJob:
             ):
                 self._seen = event[0]
                 self.add_event(str(event[1]), event[2])
+
+    def forget(self) -> None:
+        """Forget what is large of a job that has ended and was read."""
+        self.message, self.envelope, self._events = {}, {}, self._events[-1:]
 
     def begin_attempt(self) -> None:
         """Prepare for the events of another worker."""

@@ -125,7 +125,11 @@ class QueueJobs:
             self.cancelled(job)
             return
         budget = self.options.budget
-        self._check_budget(job)
+        try:
+            self._check_budget(job)
+        except BudgetSpent as error:
+            self._end(job, FAILED, error=error)
+            raise
         self.artifacts.keep(job.job_id, job.sizes)
         seconds = self._seconds(job)
         ttl = min(max(budget.max_queue_seconds + seconds, _LEAST_TTL), _MOST_TTL)
@@ -298,7 +302,7 @@ class QueueJobs:
         self._is_proven = True
         await self.artifacts.receive(envelope)
         job.receive(await self._events_of(envelope))
-        job.envelope = envelope
+        job.envelope = {name: value for name, value in envelope.items() if name not in ("artifacts", "events")}
         row, error = envelope.get("row"), envelope.get("error")
         if isinstance(error, Mapping):
             await self._failed(job, error)
@@ -351,6 +355,7 @@ class QueueJobs:
         """Queue a job again after its worker was lost, as far as the budget allows."""
         job.run_id = None
         try:
+            self._check_budget(job)
             job.set_status(IN_QUEUE, reason=why)
             await self._submit(job)
         except YggdrasillError as error:

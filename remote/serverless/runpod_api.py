@@ -26,7 +26,7 @@ from yggdrasill.errors import (
 from yggdrasill.remote.channel import CONNECT_SECONDS, MAX_RETRY_AFTER, open_session, translated
 from yggdrasill.remote.serverless.options import API_KEY_VARIABLE, BASE_URL_VARIABLE
 
-__all__ = ["DEFAULT_BASE_URL", "RunPodApi", "endpoint_id_of", "error_text"]
+__all__ = ["DEFAULT_BASE_URL", "RunPodApi", "endpoint_id_of", "error_text", "missing_key"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -65,6 +65,14 @@ def error_text(error: object) -> str:
         error = error.get("error_message") or error.get("message") or error.get("error") or "no message"
     text = _PATH.sub("[path]", " ".join(str(error).split()))
     return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]} ..."
+
+
+def missing_key(url: str) -> InvalidConfig:
+    """Return the error for an endpoint without an API key."""
+    return InvalidConfig(
+        f"Endpoint {url!r} needs an API key of RunPod. Set the environment variable {API_KEY_VARIABLE}, or the one that 'token_env' of the endpoint "
+        "names, in the environment of this process."
+    )
 
 
 class RunPodApi:
@@ -114,10 +122,7 @@ class RunPodApi:
         import aiohttp
 
         if not key:
-            raise InvalidConfig(
-                f"Endpoint {self.url!r} needs an API key of RunPod. Set the environment variable {API_KEY_VARIABLE}, or the one that 'token_env' of the "
-                "endpoint names, in the environment of this process."
-            )
+            raise missing_key(self.url)
         if self._session is None:
             self._session = open_session(self._ca)
         url = f"{base_url()}/{self.endpoint_id}{path}"
