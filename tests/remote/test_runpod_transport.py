@@ -158,6 +158,28 @@ def test_a_graph_of_the_workers_is_called_by_its_id_and_url(cloud: Pool) -> None
         RemoteGraph(cloud.url, "nowhere").prepare()
 
 
+def test_a_gateway_has_serverless_endpoints_too(cloud: Pool, tmp_path: Path) -> None:
+    file = tmp_path / "endpoints.yaml"
+    file.write_text(json.dumps({"endpoints": {"cloud": {"url": cloud.url}}}), encoding="utf-8")
+    environment = {name: os.environ[name] for name in ("RUNPOD_ENDPOINT_BASE_URL", "RUNPOD_API_KEY")}
+    front = GatewayProcess(tmp_path / "front", environment=environment)
+    front.settings["endpoints"] = str(file)
+    front.start()
+    try:
+        until(lambda: "thrice" in json.dumps(front.get("/v1/endpoints").json()), FAR)
+        job_id = front.submit("thrice", {"x": 4.0})["job_id"]
+        until(lambda: front.status(job_id) in ("COMPLETED", "FAILED"), FAR)
+        found = front.result(job_id)
+        # the graph wants a tensor: the failure of the run is that of the worker
+        assert (found["status"], "float" in json.dumps(found["error"])) == ("FAILED", True), found
+        before = sum(cloud.jobs().values())
+        for _ in range(5):
+            front.get("/v1/endpoints")
+        assert sum(cloud.jobs().values()) == before
+    finally:
+        front.stop()
+
+
 def test_an_equal_part_is_deployed_once(cloud: Pool) -> None:
     placed(total(), cloud).run({"x": torch.ones(3)})
     before = cloud.jobs()["completed"]
