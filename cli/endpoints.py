@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from yggdrasill.cli.console import Console, table
-from yggdrasill.errors import InvalidArgument, RemoteError
+from yggdrasill.errors import InvalidArgument, InvalidConfig, RemoteError
 
 __all__ = ["DEFAULT_FILE", "add", "main", "open_registry"]
 
@@ -106,13 +106,13 @@ def _ping(registry: Any, names: list[str], console: Console) -> int:
         try:
             health = loop_thread().run(client.health())
             found.append({"endpoint": name, "ok": True, "ms": round(1000 * (time.perf_counter() - start), 1), **health})
-        except RemoteError as error:
+        except (RemoteError, InvalidConfig) as error:
             found.append({"endpoint": name, "ok": False, "error": error.to_dict()})
     rows = [
         [
             entry["endpoint"],
             f"{entry['ms']} ms",
-            entry["version"],
+            entry["version"] or "-",
             "{running} running, {queued} queued, {slots} slots".format(**entry["queue"]),
         ]
         if entry["ok"]
