@@ -76,7 +76,7 @@ class EndpointCalls:
             found |= facts
             return {ENVELOPE: await self._packed(found, data, window, job, request, store)}
         except YggdrasillError as error:
-            return {ENVELOPE: {**found, "error": self._error(error), "events": window.kept(_LARGE)}}
+            return {ENVELOPE: {**found, "error": self._error(error)}}
         finally:
             window.kept()
 

@@ -44,7 +44,7 @@ REQUEST = "endpoint"
 ENVELOPE = "endpoint"
 """The key of the result."""
 EVENTS = "events"
-"""The type of a progress message, ``{"type", "seq", "events": [[seq, kind, data], ...]}``: the newest events of the job."""
+"""The type of a progress message, ``{"type", "seq", "events": [[seq, kind, data, number], ...]}``: the newest events of the job."""
 RUN_BYTES = 10_000_000
 RUNSYNC_BYTES = 20_000_000
 """The most bytes of a request, and of a result, of RunPod's /run and /runsync."""

@@ -51,7 +51,8 @@ class QueueJob:
         self._events: list[tuple[int, str, Mapping[str, Any]]] = []
         self._seq = 0
         self._changed = asyncio.Event()
-        self._seen = 0
+        #: The number of the newest passing event of the worker, and of the last numbered one.
+        self._seen = self._numbered = 0
 
     @property
     def is_final(self) -> bool:
@@ -114,17 +115,22 @@ class QueueJob:
         changed.set()
 
     def receive(self, events: object) -> None:
-        """Add the worker's events that were not received before; each is ``[seq, kind, data]``."""
+        """Add the worker's events that were not received before; each is ``[seq, kind, data, number]``.
+
+        Numbered ones are added in their order, each once: those after a gap are received with the result. Others are older than one that was
+        received, or are added at once.
+        """
         for event in events if isinstance(events, list) else ():
-            if (
-                isinstance(event, list)
-                and len(event) == 3
-                and isinstance(event[0], int)
-                and isinstance(event[2], Mapping)
-                and event[0] > self._seen
-            ):
-                self._seen = event[0]
-                self.add_event(str(event[1]), event[2])
+            if not isinstance(event, list) or len(event) != 4 or not isinstance(event[0], int) or not isinstance(event[2], Mapping):
+                continue
+            seq, kind, data, number = event
+            if number == 0 and seq > self._seen:
+                self._seen = seq
+            elif number != 0 and number == self._numbered + 1:
+                self._numbered += 1
+            else:
+                continue
+            self.add_event(str(kind), data)
 
     def forget(self) -> None:
         """Forget what is large of a job that has ended and was read."""
@@ -132,7 +138,7 @@ class QueueJob:
 
     def begin_attempt(self) -> None:
         """Prepare for the events of another worker."""
-        self._seen = 0
+        self._seen = self._numbered = 0
 
     # -- readers ------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from yggdrasill.errors import (
 from yggdrasill.remote.channel import CONNECT_SECONDS, MAX_RETRY_AFTER, open_session, translated
 from yggdrasill.remote.serverless.options import API_KEY_VARIABLE, BASE_URL_VARIABLE
 
-__all__ = ["DEFAULT_BASE_URL", "RunPodApi", "endpoint_id_of", "error_text", "missing_key"]
+__all__ = ["DEFAULT_BASE_URL", "RunPodApi", "base_url", "endpoint_id_of", "error_text", "missing_key"]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")

@@ -165,9 +165,9 @@ async def test_progress_arrives_in_order_and_the_result_repeats_what_must_not_be
     envelope = await ask(host, call(graph_of("slow", "x"), {"x": 1}), messages.append)
     assert value_of(envelope) == {"y": 1}
     said = await ask(host, call(graph_of("say", "x"), {"x": "good morning"}), messages.append)
-    assert any(kind == "log" and "good morning" in json.dumps(data) for _, kind, data in said["events"])
+    assert any(kind == "log" and "good morning" in json.dumps(data) for _, kind, data, _ in said["events"])
     assert all(message["type"] == EVENTS for message in messages)
-    assert not [data for _, kind, data in envelope["events"] if kind == "progress"]
+    assert not [data for _, kind, data, _ in envelope["events"] if kind == "progress"]
 
 
 async def test_a_cancel_stops_the_node_and_a_lost_host_is_started_again(host: WorkerHost, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def text_of(data: bytes) -> str:
 
 
 def test_the_table_has_every_type_of_request() -> None:
-    expected = "generate train train_with_yaml processes process_status cancel lora list_models list_files upload_training_data download download_file bulk_download health"
+    expected = "generate train train_with_yaml processes process_status cancel lora list_models list_files upload_training_data download download_file bulk_download health endpoint"
     assert set(REQUESTS) == set(expected.split())
 
 
