@@ -28,10 +28,8 @@ Progress = Callable[[int, int, str], object]
 _TICK_S = 0.1
 _PROBES = 16
 _SPARE_BYTES = 64 << 20
-"""Space that is left on the disk."""
-
-
 _KINDS = ("comfyui", "package", "node", "model")
+"""Space that is left on the disk."""
 
 
 @dataclass(frozen=True)
