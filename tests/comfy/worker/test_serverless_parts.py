@@ -110,6 +110,20 @@ def test_a_placed_part_returns_the_same_pixels_and_messages(caller: Caller, clou
     assert placed.outputs.keys() == here.outputs.keys()
 
 
+def test_a_large_picture_that_an_inner_node_shows_arrives_whole(caller: Caller) -> None:
+    rng = np.random.default_rng(7)
+    prompt = {
+        "1": load_image(caller.server, "large.png", rng.integers(0, 256, (640, 640, 3), dtype=np.uint8)),
+        "2": node("ImageInvert", image=("1", 0)),
+        "3": node("PreviewImage", images=("2", 0)),
+        "4": node("SaveImage", images=("2", 0), filename_prefix="large"),
+    }
+    placed, here = show_at(caller, prompt, on_endpoints(part=("cloud", ["2", "3"]))), show_at(caller, prompt)
+    assert placed.outputs.keys() == here.outputs.keys() == {"3", "4"}
+    for shower in ("3", "4"):
+        assert pictures(caller, placed, shower) == pictures(caller, here, shower)
+
+
 def test_an_error_inside_is_reported_on_its_node(caller: Caller) -> None:
     prompt = {
         "1": node("TestSeveral", count=2),
