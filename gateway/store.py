@@ -17,7 +17,7 @@ from yggdrasill.errors import InvalidArgument, JobConflict, QueueFull, UnknownJo
 from yggdrasill.gateway.database import Database, Transaction
 from yggdrasill.gateway.models import COMPOSITE, RETRYABLE, STATES, STATUS, Event, Job, NewJob, body_hash, check_name
 from yggdrasill.gateway.rows import QUEUED, add_event, end, event_of, find, insert, job_of, request_of, select_jobs, transition
-from yggdrasill.gateway.tables import bodies, events, jobs, needs
+from yggdrasill.gateway.tables import asset_uses, bodies, events, jobs, needs
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FINAL, IN_QUEUE
 
 __all__ = ["Bounds", "JobStore"]
@@ -69,6 +69,8 @@ class JobStore:
             job = new.row(transaction.now, self._next_position(transaction), bounds.max_attempts)
             job.waits_for = len(new.steps) if new.kind == COMPOSITE else job.waits_for
             insert(transaction, job, new.request)
+            if new.assets:
+                transaction.execute(asset_uses.insert(), [{"job_id": job.job_id, "asset_id": name} for name in new.assets])
             if new.steps:
                 self._insert_steps(transaction, job, new)
             if new.max_jobs is not None:
@@ -146,9 +148,15 @@ class JobStore:
         dialect: str | None = None,
         parent: str | None = None,
         before: float | None = None,
+        after: tuple[float, str] | None = None,
+        containing: Sequence[str] = (),
         limit: int = 100,
     ) -> Future[list[Job]]:
-        """Return jobs, newest first, without the steps of composites unless ``parent`` is one. ``before`` continues after an earlier list."""
+        """Return jobs, newest first, without the steps of composites unless ``parent`` is one.
+
+        ``before`` continues an earlier list by the time of its last job, ``after`` by the time and the id of it. ``containing`` are texts
+        that the JSON of ``extra`` contains, without regard to case.
+        """
         if not 0 < limit <= _MAX_ROWS or not set(statuses) <= set(STATES):
             raise InvalidArgument(f"The limit must be 1 to {_MAX_ROWS}, and a status one of {', '.join(STATES)}.")
         for value in (target, dialect, parent):
@@ -159,6 +167,10 @@ class JobStore:
         wanted += [jobs.c.parent.is_(None) if parent is None else jobs.c.parent == parent]
         wanted += [jobs.c.status.in_(statuses)] if statuses else []
         wanted += [jobs.c.created < before] if before is not None else []
+        if after is not None:
+            created, job_id = after
+            wanted.append(sa.or_(jobs.c.created < created, sa.and_(jobs.c.created == created, jobs.c.job_id > job_id)))
+        wanted += [jobs.c.extra.icontains(text, autoescape=True) for text in containing]
         statement = select_jobs.where(*wanted).order_by(jobs.c.created.desc(), jobs.c.job_id).limit(limit)
         return self._database.read(lambda transaction: [job_of(row) for row in transaction.execute(statement)])
 
@@ -169,6 +181,13 @@ class JobStore:
         wanted += [jobs.c.target == target] if target is not None else []
         statement = select_jobs.where(*wanted).order_by(jobs.c.priority.desc(), jobs.c.position, jobs.c.job_id).limit(limit)
         return self._database.read(lambda transaction: [job_of(row) for row in transaction.execute(statement)])
+
+    def ahead_of(self, job: Job) -> Future[int]:
+        """Return the number of queued jobs that are taken before a queued job, if endpoints can run any of them."""
+        earlier = sa.and_(jobs.c.priority == job.priority, jobs.c.position < job.position)
+        wanted = jobs.c.status == IN_QUEUE, jobs.c.kind != COMPOSITE, sa.or_(jobs.c.priority > job.priority, earlier)
+        statement = sa.select(sa.func.count()).select_from(jobs).where(*wanted)
+        return self._database.read(lambda transaction: int(transaction.execute(statement).scalar_one()))
 
     def counts(self, target: str | None = None) -> Future[dict[str, int]]:
         """Return the number of jobs in each state, and of ``retries``."""
