@@ -17,7 +17,8 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from yggdrasill.errors import InvalidArgument, YggdrasillError
-from yggdrasill.gateway.assets import AssetBounds, AssetStore
+from yggdrasill.gateway.asset_model import AssetBounds
+from yggdrasill.gateway.assets import AssetStore
 from yggdrasill.gateway.database import Database
 from yggdrasill.gateway.dialects import bare, comfy_v2, comfy_v2_assets, runpod, runpod_worker
 from yggdrasill.gateway.dispatch import Dispatcher, Pace

@@ -10,18 +10,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import mimetypes
 import secrets
 import time
 import uuid
 from collections.abc import AsyncIterable, Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
 
 from yggdrasill.errors import InvalidArgument, StorageFailed, UnknownName, YggdrasillError
+from yggdrasill.gateway.asset_model import Asset, AssetBounds, AssetInUse, Made, content_type_of
 from yggdrasill.gateway.database import Database, Transaction
 from yggdrasill.gateway.models import Job
 from yggdrasill.gateway.tables import asset_uses, assets, jobs, numbers
@@ -31,7 +32,7 @@ from yggdrasill.values.stores.base import Data
 from yggdrasill.values.stores.shared import SharedFolderStore
 from yggdrasill.values.stores.threaded import ThreadedStore
 
-__all__ = ["Asset", "AssetBounds", "AssetInUse", "AssetStore", "Made", "check_file_name", "content_type_of"]
+__all__ = ["AssetStore"]
 
 _SWEEP_ROWS = 500
 _SWEEP_SECONDS = 30.0
@@ -40,74 +41,15 @@ _USED_SECONDS = 60.0
 _COUNT_SECONDS = 30.0
 _COUNT_SHARE = 0.9
 _ID_FILE, _ID_NAME = "database-id", "assets"
-_LONGEST_NAME = 500
 _LOG = logging.getLogger("yggdrasill.gateway")
-#: Types that Python's table lacks in some versions.
-_TYPES = {
-    ".avif": "image/avif", ".flac": "audio/flac", ".glb": "model/gltf-binary", ".gltf": "model/gltf+json", ".m4a": "audio/mp4", ".mkv": "video/x-matroska",
-    ".obj": "model/obj", ".opus": "audio/ogg", ".ply": "model/ply", ".stl": "model/stl", ".webm": "video/webm", ".webp": "image/webp",
-}  # fmt: skip
-
-
-class AssetInUse(InvalidArgument):
-    """An asset cannot be deleted, because an unfinished job needs it."""
-
-
-def content_type_of(name: str) -> str:
-    """Return the media type for the name of a file, ``application/octet-stream`` for an unknown one."""
-    suffix = name[name.rfind(".") :].lower() if "." in name else ""
-    return _TYPES.get(suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
-
-
-@dataclass(frozen=True)
-class AssetBounds:
-    """The bounds of the assets: bytes of all, seconds for which one is kept, and bytes of one."""
-
-    quota: int = 50 << 30
-    lifetime: float = 7 * 86400.0
-    largest: int = 10 << 30
-
-
-@dataclass(frozen=True)
-class Asset:
-    """The row of an asset. ``name`` is the file's name as its client gave it. An output of a job has its id, the key of the call and its node."""
-
-    asset_id: str
-    principal: str
-    hash: str
-    nbytes: int
-    content_type: str
-    name: str
-    created: float
-    expires: float
-    used: float
-    job_id: str | None = None
-    call_key: str | None = None
-    node: str | None = None
-    number: int = 0
-
-
-@dataclass(frozen=True)
-class Made:
-    """What an asset that a job has made is: an output of ``node``, the one with this ``number``. Equal identities are one asset."""
-
-    job: Job
-    node: str
-    number: int
-    identity: str
-
-    @property
-    def asset_id(self) -> str:
-        """The id, the same for each repetition of the call."""
-        return str(uuid.uuid5(uuid.NAMESPACE_URL, f"yggdrasill:{self.job.call_key}:{self.identity}"))
-
 
 _FIELDS = tuple(item.name for item in fields(Asset))
 _select = sa.select(*(assets.c[name] for name in _FIELDS))
 _unfinished = sa.select(jobs.c.job_id).where(jobs.c.status.not_in(FINAL))
-#: Rows that an unfinished job needs or has made.
+#: Rows that an unfinished job needs or has made. Never NULL, so that it can be negated.
 _is_held = sa.or_(
-    assets.c.job_id.in_(_unfinished), assets.c.asset_id.in_(sa.select(asset_uses.c.asset_id).where(asset_uses.c.job_id.in_(_unfinished)))
+    sa.and_(assets.c.job_id.is_not(None), assets.c.job_id.in_(_unfinished)),
+    assets.c.asset_id.in_(sa.select(asset_uses.c.asset_id).where(asset_uses.c.job_id.in_(_unfinished))),
 )
 
 
@@ -224,11 +166,9 @@ class AssetStore:
             is_new = transaction.execute(sa.select(assets.c.asset_id).where(assets.c.hash == digest).limit(1)).first() is None
             if is_new:
                 self._make_room(transaction, nbytes)
-            asset = Asset(
-                str(uuid.uuid4()) if made is None else made.asset_id, principal, digest, nbytes, content_type or content_type_of(name), name, now,
-                ends if made is None else max(ends, now + made.job.retention), now,
-                **({} if made is None else {"job_id": made.job.job_id, "call_key": made.job.call_key, "node": made.node, "number": made.number}),
-            )  # fmt: skip
+            asset = Asset(str(uuid.uuid4()), principal, digest, nbytes, content_type or content_type_of(name), name, now, ends, now)
+            if made is not None:
+                asset = made.output(asset)
             transaction.execute(assets.insert(), {item: getattr(asset, item) for item in _FIELDS})
             return asset, is_new
 
@@ -429,24 +369,9 @@ class AssetStore:
             orphans = [name for name in chosen if name not in present]
             removed += len(orphans)
             if orphans:
-                await asyncio.wrap_future(self._database.write(lambda transaction, lost=orphans: self._drop(transaction, lost)))
+                await asyncio.wrap_future(self._database.write(partial(self._drop, digests=orphans)))
         return removed
 
 
 def _removed() -> StorageFailed:
     return StorageFailed("The asset was removed while it was stored. Send it again.", reason="assets")
-
-
-def check_file_name(value: Any) -> str:
-    """Return the name of an asset's file. Raise `InvalidArgument` for a text that is not a relative path of printable characters."""
-    parts = value.replace("\\", "/").split("/") if isinstance(value, str) else [""]
-    if (
-        not isinstance(value, str)
-        or len(value) > _LONGEST_NAME
-        or not value.isprintable()
-        or any(part in ("", ".", "..") for part in parts)
-    ):
-        raise InvalidArgument(
-            f"The file path of an asset must be a relative path of 1 to {_LONGEST_NAME} printable characters, got {str(value)[:80]!r}."
-        )
-    return value

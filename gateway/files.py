@@ -9,10 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar
 
 from yggdrasill.errors import EndpointFailed, InvalidArgument, StorageFailed, UnknownName
-from yggdrasill.gateway.assets import Asset, AssetStore, Made
+from yggdrasill.gateway.asset_model import Asset, Made
+from yggdrasill.gateway.assets import AssetStore
 from yggdrasill.gateway.models import Event, Job
 from yggdrasill.gateway.work import Work
 from yggdrasill.protocol.states import FINAL
@@ -183,11 +185,11 @@ class Collector:
     def _begin(self, node: str, output: Mapping[str, Any]) -> None:
         for file in saved_files({node: output}):
             identity = f"{file.folder}/{file.subfolder}/{file.filename}"
-            self._start(identity, node, file.filename.replace("\\", "/").rpartition("/")[2], lambda file=file: self._server.chunks(file))
+            self._start(identity, node, file.filename.replace("\\", "/").rpartition("/")[2], partial(self._server.chunks, file))
         texts = output.get("text")
         if isinstance(texts, list) and texts and all(isinstance(text, str) for text in texts):
             data = "\n".join(texts)[:_MAX_TEXT].encode("utf-8", "backslashreplace")
-            self._start(f"text/{node}", node, f"{node.replace(':', '_')}.txt", lambda: _one_chunk(data))
+            self._start(f"text/{node}", node, f"{node.replace(':', '_')}.txt", partial(_one_chunk, data))
 
     def _start(self, identity: str, node: str, name: str, read: Callable[[], AsyncIterator[bytes]]) -> None:
         if identity not in self._tasks:

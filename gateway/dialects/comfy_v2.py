@@ -32,7 +32,7 @@ from yggdrasill.errors import (
     UnknownJob,
     UnknownName,
 )
-from yggdrasill.gateway.assets import Asset
+from yggdrasill.gateway.asset_model import Asset
 from yggdrasill.gateway.dialects.comfy_v2_shapes import (
     PREFIX,
     Refusal,
@@ -171,7 +171,9 @@ class ComfyDialect:
         return job
 
     async def _position(self, job: Job) -> int | None:
-        return await asyncio.wrap_future(self._gateway.store.ahead_of(job)) if job.status == IN_QUEUE else None
+        if job.status != IN_QUEUE:
+            return None
+        return await asyncio.wrap_future(self._gateway.store.ahead_of(job))
 
     async def _answer(self, request: web.Request, job: Job) -> web.Response:
         outputs = await self._gateway.files.assets.outputs(job)

@@ -10,7 +10,7 @@ from typing import Any
 from aiohttp import BodyPartReader, web
 
 from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge
-from yggdrasill.gateway.assets import Asset, AssetInUse, check_file_name
+from yggdrasill.gateway.asset_model import Asset, AssetInUse, check_file_name
 from yggdrasill.gateway.dialects.comfy_v2_shapes import PREFIX, Refusal, describe_asset, error_body, error_status_of
 from yggdrasill.gateway.http import Http, caller_of, file_headers, json_response, principal_of
 from yggdrasill.gateway.service import Gateway, only_of

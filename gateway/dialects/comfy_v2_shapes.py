@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from yggdrasill.errors import EndpointUnreachable, InvalidArgument, StorageFailed, YggdrasillError
-from yggdrasill.gateway.assets import Asset
+from yggdrasill.gateway.asset_model import Asset
 from yggdrasill.gateway.http import error_status
 from yggdrasill.gateway.models import Job
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FAILED, FINAL, IN_PROGRESS, IN_QUEUE, TIMED_OUT
