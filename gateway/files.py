@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ Result = TypeVar("Result")
 _AT_ONCE = 4
 _STORE_DELAY, _MAX_STORE_DELAY = 0.2, 5.0
 _STEM = 60
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 _LONGEST_NAME = 200
 _MAX_TEXT = 8 << 20
 _FAILED_SECONDS = 10.0
@@ -117,10 +119,7 @@ class Files:
         return replaced
 
     async def _upload(self, server: ComfyServer, asset_id: str, facts: Mapping[str, Any]) -> str:
-        digest, name = str(facts["hash"]), str(facts["name"]).replace("\\", "/").rpartition("/")[2]
-        stem, dot, suffix = name.rpartition(".")
-        # equal bytes have one name at a ComfyUI, so that they are sent once
-        placed = f"{(stem if dot else name)[:_STEM]}-{digest[:16]}{dot}{suffix[:_STEM] if dot else ''}"
+        digest, placed = str(facts["hash"]), _placed_name(str(facts["name"]), str(facts["hash"]))
         if await server.has_input(placed, int(facts["nbytes"])):
             return placed
         files = self.assets.files
@@ -213,6 +212,12 @@ class Collector:
         assets = self._files.assets
         asset, _ = await assets.record(await assets.receive(chunks), principal=self._job.principal, name=name, made=made)
         return asset
+
+
+def _placed_name(name: str, digest: str) -> str:
+    """Return the name of an asset at a ComfyUI. It has the hash, so that equal bytes are sent there once, and characters of every file system."""
+    stem, dot, suffix = _UNSAFE.sub("_", name.replace("\\", "/").rpartition("/")[2]).rpartition(".")
+    return f"{(stem if dot else suffix)[:_STEM]}-{digest[:16]}{dot}{suffix[:_STEM] if dot else ''}"
 
 
 def _printable(text: str) -> str:

@@ -7,9 +7,10 @@ import re
 from collections.abc import AsyncIterator
 from typing import Any
 
-from aiohttp import BodyPartReader, web
+from aiohttp import BodyPartReader, ClientPayloadError, web
+from aiohttp.http_exceptions import HttpProcessingError
 
-from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge
+from yggdrasill.errors import CorruptData, InvalidArgument, LimitExceeded, PayloadTooLarge, YggdrasillError
 from yggdrasill.gateway.asset_model import Asset, AssetInUse, check_file_name
 from yggdrasill.gateway.dialects.comfy_v2_shapes import PREFIX, Refusal, describe_asset, error_body, error_status_of
 from yggdrasill.gateway.http import Http, caller_of, file_headers, json_response, principal_of
@@ -60,23 +61,23 @@ class AssetDialect:
         try:
             await form.read(request)
             asset, is_new = await self._record(request, form)
-        except (LimitExceeded, PayloadTooLarge) as error:
-            raise Refusal(413, "payload_too_large", error.message) from None
+        except BaseException as error:
+            if form.digest is not None:
+                self._assets.discard(form.digest)
+            if isinstance(error, (LimitExceeded, PayloadTooLarge)):
+                raise Refusal(413, "payload_too_large", error.message) from None
+            raise
         return json_response(describe_asset(asset, caller_of(request).url, is_new), 201 if is_new else 200)
 
     async def _record(self, request: web.Request, form: _Form) -> tuple[Asset, bool]:
-        """Return an asset over the bytes of a form. They are discarded if a field is invalid."""
+        """Return an asset over the bytes of a form. Raise `Refusal` if a field is invalid."""
         principal, digest = principal_of(request), form.digest
         if digest is None:
             raise Refusal(422, "invalid_request", "The form has no part 'file'.")
-        try:
-            if form.expected not in (None, digest):
-                raise _mismatch()
-            name = _file_name(form.text("file_path") or form.file_name or "upload.bin")
-            content_type, lifetime = _content_type(form.text("content_type")), _lifetime(form.text("expires_in"))
-        except InvalidArgument:
-            self._assets.discard(digest)
-            raise
+        if form.expected not in (None, digest):
+            raise _mismatch()
+        name = _file_name(form.text("file_path") or form.file_name or "upload.bin")
+        content_type, lifetime = _content_type(form.text("content_type")), _lifetime(form.text("expires_in"))
         return await self._assets.record(
             digest, principal=principal.name, name=name, content_type=content_type, lifetime=lifetime, limit=principal.quota_bytes
         )
@@ -167,9 +168,9 @@ class _Form:
                     self.digest = await self._receive_file(part)
                 elif part.name:
                     self._fields[part.name] = await _read_field(part)
-        except (asyncio.TimeoutError, ValueError, AssertionError, KeyError) as error:
-            if isinstance(error, (InvalidArgument, CorruptData, LimitExceeded)):
-                raise
+        except YggdrasillError:
+            raise
+        except (asyncio.TimeoutError, ValueError, AssertionError, HttpProcessingError, ClientPayloadError):
             raise Refusal(400, "invalid_request", "The body is not a complete form. Send it again.") from None
         raise Refusal(422, "invalid_request", f"The form has more than {_MAX_FIELDS} parts.")
 

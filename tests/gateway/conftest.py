@@ -16,6 +16,7 @@ pytest.importorskip("sqlalchemy", reason="the extra 'gateway' is not installed")
 from samples.endpoints import EndpointProcess, free_port
 from samples.gateways import GatewayProcess
 from samples.http_client import Http, one_node
+from samples.plain_comfy import PlainComfy, plain_comfys
 
 PLUGINS = ["samples.served_blocks"]
 GRAPHS = {"double": ("x",), "fail": ("x",), "gate": ("path", "x"), "keeper": ("path", "x"), "say": ("x",)}
@@ -44,6 +45,25 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, endpoint: EndpointProcess)
     """Return a gateway before ``endpoint``, with the pool ``pool``."""
     settings = {"pools": ["pool"], "private_webhooks": True, "webhook_delays": [0.1, 0.1, 0.1], "worker_lease": 2.0}
     process = GatewayProcess(tmp_path_factory.mktemp("gateway"), [endpoint], **settings).start()
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture(scope="session")
+def comfys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[PlainComfy]]:
+    """Return two ComfyUIs; only the first one has the node ``Files``."""
+    folder = tmp_path_factory.mktemp("comfys")
+    servers = [PlainComfy("easel", folder / "easel"), PlainComfy("lathe", folder / "lathe", lacks=("Files",))]
+    with plain_comfys(*servers):
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def comfy_gateway(tmp_path_factory: pytest.TempPathFactory, comfys: list[PlainComfy]) -> Iterator[GatewayProcess]:
+    """Return a gateway before ``comfys``."""
+    process = GatewayProcess(tmp_path_factory.mktemp("comfy-gateway"), comfys, ahead=0, max_queue=6).start()
     try:
         yield process
     finally:

@@ -9,11 +9,9 @@ import sys
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import requests
-
-from samples.endpoints import EndpointProcess
 
 __all__ = ["GATEWAY_TOKEN", "GatewayProcess", "write_endpoints"]
 
@@ -23,7 +21,15 @@ GATEWAY_TOKEN = "token-of-the-gateway"
 ENDPOINT_TOKEN = "YGGDRASILL_TEST_ENDPOINT_TOKEN"
 
 
-def write_endpoints(path: Path, endpoints: Iterable[EndpointProcess], graphs: dict[str, Any] | None = None) -> Path:
+class Named(Protocol):
+    """What a gateway needs of an endpoint."""
+
+    name: str
+    url: str
+    token: str
+
+
+def write_endpoints(path: Path, endpoints: Iterable[Named], graphs: dict[str, Any] | None = None) -> Path:
     """Write an endpoints.yaml (JSON is YAML) with the token in the environment."""
     named = {endpoint.name: {"url": endpoint.url, "token_env": ENDPOINT_TOKEN} for endpoint in endpoints}
     path.write_text(json.dumps({"endpoints": named, "graphs": graphs or {}}), encoding="utf-8")
@@ -33,7 +39,7 @@ def write_endpoints(path: Path, endpoints: Iterable[EndpointProcess], graphs: di
 class GatewayProcess:
     """A gateway with the settings of `yggdrasill.gateway.app.Settings`, and a session with its token."""
 
-    def __init__(self, data_dir: Path, endpoints: Iterable[EndpointProcess] = (), **settings: Any) -> None:
+    def __init__(self, data_dir: Path, endpoints: Iterable[Named] = (), **settings: Any) -> None:
         self.data_dir = data_dir
         data_dir.mkdir(parents=True, exist_ok=True)
         known = list(endpoints)
