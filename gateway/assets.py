@@ -40,7 +40,7 @@ _ORPHAN_SECONDS = 3600.0
 _USED_SECONDS = 60.0
 _COUNT_SECONDS = 30.0
 _COUNT_SHARE = 0.9
-_ID_FILE, _ID_NAME = "database-id", "assets"
+_ID_FILE, _ID_NAME, _FOLDER_NAME = "database-id", "assets", "asset-folder"
 _LOG = logging.getLogger("yggdrasill.gateway")
 
 _FIELDS = tuple(item.name for item in fields(Asset))
@@ -69,21 +69,32 @@ class AssetStore:
 
     def _claim(self, folder: Path) -> None:
         """Compare the id of the database with the one in the folder, because assets without a row in this database are deleted."""
+        folder_id = int(self.files.store_id[:15], 16)
         proposed = secrets.randbits(62)
 
-        def action(transaction: Transaction) -> int:
-            known = transaction.execute(sa.select(numbers.c.value).where(numbers.c.name == _ID_NAME)).scalar()
-            if known is None:
-                transaction.execute(numbers.insert().values(name=_ID_NAME, value=proposed))
-            return proposed if known is None else int(known)
+        def action(transaction: Transaction) -> tuple[int, bool]:
+            known = dict(
+                transaction.execute(sa.select(numbers.c.name, numbers.c.value).where(numbers.c.name.in_((_ID_NAME, _FOLDER_NAME)))).all()
+            )
+            if not known:
+                for name, value in ((_ID_NAME, proposed), (_FOLDER_NAME, folder_id)):
+                    transaction.execute(numbers.insert().values(name=name, value=value))
+                return proposed, True
+            transaction.execute(numbers.update().where(numbers.c.name == _FOLDER_NAME).values(value=folder_id))
+            return int(known[_ID_NAME]), int(known[_FOLDER_NAME]) == folder_id
 
-        mine = str(self._database.write(action).result())
+        found, is_same = self._database.write(action).result()
+        mine = str(found)
         path = folder / _ID_FILE
         if not path.exists():
             write_file(path, mine.encode("ascii"))
         if path.read_text(encoding="ascii", errors="replace").strip() != mine:
             raise InvalidArgument(
                 f"The folder of assets {str(folder)!r} belongs to the jobs of another database. Pass another --assets FOLDER."
+            )
+        if not is_same:
+            _LOG.warning(
+                "The last gateway on this database had another folder of assets. Gateways on one database need one: pass --assets FOLDER."
             )
 
     @property
@@ -163,14 +174,15 @@ class AssetStore:
                     raise StorageFailed(
                         f"The assets of {principal!r} would exceed {limit} bytes. Delete some of them.", reason="assets", bound=limit
                     )
-            is_new = transaction.execute(sa.select(assets.c.asset_id).where(assets.c.hash == digest).limit(1)).first() is None
-            if is_new:
+            owners = set(transaction.execute(sa.select(assets.c.principal).where(assets.c.hash == digest).distinct()).scalars())
+            if not owners:
                 self._make_room(transaction, nbytes)
             asset = Asset(str(uuid.uuid4()), principal, digest, nbytes, content_type or content_type_of(name), name, now, ends, now)
             if made is not None:
                 asset = made.output(asset)
             transaction.execute(assets.insert(), {item: getattr(asset, item) for item in _FIELDS})
-            return asset, is_new
+            # whether another principal has the bytes is not reported
+            return asset, principal not in owners
 
         return action
 
@@ -256,6 +268,8 @@ class AssetStore:
 
     async def all_of(self, asset_ids: Sequence[str], seen_by: str | None) -> list[Asset]:
         """Return assets whose bytes are present, in order. Raise `UnknownName` for the first that is not."""
+        if not asset_ids:
+            return []
 
         def action(transaction: Transaction) -> dict[str, Asset]:
             wanted = [assets.c.asset_id.in_([name for name in asset_ids if name.isprintable()]), assets.c.expires > transaction.now]

@@ -205,6 +205,11 @@ class Collector:
                 self._missing.append(name)
                 _LOG.warning("Job %s: %s", self._job.job_id, error.message)
                 return None
+            except StorageFailed as error:
+                if error.details.get("reason") == "assets":
+                    raise
+                _LOG.error("Job %s: %s", self._job.job_id, error.message)
+                raise StorageFailed("The gateway cannot store the files of the job. Its log has the reason.", reason="assets") from None
         await _until_stored(lambda: asyncio.wrap_future(self._files.work.report(self._job, "output", {"asset_id": asset.asset_id})))
         return asset
 

@@ -221,8 +221,11 @@ class ComfyDialect:
     # -- events -------------------------------------------------------------------------------------------------
 
     def _keep_preview(self, event: Event) -> None:
-        if event.kind == "comfy" and event.data.get("what") == "preview" and len(self._previews) < _MAX_PREVIEWS:
+        if event.kind == "comfy" and event.data.get("what") == "preview":
+            self._previews.pop(event.job_id, None)
             self._previews[event.job_id] = _preview(event.data)
+            if len(self._previews) > _MAX_PREVIEWS:
+                del self._previews[next(iter(self._previews))]
 
     def _forget_preview(self, event: Event) -> None:
         if event.data.get("status") in (*FINAL, IN_QUEUE):

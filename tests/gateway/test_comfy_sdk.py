@@ -132,27 +132,31 @@ answer([job.cancel().wait(timeout=100).status, job.cancel().status])
 
 
 def test_every_state_is_seen(sdk: ComfySdk, comfys: list[PlainComfy], tmp_path: Path, gate: Path) -> None:
-    brief = GatewayProcess(tmp_path / "brief", comfys, ahead=0, comfy_ttl=4.0).start()
-    try:
-        found = ComfySdk(brief).run(
-            """
+    found = sdk.run(
+        """
+import pathlib
+
 def submitted(**node):
     return client.submit(client.workflows.from_json({"9": node}))
 
 held = [submitted(class_type="Steps", inputs={"gate": given}) for _ in range(3)]
-states = {held[0].status}
-while not {"running", "queued"} <= {job.refresh().status for job in held} and "expired" not in {job.status for job in held}:
-    time.sleep(0.02)
-states |= {job.status for job in held}
-states.add(held[2].cancel().status)
+while sorted(job.refresh().status for job in held) != ["queued", "running", "running"]:
+    time.sleep(0.05)
+states = {job.status for job in held} | {held[2].cancel().status}
+pathlib.Path(given).touch()
 states |= {job.wait(timeout=100).status for job in held}
-states.add(submitted(class_type="Broken", inputs={"message": "x"}).wait(timeout=100).status)
-states.add(submitted(class_type="Picture", inputs={"color": 1}).wait(timeout=100).status)
-answer(sorted(states))
+answer(sorted(states | {submitted(class_type="Broken", inputs={"message": "x"}).wait(timeout=100).status}))
 """,
-            str(gate),
-        )
-        assert found == ["canceled", "expired", "failed", "queued", "running", "succeeded"]
+        str(gate),
+    )
+    assert found == ["canceled", "failed", "queued", "running", "succeeded"]
+    brief = GatewayProcess(tmp_path / "brief", comfys, comfy_ttl=1.0).start()
+    try:
+        program = """
+job = client.submit(client.workflows.from_json({"9": {"class_type": "Steps", "inputs": {"gate": given}}}))
+answer([job.wait(timeout=100).status, job.error.code])
+"""
+        assert ComfySdk(brief).run(program, str(gate.with_name("never"))) == ["expired", "ttl"]
     finally:
         brief.stop()
 
