@@ -14,7 +14,7 @@ from blake3 import blake3
 from samples.gateways import GatewayProcess
 from samples.http_client import until
 from samples.plain_comfy import PNG, PlainComfy
-from yggdrasill.server_ext.principals import Principals
+from yggdrasill.server_ext.principals import PrincipalFile
 
 Prompt = dict[str, Any]
 FINAL = {"succeeded", "failed", "canceled", "expired"}
@@ -126,7 +126,7 @@ def test_callers_see_their_own_jobs_and_assets_and_need_the_roles(
 ) -> None:
     data_dir = tmp_path / "gateway"
     data_dir.mkdir()
-    principals = Principals("token-of-the-owner", data_dir)
+    principals = PrincipalFile(data_dir)
     tokens = {
         name: principals.add(name, roles, quota_bytes=quota)
         for name, roles, quota in (
