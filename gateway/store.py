@@ -26,6 +26,7 @@ __all__ = ["Bounds", "JobStore"]
 _STEP = 1 << 12
 _ROOM = 1 << 20
 _MAX_ROWS = 10_000
+_MOST_AHEAD = 1000
 _EVENT_COLUMNS = (events.c.seq, events.c.job_id, events.c.principal, events.c.kind, events.c.data, events.c.created)
 _COUNT_QUEUED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == IN_QUEUE)
 _COUNT_UNFINISHED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status.not_in(FINAL))
@@ -183,10 +184,11 @@ class JobStore:
         return self._database.read(lambda transaction: [job_of(row) for row in transaction.execute(statement)])
 
     def ahead_of(self, job: Job) -> Future[int]:
-        """Return the number of queued jobs that are taken before a queued job, if endpoints can run any of them."""
+        """Return the number of queued jobs that are taken before a queued job if endpoints can run any of them, at most 1000."""
         earlier = sa.and_(jobs.c.priority == job.priority, jobs.c.position < job.position)
         wanted = jobs.c.status == IN_QUEUE, jobs.c.kind != COMPOSITE, sa.or_(jobs.c.priority > job.priority, earlier)
-        statement = sa.select(sa.func.count()).select_from(jobs).where(*wanted)
+        found = sa.select(jobs.c.job_id).where(*wanted).limit(_MOST_AHEAD).subquery()
+        statement = sa.select(sa.func.count()).select_from(found)
         return self._database.read(lambda transaction: int(transaction.execute(statement).scalar_one()))
 
     def counts(self, target: str | None = None) -> Future[dict[str, int]]:

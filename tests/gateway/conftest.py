@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,6 +69,14 @@ def comfy_gateway(tmp_path_factory: pytest.TempPathFactory, comfys: list[PlainCo
         yield process
     finally:
         process.stop()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """Return the file that a node ``Steps`` waits for. It exists after the test."""
+    path = tmp_path / uuid.uuid4().hex
+    yield path
+    path.touch()
 
 
 def _postgres() -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +19,6 @@ FAR = 120.0
 @pytest.fixture(scope="module")
 def sdk(comfy_gateway: GatewayProcess) -> ComfySdk:
     return ComfySdk(comfy_gateway)
-
-
-@pytest.fixture
-def gate(tmp_path: Path) -> Iterator[Path]:
-    """Return the file that a node ``Steps`` waits for. It exists after the test."""
-    path = tmp_path / uuid.uuid4().hex
-    yield path
-    path.touch()
 
 
 def test_run_returns_outputs_that_are_read_in_every_way(sdk: ComfySdk, tmp_path: Path) -> None:
