@@ -18,7 +18,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from yggdrasill.errors import BlockFailed, Cancelled, InvalidArgument, YggdrasillError
+from yggdrasill.errors import BlockFailed, Cancelled, EndpointUnreachable, InvalidArgument, YggdrasillError
 from yggdrasill.gateway.endpoints import Fleet
 from yggdrasill.gateway.files import Files
 from yggdrasill.gateway.models import PROMPT, WORKFLOW, Job
@@ -172,6 +172,11 @@ class _NodeProgress:
         self._begun: set[str] = set()
         self.current = ""
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether a node has begun."""
+        return bool(self._begun)
+
     def see(self, kind: str, data: Mapping[str, Any]) -> None:
         """Receive a message of ComfyUI, or of an endpoint about one."""
         if kind == "executing":
@@ -239,6 +244,10 @@ async def _execute_prompt(server: ComfyServer, job: Job, request: Mapping[str, A
         if task is not None and getattr(task, "cancelling", int)():
             raise
         raise BlockFailed(error.message, endpoint=server.name, code="interrupted") from None
+    except EndpointUnreachable as error:
+        if nodes.has_begun:
+            error.details["reached"] = True
+        raise
     return {name: item for name, item in _shown(outputs, str(job.place)).items() if item} or {"outputs": {}}
 
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from yggdrasill.errors import EndpointFailed, InvalidArgument, StorageFailed, UnknownName
+from yggdrasill.errors import EndpointFailed, EndpointUnreachable, InvalidArgument, StorageFailed, UnknownName
 from yggdrasill.gateway.asset_model import Asset, Made
 from yggdrasill.gateway.assets import AssetStore
 from yggdrasill.gateway.models import Event, Job
@@ -164,8 +164,12 @@ class Collector:
         for node, output in outputs.items():
             if isinstance(output, Mapping):
                 self._begin(self._shown(str(node)), output)
-        if self._tasks:
+        try:
             await asyncio.gather(*self._tasks.values())
+        except EndpointUnreachable as error:
+            # the job has run, so that running it again counts
+            error.details["reached"] = True
+            raise
         return {"missing": sorted(self._missing)} if self._missing else {}
 
     async def close(self, *, failed: bool = False) -> None:

@@ -23,7 +23,7 @@ from yggdrasill.worker.settings import Settings
 from yggdrasill.worker.training import clean_environment
 from yggdrasill.worker.workspace import Workspace
 
-__all__ = ["ComfyService", "Profile", "RunningComfy"]
+__all__ = ["ComfyService", "End", "Profile", "RunningComfy"]
 
 Result = TypeVar("Result")
 

@@ -1,4 +1,4 @@
-"""The ComfyUI of a worker: what a job is told when its process ends, whoever starts it again."""
+"""The ComfyUI of a worker: the error of a job whose ComfyUI ends, also if another job starts it again."""
 
 from __future__ import annotations
 
