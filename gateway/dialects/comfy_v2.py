@@ -46,13 +46,14 @@ from yggdrasill.gateway.dialects.comfy_v2_shapes import (
     status_name,
 )
 from yggdrasill.gateway.files import asset_ids
-from yggdrasill.gateway.http import Http, caller_of, json_response, number, principal_of
+from yggdrasill.gateway.http import Http, caller_of, json_response, principal_of
 from yggdrasill.gateway.models import STATUS, Event, Job, new_job_id
 from yggdrasill.gateway.service import Gateway, Options, only_of
 from yggdrasill.protocol.states import FINAL, IN_QUEUE
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE
 from yggdrasill.server_ext.bodies import read_json
 from yggdrasill.server_ext.principals import DEPLOY, READ, RUN, Principal
+from yggdrasill.server_ext.routes import number
 
 __all__ = ["DIALECT", "ComfyDialect"]
 
