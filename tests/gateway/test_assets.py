@@ -35,9 +35,9 @@ async def chunks(data: bytes) -> AsyncIterator[bytes]:
 class Assets:
     """A store of assets with its database."""
 
-    def __init__(self, folder: Path, quota: int = 10_000, lifetime: float = 1000.0, largest: int = 10_000) -> None:
+    def __init__(self, folder: Path, quota: int = 10_000, lifetime: float = 1000.0, largest: int = 10_000, url: str | None = None) -> None:
         self.folder = folder
-        self.database = Database(f"sqlite:///{folder / 'rows.sqlite'}")
+        self.database = Database(url or f"sqlite:///{folder / 'rows.sqlite'}")
         self.store = AssetStore(self.database, folder / "assets", AssetBounds(quota, lifetime, largest))
         self.jobs, self.work = JobStore(self.database, Bounds()), Work(self.database)
 
@@ -155,6 +155,30 @@ def test_an_output_is_one_asset_however_often_it_is_stored_and_belongs_to_its_at
     assert kept.files() == {first.hash}
     assert asyncio.run(kept.store.outputs(replace(job, call_key="another"))) == []
     assert asyncio.run(kept.store.outputs(replace(job, call_key=None))) == []
+
+
+def test_the_rules_hold_on_postgresql_too(tmp_path: Path, postgres: str) -> None:
+    kept = Assets(tmp_path, quota=250, url=postgres)
+    first, is_new = kept.add(b"u" * 100, "bild \u00fc.png")
+    again, is_new_again = kept.add(b"u" * 100, "bild \u00fc.png")
+    assert (is_new, is_new_again, again.asset_id) == (True, False, first.asset_id)
+    job = kept.job(first.asset_id)
+    made, _ = kept.add(b"m" * 100, "made", made=Made(job, "9", 0, "output//made"))
+    assert asyncio.run(kept.store.outputs(job)) == [made]
+    with pytest.raises(StorageFailed, match="unfinished jobs use up the quota"):
+        kept.add(b"x" * 100, "more")
+    with pytest.raises(AssetInUse):
+        asyncio.run(kept.store.delete(first.asset_id, "a"))
+    assert kept.jobs.ahead_of(job).result() == 0
+    listed = kept.jobs.newest(dialect="comfy_v2", containing=['"no":"label"'], after=(1e12, ""), limit=10).result()
+    assert listed == []
+    kept.work.finish(job, COMPLETED, output={}).result()
+    kept.age(first.asset_id, expires=1.0)
+    assert asyncio.run(kept.store.sweep()) == 1
+    assert asyncio.run(kept.store.has_hash(made.hash, "a"))
+    more, _ = kept.add(b"x" * 200, "more")
+    assert kept.files() == {more.hash}
+    kept.close()
 
 
 def test_a_reference_extends_the_lifetime_and_never_shortens_it(kept: Assets) -> None:
