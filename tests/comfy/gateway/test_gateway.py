@@ -90,34 +90,44 @@ def test_the_sdk_runs_on_both_servers_at_once_with_progress_and_previews(
     gateway: GatewayProcess, studio: dict[str, Server], tmp_path: Path
 ) -> None:
     marks = [str(tmp_path / name) for name in ("a", "b")]
-    found = ComfySdk(gateway).run(
+    seen, statuses, ids = ComfySdk(gateway).run(
         """
-jobs = [
-    client.submit(client.workflows.from_json({"9": {"class_type": "WorkerTestWait", "inputs": {"seconds": 4.0, "mark": mark}}})) for mark in given
-]
+import pathlib
+
+def waiting(mark, seconds):
+    return client.submit(client.workflows.from_json({"9": {"class_type": "WorkerTestWait", "inputs": {"seconds": seconds, "mark": mark}}}))
+
+jobs = [waiting(mark, 900.0) for mark in given]
+while not all(pathlib.Path(mark).exists() for mark in given):
+    time.sleep(0.1)
 seen = []
 for event in jobs[0].events():
     match event:
         case Progress() as progress:
-            seen.append(["progress", progress.step, progress.steps, progress.current_node])
+            seen.append(["progress", progress.step is not None, progress.steps, progress.current_node])
         case Preview() as preview:
             seen.append(["preview", preview.node_id, preview.data[:2].hex()])
+        case StatusChange(status=status):
+            seen.append(["status", status])
+    if {"progress", "preview"} <= {kind for kind, *_ in seen} and jobs[0].status != "canceled":
+        for job in jobs:
+            job.cancel()
+for event in waiting("", 0.1).events():
+    match event:
         case OutputReady() as ready:
             seen.append(["output", ready.output.to_bytes().decode()])
         case StatusChange(status=status):
             seen.append(["status", status])
-answer([seen, [job.result().status for job in jobs]])
+answer([seen, [job.wait(timeout=100).status for job in jobs], [job.id for job in jobs]])
 """,
         marks,
     )
-    seen, statuses = found
-    assert statuses == ["succeeded", "succeeded"]
-    assert seen[-1] == ["status", "succeeded"]
-    assert ["output", "waited"] in seen
+    assert statuses == ["canceled", "canceled"]
+    assert ["status", "canceled"] in seen
+    assert seen[-2:] == [["output", "waited"], ["status", "succeeded"]]
     assert ["preview", "9", "ffd8"] in seen
-    assert any(kind == "progress" and rest[0] and rest[1:] == [40, "9"] for kind, *rest in seen)
-    newest = gateway.get("/v1/jobs?limit=2&dialect=comfy_v2").json()["jobs"]
-    assert {job["endpoint"] for job in newest} == set(studio)
+    assert ["progress", True, 9000, "9"] in seen
+    assert {gateway.get(f"/v1/jobs/{job_id}").json()["endpoint"] for job_id in ids} == set(studio)
 
 
 def test_an_uploaded_picture_is_the_input_on_either_server(gateway: GatewayProcess, studio: dict[str, Server]) -> None:
