@@ -109,6 +109,11 @@ class ComfyService:
         """Whether its process runs."""
         return self._running is not None and self._running.process.alive
 
+    @property
+    def url(self) -> str | None:
+        """The URL of the running ComfyUI."""
+        return self._running.process.url if self._running is not None and self.is_running else None
+
     def log_tail(self) -> str:
         """Return the last lines of its output, without secrets and paths."""
         path = self._settings.state_dir / "comfy" / "server.log"

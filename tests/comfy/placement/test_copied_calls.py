@@ -112,12 +112,12 @@ def test_a_class_that_shows_its_cached_output_again_does_so_in_a_part(a: Caller,
         "3": node("TestTell", value=("2", 0), text="once"),
         "4": node("TestShow", value=("3", 0)),
     }
-    extra = on_endpoints(again=("b", ["2", "3"]))
+    extra = on_endpoints(reshown=("b", ["2", "3"]))
     placed = [show(a.server, prompt, extra) for _ in range(2)]
     here = [show(a.server, prompt) for _ in range(2)]
     for shown in (*placed, *here):
         assert shown.entry["status"]["status_str"] == "success", shown.entry["status"]["messages"]
-    assert [row["status"] for row in b.jobs(graph_id="again")] == ["COMPLETED"], (placed[1].cached, placed[1].ran)
+    assert [row["status"] for row in b.jobs(graph_id="reshown")] == ["COMPLETED"], (placed[1].cached, placed[1].ran)
     for run_placed, run_here in zip(placed, here, strict=True):
         assert run_placed.outputs == run_here.outputs
         assert run_placed.entry["meta"] == run_here.entry["meta"]
