@@ -47,7 +47,7 @@ from yggdrasill.gateway.dialects.comfy_v2_shapes import (
 )
 from yggdrasill.gateway.files import asset_ids
 from yggdrasill.gateway.http import Http, caller_of, json_response, principal_of
-from yggdrasill.gateway.models import STATUS, Event, Job, new_job_id
+from yggdrasill.gateway.models import STATUS, Event, Job, check_name, new_job_id
 from yggdrasill.gateway.service import Gateway, Options, only_of
 from yggdrasill.protocol.states import FINAL, IN_QUEUE
 from yggdrasill.remote.comfy_ports import INPUT_NODE, OUTPUT_NODE
@@ -199,21 +199,20 @@ class ComfyDialect:
         """GET /api/v2/jobs"""
         query = request.query
         limit = int(number(query.get("limit"), "limit", _PAGE, least=1, most=_MAX_PAGE))
-        after = _after(query["cursor"]) if query.get("cursor") else None
+        before, last = _after(query["cursor"]) if query.get("cursor") else (None, None)
         wanted = _filters(query)
         # the text is found without regard to case, so each job is compared again
         containing = [f"{json.dumps(name)}:{json.dumps(value)}" for name, value in wanted.items()]
         found: list[Job] = []
         while len(found) <= limit:
-            page = await asyncio.wrap_future(
-                self._gateway.store.newest(
-                    principal=only_of(principal_of(request)), dialect=DIALECT, after=after, containing=containing, limit=limit + 1
-                )
+            listed = self._gateway.store.newest(
+                principal=only_of(principal_of(request)), dialect=DIALECT, before=before, last=last, containing=containing, limit=limit + 1
             )
+            page = await asyncio.wrap_future(listed)
             found += [job for job in page if wanted.items() <= (job.extra.get("metadata") or {}).items()]
             if len(page) <= limit:
                 break
-            after = page[-1].created, page[-1].job_id
+            before, last = page[-1].created, page[-1].job_id
         body: dict[str, Any] = {"jobs": [describe_item(job) for job in found[:limit]]}
         if len(found) > limit:
             body["next_cursor"] = _cursor(found[limit - 1])
@@ -405,12 +404,12 @@ def _cursor(job: Job) -> str:
     return base64.urlsafe_b64encode(json.dumps([job.created, job.job_id]).encode()).decode("ascii").rstrip("=")
 
 
-def _after(cursor: str) -> tuple[float, str]:
+def _after(cursor: str) -> tuple[float | None, str | None]:
     """Return the place in the list at which a page ended. Raise `Refusal` for a text that is not a cursor."""
     try:
         created, job_id = json.loads(base64.b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4), altchars=b"-_", validate=True))
-        if not isinstance(created, (int, float)) or isinstance(created, bool) or not isinstance(job_id, str) or not job_id.isprintable():
+        if not isinstance(created, (int, float)) or isinstance(created, bool) or not isinstance(job_id, str):
             raise ValueError
-        return float(created), job_id
+        return float(created), check_name(job_id, "cursor")
     except (ValueError, TypeError, binascii.Error):
         raise Refusal(400, "invalid_cursor", "The cursor is not one of this gateway. Begin the list again without a cursor.") from None

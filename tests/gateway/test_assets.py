@@ -170,7 +170,7 @@ def test_the_rules_hold_on_postgresql_too(tmp_path: Path, postgres: str) -> None
     with pytest.raises(AssetInUse):
         asyncio.run(kept.store.delete(first.asset_id, "a"))
     assert kept.jobs.ahead_of(job).result() == 0
-    listed = kept.jobs.newest(dialect="comfy_v2", containing=['"no":"label"'], after=(1e12, ""), limit=10).result()
+    listed = kept.jobs.newest(dialect="comfy_v2", containing=['"no":"label"'], before=1e12, last="x", limit=10).result()
     assert listed == []
     kept.work.finish(job, COMPLETED, output={}).result()
     kept.age(first.asset_id, expires=1.0)
