@@ -10,11 +10,6 @@ import os
 import sys
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
-
-settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("tests")
-
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -41,6 +36,14 @@ def bind_children() -> None:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to("..", target_is_directory=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(link.parent), os.environ.get("PYTHONPATH")]))
+
+
+def pytest_configure() -> None:
+    """Set the defaults of hypothesis. ComfyUI's Python, which imports this file too, does not have it."""
+    from hypothesis import HealthCheck, settings
+
+    settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("tests")
 
 
 bind_children()

@@ -28,6 +28,7 @@ Progress = Callable[[int, int, str], object]
 _TICK_S = 0.1
 _PROBES = 16
 _SPARE_BYTES = 64 << 20
+_KINDS = ("comfyui", "package", "node", "model")
 """Space that is left on the disk."""
 
 
@@ -103,10 +104,12 @@ class Plan:
         return [f"{len(missing)} missing, {size_text(self.total_bytes)} to fetch:", *(f"- {entry}" for entry in missing)]
 
     def missing(self) -> list[Missing]:
-        """Return all that is missing: what cannot be had, then what can be fetched."""
+        """Return all that is missing: what cannot be had, by kind and name, then what can be fetched."""
         models = [Missing("model", name, "is not in the cache", nbytes) for name, (_, nbytes) in self.fetching.items()]
         nodes = [Missing("node", node.name, reason) for node, reason in self.installing]
-        return [*self.impossible, *models, *nodes]
+        # it is found by concurrent checks
+        impossible = sorted(self.impossible, key=lambda entry: (_KINDS.index(entry.kind), entry.name))
+        return [*impossible, *models, *nodes]
 
 
 async def plan_version(

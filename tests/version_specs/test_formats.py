@@ -193,7 +193,8 @@ def test_an_unknown_format_lists_the_available_ones(tmp_path: Path) -> None:
         write_format(spec_from_document({"schema": "comfy-build/1", "name": "n", "definition": {}}, "x"), tmp_path / "x", "docker")
 
 
-names = st.text("abcdefghijklmnopqrstuvwxyzABC0123456789_-", min_size=1, max_size=12).map(lambda text: f"n{text}")
+#: The first letters keep out names that are reserved on Windows, such as "nul".
+names = st.text("abcdefghijklmnopqrstuvwxyzABC0123456789_-", min_size=1, max_size=12).map(lambda text: f"item{text}")
 hashes = st.text("0123456789abcdef", min_size=64, max_size=64)
 commits = st.text("0123456789abcdef", min_size=40, max_size=40)
 urls = names.map(lambda name: f"https://example.com/{name}.safetensors")
