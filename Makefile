@@ -42,10 +42,10 @@ conformance: $(VENV)/browser.stamp .link/yggdrasill
 packs: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/packs -m "" --packs-report docs/compatibility.md
 
-# An environment with the RunPod SDK and emulators of object stores, for the tests that need them.
+# An environment with the RunPod SDK, emulators of object stores and comfy-sdk, for the tests that need them.
 serverless:
 	$(PYTHON) -m venv .venv-serverless
-	.venv-serverless/bin/python -m pip install --quiet --disable-pip-version-check -e ".[runpod,gcs,stores]" "moto[server]" gcp-storage-emulator
+	.venv-serverless/bin/python -m pip install --quiet --disable-pip-version-check -e ".[runpod,gcs,stores]" "moto[server]" gcp-storage-emulator "comfy-sdk>=0.5"
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks
