@@ -146,19 +146,24 @@ class JobStore:
         dialect: str | None = None,
         parent: str | None = None,
         before: float | None = None,
+        last: str | None = None,
         limit: int = 100,
     ) -> Future[list[Job]]:
-        """Return jobs, newest first, without the steps of composites unless ``parent`` is one. ``before`` continues after an earlier list."""
+        """Return jobs, newest first, without the steps of composites unless ``parent`` is one. ``before`` continues after an earlier list:
+        it is the time at which the last job of that list was created. With ``last``, the id of that job, those of the same time follow too.
+        """
         if not 0 < limit <= _MAX_ROWS or not set(statuses) <= set(STATES):
             raise InvalidArgument(f"The limit must be 1 to {_MAX_ROWS}, and a status one of {', '.join(STATES)}.")
-        for value in (target, dialect, parent):
+        for value in (target, dialect, parent, last):
             if value is not None:
                 check_name(value, "filter")
         equal = {"principal": principal, "target": target, "dialect": dialect}
         wanted = [jobs.c[name] == value for name, value in equal.items() if value is not None]
         wanted += [jobs.c.parent.is_(None) if parent is None else jobs.c.parent == parent]
         wanted += [jobs.c.status.in_(statuses)] if statuses else []
-        wanted += [jobs.c.created < before] if before is not None else []
+        if before is not None:
+            same = sa.false() if last is None else sa.and_(jobs.c.created == before, jobs.c.job_id > last)
+            wanted.append(sa.or_(jobs.c.created < before, same))
         statement = select_jobs.where(*wanted).order_by(jobs.c.created.desc(), jobs.c.job_id).limit(limit)
         return self._database.read(lambda transaction: [job_of(row) for row in transaction.execute(statement)])
 
