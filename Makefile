@@ -37,6 +37,7 @@ conformance: $(VENV)/browser.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report $(REPORT) --versions-report docs/compatibility.md
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance --ignore=tests/comfy/packs -m "not browser" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance --ignore=tests/comfy/packs -m browser
+	$(BIN)/pytest tests/gateway/test_page.py -m browser
 
 # Needs a real ComfyUI as above, and checkouts of node packs in ~/comfy/packs or COMFYUI_PACKS. COMFYUI_PACKS_PYTHON runs them.
 packs: $(VENV)/dev.stamp .link/yggdrasill

@@ -82,7 +82,7 @@ export class JobRow {
     for (const each of [this.up, this.down, this.front, this.priorityLabel]) each.hidden = !isQueued;
     if (document.activeElement !== this.priority) this.priority.value = job.priority;
     const failed = job.error && status !== "CANCELLED";
-    say(this.problem, failed ? [job.error.node && `${job.error.node}: `, job.error.message ?? job.error.code].filter(Boolean).join("") : "");
+    say(this.problem, failed ? String(job.error.message ?? job.error.code) : "");
     this.#showProgress();
     this.tick();
     if (before && before.status !== status) {

@@ -81,6 +81,12 @@ def test_jobs_of_the_same_moment_are_not_skipped_between_two_pages(gateway: Gate
     assert gateway.post(f"/v1/jobs/{answer.json()['job_id']}/cancel").status_code == 200
 
 
+def test_endpoints_report_their_devices(gateway: GatewayProcess) -> None:
+    (found,) = [each for each in gateway.get("/v1/endpoints").json()["endpoints"] if each["name"] == "forge"]
+    assert found["devices"][0]["type"] == "cpu"
+    assert isinstance(found["memory"], list)
+
+
 # -- in a browser -------------------------------------------------------------------------------------------------------------
 
 
@@ -347,14 +353,15 @@ def test_a_thousand_jobs_are_shown_page_by_page(browser: Any, studio: GatewayPro
     until(lambda: rows.count() == 50, FAR)
     shown.page.get_by_role("button", name="Show older jobs").click()
     until(lambda: rows.count() == 100, FAR)
-    names = shown.page.locator("li.job .name").all_inner_texts()
+    # the browser lays out only what is seen, so the other lines have no inner text
+    names = shown.page.locator("li.job .name").all_text_contents()
     assert len(set(names)) == 100
     shown.choose("queued")
     until(lambda: rows.count() == 1000, FAR)
     first = shown.page.locator("li.job .name").first.inner_text()
     shown.row(first).get_by_role("button", name=f"Cancel {first}").click()
     until(lambda: rows.count() == 999 and shown.status(first) == "", FAR)
-    assert "999" in shown.page.locator("#filters").get_by_role("button", name="queued").inner_text()
+    until(lambda: "999" in shown.page.locator("#filters").get_by_role("button", name="queued").inner_text(), FAR)
     assert not shown.problems
     shown.page.close()
     removed = studio.post("/v2/double/purge-queue").json()
