@@ -7,6 +7,8 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -33,6 +35,19 @@ def bind_children() -> None:
         link.parent.mkdir(exist_ok=True)
         link.symlink_to("..", target_is_directory=True)
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(link.parent), os.environ.get("PYTHONPATH")]))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--scan-secrets", action="store_true", help="plant secrets in the environment, and search all that the tests leave behind for them"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--scan-secrets"):
+        from samples.secret_scan import SessionScan
+
+        config.pluginmanager.register(SessionScan(), "planted-secrets")
 
 
 bind_children()

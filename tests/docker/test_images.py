@@ -99,7 +99,17 @@ def test_the_build_context_has_the_whole_package_and_no_secrets_or_tests() -> No
     outside = ("tests/", "docs/", "benchmarks/", ".", "docker/endpoints.yaml")
     lost = [path for path in tracked if ignored(path) and not path.startswith(outside)]
     assert not lost
-    for path in (".git/config", ".env", ".venv/bin/python", "sub/.env.local", "token", "data/token", "secrets.yaml", "a/gateway.sqlite-wal", "tests/x.py"):
+    for path in (
+        ".git/config",
+        ".env",
+        ".venv/bin/python",
+        "sub/.env.local",
+        "token",
+        "data/token",
+        "secrets.yaml",
+        "a/gateway.sqlite-wal",
+        "tests/x.py",
+    ):
         assert ignored(path), path
 
 
@@ -115,7 +125,9 @@ def test_an_image_has_no_secrets_is_not_run_by_root_and_has_a_health_check() -> 
     (check,) = [each.text for each in final if each.name == "HEALTHCHECK"]
     (entry,) = [each.text for each in final if each.name == "ENTRYPOINT"]
     assert json.loads(check[check.index("[") :]) == [*json.loads(entry)[2:], "healthcheck"]
-    targets = {f"/opt/yggdrasill/{Path(each.words[0]).name}" for each in final if each.name == "COPY" and each.words[0].startswith("docker/")}
+    targets = {
+        f"/opt/yggdrasill/{Path(each.words[0]).name}" for each in final if each.name == "COPY" and each.words[0].startswith("docker/")
+    }
     assert json.loads(entry)[2] in targets
 
 
@@ -129,7 +141,13 @@ def test_the_ports_are_those_of_the_roles() -> None:
 
 def test_the_extras_that_are_installed_exist() -> None:
     (toml,) = [(ROOT / "pyproject.toml").read_text(encoding="utf-8")]
-    found = {extra for each in dockerfile() if each.name == "RUN" for group in re.findall(r"yggdrasill\[([\w,]+)\]", each.text) for extra in group.split(",")}
+    found = {
+        extra
+        for each in dockerfile()
+        if each.name == "RUN"
+        for group in re.findall(r"yggdrasill\[([\w,]+)\]", each.text)
+        for extra in group.split(",")
+    }
     assert {"gateway", "runpod", "stores"} <= found
     for extra in found:
         assert re.search(rf"^{extra} = \[", toml, re.MULTILINE), extra
@@ -146,7 +164,9 @@ def test_comfyui_is_fetched_at_a_version(tmp_path: Path, reference: str) -> None
     (command,) = [each.text for each in dockerfile() if each.stage == "comfyui" and "git init" in each.text]
     target = tmp_path / "ComfyUI"
     environment = {**os.environ, "COMFYUI_REPOSITORY": upstream.url, "COMFYUI_VERSION": version}
-    done = subprocess.run(["sh", "-c", command.replace("/opt/ComfyUI", str(target))], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["sh", "-c", command.replace("/opt/ComfyUI", str(target))], env=environment, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert (target / "main.py").read_text(encoding="utf-8") == "print('wanted')\n"
 
@@ -161,7 +181,9 @@ def test_every_command_of_the_dockerfile_is_valid_shell() -> None:
 def test_the_environment_is_made_and_used_as_in_the_image(tmp_path: Path) -> None:
     (command,) = [each.text for each in dockerfile() if each.name == "RUN" and "-m venv" in each.text]
     made = tmp_path / "venv"
-    done = subprocess.run(["sh", "-c", command.replace("/opt/venv", str(made)).replace("python ", f"{sys.executable} ", 1) + " --without-pip"], check=False)
+    done = subprocess.run(
+        ["sh", "-c", command.replace("/opt/venv", str(made)).replace("python ", f"{sys.executable} ", 1) + " --without-pip"], check=False
+    )
     assert done.returncode == 0
     assert (made / "bin" / "python").exists()
 
@@ -227,7 +249,9 @@ def test_a_worker_without_arguments_is_a_serverless_one(tmp_path: Path) -> None:
 
 
 def test_another_word_is_a_command(tmp_path: Path) -> None:
-    done = subprocess.run([str(ENTRYPOINT), "echo", "two words", "*"], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [str(ENTRYPOINT), "echo", "two words", "*"], env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=True
+    )
     assert done.stdout == "two words *\n"
 
 
@@ -280,7 +304,13 @@ def test_every_variable_of_a_service_is_read_by_the_program() -> None:
     tracked = subprocess.run(["git", "ls-files", "*.py", "docker/*"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     program = "\n".join((ROOT / path).read_text(encoding="utf-8") for path in tracked if not path.startswith("tests/"))
     variables = {name for service in of_our_image().values() for name in service["environment"]}
-    variables |= {word.split("=")[0] for each in dockerfile() if each.name == "ENV" for word in each.text.split() if word.startswith(("COMFY", "MODELS", "YGG"))}
+    variables |= {
+        word.split("=")[0]
+        for each in dockerfile()
+        if each.name == "ENV"
+        for word in each.text.split()
+        if word.startswith(("COMFY", "MODELS", "YGG"))
+    }
     for name in variables:
         assert re.search(rf"\b{name}\b", program.replace((DOCKER / "Dockerfile").read_text(encoding="utf-8"), "")), name
 
@@ -341,7 +371,9 @@ def test_the_services_with_a_gpu_are_those_of_the_compose_file() -> None:
 def built(tmp_path: Path) -> Any:
     """Return a function that runs the script with a program that records its arguments, and returns them for each call."""
     recorder = tmp_path / "docker"
-    recorder.write_text(f'#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done >>{tmp_path}/calls\necho >>{tmp_path}/calls\n', encoding="utf-8")
+    recorder.write_text(
+        f'#!/bin/sh\nfor word in "$@"; do printf "%s\\n" "$word"; done >>{tmp_path}/calls\necho >>{tmp_path}/calls\n', encoding="utf-8"
+    )
     recorder.chmod(0o755)
 
     def run(*targets: str, **settings: str) -> tuple[subprocess.CompletedProcess[str], list[list[str]]]:

@@ -146,7 +146,9 @@ def ended(gateway: GatewayProcess, name: str, **body: Any) -> str:
 
 
 @pytest.mark.browser
-def test_a_job_is_seen_waiting_running_and_finishing_without_a_reload(shown: StatusPage, studio: GatewayProcess, gate_file: GateFile) -> None:
+def test_a_job_is_seen_waiting_running_and_finishing_without_a_reload(
+    shown: StatusPage, studio: GatewayProcess, gate_file: GateFile
+) -> None:
     shown.page.evaluate("() => { window.isTheSamePage = true; }")
     studio.submit("gate", gate_file.inputs(x=1), name="watched")
     row = shown.wait_for_status("watched", "running")
@@ -383,7 +385,9 @@ def test_every_control_has_a_name_and_the_page_fits_a_phone(shown: StatusPage, s
     widths = shown.page.locator("li.job button:visible").evaluate_all("(all) => all.map((each) => each.getBoundingClientRect().right)")
     assert widths
     assert max(widths) <= 375
-    shown.row("a job with quite a long name that does not fit into the width of a phone").get_by_role("button", name=re.compile("^Cancel")).click()
+    shown.row("a job with quite a long name that does not fit into the width of a phone").get_by_role(
+        "button", name=re.compile("^Cancel")
+    ).click()
     until(lambda: "cancelled" in shown.page.locator("li.job").first.inner_text(), FAR)
 
 

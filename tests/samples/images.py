@@ -109,11 +109,20 @@ class RoleProcess:
         self.folder.mkdir(parents=True, exist_ok=True)
         # a container has the variables of its image and its service only
         kept = {name: os.environ[name] for name in ("HOME", "PYTHONPATH", "LANG", "TMPDIR") if name in os.environ}
-        inside = {"PATH": path_with_program(self.folder / "bin"), "COMFYUI_PYTHON": sys.executable, "YGGDRASILL_DATA": str(self.folder / "data")}
+        inside = {
+            "PATH": path_with_program(self.folder / "bin"),
+            "COMFYUI_PYTHON": sys.executable,
+            "YGGDRASILL_DATA": str(self.folder / "data"),
+        }
         self.environment = {**kept, **inside, **self.environment}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(ENTRYPOINT), *self.command], env=dict(self.environment), cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [str(ENTRYPOINT), *self.command],
+                env=dict(self.environment),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
 
     @property

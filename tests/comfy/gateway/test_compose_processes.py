@@ -98,7 +98,12 @@ def stack(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
             environment = {**service["environment"], "PORT": ports[name]}
             if name.startswith("comfy"):
                 flags = f"--cpu {installation.flag_without_api_nodes}"
-                environment |= {"COMFY_HOME": str(home), "COMFYUI_PYTHON": str(installation.python), "MODELS_DIR": str(models), "COMFY_ARGS": flags}
+                environment |= {
+                    "COMFY_HOME": str(home),
+                    "COMFYUI_PYTHON": str(installation.python),
+                    "MODELS_DIR": str(models),
+                    "COMFY_ARGS": flags,
+                }
                 environment |= {"PYTHONUTF8": "1", "PYTHONPATH": ""}
             roles[name] = RoleProcess(folder / name, command, environment)
         for each in roles.values():
@@ -115,7 +120,10 @@ def stack(installation: Installation, tmp_path_factory: pytest.TempPathFactory) 
 
 def test_both_servers_are_reached_with_the_extension_and_share_their_models(stack: Stack) -> None:
     endpoints = {each["name"]: each for each in stack.get("/v1/endpoints")["endpoints"]}
-    assert {name: (each["kind"], each["up"]) for name, each in endpoints.items()} == {"comfy-a": ("comfy", True), "comfy-b": ("comfy", True)}
+    assert {name: (each["kind"], each["up"]) for name, each in endpoints.items()} == {
+        "comfy-a": ("comfy", True),
+        "comfy-b": ("comfy", True),
+    }
     checkpoints = Path(stack.roles["comfy-a"].environment["MODELS_DIR"]) / "checkpoints"
     checkpoints.mkdir(parents=True, exist_ok=True)
     (checkpoints / "shared.safetensors").write_bytes(b"")
@@ -134,7 +142,11 @@ def test_a_job_with_an_image_runs_and_its_picture_is_fetched(stack: Stack) -> No
     (file,) = found["files"]
     answer = stack.session.get(file["url"], timeout=60)
     picture = Image.open(BytesIO(answer.content))
-    assert (answer.headers["Content-Type"], picture.size, picture.convert("RGB").getpixel((5, 5))) == ("image/png", (48, 32), (0xCC, 0x33, 0x11))
+    assert (answer.headers["Content-Type"], picture.size, picture.convert("RGB").getpixel((5, 5))) == (
+        "image/png",
+        (48, 32),
+        (0xCC, 0x33, 0x11),
+    )
     saved = stack.roles[found["endpoint"]].folder / "data" / "output" / file["filename"]
     assert saved.read_bytes() == answer.content
 
@@ -170,7 +182,9 @@ def test_a_value_goes_from_a_step_on_one_server_to_a_step_on_the_other(stack: St
 def test_the_page_answers_and_no_token_is_printed(stack: Stack) -> None:
     assert "<title>Gateway</title>" in requests.get(stack.url + "/", timeout=60).text
     assert requests.get(stack.url + "/v1/jobs", timeout=60).status_code == 401
-    assert requests.get(stack.url + "/v1/jobs", headers={"Authorization": f"Bearer {TOKENS['ENDPOINT_TOKEN']}"}, timeout=60).status_code == 401
+    assert (
+        requests.get(stack.url + "/v1/jobs", headers={"Authorization": f"Bearer {TOKENS['ENDPOINT_TOKEN']}"}, timeout=60).status_code == 401
+    )
     for role in stack.roles.values():
         printed = role.log.read_text(encoding="utf-8", errors="replace")
         assert not [value for value in TOKENS.values() if value in printed]
