@@ -30,7 +30,11 @@ class StatusPage:
     def __post_init__(self) -> None:
         self.page.set_default_timeout(1000 * FAR)
         self.page.on("pageerror", lambda error: self.problems.append(str(error)))
-        self.page.on("console", lambda message: message.type == "error" and self.problems.append(message.text))
+        self.page.on("console", self._printed)
+
+    def _printed(self, message: Any) -> None:
+        if message.type == "error":
+            self.problems.append(message.text)
 
     def open(self, token: str | None = GATEWAY_TOKEN) -> StatusPage:
         """Open the page, and enter the token unless it is None."""

@@ -89,7 +89,7 @@ class SessionScan:
         """Search the temporary folders; those of workers of xdist are below that of the controller."""
         if hasattr(session.config, "workerinput"):
             return
-        folder: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]  # noqa: SLF001 - pytest has no public name for it
+        folder: Path = session.config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
         found, self.files = scan_folder(folder, PLANTED)
         self.findings += found
         if self.findings:

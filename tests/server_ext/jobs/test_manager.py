@@ -381,7 +381,7 @@ def test_encoded_secrets_are_replaced_too(secret: str) -> None:
         cleaned = redactor.text(f"before {text} behind")
         assert "[secret]" in cleaned
         assert (cleaned.startswith("before "), cleaned.endswith(" behind")) == (True, True)
-        assert text[8:-8] not in cleaned
+        assert text not in cleaned
 
 
 def test_a_late_reader_receives_all_events_of_a_finished_job_and_its_end(tmp_path: Path) -> None:
