@@ -52,20 +52,22 @@ class Redactor:
     """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        self._words: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
+        #: Longest first: one secret may be a prefix of another.
+        self._words: list[str] = []
         self.learn(known)
 
     def learn(self, known: Iterable[str]) -> None:
         """Add secrets."""
-        self._words |= {form for word in known if len(word) >= _MIN_LENGTH for form in _forms(word)}
-        # longest first: one secret may be a prefix of another
-        words = sorted(self._words, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, words))) if words else None
+        words = {form for word in known if len(word) >= _MIN_LENGTH for form in _forms(word)}.union(self._words)
+        self._words = sorted(words, key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """Return ``text`` with secrets replaced."""
-        return text if self._pattern is None else self._pattern.sub(_MARK, text)
+        # a search for each word is several times faster than one for an expression of all of them
+        for word in self._words:
+            if word in text:
+                text = text.replace(word, _MARK)
+        return text
 
     def value(self, value: Any) -> Any:
         """Return a JSON value with secrets replaced in keys and strings. Values that JSON cannot represent become strings."""

@@ -84,7 +84,7 @@ class SessionScan:
         text = "\n".join([report.longreprtext, *(text for _, text in report.sections)])
         self.findings += [f"{report.nodeid} ({report.when}): {name}" for name in find(text.encode("utf-8", "surrogatepass"), PLANTED)]
 
-    @pytest.hookimpl(trylast=True)
+    @pytest.hookimpl(tryfirst=True)  # pytest may remove the folders after it
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Search the temporary folders; those of workers of xdist are below that of the controller."""
         if hasattr(session.config, "workerinput"):
