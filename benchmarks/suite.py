@@ -24,6 +24,7 @@ TITLES = {
     "partition": "Partitioning a prompt",
     "endpoint": "Jobs of an endpoint under load",
     "gateway": "The gateway under load",
+    "worker": "A serverless worker",
     "remote": "Remote calls on loopback",
     "comfy": "Remote Graph between ComfyUI servers on loopback",
     "unplaced": "A server with the extension where nothing is placed",

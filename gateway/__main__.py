@@ -1,27 +1,18 @@
-"""``python -m yggdrasill.gateway '{"port": 0, ...}'``: serve a gateway with settings given as JSON.
-
-Prints one line of JSON with the url and the path of the token file when the gateway listens.
-"""
+"""``python -m yggdrasill.gateway '{"port": 0, ...}'``: serve a gateway with settings given as JSON."""
 
 from __future__ import annotations
 
-import json
 import sys
-from pathlib import Path
 
 from yggdrasill.gateway.app import serve
+from yggdrasill.server_ext.__main__ import main as serve_with
 
 __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
     """Serve with the settings in the first argument (JSON)."""
-    serve(**json.loads(arguments[0]) if arguments else {}, ready=_announce)
-
-
-def _announce(url: str, token_file: Path | None) -> None:
-    sys.stdout.write(json.dumps({"url": url, "token_file": None if token_file is None else str(token_file)}) + "\n")
-    sys.stdout.flush()
+    serve_with(arguments, serve)
 
 
 if __name__ == "__main__":

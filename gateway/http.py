@@ -16,7 +16,6 @@ from aiohttp import web
 from yggdrasill.errors import (
     AccessDenied,
     EndpointUnreachable,
-    InvalidArgument,
     QueueFull,
     StorageFailed,
     UnknownArtifact,
@@ -42,8 +41,6 @@ __all__ = [
     "bearer",
     "caller_of",
     "json_response",
-    "last_event",
-    "number",
     "plain_output",
     "principal_of",
     "send_artifact",
@@ -91,27 +88,6 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
     """Return a JSON response."""
     body = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "backslashreplace")
     return web.Response(body=body, status=status, content_type="application/json", headers=headers)
-
-
-def number(text: str | None, name: str, default: float, *, least: float = 0.0, most: float = float("inf")) -> float:
-    """Return a number of the query, limited to ``most``. Raise `InvalidArgument` for another text or a smaller number."""
-    try:
-        value = default if text is None else float(text)
-    except ValueError:
-        value = float("nan")
-    if not least <= value < float("inf"):
-        raise InvalidArgument(f"{name} must be a number of at least {least:g}, got {str(text)[:40]!r}.")
-    return min(value, most)
-
-
-def last_event(request: web.Request) -> int | None:
-    """Return the number in ``Last-Event-ID``, or None. Raise `InvalidArgument` for another text."""
-    given = request.headers.get("Last-Event-ID")
-    if given is None:
-        return None
-    if not given.isascii() or not given.isdigit() or len(given) > 18:
-        raise InvalidArgument(f"Last-Event-ID must be the number of an event, got {given[:40]!r}.")
-    return int(given)
 
 
 def _bare_error(error: dict[str, Any], status: int) -> Any:

@@ -8,11 +8,11 @@ from comfy_api.v0_0_2 import io
 
 from yggdrasill.nodes.ports import CATEGORY
 from yggdrasill.nodes.sockets import category, port_inputs, port_outputs, values_in_order
-from yggdrasill.remote.comfy_ports import REMOTE_NODE
 from yggdrasill.server_ext.comfy.port_checks import MAX_PORTS
 
-__all__ = ["EndpointInfo", "RemoteGraphNode"]
+__all__ = ["REMOTE_NODE", "EndpointInfo", "RemoteGraphNode"]
 
+REMOTE_NODE = "YggdrasillRemoteGraph"
 AUTO = "auto"
 FALLBACKS = (AUTO, "fail", "local")
 

@@ -34,8 +34,6 @@ __all__ = [
 
 INPUT_NODE = "YggdrasillGraphInput"
 OUTPUT_NODE = "YggdrasillGraphOutput"
-#: The class of the node that calls a deployment.
-REMOTE_NODE = "YggdrasillRemoteGraph"
 #: The class of the node that carries the hidden inputs of a part; it exists only on the way to an endpoint.
 HIDDEN_NODE = "YggdrasillHiddenInputs"
 ANY_TYPE = "*"

@@ -127,19 +127,7 @@ class LoopThread:
         inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
     ) -> Result:
         """Do the same for a caller on another event loop, without blocking that loop."""
-        return await self.wait(self.start(coroutine), token=token, inbox=inbox)
-
-    @staticmethod
-    async def wait(
-        pending: PendingResult[Result],
-        *,
-        token: CancelToken | None = None,
-        inbox: queue.SimpleQueue[Callable[[], None] | None] | None = None,
-    ) -> Result:
-        """Wait for a coroutine that was started before, as `run_async`. Cancelling the wait cancels the coroutine."""
-        if pending.future.done():
-            _run_inbox(inbox)
-            return pending.future.result()
+        pending = self.start(coroutine)
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
         pending.future.add_done_callback(lambda _: _wake(loop, ended))
         try:

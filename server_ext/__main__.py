@@ -1,12 +1,10 @@
-"""``python -m yggdrasill.server_ext '{"port": 0, ...}'``: serve one endpoint with settings given as JSON.
-
-Prints one line of JSON with the url and the path of the token file when the endpoint listens.
-"""
+"""``python -m yggdrasill.server_ext '{"port": 0, ...}'``: serve one endpoint with settings given as JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from yggdrasill.server_ext.server import serve
@@ -14,8 +12,11 @@ from yggdrasill.server_ext.server import serve
 __all__ = ["main"]
 
 
-def main(arguments: list[str]) -> None:
-    """Serve with the settings in the first argument (JSON)."""
+def main(arguments: list[str], serve: Callable[..., None] = serve) -> None:
+    """Call ``serve`` with the settings in the first argument (JSON).
+
+    Prints one line of JSON with the url and the path of the token file when it listens.
+    """
     serve(**json.loads(arguments[0]) if arguments else {}, ready=_announce)
 
 

@@ -38,7 +38,7 @@ from yggdrasill.server_ext.upload_sessions import UploadSessions
 from yggdrasill.values.stores.base import Writer
 from yggdrasill.values.stores.threaded import ThreadedStore
 
-__all__ = ["Endpoint", "add_routes", "request_key"]
+__all__ = ["Endpoint", "add_routes", "last_event", "number", "request_key"]
 
 _LOG = logging.getLogger("yggdrasill.server")
 _MAX_WAIT = 60.0
@@ -292,7 +292,7 @@ class Endpoint:
     async def jobs(self, request: web.Request) -> web.Response:
         """GET /jobs"""
         query = request.query
-        limit = _number(query.get("limit", "100"), "limit")
+        limit = number(query.get("limit"), "limit", 100)
         return _json({"jobs": await self._service.jobs(query.get("graph_id"), query.get("status"), int(limit), _only(request))})
 
     async def job(self, request: web.Request) -> web.Response:
@@ -306,7 +306,7 @@ class Endpoint:
 
     async def output(self, request: web.Request) -> web.Response:
         """GET /jobs/{job_id}/output"""
-        wait = _number(request.query.get("wait", "0"), "wait")
+        wait = number(request.query.get("wait"), "wait")
         return await self._send_result(request, await self._service.job_manager.find(request.match_info["job_id"], _only(request)), wait)
 
     async def check_inputs(self, request: web.Request) -> web.Response:
@@ -335,7 +335,7 @@ class Endpoint:
         return await self._send_events(request, None)
 
     async def _send_events(self, request: web.Request, job_id: str | None) -> web.StreamResponse:
-        events = self._service.events(job_id, _last_event(request), _EVENT_POLL_SECONDS, _only(request))
+        events = self._service.events(job_id, last_event(request), _EVENT_POLL_SECONDS, _only(request))
         return await bodies.send_events(request, self._while_valid(_principal(request), events))
 
     async def _while_valid(self, principal: Principal, events: AsyncGenerator[Event | None, None]) -> AsyncGenerator[Event | None, None]:
@@ -466,7 +466,8 @@ def _if_match(request: web.Request) -> str | None:
     return None if given == "*" else given.strip('"')
 
 
-def _last_event(request: web.Request) -> int | None:
+def last_event(request: web.Request) -> int | None:
+    """Return the number in ``Last-Event-ID``, or None. Raise `InvalidArgument` for another text."""
     given = request.headers.get("Last-Event-ID")
     if given is None:
         return None
@@ -475,11 +476,12 @@ def _last_event(request: web.Request) -> int | None:
     return int(given)
 
 
-def _number(text: str, name: str) -> float:
+def number(text: str | None, name: str, default: float = 0.0, *, least: float = 0.0, most: float = float("inf")) -> float:
+    """Return a number of the query, limited to ``most``. Raise `InvalidArgument` for another text or a smaller number."""
     try:
-        number = float(text)
+        value = default if text is None else float(text)
     except ValueError:
-        number = -1.0
-    if not 0 <= number < float("inf"):
-        raise InvalidArgument(f"{name} must be a number of at least 0, got {text[:40]!r}.")
-    return number
+        value = float("nan")
+    if not least <= value < float("inf"):
+        raise InvalidArgument(f"{name} must be a number of at least {least:g}, got {str(text)[:40]!r}.")
+    return min(value, most)

@@ -1,4 +1,7 @@
-"""Binds this checkout to the name ``yggdrasill``, whatever its folder is called, here and in the processes tests start."""
+"""Binds this checkout to the name ``yggdrasill``, whatever its folder is called, here and in the processes tests start.
+
+Examples of hypothesis have no time limit: a machine that pauses for seconds would fail tests of other things.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tests")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -40,7 +40,10 @@ class Bucket(Protocol):
 
 
 class GcsBucket(Bucket):
-    """A bucket of Google Cloud Storage. STORAGE_EMULATOR_HOST names an emulator. URLs: ``gcs_url`` and, if public or signed, ``url``."""
+    """A bucket of Google Cloud Storage. URLs: ``gcs_url`` and, if public or signed, ``url``.
+
+    STORAGE_EMULATOR_HOST names an emulator, which needs no credentials.
+    """
 
     def __init__(self, settings: GcsSettings, bucket: str | None = None, prefix: str | None = None) -> None:
         self._settings = settings
@@ -73,7 +76,10 @@ class GcsBucket(Bucket):
             ) from error
         try:
             if os.environ.get("STORAGE_EMULATOR_HOST"):
-                self._client = storage.Client(project=self._settings.project or "local", credentials=credentials.AnonymousCredentials())
+                # the library would use no credentials, and then it cannot sign URLs
+                known = bool(os.environ.get("GOOGLE_APPLICATION_CREDENTIALS"))
+                account = importlib.import_module("google.auth").default()[0] if known else credentials.AnonymousCredentials()
+                self._client = storage.Client(project=self._settings.project or "local", credentials=account)
             else:
                 self._client = storage.Client(project=self._settings.project)
         except (failures.GoogleAuthError, OSError, ValueError) as error:

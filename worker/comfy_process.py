@@ -23,7 +23,7 @@ from yggdrasill.worker.settings import Settings
 from yggdrasill.worker.training import clean_environment
 from yggdrasill.worker.workspace import Workspace
 
-__all__ = ["ComfyService", "Profile", "RunningComfy"]
+__all__ = ["ComfyService", "End", "Profile", "RunningComfy"]
 
 Result = TypeVar("Result")
 
@@ -48,6 +48,14 @@ class Profile:
     generation: int = 0
 
 
+@dataclass(frozen=True)
+class End:
+    """How a ComfyUI ended: its return code and its last output, read before the next start replaces the log."""
+
+    code: int
+    output: str
+
+
 @dataclass(eq=False)
 class RunningComfy:
     """A ComfyUI that runs. ``ended`` is done when its process has ended."""
@@ -55,7 +63,7 @@ class RunningComfy:
     process: ComfyProcess
     server: ComfyServer
     boot_seconds: float
-    ended: asyncio.Task[int] = field(repr=False)
+    ended: asyncio.Task[End] = field(repr=False)
 
     @property
     def input_folder(self) -> Path:
@@ -100,6 +108,11 @@ class ComfyService:
     def is_running(self) -> bool:
         """Whether its process runs."""
         return self._running is not None and self._running.process.alive
+
+    @property
+    def url(self) -> str | None:
+        """The URL of the running ComfyUI."""
+        return self._running.process.url if self._running is not None and self.is_running else None
 
     def log_tail(self) -> str:
         """Return the last lines of its output, without secrets and paths."""
@@ -146,8 +159,9 @@ class ComfyService:
             await asyncio.wait({running.ended}, timeout=_CRASH_SECONDS)
             if not running.ended.done():
                 return await task
+            end = running.ended.result()
             raise RunError(
-                f"ComfyUI ended while the job ran (return code {running.ended.result()}). It is started again. Its last output:\n{self.log_tail()}",
+                f"ComfyUI ended while the job ran (return code {end.code}). It is started again. Its last output:\n{end.output}",
                 code="comfy_crashed",
             )
         finally:
@@ -170,6 +184,9 @@ class ComfyService:
     async def _ready(self, profile: Profile) -> RunningComfy:
         async with self._starting:
             if self._running is None or not self._running.process.alive:
+                if self._running is not None:
+                    # its last output is read before the new process replaces the log
+                    await asyncio.wait({self._running.ended})
                 self._running = await self._start(profile)
             return self._running
 
@@ -183,12 +200,12 @@ class ComfyService:
         except EndpointUnreachable as error:
             raise EndpointFailed(f"ComfyUI cannot be started: {error.message}", code="comfy_start_failed") from error
         server = ComfyServer(process.url, "ComfyUI")
-        ended = asyncio.create_task(_end_of(process))
+        ended = asyncio.create_task(self._end_of(process))
         try:
             while not await _answers(server):
                 if ended.done() or time.monotonic() - started > self._settings.start_seconds:
                     why = (
-                        f"ended with return code {ended.result()}"
+                        f"ended with return code {ended.result().code}"
                         if ended.done()
                         else f"is not ready after {self._settings.start_seconds:g} s"
                     )
@@ -228,9 +245,8 @@ class ComfyService:
         if self._closed or self._running is not running or running.ended.cancelled():
             return
         self.crashes += 1
-        _LOG.error(
-            "ComfyUI ended (return code %s) and is started again. Its last output:\n%s", running.process.process.returncode, self.log_tail()
-        )
+        end = running.ended.result()
+        _LOG.error("ComfyUI ended (return code %s) and is started again. Its last output:\n%s", end.code, end.output)
         self._restarting = asyncio.get_running_loop().create_task(self._restart(profile))
 
     async def _restart(self, profile: Profile) -> None:
@@ -240,18 +256,17 @@ class ComfyService:
         except (EndpointFailed, MissingFile) as error:
             _LOG.error("%s", self._scrubber.text(str(error)))
 
+    async def _end_of(self, process: ComfyProcess) -> End:
+        """Wait until a process has ended and return how it ended."""
+        while (code := process.process.poll()) is None:  # noqa: ASYNC110 - a process has no event
+            await asyncio.sleep(_POLL)
+        return End(code, self.log_tail())
+
     async def _stop(self) -> None:
         running, self._running = self._running, None
         if running is not None:
             await asyncio.to_thread(stop_processes, [running.process])
             await asyncio.wait({running.ended}, timeout=_CRASH_SECONDS)
-
-
-async def _end_of(process: ComfyProcess) -> int:
-    """Wait until a process has ended and return its return code."""
-    while (code := process.process.poll()) is None:  # noqa: ASYNC110 - a process has no event
-        await asyncio.sleep(_POLL)
-    return code
 
 
 async def _answers(server: ComfyServer) -> bool:

@@ -131,12 +131,16 @@ class ProcessStore:
         """
         for process_id in sorted(self._ids()):
             process = self._read(process_id)
-            if process is None or process.is_final or process.kind not in kinds or not self._is_claimable(process):
+            if process is None or process.is_final or process.kind not in kinds:
                 continue
-            number = self._last_attempt(process_id) + 1
-            if number > max_attempts + 1 or not self._create(process_id, f"attempt-{number}"):
+            number = self._next_attempt(process_id)
+            if number is None or number > max_attempts + 1 or not self._create(process_id, f"attempt-{number}"):
                 continue
             self.renew(replace(process, attempt=number))
+            # the worker of the former attempt may have ended the process after its lease
+            process = self._read(process_id)
+            if process is None or process.is_final:
+                continue
             now = self._clock()
             taken = replace(process, state=IN_PROGRESS, owner=self.owner, attempt=number, started=process.started or now)
             self._write(taken)
@@ -146,7 +150,7 @@ class ProcessStore:
     def has_claimable(self, kinds: frozenset[str]) -> bool:
         """Return whether a process of these kinds waits for a worker."""
         rows = [self._read(process_id) for process_id in self._ids()]
-        return any(row is not None and not row.is_final and row.kind in kinds and self._is_claimable(row) for row in rows)
+        return any(row is not None and not row.is_final and row.kind in kinds and self._is_claimable(row.process_id) for row in rows)
 
     def renew(self, process: Process) -> bool:
         """Extend the lease of an attempt. Return False if another worker has claimed a later attempt, or the folder is gone."""
@@ -168,7 +172,7 @@ class ProcessStore:
 
     def is_lost(self, process: Process) -> bool:
         """Return whether a process is ``IN_PROGRESS`` but its worker has stopped renewing the lease."""
-        return process.state == IN_PROGRESS and self._is_claimable(process)
+        return process.state == IN_PROGRESS and self._is_claimable(process.process_id)
 
     def update(self, process: Process) -> bool:
         """Write a row of this worker's attempt. Return False, and write nothing, if the attempt is not the last one or the row is final."""
@@ -198,11 +202,10 @@ class ProcessStore:
         if process.is_final:
             return process
         self._create(process.process_id, "cancel")
-        if self._is_claimable(process):
-            number = self._last_attempt(process.process_id) + 1
-            if self._create(process.process_id, f"attempt-{number}"):
-                taken = replace(process, owner=self.owner, attempt=number)
-                return self.finish(taken, CANCELLED, error={"error": "The process was cancelled.", "code": "cancelled"})
+        number = self._next_attempt(process.process_id)
+        if number is not None and self._create(process.process_id, f"attempt-{number}"):
+            taken = replace(process, owner=self.owner, attempt=number)
+            return self.finish(taken, CANCELLED, error={"error": "The process was cancelled.", "code": "cancelled"})
         return process
 
     def is_cancelled(self, process_id: str) -> bool:
@@ -293,16 +296,21 @@ class ProcessStore:
         names = [path.name for path in (self.folder / process_id).iterdir()]
         return max((int(name[8:]) for name in names if name.startswith("attempt-") and name[8:].isdecimal()), default=0)
 
-    def _is_claimable(self, process: Process) -> bool:
-        """Return whether no attempt runs: none was made, or the lease of the last one has ended."""
+    def _next_attempt(self, process_id: str) -> int | None:
+        """Return the number of the attempt that may be claimed now; None while the last one has its lease or if the folder is gone.
+
+        A claim creates the file of exactly this number: an attempt that another worker has claimed in between has that file already.
+        """
         try:
-            number = self._last_attempt(process.process_id)
-            if number == 0:
-                return True
-            until = self._lease_end(process.process_id, number)
+            number = self._last_attempt(process_id)
+            if number and self._clock() <= self._lease_end(process_id, number):
+                return None
         except OSError:
-            return False
-        return self._clock() > until
+            return None
+        return number + 1
+
+    def _is_claimable(self, process_id: str) -> bool:
+        return self._next_attempt(process_id) is not None
 
     def _lease_end(self, process_id: str, number: int) -> float:
         folder = self.folder / process_id

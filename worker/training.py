@@ -38,6 +38,7 @@ _LINE = re.compile(rb"[\r\n]+")
 _POLL = 0.25
 _WRITE_SECONDS = 1.0
 _STOP_SECONDS = 15.0
+_READ_SECONDS = 5.0
 _MAX_LINE = 4096
 
 
@@ -234,14 +235,17 @@ class TrainingRunner:
         trainer.check()
         folder = self._workspace.output / "training" / process.process_id
         config = await asyncio.to_thread(self._write_config, process, folder)
-        async with self._program(trainer, config) as program:
-            watch = _Attempt(process, self.store, trainer, self._scrubber)
-            reading = asyncio.create_task(watch.read(program))
-            try:
-                stopped = await watch.keep(program, reading)
-            finally:
-                reading.cancel()
-                await asyncio.gather(reading, return_exceptions=True)
+        watch = _Attempt(process, self.store, trainer, self._scrubber)
+        stopped: str | None = None
+        reading: asyncio.Task[None] | None = None
+        try:
+            async with self._program(trainer, config) as program:
+                reading = asyncio.create_task(watch.read(program))
+                stopped = await watch.keep(program)
+        finally:
+            # a trainer that is stopped may have saved steps whose lines are not read yet; the next attempt does not repeat them
+            if reading is not None:
+                await watch.end(reading, write=stopped != "lost")
         if stopped == "lost":
             return
         if stopped == "cancelled":
@@ -336,8 +340,8 @@ class _Attempt:
         if "loss" in found and "step" in self._progress:
             self._losses[int(self._progress["step"])] = found["loss"]
 
-    async def keep(self, program: asyncio.subprocess.Process, reading: asyncio.Task[None]) -> str | None:
-        """Wait for the end of the trainer. Return ``cancelled`` or ``lost`` if it must end before, else None with everything written.
+    async def keep(self, program: asyncio.subprocess.Process) -> str | None:
+        """Wait for the end of the trainer. Return ``cancelled`` or ``lost`` if it must end before, else None.
 
         Raises:
             StorageFailed: the store of processes is gone.
@@ -357,13 +361,17 @@ class _Attempt:
                     if not await asyncio.to_thread(store.renew, self.process):
                         return "lost"
                     renewed = now
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(asyncio.shield(reading), 5.0)
             return None
         finally:
-            if ending.done():
-                await asyncio.to_thread(self._write)
             ending.cancel()
+
+    async def end(self, reading: asyncio.Task[None], *, write: bool) -> None:
+        """Read the rest of the output after the end of the trainer and write it. A program that keeps the pipe open is not waited for."""
+        await asyncio.wait({reading}, timeout=_READ_SECONDS)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        if write:
+            await asyncio.to_thread(self._write)
 
     def _write(self) -> None:
         lines, self._lines = self._lines, []

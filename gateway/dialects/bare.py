@@ -19,8 +19,6 @@ from yggdrasill.gateway.http import (
     Http,
     caller_of,
     json_response,
-    last_event,
-    number,
     plain_output,
     principal_of,
     send_artifact,
@@ -30,6 +28,7 @@ from yggdrasill.gateway.models import Job, check_priority, check_seconds
 from yggdrasill.gateway.service import Gateway, Options, only_of
 from yggdrasill.server_ext.bodies import read_json
 from yggdrasill.server_ext.principals import ADMIN, DEPLOY, READ, RUN
+from yggdrasill.server_ext.routes import last_event, number
 from yggdrasill.values.wire import references
 
 __all__ = ["DIALECT", "BareDialect", "describe"]

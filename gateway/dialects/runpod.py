@@ -14,12 +14,13 @@ from typing import Any
 from aiohttp import web
 
 from yggdrasill.errors import AccessDenied, InvalidArgument, UnknownJob, unknown_name
-from yggdrasill.gateway.http import Http, json_response, number, plain_output, principal_of
+from yggdrasill.gateway.http import Http, json_response, plain_output, principal_of
 from yggdrasill.gateway.models import POOL, Job, check_seconds
 from yggdrasill.gateway.service import Gateway, Options, only_of
 from yggdrasill.protocol.states import COMPLETED, FAILED, IN_PROGRESS, IN_QUEUE
 from yggdrasill.server_ext.bodies import read_json
 from yggdrasill.server_ext.principals import DEPLOY, READ, RUN
+from yggdrasill.server_ext.routes import number
 
 __all__ = ["DIALECT", "PREFIXES", "RunpodDialect", "describe", "error_body"]
 

@@ -15,12 +15,13 @@ from aiohttp import web
 
 from yggdrasill.errors import CorruptData, PayloadTooLarge
 from yggdrasill.gateway.dialects.runpod import PREFIXES, error_body
-from yggdrasill.gateway.http import Http, json_response, number
+from yggdrasill.gateway.http import Http, json_response
 from yggdrasill.gateway.models import Job, check_name
 from yggdrasill.gateway.service import Gateway
 from yggdrasill.protocol.states import COMPLETED, FAILED, IN_PROGRESS
 from yggdrasill.server_ext.bodies import read_json
 from yggdrasill.server_ext.principals import WORK
+from yggdrasill.server_ext.routes import number
 
 __all__ = ["WorkerDialect", "environment_of_worker"]
 

@@ -19,8 +19,7 @@ from yggdrasill.server_ext.auth import token_of_endpoint
 from yggdrasill.server_ext.comfy import compat
 from yggdrasill.server_ext.comfy.comfy_host import ComfyHost
 from yggdrasill.server_ext.comfy.compat.holds import HOLDS
-from yggdrasill.server_ext.comfy.compat.probe import EDITOR, ENDPOINT, FEATURES, PLACEMENT, REMOTE_GRAPH, probe
-from yggdrasill.server_ext.comfy.contract_fingerprint import query_ahead
+from yggdrasill.server_ext.comfy.compat.probe import EDITOR, ENDPOINT, FEATURES, PLACEMENT, probe
 from yggdrasill.server_ext.comfy.custom_messages import route_custom_messages
 from yggdrasill.server_ext.comfy.extension_context import ExtensionContext, set_extension_context
 from yggdrasill.server_ext.comfy.local_fallback import LocalFallbacks
@@ -110,9 +109,6 @@ def _attach(context: ExtensionContext) -> None:
     run_prompts_with(context.runner)
     with compat.shielded("messages of nodes cannot be sent to the callers of jobs"):
         route_custom_messages(lambda prompt_id: context.runner.run_of(prompt_id) is not None)
-    if REMOTE_GRAPH not in context.off:
-        with compat.shielded("the contracts of posted prompts are not requested ahead"):
-            compat.add_on_prompt_handler(query_ahead)
     host = ComfyHost(settings.slots)
     set_local_comfy(host)
     service, guard, set_url = build_service(serving, data_dir, token, redactor, host)

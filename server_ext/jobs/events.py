@@ -77,9 +77,12 @@ class EventHub:
         self.last = 0
 
     async def start(self) -> None:
-        """Continue numbering after the stored events."""
+        """Continue numbering after the stored events, and report the ends of jobs whose events a killed process had not stored."""
         stored = await asyncio.wrap_future(self._store.last_seq())
         self.last = stored + _RESTART_GAP if stored else 0
+        for job_id, status, error in await asyncio.wrap_future(self._store.unreported_ends()):
+            self.emit(job_id, "status", {"status": status, "error": error})
+        self._store.flush()
 
     def begin(self, job_id: str) -> None:
         """Keep the events of a new job in memory too, so that they are read without the store."""

@@ -66,6 +66,10 @@ _RECORD_KEYS = (
 )
 _SELECT_KEY = "SELECT key, job_id, body_hash, status, recorded, principal FROM keys WHERE key = ?"
 _LAST_SEQ = "SELECT coalesce(max(seq), 0) FROM events"
+_UNREPORTED = (
+    "SELECT job_id, status, error FROM jobs WHERE finished IS NOT NULL AND NOT EXISTS (SELECT 1 FROM events WHERE events.job_id = jobs.job_id "  # noqa: S608
+    f"AND kind = 'status' AND json_extract(data, '$.status') IN ({', '.join('?' * len(FINAL))})) ORDER BY finished"
+)
 _KEPT_SEQ = "SELECT coalesce(max(value), 0) FROM numbers WHERE name = 'last_seq'"
 _KEEP_LAST_SEQ = f"INSERT OR REPLACE INTO numbers VALUES ('last_seq', max(({_LAST_SEQ}), ({_KEPT_SEQ})))"  # noqa: S608
 _SELECT_SUMMARY = _SELECT.replace(" request, missing, output,", " NULL, missing, NULL,")
@@ -262,6 +266,15 @@ class JobStore:
     def last_seq(self) -> Future[int]:
         """Return the highest ``seq`` that was ever stored, or 0. Removed events count."""
         return self._read(lambda db: max(int(db.execute(statement).fetchone()[0]) for statement in (_LAST_SEQ, _KEPT_SEQ)))
+
+    def unreported_ends(self) -> Future[list[tuple[str, str, dict[str, Any] | None]]]:
+        """Return id, state and error of each finished job whose end has no event, because the process was killed between the two writes."""
+
+        def operation(db: sqlite3.Connection) -> list[tuple[str, str, dict[str, Any] | None]]:
+            rows = db.execute(_UNREPORTED, tuple(FINAL)).fetchall()
+            return [(job_id, status, None if error is None else json.loads(error)) for job_id, status, error in rows]
+
+        return self._read(operation)
 
     def events(self, job_id: str | None, after: int, limit: int = 1000) -> Future[list[Event]]:
         """Return events of one job, or of all, with a ``seq`` above ``after``, in order."""

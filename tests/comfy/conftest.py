@@ -86,7 +86,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def pair(servers: Servers) -> tuple[Caller, Caller]:
-    """Servers ``a`` and ``b``, with each other in their registries under these names, and each with a node class that the other lacks."""
+    """Servers ``a`` and ``b``, with each other in their registries under these names, and each with a node class that the other lacks.
+
+    Tests of many files share them in any order: a test that counts the jobs of a graph or part gives it a name that no other test uses.
+    """
     started = []
     for name in ("a", "b"):
         base = make_base_directory(servers.folder / f"pair-{name}")

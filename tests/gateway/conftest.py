@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -57,8 +58,19 @@ def _postgres() -> Path | None:
     return found[-1] if found else Path(given).parent if given else None
 
 
+@pytest.fixture
+def postgres(postgres_server: str) -> str:
+    """Return the URL of a new, empty database: a queue is bounded as a whole, so jobs that another test left would count."""
+    import psycopg
+
+    name = f"t{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_server, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")  # a name cannot be a parameter
+    return f"{postgres_server.rpartition('/')[0]}/{name}"
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """Return the URL of a database server that is started for the tests, as an unprivileged user."""
     pytest.importorskip("psycopg", reason="psycopg is not installed")
     programs = _postgres()

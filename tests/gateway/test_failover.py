@@ -197,7 +197,9 @@ def test_two_gateways_share_a_database(pair: Pair, gate_file: GateFile, kind: st
 
     held = one.submit("gate", gate_file.inputs(x=1))["job_id"]
     other = two.submit("gate", gate_file.inputs(x=2))["job_id"]
-    gate_file.wait_begun(2)
+    # each gateway may choose the same endpoint, which runs one job at a time
+    gate_file.wait_begun()
+    until(lambda: [two.status(job_id) for job_id in (held, other)] == ["IN_PROGRESS"] * 2)
     one.kill()
     gate_file.open()
     assert [two.result(job_id)["output"] for job_id in (held, other)] == [{"y": 1}, {"y": 2}]

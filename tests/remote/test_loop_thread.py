@@ -57,13 +57,6 @@ async def test_an_awaited_call_leaves_its_own_loop_free(own: LoopThread) -> None
     assert beats > 10
 
 
-async def test_a_coroutine_that_was_started_before_is_awaited(own: LoopThread) -> None:
-    running, ended = own.start(later(5)), own.start(later(6, 0.0))
-    await asyncio.to_thread(ended.future.result, 20.0)
-    assert await own.wait(running) == 5
-    assert await own.wait(ended) == 6
-
-
 def test_waiting_on_the_thread_that_serves_all_waiting_is_refused(own: LoopThread) -> None:
     async def inside() -> int:
         return own.run(later(1))

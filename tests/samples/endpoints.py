@@ -13,15 +13,18 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from samples.prefork import Forked, can_fork, start_forked
 from yggdrasill.remote import Endpoint, EndpointClient, EndpointRegistry
 
-__all__ = ["TOKEN", "Cutter", "EndpointProcess", "cutter", "free_port", "registry_of"]
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+__all__ = ["TOKEN", "Cutter", "EndpointProcess", "ServedProcess", "cutter", "free_port", "registry_of"]
 
 TESTS = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
@@ -29,35 +32,34 @@ START_SECONDS = 60.0
 TOKEN = "token-of-the-tests"
 
 
-class EndpointProcess:
-    """A headless endpoint with the sample blocks; ``settings`` are those of `yggdrasill.server_ext.server.Settings`.
+class ServedProcess:
+    """A process of a package that serves with ``settings`` (JSON) and prints its url, started in its data folder ``data_dir``."""
 
-    By default the artifact folder is not shared, so that tensors cross a socket as between machines.
-    """
+    package: ClassVar[str] = "yggdrasill.server_ext"
 
-    def __init__(self, name: str, data_dir: Path, **settings: Any) -> None:
+    def __init__(self, name: str, data_dir: Path, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
         self.name = name
-        self.token = str(settings.pop("token", TOKEN))
         self.data_dir = data_dir
-        self._settings = {"port": 0, "plugins": ["samples.plugin"], "share_folder": False, **settings}
+        self.settings: dict[str, Any] = {"port": 0, "data_dir": str(data_dir), **settings}
+        self._environment = dict(environment)
         self._process: subprocess.Popen[str] | Forked | None = None
         self.url = ""
 
     def begin(self) -> None:
         """Start the process without waiting, so that several can start in parallel."""
-        data = {**self._settings, "data_dir": str(self.data_dir)}
         paths = [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "YGGDRASILL_TOKEN": self.token, "PYTHONPATH": os.pathsep.join(paths)}
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **self._environment}
         environment.pop("YGGDRASILL_URL", None)
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._log = (self.data_dir / "stderr.log").open("a", encoding="utf-8")
+        settings = json.dumps(self.settings)
         if can_fork():
-            self._process = start_forked(json.dumps(data), environment, self.data_dir, self._log)
+            self._process = start_forked(self.package, settings, environment, self.data_dir, self._log)
             return
-        command = [sys.executable, "-m", "yggdrasill.server_ext", json.dumps(data)]
+        command = [sys.executable, "-m", self.package, settings]
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, env=environment, cwd=self.data_dir)
 
-    def ready(self) -> EndpointProcess:
+    def ready(self) -> Self:
         """Wait until it responds to requests."""
         assert self._process is not None
         assert self._process.stdout is not None
@@ -66,13 +68,13 @@ class EndpointProcess:
         line = self._process.stdout.readline()
         timer.cancel()
         if not line:
-            raise AssertionError(f"endpoint {self.name} did not start: {self.log()[-2000:]}")
+            raise AssertionError(f"{self.name} did not start: {self.log()[-3000:]}")
         listening = json.loads(line)
         self.url = listening["url"]
-        self._settings["port"] = int(self.url.rsplit(":", 1)[1])
+        self.settings["port"] = int(self.url.rsplit(":", 1)[1])
         return self
 
-    def start(self) -> EndpointProcess:
+    def start(self) -> Self:
         """Start the process and wait until it is ready."""
         self.begin()
         return self.ready()
@@ -119,6 +121,18 @@ class EndpointProcess:
         """The process id."""
         assert self._process is not None
         return self._process.pid
+
+
+class EndpointProcess(ServedProcess):
+    """A headless endpoint with the sample blocks; ``settings`` are those of `yggdrasill.server_ext.server.Settings`.
+
+    By default the artifact folder is not shared, so that tensors cross a socket as between machines.
+    """
+
+    def __init__(self, name: str, data_dir: Path, **settings: Any) -> None:
+        self.token = str(settings.pop("token", TOKEN))
+        given = {"plugins": ["samples.plugin"], "share_folder": False, **settings}
+        super().__init__(name, data_dir, given, {"YGGDRASILL_TOKEN": self.token})
 
     def endpoint(self, url: str | None = None) -> Endpoint:
         """Return it as a registry entry, optionally with another url."""

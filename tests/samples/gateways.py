@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import requests
 
-from samples.endpoints import EndpointProcess
+from samples.endpoints import EndpointProcess, ServedProcess
 
 __all__ = ["GATEWAY_TOKEN", "GatewayProcess", "write_endpoints"]
 
-START_SECONDS = 60.0
 #: No secret: the gateways of the tests listen on this machine only and hold nothing.
 GATEWAY_TOKEN = "token-of-the-gateway"
 ENDPOINT_TOKEN = "YGGDRASILL_TEST_ENDPOINT_TOKEN"
@@ -30,73 +25,20 @@ def write_endpoints(path: Path, endpoints: Iterable[EndpointProcess], graphs: di
     return path
 
 
-class GatewayProcess:
+class GatewayProcess(ServedProcess):
     """A gateway with the settings of `yggdrasill.gateway.app.Settings`, and a session with its token."""
 
+    package = "yggdrasill.gateway"
+
     def __init__(self, data_dir: Path, endpoints: Iterable[EndpointProcess] = (), **settings: Any) -> None:
-        self.data_dir = data_dir
         data_dir.mkdir(parents=True, exist_ok=True)
         known = list(endpoints)
-        self.endpoint_token = known[0].token if known else "no-endpoint-has-a-token"
+        token = known[0].token if known else "no-endpoint-has-a-token"
         file = write_endpoints(data_dir / "endpoints.yaml", known, settings.pop("graphs", None))
-        self.environment: dict[str, str] = settings.pop("environment", {})
-        self.settings = {"port": 0, "data_dir": str(data_dir), "endpoints": str(file), "lease": 2.0, "grace": 0.3, **settings}
+        environment = {"YGGDRASILL_TOKEN": GATEWAY_TOKEN, ENDPOINT_TOKEN: token, **settings.pop("environment", {})}
+        super().__init__("the gateway", data_dir, {"endpoints": str(file), "lease": 2.0, "grace": 0.3, **settings}, environment)
         self.session = requests.Session()
         self.session.headers["Authorization"] = f"Bearer {GATEWAY_TOKEN}"
-        self.process: subprocess.Popen[str] | None = None
-        self.url = ""
-
-    def start(self) -> GatewayProcess:
-        """Start the process and wait until it is ready."""
-        self.begin()
-        return self.ready()
-
-    def begin(self) -> None:
-        """Start the process without waiting."""
-        given = {"YGGDRASILL_TOKEN": GATEWAY_TOKEN, ENDPOINT_TOKEN: self.endpoint_token, **self.environment}
-        self._log = (self.data_dir / "stderr.log").open("a", encoding="utf-8")
-        command = [sys.executable, "-m", "yggdrasill.gateway", json.dumps(self.settings)]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=self._log, text=True, env={**os.environ, **given})
-
-    def ready(self) -> GatewayProcess:
-        """Wait until it responds to requests."""
-        assert self.process is not None
-        assert self.process.stdout is not None
-        timer = threading.Timer(START_SECONDS, self.process.kill)
-        timer.start()
-        line = self.process.stdout.readline()
-        timer.cancel()
-        if not line:
-            raise AssertionError(f"the gateway did not start: {self.log()[-3000:]}")
-        self.url = json.loads(line)["url"]
-        self.settings["port"] = int(self.url.rsplit(":", 1)[1])
-        return self
-
-    def log(self) -> str:
-        """Return its standard error."""
-        return (self.data_dir / "stderr.log").read_text(encoding="utf-8", errors="replace")
-
-    def kill(self) -> None:
-        """Kill the process."""
-        self._end("kill")
-
-    def stop(self) -> None:
-        """Stop the process as a user does."""
-        self._end("terminate")
-
-    def _end(self, how: str) -> None:
-        process, self.process = self.process, None
-        if process is None:
-            return
-        getattr(process, how)()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
-        self._log.close()
 
     # -- requests ---------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Endpoints as processes that start in a moment: a process that has imported everything forks them.
+"""Endpoints and gateways as processes that start in a moment: a process that has imported everything forks them.
 
 ``python -m samples.prefork DESCRIPTOR`` serves the requests that arrive at the socket; `start_forked` sends them. The forked process is
 an ordinary one: it has its own descriptors, environment and folder, and is killed and waited for like any other.
@@ -6,11 +6,13 @@ an ordinary one: it has its own descriptors, environment and folder, and is kill
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import importlib
 import json
 import os
+import runpy
 import select
 import signal
 import socket
@@ -79,11 +81,11 @@ class Forked:
         self.send_signal(signal.SIGKILL)
 
 
-def start_forked(settings: str, environment: Mapping[str, str], folder: Path, errors: IO[str]) -> Forked:
-    """Start an endpoint with ``settings`` (JSON); its standard error goes to the file ``errors``."""
+def start_forked(package: str, settings: str, environment: Mapping[str, str], folder: Path, errors: IO[str]) -> Forked:
+    """Start a process of a package with ``settings`` (JSON); its standard error goes to the file ``errors``."""
     reading, writing = os.pipe()
     try:
-        request = {"settings": settings, "environment": dict(environment), "folder": str(folder)}
+        request = {"package": package, "settings": settings, "environment": dict(environment), "folder": str(folder)}
         pid = _parent().request(json.dumps(request).encode(), [writing, errors.fileno()])
     except BaseException:
         os.close(reading)
@@ -124,6 +126,8 @@ def _serve(connection: socket.socket) -> None:
     """Fork a process for each request; return in the forked process, or when the other side has closed the socket."""
     for name in _IMPORTED:
         importlib.import_module(name)
+    with contextlib.suppress(ImportError):  # an extra
+        importlib.import_module("yggdrasill.gateway.app")
     gc.freeze()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while True:
@@ -142,9 +146,7 @@ def _serve(connection: socket.socket) -> None:
 
 
 def _become(request: Mapping[str, Any], descriptors: list[int]) -> None:
-    """Turn the forked process into the endpoint, and serve until it is stopped."""
-    from yggdrasill.server_ext.__main__ import main
-
+    """Turn the forked process into that of the package, and serve until it is stopped."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for descriptor, target in zip(descriptors, (1, 2), strict=True):
         os.dup2(descriptor, target)
@@ -154,7 +156,8 @@ def _become(request: Mapping[str, Any], descriptors: list[int]) -> None:
     os.chdir(request["folder"])
     sys.path[0] = request["folder"]
     sys.path[1:1] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in sys.path]
-    main([request["settings"]])
+    sys.argv[1:] = [request["settings"]]
+    runpy.run_module(f"{request['package']}.__main__", run_name="__main__")
 
 
 if __name__ == "__main__":

@@ -122,6 +122,10 @@ class ScriptedEndpoint:
     async def _stop(self) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
+            for site in list(runner.sites):
+                await site.stop()
+            # a connection that was just accepted is closed by the runner only when its transport is made
+            await asyncio.sleep(0.02)
             await runner.cleanup()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +100,78 @@ def test_files_are_put_into_google_cloud_storage(python: Path, gcs: str, tmp_pat
     assert other["files"][0]["gcs_url"] == "gs://results/other/place/job-1/output/a.bin"
     assert missing["code"] == "no_bucket"
     assert (spilled["files"][0]["spilled"], content(gcs, spilled["files"][0]["gcs_url"])) == (True, DATA)
+
+
+MAKE_KEY = """
+import json, sys
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+path, token_uri = sys.argv[1:]
+key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+facts = {"type": "service_account", "project_id": "tests", "private_key_id": "1", "private_key": pem,
+         "client_email": "worker@tests.iam.gserviceaccount.com", "client_id": "1", "token_uri": token_uri}
+with open(path, "w") as file:
+    json.dump(facts, file)
+"""
+#: Checks a signature of version 4 as the service does: https://cloud.google.com/storage/docs/authentication/canonical-requests
+CHECK_URL = """
+import hashlib, json, sys
+from urllib.parse import parse_qsl, quote, urlsplit
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding
+path, url = sys.argv[1:]
+parts = urlsplit(url)
+query = dict(parse_qsl(parts.query, strict_parsing=True))
+signature = bytes.fromhex(query.pop("X-Goog-Signature"))
+listed = "&".join(f"{quote(name, safe='-_.~')}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
+request = f"GET\\n{parts.path}\\n{listed}\\nhost:{parts.netloc}\\n\\nhost\\nUNSIGNED-PAYLOAD"
+scope = query["X-Goog-Credential"].partition("/")[2]
+text = f"GOOG4-RSA-SHA256\\n{query['X-Goog-Date']}\\n{scope}\\n{hashlib.sha256(request.encode()).hexdigest()}"
+key = serialization.load_pem_private_key(json.load(open(path))["private_key"].encode(), None).public_key()
+key.verify(signature, text.encode(), padding.PKCS1v15(), hashes.SHA256())
+print(json.dumps([query["X-Goog-Expires"], query["X-Goog-Credential"].partition("/")[0]]))
+"""
+
+
+class Tokens(BaseHTTPRequestHandler):
+    """The service that exchanges a signed assertion for a token."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        body = json.dumps({"access_token": "planted-token-of-google", "expires_in": 3600, "token_type": "Bearer"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_request(self, code: object = "-", size: object = "-") -> None:
+        """Print nothing."""
+
+
+def test_an_object_of_google_cloud_storage_has_a_url_signed_by_the_service_account(python: Path, gcs: str, tmp_path: Path) -> None:
+    key = tmp_path / "account.json"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Tokens)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        subprocess.run([str(python), "-c", MAKE_KEY, str(key), f"http://127.0.0.1:{server.server_port}/token"], check=True)
+        environment = environment_of(
+            folder_with_output(tmp_path),
+            STORAGE_EMULATOR_HOST=gcs,
+            GOOGLE_APPLICATION_CREDENTIALS=str(key),
+            GCS_BUCKET="results",
+            GCS_SIGNED_URL_TTL="90",
+        )
+        (result,) = run_jobs(python, environment, jobs({"output_mode": "gcs"}))
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert "files" in result, result
+    (entry,) = result["files"]
+    assert content(gcs, entry["gcs_url"]) == DATA
+    assert "planted-token" not in json.dumps(result)
+    done = subprocess.run([str(python), "-c", CHECK_URL, str(key), entry["url"]], check=True, capture_output=True, text=True)
+    assert json.loads(done.stdout) == ["90", "worker@tests.iam.gserviceaccount.com"]
 
 
 def content(emulator: str, url: str) -> bytes:

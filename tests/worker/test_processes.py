@@ -71,6 +71,64 @@ def test_many_threads_claim_every_process_exactly_once(tmp_path: Path, clock: Cl
     assert sorted(claimed) == sorted(made)
 
 
+@pytest.mark.parametrize("other", ["claim", "cancel"])
+def test_an_attempt_that_another_worker_takes_between_two_steps_is_not_taken_again(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, other: str
+) -> None:
+    one, two = stores(tmp_path, clock)
+    made = one.create("training", "cats", {})
+    taken: list[object] = []
+    count = one._last_attempt
+
+    def last_attempt(process_id: str) -> int:
+        number = count(process_id)
+        if not taken:
+            taken.append(two.claim(kinds=KINDS, max_attempts=3) if other == "claim" else two.request_cancel(process_id))
+        return number
+
+    monkeypatch.setattr(one, "_last_attempt", last_attempt)
+    assert one.claim(kinds=KINDS, max_attempts=3) is None
+    assert taken != [None]
+    assert one.get(made.process_id).attempt == 1
+
+
+def test_a_cancel_between_the_steps_of_a_claim_leaves_the_attempt_to_its_worker(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = stores(tmp_path, clock)
+    made = one.create("training", "cats", {})
+    count = one._last_attempt
+
+    def last_attempt(process_id: str) -> int:
+        number = count(process_id)
+        two.claim(kinds=KINDS, max_attempts=3)
+        return number
+
+    monkeypatch.setattr(one, "_last_attempt", last_attempt)
+    assert one.request_cancel(made.process_id).state != CANCELLED
+    assert two.is_cancelled(made.process_id)
+    assert (two.get(made.process_id).state, two.get(made.process_id).attempt) == (IN_PROGRESS, 1)
+
+
+def test_a_process_that_its_former_worker_ends_during_a_claim_stays_ended(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = stores(tmp_path, clock)
+    made = one.create("training", "cats", {})
+    running = one.claim(kinds=KINDS, max_attempts=3)
+    assert running is not None
+    clock.now += 11
+    create = two._create
+
+    def end_first(process_id: str, name: str) -> bool:
+        one.finish(running, COMPLETED, output={"files": []})
+        return create(process_id, name)
+
+    monkeypatch.setattr(two, "_create", end_first)
+    assert two.claim(kinds=KINDS, max_attempts=3) is None
+    assert two.get(made.process_id).state == COMPLETED
+
+
 def test_the_oldest_is_claimed_first_and_the_newest_listed_first(tmp_path: Path, clock: Clock) -> None:
     one, _ = stores(tmp_path, clock)
     made = []

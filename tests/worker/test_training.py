@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -156,12 +156,10 @@ async def test_cancelling_a_waiting_request_cancels_its_process(worker: WorkerSe
     assert (await ended(worker, process_id))["state"] == "CANCELLED"
 
 
-def check_losses(status: Mapping[str, Any], steps: int) -> None:
-    """Check that each step has one loss, in order. That of the step in which the trainer was stopped may not have been read."""
+def check_losses(status: Mapping[str, Any], steps: int, *, lost: Collection[int] = ()) -> None:
+    """Check that each step except those ``lost`` has one loss, in order."""
     found = [step for step, _ in status["losses"]]
-    assert found == sorted(set(found))
-    assert found[-1] == steps
-    assert len(set(range(1, steps + 1)) - set(found)) <= 1
+    assert [step for step in found if step not in lost] == [step for step in range(1, steps + 1) if step not in lost]
 
 
 async def test_a_worker_that_stops_leaves_its_process_to_the_next_which_continues_it(start: Callable[..., Any]) -> None:
@@ -225,11 +223,14 @@ async def test_the_worker_that_took_a_training_is_killed_and_another_answers_and
     await asyncio.sleep(1.2)
     waiting = await ask(worker, type="process_status", process_id=process_id)
     assert "lost" in waiting["waiting"]
+    recorded = waiting["losses"][-1][0]
     other = await start()
     status = await ended(other, process_id)
     assert (status["state"], status["attempt"]) == ("COMPLETED", 2)
     assert status["progress"]["step"] == 80
-    check_losses(status, 80)
+    # the killed worker takes along what it had not written; steps that the trainer has not saved are computed again
+    resumed = int(re.findall(r"from step (\d+)", status["log"])[-1])
+    check_losses(status, 80, lost=range(recorded + 1, resumed + 1))
 
 
 def children_with(text: str) -> list[int]:

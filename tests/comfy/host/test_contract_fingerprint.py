@@ -83,27 +83,3 @@ def test_a_graph_whose_endpoint_does_not_answer_runs_again_and_fails(a: Caller, 
         assert time.monotonic() - began < 25
     finally:
         know(a.server, {"a": a.server, "b": b.server})
-
-
-def test_a_graph_that_is_replaced_while_a_prompt_waits_in_the_queue_is_called_again(a: Caller, b: Caller) -> None:
-    b.deploy("waits", picture_graph(node("ImageInvert", image=("1", 0))))
-    first = shown(a, prompt_of("waits"))
-    busy = {
-        "1": node("TestSeveral", count=1),
-        "2": node("TestSlow", value=("1", 0), seconds=1.0, salt="waits"),
-        "3": node("TestShow", value=("2", 0)),
-    }
-    before = a.server.post("/prompt", {"prompt": busy})["prompt_id"]
-    waiting = a.server.post("/prompt", {"prompt": prompt_of("waits")})["prompt_id"]
-    b.deploy("waits", picture_graph(node("ImageScaleBy", image=("1", 0), upscale_method="nearest-exact", scale_by=1.0)))
-    assert a.server.wait_for(before)["status"]["status_str"] == "success"
-    assert a.server.wait_for(waiting)["outputs"]["3"]["text"] != first
-
-
-def test_a_posted_prompt_keeps_the_id_that_its_client_chose(a: Caller, b: Caller) -> None:
-    b.deploy("once", picture_graph(node("ImageInvert", image=("1", 0))))
-    prompt = {**prompt_of("once"), "4": remote_node("once", "b", ("2", 0)), "5": node("TestShow", value=("4", 0))}
-    chosen = "00000000-0000-4000-8000-00000000abcd"
-    entry = a.server.run(prompt, prompt_id=chosen)
-    assert entry["status"]["status_str"] == "success", entry["status"]
-    assert entry["prompt"][1] == chosen

@@ -108,9 +108,11 @@ def test_an_interrupt_removes_only_the_waiting_job_from_the_endpoints_queue(a: C
 
 def test_an_interrupt_while_the_result_arrives_stops_the_prompt(a: Caller, b: Caller) -> None:
     large = node("EmptyImage", width=4096, height=4096, batch_size=3, color=7)
-    b.deploy("large", {"1": graph_input("x"), "4": large, "3": graph_output("y", ("4", 0), "IMAGE"), "5": graph_output("x", ("1", 0))})
-    prompt_id = a.start(calling("large"))
-    until(lambda: b.jobs(graph_id="large", status="COMPLETED"))
+    b.deploy(
+        "large_output", {"1": graph_input("x"), "4": large, "3": graph_output("y", ("4", 0), "IMAGE"), "5": graph_output("x", ("1", 0))}
+    )
+    prompt_id = a.start(calling("large_output"))
+    until(lambda: b.jobs(graph_id="large_output", status="COMPLETED"))
     a.server.post("/interrupt", {"prompt_id": prompt_id})
     assert interrupted(a, prompt_id)
 

@@ -17,11 +17,15 @@ _SALTS = itertools.count()
 _BODY = ["b1", "b2", "b3", "b4"]
 
 
-def looped(shown: bool = True) -> Prompt:
-    """A loop from s to e of three rounds, whose nodes show a picture, a text, progress and previews; nothing after 1 is in a cache."""
-    salt = f"copy{next(_SALTS)}"
+def looped(shown: bool = True, value: int | None = None) -> Prompt:
+    """A loop from s to e of three rounds, whose nodes show a picture, a text, progress and previews; nothing after 1 is in a cache.
+
+    An endpoint identifies the values of a part by their content, so each prompt has a value of its own unless it is given.
+    """
+    number = next(_SALTS)
+    salt = f"copy{number}"
     return {
-        "0": node("TestSeveral", count=1),
+        "0": node("PrimitiveInt", value=740_000 + 97 * number if value is None else value),
         "1": node("TestSalt", value=("0", 0), salt=salt),
         "s": node("TestRepeatStart", value=("1", 0)),
         "b1": node("TestDouble", value=("s", 0)),
@@ -81,7 +85,8 @@ def _executing(shown: Shown) -> set[tuple[str, str]]:
 
 
 def test_copies_without_the_ids_of_their_originals_run_at_the_endpoint(a: Caller, b: Caller) -> None:
-    here, placed = show(a.server, looped(shown=False)), show(a.server, looped(shown=False), on_endpoints(day=("b", _BODY)))
+    here = show(a.server, looped(shown=False, value=840_001))
+    placed = show(a.server, looped(shown=False, value=840_001), on_endpoints(day=("b", _BODY)))
     assert placed.entry["status"]["status_str"] == "success", placed.entry["status"]["messages"]
     assert len(b.jobs(graph_id="day")) == 3
     assert placed.outputs["9"] == here.outputs["9"]
@@ -107,10 +112,12 @@ def test_a_class_that_shows_its_cached_output_again_does_so_in_a_part(a: Caller,
         "3": node("TestTell", value=("2", 0), text="once"),
         "4": node("TestShow", value=("3", 0)),
     }
-    extra = on_endpoints(again=("b", ["2", "3"]))
+    extra = on_endpoints(reshown=("b", ["2", "3"]))
     placed = [show(a.server, prompt, extra) for _ in range(2)]
     here = [show(a.server, prompt) for _ in range(2)]
-    assert len(b.jobs(graph_id="again")) == 1
+    for shown in (*placed, *here):
+        assert shown.entry["status"]["status_str"] == "success", shown.entry["status"]["messages"]
+    assert [row["status"] for row in b.jobs(graph_id="reshown")] == ["COMPLETED"], (placed[1].cached, placed[1].ran)
     for run_placed, run_here in zip(placed, here, strict=True):
         assert run_placed.outputs == run_here.outputs
         assert run_placed.entry["meta"] == run_here.entry["meta"]

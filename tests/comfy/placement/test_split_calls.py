@@ -99,8 +99,10 @@ def test_a_batch_of_8_pictures_over_two_replicas_equals_that_of_one_server(a: Ca
     assert len(pixels(a, both, "23")) == 8
     assert pixels(a, both, "23") == pixels(a, one, "23")
     assert len(set(pixels(a, both, "23"))) == 8
-    show(a.server, {**prompt, "22": node("ImageFlip", image=("21", 0), flip_method="y-axis: horizontally")}, on_both("once", ["21", "22"]))
-    assert sum(len(caller.jobs(graph_id="once")) for caller in (a, b)) == 1
+    show(
+        a.server, {**prompt, "22": node("ImageFlip", image=("21", 0), flip_method="y-axis: horizontally")}, on_both("unsplit", ["21", "22"])
+    )
+    assert sum(len(caller.jobs(graph_id="unsplit")) for caller in (a, b)) == 1
 
 
 def pixels(caller: Caller, shown: Shown, node_id: str) -> list[bytes]:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from aiohttp import web
 from samples.http_client import GateFile, Http, error_of, events_of, in_background, one_node
 from yggdrasill.errors import BlockFailed
 from yggdrasill.executor.context import enter_run
+from yggdrasill.protocol.states import FAILED, IN_PROGRESS
 from yggdrasill.remote import RemoteGraph
 from yggdrasill.server_ext import bodies
 from yggdrasill.server_ext.jobs.events import EventHub
-from yggdrasill.server_ext.jobs.model import Event
+from yggdrasill.server_ext.jobs.model import Event, Job
 from yggdrasill.server_ext.jobs.store import JobStore
 
 
@@ -196,6 +198,39 @@ def test_only_the_newest_event_of_a_slot_is_kept(tmp_path: Path) -> None:
     assert first == ["None"]
     assert live == ["2", "other 2", "line"]
     assert stored == ["2", "other 2", "line", "end"]
+
+
+def test_the_end_of_a_job_whose_event_was_not_stored_is_reported_once_after_the_restart(tmp_path: Path) -> None:
+    error = {"type": "RunError", "message": "the oven is cold"}
+
+    async def events_after_a_start() -> dict[str, list[Any]]:
+        store = JobStore(tmp_path / "jobs.sqlite")
+        hub = EventHub(store)
+        await hub.start()
+        found: dict[str, list[Any]] = {name: [] for name in ("lost", "reported", "running")}
+        for name, data in found.items():
+            async for event in hub.stored(name, 0):
+                data.append(event.data)
+        store.close()
+        return found
+
+    store = JobStore(tmp_path / "jobs.sqlite")
+    for name in ("lost", "reported", "running"):
+        job = Job(name, f"key-{name}", "graph", "hash", "body", {"inputs": {}})
+        store.insert(job)
+        store.add_event(Event(store.last_seq().result() + 1, name, "status", {"job_id": name, "status": job.status}))
+        store.transition(replace(job, status=IN_PROGRESS, started=1.0))
+        if name != "running":
+            store.transition(replace(job, status=FAILED, started=1.0, finished=2.0, error=error, request={}))
+    ended = {"job_id": "reported", "status": FAILED, "error": error}
+    store.add_event(Event(9, "reported", "status", ended))
+    store.close()
+
+    for _ in range(2):
+        found = asyncio.run(events_after_a_start())
+        assert found["lost"][1:] == [{"job_id": "lost", "status": FAILED, "error": error}]
+        assert found["reported"][1:] == [ended]
+        assert len(found["running"]) == 1
 
 
 def test_event_numbers_continue_after_all_events_were_removed(tmp_path: Path) -> None:
