@@ -271,20 +271,14 @@ def test_a_gateway_and_its_endpoint_leave_no_secret_anywhere(tmp_path: Path) -> 
 
 @pytest.fixture
 def database(postgres: str) -> Iterator[tuple[str, Cutter]]:
-    """Return the URL of a database of its own with a password in it, behind a proxy."""
-    import psycopg
-
-    with psycopg.connect(postgres, autocommit=True) as connection:
-        connection.execute("CREATE DATABASE planted")
+    """Return the URL of the database with a password in it, behind a proxy."""
     parts = urllib.parse.urlsplit(postgres)
     proxy = Cutter(int(parts.port or 0))
     password = urllib.parse.quote(SECRETS["database password"], safe="")
     try:
-        yield f"postgresql://tests:{password}@{proxy.url.removeprefix('http://')}/planted", proxy
+        yield f"postgresql://{parts.username}:{password}@{proxy.url.removeprefix('http://')}{parts.path}", proxy
     finally:
         proxy.close()
-        with psycopg.connect(postgres, autocommit=True) as connection:
-            connection.execute("DROP DATABASE planted WITH (FORCE)")
 
 
 @pytest.mark.usefixtures("planted")
@@ -298,7 +292,7 @@ def test_a_gateway_with_the_password_of_a_database_leaves_it_nowhere(tmp_path: P
         run.error_paths()
         proxy.sever()
         until(lambda: run.gateway.post("/v1/workflows", {"graph": "double", "inputs": {"x": 1}}).status_code in (202, 503), FAR)
-        with psycopg.connect(postgres.replace("/postgres", "/planted")) as connection:
+        with psycopg.connect(postgres) as connection:
             tables = [
                 row[0]
                 for row in connection.execute("SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'").fetchall()
