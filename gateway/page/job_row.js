@@ -4,7 +4,7 @@
  */
 import { load, now, post } from "./connection.js";
 import { button, clock, make, notify, pretty, say, seconds } from "./elements.js";
-import { itemsOf, showItems } from "./pictures.js";
+import { itemsOf, showItems, showPreview } from "./pictures.js";
 
 export const WORDS = { IN_QUEUE: "queued", IN_PROGRESS: "running", COMPLETED: "completed", FAILED: "failed", CANCELLED: "cancelled", TIMED_OUT: "timed out" };
 const RETRYABLE = new Set(["FAILED", "TIMED_OUT"]);
@@ -114,6 +114,15 @@ export class JobRow {
     else this.bar.removeAttribute("value");
     const text = typeof given === "string" ? given : (given.text ?? given.place ?? given.node ?? "");
     say(this.progressText, [String(text), total > 0 && `${done} of ${total}`].filter(Boolean).join(" · ") || "running");
+  }
+
+  /** Show the preview of a node, as base64 of an image, if the row was seen and its job runs. */
+  async preview(text) {
+    if (!this.isSeen || this.job.status !== "IN_PROGRESS" || typeof text !== "string") return;
+    await showPreview(this.pictures, text, nameOf(this.job));
+    if (this.job.status === "IN_PROGRESS" || this.result) return;
+    this.pictures.replaceChildren();
+    this.pictures.hidden = true;
   }
 
   /** Called when the row comes into view. */

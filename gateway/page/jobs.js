@@ -142,6 +142,7 @@ export class Jobs {
       return;
     }
     if (kind === "progress" && row.job.status === "IN_PROGRESS") row.update({ ...row.job, progress: data });
+    if (kind === "comfy" && data.what === "preview") void row.preview(data.image);
     if (kind === "queue") this.#reloadSoon();
     if (kind !== "status") return;
     this.#show(row, { ...row.job, ...changes(row.job, data) });

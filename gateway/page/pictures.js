@@ -108,6 +108,32 @@ export async function showItems(element, items, job) {
   for (const each of shown) await each.fill?.();
 }
 
+/**
+ * Show the preview of a running node, in place of the one before.
+ * @param {HTMLElement} element
+ * @param {string} text base64 of an image
+ * @param {string} job name of the job
+ */
+export async function showPreview(element, text, job) {
+  const data = decoded(text);
+  const type = data && imageType(data);
+  if (!type) return;
+  const picture = await createImageBitmap(new Blob([data], { type })).catch(() => null);
+  if (!picture) return;
+  const known = element.querySelector(".preview");
+  const canvas = known ?? make("canvas", { class: "preview", role: "img", "aria-label": `Preview of ${job}` });
+  draw(picture, canvas);
+  if (!known) element.replaceChildren(canvas);
+  element.hidden = false;
+}
+
+function draw(picture, canvas) {
+  const ratio = SIZE / Math.max(picture.width, picture.height);
+  Object.assign(canvas, { width: Math.max(1, picture.width * ratio), height: Math.max(1, picture.height * ratio) });
+  canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
+  picture.close();
+}
+
 function thumbnail(item, job) {
   const label = item.frames > 1 ? `${item.name}, first of ${item.frames}` : item.name;
   const open = () => void openItem(item, label).catch((error) => notify(`${label} cannot be shown: ${error.message}`));
@@ -116,11 +142,7 @@ function thumbnail(item, job) {
   const element = make("button", { type: "button", class: "thumb", title: label, "aria-label": `Picture ${label} of ${job}`, onclick: open }, canvas);
   element.fill = async () => {
     try {
-      const picture = await createImageBitmap(await item.load());
-      const ratio = SIZE / Math.max(picture.width, picture.height);
-      Object.assign(canvas, { width: Math.max(1, picture.width * ratio), height: Math.max(1, picture.height * ratio) });
-      canvas.getContext("2d").drawImage(picture, 0, 0, canvas.width, canvas.height);
-      picture.close();
+      draw(await createImageBitmap(await item.load()), canvas);
       element.dataset.ready = "";
     } catch {
       element.replaceChildren(make("span", { class: "soft cut" }, `${label} is gone`));

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,6 +163,27 @@ def test_a_job_is_seen_waiting_running_and_finishing_without_a_reload(
     log = shown.page.locator("#events")
     until(lambda: "watched" in log.inner_text() and "completed" in log.inner_text(), FAR)
     assert shown.page.evaluate("() => window.isTheSamePage")
+
+
+@pytest.mark.browser
+def test_the_preview_of_a_running_node_is_shown_until_the_job_ends(shown: StatusPage, studio: GatewayProcess, gate_file: GateFile) -> None:
+    """A headless endpoint sends no previews, so this one is added to the stream of events."""
+    job = studio.submit("gate", gate_file.inputs(x=1), name="painted")["job_id"]
+    shown.wait_for_status("painted", "running")
+    image = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+    data = json.dumps({"job_id": job, "time": 0, "what": "preview", "node": "3", "type": "image/png", "image": image})
+    text = f"event: comfy\ndata: {data}\n\nevent: comfy\ndata: {data.replace(image, 'PHNjcmlwdD4=')}\n\n"
+    shown.page.route("**/v1/events", lambda route: route.fulfill(content_type="text/event-stream", body=text))
+    studio.kill()
+    studio.start()
+    row = shown.row("painted")
+    row.get_by_role("img", name="Preview of painted").wait_for()
+    assert row.locator("canvas").count() == 1
+    shown.page.unroute("**/v1/events")
+    gate_file.open()
+    shown.wait_for_status("painted", "completed")
+    until(lambda: row.locator(".preview").count() == 0, FAR)
+    shown.problems.clear()  # the refused connections
 
 
 @pytest.mark.browser
