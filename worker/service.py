@@ -71,7 +71,7 @@ class WorkerService:
         self.fetcher = Fetcher(settings.fetch_limit, settings.private_urls)
         self.generator = Generator(settings, self.workspace, self.comfy, self.versions, self.fetcher, self.scrubber)
         owner = f"{settings.worker_id}-{uuid.uuid4().hex[:8]}"
-        self.store = ProcessStore(self.workspace.logs / "processes", owner, lease_seconds=settings.lease_seconds)
+        self.store = ProcessStore(self.workspace.processes, owner, lease_seconds=settings.lease_seconds)
         known: dict[str, Trainer] = {"ai-toolkit": AiToolkit(settings.training), **(trainers or {})}
         self.runner = TrainingRunner(self.store, self.workspace, known, settings.training, self.scrubber)
         self.started = time.time()

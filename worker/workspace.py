@@ -57,8 +57,13 @@ class Workspace:
 
     @property
     def logs(self) -> Path:
-        """The folder of logs and of process rows."""
+        """The folder of logs."""
         return self.root / "logs"
+
+    @property
+    def processes(self) -> Path:
+        """The folder of process rows. It is hidden from lists, and a request cannot name it: rows have paths of this machine."""
+        return self.logs / ".processes"
 
     def make(self) -> None:
         """Create the missing folders.
@@ -82,7 +87,7 @@ class Workspace:
         Raises:
             InvalidArgument: not a path.
             AccessDenied: it leaves the root (or ``below``), by ``..`` or by a link (code ``path_outside_workspace``).
-            MissingFile: it does not exist and ``must_exist``.
+            MissingFile: it does not exist and ``must_exist``, or it is a process row.
         """
         if not isinstance(path, str) or not path.strip() or "\0" in path or len(path) > _MAX_PATH:
             raise InvalidArgument(
@@ -99,7 +104,7 @@ class Workspace:
                 code="path_outside_workspace",
                 reason="path",
             )
-        if must_exist and not found.exists():
+        if (must_exist and not found.exists()) or found.is_relative_to(os.path.realpath(self.processes)):
             raise MissingFile(f"The workspace has no file {path[:200]!r}. The request 'list_files' lists its files.", code="unknown_file")
         return found
 

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from yggdrasill.errors import AccessDenied, InvalidArgument, MissingFile, YggdrasillError
+from yggdrasill.worker.files import list_files
 from yggdrasill.worker.workspace import FOLDERS, Workspace, plain_name
 
 
@@ -35,6 +36,25 @@ def test_a_path_outside_is_refused(workspace: Workspace, path: str) -> None:
         workspace.resolve(path)
     assert caught.value.details["code"] in ("path_outside_workspace", "unknown_file")
     assert str(workspace.root) not in caught.value.message
+
+
+def test_rows_of_processes_have_no_path(workspace: Workspace) -> None:
+    row = workspace.processes / "0193a5b2c4d6-1f2e3d4c" / "row.json"
+    row.parent.mkdir(parents=True)
+    row.write_text("{}", encoding="utf-8")
+    (workspace.output / "row.json").symlink_to(row)
+    for path in (
+        "logs/.processes",
+        "logs/.processes/0193a5b2c4d6-1f2e3d4c/row.json",
+        str(row),
+        "output/row.json",
+        "logs/../logs/.processes",
+    ):
+        for must_exist in (True, False):
+            with pytest.raises(MissingFile) as caught:
+                workspace.resolve(path, must_exist=must_exist)
+            assert caught.value.details["code"] == "unknown_file"
+    assert list_files(workspace)["files"] == []
 
 
 def test_a_link_to_a_file_outside_is_refused(workspace: Workspace) -> None:
