@@ -28,6 +28,7 @@ from yggdrasill.gateway.http import Dialect, Http
 from yggdrasill.gateway.hub import Hub
 from yggdrasill.gateway.models import Event, Job
 from yggdrasill.gateway.service import Gateway, Limits
+from yggdrasill.gateway.status_page import add_routes as add_page
 from yggdrasill.gateway.store import Bounds, JobStore
 from yggdrasill.gateway.webhooks import DELAYS, Webhooks
 from yggdrasill.gateway.work import Work
@@ -165,6 +166,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         app = web.Application(middlewares=[limiter.track])
         http = Http(guard, Forwarding(settings.trusted_proxies), redactor)
         app.router.add_get("/healthz", _alive)
+        add_page(app.router)
         for dialect in dialects_of(gateway, http):
             dialect.add_routes(app.router)
         runner = web.AppRunner(

@@ -331,8 +331,9 @@ class Dispatcher:
 
     async def record(self, job: Job, kind: str, data: Mapping[str, Any]) -> None:
         """Store the progress of a job. A failure is not reported: the next one replaces it."""
+        facts = self._redactor.value(data)
         with contextlib.suppress(StorageFailed):
-            await asyncio.wrap_future(self._work.report(job, kind, data, progress=data))
+            await asyncio.wrap_future(self._work.report(job, kind, facts, progress=facts))
 
     def show(self, job: Job, kind: str, data: dict[str, Any]) -> None:
         """Pass an event to the listeners of this gateway without storing it."""

@@ -152,6 +152,10 @@ class Http:
             raise
         check_role(principal, role)
 
+    def redact(self, value: Any) -> Any:
+        """Return a JSON value without secrets."""
+        return self._redactor.value(value)
+
     def _error(self, error: Exception, status: int, error_body: ErrorBody) -> web.Response:
         headers = {}
         if status == 401:
