@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 endif
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serverless demo test check bench conformance faults packs clean
+.PHONY: serverless secrets demo test check bench conformance faults packs clean
 
 demo: $(VENV)/base.stamp
 	$(BIN)/yggdrasill demo --out out
@@ -37,15 +37,20 @@ conformance: $(VENV)/browser.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/conformance -m "" --conformance-report $(REPORT) --versions-report docs/compatibility.md
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance --ignore=tests/comfy/packs -m "not browser" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest tests/comfy --ignore=tests/comfy/conformance --ignore=tests/comfy/packs -m browser
+	$(BIN)/pytest tests/gateway/test_page.py -m browser
 
 # Needs a real ComfyUI as above, and checkouts of node packs in ~/comfy/packs or COMFYUI_PACKS. COMFYUI_PACKS_PYTHON runs them.
 packs: $(VENV)/dev.stamp .link/yggdrasill
 	$(BIN)/pytest tests/comfy/packs -m "" --packs-report docs/compatibility.md
 
-# An environment with the RunPod SDK and emulators of object stores, for the tests that need them.
+# The suite with planted secrets in its environment; fails if one is in a report of a test or a file that it left behind.
+secrets: $(VENV)/dev.stamp .link/yggdrasill
+	$(BIN)/pytest --scan-secrets --numprocesses 2 --dist loadfile
+
+# An environment with the RunPod SDK, emulators of object stores and comfy-sdk, for the tests that need them.
 serverless:
 	$(PYTHON) -m venv .venv-serverless
-	.venv-serverless/bin/python -m pip install --quiet --disable-pip-version-check -e ".[runpod,gcs,stores]" "moto[server]" gcp-storage-emulator
+	.venv-serverless/bin/python -m pip install --quiet --disable-pip-version-check -e ".[runpod,gcs,stores]" "moto[server]" gcp-storage-emulator "comfy-sdk>=0.5"
 
 bench: $(VENV)/bench.stamp
 	$(BIN)/python -m benchmarks

@@ -13,6 +13,7 @@ from yggdrasill.errors import InvalidArgument
 __all__ = ["add", "main"]
 
 DEFAULT_DATA_DIR = Path("~/.yggdrasill/gateway")
+_GIB = 1 << 30
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +51,16 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="number of jobs that may run again after their endpoint was lost; one more every 10 minutes (default: %(default)g)",
     )  # fmt: skip
     parser.add_argument(
+        "--assets",
+        metavar="FOLDER",
+        help="the folder of files of jobs and clients; gateways on one database share it (default: in the data folder)",
+    )
+    parser.add_argument("--asset-quota", type=float, default=50.0, metavar="GIB", help="GiB of files that are kept (default: %(default)g)")
+    parser.add_argument(
+        "--asset-days", type=float, default=7.0, metavar="DAYS", help="days for which a file is kept (default: %(default)g)"
+    )
+    parser.add_argument("--max-asset", type=float, default=10.0, metavar="GIB", help="GiB that one file may have (default: %(default)g)")
+    parser.add_argument(
         "--allow-private-webhooks",
         action="store_true",
         help="send webhooks also to addresses inside this network, which clients could probe so",
@@ -83,6 +94,10 @@ def main(arguments: argparse.Namespace, console: Console) -> int:
         max_attempts=arguments.max_attempts,
         ahead=arguments.ahead,
         retry_reserve=arguments.retry_reserve,
+        assets=Path(arguments.assets) if arguments.assets else None,
+        asset_quota=int(arguments.asset_quota * _GIB),
+        asset_lifetime=arguments.asset_days * 86400.0,
+        max_asset=int(arguments.max_asset * _GIB),
         private_webhooks=arguments.allow_private_webhooks,
         ready=ready,
     )

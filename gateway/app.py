@@ -17,14 +17,18 @@ from urllib.parse import unquote, urlsplit
 from aiohttp import web
 
 from yggdrasill.errors import InvalidArgument, YggdrasillError
+from yggdrasill.gateway.asset_model import AssetBounds
+from yggdrasill.gateway.assets import AssetStore
 from yggdrasill.gateway.database import Database
-from yggdrasill.gateway.dialects import bare, runpod, runpod_worker
+from yggdrasill.gateway.dialects import bare, comfy_v2, comfy_v2_assets, runpod, runpod_worker
 from yggdrasill.gateway.dispatch import Dispatcher, Pace
 from yggdrasill.gateway.endpoints import Fleet
+from yggdrasill.gateway.files import Files
 from yggdrasill.gateway.http import Dialect, Http
 from yggdrasill.gateway.hub import Hub
 from yggdrasill.gateway.models import Event, Job
 from yggdrasill.gateway.service import Gateway, Limits
+from yggdrasill.gateway.status_page import add_routes as add_page
 from yggdrasill.gateway.store import Bounds, JobStore
 from yggdrasill.gateway.webhooks import DELAYS, Webhooks
 from yggdrasill.gateway.work import Work
@@ -58,7 +62,9 @@ class Settings:
     ``database`` is the URL of the store (default: ``gateway.sqlite`` in the data folder), ``endpoints`` the endpoints.yaml, which
     ``may_lack`` if it is the default. ``pools`` are targets that workers serve. ``ahead`` is the number of jobs beyond its slots that an
     endpoint gets, ``lease`` the seconds after which another gateway resumes the jobs of one that vanished. ``retry_reserve`` bounds how
-    often jobs may run again after their endpoint was lost; each 10 minutes one more is allowed.
+    often jobs may run again after their endpoint was lost; each 10 minutes one more is allowed. ``assets`` is the folder of assets
+    (default: in the data folder), ``asset_quota`` the bytes that it may have, ``asset_lifetime`` the seconds for which an asset is kept, and
+    ``max_asset`` the bytes of one. ``comfy_ttl`` is the lifetime of unfinished jobs of Comfy API v2 in seconds.
     """
 
     host: str = "127.0.0.1"
@@ -79,6 +85,11 @@ class Settings:
     lease: float = Pace.lease
     worker_lease: float = Limits.worker_lease
     retry_reserve: float = 20.0
+    assets: Path | None = None
+    asset_quota: int = AssetBounds.quota
+    asset_lifetime: float = AssetBounds.lifetime
+    max_asset: int = AssetBounds.largest
+    comfy_ttl: float = Limits.comfy_ttl
     private_webhooks: bool = False
     webhook_delays: Sequence[float] = DELAYS
     retention: float = Limits.retention
@@ -87,13 +98,15 @@ class Settings:
     grace: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("data_dir", "endpoints", "tls_cert", "tls_key"):
+        for name in ("data_dir", "endpoints", "tls_cert", "tls_key", "assets"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, Path(getattr(self, name)).expanduser().resolve())
         if (self.tls_cert is None) != (self.tls_key is None):
             raise InvalidArgument("TLS needs both a certificate and its key. Pass --tls-cert FILE and --tls-key FILE.")
         if self.max_queue < 1 or self.max_attempts < 1 or self.ahead < 0 or self.lease <= 0 or self.worker_lease <= 0:
             raise InvalidArgument("max_queue and max_attempts must be at least 1, ahead at least 0, and leases above 0.")
+        if min(self.asset_quota, self.max_asset) < 1 or self.asset_lifetime <= 0 or self.comfy_ttl <= 0:
+            raise InvalidArgument("asset_quota and max_asset must be at least 1 byte, asset_lifetime and comfy_ttl above 0 seconds.")
 
     @property
     def database_url(self) -> str:
@@ -118,7 +131,13 @@ def serve(*, ready: Ready | None = None, **options: Any) -> None:
 
 def dialects_of(gateway: Gateway, http: Http) -> list[Dialect]:
     """Return the dialects of a gateway. Each adds its routes; a new dialect is one more entry."""
-    return [bare.BareDialect(gateway, http), runpod.RunpodDialect(gateway, http), runpod_worker.WorkerDialect(gateway, http)]
+    return [
+        bare.BareDialect(gateway, http),
+        runpod.RunpodDialect(gateway, http),
+        runpod_worker.WorkerDialect(gateway, http),
+        comfy_v2.ComfyDialect(gateway, http),
+        comfy_v2_assets.AssetDialect(gateway, http),
+    ]
 
 
 def _describe(job: Job, output: Any) -> dict[str, Any]:
@@ -147,6 +166,7 @@ async def _serve(settings: Settings, ready: Ready | None) -> None:
         app = web.Application(middlewares=[limiter.track])
         http = Http(guard, Forwarding(settings.trusted_proxies), redactor)
         app.router.add_get("/healthz", _alive)
+        add_page(app.router)
         for dialect in dialects_of(gateway, http):
             dialect.add_routes(app.router)
         runner = web.AppRunner(
@@ -184,16 +204,25 @@ async def _start_gateway(settings: Settings, data_dir: Path, redactor: Redactor,
         retention=settings.retention,
         run_retention=settings.run_retention,
         runsync_retention=settings.runsync_retention,
+        comfy_ttl=settings.comfy_ttl,
     )
-    gateway = Gateway(store, work, fleet, hub, limits=limits, pools=frozenset(settings.pools), private_webhooks=settings.private_webhooks)
     node = load_or_create_secret(data_dir / "gateway_id")[:16]
+    owner = f"{node}.{secrets.token_hex(4)}"
+    bounds = AssetBounds(settings.asset_quota, settings.asset_lifetime, settings.max_asset)
+    assets = await asyncio.to_thread(AssetStore, database, settings.assets or data_dir / "assets", bounds)
+    stack.callback(assets.close)
+    files = Files(assets, work, redactor.learn, owner)
+    gateway = Gateway(
+        store, work, fleet, hub, limits=limits, files=files, pools=frozenset(settings.pools), private_webhooks=settings.private_webhooks
+    )
     dispatcher = Dispatcher(
         store,
         work,
         fleet,
         hub,
         redactor,
-        owner=f"{node}.{secrets.token_hex(4)}",
+        files,
+        owner=owner,
         node=f"{node}.",
         pace=Pace(lease=settings.lease),
         budget=RetryBudget(ratio=0.05, reserve=settings.retry_reserve, per_second=1 / 600),
@@ -206,15 +235,15 @@ async def _start_gateway(settings: Settings, data_dir: Path, redactor: Redactor,
         if event.data.get("status") in FINAL:
             webhooks.wake()
 
-    hub.on_status += [dispatcher.on_event, gateway.on_event, on_event]
+    hub.on_status += [dispatcher.on_event, gateway.on_event, files.on_event, on_event]
     await hub.start()
     stack.push_async_callback(hub.close)
     await dispatcher.start()
     stack.push_async_callback(dispatcher.close, settings.grace)
     await webhooks.start()
     stack.push_async_callback(webhooks.close)
-    checking = asyncio.create_task(_stop_revoked(gateway, guard))
-    stack.callback(checking.cancel)
+    for forever in (_stop_revoked(gateway, guard), assets.sweep_forever()):
+        stack.callback(asyncio.create_task(forever).cancel)
     return gateway
 
 

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from yggdrasill.errors import EndpointUnreachable, QueueFull, StorageFailed, TimedOut, UnknownEndpoint, UnknownGraph, YggdrasillError
 from yggdrasill.gateway.endpoints import Fleet, classes_of, on_loop_thread
 from yggdrasill.gateway.execution import execute
+from yggdrasill.gateway.files import Files
 from yggdrasill.gateway.hub import Hub
 from yggdrasill.gateway.models import GRAPH, Event, Job
 from yggdrasill.gateway.store import JobStore
@@ -71,6 +72,7 @@ def _code(error: YggdrasillError) -> str:
 
 class Dispatcher:
     """Runs the jobs of ``work`` on the endpoints of ``fleet``. ``owner`` names this start of this gateway, ``node`` all its starts.
+    ``files`` moves their files.
 
     ``redactor`` removes secrets from errors and events. A job that has to run again after its endpoint was lost takes from ``budget``.
     """
@@ -82,6 +84,7 @@ class Dispatcher:
         fleet: Fleet,
         hub: Hub,
         redactor: Redactor,
+        files: Files,
         *,
         owner: str,
         node: str | None,
@@ -89,7 +92,7 @@ class Dispatcher:
         budget: RetryBudget,
     ) -> None:
         self._store, self._work, self._fleet, self._hub, self._redactor = store, work, fleet, hub, redactor
-        self._owner, self._node, self._pace, self._budget = owner, node, pace, budget
+        self._owner, self._node, self._pace, self._budget, self._files = owner, node, pace, budget, files
         self._running: dict[str, asyncio.Task[None]] = {}
         #: Jobs whose result is being stored; they are not cancelled any more.
         self._ending: set[str] = set()
@@ -231,6 +234,10 @@ class Dispatcher:
         """Return the endpoints for a job: the one that it names, and not one at which it was lost if there are others."""
         wanted = job.extra.get("endpoint")
         allowed = names if wanted is None else [name for name in names if name == wanted]
+        keeper = job.extra.get("credentials_at")
+        if keeper is not None and keeper != self._owner and not (self._node and keeper.startswith(self._node)):
+            # another gateway has the credentials of the job
+            return []
         return [name for name in allowed if name not in self._avoided.get(job.job_id, ())] or allowed
 
     # -- one job ------------------------------------------------------------------------------------------------------
@@ -250,7 +257,7 @@ class Dispatcher:
     async def _run(self, job: Job, request: dict[str, Any], needed: dict[str, Any]) -> None:
         reporter = _Reporter(self, job)
         try:
-            output = await on_loop_thread(execute(self._fleet, job, request, needed, reporter.report))
+            output = await on_loop_thread(execute(self._fleet, job, request, needed, reporter.report, self._files))
         except asyncio.CancelledError:
             if self._is_closing:
                 await self._persist(job, lambda: self._work.give_back(job, counted=False))
@@ -324,8 +331,9 @@ class Dispatcher:
 
     async def record(self, job: Job, kind: str, data: Mapping[str, Any]) -> None:
         """Store the progress of a job. A failure is not reported: the next one replaces it."""
+        facts = self._redactor.value(data)
         with contextlib.suppress(StorageFailed):
-            await asyncio.wrap_future(self._work.report(job, kind, data, progress=data))
+            await asyncio.wrap_future(self._work.report(job, kind, facts, progress=facts))
 
     def show(self, job: Job, kind: str, data: dict[str, Any]) -> None:
         """Pass an event to the listeners of this gateway without storing it."""

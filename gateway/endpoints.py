@@ -80,6 +80,9 @@ class EndpointState:
     queued: int = 0
     running: int = 0
     slots: int = 1
+    #: Free and total memory of the devices that it computes on, and its devices, as it reports them.
+    memory: list[dict[str, Any]] = field(default_factory=list)
+    devices: list[dict[str, Any]] = field(default_factory=list)
     graphs: dict[str, str] = field(default_factory=dict)
     ours: int = 0
     reported_ours: int = 0
@@ -108,6 +111,8 @@ class EndpointState:
             "slots": self.slots,
             "jobs": self.ours,
             "graphs": sorted(self.graphs),
+            "memory": self.memory,
+            "devices": self.devices,
         }
 
 
@@ -216,9 +221,11 @@ class Fleet:
         queue = health.get("queue") or {}
         found: dict[str, Any] = {"version": health.get("version"), **{name: int(queue.get(name, 0)) for name in ("queued", "running")}}
         found["slots"] = max(1, int(queue.get("slots", 1)))
+        found["memory"] = list(health.get("memory") or ())
         if time.monotonic() - state.graphs_at >= graphs or not state.is_up:
             capabilities = await client.capabilities()
             served = await client.graphs()
+            found["devices"] = list(capabilities.get("devices") or ())
             found["kind"] = COMFY if capabilities.get("comfy") else HEADLESS
             found["graphs"] = {str(graph["graph_id"]): str(graph["hash"]) for graph in served}
             found["graphs_at"] = time.monotonic()

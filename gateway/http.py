@@ -22,7 +22,6 @@ from yggdrasill.errors import (
     YggdrasillError,
 )
 from yggdrasill.gateway.endpoints import Fleet, on_loop_thread
-from yggdrasill.gateway.models import Event
 from yggdrasill.protocol.statuses import status_of
 from yggdrasill.remote.comfy_server import SavedFile
 from yggdrasill.remote.loop_thread import loop_thread
@@ -40,6 +39,8 @@ __all__ = [
     "Http",
     "bearer",
     "caller_of",
+    "error_status",
+    "file_headers",
     "json_response",
     "plain_output",
     "principal_of",
@@ -49,6 +50,7 @@ __all__ = [
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ErrorBody = Callable[[dict[str, Any], int], Any]
+ErrorStatus = Callable[[YggdrasillError], int]
 
 _LOG = logging.getLogger("yggdrasill.gateway")
 _PRINCIPAL, _CALLER = map(request_key, ("gateway.principal", "gateway.caller"))
@@ -94,6 +96,15 @@ def _bare_error(error: dict[str, Any], status: int) -> Any:
     return {"error": error}
 
 
+def error_status(error: YggdrasillError) -> int:
+    """Return the HTTP status for an error."""
+    if isinstance(error, StorageFailed) and error.details.get("reason") == "store":
+        return 503
+    if isinstance(error, QueueFull):
+        return 429
+    return 503 if isinstance(error, EndpointUnreachable) else status_of(error)
+
+
 class Http:
     """Wraps the handlers of dialects. ``guard`` knows the callers, ``redactor`` removes secrets from errors."""
 
@@ -101,12 +112,18 @@ class Http:
         self._guard, self._forwarding, self._redactor = guard, forwarding, redactor
 
     def guarded(
-        self, handler: Handler, role: str, *, error_body: ErrorBody = _bare_error, credential: Callable[[web.Request], str | None] = bearer
+        self,
+        handler: Handler,
+        role: str,
+        *,
+        error_body: ErrorBody = _bare_error,
+        status_of: ErrorStatus = error_status,
+        credential: Callable[[web.Request], str | None] = bearer,
     ) -> Handler:
         """Return ``handler`` with the checks of Origin, token and role before it, and its errors as responses.
 
-        ``error_body(error, status)`` returns the body of an error in a dialect, from ``{"type", "message", "details"}``. ``credential``
-        returns the header with the token.
+        ``error_body(error, status)`` returns the body of an error in a dialect, from ``{"type", "message", "details"}``, and ``status_of`` its
+        status. ``credential`` returns the header with the token.
         """
 
         async def guarded_handler(request: web.Request) -> web.StreamResponse:
@@ -114,7 +131,7 @@ class Http:
                 self._check(request, role, credential(request))
                 return await handler(request)
             except YggdrasillError as error:
-                return self._error(error, _status(error), error_body)
+                return self._error(error, status_of(error), error_body)
             except (ConnectionError, asyncio.CancelledError, web.HTTPException):
                 raise
             except Exception as error:  # noqa: BLE001 - logged and reported as status 500
@@ -135,6 +152,10 @@ class Http:
             raise
         check_role(principal, role)
 
+    def redact(self, value: Any) -> Any:
+        """Return a JSON value without secrets."""
+        return self._redactor.value(value)
+
     def _error(self, error: Exception, status: int, error_body: ErrorBody) -> web.Response:
         headers = {}
         if status == 401:
@@ -149,25 +170,19 @@ class Http:
         return json_response(error_body(found, status), status, headers)
 
     async def send_events(
-        self, request: web.Request, events: AsyncGenerator[Event | None, None], first: bytes = b": listening\n\n"
+        self, request: web.Request, events: AsyncGenerator[bodies.Message | None, None], first: bytes = b": listening\n\n"
     ) -> web.StreamResponse:
         """Send events until they end, the client disconnects, or its token expires or is revoked."""
         return await bodies.send_events(request, self._while_valid(principal_of(request), events), first=first)
 
-    async def _while_valid(self, principal: Principal, events: AsyncGenerator[Event | None, None]) -> AsyncGenerator[Event | None, None]:
+    async def _while_valid(
+        self, principal: Principal, events: AsyncGenerator[bodies.Message | None, None]
+    ) -> AsyncGenerator[bodies.Message | None, None]:
         async with aclosing(events) as stream:
             async for event in stream:
                 if not self._guard.principals.accepts(principal):
                     return
                 yield event
-
-
-def _status(error: YggdrasillError) -> int:
-    if isinstance(error, StorageFailed) and error.details.get("reason") == "store":
-        return 503
-    if isinstance(error, QueueFull):
-        return 429
-    return 503 if isinstance(error, EndpointUnreachable) else status_of(error)
 
 
 # -- results --------------------------------------------------------------------------------------------------------------
@@ -276,10 +291,14 @@ async def send_file(request: web.Request, fleet: Fleet, file: Mapping[str, Any])
     saved = SavedFile(str(file["node"]), str(file["filename"]), str(file["subfolder"]), str(file["type"]))
     data = await on_loop_thread(fleet.server(str(file["endpoint"])).fetch(saved))
     name = saved.filename.rpartition("/")[2]
-    kind = mimetypes.guess_type(name)[0] or ""
-    shown = kind in _SHOWN or kind.startswith(("audio/", "video/"))
-    headers = {
+    return web.Response(body=data, headers=file_headers(name, mimetypes.guess_type(name)[0] or ""))
+
+
+def file_headers(name: str, content_type: str) -> dict[str, str]:
+    """Return the headers of a file. A browser shows pictures, sound, video and text, and stores what could contain scripts."""
+    shown = content_type in _SHOWN or content_type.startswith(("audio/", "video/"))
+    return {
+        "Content-Type": content_type if shown else "application/octet-stream",
         "Content-Disposition": f"{'inline' if shown else 'attachment'}; filename*=UTF-8''{quote(name)}",
         "X-Content-Type-Options": "nosniff",
     }
-    return web.Response(body=data, content_type=kind if shown else "application/octet-stream", headers=headers)

@@ -43,6 +43,8 @@ class Hub:
     def __init__(self, store: JobStore) -> None:
         self._store = store
         self.on_status: list[Callable[[Event], None]] = []
+        #: Receive the events that are not stored.
+        self.on_live: list[Callable[[Event], None]] = []
         self._listeners: set[_Listener] = set()
         self._waiters: dict[str, set[asyncio.Future[None]]] = {}
         self._new = asyncio.Event()
@@ -78,6 +80,11 @@ class Hub:
 
     def pass_on(self, event: Event) -> None:
         """Pass an event to the present listeners without storing it."""
+        self._pass(event)
+        for receive in self.on_live:
+            receive(event)
+
+    def _pass(self, event: Event) -> None:
         for listener in self._listeners:
             if listener.accepts(event):
                 listener.put(event)
@@ -101,7 +108,7 @@ class Hub:
                 self._new.set()
 
     def _distribute(self, event: Event) -> None:
-        self.pass_on(event)
+        self._pass(event)
         if event.kind != STATUS:
             return
         for listener in self.on_status:

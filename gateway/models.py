@@ -212,6 +212,8 @@ class NewJob:
     webhook: str | None = None
     max_jobs: int | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+    #: The ids of assets that are inputs; they are kept until the job has ended.
+    assets: tuple[str, ...] = ()
     steps: list[NewJob] = field(default_factory=list)
     step: str | None = None
     needs: tuple[str, ...] = ()

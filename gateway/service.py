@@ -10,8 +10,9 @@ from typing import Any
 
 from yggdrasill.errors import InvalidArgument, InvalidConfig, LimitExceeded, MissingInput, UnknownJob, unknown_name
 from yggdrasill.gateway.endpoints import Fleet, classes_of, target_of_classes
+from yggdrasill.gateway.files import Files
 from yggdrasill.gateway.hub import Hub
-from yggdrasill.gateway.models import COMPOSITE, GRAPH, POOL, PROMPT, WORKFLOW, Event, Job, NewJob, check_name
+from yggdrasill.gateway.models import COMPOSITE, GRAPH, POOL, PROMPT, WORKFLOW, Event, Job, NewJob, check_name, new_job_id
 from yggdrasill.gateway.steps import check_composite
 from yggdrasill.gateway.store import JobStore
 from yggdrasill.gateway.webhooks import check_webhook
@@ -29,7 +30,10 @@ _RESULT_LIMIT = 20 << 20
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds of requests and results in bytes, and how long workers may be silent and results are kept, in seconds."""
+    """The bounds of requests and results in bytes, and how long workers may be silent and results are kept, in seconds.
+
+    ``comfy_ttl`` is the lifetime of unfinished jobs of Comfy API v2, whose clients choose none.
+    """
 
     run_bytes: int = 10 << 20
     runsync_bytes: int = 20 << 20
@@ -40,6 +44,7 @@ class Limits:
     run_retention: float = 1800.0
     runsync_retention: float = 60.0
     retention: float = 86400.0
+    comfy_ttl: float = 86400.0
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,8 @@ class Options:
     key: str | None = None
     webhook: str | None = None
     endpoint: str | None = None
+    job_id: str | None = None
+    assets: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
 
 
@@ -65,7 +72,7 @@ def only_of(principal: Principal) -> str | None:
 
 
 class Gateway:
-    """The jobs, endpoints and pools behind all dialects. ``pools`` are names of targets that workers serve."""
+    """The jobs, endpoints, assets and pools behind all dialects. ``pools`` are names of targets that workers serve."""
 
     def __init__(
         self,
@@ -75,10 +82,11 @@ class Gateway:
         hub: Hub,
         *,
         limits: Limits,
+        files: Files,
         pools: frozenset[str] = frozenset(),
         private_webhooks: bool = False,
     ) -> None:
-        self.store, self.work, self.fleet, self.hub, self.limits = store, work, fleet, hub, limits
+        self.store, self.work, self.fleet, self.hub, self.limits, self.files = store, work, fleet, hub, limits, files
         self._pools = set(pools)
         self._private_webhooks = private_webhooks
         self._pulse = asyncio.Event()
@@ -204,8 +212,9 @@ class Gateway:
         extra = {**(options.extra or {}), **({} if options.endpoint is None else {"endpoint": options.endpoint})}
         retention = self.limits.retention if options.retention is None else options.retention
         return NewJob(
-            kind, target, request, options.dialect, options.principal.name, priority=options.priority, paused=options.paused, ttl=options.ttl,
-            timeout=options.timeout, retention=retention, key=options.key, webhook=options.webhook, max_jobs=options.principal.max_jobs, extra=extra,
+            kind, target, request, options.dialect, options.principal.name, options.job_id or new_job_id(), options.priority, options.paused,
+            options.ttl, options.timeout, retention, key=options.key, webhook=options.webhook, max_jobs=options.principal.max_jobs, extra=extra,
+            assets=options.assets,
         )  # fmt: skip
 
     async def _submit(self, new: NewJob) -> tuple[Job, bool]:

@@ -17,7 +17,7 @@ from yggdrasill.errors import InvalidArgument, JobConflict, QueueFull, UnknownJo
 from yggdrasill.gateway.database import Database, Transaction
 from yggdrasill.gateway.models import COMPOSITE, RETRYABLE, STATES, STATUS, Event, Job, NewJob, body_hash, check_name
 from yggdrasill.gateway.rows import QUEUED, add_event, end, event_of, find, insert, job_of, request_of, select_jobs, transition
-from yggdrasill.gateway.tables import bodies, events, jobs, needs
+from yggdrasill.gateway.tables import asset_uses, bodies, events, jobs, needs
 from yggdrasill.protocol.states import CANCELLED, COMPLETED, FINAL, IN_QUEUE
 
 __all__ = ["Bounds", "JobStore"]
@@ -26,6 +26,7 @@ __all__ = ["Bounds", "JobStore"]
 _STEP = 1 << 12
 _ROOM = 1 << 20
 _MAX_ROWS = 10_000
+_MOST_AHEAD = 1000
 _EVENT_COLUMNS = (events.c.seq, events.c.job_id, events.c.principal, events.c.kind, events.c.data, events.c.created)
 _COUNT_QUEUED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status == IN_QUEUE)
 _COUNT_UNFINISHED = sa.select(sa.func.count()).select_from(jobs).where(jobs.c.status.not_in(FINAL))
@@ -69,6 +70,8 @@ class JobStore:
             job = new.row(transaction.now, self._next_position(transaction), bounds.max_attempts)
             job.waits_for = len(new.steps) if new.kind == COMPOSITE else job.waits_for
             insert(transaction, job, new.request)
+            if new.assets:
+                transaction.execute(asset_uses.insert(), [{"job_id": job.job_id, "asset_id": name} for name in new.assets])
             if new.steps:
                 self._insert_steps(transaction, job, new)
             if new.max_jobs is not None:
@@ -146,19 +149,27 @@ class JobStore:
         dialect: str | None = None,
         parent: str | None = None,
         before: float | None = None,
+        last: str | None = None,
+        containing: Sequence[str] = (),
         limit: int = 100,
     ) -> Future[list[Job]]:
-        """Return jobs, newest first, without the steps of composites unless ``parent`` is one. ``before`` continues after an earlier list."""
+        """Return jobs, newest first, without the steps of composites unless ``parent`` is one. ``before`` continues after an earlier list:
+        it is the time at which the last job of that list was created. With ``last``, the id of that job, those of the same time follow too.
+        ``containing`` are texts that the JSON of ``extra`` contains, without regard to case.
+        """
         if not 0 < limit <= _MAX_ROWS or not set(statuses) <= set(STATES):
             raise InvalidArgument(f"The limit must be 1 to {_MAX_ROWS}, and a status one of {', '.join(STATES)}.")
-        for value in (target, dialect, parent):
+        for value in (target, dialect, parent, last):
             if value is not None:
                 check_name(value, "filter")
         equal = {"principal": principal, "target": target, "dialect": dialect}
         wanted = [jobs.c[name] == value for name, value in equal.items() if value is not None]
         wanted += [jobs.c.parent.is_(None) if parent is None else jobs.c.parent == parent]
         wanted += [jobs.c.status.in_(statuses)] if statuses else []
-        wanted += [jobs.c.created < before] if before is not None else []
+        if before is not None:
+            same = sa.false() if last is None else sa.and_(jobs.c.created == before, jobs.c.job_id > last)
+            wanted.append(sa.or_(jobs.c.created < before, same))
+        wanted += [jobs.c.extra.icontains(text, autoescape=True) for text in containing]
         statement = select_jobs.where(*wanted).order_by(jobs.c.created.desc(), jobs.c.job_id).limit(limit)
         return self._database.read(lambda transaction: [job_of(row) for row in transaction.execute(statement)])
 
@@ -169,6 +180,14 @@ class JobStore:
         wanted += [jobs.c.target == target] if target is not None else []
         statement = select_jobs.where(*wanted).order_by(jobs.c.priority.desc(), jobs.c.position, jobs.c.job_id).limit(limit)
         return self._database.read(lambda transaction: [job_of(row) for row in transaction.execute(statement)])
+
+    def ahead_of(self, job: Job) -> Future[int]:
+        """Return the number of queued jobs that are taken before a queued job if endpoints can run any of them, at most 1000."""
+        earlier = sa.and_(jobs.c.priority == job.priority, jobs.c.position < job.position)
+        wanted = jobs.c.status == IN_QUEUE, jobs.c.kind != COMPOSITE, sa.or_(jobs.c.priority > job.priority, earlier)
+        found = sa.select(jobs.c.job_id).where(*wanted).limit(_MOST_AHEAD).subquery()
+        statement = sa.select(sa.func.count()).select_from(found)
+        return self._database.read(lambda transaction: int(transaction.execute(statement).scalar_one()))
 
     def counts(self, target: str | None = None) -> Future[dict[str, int]]:
         """Return the number of jobs in each state, and of ``retries``."""

@@ -13,6 +13,8 @@ from yggdrasill.gateway.models import Job
 
 __all__ = [
     "JSON_COLUMNS",
+    "asset_uses",
+    "assets",
     "bodies",
     "create_tables",
     "events",
@@ -112,6 +114,37 @@ events = sa.Table(
     sa.Column("created", sa.Double, nullable=False),
     sa.Index("events_job", "job_id", "seq"),
     sqlite_autoincrement=True,
+)
+
+#: Files of clients and of jobs; the bytes are in the folder of assets, named by their hash.
+assets = sa.Table(
+    "assets",
+    metadata,
+    sa.Column("asset_id", sa.String(64), primary_key=True),
+    sa.Column("principal", sa.String(64), nullable=False),
+    sa.Column("hash", sa.String(64), nullable=False),
+    sa.Column("nbytes", sa.BigInteger, nullable=False),
+    sa.Column("content_type", sa.String(200), nullable=False),
+    sa.Column("name", sa.Text, nullable=False),
+    sa.Column("created", sa.Double, nullable=False),
+    sa.Column("expires", sa.Double, nullable=False),
+    sa.Column("used", sa.Double, nullable=False),
+    sa.Column("job_id", sa.String(64)),
+    sa.Column("call_key", sa.String(200)),
+    sa.Column("node", sa.String(200)),
+    sa.Column("number", sa.Integer, nullable=False),
+    sa.Index("assets_hash", "hash", "principal"),
+    sa.Index("assets_job", "job_id"),
+    sa.Index("assets_expires", "expires"),
+)
+
+#: Which assets are inputs of which jobs.
+asset_uses = sa.Table(
+    "asset_uses",
+    metadata,
+    sa.Column("job_id", sa.String(64), primary_key=True),
+    sa.Column("asset_id", sa.String(64), primary_key=True),
+    sa.Index("asset_uses_asset", "asset_id"),
 )
 
 workers = sa.Table(

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 from yggdrasill.gateway.database import Database, Transaction
 from yggdrasill.gateway.models import COMPOSITE, POOL, STATUS, Job
 from yggdrasill.gateway.rows import add_event, end, find, give_back, is_queued, job_of, request_of, select_jobs, to_text, transition
-from yggdrasill.gateway.tables import bodies, events, jobs, needs, workers
+from yggdrasill.gateway.tables import asset_uses, bodies, events, jobs, needs, workers
 from yggdrasill.protocol.states import CANCELLED, FINAL, IN_PROGRESS, IN_QUEUE, TIMED_OUT
 
 __all__ = ["WORKER", "Claim", "Group", "Work"]
@@ -357,6 +357,6 @@ def _delete_expired(transaction: Transaction) -> None:
     if not ids:
         return
     ids += transaction.execute(sa.select(jobs.c.job_id).where(jobs.c.parent.in_(ids))).scalars()
-    for table in (events, bodies, needs, jobs):
+    for table in (events, bodies, needs, asset_uses, jobs):
         transaction.execute(table.delete().where(table.c.job_id.in_(ids)))
     transaction.execute(workers.delete().where(workers.c.seen < transaction.now - 86400.0))

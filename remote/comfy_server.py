@@ -10,7 +10,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import quote, urlsplit
 
 from yggdrasill.errors import BlockFailed, Cancelled, EndpointFailed, EndpointUnreachable, InvalidArgument, InvalidStructure
@@ -20,6 +20,7 @@ __all__ = ["ComfyServer", "SavedFile", "saved_files"]
 _PATIENCE = 30.0
 _PAUSE = 0.5
 _MOST_BYTES = 1 << 30
+_CHUNK_BYTES = 1 << 20
 _SILENCE = 10.0
 _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 _MEDIA_TYPES = {1: "image/jpeg", 2: "image/png"}
@@ -94,7 +95,7 @@ class ComfyServer:
         """
         page = uuid.uuid4().hex
         async with self._session() as session, session.ws_connect(f"{self.url}/ws?clientId={page}", max_msg_size=0) as socket:
-            is_known = prompt_id is not None and await self._is_known(prompt_id)
+            is_known = prompt_id is not None and await self.is_known(prompt_id)
             # a server that accepts the id can be asked to withdraw the prompt before its response has arrived
             prompt_id = prompt_id or str(uuid.uuid4())
             body = {"prompt": prompt, "extra_data": extra_data, "client_id": page, "prompt_id": prompt_id}
@@ -111,7 +112,7 @@ class ComfyServer:
                 raise
         return _outputs(self.name, entry)
 
-    async def upload(self, name: str, data: bytes) -> str:
+    async def upload(self, name: str, data: bytes | BinaryIO) -> str:
         """Store a file in the input folder, and return the name by which nodes find it. An equal file is not stored twice.
 
         Raises:
@@ -128,23 +129,39 @@ class ComfyServer:
             stored = await self._document(answer)
         return f"{stored['subfolder']}/{stored['name']}" if stored.get("subfolder") else str(stored["name"])
 
+    async def has_input(self, name: str, nbytes: int) -> bool:
+        """Return whether the input folder has a file of this name and size. Raise `EndpointUnreachable`."""
+        async with self._session() as session, session.head(self._view(SavedFile("", name, "", "input"))) as answer:
+            return bool(answer.status == 200 and answer.headers.get("Content-Length") == str(nbytes))
+
     async def fetch(self, file: SavedFile) -> bytes:
-        """Return the bytes of a saved file.
+        """Return the bytes of a saved file. Raise as `chunks`, and `EndpointFailed` if it is larger than 1 GiB."""
+        data = bytearray()
+        async for chunk in self.chunks(file):
+            data += chunk
+            if len(data) > _MOST_BYTES:
+                raise EndpointFailed(f"file {file.filename!r} at {self.name} is larger than {_MOST_BYTES} bytes; copy it by other means")
+        return bytes(data)
+
+    async def chunks(self, file: SavedFile) -> AsyncIterator[bytes]:
+        """Yield the bytes of a saved file.
 
         Raises:
             EndpointUnreachable
-            EndpointFailed: the server does not have it, or it is larger than 1 GiB.
+            EndpointFailed: the server does not have it; then ``details["reason"]`` is ``missing``. Or it cannot send it.
         """
-        query = f"filename={quote(file.filename)}&subfolder={quote(file.subfolder)}&type={quote(file.folder)}"
-        async with self._session() as session, session.get(f"{self.url}/view?{query}") as answer:
+        async with self._session() as session, session.get(self._view(file)) as answer:
+            if answer.status in (400, 403, 404):
+                raise EndpointFailed(
+                    f"{self.name} no longer has file {file.filename!r}; run the workflow again", endpoint=self.name, reason="missing"
+                )
             if answer.status != 200:
-                raise EndpointFailed(f"{self.name} no longer has file {file.filename!r}; run the workflow again", endpoint=self.name)
-            data: bytes = await answer.content.read(_MOST_BYTES + 1)
-            while len(data) <= _MOST_BYTES and (more := await answer.content.read(_MOST_BYTES + 1 - len(data))):
-                data += more
-        if len(data) > _MOST_BYTES:
-            raise EndpointFailed(f"file {file.filename!r} at {self.name} is larger than {_MOST_BYTES} bytes; copy it by other means")
-        return data
+                raise EndpointFailed(f"{self.name} cannot send file {file.filename!r} (HTTP {answer.status})", endpoint=self.name)
+            async for chunk in answer.content.iter_chunked(_CHUNK_BYTES):
+                yield chunk
+
+    def _view(self, file: SavedFile) -> str:
+        return f"{self.url}/view?filename={quote(file.filename)}&subfolder={quote(file.subfolder)}&type={quote(file.folder)}"
 
     # -- following ----------------------------------------------------------------------------------------------
 
@@ -206,7 +223,8 @@ class ComfyServer:
                 return entry
             await asyncio.sleep(_PAUSE)
 
-    async def _is_known(self, prompt_id: str) -> bool:
+    async def is_known(self, prompt_id: str) -> bool:
+        """Return whether a prompt is in the queue or in the history. Raise `EndpointUnreachable`."""
         if prompt_id in await self._get(f"/history/{prompt_id}"):
             return True
         queue = await self._get("/queue")
@@ -286,6 +304,8 @@ def _outputs(name: str, entry: Mapping[str, Any]) -> dict[str, Any]:
             raise BlockFailed(
                 f"{name}: node {data.get('node_id')} ({data.get('node_type')}) failed: {str(data.get('exception_message')).strip()}",
                 node=data.get("node_id"),
+                node_type=data.get("node_type"),
+                exception_type=data.get("exception_type"),
                 endpoint=name,
             )
         if kind == "execution_interrupted":

@@ -7,6 +7,7 @@ only. Above 16 MiB it becomes ``audit.log.1``, and so on up to ``audit.log.4``. 
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import logging
@@ -18,12 +19,14 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 __all__ = ["FILE_NAME", "AuditLog", "RedactingFormatter", "Redactor", "append_entry", "secrets_of_environment"]
 
 _SECRET_NAME = re.compile(r"(^|_)(TOKEN|SECRET|PASSWORD|PASSWD|KEY|APIKEY|CREDENTIALS?)(_|$)", re.IGNORECASE)
 _MIN_LENGTH = 8
 _MARK = "[secret]"
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 def secrets_of_environment(environment: Mapping[str, str] = os.environ) -> list[str]:
@@ -31,24 +34,40 @@ def secrets_of_environment(environment: Mapping[str, str] = os.environ) -> list[
     return [value for name, value in environment.items() if _SECRET_NAME.search(name)]
 
 
+def _forms(secret: str) -> set[str]:
+    """Return how a secret may be written: plain, percent-encoded, escaped as in JSON, and in base64 at any place of a longer text."""
+    data = secret.encode("utf-8", "surrogatepass")
+    found = {secret, quote(data, safe=""), quote(data), json.dumps(secret)[1:-1]}
+    for shift in range(3):
+        # the first and the last characters depend on what is beside the secret
+        encoded = base64.b64encode(b"\0" * shift + data).decode("ascii")
+        inner = encoded[4 if shift else 0 : -4]
+        found |= {inner, inner.translate(_URL_SAFE)}
+    return {form for form in found if len(form) >= _MIN_LENGTH}
+
+
 class Redactor:
-    """Replaces known secrets by ``[secret]``. Secrets under 8 characters are ignored, because they occur in ordinary text."""
+    """Replaces known secrets by ``[secret]``, also where they are encoded. Secrets under 8 characters are ignored, because they occur in ordinary
+    text.
+    """
 
     def __init__(self, known: Iterable[str] = ()) -> None:
-        self._words: set[str] = set()
-        self._pattern: re.Pattern[str] | None = None
+        #: Longest first: one secret may be a prefix of another.
+        self._words: list[str] = []
         self.learn(known)
 
     def learn(self, known: Iterable[str]) -> None:
         """Add secrets."""
-        self._words |= {word for word in known if len(word) >= _MIN_LENGTH}
-        # longest first: one secret may be a prefix of another
-        words = sorted(self._words, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, words))) if words else None
+        words = {form for word in known if len(word) >= _MIN_LENGTH for form in _forms(word)}.union(self._words)
+        self._words = sorted(words, key=len, reverse=True)
 
     def text(self, text: str) -> str:
         """Return ``text`` with secrets replaced."""
-        return text if self._pattern is None else self._pattern.sub(_MARK, text)
+        # a search for each word is several times faster than one for an expression of all of them
+        for word in self._words:
+            if word in text:
+                text = text.replace(word, _MARK)
+        return text
 
     def value(self, value: Any) -> Any:
         """Return a JSON value with secrets replaced in keys and strings. Values that JSON cannot represent become strings."""

@@ -106,6 +106,7 @@ def test_a_built_wheel_holds_the_package_with_its_version(tmp_path: Path) -> Non
     assert "yggdrasill/py.typed" in names
     workflows = {path.relative_to(ROOT).as_posix() for path in ROOT.joinpath("workflows").rglob("*") if path.suffix in {".yaml", ".json"}}
     assert {f"yggdrasill/{file}" for file in workflows} <= names
+    assert {f"yggdrasill/gateway/page/{file.name}" for file in ROOT.joinpath("gateway", "page").iterdir()} <= names
 
 
 @pytest.mark.parametrize("name", ["ComfyUI-Yggdrasill", "yggdrasill", "my.nodes"])

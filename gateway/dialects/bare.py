@@ -148,6 +148,7 @@ class BareDialect:
             target=query.get("target"),
             dialect=query.get("dialect"),
             before=None if "before" not in query else number(query["before"], "before", 0.0),
+            last=query.get("last"),
             limit=int(number(query.get("limit"), "limit", 100, least=1)),
         )
         return json_response({"jobs": [job.summary() for job in await asyncio.wrap_future(found)]})

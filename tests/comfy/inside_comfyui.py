@@ -20,7 +20,7 @@ REPORT, BASE = Path(sys.argv[1]), Path(sys.argv[2])
 
 sys.path[:0] = [str(TESTS), str(Path.cwd())]
 sys.argv[1:] = ["--cpu", "--base-directory", str(BASE)]
-importlib.import_module("conftest")  # binds the checkout to its name
+importlib.import_module("checkout")  # binds the checkout to its name
 importlib.import_module("comfy.options").enable_args_parsing()
 
 from samples.comfy_compare import difference  # noqa: E402

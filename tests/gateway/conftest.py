@@ -17,6 +17,7 @@ pytest.importorskip("sqlalchemy", reason="the extra 'gateway' is not installed")
 from samples.endpoints import EndpointProcess, free_port
 from samples.gateways import GatewayProcess
 from samples.http_client import Http, one_node
+from samples.plain_comfy import PlainComfy, plain_comfys
 
 PLUGINS = ["samples.served_blocks"]
 GRAPHS = {"double": ("x",), "fail": ("x",), "gate": ("path", "x"), "keeper": ("path", "x"), "say": ("x",)}
@@ -49,6 +50,33 @@ def gateway(tmp_path_factory: pytest.TempPathFactory, endpoint: EndpointProcess)
         yield process
     finally:
         process.stop()
+
+
+@pytest.fixture(scope="session")
+def comfys(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[PlainComfy]]:
+    """Return two ComfyUIs; only the first one has the node ``Files``."""
+    folder = tmp_path_factory.mktemp("comfys")
+    servers = [PlainComfy("easel", folder / "easel"), PlainComfy("lathe", folder / "lathe", lacks=("Files",))]
+    with plain_comfys(*servers):
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def comfy_gateway(tmp_path_factory: pytest.TempPathFactory, comfys: list[PlainComfy]) -> Iterator[GatewayProcess]:
+    """Return a gateway before ``comfys``."""
+    process = GatewayProcess(tmp_path_factory.mktemp("comfy-gateway"), comfys, ahead=0, max_queue=6).start()
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Iterator[Path]:
+    """Return the file that a node ``Steps`` waits for. It exists after the test."""
+    path = tmp_path / uuid.uuid4().hex
+    yield path
+    path.touch()
 
 
 def _postgres() -> Path | None:

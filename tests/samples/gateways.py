@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import requests
 
-from samples.endpoints import EndpointProcess, ServedProcess
+from samples.endpoints import ServedProcess
 
 __all__ = ["GATEWAY_TOKEN", "GatewayProcess", "write_endpoints"]
 
@@ -18,7 +18,15 @@ GATEWAY_TOKEN = "token-of-the-gateway"
 ENDPOINT_TOKEN = "YGGDRASILL_TEST_ENDPOINT_TOKEN"
 
 
-def write_endpoints(path: Path, endpoints: Iterable[EndpointProcess], graphs: dict[str, Any] | None = None) -> Path:
+class Named(Protocol):
+    """What a gateway needs of an endpoint."""
+
+    name: str
+    url: str
+    token: str
+
+
+def write_endpoints(path: Path, endpoints: Iterable[Named], graphs: dict[str, Any] | None = None) -> Path:
     """Write an endpoints.yaml (JSON is YAML) with the token in the environment."""
     named = {endpoint.name: {"url": endpoint.url, "token_env": ENDPOINT_TOKEN} for endpoint in endpoints}
     path.write_text(json.dumps({"endpoints": named, "graphs": graphs or {}}), encoding="utf-8")
@@ -30,7 +38,7 @@ class GatewayProcess(ServedProcess):
 
     package = "yggdrasill.gateway"
 
-    def __init__(self, data_dir: Path, endpoints: Iterable[EndpointProcess] = (), **settings: Any) -> None:
+    def __init__(self, data_dir: Path, endpoints: Iterable[Named] = (), **settings: Any) -> None:
         data_dir.mkdir(parents=True, exist_ok=True)
         known = list(endpoints)
         token = known[0].token if known else "no-endpoint-has-a-token"

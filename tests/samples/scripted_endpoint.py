@@ -131,6 +131,9 @@ class ScriptedEndpoint:
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
+            # connections whose set-up was cut off, which the runner does not know
+            for transport in list(getattr(self._loop, "_transports", {}).values()):
+                transport.abort()
             # Closing transports end in later iterations of the loop.
             await asyncio.sleep(0.02)
 

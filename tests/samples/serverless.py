@@ -25,6 +25,7 @@ import pytest
 from samples.endpoints import free_port
 
 __all__ = [
+    "JOBS_PROGRAM",
     "PACKAGES",
     "RunpodQueue",
     "command",
@@ -41,7 +42,8 @@ __all__ = [
 ROOT = Path(__file__).resolve().parent.parent.parent
 PACKAGES = "runpod google-cloud-storage obstore moto[server] gcp-storage-emulator"
 _CHECK = "import importlib.util as u, sys; sys.exit(not all(map(u.find_spec, ('runpod', 'google.cloud.storage', 'obstore', 'moto', 'gcp_storage_emulator'))))"
-_JOBS = """
+#: Answers the jobs on standard input (a JSON list) with one worker, a line of JSON each.
+JOBS_PROGRAM = """
 import json, sys
 from yggdrasill.worker.handler import WorkerHost
 from yggdrasill.worker.settings import Settings
@@ -96,7 +98,7 @@ def command(python: Path, *arguments: str) -> list[str]:
 def run_jobs(python: Path, environment: Mapping[str, str], jobs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the results of jobs that one worker in a process of its own answers."""
     done = subprocess.run(
-        [str(python), "-c", _JOBS], input=json.dumps(jobs), capture_output=True, text=True, env=dict(environment), check=False
+        [str(python), "-c", JOBS_PROGRAM], input=json.dumps(jobs), capture_output=True, text=True, env=dict(environment), check=False
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import threading
@@ -15,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import torch
@@ -367,6 +369,19 @@ def test_redaction_covers_all_parts_of_a_value_and_added_secrets() -> None:
     assert redactor.value(value) == {"a [secret]": ["x [secret] y", 1, None, ["secret-two"], "[secret]"]}
     redactor.learn(["secret-two"])
     assert redactor.text("secret-two and short") == "[secret] and short"
+
+
+@pytest.mark.parametrize("secret", ["secret/with+signs=0815", 'secret "quoted" \\ 0815', "plain-secret-0815"])
+def test_encoded_secrets_are_replaced_too(secret: str) -> None:
+    redactor = Redactor([secret])
+    encodings = [quote(secret), quote(secret, safe=""), json.dumps(secret)]
+    encodings += [base64.b64encode(before + secret.encode() + b"behind").decode() for before in (b"", b"a", b"ab", b"user:")]
+    encodings += [base64.urlsafe_b64encode(b"user:" + secret.encode()).decode()]
+    for text in encodings:
+        cleaned = redactor.text(f"before {text} behind")
+        assert "[secret]" in cleaned
+        assert (cleaned.startswith("before "), cleaned.endswith(" behind")) == (True, True)
+        assert text not in cleaned
 
 
 def test_a_late_reader_receives_all_events_of_a_finished_job_and_its_end(tmp_path: Path) -> None:
