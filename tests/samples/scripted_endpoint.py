@@ -115,25 +115,23 @@ class ScriptedEndpoint:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True)
-        await site.start()
-        self._port = self._runner.addresses[0][1]
+        assert self._runner.server is not None
+        self._server = await self._loop.create_server(self._runner.server, "127.0.0.1", self._port, reuse_address=True)
+        self._port = self._server.sockets[0].getsockname()[1]
 
     async def _stop(self) -> None:
         runner, self._runner = self._runner, None
         if runner is not None:
-            for site in list(runner.sites):
-                await site.stop()
-            # a connection that was just accepted is closed by the runner only when its transport is made
+            # asyncio never closes a connection that was accepted just before its server closes, so accepting ends first
+            for listening in self._server.sockets:
+                self._loop.remove_reader(listening)
             await asyncio.sleep(0.02)
+            self._server.close()
             await runner.cleanup()
             others = asyncio.all_tasks() - {asyncio.current_task()}
             for task in others:
                 task.cancel()
             await asyncio.gather(*others, return_exceptions=True)
-            # connections whose set-up was cut off, which the runner does not know
-            for transport in list(getattr(self._loop, "_transports", {}).values()):
-                transport.abort()
             # Closing transports end in later iterations of the loop.
             await asyncio.sleep(0.02)
 
