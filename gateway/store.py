@@ -268,7 +268,10 @@ class JobStore:
         return self._database.write(action)
 
     def move(self, job_id: str, principal: str | None = None, *, before: str | None = None) -> Future[Job]:
-        """Move a queued job before another one of its priority, or to the front. The future raises `UnknownJob`, `InvalidArgument`."""
+        """Move a queued job directly before another one, whose priority it takes, or before all others of its own priority.
+
+        The future raises `UnknownJob`, `InvalidArgument`.
+        """
 
         def action(transaction: Transaction) -> Job:
             job = _existing(transaction, job_id, principal)
@@ -279,8 +282,9 @@ class JobStore:
             others = sa.and_(jobs.c.status == IN_QUEUE, jobs.c.job_id != job_id)
             priority = job.priority
             if before is None:
-                first = transaction.execute(sa.select(sa.func.min(jobs.c.position)).where(others, jobs.c.priority == priority)).scalar()
-                position = job.position if first is None else int(first) - _STEP
+                ahead = sa.and_(others, jobs.c.priority == priority, jobs.c.position < job.position)
+                first = transaction.execute(select_jobs.where(ahead).order_by(jobs.c.position).limit(1)).first()
+                position = job.position if first is None else _position_before(transaction, job_of(first), others)
             else:
                 target = _existing(transaction, before, principal)
                 if target.status != IN_QUEUE or target.job_id == job_id:
@@ -355,12 +359,15 @@ def _retry_steps(transaction: Transaction, composite: Job) -> None:
 
 
 def _position_before(transaction: Transaction, target: Job, others: Any) -> int:
-    """Return a position between a job and the one before it, after making room if they are adjacent."""
-    same = sa.and_(others, jobs.c.priority == target.priority, jobs.c.position < target.position)
-    previous = transaction.execute(sa.select(sa.func.max(jobs.c.position)).where(same)).scalar()
+    """Return a position between a job and the one before it, of any priority, after making room if they are adjacent.
+
+    So jobs keep their order when their priorities change later.
+    """
+    earlier = sa.and_(others, jobs.c.position < target.position)
+    previous = transaction.execute(sa.select(sa.func.max(jobs.c.position)).where(earlier)).scalar()
     if previous is None:
         return target.position - _STEP
     if target.position - int(previous) < 2:
-        transaction.execute(jobs.update().where(same).values(position=jobs.c.position - _ROOM))
+        transaction.execute(jobs.update().where(earlier).values(position=jobs.c.position - _ROOM))
         previous = int(previous) - _ROOM
     return (int(previous) + target.position) // 2
